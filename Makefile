@@ -1,0 +1,57 @@
+# Every target sets itself up in .venv; all it needs is Python >= 3.11, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+WEIGHTS ?=
+DEMO_OUT ?= demo
+
+.PHONY: demo test check format docs clean
+
+.venv/bin/python:
+	@echo "-- making a virtual environment in .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "-- installing anysat with its geo extra (about 2 minutes the first time)"
+	@$(PIP) -e '.[geo]'
+	@$(BIN)/python -c "import anysat.workflows.embed, rasterio, torch"
+	@echo "-- fetching six Sentinel-1 and Sentinel-2 patch pairs (package bigearthnet-common 2.8.0)"
+	@$(PIP) --no-deps bigearthnet-common==2.8.0
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "-- installing anysat with everything its tests need (about 3 minutes the first time)"
+	@$(PIP) -e '.[geo,dev]'
+	@$(PIP) --no-deps bigearthnet-common==2.8.0
+	@$(BIN)/python -c "import anysat, pytest, rasterio, torch"
+	@touch $@
+
+demo: .venv/.demo  ## embed real Sentinel-1 + Sentinel-2 patches and write one HTML page
+	@echo "-- embedding"
+	@$(BIN)/anysat demo --out $(DEMO_OUT) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+test: .venv/.dev  ## the whole suite
+	@echo "-- testing"
+	@$(BIN)/python -m pytest -n 2
+
+format: .venv/.dev
+	@$(BIN)/ruff format src tests hubconf.py
+	@$(BIN)/ruff check --fix src tests hubconf.py
+
+check: .venv/.dev  ## everything that must pass before a commit
+	@$(MAKE) --no-print-directory check-static
+	@$(MAKE) --no-print-directory test docs
+
+check-static: .venv/.dev
+	@echo "-- format, lint, types, layers"
+	@$(BIN)/ruff format --check src tests hubconf.py
+	@$(BIN)/ruff check src tests hubconf.py
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: .venv/.dev  ## the documentation, strict
+	@echo "-- documentation"
+	@$(BIN)/mkdocs build --quiet --strict
+
+clean:
+	rm -rf .venv site dist

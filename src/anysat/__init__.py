@@ -1,0 +1,56 @@
+"""Embeddings of any Earth-observation data: any sensors, resolutions and scales, one encoder (AnySat).
+
+The public names are loaded when first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AnySat": "anysat.model.encoder",
+    "AnySatError": "anysat.errors",
+    "Band": "anysat.modalities",
+    "Batch": "anysat.batch",
+    "Embeddings": "anysat.batch",
+    "MODALITIES": "anysat.modalities",
+    "Modality": "anysat.modalities",
+    "ModelConfig": "anysat.model.config",
+    "Normaliser": "anysat.normalise",
+    "Observation": "anysat.batch",
+    "PatchGrid": "anysat.patches",
+    "Tile": "anysat.batch",
+    "load": "anysat.model.checkpoint",
+    "read_modalities": "anysat.modalities",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+if TYPE_CHECKING:
+    from anysat.batch import Batch as Batch
+    from anysat.batch import Embeddings as Embeddings
+    from anysat.batch import Observation as Observation
+    from anysat.batch import Tile as Tile
+    from anysat.errors import AnySatError as AnySatError
+    from anysat.modalities import MODALITIES as MODALITIES
+    from anysat.modalities import Band as Band
+    from anysat.modalities import Modality as Modality
+    from anysat.modalities import read_modalities as read_modalities
+    from anysat.model.checkpoint import load as load
+    from anysat.model.config import ModelConfig as ModelConfig
+    from anysat.model.encoder import AnySat as AnySat
+    from anysat.normalise import Normaliser as Normaliser
+    from anysat.patches import PatchGrid as PatchGrid
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'anysat' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

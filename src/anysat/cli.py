@@ -1,0 +1,127 @@
+"""The command line: one subcommand per workflow, made from its config. The only place that prints and exits.
+
+A workflow module is imported only when its command is called, and imports torch only when it runs,
+so help is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from anysat import __version__
+from anysat.errors import AnySatError, MissingExtraError, RecordError
+
+COMMANDS = {
+    "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
+    "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
+    "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
+    "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
+    "demo": ("anysat.workflows.demo", "DemoConfig", "demo"),
+}
+"""Command, module, config and function. The config's docstring and fields are the help."""
+
+_EXTRA_OF = {"rasterio": "geo", "xarray": "geo", "rioxarray": "geo", "odc": "geo", "zarr": "geo", "h5py": "geo",
+             "h5netcdf": "geo", "rio_cogeo": "geo", "matplotlib": "geo", "rasterio.warp": "geo"}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 something found, 2 a mistake in the call or its input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words in (["--version"], ["-V"]):
+        print(__version__)
+        return 0
+    command = next((c for n in (2, 1) if (c := " ".join(words[:n])) in COMMANDS), None)
+    if command is None:
+        return _overview(words)
+    module_name, config_name, function_name = COMMANDS[command]
+    module = import_module(module_name)
+    parser = make_parser(command, getattr(module, config_name))
+    try:
+        config = _parse(parser, getattr(module, config_name), words[len(command.split()) :])
+        result = getattr(module, function_name)(config)
+    except AnySatError as error:
+        print(f"anysat {command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(f"anysat {command}: {MissingExtraError(error.name or '', extra)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    if result is not None:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(result)
+    return 0
+
+
+def make_parser(command: str, config: type[Any]) -> Any:
+    """The parser of one command, from the fields of its config.
+
+    A field with metadata `positional` (its name in the usage line) and `help` takes the words
+    without an option name; all others are options.
+    """
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+    class Parser(ArgumentParser):  # options are shown with dashes, as they are typed everywhere else
+        def format_help(self, *formatter: Any) -> str:
+            return _dashed(super().format_help(*formatter))
+
+        def format_usage(self) -> str:
+            return _dashed(super().format_usage())
+
+    parser = Parser(prog=f"anysat {command}")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    fields = [field for field in dataclasses.fields(config) if "positional" in field.metadata]
+    for field in fields:
+        several = "list" in str(field.type)
+        shown, text = field.metadata["positional"], field.metadata["help"]
+        parser.add_argument(
+            field.name, nargs="*" if several else "?", metavar=shown, help=text, default=[] if several else None
+        )
+    parser.add_class_arguments(config, None, skip={field.name for field in fields})
+    return parser
+
+
+def _dashed(text: str) -> str:
+    return re.sub(r"--\w+", lambda option: option.group().replace("_", "-"), text)
+
+
+def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
+    def undashed(word: str) -> str:
+        name, equals, value = word.partition("=")
+        return "--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+    values = parser.parse_args([undashed(word) for word in words]).as_dict()
+    for field in dataclasses.fields(config):
+        if "positional" in field.metadata and not values[field.name]:
+            raise RecordError(field.metadata["positional"], values[field.name], "a value")
+    names = {field.name for field in dataclasses.fields(config)}
+    return config(**{name: value for name, value in values.items() if name in names})
+
+
+def _overview(words: Sequence[str]) -> int:
+    asked = not words or words[0] in ("-h", "--help") or words[0] in {c.split()[0] for c in COMMANDS}
+    out = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"anysat: unknown command {words[0]!r}", file=out)
+    print(f"usage: anysat COMMAND …   (anysat {__version__})\n", file=out)
+    for command, (module_name, config_name, _) in COMMANDS.items():
+        config = getattr(import_module(module_name), config_name)
+        print(f"  {command:18} {(config.__doc__ or '').strip().splitlines()[0]}", file=out)
+    print("\n`anysat COMMAND --help` tells its options.", file=out)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The error family: every mistake a user can make raises one of these, and each class builds its own message.
+
+A message says what was expected, what came, where, and what to do. Each class is also the
+fitting built-in, so `except ValueError` works too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+
+class AnySatError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(str(name) for name in names)
+
+
+def _metres(value: float) -> str:
+    return f"{value:g} m"
+
+
+class UnknownNameError(AnySatError, ValueError):
+    """A name (modality, band, preset …) that is not in the table it was looked up in."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
+        choices = f"closest: {_listed(near)}" if near else f"known: {_listed(known)}"
+        super().__init__(f"unknown {kind} {name!r}; {choices}" + (f". {hint}" if hint else ""))
+
+
+class RecordError(AnySatError, ValueError):
+    """A value of a record or a configuration that cannot be."""
+
+    def __init__(self, where: str, got: object, expected: str) -> None:
+        super().__init__(f"{where}: expected {expected}, got {got!r}")
+
+
+class InputError(AnySatError, ValueError):
+    """Input data with the wrong rank, length, type, dates or units."""
+
+    def __init__(self, where: str, expected: str, got: object, advice: str = "") -> None:
+        super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
+
+
+class ExtentError(AnySatError, ValueError):
+    """Modalities of one tile that do not cover the same ground."""
+
+    def __init__(self, extents_m: Mapping[str, tuple[float, float]], advice: str) -> None:
+        sides = _listed(f"{key} {h:g} x {w:g} m" for key, (h, w) in extents_m.items())
+        super().__init__(f"all modalities of a tile must cover the same ground (height x width), got {sides}; {advice}")
+
+
+class PatchSizeError(AnySatError, ValueError):
+    """A patch size that does not nest in the tile or does not hold whole sub-patches."""
+
+    def __init__(self, patch_size_m: object, reason: str, fitting_m: Sequence[float]) -> None:
+        way_out = (
+            f"sizes that fit here: {_listed(f'{size:g}' for size in fitting_m)} m"
+            if fitting_m
+            else "no patch size fits this tile: crop it first"
+        )
+        shown = _metres(patch_size_m) if isinstance(patch_size_m, (int, float)) else repr(patch_size_m)
+        super().__init__(f"patch size {shown}: {reason}; {way_out}")
+
+
+class EmptyTileError(AnySatError, ValueError):
+    """A tile without a single valid value in any modality."""
+
+    def __init__(self, tiles: Sequence[object]) -> None:
+        super().__init__(
+            f"no valid value in any modality of tile {_listed(tiles)}: everything is nodata, NaN or masked; leave such tiles out of the batch"
+        )
+
+
+class StatisticsError(AnySatError, ValueError):
+    """Statistics that are missing or do not describe the data they are to standardise."""
+
+    def __init__(self, where: str, problem: str, advice: str) -> None:
+        super().__init__(f"statistics of {where}: {problem}; {advice}")
+
+
+class WeightsError(AnySatError, ValueError):
+    """A weight file that cannot be read, or whose tensors are not the model's."""
+
+    def __init__(self, source: object, problem: str, advice: str = "") -> None:
+        super().__init__(f"weights {source}: {problem}" + (f"; {advice}" if advice else ""))
+
+    @classmethod
+    def mismatch(
+        cls, source: object, missing: Sequence[str], extra: Sequence[str], misshapen: Sequence[str]
+    ) -> WeightsError:
+        """Name the first few missing, extra and misshapen tensors of a file."""
+        parts = [
+            f"{len(names)} {word} ({_listed(names[:4])}{', …' if len(names) > 4 else ''})"
+            for word, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+            if names
+        ]
+        advice = "give the configuration the weights were made with (dim, depth, num_heads, modalities)"
+        return cls(source, "tensors do not match the model: " + "; ".join(parts), advice)
+
+
+class MissingFileError(AnySatError, FileNotFoundError):
+    """A path given by the user that does not exist."""
+
+    def __init__(self, path: object, expected: str) -> None:
+        super().__init__(f"{path}: no such file or folder; expected {expected}")
+
+
+class MissingExtraError(AnySatError, ImportError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}: pip install 'anysat[{extra}]'")
+
+
+class SourceError(AnySatError, ValueError):
+    """A raster or cube that cannot be read, has no georeference, or lies elsewhere."""
+
+    def __init__(self, path: object, problem: str, advice: str = "") -> None:
+        super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
+
+
+class WriteError(AnySatError, OSError):
+    """An output that could not be written; nothing of it is left behind."""
+
+    def __init__(self, path: object, problem: object) -> None:
+        super().__init__(f"{path}: could not be written ({problem}); nothing was left behind")

@@ -1,0 +1,1 @@
+"""The ground: georeferenced files in, georeferenced files out. Never sees a model."""

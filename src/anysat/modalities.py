@@ -1,0 +1,287 @@
+"""The table of modalities: every input stream the model knows, as one record each.
+
+Nothing else in the package knows a modality by name. To add a sensor, add a record here, or
+make a `Modality` (or the same fields in a YAML file, see `read_modalities`) and put it into
+`ModelConfig.modalities`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from anysat.errors import MissingFileError, RecordError, UnknownNameError
+
+UNITS = ("reflectance", "reflectance_1e4", "DN", "dB", "linear", "K", "m", "ratio")
+"""Units a band may be given in. `reflectance_1e4` is reflectance times 10 000, `linear` is radar power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """One channel of a modality, always addressed by name."""
+
+    name: str
+    """Name used by the sensor's operator, without leading zeros: `B2`, `VV`, `NIR`."""
+    unit: str = "DN"
+    """Unit the source values are in unless the data say otherwise, one of `UNITS`."""
+    wavelength_nm: float | None = None
+    """Centre wavelength; None for radar and for derived bands."""
+    polarisation: str | None = None
+    """Radar polarisation (sent, received): `VV`, `VH`, `HH`, `HV`."""
+    common_name: str | None = None
+    """Name shared between sensors (`red`, `nir` …), also accepted when bands are matched."""
+    ratio_of: tuple[str, str] | None = None
+    """Numerator and denominator when the band is made from two others."""
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UnknownNameError("unit", self.unit, UNITS, f"It was given for band {self.name!r}")
+        if self.ratio_of is not None:
+            object.__setattr__(self, "ratio_of", tuple(self.ratio_of))
+
+    @property
+    def match_keys(self) -> frozenset[str]:
+        """Spellings under which the band is recognised in a file."""
+        return frozenset(band_key(name) for name in (self.name, self.common_name) if name)
+
+
+def band_key(name: str) -> str:
+    """Spelling of a band name that comparison uses: `B02`, `b2` and `B2` are one band.
+
+    >>> band_key("B02") == band_key("b2"), band_key("B8A")
+    (True, 'B8A')
+    """
+    key = name.strip().upper()
+    head, tail = key[:1], key[1:]
+    return head + tail.lstrip("0") if head == "B" and tail[:1] == "0" and tail.strip("0") else key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One input stream with fixed bands and spacing (paper section 4.1, tables 2 and C).
+
+    >>> s2 = MODALITIES["s2"]
+    >>> s2.gsd_m, s2.subpatch_m, len(s2.bands)
+    (10.0, 10.0, 10)
+    """
+
+    key: str
+    """Name of the stream in inputs and weights: `s2`, `s1-asc`, `aerial`."""
+    sensor: str
+    """Instrument or product behind it."""
+    bands: tuple[Band, ...]
+    """Channels in the order of the model's weights."""
+    gsd_m: float
+    """Ground sampling distance: the side of one pixel, after any resampling by the provider."""
+    is_temporal: bool
+    """True for a series with dates, False for a single image."""
+    subpatch_px: int = 1
+    """Pixels per side of the piece that becomes one token; 1 for series."""
+    is_radar: bool = False
+    """True for radar, False for optical imagery."""
+    covers_tile: bool = False
+    """True when one pixel is context for the whole tile: its tokens belong to no patch."""
+    normalises_over_dates: bool = False
+    """The projector normalises a pixel's features over channels and dates before pooling."""
+    date_period_days: int = 367
+    """Base of the date code's denominators (the published weights: 367, 366 for `l8`)."""
+    dropout_prob: float = 0.0
+    """Dropout inside the projector while training."""
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, expected: str) -> None:
+            raise RecordError(f"modality {self.key!r}, {name}", getattr(self, name), expected)
+
+        object.__setattr__(self, "bands", tuple(self.bands))
+        if not self.key or any(c.isspace() or c in "._" for c in self.key):
+            refuse("key", "a short name without spaces, dots or underscores")
+        names = [band.name for band in self.bands]
+        if not names or len(set(names)) < len(names):
+            refuse("bands", "at least one band, each name once")
+        if not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
+            refuse("gsd_m", "a positive number of metres")
+        if self.subpatch_px < 1 or (self.is_temporal and self.subpatch_px != 1):
+            refuse("subpatch_px", "a positive number of pixels, 1 for a series")
+        if self.date_period_days < 2:
+            refuse("date_period_days", "two days or more")
+        if not 0 <= self.dropout_prob < 1:
+            refuse("dropout_prob", "a probability below 1")
+        for band in self.bands:
+            if band.ratio_of is not None and not set(band.ratio_of) <= set(names):
+                refuse("bands", f"the parts of the ratio band {band.name!r} among the bands")
+
+    @property
+    def subpatch_m(self) -> float:
+        """Side of a sub-patch in metres."""
+        return self.gsd_m * self.subpatch_px
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands, in the model's order."""
+        return tuple(band.name for band in self.bands)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the bands unless the data say otherwise."""
+        return tuple(band.unit for band in self.bands)
+
+    def find_band(self, name: str) -> int:
+        """Index of the band with this name or common name.
+
+        Raises:
+            UnknownNameError: no band of the modality is called so.
+        """
+        for index, band in enumerate(self.bands):
+            if band_key(name) in band.match_keys:
+                return index
+        raise UnknownNameError("band", name, self.band_names, f"Bands of {self.key!r}: {', '.join(self.band_names)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as kept in a checkpoint and in YAML; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Modality:
+        """Make a modality from plain values; refuses unknown or missing fields."""
+        bands = [
+            Band(name=band) if isinstance(band, str) else _record(Band, band, "band")
+            for band in record.get("bands", ())
+        ]
+        made = _record(cls, {**record, "bands": tuple(bands)}, "modality")
+        return made
+
+
+def _record(cls: type[Any], values: Mapping[str, Any], kind: str) -> Any:
+    known = {field.name for field in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError(f"{kind} field", name, known)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RecordError(kind, dict(values), f"all required fields ({error})") from error
+
+
+def read_modalities(path: str | Path) -> tuple[Modality, ...]:
+    """Read one or several modality records from a YAML file with the fields of `Modality`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        RecordError, UnknownNameError: a field is missing, unknown or impossible.
+    """
+    import yaml  # only this door needs it
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(path, "a YAML file with one modality record or a list of them")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecordError(f"modality file {path}", str(error), "valid YAML") from error
+    records = content if isinstance(content, list) else [content]
+    if not all(isinstance(record, Mapping) for record in records):
+        raise RecordError(f"modality file {path}", content, "one record or a list of records")
+    return tuple(Modality.from_dict(record) for record in records)
+
+
+def find_modality(key: str, known: Iterable[Modality]) -> Modality:
+    """The modality with this key among `known`.
+
+    Raises:
+        UnknownNameError: none has it; the message names the closest and the command that lists all.
+    """
+    known = tuple(known)
+    for modality in known:
+        if modality.key == key:
+            return modality
+    hint = "`anysat sensors` lists all; a model takes those of its `ModelConfig.modalities`"
+    raise UnknownNameError("modality", key, [modality.key for modality in known], hint)
+
+
+def _optical(unit: str, **wavelengths_nm: float) -> tuple[Band, ...]:
+    return tuple(
+        Band(name=name, unit=unit, wavelength_nm=nm, common_name=_COMMON.get(name))
+        for name, nm in wavelengths_nm.items()
+    )
+
+
+def _radar(unit: str, *polarisations: str) -> tuple[Band, ...]:
+    return tuple(Band(name=name, unit=unit, polarisation=name) for name in polarisations)
+
+
+_COMMON = {"R": "red", "G": "green", "B": "blue", "NIR": "nir"}
+
+
+def _with_common(bands: tuple[Band, ...], **common_names: str) -> tuple[Band, ...]:
+    return tuple(replace(band, common_name=common_names.get(band.name)) for band in bands)
+
+
+_S2 = _with_common(
+    _optical(
+        "reflectance_1e4", B2=492.4, B3=559.8, B4=664.6, B5=704.1, B6=740.5, B7=782.8, B8=832.8, B8A=864.7,
+        B11=1613.7, B12=2202.4,
+    ),
+    B2="blue", B3="green", B4="red", B5="rededge1", B6="rededge2", B7="rededge3", B8="nir", B8A="nir08",
+    B11="swir16", B12="swir22",
+)  # fmt: skip
+_L7 = _with_common(
+    _optical("reflectance_1e4", B1=485, B2=560, B3=660, B4=835, B5=1650, B7=2220),
+    B1="blue", B2="green", B3="red", B4="nir", B5="swir16", B7="swir22",
+)  # fmt: skip
+_L8 = _with_common(
+    _optical(
+        "reflectance_1e4", B8=589.5, B1=443.0, B2=482.0, B3=561.4, B4=654.6, B5=864.7, B6=1608.9, B7=2200.7, B9=1373.4
+    ),
+    B8="pan", B1="coastal", B2="blue", B3="green", B4="red", B5="nir08", B6="swir16", B7="swir22", B9="cirrus",
+) + _with_common(_optical("K", B10=10895, B11=12005), B10="lwir11", B11="lwir12")  # fmt: skip
+_MODIS = _with_common(
+    _optical("reflectance_1e4", B1=645, B2=858.5, B3=469, B4=555, B5=1240, B6=1640, B7=2130),
+    B1="red", B2="nir", B3="blue", B4="green", B6="swir16", B7="swir22",
+)  # fmt: skip
+_VV_VH = _radar("dB", "VV", "VH")
+_S1 = (*_VV_VH, Band(name="VV/VH", unit="ratio", ratio_of=("VV", "VH")))
+_ALOS = (*_radar("DN", "HH", "HV"), Band(name="HH/HV", unit="ratio", ratio_of=("HH", "HV")))
+_HLS = tuple(band for band in _S2 if band.name in ("B2", "B3", "B4", "B8A", "B11", "B12"))
+
+_RECORDS = (
+    # Stored order of the TreeSatAI rasters the weights were trained on: infrared first.
+    Modality(key="aerial", sensor="aerial orthophoto (TreeSatAI)", bands=_optical("DN", NIR=820, G=550, B=470, R=650),
+             gsd_m=0.2, is_temporal=False, subpatch_px=10),
+    Modality(key="aerial-flair", sensor="aerial orthophoto and height above ground (FLAIR)",
+             bands=(*_optical("DN", R=650, G=550, B=470, NIR=820), Band(name="elevation", unit="DN")),
+             gsd_m=0.2, is_temporal=False, subpatch_px=10),
+    Modality(key="spot", sensor="SPOT 6/7, resampled to 1 m", bands=_optical("DN", R=660, G=560, B=485),
+             gsd_m=1.0, is_temporal=False, subpatch_px=10),
+    Modality(key="naip", sensor="NAIP aerial", bands=_optical("DN", R=635, G=555, B=465, NIR=845),
+             gsd_m=1.25, is_temporal=False, subpatch_px=8),
+    Modality(key="s2", sensor="Sentinel-2 MSI", bands=_S2, gsd_m=10.0, is_temporal=True, normalises_over_dates=True),
+    Modality(key="s1", sensor="Sentinel-1 C-band SAR", bands=_S1, gsd_m=10.0, is_temporal=True, is_radar=True,
+             dropout_prob=0.2),
+    Modality(key="s1-asc", sensor="Sentinel-1 C-band SAR, ascending orbits", bands=_VV_VH, gsd_m=10.0,
+             is_temporal=True, is_radar=True, dropout_prob=0.2),
+    Modality(key="s1-des", sensor="Sentinel-1 C-band SAR, descending orbits", bands=_VV_VH, gsd_m=10.0,
+             is_temporal=True, is_radar=True, dropout_prob=0.2),
+    Modality(key="l8", sensor="Landsat 8/9 OLI and TIRS, resampled to 10 m", bands=_L8, gsd_m=10.0, is_temporal=True,
+             date_period_days=366, dropout_prob=0.2),
+    Modality(key="l7", sensor="Landsat 7 ETM+", bands=_L7, gsd_m=30.0, is_temporal=True, dropout_prob=0.2),
+    Modality(key="alos", sensor="ALOS-2 PALSAR-2 L-band SAR", bands=_ALOS, gsd_m=30.0, is_temporal=True, is_radar=True,
+             dropout_prob=0.2),
+    Modality(key="modis", sensor="MODIS", bands=_MODIS, gsd_m=250.0, is_temporal=True, covers_tile=True,
+             dropout_prob=0.2),
+    Modality(key="planet", sensor="PlanetScope monthly mosaic", bands=_optical("DN", R=630, G=545, B=485),
+             gsd_m=3.0, is_temporal=False, subpatch_px=4),
+    Modality(key="hls", sensor="Harmonized Landsat Sentinel-2", bands=_HLS, gsd_m=30.0, is_temporal=True,
+             dropout_prob=0.2),
+)  # fmt: skip
+
+MODALITIES: dict[str, Modality] = {modality.key: modality for modality in _RECORDS}
+"""Every modality the package ships, by key."""
+
+NOT_RELEASED = frozenset({"s1-des", "planet", "hls"})
+"""Keys for which the published weights hold no projector."""
+
+RELEASED: tuple[Modality, ...] = tuple(MODALITIES[key] for key in sorted(MODALITIES) if key not in NOT_RELEASED)
+"""The 11 modalities of the published weights, in the order of their state dict."""

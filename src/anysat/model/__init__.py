@@ -1,0 +1,1 @@
+"""The encoder: layers, projectors, transformers, weights."""

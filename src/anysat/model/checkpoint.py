@@ -1,0 +1,297 @@
+"""Weights in and out: the published files, our own file, the Hugging Face hub.
+
+Our file is one safetensors file: weights, and as metadata the configuration with its modality
+records, the statistics, the provenance and the licence. Nothing is ever unpickled beyond tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import anysat
+from anysat.errors import MissingFileError, RecordError, StatisticsError, UnknownNameError, WeightsError, WriteError
+from anysat.model.config import SIZES, ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.normalise import PRESETS, Normaliser
+
+PUBLISHED_REPO = "g-astruc/AnySat"
+PUBLISHED_FILE = "models/AnySat.pth"
+PUBLISHED_LICENCE = "MIT"
+OWN_FILE = "model.safetensors"
+FORMAT = "anysat-1"
+FROM_DATA = "from-data"
+TEACHER = "target_encoder."
+_PICKLED = (".pth", ".pt", ".ckpt", ".bin")
+
+_RENAMES = (  # ours -> published, applied in turn
+    (r"^fusion\.tile_token$", "cls_token"),
+    (r"^projectors\.([^.]+)\.embed\.", r"projector_\1.patch_embed."),
+    (r"^projectors\.([^.]+)\.mlp\.", r"projector_\1.mlp."),
+    (r"^projectors\.([^.]+)\.fill$", r"projector_\1.pad_parameter"),
+    (r"^projectors\.([^.]+)\.pixel_mlp\.", r"projector_\1.patch_embed.inconv."),
+    (r"^projectors\.([^.]+)\.date_norm\.", r"projector_\1.patch_embed.in_norm."),
+    (r"^projectors\.([^.]+)\.pooling\.query$", r"projector_\1.patch_embed.attention_heads.Q"),
+    (r"^projectors\.([^.]+)\.pooling\.key\.", r"projector_\1.patch_embed.attention_heads.fc1_k."),
+    (r"^projectors\.([^.]+)\.out_mlp\.", r"projector_\1.patch_embed.mlp."),
+    (r"^projectors\.([^.]+)\.out_norm\.", r"projector_\1.patch_embed.out_norm."),
+    (r"^spatial\.cls_token$", "spatial_encoder.cls_token"),
+    (r"^spatial\.norm\.", "spatial_encoder.predictor_norm."),
+    (r"^spatial\.blocks\.", "spatial_encoder.predictor_blocks."),
+    (r"^fusion\.blocks\.", "blocks."),
+    (r"^fusion\.pooling\.", "blocks.{depth}."),
+    (r"(blocks\.[^.]+)\.attention\.query$", r"\1.attn.q_learned"),
+    (r"(blocks\.[^.]+)\.attention\.key\.", r"\1.attn.wk."),
+    (r"(blocks\.[^.]+)\.attention\.value\.", r"\1.attn.wv."),
+    (r"(blocks\.[^.]+)\.attention\.out\.", r"\1.attn.proj."),
+    (r"(blocks\.[^.]+)\.attention\.qkv\.", r"\1.attn.qkv."),
+    (r"(blocks\.[^.]+)\.attention\.relative\.weight$", r"\1.attn.rpe_k.lookup_table_weight"),
+)
+
+
+def published_name(name: str, depth: int) -> str:
+    """The published state dict's name of one of our tensors.
+
+    >>> published_name("fusion.pooling.attention.query", depth=6)
+    'blocks.6.attn.q_learned'
+    """
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name.format(depth=depth)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds, read but not yet put into a model."""
+
+    source: str
+    """Path or hub id, for messages."""
+    tensors: Mapping[str, Tensor]
+    """By our names or by the published ones."""
+    published: bool
+    """Whether the tensors carry the published names."""
+    config: ModelConfig | None = None
+    """Kept in our own files only."""
+    normaliser: Normaliser | None = None
+    provenance: Mapping[str, str] | None = None
+
+
+def load(
+    source: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    statistics: Normaliser | str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> AnySat:
+    """Load an encoder, in eval mode, on the device and in the type asked for.
+
+    Args:
+        source: a hub id (`g-astruc/AnySat`), a published `.pth` or training checkpoint, our
+            `.safetensors`, or a folder that holds one.
+        config: shape and modalities, needed where the file does not keep them and is not the
+            published base size with its 11 modalities.
+        statistics: what `encode` standardises with: a `Normaliser`, a JSON file, a preset name, or
+            `"from-data"` (computed from each batch, with a warning). None takes those in the file,
+            else `"from-data"`.
+        device: where the weights go.
+        dtype: type of the weights; bfloat16 halves memory.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        MissingFileError, WeightsError: no such source; tensors missing, extra or misshapen; a pickle
+            with more than tensors (it is not run).
+    """
+    file = read_weights(source, revision=revision)
+    model = AnySat(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
+    if file.published:
+        load_published(model, file.tensors, source=file.source)
+    else:
+        _load_strict(model, file.tensors, file.source)
+    model.provenance = dict(file.provenance or {"weights": file.source, "licence": "unknown"})
+    if statistics is not None:
+        model.normaliser = find_statistics(statistics)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
+    """A normaliser given as itself, a file or a preset name; None for `from-data`."""
+    if isinstance(statistics, Normaliser):
+        return statistics
+    if str(statistics) == FROM_DATA:
+        return None
+    if str(statistics) in PRESETS:
+        return PRESETS[str(statistics)]
+    if Path(statistics).suffix != ".json" and not Path(statistics).exists():
+        raise UnknownNameError("statistics", str(statistics), [*PRESETS, FROM_DATA], "Or give a JSON file")
+    return Normaliser.read(statistics)
+
+
+def save(model: AnySat, path: str | Path) -> None:
+    """Write our own file; it appears whole or not at all."""
+    path = Path(path)
+    meta = {
+        "format": FORMAT,
+        "anysat": anysat.__version__,
+        "config": model.config.to_dict(),
+        "normaliser": None if model.normaliser is None else model.normaliser.to_dict(),
+        "provenance": model.provenance,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            partial = Path(folder) / path.name
+            save_file(tensors, partial, metadata={"anysat": json.dumps(meta)})
+            os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise WriteError(path, error) from error
+
+
+def read_weights(source: str | Path, *, revision: str | None = None) -> WeightFile:
+    """Find and read a weight file without building a model."""
+    name = str(source)
+    path = Path(source)
+    if path.is_dir():
+        path = path / OWN_FILE
+        if not path.is_file():
+            raise MissingFileError(path, f"a folder with {OWN_FILE}")
+    if not path.is_file():
+        if name in SIZES:
+            raise WeightsError(
+                repr(name), "this is a size, not weights, and only base has published weights",
+                f"load {PUBLISHED_REPO!r}, or make an untrained one with AnySat(ModelConfig.{name}())",
+            )  # fmt: skip
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in (*_PICKLED, ".safetensors"):
+            return replace(_read_file(download(name, revision)), source=name)
+        raise MissingFileError(name, "a weight file, a folder that holds one, or a hub id such as g-astruc/AnySat")
+    return _read_file(path)
+
+
+def download(repo: str, revision: str | None = None) -> Path:
+    """Fetch a repository's weight file through the hub's cache: ours if it is there, else the published one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in (OWN_FILE, PUBLISHED_FILE) if repo != PUBLISHED_REPO else (PUBLISHED_FILE,):
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except LocalEntryNotFoundError as error:
+            problem: Exception = error  # no connection and not in the cache
+            break
+        except EntryNotFoundError as error:
+            problem = error
+        except Exception as error:  # the hub client raises its own and its HTTP library's errors
+            problem = error
+            break
+    raise WeightsError(
+        repo, f"could not be fetched from the hub ({type(problem).__name__}: {problem})",
+        "check the name and the connection, or give a local file",
+    ) from problem  # fmt: skip
+
+
+def _read_file(path: Path) -> WeightFile:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in _PICKLED:
+        tensors = _teacher(_read_pickle(path))
+        return WeightFile(str(path), tensors, True, provenance={"weights": str(path), "licence": PUBLISHED_LICENCE})
+    raise WeightsError(
+        path, f"unknown suffix {path.suffix!r}", f"expected .safetensors or one of {', '.join(_PICKLED)}"
+    )
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("anysat", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+    if meta is None:
+        return WeightFile(str(path), tensors, published=True)
+    if meta.get("format") != FORMAT:
+        raise WeightsError(
+            path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
+            f"this is anysat {anysat.__version__}, which reads {FORMAT!r}: install that version",
+        )  # fmt: skip
+    try:
+        config = ModelConfig.from_dict(meta["config"])
+        normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
+    except (KeyError, TypeError, RecordError, UnknownNameError, StatisticsError) as error:
+        raise WeightsError(path, f"unreadable metadata ({error})") from error
+    return WeightFile(str(path), tensors, False, config, normaliser, meta["provenance"])
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "global" in str(error).lower():
+            raise WeightsError(
+                path, f"holds more than tensors and was refused, nothing of it was run ({_first_line(error)})",
+                "save its state dict alone where you trust the file",
+            ) from error  # fmt: skip
+        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise WeightsError(path, f"holds no state dict but {type(content).__name__}")
+    return dict(content)
+
+
+def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The averaged teacher's encoder if this is a whole training checkpoint, else the tensors as they are."""
+    teacher = {name.removeprefix(TEACHER): t for name, t in tensors.items() if name.startswith(TEACHER)}
+    return teacher or tensors
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
+    """Put published tensors into a model: strict, exact names.
+
+    Raises:
+        WeightsError: naming what is missing, extra or misshapen.
+    """
+    ours = {published_name(name, model.config.depth): name for name in model.state_dict()}
+    _load_strict(model, tensors, source, ours)
+
+
+def published(model: AnySat) -> dict[str, Tensor]:
+    """A model's state dict under the published names."""
+    return {published_name(name, model.config.depth): tensor for name, tensor in model.state_dict().items()}
+
+
+def _load_strict(
+    model: AnySat, tensors: Mapping[str, Tensor], source: object, ours: Mapping[str, str] | None = None
+) -> None:
+    own = model.state_dict()
+    ours = ours or {name: name for name in own}
+    missing = [name for name in ours if name not in tensors]
+    extra = [name for name in tensors if name not in ours]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[ours[name]].shape)}"
+        for name in ours
+        if name in tensors and tensors[name].shape != own[ours[name]].shape
+    ]
+    if missing or extra or misshapen:
+        raise WeightsError.mismatch(source, missing, extra, misshapen)
+    model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})

@@ -1,0 +1,123 @@
+"""What a model is: its widths, its modalities, and the named habits of the published weights.
+
+Imports no torch, so that help and docs are quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from anysat.errors import RecordError, UnknownNameError
+from anysat.modalities import RELEASED, Modality, find_modality
+from anysat.patches import SubpatchOrder
+
+NUM_TEMPORAL_HEADS = 16
+"""Heads of the temporal pooling; fixed in the published model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model's shape and conventions; part of every checkpoint.
+
+    >>> ModelConfig.tiny().dim, len(ModelConfig().modalities)
+    (256, 11)
+    """
+
+    dim: int = 768
+    """Width of every token."""
+    depth: int = 6
+    """Blocks of the spatial transformer, and self-attention blocks of the fusion transformer."""
+    num_heads: int = 12
+    """Attention heads of both transformers."""
+    modalities: tuple[Modality, ...] = RELEASED
+    """Input streams with a projector each. The default are the 11 released ones."""
+    subpatch_order: SubpatchOrder = "cell"
+    """Positions of sub-patches smaller than 10 m. `cell` counts them cell by cell of 10 m, as the published
+    weights learned them (their code reads that sequence as a raster); `raster` is the true place."""
+    rpe_heads: Literal["first", "each"] = "first"
+    """Whose query makes the relative-position term: `first` shares that of head 0 with all heads, as the
+    published weights learned it; `each` lets every head use its own."""
+    fusion_attention: Literal["tokens", "within_token"] = "tokens"
+    """`tokens` mixes tokens. `within_token` attends across the heads inside each token: what the published
+    training configurations may have trained (a fast-attention call with two axes swapped)."""
+    patch_position_unit_m: float = 10.0
+    """Metres per unit of the patch position code; the published weights count in tens of metres."""
+    temporal_dropout_prob: float = 0.1
+    """Dropout of the temporal attention weights while training."""
+    day_convention: str = "day_of_year"
+    """How day numbers are made from dates: `day_of_year` (from 1) or `days_since YYYY-MM-DD`."""
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, expected: str) -> None:
+            raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
+
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        if self.dim < 32 or self.dim % 32:
+            refuse("dim", "a positive multiple of 32")
+        if self.depth < 1:
+            refuse("depth", "one block or more")
+        if self.num_heads < 1 or self.dim % self.num_heads:
+            refuse("num_heads", f"a divisor of dim={self.dim}")
+        keys = [modality.key for modality in self.modalities]
+        if not keys or len(set(keys)) < len(keys):
+            refuse("modalities", "at least one modality, each key once")
+        if self.subpatch_order not in get_args(SubpatchOrder):
+            refuse("subpatch_order", "'cell' or 'raster'")
+        if self.rpe_heads not in ("first", "each"):
+            refuse("rpe_heads", "'first' or 'each'")
+        if self.fusion_attention not in ("tokens", "within_token"):
+            refuse("fusion_attention", "'tokens' or 'within_token'")
+        if not self.patch_position_unit_m > 0:
+            refuse("patch_position_unit_m", "a positive number of metres")
+        if not 0 <= self.temporal_dropout_prob < 1:
+            refuse("temporal_dropout_prob", "a probability below 1")
+        words = self.day_convention.split()
+        if words != ["day_of_year"] and (len(words) != 2 or words[0] != "days_since"):
+            refuse("day_convention", "'day_of_year' or 'days_since YYYY-MM-DD'")
+
+    @classmethod
+    def base(cls, **changes: Any) -> ModelConfig:
+        """The published size: 126 M parameters."""
+        return cls(**changes)
+
+    @classmethod
+    def small(cls, **changes: Any) -> ModelConfig:
+        """The hub's small size: 44 M parameters; no published weights exist."""
+        return cls(**{"dim": 512, "depth": 4, "num_heads": 8, **changes})
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> ModelConfig:
+        """The hub's tiny size: 8 M parameters; no published weights exist."""
+        return cls(**{"dim": 256, "depth": 2, "num_heads": 4, **changes})
+
+    def with_modalities(self, *modalities: Modality) -> ModelConfig:
+        """The same model with these modalities added, or put in place of those with the same key."""
+        added = {modality.key: modality for modality in modalities}
+        kept = tuple(added.pop(modality.key, modality) for modality in self.modalities)
+        return replace(self, modalities=(*kept, *added.values()))
+
+    def modality(self, key: str) -> Modality:
+        """The record of one of this model's modalities; refuses a key it does not have."""
+        return find_modality(key, self.modalities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Make a configuration from plain values; refuses unknown fields."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("model option", name, known)
+        values = dict(values)
+        if "modalities" in values:
+            values["modalities"] = tuple(Modality.from_dict(record) for record in values["modalities"])
+        return cls(**values)
+
+
+SIZES = {"base": ModelConfig.base, "small": ModelConfig.small, "tiny": ModelConfig.tiny}
+"""Named sizes; add one here."""

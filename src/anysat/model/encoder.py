@@ -1,0 +1,408 @@
+"""AnySat: one forward pass from any set of modalities to tile, patch and dense embeddings.
+
+`encode` takes a batch of source values; calling the model takes the published dict of standardised
+tensors. Both check their input and end in `core`, which only takes tensors and can be exported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from huggingface_hub import ModelHubMixin
+from torch import Tensor, nn
+
+from anysat.batch import Batch, Embeddings, day_numbers
+from anysat.errors import InputError, UnknownNameError
+from anysat.modalities import Modality
+from anysat.model.config import ModelConfig
+from anysat.model.fusion import FusionTransformer
+from anysat.model.inputs import PixelInput, mark_invalid, read_published
+from anysat.model.positions import (
+    cell_sequence,
+    distance_buckets,
+    raster_coordinates,
+    sincos_code,
+    subpatch_coordinates,
+)
+from anysat.model.projectors import make_projector
+from anysat.model.spatial import SpatialTransformer
+from anysat.normalise import Normaliser
+from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
+
+CHUNK_ROWS = 4096
+"""Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
+
+Output = Literal["tile", "patch", "dense", "all"]
+OUTPUTS = ("tile", "patch", "dense", "all")
+
+
+class SeenPatches(NamedTuple):
+    """What one modality saw: a token per patch, and per sub-patch when asked for."""
+
+    patch: Tensor
+    """(batch patch_row patch_col dim)"""
+    patch_valid: Tensor | None
+    """(batch patch_row patch_col); None when all are valid"""
+    sub: Tensor | None
+    """(batch patch_row patch_col sub dim)"""
+    sub_valid: Tensor | None
+    """(batch patch_row patch_col sub)"""
+
+
+class CoreOutput(NamedTuple):
+    """Fused tokens, before invalid places are marked."""
+
+    tile: Tensor
+    """(batch dim)"""
+    patch: Tensor
+    """(batch patch_row patch_col dim)"""
+    patch_valid: Tensor | None
+    """(batch patch_row patch_col)"""
+    dense: Tensor | None
+    """(batch row col 2*dim)"""
+    dense_valid: Tensor | None
+    """(batch row col)"""
+
+
+class AnySat(
+    nn.Module,
+    ModelHubMixin,
+    library_name="anysat",
+    tags=["earth-observation", "remote-sensing"],
+    paper_url="https://arxiv.org/abs/2412.14123",
+):
+    """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
+
+    >>> model = AnySat(ModelConfig(dim=32, depth=1, num_heads=2)).eval()
+    >>> x = {"s2": torch.randn(1, 3, 10, 6, 6), "s2_dates": torch.tensor([[10, 120, 200]])}
+    >>> model(x, patch_size=20, output="patch").shape
+    torch.Size([1, 3, 3, 32])
+    """
+
+    def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:
+        super().__init__()
+        self.config = config or ModelConfig()
+        self.normaliser = normaliser
+        """Statistics applied by `encode`; None computes them from each batch, with a warning."""
+        self.provenance: dict[str, str] = {"weights": "untrained"}
+        """Where the weights come from, and their licence; kept in every file this model is saved to."""
+        self.projectors = nn.ModuleDict({m.key: make_projector(m, self.config) for m in self.config.modalities})
+        self.spatial = SpatialTransformer(self.config)
+        self.fusion = FusionTransformer(self.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.fusion.tile_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.fusion.tile_token.dtype
+
+    def encode(
+        self, batch: Batch, patch_size_m: float, *, dense: str | None = None, faithful: bool = False
+    ) -> Embeddings:
+        """Embed a batch of source values.
+
+        Args:
+            batch: tiles of one size; their values are standardised here, once.
+            patch_size_m: side of a patch; it must nest in the tile and hold whole sub-patches.
+            dense: key of the modality whose sub-patches get an embedding each, or None.
+            faithful: compute as the published code does where ours is right and its is not: invalid
+                values are filled and stay in the attention, and aerial dense maps are scrambled.
+
+        Raises:
+            UnknownNameError: the model has no projector for a modality of the batch.
+            PatchSizeError, ExtentError: the patches do not nest.
+            StatisticsError: the normaliser does not fit the data.
+            EmptyTileError: a tile has no valid value at all.
+        """
+        for key, observation in batch.observations.items():
+            needed, got = self.config.modality(key), observation.modality
+            if (needed.band_names, needed.gsd_m) != (got.band_names, got.gsd_m):
+                raise InputError(key, f"the record this model was made with ({needed})", got)
+        batch = batch.to(self.device)
+        standardised = (self.normaliser or _statistics_of(batch)).standardise(batch)
+        inputs = {
+            key: PixelInput(standardised[key], self._day_numbers(observation.dates), observation.valid)
+            for key, observation in batch.observations.items()
+        }
+        return self._embed(inputs, batch.ids, patch_size_m, dense, faithful)
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        patch_size: float,
+        output: Output = "patch",
+        output_modality: str | None = None,
+        *,
+        faithful: bool = False,
+    ) -> Tensor:
+        """The published call: standardised tensors in, one tensor out, nothing applied.
+
+        Args:
+            x: images (batch band row col) and series (batch time band row col) by modality key, with
+                `<key>_dates` (batch time) day numbers for series, and optional `<key>_mask`, 1 or True where
+                data is real, (batch time) or broadcastable to the values.
+            patch_size: side of a patch in metres.
+            output: `tile` (batch dim), `patch` (batch row col dim), `all` (batch 1+patch dim) or
+                `dense` (batch row col 2*dim); vectors nobody saw are NaN.
+            output_modality: modality of a dense output; the first of `x` by default.
+            faithful: see `encode`.
+
+        Raises:
+            InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: see the message.
+        """
+        if output not in OUTPUTS:
+            raise UnknownNameError("output", output, OUTPUTS)
+        if output_modality is not None and output != "dense":
+            raise InputError("output_modality", "None unless output='dense'", repr(output_modality))
+        inputs = read_published(x, self.config)
+        dense = (output_modality or next(iter(inputs))) if output == "dense" else None
+        batch_size = len(next(iter(inputs.values())).values)
+        found = self._embed(inputs, range(batch_size), patch_size, dense, faithful)
+        if output == "all":
+            return torch.cat([found.tile[:, None], found.patch.flatten(1, 2)], dim=1)
+        result = {"tile": found.tile, "patch": found.patch, "dense": found.dense}[output]
+        assert result is not None, output
+        return result
+
+    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Put tensors with the published names into this model; strict.
+
+        Raises:
+            WeightsError: naming what is missing, extra or misshapen.
+        """
+        from anysat.model.checkpoint import load_published
+
+        load_published(self, state_dict)
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """This model's tensors under the published names; 418 of them for the base size."""
+        from anysat.model.checkpoint import published
+
+        return published(self)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> AnySat:
+        """Load from a hub id, a folder or a file; the same as `anysat.load`."""
+        from anysat.model.checkpoint import load
+
+        return load(pretrained_model_name_or_path, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from anysat.model.checkpoint import OWN_FILE, save
+
+        save(self, save_directory / OWN_FILE)
+        (save_directory / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1))
+
+    def core(
+        self,
+        inputs: Mapping[str, PixelInput],
+        patch_size_m: float,
+        dense: str | None = None,
+        *,
+        leave_out: bool = True,
+        chunk_rows: int | None = None,
+    ) -> CoreOutput:
+        """The forward pass on checked tensors, on the device and in the type of the weights.
+
+        It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
+        attention and gives dense maps in the published layout.
+        """
+        seen = {
+            key: self._see(self.config.modality(key), pixels, patch_size_m, key == dense, leave_out, chunk_rows)
+            for key, pixels in inputs.items()
+        }
+        context = {key: tokens for key, tokens in seen.items() if self.config.modality(key).covers_tile}
+        tiling = [tokens for key, tokens in seen.items() if key not in context]
+        rows, cols = self._count_patches(inputs, patch_size_m)
+        tile, fused = self._fuse(tiling, context, rows, cols, patch_size_m)
+        patch = rearrange(fused, "batch (pr pc) dim -> batch pr pc dim", pr=rows)
+        if tiling:
+            patch_valid = _any_of([tokens.patch_valid for tokens in tiling])
+        else:
+            patch_valid = _any_of([_pool_valid(tokens.patch_valid, rows, cols) for tokens in context.values()])
+        if dense is None:
+            return CoreOutput(tile, patch, patch_valid, None, None)
+
+        sub, sub_valid = seen[dense].sub, seen[dense].sub_valid
+        assert sub is not None, dense
+        modality = self.config.modality(dense)
+        side = subpatches_per_side(patch_size_m, modality)
+        if not leave_out and self.config.subpatch_order == "cell":
+            sub = sub[..., cell_sequence(side, cells_per_side(modality), sub.device).argsort(), :]
+        joined = torch.cat([patch[:, :, :, None].expand(*sub.shape[:-1], -1), sub], dim=-1)
+        unfold = "batch pr pc (sr sc) ... -> batch (pr sr) (pc sc) ..."
+        dense_valid = None if sub_valid is None else rearrange(sub_valid, unfold, sr=side)
+        return CoreOutput(tile, patch, patch_valid, rearrange(joined, unfold, sr=side), dense_valid)
+
+    def _see(
+        self,
+        modality: Modality,
+        pixels: PixelInput,
+        patch_size_m: float,
+        keep_sub: bool,
+        leave_out: bool,
+        chunk_rows: int | None,
+    ) -> SeenPatches:
+        """Projector and spatial transformer over all patches of one modality, some patches at a time."""
+        projector: Any = self.projectors[modality.key]
+        side = subpatches_per_side(patch_size_m, modality)
+        cell = cells_per_side(modality) if self.config.subpatch_order == "cell" else 1
+        coordinates = subpatch_coordinates(side, cell, pixels.values.device)
+        code = sincos_code(coordinates, modality.subpatch_m, self.config.dim)
+        bucket = distance_buckets(coordinates, num_skip=1)
+
+        rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
+        values = projector.cut(pixels.values, side)
+        valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
+        days = None if pixels.days is None else repeat(pixels.days, "batch time -> (batch p) time", p=rows * cols)
+
+        def see(part: slice) -> tuple[Tensor | None, ...]:
+            days_of, valid_of = (None if t is None else t[part] for t in (days, valid))
+            tokens, present = projector(values[part], days_of, valid_of, leave_out)
+            patch, sub = self.spatial(tokens, present, code, bucket)
+            return patch, None if present is None else present.any(-1), sub if keep_sub else None, present
+
+        if chunk_rows is None:
+            parts = [see(slice(None))]
+        else:
+            step = max(1, chunk_rows // math.prod(values.shape[1:-1]))
+            parts = [see(slice(start, start + step)) for start in range(0, values.shape[0], step)]
+
+        def whole(pieces: tuple[Tensor | None, ...]) -> Tensor | None:
+            found = [piece for piece in pieces if piece is not None]
+            return rearrange(torch.cat(found), "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols) if found else None
+
+        patch, patch_valid, sub, sub_valid = (whole(pieces) for pieces in zip(*parts, strict=True))
+        assert patch is not None, modality.key
+        return SeenPatches(patch, patch_valid, sub, sub_valid)
+
+    def _fuse(
+        self,
+        tiling: Sequence[SeenPatches],
+        context: Mapping[str, SeenPatches],
+        rows: int,
+        cols: int,
+        patch_size_m: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Tile token (batch dim) and fused patch tokens (batch patch dim)."""
+        first = tiling[0].patch if tiling else next(iter(context.values())).patch
+        none = first.new_zeros(first.shape[0], 0, first.shape[-1])
+        placed = torch.cat([none, *(self._place_context(key, tokens.patch) for key, tokens in context.items())], dim=1)
+        patches = (
+            torch.stack([tokens.patch.flatten(1, 2) for tokens in tiling], dim=1)
+            if tiling
+            else none[:, :, None].expand(-1, -1, rows * cols, -1)
+        )
+        valid = None
+        everyone = [*context.values(), *tiling]
+        if any(tokens.patch_valid is not None for tokens in everyone):
+            flags = [
+                tokens.patch.new_ones(tokens.patch.shape[:3], dtype=torch.bool)
+                if tokens.patch_valid is None
+                else tokens.patch_valid
+                for tokens in everyone
+            ]
+            valid = torch.cat([flag.flatten(1) for flag in flags], dim=1)
+        unit = patch_size_m / self.config.patch_position_unit_m
+        return self.fusion(patches, placed, raster_coordinates(rows, cols, first.device), unit, valid)
+
+    def _place_context(self, key: str, tokens: Tensor) -> Tensor:
+        """Several context tokens of a modality are placed in metres; a single one needs no place."""
+        rows, cols = tokens.shape[1:3]
+        flat = tokens.flatten(1, 2)
+        if rows * cols == 1:
+            return flat
+        unit = self.config.modality(key).gsd_m / self.config.patch_position_unit_m
+        code = sincos_code(raster_coordinates(rows, cols, flat.device), unit, self.config.dim)
+        return flat + code.to(flat.dtype)
+
+    def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
+        key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)
+        gsd_cm = centimetres(self.config.modality(key).gsd_m, key)
+        rows, cols = (length * gsd_cm // centimetres(patch_size_m, "patch") for length in inputs[key].values.shape[-2:])
+        return rows, cols
+
+    def _embed(
+        self,
+        inputs: Mapping[str, PixelInput],
+        ids: Sequence[object],
+        patch_size_m: float,
+        dense: str | None,
+        faithful: bool,
+    ) -> Embeddings:
+        """Checks, marks what is invalid, runs the core in chunks, and marks what nobody saw."""
+        shapes = {
+            self.config.modality(key): (pixels.values.shape[-2], pixels.values.shape[-1])
+            for key, pixels in inputs.items()
+        }
+        grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
+        inputs, absent = mark_invalid(inputs, ids)
+        if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
+            having = [key for key in inputs if not self.config.modality(key).covers_tile]
+            raise UnknownNameError("dense modality", dense, having, "It must have valid values and lie in patches")
+        ready = {
+            key: PixelInput(
+                pixels.values.to(self.device, self.dtype),
+                None if pixels.days is None else pixels.days.to(self.device),
+                None if pixels.valid is None else pixels.valid.to(self.device),
+            )
+            for key, pixels in inputs.items()
+        }
+        found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
+        return Embeddings(
+            tile=found.tile,
+            patch=_mark_unseen(found.patch, found.patch_valid),
+            valid=_valid_or_all(found.patch, found.patch_valid),
+            grid=grid,
+            dense=None if found.dense is None else _mark_unseen(found.dense, found.dense_valid),
+            dense_valid=None if found.dense is None else _valid_or_all(found.dense, found.dense_valid),
+            dense_modality=None if dense is None else self.config.modality(dense),
+            absent=absent,
+        )
+
+    def _day_numbers(self, dates: Tensor | None) -> Tensor | None:
+        if dates is None:
+            return None
+        days = day_numbers(dates.cpu().numpy().astype("datetime64[D]"), self.config.day_convention)
+        return torch.from_numpy(days).to(self.device)
+
+
+def _statistics_of(batch: Batch) -> Normaliser:
+    warnings.warn(
+        f"no statistics were given: standardising with those of this batch of {len(batch)} tiles. Embeddings of "
+        "different batches will not be comparable; pass statistics= a file or a preset to anysat.load",
+        stacklevel=3,
+    )
+    return Normaliser.from_batch(batch)
+
+
+def _any_of(flags: Sequence[Tensor | None]) -> Tensor | None:
+    """Where any modality saw; None, all valid, as soon as one saw everything."""
+    seen = [flag for flag in flags if flag is not None]
+    return torch.stack(seen).any(0) if len(seen) == len(flags) else None
+
+
+def _pool_valid(valid: Tensor | None, rows: int, cols: int) -> Tensor | None:
+    """Which patches hold a valid context pixel: (batch row col) -> (batch patch_row patch_col)."""
+    if valid is None:
+        return None
+    return rearrange(valid, "batch (pr sr) (pc sc) -> batch pr pc (sr sc)", pr=rows, pc=cols).any(-1)
+
+
+def _mark_unseen(vectors: Tensor, valid: Tensor | None) -> Tensor:
+    return vectors if valid is None else vectors.masked_fill(~valid[..., None], float("nan"))
+
+
+def _valid_or_all(vectors: Tensor, valid: Tensor | None) -> Tensor:
+    return torch.ones(vectors.shape[:-1], dtype=torch.bool, device=vectors.device) if valid is None else valid

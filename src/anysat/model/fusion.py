@@ -1,0 +1,112 @@
+"""The fusion transformer: the patch tokens of all modalities become fused patch tokens and a tile token.
+
+Paper section 3.1, the modality combiner: self-attention over everything, then one cross-attention whose
+queries are the places of the tile and its patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anysat.model.config import ModelConfig
+from anysat.model.layers import Block, FeedForward, RelativePosition, masked_bias
+from anysat.model.positions import SKIP_BUCKET, distance_buckets, sincos_code
+
+NORM_EPS = 1e-6
+
+
+class PlaceAttention(nn.Module):
+    """Cross-attention with one query per place: a learned vector plus the place's code, not projected."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.query = nn.Parameter(torch.zeros(1, 1, dim))
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.relative = RelativePosition(dim // config.num_heads, config.rpe_heads)
+
+    def forward(self, x: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> Tensor:
+        """x: (batch token dim), valid: (batch token), code: (place dim), bucket: (place token)."""
+        places = self.query + code.to(self.query.dtype)
+        query = rearrange(places, "one place (head dim) -> one head place dim", head=self.num_heads)
+        key, value = (
+            rearrange(layer(x), "batch token (head dim) -> batch head token dim", head=self.num_heads)
+            for layer in (self.key, self.value)
+        )
+        bias = masked_bias(self.relative(query, bucket), valid)
+        assert bias is not None
+        mixed = functional.scaled_dot_product_attention(
+            query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, attn_mask=bias.to(key.dtype)
+        )
+        return self.out(rearrange(mixed, "batch head place dim -> batch place (head dim)"))
+
+
+class PlacePooling(nn.Module):
+    """Cross-attention and feed-forward; no residual around the attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.attention = PlaceAttention(config)
+        self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.mlp = FeedForward(config.dim)
+
+    def forward(self, x: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> Tensor:
+        """(batch token dim) -> (batch place dim)."""
+        x = self.attention(self.norm1(x), valid, code, bucket)
+        return x + self.mlp(self.norm2(x))
+
+
+class FusionTransformer(nn.Module):
+    """Mixes modalities and patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tile_token = nn.Parameter(torch.empty(1, 1, config.dim))
+        nn.init.trunc_normal_(self.tile_token, std=0.02)
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.num_heads, NORM_EPS, within_token=config.fusion_attention == "within_token")
+            for _ in range(config.depth)
+        )
+        self.pooling = PlacePooling(config)
+
+    def forward(
+        self, patches: Tensor, context: Tensor, coordinates: Tensor, unit: float, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse the tokens of one batch of tiles.
+
+        Args:
+            patches: (batch modality patch dim), without positions; there may be no modality.
+            context: (batch token dim), tokens of the whole tile, placed already; there may be none.
+            coordinates: (patch, 2), row and column of each patch.
+            unit: what one step of the coordinates is worth in the position code.
+            valid: (batch, context + modality * patch), False for tokens nobody may see; None for all True.
+
+        Returns:
+            The tile token (batch dim) and the fused patch tokens (batch patch dim).
+        """
+        code = sincos_code(coordinates, unit, patches.shape[-1])
+        placed = patches + code.to(patches.dtype)
+        tile = self.tile_token.expand(patches.shape[0], -1, -1)
+        x = torch.cat([tile, context, rearrange(placed, "batch modality patch dim -> batch (modality patch) dim")], 1)
+        seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, seen)
+        bucket = self._place_buckets(coordinates, context.shape[1], patches.shape[1])
+        x = self.pooling(x, seen, functional.pad(code, (0, 0, 1, 0)), bucket)
+        return x[:, 0], x[:, 1:]
+
+    @staticmethod
+    def _place_buckets(coordinates: Tensor, num_context: int, num_modalities: int) -> Tensor:
+        """Buckets of the places (tile, patches) to the tokens (tile, context, patches of each modality)."""
+        bucket = distance_buckets(coordinates, num_skip=1)
+        tile, patches = bucket[:, :1], bucket[:, 1:]
+        context = torch.full_like(tile, SKIP_BUCKET).expand(-1, num_context)
+        repeated = repeat(patches, "place patch -> place (modality patch)", modality=num_modalities)
+        return torch.cat([tile, context, repeated], dim=1)

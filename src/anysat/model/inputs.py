@@ -1,0 +1,137 @@
+"""What goes into the forward pass: checked tensors, from the published dict, with what is invalid marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anysat.errors import EmptyTileError, InputError
+from anysat.modalities import Modality
+from anysat.model.config import ModelConfig
+
+_DATES, _MASK = "_dates", "_mask"
+
+
+class PixelInput(NamedTuple):
+    """Standardised pixels of one modality."""
+
+    values: Tensor
+    """(batch band row col) or (batch time band row col)"""
+    days: Tensor | None = None
+    """(batch time) day numbers of a series"""
+    valid: Tensor | None = None
+    """Same shape as `values`; None when everything is valid"""
+
+
+def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, PixelInput]:
+    """Check the published dict of tensors: modality keys, `<key>_dates`, `<key>_mask`.
+
+    Raises:
+        UnknownNameError: a key that names no modality of the model.
+        InputError: wrong rank, bands, type, dates, mask or batch size.
+    """
+    inputs = {}
+    companions = {key + suffix for key in x for suffix in (_DATES, _MASK)}
+    for key, values in x.items():
+        if key in companions:
+            continue
+        owner = key.removesuffix(_DATES).removesuffix(_MASK)
+        if owner != key and owner in {modality.key for modality in config.modalities}:
+            raise InputError(key, f"the tensor {owner!r} beside it", f"only {', '.join(x)}")
+        modality = config.modality(key)
+        _check_values(modality, values)
+        days = _read_days(modality, values, x.get(key + _DATES))
+        inputs[key] = PixelInput(values, days, _read_mask(modality, values, x.get(key + _MASK)))
+    if not inputs:
+        raise InputError("input", "at least one modality", "none")
+    sizes = {key: len(pixels.values) for key, pixels in inputs.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError("input", "one batch size in all modalities", sizes)
+    return inputs
+
+
+def mark_invalid(
+    inputs: Mapping[str, PixelInput], ids: Sequence[object]
+) -> tuple[dict[str, PixelInput], dict[str, int]]:
+    """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
+
+    Returns:
+        The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
+
+    Raises:
+        EmptyTileError: a tile has no valid value in any modality.
+    """
+    marked, absent, anything = {}, {}, None
+    for key, pixels in inputs.items():
+        valid = torch.isfinite(pixels.values)
+        if pixels.valid is not None:
+            valid = valid & pixels.valid
+        present = valid.flatten(1).any(1)
+        anything = present if anything is None else anything | present
+        missing = int((~present).sum())
+        if missing:
+            absent[key] = missing
+        if missing < len(present):
+            marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
+    assert anything is not None, "no modality"
+    if not bool(anything.all()):
+        raise EmptyTileError([ids[index] for index in torch.nonzero(~anything).flatten().tolist()])
+    return marked, absent
+
+
+def _check_values(modality: Modality, values: Tensor) -> None:
+    axes = "(batch time band row col)" if modality.is_temporal else "(batch band row col)"
+    rank = 5 if modality.is_temporal else 4
+    if not isinstance(values, Tensor):
+        raise InputError(modality.key, "a torch tensor", type(values).__name__)
+    if values.ndim != rank:
+        raise InputError(modality.key, f"{axes}, rank {rank}", f"shape {tuple(values.shape)}")
+    if not values.is_floating_point():
+        raise InputError(
+            modality.key, "standardised floating-point values", values.dtype, "give source values to encode() instead"
+        )
+    if 0 in values.shape:
+        raise InputError(modality.key, f"at least one of each axis {axes}", f"shape {tuple(values.shape)}")
+    if values.shape[-3] != len(modality.bands):
+        names = ", ".join(modality.band_names)
+        raise InputError(
+            modality.key, f"{len(modality.bands)} bands ({names})", f"{values.shape[-3]} in shape {tuple(values.shape)}",
+            f"mask absent bands with {modality.key + _MASK!r}",
+        )  # fmt: skip
+
+
+def _read_days(modality: Modality, values: Tensor, days: Tensor | None) -> Tensor | None:
+    where = modality.key + _DATES
+    if not modality.is_temporal:
+        if days is not None:
+            raise InputError(where, "none: it is a single image", f"shape {tuple(days.shape)}")
+        return None
+    expected = tuple(values.shape[:2])
+    if days is None:
+        raise InputError(where, f"day numbers of shape {expected}", "none")
+    if not isinstance(days, Tensor) or tuple(days.shape) != expected:
+        raise InputError(where, f"a tensor of day numbers of shape {expected}", getattr(days, "shape", type(days)))
+    if days.is_complex() or days.dtype == torch.bool or not bool(torch.isfinite(days).all()):
+        raise InputError(where, "finite day numbers", f"type {days.dtype} or a value that is not finite")
+    return days.to(torch.float32)
+
+
+def _read_mask(modality: Modality, values: Tensor, mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    where = modality.key + _MASK
+    if not isinstance(mask, Tensor):
+        raise InputError(where, "a torch tensor", type(mask).__name__)
+    if mask.dtype != torch.bool:
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(where, "1 where data is real and 0 elsewhere", f"other values, type {mask.dtype}")
+        mask = mask.bool()
+    if modality.is_temporal and mask.ndim == 2:
+        mask = mask[:, :, None, None, None]
+    try:
+        return mask.expand(values.shape)
+    except RuntimeError:
+        raise InputError(where, f"a shape that expands to {tuple(values.shape)}", tuple(mask.shape)) from None

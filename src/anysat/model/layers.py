@@ -1,0 +1,120 @@
+"""Attention, feed-forward and the block both transformers are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anysat.model.positions import NUM_BUCKETS
+
+
+def masked_bias(bias: Tensor | None, valid: Tensor | None) -> Tensor | None:
+    """Additive attention term from a relative term and a key mask, either of which may be absent.
+
+    bias: (batch or 1, head or 1, query, key); valid: (batch, key), True where a key may be seen.
+    """
+    if valid is None:
+        return bias
+    hidden = ~valid[:, None, None, :]
+    if bias is None:
+        bias = torch.zeros((), dtype=torch.float32, device=valid.device).expand(1, 1, 1, 1)
+    return bias.masked_fill(hidden, float("-inf"))
+
+
+class RelativePosition(nn.Module):
+    """Contextual relative-position term: each query asks a table by distance bucket (iRPE, on keys).
+
+    With `heads="first"` the query of head 0 makes the term of all heads; the published weights
+    were learned so.
+    """
+
+    def __init__(self, head_dim: int, heads: Literal["first", "each"]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.weight = nn.Parameter(torch.empty(1, head_dim, NUM_BUCKETS))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, query: Tensor, bucket: Tensor) -> Tensor:
+        """(batch head query dim), (query key) -> (batch, 1 or head, query, key)."""
+        if self.heads == "first":
+            query = query[:, :1]
+        score = query @ self.weight
+        return score.gather(-1, bucket.expand(*score.shape[:-2], *bucket.shape))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, with an optional relative-position term."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        relative_heads: Literal["first", "each"] | None = None,
+        within_token: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.within_token = within_token
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.relative = RelativePosition(dim // num_heads, relative_heads) if relative_heads else None
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, bucket: Tensor | None = None) -> Tensor:
+        """x: (batch token dim); valid: (batch token); bucket: (token token)."""
+        layout = (
+            "batch token (three head dim) -> three batch token head dim"
+            if self.within_token  # heads of one token attend to each other, tokens do not mix
+            else "batch token (three head dim) -> three batch head token dim"
+        )
+        query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
+        if self.within_token:
+            mixed = functional.scaled_dot_product_attention(query, key, value)
+            return self.out(rearrange(mixed, "batch token head dim -> batch token (head dim)"))
+        bias = None
+        if self.relative is not None and bucket is not None:
+            bias = self.relative(query * query.shape[-1] ** -0.5, bucket)
+        bias = masked_bias(bias, valid)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if bias is None else bias.to(query.dtype)
+        )
+        return self.out(rearrange(mixed, "batch head token dim -> batch token (head dim)"))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around an exact GELU, four times as wide inside."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(... dim) -> (... dim)."""
+        return self.fc2(functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        norm_eps: float,
+        relative_heads: Literal["first", "each"] | None = None,
+        within_token: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention = Attention(dim, num_heads, relative_heads, within_token)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, bucket: Tensor | None = None) -> Tensor:
+        """x: (batch token dim); valid: (batch token), True where a token may be attended to."""
+        x = x + self.attention(self.norm1(x), valid, bucket)
+        return x + self.mlp(self.norm2(x))

@@ -1,0 +1,80 @@
+"""Where and when: position codes in metres, relative-distance buckets, day codes.
+
+All are fixed functions of a grid or of dates, never stored with the weights (paper equation A).
+Coordinates are (row, col) integers; codes put the column first, as the published weights learned it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_BUCKETS = 8
+SKIP_BUCKET = 7
+"""Bucket of any pair with a token that has no place: the tile, class and context tokens."""
+
+
+def raster_coordinates(rows: int, cols: int, device: torch.device | None = None) -> Tensor:
+    """Row and column of each cell of a grid, row by row: (rows * cols, 2)."""
+    row = torch.arange(rows, device=device)[:, None].expand(rows, cols)
+    col = torch.arange(cols, device=device)[None, :].expand(rows, cols)
+    return torch.stack([row, col], dim=-1).reshape(rows * cols, 2)
+
+
+def cell_sequence(side: int, cell_side: int, device: torch.device | None = None) -> Tensor:
+    """Rank of each sub-patch, given row by row, when counted cell by cell: (side * side,).
+
+    The published projectors emit sub-patches in this sequence (cells row by row, then the
+    sub-patches of a cell row by row).
+    """
+    row, col = raster_coordinates(side, side, device).unbind(-1)
+    cell = torch.div(row, cell_side, rounding_mode="floor") * (side // cell_side)
+    cell = cell + torch.div(col, cell_side, rounding_mode="floor")
+    return cell * cell_side**2 + (row % cell_side) * cell_side + col % cell_side
+
+
+def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None = None) -> Tensor:
+    """Row and column that the model believes each sub-patch of a patch has: (side * side, 2).
+
+    With `cell_side=1` they are the true ones. Otherwise they are those of its rank in
+    `cell_sequence`, read as a raster: the published weights learned these.
+    """
+    rank = cell_sequence(side, cell_side, device)
+    return torch.stack([torch.div(rank, side, rounding_mode="floor"), rank % side], dim=-1)
+
+
+def sincos_code(coordinates: Tensor, unit: float, dim: int) -> Tensor:
+    """Sine-cosine code of places: (n, 2) -> (n, dim), in float32.
+
+    Quarters of `dim`: sin and cos of the column, sin and cos of the row, each times `unit` and
+    `10000 ** (-k / (dim / 4))`.
+    """
+    quarter = dim // 4
+    rate = 10000.0 ** (-torch.arange(quarter, dtype=torch.float32, device=coordinates.device) / quarter)
+    place = coordinates.to(torch.float32) * unit
+    row, col = (place[:, axis, None] * rate for axis in (0, 1))
+    return torch.cat([col.sin(), col.cos(), row.sin(), row.cos()], dim=-1)
+
+
+def distance_buckets(coordinates: Tensor, num_skip: int) -> Tensor:
+    """Bucket of each pair of tokens, `num_skip` tokens without a place first: (n, n) integers.
+
+    Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
+    4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
+    """
+    apart = coordinates[:, None, :] - coordinates[None, :, :]
+    squared = apart.square().sum(-1)
+    bucket = 3 + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
+    return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
+
+
+def day_code(days: Tensor, period_days: int, dim: int) -> Tensor:
+    """Sine-cosine code of day numbers: (...) -> (..., dim), in float32.
+
+    Channel i has angle `day / period ** (2 * floor(i / 2) / dim)`, sine where i is even and
+    cosine where it is odd.
+    """
+    channel = torch.arange(dim, device=days.device)
+    exponent = 2 * torch.div(channel, 2, rounding_mode="floor").to(torch.float32) / dim
+    angle = days.to(torch.float32)[..., None] / float(period_days) ** exponent
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos())

@@ -1,0 +1,164 @@
+"""From the pixels of one modality to sub-patch tokens: images and time series (paper section 3.1).
+
+Both projectors have one interface: `cut` brings a tile's pixels into patches, `forward` turns the
+pixels of any number of patches into tokens. A modality's fields choose the projector.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from anysat.modalities import Modality
+from anysat.model.config import NUM_TEMPORAL_HEADS, ModelConfig
+from anysat.model.positions import day_code
+
+Tokens = tuple[Tensor, Tensor | None]
+"""Sub-patch tokens (patch sub dim) and which of them saw anything (patch sub); None means all did."""
+
+
+class ImageProjector(nn.Module):
+    """A square of pixels of a single-date image becomes one token."""
+
+    def __init__(self, modality: Modality, config: ModelConfig) -> None:
+        super().__init__()
+        self.side_px = modality.subpatch_px
+        dim = config.dim
+        self.embed = nn.Conv2d(len(modality.bands), dim, self.side_px, stride=self.side_px, bias=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 2 * dim),
+            nn.LayerNorm(2 * dim),
+            nn.ReLU(),
+            nn.Linear(2 * dim, dim),
+            nn.LayerNorm(dim),
+            nn.ReLU(),
+        )
+
+    def cut(self, values: Tensor, num_sub: int) -> Tensor:
+        """(batch band row col) -> (batch * patch, sub, band * pixels), patches and sub-patches row by row."""
+        return rearrange(
+            values,
+            "batch band (pr sr y) (pc sc x) -> (batch pr pc) (sr sc) (band y x)",
+            sr=num_sub,
+            sc=num_sub,
+            y=self.side_px,
+            x=self.side_px,
+        )
+
+    def forward(self, pixels: Tensor, days: Tensor | None, valid: Tensor | None, leave_out: bool = True) -> Tokens:
+        """pixels: (patch, sub, band * pixels); valid: the same. An invalid value counts as 0, the mean."""
+        present = None
+        if valid is not None:
+            pixels = pixels.masked_fill(~valid, 0.0)
+            present = valid.any(-1) if leave_out else None
+        tokens = nn.functional.linear(pixels, self.embed.weight.flatten(1))
+        return self.mlp(tokens), present
+
+
+class DateNorm(nn.GroupNorm):
+    """Group norm of a pixel's features over the channels of a group and all its valid dates."""
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """x: (patch sub time dim); present: (patch sub time)."""
+        groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
+        if present is None:
+            variance, mean = torch.var_mean(groups, dim=(2, 4), correction=0, keepdim=True)
+        else:
+            weight = present.to(x.dtype)[..., None, None]
+            weight = weight / (weight.sum(2, keepdim=True).clamp_min(1.0) * groups.shape[-1])
+            mean = (groups * weight).sum((2, 4), keepdim=True)
+            variance = ((groups - mean).square() * weight).sum((2, 4), keepdim=True)
+        normal = (groups - mean) * torch.rsqrt(variance + self.eps)
+        return normal.flatten(-2) * self.weight + self.bias
+
+
+class TemporalPooling(nn.Module):
+    """Attention over the dates of a pixel with one learned query per head; no value projection (L-TAE).
+
+    The query is folded into the key projection, and the day code, the same for all pixels of a
+    tile, joins after the weighted sum: the published arithmetic, in another order.
+    """
+
+    def __init__(self, modality: Modality, config: ModelConfig, key_dim: int = 8) -> None:
+        super().__init__()
+        self.period_days = modality.date_period_days
+        self.query = nn.Parameter(torch.randn(NUM_TEMPORAL_HEADS, key_dim) * math.sqrt(2.0 / key_dim))
+        self.key = nn.Linear(config.dim, NUM_TEMPORAL_HEADS * key_dim)
+        nn.init.normal_(self.key.weight, std=math.sqrt(2.0 / key_dim))
+        self.dropout = nn.Dropout(config.temporal_dropout_prob)
+
+    def forward(self, x: Tensor, days: Tensor, present: Tensor | None = None) -> Tensor:
+        """x: (patch sub time dim), days: (patch time), present: (patch sub time) -> (patch sub dim)."""
+        heads, key_dim = self.query.shape
+        weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
+        asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
+        offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
+
+        when = day_code(days, self.period_days, x.shape[-1] // heads).to(x.dtype)
+        asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
+        logits = nn.functional.linear(x, asked, offset) + nn.functional.linear(when, asked_of_day)[:, None]
+        if present is not None:
+            # A pixel without any date keeps all of them: its token is left out later, and must be finite.
+            attended = present | ~present.any(-1, keepdim=True)
+            logits = logits.masked_fill(~attended[..., None], float("-inf"))
+        share = self.dropout(logits.softmax(dim=2))
+        slices = rearrange(x, "patch sub time (head dim) -> patch sub time head dim", head=heads)
+        pooled = torch.einsum("psth,psthd->pshd", share, slices) + torch.einsum("psth,ptd->pshd", share, when)
+        return pooled.flatten(-2)
+
+
+class SeriesProjector(nn.Module):
+    """The dates of one pixel of a time series become one token."""
+
+    def __init__(self, modality: Modality, config: ModelConfig) -> None:
+        super().__init__()
+        dim, dropout_prob = config.dim, modality.dropout_prob
+        widths = [len(modality.bands), dim // 8, dim // 2, dim, 2 * dim, dim]
+        self.fill = nn.Parameter(torch.zeros(()))
+        self.pixel_mlp = nn.Sequential()
+        for width_in, width_out in pairwise(widths):
+            self.pixel_mlp.extend(
+                [nn.Linear(width_in, width_out), nn.GroupNorm(4, width_out), nn.ReLU(), nn.Dropout(dropout_prob)]
+            )
+        self.date_norm = DateNorm(NUM_TEMPORAL_HEADS, dim) if modality.normalises_over_dates else None
+        self.pooling = TemporalPooling(modality, config)
+        self.out_mlp = nn.Sequential(nn.Linear(dim, dim), nn.GroupNorm(4, dim), nn.ReLU())
+        self.dropout = nn.Dropout(dropout_prob)
+        self.out_norm = nn.GroupNorm(NUM_TEMPORAL_HEADS, dim)
+
+    def cut(self, values: Tensor, num_sub: int) -> Tensor:
+        """(batch time band row col) -> (batch * patch, sub, time, band), patches and sub-patches row by row."""
+        return rearrange(
+            values,
+            "batch time band (pr sr) (pc sc) -> (batch pr pc) (sr sc) time band",
+            sr=num_sub,
+            sc=num_sub,
+        )
+
+    def forward(self, pixels: Tensor, days: Tensor | None, valid: Tensor | None, leave_out: bool = True) -> Tokens:
+        """pixels: (patch sub time band), days: (patch time), valid: (patch, sub, time, band or 1).
+
+        An invalid value is replaced by the learned fill. A date without a valid band takes no
+        part, unless `leave_out` is False (the published arithmetic).
+        """
+        assert days is not None, "a series needs day numbers"
+        present = None
+        if valid is not None:
+            pixels = torch.where(valid, pixels, self.fill)
+            present = valid.any(-1) if leave_out else None
+        features = self.pixel_mlp(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
+        if self.date_norm is not None:
+            features = self.date_norm(features, present)
+        tokens = self.pooling(features, days, present)
+        shape = tokens.shape
+        tokens = self.out_norm(self.dropout(self.out_mlp(tokens.flatten(0, 1)))).view(shape)
+        return tokens, None if present is None else present.any(-1)
+
+
+def make_projector(modality: Modality, config: ModelConfig) -> ImageProjector | SeriesProjector:
+    """The projector that fits a modality's record."""
+    return SeriesProjector(modality, config) if modality.is_temporal else ImageProjector(modality, config)

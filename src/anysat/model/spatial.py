@@ -1,0 +1,50 @@
+"""The shared spatial transformer: the sub-patch tokens of a patch become one token (paper section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anysat.model.config import ModelConfig
+from anysat.model.layers import Block
+
+NORM_EPS = 1e-5
+
+
+class SpatialTransformer(nn.Module):
+    """One set of weights for every modality and patch size."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.num_heads, NORM_EPS, relative_heads=config.rpe_heads) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal weights, later layers scaled down by the root of twice their depth (spec of I-JEPA)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            for depth, block in enumerate(self.blocks, start=1):
+                assert isinstance(block, Block)
+                block.attention.out.weight.div_((2.0 * depth) ** 0.5)
+                block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens: (patch sub dim), valid: (patch sub), code: (sub dim), bucket: (1 + sub, 1 + sub).
+
+        Returns one token per patch (patch dim) and the refined sub-patch tokens (patch sub dim).
+        """
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
+        x = torch.cat([cls_token, tokens + code.to(tokens.dtype)], dim=1)
+        seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, seen, bucket)
+        x = self.norm(x)
+        return x[:, 0], x[:, 1:]

@@ -1,0 +1,206 @@
+"""Statistics with units, and the one place where source values become standardised ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysat.batch import Batch, StackedObservation
+from anysat.errors import MissingFileError, StatisticsError, UnknownNameError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandStatistics:
+    """Mean and standard deviation of each band of one modality, in stated units."""
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    units: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("bands", "mean", "std", "units"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        where = ", ".join(self.bands)
+        if not len(self.bands) == len(self.mean) == len(self.std) == len(self.units):
+            lengths = [len(part) for part in (self.bands, self.mean, self.std, self.units)]
+            raise StatisticsError(where, f"lengths {lengths} differ", "give one mean, deviation and unit per band")
+        if not all(math.isfinite(mean) for mean in self.mean) or not all(0 < std < math.inf for std in self.std):
+            raise StatisticsError(
+                where, f"mean {self.mean}, deviation {self.std}", "means are finite and deviations positive"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normaliser:
+    """Statistics by dataset and modality; standardises a batch once: (value - mean) / deviation.
+
+    >>> Normaliser.preset("treesatai_ts").statistics["treesatai_ts"]["aerial"].bands
+    ('NIR', 'G', 'B', 'R')
+    """
+
+    statistics: Mapping[str, Mapping[str, BandStatistics]]
+    """By dataset name, then modality key."""
+    source: str = "unknown"
+    """Where the figures come from, kept in checkpoints and outputs."""
+
+    def __post_init__(self) -> None:
+        if not self.statistics:
+            raise StatisticsError("normaliser", "no dataset", "give the statistics of at least one")
+
+    def standardise(self, batch: Batch) -> dict[str, Tensor]:
+        """Standardised values of each modality, 0 where invalid.
+
+        Raises:
+            StatisticsError: no statistics for the dataset or modality, or other bands or units.
+        """
+        table = self._table(batch.dataset)
+        return {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
+
+    def _table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
+        if dataset is None and len(self.statistics) == 1:
+            return next(iter(self.statistics.values()))
+        if dataset is None or dataset not in self.statistics:
+            raise StatisticsError(
+                f"dataset {dataset!r}",
+                "there are none",
+                f"name one of {', '.join(sorted(self.statistics))} in the tile, or compute them from the data",
+            )
+        return self.statistics[dataset]
+
+    def _of(self, table: Mapping[str, BandStatistics], key: str) -> BandStatistics:
+        if key not in table:
+            raise StatisticsError(
+                key, f"there are none in {self.source}, which has {', '.join(sorted(table))}",
+                "pass statistics='from-data' or a file that has them",
+            )  # fmt: skip
+        return table[key]
+
+    @classmethod
+    def from_batch(cls, batch: Batch) -> Normaliser:
+        """Statistics over the valid values of a batch; a band without spread gets deviation 1."""
+        name = batch.dataset or "data"
+        return cls(
+            statistics={name: {key: _measure(o) for key, o in batch.observations.items()}},
+            source=f"computed from {len(batch)} tiles",
+        )
+
+    @classmethod
+    def preset(cls, name: str) -> Normaliser:
+        """Published figures by name (see `PRESETS`)."""
+        if name not in PRESETS:
+            raise UnknownNameError("statistics preset", name, PRESETS)
+        return PRESETS[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` is the inverse."""
+        return {
+            "source": self.source,
+            "statistics": {
+                dataset: {key: {n: list(getattr(s, n)) for n in _FIELDS} for key, s in table.items()}
+                for dataset, table in self.statistics.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Normaliser:
+        """Make a normaliser from plain values."""
+        try:
+            statistics = {
+                dataset: {key: BandStatistics(**{n: tuple(s[n]) for n in _FIELDS}) for key, s in table.items()}
+                for dataset, table in content["statistics"].items()
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StatisticsError(
+                "normaliser", f"unreadable content ({error!r})",
+                'expected {"source": …, "statistics": {dataset: {modality: {bands, mean, std, units}}}}',
+            ) from error  # fmt: skip
+        return cls(statistics=statistics, source=str(content.get("source", "unknown")))
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file that `read` takes."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Normaliser:
+        """Read a JSON file made by `save`."""
+        path = Path(path)
+        if not path.is_file():
+            raise MissingFileError(path, f"a JSON file of statistics, or a preset: {', '.join(PRESETS)}")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise StatisticsError(str(path), f"no valid JSON ({error})", "write it with Normaliser.save") from error
+        return cls.from_dict(content)
+
+
+_FIELDS = ("bands", "mean", "std", "units")
+
+
+def _measure(observation: StackedObservation) -> BandStatistics:
+    axes = [axis for axis in range(observation.values.ndim) if axis != observation.values.ndim - 3]
+    weight = observation.valid.double()
+    count = weight.sum(axes).clamp_min(1)
+    shape = (-1, 1, 1)
+    values = observation.values.double()
+    mean = (values * weight).sum(axes) / count
+    variance = ((values - mean.view(shape)).square() * weight).sum(axes) / count
+    std = torch.where(variance > 0, variance.sqrt(), 1.0)
+    return BandStatistics(
+        bands=observation.modality.band_names,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        units=observation.units,
+    )
+
+
+def _standardise(statistics: BandStatistics, observation: StackedObservation) -> Tensor:
+    modality = observation.modality
+    if statistics.bands != modality.band_names:
+        raise StatisticsError(
+            modality.key,
+            f"they are for bands {', '.join(statistics.bands)}",
+            f"needed: {', '.join(modality.band_names)}",
+        )
+    for band, ours, theirs in zip(statistics.bands, observation.units, statistics.units, strict=True):
+        if ours != theirs:
+            raise StatisticsError(
+                f"{modality.key} band {band}",
+                f"they are in {theirs!r}, the data in {ours!r}",
+                f"convert the data with Observation.in_units({theirs!r}) or correct the unit",
+            )
+    mean, std = (
+        torch.tensor(v, device=observation.values.device).view(-1, 1, 1) for v in (statistics.mean, statistics.std)
+    )
+    return ((observation.values - mean) / std).masked_fill(~observation.valid, 0.0)
+
+
+_TREESATAI = {
+    "aerial": BandStatistics(
+        bands=("NIR", "G", "B", "R"),
+        mean=(150.893, 92.714, 84.854, 80.704),
+        std=(36.765, 27.625, 22.479, 26.734),
+        units=("DN",) * 4,
+    ),
+    "s2": BandStatistics(
+        bands=("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"),
+        mean=(4304.330, 4159.267, 4057.777, 4328.951, 4571.221, 4644.871, 4837.247, 4700.258, 2823.264, 2319.970),
+        std=(3537.998, 3324.234, 3270.070, 3250.530, 2897.391, 2754.497, 2821.521, 2625.952, 1731.563, 1549.303),
+        units=("reflectance_1e4",) * 10,
+    ),
+}
+
+PRESETS: dict[str, Normaliser] = {
+    "treesatai_ts": Normaliser(
+        statistics={"treesatai_ts": _TREESATAI},
+        source="published with AnySat for TreeSatAI-TS (aerial and Sentinel-2)",
+    )
+}
+"""Published statistics by name. The published Sentinel-1 figures contradict the data and are left out."""

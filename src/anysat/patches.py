@@ -1,0 +1,171 @@
+"""Metres to counts: how a tile is cut into patches, and patches into sub-patches.
+
+Lengths are exact (integer centimetres inside, metres outside). In the published code's words, its
+`scale` is the patch side over ten metres, and its `input_res` is the sub-patch side in metres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from anysat.errors import ExtentError, InputError, PatchSizeError, RecordError
+from anysat.modalities import Modality
+
+SubpatchOrder = Literal["cell", "raster"]
+CELL_M = 10.0
+"""Side of the ground cell by which the published weights order sub-patches smaller than it."""
+
+
+def centimetres(length_m: float, what: str) -> int:
+    """A length as whole centimetres; refuses a length that is not one.
+
+    >>> centimetres(1.25, "pixel")
+    125
+    """
+    if isinstance(length_m, bool) or not isinstance(length_m, (int, float)) or not math.isfinite(length_m):
+        raise RecordError(what, length_m, "a number of metres")
+    length_cm = round(length_m * 100)
+    if length_cm <= 0 or abs(length_cm - length_m * 100) > 1e-6:
+        raise RecordError(what, length_m, "a positive length in whole centimetres")
+    return length_cm
+
+
+def cells_per_side(modality: Modality) -> int:
+    """Sub-patches per side of a 10 m ground cell; 1 when a sub-patch is a cell or larger.
+
+    >>> from anysat.modalities import MODALITIES
+    >>> cells_per_side(MODALITIES["aerial"]), cells_per_side(MODALITIES["l7"])
+    (5, 1)
+    """
+    return max(1, round(CELL_M / modality.subpatch_m))
+
+
+def patch_unit_m(modalities: list[Modality], order: SubpatchOrder) -> float:
+    """Smallest patch side that holds whole sub-patches (and whole cells, in cell order) of all."""
+    sides_cm = [centimetres(modality.subpatch_m, f"sub-patch of {modality.key!r}") for modality in modalities]
+    if order == "cell":
+        sides_cm += [centimetres(CELL_M, "cell") for modality in modalities if modality.subpatch_m < CELL_M]
+    return math.lcm(*sides_cm) / 100
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """How one tile is cut: patches per side, and the ground they cover.
+
+    >>> from anysat.modalities import MODALITIES as M
+    >>> grid = PatchGrid.fit({M["s2"]: (6, 6), M["aerial"]: (300, 300)}, patch_size_m=20)
+    >>> grid.num_rows, grid.num_cols, grid.subpatches_per_side(M["aerial"])
+    (3, 3, 10)
+    """
+
+    patch_size_m: float
+    """Side of a patch on the ground."""
+    num_rows: int
+    """Patches from north to south."""
+    num_cols: int
+    """Patches from west to east."""
+
+    @property
+    def height_m(self) -> float:
+        """North-south side of the tile."""
+        return self.num_rows * self.patch_size_m
+
+    @property
+    def width_m(self) -> float:
+        """East-west side of the tile."""
+        return self.num_cols * self.patch_size_m
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the tile."""
+        return self.num_rows * self.num_cols
+
+    def subpatches_per_side(self, modality: Modality) -> int:
+        """Sub-patches along one side of a patch."""
+        return subpatches_per_side(self.patch_size_m, modality)
+
+    @classmethod
+    def fit(
+        cls, shapes_px: Mapping[Modality, tuple[int, int]], patch_size_m: float, order: SubpatchOrder = "cell"
+    ) -> PatchGrid:
+        """Cut a tile, given the rows and columns of each of its modalities.
+
+        Modalities that cover the tile as context must cover its ground; they set no patch. When
+        they are alone, their own extent is the tile.
+
+        Raises:
+            ExtentError: the modalities do not cover the same ground.
+            PatchSizeError: the patch does not divide the tile or holds broken sub-patches; the
+                message lists the sizes that fit.
+        """
+        if not shapes_px:
+            raise InputError("tile", "at least one modality", "none")
+        tiling = {m: shape for m, shape in shapes_px.items() if not m.covers_tile} or dict(shapes_px)
+        height_cm, width_cm = _common_extent(tiling)
+        for modality, shape in shapes_px.items():
+            if modality not in tiling:
+                _check_context(modality, shape, height_cm, width_cm)
+        unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
+        fitting_cm = fitting_sizes_cm(height_cm, width_cm, unit_cm)
+        fitting_m = [size / 100 for size in fitting_cm]
+        try:
+            patch_cm = centimetres(patch_size_m, "patch size")
+        except RecordError:
+            raise PatchSizeError(patch_size_m, "it must be a positive number of metres", fitting_m) from None
+        if patch_cm not in fitting_cm:
+            raise PatchSizeError(patch_size_m, _misfit(patch_cm, height_cm, width_cm, unit_cm, tiling), fitting_m)
+        return cls(patch_cm / 100, height_cm // patch_cm, width_cm // patch_cm)
+
+
+def subpatches_per_side(patch_size_m: float, modality: Modality) -> int:
+    """Sub-patches of a modality along one side of a patch; 1 for a modality that covers the tile."""
+    if modality.covers_tile:
+        return 1
+    return centimetres(patch_size_m, "patch size") // centimetres(modality.subpatch_m, "sub-patch")
+
+
+def fitting_sizes_cm(height_cm: int, width_cm: int, unit_cm: int) -> list[int]:
+    """Patch sides that are multiples of the unit and divide both sides of the tile."""
+    common = math.gcd(height_cm, width_cm)
+    return [size for size in range(unit_cm, common + 1, unit_cm) if common % size == 0]
+
+
+def _common_extent(shapes_px: Mapping[Modality, tuple[int, int]]) -> tuple[int, int]:
+    extents = {}
+    for modality, (rows, cols) in shapes_px.items():
+        if rows < 1 or cols < 1:
+            raise InputError(modality.key, "at least one row and one column", f"{rows} x {cols}")
+        gsd_cm = centimetres(modality.gsd_m, f"gsd_m of {modality.key!r}")
+        extents[modality.key] = (rows * gsd_cm, cols * gsd_cm)
+    if len(set(extents.values())) > 1:
+        height = min(height for height, _ in extents.values())
+        width = min(width for _, width in extents.values())
+        advice = f"crop all to the ground they share, at most {height / 100:g} x {width / 100:g} m"
+        raise ExtentError({key: (h / 100, w / 100) for key, (h, w) in extents.items()}, advice)
+    return next(iter(extents.values()))
+
+
+def _check_context(modality: Modality, shape_px: tuple[int, int], height_cm: int, width_cm: int) -> None:
+    gsd_cm = centimetres(modality.gsd_m, f"gsd_m of {modality.key!r}")
+    needed = tuple(-(-side // gsd_cm) for side in (height_cm, width_cm))
+    if tuple(shape_px) != needed:
+        raise InputError(
+            modality.key,
+            f"{needed[0]} x {needed[1]} pixels of {modality.gsd_m:g} m to cover the "
+            f"{height_cm / 100:g} x {width_cm / 100:g} m tile",
+            f"{shape_px[0]} x {shape_px[1]}",
+        )
+
+
+def _misfit(
+    patch_cm: int, height_cm: int, width_cm: int, unit_cm: int, tiling: Mapping[Modality, tuple[int, int]]
+) -> str:
+    names = ", ".join(modality.key for modality in tiling)
+    if patch_cm % unit_cm:
+        return f"it must be a multiple of {unit_cm / 100:g} m to hold whole sub-patches of {names}"
+    side = height_cm if height_cm % patch_cm else width_cm
+    tile = f"{height_cm / 100:g} x {width_cm / 100:g} m tile of {names}"
+    return f"it does not divide the {side / 100:g} m side of the {tile}"

@@ -1,0 +1,24 @@
+"""Tile-sized inputs to georeferenced embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Embed co-located files of any sensors: georeferenced patch and dense embeddings."""
+
+    inputs: list[str] = field(
+        metadata={
+            "positional": "MODALITY=PATH",
+            "help": "Inputs: a modality key and its file or folder, such as s2=cube.nc s1=radar/ aerial=photo.tif.",
+        }
+    )
+    out: str
+    """Output."""
+
+
+def embed(config: EmbedConfig) -> str:
+    """Embed."""
+    return str(config)

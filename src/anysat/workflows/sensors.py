@@ -1,0 +1,40 @@
+"""The table of modalities, on the screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anysat.modalities import MODALITIES, NOT_RELEASED, read_modalities
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorsConfig:
+    """List the sensors: bands in the model's order, pixel and sub-patch sizes."""
+
+    modalities: str | None = None
+    """YAML file with your own records, listed after the shipped ones."""
+
+
+def sensors(config: SensorsConfig) -> Table:
+    """A table with one row per modality."""
+    from rich.table import Table
+
+    table = Table("key", "sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights")
+    own = read_modalities(config.modalities) if config.modalities else ()
+    for modality in (*MODALITIES.values(), *own):
+        kind = f"{'radar' if modality.is_radar else 'optical'} {'series' if modality.is_temporal else 'image'}"
+        released = modality.key in MODALITIES and modality.key not in NOT_RELEASED and modality not in own
+        table.add_row(
+            modality.key,
+            modality.sensor,
+            " ".join(modality.band_names),
+            f"{modality.gsd_m:g} m",
+            f"{modality.subpatch_m:g} m",
+            kind + (", context of the whole tile" if modality.covers_tile else ""),
+            "yes" if released else "no",
+        )
+    return table

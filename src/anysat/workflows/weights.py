@@ -1,0 +1,79 @@
+"""Weight files: convert to our own format, and look inside one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anysat.errors import RecordError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Write weights as one safetensors file with configuration, statistics and licence."""
+
+    source: str = field(
+        metadata={
+            "positional": "SOURCE",
+            "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
+        }
+    )
+    out: str
+    """File to write, ending in .safetensors."""
+    statistics: str | None = None
+    """Statistics to keep with the weights: a JSON file or a preset such as treesatai_ts."""
+    fusion_attention: str | None = None
+    """Set to within_token or tokens to fix how the fusion transformer attends; see `weights inspect`."""
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix != ".safetensors":
+            raise RecordError("--out", self.out, "a file ending in .safetensors")
+
+
+def convert(config: ConvertConfig) -> str:
+    """Load, check and write; returns what was done."""
+    from dataclasses import replace
+
+    from anysat.model.checkpoint import load, save
+    from anysat.model.config import ModelConfig
+
+    wanted = None
+    if config.fusion_attention is not None:
+        from anysat.model.checkpoint import read_weights
+
+        kept = read_weights(config.source).config or ModelConfig.base()
+        wanted = replace(kept, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
+    model = load(config.source, config=wanted, statistics=config.statistics)
+    save(model, config.out)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"wrote {config.out}: {num_parameters:,} parameters, {len(model.state_dict())} tensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Tell what a weight file holds, and whether it is what it should be."""
+
+    source: str = field(
+        metadata={
+            "positional": "SOURCE",
+            "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
+        }
+    )
+
+
+def inspect(config: InspectConfig) -> Table:
+    """A table of facts about one file."""
+    from rich.table import Table
+
+    from anysat.model.checkpoint import load, published
+    from anysat.model.weight_facts import weight_facts
+
+    model = load(config.source)
+    table = Table("fact", "value", show_header=False, title=config.source)
+    for fact, value in weight_facts(model, published(model)).items():
+        table.add_row(fact, value)
+    return table
