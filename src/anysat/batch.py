@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -289,7 +289,7 @@ class Embeddings:
     absent: Mapping[str, int] = field(default_factory=dict)
     """Modalities without a valid value, and in how many tiles of the batch."""
 
-    AXES = {
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "tile": ("batch", "dim"),
         "patch": ("batch", "patch_row", "patch_col", "dim"),
         "valid": ("batch", "patch_row", "patch_col"),

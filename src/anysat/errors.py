@@ -72,7 +72,8 @@ class EmptyTileError(AnySatError, ValueError):
 
     def __init__(self, tiles: Sequence[object]) -> None:
         super().__init__(
-            f"no valid value in any modality of tile {_listed(tiles)}: everything is nodata, NaN or masked; leave such tiles out of the batch"
+            f"no valid value in any modality of tile {_listed(tiles)}: everything is nodata, NaN or masked; "
+            "leave such tiles out of the batch"
         )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 
@@ -150,8 +150,7 @@ class Modality:
             Band(name=band) if isinstance(band, str) else _record(Band, band, "band")
             for band in record.get("bands", ())
         ]
-        made = _record(cls, {**record, "bands": tuple(bands)}, "modality")
-        return made
+        return cast("Modality", _record(cls, {**record, "bands": tuple(bands)}, "modality"))
 
 
 def _record(cls: type[Any], values: Mapping[str, Any], kind: str) -> Any:

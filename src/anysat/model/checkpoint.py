@@ -7,7 +7,6 @@ records, the statistics, the provenance and the licence. Nothing is ever unpickl
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import tempfile
@@ -156,7 +155,7 @@ def save(model: AnySat, path: str | Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             partial = Path(folder) / path.name
             save_file(tensors, partial, metadata={"anysat": json.dumps(meta)})
-            os.replace(partial, path)
+            partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise WriteError(path, error) from error
 
@@ -194,7 +193,7 @@ def download(repo: str, revision: str | None = None) -> Path:
             break
         except EntryNotFoundError as error:
             problem = error
-        except Exception as error:  # the hub client raises its own and its HTTP library's errors
+        except Exception as error:  # noqa: BLE001 - the hub client raises its own and its HTTP library's errors
             problem = error
             break
     raise WeightsError(

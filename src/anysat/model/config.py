@@ -54,8 +54,8 @@ class ModelConfig:
             raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
 
         object.__setattr__(self, "modalities", tuple(self.modalities))
-        if self.dim < 32 or self.dim % 32:
-            refuse("dim", "a positive multiple of 32")
+        if self.dim < 64 or self.dim % 32:  # a group norm over a single channel would erase the pixels
+            refuse("dim", "a multiple of 32, 64 or more")
         if self.depth < 1:
             refuse("depth", "one block or more")
         if self.num_heads < 1 or self.dim % self.num_heads:

@@ -80,10 +80,10 @@ class AnySat(
 ):
     """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
 
-    >>> model = AnySat(ModelConfig(dim=32, depth=1, num_heads=2)).eval()
+    >>> model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2)).eval()
     >>> x = {"s2": torch.randn(1, 3, 10, 6, 6), "s2_dates": torch.tensor([[10, 120, 200]])}
     >>> model(x, patch_size=20, output="patch").shape
-    torch.Size([1, 3, 3, 32])
+    torch.Size([1, 3, 3, 64])
     """
 
     def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:

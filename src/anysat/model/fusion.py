@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,8 +32,14 @@ class PlaceAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.relative = RelativePosition(dim // config.num_heads, config.rpe_heads)
 
-    def forward(self, x: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> Tensor:
-        """x: (batch token dim), valid: (batch token), code: (place dim), bucket: (place token)."""
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        valid: Bool[Tensor, "batch token"] | None,
+        code: Float[Tensor, "place dim"],
+        bucket: Int[Tensor, "place token"],
+    ) -> Float[Tensor, "batch place dim"]:
+        """What each place finds among the tokens."""
         places = self.query + code.to(self.query.dtype)
         query = rearrange(places, "one place (head dim) -> one head place dim", head=self.num_heads)
         key, value = (
@@ -57,8 +64,14 @@ class PlacePooling(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.mlp = FeedForward(config.dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> Tensor:
-        """(batch token dim) -> (batch place dim)."""
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        valid: Bool[Tensor, "batch token"] | None,
+        code: Float[Tensor, "place dim"],
+        bucket: Int[Tensor, "place token"],
+    ) -> Float[Tensor, "batch place dim"]:
+        """One fused token per place."""
         x = self.attention(self.norm1(x), valid, code, bucket)
         return x + self.mlp(self.norm2(x))
 
@@ -77,19 +90,24 @@ class FusionTransformer(nn.Module):
         self.pooling = PlacePooling(config)
 
     def forward(
-        self, patches: Tensor, context: Tensor, coordinates: Tensor, unit: float, valid: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        patches: Float[Tensor, "batch modality patch dim"],
+        context: Float[Tensor, "batch context dim"],
+        coordinates: Int[Tensor, "patch 2"],
+        unit: float,
+        valid: Bool[Tensor, "batch token"] | None,
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch patch dim"]]:
         """Fuse the tokens of one batch of tiles.
 
         Args:
-            patches: (batch modality patch dim), without positions; there may be no modality.
-            context: (batch token dim), tokens of the whole tile, placed already; there may be none.
-            coordinates: (patch, 2), row and column of each patch.
+            patches: tokens without positions; there may be no modality.
+            context: tokens of the whole tile, placed already; there may be none.
+            coordinates: row and column of each patch.
             unit: what one step of the coordinates is worth in the position code.
-            valid: (batch, context + modality * patch), False for tokens nobody may see; None for all True.
+            valid: False for tokens nobody may see, context first; None for all True.
 
         Returns:
-            The tile token (batch dim) and the fused patch tokens (batch patch dim).
+            The tile token and the fused patch tokens.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
         placed = patches + code.to(patches.dtype)

@@ -98,9 +98,11 @@ def _check_values(modality: Modality, values: Tensor) -> None:
     if values.shape[-3] != len(modality.bands):
         names = ", ".join(modality.band_names)
         raise InputError(
-            modality.key, f"{len(modality.bands)} bands ({names})", f"{values.shape[-3]} in shape {tuple(values.shape)}",
+            modality.key,
+            f"{len(modality.bands)} bands ({names})",
+            f"{values.shape[-3]} in shape {tuple(values.shape)}",
             f"mask absent bands with {modality.key + _MASK!r}",
-        )  # fmt: skip
+        )
 
 
 def _read_days(modality: Modality, values: Tensor, days: Tensor | None) -> Tensor | None:

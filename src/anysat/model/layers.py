@@ -6,17 +6,17 @@ from typing import Literal
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anysat.model.positions import NUM_BUCKETS
 
 
-def masked_bias(bias: Tensor | None, valid: Tensor | None) -> Tensor | None:
-    """Additive attention term from a relative term and a key mask, either of which may be absent.
-
-    bias: (batch or 1, head or 1, query, key); valid: (batch, key), True where a key may be seen.
-    """
+def masked_bias(
+    bias: Float[Tensor, "#batch #head query key"] | None, valid: Bool[Tensor, "batch key"] | None
+) -> Float[Tensor, "#batch #head #query key"] | None:
+    """Additive attention term from a relative term and a key mask (True may be seen), either of which may be absent."""
     if valid is None:
         return bias
     hidden = ~valid[:, None, None, :]
@@ -38,8 +38,15 @@ class RelativePosition(nn.Module):
         self.weight = nn.Parameter(torch.empty(1, head_dim, NUM_BUCKETS))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, query: Tensor, bucket: Tensor) -> Tensor:
-        """(batch head query dim), (query key) -> (batch, 1 or head, query, key)."""
+    def forward(
+        self, query: Float[Tensor, "batch head query dim"], bucket: Int[Tensor, "query key"]
+    ) -> Float[
+        Tensor,
+        (
+            batch  # head query key
+        ),
+    ]:
+        """The term of each query and key; one head for all when the first head makes it."""
         if self.heads == "first":
             query = query[:, :1]
         score = query @ self.weight
@@ -63,8 +70,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.relative = RelativePosition(dim // num_heads, relative_heads) if relative_heads else None
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, bucket: Tensor | None = None) -> Tensor:
-        """x: (batch token dim); valid: (batch token); bucket: (token token)."""
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        valid: Bool[Tensor, "batch token"] | None = None,
+        bucket: Int[Tensor, "token token"] | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        """Mix tokens; `valid` is True where a token may be attended to."""
         layout = (
             "batch token (three head dim) -> three batch token head dim"
             if self.within_token  # heads of one token attend to each other, tokens do not mix
@@ -92,8 +104,8 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.fc2 = nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(... dim) -> (... dim)."""
+    def forward(self, x: Float[Tensor, "*token dim"]) -> Float[Tensor, "*token dim"]:
+        """Each token by itself."""
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
@@ -114,7 +126,12 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FeedForward(dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, bucket: Tensor | None = None) -> Tensor:
-        """x: (batch token dim); valid: (batch token), True where a token may be attended to."""
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        valid: Bool[Tensor, "batch token"] | None = None,
+        bucket: Int[Tensor, "token token"] | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        """Attention, then feed-forward; `valid` is True where a token may be attended to."""
         x = x + self.attention(self.norm1(x), valid, bucket)
         return x + self.mlp(self.norm2(x))

@@ -7,6 +7,7 @@ Coordinates are (row, col) integers; codes put the column first, as the publishe
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 NUM_BUCKETS = 8
@@ -14,15 +15,15 @@ SKIP_BUCKET = 7
 """Bucket of any pair with a token that has no place: the tile, class and context tokens."""
 
 
-def raster_coordinates(rows: int, cols: int, device: torch.device | None = None) -> Tensor:
-    """Row and column of each cell of a grid, row by row: (rows * cols, 2)."""
+def raster_coordinates(rows: int, cols: int, device: torch.device | None = None) -> Int[Tensor, "cell 2"]:
+    """Row and column of each cell of a grid, row by row."""
     row = torch.arange(rows, device=device)[:, None].expand(rows, cols)
     col = torch.arange(cols, device=device)[None, :].expand(rows, cols)
     return torch.stack([row, col], dim=-1).reshape(rows * cols, 2)
 
 
-def cell_sequence(side: int, cell_side: int, device: torch.device | None = None) -> Tensor:
-    """Rank of each sub-patch, given row by row, when counted cell by cell: (side * side,).
+def cell_sequence(side: int, cell_side: int, device: torch.device | None = None) -> Int[Tensor, " sub"]:
+    """Rank of each sub-patch, given row by row, when counted cell by cell.
 
     The published projectors emit sub-patches in this sequence (cells row by row, then the
     sub-patches of a cell row by row).
@@ -33,8 +34,8 @@ def cell_sequence(side: int, cell_side: int, device: torch.device | None = None)
     return cell * cell_side**2 + (row % cell_side) * cell_side + col % cell_side
 
 
-def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None = None) -> Tensor:
-    """Row and column that the model believes each sub-patch of a patch has: (side * side, 2).
+def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None = None) -> Int[Tensor, "sub 2"]:
+    """Row and column that the model believes each sub-patch of a patch has.
 
     With `cell_side=1` they are the true ones. Otherwise they are those of its rank in
     `cell_sequence`, read as a raster: the published weights learned these.
@@ -43,8 +44,8 @@ def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None 
     return torch.stack([torch.div(rank, side, rounding_mode="floor"), rank % side], dim=-1)
 
 
-def sincos_code(coordinates: Tensor, unit: float, dim: int) -> Tensor:
-    """Sine-cosine code of places: (n, 2) -> (n, dim), in float32.
+def sincos_code(coordinates: Real[Tensor, "place 2"], unit: float, dim: int) -> Float[Tensor, "place {dim}"]:
+    """Sine-cosine code of places, in float32.
 
     Quarters of `dim`: sin and cos of the column, sin and cos of the row, each times `unit` and
     `10000 ** (-k / (dim / 4))`.
@@ -56,8 +57,8 @@ def sincos_code(coordinates: Tensor, unit: float, dim: int) -> Tensor:
     return torch.cat([col.sin(), col.cos(), row.sin(), row.cos()], dim=-1)
 
 
-def distance_buckets(coordinates: Tensor, num_skip: int) -> Tensor:
-    """Bucket of each pair of tokens, `num_skip` tokens without a place first: (n, n) integers.
+def distance_buckets(coordinates: Int[Tensor, "place 2"], num_skip: int) -> Int[Tensor, "token token"]:
+    """Bucket of each pair of tokens, `num_skip` tokens without a place first.
 
     Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
     4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
@@ -68,8 +69,8 @@ def distance_buckets(coordinates: Tensor, num_skip: int) -> Tensor:
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
 
 
-def day_code(days: Tensor, period_days: int, dim: int) -> Tensor:
-    """Sine-cosine code of day numbers: (...) -> (..., dim), in float32.
+def day_code(days: Real[Tensor, "*day"], period_days: int, dim: int) -> Float[Tensor, "*day {dim}"]:
+    """Sine-cosine code of day numbers, in float32.
 
     Channel i has angle `day / period ** (2 * floor(i / 2) / dim)`, sine where i is even and
     cosine where it is odd.

@@ -11,14 +11,15 @@ from itertools import pairwise
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Real, Shaped
 from torch import Tensor, nn
 
 from anysat.modalities import Modality
 from anysat.model.config import NUM_TEMPORAL_HEADS, ModelConfig
 from anysat.model.positions import day_code
 
-Tokens = tuple[Tensor, Tensor | None]
-"""Sub-patch tokens (patch sub dim) and which of them saw anything (patch sub); None means all did."""
+Tokens = tuple[Float[Tensor, "patch sub dim"], Bool[Tensor, "patch sub"] | None]
+"""Sub-patch tokens, and which of them saw anything; None means all did."""
 
 
 class ImageProjector(nn.Module):
@@ -38,8 +39,8 @@ class ImageProjector(nn.Module):
             nn.ReLU(),
         )
 
-    def cut(self, values: Tensor, num_sub: int) -> Tensor:
-        """(batch band row col) -> (batch * patch, sub, band * pixels), patches and sub-patches row by row."""
+    def cut(self, values: Shaped[Tensor, "batch band row col"], num_sub: int) -> Shaped[Tensor, "patch sub pixel"]:
+        """Bring the pixels of each sub-patch together; patches and sub-patches row by row."""
         return rearrange(
             values,
             "batch band (pr sr y) (pc sc x) -> (batch pr pc) (sr sc) (band y x)",
@@ -49,8 +50,14 @@ class ImageProjector(nn.Module):
             x=self.side_px,
         )
 
-    def forward(self, pixels: Tensor, days: Tensor | None, valid: Tensor | None, leave_out: bool = True) -> Tokens:
-        """pixels: (patch, sub, band * pixels); valid: the same. An invalid value counts as 0, the mean."""
+    def forward(
+        self,
+        pixels: Float[Tensor, "patch sub pixel"],
+        days: None,  # noqa: ARG002 - an image has none; one interface for both projectors
+        valid: Bool[Tensor, "patch sub pixel"] | None,
+        leave_out: bool = True,
+    ) -> Tokens:
+        """An invalid value counts as 0, the mean; a sub-patch without a valid one is marked so."""
         present = None
         if valid is not None:
             pixels = pixels.masked_fill(~valid, 0.0)
@@ -62,8 +69,10 @@ class ImageProjector(nn.Module):
 class DateNorm(nn.GroupNorm):
     """Group norm of a pixel's features over the channels of a group and all its valid dates."""
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """x: (patch sub time dim); present: (patch sub time)."""
+    def forward(
+        self, x: Float[Tensor, "patch sub time dim"], present: Bool[Tensor, "patch sub time"] | None = None
+    ) -> Float[Tensor, "patch sub time dim"]:
+        """Normalise; dates that are not `present` do not count."""
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
         if present is None:
             variance, mean = torch.var_mean(groups, dim=(2, 4), correction=0, keepdim=True)
@@ -91,8 +100,13 @@ class TemporalPooling(nn.Module):
         nn.init.normal_(self.key.weight, std=math.sqrt(2.0 / key_dim))
         self.dropout = nn.Dropout(config.temporal_dropout_prob)
 
-    def forward(self, x: Tensor, days: Tensor, present: Tensor | None = None) -> Tensor:
-        """x: (patch sub time dim), days: (patch time), present: (patch sub time) -> (patch sub dim)."""
+    def forward(
+        self,
+        x: Float[Tensor, "patch sub time dim"],
+        days: Real[Tensor, "patch time"],
+        present: Bool[Tensor, "patch sub time"] | None = None,
+    ) -> Float[Tensor, "patch sub dim"]:
+        """Weighted sum over dates; those that are not `present` do not count."""
         heads, key_dim = self.query.shape
         weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
         asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
@@ -130,8 +144,10 @@ class SeriesProjector(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
         self.out_norm = nn.GroupNorm(NUM_TEMPORAL_HEADS, dim)
 
-    def cut(self, values: Tensor, num_sub: int) -> Tensor:
-        """(batch time band row col) -> (batch * patch, sub, time, band), patches and sub-patches row by row."""
+    def cut(
+        self, values: Shaped[Tensor, "batch time band row col"], num_sub: int
+    ) -> Shaped[Tensor, "patch sub time band"]:
+        """Bring the dates of each pixel together; patches and sub-patches row by row."""
         return rearrange(
             values,
             "batch time band (pr sr) (pc sc) -> (batch pr pc) (sr sc) time band",
@@ -139,13 +155,18 @@ class SeriesProjector(nn.Module):
             sc=num_sub,
         )
 
-    def forward(self, pixels: Tensor, days: Tensor | None, valid: Tensor | None, leave_out: bool = True) -> Tokens:
-        """pixels: (patch sub time band), days: (patch time), valid: (patch, sub, time, band or 1).
+    def forward(
+        self,
+        pixels: Float[Tensor, "patch sub time band"],
+        days: Real[Tensor, "patch time"],
+        valid: Bool[Tensor, "patch sub time band"] | None,
+        leave_out: bool = True,
+    ) -> Tokens:
+        """Tokens of the pixels.
 
         An invalid value is replaced by the learned fill. A date without a valid band takes no
         part, unless `leave_out` is False (the published arithmetic).
         """
-        assert days is not None, "a series needs day numbers"
         present = None
         if valid is not None:
             pixels = torch.where(valid, pixels, self.fill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,11 +37,14 @@ class SpatialTransformer(nn.Module):
                 block.attention.out.weight.div_((2.0 * depth) ** 0.5)
                 block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None, code: Tensor, bucket: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens: (patch sub dim), valid: (patch sub), code: (sub dim), bucket: (1 + sub, 1 + sub).
-
-        Returns one token per patch (patch dim) and the refined sub-patch tokens (patch sub dim).
-        """
+    def forward(
+        self,
+        tokens: Float[Tensor, "patch sub dim"],
+        valid: Bool[Tensor, "patch sub"] | None,
+        code: Float[Tensor, "sub dim"],
+        bucket: Int[Tensor, "1+sub 1+sub"],
+    ) -> tuple[Float[Tensor, "patch dim"], Float[Tensor, "patch sub dim"]]:
+        """One token per patch, and the refined sub-patch tokens; those not `valid` are not attended to."""
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         x = torch.cat([cls_token, tokens + code.to(tokens.dtype)], dim=1)
         seen = None if valid is None else functional.pad(valid, (1, 0), value=True)

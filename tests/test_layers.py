@@ -1,0 +1,171 @@
+"""Each non-trivial layer equals a slow, obvious reference."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from anysat.modalities import MODALITIES
+from anysat.model.config import ModelConfig
+from anysat.model.layers import Attention, RelativePosition
+from anysat.model.positions import (
+    cell_sequence,
+    day_code,
+    distance_buckets,
+    raster_coordinates,
+    sincos_code,
+    subpatch_coordinates,
+)
+from anysat.model.projectors import DateNorm, SeriesProjector, TemporalPooling
+from builders import random_model
+
+
+def bucket_by_formula(distance: float) -> int:
+    """Piecewise index of iRPE: ratio 1.9, so alpha 1.9, beta 3.8, gamma 15.2; bucket 3 is distance 0."""
+    alpha, beta, gamma = 1.9, 3.8, 15.2
+    d = round(distance)
+    if d <= alpha:
+        return 3 + d
+    index = round(alpha + math.log(d / alpha) / math.log(gamma / alpha) * (beta - alpha))
+    return 3 + min(index, int(beta))
+
+
+def test_distance_buckets_follow_the_published_formula_and_skip_tokens_get_their_own():
+    coordinates = raster_coordinates(16, 11)
+    buckets = distance_buckets(coordinates, num_skip=2)
+    for i, (row, col) in enumerate(coordinates.tolist()):
+        for j, (other_row, other_col) in enumerate(coordinates.tolist()):
+            assert buckets[i + 2, j + 2] == bucket_by_formula(math.hypot(row - other_row, col - other_col))
+    assert (buckets[:2] == 7).all()
+    assert (buckets[:, :2] == 7).all()
+
+
+def test_bucket_table_of_small_distances():
+    row = distance_buckets(raster_coordinates(1, 8), num_skip=0)[0]
+    assert row.tolist() == [3, 4, 5, 5, 6, 6, 6, 6]
+
+
+def test_position_code_puts_the_column_first_and_sines_before_cosines():
+    code = sincos_code(raster_coordinates(3, 4), unit=2.0, dim=16)
+    for index, (row, col) in enumerate((r, c) for r in range(3) for c in range(4)):
+        rate = [10000 ** (-k / 4) for k in range(4)]
+        parts = [f(2.0 * place * w) for place in (col, row) for f in (math.sin, math.cos) for w in rate]
+        assert np.allclose(code[index], parts, atol=1e-6)
+
+
+def test_day_code_alternates_sine_and_cosine_of_slowing_angles():
+    code = day_code(torch.tensor([[1.0, 200.0]]), period_days=367, dim=6)
+    for k, day in enumerate((1.0, 200.0)):
+        for i in range(6):
+            angle = day / 367 ** (2 * (i // 2) / 6)
+            assert code[0, k, i] == pytest.approx(math.sin(angle) if i % 2 == 0 else math.cos(angle), abs=1e-5)
+
+
+def test_cell_sequence_counts_cells_row_by_row_then_their_subpatches():
+    assert cell_sequence(10, 5)[:10].tolist() == [0, 1, 2, 3, 4, 25, 26, 27, 28, 29]
+    assert sorted(cell_sequence(10, 5).tolist()) == list(range(100))
+    assert torch.equal(cell_sequence(4, 1), torch.arange(16))
+
+
+def test_believed_coordinates_are_the_true_ones_unless_cells_hold_several_subpatches():
+    assert torch.equal(subpatch_coordinates(4, 1), raster_coordinates(4, 4))
+    assert torch.equal(subpatch_coordinates(5, 5), raster_coordinates(5, 5))
+    assert not torch.equal(subpatch_coordinates(10, 5), raster_coordinates(10, 10))
+
+
+@pytest.mark.parametrize("heads", ["first", "each"])
+def test_relative_term_is_the_query_times_the_table_of_the_bucket(heads):
+    torch.manual_seed(0)
+    relative = RelativePosition(head_dim=4, heads=heads)
+    query, bucket = torch.randn(2, 3, 5, 4), torch.randint(0, 8, (5, 6))
+    found = relative(query, bucket).expand(2, 3, 5, 6).detach()
+    for b, h, i, j in np.ndindex(2, 3, 5, 6):
+        asking = query[b, 0 if heads == "first" else h, i]
+        assert found[b, h, i, j].item() == pytest.approx(
+            (asking @ relative.weight[0, :, bucket[i, j]]).item(), abs=1e-5
+        )
+
+
+def test_attention_equals_softmax_of_scaled_products_plus_the_relative_term():
+    torch.manual_seed(0)
+    attention = Attention(8, num_heads=2, relative_heads="first")
+    x, valid = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True, True, False, True, False]])
+    bucket = distance_buckets(raster_coordinates(2, 2), num_skip=1)
+    q, k, v = attention.qkv(x).view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    q = q * 4**-0.5
+    logits = q @ k.transpose(-1, -2) + attention.relative(q, bucket)
+    logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
+    mixed = (logits.softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 8)
+    assert torch.allclose(attention(x, valid, bucket), attention.out(mixed), atol=1e-6)
+
+
+def test_attention_within_token_never_mixes_tokens():
+    torch.manual_seed(0)
+    attention = Attention(8, num_heads=2, within_token=True)
+    x = torch.randn(1, 5, 8)
+    changed = x.clone()
+    changed[:, 0] += 1
+    assert torch.equal(attention(x)[:, 1:], attention(changed)[:, 1:])
+    assert not torch.allclose(attention(x)[:, 0], attention(changed)[:, 0])
+
+
+def test_date_norm_is_a_group_norm_over_channels_and_dates():
+    torch.manual_seed(0)
+    norm, reference = DateNorm(16, 32), torch.nn.GroupNorm(16, 32)
+    reference.weight.data, reference.bias.data = norm.weight.data.normal_(), norm.bias.data.normal_()
+    x = torch.randn(2, 3, 5, 32) * 3 + 1
+    expected = reference(x.flatten(0, 1).transpose(1, 2)).transpose(1, 2).view_as(x)
+    assert torch.allclose(norm(x), expected, atol=1e-5)
+
+
+def test_date_norm_ignores_absent_dates():
+    torch.manual_seed(0)
+    norm = DateNorm(16, 32)
+    x, extra = torch.randn(2, 3, 4, 32), torch.randn(2, 3, 2, 32) * 100
+    present = torch.cat([torch.ones(2, 3, 4), torch.zeros(2, 3, 2)], 2).bool()
+    assert torch.allclose(norm(torch.cat([x, extra], 2), present)[:, :, :4], norm(x), atol=1e-5)
+
+
+def test_temporal_pooling_equals_the_unfolded_attention():
+    """Keys from position-encoded features, one learned query per head, values the encoded features themselves."""
+    torch.manual_seed(0)
+    pooling = TemporalPooling(MODALITIES["s2"], ModelConfig(dim=64, num_heads=4)).eval()
+    x, days = torch.randn(2, 3, 5, 64), torch.randint(1, 366, (2, 5)).float()
+    encoded = x + day_code(days, 367, 4).tile(1, 1, 16)[:, None]
+    keys = pooling.key(encoded).view(2, 3, 5, 16, 8)
+    logits = (keys * pooling.query).sum(-1) / math.sqrt(8)
+    values = encoded.view(2, 3, 5, 16, 4)
+    expected = (logits.softmax(2)[..., None] * values).sum(2).flatten(-2)
+    assert torch.allclose(pooling(x, days), expected, atol=1e-5)
+
+
+def test_temporal_pooling_ignores_absent_dates():
+    torch.manual_seed(0)
+    pooling = TemporalPooling(MODALITIES["s1"], ModelConfig(dim=64, num_heads=4)).eval()
+    x, days = torch.randn(2, 3, 5, 64), torch.randint(1, 366, (2, 5)).float()
+    present = torch.ones(2, 3, 5, dtype=torch.bool)
+    present[:, :, 3:] = False
+    assert torch.allclose(pooling(x, days, present), pooling(x[:, :, :3], days[:, :3]), atol=1e-5)
+
+
+def test_image_projection_is_a_convolution_with_stride_its_kernel(nano):
+    projector = nano.projectors["aerial"]
+    image = torch.randn(2, 4, 40, 60)
+    convolved = functional.conv2d(image, projector.embed.weight, stride=10)  # (batch dim 4 6)
+    expected = projector.mlp(convolved.permute(0, 2, 3, 1))
+    tokens, _ = projector(projector.cut(image, num_sub=2), None, None)
+    found = tokens.view(2, 2, 3, 2, 2, -1).transpose(2, 3).reshape(2, 4, 6, -1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_series_projector_sees_each_pixel_by_itself():
+    projector = random_model().projectors["s2"]
+    assert isinstance(projector, SeriesProjector)
+    series, days = torch.randn(1, 3, 10, 4, 4), torch.tensor([[5.0, 100.0, 200.0]])
+    changed = series.clone()
+    changed[..., 1, 2] += 1
+    before, after = (projector(projector.cut(s, num_sub=4), days, None)[0].view(4, 4, -1) for s in (series, changed))
+    moved = (before - after).abs().amax(-1) > 1e-6
+    assert moved.nonzero().tolist() == [[1, 2]]

@@ -1,0 +1,187 @@
+"""One rule from pixel to map: what is invalid takes no part, and what nobody saw is NaN."""
+
+import numpy as np
+import pytest
+import torch
+
+from anysat.batch import Batch, Observation, Tile
+from anysat.errors import EmptyTileError
+from anysat.modalities import MODALITIES
+from anysat.normalise import Normaliser
+from builders import random_input, random_model
+
+CLOSE = {"atol": 2e-6, "rtol": 1e-5}
+
+
+def with_mask(x, key, valid):
+    return {**x, f"{key}_mask": valid}
+
+
+def all_valid(x, key):
+    return torch.ones(x[key].shape, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("key", ["s2", "s1"])
+def test_adding_padded_dates_changes_nothing(nano, key):
+    x = random_input((key,), times=3)
+    padded = {
+        key: torch.cat([x[key], torch.full_like(x[key], 7.0)], 1),
+        f"{key}_dates": torch.cat([x[f"{key}_dates"], torch.zeros(2, 3)], 1),
+        f"{key}_mask": torch.tensor([[1, 1, 1, 0, 0, 0]] * 2),
+    }
+    assert torch.allclose(nano(x, 20, "dense"), nano(padded, 20, "dense"), **CLOSE)
+
+
+def test_a_date_masked_at_one_pixel_is_as_if_it_had_never_been_taken_there(nano):
+    x = random_input(("s2",), times=4)
+    valid = all_valid(x, "s2")
+    valid[:, 2, :, 1, 4] = False
+    without = {"s2": x["s2"][:, [0, 1, 3]], "s2_dates": x["s2_dates"][:, [0, 1, 3]]}
+    cell = nano(with_mask(x, "s2", valid), 20, "dense")[:, 1, 4, 128:]
+    # the pixel's own token before the spatial transformer equals that of the shorter series
+    projector = nano.projectors["s2"]
+    masked, _ = projector(projector.cut(x["s2"], 6), x["s2_dates"].float(), projector.cut(valid, 6))
+    short, _ = projector(projector.cut(without["s2"], 6), without["s2_dates"].float(), None)
+    assert torch.allclose(masked[:, 6 + 4], short[:, 6 + 4], **CLOSE)
+    assert cell.isfinite().all()
+
+
+def test_values_under_the_mask_do_not_matter(nano):
+    x = random_input(("aerial", "s2", "s1"))
+    x["s2_mask"] = torch.rand(2, 3, 1, 6, 6) > 0.4
+    x["aerial_mask"] = torch.rand(2, 1, 300, 300) > 0.4
+    changed = {
+        **x,
+        "s2": x["s2"].masked_fill(~x["s2_mask"], 1e4),
+        "aerial": x["aerial"].masked_fill(~x["aerial_mask"], -9),
+    }
+    assert torch.allclose(nano(x, 20, "dense", "s2"), nano(changed, 20, "dense", "s2"), equal_nan=True, **CLOSE)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_equals_a_masked_one_and_never_spreads(nano, bad):
+    x = random_input(("s2", "s1"))
+    valid = all_valid(x, "s2")
+    valid[0, 1, 3, 2, 2] = False
+    valid[1, 2] = False
+    poisoned = {**x, "s2": x["s2"].masked_fill(~valid, bad)}
+    expected = nano(with_mask(x, "s2", valid), 20, "all")
+    assert expected.isfinite().all()
+    assert torch.equal(nano(poisoned, 20, "all"), expected)
+
+
+def test_an_all_missing_modality_equals_an_absent_one(nano):
+    x = random_input(("s2", "s1", "modis", "l8"), side_m=120)
+    for key in ("s1", "modis"):
+        absent = {name: value for name, value in x.items() if name.removesuffix("_dates") != key}
+        missing = with_mask(x, key, torch.zeros(2, 3))
+        assert torch.allclose(nano(missing, 30, "all"), nano(absent, 30, "all"), **CLOSE)
+
+
+def test_a_modality_missing_in_one_tile_leaves_that_tile_as_if_it_were_absent(nano):
+    x = random_input(("s2", "s1"))
+    missing = nano(with_mask(x, "s1", torch.tensor([[1, 1, 1], [0, 0, 0]])), 20, "all")
+    assert torch.allclose(missing[0], nano(x, 20, "all")[0], **CLOSE)
+    alone = {key: value for key, value in x.items() if "s1" not in key}
+    assert torch.allclose(missing[1], nano(alone, 20, "all")[1], **CLOSE)
+
+
+def test_an_invalid_subpatch_of_an_image_leaves_the_attention_and_a_partly_valid_one_stays(nano):
+    x = random_input(("spot",), side_m=20, batch=1)
+    valid = torch.ones(1, 1, 20, 20, dtype=torch.bool)
+    valid[..., :10, :10] = False
+    found = nano(with_mask(x, "spot", valid), 20, "dense")
+    assert found[0, 0, 0].isnan().all()
+    assert found[0, 1].isfinite().all()
+    valid[..., 0, 0] = True
+    assert nano(with_mask(x, "spot", valid), 20, "dense").isfinite().all()
+
+
+def test_a_patch_nobody_saw_is_nan_and_its_neighbours_are_as_if_it_were_not_there(nano):
+    x = random_input(("s2", "s1"))
+    valid = torch.ones(2, 1, 1, 6, 6, dtype=torch.bool)
+    valid[0, ..., :2, 2:4] = False
+    both = with_mask(with_mask(x, "s2", valid), "s1", valid)
+    patch = nano(both, 20, "patch")
+    assert patch[0, 0, 1].isnan().all()
+    assert patch.isnan().any(-1).sum() == 1
+    one = nano(with_mask(x, "s2", valid), 20, "patch")
+    assert one.isfinite().all()  # s1 still sees it
+
+
+def test_a_missing_band_is_filled_and_the_others_still_count(nano):
+    x = random_input(("s2",))
+    valid = all_valid(x, "s2")
+    valid[:, :, 7] = False
+    found = nano(with_mask(x, "s2", valid), 20, "all")
+    brighter = {**x, "s2": x["s2"] + 1}
+    assert found.isfinite().all()
+    assert (nano(with_mask(brighter, "s2", valid), 20, "all") - found).abs().max() > 1e-3
+
+
+def test_masks_of_every_shape_that_broadcasts_say_the_same(nano):
+    x = random_input(("s2",))
+    dates = torch.tensor([[1, 0, 1], [1, 1, 0]])
+    shapes = [dates, dates.bool()[..., None, None, None], dates[:, :, None, None, None].expand(2, 3, 10, 6, 6)]
+    first, *others = (nano(with_mask(x, "s2", mask), 20, "all") for mask in shapes)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_faithful_fills_masked_values_and_keeps_them_in_the_attention(nano):
+    x = random_input(("s2",))
+    mask = torch.tensor([[1, 0, 1], [1, 1, 1]])
+    filled = {**x, "s2": torch.where(mask.bool()[..., None, None, None], x["s2"], nano.projectors["s2"].fill)}
+    assert torch.allclose(nano(with_mask(x, "s2", mask), 20, "all", faithful=True), nano(filled, 20, "all"), **CLOSE)
+    assert not torch.allclose(nano(with_mask(x, "s2", mask), 20, "all"), nano(filled, 20, "all"), **CLOSE)
+
+
+def test_a_patch_of_modis_alone_that_saw_nothing_is_nan(nano):
+    x = random_input(("modis",), side_m=500)
+    valid = torch.ones(2, 3, 1, 2, 2, dtype=torch.bool)
+    valid[1, ..., 0, 1] = False
+    patch = nano(with_mask(x, "modis", valid), 250, "patch")
+    assert patch.isnan().all(-1).nonzero().tolist() == [[1, 0, 1]]
+
+
+def series(key, values, dates, **options):
+    return Observation.of(MODALITIES[key], values, dates=dates, **options)
+
+
+def test_encode_counts_absent_modalities_and_names_empty_tiles():
+    model = random_model()
+    generator = np.random.default_rng(0)
+    s2 = generator.normal(2000, 500, (3, 10, 6, 6))
+    days = ["2020-01-05", "2020-04-01", "2020-08-01"]
+    empty = series("s1", np.full((1, 2, 6, 6), np.nan), ["2020-01-01"])
+    full = series("s1", generator.normal(-10, 2, (1, 2, 6, 6)), ["2020-01-01"])
+    tiles = [
+        Tile(id="a", observations={"s2": series("s2", s2, days), "s1": empty}),
+        Tile(id="b", observations={"s2": series("s2", s2[:2], days[:2]), "s1": full}),
+    ]
+    model.normaliser = Normaliser.from_batch(Batch.of(tiles))
+    found = model.encode(Batch.of(tiles), 20, dense="s2")
+    assert found.absent == {"s1": 1}
+    assert found.valid.all()
+    assert found.dense.shape == (2, 6, 6, 256)
+    nothing = Tile(id="c", observations={"s2": series("s2", np.full((1, 10, 6, 6), np.nan), ["2020-01-05"])})
+    with pytest.raises(EmptyTileError, match="of tile c: everything is nodata"):
+        model.encode(Batch.of([tiles[0], nothing]), 20)
+
+
+def test_encode_equals_the_published_call_on_standardised_values():
+    model = random_model()
+    generator = np.random.default_rng(1)
+    values = generator.normal(2000, 500, (2, 10, 6, 6))
+    batch = Batch.of([Tile(observations={"s2": series("s2", values, ["2020-01-01", "2020-12-31"])})])
+    model.normaliser = Normaliser.from_batch(batch)
+    statistics = model.normaliser.statistics["data"]["s2"]
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (statistics.mean, statistics.std))
+    x = {"s2": ((torch.from_numpy(values).float() - mean) / std)[None], "s2_dates": torch.tensor([[1, 366]])}
+    assert torch.allclose(model.encode(batch, 20).patch, model(x, 20, "patch"), atol=1e-5)
+
+
+def test_encode_without_statistics_computes_them_and_says_so():
+    model = random_model()
+    tile = Tile(observations={"s2": series("s2", np.random.default_rng(0).normal(size=(1, 10, 6, 6)), ["2020-01-01"])})
+    with pytest.warns(UserWarning, match="no statistics were given"):
+        model.encode(Batch.of([tile]), 20)
