@@ -12,14 +12,14 @@ from anysat.model.config import SIZES  # noqa: E402
 from anysat.model.encoder import AnySat  # noqa: E402
 
 
-def anysat(pretrained: bool = True, size: str = "base", source: str = PUBLISHED_REPO, **options):
+def anysat(pretrained: bool = True, size: str = "base", weights: str = PUBLISHED_REPO, **options):
     """The encoder, in eval mode.
 
     Args:
-        pretrained: load weights from `source`; False gives an untrained model of `size`.
+        pretrained: load `weights`; False gives an untrained model of `size`.
         size: `base`, `small` or `tiny`; only base has published weights.
-        source: hub id, file or folder; see `anysat.load`, which also takes `options`.
+        weights: hub id, file or folder; see `anysat.load`, which also takes `options`.
     """
     if pretrained:
-        return load(source if size == "base" else size, **options)
+        return load(weights if size == "base" else size, **options)
     return AnySat(SIZES[size](**options)).eval()

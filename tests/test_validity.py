@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.batch import Batch, Observation, Tile
+from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError
 from anysat.modalities import MODALITIES
+from anysat.observation import Observation
 from anysat.normalise import Normaliser
 from builders import random_input, random_model
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.batch import Batch, Observation, Tile, day_numbers
+from anysat.batch import Batch, Tile
 from anysat.errors import (
     ExtentError,
     InputError,
@@ -19,6 +19,7 @@ from anysat.errors import (
 from anysat.modalities import MODALITIES, RELEASED, Band, Modality, band_key, read_modalities
 from anysat.model.config import ModelConfig
 from anysat.normalise import BandStatistics, Normaliser
+from anysat.observation import Observation, day_numbers
 from anysat.patches import PatchGrid, cells_per_side
 
 S2, S1, AERIAL, MODIS, L7 = (MODALITIES[key] for key in ("s2", "s1", "aerial", "modis", "l7"))

@@ -20,7 +20,7 @@ _HOME = {
     "Modality": "anysat.modalities",
     "ModelConfig": "anysat.model.config",
     "Normaliser": "anysat.normalise",
-    "Observation": "anysat.batch",
+    "Observation": "anysat.observation",
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
     "load": "anysat.model.checkpoint",
@@ -32,7 +32,6 @@ __all__ = sorted([*_HOME, "__version__"])
 if TYPE_CHECKING:
     from anysat.batch import Batch as Batch
     from anysat.batch import Embeddings as Embeddings
-    from anysat.batch import Observation as Observation
     from anysat.batch import Tile as Tile
     from anysat.errors import AnySatError as AnySatError
     from anysat.modalities import MODALITIES as MODALITIES
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from anysat.model.config import ModelConfig as ModelConfig
     from anysat.model.encoder import AnySat as AnySat
     from anysat.normalise import Normaliser as Normaliser
+    from anysat.observation import Observation as Observation
     from anysat.patches import PatchGrid as PatchGrid
 
 

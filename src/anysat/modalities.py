@@ -51,8 +51,9 @@ class Band:
 def band_key(name: str) -> str:
     """Spelling of a band name that comparison uses: `B02`, `b2` and `B2` are one band.
 
-    >>> band_key("B02") == band_key("b2"), band_key("B8A")
-    (True, 'B8A')
+    Examples:
+        >>> band_key("B02") == band_key("b2"), band_key("B8A")
+        (True, 'B8A')
     """
     key = name.strip().upper()
     head, tail = key[:1], key[1:]
@@ -63,9 +64,10 @@ def band_key(name: str) -> str:
 class Modality:
     """One input stream with fixed bands and spacing (paper section 4.1, tables 2 and C).
 
-    >>> s2 = MODALITIES["s2"]
-    >>> s2.gsd_m, s2.subpatch_m, len(s2.bands)
-    (10.0, 10.0, 10)
+    Examples:
+        >>> s2 = MODALITIES["s2"]
+        >>> s2.gsd_m, s2.subpatch_m, len(s2.bands)
+        (10.0, 10.0, 10)
     """
 
     key: str
@@ -101,8 +103,9 @@ class Modality:
         names = [band.name for band in self.bands]
         if not names or len(set(names)) < len(names):
             refuse("bands", "at least one band, each name once")
-        if not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
+        if not (isinstance(self.gsd_m, (int, float)) and math.isfinite(self.gsd_m) and self.gsd_m > 0):
             refuse("gsd_m", "a positive number of metres")
+        object.__setattr__(self, "gsd_m", float(self.gsd_m))
         if self.subpatch_px < 1 or (self.is_temporal and self.subpatch_px != 1):
             refuse("subpatch_px", "a positive number of pixels, 1 for a series")
         if self.date_period_days < 2:

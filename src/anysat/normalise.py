@@ -42,8 +42,9 @@ class BandStatistics:
 class Normaliser:
     """Statistics by dataset and modality; standardises a batch once: (value - mean) / deviation.
 
-    >>> Normaliser.preset("treesatai_ts").statistics["treesatai_ts"]["aerial"].bands
-    ('NIR', 'G', 'B', 'R')
+    Examples:
+        >>> Normaliser.preset("treesatai_ts").statistics["treesatai_ts"]["aerial"].bands
+        ('NIR', 'G', 'B', 'R')
     """
 
     statistics: Mapping[str, Mapping[str, BandStatistics]]

@@ -22,8 +22,9 @@ CELL_M = 10.0
 def centimetres(length_m: float, what: str) -> int:
     """A length as whole centimetres; refuses a length that is not one.
 
-    >>> centimetres(1.25, "pixel")
-    125
+    Examples:
+        >>> centimetres(1.25, "pixel")
+        125
     """
     if isinstance(length_m, bool) or not isinstance(length_m, (int, float)) or not math.isfinite(length_m):
         raise RecordError(what, length_m, "a number of metres")
@@ -36,9 +37,10 @@ def centimetres(length_m: float, what: str) -> int:
 def cells_per_side(modality: Modality) -> int:
     """Sub-patches per side of a 10 m ground cell; 1 when a sub-patch is a cell or larger.
 
-    >>> from anysat.modalities import MODALITIES
-    >>> cells_per_side(MODALITIES["aerial"]), cells_per_side(MODALITIES["l7"])
-    (5, 1)
+    Examples:
+        >>> from anysat.modalities import MODALITIES
+        >>> cells_per_side(MODALITIES["aerial"]), cells_per_side(MODALITIES["l7"])
+        (5, 1)
     """
     return max(1, round(CELL_M / modality.subpatch_m))
 
@@ -55,10 +57,11 @@ def patch_unit_m(modalities: list[Modality], order: SubpatchOrder) -> float:
 class PatchGrid:
     """How one tile is cut: patches per side, and the ground they cover.
 
-    >>> from anysat.modalities import MODALITIES as M
-    >>> grid = PatchGrid.fit({M["s2"]: (6, 6), M["aerial"]: (300, 300)}, patch_size_m=20)
-    >>> grid.num_rows, grid.num_cols, grid.subpatches_per_side(M["aerial"])
-    (3, 3, 10)
+    Examples:
+        >>> from anysat.modalities import MODALITIES as M
+        >>> grid = PatchGrid.fit({M["s2"]: (6, 6), M["aerial"]: (300, 300)}, patch_size_m=20)
+        >>> grid.num_rows, grid.num_cols, grid.subpatches_per_side(M["aerial"])
+        (3, 3, 10)
     """
 
     patch_size_m: float

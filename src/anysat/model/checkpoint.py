@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,8 +64,9 @@ _RENAMES = (  # ours -> published, applied in turn
 def published_name(name: str, depth: int) -> str:
     """The published state dict's name of one of our tensors.
 
-    >>> published_name("fusion.pooling.attention.query", depth=6)
-    'blocks.6.attn.q_learned'
+    Examples:
+        >>> published_name("fusion.pooling.attention.query", depth=6)
+        'blocks.6.attn.q_learned'
     """
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
@@ -237,7 +239,9 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refusal follows where it matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "global" in str(error).lower():
             raise WeightsError(

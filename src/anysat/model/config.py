@@ -21,8 +21,9 @@ NUM_TEMPORAL_HEADS = 16
 class ModelConfig:
     """A model's shape and conventions; part of every checkpoint.
 
-    >>> ModelConfig.tiny().dim, len(ModelConfig().modalities)
-    (256, 11)
+    Examples:
+        >>> ModelConfig.tiny().dim, len(ModelConfig().modalities)
+        (256, 11)
     """
 
     dim: int = 768

@@ -18,7 +18,7 @@ from einops import rearrange, repeat
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
-from anysat.batch import Batch, Embeddings, day_numbers
+from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import Modality
 from anysat.model.config import ModelConfig
@@ -34,6 +34,7 @@ from anysat.model.positions import (
 from anysat.model.projectors import make_projector
 from anysat.model.spatial import SpatialTransformer
 from anysat.normalise import Normaliser
+from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
 CHUNK_ROWS = 4096
@@ -80,10 +81,11 @@ class AnySat(
 ):
     """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
 
-    >>> model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2)).eval()
-    >>> x = {"s2": torch.randn(1, 3, 10, 6, 6), "s2_dates": torch.tensor([[10, 120, 200]])}
-    >>> model(x, patch_size=20, output="patch").shape
-    torch.Size([1, 3, 3, 64])
+    Examples:
+        >>> model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2)).eval()
+        >>> x = {"s2": torch.randn(1, 3, 10, 6, 6), "s2_dates": torch.tensor([[10, 120, 200]])}
+        >>> model(x, patch_size=20, output="patch").shape
+        torch.Size([1, 3, 3, 64])
     """
 
     def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:

@@ -21,9 +21,11 @@ class SensorsConfig:
 
 def sensors(config: SensorsConfig) -> Table:
     """A table with one row per modality."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("key", "sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights")
+    table = Table(
+        Column("key", no_wrap=True), "sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights"
+    )
     own = read_modalities(config.modalities) if config.modalities else ()
     for modality in (*MODALITIES.values(), *own):
         kind = f"{'radar' if modality.is_radar else 'optical'} {'series' if modality.is_temporal else 'image'}"

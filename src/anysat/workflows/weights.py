@@ -11,6 +11,8 @@ from anysat.errors import RecordError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from anysat.model.encoder import AnySat
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
@@ -66,14 +68,37 @@ class InspectConfig:
 
 
 def inspect(config: InspectConfig) -> Table:
-    """A table of facts about one file."""
+    """A table of facts about one file; a file whose tensors do not fit is an error."""
     from rich.table import Table
 
-    from anysat.model.checkpoint import load, published
-    from anysat.model.weight_facts import weight_facts
+    from anysat.model.checkpoint import load
 
-    model = load(config.source)
     table = Table("fact", "value", show_header=False, title=config.source)
-    for fact, value in weight_facts(model, published(model)).items():
+    for fact, value in _facts(load(config.source)).items():
         table.add_row(fact, value)
     return table
+
+
+def _facts(model: AnySat) -> dict[str, str]:
+    """What weights are, and two traits that tell how they were trained."""
+    c = model.config
+    tables = [p.detach() for name, p in model.named_parameters() if name.endswith("relative.weight")]
+    never_used, used = (
+        sum(float(t[..., part].std()) for t in tables) / len(tables) for part in (slice(3), slice(3, 8))
+    )
+    fills = {name.split(".")[1]: p.item() for name, p in model.named_parameters() if name.endswith(".fill")}
+    learned = ", ".join(f"{key} {value:.3g}" for key, value in fills.items() if value != 0)
+    return {
+        **model.provenance,
+        "size": f"dim {c.dim}, depth {c.depth}, {c.num_heads} heads",
+        "tensors": f"{len(model.state_dict()):,}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "modalities": ", ".join(m.key for m in c.modalities),
+        "conventions": f"subpatch_order {c.subpatch_order}, rpe_heads {c.rpe_heads}, "
+        f"fusion_attention {c.fusion_attention}, {c.day_convention}",
+        "statistics": "none"
+        if model.normaliser is None
+        else f"{', '.join(model.normaliser.statistics)} ({model.normaliser.source})",
+        "fill of missing values": learned or "0 for every series, as when it was never trained",
+        "relative-position tables": f"spread {used:.3g} where used, {never_used:.3g} where no distance leads",
+    }

@@ -1,0 +1,75 @@
+"""The forward pass as an exported program: batch, number of dates and tile size stay free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from anysat.errors import InputError
+from anysat.model.encoder import AnySat
+from anysat.model.inputs import PixelInput
+from anysat.patches import patch_unit_m, subpatches_per_side
+
+_MOST_DATES, _MOST_PATCHES_PER_SIDE, _LARGEST_BATCH = 1000, 256, 1024
+
+
+class CoreModule(nn.Module):
+    """The core for fixed modalities and patch size, all pixels valid."""
+
+    def __init__(self, model: AnySat, keys: Sequence[str], patch_size_m: float, dense: str | None) -> None:
+        super().__init__()
+        self.model, self.keys, self.patch_size_m, self.dense = model, tuple(keys), patch_size_m, dense
+
+    def forward(self, values: dict[str, Tensor], days: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Tile, patch and, when asked for, dense embeddings of standardised values."""
+        inputs = {key: PixelInput(values[key], days.get(key)) for key in self.keys}
+        found = self.model.core(inputs, self.patch_size_m, self.dense)
+        return (found.tile, found.patch) if found.dense is None else (found.tile, found.patch, found.dense)
+
+
+def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: str | None = None) -> ExportedProgram:
+    """Export an encoder that takes `({key: values}, {key: days})` and gives (tile, patch[, dense]).
+
+    Values are standardised and all valid; checks, masks and chunks stay in the Python call. Every
+    modality's number of dates, the batch size and the tile's sides are free. A tile has two patches or more
+    a side, a series two dates or more: give a single one twice, which changes nothing.
+
+    Args:
+        model: in eval mode.
+        keys: the modalities the program takes; they must lie in patches.
+        patch_size_m: fixed side of a patch.
+        dense: modality of a dense output, or None.
+
+    Raises:
+        UnknownNameError: the model has no such modality.
+        InputError: the patch does not hold whole sub-patches, or a modality covers the tile.
+    """
+    modalities = [model.config.modality(key) for key in keys]
+    unit_m = patch_unit_m(modalities, model.config.subpatch_order)
+    if any(modality.covers_tile for modality in modalities) or patch_size_m % unit_m:
+        raise InputError(
+            "export",
+            f"modalities that lie in patches of a multiple of {unit_m:g} m",
+            f"{list(keys)}, {patch_size_m:g} m",
+        )
+    batch = Dim("batch", min=1, max=_LARGEST_BATCH)
+    rows, cols = (Dim(name, min=2, max=_MOST_PATCHES_PER_SIDE) for name in ("rows", "cols"))
+    values, days = {}, {}
+    free_values: dict[str, dict[int, object]] = {}
+    free_days: dict[str, dict[int, object]] = {}
+    for modality in modalities:
+        side_px = subpatches_per_side(patch_size_m, modality) * modality.subpatch_px
+        shape = [2, *((3,) if modality.is_temporal else ()), len(modality.bands), 2 * side_px, 3 * side_px]
+        values[modality.key] = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        rank = len(shape)
+        free_values[modality.key] = {0: batch, rank - 2: side_px * rows, rank - 1: side_px * cols}
+        if modality.is_temporal:
+            time = Dim(f"dates_{modality.key}".replace("-", "_"), min=2, max=_MOST_DATES)
+            days[modality.key] = torch.ones(2, 3, device=model.device)
+            free_values[modality.key][1] = time
+            free_days[modality.key] = {0: batch, 1: time}
+    core = CoreModule(model, keys, patch_size_m, dense)
+    return torch.export.export(core, (values, days), dynamic_shapes=(free_values, free_days))

@@ -1,0 +1,233 @@
+"""Observation: what one modality saw of one tile, in source values with units; and the day number.
+
+Observations hold what the provider delivered; standardising happens once, inside the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anysat.errors import InputError, RecordError
+from anysat.modalities import Modality
+
+Dates = NDArray[np.datetime64]
+
+_CONVERSIONS: dict[tuple[str, str], Any] = {
+    ("linear", "dB"): lambda power: 10.0 * np.log10(np.where(power > 0, power, np.nan)),
+    ("dB", "linear"): lambda decibel: 10.0 ** (decibel / 10.0),
+    ("reflectance", "reflectance_1e4"): lambda value: value * 1e4,
+    ("reflectance_1e4", "reflectance"): lambda value: value / 1e4,
+}
+_RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
+
+
+def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.float32]:
+    """The model's day number of each date; the only place where one is made.
+
+    `day_of_year` counts from 1 on 1 January, so series over several years wrap, as in most of the
+    published loaders; `days_since YYYY-MM-DD` counts on from 0 at that date (published PASTIS).
+
+    Examples:
+        >>> day_numbers(np.array(["2020-01-01", "2021-02-01"], "datetime64[D]")).tolist()
+        [1.0, 32.0]
+    """
+    dates = dates.astype("datetime64[D]")
+    kind, *since = convention.split()
+    if kind == "day_of_year" and not since:
+        start = dates.astype("datetime64[Y]").astype("datetime64[D]")
+        return ((dates - start).astype(np.int64) + 1).astype(np.float32)
+    try:
+        origin = np.datetime64(since[0], "D") if kind == "days_since" and len(since) == 1 else None
+    except ValueError:
+        origin = None
+    if origin is None:
+        raise RecordError("day convention", convention, "'day_of_year' or 'days_since YYYY-MM-DD'")
+    return (dates - origin).astype(np.int64).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Observation:
+    """Source values of one modality over one tile; build it with `Observation.of`."""
+
+    modality: Modality
+    values: NDArray[np.float32]
+    """(band row col), or (time band row col) for a series; bands in the modality's order."""
+    valid: NDArray[np.bool_]
+    """Same shape, True where the value is real; elsewhere `values` is 0."""
+    units: tuple[str, ...]
+    """Unit of each band."""
+    dates: Dates | None = None
+    """Date of each time step; None for an image."""
+
+    @classmethod
+    def of(
+        cls,
+        modality: Modality,
+        values: ArrayLike,
+        *,
+        bands: Sequence[str] | None = None,
+        units: str | Sequence[str] | None = None,
+        dates: Any = None,
+        valid: ArrayLike | None = None,
+        nodata: float | None = None,
+    ) -> Observation:
+        """Check and order source values.
+
+        Bands are matched by name; those the source lacks become invalid, and a ratio band is made
+        from its parts. NaN, infinity and `nodata` are invalid.
+
+        Args:
+            modality: the stream the values belong to.
+            values: (band row col), or (time band row col) for a series, any real type.
+            bands: names of the bands as stored; None when they are the modality's, in its order.
+            units: one unit, or one per stored band; None for the modality's own.
+            dates: one per time step, anything numpy reads as a date; an image has none.
+            valid: broadcastable to `values`, True where data is real.
+            nodata: source value that means "no data".
+
+        Raises:
+            InputError: wrong rank, lengths, type, dates or an empty series.
+            UnknownNameError: a band or unit the modality does not have.
+
+        Examples:
+            >>> from anysat.modalities import MODALITIES
+            >>> s1 = Observation.of(MODALITIES["s1"], np.ones((2, 2, 4, 4)), bands=["VV", "VH"],
+            ...                     units="linear", dates=["2020-01-01", "2020-01-13"])
+            >>> s1.values.shape, s1.units
+            ((2, 3, 4, 4), ('linear', 'linear', 'ratio'))
+        """
+        array = _as_array(modality, values)
+        if modality.is_temporal:
+            dates = _as_dates(modality, dates, len(array))
+        elif dates is not None:
+            raise InputError(f"{modality.key} dates", "none: it is a single image", f"{np.size(dates)} dates")
+        names = _stored_bands(modality, array.shape[-3], bands)
+        unit_of = _stored_units(modality, names, units)
+        seen = np.isfinite(array)
+        if nodata is not None and np.isfinite(nodata):
+            seen &= array != nodata
+        if valid is not None:
+            try:
+                seen &= np.broadcast_to(np.asarray(valid, dtype=bool), array.shape)
+            except ValueError:
+                raise InputError(
+                    f"{modality.key} valid mask", f"a shape that broadcasts to {array.shape}", np.shape(valid)
+                ) from None
+        array = np.where(seen, array, 0).astype(np.float32)
+        array, seen, units_out = _in_model_order(modality, array, seen, names, unit_of)
+        return cls(modality=modality, values=array, valid=seen, units=units_out, dates=dates)
+
+    def in_units(self, units: str | Sequence[str]) -> Observation:
+        """The same observation with its bands in other units; a ratio band stays as it is.
+
+        Raises:
+            InputError: there is no conversion between a band's unit and the one asked for.
+        """
+        wanted = [units] * len(self.units) if isinstance(units, str) else list(units)
+        values, valid, units_out = self.values.copy(), self.valid.copy(), list(self.units)
+        for index, (band, source, target) in enumerate(zip(self.modality.bands, self.units, wanted, strict=True)):
+            if source == target or band.ratio_of is not None:
+                continue
+            if (source, target) not in _CONVERSIONS:
+                raise InputError(
+                    f"{self.modality.key} band {band.name}", f"a unit that converts to {target!r}", repr(source)
+                )
+            with np.errstate(over="ignore"):
+                converted = _CONVERSIONS[source, target](values[..., index, :, :])
+            valid[..., index, :, :] &= np.isfinite(converted)
+            values[..., index, :, :] = np.where(valid[..., index, :, :], converted, 0)
+            units_out[index] = target
+        return replace(self, values=values, valid=valid, units=tuple(units_out))
+
+    @property
+    def shape_px(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.values.shape[-2], self.values.shape[-1]
+
+    def __repr__(self) -> str:
+        dated = f", {len(self.dates)} dates {self.dates.min()}..{self.dates.max()}" if self.dates is not None else ""
+        rows, cols = self.shape_px
+        return f"Observation({self.modality.key}, {rows} x {cols} px{dated}, {self.valid.mean():.0%} valid)"
+
+
+def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(values)
+    axes = "(time band row col)" if modality.is_temporal else "(band row col)"
+    if array.ndim != (4 if modality.is_temporal else 3):
+        raise InputError(modality.key, f"{axes}, rank {4 if modality.is_temporal else 3}", f"shape {array.shape}")
+    if array.dtype.kind not in "fiu":
+        raise InputError(modality.key, "real numbers", f"type {array.dtype}")
+    if 0 in array.shape:
+        raise InputError(modality.key, f"at least one of each axis {axes}", f"shape {array.shape}")
+    return array
+
+
+def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
+    where = f"{modality.key} dates"
+    if dates is None:
+        raise InputError(where, f"{num_times} dates, one per time step", "none", "pass dates=[...]")
+    try:
+        made = np.array(dates, dtype="datetime64[D]")
+    except (ValueError, TypeError) as error:
+        raise InputError(where, "dates such as 2020-06-01", error) from None
+    if made.shape != (num_times,):
+        raise InputError(where, f"{num_times} dates, one per time step", f"shape {made.shape}")
+    if np.isnat(made).any():
+        raise InputError(where, "a date at every time step", f"no date at step {int(np.isnat(made).argmax())}")
+    return made
+
+
+def _stored_bands(modality: Modality, num_bands: int, bands: Sequence[str] | None) -> list[int]:
+    """Model index of each stored band."""
+    if bands is None:
+        measured = [i for i, band in enumerate(modality.bands) if band.ratio_of is None]
+        if num_bands == len(modality.bands):
+            return list(range(num_bands))
+        if num_bands == len(measured):
+            return measured
+        names = ", ".join(modality.band_names)
+        raise InputError(
+            modality.key, f"{len(modality.bands)} bands ({names})", num_bands, "name them with bands=[...]"
+        )
+    if len(bands) != num_bands:
+        raise InputError(
+            f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {list(bands)}"
+        )
+    indices = [modality.find_band(name) for name in bands]
+    if len(set(indices)) < len(indices):
+        raise InputError(f"{modality.key} bands", "each band once", list(bands))
+    return indices
+
+
+def _stored_units(modality: Modality, indices: list[int], units: str | Sequence[str] | None) -> dict[int, str]:
+    own = {i: modality.bands[i].unit for i in indices}
+    if units is None:
+        return own
+    if not isinstance(units, str) and len(units) != len(indices):
+        raise InputError(f"{modality.key} units", f"one unit, or {len(indices)}, one per stored band", list(units))
+    given = [units] * len(indices) if isinstance(units, str) else list(units)
+    for index, unit in zip(indices, given, strict=True):
+        if not (isinstance(units, str) and modality.bands[index].ratio_of is not None):
+            own[index] = replace(modality.bands[index], unit=unit).unit  # the record refuses unknown units
+    return own
+
+
+def _in_model_order(
+    modality: Modality, array: NDArray[np.float32], seen: NDArray[np.bool_], indices: list[int], units: dict[int, str]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[str, ...]]:
+    shape = (*array.shape[:-3], len(modality.bands), *array.shape[-2:])
+    values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    values[..., indices, :, :], valid[..., indices, :, :] = array, seen
+    for index, band in enumerate(modality.bands):
+        if band.ratio_of is not None and index not in indices:
+            above, below = (modality.find_band(name) for name in band.ratio_of)
+            ratio = values[..., above, :, :] / (values[..., below, :, :] + _RATIO_EPS)
+            both = valid[..., above, :, :] & valid[..., below, :, :]
+            values[..., index, :, :] = np.where(both, ratio.clip(-_RATIO_LIMIT, _RATIO_LIMIT), 0)
+            valid[..., index, :, :] = both
+    return values, valid, tuple(units.get(i, band.unit) for i, band in enumerate(modality.bands))

@@ -1,0 +1,200 @@
+"""Pictures of observations and embeddings: colour composites, PCA colours, one figure per tile.
+
+For looking at, not for measuring: every picture is stretched. Invalid places are white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Embeddings, Tile
+from anysat.errors import InputError
+from anysat.observation import Observation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STRETCH_PERCENT = (2.0, 98.0)
+"""Percentiles of a band, or of a principal component, that become black and full colour."""
+_WHITE, _PANEL_INCHES = 255, 3.2
+
+
+@dataclass(frozen=True, eq=False)
+class PcaBasis:
+    """Three directions in embedding space and the stretch that turns them into red, green and blue."""
+
+    mean: NDArray[np.float64]
+    """(dim)"""
+    directions: NDArray[np.float64]
+    """(3 dim), unit vectors of falling variance; zeros where the vectors vary in fewer directions."""
+    low: NDArray[np.float64]
+    """(3), component that becomes 0."""
+    high: NDArray[np.float64]
+    """(3), component that becomes 255."""
+
+
+def quicklook(observation: Observation) -> NDArray[np.uint8]:
+    """A colour composite (row col 3) of one observation, invalid pixels white.
+
+    Optical: red, green and blue by name, else the first bands. Radar: the first two bands in dB and
+    their difference. A series is reduced to the median over its valid dates.
+
+    >>> from anysat.modalities import MODALITIES
+    >>> s1 = np.random.default_rng(0).normal(-10, 2, (1, 2, 4, 5))
+    >>> quicklook(Observation.of(MODALITIES["s1"], s1, dates=["2020-06-01"])).shape
+    (4, 5, 3)
+    """
+    make = _radar_channels if observation.modality.is_radar else _optical_channels
+    channels, valid = make(observation)
+    if observation.modality.is_temporal:
+        channels = _median_over_dates(channels, valid)
+    else:
+        channels = np.where(valid, channels, np.nan)
+    image = np.moveaxis(channels, 0, -1)
+    seen = image[np.isfinite(image).all(-1)]
+    low, high = _percentiles(seen)
+    return _stretched(image, low, high)
+
+
+def fit_pca(vectors: Sequence[NDArray[np.floating]]) -> PcaBasis:
+    """The basis of all finite vectors of some arrays (… dim), to give them comparable colours.
+
+    Each direction's largest entry is positive, so that the same vectors give the same colours.
+
+    Raises:
+        InputError: no array, or arrays of different dims.
+    """
+    dims = sorted({array.shape[-1] for array in vectors})
+    if len(dims) != 1:
+        raise InputError("vectors for a PCA", "arrays with one and the same last axis", f"dims {dims}")
+    dim = dims[0]
+    count = max(1, sum(len(_finite(array)) for array in vectors))
+    mean = np.sum([_finite(array).sum(0, dtype=np.float64) for array in vectors], axis=0) / count
+    covariance = np.zeros((dim, dim))
+    for array in vectors:
+        centred = (_finite(array) - mean).astype(np.float32)
+        covariance += centred.T @ centred
+    variances, columns = np.linalg.eigh(covariance / count)
+    directions = np.zeros((3, dim))
+    found = columns[:, ::-1].T[:3] * (variances[::-1][:3, None] > 0)
+    signs = np.sign(np.take_along_axis(found, np.abs(found).argmax(1)[:, None], axis=1))
+    directions[: len(found)] = found * signs
+    low, high = _percentiles(np.concatenate([(_finite(array) - mean) @ directions.T for array in vectors]))
+    return PcaBasis(mean, directions, low, high)
+
+
+def pca_rgb(vectors: NDArray[np.floating], basis: PcaBasis) -> NDArray[np.uint8]:
+    """Colours (row col 3) of vectors (row col dim): three principal components; NaN vectors are white."""
+    return _stretched((vectors - basis.mean) @ basis.directions.T, basis.low, basis.high)
+
+
+def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
+    """One row: every modality of a tile, then PCA colours of its patch and dense embeddings.
+
+    The embeddings' first tile is shown, north up, axes in metres. Each PCA has its own basis, so
+    colours compare within a panel only.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = embeddings.grid
+    ground = (grid.height_m, grid.width_m)
+    panels = [
+        (_name(observation), quicklook(observation), _extent_m(observation))
+        for observation in tile.observations.values()
+    ]
+    patch = embeddings.patch[0].detach().float().cpu().numpy()
+    panels.append((f"patch embeddings\n{grid.patch_size_m:g} m, PCA", pca_rgb(patch, fit_pca([patch])), ground))
+    if embeddings.dense is not None:
+        dense = embeddings.dense[0].detach().float().cpu().numpy()
+        of = f" of {embeddings.dense_modality.key}" if embeddings.dense_modality is not None else ""
+        panels.append((f"dense embeddings\nsub-patches{of}, PCA", pca_rgb(dense, fit_pca([dense])), ground))
+    height = _PANEL_INCHES * min(2.0, max(0.35, grid.height_m / grid.width_m)) + 1.3
+    figure = Figure(figsize=(_PANEL_INCHES * len(panels), height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, (name, image, extent_m) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, name, image, extent_m)
+    return figure
+
+
+def _draw(axes: Axes, name: str, image: NDArray[np.uint8], extent_m: tuple[float, float]) -> None:
+    height_m, width_m = extent_m
+    axes.imshow(image, extent=(0, width_m, 0, height_m), origin="upper", interpolation="nearest")
+    axes.set_title(name, fontsize="medium")
+    axes.set_xlabel("east (m)")
+    axes.set_ylabel("north (m)")
+
+
+def _name(observation: Observation) -> str:
+    if observation.dates is None:
+        return f"{observation.modality.key}\nimage"
+    first, last = observation.dates.min(), observation.dates.max()
+    count = len(observation.dates)
+    return f"{observation.modality.key}\n" + (str(first) if count == 1 else f"{count} dates, {first} to {last}")
+
+
+def _extent_m(observation: Observation) -> tuple[float, float]:
+    rows, cols = observation.shape_px
+    return rows * observation.modality.gsd_m, cols * observation.modality.gsd_m
+
+
+def _optical_channels(observation: Observation) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    axes = tuple(axis for axis in range(observation.valid.ndim) if axis != observation.valid.ndim - 3)
+    seen = np.flatnonzero(observation.valid.any(axis=axes)).tolist() or [0]
+    named = {observation.modality.bands[index].common_name: index for index in seen}
+    wanted = [named[name] for name in ("red", "green", "blue") if name in named]
+    indices = wanted if len(wanted) == 3 else [*seen, seen[-1], seen[-1]][:3]
+    return observation.values[..., indices, :, :], observation.valid[..., indices, :, :]
+
+
+def _radar_channels(observation: Observation) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    first, second = 0, min(1, len(observation.modality.bands) - 1)
+    valid = observation.valid[..., [first, second, second], :, :].copy()
+    values = observation.values[..., [first, second, second], :, :].copy()
+    if observation.units[0] != "dB":
+        valid &= values > 0
+        values = 10 * np.log10(np.where(valid, values, 1))
+    if first != second:
+        valid[..., 2, :, :] &= valid[..., 0, :, :]
+        values[..., 2, :, :] = values[..., 0, :, :] - values[..., 1, :, :]
+    return values, valid
+
+
+def _median_over_dates(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Median over the first axis of the valid values, NaN where there is none."""
+    ordered = np.sort(np.where(valid, values, np.inf), axis=0)
+    count = valid.sum(axis=0, keepdims=True)
+    below, above = (
+        np.take_along_axis(ordered, place.clip(0, len(ordered) - 1), axis=0)[0]
+        for place in ((count - 1) // 2, count // 2)
+    )
+    return np.where(count[0] > 0, (below + above) / 2, np.nan)
+
+
+def _finite(array: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The finite vectors of an array, (vector dim)."""
+    flat = array.reshape(-1, array.shape[-1])
+    return flat[np.isfinite(flat).all(-1)]
+
+
+def _percentiles(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the stretch of each column; 0 and 1 where there is nothing."""
+    if not len(values):
+        return np.zeros(3), np.ones(3)
+    low, high = np.percentile(values.astype(np.float64), STRETCH_PERCENT, axis=0)
+    return low, high
+
+
+def _stretched(image: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Low to high becomes 0 to 255; a band without spread is mid-grey; a pixel that is not finite is white."""
+    spread = high - low
+    scaled = np.where(spread > 0, (image - low) / np.where(spread > 0, spread, 1), 0.5)
+    seen = np.isfinite(image).all(-1, keepdims=True)
+    return np.where(seen, np.rint(255 * scaled.clip(0, 1)), _WHITE).astype(np.uint8)

@@ -1,0 +1,128 @@
+"""The public names, the command line, and a stranger's modality: changing what is frozen here is a visible act."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import anysat
+from anysat.cli import COMMANDS, main, make_parser
+from anysat.modalities import read_modalities
+from anysat.model import checkpoint
+from anysat.model.config import ModelConfig
+from builders import random_input, random_model
+
+PUBLIC = [
+    "AnySat", "AnySatError", "Band", "Batch", "Embeddings", "MODALITIES", "Modality", "ModelConfig", "Normaliser",
+    "Observation", "PatchGrid", "Tile", "__version__", "load", "read_modalities",
+]  # fmt: skip
+
+OPTIONS = {
+    "embed": {
+        "inputs",
+        "out",
+        "patch_size_m",
+        "dense",
+        "weights",
+        "statistics",
+        "units",
+        "modalities",
+        "device",
+        "overwrite",
+    },
+    "weights convert": {"source", "out", "statistics", "fusion_attention"},
+    "weights inspect": {"source"},
+    "sensors": {"modalities"},
+    "demo": {"out", "weights", "patch_sizes_m"},
+}
+
+
+def test_public_names_are_the_ones_on_record():
+    assert sorted(anysat.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(anysat, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Encoder'; it has AnySat"):
+        anysat.Encoder  # noqa: B018
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_line_options_are_the_ones_on_record(command):
+    from importlib import import_module
+
+    module, config, _ = COMMANDS[command]
+    parser = make_parser(command, getattr(import_module(module), config))
+    found = {action.dest for action in parser._actions} - {"help", "config", "print_config"}
+    assert found == OPTIONS[command]
+
+
+def run(*words):
+    return subprocess.run([sys.executable, "-m", "anysat.cli", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_needs_no_torch_and_no_extra(command):
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'xarray', 'rasterio', 'matplotlib', 'zarr', 'h5py']));"
+        "from anysat.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", script, *command.split(), "--help"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-800:]
+    assert "usage: anysat" in done.stdout
+    assert "_" not in " ".join(word for word in done.stdout.split() if word.startswith("--"))
+
+
+def test_mistakes_in_a_call_exit_with_2_and_one_line(capsys, tmp_path):
+    assert main(["weights", "inspect", str(tmp_path / "none.pth")]) == 2
+    assert "none.pth: no such file or folder" in capsys.readouterr().err
+    assert main(["wieghts"]) == 2
+    assert "unknown command 'wieghts'" in capsys.readouterr().err
+    assert main(["weights", "convert", str(tmp_path / "a.pth"), "--out", "b.pth"]) == 2
+    assert "--out: expected a file ending in .safetensors" in capsys.readouterr().err
+
+
+def test_overview_lists_every_command_and_version_prints(capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == anysat.__version__
+
+
+def test_sensors_lists_shipped_and_own_records(capsys, tmp_path):
+    (tmp_path / "drone.yaml").write_text("{key: drone, sensor: x, bands: [R], gsd_m: 0.5, is_temporal: false}")
+    assert main(["sensors", "--modalities", str(tmp_path / "drone.yaml")]) == 0
+    listed = capsys.readouterr().out
+    assert all(key in listed for key in (*anysat.MODALITIES, "drone"))
+
+
+def test_convert_writes_a_file_that_loads_and_inspect_describes_it(capsys, tmp_path):
+    config = ModelConfig(dim=64, depth=1, num_heads=2)
+    checkpoint.save(random_model(config), tmp_path / "a.safetensors")
+    out = tmp_path / "b.safetensors"
+    words = ["weights", "convert", str(tmp_path / "a.safetensors"), "--out", str(out), "--statistics", "treesatai_ts"]
+    assert main([*words, "--fusion-attention", "within_token"]) == 0
+    loaded = anysat.load(out)
+    assert loaded.config.fusion_attention == "within_token"
+    assert loaded.normaliser == anysat.Normaliser.preset("treesatai_ts")
+    assert main(["weights", "inspect", str(out)]) == 0
+    told = capsys.readouterr().out
+    for fact in ("within_token", "treesatai_ts", "293", "s1-asc"):
+        assert fact in told
+
+
+def test_a_strangers_modality_works_without_touching_the_package(tmp_path):
+    (tmp_path / "thermal.yaml").write_text(
+        "{key: thermal, sensor: my plane, bands: [{name: T, unit: K}], gsd_m: 5, is_temporal: true, normalises_over_dates: true}"
+    )
+    modalities = {**anysat.MODALITIES, **{m.key: m for m in read_modalities(tmp_path / "thermal.yaml")}}
+    config = ModelConfig(dim=64, depth=1, num_heads=2).with_modalities(modalities["thermal"])
+    model = random_model(config)
+    x = random_input(("thermal", "s2", "aerial"), modalities=modalities)
+    assert model(x, 20, "dense", "thermal").shape == (2, 12, 12, 128)
+    checkpoint.save(model, tmp_path / "thermal.safetensors")
+    with torch.no_grad():
+        assert torch.equal(anysat.load(tmp_path / "thermal.safetensors")(x, 20, "all"), model(x, 20, "all"))

@@ -1,0 +1,58 @@
+"""The core exports with free batch, dates and size, in a process without the test suite's shape checks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anysat.errors import InputError
+from anysat.model.export import export
+from builders import random_input, random_model
+
+SCRIPT = """
+import sys, io, torch
+from builders import random_input, random_model
+from anysat.model.export import export
+keys, dense, patch = sys.argv[1].split(","), sys.argv[2] or None, float(sys.argv[3])
+model = random_model(modalities=[m for m in random_model().config.modalities if m.key in keys])
+buffer = io.BytesIO()
+torch.export.save(export(model, keys, patch, dense=dense), buffer)
+buffer.seek(0)
+program = torch.export.load(buffer).module()
+for batch, times, height, width in ((3, 5, 120.0, 180.0), (1, 2, 240.0, 120.0)):
+    x = random_input(keys, side_m=height, width_m=width, batch=batch, times=times)
+    days = {k: x[k + "_dates"].float() for k in keys if k + "_dates" in x}
+    found = program({k: x[k] for k in keys}, days)
+    outputs = ["tile", "patch"] + ["dense"] * bool(dense)
+    for name, tensor in zip(outputs, found, strict=True):
+        expected = model(x, patch, name, dense if name == "dense" else None)
+        assert tensor.shape == expected.shape, (name, tensor.shape, expected.shape)
+        assert torch.allclose(tensor, expected, atol=1e-5), name
+print("same")
+"""
+
+
+@pytest.mark.parametrize(("keys", "dense", "patch"), [("s2", "s2", 20), ("spot,s2,l7", "", 60)])
+def test_the_exported_core_gives_the_same_numbers_at_other_batch_dates_and_sizes(keys, dense, patch):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, keys, dense, str(patch)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("same"), done.stderr[-2000:]
+
+
+def test_what_cannot_be_exported_is_refused():
+    model = random_model()
+    with pytest.raises(InputError, match="modalities that lie in patches of a multiple of 30 m, got .*'l7'.*, 20 m"):
+        export(model, ["s2", "l7"], 20)
+    with pytest.raises(InputError, match="lie in patches"):
+        export(model, ["modis"], 250)
+
+
+def test_state_dicts_survive_a_round_trip():
+    model, other = random_model(), random_model(depth=2)
+    other.load_state_dict(model.state_dict())
+    other.load_published_state_dict(model.published_state_dict())
+    x = random_input(("s2",))
+    assert (model(x, 20, "tile") == other(x, 20, "tile")).all()
