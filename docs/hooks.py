@@ -16,7 +16,8 @@ def modalities_table() -> str:
     for m in MODALITIES.values():
         kind = f"{'radar' if m.is_radar else 'optical'} {'series' if m.is_temporal else 'image'}"
         context = ", context of the tile" if m.covers_tile else ""
-        bands = ", ".join(f"{b.name} ({b.unit})" for b in m.bands)
+        units = dict.fromkeys(m.units)
+        bands = "; ".join(f"{' '.join(b.name for b in m.bands if b.unit == unit)} ({unit})" for unit in units)
         released = "no" if m.key in NOT_RELEASED else "yes"
         rows.append(
             f"| `{m.key}` | {m.sensor} | {bands} | {m.gsd_m:g} m | {m.subpatch_m:g} m | {kind}{context} | {released} |"

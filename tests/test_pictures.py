@@ -152,7 +152,7 @@ def test_figure_shows_images_and_series_of_a_rectangular_tile_in_metres() -> Non
         observations={"s2": _series("s2", 6, 9), "s1": _series("s1", 6, 9), "aerial": _image("aerial", 300, 450)}
     )
     batch = Batch.of([tile])
-    model = AnySat(ModelConfig(dim=32, depth=1, num_heads=2), normaliser=Normaliser.from_batch(batch)).eval()
+    model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2), normaliser=Normaliser.from_batch(batch)).eval()
     with torch.no_grad():
         figure = tile_figure(tile, model.encode(batch, 30, dense="aerial"), "a tile")
     figure.canvas.draw()

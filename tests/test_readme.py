@@ -1,0 +1,68 @@
+"""The README is true: its tree is the tree on disk, its targets exist, its commands run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import random_model
+
+from anysat.cli import main
+from anysat.model import checkpoint
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+
+
+def test_the_tree_is_the_tree_on_disk():
+    block = README.split("src/anysat/\n")[1].split("```")[0]
+    written = {line.split()[0].rstrip("/") for line in block.splitlines() if line.strip()}
+    source = ROOT / "src" / "anysat"
+    on_disk = {p.name for p in source.iterdir() if p.name not in ("py.typed", "__pycache__")}
+    assert written == on_disk
+
+
+def test_every_command_is_one_that_runs_somewhere():
+    """`make` targets run in .ci/run or are this suite; the installation is what make does; the rest runs below."""
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    for command in COMMANDS:
+        if command.startswith("make "):
+            target = command.split()[1]
+            assert f"\n{target}:" in makefile
+            assert f"make {target}" in ci
+        else:
+            assert command.startswith(("anysat embed", "pip install -e '.[geo]'")), command
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("anysat ")])
+def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monkeypatch):
+    rasterio = pytest.importorskip("rasterio")
+    xarray = pytest.importorskip("xarray")
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    with rasterio.open(
+        "photo.tif", "w", driver="GTiff", width=300, height=300, count=4, dtype="uint8", crs="EPSG:32632",
+        transform=rasterio.transform.from_origin(500000, 5500060, 0.2, 0.2),
+    ) as file:  # fmt: skip
+        file.write(generator.integers(1, 255, (4, 300, 300), dtype=np.uint8))
+    cube = xarray.DataArray(
+        generator.uniform(0, 4000, (3, 10, 6, 6)).astype("float32"),
+        dims=("time", "band", "y", "x"),
+        coords={
+            "time": np.array(["2024-03-01", "2024-06-01", "2024-09-01"], "datetime64[ns]"),
+            "band": ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
+            "y": 5500055.0 - 10 * np.arange(6),
+            "x": 500005.0 + 10 * np.arange(6),
+        },
+        name="s2",
+    )
+    import rioxarray  # noqa: F401
+
+    cube.rio.write_crs("EPSG:32632").to_netcdf("series.nc", engine="h5netcdf")
+    model = random_model(dim=64, depth=1, num_heads=2)
+    checkpoint.save(model, "model.safetensors")
+    assert main(shlex.split(command)[1:]) == 0
+    for name in ("tile.zarr", "tile.tif", "tile_dense.tif", "tile.png"):
+        assert (tmp_path / name).exists(), name
