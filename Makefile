@@ -28,7 +28,7 @@ DEMO_OUT ?= demo
 
 demo: .venv/.demo  ## embed real Sentinel-1 + Sentinel-2 patches and write one HTML page
 	@echo "-- embedding"
-	@$(BIN)/anysat demo --out $(DEMO_OUT) $(if $(WEIGHTS),--weights $(WEIGHTS))
+	@$(BIN)/anysat demo --out "$(DEMO_OUT)" $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: .venv/.dev  ## the whole suite
 	@echo "-- testing"

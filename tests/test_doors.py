@@ -34,7 +34,7 @@ OPTIONS = {
     "weights convert": {"source", "out", "statistics", "fusion_attention"},
     "weights inspect": {"source"},
     "sensors": {"modalities"},
-    "demo": {"out", "weights", "patch_sizes_m"},
+    "demo": {"out", "weights", "patch_sizes_m", "crop_m"},
 }
 
 

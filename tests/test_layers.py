@@ -169,3 +169,16 @@ def test_series_projector_sees_each_pixel_by_itself():
     before, after = (projector(projector.cut(s, num_sub=4), days, None)[0].view(4, 4, -1) for s in (series, changed))
     moved = (before - after).abs().amax(-1) > 1e-6
     assert moved.nonzero().tolist() == [[1, 2]]
+
+
+def test_an_invalid_subpatch_leaves_the_spatial_attention():
+    spatial = random_model().spatial
+    tokens = torch.randn(2, 9, 128)
+    coordinates = raster_coordinates(3, 3)
+    code, bucket = sincos_code(coordinates, 10.0, 128), distance_buckets(coordinates, 1)
+    keep = torch.tensor([0, 1, 2, 4, 5, 7])
+    valid = torch.zeros(2, 9, dtype=torch.bool)
+    valid[:, keep] = True
+    with_skip = torch.cat([torch.zeros(1, dtype=torch.long), keep + 1])
+    expected, _ = spatial(tokens[:, keep], None, code[keep], bucket[with_skip][:, with_skip])
+    assert torch.allclose(spatial(tokens, valid, code, bucket)[0], expected, atol=2e-6)

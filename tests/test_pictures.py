@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from anysat.batch import Batch, Embeddings, Tile
-from anysat.observation import Observation
 from anysat.errors import InputError
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
+from anysat.observation import Observation
 from anysat.patches import PatchGrid
 from anysat.pictures import fit_pca, pca_rgb, quicklook, tile_figure
 

@@ -1,24 +1,98 @@
-"""Tile-sized inputs to georeferenced embeddings."""
+"""The main job on real imagery: six Sentinel-1 and Sentinel-2 pairs to embeddings, shown on one HTML page."""
 
 from __future__ import annotations
 
+import shlex
+import tempfile
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from anysat.errors import RecordError, WriteError
+
+PAGE = "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Embed co-located files of any sensors: georeferenced patch and dense embeddings."""
+    """Embed six real Sentinel-1 and Sentinel-2 pairs and write one HTML page about it."""
 
-    inputs: list[str] = field(
-        metadata={
-            "positional": "MODALITY=PATH",
-            "help": "Inputs: a modality key and its file or folder, such as s2=cube.nc s1=radar/ aerial=photo.tif.",
-        }
-    )
-    out: str
-    """Output."""
+    out: str = "demo"
+    """Folder for the page, index.html."""
+    weights: str | None = None
+    """Weight file, folder or hub id. Without it: the published ones if the hub answers, else an untrained model."""
+    patch_sizes_m: list[float] = field(default_factory=lambda: [40.0, 120.0])
+    """Patch sizes in metres, such as [40,120]; dense embeddings are made with the smallest."""
+    crop_m: float | None = None
+    """Side of the square taken from the middle of each pair, in metres. None takes all of it, 1200 m, or 600 m when a
+    large model runs without a GPU."""
+
+    def __post_init__(self) -> None:
+        if not self.patch_sizes_m:
+            raise RecordError("--patch-sizes-m", self.patch_sizes_m, "one size or more, such as [40,120]")
+        if self.crop_m is not None and not (10 <= self.crop_m <= 1200 and self.crop_m % 10 == 0):
+            raise RecordError("--crop-m", self.crop_m, "a multiple of 10 m up to 1200 m")
+
+    @property
+    def command(self) -> str:
+        """The words that run this again."""
+        words = ["anysat", "demo", "--out", self.out]
+        words += ["--weights", self.weights] if self.weights is not None else []
+        words += ["--patch-sizes-m", "[" + ",".join(f"{size:g}" for size in self.patch_sizes_m) + "]"]
+        words += ["--crop-m", f"{self.crop_m:g}"] if self.crop_m is not None else []
+        return shlex.join(words)
 
 
 def demo(config: DemoConfig) -> str:
-    """Embed."""
-    return str(config)
+    """Run the demo; returns where the page is and what it shows.
+
+    Raises:
+        WriteError: the folder cannot be written to.
+        SourceError: the package with the imagery is not installed, or its imagery cannot be read.
+        MissingFileError, WeightsError, PatchSizeError: the weights or a patch size do not fit.
+    """
+    out = _make_folder(Path(config.out))
+    from anysat.workflows.demo_data import crop, find_archives, read_pairs
+    from anysat.workflows.demo_page import render
+    from anysat.workflows.demo_steps import affordable_m, choose_model, embed_pairs, make_report, statistics_of
+
+    started = time.perf_counter()
+    archives = find_archives()
+    chosen = choose_model(config.weights)
+    loaded = time.perf_counter()
+    pairs = read_pairs(archives)
+    crop_m = config.crop_m or affordable_m(chosen.model)
+    if crop_m is not None:
+        pairs = [crop(pair, crop_m) for pair in pairs]
+    chosen.model.normaliser = statistics_of(pairs)
+    timings = [
+        ("model made or loaded", f"{loaded - started:.1f} s"),
+        (f"{len(pairs)} pairs unpacked, read and resampled", f"{time.perf_counter() - loaded:.1f} s"),
+    ]
+    results = embed_pairs(chosen.model, pairs, sorted(set(config.patch_sizes_m)))
+    page = out / PAGE
+    _write(page, render(make_report(chosen, pairs, results, timings, config.command)))
+    sizes = " and ".join(f"{result.patch_size_m:g} m" for result in results)
+    took = f"{time.perf_counter() - started:.0f} s"
+    return f"{chosen.story}\n{len(pairs)} pairs embedded at patches of {sizes} in {took}.\nOpen {page}"
+
+
+def _make_folder(folder: Path) -> Path:
+    """Make the folder and see that it takes a file, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    return folder
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file that appears whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            unfinished = Path(folder) / path.name
+            unfinished.write_text(content, encoding="utf-8")
+            unfinished.replace(path)
+    except OSError as error:
+        raise WriteError(path, error) from error

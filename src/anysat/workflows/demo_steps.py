@@ -1,0 +1,319 @@
+"""The steps of the demo: weights, embeddings, colours, neighbours, and the report its page is made from."""
+
+from __future__ import annotations
+
+import math
+import platform
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import rasterio
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import anysat
+from anysat.batch import Batch
+from anysat.errors import WeightsError
+from anysat.model.checkpoint import PUBLISHED_FILE, PUBLISHED_REPO, load
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.normalise import Normaliser
+from anysat.observation import Observation
+from anysat.patches import PatchGrid
+from anysat.pictures import fit_pca, pca_rgb, quicklook
+from anysat.workflows.demo_data import Pair
+from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Report
+
+DENSE = "s2"
+"""Modality whose pixels get a dense embedding."""
+SEED = 0
+"""Of the untrained weights, so that the page is the same every time."""
+HUB_SECONDS = 8
+"""How long the hub may take to answer before the demo goes on without the published weights."""
+LARGE_PARAMETERS, LARGE_CROP_M = 50_000_000, 600.0
+"""Without a GPU, models above this many parameters get the middle of each pair, to stay under three minutes."""
+NUM_NEIGHBOURS = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SizeResult:
+    """Embeddings of all pairs at one patch size."""
+
+    patch_size_m: float
+    tile: NDArray[np.float32]
+    """(pair dim)"""
+    patch: NDArray[np.float32]
+    """(pair patch_row patch_col dim)"""
+    dense: NDArray[np.float32] | None
+    """(pair row col 2*dim)"""
+    seconds: float
+
+    @property
+    def num_patches(self) -> int:
+        """Of all pairs together."""
+        return math.prod(self.patch.shape[:3])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChosenModel:
+    """An encoder, and where its weights come from."""
+
+    model: AnySat
+    story: str
+    """For people to read."""
+    untrained: bool
+
+
+def choose_model(weights: str | None) -> ChosenModel:
+    """The encoder to show: the weights given, else the published ones, else an untrained one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if weights is not None:
+        model = load(weights, device=device)
+        if model.provenance.get("weights") != "untrained":
+            return ChosenModel(model=model, story=f"Weights: {weights}.", untrained=False)
+        story = f"UNTRAINED MODEL: {weights} holds weights that were never trained."
+        return ChosenModel(model=model, story=story, untrained=True)
+    source, problem = _published_within_reach(), "are not within reach"
+    if source is not None:
+        try:
+            model = load(source, device=device)
+            return ChosenModel(model=model, story=f"Published weights {PUBLISHED_REPO}.", untrained=False)
+        except WeightsError as error:
+            problem = f"could not be used ({error})"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = AnySat(ModelConfig.tiny()).to(device).eval()
+    story = (
+        f"UNTRAINED MODEL: the published weights ({PUBLISHED_REPO}) {problem}, so this is the tiny size with random "
+        f"weights (seed {SEED}). Give a weight file with --weights, or WEIGHTS= to make."
+    )
+    return ChosenModel(model=model, story=story, untrained=True)
+
+
+def _published_within_reach() -> str | None:
+    """The cached file of the published weights, or their hub id if the hub answers soon, else None."""
+    cached = try_to_load_from_cache(PUBLISHED_REPO, PUBLISHED_FILE)
+    if isinstance(cached, str):
+        return cached
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(PUBLISHED_REPO, PUBLISHED_FILE), timeout=HUB_SECONDS / 2)
+        except Exception:  # noqa: BLE001 - the hub client raises its own and its HTTP library's errors
+            return
+        answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name lookup cannot be given a time limit
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return PUBLISHED_REPO if answered.is_set() else None
+
+
+def affordable_m(model: AnySat) -> float | None:
+    """Side of the ground that keeps the demo short, or None for all of it."""
+    large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_PARAMETERS
+    return LARGE_CROP_M if large and model.device.type == "cpu" else None
+
+
+def statistics_of(pairs: Sequence[Pair]) -> Normaliser:
+    """Statistics over all pairs together."""
+    return Normaliser.from_batch(Batch.of([pair.tile for pair in pairs]))
+
+
+def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[float]) -> list[SizeResult]:
+    """Embed every pair at every patch size, with dense embeddings at the first; progress goes to stderr."""
+    shapes = {observation.modality: observation.shape_px for observation in pairs[0].tile.observations.values()}
+    for size in patch_sizes_m:
+        PatchGrid.fit(shapes, size, model.config.subpatch_order)  # refuse a size before the first is computed
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for index, size in enumerate(patch_sizes_m):
+            task = progress.add_task(f"patches of {size:g} m", total=len(pairs))
+            results.append(
+                _embed_at(model, pairs, size, DENSE if index == 0 else None, partial(progress.advance, task))
+            )
+    return results
+
+
+def _embed_at(
+    model: AnySat, pairs: Sequence[Pair], size: float, dense: str | None, advance: Callable[[], object]
+) -> SizeResult:
+
+    started = time.perf_counter()
+    found = []
+    for pair in pairs:
+        with torch.inference_mode():
+            found.append(model.encode(Batch.of([pair.tile]), size, dense=dense))
+        advance()
+
+    def stacked(parts: list[torch.Tensor]) -> NDArray[np.float32]:
+        return torch.cat(parts).float().cpu().numpy()
+
+    dense_parts = [made.dense for made in found if made.dense is not None]
+    return SizeResult(
+        patch_size_m=size,
+        tile=stacked([made.tile for made in found]),
+        patch=stacked([made.patch for made in found]),
+        dense=stacked(dense_parts) if dense_parts else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _speed(result: SizeResult) -> str:
+    return (
+        f"{result.seconds:.1f} s for {result.num_patches} patches, "
+        f"{result.num_patches / max(result.seconds, 1e-9):,.0f} patches/s"
+    )
+
+
+def cosine(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine similarity of every row vector with every column vector; NaN vectors give NaN."""
+    left, right = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12) for v in (rows, columns))
+    return left @ right.T
+
+
+def apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What sets each place of each pair (pair row col dim) apart: less the pair's mean and the position's mean.
+
+    A pair's mean holds its dates, a position's mean the code of its place in the tile; without
+    training they outweigh what is on the ground.
+    """
+    of_pair = vectors.mean((1, 2), keepdims=True)
+    of_position = vectors.mean(0, keepdims=True)
+    return vectors - of_pair - of_position + of_pair.mean(0, keepdims=True)
+
+
+def _pair_views(pairs: Sequence[Pair], results: Sequence[SizeResult]) -> list[PairView]:
+    maps: list[tuple[str, list[NDArray[np.uint8]]]] = []
+    dense = results[0].dense
+    if dense is not None:
+        maps += _maps("dense, 10 m", [dense])
+    maps += _maps("patches", [r.patch for r in results], [f", {r.patch_size_m:g} m" for r in results])
+    views = []
+    for index, pair in enumerate(pairs):
+        inputs = [
+            Picture(caption=f"{observation.modality.sensor}, {_dates(observation)}", image=quicklook(observation))
+            for observation in pair.tile.observations.values()
+        ]
+        shown = [Picture(caption=caption, image=images[index]) for caption, images in maps]
+        views.append(
+            PairView(
+                letter=_letter(index),
+                name=pair.tile.id,
+                place=_place(pair),
+                labels=pair.labels,
+                pictures=[*inputs, *shown],
+            )
+        )
+    return views
+
+
+def _maps(
+    name: str, stacks: Sequence[NDArray[np.float32]], suffixes: Sequence[str] = ("",)
+) -> list[tuple[str, list[NDArray[np.uint8]]]]:
+    """Caption and one picture per pair, for each stack (pair row col dim) as it is and set apart; two bases in all."""
+    others = [apart(stack) for stack in stacks]
+    whole, differing = (fit_pca([tile for stack in kind for tile in stack]) for kind in (stacks, others))
+    made = []
+    for stack, other, suffix in zip(stacks, others, suffixes, strict=True):
+        made.append((f"{name}{suffix}: as they are", [pca_rgb(tile, whole) for tile in stack]))
+        made.append((f"{name}{suffix}: set apart", [pca_rgb(tile, differing) for tile in other]))
+    return made
+
+
+def _query_views(pairs: Sequence[Pair], result: SizeResult) -> list[QueryView]:
+    """The middle patch of each pair and its nearest patches in the other pairs."""
+    num_pairs, rows, cols, dim = result.patch.shape
+    centred = apart(result.patch).reshape(-1, dim)
+    images = [quicklook(pair.tile.observations[DENSE]) for pair in pairs]
+
+    def match(place: int, similarity: float | None) -> Match:
+        pair, row, col = (int(i) for i in np.unravel_index(place, (num_pairs, rows, cols)))
+        where = f"{_letter(pair)}, row {row + 1}, column {col + 1}"
+        side_px = images[pair].shape[0] // rows
+        return Match(where=where, image=_crop(images[pair], row, col, side_px), similarity=similarity)
+
+    views = []
+    for pair in range(num_pairs):
+        query = int(np.ravel_multi_index((pair, rows // 2, cols // 2), (num_pairs, rows, cols)))
+        similarity = cosine(centred[query][None], centred)[0]
+        own = np.arange(len(centred)) // (rows * cols) == pair
+        order = np.argsort(-np.where(own | np.isnan(similarity), -np.inf, similarity), kind="stable")
+        nearest = [match(int(place), float(similarity[place])) for place in order[:NUM_NEIGHBOURS]]
+        views.append(QueryView(query=match(query, None), nearest=nearest))
+    return views
+
+
+def _crop(image: NDArray[np.uint8], row: int, col: int, side_px: int) -> NDArray[np.uint8]:
+    """A patch with half a patch of its surroundings on each side, white beyond the tile."""
+    margin = side_px // 2
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+    top, left = row * side_px, col * side_px
+    return padded[top : top + side_px + 2 * margin, left : left + side_px + 2 * margin]
+
+
+def make_report(
+    chosen: ChosenModel,
+    pairs: Sequence[Pair],
+    results: Sequence[SizeResult],
+    timings: Sequence[tuple[str, str]],
+    command: str,
+) -> Report:
+    """Everything the page shows; `timings` are those of the steps before the embedding."""
+    started = time.perf_counter()
+    views, queries = _pair_views(pairs, results), _query_views(pairs, results[-1])
+    return Report(
+        untrained=chosen.untrained,
+        story=chosen.story,
+        patch_sizes_m=[result.patch_size_m for result in results],
+        pairs=views,
+        similarity=cosine(results[0].tile, results[0].tile),
+        queries=queries,
+        facts=_facts(chosen, pairs),
+        timings=[
+            *timings,
+            *((f"embedded at {r.patch_size_m:g} m", _speed(r)) for r in results),
+            ("colours and neighbours", f"{time.perf_counter() - started:.1f} s"),
+        ],
+        command=command,
+    )
+
+
+def _facts(chosen: ChosenModel, pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    model, story = chosen.model, chosen.story
+    rows, cols = pairs[0].tile.observations[DENSE].shape_px
+    shape = model.config
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return [
+        ("model", f"AnySat, {num_parameters / 1e6:.1f} M parameters: dim {shape.dim}, depth {shape.depth}, "
+                  f"{shape.num_heads} heads, one projector for each of {len(shape.modalities)} modalities"),
+        ("weights", story),
+        ("ground", f"{len(pairs)} pairs of {rows * 10} m x {cols * 10} m"
+                   + (" (the middle of 1200 m)" if rows * 10 < 1200 else "")),
+        ("standardised with", f"mean and deviation of each band over these {len(pairs)} pairs together"),
+        ("ran on", f"{model.device.type}, {torch.get_num_threads()} threads, {platform.machine()}, float32"),
+        ("versions", f"anysat {anysat.__version__}, torch {torch.__version__}, numpy {np.__version__}, "
+                     f"rasterio {rasterio.__version__}, Python {platform.python_version()}"),
+    ]  # fmt: skip
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def _place(pair: Pair) -> str:
+    north_south, east_west = "NS"[pair.latitude_deg < 0], "EW"[pair.longitude_deg < 0]
+    return f"{abs(pair.latitude_deg):.2f}° {north_south}, {abs(pair.longitude_deg):.2f}° {east_west}"
+
+
+def _dates(observation: Observation) -> str:
+    return ", ".join(str(date) for date in ([] if observation.dates is None else observation.dates))
