@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from geo_builders import LEFT, SOUTH, TOP, geobox
 
 from anysat.errors import PatchSizeError, SourceError
 from anysat.geo.grid import MAX_PATCHES, Footprint, plan_grid
 from anysat.modalities import MODALITIES as M
+from anysat.patches import patch_unit_m
+from geo_builders import LEFT, ODC_WARNINGS, SOUTH, TOP, geobox
+
+pytestmark = ODC_WARNINGS
 
 
 def footprint(key, box, name=None):
@@ -63,8 +66,8 @@ def test_a_context_modality_covers_the_tile_and_does_not_bound_it():
     grid = plan_grid([footprint("s2", geobox((30, 60))), footprint("modis", modis)], 100)
     assert (grid.patches.height_m, grid.patches.width_m) == (300, 600)
     assert grid.of(M["modis"]).shape == (2, 3)
-    centre = grid.of(M["modis"]).boundingbox
-    assert (centre.left + centre.right) / 2 == LEFT + 300
+    bounds = grid.of(M["modis"]).boundingbox
+    assert ((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2) == (LEFT + 300, TOP - 150)
 
 
 def test_a_context_modality_alone_is_the_tile():
@@ -128,9 +131,15 @@ def test_the_largest_tile_is_taken():
     assert plan_grid([footprint("s2", geobox((64, 64)))], 10).patches.num_patches == MAX_PATCHES
 
 
+def _shape(key):
+    return round(130 / M[key].gsd_m), round(170 / M[key].gsd_m)
+
+
 def test_every_modality_nests_in_the_tile():
     keys = [key for key, modality in M.items() if not modality.covers_tile]
     for key in keys:
-        grid = plan_grid([footprint(key, geobox((900, 600), M[key].gsd_m, LEFT + 0.37, TOP - 0.11))], 30)
+        grid = plan_grid(
+            [footprint(key, geobox(_shape(key), M[key].gsd_m, LEFT + 0.37, TOP - 0.11))], patch_unit_m([M[key]], "cell")
+        )
         sides = np.array(grid.of(M[key]).shape) * M[key].gsd_m
         assert np.allclose(sides, (grid.patches.height_m, grid.patches.width_m)), key

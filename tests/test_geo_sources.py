@@ -3,11 +3,13 @@
 import h5py
 import numpy as np
 import pytest
-from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.sources import InputPath, open_source, parse_units
 from anysat.modalities import MODALITIES as M
+from geo_builders import LEFT, ODC_WARNINGS, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
+
+pytestmark = ODC_WARNINGS
 
 S2_NAMES = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 DATES = ["2020-01-03", "2020-06-30", "2021-02-11"]
@@ -297,6 +299,8 @@ def test_a_raster_without_georeference_is_refused(tmp_path):
 def test_a_cube_without_a_reference_system_is_refused(tmp_path):
     dataset = cube(ramp(1, 10, 4, 5), geobox((4, 5)), DATES[:1], S2_NAMES).drop_vars("spatial_ref")
     dataset["pixels"].encoding.pop("grid_mapping")
+    for axis in "yx":
+        dataset[axis].attrs.clear()
     with pytest.raises(SourceError, match="it has no georeference"):
         opened(f"s2={write_nc(tmp_path / 'c.nc', dataset)}")
 

@@ -1,0 +1,313 @@
+"""The common ground grid: one tile of whole patches inside the ground that all inputs share.
+
+Every modality gets a pixel grid of its own spacing over the same tile, so that sources are read,
+or resampled, once. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import PatchSizeError, SourceError
+from anysat.modalities import Modality
+from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
+
+MAX_PATCHES = 4096
+"""Patches a tile may have: the fusion transformer attends between all of them."""
+MAX_SUBPATCHES = 262_144
+"""Sub-patches of one modality a tile may have."""
+ALIGNED_PX = 0.02
+"""Grids closer than this share of a pixel count as one grid."""
+SCALE_TOLERANCE = 0.03
+"""How far a metre of a map projection may be from a metre on the ground."""
+_SHOWN_SIZES, _EDGE_POINTS = 12, 21
+
+
+class Box(NamedTuple):
+    """Bounds in metres of the tile's reference system."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def __str__(self) -> str:
+        return f"x {self.left:.1f}..{self.right:.1f}, y {self.bottom:.1f}..{self.top:.1f}"
+
+    @property
+    def width_m(self) -> float:
+        """West-east side."""
+        return self.right - self.left
+
+    @property
+    def height_m(self) -> float:
+        """North-south side."""
+        return self.top - self.bottom
+
+    def shared_with(self, other: Box) -> Box:
+        """Intersection; its sides are not positive where there is none."""
+        return Box(
+            max(self.left, other.left),
+            max(self.bottom, other.bottom),
+            min(self.right, other.right),
+            min(self.top, other.top),
+        )
+
+    def joined_with(self, other: Box) -> Box:
+        """Smallest box around both."""
+        return Box(
+            min(self.left, other.left),
+            min(self.bottom, other.bottom),
+            max(self.right, other.right),
+            max(self.top, other.top),
+        )
+
+    def is_empty(self, tolerance_m: float = 0.0) -> bool:
+        """Whether a side is not longer than the tolerance."""
+        return min(self.width_m, self.height_m) <= tolerance_m
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Where one source lies."""
+
+    name: str
+    """Its path, for messages."""
+    modality: Modality
+    geoboxes: tuple[GeoBox, ...]
+    """Pixel grids of its rasters; none when it has no georeference."""
+    shape_px: tuple[int, int] = (0, 0)
+    """Rows and columns of a source without georeference, in pixels of the modality."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGrid:
+    """The tile, its patches and the pixel grid of each modality over it."""
+
+    patches: PatchGrid
+    geobox: GeoBox
+    """One pixel per patch, north-up."""
+    crs_reason: str
+    """Why this reference system."""
+    shared: Box
+    """Ground shared by all inputs, of which the tile is the part that holds whole patches."""
+
+    def of(self, modality: Modality) -> GeoBox:
+        """Pixel grid of a modality over the tile; one that covers the tile is centred on it."""
+        return self._divided(modality.gsd_m, modality.covers_tile)
+
+    def dense(self, modality: Modality) -> GeoBox:
+        """Grid of the sub-patches of a modality."""
+        return self._divided(modality.subpatch_m, modality.covers_tile)
+
+    def _divided(self, pixel_m: float, covers: bool) -> GeoBox:
+        count = math.ceil if covers else round
+        sides_m = self.patches.height_m, self.patches.width_m
+        rows, cols = (count(round(side / pixel_m, 6)) for side in sides_m)
+        left = self.geobox.affine.c - (cols * pixel_m - sides_m[1]) / 2
+        top = self.geobox.affine.f + (rows * pixel_m - sides_m[0]) / 2
+        return _north_up(left, top, pixel_m, rows, cols, crs_of(self.geobox))
+
+
+def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder = "cell") -> TileGrid:
+    """The tile of whole patches in the ground that the sources share, counted from its north-west corner.
+
+    Its reference system is that of the source with the finest pixels among those in true metres, else
+    the UTM zone of the centre. It lies on the pixels of a source where one fits, so that this source,
+    and all that nest with it, are not resampled. Sources without georeference are centred.
+
+    Raises:
+        SourceError: nothing has a georeference; sources do not overlap; the area is too large.
+        PatchSizeError: the patch breaks sub-patches or is larger than the shared ground.
+    """
+    located = [footprint for footprint in footprints if footprint.geoboxes]
+    if not located:
+        raise SourceError(
+            footprints[0].name,
+            "it has no georeference",
+            "give it together with a georeferenced input of the same ground",
+        )
+    bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
+    tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
+    crs, reason = _choose_crs(bounding)
+    boxes = {footprint.name: _bounds(footprint, crs) for footprint in located}
+    _check_overlap(boxes)
+    shared = boxes[bounding[0].name]
+    for footprint in bounding[1:]:
+        shared = shared.shared_with(boxes[footprint.name])
+    floating = [footprint for footprint in footprints if not footprint.geoboxes]
+    ground = _centred(shared, floating)
+    left, top, ground = _snap(ground, bounding, crs, inwards=not floating)
+    patch_m = _checked_patch_size(patch_size_m, tiling, order, ground, located)
+    slack = ALIGNED_PX * min(modality.gsd_m for modality in tiling) / patch_m
+    rows, cols = (math.floor(side / patch_m + slack) for side in (ground.height_m, ground.width_m))
+    _check_area(rows, cols, patch_m, tiling)
+    shapes = {m: (round(rows * patch_m / m.gsd_m), round(cols * patch_m / m.gsd_m)) for m in tiling}
+    return TileGrid(
+        patches=PatchGrid.fit(shapes, patch_m, order),
+        geobox=_north_up(left, top, patch_m, rows, cols, crs),
+        crs_reason=reason,
+        shared=shared,
+    )
+
+
+def crs_of(geobox: GeoBox) -> CRS:
+    """Reference system of a grid that has one."""
+    assert geobox.crs is not None, geobox
+    return geobox.crs
+
+
+def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates of points around the edge of a grid, in a reference system."""
+    from pyproj import Transformer
+
+    x, y = mapped(geobox.affine, *geobox.boundary(_EDGE_POINTS).T)
+    if geobox.crs == crs:
+        return x, y
+    transformer = Transformer.from_crs(crs_of(geobox).proj, crs.proj, always_xy=True)
+    x, y = transformer.transform(x, y)
+    return x, y
+
+
+def mapped(
+    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points after an affine map."""
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
+def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs: CRS) -> GeoBox:
+    return GeoBox((rows, cols), Affine(pixel_m, 0, round(left, 4), 0, -pixel_m, round(top, 4)), crs)
+
+
+def _choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
+    metric = [
+        (abs(geobox.affine.determinant) ** 0.5, footprint.name, crs_of(geobox))
+        for footprint in footprints
+        for geobox in footprint.geoboxes
+        if _is_metric(geobox)
+    ]
+    if metric:
+        _, name, crs = min(metric, key=lambda found: found[0])
+        return crs, f"that of {name}"
+    longitude, latitude = _centre_deg(footprints[0].geoboxes[0])
+    zone = CRS.utm(longitude, latitude)
+    return zone, "the UTM zone of the centre, because no input is in true metres"
+
+
+def _centre_deg(geobox: GeoBox) -> tuple[float, float]:
+    longitude, latitude = boundary_in(geobox, CRS("EPSG:4326"))
+    return float(longitude.mean()), float(latitude.mean())
+
+
+def _is_metric(geobox: GeoBox) -> bool:
+    """Whether a step of one in the map is a metre on the ground, in both directions."""
+    from pyproj import Proj
+
+    crs = crs_of(geobox)
+    if not crs.projected or set(crs.units) != {"metre"}:
+        return False
+    factors = Proj(crs.proj).get_factors(*_centre_deg(geobox))
+    scales = (factors.meridional_scale, factors.parallel_scale)
+    return all(abs(scale - 1) < SCALE_TOLERANCE for scale in scales)
+
+
+def _bounds(footprint: Footprint, crs: CRS) -> Box:
+    found = None
+    for geobox in footprint.geoboxes:
+        x, y = boundary_in(geobox, crs)
+        box = Box(float(x.min()), float(y.min()), float(x.max()), float(y.max()))
+        found = box if found is None else found.joined_with(box)
+    assert found is not None, footprint
+    return found
+
+
+def _check_overlap(boxes: Mapping[str, Box]) -> None:
+    names = list(boxes)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            if boxes[name].shared_with(boxes[other]).is_empty():
+                raise SourceError(
+                    name, f"it covers {boxes[name]}, which does not overlap {other} ({boxes[other]})",
+                    "give files of the same ground",
+                )  # fmt: skip
+
+
+def _centred(shared: Box, floating: Sequence[Footprint]) -> Box:
+    """The part of the shared ground where the sources without georeference are taken to lie."""
+    height, width = shared.height_m, shared.width_m
+    for footprint in floating:
+        pixel = footprint.modality.gsd_m
+        rows_m, cols_m = (side * pixel for side in footprint.shape_px)
+        if max(abs(rows_m - shared.height_m), abs(cols_m - shared.width_m)) >= pixel:
+            raise SourceError(
+                footprint.name,
+                f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the "
+                f"{shared.height_m:.1f} x {shared.width_m:.1f} m of the other inputs",
+                f"it can only be centred on ground that differs by less than its pixel of {pixel:g} m",
+            )
+        height, width = min(height, rows_m), min(width, cols_m)
+    x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
+    return Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+
+def _snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> tuple[float, float, Box]:
+    """The north-west corner on the pixels of a source, and the ground that is left from there."""
+    found = [
+        (abs(geobox.affine.a / gsd_m - 1) < 1e-4, gsd_m, geobox)
+        for gsd_m, geobox in ((f.modality.gsd_m, geobox) for f in bounding for geobox in f.geoboxes)
+        if geobox.crs == crs and geobox.affine.b == 0 == geobox.affine.d
+    ]
+    if not found:
+        return ground.left, ground.top, ground
+    _, step, anchor = max(found, key=lambda candidate: candidate[:2])
+    bounds = anchor.boundingbox
+    west, south = (ground.left - bounds.left) / step, (bounds.top - ground.top) / step
+    count = (lambda pixels: math.ceil(pixels - ALIGNED_PX)) if inwards else round
+    left, top = bounds.left + count(west) * step, bounds.top - count(south) * step
+    right, bottom = (ground.right, ground.bottom) if inwards else (left + ground.width_m, top - ground.height_m)
+    return left, top, Box(left, bottom, right, top)
+
+
+def _checked_patch_size(
+    patch_size_m: float, tiling: Sequence[Modality], order: SubpatchOrder, ground: Box, located: Sequence[Footprint]
+) -> float:
+    unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
+    shorter_cm = math.floor(100 * (min(ground.width_m, ground.height_m) + ALIGNED_PX))
+    fitting = [size / 100 for size in range(unit_cm, shorter_cm + 1, unit_cm)][:_SHOWN_SIZES]
+    names = ", ".join(dict.fromkeys(modality.key for modality in tiling))
+    if isinstance(patch_size_m, bool) or not (math.isfinite(patch_size_m) and patch_size_m > 0):
+        raise PatchSizeError(patch_size_m, "it must be a positive number of metres", fitting)
+    if abs(patch_size_m * 100 / unit_cm - round(patch_size_m * 100 / unit_cm)) > 1e-6:
+        raise PatchSizeError(
+            patch_size_m, f"it must be a multiple of {unit_cm / 100:g} m to hold whole sub-patches of {names}", fitting
+        )
+    if patch_size_m * 100 > shorter_cm:
+        files = ", ".join(footprint.name for footprint in located)
+        reason = f"it is larger than the {ground.height_m:.1f} x {ground.width_m:.1f} m of ground shared by {files}"
+        raise PatchSizeError(patch_size_m, reason, fitting)
+    return round(patch_size_m * 100) / 100
+
+
+def _check_area(rows: int, cols: int, patch_m: float, tiling: Sequence[Modality]) -> None:
+    per_side = max(round(patch_m / modality.subpatch_m) for modality in tiling)
+    if rows * cols <= MAX_PATCHES and rows * cols * per_side**2 <= MAX_SUBPATCHES:
+        return
+    most = min(math.isqrt(MAX_PATCHES), math.isqrt(MAX_SUBPATCHES) // per_side)
+    raise SourceError(
+        "shared ground of the inputs",
+        f"its {rows * patch_m:g} x {cols * patch_m:g} m hold {rows * cols} patches of {patch_m:g} m with "
+        f"{per_side**2} sub-patches each, and one tile can have {MAX_PATCHES} patches and {MAX_SUBPATCHES} sub-patches",
+        f"crop an input to at most {most * patch_m:g} x {most * patch_m:g} m"
+        if most
+        else f"take a smaller patch, at most {math.isqrt(MAX_SUBPATCHES) // per_side} sub-patches per side",
+    )

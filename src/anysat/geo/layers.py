@@ -1,0 +1,142 @@
+"""One raster or cube as it lies in a file: names, units, dates, grid, and a way to read a part of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import AnySatError, SourceError
+from anysat.observation import Dates
+
+Pixels = NDArray[np.float32]
+"""(time band row col), NaN where there is no data."""
+Load = Callable[[Sequence[int], Sequence[int], slice, slice], Pixels]
+"""Reads some times, bands, rows and columns."""
+
+_UNIT_SPELLINGS = {
+    "reflectance": ("reflectance", "surface reflectance", "surface_reflectance", "toa reflectance", "unit reflectance"),
+    "reflectance_1e4": (
+        "reflectance_1e4", "reflectance*10000", "reflectance * 10000", "reflectance x 10000", "reflectance×10000",
+        "reflectance*1e4", "reflectance 1e4", "1e-4", "0.0001",
+    ),
+    "DN": ("dn", "digital number", "digital numbers", "count", "counts"),
+    "dB": ("db", "decibel", "decibels"),
+    "linear": ("linear", "linear power", "linear_power", "power", "natural", "amplitude^2"),
+    "K": ("k", "kelvin", "degree_kelvin", "degrees_kelvin"),
+    "m": ("m", "metre", "metres", "meter", "meters"),
+    "ratio": ("ratio",),
+}  # fmt: skip
+_UNIT_OF = {spelling: unit for unit, spellings in _UNIT_SPELLINGS.items() for spelling in spellings}
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)")
+_NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """Bands that share one pixel grid and one list of dates; nothing is read until `load` is called."""
+
+    path: str
+    """Where it comes from, for messages."""
+    bands: tuple[tuple[str, ...], ...]
+    """For each stored band the names it may go by, best first; none when the file does not name it."""
+    units: tuple[str | None, ...]
+    """Unit of each stored band as the file spells it."""
+    shape_px: tuple[int, int]
+    """Rows and columns."""
+    geobox: GeoBox | None
+    """Pixel grid; None without georeference."""
+    load: Load
+    dates: Dates | None = None
+    """One per time; None for a single time without a date."""
+    scalings: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of each stored band that `load` applies; none when the file has none."""
+
+    @property
+    def num_times(self) -> int:
+        """Dates it holds, 1 for an undated image."""
+        return 1 if self.dates is None else len(self.dates)
+
+    def north_up(self) -> Layer:
+        """The same layer with rows from north to south and columns from west to east, and a plain reference system."""
+        if self.geobox is None or self.geobox.crs is None:
+            return replace(self, geobox=None)
+        affine, (rows, cols) = self.geobox.affine, self.shape_px
+        epsg = self.geobox.crs.to_epsg()
+        crs = CRS(f"EPSG:{epsg}") if epsg else self.geobox.crs
+        is_rotated = bool(affine.b or affine.d)
+        flip_rows, flip_cols = affine.e > 0 and not is_rotated, affine.a < 0 and not is_rotated
+        if flip_rows:
+            affine = Affine(affine.a, affine.b, affine.c, affine.d, -affine.e, affine.f + rows * affine.e)
+        if flip_cols:
+            affine = Affine(-affine.a, affine.b, affine.c + cols * affine.a, affine.d, affine.e, affine.f)
+
+        def load(times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
+            row = slice(rows - row.stop, rows - row.start) if flip_rows else row
+            col = slice(cols - col.stop, cols - col.start) if flip_cols else col
+            pixels = self.load(times, bands, row, col)
+            return pixels[..., :: -1 if flip_rows else 1, :: -1 if flip_cols else 1]
+
+        return replace(self, geobox=GeoBox((rows, cols), affine, crs), load=load)
+
+    def placed_at(self, left: float, top: float, pixel_m: float, crs: CRS | None) -> Layer:
+        """The same layer with a georeference it did not have."""
+        return replace(self, geobox=GeoBox(self.shape_px, Affine(pixel_m, 0, left, 0, -pixel_m, top), crs))
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn what libraries raise about a file into a `SourceError` that names it."""
+    try:
+        yield
+    except AnySatError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
+        problem = str(error).strip().split("\n")[0] or type(error).__name__
+        raise SourceError(path, f"it cannot be read ({problem})", "check that the file is complete") from error
+
+
+def known_unit(spelling: str | None) -> str | None:
+    """Our name of a unit as files spell it; None when it says nothing.
+
+    >>> known_unit("decibels"), known_unit("1")
+    ('dB', None)
+    """
+    return _UNIT_OF.get((spelling or "").strip().lower())
+
+
+def date_in(text: str) -> np.datetime64 | None:
+    """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text.
+
+    >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02")
+    np.datetime64('2017-06-13')
+    """
+    for year, _, month, day in _DATE.findall(text):
+        try:
+            return np.datetime64(f"{year}-{month}-{day}", "D")
+        except ValueError:  # eight digits that are no date
+            continue
+    return None
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Names a band with this label may go by; none for a mere number.
+
+    >>> names_of("SR_B4"), names_of("Band 1")
+    (('SR_B4', 'B4'), ())
+    """
+    label = (text or "").strip()
+    return () if _NUMBERED.fullmatch(label) else tuple(dict.fromkeys((label, re.split(r"[_.-]", label)[-1])))
+
+
+def names_in_stem(path: Path) -> tuple[str, ...]:
+    """Words of a file name that may name its only band, last first."""
+    return tuple(word for word in reversed(re.split(r"[^0-9A-Za-z]+", path.stem)) if word)

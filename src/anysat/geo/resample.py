@@ -1,0 +1,113 @@
+"""Pixels of a layer on another grid: cut out exactly where the grids agree, else resampled once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+from anysat.geo.grid import ALIGNED_PX, boundary_in, crs_of, mapped
+from anysat.geo.layers import Layer, Pixels
+
+AVERAGE_FROM = 1.5
+"""Sources with more pixels than this along a target pixel are averaged, others interpolated."""
+_MIN_SEEN_FRAC = 0.5
+
+
+def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[int]) -> tuple[Pixels, str]:
+    """Pixels of some times and bands on a grid, NaN outside the layer and where it has no data; and how.
+
+    On the layer's own grid the values are those of the file. Else they are bilinear, or averages of a
+    finer source; no-data takes no part in them, and a pixel is valid where the nearest source pixel is,
+    or half of the averaged ones are.
+    """
+    grid = layer.geobox
+    assert grid is not None, layer.path
+    offset = _whole_offset(grid, geobox)
+    if offset is not None:
+        return _cut(layer, times, bands, *offset, (geobox.height, geobox.width)), "exact"
+    row, col, pixels_along = _window(grid, geobox)
+    average = pixels_along > AVERAGE_FROM
+    source = _cut(layer, times, bands, row.start, col.start, (row.stop - row.start, col.stop - col.start))
+    x, y = mapped(grid.affine, np.array([col.start]), np.array([row.start]))
+    transform = Affine(grid.affine.a, grid.affine.b, x[0], grid.affine.d, grid.affine.e, y[0])
+    how = f"{'average' if average else 'bilinear'} of {_pixel_size(grid)} pixels"
+    return _reproject(source, transform, crs_of(grid), geobox, average), how
+
+
+def _whole_offset(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
+    """First row and column of the target in the source when they are one grid, else None."""
+    if source.crs != target.crs:
+        return None
+    height, width = target.height, target.width
+    x, y = mapped(target.affine, np.array([0.0, width, 0.0]), np.array([0.0, 0.0, height]))
+    col, row = mapped(~source.affine, x, y)
+    top, left = round(row[0]), round(col[0])
+    drift_px = np.abs([*(col - left - (0, width, 0)), *(row - top - (0, 0, height))]).max()
+    return (top, left) if drift_px < ALIGNED_PX else None
+
+
+def _cut(
+    layer: Layer, times: Sequence[int], bands: Sequence[int], top: int, left: int, shape_px: tuple[int, int]
+) -> Pixels:
+    """A window of the layer that may reach over its edges."""
+    rows, cols = shape_px
+    cut = np.full((len(times), len(bands), rows, cols), np.nan, dtype=np.float32)
+    row = slice(max(top, 0), min(top + rows, layer.shape_px[0]))
+    col = slice(max(left, 0), min(left + cols, layer.shape_px[1]))
+    if row.start < row.stop and col.start < col.stop:
+        inside = (slice(row.start - top, row.stop - top), slice(col.start - left, col.stop - left))
+        cut[:, :, *inside] = layer.load(times, bands, row, col)
+    return cut
+
+
+def _window(source: GeoBox, target: GeoBox) -> tuple[slice, slice, float]:
+    """Source rows and columns under the target with a margin, and source pixels along a target pixel."""
+    col, row = mapped(~source.affine, *boundary_in(target, crs_of(source)))
+    area_px = 0.5 * abs(np.dot(col, np.roll(row, 1)) - np.dot(row, np.roll(col, 1)))
+    pixels_along = math.sqrt(area_px / (target.height * target.width))
+    margin = 2 + math.ceil(2 * pixels_along)
+
+    def around(positions: NDArray[np.float64], length: int) -> slice:
+        start = min(max(math.floor(positions.min()) - margin, -margin), length)
+        return slice(start, max(min(math.ceil(positions.max()) + margin, length + margin), start + 1))
+
+    return around(row, source.height), around(col, source.width), pixels_along
+
+
+def _reproject(source: Pixels, transform: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    planes = source.reshape(-1, *source.shape[-2:])
+    options = {
+        "src_transform": transform, "src_crs": _crs(crs), "src_nodata": np.nan, "dst_nodata": np.nan,
+        "dst_transform": target.affine, "dst_crs": _crs(crs_of(target)), "tolerance": 0.0,
+    }  # fmt: skip
+    values = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
+    for plane, out in zip(planes, values, strict=True):  # one by one: together, they would share their no-data
+        reproject(plane, out, resampling=Resampling.average if average else Resampling.bilinear, **options)
+    seen = np.isfinite(planes)
+    one_mask = bool((seen == seen[:1]).all())
+    fractions = np.zeros((1 if one_mask else len(planes), *target.shape), dtype=np.float32)
+    for plane, out in zip(seen.astype(np.float32), fractions, strict=False):
+        reproject(plane, out, resampling=Resampling.average if average else Resampling.nearest,
+                  **options | {"dst_nodata": 0.0})  # fmt: skip
+    placed = np.where(fractions >= _MIN_SEEN_FRAC, values, np.nan)
+    return placed.reshape(*source.shape[:2], *target.shape)
+
+
+def _crs(crs: CRS) -> object:
+    from rasterio.crs import CRS
+
+    return CRS.from_wkt(crs.to_wkt())
+
+
+def _pixel_size(geobox: GeoBox) -> str:
+    side = abs(geobox.affine.determinant) ** 0.5
+    return f"{side:.4g} m" if crs_of(geobox).projected else f"{side:.3g} degree"

@@ -1,0 +1,240 @@
+"""The work of `anysat embed`: open, plan the grid, read, encode, write, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+import anysat
+from anysat.batch import Batch, Embeddings, Tile
+from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.grid import TileGrid, plan_grid
+from anysat.geo.sources import InputPath, Source, open_source, parse_units
+from anysat.geo.writers import WRITERS, Product, check_free, staged
+from anysat.modalities import Modality, read_modalities
+from anysat.model.checkpoint import load
+from anysat.model.encoder import AnySat
+from anysat.normalise import Normaliser
+from anysat.observation import Observation
+from anysat.patches import SubpatchOrder
+from anysat.pictures import tile_figure
+from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Read:
+    """Inputs on their common grid."""
+
+    sources: Mapping[str, Source]
+    grid: TileGrid
+    tile: Tile
+    ways: Mapping[str, str]
+    """How each modality's pixels got onto the grid."""
+
+
+def embed_tile(config: EmbedConfig) -> Text:
+    """See `anysat.workflows.embed.embed`."""
+    started = time.perf_counter()
+    given = _parse_inputs(config.inputs)
+    outputs = _outputs(Path(config.out))
+    picture = _named(Path(config.out), ".png")
+    finals = [*(file for path in outputs for file in WRITERS[path.suffix].files(path)), picture]
+    check_free(finals, overwrite=config.overwrite)
+    _check_device(config.device)
+    with _progress(len(given) + 3) as progress:
+        _next(progress, "loading weights")
+        model = load(config.weights, statistics=config.statistics, device=config.device)
+        read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress)
+        _next(progress, "encoding")
+        embeddings, statistics = _encode(model, read.tile, config)
+        _next(progress, "writing")
+        product = Product(
+            embeddings=embeddings,
+            grid=read.grid,
+            modalities=[source.modality for source in read.sources.values()],
+            model=config.weights,
+            sources=[source.path for source in given.values()],
+            provenance=_provenance(config, model, read, statistics[0]),
+        )
+        with staged(finals, overwrite=config.overwrite) as folder:
+            for path in outputs:
+                WRITERS[path.suffix].write(product, folder / path.name)
+            title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
+            tile_figure(read.tile, embeddings, title).savefig(folder / picture.name)
+    written = [path for path in finals if path.exists()]
+    return _report(read, embeddings, statistics, written, time.perf_counter() - started)
+
+
+def _parse_inputs(words: Sequence[str]) -> dict[str, InputPath]:
+    given: dict[str, InputPath] = {}
+    for word in words:
+        parsed = InputPath.parse(word)
+        if parsed.key in given:
+            raise RecordError("input", word, f"each modality once, and {parsed.key!r} is {given[parsed.key]} already")
+        given[parsed.key] = parsed
+    if not given:
+        raise RecordError("inputs", list(words), "at least one MODALITY=PATH")
+    return given
+
+
+def _outputs(out: Path) -> list[Path]:
+    return [out] if out.suffix else [_named(out, suffix) for suffix in SUFFIXES]
+
+
+def _named(out: Path, suffix: str) -> Path:
+    return out.with_suffix(suffix)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).split("\n")[0]
+        raise RecordError("--device", device, f"a device of this machine such as cpu ({problem})") from error
+
+
+def _records(config: EmbedConfig, given: Mapping[str, InputPath], model: AnySat) -> dict[str, Modality]:
+    """The record of each input: the user's own, else the model's; all must be known to the model."""
+    own = {m.key: m for m in read_modalities(config.modalities)} if config.modalities else {}
+    records = {key: own.get(key, model.config.modality(key)) for key in given}
+    if config.dense not in (None, FIRST, *records):
+        raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
+    return records
+
+
+def _read(
+    given: Mapping[str, InputPath],
+    records: Mapping[str, Modality],
+    config: EmbedConfig,
+    order: SubpatchOrder,
+    progress: Progress,
+) -> _Read:
+    units = parse_units(config.units, records)
+    sources = {key: open_source(path, records[key], units) for key, path in given.items()}
+    grid = plan_grid([source.footprint for source in sources.values()], config.patch_size_m, order)
+    observations, ways = {}, {}
+    for key, source in sources.items():
+        _next(progress, f"reading {key}")
+        observations[key], ways[key] = source.observe(grid.of(source.modality))
+    tile = Tile(observations=observations, id=Path(config.out).stem, geobox=grid.geobox)
+    return _Read(sources=sources, grid=grid, tile=tile, ways=ways)
+
+
+def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings, list[str]]:
+    """The embeddings, and what was done to standardise: the statistics' source first, then conversions."""
+    said: list[str] = []
+    if model.normaliser is not None:
+        tile, said = _in_units_of(model.normaliser, tile)
+        said.insert(0, model.normaliser.source)
+    batch = Batch.of([tile])
+    if model.normaliser is None:
+        model.normaliser = Normaliser.from_batch(batch)
+        said = ["computed from this tile: its embeddings do not compare with those of other runs"]
+    dense = config.dense
+    if dense == FIRST:
+        seen = (k for k, o in tile.observations.items() if o.valid.any() and not o.modality.covers_tile)
+        dense = next(seen, None)
+    with torch.inference_mode():
+        return model.encode(batch, config.patch_size_m, dense=dense), said
+
+
+def _in_units_of(normaliser: Normaliser, tile: Tile) -> tuple[Tile, list[str]]:
+    """The tile in the units of the statistics, and what was converted."""
+    tables = list(normaliser.statistics.values())
+    table = tables[0] if len(tables) == 1 else {}
+    observations: dict[str, Observation] = {}
+    said = []
+    for key, observation in tile.observations.items():
+        known = table.get(key)
+        observations[key] = observation
+        if known is not None and known.bands == observation.modality.band_names and known.units != observation.units:
+            observations[key] = observation.in_units(known.units)
+            pairs = zip(observation.units, observations[key].units, strict=True)
+            changed = dict.fromkeys(f"{old} to {new}" for old, new in pairs if old != new)
+            said.append(f"{key} converted from {', '.join(changed)}")
+    return replace(tile, observations=observations), said
+
+
+def _provenance(config: EmbedConfig, model: AnySat, read: _Read, statistics: str) -> dict[str, Any]:
+    return {
+        "version": anysat.__version__,
+        "weights": dict(model.provenance),
+        "statistics": statistics,
+        "patch_size_m": config.patch_size_m,
+        "inputs": {
+            key: {
+                "path": source.name,
+                "bands": list(source.bands),
+                "units": list(read.tile.observations[key].units),
+                "dates": [] if source.dates is None else [str(date) for date in source.dates],
+                "resampling": read.ways[key],
+            }
+            for key, source in read.sources.items()
+        },
+    }
+
+
+def _report(
+    read: _Read, embeddings: Embeddings, statistics: Sequence[str], written: Sequence[Path], seconds: float
+) -> Text:
+    grid, shared = read.grid, read.grid.shared
+    lines = [_input_line(key, source, read) for key, source in read.sources.items()]
+    lines += [
+        f"tile: {grid.patches.num_rows} x {grid.patches.num_cols} patches of {grid.patches.patch_size_m:g} m, "
+        f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.height_m:.1f} x {shared.width_m:.1f} m "
+        f"that the inputs share, in {grid.geobox.crs} ({grid.crs_reason})",
+        f"statistics: {'; '.join(statistics)}",
+        f"embeddings: {int(embeddings.valid.sum())} of {embeddings.valid.numel()} patches seen, "
+        + (f"dense of {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense"),
+        f"absent, without a valid value: {', '.join(embeddings.absent) or 'none'}",
+        *(f"wrote {path}" for path in written),
+        f"{seconds:.1f} s",
+    ]
+    return Text("\n".join(lines))
+
+
+def _input_line(key: str, source: Source, read: _Read) -> str:
+    observation = read.tile.observations[key]
+    rows, cols = observation.shape_px
+    return ", ".join(
+        [
+            f"read {key}: {source.name}",
+            _dates(source),
+            f"bands {' '.join(source.bands)}",
+            f"{rows} x {cols} pixels of {source.modality.gsd_m:g} m",
+            f"{observation.valid.mean():.1%} valid",
+            read.ways[key],
+            *source.notes,
+        ]
+    )
+
+
+def _dates(source: Source) -> str:
+    if source.dates is None:
+        return "undated"
+    first, last = min(source.dates), max(source.dates)
+    return str(first) if first == last else f"{len(source.dates)} dates {first} to {last}"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """A bar on stderr, only where someone watches, gone when done."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task("starting", total=total)
+        yield progress
+
+
+def _next(progress: Progress, what: str) -> None:
+    for task in progress.task_ids:
+        progress.update(task, description=what, advance=1)

@@ -1,0 +1,273 @@
+"""`anysat embed` from files to files: real tiles, what it tells, and one clear error for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import xarray
+
+from anysat import AnySat, ModelConfig
+from anysat.cli import main
+from anysat.modalities import MODALITIES as M
+from anysat.model.checkpoint import save
+from anysat.normalise import BandStatistics, Normaliser
+from geo_builders import LEFT, ODC_WARNINGS, TOP, cube, geobox, ramp, write_nc, write_tif
+
+pytestmark = ODC_WARNINGS
+DIM = 64
+S2_NAMES = M["s2"].band_names
+PATCHES = ("00002806639B424A", "000028085BF08E7E", "2021_TZA_COPERNICUS-GEOGLAM_POLY_1101950")
+TREES = ("Abies_alba_1_1005", "Betula_spec._1_15679", "Betula_spec._5_17172", "Quercus_robur_3_86918",
+         "Quercus_robur_7_86717")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A very small model that also takes descending Sentinel-1."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    save(AnySat(ModelConfig(dim=DIM, depth=1, num_heads=2).with_modalities(M["s1-des"])), path)
+    return path
+
+
+@pytest.fixture
+def run(weights, tmp_path, capsys):
+    """Runs the command into `out` with the small model; gives its exit status, report and errors."""
+
+    def call(*words, out="out.zarr", patch_size_m=20):
+        argv = ["embed", *words, f"--out={tmp_path / out}", f"--patch-size-m={patch_size_m}"]
+        if not any(str(word).startswith("--weights") for word in words):
+            argv.append(f"--weights={weights}")
+        status = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def s2(tmp_path):
+    """A Sentinel-2 cube of 70 x 90 m with three dates, one pixel of it never seen."""
+    values = np.random.default_rng(0).integers(100, 4000, (3, 10, 7, 9)).astype(np.float32)
+    values[:, :, 1, 1] = np.nan
+    dates = ["2020-01-03", "2020-06-30", "2021-02-11"]
+    return f"s2={write_nc(tmp_path / 's2.nc', cube(values, geobox((7, 9)), dates, S2_NAMES))}"
+
+
+@pytest.fixture
+def aerial(tmp_path):
+    values = np.random.default_rng(1).integers(1, 255, (4, 350, 500)).astype(np.uint8)
+    return f"aerial={write_tif(tmp_path / 'photo.tif', values, geobox((350, 500), 0.2, LEFT - 6, TOP + 2))}"
+
+
+def groups(path):
+    return {name: xarray.open_zarr(path, group=name, consolidated=False).load() for name in ("patch", "dense")}
+
+
+def left_behind(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out")))
+
+
+def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path, s2, aerial):
+    status, report, errors = run(s2, aerial, out="out")
+    assert (status, errors) == (0, "")
+    assert left_behind(tmp_path) == ["out.png", "out.tif", "out.zarr", "out_dense.tif"]
+    found = groups(tmp_path / "out.zarr")
+    assert found["patch"]["embedding"].shape == (DIM, 3, 4)
+    assert found["dense"]["embedding"].shape == (2 * DIM, 6, 8)
+    assert found["patch"]["valid"].all()
+    assert (~found["dense"]["valid"].values).nonzero()[0].tolist() == [1]
+    assert found["patch"]["x"].values[0] == LEFT + 10
+    for line in ("read s2: ", "3 dates 2020-01-03 to 2021-02-11", "% valid, exact", "3 x 4 patches of 20 m",
+                 "statistics: computed from this tile", "12 of 12 patches seen, dense of s2", "absent, without",
+                 "wrote "):  # fmt: skip
+        assert line in report
+
+
+def test_the_geotiff_and_the_zarr_hold_the_same(run, tmp_path, s2):
+    assert run(s2, out="out")[0] == 0
+    found = groups(tmp_path / "out.zarr")
+    for name, file in (("patch", "out.tif"), ("dense", "out_dense.tif")):
+        with rasterio.open(tmp_path / file) as tif:
+            assert np.array_equal(tif.read(), found[name]["embedding"].values, equal_nan=True)
+
+
+def test_the_output_tells_where_it_comes_from(run, tmp_path, s2):
+    run(s2)
+    known = json.loads((tmp_path / "out.zarr" / "zarr.json").read_text())["attributes"]["anysat"]
+    assert known["patch_size_m"] == 20
+    assert known["inputs"]["s2"]["dates"] == ["2020-01-03", "2020-06-30", "2021-02-11"]
+    assert known["statistics"].startswith("computed from this tile")
+    assert known["weights"]["weights"] == "untrained"
+
+
+@pytest.mark.parametrize(("dense", "key"), [("aerial", "aerial"), ("first", "s2"), ("null", None)])
+def test_the_dense_modality_is_a_choice(run, tmp_path, s2, aerial, dense, key):
+    _, report, _ = run(s2, aerial, "--dense", dense, out="out.tif")
+    assert (tmp_path / "out_dense.tif").exists() == (key is not None)
+    assert (f"dense of {key}" if key else "no dense") in report
+
+
+def test_data_in_other_units_than_the_statistics_are_converted(run, tmp_path):
+    bands = ("VV", "VH", "VV/VH")
+    statistics = BandStatistics(bands=bands, mean=(-10, -17, 1), std=(3, 3, 1), units=("dB", "dB", "ratio"))
+    Normaliser(statistics={"d": {"s1": statistics}}, source="by hand").save(tmp_path / "s.json")
+    power = np.random.default_rng(0).uniform(0.01, 0.3, (2, 2, 6, 6)).astype(np.float32)
+    dates = ["2020-01-03", "2020-06-30"]
+    for name, values in (("linear", power), ("dB", 10 * np.log10(power))):
+        write_nc(tmp_path / f"{name}.nc", cube(values, geobox((6, 6)), dates, bands[:2], units=name))
+        status, report, _ = run(f"s1={tmp_path / name}.nc", f"--statistics={tmp_path / 's.json'}", out=f"{name}.zarr")
+        assert status == 0
+        assert ("s1 converted from linear to dB" in report) == (name == "linear")
+        assert "statistics: by hand" in report
+    ours, theirs = (groups(tmp_path / f"{name}.zarr")["dense"]["embedding"].values for name in ("linear", "dB"))
+    assert ours.shape == theirs.shape  # the ratio band differs, so the vectors may
+
+
+def test_an_input_without_a_valid_value_is_told(run, tmp_path, s2):
+    empty = write_tif(
+        tmp_path / "s1_20200103.tif", np.full((2, 7, 9), np.nan, np.float32), geobox((7, 9)), names=("VV", "VH")
+    )
+    status, report, _ = run(f"s1={empty}", s2)
+    assert status == 0
+    assert "absent, without a valid value: s1" in report
+    assert "dense of s2" in report
+
+
+MISTAKES = {
+    "no such file": (("s2=nowhere.nc",), {}, "no such file or folder; expected an input for 's2'"),
+    "no such modality": (("s3=a.nc",), {}, "unknown modality 's3'; closest"),
+    "twice": (("S2", "S2"), {}, "each modality once"),
+    "a patch that breaks sub-patches": (("S2",), {"patch_size_m": 25}, "must be a multiple of 10 m"),
+    "a patch larger than the ground": (("S2",), {"patch_size_m": 80}, "larger than the 70.0 x 90.0 m"),
+    "a patch of no size": (("S2",), {"patch_size_m": 0}, "--patch-size-m: expected a positive number"),
+    "an output of another kind": (("S2",), {"out": "out.jpg"}, "a name ending in .zarr or .tif"),
+    "dense of what is not given": (("S2", "--dense=aerial"), {}, "unknown dense modality 'aerial'"),
+    "a unit nobody knows": (("S2", "--units=[s2=percent]"), {}, "unknown unit 'percent'"),
+    "a device that is not there": (("S2", "--device=abacus"), {}, "--device: expected a device of this machine"),
+    "statistics of other sensors": (("S1", "--statistics=treesatai_ts"), {}, "statistics of s1: there are none in"),
+    "statistics nobody knows": (("S2", "--statistics=treesat"), {}, "unknown statistics 'treesat'; closest: treesatai_ts"),
+    "weights that are not there": (("S2", "--weights=w.pth"), {}, "w.pth: no such file or folder; expected a weight file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, s2, mistake):
+    s1 = write_tif(tmp_path / "s1_20200103.tif", ramp(2, 7, 9, dtype="float32"), geobox((7, 9)), names=("VV", "VH"))
+    words, options, expected = MISTAKES[mistake]
+    status, _, errors = run(*({"S2": s2, "S1": f"s1={s1}"}.get(word, word) for word in words), **options)
+    assert status == 2
+    assert expected in errors
+    assert errors.startswith("anysat embed: ")
+    assert errors.count("\n") == 1
+    assert left_behind(tmp_path) == []
+
+
+def test_a_tile_without_a_valid_value_is_refused(run, tmp_path):
+    empty = write_tif(
+        tmp_path / "s1_20200103.tif", np.full((2, 7, 9), np.nan, np.float32), geobox((7, 9)), names=("VV", "VH")
+    )
+    status, _, errors = run(f"s1={empty}")
+    assert status == 2
+    assert "no valid value in any modality of tile out" in errors
+    assert left_behind(tmp_path) == []
+
+
+def test_an_output_is_replaced_only_when_asked_to(run, tmp_path, s2):
+    assert run(s2, out="out")[0] == 0
+    status, _, errors = run(s2, out="out", patch_size_m=10)
+    assert (status, "out.zarr" in errors, "add --overwrite true" in errors) == (2, True, True)
+    assert run(s2, "--overwrite=true", "--dense=null", out="out", patch_size_m=10)[0] == 0
+    assert left_behind(tmp_path) == ["out.png", "out.tif", "out.zarr"]
+    with rasterio.open(tmp_path / "out.tif") as tif:
+        assert tif.shape == (7, 9)
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.tif", "out"])
+@pytest.mark.parametrize("most_bytes", [2_000, 12_000])
+def test_a_full_disk_leaves_nothing(tmp_path, weights, s2, out, most_bytes):
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from anysat.cli import main; import anysat.workflows.embed_tile, matplotlib.figure;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes})); sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["embed", s2, f"--out={tmp_path / out}", "--patch-size-m=10", f"--weights={weights}"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr
+    assert "nothing was left behind" in done.stderr
+    assert left_behind(tmp_path) == []
+
+
+def test_help_needs_no_torch():
+    program = (
+        "import sys; from anysat.cli import main\ntry: main(['embed', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'xarray', 'rasterio', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--patch-size-m" in done.stdout
+
+
+@pytest.mark.parametrize("tile", TREES)
+def test_a_treesatai_tile_with_all_its_sensors_is_embedded_in_one_call(run, tmp_path, shared_data, tile):
+    aerial = next((shared_data / "treesatai_ts" / "aerial").glob(f"{tile}_*.tif"))
+    series = next((shared_data / "treesatai_ts" / "sentinel-ts").glob(f"{tile}_*.h5"))
+    keys = ("s2", "s1-asc", "s1-des")
+    status, report, errors = run(f"aerial={aerial}", *(f"{key}={series}" for key in keys), patch_size_m=10)
+    assert status == 0, errors
+    assert "6 x 6 patches of 10 m, 60 x 60 m of the 60.8 x 60.8 m" in report
+    found = groups(tmp_path / "out.zarr")
+    assert np.isfinite(found["patch"]["embedding"]).all()
+    assert np.isfinite(found["dense"]["embedding"]).all()
+    assert found["dense"]["embedding"].shape == (2 * DIM, 30, 30)
+
+
+def test_the_treesatai_preset_takes_aerial_and_sentinel_2(run, shared_data):
+    aerial = next((shared_data / "treesatai_ts" / "aerial").glob(f"{TREES[0]}_*.tif"))
+    series = next((shared_data / "treesatai_ts" / "sentinel-ts").glob(f"{TREES[0]}_*.h5"))
+    status, report, _ = run(f"aerial={aerial}", f"s2={series}", "--statistics=treesatai_ts")
+    assert status == 0
+    assert "statistics: published with AnySat for TreeSatAI-TS" in report
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_a_640_m_crop_patch_with_dense_series_is_embedded(run, tmp_path, shared_data, patch):
+    stored = dict(np.load(shared_data / "crop_patches_multisensor" / f"{patch}.npz"))
+    for name in {"s2_10m", "s2_20m", "s2_dates", "s1", "s1_dates", "l8", "l8_dates"} & set(stored):
+        stored[name] = stored[name][::5]  # a fifth of the dates: a minute less each
+    crs = f"EPSG:{stored['epsg']}"
+    left, top = stored["x_10m"][0] - 5, stored["y_10m"][0] + 5
+    fine, coarse = (geobox((n, n), 640 / n, left, top, crs) for n in (64, 32))
+    bands = ["B05", "B06", "B07", "B8A", "B11", "B12"]
+    s2, box = stored["s2_20m"], coarse
+    if "s2_10m" in stored:
+        s2 = np.concatenate([stored["s2_10m"], s2.repeat(2, -1).repeat(2, -2)], axis=1)
+        bands, box = ["B02", "B03", "B04", "B08", *bands], fine
+    inputs = {"s2": cube(s2, box, stored["s2_dates"], bands, nodata=0),
+              "s1": cube(stored["s1"], coarse, stored["s1_dates"], ["VV", "VH"], units="dB")}  # fmt: skip
+    if "l8" in stored:
+        names = ["B02", "B03", "B04", "B05", "B06", "B07", "B10", "B11"]
+        inputs["l8"] = cube(stored["l8"], fine, stored["l8_dates"], names, nodata=0)
+    words = [f"{key}={write_nc(tmp_path / f'{key}.nc', values)}" for key, values in inputs.items()]
+    status, report, errors = run(*words, patch_size_m=80)
+    assert status == 0, errors
+    assert "8 x 8 patches of 80 m" in report
+    assert "bilinear of 20 m pixels" in report
+    found = groups(tmp_path / "out.zarr")
+    assert np.isfinite(found["patch"]["embedding"]).all()
+    assert found["dense"]["embedding"].shape == (2 * DIM, 64, 64)
+
+
+def test_bigearthnet_folders_are_embedded_as_they_are_delivered(run, tmp_path, shared_data):
+    folder = shared_data / "bigearthnet"
+    s2 = folder / "S2" / "S2A_MSIL2A_20170613T101031_87_48"
+    s1 = folder / "S1" / "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48"
+    status, report, errors = run(f"s2={s2}", f"s1={s1}", patch_size_m=120)
+    assert status == 0, errors
+    assert "exact and bilinear of 20 m pixels" in report
+    assert groups(tmp_path / "out.zarr")["patch"]["valid"].shape == (10, 10)
