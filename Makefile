@@ -4,6 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 WEIGHTS ?=
 DEMO_OUT ?= demo
+CODE := src tests docs benchmarks hubconf.py
 
 .PHONY: demo test check format docs clean
 
@@ -35,8 +36,8 @@ test: .venv/.dev  ## the whole suite
 	@$(BIN)/python -m pytest -n 2
 
 format: .venv/.dev
-	@$(BIN)/ruff format src tests hubconf.py
-	@$(BIN)/ruff check --fix src tests hubconf.py
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
 
 check: .venv/.dev  ## everything that must pass before a commit
 	@$(MAKE) --no-print-directory check-static
@@ -44,8 +45,8 @@ check: .venv/.dev  ## everything that must pass before a commit
 
 check-static: .venv/.dev
 	@echo "-- format, lint, types, layers"
-	@$(BIN)/ruff format --check src tests hubconf.py
-	@$(BIN)/ruff check src tests hubconf.py
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

@@ -1,6 +1,6 @@
 """Seconds and peak memory of one forward pass of the base model, untrained, on random pixels.
 
-    python benchmarks/encode.py --modalities s2 --side-m 1280 --patch-size-m 40 --dates 12
+python benchmarks/encode.py --modalities s2 --side-m 1280 --patch-size-m 40 --dates 12
 """
 
 import argparse
@@ -50,7 +50,8 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
     print(
         f"{' + '.join(options.modalities)}, {options.batch} tile(s) of {options.side_m:g} m, patches of "
-        f"{options.patch_size_m:g} m, {options.dates} dates: median {statistics.median(seconds):.2f} s of {options.repeat}, "
+        f"{options.patch_size_m:g} m, {options.dates} dates: median {statistics.median(seconds):.2f} s "
+        f"of {options.repeat}, "
         f"peak memory {peak_gb():.2f} GB ({before:.2f} GB before the first pass), {torch.get_num_threads()} threads"
     )
 

@@ -2,9 +2,9 @@
 
 import torch
 
+from anysat.modalities import MODALITIES, NOT_RELEASED
 from anysat.model.config import SIZES
 from anysat.model.encoder import AnySat
-from anysat.modalities import MODALITIES, NOT_RELEASED
 
 
 def modalities_table() -> str:

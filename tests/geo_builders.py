@@ -4,18 +4,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pytest
 import rasterio
 import xarray
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-ODC_WARNINGS = [
-    pytest.mark.filterwarnings(r"ignore:Use `@` matmul:PendingDeprecationWarning:odc\.geo"),
-    pytest.mark.filterwarnings(r"ignore:The 'shapely.ops.transform:DeprecationWarning:odc\.geo"),
-]
-"""odc-geo calls what affine 3.1 and shapely 2.2 are about to drop; nothing of ours does."""
 SOUTH = "EPSG:32737"
 """UTM zone 37 south: the tests' ground lies in Tanzania."""
 LEFT, TOP = 260_900.0, 9_595_800.0

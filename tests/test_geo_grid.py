@@ -7,9 +7,7 @@ from anysat.errors import PatchSizeError, SourceError
 from anysat.geo.grid import MAX_PATCHES, Footprint, plan_grid
 from anysat.modalities import MODALITIES as M
 from anysat.patches import patch_unit_m
-from geo_builders import LEFT, ODC_WARNINGS, SOUTH, TOP, geobox
-
-pytestmark = ODC_WARNINGS
+from geo_builders import LEFT, SOUTH, TOP, geobox
 
 
 def footprint(key, box, name=None):

@@ -7,9 +7,7 @@ import pytest
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.sources import InputPath, open_source, parse_units
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, ODC_WARNINGS, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
-
-pytestmark = ODC_WARNINGS
+from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
 
 S2_NAMES = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 DATES = ["2020-01-03", "2020-06-30", "2021-02-11"]

@@ -15,9 +15,8 @@ from anysat.errors import UnknownNameError, WriteError
 from anysat.geo.grid import Footprint, plan_grid
 from anysat.geo.writers import WRITERS, Product, find_writer, staged
 from anysat.modalities import MODALITIES as M
-from geo_builders import ODC_WARNINGS, SOUTH, geobox
+from geo_builders import SOUTH, geobox
 
-pytestmark = ODC_WARNINGS
 STANDARDS = Path(__file__).parents[2] / "shared" / "standards"
 DIM = 6
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import random_model
 
 from anysat.cli import main
 from anysat.model import checkpoint
+from builders import random_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,10 +41,12 @@ def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monk
     rasterio = pytest.importorskip("rasterio")
     xarray = pytest.importorskip("xarray")
     monkeypatch.chdir(tmp_path)
+    from affine import Affine
+
     generator = np.random.default_rng(0)
     with rasterio.open(
         "photo.tif", "w", driver="GTiff", width=300, height=300, count=4, dtype="uint8", crs="EPSG:32632",
-        transform=rasterio.transform.from_origin(500000, 5500060, 0.2, 0.2),
+        transform=Affine(0.2, 0, 500000, 0, -0.2, 5500060),
     ) as file:  # fmt: skip
         file.write(generator.integers(1, 255, (4, 300, 300), dtype=np.uint8))
     cube = xarray.DataArray(

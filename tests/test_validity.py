@@ -7,8 +7,8 @@ import torch
 from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError
 from anysat.modalities import MODALITIES
-from anysat.observation import Observation
 from anysat.normalise import Normaliser
+from anysat.observation import Observation
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}

@@ -25,8 +25,20 @@ COMMANDS = {
 }
 """Command, module, config and function. The config's docstring and fields are the help."""
 
-_EXTRA_OF = {"rasterio": "geo", "xarray": "geo", "rioxarray": "geo", "odc": "geo", "zarr": "geo", "h5py": "geo",
-             "h5netcdf": "geo", "rio_cogeo": "geo", "matplotlib": "geo", "rasterio.warp": "geo"}  # fmt: skip
+_GEO = {
+    "affine",
+    "h5netcdf",
+    "h5py",
+    "matplotlib",
+    "odc",
+    "pyproj",
+    "rasterio",
+    "rio_cogeo",
+    "rioxarray",
+    "xarray",
+    "zarr",
+}
+_EXTRA_OF = dict.fromkeys(_GEO, "geo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +106,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
 
 
 def _dashed(text: str) -> str:
+    text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # what may be left out needs no "nothing"
     return re.sub(r"--\w+", lambda option: option.group().replace("_", "-"), text)
 
 

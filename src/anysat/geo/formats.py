@@ -49,11 +49,15 @@ def read_folder(path: Path, part: str | None, _modality: Modality) -> list[Layer
 
 def read_netcdf(path: Path, part: str | None, _modality: Modality) -> list[Layer]:
     """A NetCDF-4 cube."""
+    import h5netcdf  # noqa: F401  (xarray would call a missing engine a file that it cannot read)
+
     return _cube_layers(path, part, {"engine": "h5netcdf"})
 
 
 def read_zarr(path: Path, part: str | None, _modality: Modality) -> list[Layer]:
     """A Zarr cube."""
+    import zarr  # noqa: F401
+
     return _cube_layers(path, part, {"engine": "zarr", "chunks": None, "consolidated": False})
 
 

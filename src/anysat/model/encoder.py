@@ -23,7 +23,7 @@ from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import Modality
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
-from anysat.model.inputs import PixelInput, mark_invalid, read_published
+from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import (
     cell_sequence,
     distance_buckets,
@@ -33,6 +33,7 @@ from anysat.model.positions import (
 )
 from anysat.model.projectors import make_projector
 from anysat.model.spatial import SpatialTransformer
+from anysat.model.validity import any_of, mark_invalid, mark_unseen, pool_valid, valid_or_all
 from anysat.normalise import Normaliser
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
@@ -230,9 +231,9 @@ class AnySat(
         tile, fused = self._fuse(tiling, context, rows, cols, patch_size_m)
         patch = rearrange(fused, "batch (pr pc) dim -> batch pr pc dim", pr=rows)
         if tiling:
-            patch_valid = _any_of([tokens.patch_valid for tokens in tiling])
+            patch_valid = any_of([tokens.patch_valid for tokens in tiling])
         else:
-            patch_valid = _any_of([_pool_valid(tokens.patch_valid, rows, cols) for tokens in context.values()])
+            patch_valid = any_of([pool_valid(tokens.patch_valid, rows, cols) for tokens in context.values()])
         if dense is None:
             return CoreOutput(tile, patch, patch_valid, None, None)
 
@@ -364,11 +365,11 @@ class AnySat(
         found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
         return Embeddings(
             tile=found.tile,
-            patch=_mark_unseen(found.patch, found.patch_valid),
-            valid=_valid_or_all(found.patch, found.patch_valid),
+            patch=mark_unseen(found.patch, found.patch_valid),
+            valid=valid_or_all(found.patch, found.patch_valid),
             grid=grid,
-            dense=None if found.dense is None else _mark_unseen(found.dense, found.dense_valid),
-            dense_valid=None if found.dense is None else _valid_or_all(found.dense, found.dense_valid),
+            dense=None if found.dense is None else mark_unseen(found.dense, found.dense_valid),
+            dense_valid=None if found.dense is None else valid_or_all(found.dense, found.dense_valid),
             dense_modality=None if dense is None else self.config.modality(dense),
             absent=absent,
         )
@@ -387,24 +388,3 @@ def _statistics_of(batch: Batch) -> Normaliser:
         stacklevel=3,
     )
     return Normaliser.from_batch(batch)
-
-
-def _any_of(flags: Sequence[Tensor | None]) -> Tensor | None:
-    """Where any modality saw; None, all valid, as soon as one saw everything."""
-    seen = [flag for flag in flags if flag is not None]
-    return torch.stack(seen).any(0) if len(seen) == len(flags) else None
-
-
-def _pool_valid(valid: Tensor | None, rows: int, cols: int) -> Tensor | None:
-    """Which patches hold a valid context pixel: (batch row col) -> (batch patch_row patch_col)."""
-    if valid is None:
-        return None
-    return rearrange(valid, "batch (pr sr) (pc sc) -> batch pr pc (sr sc)", pr=rows, pc=cols).any(-1)
-
-
-def _mark_unseen(vectors: Tensor, valid: Tensor | None) -> Tensor:
-    return vectors if valid is None else vectors.masked_fill(~valid[..., None], float("nan"))
-
-
-def _valid_or_all(vectors: Tensor, valid: Tensor | None) -> Tensor:
-    return torch.ones(vectors.shape[:-1], dtype=torch.bool, device=vectors.device) if valid is None else valid

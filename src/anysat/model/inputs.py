@@ -1,14 +1,14 @@
-"""What goes into the forward pass: checked tensors, from the published dict, with what is invalid marked."""
+"""What goes into the forward pass: checked tensors, read from the published dict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from anysat.errors import EmptyTileError, InputError
+from anysat.errors import InputError
 from anysat.modalities import Modality
 from anysat.model.config import ModelConfig
 
@@ -51,35 +51,6 @@ def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Pi
     if len(set(sizes.values())) > 1:
         raise InputError("input", "one batch size in all modalities", sizes)
     return inputs
-
-
-def mark_invalid(
-    inputs: Mapping[str, PixelInput], ids: Sequence[object]
-) -> tuple[dict[str, PixelInput], dict[str, int]]:
-    """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
-
-    Returns:
-        The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
-
-    Raises:
-        EmptyTileError: a tile has no valid value in any modality.
-    """
-    marked, absent, anything = {}, {}, None
-    for key, pixels in inputs.items():
-        valid = torch.isfinite(pixels.values)
-        if pixels.valid is not None:
-            valid = valid & pixels.valid
-        present = valid.flatten(1).any(1)
-        anything = present if anything is None else anything | present
-        missing = int((~present).sum())
-        if missing:
-            absent[key] = missing
-        if missing < len(present):
-            marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
-    assert anything is not None, "no modality"
-    if not bool(anything.all()):
-        raise EmptyTileError([ids[index] for index in torch.nonzero(~anything).flatten().tolist()])
-    return marked, absent
 
 
 def _check_values(modality: Modality, values: Tensor) -> None:

@@ -1,0 +1,72 @@
+"""What is valid, from the input's values to the embeddings; the projectors and transformers leave the rest out.
+
+A flag of None means that all is valid, so that nothing is computed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from anysat.errors import EmptyTileError
+from anysat.model.inputs import PixelInput
+
+
+def mark_invalid(
+    inputs: Mapping[str, PixelInput], ids: Sequence[object]
+) -> tuple[dict[str, PixelInput], dict[str, int]]:
+    """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
+
+    Returns:
+        The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
+
+    Raises:
+        EmptyTileError: a tile has no valid value in any modality.
+    """
+    marked, absent, anything = {}, {}, None
+    for key, pixels in inputs.items():
+        valid = torch.isfinite(pixels.values)
+        if pixels.valid is not None:
+            valid = valid & pixels.valid
+        present = valid.flatten(1).any(1)
+        anything = present if anything is None else anything | present
+        missing = int((~present).sum())
+        if missing:
+            absent[key] = missing
+        if missing < len(present):
+            marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
+    assert anything is not None, "no modality"
+    if not bool(anything.all()):
+        raise EmptyTileError([ids[index] for index in torch.nonzero(~anything).flatten().tolist()])
+    return marked, absent
+
+
+def any_of(flags: Sequence[Bool[Tensor, "*place"] | None]) -> Bool[Tensor, "*place"] | None:
+    """Where any modality saw; None, all valid, as soon as one saw everything."""
+    seen = [flag for flag in flags if flag is not None]
+    return torch.stack(seen).any(0) if len(seen) == len(flags) else None
+
+
+def pool_valid(
+    valid: Bool[Tensor, "batch row col"] | None, rows: int, cols: int
+) -> Bool[Tensor, "batch patch_row patch_col"] | None:
+    """Which patches hold a valid context pixel."""
+    if valid is None:
+        return None
+    return rearrange(valid, "batch (pr sr) (pc sc) -> batch pr pc (sr sc)", pr=rows, pc=cols).any(-1)
+
+
+def mark_unseen(
+    vectors: Float[Tensor, "*place dim"], valid: Bool[Tensor, "*place"] | None
+) -> Float[Tensor, "*place dim"]:
+    """NaN where nobody saw."""
+    return vectors if valid is None else vectors.masked_fill(~valid[..., None], float("nan"))
+
+
+def valid_or_all(vectors: Float[Tensor, "*place dim"], valid: Bool[Tensor, "*place"] | None) -> Bool[Tensor, "*place"]:
+    """The flags written out."""
+    return torch.ones(vectors.shape[:-1], dtype=torch.bool, device=vectors.device) if valid is None else valid
