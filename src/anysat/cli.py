@@ -25,19 +25,7 @@ COMMANDS = {
 }
 """Command, module, config and function. The config's docstring and fields are the help."""
 
-_GEO = {
-    "affine",
-    "h5netcdf",
-    "h5py",
-    "matplotlib",
-    "odc",
-    "pyproj",
-    "rasterio",
-    "rio_cogeo",
-    "rioxarray",
-    "xarray",
-    "zarr",
-}
+_GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo")
 
 
