@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from anysat.cli import main
 from anysat.model import checkpoint
 from builders import random_model
+from geo_builders import cube, write_nc
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
