@@ -44,7 +44,7 @@ class _Read:
 def embed_tile(config: EmbedConfig) -> Text:
     """See `anysat.workflows.embed.embed`."""
     started = time.perf_counter()
-    given = _parse_inputs(config.inputs)
+    given = parse_inputs(config.inputs)
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
     finals = [*(file for path in outputs for file in WRITERS[path.suffix].files(path)), picture]
@@ -74,7 +74,8 @@ def embed_tile(config: EmbedConfig) -> Text:
     return _report(read, embeddings, statistics, written, time.perf_counter() - started)
 
 
-def _parse_inputs(words: Sequence[str]) -> dict[str, InputPath]:
+def parse_inputs(words: Sequence[str]) -> dict[str, InputPath]:
+    """What was typed, by modality key; refuses a modality given twice, and nothing."""
     given: dict[str, InputPath] = {}
     for word in words:
         parsed = InputPath.parse(word)
@@ -127,6 +128,16 @@ def _read(
         observations[key], ways[key] = source.observe(grid.of(source.modality))
     tile = Tile(observations=observations, id=Path(config.out).stem, geobox=grid.geobox)
     return _Read(sources=sources, grid=grid, tile=tile, ways=ways)
+
+
+def read_tile(config: EmbedConfig, model: AnySat) -> Tile:
+    """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none."""
+    given = parse_inputs(config.inputs)
+    with _progress(len(given)) as progress:
+        tile = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress).tile
+    if model.normaliser is None:
+        model.normaliser = Normaliser.from_batch(Batch.of([tile]))
+    return _in_units_of(model.normaliser, tile)[0]
 
 
 def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings, list[str]]:

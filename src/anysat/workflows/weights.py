@@ -11,8 +11,6 @@ from anysat.errors import RecordError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anysat.model.encoder import AnySat
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
@@ -65,6 +63,12 @@ class InspectConfig:
             "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
         }
     )
+    inputs: list[str] = field(default_factory=list)
+    """Files of one tile as `anysat embed` takes them, as [s2=cube.nc, aerial=photo.tif], two sensors or more. On them
+    both readings of the fusion attention are compared: how much each pair of sensors, alone, agrees about patches.
+    Hold it against an untrained model's figures: where training raised it is how the weights were trained."""
+    patch_size_m: float = 20.0
+    """Side of a patch for that comparison, in metres."""
 
 
 def inspect(config: InspectConfig) -> Table:
@@ -72,33 +76,13 @@ def inspect(config: InspectConfig) -> Table:
     from rich.table import Table
 
     from anysat.model.checkpoint import load
+    from anysat.workflows.weights_facts import attention_agreement, weight_facts
 
+    model = load(config.source)
+    facts = weight_facts(model)
+    if config.inputs:
+        facts |= attention_agreement(model, config.inputs, config.patch_size_m)
     table = Table("fact", "value", show_header=False, title=config.source)
-    for fact, value in _facts(load(config.source)).items():
+    for fact, value in facts.items():
         table.add_row(fact, value)
     return table
-
-
-def _facts(model: AnySat) -> dict[str, str]:
-    """What weights are, and two traits that tell how they were trained."""
-    c = model.config
-    tables = [p.detach() for name, p in model.named_parameters() if name.endswith("relative.weight")]
-    never_used, used = (
-        sum(float(t[..., part].std()) for t in tables) / len(tables) for part in (slice(3), slice(3, 8))
-    )
-    fills = {name.split(".")[1]: p.item() for name, p in model.named_parameters() if name.endswith(".fill")}
-    learned = ", ".join(f"{key} {value:.3g}" for key, value in fills.items() if value != 0)
-    return {
-        **model.provenance,
-        "size": f"dim {c.dim}, depth {c.depth}, {c.num_heads} heads",
-        "tensors": f"{len(model.state_dict()):,}",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "modalities": ", ".join(m.key for m in c.modalities),
-        "conventions": f"subpatch_order {c.subpatch_order}, rpe_heads {c.rpe_heads}, "
-        f"fusion_attention {c.fusion_attention}, {c.day_convention}",
-        "statistics": "none"
-        if model.normaliser is None
-        else f"{', '.join(model.normaliser.statistics)} ({model.normaliser.source})",
-        "fill of missing values": learned or "0 for every series, as when it was never trained",
-        "relative-position tables": f"spread {used:.3g} where used, {never_used:.3g} where no distance leads",
-    }
