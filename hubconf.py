@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-dependencies = ["torch", "numpy", "einops", "safetensors", "huggingface_hub", "yaml"]
+dependencies = ["torch", "numpy", "einops", "safetensors", "huggingface_hub", "jaxtyping", "yaml"]
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
@@ -21,5 +21,5 @@ def anysat(pretrained: bool = True, size: str = "base", weights: str = PUBLISHED
         weights: hub id, file or folder; see `anysat.load`, which also takes `options`.
     """
     if pretrained:
-        return load(weights if size == "base" else size, **options)
+        return load(weights if weights != PUBLISHED_REPO or size == "base" else size, **options)
     return AnySat(SIZES[size](**options)).eval()

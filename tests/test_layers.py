@@ -1,13 +1,15 @@
 """Each non-trivial layer equals a slow, obvious reference."""
 
+import importlib
+import inspect
 import math
+import typing
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.layers import Attention, RelativePosition
 from anysat.model.positions import (
@@ -131,23 +133,24 @@ def test_date_norm_ignores_absent_dates():
 def test_temporal_pooling_equals_the_unfolded_attention():
     """Keys from position-encoded features, one learned query per head, values the encoded features themselves."""
     torch.manual_seed(0)
-    pooling = TemporalPooling(MODALITIES["s2"], ModelConfig(dim=64, num_heads=4)).eval()
+    pooling = TemporalPooling(ModelConfig(dim=64, num_heads=4)).eval()
     x, days = torch.randn(2, 3, 5, 64), torch.randint(1, 366, (2, 5)).float()
     encoded = x + day_code(days, 367, 4).tile(1, 1, 16)[:, None]
     keys = pooling.key(encoded).view(2, 3, 5, 16, 8)
     logits = (keys * pooling.query).sum(-1) / math.sqrt(8)
     values = encoded.view(2, 3, 5, 16, 4)
     expected = (logits.softmax(2)[..., None] * values).sum(2).flatten(-2)
-    assert torch.allclose(pooling(x, days), expected, atol=1e-5)
+    assert torch.allclose(pooling(x, day_code(days, 367, 4)), expected, atol=1e-5)
 
 
 def test_temporal_pooling_ignores_absent_dates():
     torch.manual_seed(0)
-    pooling = TemporalPooling(MODALITIES["s1"], ModelConfig(dim=64, num_heads=4)).eval()
+    pooling = TemporalPooling(ModelConfig(dim=64, num_heads=4)).eval()
     x, days = torch.randn(2, 3, 5, 64), torch.randint(1, 366, (2, 5)).float()
     present = torch.ones(2, 3, 5, dtype=torch.bool)
     present[:, :, 3:] = False
-    assert torch.allclose(pooling(x, days, present), pooling(x[:, :, :3], days[:, :3]), atol=1e-5)
+    when = day_code(days, 367, 4)
+    assert torch.allclose(pooling(x, when, present), pooling(x[:, :, :3], when[:, :3]), atol=1e-5)
 
 
 def test_image_projection_is_a_convolution_with_stride_its_kernel(nano):
@@ -166,7 +169,8 @@ def test_series_projector_sees_each_pixel_by_itself():
     series, days = torch.randn(1, 3, 10, 4, 4), torch.tensor([[5.0, 100.0, 200.0]])
     changed = series.clone()
     changed[..., 1, 2] += 1
-    before, after = (projector(projector.cut(s, num_sub=4), days, None)[0].view(4, 4, -1) for s in (series, changed))
+    when = projector.date_code(days)
+    before, after = (projector(projector.cut(s, num_sub=4), when, None)[0].view(4, 4, -1) for s in (series, changed))
     moved = (before - after).abs().amax(-1) > 1e-6
     assert moved.nonzero().tolist() == [[1, 2]]
 
@@ -182,3 +186,14 @@ def test_an_invalid_subpatch_leaves_the_spatial_attention():
     with_skip = torch.cat([torch.zeros(1, dtype=torch.long), keep + 1])
     expected, _ = spatial(tokens[:, keep], None, code[keep], bucket[with_skip][:, with_skip])
     assert torch.allclose(spatial(tokens, valid, code, bucket)[0], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["layers", "positions", "projectors", "spatial", "fusion", "validity"])
+def test_every_shape_in_a_signature_can_be_read(name):
+    module = importlib.import_module(f"anysat.model.{name}")
+    functions = [f for f in vars(module).values() if inspect.isfunction(f)]
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    functions += [f for c in classes for f in vars(c).values() if inspect.isfunction(f)]
+    assert functions
+    for function in functions:
+        typing.get_type_hints(function)

@@ -41,8 +41,8 @@ def test_a_date_masked_at_one_pixel_is_as_if_it_had_never_been_taken_there(nano)
     cell = nano(with_mask(x, "s2", valid), 20, "dense")[:, 1, 4, 128:]
     # the pixel's own token before the spatial transformer equals that of the shorter series
     projector = nano.projectors["s2"]
-    masked, _ = projector(projector.cut(x["s2"], 6), x["s2_dates"].float(), projector.cut(valid, 6))
-    short, _ = projector(projector.cut(without["s2"], 6), without["s2_dates"].float(), None)
+    masked, _ = projector(projector.cut(x["s2"], 6), projector.date_code(x["s2_dates"]), projector.cut(valid, 6))
+    short, _ = projector(projector.cut(without["s2"], 6), projector.date_code(without["s2_dates"]), None)
     assert torch.allclose(masked[:, 6 + 4], short[:, 6 + 4], **CLOSE)
     assert cell.isfinite().all()
 
@@ -186,3 +186,31 @@ def test_encode_without_statistics_computes_them_and_says_so():
     tile = Tile(observations={"s2": series("s2", np.random.default_rng(0).normal(size=(1, 10, 6, 6)), ["2020-01-01"])})
     with pytest.warns(UserWarning, match="no statistics were given"):
         model.encode(Batch.of([tile]), 20)
+
+
+def test_context_alone_marks_no_patch_of_a_tile_that_nobody_else_saw(nano):
+    x = random_input(("s2", "modis"), side_m=120)
+    x["s2"][:] = float("nan")
+    x["modis"][:, :, 2] = float("nan")
+    patch = nano(x, 30, "patch")
+    assert patch.shape == (2, 4, 4, 128)
+    assert patch.isnan().all()
+    assert torch.allclose(nano(x, 30, "tile"), nano(with_mask(x, "s2", torch.zeros(2, 3)), 30, "tile"), **CLOSE)
+    assert nano(x, 30, "tile").isfinite().all()
+
+
+def test_gradients_stay_finite_where_pixels_patches_and_modalities_are_missing():
+    model = random_model().train().requires_grad_(True)
+    x = random_input(("s2", "aerial", "s1"))
+    x["s2"][0, :, :, :2, :2] = float("nan")
+    x["aerial"][0, :, :100, :100] = float("nan")
+    x["s1"][:] = float("nan")
+    found = model(x, 20, "all")
+    found[found.isfinite()].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (6, 6), (3,), (2, 3, 10, 6)])
+def test_a_mask_that_lacks_an_axis_is_refused(nano, shape):
+    with pytest.raises(ValueError, match="s2_mask: expected all of"):
+        nano(with_mask(random_input(("s2",)), "s2", torch.ones(shape)), 20, "tile")

@@ -18,6 +18,7 @@ from anysat.errors import (
 )
 from anysat.modalities import MODALITIES, RELEASED, Band, Modality, band_key, read_modalities
 from anysat.model.config import ModelConfig
+from anysat.model.positions import cell_sequence
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation, day_numbers
 from anysat.patches import PatchGrid, cells_per_side
@@ -243,7 +244,7 @@ def test_units_convert_both_ways_and_what_cannot_be_converted_is_refused():
         (lambda: observe(bands=["X1", *S2.band_names[1:]]), "unknown band 'X1'"),
         (lambda: observe(units="mph"), "unknown unit 'mph'"),
         (lambda: observe(units=["dB"]), "one unit, or 10"),
-        (lambda: observe(valid=np.ones((5, 5), bool)), "broadcasts to"),
+        (lambda: observe(valid=np.ones((6, 6), bool)), r"all of \(3, 10, 6, 6\), 1 for an axis .* or \(time,\), got bool of shape \(6, 6\)"),
         (lambda: Observation.of(AERIAL, np.ones((4, 5, 5)), dates=DATES), "it is a single image, got 3 dates"),
         (lambda: Observation.of(AERIAL, np.ones((4, 5, 5), complex)), "real numbers, got type complex128"),
         (lambda: Observation.of(AERIAL, np.full((4, 5, 5), "x")), "real numbers"),
@@ -323,7 +324,7 @@ def test_statistics_equal_a_direct_computation_over_valid_values():
 
 
 def test_standardised_values_have_mean_zero_and_deviation_one_and_are_zero_where_invalid():
-    batch = Batch.of([Tile(observations={"s2": observe(valid=np.arange(6) > 1)})])
+    batch = Batch.of([Tile(observations={"s2": observe(valid=np.broadcast_to(np.arange(6) > 1, (1, 1, 1, 6)))})])
     found = Normaliser.from_batch(batch).standardise(batch)["s2"]
     valid = batch.observations["s2"].valid
     assert found[valid].mean().abs() < 1e-5
@@ -377,3 +378,47 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(StatisticsError, match="unreadable content"):
         Normaliser.read(tmp_path / "other.json")
+
+
+def test_a_ratio_band_follows_its_parts_into_other_units():
+    power = Observation.of(S1, np.array([[[[0.1]], [[0.01]]]]), units="linear", dates=["2020-01-01"])
+    decibel = Observation.of(S1, np.array([[[[-10.0]], [[-20.0]]]]), units="dB", dates=["2020-01-01"])
+    assert power.values.ravel().tolist() == pytest.approx([0.1, 0.01, 10])
+    assert power.in_units("dB").values.ravel().tolist() == pytest.approx(decibel.values.ravel().tolist())
+
+
+def test_masked_arrays_and_values_beyond_float32_are_invalid():
+    values = np.ma.masked_greater(np.arange(40.0).reshape(1, 10, 2, 2), 20)
+    assert Observation.of(S2, values, dates=["2020-01-01"]).valid.sum() == 21
+    lowest = np.full((1, 10, 2, 2), np.finfo(np.float64).min)
+    assert not Observation.of(S2, lowest, dates=["2020-01-01"]).valid.any()
+
+
+def test_day_numbers_are_not_dates():
+    with pytest.raises(InputError, match="expected dates such as 2020-06-01, got numbers; day numbers belong to"):
+        observe(dates=[10, 120, 200])
+
+
+def test_sizes_from_numpy_are_numbers():
+    for number in (np.int64(20), np.float32(20), np.float64(20)):
+        assert PatchGrid.fit({S2: (6, 6)}, number).num_patches == 9
+
+
+def test_a_patch_of_more_subpatches_than_attention_can_hold_is_refused():
+    with pytest.raises(
+        PatchSizeError, match="more than 4096 sub-patches of one modality; sizes that fit here: .* 640 m"
+    ):
+        PatchGrid.fit({S2: (256, 256)}, 2560)
+
+
+@pytest.mark.parametrize(
+    ("gsd_m", "subpatch_px"), [(0.6, 10), (3.0, 1), (4.0, 1), (0.3, 10), (0.5, 10), (0.2, 10), (12.0, 1)]
+)
+def test_every_subpatch_of_an_odd_sensor_has_a_place_of_its_own(gsd_m, subpatch_px):
+    odd = Modality(
+        key="odd", sensor="x", bands=(Band(name="R"),), gsd_m=gsd_m, is_temporal=False, subpatch_px=subpatch_px
+    )
+    cell = cells_per_side(odd)
+    side = 4 * cell
+    assert sorted(cell_sequence(side, cell).tolist()) == list(range(side * side))
+    assert cell == 1 or cell * odd.subpatch_m == 10

@@ -42,7 +42,7 @@ def test_a_published_file_loads_strictly_in_eval_mode(tmp_path, small):
     loaded = anysat.load(write_published(tmp_path / "AnySat.pth", small), config=SMALL)
     assert not loaded.training
     assert same_numbers(loaded, small)
-    assert loaded.provenance["licence"] == "MIT"
+    assert loaded.provenance == {"weights": str(tmp_path / "AnySat.pth"), "licence": "unknown"}
 
 
 def test_the_teacher_of_a_training_checkpoint_is_what_is_loaded(tmp_path, small):
@@ -103,12 +103,14 @@ def test_push_to_hub_uploads_the_folder(small, monkeypatch):
 def test_a_hub_id_is_fetched_through_the_hubs_own_client(tmp_path, small, monkeypatch):
     asked = []
 
-    def fetch(repo, name, revision=None):
+    def fetch(repo, name, revision=None, token=None):
         asked.append((repo, name, revision))
         return str(write_published(tmp_path / "AnySat.pth", small))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    assert same_numbers(anysat.load("g-astruc/AnySat", config=SMALL, revision="main"), small)
+    loaded = anysat.load("g-astruc/AnySat", config=SMALL, revision="main")
+    assert same_numbers(loaded, small)
+    assert loaded.provenance == {"weights": "g-astruc/AnySat", "licence": "MIT"}
     assert asked == [("g-astruc/AnySat", "models/AnySat.pth", "main")]
 
 

@@ -106,8 +106,8 @@ class Modality:
         if not (isinstance(self.gsd_m, (int, float)) and math.isfinite(self.gsd_m) and self.gsd_m > 0):
             refuse("gsd_m", "a positive number of metres")
         object.__setattr__(self, "gsd_m", float(self.gsd_m))
-        if self.subpatch_px < 1 or (self.is_temporal and self.subpatch_px != 1):
-            refuse("subpatch_px", "a positive number of pixels, 1 for a series")
+        if self.subpatch_px < 1 or ((self.is_temporal or self.covers_tile) and self.subpatch_px != 1):
+            refuse("subpatch_px", "a positive number of pixels, 1 for a series and for context of the tile")
         if self.date_period_days < 2:
             refuse("date_period_days", "two days or more")
         if not 0 <= self.dropout_prob < 1:

@@ -87,7 +87,7 @@ class Observation:
             bands: names of the bands as stored; None when they are the modality's, in its order.
             units: one unit, or one per stored band; None for the modality's own.
             dates: one per time step, anything numpy reads as a date; an image has none.
-            valid: broadcastable to `values`, True where data is real.
+            valid: True where data is real: (time,), or the axes of `values`, of length 1 where they do not matter.
             nodata: source value that means "no data".
 
         Raises:
@@ -108,22 +108,18 @@ class Observation:
             raise InputError(f"{modality.key} dates", "none: it is a single image", f"{np.size(dates)} dates")
         names = _stored_bands(modality, array.shape[-3], bands)
         unit_of = _stored_units(modality, names, units)
-        seen = np.isfinite(array)
+        with np.errstate(over="ignore"):
+            seen = np.isfinite(array.astype(np.float32)) & ~np.ma.getmaskarray(np.ma.asarray(values))
         if nodata is not None and np.isfinite(nodata):
             seen &= array != nodata
         if valid is not None:
-            try:
-                seen &= np.broadcast_to(np.asarray(valid, dtype=bool), array.shape)
-            except ValueError:
-                raise InputError(
-                    f"{modality.key} valid mask", f"a shape that broadcasts to {array.shape}", np.shape(valid)
-                ) from None
+            seen &= _as_valid(modality, valid, array.shape)
         array = np.where(seen, array, 0).astype(np.float32)
         array, seen, units_out = _in_model_order(modality, array, seen, names, unit_of)
         return cls(modality=modality, values=array, valid=seen, units=units_out, dates=dates)
 
     def in_units(self, units: str | Sequence[str]) -> Observation:
-        """The same observation with its bands in other units; a ratio band stays as it is.
+        """The same observation with its bands in other units; a ratio band is made anew from its parts.
 
         Raises:
             InputError: there is no conversion between a band's unit and the one asked for.
@@ -142,6 +138,9 @@ class Observation:
             valid[..., index, :, :] &= np.isfinite(converted)
             values[..., index, :, :] = np.where(valid[..., index, :, :], converted, 0)
             units_out[index] = target
+        for index, band in enumerate(self.modality.bands):
+            if band.ratio_of is not None and tuple(units_out) != self.units:
+                _make_ratio(self.modality, index, values, valid)
         return replace(self, values=values, valid=valid, units=tuple(units_out))
 
     @property
@@ -167,10 +166,24 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     return array
 
 
+def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(valid)
+    if modality.is_temporal and mask.ndim == 1:
+        mask = mask[:, None, None, None]
+    fits = mask.ndim == len(shape) and all(a in (1, b) for a, b in zip(mask.shape, shape, strict=True))
+    if not fits or not np.isin(mask, (0, 1)).all():
+        short = " or (time,)" if modality.is_temporal else ""
+        expected = f"True and False, all of {shape}, 1 for an axis that does not matter,{short}"
+        raise InputError(f"{modality.key} valid mask", expected, f"{mask.dtype} of shape {np.shape(valid)}")
+    return np.broadcast_to(mask.astype(bool), shape)
+
+
 def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
     where = f"{modality.key} dates"
     if dates is None:
         raise InputError(where, f"{num_times} dates, one per time step", "none", "pass dates=[...]")
+    if np.asarray(dates).dtype.kind in "biufc":
+        raise InputError(where, "dates such as 2020-06-01", "numbers", "day numbers belong to the published call")
     try:
         made = np.array(dates, dtype="datetime64[D]")
     except (ValueError, TypeError) as error:
@@ -225,9 +238,17 @@ def _in_model_order(
     values[..., indices, :, :], valid[..., indices, :, :] = array, seen
     for index, band in enumerate(modality.bands):
         if band.ratio_of is not None and index not in indices:
-            above, below = (modality.find_band(name) for name in band.ratio_of)
-            ratio = values[..., above, :, :] / (values[..., below, :, :] + _RATIO_EPS)
-            both = valid[..., above, :, :] & valid[..., below, :, :]
-            values[..., index, :, :] = np.where(both, ratio.clip(-_RATIO_LIMIT, _RATIO_LIMIT), 0)
-            valid[..., index, :, :] = both
+            _make_ratio(modality, index, values, valid)
     return values, valid, tuple(units.get(i, band.unit) for i, band in enumerate(modality.bands))
+
+
+def _make_ratio(modality: Modality, index: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    """Fill in a ratio band from its parts, as they are: a ratio of decibels is not one of powers."""
+    parts = modality.bands[index].ratio_of
+    assert parts is not None, modality.bands[index]
+    above, below = (modality.find_band(name) for name in parts)
+    with np.errstate(divide="ignore", over="ignore"):
+        ratio = values[..., above, :, :] / (values[..., below, :, :] + _RATIO_EPS)
+    both = valid[..., above, :, :] & valid[..., below, :, :]
+    values[..., index, :, :] = np.where(both, ratio.clip(-_RATIO_LIMIT, _RATIO_LIMIT), 0)
+    valid[..., index, :, :] = both

@@ -9,48 +9,56 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from anysat.errors import ExtentError, InputError, PatchSizeError, RecordError
 from anysat.modalities import Modality
 
 SubpatchOrder = Literal["cell", "raster"]
+MAX_SUBPATCHES = 4096
+"""Sub-patches of one modality that a patch may hold: the spatial transformer attends between all of them."""
 CELL_M = 10.0
 """Side of the ground cell by which the published weights order sub-patches smaller than it."""
 
 
-def centimetres(length_m: float, what: str) -> int:
+def centimetres(length_m: object, what: str) -> int:
     """A length as whole centimetres; refuses a length that is not one.
 
     Examples:
         >>> centimetres(1.25, "pixel")
         125
     """
-    if isinstance(length_m, bool) or not isinstance(length_m, (int, float)) or not math.isfinite(length_m):
+    if isinstance(length_m, bool) or not isinstance(length_m, Real) or not math.isfinite(length_m):
         raise RecordError(what, length_m, "a number of metres")
-    length_cm = round(length_m * 100)
-    if length_cm <= 0 or abs(length_cm - length_m * 100) > 1e-6:
+    length_cm = round(float(length_m) * 100)
+    if length_cm <= 0 or abs(length_cm - float(length_m) * 100) > 1e-4:
         raise RecordError(what, length_m, "a positive length in whole centimetres")
     return length_cm
 
 
 def cells_per_side(modality: Modality) -> int:
-    """Sub-patches per side of a 10 m ground cell; 1 when a sub-patch is a cell or larger.
+    """Sub-patches per side of a 10 m ground cell; 1 when a cell does not hold whole ones, and has no order of them.
 
     Examples:
         >>> from anysat.modalities import MODALITIES
         >>> cells_per_side(MODALITIES["aerial"]), cells_per_side(MODALITIES["l7"])
         (5, 1)
     """
-    return max(1, round(CELL_M / modality.subpatch_m))
+    cell_cm, side_cm = centimetres(CELL_M, "cell"), _subpatch_cm(modality)
+    return cell_cm // side_cm if cell_cm % side_cm == 0 else 1
 
 
 def patch_unit_m(modalities: list[Modality], order: SubpatchOrder) -> float:
     """Smallest patch side that holds whole sub-patches (and whole cells, in cell order) of all."""
-    sides_cm = [centimetres(modality.subpatch_m, f"sub-patch of {modality.key!r}") for modality in modalities]
+    sides_cm = [_subpatch_cm(modality) for modality in modalities]
     if order == "cell":
-        sides_cm += [centimetres(CELL_M, "cell") for modality in modalities if modality.subpatch_m < CELL_M]
+        sides_cm += [centimetres(CELL_M, "cell") for modality in modalities if cells_per_side(modality) > 1]
     return math.lcm(*sides_cm) / 100
+
+
+def _subpatch_cm(modality: Modality) -> int:
+    return centimetres(modality.subpatch_m, f"sub-patch of {modality.key!r}")
 
 
 @dataclass(frozen=True)
@@ -112,14 +120,19 @@ class PatchGrid:
             if modality not in tiling:
                 _check_context(modality, shape, height_cm, width_cm)
         unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
-        fitting_cm = fitting_sizes_cm(height_cm, width_cm, unit_cm)
+        nesting_cm = fitting_sizes_cm(height_cm, width_cm, unit_cm)
+        largest_cm = math.isqrt(MAX_SUBPATCHES) * min(map(_subpatch_cm, tiling))
+        fitting_cm = [size for size in nesting_cm if size <= largest_cm]
         fitting_m = [size / 100 for size in fitting_cm]
         try:
             patch_cm = centimetres(patch_size_m, "patch size")
         except RecordError:
             raise PatchSizeError(patch_size_m, "it must be a positive number of metres", fitting_m) from None
         if patch_cm not in fitting_cm:
-            raise PatchSizeError(patch_size_m, _misfit(patch_cm, height_cm, width_cm, unit_cm, tiling), fitting_m)
+            reason = _misfit(patch_cm, height_cm, width_cm, unit_cm, tiling)
+            if patch_cm in nesting_cm:
+                reason = f"it holds more than {MAX_SUBPATCHES} sub-patches of one modality"
+            raise PatchSizeError(patch_size_m, reason, fitting_m)
         return cls(patch_cm / 100, height_cm // patch_cm, width_cm // patch_cm)
 
 

@@ -30,6 +30,7 @@ from anysat.normalise import PRESETS, Normaliser
 PUBLISHED_REPO = "g-astruc/AnySat"
 PUBLISHED_FILE = "models/AnySat.pth"
 PUBLISHED_LICENCE = "MIT"
+UNKNOWN_LICENCE = "unknown"
 OWN_FILE = "model.safetensors"
 FORMAT = "anysat-1"
 FROM_DATA = "from-data"
@@ -97,6 +98,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    token: str | None = None,
 ) -> AnySat:
     """Load an encoder, in eval mode, on the device and in the type asked for.
 
@@ -111,18 +113,19 @@ def load(
         device: where the weights go.
         dtype: type of the weights; bfloat16 halves memory.
         revision: branch, tag or commit of a hub id.
+        token: for private hub repositories; None takes the one the hub's client knows.
 
     Raises:
         MissingFileError, WeightsError: no such source; tensors missing, extra or misshapen; a pickle
             with more than tensors (it is not run).
     """
-    file = read_weights(source, revision=revision)
+    file = read_weights(source, revision=revision, token=token)
     model = AnySat(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
     if file.published:
         load_published(model, file.tensors, source=file.source)
     else:
         _load_strict(model, file.tensors, file.source)
-    model.provenance = dict(file.provenance or {"weights": file.source, "licence": "unknown"})
+    model.provenance = dict(file.provenance or {"weights": file.source, "licence": UNKNOWN_LICENCE})
     if statistics is not None:
         model.normaliser = find_statistics(statistics)
     return model.to(device=device, dtype=dtype).eval()
@@ -162,7 +165,28 @@ def save(model: AnySat, path: str | Path) -> None:
         raise WriteError(path, error) from error
 
 
-def read_weights(source: str | Path, *, revision: str | None = None) -> WeightFile:
+def model_card(model: AnySat) -> str:
+    """The page a hub shows beside the weights: what they are, their licence, how to load them."""
+    licence = model.provenance.get("licence", UNKNOWN_LICENCE).lower()
+    keys = ", ".join(modality.key for modality in model.config.modalities)
+    return f"""---
+license: {licence}
+library_name: anysat
+tags: [earth-observation, remote-sensing]
+---
+# AnySat encoder
+
+Weights: {model.provenance.get("weights", "unknown")}.
+Width {model.config.dim}, depth {model.config.depth}. Modalities: {keys}.
+
+    import anysat
+    model = anysat.load("<this repository>")
+
+Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
+"""
+
+
+def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
     """Find and read a weight file without building a model."""
     name = str(source)
     path = Path(source)
@@ -177,19 +201,21 @@ def read_weights(source: str | Path, *, revision: str | None = None) -> WeightFi
                 f"load {PUBLISHED_REPO!r}, or make an untrained one with AnySat(ModelConfig.{name}())",
             )  # fmt: skip
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in (*_PICKLED, ".safetensors"):
-            return replace(_read_file(download(name, revision)), source=name)
+            file = replace(_read_file(download(name, revision, token)), source=name)
+            licence = PUBLISHED_LICENCE if name == PUBLISHED_REPO else UNKNOWN_LICENCE
+            return replace(file, provenance=file.provenance or {"weights": name, "licence": licence})
         raise MissingFileError(name, "a weight file, a folder that holds one, or a hub id such as g-astruc/AnySat")
     return _read_file(path)
 
 
-def download(repo: str, revision: str | None = None) -> Path:
+def download(repo: str, revision: str | None = None, token: str | None = None) -> Path:
     """Fetch a repository's weight file through the hub's cache: ours if it is there, else the published one."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in (OWN_FILE, PUBLISHED_FILE) if repo != PUBLISHED_REPO else (PUBLISHED_FILE,):
         try:
-            return Path(hf_hub_download(repo, name, revision=revision))
+            return Path(hf_hub_download(repo, name, revision=revision, token=token))
         except LocalEntryNotFoundError as error:
             problem: Exception = error  # no connection and not in the cache
             break
@@ -209,7 +235,7 @@ def _read_file(path: Path) -> WeightFile:
         return _read_safetensors(path)
     if path.suffix in _PICKLED:
         tensors = _teacher(_read_pickle(path))
-        return WeightFile(str(path), tensors, True, provenance={"weights": str(path), "licence": PUBLISHED_LICENCE})
+        return WeightFile(str(path), tensors, published=True)
     raise WeightsError(
         path, f"unknown suffix {path.suffix!r}", f"expected .safetensors or one of {', '.join(_PICKLED)}"
     )
@@ -218,12 +244,13 @@ def _read_file(path: Path) -> WeightFile:
 def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("anysat", "null"))
+            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"not a readable safetensors file ({error})") from error
     if meta is None:
         return WeightFile(str(path), tensors, published=True)
+    meta = meta if isinstance(meta, dict) else {}
     if meta.get("format") != FORMAT:
         raise WeightsError(
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
@@ -232,9 +259,10 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         config = ModelConfig.from_dict(meta["config"])
         normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
-    except (KeyError, TypeError, RecordError, UnknownNameError, StatisticsError) as error:
+        provenance = {str(key): str(value) for key, value in meta["provenance"].items()}
+    except (KeyError, TypeError, AttributeError, RecordError, UnknownNameError, StatisticsError) as error:
         raise WeightsError(path, f"unreadable metadata ({error})") from error
-    return WeightFile(str(path), tensors, False, config, normaliser, meta["provenance"])
+    return WeightFile(str(path), tensors, False, config, normaliser, provenance)
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from anysat.errors import RecordError, UnknownNameError
 from anysat.modalities import RELEASED, Modality, find_modality
+from anysat.observation import day_numbers
 from anysat.patches import SubpatchOrder
 
 NUM_TEMPORAL_HEADS = 16
@@ -74,8 +77,9 @@ class ModelConfig:
             refuse("patch_position_unit_m", "a positive number of metres")
         if not 0 <= self.temporal_dropout_prob < 1:
             refuse("temporal_dropout_prob", "a probability below 1")
-        words = self.day_convention.split()
-        if words != ["day_of_year"] and (len(words) != 2 or words[0] != "days_since"):
+        try:
+            day_numbers(np.empty(0, "datetime64[D]"), self.day_convention)
+        except RecordError:
             refuse("day_convention", "'day_of_year' or 'days_since YYYY-MM-DD'")
 
     @classmethod

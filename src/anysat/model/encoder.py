@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ from anysat.model.positions import (
 )
 from anysat.model.projectors import make_projector
 from anysat.model.spatial import SpatialTransformer
-from anysat.model.validity import any_of, mark_invalid, mark_unseen, pool_valid, valid_or_all
+from anysat.model.validity import any_of, mark_invalid, mark_unseen, nothing_of, pool_valid, valid_or_all
 from anysat.normalise import Normaliser
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
@@ -73,13 +73,7 @@ class CoreOutput(NamedTuple):
     """(batch row col)"""
 
 
-class AnySat(
-    nn.Module,
-    ModelHubMixin,
-    library_name="anysat",
-    tags=["earth-observation", "remote-sensing"],
-    paper_url="https://arxiv.org/abs/2412.14123",
-):
+class AnySat(nn.Module, ModelHubMixin):
     """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
 
     Examples:
@@ -202,10 +196,11 @@ class AnySat(
         return load(pretrained_model_name_or_path, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from anysat.model.checkpoint import OWN_FILE, save
+        from anysat.model.checkpoint import OWN_FILE, model_card, save
 
         save(self, save_directory / OWN_FILE)
         (save_directory / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1))
+        (save_directory / "README.md").write_text(model_card(self))
 
     def core(
         self,
@@ -268,19 +263,27 @@ class AnySat(
         rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
         values = projector.cut(pixels.values, side)
         valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
-        days = None if pixels.days is None else repeat(pixels.days, "batch time -> (batch p) time", p=rows * cols)
+        when = projector.date_code(pixels.days)
+        when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
 
-        def see(part: slice) -> tuple[Tensor | None, ...]:
-            days_of, valid_of = (None if t is None else t[part] for t in (days, valid))
-            tokens, present = projector(values[part], days_of, valid_of, leave_out)
-            patch, sub = self.spatial(tokens, present, code, bucket)
-            return patch, None if present is None else present.any(-1), sub if keep_sub else None, present
+        def see(part: slice, subs: Sequence[slice]) -> tuple[Tensor | None, ...]:
+            """Some patches: their sub-patches through the projector, some at a time, then all of them together."""
+            when_of = None if when is None else when[part]
+            pieces = [
+                projector(values[part, sub], when_of, None if valid is None else valid[part, sub], leave_out)
+                for sub in subs
+            ]
+            tokens, present = (None if p[0] is None else torch.cat(p, dim=1) for p in zip(*pieces, strict=True))
+            patch, sub_tokens = self.spatial(tokens, present, code, bucket)
+            return patch, None if present is None else present.any(-1), sub_tokens if keep_sub else None, present
 
+        num_sub, dates = side * side, math.prod(values.shape[2:-1])
         if chunk_rows is None:
-            parts = [see(slice(None))]
+            parts = [see(slice(None), [slice(None)])]
         else:
-            step = max(1, chunk_rows // math.prod(values.shape[1:-1]))
-            parts = [see(slice(start, start + step)) for start in range(0, values.shape[0], step)]
+            step, sub_step = max(1, chunk_rows // (num_sub * dates)), max(1, chunk_rows // dates)
+            subs = [slice(start, start + sub_step) for start in range(0, num_sub, sub_step)]
+            parts = [see(slice(start, start + step), subs) for start in range(0, values.shape[0], step)]
 
         def whole(pieces: tuple[Tensor | None, ...]) -> Tensor | None:
             found = [piece for piece in pieces if piece is not None]
@@ -326,7 +329,7 @@ class AnySat(
         flat = tokens.flatten(1, 2)
         if rows * cols == 1:
             return flat
-        unit = self.config.modality(key).gsd_m / self.config.patch_position_unit_m
+        unit = self.config.modality(key).subpatch_m / self.config.patch_position_unit_m
         code = sincos_code(raster_coordinates(rows, cols, flat.device), unit, self.config.dim)
         return flat + code.to(flat.dtype)
 
@@ -350,18 +353,16 @@ class AnySat(
             for key, pixels in inputs.items()
         }
         grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
-        inputs, absent = mark_invalid(inputs, ids)
+        inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
+        marked, absent = mark_invalid(inputs, ids)
+        if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
+            # Only context is left: the patches are still those of what was given, and nobody saw them.
+            marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}
+        inputs = marked
         if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must have valid values and lie in patches")
-        ready = {
-            key: PixelInput(
-                pixels.values.to(self.device, self.dtype),
-                None if pixels.days is None else pixels.days.to(self.device),
-                None if pixels.valid is None else pixels.valid.to(self.device),
-            )
-            for key, pixels in inputs.items()
-        }
+        ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in inputs.items()}
         found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
         return Embeddings(
             tile=found.tile,

@@ -25,6 +25,11 @@ class PixelInput(NamedTuple):
     valid: Tensor | None = None
     """Same shape as `values`; None when everything is valid"""
 
+    def to(self, device: torch.device) -> PixelInput:
+        """The same pixels on another device."""
+        days, valid = (None if t is None else t.to(device) for t in (self.days, self.valid))
+        return PixelInput(self.values.to(device), days, valid)
+
 
 def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, PixelInput]:
     """Check the published dict of tensors: modality keys, `<key>_dates`, `<key>_mask`.
@@ -80,13 +85,14 @@ def _read_days(modality: Modality, values: Tensor, days: Tensor | None) -> Tenso
     where = modality.key + _DATES
     if not modality.is_temporal:
         if days is not None:
-            raise InputError(where, "none: it is a single image", f"shape {tuple(days.shape)}")
+            raise InputError(where, "none: it is a single image", type(days).__name__)
         return None
     expected = tuple(values.shape[:2])
     if days is None:
         raise InputError(where, f"day numbers of shape {expected}", "none")
     if not isinstance(days, Tensor) or tuple(days.shape) != expected:
-        raise InputError(where, f"a tensor of day numbers of shape {expected}", getattr(days, "shape", type(days)))
+        got = tuple(days.shape) if isinstance(days, Tensor) else type(days).__name__
+        raise InputError(where, f"a tensor of day numbers of shape {expected}", got)
     if days.is_complex() or days.dtype == torch.bool or not bool(torch.isfinite(days).all()):
         raise InputError(where, "finite day numbers", f"type {days.dtype} or a value that is not finite")
     return days.to(torch.float32)
@@ -102,9 +108,10 @@ def _read_mask(modality: Modality, values: Tensor, mask: Tensor | None) -> Tenso
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError(where, "1 where data is real and 0 elsewhere", f"other values, type {mask.dtype}")
         mask = mask.bool()
+    given = tuple(mask.shape)
     if modality.is_temporal and mask.ndim == 2:
         mask = mask[:, :, None, None, None]
-    try:
+    if mask.ndim == values.ndim and all(a in (1, b) for a, b in zip(mask.shape, values.shape, strict=True)):
         return mask.expand(values.shape)
-    except RuntimeError:
-        raise InputError(where, f"a shape that expands to {tuple(values.shape)}", tuple(mask.shape)) from None
+    short = " or (batch, time)" if modality.is_temporal else ""
+    raise InputError(where, f"all of {tuple(values.shape)}, 1 for an axis that does not matter,{short}", given)

@@ -40,12 +40,7 @@ class RelativePosition(nn.Module):
 
     def forward(
         self, query: Float[Tensor, "batch head query dim"], bucket: Int[Tensor, "query key"]
-    ) -> Float[
-        Tensor,
-        (
-            batch  # head query key
-        ),
-    ]:
+    ) -> Float[Tensor, "batch #head query key"]:
         """The term of each query and key; one head for all when the first head makes it."""
         if self.heads == "first":
             query = query[:, :1]

@@ -50,10 +50,13 @@ class ImageProjector(nn.Module):
             x=self.side_px,
         )
 
+    def date_code(self, days: None) -> None:
+        """An image has no dates."""
+
     def forward(
         self,
         pixels: Float[Tensor, "patch sub pixel"],
-        days: None,  # noqa: ARG002 - an image has none; one interface for both projectors
+        when: None,  # noqa: ARG002 - an image has none; one interface for both projectors
         valid: Bool[Tensor, "patch sub pixel"] | None,
         leave_out: bool = True,
     ) -> Tokens:
@@ -92,9 +95,8 @@ class TemporalPooling(nn.Module):
     tile, joins after the weighted sum: the published arithmetic, in another order.
     """
 
-    def __init__(self, modality: Modality, config: ModelConfig, key_dim: int = 8) -> None:
+    def __init__(self, config: ModelConfig, key_dim: int = 8) -> None:
         super().__init__()
-        self.period_days = modality.date_period_days
         self.query = nn.Parameter(torch.randn(NUM_TEMPORAL_HEADS, key_dim) * math.sqrt(2.0 / key_dim))
         self.key = nn.Linear(config.dim, NUM_TEMPORAL_HEADS * key_dim)
         nn.init.normal_(self.key.weight, std=math.sqrt(2.0 / key_dim))
@@ -103,16 +105,15 @@ class TemporalPooling(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "patch sub time dim"],
-        days: Real[Tensor, "patch time"],
+        when: Float[Tensor, "patch time slice"],
         present: Bool[Tensor, "patch sub time"] | None = None,
     ) -> Float[Tensor, "patch sub dim"]:
-        """Weighted sum over dates; those that are not `present` do not count."""
+        """Weighted sum over dates with these codes; those that are not `present` do not count."""
         heads, key_dim = self.query.shape
         weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
         asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
         offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
 
-        when = day_code(days, self.period_days, x.shape[-1] // heads).to(x.dtype)
         asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
         logits = nn.functional.linear(x, asked, offset) + nn.functional.linear(when, asked_of_day)[:, None]
         if present is not None:
@@ -131,6 +132,7 @@ class SeriesProjector(nn.Module):
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
         dim, dropout_prob = config.dim, modality.dropout_prob
+        self.period_days, self.code_dim = modality.date_period_days, dim // NUM_TEMPORAL_HEADS
         widths = [len(modality.bands), dim // 8, dim // 2, dim, 2 * dim, dim]
         self.fill = nn.Parameter(torch.zeros(()))
         self.pixel_mlp = nn.Sequential()
@@ -139,7 +141,7 @@ class SeriesProjector(nn.Module):
                 [nn.Linear(width_in, width_out), nn.GroupNorm(4, width_out), nn.ReLU(), nn.Dropout(dropout_prob)]
             )
         self.date_norm = DateNorm(NUM_TEMPORAL_HEADS, dim) if modality.normalises_over_dates else None
-        self.pooling = TemporalPooling(modality, config)
+        self.pooling = TemporalPooling(config)
         self.out_mlp = nn.Sequential(nn.Linear(dim, dim), nn.GroupNorm(4, dim), nn.ReLU())
         self.dropout = nn.Dropout(dropout_prob)
         self.out_norm = nn.GroupNorm(NUM_TEMPORAL_HEADS, dim)
@@ -155,14 +157,18 @@ class SeriesProjector(nn.Module):
             sc=num_sub,
         )
 
+    def date_code(self, days: Real[Tensor, "batch time"]) -> Float[Tensor, "batch time slice"]:
+        """Code of each date, made once for all pixels of a tile."""
+        return day_code(days, self.period_days, self.code_dim)
+
     def forward(
         self,
         pixels: Float[Tensor, "patch sub time band"],
-        days: Real[Tensor, "patch time"],
+        when: Float[Tensor, "patch time slice"],
         valid: Bool[Tensor, "patch sub time band"] | None,
         leave_out: bool = True,
     ) -> Tokens:
-        """Tokens of the pixels.
+        """Tokens of the pixels, given the code of their dates.
 
         An invalid value is replaced by the learned fill. A date without a valid band takes no
         part, unless `leave_out` is False (the published arithmetic).
@@ -174,7 +180,7 @@ class SeriesProjector(nn.Module):
         features = self.pixel_mlp(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
         if self.date_norm is not None:
             features = self.date_norm(features, present)
-        tokens = self.pooling(features, days, present)
+        tokens = self.pooling(features, when.to(features.dtype), present)
         shape = tokens.shape
         tokens = self.out_norm(self.dropout(self.out_mlp(tokens.flatten(0, 1)))).view(shape)
         return tokens, None if present is None else present.any(-1)

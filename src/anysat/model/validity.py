@@ -45,6 +45,11 @@ def mark_invalid(
     return marked, absent
 
 
+def nothing_of(pixels: PixelInput) -> PixelInput:
+    """The same pixels with none of them valid."""
+    return pixels._replace(valid=torch.zeros_like(pixels.values, dtype=torch.bool))
+
+
 def any_of(flags: Sequence[Bool[Tensor, "*place"] | None]) -> Bool[Tensor, "*place"] | None:
     """Where any modality saw; None, all valid, as soon as one saw everything."""
     seen = [flag for flag in flags if flag is not None]
