@@ -62,17 +62,22 @@ class Normaliser:
         Raises:
             StatisticsError: no statistics for the dataset or modality, or other bands or units.
         """
-        table = self._table(batch.dataset)
+        table = self.table(batch.dataset)
         return {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
 
-    def _table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
+    def table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
+        """Statistics of one dataset by modality; None stands for the only one there is.
+
+        Raises:
+            StatisticsError: there are none for it.
+        """
         if dataset is None and len(self.statistics) == 1:
             return next(iter(self.statistics.values()))
         if dataset is None or dataset not in self.statistics:
             raise StatisticsError(
                 f"dataset {dataset!r}",
                 "there are none",
-                f"name one of {', '.join(sorted(self.statistics))} in the tile, or compute them from the data",
+                f"name one of {', '.join(sorted(self.statistics))} as the dataset, or compute them from the data",
             )
         return self.statistics[dataset]
 

@@ -40,6 +40,8 @@ class EmbedConfig:
     statistics: str | None = None
     """What values are standardised with: a JSON file, a preset such as treesatai_ts, or from-data. Null takes those
     kept with the weights, else from-data, which makes embeddings of different runs incomparable."""
+    dataset: str | None = None
+    """Name under which statistics are looked up, where a file keeps those of several datasets."""
     units: list[str] = field(default_factory=list)
     """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
     modalities: str | None = None

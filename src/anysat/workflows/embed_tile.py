@@ -126,7 +126,7 @@ def _read(
     for key, source in sources.items():
         _next(progress, f"reading {key}")
         observations[key], ways[key] = source.observe(grid.of(source.modality))
-    tile = Tile(observations=observations, id=Path(config.out).stem, geobox=grid.geobox)
+    tile = Tile(observations=observations, id=Path(config.out).stem, dataset=config.dataset, geobox=grid.geobox)
     return _Read(sources=sources, grid=grid, tile=tile, ways=ways)
 
 
@@ -160,8 +160,7 @@ def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings,
 
 def _in_units_of(normaliser: Normaliser, tile: Tile) -> tuple[Tile, list[str]]:
     """The tile in the units of the statistics, and what was converted."""
-    tables = list(normaliser.statistics.values())
-    table = tables[0] if len(tables) == 1 else {}
+    table = normaliser.table(tile.dataset)
     observations: dict[str, Observation] = {}
     said = []
     for key, observation in tile.observations.items():

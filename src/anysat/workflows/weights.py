@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.errors import RecordError
+from anysat.errors import RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from anysat.model.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class ConvertConfig:
     )
     out: str
     """File to write, ending in .safetensors."""
+    size: str = "base"
+    """Size of weights whose file does not keep it: base, small or tiny."""
     statistics: str | None = None
     """Statistics to keep with the weights: a JSON file or a preset such as treesatai_ts."""
     fusion_attention: str | None = None
@@ -38,15 +42,11 @@ def convert(config: ConvertConfig) -> str:
     """Load, check and write; returns what was done."""
     from dataclasses import replace
 
-    from anysat.model.checkpoint import load, save
-    from anysat.model.config import ModelConfig
+    from anysat.model.checkpoint import load, read_weights, save
 
-    wanted = None
+    wanted = read_weights(config.source).config or _sized(config.size)
     if config.fusion_attention is not None:
-        from anysat.model.checkpoint import read_weights
-
-        kept = read_weights(config.source).config or ModelConfig.base()
-        wanted = replace(kept, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
+        wanted = replace(wanted, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
     model = load(config.source, config=wanted, statistics=config.statistics)
     save(model, config.out)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -63,6 +63,8 @@ class InspectConfig:
             "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
         }
     )
+    size: str = "base"
+    """Size of weights whose file does not keep it: base, small or tiny."""
     inputs: list[str] = field(default_factory=list)
     """Files of one tile as `anysat embed` takes them, as [s2=cube.nc, aerial=photo.tif], two sensors or more. On them
     both readings of the fusion attention are compared: how much each pair of sensors, alone, agrees about patches.
@@ -75,10 +77,10 @@ def inspect(config: InspectConfig) -> Table:
     """A table of facts about one file; a file whose tensors do not fit is an error."""
     from rich.table import Table
 
-    from anysat.model.checkpoint import load
+    from anysat.model.checkpoint import load, read_weights
     from anysat.workflows.weights_facts import attention_agreement, weight_facts
 
-    model = load(config.source)
+    model = load(config.source, config=read_weights(config.source).config or _sized(config.size))
     facts = weight_facts(model)
     if config.inputs:
         facts |= attention_agreement(model, config.inputs, config.patch_size_m)
@@ -86,3 +88,11 @@ def inspect(config: InspectConfig) -> Table:
     for fact, value in facts.items():
         table.add_row(fact, value)
     return table
+
+
+def _sized(size: str) -> ModelConfig:
+    from anysat.model.config import SIZES
+
+    if size not in SIZES:
+        raise UnknownNameError("--size", size, SIZES)
+    return SIZES[size]()
