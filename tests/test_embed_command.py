@@ -1,8 +1,11 @@
 """`anysat embed` from files to files: real tiles, what it tells, and one clear error for each mistake."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -179,7 +182,7 @@ def test_a_tile_without_a_valid_value_is_refused(run, tmp_path):
 def test_an_output_is_replaced_only_when_asked_to(run, tmp_path, s2):
     assert run(s2, out="out")[0] == 0
     status, _, errors = run(s2, out="out", patch_size_m=10)
-    assert (status, "out.zarr" in errors, "add --overwrite true" in errors) == (2, True, True)
+    assert (status, "out.zarr" in errors, "replace it with --overwrite true" in errors) == (2, True, True)
     assert run(s2, "--overwrite=true", "--dense=null", out="out", patch_size_m=10)[0] == 0
     assert left_behind(tmp_path) == ["out.png", "out.tif", "out.zarr"]
     with rasterio.open(tmp_path / "out.tif") as tif:
@@ -282,3 +285,102 @@ def test_inspect_compares_both_readings_of_the_fusion_attention(tmp_path, weight
     capsys.readouterr()
     assert main(["weights", "inspect", str(weights), f"--inputs=[aerial={aerial}]"]) == 2
     assert "two sensors or more that lie in patches" in capsys.readouterr().err
+
+
+def test_an_output_never_replaces_an_input(run, tmp_path, s2, weights):
+    photo = write_tif(tmp_path / "out.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES)
+    before = photo.read_bytes()
+    for words, out in (([f"s2={photo}@2020-06-01"], "out.tif"), ([f"s2={photo}@2020-06-01"], "out"), ([s2], "s2.nc/x")):
+        status, _, errors = run(*words, "--overwrite=true", out=out)
+        assert status == 2
+        assert "expected a place that is not that of an input" in errors
+    assert photo.read_bytes() == before
+
+
+def test_one_folder_for_two_sensors_gives_the_same_tile_in_either_order(run, tmp_path):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    write_tif(folder / "S2_20200601.tif", ramp(10, 12, 12), geobox((12, 12)), names=S2_NAMES)
+    write_tif(folder / "S1_20200601.tif", ramp(2, 6, 6, dtype="float32"), geobox((6, 6)), names=("VV", "VH"))
+    for keys, out in ((("s2", "s1"), "a.zarr"), (("s1", "s2"), "b.zarr")):
+        status, report, errors = run(*(f"{key}={folder}" for key in keys), out=out)
+        assert status == 0, errors
+        assert "60 x 60 m of the 60.0 x 60.0 m" in report
+
+
+def test_bands_without_names_are_said_to_be_taken_in_order(run, aerial, s2):
+    _, report, _ = run(aerial)
+    assert "bands not named in the file, taken in the model's order" in report
+    _, report, _ = run(s2, out="named.zarr")
+    assert "not named" not in report
+
+
+def test_a_grid_with_gaps_is_refused(run, tmp_path):
+    dataset = cube(np.ones((1, 10, 6, 6), np.float32), geobox((6, 6)), ["2020-01-01"], S2_NAMES)
+    x = dataset.x.values.copy()
+    x[3:] += 20
+    path = write_nc(tmp_path / "gap.nc", dataset.assign_coords(x=x))
+    status, _, errors = run(f"s2={path}")
+    assert status == 2
+    assert "its coordinate 'x' is not evenly spaced: steps from 10 to 30" in errors
+
+
+def test_dates_of_a_cube_may_be_compact_text_and_an_empty_series_is_refused(run, tmp_path):
+    dataset = cube(np.ones((2, 10, 6, 6), np.float32), geobox((6, 6)), ["2020-01-01", "2020-02-01"], S2_NAMES)
+    text = write_nc(tmp_path / "text.nc", dataset.assign_coords(time=["20200301", "20200601T101112"]))
+    status, report, errors = run(f"s2={text}")
+    assert status == 0, errors
+    assert "2 dates 2020-03-01 to 2020-06-01" in report
+    odd = write_nc(tmp_path / "odd.nc", dataset.assign_coords(time=["soon", "later"]))
+    assert "'soon' on its axis 'time' is no date" in run(f"s2={odd}", out="b.zarr")[2]
+    none = write_nc(tmp_path / "none.nc", dataset.isel(time=slice(0, 0)))
+    assert "it holds no date" in run(f"s2={none}", out="c.zarr")[2]
+
+
+def test_a_date_given_against_the_files_own_is_said(run, tmp_path):
+    path = write_tif(tmp_path / "scene_20200601.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES)
+    assert "dated as given, though the file says 2020-06-01" in run(f"s2={path}@2021-01-15")[1]
+
+
+def test_the_printed_config_runs_again(run, tmp_path, s2, weights, capsys):
+    words = [s2, f"--out={tmp_path / 'out.zarr'}", "--patch-size-m=20", f"--weights={weights}"]
+    with pytest.raises(SystemExit):
+        main(["embed", *words, "--print-config"])
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert main(["embed", "--config", str(tmp_path / "run.yaml")]) == 0, capsys.readouterr().err
+    assert (tmp_path / "out.zarr").is_dir()
+
+
+def test_a_record_against_the_models_is_refused_by_field(run, tmp_path, s2):
+    (tmp_path / "m.yaml").write_text(
+        f"{{key: s2, sensor: x, bands: [{', '.join(S2_NAMES)}], gsd_m: 10, is_temporal: true}}"
+    )
+    status, _, errors = run(s2, f"--modalities={tmp_path / 'm.yaml'}")
+    assert status == 2
+    assert "modality 's2', normalises_over_dates: expected True, as the model was made with" in errors
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(run, tmp_path, s2, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anysat.geo.writers.ZarrWriter.write", full)
+    status, _, errors = run(s2, out="new/out.zarr")
+    assert status == 2
+    assert "No space left" in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_is_told_to_stop_leaves_nothing(run, tmp_path, s2, monkeypatch):
+    monkeypatch.setattr(
+        "anysat.geo.writers.ZarrWriter.write",
+        lambda *_: (tmp_path, os.kill(os.getpid(), signal.SIGTERM), time.sleep(1)),
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        status, _, errors = run(s2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (status, errors) == (130, "stopped\n")
+    assert left_behind(tmp_path) == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

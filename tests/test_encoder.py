@@ -270,3 +270,10 @@ def test_unknown_outputs_are_refused(nano):
 def test_impossible_configurations_are_refused_by_the_option_name(options):
     with pytest.raises(ValueError, match=rf"ModelConfig\.{next(iter(options))}"):
         ModelConfig(**options)
+
+
+def test_values_too_large_for_numbers_are_an_error_not_an_embedding(nano):
+    x = random_input(("s2",))
+    x["s2"] *= 1e25
+    with pytest.raises(InputError, match="finite numbers, got NaN or infinity from standardised values up to"):
+        nano(x, 20, "tile")

@@ -290,7 +290,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 def test_a_raster_without_georeference_is_refused(tmp_path):
     path = write_tif(tmp_path / "a_20200103.tif", ramp(10, 4, 5), None, names=S2_NAMES)
-    with pytest.raises(SourceError, match="it has no georeference .*gdal_edit"):
+    with pytest.raises(SourceError, match="it has no georeference .*write one into the file"):
         opened(f"s2={path}")
 
 

@@ -137,7 +137,10 @@ def test_old_files_come_back_when_the_last_step_fails(tmp_path, monkeypatch):
 
 def test_what_exists_is_not_replaced_unless_asked_to(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(WriteError, match="a exists; add --overwrite true"), staged([tmp_path / "a"]):
+    with (
+        pytest.raises(WriteError, match="a exists; give another name, or replace it with --overwrite true"),
+        staged([tmp_path / "a"]),
+    ):
         pass
     with staged([tmp_path / "a", tmp_path / "stale"], overwrite=True) as folder:
         (folder / "a").write_text("new")

@@ -1,5 +1,7 @@
 """One rule from pixel to map: what is invalid takes no part, and what nobody saw is NaN."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +216,14 @@ def test_gradients_stay_finite_where_pixels_patches_and_modalities_are_missing()
 def test_a_mask_that_lacks_an_axis_is_refused(nano, shape):
     with pytest.raises(ValueError, match="s2_mask: expected all of"):
         nano(with_mask(random_input(("s2",)), "s2", torch.ones(shape)), 20, "tile")
+
+
+def test_a_record_that_the_model_was_not_made_with_is_refused_by_field():
+    s2 = dataclasses.replace(MODALITIES["s2"], normalises_over_dates=False)
+    tile = Tile.of(Observation.of(s2, np.ones((1, 10, 6, 6)), dates=["2020-01-01"]))
+    with pytest.raises(
+        ValueError, match="modality 's2', normalises_over_dates: expected True, as the model was made with"
+    ):
+        random_model(dim=64).encode(Batch.of([tile]), 20)
+    with pytest.raises(ValueError, match=r"a Batch, such as Batch.of\(\[tile\]\), got Tile"):
+        random_model(dim=64).encode(tile, 20)

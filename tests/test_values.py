@@ -422,3 +422,39 @@ def test_every_subpatch_of_an_odd_sensor_has_a_place_of_its_own(gsd_m, subpatch_
     side = 4 * cell
     assert sorted(cell_sequence(side, cell).tolist()) == list(range(side * side))
     assert cell == 1 or cell * odd.subpatch_m == 10
+
+
+@pytest.mark.parametrize(
+    "dates", [["20200301", "20200105", "20211231"], ["2020-03-01T10:11:12", "2020-01-05 23:59", "2021-12-31Z"]]
+)
+def test_dates_are_read_in_their_usual_spellings(dates):
+    assert [str(date) for date in observe(dates=dates).dates] == DATES
+
+
+@pytest.mark.parametrize(
+    "dates", [["now"] * 3, ["2020"] * 3, ["20200301-01-01"] * 3, ["0020-03-01"] * 3, ["2020-02-30"] * 3]
+)
+def test_what_is_no_calendar_date_is_never_guessed(dates):
+    with pytest.raises(InputError, match="s2 dates: expected dates"):
+        observe(dates=dates)
+
+
+def test_things_of_the_wrong_kind_are_named():
+    with pytest.raises(InputError, match="one observation of each modality, got s2, s2"):
+        Tile.of(observe(), observe())
+    with pytest.raises(InputError, match="a list of tiles, got Tile"):
+        Batch.of(Tile.of(observe()))
+    with pytest.raises(InputError, match=r"a record such as anysat.MODALITIES\['s2'\], got 's2'"):
+        Observation.of("s2", np.ones((1, 10, 2, 2)), dates=["2020-01-01"])
+
+
+def test_a_tensor_with_gradient_is_read():
+    values = torch.ones(1, 10, 2, 2, requires_grad=True)
+    assert Observation.of(S2, values, dates=["2020-01-01"]).valid.all()
+
+
+@pytest.mark.parametrize("bands", ["", "[1, 2]", "[[x]]"])
+def test_bands_that_are_none_are_refused(tmp_path, bands):
+    (tmp_path / "m.yaml").write_text(f"key: a\nsensor: b\nbands: {bands}\ngsd_m: 1\nis_temporal: true")
+    with pytest.raises(RecordError, match="band"):
+        read_modalities(tmp_path / "m.yaml")

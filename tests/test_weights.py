@@ -265,3 +265,21 @@ def test_new_sensors_get_projectors_beside_the_released_ones():
     buffer = io.BytesIO()
     torch.save(state, buffer)
     assert {"projector_hls.pad_parameter", "projector_planet.patch_embed.weight"} <= set(state)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, small):
+    broken = {"cls_token": torch.full((1, 1, 64), float("nan"))}
+    with pytest.raises(WeightsError, match=r"NaN or infinity in 1 tensors \(cls_token\)"):
+        anysat.load(write_published(tmp_path / "a.pth", small, **broken), config=SMALL)
+
+
+def test_a_saved_file_can_be_read_by_whom_the_folder_allows(tmp_path, small):
+    checkpoint.save(small, tmp_path / "a.safetensors")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    torch.save({1: torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="holds no state dict but dict"):
+        anysat.load(tmp_path / "a.pth")

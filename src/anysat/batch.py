@@ -37,7 +37,14 @@ class Tile:
 
     @classmethod
     def of(cls, *observations: Observation, **options: Any) -> Tile:
-        """A tile of these observations; `options` are the other fields."""
+        """A tile of these observations; `options` are the other fields.
+
+        Raises:
+            InputError: two are of one modality; the tile cannot be.
+        """
+        keys = [observation.modality.key for observation in observations]
+        if len(set(keys)) < len(keys):
+            raise InputError("tile", "one observation of each modality", ", ".join(keys))
         return cls(observations={observation.modality.key: observation for observation in observations}, **options)
 
     def __post_init__(self) -> None:
@@ -96,6 +103,8 @@ class Batch:
         Raises:
             InputError: no tiles; tiles of different sizes, units, datasets or targets.
         """
+        if not isinstance(tiles, Sequence) or not all(isinstance(tile, Tile) for tile in tiles):
+            raise InputError("batch", "a list of tiles", type(tiles).__name__)
         if not tiles:
             raise InputError("batch", "at least one tile", "none")
         datasets = {tile.dataset for tile in tiles}

@@ -6,9 +6,12 @@ so help is quick.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module_name, config_name, function_name = COMMANDS[command]
     module = import_module(module_name)
     parser = make_parser(command, getattr(module, config_name))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are swept away
     try:
         config = _parse(parser, getattr(module, config_name), words[len(command.split()) :])
         result = getattr(module, function_name)(config)
@@ -52,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         print(f"anysat {command}: {MissingExtraError(error.name or '', extra)}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder without permission, a full disk: the system's own words say it
+        print(f"anysat {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -81,13 +89,13 @@ def make_parser(command: str, config: type[Any]) -> Any:
             return _dashed(super().format_usage())
 
     parser = Parser(prog=f"anysat {command}")
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser.add_argument("--config", action="config", help="YAML file with any of what follows, dashes as underscores.")
     fields = [field for field in dataclasses.fields(config) if "positional" in field.metadata]
     for field in fields:
         several = "list" in str(field.type)
         shown, text = field.metadata["positional"], field.metadata["help"]
         parser.add_argument(
-            field.name, nargs="*" if several else "?", metavar=shown, help=text, default=[] if several else None
+            field.name, nargs="*" if several else "?", metavar=shown, help=text, default=argparse.SUPPRESS
         )
     parser.add_class_arguments(config, None, skip={field.name for field in fields})
     return parser
@@ -105,8 +113,8 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
 
     values = parser.parse_args([undashed(word) for word in words]).as_dict()
     for field in dataclasses.fields(config):
-        if "positional" in field.metadata and not values[field.name]:
-            raise RecordError(field.metadata["positional"], values[field.name], "a value")
+        if "positional" in field.metadata and not values.get(field.name):
+            raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
     names = {field.name for field in dataclasses.fields(config)}
     return config(**{name: value for name, value in values.items() if name in names})
 

@@ -130,3 +130,10 @@ class WriteError(AnySatError, OSError):
 
     def __init__(self, path: object, problem: object) -> None:
         super().__init__(f"{path}: could not be written ({problem}); nothing was left behind")
+
+
+class OutputExistsError(WriteError, FileExistsError):
+    """An output that is there already."""
+
+    def __init__(self, paths: Sequence[object]) -> None:
+        OSError.__init__(self, f"{_listed(paths)} exists; give another name, or replace it with --overwrite true")

@@ -142,6 +142,17 @@ class Modality:
                 return index
         raise UnknownNameError("band", name, self.band_names, f"Bands of {self.key!r}: {', '.join(self.band_names)}")
 
+    def check_same(self, other: Modality) -> None:
+        """Refuse another record of this key that would be seen differently by a model.
+
+        Raises:
+            RecordError: naming the field that differs.
+        """
+        for name in ("band_names", *_SEEN_FIELDS):
+            if getattr(other, name) != getattr(self, name):
+                where = f"modality {self.key!r}, {name.removesuffix('_names')}"
+                raise RecordError(where, getattr(other, name), f"{getattr(self, name)!r}, as the model was made with")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as kept in a checkpoint and in YAML; `from_dict` is the inverse."""
         return asdict(self)
@@ -151,13 +162,18 @@ class Modality:
         """Make a modality from plain values; refuses unknown or missing fields."""
         bands = [
             Band(name=band) if isinstance(band, str) else _record(Band, band, "band")
-            for band in record.get("bands", ())
+            for band in record.get("bands") or ()
         ]
         return cast("Modality", _record(cls, {**record, "bands": tuple(bands)}, "modality"))
 
 
+_SEEN_FIELDS = ("gsd_m", "is_temporal", "subpatch_px", "covers_tile", "normalises_over_dates", "date_period_days")
+
+
 def _record(cls: type[Any], values: Mapping[str, Any], kind: str) -> Any:
     known = {field.name for field in fields(cls)}
+    if not isinstance(values, Mapping):
+        raise RecordError(kind, values, f"a name, or fields among {', '.join(sorted(known))}")
     for name in values:
         if name not in known:
             raise UnknownNameError(f"{kind} field", name, known)
@@ -181,7 +197,7 @@ def read_modalities(path: str | Path) -> tuple[Modality, ...]:
         raise MissingFileError(path, "a YAML file with one modality record or a list of them")
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecordError(f"modality file {path}", str(error), "valid YAML") from error
     records = content if isinstance(content, list) else [content]
     if not all(isinstance(record, Mapping) for record in records):

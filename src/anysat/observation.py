@@ -5,6 +5,7 @@ Observations hold what the provider delivered; standardising happens once, insid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,6 +102,8 @@ class Observation:
             >>> s1.values.shape, s1.units
             ((2, 3, 4, 4), ('linear', 'linear', 'ratio'))
         """
+        if not isinstance(modality, Modality):
+            raise InputError("modality", "a record such as anysat.MODALITIES['s2']", repr(modality))
         array = _as_array(modality, values)
         if modality.is_temporal:
             dates = _as_dates(modality, dates, len(array))
@@ -109,7 +112,7 @@ class Observation:
         names = _stored_bands(modality, array.shape[-3], bands)
         unit_of = _stored_units(modality, names, units)
         with np.errstate(over="ignore"):
-            seen = np.isfinite(array.astype(np.float32)) & ~np.ma.getmaskarray(np.ma.asarray(values))
+            seen = np.isfinite(array.astype(np.float32)) & ~_masked(values)
         if nodata is not None and np.isfinite(nodata):
             seen &= array != nodata
         if valid is not None:
@@ -155,7 +158,8 @@ class Observation:
 
 
 def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(values)
+    detach = getattr(values, "detach", None)  # a tensor that takes part in a gradient
+    array = np.asarray(values if detach is None else detach())
     axes = "(time band row col)" if modality.is_temporal else "(band row col)"
     if array.ndim != (4 if modality.is_temporal else 3):
         raise InputError(modality.key, f"{axes}, rank {4 if modality.is_temporal else 3}", f"shape {array.shape}")
@@ -164,6 +168,10 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     if 0 in array.shape:
         raise InputError(modality.key, f"at least one of each axis {axes}", f"shape {array.shape}")
     return array
+
+
+def _masked(values: object) -> NDArray[np.bool_] | np.bool_:
+    return np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.False_
 
 
 def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -182,17 +190,32 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
     where = f"{modality.key} dates"
     if dates is None:
         raise InputError(where, f"{num_times} dates, one per time step", "none", "pass dates=[...]")
-    if np.asarray(dates).dtype.kind in "biufc":
+    given = np.asarray(dates)
+    if given.dtype.kind in "biufc" and given.size:
         raise InputError(where, "dates such as 2020-06-01", "numbers", "day numbers belong to the published call")
     try:
-        made = np.array(dates, dtype="datetime64[D]")
+        made = np.array([_calendar_date(date) for date in np.atleast_1d(given)], dtype="datetime64[D]")
     except (ValueError, TypeError) as error:
         raise InputError(where, "dates such as 2020-06-01", error) from None
     if made.shape != (num_times,):
         raise InputError(where, f"{num_times} dates, one per time step", f"shape {made.shape}")
     if np.isnat(made).any():
         raise InputError(where, "a date at every time step", f"no date at step {int(np.isnat(made).argmax())}")
+    odd = made[(made < np.datetime64("1900-01-01")) | (made >= np.datetime64("2200-01-01"))]
+    if odd.size:
+        raise InputError(where, "dates between 1900 and 2199", odd[0])
     return made
+
+
+def _calendar_date(date: object) -> object:
+    """What numpy reads as a day; text must begin as a calendar date, so that nothing is guessed."""
+    if not isinstance(date, (str, bytes)) or date in ("NaT", b"NaT"):
+        return date
+    text = date.decode() if isinstance(date, bytes) else date
+    found = re.match(r"\s*(\d{4})(-?)(\d\d)\2(\d\d)(?=$|[T Z])", text)
+    if found is None:
+        raise ValueError(f"{text!r}")
+    return "-".join(found.group(1, 3, 4))
 
 
 def _stored_bands(modality: Modality, num_bands: int, bands: Sequence[str] | None) -> list[int]:

@@ -240,6 +240,8 @@ def _cube_layer(path: Path, array: xarray.DataArray, options: dict[str, Any]) ->
     known = {time, band, *(spatial or ())}
     if spatial is None or not known >= set(array.dims):
         raise SourceError(f"{path}::{array.name}", f"its dimensions {array.dims} are not (time, band, y, x)")
+    for dim in spatial:
+        _check_even(f"{path}::{array.name}", array, str(dim))
     order = [dim for dim in (time, band, *spatial) if dim is not None]
     if band is None:
         bands: tuple[tuple[str, ...], ...] = (names_of(str(array.name)),)
@@ -273,6 +275,16 @@ def _cube_layer(path: Path, array: xarray.DataArray, options: dict[str, Any]) ->
     )
 
 
+def _check_even(path: str, array: xarray.DataArray, dim: str) -> None:
+    """Refuse coordinates with gaps: they are no pixel grid."""
+    steps = np.diff(np.asarray(array[dim].values, np.float64)) if dim in array.coords else np.empty(0)
+    if len(steps) and np.abs(steps - steps.mean()).max() > 0.01 * abs(steps.mean()):
+        raise SourceError(
+            path, f"its coordinate {dim!r} is not evenly spaced: steps from {steps.min():g} to {steps.max():g}",
+            "resample it to a regular grid",
+        )  # fmt: skip
+
+
 def _cube_dates(path: Path, array: xarray.DataArray, time: str | None) -> Any:
     if time is None:
         scalar = next((array.coords[name].values for name in _TIME_NAMES if name in array.coords), None)
@@ -287,4 +299,7 @@ def _cube_dates(path: Path, array: xarray.DataArray, time: str | None) -> Any:
         raise SourceError(
             path, f"its axis {time!r} holds {stamps.dtype}, not dates", "write a coordinate of dates (CF time)"
         )
-    return np.array([str(stamp)[:10] for stamp in stamps], "datetime64[D]")
+    dates = [date_in(str(stamp)) for stamp in stamps]
+    if unread := [str(stamp) for stamp, date in zip(stamps, dates, strict=True) if date is None]:
+        raise SourceError(path, f"{unread[0]!r} on its axis {time!r} is no date", "write dates as 2020-06-01")
+    return np.array(dates, "datetime64[D]")

@@ -7,7 +7,7 @@ or resampled, once. Nothing here opens a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -139,11 +139,10 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
     bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
     tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
     crs, reason = _choose_crs(bounding)
-    boxes = {footprint.name: _bounds(footprint, crs) for footprint in located}
-    _check_overlap(boxes)
-    shared = boxes[bounding[0].name]
+    _check_overlap([(footprint.name, _bounds(footprint, crs)) for footprint in located])
+    shared = _bounds(bounding[0], crs)
     for footprint in bounding[1:]:
-        shared = shared.shared_with(boxes[footprint.name])
+        shared = shared.shared_with(_bounds(footprint, crs))
     floating = [footprint for footprint in footprints if not footprint.geoboxes]
     ground = _centred(shared, floating)
     left, top, ground = _snap(ground, bounding, crs, inwards=not floating)
@@ -231,13 +230,12 @@ def _bounds(footprint: Footprint, crs: CRS) -> Box:
     return found
 
 
-def _check_overlap(boxes: Mapping[str, Box]) -> None:
-    names = list(boxes)
-    for index, name in enumerate(names):
-        for other in names[:index]:
-            if boxes[name].shared_with(boxes[other]).is_empty():
+def _check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
+    for index, (name, box) in enumerate(boxes):
+        for other, other_box in boxes[:index]:
+            if box.shared_with(other_box).is_empty():
                 raise SourceError(
-                    name, f"it covers {boxes[name]}, which does not overlap {other} ({boxes[other]})",
+                    name, f"it covers {box}, which does not overlap {other} ({other_box})",
                     "give files of the same ground",
                 )  # fmt: skip
 
@@ -285,7 +283,7 @@ def _checked_patch_size(
     shorter_cm = math.floor(100 * (min(ground.width_m, ground.height_m) + ALIGNED_PX))
     fitting = [size / 100 for size in range(unit_cm, shorter_cm + 1, unit_cm)][:_SHOWN_SIZES]
     names = ", ".join(dict.fromkeys(modality.key for modality in tiling))
-    if isinstance(patch_size_m, bool) or not (math.isfinite(patch_size_m) and patch_size_m > 0):
+    if isinstance(patch_size_m, bool) or not (math.isfinite(patch_size_m) and patch_size_m >= 0.01):
         raise PatchSizeError(patch_size_m, "it must be a positive number of metres", fitting)
     if abs(patch_size_m * 100 / unit_cm - round(patch_size_m * 100 / unit_cm)) > 1e-6:
         raise PatchSizeError(

@@ -175,15 +175,22 @@ def open_source(
     chosen, unused = _match_bands(given, layers, modality)
     chosen, dates = _match_dates(given, chosen, modality)
     chosen = [replaced for replaced in chosen if replaced.times]
+    if not chosen:
+        raise SourceError(given, "it holds no date", "give a series with at least one")
     without = [c.layer.path for c in chosen if c.layer.geobox is None]
     if without and (len(chosen) > 1 or kind.is_georeferenced):
         raise SourceError(
             _some(without), "it has no georeference (no reference system or no transform)",
-            "write one into the file, for instance with gdal_edit.py -a_srs … -a_ullr …",
+            "write one into the file",
         )  # fmt: skip
     unit_of, notes = _units_of(chosen, modality, units or {})
     if unused:
         notes.insert(0, f"not used: {_some(unused)}")
+    if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
+        notes.insert(0, "bands not named in the file, taken in the model's order")
+    stated = [date for layer in layers if layer.dates is not None for date in layer.dates]
+    if given.date is not None and stated and given.date not in stated:
+        notes.insert(0, f"dated as given, though the file says {stated[0]}")
     return Source(
         name=str(given), modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes)
     )

@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.batch import Embeddings
-from anysat.errors import UnknownNameError, WriteError
+from anysat.errors import OutputExistsError, UnknownNameError, WriteError
 from anysat.geo.grid import TileGrid, crs_of
 from anysat.modalities import Modality
 
@@ -176,6 +176,7 @@ def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]
 
     check_free(finals, overwrite=overwrite)
     parent = finals[0].absolute().parent
+    was_there = parent.exists()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".anysat-", ignore_cleanup_errors=True) as folder:
@@ -184,16 +185,21 @@ def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]
             old.mkdir()
             yield new
             _put_in_place(finals, new, old)
+        was_there = True
     except (OSError, RasterioError) as error:
         if isinstance(error, WriteError):
             raise
         raise WriteError(finals[0], str(error).strip().split("\n")[0] or type(error).__name__) from error
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it may never have been made
+                parent.rmdir()
 
 
 def check_free(finals: Sequence[Path], *, overwrite: bool) -> None:
     """Refuse to write over what exists, unless asked to."""
     if (taken := [str(path) for path in finals if path.exists()]) and not overwrite:
-        raise WriteError(taken[0], f"{', '.join(taken)} exists; add --overwrite true to replace it")
+        raise OutputExistsError(taken)
 
 
 def _put_in_place(finals: Sequence[Path], new: Path, old: Path) -> None:

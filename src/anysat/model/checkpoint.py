@@ -7,6 +7,7 @@ records, the statistics, the provenance and the licence. Nothing is ever unpickl
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import tempfile
@@ -160,9 +161,16 @@ def save(model: AnySat, path: str | Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             partial = Path(folder) / path.name
             save_file(tensors, partial, metadata={"anysat": json.dumps(meta)})
+            partial.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
             partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise WriteError(path, error) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def model_card(model: AnySat) -> str:
@@ -281,7 +289,9 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
         raise WeightsError(path, f"holds no state dict but {type(content).__name__}")
     return dict(content)
 
@@ -293,7 +303,8 @@ def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    line = str(error).strip().split("\n")[0].split(" Re-running")[0].split(" In PyTorch 2.6")[0]
+    return line or type(error).__name__
 
 
 def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
@@ -325,4 +336,6 @@ def _load_strict(
     ]
     if missing or extra or misshapen:
         raise WeightsError.mismatch(source, missing, extra, misshapen)
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise WeightsError(source, f"NaN or infinity in {len(broken)} tensors ({', '.join(broken[:4])})")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})

@@ -122,10 +122,10 @@ class AnySat(nn.Module, ModelHubMixin):
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
+        if not isinstance(batch, Batch):
+            raise InputError("batch", "a Batch, such as Batch.of([tile])", type(batch).__name__)
         for key, observation in batch.observations.items():
-            needed, got = self.config.modality(key), observation.modality
-            if (needed.band_names, needed.gsd_m) != (got.band_names, got.gsd_m):
-                raise InputError(key, f"the record this model was made with ({needed})", got)
+            self.config.modality(key).check_same(observation.modality)
         batch = batch.to(self.device)
         standardised = (self.normaliser or _statistics_of(batch)).standardise(batch)
         inputs = {
@@ -364,6 +364,12 @@ class AnySat(nn.Module, ModelHubMixin):
             raise UnknownNameError("dense modality", dense, having, "It must have valid values and lie in patches")
         ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in inputs.items()}
         found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
+        if not self.training and not bool(found.tile.isfinite().all()):
+            largest = max(float(p.values[p.valid if p.valid is not None else ...].abs().max()) for p in ready.values())
+            raise InputError(
+                "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
+                "is nodata marked, do the statistics fit, are the weights finite?",
+            )  # fmt: skip
         return Embeddings(
             tile=found.tile,
             patch=mark_unseen(found.patch, found.patch_valid),

@@ -48,6 +48,7 @@ def embed_tile(config: EmbedConfig) -> Text:
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
     finals = [*(file for path in outputs for file in WRITERS[path.suffix].files(path)), picture]
+    _check_apart(finals, [*(source.path for source in given.values()), config.weights])
     check_free(finals, overwrite=config.overwrite)
     _check_device(config.device)
     with _progress(len(given) + 3) as progress:
@@ -95,6 +96,14 @@ def _named(out: Path, suffix: str) -> Path:
     return out.with_suffix(suffix)
 
 
+def _check_apart(finals: Sequence[Path], inputs: Sequence[str]) -> None:
+    """Refuse outputs that would replace an input, or lie inside one."""
+    for final in (path.absolute().resolve() for path in finals):
+        for path in (Path(name).absolute().resolve() for name in inputs):
+            if final == path or path in final.parents or final in path.parents:
+                raise RecordError("--out", str(final), f"a place that is not that of an input ({path})")
+
+
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
@@ -107,6 +116,8 @@ def _records(config: EmbedConfig, given: Mapping[str, InputPath], model: AnySat)
     """The record of each input: the user's own, else the model's; all must be known to the model."""
     own = {m.key: m for m in read_modalities(config.modalities)} if config.modalities else {}
     records = {key: own.get(key, model.config.modality(key)) for key in given}
+    for key, record in records.items():
+        model.config.modality(key).check_same(record)
     if config.dense not in (None, FIRST, *records):
         raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
     return records
