@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# Six real patch pairs come in a package whose own dependencies are not needed; pip complains about their absence
+# whenever it installs something beside it, so it comes last.
+IMAGERY := echo "-- fetching six Sentinel-1 and Sentinel-2 patch pairs" && $(PIP) --no-deps bigearthnet-common==2.8.0
+NO_IMAGERY := $(BIN)/python -m pip uninstall -qq --yes bigearthnet-common 2>/dev/null || true
 WEIGHTS ?=
 DEMO_OUT ?= demo
 CODE := src tests docs benchmarks hubconf.py
@@ -13,18 +17,15 @@ CODE := src tests docs benchmarks hubconf.py
 	@$(PYTHON) -m venv .venv
 
 .venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "-- installing anysat with its geo extra (about 2 minutes the first time)"
-	@$(PIP) -e '.[geo]'
-	@$(BIN)/python -c "import anysat.workflows.embed, rasterio, torch"
-	@echo "-- fetching six Sentinel-1 and Sentinel-2 patch pairs (package bigearthnet-common 2.8.0)"
-	@$(PIP) --no-deps bigearthnet-common==2.8.0
-	@touch $@
+	@if [ .venv/.dev -nt pyproject.toml ]; then touch $@; else \
+	echo "-- installing anysat with its geo extra (about 2 minutes the first time)" && \
+	$(PIP) -e '.[geo]' && $(IMAGERY) && touch $@; fi
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "-- installing anysat with everything its tests need (about 3 minutes the first time)"
+	@$(NO_IMAGERY)
 	@$(PIP) -e '.[geo,dev]'
-	@$(PIP) --no-deps bigearthnet-common==2.8.0
-	@$(BIN)/python -c "import anysat, pytest, rasterio, torch"
+	@$(IMAGERY)
 	@touch $@
 
 demo: .venv/.demo  ## embed real Sentinel-1 + Sentinel-2 patches and write one HTML page
