@@ -107,7 +107,7 @@ class AnySat(nn.Module, ModelHubMixin):
     def encode(
         self, batch: Batch, patch_size_m: float, *, dense: str | None = None, faithful: bool = False
     ) -> Embeddings:
-        """Embed a batch of source values.
+        """Embed a batch of source values; outside training, under `torch.inference_mode()`.
 
         Args:
             batch: tiles of one size; their values are standardised here, once.
