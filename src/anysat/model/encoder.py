@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import Modality
+from anysat.model.chunks import joined, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
@@ -238,10 +239,10 @@ class AnySat(nn.Module, ModelHubMixin):
         side = subpatches_per_side(patch_size_m, modality)
         if not leave_out and self.config.subpatch_order == "cell":
             sub = sub[..., cell_sequence(side, cells_per_side(modality), sub.device).argsort(), :]
-        joined = torch.cat([patch[:, :, :, None].expand(*sub.shape[:-1], -1), sub], dim=-1)
+        both = torch.cat([patch[:, :, :, None].expand(*sub.shape[:-1], -1), sub], dim=-1)
         unfold = "batch pr pc (sr sc) ... -> batch (pr sr) (pc sc) ..."
         dense_valid = None if sub_valid is None else rearrange(sub_valid, unfold, sr=side)
-        return CoreOutput(tile, patch, patch_valid, rearrange(joined, unfold, sr=side), dense_valid)
+        return CoreOutput(tile, patch, patch_valid, rearrange(both, unfold, sr=side), dense_valid)
 
     def _see(
         self,
@@ -266,30 +267,30 @@ class AnySat(nn.Module, ModelHubMixin):
         when = projector.date_code(pixels.days)
         when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
 
-        def see(part: slice, subs: Sequence[slice]) -> tuple[Tensor | None, ...]:
-            """Some patches: their sub-patches through the projector, some at a time, then all of them together."""
+        num_sub, dates = side * side, math.prod(values.shape[2:-1])
+
+        def project(part: slice) -> Sequence[Tensor | None]:
+            """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
             when_of = None if when is None else when[part]
-            pieces = [
-                projector(values[part, sub], when_of, None if valid is None else valid[part, sub], leave_out)
-                for sub in subs
-            ]
-            tokens, present = (None if p[0] is None else torch.cat(p, dim=1) for p in zip(*pieces, strict=True))
+            return joined(
+                [
+                    projector(values[part, sub], when_of, None if valid is None else valid[part, sub], leave_out)
+                    for sub in slices(slice(0, num_sub), chunk_rows, dates)
+                ],
+                dim=1,
+            )
+
+        def see(part: slice) -> Sequence[Tensor | None]:
+            """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
+            tokens, present = joined([project(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
             patch, sub_tokens = self.spatial(tokens, present, code, bucket)
             return patch, None if present is None else present.any(-1), sub_tokens if keep_sub else None, present
 
-        num_sub, dates = side * side, math.prod(values.shape[2:-1])
-        if chunk_rows is None:
-            parts = [see(slice(None), [slice(None)])]
-        else:
-            step, sub_step = max(1, chunk_rows // (num_sub * dates)), max(1, chunk_rows // dates)
-            subs = [slice(start, start + sub_step) for start in range(0, num_sub, sub_step)]
-            parts = [see(slice(start, start + step), subs) for start in range(0, values.shape[0], step)]
-
-        def whole(pieces: tuple[Tensor | None, ...]) -> Tensor | None:
-            found = [piece for piece in pieces if piece is not None]
-            return rearrange(torch.cat(found), "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols) if found else None
-
-        patch, patch_valid, sub, sub_valid = (whole(pieces) for pieces in zip(*parts, strict=True))
+        parts = [see(part) for part in slices(slice(0, values.shape[0]), chunk_rows, num_sub)]
+        patch, patch_valid, sub, sub_valid = (
+            None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols)
+            for found in joined(parts, dim=0)
+        )
         assert patch is not None, modality.key
         return SeenPatches(patch, patch_valid, sub, sub_valid)
 

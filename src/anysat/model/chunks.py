@@ -1,0 +1,24 @@
+"""Work in parts, so that memory does not grow with the tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def slices(whole: slice, chunk_rows: int | None, rows_each: int) -> list[slice]:
+    """Consecutive parts of at most `chunk_rows` rows, one item at least; everything at once without a limit."""
+    if chunk_rows is None:
+        return [whole]
+    step = max(1, chunk_rows // rows_each)
+    return [slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step)]
+
+
+def joined(parts: Sequence[Sequence[Tensor | None]], dim: int) -> list[Tensor | None]:
+    """Each of several results over all parts; None stays None, which it is in every part or in none."""
+    return [
+        None if found[0] is None else torch.cat([one for one in found if one is not None], dim)
+        for found in zip(*parts, strict=True)
+    ]
