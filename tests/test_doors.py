@@ -80,6 +80,23 @@ def test_help_needs_no_torch_and_no_extra_and_does_not_load_them(command, is_ins
     assert "_" not in " ".join(word for word in done.stdout.split() if word.startswith("--"))
 
 
+def test_without_the_geo_extra_weights_are_inspected_and_embed_names_the_extra(tmp_path):
+    checkpoint.save(random_model(dim=64, depth=1, num_heads=2), tmp_path / "w.safetensors")
+    script = (
+        "import sys\n"
+        "geo = ['affine', 'dask', 'h5netcdf', 'h5py', 'matplotlib', 'odc', 'pyproj', 'rasterio', 'xarray', 'zarr']\n"
+        "sys.modules.update(dict.fromkeys(geo))\n"
+        "from anysat.cli import main\n"
+        "assert main(['weights', 'inspect', sys.argv[1]]) == 0\n"
+        "assert main(['embed', 's2=a.nc', '--out=b', '--patch-size-m=10', '--weights=' + sys.argv[1]]) == 2\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "w.safetensors")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-800:]
+    assert "pip install 'anysat[geo]'" in done.stderr
+
+
 def test_mistakes_in_a_call_exit_with_2_and_one_line(capsys, tmp_path):
     assert main(["weights", "inspect", str(tmp_path / "none.pth")]) == 2
     assert "none.pth: no such file or folder" in capsys.readouterr().err

@@ -12,7 +12,6 @@ from anysat.batch import Batch, Tile
 from anysat.errors import RecordError
 from anysat.model.encoder import AnySat
 from anysat.workflows.embed import EmbedConfig
-from anysat.workflows.embed_tile import read_tile
 
 
 def weight_facts(model: AnySat) -> dict[str, str]:
@@ -46,6 +45,8 @@ def attention_agreement(model: AnySat, inputs: list[str], patch_size_m: float) -
     Raises:
         RecordError: fewer than two sensors that lie in patches; besides all that `embed` raises about inputs.
     """
+    from anysat.workflows.embed_tile import read_tile  # reading files needs the geo extra, the other facts do not
+
     asked = EmbedConfig(inputs=inputs, out="tile", patch_size_m=patch_size_m, dense=None)
     tile = read_tile(asked, model)
     alone = [Batch.of([Tile.of(o)]) for o in tile.observations.values() if not o.modality.covers_tile]
