@@ -53,7 +53,7 @@ check-static: .venv/.dev
 
 docs: .venv/.dev  ## the documentation, strict
 	@echo "-- documentation"
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv site dist
