@@ -162,7 +162,7 @@ def test_raster_order_models_take_any_common_multiple_of_the_subpatches():
         model(x, 5, "patch")
 
 
-def test_first_and_each_relative_heads_differ_and_each_trains_all():
+def test_sharing_the_first_heads_relative_term_is_not_the_same_as_each_its_own():
     x = random_input(("s2",))
     first, each = random_model(rpe_heads="first"), random_model(rpe_heads="each")
     assert (first(x, 20, "tile") - each(x, 20, "tile")).abs().max() > 1e-4

@@ -166,6 +166,7 @@ def test_encode_counts_absent_modalities_and_names_empty_tiles():
     assert found.absent == {"s1": 1}
     assert found.valid.all()
     assert found.dense.shape == (2, 6, 6, 256)
+    assert {name: getattr(found, name).ndim for name in found.AXES} == {n: len(axes) for n, axes in found.AXES.items()}
     nothing = Tile(id="c", observations={"s2": series("s2", np.full((1, 10, 6, 6), np.nan), ["2020-01-05"])})
     with pytest.raises(EmptyTileError, match="of tile c: everything is nodata"):
         model.encode(Batch.of([tiles[0], nothing]), 20)

@@ -198,12 +198,13 @@ def _choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
     if metric:
         _, name, crs = min(metric, key=lambda found: found[0])
         return crs, f"that of {name}"
-    longitude, latitude = _centre_deg(footprints[0].geoboxes[0])
+    longitude, latitude = centre_deg(footprints[0].geoboxes[0])
     zone = CRS.utm(longitude, latitude)
     return zone, "the UTM zone of the centre, because no input is in true metres"
 
 
-def _centre_deg(geobox: GeoBox) -> tuple[float, float]:
+def centre_deg(geobox: GeoBox) -> tuple[float, float]:
+    """Longitude and latitude (WGS 84) of the middle of a grid."""
     longitude, latitude = boundary_in(geobox, CRS("EPSG:4326"))
     return float(longitude.mean()), float(latitude.mean())
 
@@ -215,7 +216,7 @@ def _is_metric(geobox: GeoBox) -> bool:
     crs = crs_of(geobox)
     if not crs.projected or set(crs.units) != {"metre"}:
         return False
-    factors = Proj(crs.proj).get_factors(*_centre_deg(geobox))
+    factors = Proj(crs.proj).get_factors(*centre_deg(geobox))
     scales = (factors.meridional_scale, factors.parallel_scale)
     return all(abs(scale - 1) < SCALE_TOLERANCE for scale in scales)
 

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -43,7 +43,6 @@ CHUNK_ROWS = 4096
 """Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
 
 Output = Literal["tile", "patch", "dense", "all"]
-OUTPUTS = ("tile", "patch", "dense", "all")
 
 
 class SeenPatches(NamedTuple):
@@ -159,8 +158,8 @@ class AnySat(nn.Module, ModelHubMixin):
         Raises:
             InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: see the message.
         """
-        if output not in OUTPUTS:
-            raise UnknownNameError("output", output, OUTPUTS)
+        if output not in get_args(Output):
+            raise UnknownNameError("output", output, get_args(Output))
         if output_modality is not None and output != "dense":
             raise InputError("output_modality", "None unless output='dense'", repr(output_modality))
         inputs = read_published(x, self.config)

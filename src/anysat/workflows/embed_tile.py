@@ -19,7 +19,7 @@ from anysat.batch import Batch, Embeddings, Tile
 from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.grid import TileGrid, plan_grid
 from anysat.geo.sources import InputPath, Source, open_source, parse_units
-from anysat.geo.writers import WRITERS, Product, check_free, staged
+from anysat.geo.writers import Product, check_free, find_writer, staged
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
@@ -47,7 +47,7 @@ def embed_tile(config: EmbedConfig) -> Text:
     given = parse_inputs(config.inputs)
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
-    finals = [*(file for path in outputs for file in WRITERS[path.suffix].files(path)), picture]
+    finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
     _check_apart(finals, [*(source.path for source in given.values()), config.weights])
     check_free(finals, overwrite=config.overwrite)
     _check_device(config.device)
@@ -68,7 +68,7 @@ def embed_tile(config: EmbedConfig) -> Text:
         )
         with staged(finals, overwrite=config.overwrite) as folder:
             for path in outputs:
-                WRITERS[path.suffix].write(product, folder / path.name)
+                find_writer(path.suffix).write(product, folder / path.name)
             title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
             tile_figure(read.tile, embeddings, title).savefig(folder / picture.name)
     written = [path for path in finals if path.exists()]
