@@ -24,7 +24,7 @@ CODE := src tests docs benchmarks hubconf.py
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "-- installing anysat with everything its tests need (about 3 minutes the first time)"
 	@$(NO_IMAGERY)
-	@$(PIP) -e '.[geo,dev]'
+	@$(PIP) -e '.[geo,train,dev]'
 	@$(IMAGERY)
 	@touch $@
 

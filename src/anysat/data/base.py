@@ -1,0 +1,321 @@
+"""What a dataset is: a record of facts and three functions; and the datasets found by name.
+
+To add a dataset, write one file in `data/datasets/` (or any importable module) that exports
+`DATASET`, a `DatasetRecord`. Command line, contract tests, documentation, mixtures and shards
+follow from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anysat.batch import Tile
+from anysat.data.layout import DatasetFolder, Layout
+from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
+
+if TYPE_CHECKING:
+    from anysat.data.world import World
+
+_DATASETS = "anysat.data.datasets"
+LEVELS, KINDS = ("tile", "pixel"), ("class", "labels", "value")
+Row = Mapping[str, Any]
+"""One row of `Samples`: values by column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One thing to predict.
+
+    A tile's class is an integer (), its labels are 0 and 1 (class), a value is float (). A pixel
+    target is a raster (row col) over the tile.
+    """
+
+    name: str
+    level: str
+    """`tile` or `pixel`."""
+    kind: str
+    """`class` (one of several), `labels` (any of several, tile only) or `value` (regression)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their numbers."""
+    ignore: int | None = None
+    """Number of pixels or tiles without a label, outside the classes."""
+    gsd_m: float | None = None
+    """Pixel side of a raster."""
+    unit: str = ""
+    """Unit of a value."""
+    limits: tuple[float, float] | None = None
+    """Least and greatest value that can be."""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"target {self.name!r}"
+        if self.level not in LEVELS or self.kind not in KINDS or (self.level, self.kind) == ("pixel", "labels"):
+            raise RecordError(where, (self.level, self.kind), f"one of {LEVELS} and one of {KINDS}")
+        if (self.kind != "value") != bool(self.classes):
+            raise RecordError(f"{where}, classes", self.classes, "names of classes, none for a value")
+        if (self.level == "pixel") != (self.gsd_m is not None):
+            raise RecordError(f"{where}, gsd_m", self.gsd_m, "a pixel size for a raster, none for a tile")
+        if self.ignore is not None and 0 <= self.ignore < len(self.classes):
+            raise RecordError(f"{where}, ignore", self.ignore, "a number that is no class")
+
+
+class Samples:
+    """A table of samples in columns; columns `id` and `split` are always there.
+
+    Kept as numpy arrays, so that a million samples take megabytes and worker processes share them.
+
+    >>> samples = Samples(id=["a", "b"], split=["train", "test"])
+    >>> samples.of("test").row(0)["id"]
+    'b'
+    """
+
+    def __init__(self, **columns: ArrayLike) -> None:
+        self.columns: dict[str, NDArray[Any]] = {name: np.asarray(column) for name, column in columns.items()}
+        lengths = {name: column.shape for name, column in self.columns.items()}
+        if not {"id", "split"} <= set(lengths) or len(set(lengths.values())) != 1:
+            raise RecordError("samples", lengths, "columns of one length, `id` and `split` among them")
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row], columns: Sequence[str] = ("id", "split")) -> Samples:
+        """From rows that have the same columns; `columns` are those of an empty table."""
+        names = list(rows[0]) if rows else columns
+        return cls(**{name: np.array([row[name] for row in rows]) for name in names})
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One sample, as plain values."""
+        return {name: column[index].item() for name, column in self.columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.row(index) for index in range(len(self)))
+
+    def take(self, indices: ArrayLike) -> Samples:
+        """Some samples, by number or by a mask."""
+        return Samples(**{name: column[np.asarray(indices)] for name, column in self.columns.items()})
+
+    def of(self, *splits: str) -> Samples:
+        """The samples of some splits."""
+        return self.take(np.isin(self.columns["split"], splits))
+
+    def with_columns(self, **columns: ArrayLike) -> Samples:
+        """The same samples with columns added or replaced."""
+        return Samples(**{**self.columns, **columns})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """Everything the package knows of one dataset."""
+
+    name: str
+    """Name on the command line and under which statistics are kept: `pastis_hd`."""
+    title: str
+    """Name as its authors write it."""
+    about: str
+    """One sentence: what, where, how many."""
+    modalities: tuple[str, ...]
+    """Keys of its modalities."""
+    tile_m: float
+    """Side of a tile as it is read."""
+    patch_sizes_m: tuple[float, ...]
+    """Patch sizes it is used with (spec 3.6 and 5, paper table C)."""
+    targets: tuple[Target, ...]
+    """What can be predicted; may be empty."""
+    splits: Mapping[str, tuple[str, ...]]
+    """Values of the column `split` that make up `train`, `val`, `test`; they never overlap."""
+    split_rule: str
+    """Where the splits come from, in a sentence."""
+    date_rule: str
+    """Where dates come from, in a sentence."""
+    day_convention: str = "day_of_year"
+    """Day number the published code makes of the dates, see `day_numbers`."""
+    licence: str
+    size: str
+    """Number of tiles and bytes to download."""
+    homepage: str
+    """Where to get it; nothing is downloaded by this package."""
+    citation: str
+    layouts: tuple[Layout, ...]
+    """Ways in which it may lie on disk, the first that is recognised is read."""
+    list_samples: Callable[[DatasetFolder], Samples]
+    """All samples of a folder, with their splits; reads lists and names, no pixels."""
+    read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
+    """One sample: folder, row of its table, modalities wanted."""
+    write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
+    """Write so many tiles of the generated world in this layout."""
+    notes: tuple[str, ...] = ()
+    """What differs from the published loader, and what a user should know."""
+    found_as: str = ""
+    """What `find_dataset` was asked for; other processes find the record by it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+        members = [member for group in self.splits.values() for member in group]
+        if len(set(members)) < len(members):
+            raise RecordError(f"dataset {self.name!r}, splits", dict(self.splits), "splits that do not overlap")
+
+    def __reduce__(self) -> Any:
+        return find_dataset, (self.found_as or self.name,)
+
+    def target(self, name: str) -> Target:
+        """The target of this name."""
+        for target in self.targets:
+            if target.name == name:
+                return target
+        raise UnknownNameError(f"target of {self.name}", name, [target.name for target in self.targets])
+
+    def layout(self, name: str) -> Layout:
+        """The layout of this name."""
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        raise UnknownNameError(f"layout of {self.name}", name, [layout.name for layout in self.layouts])
+
+    def folder(self, root: str | Path) -> DatasetFolder:
+        """The dataset's folder, its layout recognised by its marker.
+
+        Raises:
+            MissingFileError: there is no such folder, or no layout is recognised in it.
+        """
+        root = Path(root)
+        markers = " or ".join(f"{layout.marker} ({layout.name} layout)" for layout in self.layouts)
+        expected = f"the folder of {self.title}, with {markers}; get it from {self.homepage}"
+        if not root.is_dir():
+            raise MissingFileError(root, expected)
+        for layout in self.layouts:
+            if layout.is_at(root):
+                return DatasetFolder(root, layout)
+        raise MissingFileError(root / self.layouts[0].marker, expected)
+
+
+@dataclass(frozen=True, eq=False)
+class TileDataset:
+    """Samples of one split, read when asked for; open it with `open_dataset`."""
+
+    record: DatasetRecord
+    folder: DatasetFolder
+    samples: Samples
+    modalities: tuple[str, ...]
+    split: str = "train"
+    """Name of the split, for messages."""
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset, under which statistics are kept."""
+        return self.record.name
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples."""
+        return [str(name) for name in self.samples.columns["id"]]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tile:
+        """One tile, in source values.
+
+        Raises:
+            MissingFileError, SourceError: a file of it is missing, truncated or not what it should be.
+        """
+        row = self.samples.row(range(len(self))[index])
+        try:
+            tile = self.record.read_sample(self.folder, row, self.modalities)
+        except (MissingFileError, SourceError):
+            raise
+        except AnySatError as error:
+            where = f"{self.folder.root}, sample {row['id']} of {self.record.title}"
+            raise SourceError(where, str(error)) from error
+        return replace(tile, id=str(row["id"]), dataset=self.name)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self[index] for index in range(len(self)))
+
+    def take(self, indices: ArrayLike) -> TileDataset:
+        """Some samples, by number or by a mask."""
+        return replace(self, samples=self.samples.take(indices))
+
+
+def open_dataset(
+    name: str, root: str | Path, split: str = "train", *, modalities: Sequence[str] | None = None,
+    layout: str | None = None,
+) -> TileDataset:  # fmt: skip
+    """A dataset that lies on disk.
+
+    Args:
+        name: one of `dataset_names()`, the dotted name of a module that exports `DATASET`, or a YAML file (see
+            `data.own`).
+        root: its folder.
+        split: `train`, `val`, `test` or `all`; or members of the table's own splits joined by `+`, as `fold1+fold2`.
+        modalities: keys to read; None for all it has.
+        layout: name of a layout; None to recognise it.
+
+    Raises:
+        UnknownNameError: of a dataset, split, modality or layout.
+        MissingFileError, SourceError: the folder does not hold the dataset.
+    """
+    record = find_dataset(name)
+    folder = record.folder(root) if layout is None else DatasetFolder(Path(root), record.layout(layout))
+    for key in modalities or ():
+        if key not in record.modalities:
+            raise UnknownNameError(f"modality of {record.name}", key, record.modalities)
+    samples = record.list_samples(folder)
+    if not len(samples):
+        raise SourceError(folder.root, f"no sample of {record.title} was found", f"layout {folder.layout.name!r}")
+    if split != "all":
+        samples = samples.of(*_members(record, samples, split))
+    wanted = tuple(key for key in record.modalities if modalities is None or key in modalities)
+    return TileDataset(record, folder, samples, wanted, split)
+
+
+def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, ...]:
+    if split in record.splits:
+        return record.splits[split]
+    members = tuple(split.split("+"))
+    known = {member for group in record.splits.values() for member in group}
+    known |= set(map(str, np.unique(samples.columns["split"])))
+    for member in members:
+        if member not in known:
+            raise UnknownNameError(f"split of {record.name}", member, {*record.splits, *known, "all"})
+    return members
+
+
+def dataset_names() -> list[str]:
+    """Names of the datasets the package ships."""
+    package = importlib.import_module(_DATASETS)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def find_dataset(name: str) -> DatasetRecord:
+    """The record of a dataset: shipped, of an importable module by dotted name, or of a YAML file.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        from anysat.data.own import read_record
+
+        return read_record(Path(name))
+    if name in dataset_names():
+        module = importlib.import_module(f"{_DATASETS}.{name}")
+    elif "." in name:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UnknownNameError("dataset module", name, dataset_names(), str(error)) from error
+    else:
+        raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` tells about all")
+    record = getattr(module, "DATASET", None)
+    if not isinstance(record, DatasetRecord):
+        raise InputError(name, "a module that exports DATASET, a DatasetRecord", type(record).__name__)
+    return replace(record, found_as=name)

@@ -1,0 +1,1 @@
+"""One file per dataset; each exports a `DATASET` record. A new file here is found by its name."""

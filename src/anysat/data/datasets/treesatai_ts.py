@@ -1,0 +1,179 @@
+"""TreeSatAI-TS: tree genera of Lower Saxony from aerial photos and Sentinel series (paper, GeoPlex; spec 4.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import DatasetRecord, Row, Samples, Target
+from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
+from anysat.data.splits import split_by_name
+from anysat.data.world import FACTORS, World
+from anysat.errors import SourceError
+from anysat.observation import Dates, Observation
+
+GENERA = ("Abies", "Acer", "Alnus", "Betula", "Cleared", "Fagus", "Fraxinus", "Larix", "Picea", "Pinus", "Populus",
+          "Prunus", "Pseudotsuga", "Quercus", "Tilia")  # fmt: skip
+MIN_AREA_FRAC = 0.07
+"""A genus counts as present above this share of the tile (spec 4.1)."""
+CLOUD_PERCENT = 50
+"""Cloud probability from which a pixel is invalid."""
+_S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
+_REAL = "five real tiles"
+_SPEC = "files of the archive; spec 4.1"
+_CROP_PX = 2  # a photo of 304 px covers 60.8 m, the series 60 m: cut to the ground they share
+
+
+def _series(name: str, key: str, bands: tuple[str, ...], unit: str, modality: str, path: str) -> tuple[Entry, ...]:
+    return (
+        Entry(name=modality, path=path, key=f"{key}-data", dtype="float32", shape=("T", len(bands), 6, 6),
+              modality=modality, bands=bands, unit=unit, about=name, source=_SPEC),
+        Entry(name=f"{modality}-products", path=path, key=f"{key}-products", dtype=TEXT, shape=("T",),
+              unit="product names, which hold the dates", source=_SPEC),
+    )  # fmt: skip
+
+
+def _entries(series_path: str) -> tuple[Entry, ...]:
+    return (
+        Entry(name="aerial", path="aerial/{id}.tif", dtype="uint8", shape=(4, 304, 304), modality="aerial",
+              bands=("NIR", "G", "B", "R"), unit="DN", about="0.2 m photo, infrared first", source=_SPEC),
+        *_series("Sentinel-2 L2A, reflectance times 10 000", "sen-2", _S2, "reflectance_1e4", "s2", series_path),
+        Entry(name="s2-masks", path=series_path, key="sen-2-masks", dtype="float32", shape=("T", "C", 6, 6),
+              unit="percent", about="probability of snow (first) and of cloud (second channel)", source=_SPEC),
+        *_series("Sentinel-1 ascending, linear power", "sen-1-asc", ("VV", "VH"), "linear", "s1-asc", series_path),
+        *_series("Sentinel-1 descending, linear power", "sen-1-des", ("VV", "VH"), "linear", "s1-des", series_path),
+        Entry(name="labels", path="labels/TreeSatBA_v9_60m_multi_labels.json", dtype=TEXT,
+              unit="genus and share of the area, by file name", source=_SPEC),
+        *(
+            Entry(name=f"{split}-list", path=f"{split}_filenames.lst",
+                  also=(f"split/{split}_filenames.lst", f"labels/{split}_filenames.lst"), dtype=TEXT,
+                  unit="file names of photos", is_optional=split == "val", source=_SPEC)
+            for split in ("train", "val", "test")
+        ),
+    )  # fmt: skip
+
+
+PUBLISHED = Layout(name="published", marker="sentinel-ts", entries=_entries("sentinel-ts/{id}_{year}.h5"),
+                   checked_against=_REAL)  # fmt: skip
+TRAINING = Layout(name="training", marker="sentinel", entries=_entries("sentinel/{id}.h5"))
+
+
+def list_samples(folder: DatasetFolder) -> Samples:
+    """Tiles of the official lists with a genus above the threshold; a validation list is drawn where there is none."""
+    labels = folder.read("labels")
+    split_of = {name: split for split in ("train", "test") for name in folder.read(f"{split}-list")}
+    if folder.has("val-list"):
+        split_of |= dict.fromkeys(folder.read("val-list"), "val")
+    else:
+        train = [name for name, split in split_of.items() if split == "train"]
+        split_of |= dict(zip(train, split_by_name(train, {"train": 0.85, "val": 0.15}), strict=True))
+    years = {found["id"]: found.get("year", "") for found in folder.find("s2")}
+    rows = []
+    for name, split in split_of.items():
+        if name not in labels:
+            raise SourceError(folder.path("labels"), f"it has no labels of {name}, which a list names")
+        if any(area > MIN_AREA_FRAC for _, area in labels[name]):
+            stem = name.removesuffix(".tif")
+            genera = ",".join(genus for genus, area in labels[name] if area > MIN_AREA_FRAC)
+            rows.append({"id": stem, "split": str(split), "year": years.get(stem, "YEAR"), "genera": genera})
+    return Samples.of_rows(rows)
+
+
+def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
+    """One tile of 60 m."""
+    observations = [_observe(folder, key, row) for key in modalities]
+    present = np.isin(GENERA, row["genera"].split(",")).astype(np.int64)
+    geobox = folder.geobox("aerial", **row) if "aerial" in modalities else None
+    cut = slice(_CROP_PX, -_CROP_PX)
+    return Tile.of(*observations, targets={"genera": present}, geobox=geobox[cut, cut] if geobox else None)
+
+
+def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
+    if key == "aerial":
+        return folder.observe(key, folder.read(key, **row)[:, _CROP_PX:-_CROP_PX, _CROP_PX:-_CROP_PX], **row)
+    if key != "s2":
+        values, products = folder.read(key, f"{key}-products", **row)
+        return folder.observe(key, values, dates=_dates(products, 4), **row)
+    values, products, masks = folder.read(key, f"{key}-products", f"{key}-masks", **row)
+    clear = masks[:, 1:2] < CLOUD_PERCENT
+    return folder.observe(key, values - _offset(products), dates=_dates(products, 2), valid=clear, **row)
+
+
+def _dates(products: NDArray[Any], place: int) -> Dates:
+    """Dates in product names, at this place between underscores."""
+    words = [str(product, "utf-8").split("_")[place][:8] for product in products]
+    return np.array([f"{word[:4]}-{word[4:6]}-{word[6:]}" for word in words], "datetime64[D]")
+
+
+def _offset(products: NDArray[Any]) -> NDArray[np.float32]:
+    """What processing baselines from 04.00 on (2022) add to every value."""
+    found = [re.search(r"_N(\d{4})_", str(product, "utf-8")) for product in products]
+    added = [1000 if match and int(match[1]) >= 400 else 0 for match in found]
+    return np.array(added, np.float32)[:, None, None, None]
+
+
+def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
+    """Tiles of the generated world; every sixth is in the test list."""
+    labels: dict[str, list[list[Any]]] = {}
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for index in range(num_tiles):
+        tile = world.tile(index, extent_m=60.0, year=2018)
+        name, fields = f"World_{index}_{world.seed}_GEN_NLF", {"year": 2018}
+        contents: dict[str, Any] = {
+            "aerial": folder.store("aerial", tile.observe("aerial", extent_m=60.8, keep_clouds=True))
+        }
+        folder.write(contents, geobox=tile.geobox(0.2, 60.8), id=name)
+        contents = {}
+        for key, count, words in (
+            ("s2", 24, "S2A_MSIL2A"),
+            ("s1-asc", 15, "S1A_IW_GRDH_1SDV"),
+            ("s1-des", 15, "S1A_IW_GRDH_1SDV"),
+        ):
+            seen = tile.observe(key, count=count, keep_clouds=True)
+            stamps = [str(date).replace("-", "") for date in np.asarray(seen.dates)]
+            contents[key] = folder.store(key, seen)
+            contents[f"{key}-products"] = np.array([f"{words}_{stamp}T102421_N0207_R065_T32UNC" for stamp in stamps])
+        cloudy = ~tile.observe("s2", count=24).valid.all(axis=1, keepdims=True)
+        contents["s2-masks"] = np.concatenate([np.zeros_like(cloudy), cloudy], axis=1) * 100.0
+        folder.write(contents, id=name, **fields)
+        shares = tile.fractions("species")
+        genera = [GENERA[3 * i % len(GENERA)] for i in range(len(FACTORS["species"]))]
+        found = [[genus, round(float(share), 5)] for genus, share in zip(genera, shares, strict=True) if share > 0]
+        labels[f"{name}.tif"] = found if shares.max() > MIN_AREA_FRAC else [*found, ["Cleared", 1.0]]
+        lists["test" if index % 6 == 5 else "train"].append(f"{name}.tif")
+    folder.write({"labels": labels, **{f"{split}-list": names for split, names in lists.items()}})
+
+
+DATASET = DatasetRecord(
+    name="treesatai_ts",
+    title="TreeSatAI-TS",
+    about="Genera of trees in 50,381 forest tiles of Lower Saxony, Germany",
+    modalities=("aerial", "s2", "s1-asc", "s1-des"),
+    tile_m=60.0,
+    patch_sizes_m=(10.0, 20.0, 30.0),
+    targets=(Target(name="genera", level="tile", kind="labels", classes=GENERA,
+                    about=f"genera on more than {MIN_AREA_FRAC:.0%} of the tile"),),
+    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
+    split_rule="official test list; validation is val_filenames.lst, or 15 % of the training list by a seeded hash of "
+    "the name where that file is missing (it is not in the archive)",
+    date_rule="real, from product names",
+    licence="CC-BY-4.0",
+    size="50,381 tiles",
+    homepage="https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series",
+    citation="Ahlswede et al. 2023; Astruc et al. 2024",
+    layouts=(PUBLISHED, TRAINING),
+    list_samples=list_samples,
+    read_sample=read_sample,
+    write_miniature=write_miniature,
+    notes=(
+        "The photo is cut at its centre to the 60 m of the series, in training and in tests; the published loader "
+        "cuts at random in tests too.",
+        "Sentinel-1 is linear power and keeps its own dates; dates without data are masked, not dropped.",
+        f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,253 @@
+"""How a dataset lies on disk: a table of entries that its reader, its miniature writer, `check` and the docs all use.
+
+An entry is one kind of file, or one key in it. `DatasetFolder` ties a layout to a folder and moves
+arrays and observations in and out by an entry's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anysat.data.files import Rows, read_file, read_geobox, write_file
+from anysat.errors import InputError, RecordError, SourceError, UnknownNameError
+from anysat.modalities import MODALITIES, UNITS, Modality
+from anysat.observation import Observation
+
+_FIELD = re.compile(r"{(\w+)}")
+TEXT = "text"
+"""`dtype` of an entry that is text or a document, whose shape is not checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One kind of file of a dataset, or one key in it."""
+
+    name: str
+    """Name under which reader and writer ask for it; one layout has it once."""
+    path: str
+    """Path below the dataset's folder, with fields in braces: `DATA_S2/S2_{id}.npy`."""
+    also: tuple[str, ...] = ()
+    """Other paths where it is found, tried in order."""
+    key: str | None = None
+    """Name inside the file; None where the file is one array or document."""
+    dtype: str
+    """Stored type, numpy's name; `text` for names, dates and documents."""
+    shape: tuple[int | str, ...] = ()
+    """Length of each axis; a word for a length that varies (`T`)."""
+    modality: str | None = None
+    """Key of the modality whose values it holds."""
+    bands: tuple[str, ...] = ()
+    """Names of the stored bands, in stored order; needed with `modality`."""
+    unit: str | tuple[str, ...] = ""
+    """With `modality`: one of `UNITS`, or one per stored band. Else what the numbers are, in words."""
+    nodata: float | None = None
+    """Stored value that means "no data"."""
+    is_optional: bool = False
+    """True when a sample may lack it."""
+    about: str = ""
+    """What a reader of the table should know."""
+    source: str
+    """Where the fact comes from."""
+
+    def __post_init__(self) -> None:
+        if self.modality is None:
+            return
+        given = (self.unit,) if isinstance(self.unit, str) else self.unit
+        for unit in given:
+            if unit not in UNITS:
+                raise UnknownNameError("unit", unit, UNITS, f"It was given for entry {self.name!r}")
+        if not self.bands:
+            raise RecordError(f"entry {self.name!r}, bands", self.bands, "the stored bands of its modality")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names in braces of the path."""
+        return tuple(dict.fromkeys(_FIELD.findall(self.path)))
+
+    @property
+    def described(self) -> str:
+        """What should be there, for messages."""
+        shape = f" ({', '.join(map(str, self.shape))})" if self.shape else ""
+        key = f"{self.key!r}: " if self.key else ""
+        return f"{key}{self.name}, {self.dtype}{shape}" + (f", {self.about}" if self.about else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way in which a dataset lies on disk."""
+
+    name: str
+    """`published` as released by its authors, `training` as the published training code expects it."""
+    marker: str
+    """Path pattern (glob) below the folder by which the layout is recognised."""
+    entries: tuple[Entry, ...]
+    checked_against: str | None = None
+    """Real files the table was tested against; None when it was written from descriptions only."""
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        if len(set(names)) < len(names):
+            raise RecordError(f"layout {self.name!r}, entries", names, "each name once")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Entry]:
+        """Entries by name."""
+        return {entry.name: entry for entry in self.entries}
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self.by_name:
+            raise UnknownNameError(f"entry of layout {self.name!r}", name, self.by_name)
+        return self.by_name[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.by_name
+
+    def is_at(self, root: Path) -> bool:
+        """Whether the marker is found below a folder."""
+        return next(root.glob(self.marker), None) is not None
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A dataset's folder on disk and the layout it has."""
+
+    root: Path
+    layout: Layout
+
+    def path(self, name: str, **fields: Any) -> Path:
+        """Where an entry of a sample lies; its first path where it is missing."""
+        entry = self.layout[name]
+        first = self.root / entry.path.format(**fields)
+        if not entry.also or first.exists():
+            return first
+        others = (self.root / path.format(**fields) for path in entry.also)
+        return next((path for path in others if path.exists()), first)
+
+    def has(self, name: str, **fields: Any) -> bool:
+        """Whether the file of an entry is there."""
+        return name in self.layout and self.path(name, **fields).is_file()
+
+    def find(self, name: str) -> Iterator[dict[str, str]]:
+        """The fields of every file that fits an entry's path, in name order."""
+        pattern = self.layout[name].path
+        expression = re.compile(_regex(pattern))
+        for path in sorted(self.root.glob(_FIELD.sub("*", pattern))):
+            found = expression.fullmatch(path.relative_to(self.root).as_posix())
+            if found is not None:
+                yield found.groupdict()
+
+    def read(self, *names: str, rows: Rows = None, **fields: Any) -> Any:
+        """Value of one entry, or a tuple of several; entries of one file are read together.
+
+        Args:
+            names: entries.
+            rows: part of the first axis to read, of files that allow it (npy, npz, HDF5).
+            fields: fields of the path.
+
+        Raises:
+            MissingFileError: the file is not there; the message says what it should be.
+            SourceError: it is truncated, unsafe, or of another shape or type than the table says.
+        """
+        found: dict[str, Any] = {}
+        for path, group in self._by_file(names, fields).items():
+            expected = "; ".join(self.layout[name].described for name in group)
+            values = read_file(path, [self.layout[name].key for name in group], rows, expected)
+            for name, value in zip(group, values, strict=True):
+                _check_stored(self.layout[name], value, path, is_part=isinstance(rows, int))
+                found[name] = value
+        return found[names[0]] if len(names) == 1 else tuple(found[name] for name in names)
+
+    def write(self, contents: Mapping[str, Any], geobox: Any = None, **fields: Any) -> None:
+        """Write the entries of one sample, those of one file together, in the types and shapes of the table."""
+        for path, group in self._by_file(tuple(contents), fields).items():
+            values: dict[str | None, Any] = {}
+            for name in group:
+                entry, value = self.layout[name], contents[name]
+                value = value.astype(entry.dtype) if isinstance(value, np.ndarray) and entry.dtype != TEXT else value
+                _check_stored(entry, value, path)
+                values[entry.key] = value
+            write_file(path, values, geobox)
+
+    def observe(
+        self, name: str, values: ArrayLike, *, dates: Any = None, valid: ArrayLike | None = None, **fields: Any
+    ) -> Observation:
+        """Stored values of an entry as an observation: bands, units and nodata are those of the table.
+
+        Raises:
+            SourceError: values, dates or mask do not fit; the message names the file.
+        """
+        entry = self.layout[name]
+        modality = _modality(entry)
+        try:
+            return Observation.of(
+                modality, values, bands=entry.bands, units=entry.unit, dates=dates, valid=valid, nodata=entry.nodata
+            )
+        except InputError as error:
+            raise SourceError(self.path(name, **fields), str(error), f"expected {entry.described}") from error
+
+    def store(self, name: str, observation: Observation) -> NDArray[Any]:
+        """The inverse of `observe`: values in the bands, order, unit and type of the table, `nodata` where invalid."""
+        entry, modality = self.layout[name], observation.modality
+        indices = [modality.find_band(band) for band in entry.bands]
+        units = list(observation.units)
+        for position, index in enumerate(indices):
+            if modality.bands[index].ratio_of is None:
+                units[index] = entry.unit if isinstance(entry.unit, str) else entry.unit[position]
+        observation = observation.in_units(units)
+        dtype = np.dtype(entry.dtype)
+        values, valid = (part[..., indices, :, :] for part in (observation.values, observation.valid))
+        empty = entry.nodata if entry.nodata is not None else (np.nan if dtype.kind == "f" else 0)
+        if dtype.kind in "iu":
+            values = np.rint(values).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return np.where(valid, values, empty).astype(dtype)
+
+    def geobox(self, name: str, **fields: Any) -> Any:
+        """Georeference of a raster entry, or None."""
+        return read_geobox(self.path(name, **fields))
+
+    def _by_file(self, names: Sequence[str], fields: Mapping[str, Any]) -> dict[Path, list[str]]:
+        files: dict[Path, list[str]] = {}
+        for name in names:
+            files.setdefault(self.path(name, **fields), []).append(name)
+        return files
+
+
+def _regex(pattern: str) -> str:
+    """A path pattern as a regular expression; a field that comes twice must be the same twice."""
+    seen: set[str] = set()
+    made = []
+    for index, part in enumerate(_FIELD.split(pattern)):
+        if index % 2 == 0:
+            made.append(re.escape(part))
+        else:
+            made.append(f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)")
+            seen.add(part)
+    return "".join(made)
+
+
+def _modality(entry: Entry) -> Modality:
+    if entry.modality is None:
+        raise RecordError(f"entry {entry.name!r}", entry.modality, "an entry with a modality")
+    return MODALITIES[entry.modality]
+
+
+def _check_stored(entry: Entry, value: Any, path: Path, is_part: bool = False) -> None:
+    """Refuse an array of another kind of number, rank or length than the table says."""
+    if entry.dtype == TEXT or not entry.shape:
+        return
+    array, shape = np.asarray(value), entry.shape[1:] if is_part else entry.shape
+    fits = array.ndim == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    numeric = array.dtype.kind in ("biuf" if np.dtype(entry.dtype).kind in "biuf" else np.dtype(entry.dtype).kind)
+    if not fits or not numeric:
+        where = f"{entry.key} is" if entry.key else "it is"
+        raise SourceError(path, f"{where} {array.dtype} of shape {array.shape}", f"expected {entry.described}")
