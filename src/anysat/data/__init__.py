@@ -1,1 +1,1 @@
-"""Labelled and unlabelled data on disk: layouts, datasets, statistics, checks, the generated world, one mixed stream."""
+"""Data on disk: layouts, datasets, statistics, checks, the generated world, one mixed stream."""

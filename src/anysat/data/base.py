@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,6 +151,8 @@ class DatasetRecord:
     """All samples of a folder, with their splits; reads lists and names, no pixels."""
     read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
     """One sample: folder, row of its table, modalities wanted."""
+    list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
+    """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
     """Write so many tiles of the generated world in this layout."""
     notes: tuple[str, ...] = ()
@@ -198,6 +200,26 @@ class DatasetRecord:
         raise MissingFileError(root / self.layouts[0].marker, expected)
 
 
+class Tiles(Protocol):
+    """Tiles by number: what streams, statistics and shards are made from; a loose or a packed dataset."""
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset, under which statistics are kept."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tile:
+        """One tile, in source values."""
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class number of every sample, for samplers that balance classes."""
+
+
 @dataclass(frozen=True, eq=False)
 class TileDataset:
     """Samples of one split, read when asked for; open it with `open_dataset`."""
@@ -240,6 +262,16 @@ class TileDataset:
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[index] for index in range(len(self)))
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class number of every sample, for samplers that balance classes.
+
+        Raises:
+            InputError: a sample of this dataset has no single class.
+        """
+        if self.record.list_labels is None:
+            raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
+        return self.record.list_labels(self.folder, self.samples)
 
     def take(self, indices: ArrayLike) -> TileDataset:
         """Some samples, by number or by a mask."""
