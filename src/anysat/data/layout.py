@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.data.files import Rows, read_file, read_geobox, write_file
 from anysat.errors import InputError, RecordError, SourceError, UnknownNameError
-from anysat.modalities import MODALITIES, UNITS, Modality
+from anysat.modalities import MODALITIES, UNITS, Modality, band_key
 from anysat.observation import Observation
 
 _FIELD = re.compile(r"{(\w+)}")
@@ -45,7 +45,7 @@ class Entry:
     modality: str | None = None
     """Key of the modality whose values it holds."""
     bands: tuple[str, ...] = ()
-    """Names of the stored bands, in stored order; needed with `modality`."""
+    """Names of all stored bands, in stored order; those the modality does not have are not read."""
     unit: str | tuple[str, ...] = ""
     """With `modality`: one of `UNITS`, or one per stored band. Else what the numbers are, in words."""
     nodata: float | None = None
@@ -181,33 +181,47 @@ class DatasetFolder:
     ) -> Observation:
         """Stored values of an entry as an observation: bands, units and nodata are those of the table.
 
+        Stored bands that the modality does not have are left out.
+
         Raises:
             SourceError: values, dates or mask do not fit; the message names the file.
         """
         entry = self.layout[name]
         modality = _modality(entry)
+        used = _used(entry, modality)
+        units = entry.unit if isinstance(entry.unit, str) else [entry.unit[place] for place in used]
+        array = np.asanyarray(values)
         try:
+            if len(used) < len(entry.bands) == array.shape[-3]:
+                array = array[..., used, :, :]
             return Observation.of(
-                modality, values, bands=entry.bands, units=entry.unit, dates=dates, valid=valid, nodata=entry.nodata
-            )
-        except InputError as error:
+                modality, array, bands=[entry.bands[place] for place in used], units=units, dates=dates, valid=valid,
+                nodata=entry.nodata,
+            )  # fmt: skip
+        except (InputError, IndexError) as error:
             raise SourceError(self.path(name, **fields), str(error), f"expected {entry.described}") from error
 
     def store(self, name: str, observation: Observation) -> NDArray[Any]:
-        """The inverse of `observe`: values in the bands, order, unit and type of the table, `nodata` where invalid."""
+        """The inverse of `observe`: values in the bands, order, unit and type of the table.
+
+        Invalid values and bands that the modality does not have are `nodata`, else NaN, or 0 in integers.
+        """
         entry, modality = self.layout[name], observation.modality
-        indices = [modality.find_band(band) for band in entry.bands]
+        used = _used(entry, modality)
+        indices = [modality.find_band(entry.bands[place]) for place in used]
         units = list(observation.units)
-        for position, index in enumerate(indices):
+        for place, index in zip(used, indices, strict=True):
             if modality.bands[index].ratio_of is None:
-                units[index] = entry.unit if isinstance(entry.unit, str) else entry.unit[position]
+                units[index] = entry.unit if isinstance(entry.unit, str) else entry.unit[place]
         observation = observation.in_units(units)
         dtype = np.dtype(entry.dtype)
         values, valid = (part[..., indices, :, :] for part in (observation.values, observation.valid))
         empty = entry.nodata if entry.nodata is not None else (np.nan if dtype.kind == "f" else 0)
         if dtype.kind in "iu":
             values = np.rint(values).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return np.where(valid, values, empty).astype(dtype)
+        stored = np.full((*values.shape[:-3], len(entry.bands), *values.shape[-2:]), empty, dtype)
+        stored[..., used, :, :] = np.where(valid, values, empty).astype(dtype)
+        return stored
 
     def geobox(self, name: str, **fields: Any) -> Any:
         """Georeference of a raster entry, or None."""
@@ -237,6 +251,12 @@ def _modality(entry: Entry) -> Modality:
     if entry.modality is None:
         raise RecordError(f"entry {entry.name!r}", entry.modality, "an entry with a modality")
     return MODALITIES[entry.modality]
+
+
+def _used(entry: Entry, modality: Modality) -> list[int]:
+    """Places of the stored bands that the modality has."""
+    known = frozenset().union(*(band.match_keys for band in modality.bands))
+    return [place for place, name in enumerate(entry.bands) if band_key(name) in known]
 
 
 def _check_stored(entry: Entry, value: Any, path: Path, is_part: bool = False) -> None:
