@@ -171,9 +171,9 @@ class DatasetFolder:
             values: dict[str | None, Any] = {}
             for name in group:
                 entry, value = self.layout[name], contents[name]
-                value = value.astype(entry.dtype) if isinstance(value, np.ndarray) and entry.dtype != TEXT else value
                 _check_stored(entry, value, path)
-                values[entry.key] = value
+                is_typed = isinstance(value, np.ndarray) and entry.dtype != TEXT
+                values[entry.key] = value.astype(entry.dtype) if is_typed else value
             write_file(path, values, geobox)
 
     def observe(
