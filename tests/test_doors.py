@@ -15,7 +15,7 @@ from builders import random_input, random_model
 
 PUBLIC = [
     "AnySat", "AnySatError", "Band", "Batch", "Embeddings", "MODALITIES", "Modality", "ModelConfig", "Normaliser",
-    "Observation", "PatchGrid", "Tile", "__version__", "load", "read_modalities",
+    "Observation", "PatchGrid", "Tile", "__version__", "load", "open_dataset", "read_modalities",
 ]  # fmt: skip
 
 OPTIONS = {

@@ -24,6 +24,7 @@ _HOME = {
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
     "load": "anysat.model.checkpoint",
+    "open_dataset": "anysat.data.base",
     "read_modalities": "anysat.modalities",
 }
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from anysat.batch import Batch as Batch
     from anysat.batch import Embeddings as Embeddings
     from anysat.batch import Tile as Tile
+    from anysat.data.base import open_dataset as open_dataset
     from anysat.errors import AnySatError as AnySatError
     from anysat.modalities import MODALITIES as MODALITIES
     from anysat.modalities import Band as Band
