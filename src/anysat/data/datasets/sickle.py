@@ -1,0 +1,237 @@
+"""SICKLE: paddy fields of the Cauvery Delta, India, from Sentinel and Landsat 8 series (paper, table 1; spec 4.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import DatasetRecord, Row, Samples, Target
+from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
+from anysat.data.splits import split_by_name
+from anysat.data.world import World, WorldTile
+from anysat.errors import MissingFileError, MissingKeyError, SourceError
+from anysat.modalities import MODALITIES
+from anysat.observation import Observation
+
+CLASSES = ("paddy", "non-paddy")
+IGNORE = -1
+SIDE_PX, GSD_M = 32, 10.0
+"""Every array is brought to this grid by its nearest pixel, as the published loader does."""
+_SOURCE = "documentation and loader of the dataset's authors; spec 4.7"
+_TABLE = "sickle_dataset_tabular.csv"
+_SENSORS = {"l8": "L8", "s2": "S2", "s1": "S1"}
+_STORED = {
+    "s2": {band: band for band in ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")},
+    "s1": {"VV": "VV", "VH": "VH"},
+    "l8": {**{f"SR_B{number}": f"B{number}" for number in range(1, 8)}, "ST_B10": "B10"},
+}
+"""Names in the files, and the bands of the modality they are: by name, whatever their order."""
+_UNITS = {"s2": "reflectance_1e4", "s1": "dB", "l8": "DN"}
+_SCALES = {"reflectance_1e4": (0.275, -2000.0), "K": (0.00341802, 149.0)}
+"""Landsat Collection 2 Level 2 (USGS): 0.0000275 DN - 0.2 is reflectance, 0.00341802 DN + 149 is kelvin."""
+_ABOUT = {
+    "s2": "Sentinel-2 L2A, reflectance times 10 000; 0 is no data",
+    "s1": "Sentinel-1 GRD, decibels; NaN or 0 is no data",
+    "l8": "Landsat 8 Collection 2 Level 2 as delivered: SR is 0.0000275 DN - 0.2, ST is 0.00341802 DN + 149 K; 0 is no "
+    "data. The archive states no unit; names and size of the values are those of the raw product",
+}
+
+
+def _bands(modality: str) -> tuple[Entry, ...]:
+    """One entry per band: a file holds one date, an array per band, of the sensor's own pixel size."""
+    return tuple(
+        Entry(name=f"{modality}-{band}", path=f"images/{_SENSORS[modality]}/npy/{{id}}/{{product}}.npz", key=key,
+              dtype="float32", shape=("H", "W"), modality=modality, bands=(band,), unit=_UNITS[modality], nodata=0,
+              is_optional=key == "ST_B10", about=_ABOUT[modality], source=_SOURCE)
+        for key, band in _STORED[modality].items()
+    )  # fmt: skip
+
+
+PUBLISHED = Layout(
+    name="published",
+    marker=_TABLE,
+    entries=(
+        *(Entry(name=name, path=_TABLE, key=key, dtype=TEXT, unit=unit, source=_SOURCE)
+          for name, key, unit in (("ids", "UNIQUE_ID", "number of a sample"), ("plots", "PLOT_ID", "number of a plot"),
+                                  ("splits", "SPLIT", "train, val or test"))),
+        Entry(name="masks", path="masks/10m/{id}.tif", dtype="float32", shape=("C", "H", "W"),
+              unit="plot number (first band), crop (second band: 1 paddy, above 1 other crops, else none)",
+              about="later bands are sowing, transplanting and harvesting day, and yield", source=_SOURCE),
+        *_bands("s2"), *_bands("s1"), *_bands("l8"),
+    ),
+)  # fmt: skip
+
+
+def list_samples(folder: DatasetFolder) -> Samples:
+    """All rows of the table, with their plot and split."""
+    ids, plots, official = (np.asarray(column).astype(str) for column in folder.read("ids", "plots", "splits"))
+    unknown = set(official.tolist()) - {"train", "val", "test"}
+    if unknown:
+        raise SourceError(folder.path("splits"), f"column SPLIT has {sorted(unknown)}", "expected train, val or test")
+    splits = official.astype("<U5")
+    if "test" not in official:
+        splits[official == "val"] = "test"
+        is_train = official == "train"
+        splits[is_train] = split_by_name(plots[is_train].tolist(), {"train": 0.85, "val": 0.15})
+    return Samples(id=ids, split=splits, plot=plots)
+
+
+def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
+    """One tile of 320 m; only plots of the sample's own split are labelled."""
+    samples = list_samples(folder)
+    known = samples.of(row["split"]).columns["plot"]
+    try:
+        plots = known.astype(float)
+    except ValueError as error:
+        raise SourceError(folder.path("plots"), f"a PLOT_ID is no number ({error})") from error
+    plot, crop = _nearest(folder.read("masks", **row)[:2])
+    is_labelled = np.isin(plot, plots) & (plot > 0) & (crop >= 1)
+    paddy = np.where(is_labelled, (crop > 1).astype(np.int64), IGNORE)
+    return Tile.of(*(_observe(folder, key, row) for key in modalities), targets={"paddy": paddy})
+
+
+def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
+    entries = [entry for entry in folder.layout.entries if entry.modality == key]
+    home = folder.path(entries[0].name, product="DATE", **row).parent
+    paths = sorted(home.glob("*.npz"))
+    if not paths:
+        raise MissingFileError(home, f"npz files of {MODALITIES[key].sensor}, one per date")
+    dated = sorted((_date(key, path), path.stem) for path in paths)
+    images = [_image(folder, entries, {**row, "product": product}) for _, product in dated]
+    dates = np.array([date for date, _ in dated], "datetime64[D]")
+    values = np.stack(images)
+    values = np.where(values == entries[0].nodata, np.nan, values)
+    units = [str(entry.unit) for entry in entries]
+    if key == "l8":
+        units = [MODALITIES[key].bands[MODALITIES[key].find_band(entry.bands[0])].unit for entry in entries]
+        scale, offset = (_per_band(units, place) for place in (0, 1))
+        values = values * scale + offset
+    names = [entry.bands[0] for entry in entries]
+    return Observation.of(MODALITIES[key], values, bands=names, units=units, dates=dates)
+
+
+def _per_band(units: Sequence[str], place: int) -> NDArray[np.float32]:
+    return np.array([_SCALES[unit][place] for unit in units], np.float32)[:, None, None]
+
+
+def _image(folder: DatasetFolder, entries: Sequence[Entry], fields: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Bands of one date (band row col) on the common grid; an optional band that the file lacks is NaN."""
+    names = [entry.name for entry in entries]
+    try:
+        arrays = folder.read(*names, **fields)
+    except MissingKeyError:
+        needed = [entry.name for entry in entries if not entry.is_optional]
+        arrays = folder.read(*needed, **fields)
+        found = dict(zip(needed, arrays, strict=True))
+        arrays = [found.get(name, np.full((1, 1), np.nan)) for name in names]
+    return np.stack([_nearest(np.asarray(array, np.float32)) for array in arrays])
+
+
+def _nearest(array: NDArray[Any]) -> NDArray[Any]:
+    """The last two axes on the common grid, each pixel the one that holds its centre."""
+    rows, cols = (((np.arange(SIDE_PX) + 0.5) * side / SIDE_PX).astype(int) for side in array.shape[-2:])
+    return array[..., rows[:, None], cols]
+
+
+def _date(key: str, path: Path) -> str:
+    """Date in a file name: its place between underscores depends on the sensor."""
+    words = path.stem.split("_")
+    place = {"s1": 4, "l8": 2, "s2": 1 if path.stem.startswith("T") else 0}[key]
+    word = words[place][:8] if place < len(words) else ""
+    if len(word) != 8 or not word.isdigit():
+        raise SourceError(path, "no date in its name", f"expected YYYYMMDD in part {place} between underscores")
+    return f"{word[:4]}-{word[4:6]}-{word[6:]}"
+
+
+def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
+    """Tiles of two plots each: the sample's own, and its neighbour's, which is of another split in places."""
+    splits = ["val" if index % 3 == 2 else "train" for index in range(num_tiles)]
+    for index in range(num_tiles):
+        tile, sample = world.tile(index, extent_m=320.0, year=2018), 100 + index
+        _write_mask(folder, tile, sample, (10 + index, 10 + (index + 1) % num_tiles))
+        for key in _SENSORS:
+            _write_series(folder, tile, key, sample)
+    ids = [100 + index for index in range(num_tiles)]
+    plots = [10 + index for index in range(num_tiles)]
+    folder.write({"ids": ids, "plots": plots, "splits": splits})
+
+
+def _write_mask(folder: DatasetFolder, tile: WorldTile, sample: int, plots: tuple[int, int]) -> None:
+    found = tile.raster("crop", GSD_M)
+    mask = np.zeros((6, SIDE_PX, SIDE_PX), np.float32)
+    mask[0, :, : SIDE_PX // 2], mask[0, :, SIDE_PX // 2 :] = plots
+    mask[1] = np.where(found < 0, 3, 1 + found % 3)
+    mask[1, :2] = 0
+    mask[:, -3:] = 0
+    folder.write({"masks": mask}, id=sample)
+
+
+def _write_series(folder: DatasetFolder, tile: WorldTile, key: str, sample: int) -> None:
+    """A file per date, on the sensor's own pixels, with the gaps a real copy has."""
+    grid = {"gsd_m": 30.0, "extent_m": 330.0} if key == "l8" else {}
+    seen = tile.observe(key, count=4, keep_clouds=True, **grid)
+    for place, date in enumerate(np.asarray(seen.dates)):
+        stamp = str(date).replace("-", "")
+        contents = {}
+        for entry in (entry for entry in folder.layout.entries if entry.modality == key):
+            index = seen.modality.find_band(entry.bands[0])
+            values = seen.values[place, index].copy()
+            if key == "l8":
+                scale, offset = _SCALES[seen.units[index]]
+                values = np.rint((values - offset) / scale)
+            values[~seen.valid[place, index]] = 0
+            if place == 0:
+                values[:2] = np.nan if key == "s1" else 0
+            if not (entry.is_optional and place == 3):
+                contents[entry.name] = values
+        folder.write(contents, id=sample, product=_product(key, stamp, place))
+
+
+def _product(key: str, stamp: str, place: int) -> str:
+    if key == "s1":
+        return f"S1A_IW_GRDH_1SDV_{stamp}T003045_{stamp}T003110_020036_02224F_1B2C"
+    if key == "l8":
+        return f"LC08_142053_{stamp}"
+    return f"T44PLU_{stamp}T050211" if place % 2 else f"{stamp}T050211_{stamp}T051211_T44PLU"
+
+
+DATASET = DatasetRecord(
+    name="sickle",
+    title="SICKLE",
+    about="Paddy and other crops in 2,370 samples of 388 plots, Cauvery Delta, Tamil Nadu, 2018 to 2021",
+    modalities=("l8", "s2", "s1"),
+    tile_m=320.0,
+    patch_sizes_m=(10.0,),
+    targets=(
+        Target(name="paddy", level="pixel", kind="class", classes=CLASSES, ignore=IGNORE, gsd_m=GSD_M,
+               about="pixels outside the surveyed plots of the sample's split are ignored"),
+    ),
+    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
+    split_rule="column SPLIT of the table; where it only has train and val, the official val is our test and 15 % of "
+    "the training plots are our val, by a seeded hash of the plot: the published code tests on the split it selects on",
+    date_rule="real, from file names",
+    licence="on request, for research (form of the dataset's authors)",
+    size="2,370 tiles, about 209,000 images",
+    homepage="https://sites.google.com/iiitd.ac.in/sickle/home",
+    citation="Sani et al. 2024",
+    layouts=(PUBLISHED,),
+    list_samples=list_samples,
+    read_sample=read_sample,
+    write_miniature=write_miniature,
+    notes=(
+        "The published training code reads the same files (spec 4.7). Bands are matched by name: it swaps B8 and B8A, "
+        "and gives the absent panchromatic, cirrus and second thermal band of Landsat values; here they are invalid.",
+        "Landsat is converted from the numbers of Collection 2 to reflectance times 10 000 and kelvin.",
+        "Everything is brought to 32 x 32 pixels by its nearest pixel; a Landsat array of 11 or 12 pixels of 30 m, "
+        "which covers a little more than the tile, is squeezed into it, as in the published code.",
+        "Crop numbers below 1 are ignored; the published code counts negative ones as paddy.",
+        "Samples lie close together and the archive has no coordinates: pixels of a training tile may be in a test "
+        "tile, its labels are not.",
+        "All dates are kept; the loader of the dataset's authors leaves out images with a quarter of zeros.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,156 @@
+"""TimeSen2Crop: crop types of Austria from single Sentinel-2 pixels over a farming year (spec 4.8)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import DatasetRecord, Row, Samples, Target
+from anysat.data.files import read_file
+from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
+from anysat.data.world import World
+from anysat.errors import SourceError
+
+CROPS = ("Legumes", "Grassland", "Maize", "Potato", "Sunflower", "Soy", "Winter Barley", "Winter Caraway", "Rye",
+         "Rapeseed", "Beet", "Spring Cereals", "Winter Wheat", "Winter Triticale", "Permanent Plantation",
+         "Other Crops")  # fmt: skip
+"""Classes in the order of their numbers, which are the names of folders."""
+SPLIT_OF = {"33TWN": "val", "33UVP": "test"}
+"""Split of each Sentinel-2 tile; `train` where it is not named (spec 4.8)."""
+LEFT_OUT = ("2019_33UVP",)
+"""Folders of another year than the rest, which belong to no split."""
+CLEAR, CLOUD, SHADOW, SNOW = range(4)
+_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12")
+_PAGE = "spec 4.8; description of the dataset (ai4europe.eu/research/ai-catalog/timesen2crop)"
+_SERIES = "{id}.csv"
+
+PUBLISHED = Layout(
+    name="published",
+    marker="*/dates.csv",
+    entries=(
+        Entry(name="s2", path=_SERIES, dtype="int16", modality="s2", bands=_BANDS, unit="reflectance_1e4", nodata=0,
+              about="one row a date, one column a band, without B8; `id` is Sentinel-2 tile, number of the class, sample",
+              source=_PAGE),
+        Entry(name="flag", path=_SERIES, key="Flag", dtype=TEXT, shape=("T",),
+              unit="0 clear, 1 cloud, 2 shadow, 3 snow", source=_PAGE),
+        Entry(name="dates", path="{s2_tile}/dates.csv", key="acquisition_date", dtype=TEXT, shape=("T",),
+              unit="YYYYMMDD", about="dates of every series of this Sentinel-2 tile", source=_PAGE),
+    ),
+)  # fmt: skip
+
+
+def list_samples(folder: DatasetFolder) -> Samples:
+    """All series, by the names of folders and files; none is opened."""
+    ids: list[str] = []
+    counts, splits, crops = [], [], []
+    for place in _folders(folder.root):
+        if place in LEFT_OUT or not (folder.root / place / "dates.csv").is_file():
+            continue
+        for crop in _folders(folder.root / place):
+            if crop not in _NUMBERS:
+                raise SourceError(folder.root / place / crop, f"{crop!r} is no class", "expected a folder 0 to 15")
+            names = [entry.name for entry in os.scandir(folder.root / place / crop)]
+            found = sorted(f"{place}/{crop}/{name[:-4]}" for name in names if name.endswith(".csv"))
+            ids += found
+            counts.append(len(found))
+            splits.append(SPLIT_OF.get(place, "train"))
+            crops.append(_NUMBERS[crop])
+    return Samples(id=np.array(ids, str), split=np.repeat(np.array(splits, str), counts),
+                   crop=np.repeat(np.array(crops, np.int8), counts))  # fmt: skip
+
+
+_NUMBERS = {str(number): number for number in range(len(CROPS))}
+
+
+def _folders(home: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(home) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
+    """One pixel of 10 m; dates with cloud or shadow are invalid, those with snow are not."""
+    del modalities  # there is one
+    path = folder.path("s2", **row)
+    (rows,) = read_file(path, expected=folder.layout["s2"].described)
+    try:
+        table = np.array([[line[name] for name in (*_BANDS, "Flag")] for line in rows], np.float32)
+    except (KeyError, ValueError, TypeError) as error:
+        wanted = f"expected columns {', '.join(_BANDS)} and Flag, numbers only"
+        raise SourceError(path, f"it cannot be understood ({error!r})", wanted) from None
+    times = folder.path("dates", s2_tile=row["id"].split("/")[0])
+    dates = _dates(times, folder.layout["dates"])
+    if len(table) != len(dates) or not len(table):
+        raise SourceError(path, f"it has {len(table)} rows", f"{times} has {len(dates)}")
+    clear = ~np.isin(table[:, -1], (CLOUD, SHADOW))
+    values = table[:, :-1, None, None]
+    observation = folder.observe("s2", values, dates=dates, valid=clear, **row)
+    return Tile.of(observation, targets={"crop": np.array(row["crop"], np.int64)})
+
+
+def _dates(path: Path, entry: Entry) -> NDArray[np.str_]:
+    """Dates of a Sentinel-2 tile, read once while its file stays the same."""
+    state = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
+    return _read_dates(path, state, str(entry.key), entry.described)
+
+
+@lru_cache(maxsize=64)
+def _read_dates(path: Path, _state: tuple[int, int], key: str, expected: str) -> NDArray[np.str_]:
+    (dates,) = read_file(path, [key], expected=expected)
+    return np.asarray(dates, str)
+
+
+def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
+    """Class of every sample, from the names of folders."""
+    del folder
+    return samples.columns["crop"].astype(np.int64)
+
+
+def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
+    """Pixels of the generated world, spread over four Sentinel-2 tiles; with the dates of 2019 of a left-out one."""
+    places = ("33UVP", "33TWN", "32TNT", "32TPT")
+    dates = {place: world.tile(index, extent_m=10.0, year=2018).dates("s2", 29) for index, place in enumerate(places)}
+    for index in range(num_tiles):
+        place = places[index % len(places)]
+        tile = world.tile(index, extent_m=10.0, year=2018)
+        seen = tile.observe("s2", dates=dates[place], keep_clouds=True)
+        is_clear = tile.observe("s2", dates=dates[place]).valid.all(axis=(1, 2, 3))
+        values = folder.store("s2", seen)[:, :, 0, 0]
+        crop = (5 * max(int(tile.raster("crop", 10.0)[0, 0]), -1) + index) % len(CROPS)
+        table = np.column_stack([values, np.where(is_clear, CLEAR, CLOUD)])
+        rows = [dict(zip((*_BANDS, "Flag"), line, strict=True)) for line in table.tolist()]
+        folder.write({"s2": rows}, id=f"{place}/{crop}/{index}")
+        folder.write({"dates": [str(date).replace("-", "") for date in dates[place]]}, s2_tile=place)
+    folder.write({"dates": ["20190615"]}, s2_tile=LEFT_OUT[0])
+
+
+DATASET = DatasetRecord(
+    name="timesen2crop",
+    title="TimeSen2Crop",
+    about="16 crop types of 1,212,224 single pixels in Austria, September 2017 to August 2018",
+    modalities=("s2",),
+    tile_m=10.0,
+    patch_sizes_m=(10.0,),
+    targets=(Target(name="crop", level="tile", kind="class", classes=CROPS, about="declared crop"),),
+    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
+    split_rule="by Sentinel-2 tile: 33TWN validates, 33UVP tests, the others train; the folder 2019_33UVP, another "
+    "year of the test tile, is not listed",
+    date_rule="real, from the dates of each Sentinel-2 tile",
+    licence="CC-BY-4.0",
+    size="1,212,224 pixels",
+    homepage="https://zenodo.org/records/4715631",
+    citation="Weikmann, Paris and Bruzzone 2021",
+    layouts=(PUBLISHED,),
+    list_samples=list_samples,
+    read_sample=read_sample,
+    list_labels=list_labels,
+    write_miniature=write_miniature,
+    notes=(
+        "B8 is not among the bands and stays invalid; the published loader puts B8A in its place.",
+        "Dates flagged as cloud or shadow are invalid, snow is not; the published loader uses them all.",
+    ),
+)

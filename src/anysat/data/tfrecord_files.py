@@ -1,0 +1,237 @@
+"""Records of TFRecord shards by place, without TensorFlow: an index from the headers, features of one record.
+
+A shard is a row of records: length (8 bytes), its checksum (4), a `tf.train.Example` (length bytes),
+its checksum (4). Checksums are masked CRC-32C.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.errors import MissingExtraError, MissingFileError, SourceError
+
+_LENGTH_AND_CRC, _UINT32 = struct.Struct("<QI"), struct.Struct("<I")
+_HEADER, _FOOTER = _LENGTH_AND_CRC.size, _UINT32.size
+_DAMAGED = "check that the file is complete: its size and checksum are on the download page"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """How `features.json` describes one feature."""
+
+    dtype: str
+    """Type of the numbers, `string` for text."""
+    shape: tuple[int, ...] = ()
+    """Lengths of the axes, -1 where it varies."""
+    encoding: str = "none"
+    """`none` for a list of numbers; `bytes` or `zlib` for their raw bytes."""
+
+
+def index_records(path: Path) -> NDArray[np.int64]:
+    """Place of every record (record, 2): where it begins and how long its Example is, in bytes.
+
+    Only headers are read, 12 bytes each.
+
+    Raises:
+        MissingFileError: there is no such shard.
+        SourceError: it is cut short or not a TFRecord file; the message names the offset.
+    """
+    places = []
+    with _open(path) as file:
+        at, size = 0, os.fstat(file.fileno()).st_size
+        while at < size:
+            length = _length(_bytes(file, at, _HEADER), at, path)
+            end = at + _HEADER + length + _FOOTER
+            if end > size:
+                raise SourceError(path, f"the record at byte {at} ends at byte {end}, the file at {size}", _DAMAGED)
+            places.append((at, length))
+            at = end
+    return np.array(places, np.int64).reshape(-1, 2)
+
+
+def read_record(path: Path, at: int, length: int, names: Sequence[str] | None = None) -> dict[str, bytes]:
+    """Features of one record, still encoded, by name; only some of them when `names` are given.
+
+    Raises:
+        MissingFileError: there is no such shard.
+        SourceError: the record is not there or its checksum is wrong; the message names shard and offset.
+    """
+    with _open(path) as file:
+        return _read(file, path, at, length, names)
+
+
+def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
+    """One text feature of the records at these places, read in one pass.
+
+    Raises:
+        SourceError: a record lacks it or is damaged; the message names the offset.
+    """
+    with _open(path) as file:
+        return [
+            text_of(_read(file, path, at, length, (name,)).get(name), name, f"{path}, record at byte {at}")
+            for at, length in places.tolist()
+        ]
+
+
+def text_of(feature: bytes | None, name: str, where: object) -> str:
+    """The text of an encoded feature."""
+    kind, values = ("nothing", []) if feature is None else _values(feature)
+    if kind != "bytes_list" or len(values) != 1:
+        raise SourceError(where, f"feature {name!r} is {kind} of {len(values)}", "expected one text")
+    return str(values[0], "utf-8")
+
+
+def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> NDArray[Any]:
+    """The array of an encoded feature, in the type and shape of `features.json`."""
+    kind, values = _values(feature)
+    if kind == "bytes_list":
+        raw = zlib.decompress(values[0]) if described.encoding == "zlib" else values[0]
+        array: NDArray[Any] = np.frombuffer(raw, np.dtype(described.dtype).newbyteorder("<"))
+    else:
+        array = np.array(values, np.float32 if kind == "float_list" else np.int64)
+    try:
+        return array.reshape(described.shape)
+    except ValueError:
+        raise SourceError(
+            where, f"feature {name!r} has {array.size} numbers", f"expected {described.shape}, by features.json"
+        ) from None
+
+
+def read_feature_table(document: Any, path: Path) -> dict[str, Feature]:
+    """Features described by a `features.json` of TensorFlow Datasets.
+
+    Raises:
+        SourceError: it is not such a file.
+    """
+    try:
+        described = document["featuresDict"]["features"]
+        return {name: _described(record) for name, record in described.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(path, f"it does not describe features ({error!r})", "expected featuresDict") from None
+
+
+def _described(record: Mapping[str, Any]) -> Feature:
+    tensor = record.get("tensor")
+    if tensor is None:
+        return Feature("string")
+    lengths = tensor.get("shape", {}).get("dimensions", ())
+    return Feature(tensor["dtype"], tuple(int(length) for length in lengths), tensor.get("encoding", "none"))
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write examples; text as bytes, floating numbers as floats, others as integers, all flat."""
+    writer = _package().TFRecordWriter(str(path))
+    try:
+        for record in records:
+            writer.write({name: _datum(value) for name, value in record.items()})
+    finally:
+        writer.close()
+
+
+def _datum(value: Any) -> tuple[Any, str]:
+    if isinstance(value, str):
+        return value.encode(), "byte"
+    array = np.ravel(value)
+    return array.tolist(), "float" if array.dtype.kind == "f" else "int"
+
+
+def _package() -> Any:
+    try:
+        import tfrecord
+    except ImportError as error:
+        raise MissingExtraError("tfrecord", "train") from error
+    return tfrecord
+
+
+def _masked_crc(data: Any) -> int:
+    import crc32c  # comes with tfrecord
+
+    checksum = crc32c.crc32c(data)
+    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise MissingFileError(path, "a TFRecord shard")
+    _package()
+    return path.open("rb", buffering=0)
+
+
+def _bytes(file: Any, at: int, length: int) -> bytes:
+    file.seek(at)
+    return bytes(file.read(length))
+
+
+def _read(file: Any, path: Path, at: int, length: int, names: Sequence[str] | None) -> dict[str, bytes]:
+    record = _bytes(file, at, _HEADER + length + _FOOTER)
+    if _length(record[:_HEADER], at, path) != length or len(record) != _HEADER + length + _FOOTER:
+        raise SourceError(path, f"the record at byte {at} is not {length} bytes long any more", _DAMAGED)
+    body = memoryview(record)[_HEADER:-_FOOTER]
+    if _masked_crc(body) != _UINT32.unpack(record[-_FOOTER:])[0]:
+        raise SourceError(path, f"the record at byte {at} does not fit its checksum", _DAMAGED)
+    return dict(_features(body, names, f"{path}, record at byte {at}"))
+
+
+def _length(header: bytes, at: int, path: Path) -> int:
+    """Length of the record whose header this is."""
+    if len(header) < _HEADER:
+        raise SourceError(path, f"it ends within the header at byte {at}", _DAMAGED)
+    length, checksum = _LENGTH_AND_CRC.unpack(header)
+    if _masked_crc(header[:8]) != checksum:
+        raise SourceError(path, f"no record begins at byte {at}", _DAMAGED)
+    return int(length)
+
+
+def _features(view: memoryview, names: Sequence[str] | None, where: str) -> Iterator[tuple[str, bytes]]:
+    """Names and encoded features of an Example: features (1) hold entries (1) of a name (1) and a feature (2)."""
+    try:
+        for number, features in _fields(view):
+            for inner, entry in _fields(features) if number == 1 else ():
+                found = dict(_fields(entry)) if inner == 1 else {}
+                name = str(found.get(1, b""), "utf-8")
+                if names is None or name in names:
+                    yield name, bytes(found.get(2, b""))
+    except (ValueError, IndexError) as error:
+        raise SourceError(where, f"it is not an Example ({error})", _DAMAGED) from None
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of the fields of a message whose fields all have a length."""
+    at, size = 0, len(view)
+    while at < size:
+        tag, at = _varint(view, at)
+        if tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}")
+        length, at = _varint(view, at)
+        if at + length > size:
+            raise ValueError("a field is longer than the record")
+        yield tag >> 3, view[at : at + length]
+        at += length
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def _values(feature: bytes) -> tuple[str, Any]:
+    """Kind of list an encoded feature holds, and the list."""
+    from tfrecord import example_pb2
+
+    message = example_pb2.Feature.FromString(feature)
+    kind = message.WhichOneof("kind") or "nothing"
+    return kind, getattr(message, kind).value if kind != "nothing" else []
