@@ -2,9 +2,13 @@
 
 import torch
 
+from anysat.data.base import DatasetRecord, dataset_names, find_dataset
+from anysat.data.check import CHECKS
+from anysat.data.layout import Layout
 from anysat.modalities import MODALITIES, NOT_RELEASED
 from anysat.model.config import SIZES
 from anysat.model.encoder import AnySat
+from anysat.workflows.dataset_facts import NOT_CHECKED, holds, stored
 
 
 def modalities_table() -> str:
@@ -38,9 +42,75 @@ def sizes_table() -> str:
     return "\n".join(rows)
 
 
+def datasets_table() -> str:
+    """One row per dataset."""
+    rows = [
+        "| name | modalities | tile | patches | targets | splits | licence | size | get it from | layouts |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in map(find_dataset, dataset_names()):
+        targets = "; ".join(f"{t.name} ({t.level}, {t.kind})" for t in record.targets) or "none"
+        checked = "; ".join(f"{layout.name}: {_checked(layout)}" for layout in record.layouts)
+        cells = (
+            f"[`{record.name}`](#{record.name})", " ".join(record.modalities), f"{record.tile_m:g} m",
+            ", ".join(f"{size:g}" for size in record.patch_sizes_m) + " m", targets, record.split_rule, record.licence,
+            record.size, f"<{record.homepage}>", checked,
+        )  # fmt: skip
+        rows.append(_row(*cells))
+    return "\n".join(rows)
+
+
+def dataset_layouts() -> str:
+    """A section per dataset: targets, layouts entry by entry, notes."""
+    return "\n\n".join(_dataset_section(find_dataset(name)) for name in dataset_names())
+
+
+def _dataset_section(record: DatasetRecord) -> str:
+    parts = [
+        f"## {record.title} {{ #{record.name} }}",
+        f"{record.about}. Dates: {record.date_rule}. Cite: {record.citation}.",
+        *(f"- target `{t.name}`: {', '.join(t.classes) or t.unit}" + (f"; {t.about}" if t.about else "")
+          for t in record.targets),
+    ]  # fmt: skip
+    for layout in record.layouts:
+        rows = ["| entry | file | type | holds |", "|---|---|---|---|"]
+        for entry in layout.entries:
+            file = f"`{entry.path}`" + (f" `{entry.key}`" if entry.key else "")
+            rows.append(_row(f"`{entry.name}`", file, stored(entry), holds(entry)))
+        parts += [f"Layout `{layout.name}`: {_checked(layout)}.", "\n".join(rows)]
+    if record.notes:
+        parts.append("\n".join(f"- {note}" for note in record.notes))
+    return "\n\n".join(parts)
+
+
+def _checked(layout: Layout) -> str:
+    return f"checked against {layout.checked_against}" if layout.checked_against else NOT_CHECKED
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def checks_table() -> str:
+    """One row per kind of finding."""
+    rows = ["| finding | severity | what it finds |", "|---|---|---|"]
+    rows += [_row(f"`{kind}`", check.severity, check.about) for kind, check in CHECKS.items()]
+    return "\n".join(rows)
+
+
+TABLES = {
+    "modalities": modalities_table,
+    "sizes": sizes_table,
+    "datasets": datasets_table,
+    "dataset layouts": dataset_layouts,
+    "checks": checks_table,
+}
+"""What fills a comment of this name in a page."""
+
+
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Fill in the tables."""
-    for name, make in (("modalities", modalities_table), ("sizes", sizes_table)):
+    for name, make in TABLES.items():
         if f"<!-- {name} -->" in markdown:
             markdown = markdown.replace(f"<!-- {name} -->", make())
     return markdown

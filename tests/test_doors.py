@@ -34,6 +34,15 @@ OPTIONS = {
     },
     "weights convert": {"source", "out", "size", "statistics", "fusion_attention"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m"},
+    "datasets list": {"json"},
+    "datasets describe": {"name", "json"},
+    "datasets check": {"name", "path", "split", "samples", "seed", "layout", "json"},
+    "datasets show": {"name", "path", "split", "index", "out", "layout", "overwrite"},
+    "datasets stats": {"name", "path", "out", "split", "modalities", "samples", "seed", "workers", "overwrite"},
+    "datasets pack": {
+        "name", "path", "out", "split", "modalities", "shard_mb", "workers", "verify", "overwrite",
+    },
+    "world make": {"out", "layout", "form", "tiles", "seed", "overwrite"},
     "sensors": {"modalities"},
     "demo": {"out", "weights", "patch_sizes_m", "crop_m"},
 }

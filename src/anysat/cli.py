@@ -23,13 +23,20 @@ COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
+    "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),
+    "datasets describe": ("anysat.workflows.datasets", "DescribeConfig", "describe"),
+    "datasets check": ("anysat.workflows.datasets", "CheckConfig", "check"),
+    "datasets show": ("anysat.workflows.datasets", "ShowConfig", "show"),
+    "datasets stats": ("anysat.workflows.dataset_stats", "StatsConfig", "stats"),
+    "datasets pack": ("anysat.workflows.dataset_pack", "PackConfig", "pack"),
+    "world make": ("anysat.workflows.world", "WorldMakeConfig", "make"),
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
     "demo": ("anysat.workflows.demo", "DemoConfig", "demo"),
 }
 """Command, module, config and function. The config's docstring and fields are the help."""
 
 _GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
-_EXTRA_OF = dict.fromkeys(_GEO, "geo")
+_EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(("webdataset", "tfrecord"), "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rich.console import Console
 
         Console(soft_wrap=True).print(result)
-    return 0
+    return int(getattr(result, "exit_status", 0))
 
 
 def make_parser(command: str, config: type[Any]) -> Any:

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class AnySatError(Exception):
     """Root of every error this package raises on purpose."""
+
+    def __reduce__(self) -> Any:
+        return _remake, (type(self), str(self))
+
+
+def _remake(kind: type[AnySatError], message: str) -> AnySatError:
+    """An error that comes from another process, with its message as it was built there."""
+    error = kind.__new__(kind)
+    BaseException.__init__(error, message)
+    return error
 
 
 def _listed(names: Iterable[object]) -> str:
@@ -125,6 +136,10 @@ class SourceError(AnySatError, ValueError):
         super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
 
 
+class MissingKeyError(SourceError):
+    """A file without a part of the name that was asked for."""
+
+
 class WriteError(AnySatError, OSError):
     """An output that could not be written; nothing of it is left behind."""
 
@@ -137,3 +152,13 @@ class OutputExistsError(WriteError, FileExistsError):
 
     def __init__(self, paths: Sequence[object]) -> None:
         OSError.__init__(self, f"{_listed(paths)} exists; give another name, or replace it with --overwrite true")
+
+
+class UnfinishedError(WriteError):
+    """A long work that stopped part-way; what is finished is kept and taken up again."""
+
+    def __init__(self, kept_in: object, problem: object) -> None:
+        OSError.__init__(
+            self, f"stopped ({problem}); what is finished is kept in {kept_in}: "
+            "see to it and give the same command again, which goes on from there",
+        )  # fmt: skip

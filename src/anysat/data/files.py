@@ -1,30 +1,40 @@
 """Array and text files, by suffix: one reader and one writer each, listed in `FORMATS`.
 
 Nothing is ever unpickled beyond tensors, arrays and dates: a file that asks for more is refused and
-does not run. To add a format, write the two functions and add them to the table.
+does not run (`files_tensor`, `files_numpy`). To add a format, write the two functions and add them to the table.
 """
 
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import json
+import pickle
+import re
+import struct
+import tokenize
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anysat.errors import MissingFileError, SourceError, UnknownNameError
+from anysat.data.files_numpy import read_npy, read_npz, refuse_giant
+from anysat.data.files_tensor import read_tensors
+from anysat.errors import MissingFileError, MissingKeyError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 Keys = Sequence[str | None]
 """Names inside a file; a file that is one array has the single key None."""
 Rows = int | slice | None
 """Part of the first axis to read; None for all of it."""
+_DAMAGED = (EOFError, zipfile.BadZipFile, struct.error, zlib.error, pickle.UnpicklingError, csv.Error, MemoryError,
+            ArithmeticError, AssertionError, AttributeError, SyntaxError, tokenize.TokenError)  # fmt: skip
+"""What libraries raise about a damaged file beyond what `reading` knows."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,28 @@ def read_file(path: Path, keys: Keys = (None,), rows: Rows = None, expected: str
         MissingFileError: there is no such file; `expected` says what should be there.
         SourceError: it is truncated, of another format, lacks a key, or asks for code to be run.
     """
-    if not path.is_file():
-        raise MissingFileError(path, expected)
-    with reading(path):
+    with _opening(path, expected):
         return find_format(path).read(path, keys, rows)
+
+
+@contextmanager
+def _opening(path: Path, expected: str) -> Iterator[None]:
+    """Look whether a file can be read at all; whatever is raised about it inside names it."""
+    with reading(path):
+        try:
+            if path.is_dir():
+                raise SourceError(path, "it is a folder, not a file", f"expected {expected}")
+            if not path.is_file():
+                raise MissingFileError(path, expected)
+            path.open("rb").close()
+            if not path.stat().st_size:
+                raise SourceError(path, "it is empty (0 bytes)", f"expected {expected}; get it anew")
+            yield
+        except PermissionError as error:
+            raise SourceError(path, "there is no permission to read it", "ask its owner, or chmod it") from error
+        except _DAMAGED as error:
+            problem = str(error).strip().split("\n")[0] or type(error).__name__
+            raise SourceError(path, f"it cannot be read ({problem})", "check that the file is complete") from error
 
 
 def write_file(path: Path, contents: Mapping[str | None, Any], geobox: Any = None) -> None:
@@ -65,12 +93,6 @@ def find_format(path: Path) -> Format:
     raise UnknownNameError("file suffix", path.suffix, [suffix for form in FORMATS for suffix in form.suffixes])
 
 
-def _plain(array: Any, path: Path, key: str | None = None) -> Any:
-    if isinstance(array, np.ndarray) and array.dtype.hasobject:
-        raise SourceError(path, f"{key or 'it'} holds pickled objects", "they could run code, so they are not read")
-    return array
-
-
 def _sliced(array: Any, rows: Rows) -> Any:
     return array if rows is None else array[rows]
 
@@ -82,20 +104,11 @@ def _only(keys: Keys, path: Path) -> None:
 
 def _read_npy(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
     _only(keys, path)
-    array = np.load(path, allow_pickle=False, mmap_mode=None if rows is None else "r")
-    return (np.array(_sliced(_plain(array, path), rows)),) * len(keys)
+    return (read_npy(path, rows),) * len(keys)
 
 
 def _write_npy(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
     np.save(path, contents[None], allow_pickle=False)
-
-
-def _read_npz(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return tuple(_sliced(_plain(file[_known(key, file.files, path)], path, key), rows) for key in keys)
-    except zipfile.BadZipFile as error:
-        raise SourceError(path, f"it cannot be read ({error})", "check that the file is complete") from error
 
 
 def _write_npz(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
@@ -104,15 +117,26 @@ def _write_npz(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> 
 
 def _known(key: str | None, names: Sequence[str], path: Path) -> str:
     if key not in names:
-        raise SourceError(path, f"it has no {key!r}, only {', '.join(map(str, names))}")
+        raise MissingKeyError(path, f"it has no {key!r}, only {', '.join(map(str, names))}")
     return str(key)
 
 
 def _read_hdf5(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
     import h5py
 
-    with h5py.File(path) as file:
-        return tuple(file[_known(key, list(file), path)][() if rows is None else rows] for key in keys)
+    with h5py.File(path, "r") as file:
+        return tuple(_hdf5_array(file[_known(key, list(file), path)], path, key, rows) for key in keys)
+
+
+def _hdf5_array(dataset: Any, path: Path, key: str | None, rows: Rows) -> Any:
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise SourceError(path, f"{key!r} is a {type(dataset).__name__.lower()}, not an array")
+    length = len(dataset) if dataset.ndim else 1
+    asked = length if rows is None else 1 if isinstance(rows, int) else len(range(*rows.indices(length)))
+    refuse_giant(path, str(key), dataset.size // max(length, 1) * asked * dataset.dtype.itemsize)
+    return dataset[() if rows is None else rows]
 
 
 def _write_hdf5(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
@@ -133,8 +157,14 @@ def _read_raster(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
     _only(keys, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
+        with rasterio.open(path, driver=_driver(path)) as file:
+            refuse_giant(path, "the raster", file.count * file.width * file.height * np.dtype(file.dtypes[0]).itemsize)
             return (file.read(),) * len(keys)
+
+
+def _driver(path: Path) -> str:
+    """The one format a suffix may hide: others, such as VRT, could lead to other files or to the network."""
+    return "PNG" if path.suffix.lower() == ".png" else "GTiff"
 
 
 def _write_raster(path: Path, contents: Mapping[str | None, Any], geobox: Any) -> None:
@@ -144,14 +174,14 @@ def _write_raster(path: Path, contents: Mapping[str | None, Any], geobox: Any) -
     from rasterio.errors import NotGeoreferencedWarning
 
     array = np.asarray(contents[None])
-    is_png = path.suffix.lower() == ".png"
+    is_png = _driver(path) == "PNG"
     options: dict[str, Any] = {} if is_png else {"compress": "deflate"}
     if geobox is not None and not is_png:
         options |= {"crs": str(geobox.crs), "transform": geobox.affine}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(
-            path, "w", driver="PNG" if is_png else "GTiff", count=len(array), height=array.shape[1],
+            path, "w", driver=_driver(path), count=len(array), height=array.shape[1],
             width=array.shape[2], dtype=array.dtype.name, **options,
         ) as file:  # fmt: skip
             file.write(array)
@@ -165,51 +195,21 @@ def read_geobox(path: Path) -> Any:
     from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
 
-    with reading(path), warnings.catch_warnings():
+    with _opening(path, "a raster"), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
+        with rasterio.open(path, driver=_driver(path)) as file:
             if file.crs is None or file.transform.is_identity:
                 return None
             return GeoBox(file.shape, file.transform, file.crs.to_string())
 
 
 def _read_tensors(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
-    """A file of `torch.save`, tensors, numpy arrays, dates and plain containers only."""
-    import pickle
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(_harmless()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
-        raise SourceError(path, f"it asks for more than tensors and dates ({reason.strip()})",
-                          "such a file could run code, so it is not read") from error  # fmt: skip
+    content = read_tensors(path)
     if list(keys) == [None]:
-        return (_sliced(_as_array(content), rows),)
+        return (_sliced(content, rows),)
     if not isinstance(content, Mapping):
         raise SourceError(path, f"it holds a {type(content).__name__}, not {', '.join(map(str, keys))} by name")
-    return tuple(_sliced(_as_array(content[_known(key, list(content), path)]), rows) for key in keys)
-
-
-def _harmless() -> list[Any]:
-    """What a tensor file may hold beyond tensors: numpy arrays and dates; none of these runs code."""
-    from numpy.core.multiarray import _reconstruct, scalar  # the names old files carry
-
-    dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSUM"]
-    import _codecs
-
-    return [
-        np.ndarray, np.dtype, _reconstruct, scalar, _codecs.encode, *dtypes,
-        datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone,
-    ]  # fmt: skip
-
-
-def _as_array(content: Any) -> Any:
-    import torch
-
-    return content.numpy() if isinstance(content, torch.Tensor) else content
+    return tuple(_sliced(content[_known(key, list(content), path)], rows) for key in keys)
 
 
 def _write_tensors(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
@@ -226,6 +226,8 @@ def _write_tensors(path: Path, contents: Mapping[str | None, Any], _geobox: Any)
 
 def _read_json(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
     content = json.loads(path.read_text("utf-8"))
+    if any(key is not None for key in keys) and not isinstance(content, Mapping):
+        raise SourceError(path, f"it holds a {type(content).__name__}, not {', '.join(map(str, keys))} by name")
     return tuple(content if key is None else content[_known(key, list(content), path)] for key in keys)
 
 
@@ -234,8 +236,18 @@ def _write_json(path: Path, contents: Mapping[str | None, Any], _geobox: Any) ->
 
 
 def _read_csv(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
-    """Columns by name as arrays of text; the whole file, without a key, as a list of rows by column name."""
-    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    """Columns by name as arrays of text; the whole file, without a key, as a list of rows by column name.
+
+    Keys `#1`, `#2` … are the columns of a table without a header.
+    """
+    text = io.StringIO(path.read_text("utf-8-sig"))
+    names = _numbered(keys)
+    rows = list(csv.DictReader(text, fieldnames=names, strict=True))
+    if any(None in row for row in rows) and names is None:
+        raise SourceError(path, "a row has more values than the table has columns", "check that it is a table")
+    short = next((number for number, row in enumerate(rows, 1) if None in row.values()), None)
+    if short is not None:
+        raise SourceError(path, f"row {short} has fewer values than it has columns", "check that the file is complete")
     if list(keys) == [None]:
         return (rows,)
     if not rows:
@@ -252,8 +264,17 @@ def _write_csv(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> 
     else:
         names = [str(key) for key in contents]
         table = [list(row) for row in zip(*contents.values(), strict=True)]
+        names = [] if _numbered(names) else names
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([names, *table])
+        csv.writer(file).writerows([names, *table] if names else table)
+
+
+def _numbered(keys: Keys) -> list[str] | None:
+    """Names of the columns of a table without a header up to the highest asked for; None where keys are names."""
+    numbers = [re.fullmatch(r"#(\d+)", key or "") for key in keys]
+    if not numbers or not all(numbers):
+        return None
+    return [f"#{place + 1}" for place in range(max(int(number[1]) for number in numbers if number))]
 
 
 def _read_lines(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
@@ -267,7 +288,7 @@ def _write_lines(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -
 
 FORMATS = (
     Format((".npy",), _read_npy, _write_npy),
-    Format((".npz",), _read_npz, _write_npz),
+    Format((".npz",), read_npz, _write_npz),
     Format((".h5", ".hdf5"), _read_hdf5, _write_hdf5),
     Format((".tif", ".tiff", ".png"), _read_raster, _write_raster),
     Format((".pt", ".pth"), _read_tensors, _write_tensors),

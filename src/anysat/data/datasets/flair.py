@@ -152,7 +152,7 @@ def _dates(folder: DatasetFolder, products: Sequence[str], row: Row) -> Dates:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Areas of two photos each; every third area is in the test folders, the first of the others in validation."""
+    """Areas of two photos each; the second is in validation, every third in the test folders."""
     domains = itertools.cycle(["D012_2019", VAL_DOMAINS[0], "D033_2021", "D055_2018", "D072_2019"])
     centroids: dict[str, list[int]] = {}
     for area in range((num_tiles + 1) // 2):

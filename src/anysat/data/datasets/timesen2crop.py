@@ -35,7 +35,7 @@ PUBLISHED = Layout(
     marker="*/dates.csv",
     entries=(
         Entry(name="s2", path=_SERIES, dtype="int16", modality="s2", bands=_BANDS, unit="reflectance_1e4", nodata=0,
-              about="one row a date, one column a band, without B8; `id` is Sentinel-2 tile, number of the class, sample",
+              about="a row for each date, a column for each band but B8; `id` is S2 tile, number of the class, sample",
               source=_PAGE),
         Entry(name="flag", path=_SERIES, key="Flag", dtype=TEXT, shape=("T",),
               unit="0 clear, 1 cloud, 2 shadow, 3 snow", source=_PAGE),

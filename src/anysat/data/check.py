@@ -1,0 +1,231 @@
+"""What looks wrong in a dataset on disk: look before you train.
+
+To add a check, write a function from `Evidence` to `Hit`s and add it to `CHECKS`; command, report
+and documentation follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anysat.data import check_dates, check_files, check_labels, check_values
+from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
+from anysat.data.check_evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
+from anysat.data.layout import DatasetFolder
+from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
+
+if TYPE_CHECKING:
+    from anysat.data.pack import PackedDataset
+
+ERROR, WARNING = "error", "warning"
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One kind of fault and the rule that finds it."""
+
+    severity: str
+    """`error`: a number made with such data is wrong; `warning`: look, and decide."""
+    find: Callable[[Evidence], Iterator[Hit]]
+    """The rule; the first line of its docstring says what it finds."""
+
+    @property
+    def about(self) -> str:
+        """What it finds, in a sentence."""
+        return (self.find.__doc__ or "").strip().splitlines()[0]
+
+
+def _unreadable_samples(evidence: Evidence) -> Iterator[Hit]:
+    """Samples or lists that the reader refuses though every file can be opened."""
+    yield from evidence.unread
+
+
+CHECKS: dict[str, Check] = {
+    "missing-file": Check(ERROR, check_files.missing_files),
+    "unreadable-file": Check(ERROR, check_files.unreadable_files),
+    "wrong-type": Check(ERROR, check_files.wrong_types),
+    "wrong-shape": Check(ERROR, check_files.wrong_shapes),
+    "nan": Check(WARNING, check_files.too_many_nan),
+    "unreadable-sample": Check(ERROR, _unreadable_samples),
+    "wrong-extent": Check(ERROR, check_labels.wrong_extents),
+    "swapped-bands": Check(ERROR, check_values.swapped_bands),
+    "wrong-unit": Check(ERROR, check_values.wrong_units),
+    "offset": Check(ERROR, check_values.offsets),
+    "constant-band": Check(WARNING, check_values.constant_bands),
+    "empty-band": Check(WARNING, check_values.empty_bands),
+    "duplicated-band": Check(ERROR, check_values.duplicated_bands),
+    "saturated-band": Check(WARNING, check_values.saturated_bands),
+    "nothing-valid": Check(WARNING, check_values.nothing_valid),
+    "impossible-date": Check(ERROR, check_dates.impossible_dates),
+    "unordered-dates": Check(WARNING, check_dates.unordered_dates),
+    "repeated-dates": Check(WARNING, check_dates.repeated_dates),
+    "label-range": Check(ERROR, check_labels.label_ranges),
+    "label-shape": Check(ERROR, check_labels.label_shapes),
+    "one-class": Check(WARNING, check_labels.one_class),
+    "unseen-class": Check(WARNING, check_labels.unseen_classes),
+    "leaked-name": Check(ERROR, check_labels.leaked_names),
+    "leaked-place": Check(WARNING, check_labels.leaked_places),
+    "repeated-tile": Check(ERROR, check_labels.repeated_tiles),
+}
+"""Every kind of finding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fault, however often it occurs."""
+
+    severity: str
+    kind: str
+    """A key of `CHECKS`."""
+    where: str
+    """Entry, modality and band, target, or split; then the first samples or files."""
+    message: str
+    """What came, what was expected, what to do."""
+    count: int
+    """How many samples, or files, have it; 1 for the dataset as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `check_dataset` found."""
+
+    dataset: str
+    root: str
+    layout: str
+    checked_against: str | None
+    """Real files the layout table was tested against."""
+    num_read: int
+    """Samples whose pixels were looked at."""
+    num_samples: int
+    """Samples there are."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0 when nothing was found, else 1."""
+        return int(bool(self.findings))
+
+    def count(self, severity: str) -> int:
+        """Findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def to_json(self) -> str:
+        """The whole report, for scripts."""
+        return json.dumps({**asdict(self), "errors": self.count(ERROR), "warnings": self.count(WARNING)}, indent=1)
+
+
+def check_dataset(
+    name: str, root: str | Path, split: str = "all", *, layout: str | None = None, samples: int = 64, seed: int = 0,
+    watch: Callable[[list[int]], Iterable[int]] = iter,
+) -> Report:  # fmt: skip
+    """Look at samples of all splits and the whole index range, and at all their files.
+
+    Args:
+        name: dataset, as `open_dataset` takes it.
+        root: its folder.
+        split: `all` holds splits against each other.
+        layout: name of a layout; None to recognise it.
+        samples: how many tiles to read; all when there are fewer. More find rarer faults.
+        seed: of the choice of samples.
+        watch: wraps the list of indices, to show progress.
+
+    Raises:
+        UnknownNameError: of a dataset, split or layout.
+        MissingFileError: there is no such folder, or no layout is recognised in it.
+        InputError: the split has no samples.
+    """
+    record = find_dataset(name)
+    try:
+        dataset = open_dataset(name, root, split, layout=layout)
+    except (MissingFileError, SourceError) as error:
+        if (Path(root) / PACK_INDEX).is_file():
+            raise
+        folder = record.folder(root) if layout is None else DatasetFolder(Path(root), record.layout(layout))
+        return _report(_unopened(record, folder, error))
+    if not len(dataset):
+        raise InputError(f"split {split}", f"a split of {record.name} with samples", f"none in {root}")
+    return _report(look(dataset, samples, seed, watch))
+
+
+def look(
+    dataset: TileDataset | PackedDataset, samples: int = 64, seed: int = 0,
+    watch: Callable[[list[int]], Iterable[int]] = iter,
+) -> Evidence:  # fmt: skip
+    """The facts of so many tiles and of their files."""
+    rng = np.random.default_rng(seed)
+    chosen = spread_choice(dataset.samples, samples, rng)
+    tiles: list[SeenTile] = []
+    files: list[SeenFile] = []
+    unread: list[Hit] = []
+    done: set[Any] = set()
+    for index in watch(chosen):
+        row = dataset.samples.row(index)
+        found = list(check_files.see_files(dataset.folder, row, done))
+        files += found
+        try:
+            tiles.append(see_tile(dataset[index], str(row["id"]), str(row["split"]), rng))
+        except (AnySatError, KeyError, IndexError, ValueError, TypeError) as error:
+            if not any(file.problem for file in files) or not isinstance(error, MissingFileError | SourceError):
+                unread.append(Hit(subject="samples", example=str(row["id"]), message=_told(error)))
+    return Evidence(
+        record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles), files=tuple(files),
+        unread=tuple(unread), is_complete=len(chosen) == len(dataset),
+    )  # fmt: skip
+
+
+def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) -> Evidence:
+    """What can be said when not even the lists can be read: which files of the whole dataset are there."""
+    whole = [entry for entry in folder.layout.entries if not entry.fields]
+    files = tuple(check_files.see_files(folder, {}, set(), whole))
+    found = any(file.problem for file in files)
+    unread = () if found else (Hit(subject="samples", message=_told(error)),)
+    empty = Samples(id=np.zeros(0, str), split=np.zeros(0, str))
+    return Evidence(
+        record=record, folder=folder, samples=empty, tiles=(), files=files, unread=unread, is_complete=False
+    )
+
+
+def _report(evidence: Evidence) -> Report:
+    layout = evidence.folder.layout
+    return Report(
+        dataset=evidence.record.name, root=str(evidence.folder.root), layout=layout.name,
+        checked_against=layout.checked_against, num_read=len(evidence.tiles), num_samples=len(evidence.samples),
+        findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)),
+    )  # fmt: skip
+
+
+def find(kind: str, evidence: Evidence) -> Iterator[Finding]:
+    """Findings of one kind: one for each subject, however many hits it has."""
+    hits: dict[str, list[Hit]] = {}
+    for hit in CHECKS[kind].find(evidence):
+        hits.setdefault(hit.subject, []).append(hit)
+    for subject, group in hits.items():
+        examples = list(dict.fromkeys(hit.example for hit in group if hit.example))
+        shown = ", ".join(examples[:NUM_EXAMPLES]) + (", …" if len(examples) > NUM_EXAMPLES else "")
+        where = f"{subject}: {shown}" if shown else subject
+        yield Finding(severity=CHECKS[kind].severity, kind=kind, where=where, message=group[0].message,
+                      count=max(1, len(examples)))  # fmt: skip
+
+
+def spread_choice(samples: Samples, count: int, rng: np.random.Generator) -> list[int]:
+    """Indices spread over the table and over its splits: one drawn from each of `count` stretches."""
+    order = np.argsort(samples.columns["split"], kind="stable")
+    if count >= len(order):
+        return [int(index) for index in np.sort(order)]
+    edges = np.linspace(0, len(order), count + 1)
+    places = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
+    splits, firsts = np.unique(samples.columns["split"][order], return_index=True)
+    missed = set(splits.tolist()) - set(samples.columns["split"][order[places]].tolist())
+    extra = [int(first) for split, first in zip(splits.tolist(), firsts, strict=True) if split in missed]
+    return [int(index) for index in np.sort(order[np.unique([*places, *extra])])]
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, AnySatError) else f"{type(error).__name__}: {error}"

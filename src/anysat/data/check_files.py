@@ -1,0 +1,157 @@
+"""Files of sampled tiles against the layout table: there, complete, of the stored type and shape, not all NaN."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysat.data.check_evidence import Evidence, Hit, SeenFile
+from anysat.data.files import FORMATS, read_file
+from anysat.data.layout import SOURCE, TEXT, DatasetFolder, Entry
+from anysat.errors import AnySatError, MissingFileError, MissingKeyError
+
+LARGE_BYTES = 200_000_000
+"""Of larger arrays only the first row is read."""
+MAX_NAN_FRAC = 0.5
+"""Share of NaN in one stored array above which it is reported; gaps of real radar and optical files stay far below."""
+_ROWS_OF = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth")
+
+
+def see_files(
+    folder: DatasetFolder,
+    row: Mapping[str, Any],
+    done: set[tuple[str, Path]],
+    entries: Iterable[Entry] | None = None,
+) -> Iterator[SeenFile]:
+    """Every entry of one sample, or some, without those in `done`, to which it adds."""
+    for entry in folder.layout.entries if entries is None else entries:
+        for path in list(_paths(folder, entry, row)):
+            if (entry.name, path) not in done:
+                done.add((entry.name, path))
+                yield from _see(folder, entry, path)
+
+
+def _paths(folder: DatasetFolder, entry: Entry, row: Mapping[str, Any]) -> Iterator[Path]:
+    """Where an entry of a sample lies.
+
+    A field that the sample's row does not have stands for any name, a number for any that ends in it, since only the
+    dataset knows how many digits it writes.
+    """
+    known = [row.get(name) for name in entry.fields]
+    exact = folder.path(entry.name, **row) if None not in known else None
+    if exact is not None and (exact.is_file() or all(isinstance(value, str) for value in known)):
+        yield exact
+        return
+    patterns = [_pattern(path, row) for path in (entry.path, *entry.also)]
+    found = next((paths for pattern in patterns if (paths := sorted(folder.root.glob(pattern)))), None)
+    yield from found if found is not None else [exact or folder.root / patterns[0]]
+
+
+def _pattern(path: str, row: Mapping[str, Any]) -> str:
+    def shown(field: re.Match[str]) -> str:
+        value = row.get(field[1], "")
+        return f"{value}*" if isinstance(value, str) else f"*{value}"
+
+    return re.sub(r"{(\w+)}", shown, path)
+
+
+def _see(folder: DatasetFolder, entry: Entry, path: Path) -> Iterator[SeenFile]:
+    where = path.relative_to(folder.root).as_posix()
+    if entry.dtype == SOURCE:
+        if path.exists() or not entry.is_optional:
+            yield SeenFile(entry=entry.name, path=where, problem="" if path.exists() else "missing")
+        return
+    if path.is_file() and not _is_known(path):
+        return
+    if entry.dtype == SOURCE:
+        if not path.exists() and not entry.is_optional:
+            yield SeenFile(entry=entry.name, path=where, problem="missing")
+        return
+    try:
+        is_part = path.is_file() and path.stat().st_size > LARGE_BYTES and path.suffix.lower() in _ROWS_OF
+        (value,) = read_file(path, [entry.key], 0 if is_part else None, entry.described)
+    except MissingFileError:
+        if not entry.is_optional:
+            yield SeenFile(entry=entry.name, path=where, problem="missing")
+        return
+    except AnySatError as error:
+        if entry.is_optional and isinstance(error, MissingKeyError):
+            return
+        message = str(error).removeprefix(f"{path}: ")
+        yield SeenFile(entry=entry.name, path=where, problem="unreadable", message=message)
+        return
+    if entry.dtype == TEXT or not isinstance(value, np.ndarray):
+        yield SeenFile(entry=entry.name, path=where)
+        return
+    nan_frac = float(np.isnan(value).mean()) if value.dtype.kind == "f" and value.size else 0.0
+    yield SeenFile(entry=entry.name, path=where, dtype=value.dtype.newbyteorder("=").name, shape=value.shape,
+                   is_part=is_part, nan_frac=nan_frac)  # fmt: skip
+
+
+def _is_known(path: Path) -> bool:
+    """Whether a file is of a common format; others are for the dataset's own reader."""
+    return any(path.suffix.lower() in form.suffixes for form in FORMATS)
+
+
+def missing_files(evidence: Evidence) -> Iterator[Hit]:
+    """Files of the layout table that are not there."""
+    for file in evidence.files:
+        if file.problem == "missing":
+            expected = evidence.folder.layout[file.entry].described
+            yield Hit(subject=file.entry, example=file.path, message=f"no such file; expected {expected}. Get it "
+                      f"from {evidence.record.homepage}, or take the sample out of the lists")  # fmt: skip
+
+
+def unreadable_files(evidence: Evidence) -> Iterator[Hit]:
+    """Files that are truncated, of another format, or lack a key."""
+    for file in evidence.files:
+        if file.problem == "unreadable":
+            yield Hit(subject=file.entry, example=file.path, message=f"{file.message}; fetch it again")
+
+
+def wrong_types(evidence: Evidence) -> Iterator[Hit]:
+    """Arrays of another number type than the layout table says."""
+    for file in evidence.files:
+        entry = evidence.folder.layout[file.entry]
+        if file.dtype and file.dtype != entry.dtype:
+            message = f"stored as {file.dtype}, expected {entry.dtype}{_doubt(evidence)}"
+            yield Hit(subject=file.entry, example=file.path, message=message)
+
+
+def wrong_shapes(evidence: Evidence) -> Iterator[Hit]:
+    """Arrays of another rank or length than the layout table says."""
+    for file in evidence.files:
+        entry = evidence.folder.layout[file.entry]
+        expected = entry.shape[1:] if file.is_part else entry.shape
+        if file.shape is None or not expected or _fits(file.shape, expected):
+            continue
+        shapes = " x ".join(map(str, file.shape)), " x ".join(map(str, expected))
+        yield Hit(subject=file.entry, example=file.path,
+                  message=f"stored as {shapes[0]}, expected {shapes[1]}{_doubt(evidence)}")  # fmt: skip
+
+
+def too_many_nan(evidence: Evidence) -> Iterator[Hit]:
+    """Arrays that are mostly NaN, where NaN is not the table's own mark of "no data"."""
+    for file in evidence.files:
+        nodata = evidence.folder.layout[file.entry].nodata
+        if file.nan_frac > MAX_NAN_FRAC and not (nodata is not None and np.isnan(nodata)):
+            message = (
+                f"{file.nan_frac:.0%} of the values are NaN, expected at most {MAX_NAN_FRAC:.0%}; was a gap filled?"
+            )
+            yield Hit(subject=file.entry, example=file.path, message=message)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        isinstance(want, str) or want == got for want, got in zip(expected, shape, strict=True)
+    )
+
+
+def _doubt(evidence: Evidence) -> str:
+    layout = evidence.folder.layout
+    told = "; convert it, or correct the layout table"
+    return told if layout.checked_against else f"{told} (layout {layout.name!r} was not checked against a real file)"

@@ -1,0 +1,243 @@
+"""Targets, extents and splits: labels in range, tiles of one size, no place in two splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.data.base import Samples, Target
+from anysat.data.check_evidence import Evidence, Hit, SeenTarget, SeenTile
+from anysat.data.files import read_file
+from anysat.data.layout import TEXT
+from anysat.errors import AnySatError
+
+MIN_TILES = 8
+"""Tiles from which one single class or value is remarkable."""
+TILES_PER_CLASS = 20
+"""Training tiles read, per class, from which a class that never came is reported."""
+EXTENT_TOLERANCE = 0.05
+"""Share by which the ground of a georeferenced tile may differ from the record's, for cropped edges."""
+MIN_OVERLAP_FRAC = 0.1
+"""Share of a tile that must lie in a tile of another split: neighbours may share an edge."""
+MAX_FOOTPRINTS = 4000
+"""Samples whose georeference is read, spread over the dataset."""
+_SPLIT_WORDS = ("training", "valid", "validation", "testing")
+_METRES_PER_DEGREE = 111_320.0
+
+
+def label_ranges(evidence: Evidence) -> Iterator[Hit]:
+    """Class numbers and values that cannot be."""
+    for tile, target, seen in _targets(evidence):
+        odd, expected = _odd_values(target, seen.values)
+        if len(odd):
+            shown = ", ".join(str(value) for value in odd[:4]) + (" …" if len(odd) > 4 else "")
+            yield Hit(subject=target.name, example=tile.id, message=f"labels {shown}, expected {expected}; correct the "
+                      "files, or the target's classes, ignore or limits")  # fmt: skip
+
+
+def _targets(evidence: Evidence) -> Iterator[tuple[SeenTile, Target, SeenTarget]]:
+    for tile in evidence.tiles:
+        for target in evidence.record.targets:
+            if target.name in tile.targets:
+                yield tile, target, tile.targets[target.name]
+
+
+def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    if target.kind == "value":
+        low, high = target.limits or (-np.inf, np.inf)
+        known = values[np.isfinite(values)]  # NaN: no label
+        return known[(known < low) | (known > high)], f"{low:g} to {high:g} {target.unit}".strip()
+    top = 1 if target.kind == "labels" else len(target.classes) - 1
+    odd = values[((values < 0) | (values > top)) & (values != (top if target.ignore is None else target.ignore))]
+    return odd, f"0 to {top}" + ("" if target.ignore is None else f", and {target.ignore} for none")
+
+
+def label_shapes(evidence: Evidence) -> Iterator[Hit]:
+    """Targets of another shape or type than the record says."""
+    for tile, target, seen in _targets(evidence):
+        side = round(evidence.record.tile_m / target.gsd_m) if target.gsd_m else 0
+        shape = (side, side) if side else (len(target.classes),) if target.kind == "labels" else ()
+        dtype = "float32" if target.kind == "value" else "int64"
+        if (seen.shape, seen.dtype) != (shape, dtype):
+            yield Hit(subject=target.name, example=tile.id, message=f"{seen.dtype} of shape {seen.shape}, expected "
+                      f"{dtype} of shape {shape} for a tile of {evidence.record.tile_m:g} m")  # fmt: skip
+
+
+def one_class(evidence: Evidence) -> Iterator[Hit]:
+    """Targets that are the same everywhere, or nowhere given."""
+    if len(evidence.tiles) < MIN_TILES and not evidence.is_complete:
+        return
+    for target in evidence.record.targets:
+        values = np.concatenate([np.zeros(0), *(seen.values for _, of, seen in _targets(evidence) if of is target)])
+        given = np.unique(
+            values[np.isfinite(values) & (values != (np.inf if target.ignore is None else target.ignore))]
+        )
+        if len(evidence.tiles) > 1 and len(given) < 2:
+            came = "no label at all" if not len(given) else f"nothing but {_named(target, given[0])}"
+            yield Hit(subject=target.name, message=f"{came} in {len(evidence.tiles)} tiles, expected more than one "
+                      "class or value; was the right column or file read?")  # fmt: skip
+
+
+def _named(target: Target, value: float) -> str:
+    is_class = target.kind == "class" and 0 <= value < len(target.classes)
+    return repr(target.classes[int(value)]) if is_class else f"{value:g}"
+
+
+def unseen_classes(evidence: Evidence) -> Iterator[Hit]:
+    """Classes that validation or test have and training has not."""
+    for target in evidence.record.targets:
+        if target.kind != "class":
+            continue
+        found: dict[str, set[float]] = defaultdict(set)
+        num_read = 0
+        for tile, of, seen in _targets(evidence):
+            if of is target:
+                found[evidence.split_of.get(tile.split, tile.split)] |= set(seen.values.tolist())
+                num_read += evidence.split_of.get(tile.split) == "train"
+        if num_read < TILES_PER_CLASS * len(target.classes):
+            continue
+        others = set().union(*(values for split, values in found.items() if split != "train"))
+        for value in sorted(others - found["train"] - {target.ignore}):
+            yield Hit(subject=target.name, message=f"class {_named(target, value)} came in validation or test, never "
+                      f"in {num_read} training tiles; nothing can be learned about it")  # fmt: skip
+
+
+def wrong_extents(evidence: Evidence) -> Iterator[Hit]:
+    """Tiles that cover more or less ground than the record says."""
+    expected = evidence.record.tile_m
+    for tile, seen in evidence.each():
+        sides = [round(side * seen.modality.gsd_m, 2) for side in seen.shape_px]
+        if not seen.modality.covers_tile and sides != [expected, expected]:
+            yield Hit(
+                subject=seen.modality.key,
+                example=tile.id,
+                message=f"covers {sides[0]:g} x {sides[1]:g} m, expected {expected:g} m; cut or resample it",
+            )
+    for tile in evidence.tiles:
+        side = _side_m(tile.geobox)
+        if side is not None and abs(side / expected - 1) > EXTENT_TOLERANCE:
+            yield Hit(subject="georeference", example=tile.id, message=f"says {side:.6g} m from north to south, "
+                      f"expected {expected:g} m; the pixel size in the file is not that of the modality")  # fmt: skip
+
+
+def _side_m(geobox: Any) -> float | None:
+    """Length of a georeferenced tile from north to south; None where its projection has no true lengths."""
+    if geobox is None or geobox.crs is None or geobox.crs.epsg == 3857:
+        return None
+    box = geobox.extent.boundingbox
+    return float((box.top - box.bottom) * (_METRES_PER_DEGREE if geobox.crs.geographic else 1.0))
+
+
+def leaked_names(evidence: Evidence) -> Iterator[Hit]:
+    """Samples that lists of two splits name."""
+    ids, splits = (evidence.samples.columns[name] for name in ("id", "split"))
+    names, counts = np.unique(ids, return_counts=True)
+    for name in names[counts > 1]:
+        where = sorted({str(split) for split in splits[ids == name]})
+        yield Hit(subject="samples", example=str(name), message=f"the same name twice, in {' and '.join(where)}; every "
+                  "sample belongs to one split")  # fmt: skip
+    lists = list(_split_lists(evidence))
+    for place, (first, rest, one) in enumerate(lists):
+        for second, other_rest, other in lists[place + 1 :]:
+            for name in sorted(one & other) if rest == other_rest else ():
+                message = "both name it, expected lists that do not overlap; take it out of one"
+                yield Hit(subject=f"{first} and {second}", example=name, message=message)
+
+
+def _split_lists(evidence: Evidence) -> Iterator[tuple[str, str, set[str]]]:
+    """Lists of names that stand for one split each (`train-list`, `test-list`): entry, what is listed, names."""
+    words = {*evidence.record.splits, *evidence.split_of, *_SPLIT_WORDS}
+    for entry in evidence.folder.layout.entries:
+        word, _, rest = entry.name.partition("-")
+        if entry.dtype != TEXT or entry.fields or not rest or word not in words:
+            continue
+        path = evidence.folder.path(entry.name)
+        if path.is_file():
+            try:
+                (lines,) = read_file(path, [entry.key])
+            except AnySatError:
+                continue  # reported as a file that cannot be read
+            if not isinstance(lines, dict):
+                yield entry.name, rest, {str(line) for line in lines if isinstance(line, str)}
+
+
+def repeated_tiles(evidence: Evidence) -> Iterator[Hit]:
+    """Samples with the same values in every modality."""
+    seen: dict[tuple[tuple[str, str], ...], SeenTile] = {}
+    for tile in evidence.tiles:
+        key = tuple((name, one.digest) for name, one in sorted(tile.modalities.items()) if one.digest)
+        twin = seen.setdefault(key, tile) if key else tile
+        if twin is not tile:
+            splits = [evidence.split_of.get(one.split, one.split) for one in (twin, tile)]
+            where = f"{splits[0]} and {splits[1]}" if splits[0] != splits[1] else f"{splits[0]} twice"
+            yield Hit(
+                subject=where,
+                example=f"{twin.id} = {tile.id}",
+                message="the same values in every modality, expected different tiles; scores on them are not "
+                "those of unseen ground"
+                if splits[0] != splits[1]
+                else "the same values in every modality",
+            )
+
+
+def leaked_places(evidence: Evidence) -> Iterator[Hit]:
+    """Georeferenced tiles of different splits on the same ground."""
+    from shapely import STRtree, box
+
+    groups: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+    for name, split, geobox in _footprints(evidence):
+        bounds = geobox.extent.boundingbox
+        shape = box(bounds.left, bounds.bottom, bounds.right, bounds.top)
+        groups[str(geobox.crs)].append((name, evidence.split_of.get(split, split), shape))
+    for members in groups.values():
+        shapes = [shape for _, _, shape in members]
+        for first, second in STRtree(shapes).query(shapes, predicate="intersects").T.tolist():
+            (one, split, shape), (other, other_split, other_shape) = members[first], members[second]
+            if first < second and split != other_split:
+                frac = shape.intersection(other_shape).area / min(shape.area, other_shape.area)
+                if frac > MIN_OVERLAP_FRAC:
+                    yield Hit(subject=" and ".join(sorted((split, other_split))), example=f"{one} and {other}",
+                              message=f"tiles of two splits share ground ({frac:.0%}), expected none; split by place, "
+                              "see `split_by_place`")  # fmt: skip
+
+
+def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, Any]]:
+    """Id, split and georeference of the tiles that were read, else of many samples by a raster of the tile's size."""
+    read = [(tile.id, tile.split, tile.geobox) for tile in evidence.tiles if tile.geobox is not None]
+    yield from read
+    known = {name for name, _, _ in read}
+    side = next((side for _, _, box in read if (side := _side_m(box)) is not None), None)
+    entry = _georeferenced_entry(evidence, side) if side is not None else None
+    if entry is not None:
+        for row in _spread(evidence.samples, MAX_FOOTPRINTS):
+            if row["id"] not in known and evidence.folder.has(entry, **row):
+                try:
+                    box = evidence.folder.geobox(entry, **row)
+                except AnySatError:
+                    continue  # its pixels are for the file rules, of the samples that are read
+                if box is not None:
+                    yield row["id"], row["split"], box
+
+
+def _georeferenced_entry(evidence: Evidence, side_m: float) -> str | None:
+    """An entry whose rasters cover one tile each."""
+    row = evidence.samples.row(0) if len(evidence.samples) else {}
+    for entry in evidence.folder.layout.entries:
+        is_raster = entry.modality is not None and entry.path.lower().endswith((".tif", ".tiff"))
+        if is_raster and set(entry.fields) <= set(row) and evidence.folder.has(entry.name, **row):
+            try:
+                side = _side_m(evidence.folder.geobox(entry.name, **row))
+            except AnySatError:
+                continue
+            if side is not None and abs(side / side_m - 1) <= EXTENT_TOLERANCE:
+                return entry.name
+    return None
+
+
+def _spread(samples: Samples, count: int) -> Iterable[dict[str, Any]]:
+    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
+    return samples.take(places)

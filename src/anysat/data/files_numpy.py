@@ -1,0 +1,111 @@
+"""Arrays of .npy and .npz files, read without ever unpickling and without trusting what a header claims."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from anysat.errors import MissingKeyError, SourceError
+
+_MAGIC = b"\x93NUMPY"
+_NOT_READ = "it could run code, so it is not read; have it saved as plain numbers"
+
+
+def read_npy(path: Path, rows: int | slice | None) -> Any:
+    """The array of a .npy file, or a part of its first axis.
+
+    Raises:
+        SourceError: it is no array of plain values, or shorter than its header claims.
+    """
+    with path.open("rb") as file:
+        shape, dtype = _header(file, path, "it")
+        start, stored = file.tell(), path.stat().st_size
+        if _size(shape, dtype) > stored - start:
+            raise SourceError(path, _short("it", shape, dtype, stored - start), "check that the file is complete")
+        if rows is None:
+            file.seek(0)
+            return npy.read_array(file, allow_pickle=False)
+    return np.array(np.load(path, allow_pickle=False, mmap_mode="r")[rows])
+
+
+def read_npz(path: Path, keys: Sequence[str | None], rows: int | slice | None) -> tuple[Any, ...]:
+    """Arrays of a .npz file by key; only these are read.
+
+    Raises:
+        SourceError: it is no archive, lacks a key, or a member asked for is no array of plain values.
+    """
+    if not zipfile.is_zipfile(path):
+        reason = f"it is no .npz archive {begins(path)}"
+        raise SourceError(path, reason, "check that it is complete; a pickle could run code and is never read")
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        return tuple(_member(archive, key, names, path, rows) for key in keys)
+
+
+def _member(
+    archive: zipfile.ZipFile, key: str | None, names: dict[str, str], path: Path, rows: int | slice | None
+) -> Any:
+    if key is None or key not in names:
+        raise MissingKeyError(path, f"it has no {key!r}, only {', '.join(names)}")
+    with archive.open(names[key]) as file:
+        shape, dtype = _header(file, path, key)
+        start = file.tell()
+    stored = archive.getinfo(names[key]).file_size - start
+    if _size(shape, dtype) > stored:
+        raise SourceError(path, _short(key, shape, dtype, stored), "check that the file is complete")
+    refuse_giant(path, key, _size(shape, dtype))
+    with archive.open(names[key]) as file:
+        array = npy.read_array(file, allow_pickle=False)
+    return array if rows is None else array[rows]
+
+
+def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type by the header of an array; a pickle, which has none, is not looked into."""
+    begin = file.read(len(_MAGIC))
+    if begin != _MAGIC:
+        reason = f"{name} is no NumPy array (it begins with {begin!r})"
+        raise SourceError(path, reason, "a pickle could run code and is never read; have it saved with numpy.save")
+    major = file.read(2)[:1]
+    if major not in (b"\x01", b"\x02", b"\x03"):
+        raise SourceError(path, f"{name} is in version {major!r} of the NumPy format, or cut off", "known: 1 to 3")
+    shape, _, dtype = npy.read_array_header_1_0(file) if major == b"\x01" else npy.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise SourceError(path, f"{name} holds pickled objects", _NOT_READ)
+    if any(side < 0 for side in shape):
+        raise SourceError(path, f"{name} claims shape {shape}", "check that the file is complete")
+    return shape, dtype
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    size = dtype.itemsize
+    for side in shape:
+        size *= int(side)
+    return size
+
+
+def _short(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored: int) -> str:
+    return f"{name} claims {dtype} of shape {shape}, {_size(shape, dtype):,} bytes, and {stored:,} are there"
+
+
+def refuse_giant(path: Path, name: str, num_bytes: int) -> None:
+    """Refuse what claims to be larger than this machine's memory, before memory is asked for.
+
+    Raises:
+        SourceError: it does.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    if num_bytes > memory:
+        reason = f"{name} claims {num_bytes / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB of memory"
+        raise SourceError(path, reason, "the file is damaged or not meant to be read whole")
+
+
+def begins(path: Path) -> str:
+    """How a file begins, for messages."""
+    with path.open("rb") as file:
+        return f"(it begins with {file.read(8)!r})"

@@ -1,0 +1,172 @@
+"""One figure of one sample: what every modality saw, with dates, and what is to be predicted, with a legend.
+
+For looking at before training; the pictures of embeddings are in `pictures`.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.observation import Observation
+from anysat.pictures import quicklook
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from anysat.data.base import DatasetRecord, Target
+
+_PANEL_INCHES, _COLUMNS, _MAX_LEGEND = 3.4, 4, 24
+_VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
+
+
+def sample_figure(tile: Tile, record: DatasetRecord) -> Figure:
+    """Every modality and target of a tile, north up, axes in metres.
+
+    Series are the median over their valid dates. Classes have the same colours in every sample;
+    places without a label are grey, a modality's invalid places white.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rasters = [target for target in record.targets if target.level == "pixel" and target.name in tile.targets]
+    words = [target for target in record.targets if target.level == "tile" and target.name in tile.targets]
+    columns, places = _places(len(tile.observations), [len(target.classes) > 0 for target in rasters])
+    rows = places[-1] // columns + 1
+    figure = Figure(figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES + 0.3) * rows + 0.6), layout="compressed", dpi=110)
+    FigureCanvasAgg(figure)
+    where = _where(tile)
+    told = [f"{record.title}, {tile.id}" + (f" ({where})" if where else "")]
+    lines = (textwrap.wrap(_in_words(tile.targets[target.name], target), 30 * columns) for target in words)
+    figure.suptitle("\n".join([*told, *(line for part in lines for line in part)]), fontsize="medium")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for place, observation in zip(places, tile.observations.values(), strict=False):
+        _draw_observation(panels[place], observation)
+    for place, target in zip(places[len(tile.observations) :], rasters, strict=True):
+        raster = np.asarray(tile.targets[target.name])
+        if target.kind == "value":
+            _draw_values(panels[place], raster, target)
+        else:
+            _draw_classes(panels[place], panels[place + 1], raster, target)
+    for axes in panels:
+        if not axes.has_data():
+            axes.set_axis_off()
+    return figure
+
+
+def _places(num_observations: int, has_legend: list[bool]) -> tuple[int, list[int]]:
+    """Columns, and the cell of each panel; a legend takes the cell to the right of its raster."""
+    cells = num_observations + sum(1 + legend for legend in has_legend)
+    columns = max(2 if any(has_legend) else 1, min(_COLUMNS, cells if cells <= _COLUMNS else -(-cells // 2)))
+    places, cell = [], 0
+    for legend in [*[False] * num_observations, *has_legend]:
+        if legend and cell % columns == columns - 1:
+            cell += 1
+        places.append(cell)
+        cell += 1 + legend
+    return columns, places
+
+
+def class_colours(count: int) -> NDArray[np.float64]:
+    """(class 3) colours that can be told apart, the same for the same class number; class 0 of two is light."""
+    from matplotlib import colormaps
+
+    if count == 2:
+        return np.array([[0.93, 0.91, 0.82], [0.75, 0.12, 0.15]])
+    names = ("tab10",) if count <= 10 else ("tab20", "tab20b", "tab20c")
+    colours = np.concatenate([np.asarray(colormaps[name].colors) for name in names])  # type: ignore[attr-defined]
+    return colours[np.arange(count) % len(colours)]
+
+
+def _draw_observation(axes: Axes, observation: Observation) -> None:
+    modality = observation.modality
+    rows, cols = observation.shape_px
+    extent_m = (0.0, cols * modality.gsd_m, 0.0, rows * modality.gsd_m)
+    axes.imshow(quicklook(observation), extent=extent_m, origin="upper", interpolation="nearest")
+    title = f"{modality.key}: {_dated(observation)}\n{_shown_bands(observation)}, {observation.valid.mean():.0%} valid"
+    _label(axes, title)
+
+
+def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target) -> None:
+    image = axes.imshow(raster.astype(np.float64), extent=_extent_m(raster, target), origin="upper",
+                        interpolation="nearest", cmap=_VALUE_COLOURS)  # fmt: skip
+    axes.get_figure(root=True).colorbar(image, ax=axes, shrink=0.8, label=target.unit)  # type: ignore[union-attr]
+    _label(axes, f"{target.name}: target\nvalues in {target.unit or 'no unit'}, {target.gsd_m:g} m")
+
+
+def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target: Target) -> None:
+    """The classes of a raster, and in the cell beside it those that occur with their shares."""
+    from matplotlib.patches import Patch
+
+    numbers, colours = raster.astype(np.int64), class_colours(len(target.classes))
+    known = (numbers >= 0) & (numbers < len(target.classes))
+    if target.ignore is not None:
+        known &= numbers != target.ignore
+    image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
+    axes.imshow(image, extent=_extent_m(raster, target), origin="upper", interpolation="nearest")
+    _label(axes, f"{target.name}: target\n{len(target.classes)} classes, {target.gsd_m:g} m")
+    found, counts = np.unique(numbers[known], return_counts=True)
+    entries = [(tuple(colours[found[i]]), f"{target.classes[found[i]]} ({_percent(counts[i] / numbers.size)})")
+               for i in np.argsort(-counts)][:_MAX_LEGEND]  # fmt: skip
+    if not known.all():
+        entries.append((_IGNORED, f"no label ({_percent(float((~known).mean()))})"))
+    patches = [
+        Patch(facecolor=colour, edgecolor="0.4", linewidth=0.5, label=textwrap.shorten(name, 38, placeholder="…"))
+        for colour, name in entries
+    ]
+    beside.legend(handles=patches, loc="upper left", fontsize="small", frameon=False, borderaxespad=0)
+
+
+def _extent_m(raster: NDArray[np.generic], target: Target) -> tuple[float, float, float, float]:
+    gsd_m = target.gsd_m or 1.0
+    return 0.0, raster.shape[1] * gsd_m, 0.0, raster.shape[0] * gsd_m
+
+
+def _label(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize="small")
+    axes.set_xlabel("east (m)", fontsize="small")
+    axes.set_ylabel("north (m)", fontsize="small")
+    axes.tick_params(labelsize="small")
+
+
+def _dated(observation: Observation) -> str:
+    if observation.dates is None:
+        return "image"
+    first, last, count = observation.dates.min(), observation.dates.max(), len(observation.dates)
+    return str(first) if count == 1 else f"{count} dates, {first} to {last}"
+
+
+def _shown_bands(observation: Observation) -> str:
+    """Which bands are red, green and blue, and the unit."""
+    modality = observation.modality
+    named = {band.common_name for band in modality.bands}
+    if modality.is_radar:
+        first, second = modality.bands[0].name, modality.bands[min(1, len(modality.bands) - 1)].name
+        return f"{first}, {second}, {first}-{second} as colours"
+    return "true colours" if {"red", "green", "blue"} <= named else "first bands as colours"
+
+
+def _in_words(value: NDArray[np.generic], target: Target) -> str:
+    if target.kind == "value":
+        return f"{target.name}: {float(value):.4g} {target.unit}".rstrip()
+    numbers = np.flatnonzero(value) if target.kind == "labels" else np.atleast_1d(value).astype(np.int64)
+    names = [target.classes[n] if 0 <= n < len(target.classes) else "no label" for n in numbers.tolist()]
+    return f"{target.name}: {', '.join(names) or 'none'}"
+
+
+def _where(tile: Tile) -> str:
+    if tile.geobox is None or tile.geobox.crs is None:
+        return ""
+    from anysat.geo.grid import centre_deg
+
+    lon, lat = centre_deg(tile.geobox)
+    return f"{abs(lat):.4f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.4f}° {'E' if lon >= 0 else 'W'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "<1%"

@@ -1,0 +1,176 @@
+"""Datasets on the screen: which there are, what one is, what looks wrong in one, and a picture of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anysat.errors import RecordError
+
+_NAME = "Name of a dataset (see `anysat datasets list`), dotted name of a module, or YAML file of your own data."
+_PATH = "Its folder on disk."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command prints, and its exit status."""
+
+    content: Any
+    """Anything rich prints."""
+    exit_status: int = 0
+
+    def __rich__(self) -> Any:
+        return self.content
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """List the datasets: modalities, ground, targets, licence, and where to get them."""
+
+    json: bool = False
+    """Print JSON, for scripts."""
+
+
+def list_datasets(config: ListConfig) -> Answer:
+    """One row per dataset the package knows; nothing needs to be on disk."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from anysat.data.base import dataset_names, find_dataset
+    from anysat.workflows.dataset_facts import facts, patch_sizes
+
+    records = [find_dataset(name) for name in dataset_names()]
+    if config.json:
+        return _json([facts(record) for record in records])
+    table = Table(
+        Column("name", no_wrap=True), "modalities", Column("tile", no_wrap=True), "patches", "size", "licence"
+    )
+    for record in records:
+        table.add_row(
+            record.name,
+            " ".join(record.modalities),
+            f"{record.tile_m:g} m",
+            f"{patch_sizes(record)} m",
+            Text(record.size),
+            Text(record.licence),
+        )
+    return Answer(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeConfig:
+    """Tell everything about one dataset: files, bands, targets, splits, dates, licence."""
+
+    name: str = field(metadata={"positional": "NAME", "help": _NAME})
+    json: bool = False
+    """Print JSON, for scripts."""
+
+
+def describe(config: DescribeConfig) -> Answer:
+    """The record of one dataset with its layout tables."""
+    from rich.console import Group
+
+    from anysat.data.base import find_dataset
+    from anysat.workflows.dataset_facts import description, facts
+
+    record = find_dataset(config.name)
+    if config.json:
+        return _json(facts(record))
+    return Answer(Group(*description(record)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Look before you train: what looks wrong in a dataset on disk. Exit status 1 when something does."""
+
+    name: str = field(metadata={"positional": "NAME", "help": _NAME})
+    path: str = field(metadata={"positional": "PATH", "help": _PATH})
+    split: str = "all"
+    """Split to look at: train, val, test or all; only all finds ground shared by splits."""
+    samples: int = 64
+    """Tiles to read, spread over the dataset; all when there are fewer. More find rarer faults."""
+    seed: int = 0
+    """Seed of the choice of tiles."""
+    layout: str | None = None
+    """Name of a layout; null recognises it."""
+    json: bool = False
+    """Print JSON, for scripts."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise RecordError("--samples", self.samples, "one tile or more")
+
+
+def check(config: CheckConfig) -> Answer:
+    """Read samples, their files and targets, and report what looks wrong."""
+    from anysat.data.check import check_dataset
+    from anysat.workflows.dataset_facts import findings
+    from anysat.workflows.progress import progress_bar
+
+    def watch(indices: list[int]) -> Iterator[int]:
+        with progress_bar("reading tiles", len(indices)) as advance:
+            for index in indices:
+                yield index
+                advance(1)
+
+    report = check_dataset(config.name, config.path, config.split, layout=config.layout, samples=config.samples,
+                           seed=config.seed, watch=watch)  # fmt: skip
+    if config.json:
+        from rich.text import Text
+
+        return Answer(Text(report.to_json()), report.exit_status)
+    return Answer(findings(report), report.exit_status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Draw one sample of a dataset: every modality with its dates, and the targets."""
+
+    name: str = field(metadata={"positional": "NAME", "help": _NAME})
+    path: str = field(metadata={"positional": "PATH", "help": _PATH})
+    split: str = "train"
+    """Split of the sample: train, val, test or all."""
+    index: int = 0
+    """Number of the sample in the split."""
+    out: str = "sample.png"
+    """Picture to write, ending in .png, .pdf or .svg."""
+    layout: str | None = None
+    """Name of a layout; null recognises it."""
+    overwrite: bool = False
+    """Replace a picture that exists."""
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix not in (".png", ".pdf", ".svg"):
+            raise RecordError("--out", self.out, "a file ending in .png, .pdf or .svg")
+
+
+def show(config: ShowConfig) -> str:
+    """Write the picture; returns what is on it.
+
+    Raises:
+        OutputExistsError: the picture exists and is not to be replaced.
+        WriteError: it cannot be written; nothing is left behind.
+    """
+    from anysat.data.base import open_dataset
+    from anysat.geo.writers import check_free, staged
+    from anysat.picture_samples import sample_figure
+
+    out = Path(config.out)
+    check_free([out], overwrite=config.overwrite)
+    dataset = open_dataset(config.name, config.path, config.split, layout=config.layout)
+    if not 0 <= config.index < len(dataset):
+        raise RecordError("--index", config.index, f"0 to {len(dataset) - 1}, the samples of split {config.split!r}")
+    tile = dataset[config.index]
+    with staged([out], overwrite=config.overwrite) as folder:
+        sample_figure(tile, dataset.record).savefig(folder / out.name)
+    return f"wrote {out}: sample {tile.id}, number {config.index} of {len(dataset)} in split {config.split}"
+
+
+def _json(content: Any) -> Answer:
+    import json
+
+    from rich.text import Text
+
+    return Answer(Text(json.dumps(content, indent=1, ensure_ascii=False)))
