@@ -17,12 +17,15 @@ def _home() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="anysat-miniatures-")
 
 
-@functools.cache
 def miniature(name: str, layout: str | None = None, tiles: int = TILES, seed: int = 0) -> Path:
     """The folder of a miniature. Shared: copy it before changing anything."""
+    return _written(name, layout or find_dataset(name).layouts[0].name, tiles, seed)
+
+
+@functools.cache
+def _written(name: str, layout: str, tiles: int, seed: int) -> Path:
     record = find_dataset(name)
-    chosen = record.layouts[0] if layout is None else record.layout(layout)
-    root = Path(_home().name) / f"{name}-{chosen.name}-{tiles}-{seed}"
+    root = Path(_home().name) / f"{name}-{layout}-{tiles}-{seed}"
     root.mkdir()
-    record.write_miniature(DatasetFolder(root, chosen), World(seed), tiles)
+    record.write_miniature(DatasetFolder(root, record.layout(layout)), World(seed), tiles)
     return root

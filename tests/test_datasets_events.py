@@ -68,6 +68,22 @@ def test_values_read_are_those_the_world_showed(name, layout):
                 )
 
 
+@pytest.mark.parametrize(
+    ("name", "entry", "bands", "unit"),
+    [
+        ("bradd_s1ts", "s1", "VV VH", "dB"),
+        ("sen1floods11", "s1", "VV VH", "dB"),
+        ("sen1floods11", "s2", "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12", "reflectance_1e4"),
+        ("hls_burn_scars", "hls", "B2 B3 B4 B8A B11 B12", "reflectance"),
+        ("spacenet7", "planet", "R G B alpha", "DN"),
+    ],
+)
+def test_bands_and_units_are_those_the_release_documents(name, entry, bands, unit):
+    for layout in find_dataset(name).layouts:
+        assert layout[entry].bands == tuple(bands.split())
+        assert layout[entry].unit == unit
+
+
 @every_layout
 def test_targets_read_are_the_map_of_the_world(name, layout):
     factor, event = {
@@ -418,6 +434,7 @@ def test_masked_pixels_and_areas_are_invalid_and_ignored():
         valid, target = tile.observations["planet"].valid, tile.targets["buildings"]
         assert not valid[:, :96, :96].any()  # alpha
         np.testing.assert_array_equal(valid.all(axis=0), target >= 0)
+        assert (target == -1).mean() < 0.05
         ignored.append(bool((target[-128:, -128:] == -1).all()))  # the polygon of unusable data
     assert sorted(ignored) == [False] * 3 + [True] * 3
 

@@ -24,6 +24,8 @@ from anysat.observation import Observation
 _FIELD = re.compile(r"{(\w+)}")
 TEXT = "text"
 """`dtype` of an entry that is text or a document, whose shape is not checked."""
+SOURCE = "source"
+"""`dtype` of an entry that is a file or folder of imagery which `geo.sources` reads; only its place is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

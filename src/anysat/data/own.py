@@ -1,13 +1,81 @@
-"""A user's own data, described in a short YAML file, as a dataset."""
+"""A user's own data, described in a short YAML file, as a dataset like any other (see docs/howto/own-data.md)."""
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 
 from anysat.data.base import DatasetRecord
-from anysat.errors import RecordError
+from anysat.data.layout import SOURCE, Entry, Layout
+from anysat.data.own_tiles import list_classes, list_tiles, read_tile
+from anysat.data.own_yaml import OwnData, OwnSplits, read_yaml
 
 
 def read_record(path: Path) -> DatasetRecord:
-    """The record of a YAML file."""
-    raise RecordError("own dataset", path, "this is being built")
+    """The record of a YAML file; paths in it are relative to the folder given to `open_dataset`.
+
+    Raises:
+        MissingFileError: there is no such file, or none of the modality records or the table it names.
+        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be; file and key are named.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "mine.yaml")
+        ...     _ = file.write_text("{name: mine, tile_m: 40, modalities: {s2: {path: 'cubes/{id}.nc'}}}")
+        ...     read_record(file).patch_sizes_m
+        (10.0, 20.0, 40.0)
+    """
+    path = path.absolute()
+    data = read_yaml(path)
+    classes = [own for own in data.targets if own.column is not None and own.target.kind == "class"]
+    return DatasetRecord(
+        name=data.name,
+        title=data.texts.get("title", data.name),
+        about=data.texts.get("about", f"Described in {path.name}"),
+        modalities=tuple(modality.key for modality in data.modalities),
+        tile_m=data.tile_m,
+        patch_sizes_m=data.patch_sizes_m,
+        targets=tuple(own.target for own in data.targets),
+        splits=data.splits.members,
+        split_rule=_split_rule(data.splits),
+        date_rule="as in the files and their names",
+        licence=data.texts.get("licence", "not stated"),
+        size="not counted",
+        homepage=data.texts.get("homepage", f"where {path} says"),
+        citation=data.texts.get("citation", "none"),
+        layouts=(_layout(data),),
+        list_samples=partial(list_tiles, data),
+        read_sample=partial(read_tile, data),
+        list_labels=partial(list_classes, data, classes[0]) if classes else None,
+        found_as=str(path),
+    )
+
+
+def _split_rule(splits: OwnSplits) -> str:
+    if splits.column is not None:
+        return f"column {splits.column!r} of the table"
+    shares = ", ".join(f"{split} {share:g}" for split, share in splits.shares.items())
+    way = "by the name of the tile" if splits.block_m is None else f"by squares of {splits.block_m:g} m of ground"
+    return f"seeded draw {way}: {shares}"
+
+
+def _layout(data: OwnData) -> Layout:
+    entries = [
+        Entry(name=own.key, path=_file(own.path), dtype=SOURCE, is_optional=own.is_optional, source=str(data.file),
+              about=f"imagery of {own.record.sensor}")
+        for own in data.modalities
+    ] + [
+        Entry(name=f"{own.target.name}-raster", path=own.path, dtype=SOURCE, source=str(data.file),
+              about=f"raster of target {own.target.name}")
+        for own in data.targets if own.path is not None
+    ]  # fmt: skip
+    first = next(own.path for own in data.modalities if not own.is_optional)
+    return Layout(name="own", marker=re.sub(r"{\w+}", "*", _file(first)), entries=tuple(entries),
+                  checked_against="the user's own files")  # fmt: skip
+
+
+def _file(path: str) -> str:
+    """The file or folder of a path that may name a part and a date: `cube.nc::s2@2024-06-01`."""
+    return re.sub(r"@[^/]*$", "", path).partition("::")[0]

@@ -105,6 +105,10 @@ class TileGrid:
         """Pixel grid of a modality over the tile; one that covers the tile is centred on it."""
         return self._divided(modality.gsd_m, modality.covers_tile)
 
+    def at(self, pixel_m: float) -> GeoBox:
+        """Pixel grid of any spacing that divides the tile."""
+        return self._divided(pixel_m, covers=False)
+
     def dense(self, modality: Modality) -> GeoBox:
         """Grid of the sub-patches of a modality."""
         return self._divided(modality.subpatch_m, modality.covers_tile)
@@ -129,20 +133,8 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
         SourceError: nothing has a georeference; sources do not overlap; the area is too large.
         PatchSizeError: the patch breaks sub-patches or is larger than the shared ground.
     """
-    located = [footprint for footprint in footprints if footprint.geoboxes]
-    if not located:
-        raise SourceError(
-            footprints[0].name,
-            "it has no georeference",
-            "give it together with a georeferenced input of the same ground",
-        )
-    bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
+    located, bounding, crs, reason, shared = _shared_ground(footprints)
     tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
-    crs, reason = _choose_crs(bounding)
-    _check_overlap([(footprint.name, _bounds(footprint, crs)) for footprint in located])
-    shared = _bounds(bounding[0], crs)
-    for footprint in bounding[1:]:
-        shared = shared.shared_with(_bounds(footprint, crs))
     floating = [footprint for footprint in footprints if not footprint.geoboxes]
     ground = _centred(shared, floating)
     left, top, ground = _snap(ground, bounding, crs, inwards=not floating)
@@ -157,6 +149,65 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
         crs_reason=reason,
         shared=shared,
     )
+
+
+def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[float, float] | None = None) -> TileGrid:
+    """One square tile in the middle of the ground that the sources share, or around a place in WGS 84 degrees.
+
+    Reference system and pixels are chosen as in `plan_grid`; the whole tile is one patch.
+
+    Raises:
+        SourceError: nothing has a georeference, or one source has none; sources do not overlap; the shared ground is
+            smaller than the tile by a pixel or more, or does not hold the place.
+    """
+    located, bounding, crs, reason, shared = _shared_ground(footprints)
+    names = ", ".join(footprint.name for footprint in bounding)
+    if len(located) < len(footprints):
+        without = next(footprint.name for footprint in footprints if not footprint.geoboxes)
+        raise SourceError(without, "it has no georeference, so its place in the tile is not known")
+    if lon_lat is not None:
+        x, y = _projected(*lon_lat, crs)
+        if not (shared.left <= x <= shared.right and shared.bottom <= y <= shared.top):
+            place = f"longitude {lon_lat[0]:g}, latitude {lon_lat[1]:g} degrees"
+            raise SourceError(names, f"the ground {shared} does not hold the place {place}", "check the place")
+    else:
+        x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
+        if side_m - min(shared.width_m, shared.height_m) >= max(f.modality.gsd_m for f in bounding):
+            size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
+            raise SourceError(names, f"the ground shared here is {size}, smaller than the tile of {side_m:g} m")
+    ground = Box(x - side_m / 2, y - side_m / 2, x + side_m / 2, y + side_m / 2)
+    left, top, _ = _snap(ground, bounding, crs, inwards=False)
+    return TileGrid(
+        patches=PatchGrid(side_m, 1, 1),
+        geobox=_north_up(left, top, side_m, 1, 1, crs),
+        crs_reason=reason,
+        shared=shared,
+    )
+
+
+def _shared_ground(footprints: Sequence[Footprint]) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:
+    """Sources with a georeference, those of them that bound the tile, a reference system and why, the shared ground."""
+    located = [footprint for footprint in footprints if footprint.geoboxes]
+    if not located:
+        raise SourceError(
+            footprints[0].name,
+            "it has no georeference",
+            "give it together with a georeferenced input of the same ground",
+        )
+    bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
+    crs, reason = _choose_crs(bounding)
+    _check_overlap([(footprint.name, _bounds(footprint, crs)) for footprint in located])
+    shared = _bounds(bounding[0], crs)
+    for footprint in bounding[1:]:
+        shared = shared.shared_with(_bounds(footprint, crs))
+    return located, bounding, crs, reason, shared
+
+
+def _projected(longitude: float, latitude: float, crs: CRS) -> tuple[float, float]:
+    from pyproj import Transformer
+
+    x, y = Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True).transform(longitude, latitude)
+    return float(x), float(y)
 
 
 def crs_of(geobox: GeoBox) -> CRS:

@@ -156,9 +156,18 @@ def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dic
 
 
 def open_source(
-    given: InputPath, modality: Modality, units: Mapping[tuple[str, str | None], str] | None = None
+    given: InputPath,
+    modality: Modality,
+    units: Mapping[tuple[str, str | None], str] | None = None,
+    bands: Sequence[str] = (),
 ) -> Source:
     """Open an input: which of its bands and dates the modality takes, in which units, on which grid.
+
+    Args:
+        given: where it lies.
+        modality: what it is to be.
+        units: unit by modality key and band, None for all bands; the file's own where none is given.
+        bands: names of the stored bands of every file; the file's own where none are given.
 
     Raises:
         MissingFileError: there is no such path.
@@ -171,7 +180,7 @@ def open_source(
     kind = next((kind for kind in KINDS if kind.fits(path)), None)
     if kind is None:
         raise SourceError(path, f"unknown kind of file {path.suffix!r}", f"give a {', '.join(k.name for k in KINDS)}")
-    layers = [layer.north_up() for layer in kind.read(path, given.part, modality)]
+    layers = [_named(layer, bands).north_up() for layer in kind.read(path, given.part, modality)]
     chosen, unused = _match_bands(given, layers, modality)
     chosen, dates = _match_dates(given, chosen, modality)
     chosen = [replaced for replaced in chosen if replaced.times]
@@ -194,6 +203,14 @@ def open_source(
     return Source(
         name=str(given), modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes)
     )
+
+
+def _named(layer: Layer, bands: Sequence[str]) -> Layer:
+    if bands and len(bands) != len(layer.bands):
+        raise SourceError(
+            layer.path, f"it has {len(layer.bands)} bands, and {len(bands)} are named: {', '.join(bands)}"
+        )
+    return replace(layer, bands=tuple((name,) for name in bands)) if bands else layer
 
 
 def _some(names: Sequence[str]) -> str:

@@ -134,8 +134,6 @@ def _drawn(folder: DatasetFolder, name: str, row: Row, geobox: Any) -> NDArray[n
     try:
         geometries = [feature["geometry"] for feature in features]
         shapes = [geometry for geometry in geometries if geometry and geometry["coordinates"]]
-        if not shapes:
-            return np.zeros((SIDE_PX, SIDE_PX), bool)
         moved = transform_geom("EPSG:4326", str(geobox.crs), shapes)
         mask = rasterize(moved, out_shape=(SIDE_PX, SIDE_PX), transform=geobox.affine, dtype="uint8")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -1,0 +1,216 @@
+"""Tiles of a user's own data: which there are, and one of them read onto a common grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import Row, Samples
+from anysat.data.layout import DatasetFolder
+from anysat.data.own_tables import PLACE, read_table
+from anysat.data.own_yaml import OwnData, OwnTarget
+from anysat.data.splits import split_by_name, split_by_place
+from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.geo.layers import reading
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+_EQUAL_AREA = "EPSG:6933"
+"""Metres all over the world, for blocks of ground."""
+_SHOWN = 5
+
+
+def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
+    """All tiles with their columns and splits.
+
+    Raises:
+        SourceError: a name comes twice, a place or split is missing, or a label is no class.
+    """
+    rows, source = _rows(data, folder)
+    if not rows:
+        return Samples(id=[], split=[])
+    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1 or not name]
+    if twice:
+        raise SourceError(source, f"several tiles are called {twice[0]!r}", "give each its own id")
+    for own in data.targets:
+        if own.column is not None:
+            _check_labels(own, rows, source)
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Samples(**{**columns, "split": _split(data, columns, source)})
+
+
+def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], Path]:
+    path = data.table_path(folder.root)
+    if path is not None:
+        fields = {name for entry in folder.layout.entries for name in entry.fields}
+        labels = {own.column for own in data.targets if own.column} | {data.splits.column or "id"}
+        return read_table(path, ["id", *sorted(fields | labels)]), path
+    first = next(modality.key for modality in data.modalities if not modality.is_optional)
+    return [row for row in folder.find(first) if not row["id"].startswith(".")], folder.root / folder.layout[first].path
+
+
+def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
+    for row in rows:
+        try:
+            label_of(own, row)
+        except (ValueError, KeyError) as error:
+            advice = f"; its classes are {', '.join(own.target.classes[:_SHOWN])} …" if own.target.classes else ""
+            problem = f"tile {row['id']!r} has {row[own.column or '']!r} in column {own.column!r}{advice}"
+            advice = "write a number" if own.target.kind == "value" else "correct it, or give `ignore` for empty cells"
+            raise SourceError(source, problem, advice) from error
+
+
+def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
+    """A tile's target in its cell of the table; an empty cell is NaN or `ignore`."""
+    text, target = row[own.column or ""], own.target
+    if target.kind == "value":
+        return np.array(float(text) if text else np.nan, np.float32)
+    numbers = {name: number for number, name in enumerate(target.classes)}
+    if target.kind == "labels":
+        found = [numbers[name.strip()] for name in text.split(own.separator) if name.strip()]
+        return np.isin(np.arange(len(numbers)), found).astype(np.int64)
+    return np.array(target.ignore if not text and target.ignore is not None else numbers[text], np.int64)
+
+
+def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.str_]:
+    splits = data.splits
+    if splits.column is not None:
+        known = [value for group in splits.members.values() for value in group]
+        for value in np.unique(columns[splits.column]):
+            if value not in known:
+                where = f"value of column {splits.column!r} of {source}"
+                raise UnknownNameError(where, str(value), known, f"Splits are listed in {data.file}")
+        return columns[splits.column]
+    if splits.block_m is None:
+        return split_by_name(columns["id"].tolist(), splits.shares, splits.seed)
+    lon, lat = (_degrees(name, columns, source) for name in PLACE)
+    from pyproj import Transformer
+
+    x_m, y_m = Transformer.from_crs("EPSG:4326", _EQUAL_AREA, always_xy=True).transform(lon, lat)
+    return split_by_place(x_m, y_m, splits.shares, splits.block_m, splits.seed)
+
+
+def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.float64]:
+    """A coordinate of every tile."""
+    texts = columns.get(name, np.full(len(columns["id"]), ""))
+    found = np.array([_number(text) for text in texts.tolist()])
+    limit = 180 if name == PLACE[0] else 90
+    if not (np.abs(found) <= limit).all():
+        first = str(columns["id"][np.argmin(np.abs(found) <= limit)])
+        raise SourceError(source, f"tile {first!r} has no {name} in degrees", "its place is needed for block_m and "
+                          "`centre: table`: columns lon and lat, or geometry of a GeoJSON")  # fmt: skip
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
+    """One tile: every modality on one grid over the same ground, and its targets.
+
+    The ground does not depend on which modalities are asked for.
+    """
+    from anysat.geo.grid import plan_tile
+    from anysat.geo.sources import InputPath, Source, open_source
+
+    sources: dict[str, Source] = {}
+    for own in data.modalities:
+        given = InputPath.parse(f"{own.key}={folder.root / own.path.format(**row)}")
+        if Path(given.path).exists() or (own.key in modalities and not own.is_optional):
+            sources[own.key] = open_source(given, own.record, own.units, own.bands)
+    place = None
+    if data.is_centred_on_table:
+        columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
+        lon, lat = (_degrees(name, columns, data.table_path(folder.root) or data.file) for name in PLACE)
+        place = float(lon[0]), float(lat[0])
+    if not sources:
+        expected = " or ".join(own.path.format(**row) for own in data.modalities)
+        raise MissingFileError(folder.root, f"a file of tile {row['id']!r}: {expected}")
+    grid = plan_tile([source.footprint for source in sources.values()], data.tile_m, place)
+    observations = [
+        sources[own.key].observe(grid.of(own.record))[0]
+        for own in data.modalities
+        if own.key in modalities and own.key in sources
+    ]
+    targets = {}
+    for wanted in data.targets:
+        target = wanted.target
+        if wanted.path is None:
+            targets[target.name] = label_of(wanted, row)
+        else:
+            assert target.gsd_m is not None, target
+            targets[target.name] = _raster(wanted, folder.root / wanted.path.format(**row), grid.at(target.gsd_m))
+    return Tile.of(*observations, targets=targets, geobox=grid.geobox)
+
+
+def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
+    """Class number of every tile, of a target in the table."""
+    if own.column not in samples.columns:
+        raise RecordError(f"{data.file}, targets.{own.target.name}", own.column, "a column of the table")
+    return np.array([label_of(own, {own.column: text}) for text in samples.columns[own.column].tolist()], np.int64)
+
+
+def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
+    """A label raster on a grid, each pixel that of the stored pixel under its centre."""
+    if not path.is_file():
+        raise MissingFileError(path, f"the raster of target {own.target.name!r}")
+    values = read_nearest(path, geobox)
+    if own.target.kind == "value":
+        return values.astype(np.float32)
+    fill = own.target.ignore if own.target.ignore is not None else -1
+    seen = np.isfinite(values) & (values != fill)
+    stored = np.array(own.values)
+    order = np.argsort(stored)
+    place = np.searchsorted(stored[order], values[seen]).clip(0, len(stored) - 1)
+    wrong = stored[order][place] != values[seen]
+    if wrong.any():
+        found = ", ".join(f"{value:g}" for value in np.unique(values[seen][wrong])[:_SHOWN])
+        raise SourceError(
+            path, f"it holds {found}, which is no class of {own.target.name!r}",
+            f"its classes are {', '.join(map(str, own.values))}; pixels without a label are {fill} or nodata",
+        )  # fmt: skip
+    classes = np.full(values.shape, fill, np.int64)
+    classes[seen] = order[place]
+    return classes
+
+
+def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
+    """First band of a raster on a grid, unmixed; NaN outside it and where it has no data.
+
+    Raises:
+        SourceError: it cannot be read, has no georeference, or lies elsewhere.
+    """
+    import rasterio
+    from odc.geo import CRS
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    from anysat.data.files import read_geobox
+    from anysat.geo.grid import boundary_in
+
+    own = read_geobox(path)
+    if own is None:
+        raise SourceError(path, "it has no georeference", "write one into the file, so that its place is known")
+    x, y = boundary_in(geobox, CRS(own.crs))
+    box = own.boundingbox
+    if x.max() <= box.left or x.min() >= box.right or y.max() <= box.bottom or y.min() >= box.top:
+        raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
+    found = np.full(geobox.shape, np.nan)
+    with reading(path), rasterio.open(path) as file:
+        reproject(
+            rasterio.band(file, 1), found, dst_transform=geobox.affine,
+            dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
+            resampling=Resampling.nearest, tolerance=0.0,
+        )  # fmt: skip
+        return np.asarray(found * file.scales[0] + file.offsets[0])
