@@ -1,4 +1,4 @@
-"""A generated world seen by every modality of the table: tests, docs, demos, ablations.
+"""A generated world seen by every modality: tests, docs, demos, ablations.
 
 The map is a function of the ground coordinates and a seed, so it has no edges and every modality
 sees the same place. Nothing here is real; what it shows is only that code works and that models learn.
@@ -6,39 +6,104 @@ sees the same place. Nothing here is real; what it shows is only that code works
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.modalities import MODALITIES
+from anysat.data.world_map import (
+    FIRST_CROP,
+    FIRST_SPECIES,
+    NUM_CROPS,
+    NUM_SPECIES,
+    NUMBER,
+    Ground,
+    Units,
+    days_since_burn,
+    days_since_cut,
+    flood_reach,
+    heights,
+    is_forest,
+    look,
+    stand_of,
+)
+from anysat.data.world_noise import Grid, hashed, uniform
+from anysat.data.world_parameters import MATERIALS, PARAMETERS_SHA256, VERSION
+from anysat.data.world_scene import material_field
+from anysat.data.world_sensors import choose_dates
+from anysat.data.world_view import Frame, points_per_side, view
+from anysat.errors import UnknownNameError
+from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.observation import Dates, Observation
 
 EPSG = 32632
 FACTORS: dict[str, tuple[str, ...]] = {
-    "land_cover": ("water", "forest", "cropland", "grassland", "built", "bare"),
-    "species": ("spruce", "pine", "beech", "oak", "birch", "larch"),
-    "crop": ("wheat", "maize", "rapeseed", "beet", "barley"),
+    "land_cover": ("water", "forest", "cropland", "grassland", "built", "bare", "shrub"),
+    "species": tuple(material.name for material in MATERIALS[FIRST_SPECIES : FIRST_SPECIES + NUM_SPECIES]),
+    "crop": tuple(material.name for material in MATERIALS[FIRST_CROP : FIRST_CROP + NUM_CROPS]),
     "change": ("stable", "cleared"),
     "flood": ("dry", "flooded"),
     "burn": ("unburnt", "burnt"),
+    "building": ("open", "building"),
 }
-"""Maps of the world and their classes; -1 where a map has no meaning (the crop of a forest)."""
+"""Maps of the world and their classes; -1 where a map has no meaning (the crop of a forest).
+
+`change`, `flood`, `burn` and `building` have a class everywhere; open water counts as flooded.
+"""
+THEMES = ("flood", "crop", "change", "species", "burn", "town")
+"""What tiles are placed at, in turn, so that every kind of target is met often."""
+_WEST, _SOUTH, _SIDE_M = 300_000, 5_200_000, 400_000
+_SEARCH_STEPS, _SEARCH_M = 40, 150.0
+_LAND_COVER = np.array([FACTORS["land_cover"].index(material.land_cover) for material in MATERIALS])
 
 
 @dataclass(frozen=True)
 class World:
-    """An unlimited map. The same seed gives the same world."""
+    """An unlimited map. The same seed gives the same world.
+
+    >>> World(0).tile(0, extent_m=60.0).observe("s2", count=3).values.shape
+    (3, 10, 6, 6)
+    """
 
     seed: int = 0
+    on_tile: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
+    """Called with the number of every tile that is asked for, to show progress."""
 
     def tile(self, index: int, *, extent_m: float, year: int = 2020) -> WorldTile:
-        """A square of ground; its place depends on the seed and the index only."""
+        """A square of ground; its place depends on the seed, the index and the year only.
+
+        Places follow `THEMES` in turn: beside a river, on a field, at a clearing of the year, in mixed forest, at
+        a burn of the year, in a town; anywhere where none of that is within a few kilometres.
+        """
+        if self.on_tile is not None:
+            self.on_tile(index)
         rng = np.random.default_rng([self.seed, index])
-        x_m, y_m = rng.integers(0, 20_000, 2) * 10.0
-        return WorldTile(self, index, 300_000.0 + x_m, 5_300_000.0 + y_m, float(extent_m), year)
+        west, south = (
+            int(start + 10 * n) for start, n in zip((_WEST, _SOUTH), rng.integers(0, _SIDE_M // 10, 2), strict=True)
+        )
+        grid = Grid.over(west, south, _SEARCH_STEPS, _SEARCH_STEPS, _SEARCH_M)
+        fits = self._fits(THEMES[(index + self.seed) % len(THEMES)], grid, year)
+        rows, cols = np.nonzero(fits if fits.any() else np.ones_like(fits))
+        chosen = int(rng.integers(len(rows)))
+        x, y = (
+            round(float(axis[place]) / 10) * 10.0 for axis, place in ((grid.x, cols[chosen]), (grid.y, rows[chosen]))
+        )
+        return WorldTile(self, index, x, y, float(extent_m), year)
+
+    def _fits(self, theme: str, grid: Grid, year: int) -> NDArray[np.bool_]:
+        """Where a theme is found (row col)."""
+        ground = look(self.seed, grid, year)
+        if theme == "flood":
+            return (ground.material != NUMBER["water"]) & (ground.water_m > 15) & (ground.water_m < 130)
+        if theme == "crop":
+            return (ground.material >= FIRST_CROP) & (ground.material < FIRST_CROP + NUM_CROPS)
+        if theme == "species":
+            return is_forest(ground.material)
+        if theme == "town":
+            return np.asarray(np.isin(ground.material, [NUMBER[name] for name in ("tiles", "lawn", "garden tree")]))
+        return _event(theme, ground, year, None) == 1
 
 
 @dataclass(frozen=True)
@@ -60,10 +125,9 @@ class WorldTile:
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
-        side = extent_m or self.extent_m
-        count = round(side / gsd_m)
-        half = count * gsd_m / 2
-        return GeoBox((count, count), Affine(gsd_m, 0, self.x_m - half, 0, -gsd_m, self.y_m + half), f"EPSG:{EPSG}")
+        frame = self._frame(gsd_m, extent_m)
+        affine = Affine(gsd_m, 0, frame.west_m, 0, -gsd_m, frame.north_m)
+        return GeoBox((frame.rows, frame.cols), affine, f"EPSG:{EPSG}")
 
     @property
     def lon_lat(self) -> tuple[float, float]:
@@ -72,61 +136,71 @@ class WorldTile:
 
         return centre_deg(self.geobox(self.extent_m))
 
-    def dates(self, key: str, count: int | None = None) -> Dates:
-        """Acquisition dates of a modality in the year, in order; `count` of them spread over the year."""
-        rng = np.random.default_rng([self.world.seed, self.index, zlib.crc32(key.encode())])
-        count = count or 12
-        days = np.sort(rng.choice(365, count, replace=False))
-        return np.datetime64(f"{self.year}-01-01", "D") + days
+    def dates(self, key: str | Modality, count: int | None = None) -> Dates:
+        """Acquisition dates of a modality in the year, in order, of its revisit; `count` of them over the year.
+
+        Half of an optical series are the clearest looks of their part of the year, the rest may be cloudy. Without
+        `count`, 12 or as many as there are.
+        """
+        return choose_dates(self.world.seed, _record(key), self._frame(75.0, 300.0).grid(), self.year, count)
 
     def observe(
-        self, key: str, *, dates: Any = None, count: int | None = None, gsd_m: float | None = None,
+        self, key: str | Modality, *, dates: Any = None, count: int | None = None, gsd_m: float | None = None,
         extent_m: float | None = None, keep_clouds: bool = False,
     ) -> Observation:  # fmt: skip
-        """What a modality of the table sees, in its own units, clouds and gaps masked.
+        """What a modality sees, in its own units, clouds and gaps masked.
 
         Args:
-            key: modality.
-            dates: acquisition dates of a series; None for those of `dates(key, count)`.
+            key: modality, a key of the table or a record of one's own.
+            dates: acquisition dates of a series; None for those of `dates(key, count)`. The day of an image; None
+                for one in summer.
             count: number of dates.
             gsd_m: pixel size, None for the modality's own.
             extent_m: side of the square seen, around the tile's centre; None for the tile.
             keep_clouds: True to leave cloudy values in, valid, as a provider delivers them.
+
+        Raises:
+            UnknownNameError: no modality of the table has this key.
         """
-        del keep_clouds
-        modality = MODALITIES[key]
+        modality = _record(key)
         if modality.covers_tile:
             extent_m = gsd_m = modality.gsd_m
-        cover = self.raster("land_cover", gsd_m or modality.gsd_m, extent_m)
-        rng = np.random.default_rng([self.world.seed, self.index, 1, zlib.crc32(key.encode())])
-        if modality.is_temporal and dates is None:
-            dates = self.dates(key, count)
-        times = len(dates) if modality.is_temporal else 1
-        base = {"dB": -14.0, "linear": 0.05, "K": 285.0, "DN": 100.0, "reflectance_1e4": 1500.0, "m": 20.0}
-        shape = (times, len(modality.bands), *cover.shape)
-        values = np.empty(shape, np.float32)
-        for band, record in enumerate(modality.bands):
-            mid = base.get(record.unit, 1.0)
-            tint = 1 + 0.1 * np.cos(band + np.arange(6)).astype(np.float32)
-            values[:, band] = mid * tint[cover] * (1 + 0.05 * rng.standard_normal((times, *cover.shape)))
-        kept = [i for i, record in enumerate(modality.bands) if record.ratio_of is None]
-        values = values[:, kept]
-        return Observation.of(modality, values if modality.is_temporal else values[0], dates=dates)
+        if dates is None:
+            dates = self.dates(modality, count) if modality.is_temporal else [self._summer_day(modality)]
+        days: Dates = np.atleast_1d(np.asarray(dates, "datetime64[D]"))
+        frame = self._frame(gsd_m or modality.gsd_m, extent_m)
+        values, valid = view(self.world.seed, modality, frame, days, keep_clouds)
+        if not modality.is_temporal:
+            return Observation.of(modality, values[0], valid=valid[0])
+        return Observation.of(modality, values, dates=days, valid=valid)
 
     def raster(
         self, factor: str, gsd_m: float, extent_m: float | None = None, date: np.datetime64 | None = None
     ) -> NDArray[np.int64]:
-        """A map (row col) of `FACTORS`, class numbers, -1 where it has no meaning; `date` matters for events."""
-        del date
-        box = self.geobox(gsd_m, extent_m)
-        rows, cols = box.shape
-        x = box.affine.c + (np.arange(cols) + 0.5) * gsd_m
-        y = box.affine.f - (np.arange(rows) + 0.5) * gsd_m
-        field = (
-            np.sin(x / 97.0 + self.world.seed)[None] + np.sin(y / 71.0)[:, None] + np.sin((x[None] + y[:, None]) / 43.0)
-        )
-        classes = FACTORS[factor]
-        return np.floor((field + 3) / 6.0001 * len(classes)).astype(np.int64)
+        """A map (row col) of `FACTORS`, class numbers at pixel centres, -1 where it has no meaning.
+
+        `change` and `burn` are what happened between the year's first day and `date`, by its last day without one;
+        `flood` is what is under water on the date, or on any day of the year without one.
+
+        Raises:
+            UnknownNameError: there is no such factor.
+        """
+        if factor not in FACTORS:
+            raise UnknownNameError("factor of the world", factor, FACTORS)
+        ground = look(self.world.seed, self._frame(gsd_m, extent_m).grid(), self.year)
+        if factor == "land_cover":
+            return np.asarray(_LAND_COVER[ground.material], np.int64)
+        if factor == "building":
+            return np.isin(ground.material, (NUMBER["tiles"], NUMBER["metal"])).astype(np.int64)
+        if factor in ("species", "crop"):
+            first = FIRST_SPECIES if factor == "species" else FIRST_CROP
+            found = ground.material.astype(np.int64) - first
+            return np.where((found >= 0) & (found < len(FACTORS[factor])), found, -1)
+        if factor == "flood":
+            days = self._days() if date is None else np.array([date], "datetime64[D]")
+            reach = max(flood_reach(self.world.seed, day) for day in days)
+            return ((ground.material == NUMBER["water"]) | (ground.water_m < reach)).astype(np.int64)
+        return _event(factor, ground, self.year, date)
 
     def fractions(self, factor: str, gsd_m: float = 10.0) -> NDArray[np.float64]:
         """Share of the tile's area in each class of a factor (class), of the whole tile."""
@@ -134,9 +208,56 @@ class WorldTile:
         return np.bincount(found[found >= 0], minlength=len(FACTORS[factor])) / found.size
 
     def height_m(self, gsd_m: float, extent_m: float | None = None) -> NDArray[np.float32]:
-        """Height above ground (row col) in metres."""
-        return 10.0 * (self.raster("land_cover", gsd_m, extent_m) == 1).astype(np.float32)
+        """Height above ground (row col) in metres, on the last day of June, the mean over each pixel."""
+        return self._tall(gsd_m, extent_m)[0]
 
     def biomass(self, gsd_m: float, extent_m: float | None = None) -> NDArray[np.float32]:
-        """Above-ground biomass (row col) in tonnes per hectare."""
-        return 12.0 * self.height_m(gsd_m, extent_m)
+        """Above-ground biomass (row col) in tonnes per hectare, on the last day of June."""
+        return self._tall(gsd_m, extent_m)[1]
+
+    def _tall(self, gsd_m: float, extent_m: float | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        fine, frame = points_per_side(gsd_m), self._frame(gsd_m, extent_m)
+        grid = frame.grid(fine=fine)
+        ground = look(self.world.seed, grid, self.year)
+        units = Units.of(ground)
+        since = days_since_cut(stand_of(units.unit, units.material), np.datetime64(f"{self.year}-06-30"))[0]
+        tall = heights(self.world.seed, grid, ground, since[units.place])
+        mass = material_field("biomass_frac", ground.material) * tall ** np.float32(1.4)
+        made = (part.reshape(frame.rows, fine, frame.cols, fine).mean(axis=(1, 3)) for part in (tall, mass))
+        height, biomass = (np.round(part, 2).astype(np.float32) for part in made)
+        return height, biomass
+
+    def _frame(self, gsd_m: float, extent_m: float | None) -> Frame:
+        count = round((extent_m or self.extent_m) / gsd_m)
+        half = count * gsd_m / 2
+        return Frame(
+            west_m=self.x_m - half, north_m=self.y_m + half, rows=count, cols=count, gsd_m=gsd_m, year=self.year
+        )
+
+    def _days(self) -> Dates:
+        return np.arange(f"{self.year}-01-01", f"{self.year + 1}-01-01", dtype="datetime64[D]")
+
+    def _summer_day(self, modality: Modality) -> np.datetime64:
+        later = float(uniform(hashed(self.world.seed, int(modality.gsd_m * 100), self.year))[0])
+        return np.datetime64(f"{self.year}-06-20") + np.timedelta64(int(55 * later))
+
+
+def _record(key: str | Modality) -> Modality:
+    return key if isinstance(key, Modality) else find_modality(key, MODALITIES.values())
+
+
+def _event(factor: str, ground: Ground, year: int, date: np.datetime64 | None) -> NDArray[np.int64]:
+    """1 where forest was cut, or land burnt, between the first day of the year and a date (row col)."""
+    day = np.array(f"{year}-12-31" if date is None else date, "datetime64[D]")
+    elapsed = int((day - np.array(f"{year}-01-01", "datetime64[D]")).astype(int)) + 1
+    units = Units.of(ground)
+    if factor == "change":
+        stand = stand_of(units.unit, units.material)
+        happened = units.has_stand & (days_since_cut(stand, day)[0] < elapsed) & (days_since_cut(stand, day)[0] >= 0)
+    else:
+        since = days_since_burn(units.burn, day)[0]
+        happened = (since >= 0) & (since < elapsed)
+    return np.asarray(happened[units.place], np.int64)
+
+
+__all__ = ["EPSG", "FACTORS", "PARAMETERS_SHA256", "THEMES", "VERSION", "World", "WorldTile"]

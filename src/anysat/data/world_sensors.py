@@ -1,0 +1,66 @@
+"""How each sensor looks at the generated world: sharpness, revisit, noise, looks; and its dates.
+
+A modality that is not in the table gets what its record suggests.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.data.world_noise import Grid, hashed, uniform
+from anysat.data.world_parameters import SENSORS, Optics
+from anysat.data.world_weather import cloud_opacity
+from anysat.errors import InputError
+from anysat.modalities import Modality
+from anysat.observation import Dates
+
+_MOST_DATES = 365
+
+
+def optics_of(modality: Modality) -> Optics:
+    """The sensor of a modality, one that its record suggests where it is nobody's."""
+    blur_m = 0.5 * modality.gsd_m if modality.is_temporal else 0.4 * modality.gsd_m
+    return SENSORS.get(modality.key) or Optics(blur_m=blur_m, revisit_days=8 if modality.is_temporal else 365)
+
+
+def choose_dates(seed: int, modality: Modality, grid: Grid, year: int, count: int | None) -> Dates:
+    """Dates of a series in a year, in order: the year in as many parts, of each part one look.
+
+    Every other part of an optical series takes its clearest look, the others any, so that some clouds remain.
+
+    Raises:
+        InputError: no year has so many dates.
+    """
+    if count is not None and not 1 <= count <= _MOST_DATES:
+        raise InputError(f"{modality.key}, count of dates", f"1 to {_MOST_DATES} in a year", count)
+    salt = zlib.crc32(modality.key.encode())
+    start = np.datetime64(f"{year}-01-01", "D")
+    step = min(optics_of(modality).revisit_days, _MOST_DATES / (count or 1))
+    phase = float(uniform(hashed(seed, salt))[0]) * step
+    days = np.floor(phase + step * np.arange(math.ceil((_MOST_DATES - phase) / step - 1e-9))).astype(np.int64)
+    count = min(12, len(days)) if count is None else count
+    groups = np.array_split(days, count)
+    if modality.is_radar:
+        picked = [group[len(group) // 2] for group in groups]
+    else:
+        cover = _cover(seed, grid, start + days)
+        picked = [_pick(seed, salt, number, group, cover, days) for number, group in enumerate(groups)]
+    return np.asarray(start + np.array(picked))
+
+
+def _cover(seed: int, grid: Grid, dates: Dates) -> NDArray[np.floating]:
+    return cloud_opacity(seed, grid, dates).mean(axis=(1, 2))
+
+
+def _pick(
+    seed: int, salt: int, number: int, group: NDArray[np.int64], cover: NDArray[np.floating], days: NDArray[np.int64]
+) -> int:
+    of_group = cover[np.searchsorted(days, group)]
+    clear = group[of_group < 0.9]
+    if number % 2 == 0 or not len(clear):
+        return int(group[of_group.argmin()])
+    return int(clear[int(uniform(hashed(seed, salt, number, days[0]))[0] * len(clear))])

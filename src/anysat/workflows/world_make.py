@@ -1,0 +1,69 @@
+"""Writing a made-up dataset: whole or not at all, with progress on the screen."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from anysat.data.base import DatasetRecord, find_dataset
+from anysat.data.layout import DatasetFolder
+from anysat.data.world import World
+from anysat.errors import InputError, OutputExistsError, WriteError
+from anysat.workflows.world import WorldMakeConfig
+
+
+def make_dataset(config: WorldMakeConfig) -> str:
+    """Write the dataset beside its place, then give it its name; see `world.make`."""
+    record = find_dataset(config.layout)
+    layout = record.layouts[0] if config.form is None else record.layout(config.form)
+    out = Path(config.out)
+    is_there = out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
+    if is_there and not config.overwrite:
+        raise OutputExistsError([out])
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as unfinished:
+            folder = DatasetFolder(Path(unfinished) / "new", layout)
+            folder.root.mkdir()
+            _write(record, folder, config)
+            _put_in_place(folder.root, out, Path(unfinished) / "old")
+    except OSError as error:
+        raise WriteError(out, error) from error
+    files = [path for path in out.rglob("*") if path.is_file()]
+    size_mb = sum(path.stat().st_size for path in files) / 1e6
+    return (
+        f"{config.tiles} generated tiles in the {layout.name} layout of {record.title}: {len(files)} files, "
+        f"{size_mb:.1f} MB in {out} (seed {config.seed}).\nNext: anysat datasets check {record.name} {out}"
+    )
+
+
+def _write(record: DatasetRecord, folder: DatasetFolder, config: WorldMakeConfig) -> None:
+    """One call of the dataset's writer, which asks the world for its tiles one by one: progress counts them."""
+    if record.write_miniature is None:
+        raise InputError(f"dataset {record.name}", "one that can be generated", "one without a writer")
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        shown = progress.add_task(f"tiles of {record.name}", total=config.tiles)
+        world = World(config.seed, on_tile=lambda index: progress.update(shown, completed=index))
+        record.write_miniature(folder, world, config.tiles)
+
+
+def _put_in_place(made: Path, out: Path, aside: Path) -> None:
+    """Give the finished folder its name; what was there before is moved aside first and is deleted after."""
+    if out.is_dir() and next(out.iterdir(), None) is None:
+        out.rmdir()
+    if out.exists():
+        out.rename(aside)
+    try:
+        made.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
+    if aside.is_file():
+        aside.unlink()
+    elif aside.exists():
+        shutil.rmtree(aside)
