@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,22 @@ class BandStatistics:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     units: tuple[str, ...]
+    count: tuple[int, ...] = ()
+    """Valid values of each band the figures were made from; empty where that is not known."""
+    invalid_frac: tuple[float, ...] = ()
+    """Share of each band's values that were invalid, in the tiles that have the modality; empty where not known."""
+    percentiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    """Values of each band by percent, as text: `0` is the least, `50` the median, `100` the greatest."""
 
     def __post_init__(self) -> None:
-        for name in ("bands", "mean", "std", "units"):
+        for name in ("bands", "mean", "std", "units", "count", "invalid_frac"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "percentiles", {str(k): tuple(v) for k, v in dict(self.percentiles).items()})
         where = ", ".join(self.bands)
+        optional = {"count": self.count, "invalid_frac": self.invalid_frac, **self.percentiles}
+        for name, figures in optional.items():
+            if len(figures) not in (0, len(self.bands)) or not all(math.isfinite(figure) for figure in figures):
+                raise StatisticsError(where, f"{name} {figures}", "give one finite figure per band, or none")
         if not len(self.bands) == len(self.mean) == len(self.std) == len(self.units):
             lengths = [len(part) for part in (self.bands, self.mean, self.std, self.units)]
             raise StatisticsError(where, f"lengths {lengths} differ", "give one mean, deviation and unit per band")
@@ -51,6 +62,8 @@ class Normaliser:
     """By dataset name, then modality key."""
     source: str = "unknown"
     """Where the figures come from, kept in checkpoints and outputs."""
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """What exactly they were computed from, by dataset: split, samples, seed, fingerprint, versions."""
 
     def __post_init__(self) -> None:
         if not self.statistics:
@@ -107,28 +120,51 @@ class Normaliser:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""
-        return {
+        content: dict[str, Any] = {
             "source": self.source,
             "statistics": {
-                dataset: {key: {n: list(getattr(s, n)) for n in _FIELDS} for key, s in table.items()}
-                for dataset, table in self.statistics.items()
+                dataset: {key: _band_dict(s) for key, s in table.items()} for dataset, table in self.statistics.items()
             },
         }
+        if self.provenance:
+            content["provenance"] = {dataset: dict(facts) for dataset, facts in self.provenance.items()}
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Normaliser:
         """Make a normaliser from plain values."""
         try:
             statistics = {
-                dataset: {key: BandStatistics(**{n: tuple(s[n]) for n in _FIELDS}) for key, s in table.items()}
+                dataset: {key: _of_band_dict(s) for key, s in table.items()}
                 for dataset, table in content["statistics"].items()
             }
-        except (KeyError, TypeError, AttributeError) as error:
+            provenance = {str(dataset): dict(facts) for dataset, facts in content.get("provenance", {}).items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, StatisticsError):
+                raise
             raise StatisticsError(
                 "normaliser", f"unreadable content ({error!r})",
                 'expected {"source": …, "statistics": {dataset: {modality: {bands, mean, std, units}}}}',
             ) from error  # fmt: skip
-        return cls(statistics=statistics, source=str(content.get("source", "unknown")))
+        return cls(statistics=statistics, source=str(content.get("source", "unknown")), provenance=provenance)
+
+    @classmethod
+    def joined(cls, normalisers: Iterable[Normaliser]) -> Normaliser:
+        """One normaliser with the statistics of several datasets, for training on a mixture of them.
+
+        Raises:
+            StatisticsError: two hold the same dataset.
+        """
+        parts = list(normalisers)
+        names = [name for part in parts for name in part.statistics]
+        for name in names:
+            if names.count(name) > 1:
+                raise StatisticsError(f"dataset {name!r}", "they are given twice", "leave one of them out")
+        return cls(
+            statistics={name: table for part in parts for name, table in part.statistics.items()},
+            source="; ".join(dict.fromkeys(part.source for part in parts)),
+            provenance={name: facts for part in parts for name, facts in part.provenance.items()},
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file that `read` takes."""
@@ -148,6 +184,22 @@ class Normaliser:
 
 
 _FIELDS = ("bands", "mean", "std", "units")
+_OPTIONAL = ("count", "invalid_frac")
+
+
+def _band_dict(statistics: BandStatistics) -> dict[str, Any]:
+    """Plain values; what is not known is left out, as in files of earlier versions."""
+    content: dict[str, Any] = {name: list(getattr(statistics, name)) for name in _FIELDS}
+    content |= {name: list(figures) for name in _OPTIONAL if (figures := getattr(statistics, name))}
+    if statistics.percentiles:
+        content["percentiles"] = {percent: list(figures) for percent, figures in statistics.percentiles.items()}
+    return content
+
+
+def _of_band_dict(content: Mapping[str, Any]) -> BandStatistics:
+    given = {name: tuple(content[name]) for name in _FIELDS}
+    given |= {name: tuple(content[name]) for name in _OPTIONAL if name in content}
+    return BandStatistics(**given, percentiles=content.get("percentiles", {}))
 
 
 def _measure(observation: StackedObservation) -> BandStatistics:

@@ -143,7 +143,7 @@ class Observation:
             units_out[index] = target
         for index, band in enumerate(self.modality.bands):
             if band.ratio_of is not None and tuple(units_out) != self.units:
-                _make_ratio(self.modality, index, values, valid)
+                make_ratio(self.modality, index, values, valid)
         return replace(self, values=values, valid=valid, units=tuple(units_out))
 
     @property
@@ -261,11 +261,11 @@ def _in_model_order(
     values[..., indices, :, :], valid[..., indices, :, :] = array, seen
     for index, band in enumerate(modality.bands):
         if band.ratio_of is not None and index not in indices:
-            _make_ratio(modality, index, values, valid)
+            make_ratio(modality, index, values, valid)
     return values, valid, tuple(units.get(i, band.unit) for i, band in enumerate(modality.bands))
 
 
-def _make_ratio(modality: Modality, index: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+def make_ratio(modality: Modality, index: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
     """Fill in a ratio band from its parts, as they are: a ratio of decibels is not one of powers."""
     parts = modality.bands[index].ratio_of
     assert parts is not None, modality.bands[index]

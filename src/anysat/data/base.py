@@ -23,9 +23,12 @@ from anysat.data.layout import DatasetFolder, Layout
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
+    from anysat.data.pack import PackedDataset
     from anysat.data.world import World
 
 _DATASETS = "anysat.data.datasets"
+PACK_INDEX = "anysat-pack.json"
+"""File by which a folder written by `anysat datasets pack` is recognised."""
 LEVELS, KINDS = ("tile", "pixel"), ("class", "labels", "value")
 Row = Mapping[str, Any]
 """One row of `Samples`: values by column."""
@@ -151,6 +154,8 @@ class DatasetRecord:
     """All samples of a folder, with their splits; reads lists and names, no pixels."""
     read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
     """One sample: folder, row of its table, modalities wanted."""
+    read_target: Callable[[DatasetFolder, Row, str], NDArray[Any]] | None = None
+    """A target that `read_sample` leaves out because making it takes long, made when asked for: folder, row, name."""
     list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
     """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
@@ -230,6 +235,8 @@ class TileDataset:
     modalities: tuple[str, ...]
     split: str = "train"
     """Name of the split, for messages."""
+    targets: tuple[str, ...] | None = None
+    """Targets to read; None for all."""
 
     @property
     def name(self) -> str:
@@ -253,12 +260,21 @@ class TileDataset:
         row = self.samples.row(range(len(self))[index])
         try:
             tile = self.record.read_sample(self.folder, row, self.modalities)
+            targets = self._targets(tile, row)
         except (MissingFileError, SourceError):
             raise
         except AnySatError as error:
             where = f"{self.folder.root}, sample {row['id']} of {self.record.title}"
             raise SourceError(where, str(error)) from error
-        return replace(tile, id=str(row["id"]), dataset=self.name)
+        return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
+
+    def _targets(self, tile: Tile, row: Row) -> dict[str, NDArray[Any]]:
+        """Targets asked for; those that take long are made only then."""
+        make, found = self.record.read_target, dict(tile.targets)
+        if make is not None:
+            asked = [target.name for target in self.record.targets] if self.targets is None else self.targets
+            found |= {name: make(self.folder, row, name) for name in asked if name not in found}
+        return found if self.targets is None else {name: found[name] for name in self.targets if name in found}
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[index] for index in range(len(self)))
@@ -280,9 +296,9 @@ class TileDataset:
 
 def open_dataset(
     name: str, root: str | Path, split: str = "train", *, modalities: Sequence[str] | None = None,
-    layout: str | None = None,
-) -> TileDataset:  # fmt: skip
-    """A dataset that lies on disk.
+    layout: str | None = None, targets: Sequence[str] | None = None,
+) -> TileDataset | PackedDataset:  # fmt: skip
+    """A dataset that lies on disk, loose or packed.
 
     Args:
         name: one of `dataset_names()`, the dotted name of a module that exports `DATASET`, or a YAML file (see
@@ -290,24 +306,40 @@ def open_dataset(
         root: its folder.
         split: `train`, `val`, `test` or `all`; or members of the table's own splits joined by `+`, as `fold1+fold2`.
         modalities: keys to read; None for all it has.
-        layout: name of a layout; None to recognise it.
+        layout: name of a layout, `packed` for one written by `anysat datasets pack`; None to recognise it.
+        targets: names of targets to read; None for all, empty for none, as in pretraining.
 
     Raises:
-        UnknownNameError: of a dataset, split, modality or layout.
+        UnknownNameError: of a dataset, split, modality, layout or target.
         MissingFileError, SourceError: the folder does not hold the dataset.
     """
     record = find_dataset(name)
-    folder = record.folder(root) if layout is None else DatasetFolder(Path(root), record.layout(layout))
     for key in modalities or ():
         if key not in record.modalities:
             raise UnknownNameError(f"modality of {record.name}", key, record.modalities)
+    for target in targets or ():
+        record.target(target)
+    dataset = _open_all(record, Path(root), layout)
+    samples = dataset.samples if split == "all" else dataset.samples.of(*_members(record, dataset.samples, split))
+    for key in modalities or ():
+        if key not in dataset.modalities:
+            raise SourceError(root, f"{key} was not packed, only {', '.join(dataset.modalities)}", "pack it anew")
+    wanted = tuple(key for key in dataset.modalities if modalities is None or key in modalities)
+    asked = None if targets is None else tuple(targets)
+    return replace(dataset, samples=samples, modalities=wanted, split=split, targets=asked)
+
+
+def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileDataset | PackedDataset:
+    """All samples of a folder."""
+    if layout == "packed" or (layout is None and (root / PACK_INDEX).is_file()):
+        from anysat.data.pack import open_pack
+
+        return open_pack(record, root)
+    folder = record.folder(root) if layout is None else DatasetFolder(root, record.layout(layout))
     samples = record.list_samples(folder)
     if not len(samples):
         raise SourceError(folder.root, f"no sample of {record.title} was found", f"layout {folder.layout.name!r}")
-    if split != "all":
-        samples = samples.of(*_members(record, samples, split))
-    wanted = tuple(key for key in record.modalities if modalities is None or key in modalities)
-    return TileDataset(record, folder, samples, wanted, split)
+    return TileDataset(record, folder, samples, record.modalities)
 
 
 def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, ...]:

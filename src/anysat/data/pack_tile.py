@@ -1,0 +1,302 @@
+"""One tile as bytes, in the safetensors format: without loss, small, quick to read, nothing pickled.
+
+Values lie in the narrowest type that gives back every bit, valid masks without the axes along which they do not
+vary; bands that are absent, and ratio bands that follow from others, are left out. The members of a tile come one
+modality after the other, so that one can be read without the others.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.errors import InputError, SourceError
+from anysat.modalities import MODALITIES, Modality
+from anysat.observation import Observation, make_ratio
+
+Read = Callable[[int, int], bytes]
+"""Reads so many bytes from a place in the member on."""
+_TYPES = {
+    "BOOL": "?", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
+    "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+_NARROW = ("uint8", "int8", "uint16", "int16", "float16", "uint32", "int32", "float32")
+_TARGETS = ""
+"""Part that holds the targets; the others are called as their modality."""
+Arrays = dict[str, NDArray[Any]]
+
+
+def encode_tile(tile: Tile) -> tuple[bytes, int]:
+    """A tile as bytes, and how many of them hold the header and the targets.
+
+    Raises:
+        InputError: a target is no array of numbers, or the georeference would not come back as it is.
+    """
+    parts: dict[str, Arrays] = {_TARGETS: {}}
+    facts: dict[str, Any] = {"id": tile.id, "dataset": tile.dataset, "targets": {}, "parts": {}}
+    if tile.geobox is not None:
+        facts["geobox"] = _geobox_facts(tile)
+    for name, target in tile.targets.items():
+        array = np.asarray(target)
+        if array.dtype.newbyteorder("<") not in _NAMES:
+            raise InputError(f"tile {tile.id!r}, target {name!r}", "an array of numbers", f"type {array.dtype}")
+        parts[_TARGETS][f"target.{name}"] = narrow(array)
+        facts["targets"][name] = array.dtype.name
+    for key, observation in tile.observations.items():
+        parts[key], facts["parts"][key] = _encode(observation)
+    header: dict[str, Any] = {}
+    bodies = {name: _body(arrays, header) for name, arrays in parts.items()}
+    for name, body in bodies.items():
+        if name != _TARGETS:
+            facts["parts"][name]["crc"] = zlib.crc32(body)
+    header = {"__metadata__": {"anysat": json.dumps(facts, separators=(",", ":"))}, **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    content = b"".join((struct.pack("<Q", len(text)), text, *bodies.values()))
+    return content, 8 + len(text) + len(bodies[_TARGETS])
+
+
+def _body(arrays: Arrays, header: dict[str, Any]) -> bytes:
+    """Bytes of one part, entered into the header behind what is there."""
+    start = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    made = []
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):  # so that all are aligned
+        content = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
+        kind = _NAMES[array.dtype.newbyteorder("<")]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, start + len(content)]}
+        start += len(content)
+        made.append(content)
+    return b"".join(made)
+
+
+def narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in the narrowest type from which every bit comes back.
+
+    >>> narrow(np.array([0.0, 70.0, 255.0], np.float32)).dtype, narrow(np.array([0.5, 1e-9])).dtype
+    (dtype('uint8'), dtype('float64'))
+    """
+    if array.dtype.kind not in "iuf" or not array.size:
+        return array
+    least, greatest = array.min(), array.max()
+    is_whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())
+    for name in _NARROW:
+        kind = np.dtype(name)
+        if kind.itemsize >= array.dtype.itemsize:
+            break
+        if kind.kind == "f":
+            could_fit = array.dtype.kind == "f"
+        else:
+            could_fit = is_whole and np.iinfo(kind).min <= least and greatest <= np.iinfo(kind).max
+        if not could_fit:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = array.astype(kind)
+        if small.astype(array.dtype).tobytes() == array.tobytes():
+            return small
+    return array
+
+
+def _encode(observation: Observation) -> tuple[Arrays, dict[str, Any]]:
+    modality, values, valid = observation.modality, observation.values, observation.valid
+    key, bands = modality.key, list(range(len(modality.bands)))
+    ratios = [index for index in bands if _follows(observation, index)]
+    absent = [i for i in bands if not valid[..., i, :, :].any() and not _bits(values[..., i, :, :]).any()]
+    stored = [index for index in bands if index not in ratios and index not in absent]
+    arrays: Arrays = {}
+    groups: dict[str, list[int]] = {}
+    for index in stored:
+        groups.setdefault(narrow(values[..., index, :, :]).dtype.name, []).append(index)
+    for number, (kind, members) in enumerate(groups.items()):
+        arrays[f"{key}.values.{number}"] = values[..., members, :, :].astype(kind)
+    facts: dict[str, Any] = {"shape": list(values.shape), "groups": list(groups.values()), "ratios": ratios}
+    mask = _reduced(valid[..., stored, :, :])
+    if not mask.all():
+        arrays[f"{key}.valid"] = np.packbits(mask)
+        facts["mask"] = list(mask.shape)
+    if observation.dates is not None:
+        arrays[f"{key}.days"] = observation.dates.astype("datetime64[D]").astype(np.int64).astype(np.int32)
+    if observation.units != modality.units:
+        facts["units"] = list(observation.units)
+    return arrays, facts
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    return np.ascontiguousarray(values).view(np.uint32)
+
+
+def _follows(observation: Observation, index: int) -> bool:
+    """Whether a band is the ratio of two others to the last bit."""
+    if observation.modality.bands[index].ratio_of is None:
+        return False
+    values, valid = observation.values.copy(), observation.valid.copy()
+    make_ratio(observation.modality, index, values, valid)
+    return bool(
+        (valid[..., index, :, :] == observation.valid[..., index, :, :]).all()
+        and (_bits(values[..., index, :, :]) == _bits(observation.values[..., index, :, :])).all()
+    )
+
+
+def _reduced(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with length 1 along the axes on which it does not depend."""
+    for axis in range(mask.ndim):
+        first = mask.take([0], axis) if mask.shape[axis] else mask
+        if mask.shape[axis] > 1 and (mask == first).all():
+            mask = first
+    return mask
+
+
+def decode_tile(
+    content: bytes | bytearray | memoryview, *, modalities: Sequence[str] | None = None,
+    records: Mapping[str, Modality] = MODALITIES,
+) -> Tile:  # fmt: skip
+    """The tile that `encode_tile` was given; for readers of the shards other than `PackedDataset`.
+
+    Args:
+        content: one `tile.safetensors` member of a shard.
+        modalities: keys to read; None for all.
+        records: modalities by key.
+
+    Raises:
+        SourceError: the bytes are damaged or of something else.
+    """
+    view = memoryview(content)
+    (length,) = struct.unpack("<Q", view[:8]) if len(view) >= 8 else (1 << 62,)
+    if length > len(view):
+        raise SourceError("packed tile", f"its header claims {length:,} bytes, and {len(view):,} are there")
+    header, facts = read_header(bytes(view[: 8 + length]))
+    end = 8 + length + sum(_span(header, _TARGETS, facts)[1:])
+    return build_tile(
+        header, facts, bytes(view[8 + length : end]), lambda start, size: bytes(view[start : start + size]),
+        8 + length, list(facts["parts"]) if modalities is None else modalities, None, records,
+    )  # fmt: skip
+
+
+def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header of the member and our facts in it.
+
+    Raises:
+        SourceError: they are not what this package writes.
+    """
+    try:
+        (length,) = struct.unpack("<Q", head[:8])
+        header = json.loads(head[8 : 8 + length])
+        return header, json.loads(header.pop("__metadata__")["anysat"])
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise SourceError("packed tile", f"no header of a packed tile ({error})") from error
+
+
+def build_tile(
+    header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
+    modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool = False,
+) -> Tile:  # fmt: skip
+    """A tile from its header and bytes; `read` is asked for the modalities wanted only, whose bytes are checked.
+
+    With `as_stored`, values are of the stored type where they can be, and masks are views: good for copying only.
+    """
+    found = {}
+    for name, kind in facts["targets"].items():
+        if wanted is None or name in wanted:
+            entry = header[f"target.{name}"]
+            found[name] = _array(entry, targets, 0).astype(kind)
+    observations = {}
+    for key in facts["parts"]:
+        if key in modalities:
+            first, size = _span(header, key, facts)
+            content = read(start + first, size)
+            if len(content) < size or zlib.crc32(content) != facts["parts"][key]["crc"]:
+                raise SourceError("packed tile", f"{key} of sample {facts['id']} is damaged: its checksum differs")
+            observations[key] = _decode(records[key], facts["parts"][key], header, content, first, as_stored)
+    return Tile(observations=observations, id=facts["id"], dataset=facts["dataset"], targets=found,
+                geobox=_geobox(facts.get("geobox")))  # fmt: skip
+
+
+def parts_are_sound(content: bytes) -> bool:
+    """Whether the checksums of all modalities of a member are right."""
+    header, facts = read_header(content)
+    start = 8 + int.from_bytes(content[:8], "little")
+    for key, part in facts["parts"].items():
+        first, size = _span(header, key, facts)
+        if zlib.crc32(content[start + first : start + first + size]) != part["crc"]:
+            return False
+    return True
+
+
+def _span(header: Mapping[str, Any], part: str, facts: Mapping[str, Any]) -> tuple[int, int]:
+    """First byte and number of bytes of a part, counted from the end of the header."""
+    names = [f"target.{name}" for name in facts["targets"]] if part == _TARGETS else _members(part, facts)
+    offsets = [header[name]["data_offsets"] for name in names]
+    first = min((begin for begin, _ in offsets), default=0)
+    return first, max((end for _, end in offsets), default=first) - first
+
+
+def _members(key: str, facts: Mapping[str, Any]) -> list[str]:
+    part = facts["parts"][key]
+    names = [f"{key}.values.{number}" for number in range(len(part["groups"]))]
+    return names + [f"{key}.valid"] * ("mask" in part) + [f"{key}.days"] * (len(part["shape"]) == 4)
+
+
+def _array(entry: Mapping[str, Any], content: bytes, first: int) -> NDArray[Any]:
+    begin, end = entry["data_offsets"]
+    kind = np.dtype(_TYPES[entry["dtype"]])
+    return np.frombuffer(content, kind, (end - begin) // kind.itemsize, begin - first).reshape(entry["shape"])
+
+
+def _decode(
+    modality: Modality, part: Mapping[str, Any], header: Mapping[str, Any], content: bytes, first: int,
+    as_stored: bool,
+) -> Observation:  # fmt: skip
+    key, shape = modality.key, part["shape"]
+    groups, num_bands = part["groups"], part["shape"][-3]
+    stored = [index for group in groups for index in group]
+    is_whole = len(groups) == 1 and stored == list(range(num_bands))
+    mask: Any = True
+    if "mask" in part:
+        bits = _array(header[f"{key}.valid"], content, first)
+        mask = np.unpackbits(bits, count=int(np.prod(part["mask"]))).view(bool).reshape(part["mask"])
+    if as_stored and is_whole:
+        values: NDArray[Any] = _array(header[f"{key}.values.0"], content, first)
+        valid = np.broadcast_to(mask, shape)
+    else:
+        values = np.empty(shape, np.float32) if is_whole else np.zeros(shape, np.float32)
+        valid = np.zeros(shape, bool)
+        for number, group in enumerate(groups):
+            values[..., _run(group), :, :] = _array(header[f"{key}.values.{number}"], content, first)
+        valid[..., _run(sorted(stored)), :, :] = mask
+    for index in part["ratios"]:
+        make_ratio(modality, index, values, valid)
+    days = _array(header[f"{key}.days"], content, first).astype("datetime64[D]") if len(shape) == 4 else None
+    units = tuple(part["units"]) if "units" in part else modality.units
+    return Observation(modality=modality, values=values, valid=valid, units=units, dates=days)
+
+
+def _run(indices: list[int]) -> slice | list[int]:
+    """Neighbouring indices as a slice, which is quicker."""
+    if indices and indices == list(range(indices[0], indices[-1] + 1)):
+        return slice(indices[0], indices[-1] + 1)
+    return indices
+
+
+def _geobox_facts(tile: Tile) -> list[Any]:
+    box = tile.geobox
+    facts = [list(box.shape), list(box.affine)[:6], str(box.crs) if box.crs is not None else None]
+    if _geobox(json.loads(json.dumps(facts))) != box:
+        raise InputError(f"tile {tile.id!r}, geobox", "shape, affine and reference system that can be written", box)
+    return facts
+
+
+def _geobox(facts: Sequence[Any] | None) -> Any:
+    if facts is None:
+        return None
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    shape, affine, crs = facts
+    return GeoBox(tuple(shape), Affine(*affine), crs)

@@ -1,0 +1,236 @@
+"""Writing a packed dataset: one shard is one unit of work, cut by number of tiles so that it can be done alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.data.base import PACK_INDEX
+from anysat.data.files import read_file
+from anysat.data.pack import FORMAT, SAMPLES, modality_facts, read_index
+from anysat.data.pack_tile import encode_tile
+from anysat.data.statistics import draw_evenly
+from anysat.data.work import Advance, begin, compare, fingerprint, to_json, versions, work_through, write_whole
+from anysat.errors import InputError, OutputExistsError, SourceError
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
+
+MEMBER = "tile.safetensors"
+"""Name of a tile's member in a shard, after its number and a dot."""
+_PARTS = "unfinished"
+_PROBES = 8
+_TAR_HEADER = 512
+_OWNER = "anysat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardPlan:
+    name: str
+    samples: NDArray[np.int64]
+    """Numbers of its tiles in the dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pack:
+    """The work: one shard is one unit. A shard is finished when its record is there, which is written last."""
+
+    dataset: AnyDataset
+    folder: Path
+    shards: tuple[_ShardPlan, ...]
+
+    def record(self, unit: int) -> Path:
+        return self.folder / _PARTS / f"{self.shards[unit].name}.json"
+
+    def is_done(self, unit: int) -> bool:
+        path = self.folder / self.shards[unit].name
+        if not self.record(unit).exists() or not path.exists():
+            return False
+        return int(json.loads(self.record(unit).read_text())["bytes"]) == path.stat().st_size
+
+    def __call__(self, unit: int, advance: Advance) -> None:
+        shard = self.shards[unit]
+        path = self.folder / shard.name
+        partial = path.with_name(f".{path.name}.tmp")
+        try:
+            with partial.open("wb") as file:
+                digest = _Digest(file)
+                places, units, modalities = self._write(shard, digest, advance)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size,
+                 "sha256": digest.hexdigest()}  # fmt: skip
+        found = {"places": places, "units": units, "modalities": modalities}
+        write_whole(self.record(unit), to_json({**facts, **found}))
+
+    def _write(self, shard: _ShardPlan, file: _Digest, advance: Advance) -> tuple[list[list[int]], Any, Any]:
+        from webdataset import TarWriter
+
+        places: list[list[int]] = []
+        units: dict[str, list[str]] = {}
+        modalities: dict[str, Any] = {}
+        writer = TarWriter(file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, encoder=False, compress=False)
+        for index in shard.samples.tolist():
+            tile = self.dataset[index]
+            content, head = encode_tile(tile)
+            places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
+            writer.write({"__key__": f"{index:09d}", MEMBER: content})
+            for key, observation in tile.observations.items():
+                units.setdefault(key, list(observation.units))
+                modalities.setdefault(key, modality_facts(observation.modality))
+            advance(1)
+        writer.close()
+        return places, units, modalities
+
+
+class _Digest:
+    """A file that is only written to, and its checksum."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._sum = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self._sum.update(content)
+        return self._file.write(content)
+
+    def hexdigest(self) -> str:
+        """Checksum of all that was written."""
+        return self._sum.hexdigest()
+
+
+def pack_dataset(
+    dataset: AnyDataset, out: Path, *, shard_mb: float = 256.0, workers: int = 1, overwrite: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Path:  # fmt: skip
+    """Write a dataset's tiles into shards; the folder appears when all is there.
+
+    What is finished lies in a folder of that name with `.partial` behind, from which interrupted work goes on.
+    Equal tiles give equal bytes, whatever the number of processes and interruptions.
+
+    Args:
+        dataset: as `open_dataset` gives it, usually with split `all`.
+        out: folder to write.
+        shard_mb: about how large a shard is; found by the size of a few tiles spread over the dataset.
+        workers: processes to read and write with.
+        overwrite: replace `out` when it is a packed dataset.
+        advance: told how many tiles have been done, those of an earlier call included.
+
+    Raises:
+        OutputExistsError: `out` is there.
+        InputError: unfinished work of something else lies in its place.
+        UnfinishedError: the disk is full.
+        MissingFileError, SourceError: a tile cannot be read.
+    """
+    import webdataset  # noqa: F401  (missing is told before work begins)
+
+    _check_out(out, overwrite)
+    if not len(dataset):
+        raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
+    partial = out.with_name(f"{out.name}.partial")
+    plan = {"format": FORMAT, "fingerprint": fingerprint(dataset), "dataset": dataset.name, "split": dataset.split,
+            "layout": dataset.folder.layout.name, "modalities": list(dataset.modalities), "tiles": len(dataset),
+            "shard_mb": shard_mb, "versions": versions()}  # fmt: skip
+    if (partial / PACK_INDEX).is_file():  # stopped at the very end: only the name was missing
+        compare(partial, read_index(partial), plan)
+        return _appear(partial, out)
+    begin(partial / _PARTS, plan)
+    job = _Pack(dataset=dataset, folder=partial, shards=_cut(dataset, _tiles_per_shard(dataset, shard_mb)))
+    units = range(len(job.shards))
+    left = [unit for unit in units if not job.is_done(unit)]
+    advance(len(dataset) - sum(len(job.shards[unit].samples) for unit in left))
+    work_through(job, left, workers=workers, advance=advance, kept_in=partial)
+    _finish(job, plan)
+    return _appear(partial, out)
+
+
+def _appear(partial: Path, out: Path) -> Path:
+    """Sweep away what only unfinished work needs, and give the folder its name."""
+    shutil.rmtree(partial / _PARTS, ignore_errors=True)
+    for path in partial.glob(".*.tmp"):
+        path.unlink()
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+    return out
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise OutputExistsError([out])
+    if not (out / PACK_INDEX).is_file():
+        raise SourceError(out, "it is no packed dataset, so it is not replaced", "give another --out")
+
+
+def _tiles_per_shard(dataset: AnyDataset, shard_mb: float) -> int:
+    probes = draw_evenly(len(dataset), min(_PROBES, len(dataset)), seed=0)
+    sizes = [len(encode_tile(dataset[index])[0]) + _TAR_HEADER for index in probes.tolist()]
+    return max(1, round(shard_mb * 1e6 / (sum(sizes) / len(sizes))))
+
+
+def _cut(dataset: AnyDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
+    """Shards of one split each, tiles in the order of the dataset."""
+    splits = dataset.samples.columns["split"].astype(str)
+    shards = []
+    for split in np.unique(splits).tolist():
+        members = np.flatnonzero(splits == split)
+        name = re.sub(r"[^\w.-]+", "-", split)
+        for number, start in enumerate(range(0, len(members), tiles_per_shard)):
+            part = members[start : start + tiles_per_shard]
+            shards.append(_ShardPlan(name=f"{name}-{number:06d}.tar", samples=part))
+    return tuple(shards)
+
+
+def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
+    """Write the table of samples and the index."""
+    dataset = job.dataset
+    found = [read_file(job.record(unit))[0] for unit in range(len(job.shards))]
+    table = np.zeros((len(dataset), 5), np.int64)
+    for number, (shard, facts) in enumerate(zip(job.shards, found, strict=True)):
+        table[shard.samples, 0] = number
+        table[shard.samples, 1:] = facts["places"]
+    kinds = {"shard": np.int32, "offset": np.int64, "size": np.int64, "head": np.int32, "crc": np.uint32}
+    columns = {name: column for name, column in dataset.samples.columns.items() if not name.startswith("pack_")}
+    arrays = {**columns, **{f"pack_{name}": table[:, i].astype(kind) for i, (name, kind) in enumerate(kinds.items())}}
+    has_labels = dataset.record.list_labels is not None
+    if has_labels:
+        arrays["pack_label"] = dataset.labels()
+    write_whole(job.folder / SAMPLES, _npz(arrays))
+    units = {key: part for facts in reversed(found) for key, part in facts["units"].items()}
+    modalities = {key: part for facts in found for key, part in facts["modalities"].items()}
+    content = {
+        **plan, "folder": dataset.folder.root.resolve().name, "title": dataset.record.title,
+        "licence": dataset.record.licence, "has_labels": has_labels, "columns": list(columns),
+        "samples_sha256": hashlib.sha256((job.folder / SAMPLES).read_bytes()).hexdigest(),
+        "records": {key: modalities[key] for key in dataset.modalities if key in modalities}, "units": units,
+        "shards": [{key: facts[key] for key in ("file", "samples", "bytes", "sha256")} for facts in found],
+    }  # fmt: skip
+    write_whole(job.folder / PACK_INDEX, to_json(content))
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An .npz file, the same bytes for the same arrays."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)
+    return file.getvalue()

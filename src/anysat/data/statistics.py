@@ -1,0 +1,299 @@
+"""Statistics of the bands of a dataset over its valid values: mean, deviation, percentiles, share that is invalid.
+
+They are made chunk by chunk of tiles and joined in the order of the tiles, so that the number of processes,
+interruptions and luck have no part in them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.data.files import read_file
+from anysat.data.work import Advance, begin, fingerprint, versions, work_through, write_whole
+from anysat.errors import InputError, RecordError, StatisticsError
+from anysat.normalise import BandStatistics, Normaliser
+from anysat.observation import Observation
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
+
+PERCENTS = (0, 1, 2, 5, 25, 50, 75, 95, 98, 99, 100)
+"""Percentiles that are kept; 0 and 100 are the least and the greatest value."""
+RESOLUTION = 2.0**-10
+"""Relative error that a percentile may have; whole numbers below 1024 are exact."""
+_CODE_BITS, _DROPPED_BITS = 18, 14
+_MOST_CHUNKS = 200
+_FORMAT = 1
+
+
+@dataclass(eq=False, kw_only=True)
+class BandSums:
+    """What is kept of one modality while tiles go by; every array has one entry per band."""
+
+    bands: tuple[str, ...]
+    units: tuple[str, ...]
+    total: NDArray[np.int64]
+    """Values seen, valid or not."""
+    count: NDArray[np.int64]
+    """Valid values."""
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    """Sum of squared distances from the mean."""
+    least: NDArray[np.float64]
+    greatest: NDArray[np.float64]
+    is_whole: NDArray[np.bool_]
+    """True while every value was a whole number."""
+    histogram: NDArray[np.int64] = field(repr=False)
+    """(band code), counts by the leading 18 bits of a value: 2 MB a band."""
+
+    @classmethod
+    def empty(cls, bands: Sequence[str], units: Sequence[str]) -> BandSums:
+        """Nothing seen yet."""
+        num = len(bands)
+        return cls(
+            bands=tuple(bands), units=tuple(units), total=np.zeros(num, np.int64), count=np.zeros(num, np.int64),
+            mean=np.zeros(num), squares=np.zeros(num), least=np.full(num, np.inf), greatest=np.full(num, -np.inf),
+            is_whole=np.ones(num, bool), histogram=np.zeros((num, 1 << _CODE_BITS), np.int64),
+        )  # fmt: skip
+
+    def add(self, observation: Observation) -> None:
+        """Take in the values of one tile."""
+        for index in range(len(self.bands)):
+            valid = observation.valid[..., index, :, :]
+            values = observation.values[..., index, :, :][valid]
+            self.total[index] += valid.size
+            if not values.size:
+                continue
+            exact = values.astype(np.float64)
+            mean = exact.mean()
+            self._join(index, values.size, mean, np.square(exact - mean).sum())
+            self.least[index] = min(self.least[index], exact.min())
+            self.greatest[index] = max(self.greatest[index], exact.max())
+            self.is_whole[index] &= bool((values == np.rint(values)).all())
+            _tally(self.histogram[index], _codes(values))
+
+    def join_arrays(self, sums: NDArray[np.float64], histogram: NDArray[np.int64]) -> None:
+        """Take in what `arrays` gave of later tiles."""
+        total, count, mean, squares, least, greatest, is_whole = sums
+        for index in np.flatnonzero(count).tolist():
+            self._join(index, int(count[index]), mean[index], squares[index])
+        self.total += total.astype(np.int64)
+        self.least, self.greatest = np.minimum(self.least, least), np.maximum(self.greatest, greatest)
+        self.is_whole &= is_whole.astype(bool)
+        band, code, tally = histogram
+        self.histogram[band, code] += tally
+
+    def _join(self, index: int, count: int, mean: float, squares: float) -> None:
+        """Mean and squared distances of two sets together (Chan, Golub and LeVeque 1983)."""
+        before = int(self.count[index])
+        total = before + count
+        distance = mean - self.mean[index]
+        self.mean[index] += distance * (count / total)
+        self.squares[index] += squares + distance * distance * (before * (count / total))
+        self.count[index] = total
+
+    def statistics(self) -> BandStatistics:
+        """The figures; a band without spread gets deviation 1, one that is never valid mean 0 as well."""
+        seen = self.count > 0
+        varies = seen & (self.greatest > self.least)
+        std = np.where(varies, np.sqrt(self.squares / np.maximum(self.count, 1)), 1.0)
+        mean = np.where(varies, self.mean, np.where(seen, self.least, 0.0))
+        columns = [self._percentiles(index) for index in range(len(self.bands))]
+        return BandStatistics(
+            bands=self.bands,
+            mean=tuple(mean.tolist()),
+            std=tuple(np.where(std > 0, std, 1.0).tolist()),
+            units=self.units,
+            count=tuple(self.count.tolist()),
+            invalid_frac=tuple((1.0 - self.count / np.maximum(self.total, 1)).tolist()),
+            percentiles={str(p): tuple(column[place] for column in columns) for place, p in enumerate(PERCENTS)},
+        )
+
+    def _percentiles(self, index: int) -> list[float]:
+        """Least value with at least so many percent of the values up to it."""
+        count = int(self.count[index])
+        if not count:
+            return [0.0] * len(PERCENTS)
+        ranks = [max(1, -(-percent * count // 100)) for percent in PERCENTS]
+        values = _centres(np.searchsorted(np.cumsum(self.histogram[index]), ranks))
+        values = np.trunc(values) if self.is_whole[index] else values
+        values = values.clip(self.least[index], self.greatest[index])
+        values[0], values[-1] = self.least[index], self.greatest[index]
+        return [float(value) for value in values]
+
+    def arrays(self) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.int64]]:
+        """Plain arrays to keep in a file: names and units, sums, histogram without its zeros."""
+        codes = [np.flatnonzero(row != 0) for row in self.histogram]
+        band, code = np.repeat(np.arange(len(codes)), [len(part) for part in codes]), np.concatenate(codes)
+        sums = (self.total, self.count, self.mean, self.squares, self.least, self.greatest, self.is_whole)
+        named = np.array([self.bands, self.units])
+        return (
+            named,
+            np.stack([part.astype(np.float64) for part in sums]),
+            np.stack([band, code, self.histogram[band, code]]),
+        )
+
+
+_ARRAYS = ("names", "sums", "histogram")
+
+
+def _codes(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The leading bits of each value, in numbers that grow with the value."""
+    bits = (values + np.float32(0)).view(np.uint32)  # adding zero makes one zero of the two there are
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return (ordered >> _DROPPED_BITS).astype(np.int64)
+
+
+def _centres(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The middle of what falls under a code."""
+    ordered = (codes.astype(np.uint32) << _DROPPED_BITS) | np.uint32(1 << (_DROPPED_BITS - 1))
+    bits = np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered)
+    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def _tally(histogram: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
+    if len(codes) > 1 << 16:
+        histogram += np.bincount(codes, minlength=len(histogram))
+    else:
+        found, counts = np.unique(codes, return_counts=True)
+        histogram[found] += counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunks:
+    """The work: sums of so many tiles in a row are one unit."""
+
+    dataset: AnyDataset
+    folder: Path
+    tiles: int
+
+    def path(self, unit: int) -> Path:
+        return self.folder / f"chunk-{unit:05d}.npz"
+
+    def __call__(self, unit: int, advance: Advance) -> None:
+        sums: dict[str, BandSums] = {}
+        for index in range(unit * self.tiles, min((unit + 1) * self.tiles, len(self.dataset))):
+            tile = self.dataset[index]
+            for key, observation in tile.observations.items():
+                if key not in sums:
+                    sums[key] = BandSums.empty(observation.modality.band_names, observation.units)
+                _check_units(sums[key], observation.units, f"{key} in tile {tile.id} of {self.dataset.name}")
+                sums[key].add(observation)
+            advance(1)
+        content: dict[str, Any] = {
+            f"{key}.{name}": array for key, s in sums.items() for name, array in zip(_ARRAYS, s.arrays(), strict=True)
+        }
+        file = io.BytesIO()
+        np.savez_compressed(file, modalities=np.array(list(sums), dtype=str), **content)
+        write_whole(self.path(unit), file.getvalue())
+
+
+def _check_units(sums: BandSums, units: Sequence[str], where: str) -> None:
+    if sums.units != tuple(units):
+        raise StatisticsError(where, f"its units are {', '.join(units)}, those of tiles before it "
+                              f"{', '.join(sums.units)}", "one dataset has one unit per band")  # fmt: skip
+
+
+def compute_statistics(
+    dataset: AnyDataset, *, partial: Path | None = None, workers: int = 1, num_samples: int | None = None,
+    seed: int = 0, advance: Advance = lambda _: None,
+) -> Normaliser:  # fmt: skip
+    """Statistics of the bands of a dataset's tiles, each valid value counted once.
+
+    The deviation is that of all values together (the published code averages deviations of single samples; spec
+    4.0 and faults C7 to C9). Whole tiles are read: no crops, no dates left out.
+
+    Args:
+        dataset: as `open_dataset` gives it; take the training split.
+        partial: folder in which finished chunks are kept, and from which interrupted work goes on; it is removed at
+            the end. None for a temporary one.
+        workers: processes to read with.
+        num_samples: tiles to take, drawn evenly over the dataset; None for all.
+        seed: of that draw.
+        advance: told how many tiles have been done, those of an earlier call included.
+
+    Raises:
+        InputError: `partial` holds the beginning of something else.
+        StatisticsError: tiles of one dataset with different units.
+        MissingFileError, SourceError: a tile cannot be read.
+    """
+    if partial is None:
+        with tempfile.TemporaryDirectory(prefix="anysat-statistics-") as folder:
+            return compute_statistics(dataset, partial=Path(folder) / "partial", workers=workers,
+                                      num_samples=num_samples, seed=seed, advance=advance)  # fmt: skip
+    available = len(dataset)
+    if not available:
+        raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
+    if num_samples is not None and num_samples < available:
+        dataset = dataset.take(draw_evenly(available, num_samples, seed))
+    tiles = math.ceil(len(dataset) / _MOST_CHUNKS)
+    facts = _facts(dataset, available, seed)
+    begin(partial, {"format": _FORMAT, "tiles_per_chunk": tiles, **facts})
+    job = _Chunks(dataset=dataset, folder=partial, tiles=tiles)
+    units = range(math.ceil(len(dataset) / tiles))
+    left = [unit for unit in units if not job.path(unit).exists()]
+    advance(len(dataset) - sum(min(tiles, len(dataset) - unit * tiles) for unit in left))
+    work_through(job, left, workers=workers, advance=advance, kept_in=partial)
+    sums = _joined(job.path(unit) for unit in units)
+    normaliser = Normaliser(
+        statistics={dataset.name: {key: sums[key].statistics() for key in dataset.modalities if key in sums}},
+        source=f"computed from {len(dataset)} of {available} tiles of {dataset.name}, split {dataset.split}",
+        provenance={dataset.name: facts},
+    )
+    shutil.rmtree(partial)
+    return normaliser
+
+
+def _facts(dataset: AnyDataset, available: int, seed: int) -> dict[str, Any]:
+    """Provenance: nothing of this machine or of the time of day, so that equal work gives equal files."""
+    is_part = len(dataset) < available
+    return {
+        "dataset": dataset.name, "folder": dataset.folder.root.resolve().name, "layout": dataset.folder.layout.name,
+        "split": dataset.split, "modalities": list(dataset.modalities), "tiles": len(dataset),
+        "tiles_available": available, "seed": seed if is_part else None, "fingerprint": fingerprint(dataset),
+        "deviation": "of all valid values together (population)", "percentile_error": RESOLUTION,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def _joined(paths: Iterable[Path]) -> dict[str, BandSums]:
+    sums: dict[str, BandSums] = {}
+    for path in paths:
+        (keys,) = read_file(path, ["modalities"])
+        for key in keys.tolist():
+            names, figures, histogram = read_file(path, [f"{key}.{name}" for name in _ARRAYS])
+            bands, units = names.tolist()
+            if key not in sums:
+                sums[key] = BandSums.empty(bands, units)
+            _check_units(sums[key], units, f"{key} in {path}")
+            sums[key].join_arrays(figures, histogram)
+    return sums
+
+
+def draw_evenly(available: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of tiles spread over a dataset: one at random of each of so many equal stretches, in order."""
+    if not 1 <= wanted <= available:
+        raise RecordError("--samples", wanted, f"a number from 1 to {available}")
+    ends = np.arange(wanted + 1) * available // wanted
+    return np.random.default_rng(seed).integers(ends[:-1], ends[1:])
+
+
+def never_valid(normaliser: Normaliser) -> list[str]:
+    """Bands without a single valid value, as `modality band`; they are standardised by mean 0 and deviation 1."""
+    return [
+        f"{key} {band}"
+        for table in normaliser.statistics.values()
+        for key, statistics in table.items()
+        for band, share in zip(statistics.bands, statistics.invalid_frac, strict=False)
+        if share == 1.0
+    ]

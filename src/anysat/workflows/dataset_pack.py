@@ -1,0 +1,73 @@
+"""A dataset into shards that are read in long strokes, and the check of such a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anysat.errors import RecordError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Pack a dataset into shards for fast training, or verify a packed folder; nothing is lost."""
+
+    name: str = field(
+        metadata={"positional": "NAME", "help": "Dataset: a name of `anysat datasets list`, a module or a YAML file."}
+    )
+    path: str = field(metadata={"positional": "PATH", "help": "Its folder; with --verify alone, a packed folder."})
+    out: str | None = None
+    """Folder to write. Until it is complete, OUT.partial keeps finished shards, from which the same command goes on."""
+    split: str = "all"
+    """Splits to pack; each lies in shards of its own."""
+    modalities: list[str] = field(default_factory=list)
+    """Modalities to pack, as [s2,aerial]; all when not given."""
+    shard_mb: float = 256.0
+    """Size of a shard in megabytes, about."""
+    workers: int = 2
+    """Processes to read and write with; the bytes written do not depend on it."""
+    verify: bool = False
+    """Check every byte against the checksums: of OUT when it is written, or of PATH when there is no OUT."""
+    overwrite: bool = False
+    """Replace OUT when it is a packed dataset."""
+
+    def __post_init__(self) -> None:
+        if self.out is None and not self.verify:
+            raise RecordError("--out", self.out, "a folder to write, or --verify true to check a packed one")
+        if self.shard_mb <= 0:
+            raise RecordError("--shard-mb", self.shard_mb, "a positive number of megabytes")
+        if self.workers < 1:
+            raise RecordError("--workers", self.workers, "a number from 1 on")
+
+
+def pack(config: PackConfig) -> str:
+    """Write or verify; returns what was done."""
+    written = _write(config, Path(config.out)) if config.out is not None else ""
+    if not config.verify:
+        return written
+    return "\n".join(filter(None, (written, _verify(config, Path(config.out or config.path)))))
+
+
+def _write(config: PackConfig, out: Path) -> str:
+    from anysat.data.base import open_dataset
+    from anysat.data.pack_write import pack_dataset
+    from anysat.workflows.progress import progress_bar
+
+    dataset = open_dataset(config.name, config.path, config.split, modalities=config.modalities or None)
+    with progress_bar(f"packing {dataset.name}", len(dataset)) as advance:
+        pack_dataset(dataset, out, shard_mb=config.shard_mb, workers=config.workers, overwrite=config.overwrite,
+                     advance=advance)  # fmt: skip
+    shards = list(out.glob("*.tar"))
+    num_bytes = sum(path.stat().st_size for path in shards)
+    return f"wrote {out}: {len(dataset):,} tiles in {len(shards)} shards, {num_bytes / 1e6:,.1f} MB"
+
+
+def _verify(config: PackConfig, root: Path) -> str:
+    from anysat.data.base import open_dataset
+    from anysat.data.pack import verify_pack
+    from anysat.workflows.progress import progress_bar
+
+    dataset = open_dataset(config.name, root, "all", layout="packed")
+    with progress_bar(f"verifying {dataset.name}", len(dataset)) as advance:
+        count = verify_pack(root, advance)
+    return f"{root}: all checksums are right, {count:,} tiles"

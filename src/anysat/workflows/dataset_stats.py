@@ -1,0 +1,104 @@
+"""Statistics of a dataset into a file that `--statistics` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anysat.errors import RecordError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig:
+    """Compute the statistics of every band over a split: mean, deviation, percentiles, share invalid."""
+
+    name: str = field(
+        metadata={"positional": "NAME", "help": "Dataset: a name of `anysat datasets list`, a module or a YAML file."}
+    )
+    path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
+    out: str
+    """File to write, ending in .json. Until it is complete, OUT.partial keeps what is done; the same command goes on
+    from there after an interruption, with the same result to the last bit."""
+    split: str = "train"
+    """Split to use; statistics of a model belong to what it was trained on."""
+    modalities: list[str] = field(default_factory=list)
+    """Modalities to read, as [s2,aerial]; all when not given."""
+    samples: int | None = None
+    """Number of tiles to take, spread over the dataset; null takes all."""
+    seed: int = 0
+    """Seed of that choice."""
+    workers: int = 2
+    """Processes to read with; the result does not depend on it."""
+    overwrite: bool = False
+    """Replace OUT."""
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix != ".json":
+            raise RecordError("--out", self.out, "a file ending in .json")
+        for option in ("samples", "workers"):
+            number = getattr(self, option)
+            if number is not None and number < 1:
+                raise RecordError(f"--{option}", number, "a number from 1 on")
+
+
+def stats(config: StatsConfig) -> Any:
+    """Compute, write, and return a table."""
+    from anysat.data.base import open_dataset
+    from anysat.data.statistics import compute_statistics
+    from anysat.data.work import to_json, write_whole
+    from anysat.errors import OutputExistsError
+    from anysat.workflows.progress import progress_bar
+
+    out = Path(config.out)
+    if out.exists() and not config.overwrite:
+        raise OutputExistsError([out])
+    dataset = open_dataset(
+        config.name, config.path, config.split, modalities=config.modalities or None, targets=()
+    )  # pixels only: targets may take long to make
+    total = min(len(dataset), config.samples or len(dataset))
+    with progress_bar(f"reading {dataset.name}", total) as advance:
+        normaliser = compute_statistics(
+            dataset, partial=out.with_name(f"{out.name}.partial"), workers=config.workers,
+            num_samples=config.samples, seed=config.seed, advance=advance,
+        )  # fmt: skip
+    write_whole(out, to_json(normaliser.to_dict()))
+    return _shown(normaliser, out)
+
+
+def _shown(normaliser: Any, out: Path) -> Any:
+    from rich.console import Group
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from anysat.data.statistics import never_valid
+
+    names = ("modality", "band", "mean", "std", *_PERCENTS.values(), "invalid")
+    kept_whole = [Column(name, no_wrap=True, justify="left" if name in names[:2] else "right") for name in names]
+    table = Table(*kept_whole, "unit", title=Text(normaliser.source), padding=(0, 0), collapse_padding=True)
+    for statistics_of in normaliser.statistics.values():
+        for key, statistics in statistics_of.items():
+            for index in range(len(statistics.bands)):
+                table.add_row(key, *_row(statistics, index))
+    parts: list[Any] = [table]
+    never = never_valid(normaliser)
+    if never:
+        told = f"warning: no valid value of {', '.join(never)}: mean 0 and deviation 1 were written"
+        parts.append(Text(told, style="yellow"))
+    missing = [key for facts in normaliser.provenance.values() for key in facts["modalities"]
+               if not any(key in table for table in normaliser.statistics.values())]  # fmt: skip
+    if missing:
+        parts.append(Text(f"warning: no tile has {', '.join(missing)}: left out", style="yellow"))
+    return Group(*parts, Text(f"wrote {out}"))
+
+
+_PERCENTS = {"1": "1 %", "50": "median", "99": "99 %", "100": "max"}
+
+
+def _row(statistics: Any, index: int) -> list[str]:
+    figures = [statistics.mean[index], statistics.std[index]]
+    figures += [statistics.percentiles[percent][index] for percent in _PERCENTS]
+    return [
+        statistics.bands[index], *(f"{figure:.4g}" for figure in figures), f"{statistics.invalid_frac[index]:.1%}",
+        statistics.units[index],
+    ]  # fmt: skip
