@@ -61,10 +61,6 @@ def _pattern(path: str, row: Mapping[str, Any]) -> str:
 
 def _see(folder: DatasetFolder, entry: Entry, path: Path) -> Iterator[SeenFile]:
     where = path.relative_to(folder.root).as_posix()
-    if entry.dtype == SOURCE:
-        if path.exists() or not entry.is_optional:
-            yield SeenFile(entry=entry.name, path=where, problem="" if path.exists() else "missing")
-        return
     if path.is_file() and not _is_known(path):
         return
     if entry.dtype == SOURCE:

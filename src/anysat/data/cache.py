@@ -1,0 +1,87 @@
+"""Arrays that take long to gather from a dataset's files, kept in the user's cache folder until a file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORTH_S = 2.0
+"""Work shorter than this is done again rather than kept, and shows no progress."""
+Item = TypeVar("Item")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/anysat`, or `~/.cache/anysat`. All in it may be deleted at any time."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "anysat"
+
+
+def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version: int = 1) -> Arrays:
+    """What `make` gives, made once per state of some files.
+
+    Args:
+        name: folder of the cache.
+        files: what the arrays were gathered from; a change of name, size or time makes them anew.
+        make: gathers the arrays; only what took longer than `WORTH_S` is kept.
+        version: to be raised when `make` changes its mind.
+    """
+    path = cache_folder() / name / f"{_fingerprint(files, version)}.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        pass  # absent, or cut short: it is only a copy
+    started = time.monotonic()
+    arrays = make()
+    if time.monotonic() - started > WORTH_S:
+        _keep(path, arrays)
+    return arrays
+
+
+def _keep(path: Path, arrays: Arrays) -> None:
+    """Write beside, then rename, so that two processes cannot spoil each other's copy."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        part.replace(path)
+    except OSError:  # a home that is full or cannot be written: the work is done again next time
+        part.unlink(missing_ok=True)
+
+
+def _fingerprint(files: Iterable[Path], version: int) -> str:
+    digest = hashlib.sha256(str(version).encode())
+    for path in files:
+        state = path.stat()
+        digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def watched(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """The items, with a progress bar on the error stream once they have taken longer than `WORTH_S`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started, progress, task = time.monotonic(), None, None
+    try:
+        for done, item in enumerate(items):
+            yield item
+            if progress is None and time.monotonic() - started > WORTH_S:
+                progress = Progress(console=Console(stderr=True))
+                progress.start()
+                task = progress.add_task(title, total=total)
+            if progress is not None and task is not None:
+                progress.update(task, completed=done + 1)
+    finally:
+        if progress is not None:
+            progress.stop()
