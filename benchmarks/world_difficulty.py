@@ -1,6 +1,6 @@
 """How hard the generated world is: a linear model on per-band statistics beside the ceiling of the generating factors.
 
-python benchmarks/world_difficulty.py            # table of the five tasks, about a minute
+python benchmarks/world_difficulty.py            # table of the five tasks, half a minute to two
 python benchmarks/world_difficulty.py --seed 1 --tiles 60
 
 Protocol. Tiles 0 to N-1 of a world, 320 m wide, of 2020; the first two thirds train, the rest test. Pixels are 10 m; at
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.world import FACTORS, World, WorldTile
-from anysat.data.world_map import flood_reach
+from anysat.data.world.map import flood_reach
 
 EXTENT_M, PIXEL_M, POINT_M, WINDOW_PX, DATES, PIXELS, SHARE = 320.0, 10.0, 2.0, 6, 12, 25, 0.07
 TASKS = ("land_cover", "species", "crop", "change", "flood")

@@ -12,7 +12,7 @@ from affine import Affine
 
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import CHECKS, check_dataset, spread_choice
-from anysat.data.check_dates import first_date
+from anysat.data.check.dates import first_date
 from anysat.data.files import read_file, write_file
 from anysat.errors import InputError, MissingFileError
 from anysat.modalities import MODALITIES

@@ -8,11 +8,12 @@ import zlib
 import numpy as np
 import pytest
 
-from anysat.data import cache, tfrecord_files
+from anysat.data import cache
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import planted
+from anysat.data.files import tfrecord_files
+from anysat.data.files.tfrecord_files import Feature, index_records, numbers_of, read_record, write_records
 from anysat.data.layout import DatasetFolder
-from anysat.data.tfrecord_files import Feature, index_records, numbers_of, read_record, write_records
 from anysat.data.world import World
 from anysat.errors import SourceError
 from miniatures import miniature

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from anysat.data.files import FORMATS, read_file, read_geobox, write_file
-from anysat.data.files_numpy import read_npz
+from anysat.data.files.numpy_files import read_npz
 from anysat.errors import AnySatError, MissingFileError, MissingKeyError, SourceError
 
 GOOD = {

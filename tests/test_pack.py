@@ -22,8 +22,8 @@ from anysat.batch import Batch, Tile
 from anysat.cli import main
 from anysat.data.base import PACK_INDEX, TileDataset, dataset_names, open_dataset
 from anysat.data.pack import PackedDataset, verify_pack
-from anysat.data.pack_tile import decode_tile, encode_tile, narrow
-from anysat.data.pack_write import MEMBER, pack_dataset
+from anysat.data.pack.tile import decode_tile, encode_tile, narrow
+from anysat.data.pack.write import MEMBER, pack_dataset
 from anysat.data.statistics import compute_statistics
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES, Band, Modality

@@ -12,8 +12,8 @@ import pytest
 
 from anysat.cli import main
 from anysat.data.world import FACTORS, THEMES, World, WorldTile
-from anysat.data.world_map import flood_reach
-from anysat.data.world_parameters import PARAMETERS_SHA256, fingerprint
+from anysat.data.world.map import flood_reach
+from anysat.data.world.parameters import PARAMETERS_SHA256, fingerprint
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Band, Modality
 
@@ -349,21 +349,27 @@ def test_nobody_tuned_the_parameters():
 
 
 SUMMARY = {
-    "aerial": [228.823, 92.048, 71.403, 80.796],
-    "s2": [597.218, 875.995, 838.662, 1349.25, 2415.505, 3045.866, 3317.407, 3437.301, 2265.157, 1307.866],
-    "s1": [-12.326, -17.87, 0.696],
-    "l8": [860.576, 540.021, 575.424, 875.917, 842.882, 3393.632, 2240.924, 1287.222, 55.229, 285.172, 284.586],
-    "alos": [4409.417, 2396.75, 1.895],
-    "modis": [642.5, 2732.667, 402.667, 655.167, 2794.333, 1850.667, 1157.5],
+    ("aerial", 3): [229.667, 92.468, 71.639, 81.172],
+    ("s2", 3): [601.125, 882.718, 845.162, 1360.546, 2436.718, 3072.991, 3346.949, 3467.981, 2285.097, 1319.231],
+    ("s1", 3): [-12.326, -17.87, 0.696],
+    ("l8", 3): [867.104, 542.903, 578.889, 882.493, 849.229, 3423.451, 2260.215, 1298.069, 55.583, 285.172, 284.586],
+    ("alos", 3): [4409.417, 2396.75, 1.895],
+    ("modis", 3): [643.333, 2737.667, 403.333, 656.333, 2799.667, 1854.0, 1159.333],
+    ("aerial-flair", 5): [93.094, 92.136, 80.487, 177.794, 0.106],
+    ("naip", 11): [128.998, 118.748, 87.445, 234.193],
+    ("s2", 0): [650.74, 948.137, 963.966, 1330.37, 2088.185, 2547.308, 2756.623, 2846.979, 2198.979, 1463.404],
+    ("s1", 0): [-11.149, -17.522, 0.619],
+    ("s2", 4): [382.935, 549.116, 576.241, 856.537, 1398.981, 1731.366, 1902.398, 1983.764, 1606.468, 1011.495],
 }
-"""Mean values of tile 3 of world 0, 60 m wide."""
+"""Mean values of tiles of world 0, 60 m wide: forest, town, river, burn."""
 
 
-@pytest.mark.parametrize("key", SUMMARY)
-def test_a_stored_tile_looks_as_it_did(key):
-    seen = World(0).tile(3, extent_m=60.0).observe(key, **({"count": 6} if MODALITIES[key].is_temporal else {}))
+@pytest.mark.parametrize(("key", "number"), SUMMARY)
+def test_a_stored_tile_looks_as_it_did(key, number):
+    """Whatever moves a number of the map moves one of these; libraries of another machine do not."""
+    seen = World(0).tile(number, extent_m=60.0).observe(key, **({"count": 6} if MODALITIES[key].is_temporal else {}))
     means = [band(seen, name)[seen.valid[..., n, :, :]].mean() for n, name in enumerate(seen.modality.band_names)]
-    np.testing.assert_allclose(means, SUMMARY[key], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(means, SUMMARY[key, number], rtol=2e-3, atol=2e-3)
 
 
 def difficulty():

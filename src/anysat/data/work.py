@@ -129,7 +129,7 @@ def work_through(job: Job, units: Sequence[int], *, workers: int, advance: Advan
         return
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(["anysat.data.pack_write", "anysat.data.statistics"])
+    context.set_forkserver_preload(["anysat.data.pack.write", "anysat.data.statistics"])
     taken, done, errors = context.Value("q", 0), context.Value("q", 0), context.SimpleQueue()
     processes = [
         context.Process(target=_work, args=(job, list(units), taken, done, errors), daemon=True)

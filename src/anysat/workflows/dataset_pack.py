@@ -50,7 +50,7 @@ def pack(config: PackConfig) -> str:
 
 def _write(config: PackConfig, out: Path) -> str:
     from anysat.data.base import open_dataset
-    from anysat.data.pack_write import pack_dataset
+    from anysat.data.pack.write import pack_dataset
     from anysat.workflows.progress import progress_bar
 
     dataset = open_dataset(config.name, config.path, config.split, modalities=config.modalities or None)

@@ -18,8 +18,7 @@ from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.cache import cached, watched
 from anysat.data.files import read_file
-from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
-from anysat.data.tfrecord_files import (
+from anysat.data.files.tfrecord_files import (
     Feature,
     index_records,
     numbers_of,
@@ -29,6 +28,7 @@ from anysat.data.tfrecord_files import (
     text_of,
     write_records,
 )
+from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.world import FACTORS, World, WorldTile
 from anysat.errors import SourceError, UnknownNameError
 from anysat.observation import Observation

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.world_map import NUMBER, Ground, Units, days_since_burn, days_since_cut, stand_of, year_and_day
-from anysat.data.world_noise import Floats, Grid, normal, spline, uniform
-from anysat.data.world_parameters import ENDMEMBERS, KNOTS_NM, MATERIALS, PARAMETERS, POLARISATIONS
-from anysat.data.world_weather import moisture, wind
+from anysat.data.world.map import NUMBER, Ground, Units, days_since_burn, days_since_cut, stand_of, year_and_day
+from anysat.data.world.noise import Floats, Grid, normal, spline, uniform
+from anysat.data.world.parameters import ENDMEMBERS, KNOTS_NM, MATERIALS, PARAMETERS, POLARISATIONS
+from anysat.data.world.weather import moisture, wind
 from anysat.modalities import Band
 from anysat.observation import Dates
 
@@ -148,7 +148,7 @@ def backscatter(
     wet, rough = (P.moisture_db * moisture(seed, dates), P.wind_db * wind(seed, dates))
     is_land = ~_is_water(units)[:, None]
     if is_flooded:
-        canopy = np.where(units.has_stand[:, None], canopy + 1.2, flooded + 3.0)
+        canopy = np.where(units.has_stand[:, None], canopy + 3.2, flooded + 2.4)
         bare = flooded + rough[:, None, None]
     else:
         bare = bare + np.where(is_land, wet[:, None, None], rough[:, None, None])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.base import Samples, Target
-from anysat.data.check_evidence import Evidence, Hit, SeenTarget, SeenTile
+from anysat.data.check.evidence import Evidence, Hit, SeenTarget, SeenTile
 from anysat.data.files import read_file
 from anysat.data.layout import TEXT
 from anysat.errors import AnySatError

@@ -1,6 +1,6 @@
 """Packed datasets: the tiles of a dataset in shards (plain tar files) that are read in long strokes or by place.
 
-`pack_write` makes them, `open_dataset` opens them. An index beside the shards says where each tile lies, so that
+`pack.write` makes them, `open_dataset` opens them. An index beside the shards says where each tile lies, so that
 one is read with two short reads, and what its checksum is.
 """
 
@@ -23,7 +23,7 @@ from anysat.batch import Tile
 from anysat.data.base import PACK_INDEX, DatasetRecord, Samples
 from anysat.data.files import read_file
 from anysat.data.layout import DatasetFolder, Layout
-from anysat.data.pack_tile import build_tile, parts_are_sound, read_header
+from anysat.data.pack.tile import build_tile, parts_are_sound, read_header
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
 from anysat.modalities import MODALITIES, Band, Modality
 
@@ -33,6 +33,8 @@ LAYOUT = Layout(name="packed", marker=PACK_INDEX, entries=())
 PLACES = ("shard", "offset", "size", "head", "crc")
 """Where a tile lies: number of the shard, first byte and bytes in it, bytes of header and targets, their CRC-32."""
 _MOST_OPEN = 64
+_LARGE = 2**22
+"""Bytes from which numpy's memory is used to read into."""
 
 
 class _OpenFile:
@@ -56,7 +58,7 @@ class Shards:
     def __reduce__(self) -> Any:
         return Shards, (self.root, self.names)
 
-    def read(self, shard: int, offset: int, size: int) -> bytes:
+    def read(self, shard: int, offset: int, size: int) -> bytes | memoryview:
         """So many bytes of a shard, fewer where it ends."""
         file = self._open.get(shard)
         if file is None:
@@ -67,7 +69,10 @@ class Shards:
             if len(self._open) > _MOST_OPEN:
                 with contextlib.suppress(KeyError):
                     self._open.popitem(last=False)
-        return os.pread(file.number, size, offset)
+        if size < _LARGE:
+            return os.pread(file.number, size, offset)
+        content = np.empty(size, np.uint8)  # numpy asks for large pages, which are handed out several times faster
+        return memoryview(content)[: os.preadv(file.number, [content], offset)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +119,7 @@ class PackedDataset:
         index = range(len(self))[index]
         shard, offset, _, head_size, crc = self._place(index)
         try:
-            head = self.shards.read(shard, offset, head_size)
+            head = bytes(self.shards.read(shard, offset, head_size))
             if zlib.crc32(head) != crc:
                 raise SourceError("packed tile", "its header or targets are damaged: their checksum differs")
             header, facts = read_header(head)
@@ -253,7 +258,7 @@ def _damaged_tiles(root: Path, samples: Samples, content: Mapping[str, Any]) -> 
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
     damaged = []
     for row in samples:
-        tile = shards.read(row["pack_shard"], row["pack_offset"], row["pack_size"])
+        tile = bytes(shards.read(row["pack_shard"], row["pack_offset"], row["pack_size"]))
         head = tile[: row["pack_head"]]
         is_sound = len(tile) == row["pack_size"] and zlib.crc32(head) == row["pack_crc"]
         if not is_sound or not parts_are_sound(tile):

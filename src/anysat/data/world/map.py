@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anysat.data.world_noise import Cells, Floats, Grid, Hashes, cells, hashed, normal, spline, spline_of_time, uniform
-from anysat.data.world_parameters import MATERIALS, PARAMETERS
+from anysat.data.world.noise import Cells, Floats, Grid, Hashes, cells, hashed, normal, spline, spline_of_time, uniform
+from anysat.data.world.parameters import MATERIALS, PARAMETERS
 
 P = PARAMETERS
 NUMBER = {material.name: number for number, material in enumerate(MATERIALS)}

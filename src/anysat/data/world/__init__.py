@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.world_map import (
+from anysat.data.world.map import (
     FIRST_CROP,
     FIRST_SPECIES,
     NUM_CROPS,
@@ -29,11 +29,11 @@ from anysat.data.world_map import (
     look,
     stand_of,
 )
-from anysat.data.world_noise import Grid, hashed, uniform
-from anysat.data.world_parameters import MATERIALS, PARAMETERS_SHA256, VERSION
-from anysat.data.world_scene import material_field
-from anysat.data.world_sensors import choose_dates
-from anysat.data.world_view import Frame, points_per_side, view
+from anysat.data.world.noise import Grid, hashed, uniform
+from anysat.data.world.parameters import MATERIALS, PARAMETERS_SHA256, VERSION
+from anysat.data.world.scene import material_field
+from anysat.data.world.sensors import choose_dates
+from anysat.data.world.view import Frame, points_per_side, view
 from anysat.errors import UnknownNameError
 from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.observation import Dates, Observation

@@ -74,7 +74,7 @@ class Material:
     """Backscatter without a canopy in dB, in the order of `POLARISATIONS`."""
     canopy_db: tuple[float, float, float, float] = (-11.0, -16.5, -11.5, -18.5)
     """Backscatter of the closed canopy."""
-    flooded_db: tuple[float, float, float, float] = (-20.0, -26.0, -21.0, -30.0)
+    flooded_db: tuple[float, float, float, float] = (-22.5, -28.5, -22.5, -31.5)
     """Backscatter with water over the ground."""
     variety: float = 1.0
     """How much pieces of this material differ, beside the average material."""
@@ -87,11 +87,11 @@ class Material:
 _TREE: dict[str, Any] = {
     "land_cover": "forest", "canopy": "leaf", "ground": "twigs", "special": "autumn", "summer": 0.72, "grain": 0.34,
     "warmth_k": -2.0, "variety": 0.35, "bare_db": (-11.6, -17.6, -9.8, -16.2),
-    "canopy_db": (-10.9, -16.2, -8.2, -13.6), "flooded_db": (-8.6, -16.4, -5.2, -13.4),
+    "canopy_db": (-10.9, -16.2, -8.2, -13.6), "flooded_db": (-5.6, -13.4, -3.8, -12.0),
 }  # fmt: skip
 _ROOF: dict[str, Any] = {
     "land_cover": "built", "canopy": "leaf", "grain": 0.05, "warmth_k": 6.0, "bare_db": (-7.0, -14.5, -6.5, -17.0),
-    "flooded_db": (-6.4, -15.0, -6.0, -17.5),
+    "flooded_db": (-3.0, -11.5, -3.4, -14.9),
 }  # fmt: skip
 _SMOOTH = (-17.0, -24.0, -19.0, -28.0)
 
@@ -199,13 +199,13 @@ class Parameters:
     tint_spread: tuple[float, float, float, float] = (0.10, 0.06, 0.055, 0.07)
     """Deviation over parcels of the logarithm of all bands, visible, near and short-wave infrared."""
     radar_spread_db: float = 0.9
-    patch_spread: float = 0.10
+    patch_spread: float = 0.13
     """Deviation within a parcel over some 40 m."""
     gain_spread: float = 0.045
     """Deviation over dates of the brightness: sun and atmosphere."""
     haze: float = 0.012
     moisture_db: float = 1.3
-    wind_db: float = 1.5
+    wind_db: float = 1.2
     """How much wind may brighten open water."""
     cloud_cover: tuple[float, float] = (0.35, 0.55)
     cloudy_frac: float = 0.2
@@ -255,7 +255,7 @@ SENSORS: dict[str, Optics] = {
 PARAMETERS = Parameters()
 """The numbers of this version."""
 
-PARAMETERS_SHA256 = "1de2ebd7219ba57a8ac8e2ba542729d9fe7a87a602f29c1553f9f5bb4b6b8ee0"
+PARAMETERS_SHA256 = "59dcd4a1fb42b26296a8b6368e0bb57d90052cd9ddccd8346860aea49127f29d"
 """Fingerprint of all tables and numbers of this version."""
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from anysat.data.base import DatasetRecord
 from anysat.data.layout import SOURCE, Entry, Layout
-from anysat.data.own_tiles import list_classes, list_tiles, read_tile
-from anysat.data.own_yaml import OwnData, OwnSplits, read_yaml
+from anysat.data.own.description import OwnData, OwnSplits, read_yaml
+from anysat.data.own.tiles import list_classes, list_tiles, read_tile
 
 
 def read_record(path: Path) -> DatasetRecord:

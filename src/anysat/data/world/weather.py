@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.world_noise import Floats, Grid, hashed, spline, spline_of_time, uniform
-from anysat.data.world_parameters import PARAMETERS
+from anysat.data.world.noise import Floats, Grid, hashed, spline, spline_of_time, uniform
+from anysat.data.world.parameters import PARAMETERS
 from anysat.observation import Dates
 
 P = PARAMETERS

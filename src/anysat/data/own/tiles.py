@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from anysat.batch import Tile
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
-from anysat.data.own_tables import PLACE, read_table
-from anysat.data.own_yaml import OwnData, OwnTarget
+from anysat.data.own.description import OwnData, OwnTarget
+from anysat.data.own.tables import PLACE, read_table
 from anysat.data.splits import split_by_name, split_by_place
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.world_map import NUMBER, Ground, Units, days_since_cut, flood_reach, heights, look, stand_of
-from anysat.data.world_noise import Floats, Grid
-from anysat.data.world_parameters import PARAMETERS, Optics
-from anysat.data.world_scene import THERMAL_NM, Cover, backscatter, cover_of, grain_of, heat, reflectance
-from anysat.data.world_sensors import optics_of
-from anysat.data.world_weather import cloud_opacity, day_numbers_1970, gain_and_haze, shadow
+from anysat.data.world.map import NUMBER, Ground, Units, days_since_cut, flood_reach, heights, look, stand_of
+from anysat.data.world.noise import Floats, Grid
+from anysat.data.world.parameters import PARAMETERS, Optics
+from anysat.data.world.scene import THERMAL_NM, Cover, backscatter, cover_of, grain_of, heat, reflectance
+from anysat.data.world.sensors import optics_of
+from anysat.data.world.weather import cloud_opacity, day_numbers_1970, gain_and_haze, shadow
 from anysat.modalities import Band, Modality
 from anysat.observation import Dates
 

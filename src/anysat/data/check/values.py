@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.check_evidence import Evidence, Hit, SeenModality, SeenTile
+from anysat.data.check.evidence import Evidence, Hit, SeenModality, SeenTile
 from anysat.modalities import Modality
 
 MIN_CO_FRAC = 0.35

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anysat.data.base import Target
-from anysat.data.own_tables import read_table
+from anysat.data.own.tables import read_table
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES, NOT_RELEASED, UNITS, Modality, find_modality, read_modalities
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m

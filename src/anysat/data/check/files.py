@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anysat.data.check_evidence import Evidence, Hit, SeenFile
+from anysat.data.check.evidence import Evidence, Hit, SeenFile
 from anysat.data.files import FORMATS, read_file
 from anysat.data.layout import SOURCE, TEXT, DatasetFolder, Entry
 from anysat.errors import AnySatError, MissingFileError, MissingKeyError

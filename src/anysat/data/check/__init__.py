@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anysat.data import check_dates, check_files, check_labels, check_values
 from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
-from anysat.data.check_evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
+from anysat.data.check import dates, files, labels, values
+from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
 
@@ -48,31 +48,31 @@ def _unreadable_samples(evidence: Evidence) -> Iterator[Hit]:
 
 
 CHECKS: dict[str, Check] = {
-    "missing-file": Check(ERROR, check_files.missing_files),
-    "unreadable-file": Check(ERROR, check_files.unreadable_files),
-    "wrong-type": Check(ERROR, check_files.wrong_types),
-    "wrong-shape": Check(ERROR, check_files.wrong_shapes),
-    "nan": Check(WARNING, check_files.too_many_nan),
+    "missing-file": Check(ERROR, files.missing_files),
+    "unreadable-file": Check(ERROR, files.unreadable_files),
+    "wrong-type": Check(ERROR, files.wrong_types),
+    "wrong-shape": Check(ERROR, files.wrong_shapes),
+    "nan": Check(WARNING, files.too_many_nan),
     "unreadable-sample": Check(ERROR, _unreadable_samples),
-    "wrong-extent": Check(ERROR, check_labels.wrong_extents),
-    "swapped-bands": Check(ERROR, check_values.swapped_bands),
-    "wrong-unit": Check(ERROR, check_values.wrong_units),
-    "offset": Check(ERROR, check_values.offsets),
-    "constant-band": Check(WARNING, check_values.constant_bands),
-    "empty-band": Check(WARNING, check_values.empty_bands),
-    "duplicated-band": Check(ERROR, check_values.duplicated_bands),
-    "saturated-band": Check(WARNING, check_values.saturated_bands),
-    "nothing-valid": Check(WARNING, check_values.nothing_valid),
-    "impossible-date": Check(ERROR, check_dates.impossible_dates),
-    "unordered-dates": Check(WARNING, check_dates.unordered_dates),
-    "repeated-dates": Check(WARNING, check_dates.repeated_dates),
-    "label-range": Check(ERROR, check_labels.label_ranges),
-    "label-shape": Check(ERROR, check_labels.label_shapes),
-    "one-class": Check(WARNING, check_labels.one_class),
-    "unseen-class": Check(WARNING, check_labels.unseen_classes),
-    "leaked-name": Check(ERROR, check_labels.leaked_names),
-    "leaked-place": Check(WARNING, check_labels.leaked_places),
-    "repeated-tile": Check(ERROR, check_labels.repeated_tiles),
+    "wrong-extent": Check(ERROR, labels.wrong_extents),
+    "swapped-bands": Check(ERROR, values.swapped_bands),
+    "wrong-unit": Check(ERROR, values.wrong_units),
+    "offset": Check(ERROR, values.offsets),
+    "constant-band": Check(WARNING, values.constant_bands),
+    "empty-band": Check(WARNING, values.empty_bands),
+    "duplicated-band": Check(ERROR, values.duplicated_bands),
+    "saturated-band": Check(WARNING, values.saturated_bands),
+    "nothing-valid": Check(WARNING, values.nothing_valid),
+    "impossible-date": Check(ERROR, dates.impossible_dates),
+    "unordered-dates": Check(WARNING, dates.unordered_dates),
+    "repeated-dates": Check(WARNING, dates.repeated_dates),
+    "label-range": Check(ERROR, labels.label_ranges),
+    "label-shape": Check(ERROR, labels.label_shapes),
+    "one-class": Check(WARNING, labels.one_class),
+    "unseen-class": Check(WARNING, labels.unseen_classes),
+    "leaked-name": Check(ERROR, labels.leaked_names),
+    "leaked-place": Check(WARNING, labels.leaked_places),
+    "repeated-tile": Check(ERROR, labels.repeated_tiles),
 }
 """Every kind of finding."""
 
@@ -162,20 +162,20 @@ def look(
     rng = np.random.default_rng(seed)
     chosen = spread_choice(dataset.samples, samples, rng)
     tiles: list[SeenTile] = []
-    files: list[SeenFile] = []
+    seen: list[SeenFile] = []
     unread: list[Hit] = []
     done: set[Any] = set()
     for index in watch(chosen):
         row = dataset.samples.row(index)
-        found = list(check_files.see_files(dataset.folder, row, done))
-        files += found
+        found = list(files.see_files(dataset.folder, row, done))
+        seen += found
         try:
             tiles.append(see_tile(dataset[index], str(row["id"]), str(row["split"]), rng))
         except (AnySatError, KeyError, IndexError, ValueError, TypeError) as error:
-            if not any(file.problem for file in files) or not isinstance(error, MissingFileError | SourceError):
+            if not any(file.problem for file in seen) or not isinstance(error, MissingFileError | SourceError):
                 unread.append(Hit(subject="samples", example=str(row["id"]), message=_told(error)))
     return Evidence(
-        record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles), files=tuple(files),
+        record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles), files=tuple(seen),
         unread=tuple(unread), is_complete=len(chosen) == len(dataset),
     )  # fmt: skip
 
@@ -183,12 +183,12 @@ def look(
 def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) -> Evidence:
     """What can be said when not even the lists can be read: which files of the whole dataset are there."""
     whole = [entry for entry in folder.layout.entries if not entry.fields]
-    files = tuple(check_files.see_files(folder, {}, set(), whole))
-    found = any(file.problem for file in files)
+    seen = tuple(files.see_files(folder, {}, set(), whole))
+    found = any(file.problem for file in seen)
     unread = () if found else (Hit(subject="samples", message=_told(error)),)
     empty = Samples(id=np.zeros(0, str), split=np.zeros(0, str))
     return Evidence(
-        record=record, folder=folder, samples=empty, tiles=(), files=files, unread=unread, is_complete=False
+        record=record, folder=folder, samples=empty, tiles=(), files=seen, unread=unread, is_complete=False
     )
 
 

@@ -11,9 +11,9 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.world_noise import Grid, hashed, uniform
-from anysat.data.world_parameters import SENSORS, Optics
-from anysat.data.world_weather import cloud_opacity
+from anysat.data.world.noise import Grid, hashed, uniform
+from anysat.data.world.parameters import SENSORS, Optics
+from anysat.data.world.weather import cloud_opacity
 from anysat.errors import InputError
 from anysat.modalities import Modality
 from anysat.observation import Dates

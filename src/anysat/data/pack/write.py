@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from anysat.data.base import PACK_INDEX
 from anysat.data.files import read_file
 from anysat.data.pack import FORMAT, SAMPLES, modality_facts, read_index
-from anysat.data.pack_tile import encode_tile
+from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
 from anysat.data.work import Advance, begin, compare, fingerprint, to_json, versions, work_through, write_whole
 from anysat.errors import InputError, OutputExistsError, SourceError

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from anysat.data.files_numpy import begins, refuse_giant
+from anysat.data.files.numpy_files import begins, refuse_giant
 from anysat.errors import SourceError
 
 _KINDS = "biufcSUM?"

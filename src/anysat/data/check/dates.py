@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from anysat.data.check_evidence import Evidence, Hit
+from anysat.data.check.evidence import Evidence, Hit
 from anysat.modalities import Modality
 
 FIRST_DATES = {

@@ -1,7 +1,7 @@
 """Array and text files, by suffix: one reader and one writer each, listed in `FORMATS`.
 
 Nothing is ever unpickled beyond tensors, arrays and dates: a file that asks for more is refused and
-does not run (`files_tensor`, `files_numpy`). To add a format, write the two functions and add them to the table.
+does not run (`tensor_files`, `numpy_files`). To add a format, write the two functions and add them to the table.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from anysat.data.files_numpy import read_npy, read_npz, refuse_giant
-from anysat.data.files_tensor import read_tensors
+from anysat.data.files.numpy_files import read_npy, read_npz, refuse_giant
+from anysat.data.files.tensor_files import read_tensors
 from anysat.errors import MissingFileError, MissingKeyError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
