@@ -5,7 +5,7 @@ Arrays are numpy up to the tile, torch from the batch on. All hold source values
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -18,6 +18,13 @@ from anysat.errors import ExtentError, InputError
 from anysat.modalities import Modality
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
+
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Makes an empty tensor of a shape and type."""
+
+
+def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,8 +104,12 @@ class Batch:
     targets: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tiles: Sequence[Tile]) -> Batch:
+    def of(cls, tiles: Sequence[Tile], allocate: Allocate = _allocate) -> Batch:
         """Stack tiles. A modality that some tiles lack is wholly invalid there.
+
+        Args:
+            tiles: of one dataset and one size.
+            allocate: where the tensors are to lie; in ordinary memory when not given.
 
         Raises:
             InputError: no tiles; tiles of different sizes, units, datasets or targets.
@@ -115,24 +126,28 @@ class Batch:
             raise InputError("batch", "the same targets in every tile", sorted(names))
         keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
         return cls(
-            observations={key: _stack(key, tiles) for key in keys},
+            observations={key: _stack(key, tiles, allocate) for key in keys},
             ids=tuple(tile.id for tile in tiles),
             dataset=tiles[0].dataset,
-            targets={name: _stack_targets(name, tiles) for name in tiles[0].targets},
+            targets={name: _stack_targets(name, tiles, allocate) for name in tiles[0].targets},
         )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+        changed = {
             key: replace(
                 o,
-                values=o.values.to(device),
-                valid=o.valid.to(device),
-                dates=None if o.dates is None else o.dates.to(device),
+                values=change(o.values),
+                valid=change(o.valid),
+                dates=None if o.dates is None else change(o.dates),
             )
             for key, o in self.observations.items()
         }
-        return replace(self, observations=moved, targets={name: t.to(device) for name, t in self.targets.items()})
+        return replace(self, observations=changed, targets={name: change(t) for name, t in self.targets.items()})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -179,7 +194,7 @@ class Embeddings:
         return f"Embeddings(tile {tuple(self.tile.shape)}, patch {tuple(self.patch.shape)}{dense})"
 
 
-def _stack(key: str, tiles: Sequence[Tile]) -> StackedObservation:
+def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:
     present = [tile.observations[key] for tile in tiles if key in tile.observations]
     first = present[0]
     for observation in present[1:]:
@@ -189,24 +204,31 @@ def _stack(key: str, tiles: Sequence[Tile]) -> StackedObservation:
             raise InputError(f"batch, {key}", f"tiles of {first.shape_px} pixels", observation.shape_px)
     longest = max((len(o.dates) for o in present if o.dates is not None), default=0)
     shape = (len(tiles), *((longest,) if longest else ()), *first.values.shape[-3:])
-    values, valid = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
-    dates = torch.zeros(len(tiles), longest, dtype=torch.int64) if longest else None
-    for index, tile in enumerate(tiles):
-        if key not in tile.observations:
-            continue
-        observation = tile.observations[key]
-        if observation.dates is None or dates is None:
-            values[index], valid[index] = torch.from_numpy(observation.values), torch.from_numpy(observation.valid)
-        else:
-            steps = len(observation.dates)
-            values[index, :steps] = torch.from_numpy(observation.values)
-            valid[index, :steps] = torch.from_numpy(observation.valid)
-            dates[index, :steps] = torch.from_numpy(observation.dates.astype(np.int64))
+    values, valid = allocate(shape, torch.float32), allocate(shape, torch.bool)
+    dates = allocate((len(tiles), longest), torch.int64) if longest else None
+    rows = zip(values.numpy(), valid.numpy(), [None] * len(tiles) if dates is None else dates.numpy(), strict=True)
+    for tile, (row, seen, days) in zip(tiles, rows, strict=True):
+        steps = _fill(row, seen, days, tile.observations[key]) if key in tile.observations else 0
+        row[steps:], seen[steps:] = 0, False
+        if days is not None:
+            days[steps:] = 0
     return StackedObservation(modality=first.modality, values=values, valid=valid, units=first.units, dates=dates)
 
 
-def _stack_targets(name: str, tiles: Sequence[Tile]) -> Tensor:
+def _fill(row: NDArray[Any], seen: NDArray[Any], days: NDArray[Any] | None, observation: Observation) -> int:
+    """Copy one observation into its place; how much of the first axis was filled."""
+    steps = len(observation.values)
+    row[:steps], seen[:steps] = observation.values, observation.valid
+    if days is not None and observation.dates is not None:
+        days[:steps] = observation.dates.astype(np.int64)
+    return steps
+
+
+def _stack_targets(name: str, tiles: Sequence[Tile], allocate: Allocate) -> Tensor:
     arrays = [np.asarray(tile.targets[name]) for tile in tiles]
     if len({array.shape for array in arrays}) > 1:
         raise InputError(f"target {name!r}", "one shape in every tile", [array.shape for array in arrays])
-    return torch.from_numpy(np.stack(arrays))
+    like = torch.from_numpy(np.empty(0, np.result_type(*arrays)))
+    stacked = allocate((len(arrays), *arrays[0].shape), like.dtype)
+    np.stack(arrays, out=stacked.numpy())
+    return stacked

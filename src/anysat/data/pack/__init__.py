@@ -72,7 +72,7 @@ class Shards:
         if size < _LARGE:
             return os.pread(file.number, size, offset)
         content = np.empty(size, np.uint8)  # numpy asks for large pages, which are handed out several times faster
-        return memoryview(content)[: os.preadv(file.number, [content], offset)]
+        return content.data[: os.preadv(file.number, [content.data], offset)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from anysat.errors import InputError, SourceError
 from anysat.modalities import MODALITIES, Modality
 from anysat.observation import Observation, make_ratio
 
-Read = Callable[[int, int], bytes]
+Read = Callable[[int, int], bytes | memoryview]
 """Reads so many bytes from a place in the member on."""
 _TYPES = {
     "BOOL": "?", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
@@ -243,14 +243,14 @@ def _members(key: str, facts: Mapping[str, Any]) -> list[str]:
     return names + [f"{key}.valid"] * ("mask" in part) + [f"{key}.days"] * (len(part["shape"]) == 4)
 
 
-def _array(entry: Mapping[str, Any], content: bytes, first: int) -> NDArray[Any]:
+def _array(entry: Mapping[str, Any], content: bytes | memoryview, first: int) -> NDArray[Any]:
     begin, end = entry["data_offsets"]
     kind = np.dtype(_TYPES[entry["dtype"]])
     return np.frombuffer(content, kind, (end - begin) // kind.itemsize, begin - first).reshape(entry["shape"])
 
 
 def _decode(
-    modality: Modality, part: Mapping[str, Any], header: Mapping[str, Any], content: bytes, first: int,
+    modality: Modality, part: Mapping[str, Any], header: Mapping[str, Any], content: bytes | memoryview, first: int,
     as_stored: bool,
 ) -> Observation:  # fmt: skip
     key, shape = modality.key, part["shape"]

@@ -1,0 +1,98 @@
+"""Shared memory that worker processes fill again and again.
+
+New memory costs more than what is written to it: the system hands it out page by page, zeroed, on both
+sides. So each worker has a few pieces that it fills again as soon as nobody looks at them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_POOLS = itertools.count()
+_READERS: weakref.WeakValueDictionary[int, Reader] = weakref.WeakValueDictionary()
+_SLACK = 1.125
+"""How much larger than asked for a piece is made, for batches that differ a little."""
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A filled piece of memory on its way to the process that asked for it."""
+
+    pool: int
+    place: tuple[int, int] | None
+    """Worker and number of the piece; None when it is not to come back."""
+    buffer: Tensor | None
+    """The memory, the first time it is sent; the receiver keeps it."""
+
+    def open(self) -> Tensor:
+        """Its bytes; they are the receiver's until the last tensor over them is gone."""
+        if self.place is None:
+            assert self.buffer is not None, self
+            return self.buffer
+        return _READERS[self.pool].open(self.place, self.buffer)
+
+
+class Pool:
+    """The pieces of all workers, on the workers' side. Make it, and its `Reader`, before they start."""
+
+    def __init__(self, num_workers: int, num_pieces: int) -> None:
+        self.number = next(_POOLS)
+        self.in_use = shared_bytes(num_workers * num_pieces).view(num_workers, num_pieces).zero_()
+        self._pieces: dict[int, Tensor] = {}
+
+    def take(self, worker: int, num_bytes: int) -> tuple[Tensor, Lent]:
+        """Memory to fill, and what to send when it is filled."""
+        free = [piece for piece, in_use in enumerate(self.in_use[worker].tolist()) if not in_use]
+        if not free:
+            buffer = shared_bytes(num_bytes)
+            return buffer, Lent(self.number, None, buffer)
+        lengths = {piece: len(self._pieces[piece]) if piece in self._pieces else 0 for piece in free}
+        fitting = [piece for piece in free if lengths[piece] >= num_bytes]
+        piece = min(fitting, key=lengths.__getitem__) if fitting else min(free, key=lengths.__getitem__)
+        if not fitting:
+            self._pieces[piece] = shared_bytes(int(num_bytes * _SLACK))
+        self.in_use[worker, piece] = 1
+        buffer = self._pieces[piece]
+        return buffer, Lent(self.number, (worker, piece), None if fitting else buffer)
+
+
+@dataclass(eq=False)
+class Reader:
+    """The pieces as the receiving process sees them; gives each back when its last tensor is gone."""
+
+    pool: Pool
+    _arrays: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _READERS[self.pool.number] = self
+
+    def open(self, place: tuple[int, int], buffer: Tensor | None) -> Tensor:
+        """A tensor over a piece, whose end gives it back."""
+        if buffer is not None:
+            self._arrays[place] = buffer.numpy()
+        array = self._arrays[place][:]  # an object of its own: it lives as long as any tensor made from it
+        weakref.finalize(array, _give_back, self.pool.in_use, place).atexit = False
+        return torch.from_numpy(array)
+
+
+def _give_back(in_use: Tensor, place: tuple[int, int]) -> None:
+    in_use[place] = 0
+
+
+def shared_bytes(count: int) -> Tensor:
+    """New memory that travels between processes without a copy."""
+    storage: Any = torch.UntypedStorage
+    return torch.empty(0, dtype=torch.uint8).set_(storage._new_shared(count))  # as torch's own collation does
+
+
+def own_bytes(count: int) -> Tensor:
+    """New memory of this process."""
+    return torch.from_numpy(np.empty(count, np.uint8))

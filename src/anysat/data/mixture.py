@@ -1,0 +1,310 @@
+"""Several datasets as one endless stream of batches, a pure function of seed and step.
+
+Every batch is of one dataset and one patch size. There is no state to save: stopping and starting
+again at a step, or another number of workers, changes nothing (`docs/decisions/stream.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Batch, Tile
+from anysat.data.base import Tiles
+from anysat.data.loader import Draw, Loader, Plan
+from anysat.data.transforms import Augmentation, augment
+from anysat.errors import InputError, RecordError
+from anysat.patches import centimetres
+
+SAMPLERS = ("shuffle", "sqrt_frequency")
+MAX_BLOCK = 10_000
+"""Steps after which every dataset has had its share; weights that need more are refused."""
+ENDLESS = 2**62
+_SCHEDULE, _PATCH_SIZE, _ORDER, _AUGMENT = range(4)  # what a random number is for; never renumbered
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One dataset of a mixture and how it is drawn."""
+
+    tiles: Tiles
+    """The dataset, opened with the modalities wanted."""
+    batch_size: int
+    """Tiles per step on each rank."""
+    weight: float | Fraction = 1
+    """Its share of the steps, relative to the other parts; a ratio of small integers."""
+    patch_sizes_m: tuple[float, ...]
+    """Patch sizes, one of which is drawn for each step."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    sampler: str = "shuffle"
+    """`shuffle`: every sample once per epoch. `sqrt_frequency`: a class with a probability proportional to the
+    square root of its frequency, then any sample of it (published PLANTED, spec 4.4)."""
+
+    def __post_init__(self) -> None:
+        where = f"part {self.tiles.name!r}"
+        if not len(self.tiles):
+            raise InputError(where, "at least one sample", "none")
+        if self.batch_size < 1:
+            raise RecordError(f"{where}, batch_size", self.batch_size, "at least one tile")
+        if not self.patch_sizes_m:
+            raise RecordError(f"{where}, patch_sizes_m", self.patch_sizes_m, "at least one patch size")
+        for patch_size_m in self.patch_sizes_m:
+            centimetres(patch_size_m, f"{where}, patch_sizes_m")
+        if self.sampler not in SAMPLERS:
+            raise RecordError(f"{where}, sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
+        _ratio(self.weight, where)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """An endless sequence of batches from several datasets; step `n` is the same whenever it is asked for.
+
+    Datasets take turns in blocks of steps in which each has exactly its share. A part's samples come in epochs,
+    each sample once; what is left of an epoch starts the batch that the next one completes (such a batch may hold
+    a sample twice).
+    Two ranks with batches of 4 draw what one with batches of 8 does.
+    """
+
+    parts: Sequence[Part]
+    seed: int = 0
+    rank: int = 0
+    """Number of this process among those that train together."""
+    world_size: int = 1
+    """How many train together."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise InputError("mixture", "at least one part", "none")
+        if self.seed < 0:
+            raise RecordError("mixture, seed", self.seed, "0 or more")
+        if not 0 <= self.rank < self.world_size:
+            raise RecordError("mixture, rank", self.rank, f"0 to {self.world_size - 1}, below world_size")
+        assert len(self._turns.block) <= MAX_BLOCK, self._turns.block
+        assert len(self._orders) == len(self.parts), self._orders  # made here, so that workers find them made
+
+    def plan(self, step: int) -> Plan:
+        """What a step reads on this rank: dataset, patch size, samples and the seeds of their augmentation."""
+        if step < 0:
+            raise RecordError("mixture, step", step, "0 or more")
+        number, batches_before = self._turns.find(step)
+        part = self.parts[number]
+        first = (batches_before * self.world_size + self.rank) * part.batch_size
+        positions = np.arange(first, first + part.batch_size)
+        sizes = part.patch_sizes_m
+        drawn = np.random.default_rng((self.seed, _PATCH_SIZE, step)).integers(len(sizes))
+        return Plan(
+            step=step,
+            part=number,
+            dataset=part.tiles.name,
+            patch_size_m=float(sizes[drawn]),
+            indices=self._orders[number].at(positions),
+            seeds=tuple((self.seed, _AUGMENT, number, int(position)) for position in positions),
+        )
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """The tiles of a plan, augmented."""
+        part = self.parts[plan.part]
+        return [
+            augment(_tile(part.tiles, index), part.augmentation, np.random.default_rng(seed))
+            for index, seed in zip(plan.indices, plan.seeds, strict=True)
+        ]
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step."""
+        return _draw(self, step)
+
+    def loader(
+        self, start_step: int = 0, num_steps: int | None = None, *, num_workers: int = 0, prefetch: int = 2,
+        pin_memory: bool = False, start_method: str | None = None,
+    ) -> Loader:  # fmt: skip
+        """Batches from a step on, read ahead by worker processes.
+
+        Args:
+            start_step: first step; where a run goes on, the number of steps it has done.
+            num_steps: how many; None for no end.
+            num_workers: worker processes.
+            prefetch: batches each worker keeps ready.
+            pin_memory: page-locked memory, for a GPU.
+            start_method: how workers start, see `Loader`.
+        """
+        stop = ENDLESS if num_steps is None else start_step + num_steps
+        return Loader(source=self, start=start_step, stop=stop, num_workers=num_workers, prefetch=prefetch,
+                      pin_memory=pin_memory, start_method=start_method)  # fmt: skip
+
+    @cached_property
+    def _turns(self) -> _Turns:
+        ratios = [_ratio(part.weight, f"part {part.tiles.name!r}") for part in self.parts]
+        whole = [int(ratio * math.lcm(*(r.denominator for r in ratios))) for ratio in ratios]
+        counts = [count // math.gcd(*whole) for count in whole]
+        if sum(counts) > MAX_BLOCK:
+            weights = ", ".join(str(part.weight) for part in self.parts)
+            raise RecordError("mixture, weights", weights, f"ratios that repeat within {MAX_BLOCK} steps; round them")
+        return _Turns(counts, self.seed)
+
+    @cached_property
+    def _orders(self) -> list[_Order]:
+        return [
+            _Order(len(part.tiles), (self.seed, _ORDER, number),
+                   part.tiles.labels() if part.sampler == "sqrt_frequency" else None)
+            for number, part in enumerate(self.parts)
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderedPass:
+    """One pass over a dataset in its order, for validation: nothing augmented, dropped or repeated.
+
+    The last batch may be smaller; a rank for which it holds nothing has one step less.
+    """
+
+    tiles: Tiles
+    batch_size: int
+    """Tiles per step on each rank."""
+    patch_size_m: float
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        """Steps of this rank."""
+        full, rest = divmod(len(self.tiles), self.batch_size * self.world_size)
+        return full + (self.rank < rest)
+
+    def plan(self, step: int) -> Plan:
+        """What a step reads on this rank."""
+        whole = self.batch_size * self.world_size
+        every = np.arange(step * whole, min((step + 1) * whole, len(self.tiles)))
+        indices = np.array_split(every, self.world_size)[self.rank]
+        return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """The tiles of a plan."""
+        return [_tile(self.tiles, index) for index in plan.indices]
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step."""
+        return _draw(self, step)
+
+    def loader(self, *, num_workers: int = 0, prefetch: int = 2, pin_memory: bool = False) -> Loader:
+        """All its batches; it may be iterated again."""
+        return Loader(source=self, start=0, stop=len(self), num_workers=num_workers, prefetch=prefetch,
+                      pin_memory=pin_memory)  # fmt: skip
+
+
+def _tile(tiles: Tiles, index: np.int64) -> Tile:
+    """A tile to be stacked: where it can be had, with values in the type they are stored in."""
+    as_stored = getattr(tiles, "as_stored", None)
+    return tiles[int(index)] if as_stored is None else as_stored(int(index))
+
+
+def _draw(source: Mixture | OrderedPass, step: int) -> Draw:
+    plan = source.plan(step)
+    batch = Batch.of(source.read(plan))
+    return Draw(step=step, dataset=plan.dataset, patch_size_m=plan.patch_size_m, batch=batch)
+
+
+def _ratio(weight: float | Fraction, where: str) -> Fraction:
+    """A weight as an exact ratio."""
+    if not math.isfinite(weight) or weight <= 0:
+        raise RecordError(f"{where}, weight", weight, "a positive number")
+    ratio = Fraction(weight).limit_denominator(1000)
+    if abs(float(ratio) - float(weight)) > 1e-9 * float(weight):
+        raise RecordError(f"{where}, weight", weight, f"a ratio of small integers, such as Fraction({str(ratio)!r})")
+    return ratio
+
+
+class _Turns:
+    """Which part each step is of: blocks in which every part has its count, shuffled block by block."""
+
+    def __init__(self, counts: Sequence[int], seed: int) -> None:
+        self.counts, self.seed = counts, seed
+        self.block = np.repeat(np.arange(len(counts)), counts)
+        self._last: tuple[int, NDArray[np.int64]] = (-1, self.block)
+
+    def find(self, step: int) -> tuple[int, int]:
+        """The part of a step, and how many batches of it came before."""
+        block, place = divmod(step, len(self.block))
+        if self._last[0] != block:
+            shuffled = np.random.default_rng((self.seed, _SCHEDULE, block)).permutation(self.block)
+            self._last = (block, shuffled)
+        order = self._last[1]
+        part = int(order[place])
+        return part, block * self.counts[part] + int(np.count_nonzero(order[:place] == part))
+
+
+class _Order:
+    """Which sample stands at each position of a part's endless sequence, one epoch after the other."""
+
+    def __init__(self, num_samples: int, seed: tuple[int, ...], labels: NDArray[np.int64] | None) -> None:
+        self.num_samples, self.seed = num_samples, seed
+        self._epochs: dict[int, NDArray[np.int32]] = {}
+        self._classes: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
+        if labels is not None:
+            _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+            self._classes = np.argsort(inverse, kind="stable").astype(np.int32), counts
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples at some positions."""
+        epochs, places = np.divmod(positions, self.num_samples)
+        found = np.empty(len(positions), np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            found[here] = self._epoch(int(epoch))[places[here]]
+        return found
+
+    def _epoch(self, epoch: int) -> NDArray[np.int32]:
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:  # a batch may lie in two epochs
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = self._make(np.random.default_rng((*self.seed, epoch)))
+        return self._epochs[epoch]
+
+    def _make(self, generator: np.random.Generator) -> NDArray[np.int32]:
+        if self._classes is None:
+            return generator.permutation(self.num_samples).astype(np.int32)
+        members, counts = self._classes
+        shares = np.sqrt(counts)
+        drawn = generator.choice(len(counts), self.num_samples, p=shares / shares.sum())
+        starts = np.cumsum(counts) - counts
+        return members[starts[drawn] + generator.integers(counts[drawn])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a dataset takes part in the published pretraining: as its code is set, and as its paper says."""
+
+    modalities: tuple[str, ...]
+    weight: int
+    """Share of the steps, relative to the other datasets."""
+    batch_size: int
+    """Tiles per step and GPU, as the code is set."""
+    paper_batch_size: int
+    """Tiles per step, by the paper."""
+    patch_sizes_m: tuple[float, ...]
+    """As the code is set."""
+    paper_patch_sizes_m: tuple[float, ...]
+    """By the paper."""
+    max_dates: int | None = None
+    """Most dates kept of each series."""
+
+
+GEOPLEX: Mapping[str, Recipe] = MappingProxyType({
+    "treesatai_ts": Recipe(modalities=("aerial", "s2", "s1-asc"), weight=1, batch_size=128, paper_batch_size=384,
+                           patch_sizes_m=(10, 20), paper_patch_sizes_m=(10, 20, 30)),
+    "pastis_hd": Recipe(modalities=("spot", "s2", "s1"), weight=1, batch_size=1, paper_batch_size=8,
+                        patch_sizes_m=(40, 80, 160), paper_patch_sizes_m=(40, 80, 160), max_dates=20),
+    "flair": Recipe(modalities=("aerial-flair", "s2"), weight=1, batch_size=32, paper_batch_size=96,
+                    patch_sizes_m=(10, 20), paper_patch_sizes_m=(10, 20, 50)),
+    "planted": Recipe(modalities=("s2", "s1", "l7", "alos", "modis"), weight=2, batch_size=256, paper_batch_size=2048,
+                      patch_sizes_m=(30,), paper_patch_sizes_m=(30, 60)),
+    "s2naip_urban": Recipe(modalities=("naip", "l8", "s2", "s1"), weight=4, batch_size=2, paper_batch_size=16,
+                           patch_sizes_m=(40, 80, 160), paper_patch_sizes_m=(40, 80, 160)),
+})  # fmt: skip
+"""The five datasets of the published pretraining, by name (spec 3.6). Its code counts batches per GPU under the name of
+a global batch; the paper's 384 and 96 are those of single datasets on 3 GPUs."""

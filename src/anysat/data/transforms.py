@@ -1,0 +1,229 @@
+"""Seeded changes of a tile for training: crop, flips and quarter turns of the ground, fewer dates.
+
+Everything that lies on the ground moves together: all modalities, rasters among the targets, the
+georeference. Randomness comes in as a generator; the tile that comes in stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.errors import InputError, RecordError
+from anysat.observation import Observation
+from anysat.patches import centimetres
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is drawn anew for every sample; by default nothing, and tiles pass unchanged.
+
+    Examples:
+        >>> Augmentation(keep_dates_frac=0.5, max_dates=20).num_dates("s2", 61)
+        20
+    """
+
+    turns_and_flips: bool = False
+    """Place the tile in one of the 8 ways a square fits on itself; one of 4 where it is no square."""
+    crop_m: float | None = None
+    """Side of the square of ground to keep, at a random place; None for the whole tile."""
+    max_dates: int | None = None
+    """Most dates kept of each series; None for all."""
+    keep_dates_frac: float = 1.0
+    """Share of the dates kept of each series, at least one date."""
+    max_dates_of: Mapping[str, int] = field(default_factory=dict)
+    """`max_dates` of single modalities, by key."""
+    keep_dates_frac_of: Mapping[str, float] = field(default_factory=dict)
+    """`keep_dates_frac` of single modalities, by key."""
+
+    def __post_init__(self) -> None:
+        if self.crop_m is not None:
+            centimetres(self.crop_m, "crop_m")
+        for key, count in {"": self.max_dates, **self.max_dates_of}.items():
+            if count is not None and count < 1:
+                raise RecordError(f"max_dates {key}".strip(), count, "at least one date")
+        for key, share in {"": self.keep_dates_frac, **self.keep_dates_frac_of}.items():
+            if not 0 < share <= 1:
+                raise RecordError(f"keep_dates_frac {key}".strip(), share, "a share above 0, up to 1")
+
+    def num_dates(self, key: str, given: int) -> int:
+        """Dates kept of a series of a modality that has so many."""
+        share = self.keep_dates_frac_of.get(key, self.keep_dates_frac)
+        most = self.max_dates_of.get(key, self.max_dates)
+        kept = max(1, math.floor(given * share + 1e-9))
+        return kept if most is None else min(kept, most)
+
+
+def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generator) -> Tile:
+    """A changed copy of a tile; the same generator state gives the same one.
+
+    First the crop, then flips and turns, then fewer dates. Dates stay in order and at least one date with
+    a valid value stays, where there is one. Values may be views of those that came in.
+
+    Raises:
+        InputError: the crop does not fit, or a modality that covers the tile has more than one pixel, which
+            would no longer lie over the ground it saw.
+    """
+    if augmentation.crop_m is not None:
+        top_m, left_m = _draw_place(tile, augmentation.crop_m, generator)
+        tile = crop(tile, top_m, left_m, augmentation.crop_m)
+    if augmentation.turns_and_flips:
+        is_square = len(set(_extent_cm(tile))) == 1
+        quarters = generator.integers(4) if is_square else 2 * generator.integers(2)
+        tile = turn(tile, int(quarters), is_mirrored=bool(generator.integers(2)))
+    thinned = {key: _thin(seen, augmentation, generator) for key, seen in tile.observations.items()}
+    is_same = all(thinned[key] is seen for key, seen in tile.observations.items())
+    return tile if is_same else replace(tile, observations=thinned)
+
+
+def crop(tile: Tile, top_m: float, left_m: float, side_m: float) -> Tile:
+    """The square of ground that begins so far from the upper left corner of a tile.
+
+    The georeference is cut with it; it is dropped where the square holds no whole number of its pixels.
+
+    Raises:
+        InputError: the square leaves the tile, or cuts through a pixel of a modality or a target.
+    """
+    height, width = _extent_cm(tile)
+    unit = _unit_cm(tile)
+    top, left = (round(100 * length) for length in (top_m, left_m))
+    side = centimetres(side_m, "crop side")
+    _check_context(tile)
+    where = f"crop of tile {tile.id!r}"
+    if any(length % unit for length in (top, left, side)):
+        given = f"{side_m:g} m at {top_m:g}, {left_m:g} m"
+        raise InputError(where, f"multiples of {unit / 100:g} m, where pixels of all it holds meet", given)
+    if min(top, left) < 0 or top + side > height or left + side > width:
+        given = f"{side_m:g} m at {top_m:g}, {left_m:g} m"
+        raise InputError(where, f"a square inside {height / 100:g} x {width / 100:g} m", given)
+
+    def cut(array: Array) -> Array:
+        rows, cols = (slice(start * count // extent, (start + side) * count // extent) for start, count, extent
+                      in ((top, array.shape[-2], height), (left, array.shape[-1], width)))  # fmt: skip
+        return array[..., rows, cols]
+
+    return replace(_on_ground(tile, cut), geobox=_cut_geobox(tile.geobox, top / height, left / width,
+                                                             side / height, side / width))  # fmt: skip
+
+
+def turn(tile: Tile, quarters: int, *, is_mirrored: bool = False) -> Tile:
+    """A tile with left and right exchanged (if so), then turned counterclockwise by quarters.
+
+    A turned tile has no georeference: its rows no longer follow the axes of a map.
+
+    Raises:
+        InputError: the tile is no square and would change its shape.
+    """
+    height, width = _extent_cm(tile)
+    _check_context(tile)
+    if quarters % 2 and height != width:
+        shape = f"{height / 100:g} x {width / 100:g} m"
+        raise InputError(f"turn of tile {tile.id!r}", "half turns of a tile that is no square", shape)
+    if quarters % 4 == 0 and not is_mirrored:
+        return tile
+
+    def place(array: Array) -> Array:
+        array = array[..., ::-1] if is_mirrored else array
+        array = array[..., ::-1, ::-1] if quarters % 4 > 1 else array
+        return array[..., ::-1].swapaxes(-2, -1) if quarters % 2 else array
+
+    return replace(_on_ground(tile, place), geobox=None)
+
+
+def _on_ground(tile: Tile, move: Callable[[Array], Array]) -> Tile:
+    """The tile with everything that lies on the ground moved; context of the whole tile stays."""
+    tiling = _tiling(tile)
+    observations = {
+        key: replace(seen, values=move(seen.values), valid=move(seen.valid)) if key in tiling else seen
+        for key, seen in tile.observations.items()
+    }
+    targets = {name: move(value) if np.ndim(value) >= 2 else value for name, value in tile.targets.items()}
+    return replace(tile, observations=observations, targets=targets)
+
+
+def _tiling(tile: Tile) -> Mapping[str, Observation]:
+    """Modalities whose pixels make up the ground; those that cover the tile only where there are no others."""
+    return {k: o for k, o in tile.observations.items() if not o.modality.covers_tile} or tile.observations
+
+
+def _check_context(tile: Tile) -> None:
+    tiling = _tiling(tile)
+    for key, observation in tile.observations.items():
+        if key not in tiling and observation.shape_px != (1, 1):
+            expected = "one pixel of a modality that covers the tile, so that crops and turns keep it over its ground"
+            raise InputError(f"tile {tile.id!r}, {key}", expected, f"{observation.shape_px} pixels")
+
+
+def _extent_cm(tile: Tile) -> tuple[int, int]:
+    seen = next(iter(_tiling(tile).values()))
+    gsd_cm = centimetres(seen.modality.gsd_m, f"gsd_m of {seen.modality.key!r}")
+    return seen.shape_px[0] * gsd_cm, seen.shape_px[1] * gsd_cm
+
+
+def _unit_cm(tile: Tile) -> int:
+    """Shortest length that holds whole pixels of every modality and of every raster among the targets."""
+    extent = _extent_cm(tile)
+    sides = [centimetres(o.modality.gsd_m, f"gsd_m of {key!r}") for key, o in _tiling(tile).items()]
+    for name, target in tile.targets.items():
+        if np.ndim(target) >= 2:
+            for length, count in zip(extent, np.shape(target)[-2:], strict=True):
+                if length % count:
+                    shape = f"{extent[0] / 100:g} x {extent[1] / 100:g} m"
+                    raise InputError(f"tile {tile.id!r}, target {name!r}",
+                                     f"pixels of whole centimetres over {shape}", np.shape(target))  # fmt: skip
+                sides.append(length // count)
+    return math.lcm(*sides)
+
+
+def _draw_place(tile: Tile, side_m: float, generator: np.random.Generator) -> tuple[float, float]:
+    """A random place for a square, on the grid where pixels of everything meet."""
+    unit, side = _unit_cm(tile), centimetres(side_m, "crop_m")
+    free = [max(0, length - side) // unit for length in _extent_cm(tile)]
+    top, left = (int(generator.integers(count + 1)) * unit / 100 for count in free)
+    return top, left
+
+
+def _cut_geobox(geobox: Any, top: float, left: float, height: float, width: float) -> Any:
+    """A part of a georeference, given as shares of its sides."""
+    if geobox is None:
+        return None
+    rows, cols = geobox.shape
+    counts = (height * rows, width * cols)
+    if any(abs(count - round(count)) > 1e-6 for count in counts):
+        return None
+    return geobox.translate_pix(left * cols, top * rows).crop((round(counts[0]), round(counts[1])))
+
+
+def _thin(observation: Observation, augmentation: Augmentation, generator: np.random.Generator) -> Observation:
+    """Fewer dates of a series, in their order, one of them with a valid value where there is one."""
+    if observation.dates is None:
+        return observation
+    given = len(observation.dates)
+    count = augmentation.num_dates(observation.modality.key, given)
+    if count >= given:
+        return observation
+    kept = generator.permutation(given)[:count]
+    if not any(observation.valid[index].any() for index in kept):
+        seen = np.flatnonzero([date.any() for date in observation.valid])
+        if seen.size:
+            kept[0] = generator.choice(seen)
+    kept.sort()
+    values, valid = _at_dates(observation.values, kept), _at_dates(observation.valid, kept)
+    return replace(observation, values=values, valid=valid, dates=observation.dates[kept])
+
+
+def _at_dates(array: Array, kept: NDArray[np.int64]) -> Array:
+    """Some dates of a series; what is repeated without taking memory stays so."""
+    is_repeated = [stride == 0 for stride in array.strides]
+    if not any(is_repeated):
+        return array[kept]
+    once = array[tuple(slice(1 if repeated else None) for repeated in is_repeated)]
+    return np.broadcast_to(once if is_repeated[0] else once[kept], (len(kept), *array.shape[1:]))
