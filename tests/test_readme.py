@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+import anysat
 from anysat.cli import main
 from anysat.model import checkpoint
 from builders import random_model
@@ -37,10 +38,10 @@ def test_every_command_is_one_that_runs_somewhere():
             assert f"\n{target}:" in makefile
             assert f"make {target}" in ci
         else:
-            assert command.startswith(("anysat embed", "pip install -e '.[geo]'")), command
+            assert command.startswith(("anysat ", "pip install -e '.[geo]'", "pip install -e '.[train]'")), command
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("anysat ")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("anysat embed ")])
 def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
@@ -58,3 +59,16 @@ def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monk
     assert main(shlex.split(command)[1:]) == 0
     for name in ("tile.zarr", "tile.tif", "tile_dense.tif", "tile.png"):
         assert (tmp_path / name).exists(), name
+
+
+def test_the_data_commands_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = [command for command in COMMANDS if command.startswith(("anysat world", "anysat datasets"))]
+    assert len(data) == 5
+    for command in data:
+        assert main(shlex.split(command)[1:]) == 0, command
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "open_dataset" in b)
+    found = {"anysat": anysat}
+    exec(block, found)  # the README's own lines
+    assert isinstance(found["dataset"][0], anysat.Tile)
+    assert (tmp_path / "sample.png").stat().st_size > 10_000
