@@ -8,6 +8,8 @@ import pytest
 
 from anysat.batch import Batch
 from anysat.data.base import dataset_names, find_dataset, open_dataset
+from anysat.data.layout import DatasetFolder
+from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError
 from anysat.modalities import MODALITIES, NOT_RELEASED
 from anysat.patches import PatchGrid
@@ -19,6 +21,18 @@ every_layout = pytest.mark.parametrize(("name", "layout"), LAYOUTS)
 @every_layout
 def test_layout_is_recognised_by_its_marker(name, layout):
     assert find_dataset(name).folder(miniature(name, layout)).layout.name == layout
+
+
+@every_layout
+def test_the_same_seed_writes_the_same_bytes(name, layout, tmp_path):
+    record = find_dataset(name)
+    written = []
+    for part in ("one", "other"):
+        root = tmp_path / part
+        root.mkdir()
+        record.write_miniature(DatasetFolder(root, record.layout(layout)), World(3), 1)
+        written.append({p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()})
+    assert written[0] == written[1]
 
 
 @every_layout

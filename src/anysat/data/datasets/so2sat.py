@@ -107,9 +107,11 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
         mine = tiles[place :: len(_PARTS)]
         contents: dict[str, Any] = {}
         for key in ("s1", "s2"):
-            stored = [folder.store(key, tile.observe(key, dates=np.array([DATE], "datetime64[D]"))) for tile in mine]
+            date = np.array([DATE], "datetime64[D]")
+            seen = [tile.observe(key, dates=date, keep_clouds=True) for tile in mine]
+            stored = [np.empty((0, len(folder.layout[key].bands), 32, 32)), *(folder.store(key, part) for part in seen)]
             contents[key] = np.moveaxis(np.nan_to_num(np.concatenate(stored)), 1, -1)
-        contents["labels"] = np.eye(len(ZONES))[[_zone(tile) for tile in mine]]
+        contents["labels"] = np.eye(len(ZONES))[np.array([_zone(tile) for tile in mine], int)]
         folder.write(contents, part=part)
 
 
