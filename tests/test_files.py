@@ -473,3 +473,14 @@ def test_json_keeps_what_it_was_given(tmp_path):
     path = tmp_path / "a.json"
     write_file(path, {None: [{"a": 1}]})
     assert json.loads(path.read_text()) == read_file(path)[0]
+
+
+def test_a_tensor_file_that_unfolds_is_refused_before_it_does(tmp_path):
+    plain, bomb = tmp_path / "plain.pt", tmp_path / "bomb.pt"
+    torch.save({"image": torch.zeros(1000, 1000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(SourceError, match=r"bomb\.pt: its member .* would unfold to 4000000 bytes"):
+        read_file(bomb, ["image"])

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.sources import InputPath, open_source, parse_units
@@ -333,3 +334,12 @@ def test_a_variable_of_a_cube_can_be_chosen(tmp_path):
 def test_what_is_typed_must_be_a_modality_and_a_path():
     with pytest.raises(RecordError, match="expected MODALITY=PATH"):
         InputPath.parse("cube.nc")
+
+
+def test_a_virtual_raster_under_the_name_of_a_geotiff_leads_nowhere(tmp_path):
+    """It could name any other file, or an address on the network."""
+    write_tif(tmp_path / "secret.tif", ramp(4, 300, 300), geobox((300, 300), 0.2))
+    path = tmp_path / "a.tif"
+    rasterio.shutil.copy(tmp_path / "secret.tif", path, driver="VRT")
+    with pytest.raises(SourceError, match=r"a\.tif: it cannot be read"):
+        open_source(InputPath.parse(f"aerial={path}"), M["aerial"])

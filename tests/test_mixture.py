@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -259,6 +260,13 @@ def test_packed_and_loose_files_give_the_same_batches(name, tmp_path):
         ]
         for step in range(6):
             assert fingerprint(streams[0].draw(step)) == fingerprint(streams[1].draw(step))
+
+
+def test_modalities_stay_the_records_of_the_table_between_processes():
+    (draw,) = meadows().loader(0, 1, num_workers=1)
+    assert draw.batch.observations["s2"].modality is MODALITIES["s2"]
+    own = replace(MODALITIES["s2"], key="own")
+    assert pickle.loads(pickle.dumps(own)) == own
 
 
 def test_a_mixture_travels_to_a_process():

@@ -116,6 +116,12 @@ class Modality:
             if band.ratio_of is not None and not set(band.ratio_of) <= set(names):
                 refuse("bands", f"the parts of the ratio band {band.name!r} among the bands")
 
+    def __reduce__(self) -> Any:
+        """Between processes, a record of the table travels as its key: batches carry many."""
+        if MODALITIES.get(self.key) is self:
+            return _of_table, (self.key,)
+        return _restore, (type(self), dict(vars(self)))
+
     @property
     def subpatch_m(self) -> float:
         """Side of a sub-patch in metres."""
@@ -165,6 +171,14 @@ class Modality:
             for band in record.get("bands") or ()
         ]
         return cast("Modality", _record(cls, {**record, "bands": tuple(bands)}, "modality"))
+
+
+def _of_table(key: str) -> Modality:
+    return MODALITIES[key]
+
+
+def _restore(cls: type[Modality], values: dict[str, Any]) -> Modality:
+    return cls(**values)
 
 
 _SEEN_FIELDS = ("gsd_m", "is_temporal", "subpatch_px", "covers_tile", "normalises_over_dates", "date_period_days")

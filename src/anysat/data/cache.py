@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,8 +39,8 @@ def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return {key: kept[key] for key in kept.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        pass  # absent, or cut short: it is only a copy
+    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+        pass  # absent or damaged: it is only a copy
     started = time.monotonic()
     arrays = make()
     if time.monotonic() - started > WORTH_S:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import xarray
 
 _TIFF = (".tif", ".tiff")
+_DRIVER = "GTiff"
+"""No other: a VRT under another name could lead to other files, or to the network."""
 _DATE_TAGS = ("TIFFTAG_DATETIME", "DATETIME", "ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE",
               "DATE_ACQUIRED")  # fmt: skip
 _TIME_NAMES, _BAND_NAMES = ("time", "t", "date", "dates"), ("band", "bands", "channel", "variable")
@@ -152,7 +154,7 @@ def _tiff_layer(path: Path) -> Layer:
 
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said in our own words, where it matters
-        with rasterio.open(path) as file:
+        with rasterio.open(path, driver=_DRIVER) as file:
             bands = [names_of(description) for description in file.descriptions]
             tags = {key.upper(): value for key, value in file.tags().items()}
             located = file.crs is not None and not file.transform.is_identity
@@ -166,7 +168,7 @@ def _tiff_layer(path: Path) -> Layer:
         date = date or date_in(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(tag, "")))
 
     def load(_times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-        with reading(path), rasterio.open(path) as file:
+        with reading(path), rasterio.open(path, driver=_DRIVER) as file:
             window = ((row.start, row.stop), (col.start, col.stop))
             indexes = [band + 1 for band in bands]
             stored = file.read(indexes, window=window)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def read_tensors(path: Path) -> Any:
     """
     import torch
 
+    _refuse_deflated(path)
     try:
         with torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a newer pickle, which is refused in our words
@@ -42,6 +44,17 @@ def read_tensors(path: Path) -> Any:
         if "TorchScript" not in str(error):
             raise
         raise SourceError(path, "it is a TorchScript program", _COULD_RUN) from error
+
+
+def _refuse_deflated(path: Path) -> None:
+    """Torch does not compress tensors; a member that is compressed could unfold to any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > path.stat().st_size:
+                raise SourceError(path, f"its member {member.filename!r} would unfold to {member.file_size} bytes",
+                                  "torch.save does not compress; have it saved again")  # fmt: skip
 
 
 def _refused(path: Path, message: str) -> SourceError:
