@@ -125,6 +125,31 @@ def test_ranks_share_no_sample_in_an_epoch_and_leave_none_out():
         assert sorted(np.concatenate(taken)) == list(range(60))
 
 
+@pytest.mark.parametrize("count", [13, 17, 40])
+def test_no_sample_comes_twice_in_a_step_of_all_ranks(count):
+    """Also where an epoch ends inside a batch."""
+    ranks = [meadows((1,), (count,), batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    steps = [np.concatenate([rank.plan(step).indices for rank in ranks]) for step in range(120)]
+    assert all(len(set(step)) == 4 for step in steps)
+    whole = np.concatenate(steps)[: count * (480 // count)].reshape(-1, count)
+    assert (np.sort(whole) == np.arange(count)).all()
+
+
+def test_samples_without_a_label_are_not_balanced():
+    tiles = Meadow(11)
+    tiles.labels = lambda: np.repeat([-1, 0, 1], [7, 2, 2])
+    mixture = Mixture(parts=[Part(tiles=tiles, batch_size=5, patch_sizes_m=(10.0,), sampler="sqrt_frequency")])
+    assert {index for step in range(40) for index in mixture.plan(step).indices.tolist()} == {7, 8, 9, 10}
+
+
+def test_patch_sizes_that_do_not_divide_the_tile_are_refused():
+    trees = open_dataset("treesatai_ts", miniature("treesatai_ts"), "all")
+    with pytest.raises(RecordError, match="sizes that divide the 60 m of a tile"):
+        Part(tiles=trees, batch_size=1, patch_sizes_m=(25,))
+    with pytest.raises(RecordError, match="sizes that divide the 30 m of a crop"):
+        Part(tiles=trees, batch_size=1, patch_sizes_m=(20,), augmentation=Augmentation(crop_m=30))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_resuming_holds_on_every_rank(rank):
     whole = [fingerprint(draw) for draw in real_mixture(rank, 2).loader(0, 60)]
@@ -366,7 +391,7 @@ def test_a_loader_knows_its_length_and_may_be_iterated_again():
      ({"batch_size": 0}, "batch_size: expected at least one tile, got 0"),
      ({"counts": (0, 5)}, "part 'meadow0': expected at least one sample"),
      ({"sampler": "random"}, "sampler: expected one of shuffle, sqrt_frequency, got 'random'"),
-     ({"rank": 2, "world_size": 2}, "rank: expected 0 to 1, below world_size, got 2"), ({"seed": -1}, "seed"),
+     ({"rank": 2, "world_size": 2}, r"expected 0 to 1, got \(2, 2\)"), ({"seed": -1}, "seed"),
      ({"weights": (), "counts": ()}, "at least one part")],
 )  # fmt: skip
 def test_impossible_mixtures_are_refused(options, message):

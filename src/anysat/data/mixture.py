@@ -45,7 +45,8 @@ class Part:
     augmentation: Augmentation = field(default_factory=Augmentation)
     sampler: str = "shuffle"
     """`shuffle`: every sample once per epoch. `sqrt_frequency`: a class with a probability proportional to the
-    square root of its frequency, then any sample of it (published PLANTED, spec 4.4)."""
+    square root of its frequency, then any sample of it (published PLANTED, spec 4.4); samples without a label, below 0,
+    are never drawn."""
 
     def __post_init__(self) -> None:
         where = f"part {self.tiles.name!r}"
@@ -53,10 +54,14 @@ class Part:
             raise InputError(where, "at least one sample", "none")
         if self.batch_size < 1:
             raise RecordError(f"{where}, batch_size", self.batch_size, "at least one tile")
+        side_m = self.augmentation.crop_m or getattr(getattr(self.tiles, "record", None), "tile_m", None)
         if not self.patch_sizes_m:
             raise RecordError(f"{where}, patch_sizes_m", self.patch_sizes_m, "at least one patch size")
         for patch_size_m in self.patch_sizes_m:
-            centimetres(patch_size_m, f"{where}, patch_sizes_m")
+            size = centimetres(patch_size_m, f"{where}, patch_sizes_m")
+            if side_m is not None and centimetres(side_m, where) % size:
+                expected = f"sizes that divide the {side_m:g} m of a {'crop' if self.augmentation.crop_m else 'tile'}"
+                raise RecordError(f"{where}, patch_sizes_m", patch_size_m, expected)
         if self.sampler not in SAMPLERS:
             raise RecordError(f"{where}, sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
         _ratio(self.weight, where)
@@ -85,7 +90,8 @@ class Mixture:
         if self.seed < 0:
             raise RecordError("mixture, seed", self.seed, "0 or more")
         if not 0 <= self.rank < self.world_size:
-            raise RecordError("mixture, rank", self.rank, f"0 to {self.world_size - 1}, below world_size")
+            limits = f"0 to {self.world_size - 1}" if self.world_size > 0 else "a world_size of at least 1"
+            raise RecordError("mixture, rank and world_size", (self.rank, self.world_size), limits)
         assert len(self._turns.block) <= MAX_BLOCK, self._turns.block
         assert len(self._orders) == len(self.parts), self._orders  # made here, so that workers find them made
 
@@ -151,8 +157,8 @@ class Mixture:
     @cached_property
     def _orders(self) -> list[_Order]:
         return [
-            _Order(len(part.tiles), (self.seed, _ORDER, number),
-                   part.tiles.labels() if part.sampler == "sqrt_frequency" else None)
+            _Order(len(part.tiles), part.batch_size * self.world_size, (self.seed, _ORDER, number),
+                   part.tiles.labels() if part.sampler == "sqrt_frequency" else None, part.tiles.name)
             for number, part in enumerate(self.parts)
         ]  # fmt: skip
 
@@ -241,13 +247,18 @@ class _Turns:
 class _Order:
     """Which sample stands at each position of a part's endless sequence, one epoch after the other."""
 
-    def __init__(self, num_samples: int, seed: tuple[int, ...], labels: NDArray[np.int64] | None) -> None:
-        self.num_samples, self.seed = num_samples, seed
+    def __init__(
+        self, num_samples: int, batch: int, seed: tuple[int, ...], labels: NDArray[np.int64] | None, name: str
+    ) -> None:
+        self.num_samples, self.batch, self.seed = num_samples, batch, seed
         self._epochs: dict[int, NDArray[np.int32]] = {}
         self._classes: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
         if labels is not None:
-            _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-            self._classes = np.argsort(inverse, kind="stable").astype(np.int32), counts
+            labelled = np.flatnonzero(labels >= 0)
+            if not len(labelled):
+                raise InputError(f"part {name!r}, sampler sqrt_frequency", "samples with a class", "none has one")
+            _, inverse, counts = np.unique(labels[labelled], return_inverse=True, return_counts=True)
+            self._classes = labelled[np.argsort(inverse, kind="stable")].astype(np.int32), counts
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The samples at some positions."""
@@ -262,12 +273,32 @@ class _Order:
         if epoch not in self._epochs:
             while len(self._epochs) > 1:  # a batch may lie in two epochs
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = self._make(np.random.default_rng((*self.seed, epoch)))
+            self._epochs[epoch] = self._draw(epoch) if self._classes is None else self._choose(epoch)
         return self._epochs[epoch]
 
-    def _make(self, generator: np.random.Generator) -> NDArray[np.int32]:
-        if self._classes is None:
-            return generator.permutation(self.num_samples).astype(np.int32)
+    def _shuffled(self, epoch: int) -> NDArray[np.int32]:
+        generator = np.random.default_rng((*self.seed, epoch))
+        return generator.permutation(self.num_samples).astype(np.int32)
+
+    def _draw(self, epoch: int) -> NDArray[np.int32]:
+        """A permutation whose head has no sample of the batch that the epoch before began.
+
+        Those are exchanged with samples of the middle, so that the ends of all epochs stay as they were drawn.
+        """
+        order, begun = self._shuffled(epoch), epoch * self.num_samples % self.batch
+        if not (epoch and begun) or self.num_samples < 3 * self.batch:
+            return order
+        taken = self._shuffled(epoch - 1)[-begun:]
+        twice = np.flatnonzero(np.isin(order[: self.batch - begun], taken))
+        middle = np.flatnonzero(~np.isin(order[self.batch : -self.batch], taken))[: len(twice)] + self.batch
+        twice = twice[: len(middle)]
+        order[twice], order[middle] = order[middle], order[twice]
+        return order
+
+    def _choose(self, epoch: int) -> NDArray[np.int32]:
+        """Samples by the square root of their class's frequency."""
+        assert self._classes is not None, self.seed
+        generator = np.random.default_rng((*self.seed, epoch))
         members, counts = self._classes
         shares = np.sqrt(counts)
         drawn = generator.choice(len(counts), self.num_samples, p=shares / shares.sum())

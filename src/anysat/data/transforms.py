@@ -48,8 +48,9 @@ class Augmentation:
         if self.crop_m is not None:
             centimetres(self.crop_m, "crop_m")
         for key, count in {"": self.max_dates, **self.max_dates_of}.items():
-            if count is not None and count < 1:
-                raise RecordError(f"max_dates {key}".strip(), count, "at least one date")
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                expected = "a number of dates, at least one; max_dates_of takes numbers by modality"
+                raise RecordError(f"max_dates {key}".strip(), count, expected)
         for key, share in {"": self.keep_dates_frac, **self.keep_dates_frac_of}.items():
             if not 0 < share <= 1:
                 raise RecordError(f"keep_dates_frac {key}".strip(), share, "a share above 0, up to 1")
