@@ -26,7 +26,12 @@ def resident_mb() -> float:
 
 def grown(dataset: Any, samples: int, warm_up: int) -> tuple[float, float, float]:
     """Megabytes after the warm-up, megabytes grown until the end, and seconds."""
-    part = Part(tiles=dataset, batch_size=1, patch_sizes_m=(10.0,), augmentation=Augmentation(turns_and_flips=True))
+    part = Part(
+        tiles=dataset,
+        batch_size=1,
+        patch_sizes_m=dataset.record.patch_sizes_m,
+        augmentation=Augmentation(turns_and_flips=True),
+    )
     mixture = Mixture(parts=[part])
     before, start = 0.0, time.perf_counter()
     for step in range(samples):

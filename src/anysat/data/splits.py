@@ -17,7 +17,7 @@ def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int =
     Names of one group (a place, a scene, a plot) belong together when the group's name is given.
 
     >>> split_by_name(["a", "b", "a"], {"train": 0.8, "val": 0.2}).tolist()
-    ['train', 'train', 'train']
+    ['train', 'val', 'train']
     """
     total = sum(shares.values())
     if not shares or min(shares.values()) < 0 or total <= 0:

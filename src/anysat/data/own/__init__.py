@@ -9,6 +9,7 @@ from pathlib import Path
 from anysat.data.base import DatasetRecord
 from anysat.data.layout import SOURCE, Entry, Layout
 from anysat.data.own.description import OwnData, OwnSplits, read_yaml
+from anysat.data.own.tables import SPLIT
 from anysat.data.own.tiles import list_classes, list_tiles, read_tile
 
 
@@ -58,7 +59,8 @@ def _split_rule(splits: OwnSplits) -> str:
         return f"column {splits.column!r} of the table"
     shares = ", ".join(f"{split} {share:g}" for split, share in splits.shares.items())
     way = "by the name of the tile" if splits.block_m is None else f"by squares of {splits.block_m:g} m of ground"
-    return f"seeded draw {way}: {shares}"
+    drawn = f"seeded draw {way}: {shares}"
+    return drawn if splits.is_given else f"column {SPLIT!r} where the table has one, else {drawn}"
 
 
 def _layout(data: OwnData) -> Layout:

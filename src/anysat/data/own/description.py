@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anysat.data.base import Target
-from anysat.data.own.tables import read_table
+from anysat.data.own.sections import Section
+from anysat.data.own.tables import SUFFIXES, is_no_label, read_table
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from anysat.modalities import MODALITIES, NOT_RELEASED, UNITS, Modality, find_modality, read_modalities
+from anysat.modalities import MODALITIES, NOT_RELEASED, UNITS, Modality, band_key, find_modality, read_modalities
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
 
 SPLITS = ("train", "val", "test")
@@ -19,9 +20,13 @@ DEFAULT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 _FIELD = re.compile(r"{(\w+)}")
 IGNORE = 255
 """Number of a pixel without a label unless the file says otherwise."""
+SKIPPED = "-"
+"""In `bands`, a stored band that is not read."""
+MAX_TILE_M = 1e7
+"""Metres above which a length is a mistake: a quarter of the Earth's girth."""
 _CENTRES = ("files", "table")
-_NEEDED = object()
-_KEYS = ("name", "title", "about", "licence", "homepage", "citation", "tile_m", "patch_sizes_m", "tiles", "centre",
+_TEXTS = ("title", "about", "licence", "homepage", "citation")
+_KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "centre",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
 _TARGET_KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "about")
 
@@ -62,6 +67,8 @@ class OwnTarget:
 class OwnSplits:
     """How tiles are split: by a column, or by shares."""
 
+    is_given: bool
+    """False when the file does not say, so that a column `split` of the table does where there is one."""
     column: str | None
     members: Mapping[str, tuple[str, ...]]
     """Values of the column that make up each split."""
@@ -97,57 +104,6 @@ class OwnData:
         return beside if beside.exists() or root is None else root / self.tiles
 
 
-class Section:
-    """A mapping of the file whose keys are known, and where it stands."""
-
-    def __init__(self, content: Any, where: str, known: Sequence[str]) -> None:
-        if not isinstance(content, Mapping):
-            raise RecordError(where, content, f"keys and values, keys among {', '.join(known)}")
-        for key in content:
-            if key not in known:
-                raise UnknownNameError(f"key of {where}", key, known)
-        self.content, self.where = content, where
-
-    def has(self, key: str) -> bool:
-        """Whether the key is given, and not empty."""
-        return self.content.get(key) is not None
-
-    def refuse(self, key: str, expected: str) -> RecordError:
-        """The error about a key."""
-        return RecordError(f"{self.where}, {key}", self.content.get(key), expected)
-
-    def get(self, key: str, kind: type | tuple[type, ...], expected: str, default: Any = _NEEDED) -> Any:
-        """Value of a key, of a type; needed when there is no default."""
-        value = self.content.get(key)
-        if value is None and default is not _NEEDED:
-            return default
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.refuse(key, expected)
-        return value
-
-    def text(self, key: str, default: Any = _NEEDED) -> Any:
-        """Words, or a number that stands for them."""
-        return str(self.get(key, (str, int), "text", default)) if self.has(key) or default is _NEEDED else default
-
-    def number(self, key: str, default: Any = _NEEDED) -> Any:
-        """A number above 0."""
-        value = self.get(key, (int, float), "a number above 0", default)
-        if self.has(key) and not 0 < value < float("inf"):
-            raise self.refuse(key, "a number above 0")
-        return float(value) if self.has(key) else default
-
-    def listed(self, key: str, kind: type | tuple[type, ...], expected: str) -> tuple[Any, ...]:
-        """A list of values of a type; none when the key is not given."""
-        values = self.get(key, list, expected, [])
-        if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
-            raise self.refuse(key, expected)
-        return tuple(values)
-
-    def part(self, key: str, content: Any, known: Sequence[str]) -> Section:
-        """A mapping inside this one."""
-        return Section(content, f"{self.where}, {key}", known)
-
-
 def read_yaml(path: Path) -> OwnData:
     """What a YAML file says.
 
@@ -161,21 +117,21 @@ def read_yaml(path: Path) -> OwnData:
         raise MissingFileError(path, "a YAML file that describes a dataset")
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that cannot be
         raise RecordError(str(path), str(error), "valid YAML") from error
     top = Section(content, str(path), _KEYS)
     centre = top.text("centre", "files")
     if centre not in _CENTRES:
         raise UnknownNameError(f"centre of {path}", centre, _CENTRES)
-    tile_m = top.number("tile_m")
+    tile_m = top.number("tile_m", most=MAX_TILE_M)
     modalities = _modalities(top, path)
     data = OwnData(
         file=path,
-        name=top.text("name"),
-        texts={key: top.text(key) for key in ("title", "about", "licence", "homepage", "citation") if top.has(key)},
+        name=_name(top),
+        texts={key: text for key in _TEXTS if (text := top.text(key, "", may_be_empty=True))},
         tile_m=tile_m,
         patch_sizes_m=_patch_sizes_m(top, tile_m, [modality.record for modality in modalities]),
-        tiles=top.text("tiles", None),
+        tiles=_table_name(top),
         is_centred_on_table=centre == "table",
         modalities=modalities,
         targets=(),
@@ -185,6 +141,20 @@ def read_yaml(path: Path) -> OwnData:
     if data.tiles is None:
         _check_without_table(data)
     return data
+
+
+def _name(top: Section) -> str:
+    name: str = top.text("name")
+    if not name.strip():
+        raise top.refuse("name", "text that is not empty")
+    return name
+
+
+def _table_name(top: Section) -> str | None:
+    name: str | None = top.text("tiles", None)
+    if name is not None and Path(name).suffix.lower() not in SUFFIXES:
+        raise top.refuse("tiles", f"a table of a kind that is read ({', '.join(SUFFIXES)}); save it as CSV")
+    return name
 
 
 def _check_without_table(data: OwnData) -> None:
@@ -218,7 +188,7 @@ def _modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
                 record=record,
                 path=_path(section),
                 units=_units(section, record),
-                bands=section.listed("bands", str, "a list of names"),
+                bands=_bands(section, record),
                 is_optional=bool(section.get("optional", bool, "true or false", False)),
             )
         )
@@ -237,6 +207,27 @@ def _path(section: Section) -> str:
     return path
 
 
+def _bands(section: Section, record: Modality) -> tuple[str, ...]:
+    """Names of the stored bands, all of the modality; `SKIPPED` for those not to read."""
+    given = section.listed("bands", (str, type(None)), f"a list of names, null or {SKIPPED!r} for a band not to read")
+    names = tuple(SKIPPED if name is None else name for name in given)
+    read = [_find_band(section, "bands", record, name) for name in names if name != SKIPPED]
+    if names and not read:
+        raise section.refuse("bands", f"at least one band of {record.key}")
+    if len(set(read)) < len(read):
+        raise section.refuse("bands", "each band once")
+    return names
+
+
+def _find_band(section: Section, key: str, record: Modality, name: Any) -> int:
+    for index, band in enumerate(record.bands):
+        if isinstance(name, str) and band_key(name) in band.match_keys:
+            return index
+    known = {name for band in record.bands for name in (band.name, band.common_name) if name}
+    advice = f"Write null or {SKIPPED!r} for a band that is not to be read" if key == "bands" else ""
+    raise UnknownNameError(f"band of {section.where}, {key}", name, known, advice)
+
+
 def _units(section: Section, record: Modality) -> dict[tuple[str, str | None], str]:
     given = section.content.get("units")
     by_band = {None: given} if isinstance(given, str) else given or {}
@@ -246,7 +237,7 @@ def _units(section: Section, record: Modality) -> dict[tuple[str, str | None], s
         if unit not in UNITS:
             raise UnknownNameError(f"unit in {section.where}", unit, UNITS)
     return {
-        (record.key, None if band is None else record.band_names[record.find_band(band)]): unit
+        (record.key, None if band is None else record.band_names[_find_band(section, "units", record, band)]): unit
         for band, unit in by_band.items()
     }
 
@@ -286,7 +277,7 @@ def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     if not is_raster and data.tiles is None:
         raise section.refuse("column", "a raster, because there is no table of tiles")
     classes = () if section.has("unit") else _classes(section, data)
-    values = section.listed("values", int, "a list of whole numbers")
+    values = section.wholes("values")
     if values and len(set(values)) != len(classes):
         raise section.refuse("values", f"one number for each of the {len(classes)} classes")
     kind = "value" if section.has("unit") else "labels" if section.has("separator") else "class"
@@ -294,16 +285,30 @@ def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     gsd_m = section.number("gsd_m") if is_raster else None
     if gsd_m is not None and centimetres(data.tile_m, "tile_m") % centimetres(gsd_m, f"{section.where}, gsd_m"):
         raise section.refuse("gsd_m", f"a spacing that divides the tile of {data.tile_m:g} m")
-    limits = section.listed("limits", (int, float), "the least and the greatest value")
+    ignore = section.whole("ignore", default_ignore)
+    if ignore in values:
+        raise section.refuse(
+            "ignore", f"a number that is none of `values`, for pixels without a label, unlike {ignore}"
+        )
     target = Target(
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes, gsd_m=gsd_m,
-        ignore=section.get("ignore", int, "a whole number", default_ignore), unit=section.text("unit", ""),
-        limits=(float(limits[0]), float(limits[1])) if len(limits) == 2 else None, about=section.text("about", ""),
+        ignore=ignore, unit=section.text("unit", "", may_be_empty=True), limits=_limits(section),
+        about=section.text("about", "", may_be_empty=True),
     )  # fmt: skip
     return OwnTarget(
         target=target, column=section.text("column", None), path=_path(section) if is_raster else None,
         values=values or tuple(range(len(classes))), separator=section.text("separator", None),
     )  # fmt: skip
+
+
+def _limits(section: Section) -> tuple[float, float] | None:
+    if not section.has("limits"):
+        return None
+    expected = "the least and the greatest value, as [0, 50]"
+    limits = section.numbers("limits", expected)
+    if len(limits) != 2 or not limits[0] < limits[1]:
+        raise section.refuse("limits", expected)
+    return limits
 
 
 def _classes(section: Section, data: OwnData) -> tuple[str, ...]:
@@ -312,14 +317,19 @@ def _classes(section: Section, data: OwnData) -> tuple[str, ...]:
     if given:
         if len(set(map(str, given))) < len(given):
             raise section.refuse("classes", "each name once")
+        if any(map(is_no_label, map(str, given))):
+            raise section.refuse("classes", "names other than nan and the empty one, which stand for no label")
         return tuple(map(str, given))
     path = data.table_path()
-    if section.has("path") or path is None or not path.exists():
-        raise section.refuse("classes", "a list of names (found in the table only where it lies beside this file)")
+    if section.has("path") or path is None:
+        raise section.refuse("classes", "a list of names")
+    if not path.is_file():
+        raise MissingFileError(path, f"the table of {data.file}, tiles; give {section.where.rpartition(', ')[2]}, "
+                               "classes, where the table lies in the data folder")  # fmt: skip
     column, separator = section.text("column"), section.text("separator", None)
     cells = [row[column] for row in read_table(path, (column,))]
     names = [name for cell in cells for name in (cell.split(separator) if separator else [cell])]
-    return tuple(sorted({name.strip() for name in names if name.strip()}))
+    return tuple(sorted({name.strip() for name in names if not is_no_label(name)}))
 
 
 def _splits(top: Section) -> OwnSplits:
@@ -336,6 +346,7 @@ def _splits(top: Section) -> OwnSplits:
         column=section.text("column", None),
         members={split: members[split] or (split,) for split in SPLITS},
         shares={split: part.number(split) for split in SPLITS if part.has(split)},
-        seed=section.get("seed", int, "a whole number", 0),
-        block_m=section.number("block_m", None),
+        is_given=top.has("splits"),
+        seed=section.whole("seed", 0),
+        block_m=section.number("block_m", None, least=0.01, most=MAX_TILE_M),
     )

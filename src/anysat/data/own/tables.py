@@ -12,7 +12,10 @@ from anysat.errors import SourceError, UnknownNameError
 PLACE = ("lon", "lat")
 """Columns of the place of a tile, degrees WGS 84, as text; empty where it is not known."""
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
-_SUFFIXES = (".csv", ".geojson", ".json")
+SUFFIXES = (".csv", ".geojson", ".json")
+"""Kinds of tables that are read."""
+SPLIT = "split"
+"""Column that splits where nothing else is said."""
 _WGS84 = ("CRS84", "4326")
 
 
@@ -28,8 +31,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
         SourceError: it cannot be read, has no rows, or its geometry is not in degrees.
         UnknownNameError: it lacks a column, or is of another kind.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UnknownNameError(f"kind of table {path}", path.suffix, _SUFFIXES)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UnknownNameError(f"kind of table {path}", path.suffix, SUFFIXES)
     (content,) = read_file(path, expected="the table of the tiles, CSV or GeoJSON")
     rows = list(content) if path.suffix.lower() == ".csv" else _of_geojson(path, content)
     if not rows:
@@ -41,6 +44,15 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
         if column not in names:
             raise UnknownNameError(f"column of {path}", column, names)
     return [{_SPELLINGS.get(name, name): _text(row.get(name)) for name in names} for row in rows]
+
+
+def is_no_label(cell: str) -> bool:
+    """Whether a cell says that there is no label: it is empty or NaN, as tables write what is missing.
+
+    >>> is_no_label(" "), is_no_label("NaN"), is_no_label("none")
+    (True, True, False)
+    """
+    return cell.strip().lower() in ("", "nan")
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from anysat.batch import Tile
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData, OwnTarget
-from anysat.data.own.tables import PLACE, read_table
+from anysat.data.own.tables import PLACE, SPLIT, is_no_label, read_table
 from anysat.data.splits import split_by_name, split_by_place
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _EQUAL_AREA = "EPSG:6933"
 """Metres all over the world, for blocks of ground."""
 _SHOWN = 5
+_MAX_VALUE = float(np.finfo(np.float32).max)
+"""Greatest value that targets are kept in."""
 
 
 def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
@@ -36,7 +38,9 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
     rows, source = _rows(data, folder)
     if not rows:
         return Samples(id=[], split=[])
-    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1 or not name]
+    for number, row in enumerate(rows, 1):
+        _check_paths(data, row, number, source)
+    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise SourceError(source, f"several tiles are called {twice[0]!r}", "give each its own id")
     for own in data.targets:
@@ -49,11 +53,26 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
 def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], Path]:
     path = data.table_path(folder.root)
     if path is not None:
+        if not path.is_file():
+            raise MissingFileError(path, f"the table of the tiles there, or beside {data.file}")
         fields = {name for entry in folder.layout.entries for name in entry.fields}
         labels = {own.column for own in data.targets if own.column} | {data.splits.column or "id"}
         return read_table(path, ["id", *sorted(fields | labels)]), path
     first = next(modality.key for modality in data.modalities if not modality.is_optional)
     return [row for row in folder.find(first) if not row["id"].startswith(".")], folder.root / folder.layout[first].path
+
+
+def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
+    """Refuse cells that lead a path out of the data folder, and ids that are none."""
+    name = row["id"]
+    if not name or name in (".", "..") or set("/\\") & set(name):
+        raise SourceError(source, f"row {number} has the id {name!r}", "give each tile a name without slashes")
+    patterns = [own.path for own in data.modalities] + [own.path for own in data.targets if own.path is not None]
+    for pattern in patterns:
+        path = PurePosixPath(pattern.format(**row).replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            problem = f"row {number}, tile {name!r}, makes {pattern!r} the path {str(path)!r}"
+            raise SourceError(source, problem, "correct its cells: files lie below the data folder")
 
 
 def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
@@ -63,31 +82,40 @@ def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
         except (ValueError, KeyError) as error:
             advice = f"; its classes are {', '.join(own.target.classes[:_SHOWN])} …" if own.target.classes else ""
             problem = f"tile {row['id']!r} has {row[own.column or '']!r} in column {own.column!r}{advice}"
-            advice = "write a number" if own.target.kind == "value" else "correct it, or give `ignore` for empty cells"
+            advice = (
+                "write a number, or nothing where there is none"
+                if own.target.kind == "value"
+                else "correct it, or give `ignore` for cells without a label"
+            )
             raise SourceError(source, problem, advice) from error
 
 
 def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
-    """A tile's target in its cell of the table; an empty cell is NaN or `ignore`."""
+    """A tile's target in its cell of the table; a cell without a label is NaN or `ignore`."""
     text, target = row[own.column or ""], own.target
     if target.kind == "value":
+        if text and not abs(float(text)) <= _MAX_VALUE:
+            raise ValueError("neither infinite nor NaN")
         return np.array(float(text) if text else np.nan, np.float32)
     numbers = {name: number for number, name in enumerate(target.classes)}
     if target.kind == "labels":
-        found = [numbers[name.strip()] for name in text.split(own.separator) if name.strip()]
+        found = [numbers[name.strip()] for name in text.split(own.separator) if not is_no_label(name)]
         return np.isin(np.arange(len(numbers)), found).astype(np.int64)
-    return np.array(target.ignore if not text and target.ignore is not None else numbers[text], np.int64)
+    return np.array(target.ignore if is_no_label(text) and target.ignore is not None else numbers[text], np.int64)
 
 
 def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.str_]:
     splits = data.splits
-    if splits.column is not None:
+    column = SPLIT if not splits.is_given and SPLIT in columns else splits.column
+    if column is not None:
         known = [value for group in splits.members.values() for value in group]
-        for value in np.unique(columns[splits.column]):
+        for value, first in zip(*np.unique(columns[column], return_index=True), strict=True):
             if value not in known:
-                where = f"value of column {splits.column!r} of {source}"
-                raise UnknownNameError(where, str(value), known, f"Splits are listed in {data.file}")
-        return columns[splits.column]
+                where = f"value of column {column!r} of {source}"
+                why = f"Splits are listed in {data.file}" if splits.is_given else f"{data.file} gives no other `splits`"
+                advice = f"Row {first + 1} has it, tile {str(columns['id'][first])!r}. {why}"
+                raise UnknownNameError(where, str(value), known, advice)
+        return columns[column]
     if splits.block_m is None:
         return split_by_name(columns["id"].tolist(), splits.shares, splits.seed)
     lon, lat = (_degrees(name, columns, source) for name in PLACE)
@@ -167,9 +195,12 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
         raise MissingFileError(path, f"the raster of target {own.target.name!r}")
     values = read_nearest(path, geobox)
     if own.target.kind == "value":
+        if (np.abs(values) > _MAX_VALUE).any():
+            raise SourceError(path, f"it holds {np.nanmax(np.abs(values)):g}, which is no value of {own.target.name!r}",
+                              "pixels without a value are NaN or nodata")  # fmt: skip
         return values.astype(np.float32)
     fill = own.target.ignore if own.target.ignore is not None else -1
-    seen = np.isfinite(values) & (values != fill)
+    seen = ~np.isnan(values) & (values != fill)
     stored = np.array(own.values)
     order = np.argsort(stored)
     place = np.searchsorted(stored[order], values[seen]).clip(0, len(stored) - 1)
@@ -207,7 +238,7 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
     if x.max() <= box.left or x.min() >= box.right or y.max() <= box.bottom or y.min() >= box.top:
         raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
     found = np.full(geobox.shape, np.nan)
-    with reading(path), rasterio.open(path) as file:
+    with reading(path), rasterio.open(path, driver="GTiff") as file:
         reproject(
             rasterio.band(file, 1), found, dst_transform=geobox.affine,
             dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
