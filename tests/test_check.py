@@ -191,7 +191,7 @@ def dates_are_in_the_future(root, rng):
     edit_series(root, "sen-2-products", products_of(lambda product: product.replace("_2018", "_2118")))
 
 
-def a_day_is_counted_from_zero(root, rng):
+def a_date_has_day_zero(root, rng):
     edit_series(
         root, "sen-2-products", products_of(lambda product: product.replace(product.split("_")[2], "20180100T1"))
     )
@@ -261,8 +261,8 @@ CORRUPTIONS = [
     ("treesatai_ts", radar_is_in_decibel, "wrong-unit"),
     ("treesatai_ts", reflectance_is_below_one, "wrong-unit"),
     ("treesatai_ts", values_are_standardised, "wrong-unit"),
-    ("treesatai_ts", offset_is_left_in, "offset"),
-    ("treesatai_ts", offset_is_left_in_one_tile, "offset"),
+    ("treesatai_ts", offset_is_left_in, "raised-level"),
+    ("treesatai_ts", offset_is_left_in_one_tile, "raised-level"),
     ("treesatai_ts", offset_begins_in_june, "offset"),
     ("treesatai_ts", a_band_is_constant, "constant-band"),
     ("treesatai_ts", every_third_date_is_zero, "constant-band"),
@@ -275,7 +275,7 @@ CORRUPTIONS = [
     ("treesatai_ts", one_date_is_written_for_all, "repeated-dates"),
     ("treesatai_ts", dates_are_before_the_launch, "impossible-date"),
     ("treesatai_ts", dates_are_in_the_future, "impossible-date"),
-    ("treesatai_ts", a_day_is_counted_from_zero, "unreadable-sample"),
+    ("treesatai_ts", a_date_has_day_zero, "unreadable-sample"),
     ("treesatai_ts", pixels_are_twice_as_large, "wrong-extent"),
     ("treesatai_ts", a_test_tile_is_copied_into_training, "repeated-tile"),
     ("treesatai_ts", a_test_tile_is_copied_into_training, "leaked-place"),

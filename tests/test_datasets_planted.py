@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from anysat.data.files import tfrecord_files
 from anysat.data.files.tfrecord_files import Feature, index_records, numbers_of, read_record, write_records
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
-from anysat.errors import SourceError
+from anysat.errors import MissingFileError, SourceError
 from miniatures import miniature
 
 
@@ -109,6 +110,44 @@ def test_a_shard_that_lost_whole_records_is_noticed(copy_of):
         open_dataset("planted", root)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_shard_that_is_missing_is_named(copy_of, number):
+    root = copy_of("planted")
+    path = shard_of(root, number=number)
+    path.unlink()
+    with pytest.raises(MissingFileError, match=f"{path.name}.*expected all 2 shards"):
+        open_dataset("planted", root)
+
+
+def test_a_split_that_was_not_downloaded_may_be_missing(copy_of):
+    root = copy_of("planted")
+    shard_of(root, "validation").unlink()
+    assert len(open_dataset("planted", root, "all")) == 5
+
+
+def test_shards_of_two_versions_are_refused(copy_of):
+    root = copy_of("planted")
+    shutil.copy(shard_of(root, "test"), root / "planted_public-test.tfrecord-00000-of-00002")
+    with pytest.raises(SourceError, match="test.tfrecord-0000.-of-0000.*another shard is one of"):
+        open_dataset("planted", root)
+
+
+def test_another_number_of_shards_than_described_is_refused(copy_of):
+    root = copy_of("planted")
+    info = json.loads((root / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"].append("2")
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(SourceError, match="it is one of 2 shards; 3 by dataset_info.json"):
+        open_dataset("planted", root)
+
+
+def test_a_description_that_counts_no_records_is_named(copy_of):
+    root = copy_of("planted")
+    (root / "dataset_info.json").write_text('{"splits": [{"name": "train", "shardLengths": ["two"]}]}')
+    with pytest.raises(SourceError, match=r"dataset_info\.json: it does not count records"):
+        open_dataset("planted", root)
+
+
 def test_a_damaged_record_is_named_with_shard_and_byte_when_read(copy_of):
     root = copy_of("planted")
     path = shard_of(root)
@@ -153,6 +192,43 @@ def test_a_feature_stored_as_raw_bytes_is_the_same_array(tmp_path, encoding):
     raw = wanted.tobytes() if encoding == "bytes" else zlib.compress(wanted.tobytes())
     feature = example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw])).SerializeToString()
     np.testing.assert_array_equal(numbers_of(feature, Feature("float32", (2, 3, 4), encoding), "s2", "here"), wanted)
+
+
+def packed(raw):
+    from tfrecord import example_pb2
+
+    return example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw])).SerializeToString()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (-1, 3)])
+def test_a_feature_that_unpacks_to_more_than_described_is_refused_before_it_fills_memory(shape, monkeypatch):
+    monkeypatch.setattr(tfrecord_files, "_MOST_BYTES", 1000)
+    feature = packed(zlib.compress(bytes(50_000_000), 9))
+    tracemalloc.start()
+    with pytest.raises(SourceError, match=r"here: feature 's2' cannot be unpacked \(more than"):
+        numbers_of(feature, Feature("float32", shape, "zlib"), "s2", "here")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("raw", "encoding"), [(b"no zlib", "zlib"), (zlib.compress(bytes(24))[:-6], "zlib"), (bytes(23), "bytes")]
+)
+def test_a_feature_that_cannot_be_unpacked_is_named(raw, encoding):
+    with pytest.raises(SourceError, match="here: feature 's2' cannot be unpacked"):
+        numbers_of(packed(raw), Feature("float32", (2, 3), encoding), "s2", "here")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "object", "datetime64[D]", "S8", None])
+def test_a_type_that_is_no_type_of_numbers_is_refused_with_the_file(tmp_path, dtype):
+    document = {"featuresDict": {"features": {"s2": {"tensor": {"dtype": dtype, "shape": {"dimensions": ["2"]}}}}}}
+    with pytest.raises(SourceError, match=r"features\.json: it does not describe features"):
+        tfrecord_files.read_feature_table(document, tmp_path / "features.json")
+
+
+def test_a_feature_that_is_no_message_is_named():
+    with pytest.raises(SourceError, match="here: feature 's2' cannot be decoded"):
+        numbers_of(b"\xff\xff\xff", Feature("float32", (2,)), "s2", "here")
 
 
 def test_a_feature_of_another_length_than_described_is_refused(tmp_path):
@@ -306,11 +382,40 @@ def test_pickled_time_stamps_are_refused_and_do_not_run(copy_of, tmp_path):
 
 def test_a_folder_without_a_class_is_named(copy_of):
     root = copy_of("planted", "training")
-    labels = json.loads((root / "labels2.json").read_text())
+    path = root / "train" / "labels2.json"
+    labels = json.loads(path.read_text())
     gone = labels.popitem()[0]
-    (root / "labels2.json").write_text(json.dumps(labels))
-    with pytest.raises(SourceError, match=f"labels2.json.*no class of sample '{gone}'"):
+    path.write_text(json.dumps(labels))
+    with pytest.raises(SourceError, match=f"train/labels2.json.*no class of sample '{gone}'"):
         open_dataset("planted", root)
+
+
+@pytest.mark.parametrize("stored", [40, -1, "Pinus taeda", True, None])
+def test_a_class_that_is_no_number_of_a_species_is_refused(copy_of, stored):
+    path = copy_of("planted", "training") / "val" / "labels2.json"
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), stored)))
+    with pytest.raises(SourceError, match="val/labels2.json: a class is .*expected a number from 0 to 39"):
+        open_dataset("planted", path.parent.parent)
+
+
+def test_one_file_of_classes_for_all_splits_is_read_as_well(copy_of):
+    root, labels = copy_of("planted", "training"), {}
+    before = open_dataset("planted", root, "all").labels()
+    for path in root.glob("*/labels2.json"):
+        labels |= json.loads(path.read_text())
+        path.unlink()
+    (root / "labels2.json").write_text(json.dumps(labels))
+    dataset = open_dataset("planted", root, "all")
+    assert dataset.folder.layout.name == "training"
+    assert dataset.labels().tolist() == before.tolist()
+
+
+def test_each_split_has_its_own_file_of_classes(copy_of):
+    root = copy_of("planted", "training")
+    assert {path.parent.name for path in root.glob("*/labels2.json")} == {"train", "val", "test"}
+    path = root / "test" / "labels2.json"
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), 39)))
+    assert open_dataset("planted", root, "test").labels().tolist() == [39]
 
 
 def test_a_sensor_without_a_file_is_absent(copy_of):

@@ -160,6 +160,22 @@ def test_the_offset_of_newer_processing_is_taken_off(copy_of):
     assert not moved[[0, 2, 3]].any()
 
 
+def test_processing_of_ones_own_carries_no_offset(copy_of):
+    root = copy_of("s2naip_urban")
+    before = first(root).observations["s2"]
+    path = root / "sentinel2.csv"
+    path.write_text(path.read_text().replace("_N0209_", "_N9999_"))
+    np.testing.assert_array_equal(first(root).observations["s2"].values, before.values)
+
+
+def test_a_tile_whose_photo_is_missing_is_not_passed_over(copy_of):
+    root = copy_of("s2naip_urban")
+    photo = sorted((root / "naip").glob("*.png"))[0]
+    photo.unlink()
+    with pytest.raises(MissingFileError, match=photo.name):
+        list(open_dataset("s2naip_urban", root, "all"))
+
+
 def test_a_series_of_another_length_than_its_scenes_is_named(copy_of):
     root = copy_of("s2naip_urban")
     path = stack_path(root, "sentinel1", ".tif")
@@ -328,6 +344,18 @@ def test_lists_of_the_training_layout_give_splits_and_dates(copy_of):
     (root / "val_dict.json").write_text(json.dumps(numbered))
     again = open_dataset("s2naip_urban", root, "val")[0]
     np.testing.assert_array_equal(again.observations["s2"].dates, tile.observations["s2"].dates)
+
+
+def test_dates_of_the_training_layout_tell_which_images_carry_an_offset(copy_of):
+    root = copy_of("s2naip_urban", "training")
+    before = open_dataset("s2naip_urban", root, "val")[0].observations["s2"]
+    table = json.loads((root / "val_dict.json").read_text())
+    table["s2_dates"][0][1:3] = ["20220124", "20220125"]
+    (root / "val_dict.json").write_text(json.dumps(table))
+    after = open_dataset("s2naip_urban", root, "val")[0].observations["s2"]
+    moved = (before.values - after.values).transpose(1, 0, 2, 3)[0]
+    assert np.unique(moved[2][after.valid[2, 0]]).tolist() == [1000]
+    assert not moved[[0, 1, 3]].any()
 
 
 def test_a_list_without_a_column_is_named(copy_of):

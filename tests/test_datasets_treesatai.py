@@ -113,6 +113,31 @@ def test_the_offset_of_newer_baselines_is_taken_away(copy):
     np.testing.assert_allclose(after.values, before.values, atol=1e-3)
 
 
+def _first_s2_with(copy, baseline, value):
+    """The first tile's series with one stored value changed and the baseline in all product names."""
+    dataset = open_dataset("treesatai_ts", copy, "all", modalities=["s2"])
+    with h5py.File(dataset.folder.path("s2", **dataset.samples.row(0)), "r+") as file:
+        words = [product.decode().replace("_N0207_", f"_N{baseline}_") for product in file["sen-2-products"][:]]
+        file["sen-2-products"][:] = np.array(words, dtype=bytes)
+        file["sen-2-masks"][:] = 0
+        file["sen-2-data"][:] = 3000
+        file["sen-2-data"][2, 3, 1, 4] = value
+    return dataset[0].observations["s2"]
+
+
+@pytest.mark.parametrize("baseline", ["0207", "0510"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_stored_zeros_are_no_data_whatever_the_baseline(copy, baseline, value):
+    valid = _first_s2_with(copy, baseline, value).valid
+    assert not valid[2, 3, 1, 4]
+    assert valid.sum() == valid.size - 1
+
+
+@pytest.mark.parametrize(("baseline", "seen"), [("0301", 3000), ("0400", 2000), ("0511", 2000), ("9999", 3000)])
+def test_the_offset_is_that_of_official_baselines_from_0400_on(copy, baseline, seen):
+    assert set(np.unique(_first_s2_with(copy, baseline, 3000).values)) == {seen}
+
+
 def test_a_listed_tile_without_labels_is_named(copy):
     with (copy / "train_filenames.lst").open("a") as file:
         file.write("nobody.tif\n")

@@ -105,7 +105,9 @@ class Samples:
 
     def take(self, indices: ArrayLike) -> Samples:
         """Some samples, by number or by a mask."""
-        return Samples(**{name: column[np.asarray(indices)] for name, column in self.columns.items()})
+        chosen = np.asarray(indices)
+        chosen = chosen if chosen.size else chosen.astype(int)
+        return Samples(**{name: column[chosen] for name, column in self.columns.items()})
 
     def of(self, *splits: str) -> Samples:
         """The samples of some splits."""
@@ -140,8 +142,10 @@ class DatasetRecord:
     """Where the splits come from, in a sentence."""
     date_rule: str
     """Where dates come from, in a sentence."""
+    has_real_dates: bool = True
+    """False where day, month or year stand for others, so that season or year mean nothing."""
     day_convention: str = "day_of_year"
-    """Day number the published code makes of the dates, see `day_numbers`."""
+    """Day number recommended for its dates, see `day_numbers`; `notes` say where the published loader counts others."""
     licence: str
     size: str
     """Number of tiles and bytes to download."""
@@ -193,10 +197,15 @@ class DatasetRecord:
 
         Raises:
             MissingFileError: there is no such folder, or no layout is recognised in it.
+            SourceError: it is a file.
         """
         root = Path(root)
-        markers = " or ".join(f"{layout.marker} ({layout.name} layout)" for layout in self.layouts)
+        markers = " or ".join(
+            f"{' or '.join((layout.marker, *layout.also))} ({layout.name} layout)" for layout in self.layouts
+        )
         expected = f"the folder of {self.title}, with {markers}; get it from {self.homepage}"
+        if root.is_file():
+            raise SourceError(root, "it is a file, not a folder", f"give {expected}")
         if not root.is_dir():
             raise MissingFileError(root, expected)
         for layout in self.layouts:

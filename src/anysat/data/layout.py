@@ -90,6 +90,8 @@ class Layout:
     """`published` as released by its authors, `training` as the published training code expects it."""
     marker: str
     """Path pattern (glob) below the folder by which the layout is recognised."""
+    also: tuple[str, ...] = ()
+    """Other patterns by which it is recognised."""
     entries: tuple[Entry, ...]
     checked_against: str | None = None
     """Real files the table was tested against; None when it was written from descriptions only."""
@@ -113,8 +115,8 @@ class Layout:
         return name in self.by_name
 
     def is_at(self, root: Path) -> bool:
-        """Whether the marker is found below a folder."""
-        return next(root.glob(self.marker), None) is not None
+        """Whether a marker is found below a folder."""
+        return any(next(root.glob(pattern), None) is not None for pattern in (self.marker, *self.also))
 
 
 @dataclass(frozen=True)
@@ -137,14 +139,22 @@ class DatasetFolder:
         """Whether the file of an entry is there."""
         return name in self.layout and self.path(name, **fields).is_file()
 
-    def find(self, name: str) -> Iterator[dict[str, str]]:
-        """The fields of every file that fits an entry's path, in name order."""
-        pattern = self.layout[name].path
-        expression = re.compile(_regex(pattern))
-        for path in sorted(self.root.glob(_FIELD.sub("*", pattern))):
-            found = expression.fullmatch(path.relative_to(self.root).as_posix())
-            if found is not None:
-                yield found.groupdict()
+    def find(self, *names: str) -> Iterator[dict[str, str]]:
+        """The fields of every file that fits an entry's path, in name order.
+
+        Of several entries with the same fields, each that has a file of any is found once, those of the first entry
+        first: a sample whose image is gone is still found by its label.
+        """
+        seen: set[tuple[str, ...]] = set()
+        for pattern in (self.layout[name].path for name in names):
+            expression = re.compile(_regex(pattern))
+            for path in sorted(self.root.glob(_FIELD.sub("*", pattern))):
+                found = expression.fullmatch(path.relative_to(self.root).as_posix())
+                fields = found.groupdict() if found is not None else {}
+                key = tuple(fields[name] for name in sorted(fields))
+                if found is not None and key not in seen:
+                    seen.add(key)
+                    yield fields
 
     def read(self, *names: str, rows: Rows = None, **fields: Any) -> Any:
         """Value of one entry, or a tuple of several; entries of one file are read together.

@@ -10,7 +10,7 @@ import io
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.files import read_file
-from anysat.data.work import Advance, begin, fingerprint, versions, work_through, write_whole
-from anysat.errors import InputError, RecordError, StatisticsError
+from anysat.data.work import (
+    Advance,
+    TileFiles,
+    alone_in,
+    begin,
+    fingerprint,
+    place_facts,
+    versions,
+    work_through,
+    write_whole,
+)  # fmt: skip
+from anysat.errors import (
+    AnySatError,
+    InputError,
+    MissingFileError,
+    RecordError,
+    SourceError,
+    StatisticsError,
+    UnfinishedError,
+)  # fmt: skip
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation
 
@@ -176,13 +194,26 @@ class _Chunks:
     dataset: AnyDataset
     folder: Path
     tiles: int
+    files: TileFiles
 
     def path(self, unit: int) -> Path:
         return self.folder / f"chunk-{unit:05d}.npz"
 
+    def members(self, unit: int) -> range:
+        return range(unit * self.tiles, min((unit + 1) * self.tiles, len(self.dataset)))
+
+    def is_done(self, unit: int) -> bool:
+        """Whether its file is there, made from files that are as they were."""
+        try:
+            (digest,) = read_file(self.path(unit), ["files"])
+        except (SourceError, MissingFileError):
+            return False
+        return str(digest) == self.files.digest(self.members(unit))
+
     def __call__(self, unit: int, advance: Advance) -> None:
+        digest = self.files.digest(self.members(unit))  # before they are read: what changes meanwhile is read again
         sums: dict[str, BandSums] = {}
-        for index in range(unit * self.tiles, min((unit + 1) * self.tiles, len(self.dataset))):
+        for index in self.members(unit):
             tile = self.dataset[index]
             for key, observation in tile.observations.items():
                 if key not in sums:
@@ -194,7 +225,7 @@ class _Chunks:
             f"{key}.{name}": array for key, s in sums.items() for name, array in zip(_ARRAYS, s.arrays(), strict=True)
         }
         file = io.BytesIO()
-        np.savez_compressed(file, modalities=np.array(list(sums), dtype=str), **content)
+        np.savez_compressed(file, modalities=np.array(list(sums), dtype=str), files=np.array(digest), **content)
         write_whole(self.path(unit), file.getvalue())
 
 
@@ -206,7 +237,7 @@ def _check_units(sums: BandSums, units: Sequence[str], where: str) -> None:
 
 def compute_statistics(
     dataset: AnyDataset, *, partial: Path | None = None, workers: int = 1, num_samples: int | None = None,
-    seed: int = 0, advance: Advance = lambda _: None,
+    seed: int = 0, advance: Advance = lambda _: None, keep: Callable[[Normaliser], object] = lambda _: None,
 ) -> Normaliser:  # fmt: skip
     """Statistics of the bands of a dataset's tiles, each valid value counted once.
 
@@ -221,37 +252,49 @@ def compute_statistics(
         num_samples: tiles to take, drawn evenly over the dataset; None for all.
         seed: of that draw.
         advance: told how many tiles have been done, those of an earlier call included.
+        keep: given the statistics before `partial` is removed, to write them.
 
     Raises:
-        InputError: `partial` holds the beginning of something else.
+        InputError: `partial` holds the beginning of something else, or another process is at work in it.
+        UnfinishedError: the disk is full; what is done is kept in `partial`.
         StatisticsError: tiles of one dataset with different units.
         MissingFileError, SourceError: a tile cannot be read.
     """
     if partial is None:
         with tempfile.TemporaryDirectory(prefix="anysat-statistics-") as folder:
             return compute_statistics(dataset, partial=Path(folder) / "partial", workers=workers,
-                                      num_samples=num_samples, seed=seed, advance=advance)  # fmt: skip
+                                      num_samples=num_samples, seed=seed, advance=advance, keep=keep)  # fmt: skip
     available = len(dataset)
     if not available:
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
     if num_samples is not None and num_samples < available:
         dataset = dataset.take(draw_evenly(available, num_samples, seed))
-    tiles = math.ceil(len(dataset) / _MOST_CHUNKS)
     facts = _facts(dataset, available, seed)
-    begin(partial, {"format": _FORMAT, "tiles_per_chunk": tiles, **facts})
-    job = _Chunks(dataset=dataset, folder=partial, tiles=tiles)
-    units = range(math.ceil(len(dataset) / tiles))
-    left = [unit for unit in units if not job.path(unit).exists()]
-    advance(len(dataset) - sum(min(tiles, len(dataset) - unit * tiles) for unit in left))
-    work_through(job, left, workers=workers, advance=advance, kept_in=partial)
-    sums = _joined(job.path(unit) for unit in units)
-    normaliser = Normaliser(
-        statistics={dataset.name: {key: sums[key].statistics() for key in dataset.modalities if key in sums}},
-        source=f"computed from {len(dataset)} of {available} tiles of {dataset.name}, split {dataset.split}",
-        provenance={dataset.name: facts},
-    )
-    shutil.rmtree(partial)
+    with alone_in(partial):
+        sums = _work(dataset, facts, partial, workers, advance)
+        normaliser = Normaliser(
+            statistics={dataset.name: {key: sums[key].statistics() for key in dataset.modalities if key in sums}},
+            source=f"computed from {len(dataset)} of {available} tiles of {dataset.name}, split {dataset.split}",
+            provenance={dataset.name: facts},
+        )
+        try:
+            keep(normaliser)
+        except OSError as error:
+            raise error if isinstance(error, AnySatError) else UnfinishedError(partial, error) from error
+        shutil.rmtree(partial)
     return normaliser
+
+
+def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance: Advance) -> dict[str, BandSums]:
+    """Do the chunks that are not done."""
+    tiles = math.ceil(len(dataset) / _MOST_CHUNKS)
+    begin(partial, {"format": _FORMAT, "tiles_per_chunk": tiles, **facts, **place_facts(dataset)})
+    job = _Chunks(dataset=dataset, folder=partial, tiles=tiles, files=TileFiles(dataset))
+    units = range(math.ceil(len(dataset) / tiles))
+    left = [unit for unit in units if not job.is_done(unit)]
+    advance(len(dataset) - sum(len(job.members(unit)) for unit in left))
+    work_through(job, left, workers=workers, advance=advance, kept_in=partial)
+    return _joined(job.path(unit) for unit in units)
 
 
 def _facts(dataset: AnyDataset, available: int, seed: int) -> dict[str, Any]:

@@ -5,21 +5,27 @@ What comes out may only depend on the units, never on who did them or when: each
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import anysat
-from anysat.errors import AnySatError, InputError, UnfinishedError
+from anysat.data.layout import DatasetFolder, Layout
+from anysat.errors import AnySatError, InputError, UnfinishedError, WriteError
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -32,20 +38,108 @@ Advance = Callable[[int], object]
 Job = Callable[[int, Advance], object]
 """Does one unit, by number; must travel to another process."""
 PLAN = "plan.json"
+LOCK = "lock"
+_FIELD = re.compile(r"{(\w+)}")
+_WORDS = ("source", "about")
+"""Parts of a record that say nothing of what is read."""
 _WATCH_SECONDS = 0.2
 
 
 def fingerprint(dataset: AnyDataset, **options: Any) -> str:
-    """A short text that is another for another dataset, split, layout, list of tiles or set of modalities."""
+    """A short text that is another for another dataset, split, table of tiles, set of modalities, or record.
+
+    It says nothing of where the files lie, nor of what is in them: see `place_facts` and `TileFiles`.
+    """
+    record, layout = dataset.record, dataset.folder.layout
     facts = {
         "dataset": dataset.name,
-        "layout": dataset.folder.layout.name,
+        "layout": layout.name,
+        "entries": [_plain(entry) for entry in layout.entries],
+        "targets": [_plain(target) for target in record.targets],
         "split": dataset.split,
         "modalities": list(dataset.modalities),
-        "ids": dataset.ids,
+        "samples": {name: _column_digest(column) for name, column in dataset.samples.columns.items()},
         **options,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {name: fact for name, fact in asdict(record).items() if name not in _WORDS}
+
+
+def _column_digest(column: NDArray[Any]) -> str:
+    column = column.astype(str) if column.dtype.kind == "O" else np.ascontiguousarray(column)
+    return hashlib.sha256(f"{column.dtype.str} {column.shape}".encode() + column.tobytes()).hexdigest()
+
+
+def place_facts(dataset: AnyDataset) -> dict[str, Any]:
+    """What unfinished work must have in common besides the fingerprint, and results do not tell: where it reads."""
+    facts: dict[str, Any] = {"source": str(dataset.folder.root.resolve()), "targets_read": dataset.targets}
+    description = Path(dataset.record.found_as)
+    if description.suffix in (".yaml", ".yml") and description.is_file():
+        facts["description_sha256"] = hashlib.sha256(description.read_bytes()).hexdigest()
+    return facts
+
+
+class TileFiles:
+    """Which files tiles are read from, by the paths of the layout, and whether they have changed.
+
+    A path whose fields are not all columns of the table of samples is that of every tile that has the known ones.
+    """
+
+    def __init__(self, dataset: AnyDataset) -> None:
+        self.samples, self.root = dataset.samples, dataset.folder.root
+        self._patterns: list[tuple[str, tuple[str, ...], dict[tuple[str, ...], list[Path]] | None]] = []
+        seen: set[str] = set()
+        for entry in dataset.folder.layout.entries:
+            for pattern in (entry.path, *entry.also):
+                if pattern not in seen:
+                    seen.add(pattern)
+                    only = Layout(name="one", marker="", entries=(replace(entry, path=pattern, also=()),))
+                    self._add(pattern, DatasetFolder(self.root, only), entry.name)
+
+    def _add(self, pattern: str, folder: DatasetFolder, name: str) -> None:
+        fields = tuple(dict.fromkeys(_FIELD.findall(pattern)))
+        known = tuple(field for field in fields if field in self.samples.columns)
+        rows = range(len(self.samples))
+        if known == fields:
+            if any((self.root / pattern.format(**self.samples.row(index))).exists() for index in rows):
+                self._patterns.append((pattern, known, None))
+                return
+            known = ()  # the columns are something else than the fields: any such file may be read
+        found: dict[tuple[str, ...], list[Path]] = {}
+        for values in folder.find(name):
+            key = tuple(values[field] for field in known)
+            found.setdefault(key, []).append(self.root / pattern.format(**values))
+        if known and not any(self._key(known, self.samples.row(index)) in found for index in rows):
+            known, found = (), {(): [path for paths in found.values() for path in paths]}
+        self._patterns.append((pattern, known, found))
+
+    def _key(self, known: Sequence[str], row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[field]) for field in known)
+
+    def digest(self, indices: Iterable[int]) -> str:
+        """A text that is another when a file of these tiles appears, goes, or changes in size or time."""
+        paths: set[Path] = set()
+        numbers = [int(index) for index in indices]
+        for index in numbers:
+            row = self.samples.row(index)
+            for pattern, known, found in self._patterns:
+                if found is None:
+                    paths.add(self.root / pattern.format(**row))
+                else:
+                    paths.update(found.get(self._key(known, row), ()))
+        stamps = [stamp for path in sorted(paths) for stamp in _stamps(path, self.root)]
+        return hashlib.sha256(json.dumps([numbers, stamps]).encode()).hexdigest()
+
+
+def _stamps(path: Path, root: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of a file, or of all in a folder."""
+    with contextlib.suppress(FileNotFoundError):
+        for file in sorted(path.rglob("*")) if path.is_dir() else (path,):
+            facts = file.stat()
+            yield str(file.relative_to(root)), facts.st_size, facts.st_mtime_ns
 
 
 def versions() -> dict[str, str]:
@@ -79,13 +173,64 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
         InputError: what lies there is the beginning of something else.
     """
     path = folder / PLAN
-    if not folder.exists():
-        folder.mkdir(parents=True)
-    if not path.exists() and any(child for child in folder.iterdir() if not child.name.endswith(".tmp")):
+    make_folder(folder)
+    others = (child for child in folder.iterdir() if child.name != LOCK and not child.name.endswith(".tmp"))
+    if not path.exists() and any(others):
         raise InputError(str(folder), "an empty folder or unfinished work", "other files", "give another --out")
     if not path.exists():
         write_whole(path, to_json(plan))
     compare(folder, json.loads(path.read_text("utf-8")), plan)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder and those above it.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    above = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    if not above.is_dir():
+        raise WriteError(folder, f"{above} is a file, not a folder: give another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(folder, f"{error}: give another --out") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder of unfinished work, which is made; a dead process keeps nobody out.
+
+    Raises:
+        InputError: another process is at work in it.
+        WriteError: it cannot be made.
+    """
+    path = folder / LOCK
+    while True:
+        make_folder(folder)
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            process = os.pread(number, 64, 0).decode(errors="replace").strip()
+            os.close(number)
+            raise InputError(f"unfinished work in {folder}", "nobody else at work there", f"process {process}",
+                             "wait until it ends, or give another --out") from None  # fmt: skip
+        except OSError:  # a disk that knows no locks
+            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(number), path.stat()):
+                break
+        os.close(number)  # what it lay in was finished meanwhile
+    try:
+        os.ftruncate(number, 0)
+        os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(number), path.stat()):
+                path.unlink()
+        os.close(number)
 
 
 def compare(folder: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

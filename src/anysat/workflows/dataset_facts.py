@@ -18,8 +18,8 @@ NOT_CHECKED = "layout not checked against a real file"
 
 def facts(record: DatasetRecord) -> dict[str, Any]:
     """A record as plain values, without its functions."""
-    plain = ("name", "title", "about", "tile_m", "split_rule", "date_rule", "day_convention", "licence", "size",
-             "homepage", "citation")  # fmt: skip
+    plain = ("name", "title", "about", "tile_m", "split_rule", "date_rule", "has_real_dates", "day_convention",
+             "licence", "size", "homepage", "citation")  # fmt: skip
     return {
         **{name: getattr(record, name) for name in plain},
         "modalities": list(record.modalities),
@@ -45,7 +45,8 @@ def description(record: DatasetRecord) -> list[RenderableType]:
         "tile": f"{record.tile_m:g} m, patches of {patch_sizes(record)} m",
         "size": record.size,
         "splits": record.split_rule,
-        "dates": f"{record.date_rule}; day number: {record.day_convention}",
+        "dates": ("" if record.has_real_dates else "not real: ") + f"{record.date_rule}; day number: "
+        f"{record.day_convention}",
         "licence": record.licence,
         "get it from": record.homepage,
         "cite": record.citation,
@@ -98,7 +99,8 @@ def holds(entry: Entry) -> str:
 def findings(report: Report) -> Group:
     """A report, finding by finding."""
     head = (f"{report.dataset} in {report.root}: {report.num_read} of {report.num_samples} tiles read, layout "
-            f"{report.layout!r} ({report.checked_against or NOT_CHECKED})")  # fmt: skip
+            f"{report.layout!r} ({report.checked_against or NOT_CHECKED}); files of {report.num_looked_up} tiles "
+            "looked up")  # fmt: skip
     parts: list[RenderableType] = [Text(head)]
     for finding in report.findings:
         times = f" ({finding.count} times)" if finding.count > 1 else ""

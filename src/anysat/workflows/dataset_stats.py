@@ -40,6 +40,8 @@ class StatsConfig:
             number = getattr(self, option)
             if number is not None and number < 1:
                 raise RecordError(f"--{option}", number, "a number from 1 on")
+        if self.seed < 0:
+            raise RecordError("--seed", self.seed, "0 or more")
 
 
 def stats(config: StatsConfig) -> Any:
@@ -61,8 +63,8 @@ def stats(config: StatsConfig) -> Any:
         normaliser = compute_statistics(
             dataset, partial=out.with_name(f"{out.name}.partial"), workers=config.workers,
             num_samples=config.samples, seed=config.seed, advance=advance,
+            keep=lambda made: write_whole(out, to_json(made.to_dict())),
         )  # fmt: skip
-    write_whole(out, to_json(normaliser.to_dict()))
     return _shown(normaliser, out)
 
 

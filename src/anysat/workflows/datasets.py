@@ -101,6 +101,8 @@ class CheckConfig:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise RecordError("--samples", self.samples, "one tile or more")
+        if self.seed < 0:
+            raise RecordError("--seed", self.seed, "0 or more")
 
 
 def check(config: CheckConfig) -> Answer:

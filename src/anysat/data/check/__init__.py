@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
-from anysat.data.check import dates, files, labels, values
+from anysat.data.check import dates, files, labels, offset, values
 from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
@@ -57,7 +57,8 @@ CHECKS: dict[str, Check] = {
     "wrong-extent": Check(ERROR, labels.wrong_extents),
     "swapped-bands": Check(ERROR, values.swapped_bands),
     "wrong-unit": Check(ERROR, values.wrong_units),
-    "offset": Check(ERROR, values.offsets),
+    "offset": Check(ERROR, offset.offset_steps),
+    "raised-level": Check(WARNING, offset.raised_levels),
     "constant-band": Check(WARNING, values.constant_bands),
     "empty-band": Check(WARNING, values.empty_bands),
     "duplicated-band": Check(ERROR, values.duplicated_bands),
@@ -105,6 +106,8 @@ class Report:
     """Samples whose pixels were looked at."""
     num_samples: int
     """Samples there are."""
+    num_looked_up: int
+    """Samples of which every required file was looked up, without opening it."""
     findings: tuple[Finding, ...]
 
     @property
@@ -125,7 +128,7 @@ def check_dataset(
     name: str, root: str | Path, split: str = "all", *, layout: str | None = None, samples: int = 64, seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Report:  # fmt: skip
-    """Look at samples of all splits and the whole index range, and at all their files.
+    """Look at samples of all splits and their files, and whether the files of all others are there.
 
     Args:
         name: dataset, as `open_dataset` takes it.
@@ -174,9 +177,11 @@ def look(
         except (AnySatError, KeyError, IndexError, ValueError, TypeError) as error:
             if not any(file.problem for file in seen) or not isinstance(error, MissingFileError | SourceError):
                 unread.append(Hit(subject="samples", example=str(row["id"]), message=_told(error)))
+    num_looked_up, absent = files.look_up(dataset.folder, dataset.samples, done)
     return Evidence(
-        record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles), files=tuple(seen),
-        unread=tuple(unread), is_complete=len(chosen) == len(dataset),
+        record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles),
+        files=(*seen, *absent), unread=tuple(unread), is_complete=len(chosen) == len(dataset),
+        num_looked_up=num_looked_up,
     )  # fmt: skip
 
 
@@ -187,9 +192,7 @@ def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) 
     found = any(file.problem for file in seen)
     unread = () if found else (Hit(subject="samples", message=_told(error)),)
     empty = Samples(id=np.zeros(0, str), split=np.zeros(0, str))
-    return Evidence(
-        record=record, folder=folder, samples=empty, tiles=(), files=seen, unread=unread, is_complete=False
-    )
+    return Evidence(record=record, folder=folder, samples=empty, tiles=(), files=seen, unread=unread, is_complete=False)
 
 
 def _report(evidence: Evidence) -> Report:
@@ -197,6 +200,7 @@ def _report(evidence: Evidence) -> Report:
     return Report(
         dataset=evidence.record.name, root=str(evidence.folder.root), layout=layout.name,
         checked_against=layout.checked_against, num_read=len(evidence.tiles), num_samples=len(evidence.samples),
+        num_looked_up=evidence.num_looked_up,
         findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)),
     )  # fmt: skip
 

@@ -23,7 +23,9 @@ from anysat.observation import Observation
 SPECTRA_PER_TILE = 2000
 """Pixels (with their date) kept of one modality of one tile."""
 FLOOR_PERCENT = 5.0
-"""Percentile of a date's darkest band that stands for its dark pixels."""
+"""Percentile of a band on a date that stands for its dark pixels."""
+FLOOR_PIXELS = 1024
+"""Pixels of each date, evenly spread, from which it is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class SeenModality:
     blank_frac: float
     """Share of dates on which every valid value is the same."""
     floors: NDArray[np.float32]
-    """(time) dark pixels of each date, in the band's unit; NaN where nothing is valid."""
+    """(time band) dark pixels of each date, in the band's unit; NaN where nothing is valid."""
     spectra: NDArray[np.float32]
     """(pixel band) kept values, NaN where invalid."""
     digest: str
@@ -118,6 +120,8 @@ class Evidence:
     """Samples, or tables of them, that could not be read although their files could."""
     is_complete: bool
     """True when every sample was read."""
+    num_looked_up: int = 0
+    """Samples of which every required file was looked up."""
 
     @cached_property
     def split_of(self) -> Mapping[str, str]:
@@ -234,10 +238,14 @@ def _blank_frac(observation: Observation) -> float:
 
 
 def _floors(observation: Observation) -> NDArray[np.float32]:
-    """Dark pixels of each date: a low percentile of the darkest of the bands that are valid."""
-    darkest = np.where(observation.valid, observation.values, np.inf).min(axis=-3)
-    ordered = np.sort(darkest.reshape(len(darkest) if observation.dates is not None else 1, -1), axis=1)
-    counts = np.isfinite(ordered).sum(axis=1, keepdims=True)
+    """Dark pixels of each date and band: a low percentile of evenly spread pixels."""
+    values, valid = (
+        part.reshape(-1, part.shape[-3], part.shape[-2] * part.shape[-1])
+        for part in (observation.values, observation.valid)
+    )
+    step = max(1, values.shape[-1] // FLOOR_PIXELS)
+    ordered = np.sort(np.where(valid[..., ::step], values[..., ::step], np.inf), axis=-1)
+    counts = np.isfinite(ordered).sum(axis=-1, keepdims=True)
     places = (FLOOR_PERCENT / 100 * (counts - 1).clip(0)).astype(np.int64)
-    floors = np.take_along_axis(ordered, places, axis=1)[:, 0]
+    floors = np.take_along_axis(ordered, places, axis=-1)[..., 0]
     return np.where(np.isfinite(floors), floors, np.nan).astype(np.float32)

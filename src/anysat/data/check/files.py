@@ -1,14 +1,19 @@
-"""Files of sampled tiles against the layout table: there, complete, of the stored type and shape, not all NaN."""
+"""Files against the layout table: all there and not empty; those of sampled tiles of the stored type and shape.
+
+Looking a file up costs microseconds and is done for all samples; only those of sampled tiles are opened.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit, SeenFile
 from anysat.data.files import FORMATS, read_file
 from anysat.data.layout import SOURCE, TEXT, DatasetFolder, Entry
@@ -16,6 +21,8 @@ from anysat.errors import AnySatError, MissingFileError, MissingKeyError
 
 LARGE_BYTES = 200_000_000
 """Of larger arrays only the first row is read."""
+MAX_LOOKED_UP = 200_000
+"""Files that are looked up; of larger datasets those of an even choice of samples."""
 MAX_NAN_FRAC = 0.5
 """Share of NaN in one stored array above which it is reported; gaps of real radar and optical files stay far below."""
 _ROWS_OF = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth")
@@ -33,6 +40,45 @@ def see_files(
             if (entry.name, path) not in done:
                 done.add((entry.name, path))
                 yield from _see(folder, entry, path)
+
+
+def look_up(
+    folder: DatasetFolder, samples: Samples, done: Collection[tuple[str, Path]], limit: int = MAX_LOOKED_UP
+) -> tuple[int, list[SeenFile]]:
+    """Files that every sample must have and that are missing or have no bytes, without opening any.
+
+    Paths with a number in them are left out, as only the dataset knows its digits; so are those in `done`.
+
+    Returns:
+        How many samples were looked at, `limit` files or fewer, and the files.
+    """
+    kept = {
+        entry.path: entry for entry in reversed(folder.layout.entries)
+        if entry.fields and not entry.is_optional
+        and all(name in samples.columns and samples.columns[name].dtype.kind == "U" for name in entry.fields)
+    }  # fmt: skip
+    count = min(len(samples), max(1, limit // max(1, len(kept))))
+    rows = np.linspace(0, len(samples) - 1, count).astype(np.int64)
+    found = []
+    for entry in kept.values():
+        columns = (samples.columns[name][rows].tolist() for name in entry.fields)
+        for fields in dict.fromkeys(zip(*columns, strict=True)):
+            path = folder.path(entry.name, **dict(zip(entry.fields, fields, strict=True)))
+            if (entry.name, path) not in done and (seen := _stat(folder, entry, path)) is not None:
+                found.append(seen)
+    return (count if kept else 0), found
+
+
+def _stat(folder: DatasetFolder, entry: Entry, path: Path) -> SeenFile | None:
+    """A file that is missing or has no bytes; None when it looks well. Folders are never empty here."""
+    where = path.relative_to(folder.root).as_posix()
+    try:
+        facts = path.stat()
+    except OSError:
+        return SeenFile(entry=entry.name, path=where, problem="missing")
+    if facts.st_size or stat.S_ISDIR(facts.st_mode):
+        return None
+    return SeenFile(entry=entry.name, path=where, problem="unreadable", message="it has no bytes")
 
 
 def _paths(folder: DatasetFolder, entry: Entry, row: Mapping[str, Any]) -> Iterator[Path]:

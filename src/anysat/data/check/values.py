@@ -1,4 +1,4 @@
-"""Values of bands: order, unit, the Sentinel-2 offset of 2022, and bands without content.
+"""Values of bands: order, unit, and bands without content.
 
 Rules ask what a modality is (radar or optical, wavelengths, units), never which. Each looks at all
 sampled tiles at once, so that one odd tile, snow, open sea or a cloudy day is no finding. The
@@ -22,6 +22,8 @@ MAX_GAP_NM = 120.0
 MIN_ORDER_GAIN = 0.4
 """What exchanging two bands may add to the correlations of neighbours: below 0.3 on most real tiles, most exchanges
 of the visible, infrared and short-wave groups give 0.5 to 4."""
+MIN_AGREEING = 0.3
+"""Share of the votes that may gain less: few tiles, or few dates, agree on much by accident."""
 GROUP_EDGES_NM = (690.0, 1000.0)
 """Ends of those groups; bands of one group are too much alike to be told apart."""
 GROUP_SPECTRA = 500
@@ -30,13 +32,6 @@ INDEX_EDGE, MIN_REVERSED_FRAC = 0.15, 0.2
 """Normalised difference of infrared and red beyond which a pixel votes, and the share of reversed votes that counts."""
 MIN_BRIGHTER = 1.25
 """How much brighter than green and blue a red must be to be infrared; water, reversed too, is darkest in red."""
-DARK_OFFSET, CLEAR_DARK = 900.0, 600.0
-"""Dark pixels (reflectance times 10 000) of data with the offset of 1000 lie above the first; of data without it below
-the second: the darkest per cent of real tiles is 1 to 420."""
-OFFSET_FROM = np.datetime64("2022-01-25")
-"""First day of the processing baseline that adds 1000 to Sentinel-2 values."""
-MIN_DATES, MIN_SPAN_DAYS = 5, 90
-"""Dates, and the days they span, from which a change of the dark level is no spell of clouds."""
 MAX_TOP_FRAC, MIN_LEVELS = 0.2, 20
 """Share of values at the greatest of a band that is saturation, in bands with more than so many values."""
 MIN_SHARE = 0.5
@@ -93,7 +88,7 @@ def _out_of_order(modality: Modality, spectra: NDArray[np.float32]) -> str:
     if not len(gains):
         return ""
     group = np.searchsorted(GROUP_EDGES_NM, waves)
-    gain = np.where(group[:, None] != group, np.median(gains, axis=0), 0)
+    gain = np.where(group[:, None] != group, np.quantile(gains, MIN_AGREEING, axis=0), 0)
     first, second = np.unravel_index(gain.argmax(), gain.shape)
     if gain[first, second] <= MIN_ORDER_GAIN:
         return ""
@@ -220,58 +215,6 @@ UNIT_RULES: dict[str, Callable[[float, float, float, float], str]] = {
     "DN": _counts, "K": _kelvin, "m": _metres,
 }  # fmt: skip
 """What values of a unit cannot be: from percentiles 1, 50 and 99 and the share below 0 to words, or nothing."""
-
-
-def offsets(evidence: Evidence) -> Iterator[Hit]:
-    """An offset of about 1000 left in reflectances: everywhere, in some tiles, or from a date on."""
-    for key, seen in evidence.by_modality.items():
-        if "reflectance_1e4" not in seen[0][1].units or seen[0][1].modality.is_radar:
-            continue
-        floors = np.concatenate([one.floors for _, one in seen])
-        if not np.isfinite(floors).any():
-            continue
-        advice = "take away what processing baseline 04.00 (25 January 2022) added"
-        level = float(np.nanpercentile(floors, 5))
-        if level >= DARK_OFFSET:
-            yield Hit(subject=key, message=f"even dark pixels are about {level:.0f}, expected below {CLEAR_DARK:.0f}: "
-                      f"an offset of 1000 was left in; {advice}")  # fmt: skip
-            continue
-        raised = [tile.id for tile, one in seen if _is_raised(one.floors)]
-        for example in raised:
-            yield Hit(
-                subject=key,
-                example=example,
-                message=f"{len(raised)} of {len(seen)} tiles have no pixel below "
-                f"{DARK_OFFSET:.0f} on any date, others do: an offset of 1000 was left in; {advice}",
-            )
-        if not raised and (day := _raised_from(seen)) is not None:
-            yield Hit(subject=key, message=f"from {day} on no pixel is below {DARK_OFFSET:.0f}, before that many are: "
-                      f"an offset of 1000 was left in; {advice}")  # fmt: skip
-
-
-def _is_raised(floors: NDArray[np.float32]) -> bool:
-    seen = floors[np.isfinite(floors)]
-    return len(seen) >= 2 * MIN_DATES and bool(np.percentile(seen, 5) >= DARK_OFFSET)
-
-
-def _raised_from(seen: list[tuple[SeenTile, SeenModality]]) -> np.datetime64 | None:
-    """The date from which the dark level of all tiles together is raised."""
-    dated = [(one.dates, one.floors) for _, one in seen if one.dates is not None]
-    if not dated:
-        return None
-    dates, floors = (np.concatenate(parts) for parts in zip(*dated, strict=True))
-    known = np.isfinite(floors)
-    order = np.argsort(dates[known], kind="stable")
-    dates, floors = dates[known][order], floors[known][order]
-    dark = np.flatnonzero(floors < DARK_OFFSET)
-    candidates = [OFFSET_FROM, *([dates[dark[-1]] + 1] if len(dark) else [])]
-    for day in candidates:
-        before, after = floors[dates < day], floors[dates >= day]
-        span = (dates[-1] - day).astype(int) if len(after) else 0
-        lasts = len(after) >= MIN_DATES and (day == OFFSET_FROM or span >= MIN_SPAN_DAYS)
-        if lasts and len(before) >= MIN_DATES and np.percentile(after, 5) >= DARK_OFFSET:
-            return day if np.percentile(before, 20) < CLEAR_DARK else None
-    return None
 
 
 def constant_bands(evidence: Evidence) -> Iterator[Hit]:

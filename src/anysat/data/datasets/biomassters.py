@@ -222,6 +222,7 @@ DATASET = DatasetRecord(
     "chips are left out. The training layout has lists",
     date_rule=f"the 15th of the month in the file name, counted from September; no year is released, {FIRST_MONTH} "
     "stands for the September of all; the two orbits of a month share its date",
+    has_real_dates=False,
     licence="CC-BY-4.0",
     size="11,462 tiles, 291 GB",
     homepage="https://huggingface.co/datasets/nascetti-a/BioMassters",
@@ -231,7 +232,8 @@ DATASET = DatasetRecord(
     read_sample=read_sample,
     write_miniature=write_miniature,
     notes=(
-        "Months run from September to August; the published loader takes 00 for January.",
+        "Months run from September to August; the published loader takes 00 for January, and counts days as 30 a month "
+        "and 15; here they are days of the year.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more, or not known, are invalid.",
         "Sentinel-1 is in dB; -9999 is invalid, the published loader makes it 0 dB.",
         "Chips carry no georeference, so no split by place can be made of them.",

@@ -59,8 +59,8 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All photos by their names, with the split of their domain and their place in the Sentinel-2 array."""
-    photos = list(folder.find("aerial-flair"))
+    """All photos by their names, or their labels', with the split of their domain and their place in Sentinel-2."""
+    photos = list(folder.find("aerial-flair", "labels"))
     centroids = folder.read("centroids") if folder.has("centroids") else None
     split_of = _splits(folder, {(photo["part"], photo["domain"]) for photo in photos})
     rows = []
@@ -124,7 +124,7 @@ def _series(folder: DatasetFolder, row: Row) -> Observation:
         )
     values, masks, products = folder.read("s2", "s2-masks", "s2-products", **row)
     if masks.shape[2:] != values.shape[2:] or len(masks) != len(values):
-        problem = f"masks of shape {masks.shape} for data of shape {values.shape}"
+        problem = f"masks of shape {masks.shape} for {folder.path('s2', **row).name} of shape {values.shape}"
         raise SourceError(folder.path("s2-masks", **row), problem, "they must have the same dates and pixels")
     shape = values.shape[2:]
     if not (row["row_px"] < shape[0] and row["col_px"] < shape[1]):

@@ -39,8 +39,8 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All scenes; those of a Sentinel-2 tile are in one of training and validation."""
-    rows = [row for row in folder.find("hls") if row["part"] in ("training", "validation")]
+    """All scenes with an image or a mask; those of a Sentinel-2 tile are in one of training and validation."""
+    rows = [row for row in folder.find("hls", "burn") if row["part"] in ("training", "validation")]
     drawn = split_by_name([row["mgrs"] for row in rows], _SHARES)
     return Samples.of_rows([
         {"id": f"{row['mgrs']}.{row['day']}", "split": str(split) if row["part"] == "training" else "test", **row}
@@ -62,9 +62,12 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 def _date(folder: DatasetFolder, row: Row) -> np.datetime64:
     """Date of a year and its day, counted from 1."""
     day = str(row["day"])
-    if len(day) != 7 or not day.isdigit() or not 1 <= int(day[4:]) <= 366:
-        raise SourceError(folder.path("hls", **row), f"its name has the date {day!r}", "expected year and day, 2020248")
-    return np.datetime64(f"{day[:4]}-01-01") + (int(day[4:]) - 1)
+    if len(day) == 7 and day.isdigit():
+        date = np.datetime64(f"{day[:4]}-01-01") + (int(day[4:]) - 1)
+        if str(date)[:4] == day[:4]:  # day 000 is of the year before, day 366 of the next unless it is a leap year
+            return date
+    raise SourceError(folder.path("hls", **row), f"its name has the date {day!r}",
+                      "expected year and day counted from 001, as 2020248")  # fmt: skip
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:

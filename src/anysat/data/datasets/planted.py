@@ -24,7 +24,9 @@ from anysat.data.files.tfrecord_files import (
     numbers_of,
     read_feature_table,
     read_record,
+    read_shard_lengths,
     read_texts,
+    require_all_shards,
     text_of,
     write_records,
 )
@@ -44,8 +46,7 @@ SPECIES = (
     "Cornus controversa", "Theobroma cacao",
 )  # fmt: skip
 """Classes in the order of their numbers (spec, appendix X1)."""
-SPLITS = {"train": "train", "validation": "val", "test": "test"}
-"""Split of the samples by the word in the names of shards."""
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # by the word in the names of shards
 _SHARD = "planted_public-{split}.tfrecord-{shard}-of-{shards}"
 _SPEC = "spec 4.4"
 _GEE = f"{_SPEC}; unit by the conventions of Earth Engine, from which the data come, not stated in the release"
@@ -109,9 +110,18 @@ PUBLISHED = Layout(
 )  # fmt: skip
 TRAINING = Layout(
     name="training",
-    marker="labels2.json",
+    marker="*/labels2.json",
+    also=("labels2.json",),
     entries=(
-        Entry(name="labels", path="labels2.json", dtype=TEXT, unit="number of the species by sample", source=_SPEC),
+        Entry(
+            name="labels",
+            path="{split}/labels2.json",
+            also=("labels2.json",),
+            dtype=TEXT,
+            source=_SPEC,
+            unit="number of the species by sample",
+            about="one for each split, or one for all",
+        ),
         *_series("{split}/{id}/{id}_{m}{part}.npz", ("arr_0", "arr_0", "arr_0")),
     ),
 )
@@ -123,12 +133,13 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _list_records(folder: DatasetFolder) -> Samples:
-    shards = list(folder.find("species"))
+    shards = [shard for shard in folder.find("species") if shard["split"] in SPLITS]
     paths = [folder.path("species", **shard) for shard in shards]
+    require_all_shards(paths)
     found = cached("planted-records", paths, lambda: _index(paths))
     counts = found["counts"]
     if folder.has("dataset-info"):
-        _check_counts(folder.read("dataset-info"), shards, counts, paths)
+        _check_counts(folder, shards, counts, paths)
     splits = [SPLITS[shard["split"]] for shard in shards]
     numbers = np.array([(int(shard["shard"]), int(shard["shards"])) for shard in shards], np.int32).reshape(-1, 2)
     ids = [f"{split}-{number}-{place}" for split, number, count in zip(splits, numbers[:, 0], counts, strict=True)
@@ -148,27 +159,31 @@ def _index(paths: Sequence[Path]) -> Mapping[str, NDArray[Any]]:
     return {"counts": np.array([len(part) for part in places], np.int64), "at": at, "length": length}
 
 
-def _check_counts(info: Any, shards: Sequence[Mapping[str, str]], counts: NDArray[np.int64], paths: list[Path]) -> None:
+def _check_counts(
+    folder: DatasetFolder, shards: Sequence[Mapping[str, str]], counts: NDArray[np.int64], paths: Sequence[Path]
+) -> None:
     """Refuse a shard that ends early, at the end of a record."""
-    known = {split["name"]: [int(length) for length in split.get("shardLengths", ())] for split in info["splits"]}
+    known = read_shard_lengths(folder.read("dataset-info"), folder.path("dataset-info"))
     for shard, count, path in zip(shards, counts.tolist(), paths, strict=True):
-        lengths = known.get(shard["split"], [])
-        if len(lengths) == int(shard["shards"]) and lengths[int(shard["shard"])] != count:
+        lengths = known.get(shard["split"])
+        if lengths and len(lengths) != int(shard["shards"]):
+            raise SourceError(
+                path, f"it is one of {int(shard['shards'])} shards", f"{len(lengths)} by dataset_info.json"
+            )
+        if lengths and lengths[int(shard["shard"])] != count:
             raise SourceError(path, f"it has {count} records", f"{lengths[int(shard['shard'])]} by dataset_info.json")
 
 
 def _list_folders(folder: DatasetFolder) -> Samples:
-    labels = folder.read("labels")
-    rows = []
+    tables: dict[Path, Any] = {}
+    ids, splits, species = list[str](), list[str](), list[int]()
     for split in ("train", "val", "test"):
-        home = folder.root / split
+        home, path = folder.root / split, folder.path("labels", split=split)
         names = sorted(entry.name for entry in os.scandir(home) if entry.is_dir()) if home.is_dir() else []
-        rows += [(name, split) for name in names]
-    missing = next((name for name, _ in rows if name not in labels), None)
-    if missing is not None:
-        raise SourceError(folder.path("labels"), f"it has no class of sample {missing!r}, which has a folder")
-    ids, splits = zip(*rows, strict=True) if rows else ((), ())
-    species = [int(labels[name]) for name in ids]
+        if names and path not in tables:
+            tables[path] = folder.read("labels", split=split)
+        ids, splits = ids + names, splits + [split] * len(names)
+        species += [_number_of(tables[path], name, path) for name in names]
     return Samples(id=np.array(ids, str), split=np.array(splits, str), species=np.array(species, np.int64))
 
 
@@ -176,16 +191,13 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     """One tile of 120 m; sensors that have nothing of it are left out."""
     if "labels" in folder.layout:
         species = row["species"]
-        arrays = {key: _read_arrays(folder, key, row) for key in modalities if folder.has(key, **row)}
+        arrays = {key: tuple(folder.read(part, **row) for part in _names(key))
+                  for key in modalities if folder.has(key, **row)}  # fmt: skip
     else:
         species, arrays = _read_example(folder, row, modalities)
     seen = [_observe(folder, key, row, *found) for key, found in arrays.items()]
     targets = {"species": np.array(species, np.int64)}
     return Tile.of(*(observation for observation in seen if observation is not None), targets=targets)
-
-
-def _read_arrays(folder: DatasetFolder, key: str, row: Row) -> tuple[NDArray[Any], ...]:
-    return tuple(folder.read(name, **row) for name in _names(key))
 
 
 def _names(key: str) -> tuple[str, str, str]:
@@ -235,6 +247,14 @@ def _features_of(folder: DatasetFolder) -> Mapping[str, Feature]:
 def _read_table(path: Path, _mtime_ns: int, expected: str) -> Mapping[str, Feature]:
     (document,) = read_file(path, expected=expected)
     return read_feature_table(document, path)
+
+
+def _number_of(table: Any, sample: str, path: Path) -> int:
+    if sample not in table:
+        raise SourceError(path, f"it has no class of sample {sample!r}, which has a folder")
+    if str(stored := table[sample]).isdigit() and int(stored) < len(SPECIES):
+        return int(stored)
+    raise SourceError(path, f"a class is {stored!r}", f"expected a number from 0 to {len(SPECIES) - 1}")
 
 
 def _class_of(name: str, where: object) -> int:
@@ -341,13 +361,12 @@ def _write_shards(folder: DatasetFolder, tiles: Mapping[str, Mapping[str, Mappin
 
 
 def _write_folders(folder: DatasetFolder, tiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    labels = {}
     for split, samples in tiles.items():
         for sample, contents in samples.items():
-            labels[sample] = contents["species"]
             folder.write({name: contents[name] for key in _SENSORS for name in _names(key)}, split=SPLITS[split],
                          id=sample)  # fmt: skip
-    folder.write({"labels": labels})
+        labels = {sample: contents["species"] for sample, contents in samples.items()}
+        folder.write({"labels": labels}, split=SPLITS[split])
 
 
 DATASET = DatasetRecord(

@@ -41,6 +41,8 @@ SHARES = {"train": 0.70, "val": 0.16, "test": 0.14}
 """Shares of the splits where no list is given (359,046 and 82,140 of 515,270 tiles; spec 4.5)."""
 BLOCK_TILES = 32
 """Side of the squares of tiles that stay in one split, 20.48 km: the tiles of one archive file."""
+FIRST_RAISED = np.datetime64("2022-01-25", "D")
+"""Where only dates are known, images of Sentinel-2 from this day on carry the offset of baseline 04.00."""
 TILE_M, TILE_PX = 640, 512
 _CARD = "spec 4.5; card of the dataset (huggingface.co/datasets/allenai/s2-naip)"
 _PACKED = "the script by which its authors packed it"
@@ -100,11 +102,12 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All tiles with a photo; the dates of their series are kept beside their names, two bytes each."""
+    """All tiles with a photo or a map; the dates of their series are kept beside their names, two bytes each."""
     if "train-dict" in folder.layout:
         return _list_dictionaries(folder)
-    home = folder.root / "naip"
-    names = sorted(entry.name.removesuffix(".png") for entry in os.scandir(home) if entry.name.endswith(".png"))
+    homes = [home for home in (folder.root / "naip", folder.root / "openstreetmap") if home.is_dir()]
+    parts = {entry.name.rpartition(".") for home in homes for entry in os.scandir(home)}
+    names = sorted({stem for stem, _, suffix in parts if suffix in ("png", "geojson")})
     blocks = []
     for name in names:
         zone, col, row = _place(folder, name)
@@ -112,7 +115,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
     tables = [folder.path(f"{key}-scenes") for key in _SCENES]
     if not all(table.is_file() for table in tables):
         folder.read(*(f"{key}-scenes" for key in _SCENES))  # says which is missing and what it should be
-    found = cached("s2naip-scenes", [home, *tables], lambda: _gather(folder, names))
+    found = cached("s2naip-scenes", [*homes, *tables], lambda: _gather(folder, names), version=2)
     return Samples(id=np.array(names, str), split=split_by_name(blocks, SHARES), **found)
 
 
@@ -160,7 +163,7 @@ def _read_scenes(
                 )
             baseline = re.search(r"_N(\d{4})_", scene)
             days[tile] += known[word]
-            raised[tile] += b"1" if baseline and int(baseline[1]) >= 400 else b"0"
+            raised[tile] += b"1" if baseline and 400 <= int(baseline[1]) < 9999 else b"0"
     return days, raised
 
 
@@ -187,7 +190,8 @@ def _list_dictionaries(folder: DatasetFolder) -> Samples:
                        for name, column in table.items()}  # fmt: skip
             for name, *dates in zip(columns["name"], *(columns[f"{key}_dates"] for key in _SCENES), strict=True):
                 packed = {key: _pack(words) for key, words in zip(_SCENES, dates, strict=True)}
-                rows.append({"id": name, "split": split, "s2_raised": b"", **packed})
+                raised = bytes(48 + (_unpack(packed["s2"]) >= FIRST_RAISED).astype(np.uint8))
+                rows.append({"id": name, "split": split, "s2_raised": raised, **packed})
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             expected = folder.layout[f"{split}-dict"].unit
             raise SourceError(path, f"it cannot be understood ({error!r})", f"expected {expected}") from error
@@ -383,6 +387,8 @@ DATASET = DatasetRecord(
     write_miniature=write_miniature,
     notes=(
         "The map is drawn only where its target is asked for; the published loader draws it for every sample.",
+        "The offset of Sentinel-2 since processing baseline 04.00 is taken off, by the names of scenes; lists of dates "
+        f"do not name it, so there it is taken off from {FIRST_RAISED} on.",
         "Values above 32,767 stay what they are; the published loader wraps them.",
         "Bands of 20 m are brought to 10 m, bilinear; a missing pixel makes all that it touches invalid.",
         "B8A is taken as the last of the six 20 m bands of Sentinel-2, as the authors pack them.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,22 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
     """One tile of 320 m; only plots of the sample's own split are labelled."""
-    samples = list_samples(folder)
-    known = samples.of(row["split"]).columns["plot"]
-    try:
-        plots = known.astype(float)
-    except ValueError as error:
-        raise SourceError(folder.path("plots"), f"a PLOT_ID is no number ({error})") from error
+    table = folder.path("plots")
+    facts = table.stat() if table.is_file() else None
+    plots = _plots(folder, row["split"], facts and (facts.st_mtime_ns, facts.st_size))
     plot, crop = _nearest(folder.read("masks", **row)[:2])
     is_labelled = np.isin(plot, plots) & (plot > 0) & (crop >= 1)
     paddy = np.where(is_labelled, (crop > 1).astype(np.int64), IGNORE)
     return Tile.of(*(_observe(folder, key, row) for key in modalities), targets={"paddy": paddy})
+
+
+@lru_cache(maxsize=16)
+def _plots(folder: DatasetFolder, split: str, _version: tuple[int, int] | None) -> NDArray[np.float64]:
+    """Numbers of the plots of a split; read anew when the table changes."""
+    try:
+        return list_samples(folder).of(split).columns["plot"].astype(np.float64)
+    except ValueError as error:
+        raise SourceError(folder.path("plots"), f"a PLOT_ID is no number ({error})") from error
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:

@@ -133,6 +133,7 @@ DATASET = DatasetRecord(
     split_rule="official files: 42 cities to train; the western halves of 10 other cities to validate, the eastern "
     "halves of the same 10 to test",
     date_rule=f"the files hold none: {DATE} stands for all, so the season is not known to a model",
+    has_real_dates=False,
     licence="CC-BY-4.0",
     size="400,673 tiles, 56 GB",
     homepage="https://mediatum.ub.tum.de/1483140",
@@ -145,6 +146,7 @@ DATASET = DatasetRecord(
     notes=(
         "Sentinel-1 is the filtered intensities, linear power; the published loader takes the real parts of the "
         "complex values, which are noise around zero.",
+        f"The published loader gives every image day 0; here it is the day of {DATE}.",
         "Rows and columns are as stored; the published loader swaps them.",
         "Rows are read one by one: no file is loaded whole.",
         "Validation and test share their cities, so a choice made on validation flatters the test a little.",

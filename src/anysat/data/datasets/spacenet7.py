@@ -74,8 +74,8 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """The labelled months of the areas of the lists; areas in no list are left out."""
-    rows = _listed(folder) if "metadata" in folder.layout else folder.find("buildings")
+    """The labelled months of the areas of the lists (all that have files, or by a table); other areas are left out."""
+    rows = _listed(folder) if "metadata" in folder.layout else folder.find("buildings", "planet")
     return Samples.of_rows([
         {"id": f"{row['aoi']}_{row['year']}_{row['month']}", "split": SPLIT_OF[row["aoi"]], **row}
         for row in rows if row["aoi"] in SPLIT_OF

@@ -42,7 +42,7 @@ def _entries(series_path: str) -> tuple[Entry, ...]:
     return (
         Entry(name="aerial", path="aerial/{id}.tif", dtype="uint8", shape=(4, 304, 304), modality="aerial",
               bands=("NIR", "G", "B", "R"), unit="DN", about="0.2 m photo, infrared first", source=_SPEC),
-        *_series("Sentinel-2 L2A, reflectance times 10 000", "sen-2", _S2, "reflectance_1e4", "s2", series_path),
+        *_series("Sentinel-2 L2A, reflectance x 10 000, above 0", "sen-2", _S2, "reflectance_1e4", "s2", series_path),
         Entry(name="s2-masks", path=series_path, key="sen-2-masks", dtype="float32", shape=("T", "C", 6, 6),
               unit="percent", about="probability of snow (first) and of cloud (second channel)", source=_SPEC),
         *_series("Sentinel-1 ascending, linear power", "sen-1-asc", ("VV", "VH"), "linear", "s1-asc", series_path),
@@ -100,8 +100,8 @@ def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
         values, products = folder.read(key, f"{key}-products", **row)
         return folder.observe(key, values, dates=_dates(products, 4), **row)
     values, products, masks = folder.read(key, f"{key}-products", f"{key}-masks", **row)
-    clear = masks[:, 1:2] < CLOUD_PERCENT
-    return folder.observe(key, values - _offset(products), dates=_dates(products, 2), valid=clear, **row)
+    valid = (masks[:, 1:2] < CLOUD_PERCENT) & (values > 0)
+    return folder.observe(key, values - _offset(products), dates=_dates(products, 2), valid=valid, **row)
 
 
 def _dates(products: NDArray[Any], place: int) -> Dates:
@@ -111,9 +111,9 @@ def _dates(products: NDArray[Any], place: int) -> Dates:
 
 
 def _offset(products: NDArray[Any]) -> NDArray[np.float32]:
-    """What processing baselines from 04.00 on (2022) add to every value."""
+    """What processing baselines from 04.00 on (2022) add to every value; 99.99 is processing of one's own."""
     found = [re.search(r"_N(\d{4})_", str(product, "utf-8")) for product in products]
-    added = [1000 if match and int(match[1]) >= 400 else 0 for match in found]
+    added = [1000 if match and 400 <= int(match[1]) < 9999 else 0 for match in found]
     return np.array(added, np.float32)[:, None, None, None]
 
 

@@ -6,7 +6,9 @@ its checksum (4). Checksums are masked CRC-32C.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +23,9 @@ from anysat.errors import MissingExtraError, MissingFileError, SourceError
 
 _LENGTH_AND_CRC, _UINT32 = struct.Struct("<QI"), struct.Struct("<I")
 _HEADER, _FOOTER = _LENGTH_AND_CRC.size, _UINT32.size
+_TEXT = "string"
+_MOST_BYTES = 1 << 30
+"""No feature of one record is unpacked beyond this."""
 _DAMAGED = "check that the file is complete: its size and checksum are on the download page"
 
 
@@ -58,6 +63,28 @@ def index_records(path: Path) -> NDArray[np.int64]:
     return np.array(places, np.int64).reshape(-1, 2)
 
 
+def require_all_shards(paths: Sequence[Path]) -> None:
+    """Refuse shards that are not all there, by the `NNNNN-of-NNNNN` at the end of their names.
+
+    Raises:
+        MissingFileError: a number is missing; the message names the first that is.
+        SourceError: a name has no such end, or two name different totals.
+    """
+    found: dict[tuple[Path, str], tuple[str, set[int]]] = {}
+    for path in paths:
+        match = re.fullmatch(r"(.+)-(\d{5,})-of-(\d{5,})", path.name)
+        if match is None:
+            raise SourceError(path, "its name is not that of a shard", "expected it to end in 00000-of-00001 or alike")
+        total, numbers = found.setdefault((path.parent, match[1]), (match[3], set()))
+        if match[3] != total:
+            raise SourceError(path, f"another shard is one of {int(total)}", "keep one version of the files")
+        numbers.add(int(match[2]))
+    for (home, stem), (total, numbers) in found.items():
+        gap = next((number for number in range(int(total)) if number not in numbers), None)
+        if gap is not None:
+            raise MissingFileError(home / f"{stem}-{gap:05d}-of-{total}", f"all {int(total)} shards; get it anew")
+
+
 def read_record(path: Path, at: int, length: int, names: Sequence[str] | None = None) -> dict[str, bytes]:
     """Features of one record, still encoded, by name; only some of them when `names` are given.
 
@@ -84,18 +111,26 @@ def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
 
 def text_of(feature: bytes | None, name: str, where: object) -> str:
     """The text of an encoded feature."""
-    kind, values = ("nothing", []) if feature is None else _values(feature)
+    kind, values = ("nothing", []) if feature is None else _values(feature, name, where)
     if kind != "bytes_list" or len(values) != 1:
         raise SourceError(where, f"feature {name!r} is {kind} of {len(values)}", "expected one text")
-    return str(values[0], "utf-8")
+    try:
+        return str(values[0], "utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(where, f"feature {name!r} is no text ({error})", "expected UTF-8") from None
 
 
 def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> NDArray[Any]:
-    """The array of an encoded feature, in the type and shape of `features.json`."""
-    kind, values = _values(feature)
+    """The array of an encoded feature, in the type and shape of `features.json`.
+
+    Raises:
+        SourceError: it is something else; no more is unpacked than type and shape need.
+    """
+    kind, values = _values(feature, name, where)
+    if described.dtype == _TEXT:
+        raise SourceError(where, f"feature {name!r} is text", "expected numbers, by features.json")
     if kind == "bytes_list":
-        raw = zlib.decompress(values[0]) if described.encoding == "zlib" else values[0]
-        array: NDArray[Any] = np.frombuffer(raw, np.dtype(described.dtype).newbyteorder("<"))
+        array: NDArray[Any] = _raw_numbers(values, described, name, where)
     else:
         array = np.array(values, np.float32 if kind == "float_list" else np.int64)
     try:
@@ -106,11 +141,32 @@ def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> 
         ) from None
 
 
+def _raw_numbers(values: Sequence[bytes], described: Feature, name: str, where: object) -> NDArray[Any]:
+    """Numbers that are stored as one string of bytes."""
+    dtype = np.dtype(described.dtype).newbyteorder("<")
+    limit = _MOST_BYTES
+    if all(length >= 0 for length in described.shape):
+        limit = min(limit, math.prod(described.shape) * dtype.itemsize)
+    try:
+        (raw,) = values
+        if described.encoding == "zlib":
+            unpacker = zlib.decompressobj()
+            raw = unpacker.decompress(raw, limit + 1)
+            if len(raw) <= limit and not unpacker.eof:
+                raise ValueError("it is cut short")
+        if len(raw) > limit:
+            raise ValueError(f"more than {limit:,} bytes")
+        return np.frombuffer(raw, dtype)
+    except (ValueError, zlib.error) as error:
+        expected = f"expected one {described.dtype} array of shape {described.shape}, by features.json"
+        raise SourceError(where, f"feature {name!r} cannot be unpacked ({error})", expected) from None
+
+
 def read_feature_table(document: Any, path: Path) -> dict[str, Feature]:
     """Features described by a `features.json` of TensorFlow Datasets.
 
     Raises:
-        SourceError: it is not such a file.
+        SourceError: it is not such a file, or names a type that is neither text nor numbers.
     """
     try:
         described = document["featuresDict"]["features"]
@@ -119,10 +175,25 @@ def read_feature_table(document: Any, path: Path) -> dict[str, Feature]:
         raise SourceError(path, f"it does not describe features ({error!r})", "expected featuresDict") from None
 
 
+def read_shard_lengths(document: Any, path: Path) -> dict[str, list[int]]:
+    """Number of records of each shard of each split, by a `dataset_info.json` of TensorFlow Datasets.
+
+    Raises:
+        SourceError: it is not such a file.
+    """
+    try:
+        return {split["name"]: [int(length) for length in split.get("shardLengths", ())]
+                for split in document["splits"]}  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(path, f"it does not count records ({error!r})", "expected splits, shardLengths") from None
+
+
 def _described(record: Mapping[str, Any]) -> Feature:
     tensor = record.get("tensor")
     if tensor is None:
-        return Feature("string")
+        return Feature(_TEXT)
+    if tensor["dtype"] != _TEXT and np.dtype(str(tensor["dtype"])).kind not in "biuf":
+        raise ValueError(f"type {tensor['dtype']!r} is no type of numbers")
     lengths = tensor.get("shape", {}).get("dimensions", ())
     return Feature(tensor["dtype"], tuple(int(length) for length in lengths), tensor.get("encoding", "none"))
 
@@ -228,10 +299,14 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _values(feature: bytes) -> tuple[str, Any]:
+def _values(feature: bytes, name: str, where: object) -> tuple[str, Any]:
     """Kind of list an encoded feature holds, and the list."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tfrecord import example_pb2
 
-    message = example_pb2.Feature.FromString(feature)
+    try:
+        message = example_pb2.Feature.FromString(feature)
+    except DecodeError as error:
+        raise SourceError(where, f"feature {name!r} cannot be decoded ({error})", _DAMAGED) from None
     kind = message.WhichOneof("kind") or "nothing"
     return kind, getattr(message, kind).value if kind != "nothing" else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,11 +28,13 @@ from anysat.data.pack.tile import build_tile, parts_are_sound, read_header
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
 from anysat.modalities import MODALITIES, Band, Modality
 
-FORMAT = 1
+FORMAT = 2
 SAMPLES = "samples.npz"
-LAYOUT = Layout(name="packed", marker=PACK_INDEX, entries=())
+LAYOUT = Layout(name="packed", marker=PACK_INDEX, entries=(), checked_against="its own index and checksums")
 PLACES = ("shard", "offset", "size", "head", "crc")
 """Where a tile lies: number of the shard, first byte and bytes in it, bytes of header and targets, their CRC-32."""
+_CRAFTED = (KeyError, ValueError, TypeError, AttributeError, IndexError)
+"""What reading plain values raises that are not what they should be."""
 _MOST_OPEN = 64
 _LARGE = 2**22
 """Bytes from which numpy's memory is used to read into."""
@@ -69,6 +72,7 @@ class Shards:
             if len(self._open) > _MOST_OPEN:
                 with contextlib.suppress(KeyError):
                     self._open.popitem(last=False)
+        size = min(size, max(0, os.fstat(file.number).st_size - offset))
         if size < _LARGE:
             return os.pread(file.number, size, offset)
         content = np.empty(size, np.uint8)  # numpy asks for large pages, which are handed out several times faster
@@ -130,7 +134,7 @@ class PackedDataset:
             )  # fmt: skip
         except MissingFileError:
             raise
-        except (AnySatError, OSError) as error:
+        except (AnySatError, OSError, ValueError) as error:
             raise self._damaged(index, error) from error
 
     def _damaged(self, index: int, error: Exception) -> SourceError:
@@ -163,15 +167,51 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
     """All samples of a packed folder.
 
     Raises:
-        SourceError: it holds another dataset, or its index is damaged or of a later version.
+        SourceError: it is no packed folder, holds another dataset, was packed with other targets or modalities than
+            the record has, or its index is damaged or of another version.
     """
+    if root.exists() and not (root / PACK_INDEX).is_file():
+        raise SourceError(root, f"it is not packed: there is no {PACK_INDEX} in it", "leave the layout out, or pack "
+                          "the dataset with `anysat datasets pack`")  # fmt: skip
     content = read_index(root)
     if content["dataset"] != record.name:
         raise SourceError(root / PACK_INDEX, f"it holds the packed {content['dataset']}, not {record.name}")
-    samples = _read_samples(root, content)
-    records = {key: _modality(facts, root) for key, facts in content["records"].items()}
+    try:
+        _check_record(record, root, content)
+        samples = _read_samples(root, content)
+        records = {key: _modality(facts, root) for key, facts in content["records"].items()}
+    except _CRAFTED as error:
+        if isinstance(error, AnySatError):
+            raise
+        raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset anew") from error
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
     return PackedDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", None, shards, records)
+
+
+def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
+    """What numbers of the targets mean, as plain values."""
+    return [
+        {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
+         if name != "about"}
+        for target in record.targets
+    ]  # fmt: skip
+
+
+def _check_record(record: DatasetRecord, root: Path, content: Mapping[str, Any]) -> None:
+    """Refuse numbers that were written under other names than the record has today."""
+    packed = {target["name"]: target for target in content["targets"]}
+    today = {target["name"]: target for target in target_facts(record)}
+    found = [
+        f"target {name!r} is only {'in the record' if name in today else 'in the pack'}"
+        for name in sorted(packed.keys() ^ today.keys())
+    ]
+    for name in packed.keys() & today.keys():
+        found += [f"{fact} of target {name!r} were {packed[name].get(fact)!r} and are {value!r} now"
+                  for fact, value in today[name].items() if packed[name].get(fact) != value]  # fmt: skip
+    found += [f"the record has no modality {key}" for key in content["records"] if key not in record.modalities]
+    if found:
+        raise SourceError(root / PACK_INDEX, f"the record of {record.name} has changed since it was packed: "
+                          + "; ".join(found), "pack the dataset anew, or undo the change")  # fmt: skip
 
 
 def read_index(root: Path) -> dict[str, Any]:
@@ -182,11 +222,19 @@ def read_index(root: Path) -> dict[str, Any]:
     """
     path = root / PACK_INDEX
     (content,) = read_file(path, expected="the index of a packed dataset, made by `anysat datasets pack`")
-    known = {"format", "dataset", "records", "shards", "samples_sha256"}
-    if not isinstance(content, dict) or not known <= set(content):
+    known = {"dataset", "records", "shards", "samples_sha256", "targets", "columns", "has_labels"}
+    if not isinstance(content, dict) or "format" not in content:
         raise SourceError(path, "it is no index of a packed dataset", "made by `anysat datasets pack`")
     if content["format"] != FORMAT:
-        raise SourceError(path, f"format {content['format']}, this version reads {FORMAT}", "update anysat")
+        problem = f"format {content['format']}, this version reads {FORMAT}"
+        raise SourceError(path, problem, "update anysat, or pack the dataset anew")
+    if not known <= set(content):
+        raise SourceError(path, f"it lacks {', '.join(sorted(known - set(content)))}", "pack the dataset anew")
+    shards = content["shards"]
+    for shard in shards if isinstance(shards, list) else [shards]:
+        name = shard.get("file") if isinstance(shard, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.tar", name):
+            raise SourceError(path, f"it names the shard {name!r}, which is no file of this folder", "pack it anew")
     return content
 
 
@@ -195,7 +243,8 @@ def _read_samples(root: Path, content: Mapping[str, Any]) -> Samples:
     columns = [*content["columns"], *(f"pack_{name}" for name in PLACES), *["pack_label"] * content["has_labels"]]
     arrays = read_file(path, columns, expected="the table of samples of a packed dataset")
     samples = Samples(**dict(zip(columns, arrays, strict=True)))
-    if len(samples) and int(samples.columns["pack_shard"].max()) >= len(content["shards"]):
+    numbers = samples.columns["pack_shard"]
+    if len(samples) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(content["shards"]):
         raise SourceError(path, "it names a shard that the index does not", "pack the dataset anew")
     return samples
 

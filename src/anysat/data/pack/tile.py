@@ -8,16 +8,19 @@ modality after the other, so that one can be read without the others.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
-from anysat.errors import InputError, SourceError
+from anysat.data.files.numpy_files import refuse_giant
+from anysat.errors import AnySatError, InputError, SourceError
 from anysat.modalities import MODALITIES, Modality
 from anysat.observation import Observation, make_ratio
 
@@ -172,10 +175,10 @@ def decode_tile(
     if length > len(view):
         raise SourceError("packed tile", f"its header claims {length:,} bytes, and {len(view):,} are there")
     header, facts = read_header(bytes(view[: 8 + length]))
-    end = 8 + length + sum(_span(header, _TARGETS, facts)[1:])
+    wanted = list(facts["parts"]) if modalities is None else modalities
     return build_tile(
-        header, facts, bytes(view[8 + length : end]), lambda start, size: bytes(view[start : start + size]),
-        8 + length, list(facts["parts"]) if modalities is None else modalities, None, records,
+        header, facts, bytes(view[8 + length :]), lambda start, size: bytes(view[start : start + size]),
+        8 + length, wanted, None, records,
     )  # fmt: skip
 
 
@@ -188,7 +191,11 @@ def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         (length,) = struct.unpack("<Q", head[:8])
         header = json.loads(head[8 : 8 + length])
-        return header, json.loads(header.pop("__metadata__")["anysat"])
+        facts = json.loads(header.pop("__metadata__")["anysat"])
+        tables = (header, facts["targets"], facts["parts"], *facts["parts"].values())
+        if not all(isinstance(part, dict) for part in tables):
+            raise TypeError("lists for tables")
+        return header, facts
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise SourceError("packed tile", f"no header of a packed tile ({error})") from error
 
@@ -200,7 +207,22 @@ def build_tile(
     """A tile from its header and bytes; `read` is asked for the modalities wanted only, whose bytes are checked.
 
     With `as_stored`, values are of the stored type where they can be, and masks are views: good for copying only.
+
+    Raises:
+        SourceError: the bytes are damaged, or the header does not describe them.
     """
+    try:
+        return _build(header, facts, targets, read, start, modalities, wanted, records, as_stored)
+    except (SourceError, FileNotFoundError):
+        raise
+    except (AnySatError, KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise SourceError("packed tile", f"its header does not describe its bytes ({error!r})") from error
+
+
+def _build(
+    header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
+    modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool,
+) -> Tile:  # fmt: skip
     found = {}
     for name, kind in facts["targets"].items():
         if wanted is None or name in wanted:
@@ -223,7 +245,10 @@ def parts_are_sound(content: bytes) -> bool:
     header, facts = read_header(content)
     start = 8 + int.from_bytes(content[:8], "little")
     for key, part in facts["parts"].items():
-        first, size = _span(header, key, facts)
+        try:
+            first, size = _span(header, key, facts)
+        except (KeyError, ValueError, TypeError):
+            return False
         if zlib.crc32(content[start + first : start + first + size]) != part["crc"]:
             return False
     return True
@@ -254,12 +279,17 @@ def _decode(
     as_stored: bool,
 ) -> Observation:  # fmt: skip
     key, shape = modality.key, part["shape"]
+    if len(shape) not in (3, 4) or min(shape) < 0 or shape[-3] != len(modality.bands):
+        raise SourceError("packed tile", f"{key} is said to have shape {shape}, which is none of its shapes")
+    refuse_giant(Path("packed tile"), key, math.prod(shape) * 4)
     groups, num_bands = part["groups"], part["shape"][-3]
     stored = [index for group in groups for index in group]
     is_whole = len(groups) == 1 and stored == list(range(num_bands))
     mask: Any = True
     if "mask" in part:
         bits = _array(header[f"{key}.valid"], content, first)
+        if math.prod(part["mask"]) > 8 * bits.size:
+            raise SourceError("packed tile", f"the mask of {key} is said to be larger than it is")
         mask = np.unpackbits(bits, count=int(np.prod(part["mask"]))).view(bool).reshape(part["mask"])
     if as_stored and is_whole:
         values: NDArray[Any] = _array(header[f"{key}.values.0"], content, first)

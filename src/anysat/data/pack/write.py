@@ -20,11 +20,22 @@ from numpy.typing import NDArray
 
 from anysat.data.base import PACK_INDEX
 from anysat.data.files import read_file
-from anysat.data.pack import FORMAT, SAMPLES, modality_facts, read_index
+from anysat.data.pack import FORMAT, SAMPLES, modality_facts, target_facts
 from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
-from anysat.data.work import Advance, begin, compare, fingerprint, to_json, versions, work_through, write_whole
-from anysat.errors import InputError, OutputExistsError, SourceError
+from anysat.data.work import (
+    Advance,
+    TileFiles,
+    alone_in,
+    begin,
+    fingerprint,
+    place_facts,
+    to_json,
+    versions,
+    work_through,
+    write_whole,
+)  # fmt: skip
+from anysat.errors import InputError, OutputExistsError, SourceError, UnfinishedError
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
@@ -51,6 +62,7 @@ class _Pack:
     dataset: AnyDataset
     folder: Path
     shards: tuple[_ShardPlan, ...]
+    files: TileFiles
 
     def record(self, unit: int) -> Path:
         return self.folder / _PARTS / f"{self.shards[unit].name}.json"
@@ -59,12 +71,17 @@ class _Pack:
         path = self.folder / self.shards[unit].name
         if not self.record(unit).exists() or not path.exists():
             return False
-        return int(json.loads(self.record(unit).read_text())["bytes"]) == path.stat().st_size
+        facts = json.loads(self.record(unit).read_text())
+        return bool(facts["bytes"] == path.stat().st_size and facts["files"] == self._files_digest(unit))
+
+    def _files_digest(self, unit: int) -> str:
+        return self.files.digest(self.shards[unit].samples.tolist())
 
     def __call__(self, unit: int, advance: Advance) -> None:
         shard = self.shards[unit]
         path = self.folder / shard.name
         partial = path.with_name(f".{path.name}.tmp")
+        files = self._files_digest(unit)  # before they are read: what changes meanwhile is read again
         try:
             with partial.open("wb") as file:
                 digest = _Digest(file)
@@ -76,7 +93,7 @@ class _Pack:
             partial.unlink(missing_ok=True)
         facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size,
                  "sha256": digest.hexdigest()}  # fmt: skip
-        found = {"places": places, "units": units, "modalities": modalities}
+        found = {"places": places, "units": units, "modalities": modalities, "files": files}
         write_whole(self.record(unit), to_json({**facts, **found}))
 
     def _write(self, shard: _ShardPlan, file: _Digest, advance: Advance) -> tuple[list[list[int]], Any, Any]:
@@ -86,16 +103,20 @@ class _Pack:
         units: dict[str, list[str]] = {}
         modalities: dict[str, Any] = {}
         writer = TarWriter(file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, encoder=False, compress=False)
-        for index in shard.samples.tolist():
-            tile = self.dataset[index]
-            content, head = encode_tile(tile)
-            places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
-            writer.write({"__key__": f"{index:09d}", MEMBER: content})
-            for key, observation in tile.observations.items():
-                units.setdefault(key, list(observation.units))
-                modalities.setdefault(key, modality_facts(observation.modality))
-            advance(1)
-        writer.close()
+        try:
+            for index in shard.samples.tolist():
+                tile = self.dataset[index]
+                content, head = encode_tile(tile)
+                places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
+                writer.write({"__key__": f"{index:09d}", MEMBER: content})
+                for key, observation in tile.observations.items():
+                    units.setdefault(key, list(observation.units))
+                    modalities.setdefault(key, modality_facts(observation.modality))
+                advance(1)
+            writer.close()
+        except BaseException:
+            file.forget()  # the archive writes its end when it is thrown away, into a file that is closed by then
+            raise
         return places, units, modalities
 
 
@@ -103,9 +124,15 @@ class _Digest:
     """A file that is only written to, and its checksum."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._sum = file, hashlib.sha256()
+        self._file, self._sum, self._is_forgotten = file, hashlib.sha256(), False
+
+    def forget(self) -> None:
+        """Write nothing any more."""
+        self._is_forgotten = True
 
     def write(self, content: bytes) -> int:
+        if self._is_forgotten:
+            return len(content)
         self._sum.update(content)
         return self._file.write(content)
 
@@ -133,8 +160,9 @@ def pack_dataset(
 
     Raises:
         OutputExistsError: `out` is there.
-        InputError: unfinished work of something else lies in its place.
+        InputError: unfinished work of something else lies in its place, or another process is at work there.
         UnfinishedError: the disk is full.
+        WriteError: its folder cannot be made.
         MissingFileError, SourceError: a tile cannot be read.
     """
     import webdataset  # noqa: F401  (missing is told before work begins)
@@ -146,31 +174,51 @@ def pack_dataset(
     plan = {"format": FORMAT, "fingerprint": fingerprint(dataset), "dataset": dataset.name, "split": dataset.split,
             "layout": dataset.folder.layout.name, "modalities": list(dataset.modalities), "tiles": len(dataset),
             "shard_mb": shard_mb, "versions": versions()}  # fmt: skip
-    if (partial / PACK_INDEX).is_file():  # stopped at the very end: only the name was missing
-        compare(partial, read_index(partial), plan)
-        return _appear(partial, out)
-    begin(partial / _PARTS, plan)
-    job = _Pack(dataset=dataset, folder=partial, shards=_cut(dataset, _tiles_per_shard(dataset, shard_mb)))
-    units = range(len(job.shards))
-    left = [unit for unit in units if not job.is_done(unit)]
-    advance(len(dataset) - sum(len(job.shards[unit].samples) for unit in left))
-    work_through(job, left, workers=workers, advance=advance, kept_in=partial)
-    _finish(job, plan)
-    return _appear(partial, out)
-
-
-def _appear(partial: Path, out: Path) -> Path:
-    """Sweep away what only unfinished work needs, and give the folder its name."""
-    shutil.rmtree(partial / _PARTS, ignore_errors=True)
-    for path in partial.glob(".*.tmp"):
-        path.unlink()
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    with alone_in(partial / _PARTS):
+        begin(partial / _PARTS, {**plan, **place_facts(dataset)})
+        shards = _cut(dataset, _tiles_per_shard(dataset, shard_mb))
+        job = _Pack(dataset=dataset, folder=partial, shards=shards, files=TileFiles(dataset))
+        units = range(len(shards))
+        left = [unit for unit in units if not job.is_done(unit)]
+        advance(len(dataset) - sum(len(shards[unit].samples) for unit in left))
+        work_through(job, left, workers=workers, advance=advance, kept_in=partial)
+        _check_out(out, overwrite)  # another run may have been quicker
+        try:
+            _finish(job, plan)
+            _appear(job, out)
+        except OSError as error:
+            raise UnfinishedError(partial, error) from error
     return out
 
 
+def _appear(job: _Pack, out: Path) -> None:
+    """Sweep away what is not of this pack, give the folder its name, then remove what lay there and the records.
+
+    What lay there is moved aside first and comes back when the name cannot be given.
+    """
+    known = {PACK_INDEX, SAMPLES, _PARTS, *(shard.name for shard in job.shards)}
+    for path in job.folder.iterdir():
+        if path.name not in known and path.suffix in (".tar", ".tmp"):
+            path.unlink()
+    aside = out.with_name(f".{out.name}.old")
+    if aside.exists():
+        shutil.rmtree(aside)
+    if out.exists():
+        out.rename(aside)
+    try:
+        job.folder.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(out / _PARTS, ignore_errors=True)
+
+
 def _check_out(out: Path, overwrite: bool) -> None:
+    if out.is_symlink():
+        advice = "give the folder it points to, or remove the link"
+        raise SourceError(out, "it is a link, which is neither followed nor replaced", advice)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -217,7 +265,8 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
     modalities = {key: part for facts in found for key, part in facts["modalities"].items()}
     content = {
         **plan, "folder": dataset.folder.root.resolve().name, "title": dataset.record.title,
-        "licence": dataset.record.licence, "has_labels": has_labels, "columns": list(columns),
+        "licence": dataset.record.licence, "has_labels": has_labels,
+        "targets": target_facts(dataset.record), "columns": list(columns),
         "samples_sha256": hashlib.sha256((job.folder / SAMPLES).read_bytes()).hexdigest(),
         "records": {key: modalities[key] for key in dataset.modalities if key in modalities}, "units": units,
         "shards": [{key: facts[key] for key in ("file", "samples", "bytes", "sha256")} for facts in found],
