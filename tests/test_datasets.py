@@ -166,7 +166,6 @@ UNNOTICED = {
     ("biomassters", "s2", "missing"): "the training layout has no list of months: one less is read",
     ("flair", "s2-products", "truncated"): "the series is named, which has more dates than the text",
     ("planted", "species", "missing"): "a split of one shard that is not there was not downloaded",
-    ("s2naip_urban", "naip", "truncated"): "rows of a cut PNG come as zeros",
     ("s2naip_urban", "s2-scenes", "truncated"): "a text cut within a row: scenes of later tiles are unknown",
     ("s2naip_urban", "s1-scenes", "truncated"): "a text cut within a row: scenes of later tiles are unknown",
     ("sen1floods11", "train-images", "truncated"): "a list cut at the end of a row is a shorter list",

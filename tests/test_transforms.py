@@ -234,7 +234,7 @@ def test_changed_tiles_stack_into_a_batch():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_dates": 0}, "max_dates: expected at least one date, got 0"),
+    [({"max_dates": 0}, "max_dates: expected a number of dates, at least one"),
      ({"max_dates_of": {"s2": 0}}, "max_dates s2"), ({"keep_dates_frac": 0.0}, "keep_dates_frac: expected a share"),
      ({"keep_dates_frac_of": {"s1": 1.5}}, "keep_dates_frac s1"), ({"crop_m": -1}, "crop_m: expected a positive")],
 )  # fmt: skip

@@ -155,11 +155,16 @@ def _read_raster(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
     from rasterio.errors import NotGeoreferencedWarning
 
     _only(keys, path)
+    if _driver(path) == "PNG" and _PNG_END not in path.read_bytes()[-64:]:
+        raise SourceError(path, "its end is missing", "check that the file is complete")  # rows would come as zeros
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path, driver=_driver(path)) as file:
             refuse_giant(path, "the raster", file.count * file.width * file.height * np.dtype(file.dtypes[0]).itemsize)
             return (file.read(),) * len(keys)
+
+
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 def _driver(path: Path) -> str:
