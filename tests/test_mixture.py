@@ -152,8 +152,8 @@ def test_patch_sizes_that_do_not_divide_the_tile_are_refused():
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_resuming_holds_on_every_rank(rank):
-    whole = [fingerprint(draw) for draw in real_mixture(rank, 2).loader(0, 60)]
-    parts = [fingerprint(draw) for first, count in ((0, 23), (23, 37))
+    whole = [fingerprint(draw) for draw in real_mixture(rank, 2).loader(0, 200)]
+    parts = [fingerprint(draw) for first, count in ((0, 73), (73, 127))
              for draw in real_mixture(rank, 2).loader(first, count, num_workers=1)]  # fmt: skip
     assert parts == whole
 
