@@ -178,7 +178,6 @@ UNNOTICED = {
     ("treesatai_ts", "s2", "missing"): "the year in the name is not known without the file: its stem is named",
     ("treesatai_ts", "train-list", "truncated"): "a list is cut within a name: the name without labels is given",
     ("treesatai_ts", "test-list", "truncated"): "a list is cut within a name: the name without labels is given",
-    ("pastis_hd", "any", "another shape"): "the labels are named, with whose ground the image does not agree",
     ("sickle", "any", "another shape"): "arrays of any size are brought to the grid",
 }
 """Damage whose file is not named: dataset, entry and kind of damage, with the reason."""

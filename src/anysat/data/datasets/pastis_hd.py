@@ -93,7 +93,9 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
         sides_px = tuple(round(side * seen.modality.gsd_m / LABEL_GSD_M) for side in seen.shape_px)
         if sides_px != crops.shape:
             problem = f"crops of {crops.shape} pixels of {LABEL_GSD_M:g} m, but {seen.modality.key} covers {sides_px}"
-            raise SourceError(folder.path("crops", **row), problem, "the files of a patch must cover the same ground")
+            files = f"{folder.path(seen.modality.key, **row).name} and {folder.path('crops', **row).name}"
+            advice = f"the files of a patch must cover the same ground: compare {files}"
+            raise SourceError(folder.path("crops", **row), problem, advice)
     present = np.isin(np.arange(1, len(CROPS)), crops).astype(np.int64)
     geobox = folder.geobox("spot", **row) if "spot" in modalities else None
     return Tile.of(*observations, targets={"crops": crops, "crops_present": present}, geobox=geobox)
