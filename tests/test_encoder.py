@@ -108,9 +108,9 @@ def test_patch_tokens_before_fusion_do_not_depend_on_how_the_area_was_cut(nano):
     from anysat.model.inputs import PixelInput
 
     x = random_input(("s2",), side_m=80, batch=1)
-    s2, days = nano.config.modality("s2"), x["s2_dates"].float()
-    whole = nano._see(s2, PixelInput(x["s2"], days), 20, False, True, None).patch
-    part = nano._see(s2, PixelInput(x["s2"][..., 2:6, 4:8], days), 20, False, True, None).patch
+    days = x["s2_dates"].float()
+    whole = nano.see({"s2": PixelInput(x["s2"], days)}, 20)["s2"].patch
+    part = nano.see({"s2": PixelInput(x["s2"][..., 2:6, 4:8], days)}, 20)["s2"].patch
     assert torch.allclose(whole[:, 1:3, 2:4], part, **CLOSE)
 
 

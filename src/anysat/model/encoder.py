@@ -7,7 +7,6 @@ tensors. Both check their input and end in `core`, which only takes tensors and 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,20 +19,13 @@ from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
-from anysat.modalities import Modality
-from anysat.model.chunks import joined, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
-from anysat.model.positions import (
-    cell_sequence,
-    distance_buckets,
-    raster_coordinates,
-    sincos_code,
-    subpatch_coordinates,
-)
+from anysat.model.positions import cell_sequence
 from anysat.model.projectors import make_projector
 from anysat.model.spatial import SpatialTransformer
+from anysat.model.steps import SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import any_of, mark_invalid, mark_unseen, nothing_of, pool_valid, valid_or_all
 from anysat.normalise import Normaliser
 from anysat.observation import day_numbers
@@ -43,19 +35,6 @@ CHUNK_ROWS = 4096
 """Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
 
 Output = Literal["tile", "patch", "dense", "all"]
-
-
-class SeenPatches(NamedTuple):
-    """What one modality saw: a token per patch, and per sub-patch when asked for."""
-
-    patch: Tensor
-    """(batch patch_row patch_col dim)"""
-    patch_valid: Tensor | None
-    """(batch patch_row patch_col); None when all are valid"""
-    sub: Tensor | None
-    """(batch patch_row patch_col sub dim)"""
-    sub_valid: Tensor | None
-    """(batch patch_row patch_col sub)"""
 
 
 class CoreOutput(NamedTuple):
@@ -122,17 +101,15 @@ class AnySat(nn.Module, ModelHubMixin):
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
-        if not isinstance(batch, Batch):
-            raise InputError("batch", "a Batch, such as Batch.of([tile])", type(batch).__name__)
-        for key, observation in batch.observations.items():
-            self.config.modality(key).check_same(observation.modality)
-        batch = batch.to(self.device)
-        standardised = (self.normaliser or _statistics_of(batch)).standardise(batch)
-        inputs = {
-            key: PixelInput(standardised[key], self._day_numbers(observation.dates), observation.valid)
-            for key, observation in batch.observations.items()
-        }
-        return self._embed(inputs, batch.ids, patch_size_m, dense, faithful)
+        return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful)
+
+    def prepare(self, batch: Batch, patch_size_m: float) -> tuple[dict[str, PixelInput], PatchGrid]:
+        """What the core takes, from a batch of source values, and how its tiles are cut; for training.
+
+        Tiles without a valid value stay, wholly invalid. Raises as `encode`; EmptyTileError when all are so.
+        """
+        inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse_empty=False)
+        return inputs, grid
 
     def forward(
         self,
@@ -216,19 +193,15 @@ class AnySat(nn.Module, ModelHubMixin):
         It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
         attention and gives dense maps in the published layout.
         """
-        seen = {
-            key: self._see(self.config.modality(key), pixels, patch_size_m, key == dense, leave_out, chunk_rows)
-            for key, pixels in inputs.items()
-        }
-        context = {key: tokens for key, tokens in seen.items() if self.config.modality(key).covers_tile}
-        tiling = [tokens for key, tokens in seen.items() if key not in context]
+        seen = self.see(inputs, patch_size_m, dense, leave_out=leave_out, chunk_rows=chunk_rows)
+        tiling = [tokens for key, tokens in seen.items() if not self.config.modality(key).covers_tile]
         rows, cols = self._count_patches(inputs, patch_size_m)
-        tile, fused = self._fuse(tiling, context, rows, cols, patch_size_m)
+        tile, fused = self.fuse(seen, (rows, cols), patch_size_m)
         patch = rearrange(fused, "batch (pr pc) dim -> batch pr pc dim", pr=rows)
         if tiling:
             patch_valid = any_of([tokens.patch_valid for tokens in tiling])
         else:
-            patch_valid = any_of([pool_valid(tokens.patch_valid, rows, cols) for tokens in context.values()])
+            patch_valid = any_of([pool_valid(tokens.patch_valid, rows, cols) for tokens in seen.values()])
         if dense is None:
             return CoreOutput(tile, patch, patch_valid, None, None)
 
@@ -243,95 +216,34 @@ class AnySat(nn.Module, ModelHubMixin):
         dense_valid = None if sub_valid is None else rearrange(sub_valid, unfold, sr=side)
         return CoreOutput(tile, patch, patch_valid, rearrange(both, unfold, sr=side), dense_valid)
 
-    def _see(
+    def see(
         self,
-        modality: Modality,
-        pixels: PixelInput,
+        inputs: Mapping[str, PixelInput],
         patch_size_m: float,
-        keep_sub: bool,
-        leave_out: bool,
-        chunk_rows: int | None,
-    ) -> SeenPatches:
-        """Projector and spatial transformer over all patches of one modality, some patches at a time."""
-        projector: Any = self.projectors[modality.key]
-        side = subpatches_per_side(patch_size_m, modality)
-        cell = cells_per_side(modality) if self.config.subpatch_order == "cell" else 1
-        coordinates = subpatch_coordinates(side, cell, pixels.values.device)
-        code = sincos_code(coordinates, modality.subpatch_m, self.config.dim)
-        bucket = distance_buckets(coordinates, num_skip=1)
-
-        rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
-        values = projector.cut(pixels.values, side)
-        valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
-        when = projector.date_code(pixels.days)
-        when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
-
-        num_sub, dates = side * side, math.prod(values.shape[2:-1])
-
-        def project(part: slice) -> Sequence[Tensor | None]:
-            """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
-            when_of = None if when is None else when[part]
-            return joined(
-                [
-                    projector(values[part, sub], when_of, None if valid is None else valid[part, sub], leave_out)
-                    for sub in slices(slice(0, num_sub), chunk_rows, dates)
-                ],
-                dim=1,
+        dense: str | None = None,
+        *,
+        leave_out: bool = True,
+        chunk_rows: int | None = None,
+        recompute: bool = False,
+    ) -> dict[str, SeenPatches]:
+        """First step of the core: each modality by itself, its patches' tokens without their places; see `steps`."""
+        return {
+            key: see(
+                self.projectors[key], self.spatial, self.config, self.config.modality(key), pixels, patch_size_m,
+                keep_sub=key == dense, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
             )
+            for key, pixels in inputs.items()
+        }  # fmt: skip
 
-        def see(part: slice) -> Sequence[Tensor | None]:
-            """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
-            tokens, present = joined([project(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
-            patch, sub_tokens = self.spatial(tokens, present, code, bucket)
-            return patch, None if present is None else present.any(-1), sub_tokens if keep_sub else None, present
-
-        parts = [see(part) for part in slices(slice(0, values.shape[0]), chunk_rows, num_sub)]
-        patch, patch_valid, sub, sub_valid = (
-            None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols)
-            for found in joined(parts, dim=0)
-        )
-        assert patch is not None, modality.key
-        return SeenPatches(patch, patch_valid, sub, sub_valid)
-
-    def _fuse(
+    def fuse(
         self,
-        tiling: Sequence[SeenPatches],
-        context: Mapping[str, SeenPatches],
-        rows: int,
-        cols: int,
+        seen: Mapping[str, SeenPatches],
+        grid: tuple[int, int],
         patch_size_m: float,
+        shown: ShownPatches | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tile token (batch dim) and fused patch tokens (batch patch dim)."""
-        first = tiling[0].patch if tiling else next(iter(context.values())).patch
-        none = first.new_zeros(first.shape[0], 0, first.shape[-1])
-        placed = torch.cat([none, *(self._place_context(key, tokens.patch) for key, tokens in context.items())], dim=1)
-        patches = (
-            torch.stack([tokens.patch.flatten(1, 2) for tokens in tiling], dim=1)
-            if tiling
-            else none[:, :, None].expand(-1, -1, rows * cols, -1)
-        )
-        valid = None
-        everyone = [*context.values(), *tiling]
-        if any(tokens.patch_valid is not None for tokens in everyone):
-            flags = [
-                tokens.patch.new_ones(tokens.patch.shape[:3], dtype=torch.bool)
-                if tokens.patch_valid is None
-                else tokens.patch_valid
-                for tokens in everyone
-            ]
-            valid = torch.cat([flag.flatten(1) for flag in flags], dim=1)
-        unit = patch_size_m / self.config.patch_position_unit_m
-        return self.fusion(patches, placed, raster_coordinates(rows, cols, first.device), unit, valid)
-
-    def _place_context(self, key: str, tokens: Tensor) -> Tensor:
-        """Several context tokens of a modality are placed in metres; a single one needs no place."""
-        rows, cols = tokens.shape[1:3]
-        flat = tokens.flatten(1, 2)
-        if rows * cols == 1:
-            return flat
-        unit = self.config.modality(key).subpatch_m / self.config.patch_position_unit_m
-        code = sincos_code(raster_coordinates(rows, cols, flat.device), unit, self.config.dim)
-        return flat + code.to(flat.dtype)
+        """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
+        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)
@@ -348,21 +260,10 @@ class AnySat(nn.Module, ModelHubMixin):
         faithful: bool,
     ) -> Embeddings:
         """Checks, marks what is invalid, runs the core in chunks, and marks what nobody saw."""
-        shapes = {
-            self.config.modality(key): (pixels.values.shape[-2], pixels.values.shape[-1])
-            for key, pixels in inputs.items()
-        }
-        grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
-        inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
-        marked, absent = mark_invalid(inputs, ids)
-        if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
-            # Only context is left: the patches are still those of what was given, and nobody saw them.
-            marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}
-        inputs = marked
-        if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
-            having = [key for key in inputs if not self.config.modality(key).covers_tile]
+        ready, grid, absent = self._check(inputs, ids, patch_size_m)
+        if dense is not None and (dense not in ready or self.config.modality(dense).covers_tile):
+            having = [key for key in ready if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must have valid values and lie in patches")
-        ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in inputs.items()}
         found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
         if not self.training and not bool(found.tile.isfinite().all()):
             largest = max(float(p.values[p.valid if p.valid is not None else ...].abs().max()) for p in ready.values())
@@ -380,6 +281,35 @@ class AnySat(nn.Module, ModelHubMixin):
             dense_modality=None if dense is None else self.config.modality(dense),
             absent=absent,
         )
+
+    def _standardise(self, batch: Batch) -> dict[str, PixelInput]:
+        if not isinstance(batch, Batch):
+            raise InputError("batch", "a Batch, such as Batch.of([tile])", type(batch).__name__)
+        for key, observation in batch.observations.items():
+            self.config.modality(key).check_same(observation.modality)
+        batch = batch.to(self.device)
+        standardised = (self.normaliser or _statistics_of(batch)).standardise(batch)
+        return {
+            key: PixelInput(standardised[key], self._day_numbers(observation.dates), observation.valid)
+            for key, observation in batch.observations.items()
+        }
+
+    def _check(
+        self, inputs: Mapping[str, PixelInput], ids: Sequence[object], patch_size_m: float, refuse_empty: bool = True
+    ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
+        """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
+        shapes = {
+            self.config.modality(key): (pixels.values.shape[-2], pixels.values.shape[-1])
+            for key, pixels in inputs.items()
+        }
+        grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
+        inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
+        marked, absent = mark_invalid(inputs, ids, refuse_empty)
+        if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
+            # Only context is left: the patches are still those of what was given, and nobody saw them.
+            marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}
+        ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in marked.items()}
+        return ready, grid, absent
 
     def _day_numbers(self, dates: Tensor | None) -> Tensor | None:
         if dates is None:

@@ -6,6 +6,8 @@ queries are the places of the tile and its patches.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
@@ -17,6 +19,15 @@ from anysat.model.layers import Block, FeedForward, RelativePosition, masked_bia
 from anysat.model.positions import SKIP_BUCKET, distance_buckets, sincos_code
 
 NORM_EPS = 1e-6
+
+
+class Hidden(NamedTuple):
+    """Patch tokens that are not shown."""
+
+    where: Bool[Tensor, "batch modality patch"]
+    """True where a token is hidden."""
+    stand_in: Float[Tensor, " dim"]
+    """What is there instead."""
 
 
 class PlaceAttention(nn.Module):
@@ -36,8 +47,8 @@ class PlaceAttention(nn.Module):
         self,
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None,
-        code: Float[Tensor, "place dim"],
-        bucket: Int[Tensor, "place token"],
+        code: Float[Tensor, "*tile place dim"],
+        bucket: Int[Tensor, "*tile place token"],
     ) -> Float[Tensor, "batch place dim"]:
         """What each place finds among the tokens."""
         places = self.query + code.to(self.query.dtype)
@@ -68,8 +79,8 @@ class PlacePooling(nn.Module):
         self,
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None,
-        code: Float[Tensor, "place dim"],
-        bucket: Int[Tensor, "place token"],
+        code: Float[Tensor, "*tile place dim"],
+        bucket: Int[Tensor, "*tile place token"],
     ) -> Float[Tensor, "batch place dim"]:
         """One fused token per place."""
         x = self.attention(self.norm1(x), valid, code, bucket)
@@ -93,24 +104,28 @@ class FusionTransformer(nn.Module):
         self,
         patches: Float[Tensor, "batch modality patch dim"],
         context: Float[Tensor, "batch context dim"],
-        coordinates: Int[Tensor, "patch 2"],
+        coordinates: Int[Tensor, "*tile patch 2"],
         unit: float,
         valid: Bool[Tensor, "batch token"] | None,
+        hidden: Hidden | None = None,
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch patch dim"]]:
         """Fuse the tokens of one batch of tiles.
 
         Args:
             patches: tokens without positions; there may be no modality.
             context: tokens of the whole tile, placed already; there may be none.
-            coordinates: row and column of each patch.
+            coordinates: row and column of each patch, the same for all tiles or those of each.
             unit: what one step of the coordinates is worth in the position code.
             valid: False for tokens nobody may see, context first; None for all True.
+            hidden: tokens that another vector, without a place, stands in for (pretraining).
 
         Returns:
             The tile token and the fused patch tokens.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
-        placed = patches + code.to(patches.dtype)
+        placed = patches + code.unsqueeze(-3).to(patches.dtype)
+        if hidden is not None:
+            placed = torch.where(hidden.where[..., None], hidden.stand_in.to(placed.dtype), placed)
         tile = self.tile_token.expand(patches.shape[0], -1, -1)
         x = torch.cat([tile, context, rearrange(placed, "batch modality patch dim -> batch (modality patch) dim")], 1)
         seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
@@ -124,7 +139,7 @@ class FusionTransformer(nn.Module):
     def _place_buckets(coordinates: Tensor, num_context: int, num_modalities: int) -> Tensor:
         """Buckets of the places (tile, patches) to the tokens (tile, context, patches of each modality)."""
         bucket = distance_buckets(coordinates, num_skip=1)
-        tile, patches = bucket[:, :1], bucket[:, 1:]
-        context = torch.full_like(tile, SKIP_BUCKET).expand(-1, num_context)
-        repeated = repeat(patches, "place patch -> place (modality patch)", modality=num_modalities)
-        return torch.cat([tile, context, repeated], dim=1)
+        tile, patches = bucket[..., :1], bucket[..., 1:]
+        context = torch.full_like(tile, SKIP_BUCKET).expand(*tile.shape[:-1], num_context)
+        repeated = repeat(patches, "... place patch -> ... place (modality patch)", modality=num_modalities)
+        return torch.cat([tile, context, repeated], dim=-1)

@@ -39,13 +39,13 @@ class RelativePosition(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(
-        self, query: Float[Tensor, "batch head query dim"], bucket: Int[Tensor, "query key"]
+        self, query: Float[Tensor, "batch head query dim"], bucket: Int[Tensor, "*tile query key"]
     ) -> Float[Tensor, "batch #head query key"]:
         """The term of each query and key; one head for all when the first head makes it."""
         if self.heads == "first":
             query = query[:, :1]
         score = query @ self.weight
-        return score.gather(-1, bucket.expand(*score.shape[:-2], *bucket.shape))
+        return score.gather(-1, bucket.unsqueeze(-3).expand(*score.shape[:-1], -1))
 
 
 class Attention(nn.Module):
@@ -130,3 +130,16 @@ class Block(nn.Module):
         """Attention, then feed-forward; `valid` is True where a token may be attended to."""
         x = x + self.attention(self.norm1(x), valid, bucket)
         return x + self.mlp(self.norm2(x))
+
+
+def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
+    """Truncated normal weights, later blocks scaled down by the root of twice their depth (spec of I-JEPA)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for depth, block in enumerate(blocks, start=1):
+            assert isinstance(block, Block), block
+            block.attention.out.weight.div_((2.0 * depth) ** 0.5)
+            block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)

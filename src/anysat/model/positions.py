@@ -44,7 +44,9 @@ def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None 
     return torch.stack([torch.div(rank, side, rounding_mode="floor"), rank % side], dim=-1)
 
 
-def sincos_code(coordinates: Real[Tensor, "place 2"], unit: float, dim: int) -> Float[Tensor, "place {dim}"]:
+def sincos_code(
+    coordinates: Real[Tensor, "*tile place 2"], unit: float, dim: int
+) -> Float[Tensor, "*tile place {dim}"]:
     """Sine-cosine code of places, in float32.
 
     Quarters of `dim`: sin and cos of the column, sin and cos of the row, each times `unit` and
@@ -53,17 +55,17 @@ def sincos_code(coordinates: Real[Tensor, "place 2"], unit: float, dim: int) -> 
     quarter = dim // 4
     rate = 10000.0 ** (-torch.arange(quarter, dtype=torch.float32, device=coordinates.device) / quarter)
     place = coordinates.to(torch.float32) * unit
-    row, col = (place[:, axis, None] * rate for axis in (0, 1))
+    row, col = (place[..., axis, None] * rate for axis in (0, 1))
     return torch.cat([col.sin(), col.cos(), row.sin(), row.cos()], dim=-1)
 
 
-def distance_buckets(coordinates: Int[Tensor, "place 2"], num_skip: int) -> Int[Tensor, "token token"]:
+def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -> Int[Tensor, "*tile token token"]:
     """Bucket of each pair of tokens, `num_skip` tokens without a place first.
 
     Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
     4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
     """
-    apart = coordinates[:, None, :] - coordinates[None, :, :]
+    apart = coordinates[..., :, None, :] - coordinates[..., None, :, :]
     squared = apart.square().sum(-1)
     bucket = 3 + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anysat.model.config import ModelConfig
-from anysat.model.layers import Block
+from anysat.model.layers import Block, init_transformer
 
 NORM_EPS = 1e-5
 
@@ -23,19 +23,7 @@ class SpatialTransformer(nn.Module):
             Block(config.dim, config.num_heads, NORM_EPS, relative_heads=config.rpe_heads) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Truncated normal weights, later layers scaled down by the root of twice their depth (spec of I-JEPA)."""
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            for depth, block in enumerate(self.blocks, start=1):
-                assert isinstance(block, Block)
-                block.attention.out.weight.div_((2.0 * depth) ** 0.5)
-                block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)
+        init_transformer(self, self.blocks)
 
     def forward(
         self,

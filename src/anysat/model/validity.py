@@ -17,7 +17,7 @@ from anysat.model.inputs import PixelInput
 
 
 def mark_invalid(
-    inputs: Mapping[str, PixelInput], ids: Sequence[object]
+    inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse_empty: bool = True
 ) -> tuple[dict[str, PixelInput], dict[str, int]]:
     """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
 
@@ -25,7 +25,7 @@ def mark_invalid(
         The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
 
     Raises:
-        EmptyTileError: a tile has no valid value in any modality.
+        EmptyTileError: a tile has no valid value in any modality; with `refuse_empty=False`, all have none.
     """
     marked, absent, anything = {}, {}, None
     for key, pixels in inputs.items():
@@ -40,7 +40,7 @@ def mark_invalid(
         if missing < len(present):
             marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
     assert anything is not None, "no modality"
-    if not bool(anything.all()):
+    if not bool(anything.all() if refuse_empty else anything.any()):
         raise EmptyTileError([ids[index] for index in torch.nonzero(~anything).flatten().tolist()])
     return marked, absent
 

@@ -1,0 +1,166 @@
+"""The two steps of the forward pass, on tensors: each modality by itself, then all of them together.
+
+Inference takes every patch; pretraining shows the second step some of the patches and hides some tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from anysat.modalities import Modality
+from anysat.model.chunks import joined, slices
+from anysat.model.config import ModelConfig
+from anysat.model.fusion import FusionTransformer, Hidden
+from anysat.model.inputs import PixelInput
+from anysat.model.positions import distance_buckets, raster_coordinates, sincos_code, subpatch_coordinates
+from anysat.model.spatial import SpatialTransformer
+from anysat.patches import cells_per_side, subpatches_per_side
+
+
+class SeenPatches(NamedTuple):
+    """What one modality saw: a token per patch, and per sub-patch when asked for."""
+
+    patch: Tensor
+    """(batch patch_row patch_col dim)"""
+    patch_valid: Tensor | None
+    """(batch patch_row patch_col); None when all are valid"""
+    sub: Tensor | None
+    """(batch patch_row patch_col sub dim)"""
+    sub_valid: Tensor | None
+    """(batch patch_row patch_col sub)"""
+
+
+class ShownPatches(NamedTuple):
+    """Which patches of each tile are fused, as many of each; pretraining hides the others (paper section 3.2)."""
+
+    indices: Tensor
+    """(batch shown) numbers of patches, row by row"""
+    valid: Tensor
+    """(batch shown), False where a tile shows fewer"""
+    hidden: Hidden | None = None
+    """Modality tokens (batch modality shown) that a vector stands in for; context of the tile is never hidden."""
+
+
+def see(
+    projector: Any,
+    spatial: SpatialTransformer,
+    config: ModelConfig,
+    modality: Modality,
+    pixels: PixelInput,
+    patch_size_m: float,
+    *,
+    keep_sub: bool = False,
+    leave_out: bool = True,
+    chunk_rows: int | None = None,
+    recompute: bool = False,
+) -> SeenPatches:
+    """Projector and spatial transformer over all patches of one modality, some patches at a time.
+
+    `recompute` keeps no activations of them for the backward pass, which computes them again.
+    """
+    side = subpatches_per_side(patch_size_m, modality)
+    cell = cells_per_side(modality) if config.subpatch_order == "cell" else 1
+    coordinates = subpatch_coordinates(side, cell, pixels.values.device)
+    code = sincos_code(coordinates, modality.subpatch_m, config.dim)
+    bucket = distance_buckets(coordinates, num_skip=1)
+
+    rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
+    values = projector.cut(pixels.values, side)
+    valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
+    when = projector.date_code(pixels.days)
+    when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
+
+    num_sub, dates = side * side, math.prod(values.shape[2:-1])
+
+    def project(part: slice) -> Sequence[Tensor | None]:
+        """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
+        when_of = None if when is None else when[part]
+        return joined(
+            [
+                projector(values[part, sub], when_of, None if valid is None else valid[part, sub], leave_out)
+                for sub in slices(slice(0, num_sub), chunk_rows, dates)
+            ],
+            dim=1,
+        )
+
+    def see_some(part: slice) -> Sequence[Tensor | None]:
+        """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
+        tokens, present = joined([project(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
+        patch, sub_tokens = spatial(tokens, present, code, bucket)
+        return patch, None if present is None else present.any(-1), sub_tokens if keep_sub else None, present
+
+    run: Callable[[slice], Sequence[Tensor | None]] = see_some
+    if recompute and torch.is_grad_enabled():
+
+        def run(part: slice) -> Sequence[Tensor | None]:
+            return checkpoint(see_some, part, use_reentrant=False)
+
+    parts = [run(part) for part in slices(slice(0, values.shape[0]), chunk_rows, num_sub)]
+    patch, patch_valid, sub, sub_valid = (
+        None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols)
+        for found in joined(parts, dim=0)
+    )
+    assert patch is not None, modality.key
+    return SeenPatches(patch, patch_valid, sub, sub_valid)
+
+
+def fuse(
+    fusion: FusionTransformer,
+    config: ModelConfig,
+    seen: Mapping[str, SeenPatches],
+    grid: tuple[int, int],
+    patch_size_m: float,
+    shown: ShownPatches | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None."""
+    context = {key: tokens for key, tokens in seen.items() if config.modality(key).covers_tile}
+    tiling = [tokens for key, tokens in seen.items() if key not in context]
+    first = next(iter(seen.values())).patch
+    batch, dim = first.shape[0], first.shape[-1]
+    none = first.new_zeros(batch, 0, dim)
+    placed = torch.cat([none, *(_place(config, key, tokens.patch) for key, tokens in context.items())], dim=1)
+    count = grid[0] * grid[1]
+    patches = torch.stack([tokens.patch.flatten(1, 2) for tokens in tiling], 1) if tiling else None
+    patches = none[:, :, None].expand(-1, -1, count, -1) if patches is None else patches
+    coordinates = raster_coordinates(*grid, first.device)
+
+    flags = None  # (batch modality patch)
+    everyone = [*context.values(), *tiling]
+    if shown is not None or any(tokens.patch_valid is not None for tokens in everyone):
+        written = [_flags(tokens).flatten(1) for tokens in tiling]
+        flags = torch.stack(written, 1) if written else first.new_zeros(batch, 0, count, dtype=torch.bool)
+    if shown is not None:
+        assert flags is not None, "written out above"
+        index = shown.indices[:, None, :].expand(-1, patches.shape[1], -1)
+        patches = patches.gather(2, index[..., None].expand(-1, -1, -1, dim))
+        flags = flags.gather(2, index) & shown.valid[:, None]
+        coordinates = coordinates[shown.indices]
+    valid = None
+    if flags is not None:
+        valid = torch.cat([*(_flags(tokens).flatten(1) for tokens in context.values()), flags.flatten(1)], dim=1)
+    unit = patch_size_m / config.patch_position_unit_m
+    return fusion(patches, placed, coordinates, unit, valid, None if shown is None else shown.hidden)
+
+
+def _flags(tokens: SeenPatches) -> Tensor:
+    if tokens.patch_valid is not None:
+        return tokens.patch_valid
+    return tokens.patch.new_ones(tokens.patch.shape[:3], dtype=torch.bool)
+
+
+def _place(config: ModelConfig, key: str, tokens: Tensor) -> Tensor:
+    """Several context tokens of a modality are placed in metres; a single one needs no place."""
+    rows, cols = tokens.shape[1:3]
+    flat = tokens.flatten(1, 2)
+    if rows * cols == 1:
+        return flat
+    unit = config.modality(key).subpatch_m / config.patch_position_unit_m
+    code = sincos_code(raster_coordinates(rows, cols, flat.device), unit, config.dim)
+    return flat + code.to(flat.dtype)

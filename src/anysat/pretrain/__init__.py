@@ -1,0 +1,1 @@
+"""Learning without labels: what is hidden, what is predicted, and how far off the prediction is."""

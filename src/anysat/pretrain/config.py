@@ -1,0 +1,107 @@
+"""What pretraining hides and what it asks for; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from anysat.errors import RecordError
+
+Pattern = Literal["blocks", "random"]
+Goal = Literal["teacher", "projection"]
+Distance = Literal["smooth_l1", "l2"]
+
+
+def _refuse_unless(holds: bool, where: str, got: object, expected: str) -> None:
+    if not holds:
+        raise RecordError(where, got, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """What the student does not see (paper section 3.2, spec 3.3 and 3.4)."""
+
+    pattern: Pattern = "blocks"
+    """`blocks`: rectangles are predicted from what is left of one large rectangle. `random`: scattered patches are
+    predicted from other scattered patches (ablation of the paper)."""
+    num_blocks: int = 4
+    """Rectangles to predict in each tile."""
+    block_area_frac: tuple[float, float] = (0.2, 0.8)
+    """Least and greatest share of the tile in one of them."""
+    block_aspect: tuple[float, float] = (0.75, 1.5)
+    """Least and greatest ratio of its height to its width, relative to the tile's."""
+    context_area_frac: tuple[float, float] = (0.85, 1.0)
+    """Least and greatest share of the tile in the context rectangle, from which what is to be predicted is cut."""
+    random_context_frac: float = 0.2
+    """Share of the patches that are context where the pattern is `random`."""
+    hide_modalities_frac: float = 0.5
+    """Share of the context's modality tokens that are hidden, besides one in each patch that never is."""
+    keep_dates_frac: float = 0.5
+    """Share of the dates of each series that the student sees, at least one."""
+
+    def __post_init__(self) -> None:
+        def check(name: str, holds: bool, expected: str) -> None:
+            _refuse_unless(holds, f"masking.{name}", getattr(self, name), expected)
+
+        for name in ("block_area_frac", "block_aspect", "context_area_frac"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check("pattern", self.pattern in get_args(Pattern), "'blocks' or 'random'")
+        check("num_blocks", self.num_blocks >= 1, "one or more")
+        for name in ("block_area_frac", "context_area_frac"):
+            pair = getattr(self, name)
+            check(name, len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1, "two shares above 0, the smaller first")
+        pair = self.block_aspect
+        check("block_aspect", len(pair) == 2 and 0 < pair[0] <= pair[1], "two positive ratios, the smaller first")
+        check("random_context_frac", 0 < self.random_context_frac < 1, "a share between 0 and 1")
+        check("hide_modalities_frac", 0 <= self.hide_modalities_frac <= 1, "a share")
+        check("keep_dates_frac", 0 < self.keep_dates_frac <= 1, "a share above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is learnt from what is hidden (paper section 3.2, spec 3.1)."""
+
+    goal: Goal = "teacher"
+    """What the hidden patches are to be predicted as. `teacher`: their features by an averaged copy of the encoder that
+    sees everything (JEPA, the paper). `projection`: frozen random projections of their pixels, to be told apart from
+    those of other patches (patch discrimination); nothing moves, so nothing can collapse together."""
+    predict_weight: float = 1.0
+    """Weight of the prediction loss."""
+    contrast_weight: float = 1.0
+    """Weight of the contrast across modalities (paper equation 2)."""
+    temperature: float = 0.1
+    """Temperature of the contrast."""
+    gather_negatives: bool = False
+    """True to contrast with the tiles of all devices, not only with one's own."""
+    distance: Distance = "smooth_l1"
+    """How far a prediction is from the teacher's features: `smooth_l1` (the published code), or `l2`, squared (the
+    paper)."""
+    momentum: float = 0.996
+    """Momentum of the teacher at the first step."""
+    final_momentum: float = 1.0
+    """Where it arrives, in a line, at the last step; the paper keeps it constant."""
+    projection_temperature: float = 0.1
+    """Temperature at which projections are told apart."""
+    same_target_cosine: float = 0.999
+    """Projections more alike than this count as the same patch and are not told apart."""
+    predictor_depth: int = 4
+    """Blocks of the predictor."""
+    predictor_heads: int = 16
+    """Attention heads of the predictor."""
+
+    def __post_init__(self) -> None:
+        def check(name: str, holds: bool, expected: str) -> None:
+            _refuse_unless(holds, f"objective.{name}", getattr(self, name), expected)
+
+        check("goal", self.goal in get_args(Goal), "'teacher' or 'projection'")
+        check("predict_weight", self.predict_weight >= 0, "0 or more")
+        check("contrast_weight", self.contrast_weight >= 0, "0 or more")
+        check("predict_weight", self.predict_weight + self.contrast_weight > 0, "one of the two weights above 0")
+        check("temperature", self.temperature > 0, "a positive number")
+        check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
+        check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")
+        check("final_momentum", 0 <= self.final_momentum <= 1, "between 0 and 1")
+        check("projection_temperature", self.projection_temperature > 0, "a positive number")
+        check("same_target_cosine", 0 < self.same_target_cosine <= 1, "a cosine above 0")
+        check("predictor_depth", self.predictor_depth >= 1, "one or more")
+        check("predictor_heads", self.predictor_heads >= 1, "one or more, a divisor of the width")

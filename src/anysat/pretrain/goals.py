@@ -1,0 +1,178 @@
+"""What hidden patches are to be predicted as: an averaged teacher's features, or frozen projections of their pixels.
+
+Both take the same masks and the same predictor; `ObjectiveConfig.goal` chooses.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.model.inputs import PixelInput
+from anysat.patches import PatchGrid, subpatches_per_side
+from anysat.pretrain.config import ObjectiveConfig
+from anysat.pretrain.losses import discrimination_loss, prediction_loss
+
+FEATURE_NORM_EPS = 1e-5
+_YEAR_DAYS = 365.25
+_HARMONICS = 2
+
+
+class Targets(NamedTuple):
+    """What stands at every patch of a tile."""
+
+    tokens: Tensor
+    """(batch patch dim)"""
+    valid: Tensor
+    """(batch patch)"""
+
+    def at(self, indices: Tensor) -> Targets:
+        """Those of some patches (block batch target)."""
+        tokens, valid = (part.expand(len(indices), *part.shape) for part in self)
+        return Targets(
+            tokens.gather(2, indices[..., None].expand(-1, -1, -1, tokens.shape[-1])), valid.gather(2, indices)
+        )
+
+
+class AveragedTeacher(nn.Module):
+    """A copy of the encoder that sees everything, never has a gradient, and follows the student slowly (spec 3.2)."""
+
+    def __init__(self, student: AnySat, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher drops nothing out, whatever the mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> dict[str, Targets]:
+        """Fused features of every patch, each normalised over its channels."""
+        found = self.encoder.core(inputs, grid.patch_size_m, chunk_rows=chunk_rows_on(self.encoder.device))
+        tokens = found.patch.flatten(1, 2).float()
+        tokens = functional.layer_norm(tokens, tokens.shape[-1:], eps=FEATURE_NORM_EPS)
+        valid = found.patch_valid
+        return {
+            "patch": Targets(
+                tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid.flatten(1)
+            )
+        }
+
+    def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
+        """Distance between prediction (block batch target dim) and features, where `counts` (block batch target)."""
+        target = wanted["patch"]
+        return prediction_loss(predicted, target.tokens, target.valid & counts, self.config.distance)
+
+    @torch.no_grad()
+    def follow(self, student: AnySat, progress_frac: float) -> None:
+        """One step of the average: momentum goes in a line from its first to its final value over the run."""
+        first, last = self.config.momentum, self.config.final_momentum
+        momentum = first + (last - first) * progress_frac
+        for own, other in zip(self.encoder.parameters(), student.parameters(), strict=True):
+            own.lerp_(other, 1.0 - momentum)
+
+    def kept(self, student: AnySat) -> AnySat:  # noqa: ARG002 - one interface for both goals
+        """The encoder to keep: the teacher."""
+        return self.encoder
+
+
+class FrozenProjections(nn.Module):
+    """Random projections of each patch's pixels, one per modality, fixed before training.
+
+    After the frozen targets of OlmoEarth (2025) and UniverSat (2026). A patch is described by mean and deviation over
+    its sub-patches: of all pixels of a sub-patch of an image, of a series' means under yearly harmonics of the day.
+    """
+
+    def __init__(self, student: AnySat, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.config, self.modalities = config, {m.key: m for m in student.config.modalities}
+        dim = student.config.dim
+        self.heads = nn.ModuleDict({key: nn.Linear(dim, dim) for key in self.modalities})
+        self._cuts: dict[str, Callable[[Tensor, int], Tensor]] = {
+            key: projector.cut  # type: ignore[misc]
+            for key, projector in student.projectors.items()
+        }
+        self.matrices = nn.Module()  # drawn from the key, so there is nothing to save
+        for key, modality in self.modalities.items():
+            inputs = len(modality.bands) * (1 + 2 * _HARMONICS if modality.is_temporal else modality.subpatch_px**2)
+            drawn = torch.randn(2 * inputs, dim, generator=Generator().manual_seed(zlib.crc32(key.encode())))
+            self.matrices.register_buffer(key.replace(".", "_"), drawn / math.sqrt(2 * inputs), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> dict[str, Targets]:
+        """Projections of every patch of each modality whose pixels lie in patches."""
+        found = {}
+        for key, pixels in inputs.items():
+            modality = self.modalities[key]
+            values, valid = self._describe(modality, pixels, grid)
+            if len(values) == len(pixels.values) * grid.num_patches:
+                matrix = getattr(self.matrices, key.replace(".", "_"))
+                tokens = values.to(matrix.dtype) @ matrix
+                shape = (len(pixels.values), grid.num_patches)
+                found[key] = Targets(tokens.view(*shape, -1), valid.view(shape))
+        tiling = {key: target for key, target in found.items() if not self.modalities[key].covers_tile}
+        return tiling or found
+
+    def _describe(self, modality: Any, pixels: PixelInput, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+        """Mean and deviation over sub-patches ((batch patch) feature), and which patches have any."""
+        cut, side = self._cuts[modality.key], subpatches_per_side(grid.patch_size_m, modality)
+        values = cut(pixels.values, side)  # (patch sub [time] feature)
+        valid = torch.ones_like(values, dtype=torch.bool) if pixels.valid is None else cut(pixels.valid, side)
+        values = values.masked_fill(~valid, 0.0)
+        if pixels.days is not None:
+            angle = (
+                2
+                * math.pi
+                / _YEAR_DAYS
+                * pixels.days[..., None]
+                * torch.arange(1, _HARMONICS + 1, device=values.device)
+            )
+            waves = torch.cat([torch.ones_like(pixels.days)[..., None], angle.cos(), angle.sin()], dim=-1)
+            waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
+            total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
+            values = (total / valid.sum(2).clamp_min(1)[..., None]).flatten(2)
+            valid = valid.any(2).repeat_interleave(waves.shape[-1], dim=-1)
+        count = valid.sum(1).clamp_min(1)
+        mean = values.sum(1) / count
+        deviation = (((values - mean[:, None]) * valid).square().sum(1) / count).sqrt()
+        return torch.cat([mean, deviation], dim=-1), valid.flatten(1).any(1)
+
+    def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
+        """Mean over modalities of telling the patches (block batch target) apart."""
+        config, terms = self.config, []
+        for key, target in wanted.items():
+            valid = (target.valid & counts).flatten()
+            found = self.heads[key](predicted).flatten(0, 2)
+            terms.append(discrimination_loss(found, target.tokens.flatten(0, 2), valid, config.projection_temperature,
+                                             config.same_target_cosine))  # fmt: skip
+        return torch.stack(terms).mean()
+
+    def follow(self, student: AnySat, progress_frac: float) -> None:
+        """Nothing moves."""
+
+    def kept(self, student: AnySat) -> AnySat:
+        """The encoder to keep: the student."""
+        return student
+
+
+GOALS: dict[str, type[AveragedTeacher] | type[FrozenProjections]] = {
+    "teacher": AveragedTeacher,
+    "projection": FrozenProjections,
+}
+"""By `ObjectiveConfig.goal`; add one here."""
+
+
+def chunk_rows_on(device: torch.device) -> int:
+    """Pixel-dates taken at once: what fits a processor's caches, and more where launching costs more than memory."""
+    return CHUNK_ROWS if device.type == "cpu" else 64 * CHUNK_ROWS

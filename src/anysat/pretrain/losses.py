@@ -1,0 +1,121 @@
+"""The terms that are minimised: prediction of features, contrast across modalities, telling patches apart.
+
+All are computed in float32 and leave out what is not valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from anysat.pretrain.config import Distance
+
+ROWS = 4096
+"""Tokens whose similarities to all others are held at a time; more are taken in parts, and again for the gradient."""
+
+
+def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: Distance = "smooth_l1") -> Tensor:
+    """Smooth L1 (beta 1) or squared distance, mean over the features of the valid tokens (spec 3.1).
+
+    Args:
+        predicted: (*place dim).
+        target: (*place dim), without a gradient.
+        valid: (*place); 0 is returned when nothing is.
+        distance: which of the two.
+    """
+    measure = functional.smooth_l1_loss if distance == "smooth_l1" else functional.mse_loss
+    each = measure(predicted.float(), target.float(), reduction="none").mean(-1)
+    return torch.where(valid, each, 0.0).sum() / valid.sum().clamp_min(1)
+
+
+def contrast_loss(
+    tokens: Tensor, valid: Tensor | None, temperature: float, others: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """MIL-NCE between modalities (paper equation 2, as trained: spec 3.5).
+
+    Each token is drawn to the tokens of the same patch in other modalities, against all tokens but those of its own
+    modality and tile. Invalid tokens are left out as anchors and as candidates; an anchor without a valid partner
+    has no positive term. The sum is divided by the number of all tokens.
+
+    Args:
+        tokens: (batch modality patch dim) before places are added.
+        valid: (batch modality patch); None when all are.
+        temperature: divides the cosine similarities.
+        others: tokens (other dim) and validity (other) of further tiles, as negatives only.
+    """
+    _, num_modalities, patches, _ = tokens.shape
+    features = functional.normalize(tokens.float(), dim=-1, eps=1e-8).flatten(0, 2)
+    seen = features.new_ones(len(features), dtype=torch.bool) if valid is None else valid.flatten()
+    number = torch.arange(len(features), device=features.device)
+    block, place = number // patches, (number // (num_modalities * patches)) * patches + number % patches
+    candidates, candidates_seen = features, seen
+    if others is not None:  # numbers no token of ours has
+        candidates = torch.cat([features, functional.normalize(others[0].float(), dim=-1, eps=1e-8)])
+        candidates_seen = torch.cat([seen, others[1]])
+        block = functional.pad(block, (0, len(others[1])), value=-1)
+        place = functional.pad(place, (0, len(others[1])), value=-1)
+
+    def rows(part: slice) -> Tensor:
+        """Sum of the terms of some anchors."""
+        apart = block[: len(features)][part, None] != block
+        similarity = features[part] @ candidates.T / temperature
+        hidden = ~(apart & candidates_seen)
+        everyone = similarity.masked_fill(hidden, float("-inf"))
+        same = hidden | (place[: len(features)][part, None] != place)
+        has_partner = seen[part] & ~same.all(1)
+        has_other = seen[part] & ~hidden.all(1)
+        term = torch.where(has_other, _logsumexp(everyone, has_other), 0.0)
+        return (
+            term - torch.where(has_partner, _logsumexp(similarity.masked_fill(same, float("-inf")), has_partner), 0.0)
+        ).sum()
+
+    return _in_parts(rows, len(features)) / max(1, len(features))
+
+
+def _logsumexp(values: Tensor, any_finite: Tensor) -> Tensor:
+    """Log-sum-exp of rows; of rows without a finite value something finite, so that no gradient is NaN."""
+    return values.masked_fill(~any_finite[:, None], 0.0).logsumexp(1)
+
+
+def _in_parts(rows: Callable[[slice], Tensor], count: int) -> Tensor:
+    """Sum over parts of the rows."""
+    parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
+    if len(parts) == 1:
+        return rows(parts[0])
+    return torch.stack([checkpoint(rows, part, use_reentrant=False) for part in parts]).sum()
+
+
+def discrimination_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, temperature: float, same_cosine: float
+) -> Tensor:
+    """Patch discrimination (InfoNCE): which of all targets belongs to a prediction.
+
+    Targets more alike than `same_cosine`, such as those of one patch that lies in two blocks, are not told apart.
+
+    Args:
+        predicted: (token dim).
+        target: (token dim), frozen.
+        valid: (token); 0 is returned when none is.
+        temperature: divides the cosine similarities.
+        same_cosine: see above.
+    """
+    predicted, target = predicted[valid], target[valid].float()
+    if not len(predicted):
+        return predicted.float().sum()
+    found = functional.normalize(predicted.float(), dim=-1, eps=1e-8)
+    wanted = functional.normalize(target, dim=-1, eps=1e-8)
+
+    def rows(part: slice) -> Tensor:
+        """Sum of the terms of some predictions."""
+        numbers = torch.arange(part.start, part.stop, device=found.device)
+        logits = found[part] @ wanted.T / temperature
+        with torch.no_grad():
+            same = (wanted[part] @ wanted.T) > same_cosine
+            same[numbers - part.start, numbers] = False
+        return functional.cross_entropy(logits.masked_fill(same, float("-inf")), numbers, reduction="sum")
+
+    return _in_parts(rows, len(found)) / len(found)

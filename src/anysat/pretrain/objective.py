@@ -1,0 +1,139 @@
+"""The objective of pretraining: hide, predict, contrast (paper section 3.2, spec 3.1 to 3.5).
+
+The student sees part of the patches, modalities and dates of a tile; a predictor says what the hidden patches hold;
+tokens of one patch in different modalities are drawn together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor, nn
+
+from anysat.model.encoder import AnySat
+from anysat.model.fusion import Hidden
+from anysat.model.inputs import PixelInput
+from anysat.model.positions import raster_coordinates, sincos_code
+from anysat.model.steps import SeenPatches, ShownPatches
+from anysat.patches import PatchGrid
+from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
+from anysat.pretrain.gather import from_other_ranks
+from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, chunk_rows_on
+from anysat.pretrain.losses import contrast_loss
+from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
+from anysat.pretrain.predictor import Predictor
+
+if TYPE_CHECKING:
+    from anysat.data.loader import Draw
+
+
+class Pretraining(nn.Module):
+    """Student, predictor and what is to be predicted.
+
+    Call it with a batch and a generator for the parts of the loss; call `after_update` once after every
+    optimiser step; `encoder()` is what is kept.
+    """
+
+    def __init__(
+        self,
+        student: AnySat,
+        masking: MaskingConfig | None = None,
+        config: ObjectiveConfig | None = None,
+        *,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.masking, self.config = masking or MaskingConfig(), config or ObjectiveConfig()
+        self.recompute = recompute
+        """True to compute activations of the student again for the gradient instead of keeping them."""
+        self.student = student
+        self.goal: AveragedTeacher | FrozenProjections = GOALS[self.config.goal](student, self.config)
+        dim = student.config.dim
+        self.predictor = Predictor(dim, self.config.predictor_depth, self.config.predictor_heads)
+        self.hidden_token = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:
+        """Parts of the loss of one batch, and `loss`, their weighted sum.
+
+        Args:
+            draw: a batch of source values and its patch size.
+            generator: on the CPU; masks, hidden modalities and dropped dates are drawn from it alone.
+        """
+        inputs, grid = self.student.prepare(draw.batch, draw.patch_size_m)
+        masks = draw_masks(grid.num_rows, grid.num_cols, len(draw.batch), self.masking, generator)
+        thinned = {key: drop_dates(pixels, self.masking.keep_dates_frac, generator) for key, pixels in inputs.items()}
+        seen = self.see(thinned, grid)
+        parts: dict[str, Tensor] = {}
+        if self.config.predict_weight:
+            shown = self.show(seen, grid, masks, generator)
+            masks = masks.to(shown.indices.device)
+            predicted = self.predict(seen, shown, masks, grid)
+            wanted = {key: target.at(masks.targets) for key, target in self.goal(inputs, grid).items()}
+            counts = (masks.targets_valid & shown.valid.any(1))[..., None].expand_as(masks.targets)
+            parts["predict"] = self.goal.loss(predicted, wanted, counts)
+        if self.config.contrast_weight:
+            parts["contrast"] = self.contrast(seen)
+        weights = {"predict": self.config.predict_weight, "contrast": self.config.contrast_weight}
+        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+
+    def see(self, inputs: dict[str, PixelInput], grid: PatchGrid) -> dict[str, SeenPatches]:
+        """The student's tokens of every patch in each modality."""
+        rows = chunk_rows_on(self.student.device)
+        return self.student.see(inputs, grid.patch_size_m, chunk_rows=rows, recompute=self.recompute)
+
+    def show(
+        self, seen: dict[str, SeenPatches], grid: PatchGrid, masks: BlockMasks, generator: Generator
+    ) -> ShownPatches:
+        """The patches of the context that somebody saw, with some of their modality tokens hidden."""
+        flags = self._flags(seen, grid)  # (batch modality patch)
+        context = masks.context & flags.any(1).cpu() if flags.shape[1] else masks.context
+        count = max(1, int(context.sum(1).max()))
+        indices = (~context).long().argsort(dim=1, stable=True)[:, :count]
+        valid = context.gather(1, indices)
+        chosen = flags.cpu().gather(2, indices[:, None].expand(-1, flags.shape[1], -1)) & valid[:, None]
+        hidden = torch.zeros_like(chosen)
+        if flags.shape[1] > 1 and self.masking.hide_modalities_frac:
+            hidden = hide_modalities(chosen, self.masking.hide_modalities_frac, generator)
+        device = self.hidden_token.device
+        return ShownPatches(indices.to(device), valid.to(device), Hidden(hidden.to(device), self.hidden_token))
+
+    def predict(self, seen: dict[str, SeenPatches], shown: ShownPatches, masks: BlockMasks, grid: PatchGrid) -> Tensor:
+        """What the predictor says of the hidden patches (block batch target dim)."""
+        size = (grid.num_rows, grid.num_cols)
+        _, fused = self.student.fuse(seen, size, grid.patch_size_m, shown)
+        unit = grid.patch_size_m / self.student.config.patch_position_unit_m
+        code = sincos_code(raster_coordinates(*size, fused.device), unit, self.student.config.dim)
+        valid = None if bool(shown.valid.all()) else shown.valid
+        found: Tensor = self.predictor(fused, valid, code[shown.indices], code[masks.targets])
+        return found
+
+    def contrast(self, seen: dict[str, SeenPatches]) -> Tensor:
+        """Contrast between the modalities whose pixels lie in patches; 0 where there is only one."""
+        tiling = {key: part for key, part in seen.items() if not self.student.config.modality(key).covers_tile}
+        if len(tiling) < 2:
+            return next(iter(seen.values())).patch.float().sum() * 0.0
+        tokens = torch.stack([part.patch.flatten(1, 2) for part in tiling.values()], 1)
+        valid = None
+        if any(part.patch_valid is not None for part in tiling.values()):
+            everywhere = tokens.new_ones(tokens.shape[0], tokens.shape[2], dtype=torch.bool)
+            flags = [everywhere if p.patch_valid is None else p.patch_valid.flatten(1) for p in tiling.values()]
+            valid = torch.stack(flags, 1)
+        others = from_other_ranks(tokens, valid) if self.config.gather_negatives else None
+        return contrast_loss(tokens, valid, self.config.temperature, others)
+
+    def after_update(self, step: int, num_steps: int) -> None:
+        """Move the teacher; `step` is the number of the optimiser step that was just done, from 0."""
+        self.goal.follow(self.student, step / num_steps)
+
+    def encoder(self) -> AnySat:
+        """The encoder that a run leaves: the teacher, or the student where there is none."""
+        return self.goal.kept(self.student)
+
+    def _flags(self, seen: dict[str, SeenPatches], grid: PatchGrid) -> Tensor:
+        """Which patches each modality saw (batch modality patch), context of the tile left out."""
+        tiling = [part for key, part in seen.items() if not self.student.config.modality(key).covers_tile]
+        first = next(iter(seen.values())).patch
+        everywhere = first.new_ones(len(first), grid.num_patches, dtype=torch.bool)
+        flags = [everywhere if part.patch_valid is None else part.patch_valid.flatten(1) for part in tiling]
+        return torch.stack(flags, 1) if flags else everywhere[:, None][:, :0]
