@@ -21,6 +21,7 @@ from anysat.errors import AnySatError, MissingExtraError, RecordError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
+    "pretrain": ("anysat.workflows.pretrain", "PretrainConfig", "pretrain"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
     "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),
@@ -36,7 +37,8 @@ COMMANDS = {
 """Command, module, config and function. The config's docstring and fields are the help."""
 
 _GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
-_EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(("webdataset", "tfrecord"), "train")
+_TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
+_EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,16 +116,43 @@ def _dashed(text: str) -> str:
 
 
 def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
-    def undashed(word: str) -> str:
-        name, equals, value = word.partition("=")
-        return "--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
-
-    values = parser.parse_args([undashed(word) for word in words]).as_dict()
-    for field in dataclasses.fields(config):
+    """The config that was typed; its `starting_point`, if it has one, gives the options that were not."""
+    fields = dataclasses.fields(config)
+    switches = {field.name for field in fields if str(field.type) == "bool"}
+    typed = [_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)]
+    values = parser.parse_args(typed).as_dict()
+    if hasattr(config, "starting_point"):
+        begun = config.starting_point(values)
+        parser.set_defaults({name: value for name, value in _leaves(begun).items() if name in parser.get_defaults()})
+        values = parser.parse_args(typed).as_dict()
+    for field in fields:
         if "positional" in field.metadata and not values.get(field.name):
             raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
-    names = {field.name for field in dataclasses.fields(config)}
-    return config(**{name: value for name, value in values.items() if name in names})
+    names = {field.name for field in fields}
+    made = parser.instantiate(parser.parse_args(typed)) if hasattr(config, "starting_point") else values
+    return config(**{name: value for name, value in dict(made).items() if name in names})
+
+
+def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
+    """A word as the parser takes it: underscores, and a switch that is given alone is on."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    name = "--" + name[2:].replace("-", "_")
+    if name[2:] in switches and not equals and not (following and following[0].lower() in ("true", "false")):
+        return f"{name}=true"
+    return name + equals + value
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names; lists stay whole."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        name: leaf
+        for key, value in values.items()
+        for name, leaf in _leaves(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def _overview(words: Sequence[str]) -> int:

@@ -162,3 +162,40 @@ class UnfinishedError(WriteError):
             self, f"stopped ({problem}); what is finished is kept in {kept_in}: "
             "see to it and give the same command again, which goes on from there",
         )  # fmt: skip
+
+
+class RunExistsError(OutputExistsError):
+    """A training run in a folder where another is to begin."""
+
+    def __init__(self, folder: object) -> None:
+        OSError.__init__(self, f"{folder} holds a run already; go on with it with --resume, or give another --out")
+
+
+class RunStoppedError(UnfinishedError):
+    """A training that could not write; its last checkpoint is kept."""
+
+    def __init__(self, folder: object, step: int, problem: object) -> None:
+        OSError.__init__(
+            self, f"training stopped at step {step} ({problem}); the last checkpoint is kept in {folder}: "
+            "see to it and go on with --resume",
+        )  # fmt: skip
+
+
+class DivergedError(AnySatError, ArithmeticError):
+    """A training whose loss is no number any more."""
+
+    def __init__(self, folder: object, step: int, got: object) -> None:
+        super().__init__(
+            f"the loss was {got} within the steps up to {step}, and no checkpoint was made since; the last one is kept "
+            f"in {folder}: lower the learning rate, clip gradients (clip_norm), or look at the data of these steps"
+        )
+
+
+class CollapseError(AnySatError, RuntimeError):
+    """A training whose embeddings have stopped to tell anything apart; `problem` says what was measured."""
+
+    def __init__(
+        self, problem: str, *, step: int,
+        advice: str = "raise the teacher's momentum, lower the learning rate, or give the contrast more weight",
+    ) -> None:  # fmt: skip
+        super().__init__(f"the embeddings collapsed by step {step}: {problem}; {advice}")

@@ -164,6 +164,8 @@ class DatasetRecord:
     """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
     """Write so many tiles of the generated world in this layout."""
+    fetch: Callable[[Path], Path] | None = None
+    """Makes the folder from an installed package and gives it back; None where it has to be got from `homepage`."""
     notes: tuple[str, ...] = ()
     """What differs from the published loader, and what a user should know."""
     found_as: str = ""

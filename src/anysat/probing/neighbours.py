@@ -1,0 +1,128 @@
+"""Nearest neighbours: does a sample lie next to samples of its own class? No training, no choice but their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anysat.errors import InputError
+from anysat.probing.samples import checked, directions, distinct, slices
+
+DINO_TEMPERATURE = 0.07
+"""Of the weights exp(cosine / temperature) of Caron et al. 2021 (DINO), after Wu et al. 2018."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourScore:
+    """How often the class of the neighbours is the sample's own."""
+
+    accuracy: float
+    balanced_accuracy: float
+    """Mean over classes of the share found."""
+    chance: float
+    """Balanced accuracy of who guesses: 1 / classes."""
+    num_samples: int
+
+
+def leave_one_out(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    groups: Tensor | None = None,
+    num_neighbours: int = 10,
+    temperature: float | None = None,
+) -> NeighbourScore:
+    """Score of samples (sample dim) with classes (sample), each told by its neighbours among the others.
+
+    Args:
+        features: vectors, compared by cosine.
+        labels: whole numbers from 0.
+        groups: (sample), such as the tile a patch is of; no neighbour is of the sample's own group, for patches of one
+            tile are alike whatever was learned. Each sample is a group of its own when not given.
+        num_neighbours: of which the most frequent class counts; of equals, the lowest number.
+        temperature: neighbours count with weight exp(cosine / temperature), all the same when None.
+
+    Raises:
+        InputError: lengths that differ, fewer than two groups, or values that are not finite.
+    """
+    own = torch.arange(len(features), device=features.device) if groups is None else groups.to(features.device)
+    num_groups = len(distinct(own)[0])
+    if own.shape != (len(features),) or num_groups < 2:
+        got = f"{len(features)} samples, groups {tuple(own.shape)} of which {num_groups} differ"
+        raise InputError("leave-one-out", "one group per sample and at least 2 groups", got)
+    found = _told(features, labels, features, num_neighbours, temperature, (own, own))
+    return _score(found, labels.to(found.device))
+
+
+def train_test(
+    features: Tensor,
+    labels: Tensor,
+    unseen: Tensor,
+    unseen_labels: Tensor,
+    *,
+    num_neighbours: int = 10,
+    temperature: float | None = None,
+) -> NeighbourScore:
+    """Score of unseen samples, each told by its neighbours among the others. See `leave_one_out`.
+
+    Raises:
+        InputError: lengths or dimensions that differ, no samples, or values that are not finite.
+    """
+    if len(unseen) != len(unseen_labels):
+        raise InputError("unseen labels", f"{len(unseen)} as there are samples", len(unseen_labels))
+    found = _told(features, labels, unseen, num_neighbours, temperature, None)
+    return _score(found, unseen_labels.to(found.device))
+
+
+def _told(
+    features: Tensor,
+    labels: Tensor,
+    unseen: Tensor,
+    num_neighbours: int,
+    temperature: float | None,
+    groups: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Class of every unseen sample by its neighbours among `features`, in bounded memory."""
+    _check(features, labels, unseen, num_neighbours, temperature)
+    known, asked = directions(features), directions(unseen)
+    labels = labels.to(known.device)
+    one_hot = torch.nn.functional.one_hot(labels, int(labels.max()) + 1).to(known.dtype)
+    found = []
+    for rows in slices(len(asked), len(known)):
+        cosine = asked[rows] @ known.T
+        if groups is not None:
+            cosine = cosine.masked_fill(groups[0][rows, None] == groups[1][None], -torch.inf)
+        near, which = cosine.topk(min(num_neighbours, len(known)), dim=1)
+        weight = torch.ones_like(near) if temperature is None else ((near - 1) / temperature).exp()
+        weight = weight.masked_fill(near == -torch.inf, 0)
+        found.append(torch.einsum("rk,rkc->rc", weight, one_hot[which]).argmax(1))
+    return torch.cat(found)
+
+
+def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int, temperature: float | None) -> None:
+    checked("features", features)
+    checked("unseen features", unseen)
+    if features.shape[1] != unseen.shape[1]:
+        raise InputError("unseen features", f"{features.shape[1]} dimensions", unseen.shape[1])
+    whole = not labels.is_floating_point() and labels.shape == (len(features),) and int(labels.min()) >= 0
+    if not whole:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise InputError("labels", f"{len(features)} whole numbers from 0", got, "leave out samples without a label")
+    if num_neighbours < 1:
+        raise InputError("num_neighbours", "at least 1", num_neighbours)
+    if temperature is not None and not temperature > 0:
+        raise InputError("temperature", "a number above 0, or None", temperature)
+
+
+def _score(found: Tensor, truth: Tensor) -> NeighbourScore:
+    right = (found == truth).double()
+    classes, places = distinct(truth)
+    per_class = right.new_zeros(len(classes)).index_add(0, places, right) / places.bincount()
+    return NeighbourScore(
+        accuracy=float(right.mean()),
+        balanced_accuracy=float(per_class.mean()),
+        chance=1 / len(classes),
+        num_samples=len(truth),
+    )

@@ -1,0 +1,1 @@
+"""Training: the engine around an objective. Devices, precision and gradients are Lightning's."""

@@ -1,0 +1,148 @@
+"""Checkpoints of a training: folders that appear whole or not at all, are checked when read, and never unpickled.
+
+Each holds `training.safetensors` (weights and moments), `model.safetensors` (the encoder, as `anysat.load` takes it)
+and `state.json` (the step, small state, and the digests of both).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from anysat.data.work import to_json
+from anysat.model.checkpoint import OWN_FILE, save
+from anysat.model.encoder import AnySat
+
+FORMAT = "anysat-training-1"
+TRAINING, STATE = "training.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_PARTIAL = ".tmp"
+_DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that was found whole."""
+
+    path: Path
+    step: int
+    """Steps done."""
+    state: Mapping[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by name."""
+        return load_file(self.path / TRAINING)
+
+
+def write_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], encoder: AnySat, state: Mapping[str, Any]
+) -> Path:
+    """Write the checkpoint after `step` steps.
+
+    Raises:
+        OSError: the disk is full, or the like; nothing is left behind.
+    """
+    path = folder / f"step-{step:08d}"
+    partial = folder / f"{path.name}{_PARTIAL}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(dict(tensors), partial / TRAINING)
+        save(encoder, partial / OWN_FILE)
+        files = {name: _digest(partial / name) for name in (TRAINING, OWN_FILE)}
+        (partial / STATE).write_bytes(to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
+        for name in (*files, STATE, "."):
+            _sync(partial / name)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; warns of those that are not."""
+    for step in reversed(checkpoint_steps(folder)):
+        path = folder / f"step-{step:08d}"
+        try:
+            return _opened(path, step)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"checkpoint {path} is damaged ({error}) and is not used", stacklevel=2)
+    return None
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints there are, in their order."""
+    names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def clear_away(folder: Path, newest: int) -> None:
+    """Sweep what killed processes left half written, and put damaged checkpoints after the newest whole one aside."""
+    for partial in folder.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for step in checkpoint_steps(folder):
+        if step > newest:
+            path = folder / f"step-{step:08d}"
+            shutil.rmtree(path.with_name(_DAMAGED + path.name), ignore_errors=True)
+            path.rename(path.with_name(_DAMAGED + path.name))
+
+
+def keep_only(folder: Path, num_last: int, best: int | None) -> None:
+    """Remove all checkpoints but the last so many and the best."""
+    for step in checkpoint_steps(folder)[:-num_last]:
+        if step != best:
+            shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
+
+
+def publish(checkpoint: Path, target: Path) -> None:
+    """Put a checkpoint's encoder in the place of the last one, at once."""
+    partial = target.with_name(f".{target.name}{_PARTIAL}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(checkpoint / OWN_FILE, partial)
+    except OSError:  # a disk that knows no links
+        shutil.copyfile(checkpoint / OWN_FILE, partial)
+        _sync(partial)
+    partial.replace(target)
+    _sync(target.parent)
+
+
+def _opened(path: Path, step: int) -> Checkpoint:
+    state = json.loads((path / STATE).read_text("utf-8"))
+    if state["format"] != FORMAT or state["step"] != step:
+        raise ValueError(f"format {state['format']!r} and step {state['step']}, expected {FORMAT!r} and {step}")
+    for name, digest in state["sha256"].items():
+        if _digest(path / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    return Checkpoint(path=path, step=step, state=state)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have what was written put on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # some disks sync files only
+            os.fsync(number)
+    finally:
+        os.close(number)

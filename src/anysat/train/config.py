@@ -1,0 +1,135 @@
+"""Options of the engine: optimiser, devices, and what is kept. Imports no torch, so that help is quick."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+from anysat.errors import RecordError
+
+Schedule = Literal["cosine", "constant", "plateau"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Precision = Literal["32", "bf16", "16"]
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW and its learning rate."""
+
+    learning_rate: float
+    """The highest learning rate."""
+    weight_decay: float = 0.05
+    """Pulls weights towards zero, by this times the learning rate each step."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Memory of the running mean of gradients, and of their squares."""
+    decay_all: bool = False
+    """True: norms, biases and tokens decay too, as in the published training. False: only weight matrices."""
+    schedule: Schedule = "cosine"
+    """`cosine` falls to the final learning rate over the run, `constant` stays, `plateau` falls by a factor each time
+    a metric has stopped to improve. All begin with the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises in a line."""
+    final_learning_rate_frac: float = 0.0
+    """Where `cosine` ends, as a share of the learning rate."""
+    clip_norm: float | None = None
+    """Longest gradient over all weights; None does not clip."""
+    plateau_metric: str = "val/loss"
+    """Metric that `plateau` watches each time it is measured; lower is better."""
+    plateau_factor: float = 0.1
+    """What `plateau` multiplies the learning rate with."""
+    plateau_patience: int = 10
+    """Measurements without an improvement that `plateau` lets pass."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
+        _check(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers from 0 to 1")
+        _check(self, "schedule", self.schedule in get_args(Schedule), _one_of(get_args(Schedule)))
+        _check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
+        _check(self, "final_learning_rate_frac", 0 <= self.final_learning_rate_frac <= 1, "a share, from 0 to 1")
+        _check(self, "clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "a positive number or null")
+        _check(self, "plateau_factor", 0 < self.plateau_factor < 1, "a factor between 0 and 1")
+        _check(self, "plateau_patience", self.plateau_patience >= 0, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What it runs on."""
+
+    devices: Literal["auto"] | int = 1
+    """Processes per node, each with a GPU of its own where there are GPUs; `auto` takes every GPU."""
+    num_nodes: int = 1
+    """Machines."""
+    accelerator: str = "auto"
+    """`auto`, `cpu`, `cuda`, or another that Lightning knows."""
+    strategy: Strategy = "auto"
+    """How several processes share the work: `ddp`, a copy of the weights in each (`auto` with several), or `fsdp`
+    (FSDP2), weights in shards. `fsdp` has been tried with one process only."""
+    precision: Precision = "32"
+    """`bf16` and `16` compute in half precision where that is safe; weights stay in single precision."""
+    accumulate: int = 1
+    """Micro-batches per step in each process: one process with 2 does what 2 processes with 1 do."""
+    compile: bool = False
+    """Compile the blocks with `torch.compile`."""
+    num_workers: int = 0
+    """Processes that read data, for each process that trains; 0 reads in between."""
+    threads: int | None = None
+    """Threads of torch on the CPU; null leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        _check(self, "devices", self.devices == "auto" or _is_count(self.devices), "a number of processes or 'auto'")
+        _check(self, "num_nodes", _is_count(self.num_nodes), "1 or more")
+        _check(self, "strategy", self.strategy in get_args(Strategy), _one_of(get_args(Strategy)))
+        _check(self, "precision", self.precision in get_args(Precision), _one_of(get_args(Precision), quoted=True))
+        _check(self, "accumulate", _is_count(self.accumulate), "1 or more")
+        _check(self, "num_workers", self.num_workers >= 0, "0 or more")
+        _check(self, "threads", self.threads is None or _is_count(self.threads), "1 or more, or null")
+        if (self.strategy, self.precision) == ("fsdp", "16"):
+            _check(self, "precision", False, "'32' or 'bf16' with strategy fsdp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepConfig:
+    """What a run leaves behind, and how often."""
+
+    save_every: int = 1000
+    """Steps between two checkpoints; what is killed loses at most these."""
+    keep_last: int = 2
+    """Checkpoints kept; older ones go."""
+    keep_best: str | None = None
+    """Metric, such as `val/loss`, whose best checkpoint is kept too; null keeps none."""
+    best_is_highest: bool = False
+    """Whether the best value of that metric is the highest, not the lowest."""
+    log_every: int = 10
+    """Steps between two rows of metrics."""
+    loggers: tuple[str, ...] = ("csv", "tensorboard")
+    """Where metrics go: `csv` (metrics.csv, which the report is made from), `tensorboard`, and where they are
+    installed `wandb` and `mlflow`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loggers", tuple(self.loggers))
+        _check(self, "save_every", _is_count(self.save_every), "1 or more")
+        _check(self, "keep_last", _is_count(self.keep_last), "1 or more")
+        _check(self, "log_every", _is_count(self.log_every), "1 or more")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise RecordError("loggers", name, _one_of(LOGGERS))
+            if name in ("wandb", "mlflow") and find_spec(name) is None:
+                raise RecordError("loggers", name, f"a logger that is installed (pip install {name})")
+
+
+def _check(config: Any, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise RecordError(name, getattr(config, name), expected)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _one_of(names: tuple[str, ...], *, quoted: bool = False) -> str:
+    return "one of " + ", ".join(repr(name) if quoted else name for name in names)

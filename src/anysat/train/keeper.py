@@ -1,0 +1,300 @@
+"""What happens around the steps: measuring, logging, checkpoints, and stopping well."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from anysat.data.work import versions
+from anysat.errors import CollapseError, DivergedError, RecordError, RunStoppedError
+from anysat.model.checkpoint import OWN_FILE
+from anysat.train.checkpoints import keep_only, publish, write_checkpoint
+from anysat.train.config import KeepConfig
+from anysat.train.metrics import METRICS, write_metrics
+from anysat.train.module import Training
+from anysat.train.objective import Monitor
+from anysat.train.progress import TrainingProgress
+from anysat.train.randomness import seed_monitor
+from anysat.train.run import RunFolder
+from anysat.train.signals import StopWish
+from anysat.train.tensors import copied, training_tensors
+
+
+class Keeper(Callback):
+    """Watches a training and keeps what it leaves.
+
+    Args:
+        run: where.
+        keep: what, and how often.
+        monitors: what is measured.
+        loggers: where metrics go besides `metrics.csv`.
+        mathematics: what another session must have in common; goes into every checkpoint.
+        state: that of the checkpoint the training begins with; empty without one.
+    """
+
+    def __init__(
+        self, run: RunFolder, keep: KeepConfig, monitors: Sequence[Monitor], loggers: Iterable[Logger],
+        mathematics: Mapping[str, Any], state: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.run, self.keep, self.monitors, self.loggers = run, keep, monitors, list(loggers)
+        self.mathematics, self.state = mathematics, state
+        self.best: dict[str, Any] | None = state.get("best")
+        self.metrics: dict[str, float] = {}
+        self.wish = StopWish()
+        self.interrupted = False
+        self._saved: int | None = state.get("step")
+        self._clock = (0.0, 0.0, 0)  # when metrics were logged last; seconds waited and tiles until then
+
+    # -- hooks of Lightning ------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: Training) -> None:  # type: ignore[override]
+        """Measures what is there before the first step."""
+        self.wish.listen()
+        if self.state.get("precision"):
+            trainer.precision_plugin.load_state_dict(dict(self.state["precision"]))
+        self.progress = TrainingProgress(pl_module.start, pl_module.stop, shown=trainer.is_global_zero)
+        if pl_module.start == 0:
+            metrics, collapse = self._measure(trainer, pl_module, 0, self.monitors)
+            self._log(trainer, 0, metrics)
+            self._end_if_collapsed(trainer, pl_module, collapse)
+        self._clock = self._now(pl_module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: Training,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """After a micro-batch; after the last of a step, sees to what is due."""
+        if (batch_idx + 1) % pl_module.engine.accumulate:
+            if self.wish.wished and trainer.world_size == 1:  # what is done of this step will be done again
+                self._interrupt(trainer, pl_module)
+            return
+        pl_module.steps_done += 1
+        step, last = pl_module.steps_done, pl_module.steps_done == pl_module.stop
+        self.progress.advance(step)
+        metrics = {}
+        if step % self.keep.log_every == 0 or last:
+            metrics = self._training_metrics(trainer, pl_module, batch.dataset)
+        due = [monitor for monitor in self.monitors if last or step % monitor.every_steps == 0]
+        measured, collapse = self._measure(trainer, pl_module, step, due)
+        self._log(trainer, step, metrics | measured)
+        self._follow_plateau(pl_module, step, measured)
+        is_best = self._follow_best(step, measured)
+        self._end_if_collapsed(trainer, pl_module, collapse)
+        if step % self.keep.save_every == 0 or last or is_best:
+            self.save(trainer, pl_module)
+        if due:
+            self._clock = self._now(pl_module)  # speed is that of training alone
+        wished = trainer.strategy.reduce_boolean_decision(self.wish.wished, all=False)
+        if wished and not last:
+            self._interrupt(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        """Ends the bar and the loggers, however the training ended."""
+        self.wish.forget()
+        if hasattr(self, "progress"):
+            self.progress.close()
+        for logger in self.loggers:
+            logger.finalize("success")
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def save(self, trainer: Trainer, module: Training) -> None:
+        """Write a checkpoint of the steps done, unless there is one.
+
+        Raises:
+            DivergedError: a loss was no number since the last one.
+            RunStoppedError: it cannot be written; on every rank.
+        """
+        step = module.steps_done
+        if self._saved == step:
+            return
+        self._check_finite(trainer, module)
+        optimiser = trainer.optimizers[0]
+        tensors = training_tensors(module.objective, optimiser, wanted=self.run.is_writer)
+        encoder = _whole_encoder(module.objective)
+        state = {
+            "plateau": asdict(module.plateau), "best": self.best, "precision": trainer.precision_plugin.state_dict(),
+            "mathematics": self.mathematics, "versions": versions() | {"torch": str(torch.__version__)},
+        }  # fmt: skip
+        problem = None
+        if self.run.is_writer:
+            try:
+                path = write_checkpoint(self.run.checkpoints, step, tensors, encoder, state)
+                publish(path, self.run.path / OWN_FILE)
+                keep_only(self.run.checkpoints, self.keep.keep_last, self.best["step"] if self.best else None)
+            except OSError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise RunStoppedError(self.run.path, step, problem)
+        self._saved = step
+
+    def _check_finite(self, trainer: Trainer, module: Training) -> None:
+        """A half-precision overflow is the gradient scaler's to deal with."""
+        if module.finite is None or module.trainer.precision == "16-mixed":
+            return
+        if trainer.strategy.reduce_boolean_decision(not bool(module.finite), all=False):
+            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite")
+
+    def _interrupt(self, trainer: Trainer, module: Training) -> None:
+        self.save(trainer, module)
+        self.interrupted = True
+        trainer.should_stop = True
+
+    def _end_if_collapsed(self, trainer: Trainer, module: Training, collapse: CollapseError | None) -> None:
+        if trainer.strategy.reduce_boolean_decision(collapse is not None, all=False):
+            self.save(trainer, module)
+            raise trainer.strategy.broadcast(collapse) or collapse or RuntimeError("collapse on another rank")
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    def _measure(
+        self, trainer: Trainer, module: Training, step: int, due: Sequence[Monitor]
+    ) -> tuple[dict[str, float], CollapseError | None]:
+        """What monitors say, averaged over ranks."""
+        metrics: dict[str, float] = {}
+        for monitor in due:
+            seed_monitor(module.seed, step, trainer.global_rank)
+            with _evaluating(module.objective):
+                try:
+                    found = dict(monitor(module.objective, step))
+                except CollapseError as error:
+                    return metrics, error
+            metrics |= _mean_over_ranks(trainer, {f"{monitor.name}/{name}": value for name, value in found.items()})
+        return metrics, None
+
+    def _training_metrics(self, trainer: Trainer, module: Training, dataset: str) -> dict[str, float]:
+        """Of the step just made; speeds since metrics were logged last."""
+        self._check_finite(trainer, module)
+        parts = {name: float(torch.stack(values).mean()) for name, values in module.parts.items()}
+        then, now = self._clock, self._now(module)
+        self._clock = now
+        seconds = max(now[0] - then[0], 1e-9)
+        metrics = {f"train/{name}": value for name, value in parts.items()}
+        metrics |= {f"train/{dataset}/{name}": value for name, value in parts.items()}
+        metrics["wait_frac"] = (now[1] - then[1]) / seconds
+        metrics["tiles_per_s"] = (now[2] - then[2]) / seconds
+        metrics = _mean_over_ranks(trainer, metrics)
+        metrics["tiles_per_s"] *= trainer.world_size
+        assert module.grad_norm is not None, module.steps_done
+        return metrics | {
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "grad_norm": float(module.grad_norm),
+        }
+
+    def _now(self, module: Training) -> tuple[float, float, int]:
+        return time.perf_counter(), module.loader.waited_s if module.loader else 0.0, module.num_tiles
+
+    def _log(self, trainer: Trainer, step: int, metrics: Mapping[str, float]) -> None:
+        if not metrics:
+            return
+        self.metrics |= metrics
+        self.progress.tell(step, metrics)
+        problem = None
+        if self.run.is_writer:
+            try:
+                if "csv" in self.keep.loggers:
+                    write_metrics(self.run.path / METRICS, step, metrics)
+                for logger in self.loggers:
+                    logger.log_metrics(dict(metrics), step=step)
+            except OSError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise RunStoppedError(self.run.path, step, problem)
+
+    def _follow_plateau(self, module: Training, step: int, measured: Mapping[str, float]) -> None:
+        """Only measurements that come at their time count: where a session stops must change nothing."""
+        name = module.settings.plateau_metric
+        monitor = _monitor_of(name, self.monitors)
+        if module.settings.schedule == "plateau" and monitor is not None and step % monitor.every_steps == 0:
+            module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
+
+    def _follow_best(self, step: int, measured: Mapping[str, float]) -> bool:
+        name = self.keep.keep_best
+        monitor = None if name is None else _monitor_of(name, self.monitors)
+        if name is None or monitor is None or not any(key.startswith(f"{monitor.name}/") for key in measured):
+            return False
+        value = _value_of(name, measured)
+        sign = -1 if self.keep.best_is_highest else 1
+        if math.isnan(value) or (self.best is not None and sign * value >= sign * self.best["value"]):
+            return False
+        self.best = {"name": name, "value": value, "step": step}
+        return True
+
+
+def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:
+    """Refuse a metric that nothing measures.
+
+    Raises:
+        RecordError: no monitor has its prefix.
+    """
+    if _monitor_of(name, monitors) is None:
+        names = ", ".join(f"{monitor.name}/…" for monitor in monitors) or "none: there is no monitor"
+        raise RecordError(option, name, f"a metric that is measured ({names})")
+
+
+def _monitor_of(metric: str, monitors: Sequence[Monitor]) -> Monitor | None:
+    return next((monitor for monitor in monitors if metric.startswith(f"{monitor.name}/")), None)
+
+
+def _value_of(name: str, measured: Mapping[str, float]) -> float:
+    if name not in measured:
+        raise RecordError("metric", name, f"one of {', '.join(measured)}")
+    return measured[name]
+
+
+@contextlib.contextmanager
+def _evaluating(objective: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, whole weights; every module is in its own mode again afterwards."""
+    modes = [(module, module.training) for module in objective.modules()]
+    sharded = [module for module, _ in modes if isinstance(module, FSDPModule)]
+    try:
+        objective.eval()
+        for module in sharded:
+            module.unshard()
+        with torch.no_grad():
+            yield
+    finally:
+        for module in sharded:
+            module.reshard()
+        for every, mode in modes:
+            every.training = mode
+
+
+def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Ranks with NaN are left out of the mean."""
+    if trainer.world_size == 1 or not metrics:
+        return dict(metrics)
+    names = sorted(metrics)
+    values = torch.tensor([metrics[name] for name in names], dtype=torch.float64)
+    told = ~values.isnan()
+    both = torch.stack([values.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf), told.double()])
+    both = trainer.strategy.reduce(both.float().to(trainer.strategy.root_device), reduce_op="sum")
+    assert isinstance(both, Tensor), type(both)
+    return dict(zip(names, (both[0] / both[1]).tolist(), strict=True))
+
+
+def _whole_encoder(objective: nn.Module) -> Any:
+    """The encoder; of one in shards, a copy that is whole."""
+    encoder: Any = objective.encoder()  # type: ignore[operator]
+    if not any(isinstance(module, FSDPModule) for module in objective.modules()):
+        return encoder
+    whole = type(encoder)(encoder.config, normaliser=encoder.normaliser)
+    whole.load_state_dict({name: copied(tensor) for name, tensor in encoder.state_dict().items()})
+    whole.provenance = encoder.provenance
+    return whole

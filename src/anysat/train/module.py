@@ -1,0 +1,141 @@
+"""The mathematics of a step, as Lightning calls it: random draws, loss, learning rate, gradients, update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from anysat.data.loader import Draw, Loader
+from anysat.train.config import EngineConfig, OptimiserConfig
+from anysat.train.objective import LOSS, SourceFactory, sharded_parts
+from anysat.train.randomness import seed_step
+from anysat.train.schedule import Plateau, learning_rate
+from anysat.train.source import MicroBatches, TimedLoader
+from anysat.train.tensors import load_moments
+
+
+class Training(LightningModule):
+    """An objective between two steps of its schedules.
+
+    Args:
+        objective: what is minimised.
+        sources: what the micro-batches come from.
+        optimiser: AdamW and its schedule.
+        engine: accumulation and workers.
+        seed: of every random draw.
+        num_steps: length of the schedules.
+        start: first step.
+        stop: the step not taken any more.
+        moments: of the optimiser at `start`, as `training_tensors` gave them.
+        plateau: what the schedule remembers at `start`.
+    """
+
+    def __init__(
+        self, objective: nn.Module, sources: SourceFactory, *, optimiser: OptimiserConfig, engine: EngineConfig,
+        seed: int, num_steps: int, start: int, stop: int, moments: Mapping[str, Tensor], plateau: Plateau,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.objective = objective
+        self.sources, self.settings, self.engine = sources, optimiser, engine
+        self.seed, self.num_steps, self.start, self.stop = seed, num_steps, start, stop
+        self.plateau = plateau
+        self._moments: Mapping[str, Tensor] | None = moments
+        self.steps_done = start
+        self.loader: TimedLoader | None = None
+        self.parts: dict[str, list[Tensor]] = {}
+        """Parts of the loss of this step's micro-batches."""
+        self.num_tiles = 0
+        """Tiles this process has trained on."""
+        self.grad_norm: Tensor | None = None
+        self.finite: Tensor | None = None
+        """Whether every loss has been a number."""
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the step now made."""
+        return learning_rate(self.steps_done, self.num_steps, self.settings, self.plateau.factor)
+
+    def configure_model(self) -> None:
+        """Puts weights into shards, block by block, under FSDP2."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.objective, FSDPModule):
+            mesh = self.trainer.strategy.device_mesh["data_parallel"]
+            for part in sharded_parts(self.objective):
+                fully_shard(part, mesh=mesh)
+            fully_shard(self.objective, mesh=mesh)
+
+    def train_dataloader(self) -> TimedLoader:
+        """The micro-batches of this process, from the first step on."""
+        count = self.engine.accumulate
+        ranks = [
+            self.sources(self.trainer.global_rank * count + number, self.trainer.world_size * count)
+            for number in range(count)
+        ]
+        loader = Loader(
+            source=MicroBatches(ranks=ranks), start=self.start * count, stop=self.stop * count,
+            num_workers=self.engine.num_workers, pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        self.loader = TimedLoader(loader=loader)
+        return self.loader
+
+    def transfer_batch_to_device(self, batch: Draw, device: torch.device, dataloader_idx: int) -> Draw:  # noqa: ARG002
+        """A micro-batch on the device."""
+        return replace(batch, batch=batch.batch.map(lambda tensor: tensor.to(device, non_blocking=True)))
+
+    def training_step(self, draw: Draw, batch_idx: int) -> Tensor:
+        """The loss of a micro-batch."""
+        number = batch_idx % self.engine.accumulate
+        assert draw.step == self.steps_done, (draw.step, self.steps_done)
+        rank = self.trainer.global_rank * self.engine.accumulate + number
+        parts: dict[str, Tensor] = self.objective(draw, seed_step(self.seed, draw.step, rank))
+        if number == 0:
+            self.parts = {}
+        for name, part in parts.items():
+            self.parts.setdefault(name, []).append(part.detach())
+        is_finite = parts[LOSS].detach().isfinite()
+        self.finite = is_finite if self.finite is None else self.finite & is_finite
+        self.num_tiles += len(draw.batch)
+        return parts[LOSS]
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        """AdamW over what takes gradients; a parameter without one in a step is left alone: no decay, no moment."""
+        optimiser = torch.optim.AdamW(
+            _groups(self.objective, self.settings), lr=self.learning_rate, betas=self.settings.betas
+        )
+        load_moments(self.objective, optimiser, self._moments or {})
+        self._moments = None
+        optimiser.register_step_post_hook(self._after_update)  # skipped with the step where fp16 overflows
+        return optimiser
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Sets the step's learning rate; measures and clips the gradient."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        having = [p for p in self.objective.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in having if p.grad is not None])
+        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(having, self.settings.clip_norm, self.grad_norm)
+
+    def _after_update(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.objective.after_update(self.steps_done, self.num_steps)  # type: ignore[operator]
+
+
+def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
+    """What decays and what does not. A weight matrix is called `weight` and has two axes or more that are not 1."""
+    decaying: list[nn.Parameter] = []
+    staying: list[nn.Parameter] = []
+    for name, parameter in objective.named_parameters():
+        is_matrix = name.rpartition(".")[2] == "weight" and sum(length > 1 for length in parameter.shape) > 1
+        if parameter.requires_grad:
+            (decaying if settings.decay_all or is_matrix else staying).append(parameter)
+    groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": staying, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

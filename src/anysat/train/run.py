@@ -1,0 +1,179 @@
+"""The folder of a run: what it was made with, who is at work in it, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
+from anysat.errors import InputError, RecordError, RunExistsError, WriteError
+from anysat.normalise import Normaliser
+
+CONFIG, FACTS, STATISTICS = "config.yaml", "facts.json", "statistics.json"
+MAY_CHANGE = frozenset({
+    "max_steps", "resume", "out", "devices", "num_nodes", "accelerator", "strategy", "accumulate", "num_workers",
+    "threads", "save_every", "keep_last", "keep_best", "best_is_highest", "log_every", "loggers",
+})  # fmt: skip
+"""Options that another session of a run may have otherwise; `fit` sees to it that the micro-batches stay as many."""
+_PACKAGES = ("anysat", "torch", "lightning", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """An open run, which no other process can open."""
+
+    path: Path
+    is_writer: bool = True
+    """False in processes other than the first of several that train together; they write nothing."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+
+@contextmanager
+def open_run(
+    path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
+    normaliser: Normaliser | None = None, may_change: Collection[str] = (),
+) -> Iterator[RunFolder]:  # fmt: skip
+    """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
+
+    Args:
+        path: the folder.
+        config: everything the run was asked for, as plain values.
+        seed: of the run.
+        resume: go on with what is there; where nothing is, begin.
+        normaliser: statistics of the data.
+        may_change: names of options, wherever they stand in `config`, that may differ besides `MAY_CHANGE`.
+
+    Raises:
+        RunExistsError: there is a run, and `resume` is False.
+        InputError: another process is at work there; it holds something else.
+        RecordError: the run was begun with other options.
+        WriteError: it cannot be written.
+    """
+    if not _is_first_process():
+        yield RunFolder(path=path, is_writer=False)
+        return
+    with alone_in(path):
+        plain = json.loads(json.dumps(config))
+        begun = (path / CONFIG).exists()
+        if not begun and any(c.name != LOCK and not c.name.endswith(".tmp") for c in path.iterdir()):
+            raise InputError(str(path), "an empty folder or a run", "other files", "give another --out")
+        if begun and not resume:
+            raise RunExistsError(path)
+        if begun:
+            _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change))
+        try:
+            _write_facts(path / FACTS, seed)
+            if normaliser is not None:
+                write_whole(path / STATISTICS, to_json(normaliser.to_dict()))
+            write_whole(path / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+            make_folder(path / "checkpoints")
+        except OSError as error:
+            raise WriteError(path, error) from error
+        yield RunFolder(path=path)
+
+
+def check_same(where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str]) -> None:
+    """Refuse options that differ from those a run was begun with, but for some.
+
+    Raises:
+        RecordError: naming each that differs.
+    """
+    old, new = _flat(begun), _flat(given)
+    differing = [
+        name for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name) and not set(name.split(".")) & set(may_change)
+    ]  # fmt: skip
+    if differing:
+        raise RecordError(
+            f"{where}, {', '.join(differing)}", ", ".join(str(new.get(name)) for name in differing),
+            f"{', '.join(str(old.get(name)) for name in differing)}, as the run was begun (or another --out)",
+        )  # fmt: skip
+
+
+def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+    try:
+        begun = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(str(path), "the options of the run", f"no valid YAML ({error})") from error
+    check_same(str(path), begun if isinstance(begun, Mapping) else {}, config, may_change)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    return {
+        name: value
+        for key, part in config.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _is_first_process() -> bool:
+    """Of those that train together, however they were started."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def _write_facts(path: Path, seed: int) -> None:
+    """Note this session; earlier ones stay."""
+    sessions = []
+    with contextlib.suppress(OSError, ValueError):
+        sessions = json.loads(path.read_text("utf-8"))["sessions"]
+    session = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "seed": seed,
+        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "devices": _devices(),
+        "git": _git_state(),
+    }
+    write_whole(path, to_json({"sessions": [*sessions, session]}))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return gpus or [platform.processor() or platform.machine()]
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working directory, else of the package, where that is a git checkout."""
+    for folder in (Path.cwd(), Path(__file__).parent):
+        commit = _git(folder, "rev-parse", "HEAD")
+        if commit:
+            return {"commit": commit.strip(), "has_changes": bool(_git(folder, "status", "--porcelain"))}
+    return None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,64 @@
+"""Tensors of a training, whole and by name, from weights and an optimiser that may lie in shards, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_OBJECTIVE, _ADAM = "objective/", "adam/"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def training_tensors(objective: nn.Module, optimiser: torch.optim.Optimizer, *, wanted: bool) -> dict[str, Tensor]:
+    """Copies on the CPU of all that a training remembers in tensors; every rank takes part.
+
+    Args:
+        objective: its state dict goes in as it is, a teacher's weights included.
+        optimiser: AdamW; its moments go in by the parameters' names. A parameter that never had a gradient has none.
+        wanted: False on ranks that do not write; they get nothing.
+    """
+    return {
+        name: whole
+        for name, tensor in _remembered(objective, optimiser)
+        if (whole := copied(tensor, wanted)) is not None
+    }
+
+
+def _remembered(objective: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in objective.state_dict().items():
+        yield _OBJECTIVE + name, tensor
+    for name, parameter in objective.named_parameters():
+        for moment in _MOMENTS if parameter in optimiser.state else ():
+            yield f"{_ADAM}{moment}/{name}", optimiser.state[parameter][moment]
+
+
+def copied(tensor: Tensor, wanted: bool = True) -> Tensor | None:
+    """A copy on the CPU; of one in shards, put together from all ranks."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().to("cpu", copy=True).contiguous() if wanted else None
+
+
+def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put what `training_tensors` gave into an objective, before it is put into shards."""
+    own = {name.removeprefix(_OBJECTIVE): t for name, t in tensors.items() if name.startswith(_OBJECTIVE)}
+    objective.load_state_dict(own)
+
+
+def load_moments(objective: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put moments into a new optimiser; into shards, where the parameters lie in shards."""
+    for name, parameter in objective.named_parameters():
+        if f"{_ADAM}step/{name}" in tensors:
+            step, *moments = (tensors[f"{_ADAM}{moment}/{name}"] for moment in _MOMENTS)
+            placed = [_placed_like(moment, parameter) for moment in moments]
+            optimiser.state[parameter] = dict(zip(_MOMENTS, (step.clone(), *placed), strict=True))
+
+
+def _placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    tensor = tensor.to(parameter.device, copy=True)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor

@@ -1,0 +1,216 @@
+"""`fit`: trains an objective in a run folder, from its newest checkpoint on, on Lightning's Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+
+from anysat.errors import RecordError
+from anysat.model.checkpoint import OWN_FILE
+from anysat.train.checkpoints import clear_away, newest_checkpoint, publish
+from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.train.keeper import Keeper, check_metric
+from anysat.train.metrics import METRICS, cut_metrics
+from anysat.train.module import Training
+from anysat.train.objective import Monitor, SourceFactory, compiled_parts
+from anysat.train.run import RunFolder, check_same
+from anysat.train.schedule import Plateau
+from anysat.train.tensors import load_objective
+
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """How a training ended."""
+
+    steps: int
+    """Steps done, those of earlier sessions included."""
+    num_steps: int
+    """Length of the schedules."""
+    interrupted: bool = False
+    """Whether a signal ended it."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each metric of this session."""
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether steps are left to be done."""
+        return self.steps < self.num_steps
+
+    @property
+    def exit_status(self) -> int:
+        """Of the command: 130 after a signal, else 0."""
+        return 130 if self.interrupted else 0
+
+
+def fit(
+    objective: nn.Module, sources: SourceFactory, *, optimiser: OptimiserConfig, engine: EngineConfig,
+    keep: KeepConfig, seed: int, num_steps: int, run: RunFolder, max_steps: int | None = None,
+    monitors: Sequence[Monitor] = (),
+) -> Fitted:  # fmt: skip
+    """Train an objective, from the run's newest checkpoint where there is one, else from step 0.
+
+    What comes out is a function of the options and the seed: neither sessions, workers, nor (but for rounding) the
+    number of processes change it. Leaves `model.safetensors`, `checkpoints/` and the metrics in the run folder.
+
+    Args:
+        objective: see `Objective`; it is trained in place.
+        sources: see `SourceFactory`.
+        optimiser: AdamW and the learning rate.
+        engine: devices, precision, accumulation.
+        keep: checkpoints and metrics.
+        seed: of masks, dates, dropout, and all that an objective draws.
+        num_steps: optimiser steps of the whole training, which the schedules are made for.
+        run: from `open_run`, which decides whether a run may be gone on with.
+        max_steps: stop after these steps, those of earlier sessions included; schedules do not change.
+        monitors: what is measured on the way.
+
+    Raises:
+        RecordError: the checkpoint was made with other options; an option that cannot be.
+        RunStoppedError: the disk is full, or the like; the last checkpoint is kept.
+        DivergedError, CollapseError: see there.
+    """
+    _check(optimiser, engine, keep, num_steps, max_steps, monitors)
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+    found = newest_checkpoint(run.checkpoints)
+    state: Mapping[str, Any] = {} if found is None else found.state
+    start = 0 if found is None else found.step
+    stop = num_steps if max_steps is None else min(max_steps, num_steps)
+    mathematics = {
+        "optimiser": asdict(optimiser), "seed": seed, "num_steps": num_steps, "precision": engine.precision,
+        "micro_batches_per_step": _num_devices(engine) * engine.num_nodes * engine.accumulate,
+    }  # fmt: skip
+    tensors = {}
+    if found is not None:
+        check_same(str(found.path), state["mathematics"], _plain(mathematics), ())
+        tensors = found.tensors()
+        load_objective(objective, tensors)
+    if run.is_writer:
+        clear_away(run.checkpoints, start)
+        cut_metrics(run.path / METRICS, start if found else -1)
+        if found is not None:
+            publish(found.path, run.path / OWN_FILE)
+    if start >= stop:
+        return Fitted(steps=start, num_steps=num_steps)
+    objective.train()
+    for part in compiled_parts(objective) if engine.compile else ():
+        part.compile()
+    training = Training(
+        objective, sources, optimiser=optimiser, engine=engine, seed=seed, num_steps=num_steps, start=start, stop=stop,
+        moments=tensors, plateau=Plateau(**state.get("plateau", {})),
+    )  # fmt: skip
+    keeper = Keeper(run, keep, monitors, _loggers(run, keep, start), mathematics, state)
+    with _quiet_lightning(), _as_keyboard_interrupt():
+        _trainer(engine, run, keeper).fit(training)
+    return Fitted(
+        steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, metrics=keeper.metrics
+    )
+
+
+def _check(
+    optimiser: OptimiserConfig, engine: EngineConfig, keep: KeepConfig, num_steps: int, max_steps: int | None,
+    monitors: Sequence[Monitor],
+) -> None:  # fmt: skip
+    if num_steps < 1:
+        raise RecordError("num_steps", num_steps, "1 or more")
+    if max_steps is not None and max_steps < 1:
+        raise RecordError("max_steps", max_steps, "1 or more, or null")
+    if engine.precision == "16" and not _uses_cuda(engine):
+        raise RecordError("precision", engine.precision, "'32' or 'bf16' on a CPU")
+    if optimiser.schedule == "plateau":
+        check_metric("plateau_metric", optimiser.plateau_metric, monitors)
+    if keep.keep_best is not None:
+        check_metric("keep_best", keep.keep_best, monitors)
+
+
+def _trainer(engine: EngineConfig, run: RunFolder, keeper: Keeper) -> Trainer:
+    return Trainer(
+        accelerator=engine.accelerator, devices=_num_devices(engine), num_nodes=engine.num_nodes,
+        strategy=_strategy(engine), precision=_PRECISIONS[engine.precision], accumulate_grad_batches=engine.accumulate,
+        callbacks=[keeper], max_epochs=1, default_root_dir=run.path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def _strategy(engine: EngineConfig) -> Strategy | str:
+    num_processes = _num_devices(engine) * engine.num_nodes
+    if engine.strategy == "fsdp":
+        return ModelParallelStrategy(data_parallel_size=num_processes, tensor_parallel_size=1)
+    if engine.strategy == "ddp" or num_processes > 1:
+        return DDPStrategy(find_unused_parameters=True)  # a step's dataset does not have every modality
+    return "auto"
+
+
+def _uses_cuda(engine: EngineConfig) -> bool:
+    return engine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _num_devices(engine: EngineConfig) -> int:
+    if engine.devices == "auto":
+        return torch.cuda.device_count() if _uses_cuda(engine) else 1
+    return engine.devices
+
+
+def _plain(values: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(values, Mapping):
+        return {name: _plain(value) for name, value in values.items()}
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _loggers(run: RunFolder, keep: KeepConfig, start: int) -> list[Logger]:
+    if not run.is_writer:
+        return []
+    made: list[Logger] = []
+    if "tensorboard" in keep.loggers:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        made.append(TensorBoardLogger(run.path, name="tensorboard", version="", purge_step=start + 1))
+    if "wandb" in keep.loggers:
+        from lightning.pytorch.loggers import WandbLogger
+
+        made.append(WandbLogger(name=run.path.name, project="anysat", save_dir=run.path))
+    if "mlflow" in keep.loggers:
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        made.append(MLFlowLogger(experiment_name="anysat", run_name=run.path.name, save_dir=str(run.path / "mlflow")))
+    return made
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's greetings and advice are about options that users of this package do not have."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch 2.13 about what Lightning 2.6 does
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _as_keyboard_interrupt() -> Iterator[None]:
+    """Lightning turns Ctrl-C into an exit of its own."""
+    try:
+        yield
+    except SystemExit as exit_:
+        if isinstance(exit_.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exit_
+        raise

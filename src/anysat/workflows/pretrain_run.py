@@ -1,0 +1,237 @@
+"""A pretraining run put together: data and their statistics, model, objective, what is watched, the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
+from anysat.data.cache import cache_folder
+from anysat.data.mixture import Mixture, Part
+from anysat.data.statistics import compute_statistics
+from anysat.data.transforms import Augmentation
+from anysat.data.work import to_json, write_whole
+from anysat.errors import InputError
+from anysat.model.checkpoint import find_statistics, load
+from anysat.model.encoder import AnySat
+from anysat.normalise import BandStatistics, Normaliser
+from anysat.pretrain.objective import Pretraining
+from anysat.train.objective import Monitor
+from anysat.train.run import STATISTICS, RunFolder, open_run
+from anysat.train.trainer import Fitted, fit
+from anysat.workflows.pretrain import PartConfig, PretrainConfig
+from anysat.workflows.pretrain_watch import HealthMonitor, Validation
+from anysat.workflows.progress import progress_bar
+
+_PATIENCE_S = 3600.0
+"""How long the other processes wait for the first one's statistics."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenPart:
+    """A part of the mixture with its data at hand."""
+
+    config: PartConfig
+    record: DatasetRecord
+    train: Any
+    held_out: Any | None
+    """Validation tiles; None where there are none."""
+    normaliser: Normaliser | None = None
+    """Statistics that came with the data."""
+
+    @property
+    def patch_sizes_m(self) -> tuple[float, ...]:
+        """Those asked for, else those of the dataset that fit."""
+        given = tuple(self.config.patch_sizes_m)
+        side = self.config.crop_m or self.record.tile_m
+        return given or tuple(size for size in self.record.patch_sizes_m if side % size == 0)
+
+    def part(self, tiles: Tiles, *, validation: bool = False) -> Part:
+        """How it is drawn; of held-out tiles each as often as any."""
+        config = self.config
+        augmentation = Augmentation(
+            turns_and_flips=config.turns_and_flips and not validation, crop_m=config.crop_m, max_dates=config.max_dates
+        )
+        return Part(
+            tiles=tiles, batch_size=min(config.batch_size, len(tiles)) if validation else config.batch_size,
+            weight=1 if validation else config.weight, patch_sizes_m=self.patch_sizes_m, augmentation=augmentation,
+            sampler="shuffle" if validation else config.sampler,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What a run came to, as it is told at the end."""
+
+    text: str
+    exit_status: int = 0
+
+    def __rich__(self) -> str:
+        return self.text
+
+
+def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrained:
+    """See `pretrain`."""
+    began = time.monotonic()
+    parts = [open_part(config, part) for part in config.data]
+    _check_modalities(config, parts)
+    with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
+        normaliser = _statistics(config, parts, run)
+        objective = make_objective(config, normaliser)
+        watched = monitors(config, parts)
+        fitted = fit(
+            objective,
+            lambda rank, world_size: Mixture(
+                parts=[part.part(part.train) for part in parts], seed=config.seed, rank=rank, world_size=world_size
+            ),
+            optimiser=config.optimiser, engine=config.engine, keep=config.keep, seed=config.seed,
+            num_steps=config.num_steps, max_steps=config.max_steps, run=run, monitors=watched,
+        )  # fmt: skip
+        told = _told(run, fitted, time.monotonic() - began)
+        if run.is_writer and config.watch.report:
+            from anysat.workflows.pretrain_report import write_report
+            from anysat.workflows.pretrain_watch import report_input
+
+            given = report_input(config, objective.encoder(), watched, fitted.steps, run.path)
+            told += f"\nreport: {write_report(run.path, given)}"
+    return Pretrained(text=told, exit_status=fitted.exit_status)
+
+
+def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:
+    """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache."""
+    from anysat.data.prepare import prepare, prepare_world
+
+    record, normaliser = find_dataset(part.dataset), None
+    if part.world is not None:
+        from anysat.data.datasets.world import WorldSettings
+
+        root, normaliser = prepare_world(WorldSettings.of(part.world), cache_folder(), workers=2, progress=progress_bar)
+    elif part.root is None and config.data_root is None and record.fetch is not None:
+        home = cache_folder() / record.name
+        root, normaliser = prepare(part.dataset, record.fetch(home / "files"), home, progress=progress_bar)
+    else:
+        root = config.folder_of(part)
+
+    def opened(split: str) -> Any:
+        return open_dataset(part.dataset, root, split, modalities=part.modalities, targets=())
+
+    held_out = opened(part.val_split) if part.val_split is not None else None
+    return OpenPart(
+        config=part, record=record, train=opened(part.split), normaliser=normaliser,
+        held_out=held_out if held_out is not None and len(held_out) else None,
+    )  # fmt: skip
+
+
+def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretraining:
+    """The student, new or from given weights, and all that trains it; the same for the same seed."""
+    torch.manual_seed(config.seed)
+    model_config = config.model.config()
+    if config.weights is None:
+        student = AnySat(model_config, normaliser=normaliser)
+    else:
+        student = load(config.weights, config=model_config, statistics=normaliser)
+        if student.config != model_config:
+            raise InputError("--weights", "weights of the model that is configured", f"those of {student.config}")
+    student.provenance = {
+        "weights": f"pretrained by anysat, preset {config.preset}, goal {config.objective.goal}",
+        "data": ", ".join(dict.fromkeys(part.dataset for part in config.data)),
+        "seed": str(config.seed),
+        "begun_from": config.weights or "random weights",
+    }
+    return Pretraining(student, config.masking, config.objective, recompute=config.recompute)
+
+
+def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:
+    """What is measured on held-out tiles, where there are any."""
+    held = [(part, part.held_out) for part in parts if part.held_out is not None]
+    if not held:
+        return []
+    validation = Validation(
+        every_steps=config.watch.validate_every,
+        mixture_parts=tuple(part.part(tiles, validation=True) for part, tiles in held),
+        steps=config.watch.val_batches * len(held), seed=config.seed,
+    )  # fmt: skip
+    first, labelled = held[0]
+    if config.watch.target is not None:
+        name, split, root = first.config.dataset, str(first.config.val_split), labelled.folder.root
+        labelled = open_dataset(name, root, split, modalities=first.config.modalities, targets=(config.watch.target,))
+    health = HealthMonitor(
+        every_steps=config.watch.health_every, tiles=labelled, num_tiles=config.watch.health_tiles,
+        patch_size_m=max(first.patch_sizes_m),
+        target=None if config.watch.target is None else first.record.target(config.watch.target),
+        stop_on_collapse=config.watch.stop_on_collapse,
+    )  # fmt: skip
+    return [validation, health]
+
+
+def _check_modalities(config: PretrainConfig, parts: Iterable[OpenPart]) -> None:
+    known = set(config.model.modalities)
+    for part in parts:
+        missing = [key for key in part.train.modalities if key not in known]
+        if missing:
+            raise InputError(
+                f"dataset {part.config.dataset}", f"modalities of the model ({', '.join(sorted(known))})",
+                ", ".join(missing), "add them to --model.modalities, or name others in `modalities` of the part",
+            )  # fmt: skip
+
+
+def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> Normaliser:
+    """Those given, else those kept in the run, else computed; the first process makes them for all."""
+    kept = run.path / STATISTICS
+    if config.statistics is not None:
+        given = find_statistics(config.statistics)
+        if given is None:
+            raise InputError("--statistics", "a file or a preset", config.statistics, "leave it out to compute them")
+        if run.is_writer:
+            write_whole(kept, to_json(given.to_dict()))
+        return given
+    if not run.is_writer:
+        until = time.monotonic() + _PATIENCE_S
+        while not kept.is_file() and time.monotonic() < until:
+            time.sleep(0.2)
+        return Normaliser.read(kept)
+    if not kept.is_file():
+        made = [part.normaliser or _computed(config, part, run) for part in parts]
+        write_whole(kept, to_json(_together(made).to_dict()))
+    return Normaliser.read(kept)
+
+
+def _computed(config: PretrainConfig, part: OpenPart, run: RunFolder) -> Normaliser:
+    """Statistics of a part's training tiles, kept so that a run that is stopped meanwhile goes on."""
+    count = min(len(part.train), config.statistics_tiles)
+    with progress_bar(f"statistics of {part.train.name}", count) as advance:
+        return compute_statistics(
+            part.train, partial=run.path / f"statistics-{part.train.name}.tmp", advance=advance,
+            workers=max(1, config.engine.num_workers), num_samples=config.statistics_tiles, seed=config.seed,
+        )  # fmt: skip
+
+
+def _together(made: Iterable[Normaliser]) -> Normaliser:
+    """One normaliser; of parts of one dataset, each modality has the figures of the first that has it."""
+    by_name: dict[str, dict[str, BandStatistics]] = {}
+    sources: dict[str, None] = {}
+    provenance: dict[str, Mapping[str, Any]] = {}
+    for normaliser in made:
+        sources[normaliser.source] = None
+        for name, table in normaliser.statistics.items():
+            by_name[name] = {**table, **by_name.get(name, {})}
+            provenance.setdefault(name, normaliser.provenance.get(name, {}))
+    return Normaliser(statistics=by_name, source="; ".join(sources), provenance=provenance)
+
+
+def _told(run: RunFolder, fitted: Fitted, seconds: float) -> str:
+    state = "stopped" if fitted.interrupted else "done"
+    if fitted.stopped_early:
+        state += f" at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(fitted.metrics.items()) if "loss" in name)
+    return f"{state}, {seconds:.0f} s{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"
+
+
+def with_data(config: PretrainConfig, **changes: Any) -> PretrainConfig:
+    """The same options with fields of every part replaced, such as `batch_size`."""
+    return replace(config, data=[replace(part, **changes) for part in config.data])
