@@ -54,7 +54,7 @@ def datasets_table() -> str:
         cells = (
             f"[`{record.name}`](#{record.name})", " ".join(record.modalities), f"{record.tile_m:g} m",
             ", ".join(f"{size:g}" for size in record.patch_sizes_m) + " m", targets, record.split_rule, record.licence,
-            record.size, f"<{record.homepage}>", checked,
+            record.size, f"<{record.homepage}>" if record.homepage.startswith("https://") else record.homepage, checked,
         )  # fmt: skip
         rows.append(_row(*cells))
     return "\n".join(rows)

@@ -1,6 +1,7 @@
 """Fixtures shared by the suite."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,38 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real imagery beside the repository (../shared/data)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> Path:
+    """A run of the toy training, all steps in one go. Shared: never write into it."""
+    from toy_training import train
+
+    out = tmp_path_factory.mktemp("toy") / "run"
+    train(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def _toy_begun(tmp_path_factory) -> Path:
+    from toy_training import train
+
+    out = tmp_path_factory.mktemp("toy") / "begun"
+    train(out, max_steps=3)
+    return out
+
+
+@pytest.fixture
+def toy_begun(_toy_begun, tmp_path) -> Path:
+    """The same run, stopped after 3 steps, with checkpoints of 2 and 3; a copy of one's own."""
+    return Path(shutil.copytree(_toy_begun, tmp_path / "begun"))
+
+
+@pytest.fixture(scope="session")
+def toy_accumulated(tmp_path_factory) -> Path:
+    """A run of the toy training with two micro-batches a step. Shared: never write into it."""
+    from toy_training import ACCUMULATED, train
+
+    out = tmp_path_factory.mktemp("toy") / "accumulated"
+    train(out, engine={"accumulate": 2}, **ACCUMULATED)
+    return out

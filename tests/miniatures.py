@@ -5,10 +5,13 @@ import tempfile
 from pathlib import Path
 
 from anysat.data.base import dataset_names, find_dataset
+from anysat.data.datasets import world as generated
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 
 TILES = 6
+generated.observe = functools.cache(generated.observe)
+"""Tiles of the dataset `world` are generated when they are read, a second each: once per test process is enough."""
 LAYOUTS = [(name, layout.name) for name in dataset_names() for layout in find_dataset(name).layouts]
 
 

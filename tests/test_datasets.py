@@ -253,6 +253,6 @@ def test_every_record_says_where_it_comes_from(name):
         record.date_rule,
     ):
         assert text
-    assert record.homepage.startswith("https://")
+    assert record.homepage.startswith(("https://", "`anysat world make "))
     for layout in record.layouts:
         assert all(entry.source for entry in layout.entries)

@@ -15,6 +15,7 @@ from anysat.model.inputs import read_published
 from anysat.model.positions import raster_coordinates, sincos_code
 from anysat.model.steps import ShownPatches
 from anysat.patches import PatchGrid
+from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.losses import prediction_loss
 from anysat.pretrain.objective import Pretraining
 from builders import GOLDEN, golden_weight
@@ -45,7 +46,7 @@ def seed_weights(module: nn.Module, name_of) -> None:
 @pytest.fixture(scope="module")
 def objective():
     config = ModelConfig.tiny()
-    made = Pretraining(AnySat(config)).eval()
+    made = Pretraining(AnySat(config), config=ObjectiveConfig(centred=False)).eval()
     seed_weights(made.student, lambda name: published_name(name, config.depth))
     seed_weights(made.goal.encoder, lambda name: "target_encoder." + published_name(name, config.depth))
     seed_weights(made.predictor, lambda name: "predictor." + published_predictor_name(name))

@@ -132,11 +132,15 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
+PUBLISHED_INIT_STD = 0.02
+"""Spread of the first weights, in all widths."""
+
+
+def init_transformer(module: nn.Module, blocks: nn.ModuleList, std: float = PUBLISHED_INIT_STD) -> None:
     """Truncated normal weights, later blocks scaled down by the root of twice their depth (spec of I-JEPA)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.trunc_normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
     with torch.no_grad():
         for depth, block in enumerate(blocks, start=1):

@@ -71,6 +71,10 @@ class ObjectiveConfig:
     """Weight of the contrast across modalities (paper equation 2)."""
     temperature: float = 0.1
     """Temperature of the contrast."""
+    centred: bool = True
+    """Take away what all patches of a batch have in common: from each modality's tokens before the contrast, and from
+    the teacher's features, which are then scaled to unit spread. False, as published: while the common part is large, a
+    small encoder comes to give every patch the same vector, and stays there."""
     gather_negatives: bool = False
     """True to contrast with the tiles of all devices, not only with one's own."""
     distance: Distance = "smooth_l1"

@@ -19,7 +19,7 @@ from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.inputs import PixelInput
 from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import ObjectiveConfig
-from anysat.pretrain.losses import discrimination_loss, prediction_loss
+from anysat.pretrain.losses import centred, discrimination_loss, prediction_loss
 
 FEATURE_NORM_EPS = 1e-5
 _YEAR_DAYS = 365.25
@@ -62,11 +62,14 @@ class AveragedTeacher(nn.Module):
         found = self.encoder.core(inputs, grid.patch_size_m, chunk_rows=chunk_rows_on(self.encoder.device))
         tokens = found.patch.flatten(1, 2).float()
         tokens = functional.layer_norm(tokens, tokens.shape[-1:], eps=FEATURE_NORM_EPS)
-        valid = found.patch_valid
+        valid = found.patch_valid if found.patch_valid is None else found.patch_valid.flatten(1)
+        if self.config.centred:
+            tokens = centred(tokens, valid, (0, 1))
+            spread = (tokens if valid is None else tokens.masked_fill(~valid[..., None], 0.0)).square()
+            count = tokens.shape[0] * tokens.shape[1] if valid is None else valid.sum().clamp_min(1)
+            tokens = tokens * torch.rsqrt(spread.sum((0, 1)) / count + FEATURE_NORM_EPS)
         return {
-            "patch": Targets(
-                tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid.flatten(1)
-            )
+            "patch": Targets(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid)
         }
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:

@@ -32,6 +32,23 @@ def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: 
     return torch.where(valid, each, 0.0).sum() / valid.sum().clamp_min(1)
 
 
+def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+    """Tokens without their mean over some axes, of the valid ones.
+
+    Args:
+        tokens: (*place dim).
+        valid: (*place), None when all are.
+        dims: axes of the places, which are averaged over.
+    """
+    if valid is None:
+        return tokens - tokens.mean(dims, keepdim=True)
+    weight = valid[..., None].to(tokens.dtype)
+    mean = (tokens.masked_fill(~valid[..., None], 0.0)).sum(dims, keepdim=True) / weight.sum(
+        dims, keepdim=True
+    ).clamp_min(1)
+    return tokens - mean
+
+
 def contrast_loss(
     tokens: Tensor, valid: Tensor | None, temperature: float, others: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:

@@ -20,7 +20,7 @@ from anysat.patches import PatchGrid
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.gather import from_other_ranks
 from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, chunk_rows_on
-from anysat.pretrain.losses import contrast_loss
+from anysat.pretrain.losses import centred, contrast_loss
 from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
 from anysat.pretrain.predictor import Predictor
 
@@ -119,6 +119,8 @@ class Pretraining(nn.Module):
             everywhere = tokens.new_ones(tokens.shape[0], tokens.shape[2], dtype=torch.bool)
             flags = [everywhere if p.patch_valid is None else p.patch_valid.flatten(1) for p in tiling.values()]
             valid = torch.stack(flags, 1)
+        if self.config.centred:
+            tokens = centred(tokens.float(), valid, (0, 2))
         others = from_other_ranks(tokens, valid) if self.config.gather_negatives else None
         return contrast_loss(tokens, valid, self.config.temperature, others)
 

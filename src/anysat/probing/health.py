@@ -16,7 +16,7 @@ from anysat.probing.samples import checked, directions, slices
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_SAMPLES = 4096
+MAX_SAMPLES = 2048
 """Patches that `measure` looks at; of more, a drawn part that is the same every time."""
 DEAD_SPREAD = 0.01
 """Spread below which a dimension is dead: a hundredth of what vectors in all directions have."""
@@ -192,9 +192,9 @@ def _part(features: Tensor) -> Tensor:
 
 
 def _spectrum_figures(features: Tensor) -> dict[str, float]:
-    rank = effective_rank(features)
-    highest = min(len(features) - 1, features.shape[1])
-    return {"effective_rank": rank, "rank_frac": rank / highest, "top_frac": top_frac(features)}
+    values = _singular_values(features)
+    rank, highest = _rank(values), min(len(features) - 1, features.shape[1])
+    return {"effective_rank": rank, "rank_frac": rank / highest, "top_frac": _top(values)}
 
 
 def effective_rank(features: Tensor) -> float:
@@ -207,7 +207,10 @@ def effective_rank(features: Tensor) -> float:
     Raises:
         InputError: fewer than two samples, or values that are not finite.
     """
-    values = _singular_values(features)
+    return _rank(_singular_values(features))
+
+
+def _rank(values: Tensor) -> float:
     shares = values[values > 0] / values.sum()
     return float((-(shares * shares.log()).sum()).exp())
 
@@ -218,14 +221,18 @@ def top_frac(features: Tensor) -> float:
     Raises:
         InputError: fewer than two samples, or values that are not finite.
     """
-    variances = _singular_values(features) ** 2
+    return _top(_singular_values(features))
+
+
+def _top(values: Tensor) -> float:
+    variances = values**2
     return float(variances.max() / variances.sum()) if variances.any() else 1.0
 
 
 def _singular_values(features: Tensor) -> Tensor:
     import torch
 
-    values = checked("features", features, fewest=2).double().cpu()
+    values = checked("features", features, fewest=2).cpu().double()
     found = torch.linalg.svdvals(values - values.mean(0))
     return found.where(found > _RESOLUTION * values.norm(), 0)
 
@@ -252,7 +259,7 @@ def dead_frac(features: Tensor) -> float:
 
 
 def _deviations(features: Tensor) -> Tensor:
-    unit = directions(checked("features", features, fewest=2).double().cpu())
+    unit = directions(checked("features", features, fewest=2).cpu().double())
     return unit.std(0, correction=0) * unit.shape[1] ** 0.5
 
 
@@ -265,7 +272,7 @@ def uniformity(features: Tensor, sharpness: float = 2.0) -> float:
     Raises:
         InputError: fewer than two samples, or values that are not finite.
     """
-    unit = directions(checked("features", features, fewest=2).double().cpu())
+    unit = directions(checked("features", features, fewest=2).cpu().double())
     # Of pairs with themselves, which are no pairs, each adds exp(0).
     total = sum(
         float((-2 * sharpness * (1 - unit[rows] @ unit.T).clamp_min(0)).exp().sum())
@@ -283,7 +290,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
     Raises:
         InputError: looks of different shapes, no sample, or values that are not finite.
     """
-    one, other = (directions(part.double().cpu()) for part in _paired(first, second))
+    one, other = (directions(part.cpu().double()) for part in _paired(first, second))
     return float(((one - other) ** 2).sum(1).mean())
 
 
@@ -307,7 +314,7 @@ def position_share(patch: Tensor, *, within_tiles: bool = False) -> float:
             "patch embeddings", "at least 2 tiles and 2 positions (batch patch_row patch_col dim)",
             f"shape {tuple(patch.shape)}",
         )  # fmt: skip
-    flat = patch.detach().double().cpu().flatten(1, 2)  # (tile position dim)
+    flat = patch.detach().cpu().double().flatten(1, 2)  # (tile position dim)
     checked("patch embeddings", flat.flatten(0, 1))
     num_tiles = len(flat)
     centred = flat - flat.mean((0, 1))
@@ -332,7 +339,7 @@ def cross_modal_retrieval(first: Tensor, second: Tensor) -> tuple[float, float]:
     """
     import torch
 
-    one, other = (directions(part.double().cpu()) for part in _paired(first, second))
+    one, other = (directions(part.cpu().double()) for part in _paired(first, second))
     right = 0
     for asked, among in ((one, other), (other, one)):
         for rows in slices(len(asked), len(among)):

@@ -36,7 +36,7 @@ class LinearProbe:
         Raises:
             InputError: other dimensions than in training, or values that are not finite.
         """
-        values = checked("features", features).double().cpu()
+        values = checked("features", features).cpu().double()
         if values.shape[1] != len(self.weight):
             raise InputError("features", f"{len(self.weight)} dimensions as in training", values.shape[1])
         return self.classes[(values @ self.weight + self.bias).argmax(1)]
@@ -66,7 +66,7 @@ def fit_linear(
     Raises:
         InputError: lengths that differ, fewer than two classes, or values that are not finite.
     """
-    values = checked("features", features, fewest=2).double().cpu()
+    values = checked("features", features, fewest=2).cpu().double()
     classes, places = _classes(labels.cpu(), len(values))
     if not penalties or any(not penalty > 0 for penalty in penalties):
         raise InputError("penalties", "at least one, each above 0", list(penalties))

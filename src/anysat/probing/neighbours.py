@@ -85,8 +85,8 @@ def _told(
     groups: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Class of every unseen sample by its neighbours among `features`, in bounded memory."""
-    _check(features, labels, unseen, num_neighbours, temperature)
-    known, asked = directions(features), directions(unseen)
+    known, asked = directions(checked("features", features)), directions(checked("unseen features", unseen))
+    _check(known, labels, asked, num_neighbours, temperature)
     labels = labels.to(known.device)
     one_hot = torch.nn.functional.one_hot(labels, int(labels.max()) + 1).to(known.dtype)
     found = []
@@ -102,8 +102,6 @@ def _told(
 
 
 def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int, temperature: float | None) -> None:
-    checked("features", features)
-    checked("unseen features", unseen)
     if features.shape[1] != unseen.shape[1]:
         raise InputError("unseen features", f"{features.shape[1]} dimensions", unseen.shape[1])
     whole = not labels.is_floating_point() and labels.shape == (len(features),) and int(labels.min()) >= 0

@@ -15,7 +15,7 @@ _MAX_PAIRS = 1 << 22
 
 
 def checked(where: str, features: Tensor, fewest: int = 1) -> Tensor:
-    """The same vectors (sample dim), known to be enough and finite.
+    """The same vectors (sample dim), known to be enough and finite, in float32 at least.
 
     Raises:
         InputError: not two axes, fewer than `fewest` samples, or values that are not finite.
@@ -31,7 +31,7 @@ def checked(where: str, features: Tensor, fewest: int = 1) -> Tensor:
             where, "finite vectors", f"{broken} of {len(features)} with NaN or infinity",
             "leave out the patches that nobody saw (`Embeddings.valid`)",
         )  # fmt: skip
-    return features.detach()
+    return features.detach().float() if features.itemsize < 4 else features.detach()
 
 
 def directions(features: Tensor) -> Tensor:

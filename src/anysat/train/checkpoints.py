@@ -62,6 +62,7 @@ def write_checkpoint(
         partial.mkdir(parents=True)
         save_file(dict(tensors), partial / TRAINING)
         save(encoder, partial / OWN_FILE)
+        shutil.copymode(partial / OWN_FILE, partial / TRAINING)  # safetensors lets nobody else read
         files = {name: _digest(partial / name) for name in (TRAINING, OWN_FILE)}
         (partial / STATE).write_bytes(to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
         for name in (*files, STATE, "."):

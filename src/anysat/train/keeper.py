@@ -104,7 +104,6 @@ class Keeper(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         """Ends the bar and the loggers, however the training ended."""
-        self.wish.forget()
         if hasattr(self, "progress"):
             self.progress.close()
         for logger in self.loggers:
@@ -265,6 +264,8 @@ def _evaluating(objective: nn.Module) -> Iterator[None]:
     sharded = [module for module, _ in modes if isinstance(module, FSDPModule)]
     try:
         objective.eval()
+        if isinstance(objective, FSDPModule):
+            objective._get_fsdp_state()._lazy_init()  # else the first block that is called would be taken for the whole
         for module in sharded:
             module.unshard()
         with torch.no_grad():

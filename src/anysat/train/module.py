@@ -69,7 +69,8 @@ class Training(LightningModule):
             mesh = self.trainer.strategy.device_mesh["data_parallel"]
             for part in sharded_parts(self.objective):
                 fully_shard(part, mesh=mesh)
-            fully_shard(self.objective, mesh=mesh)
+            scalars = {p for p in self.objective.parameters() if p.ndim == 0}  # which have nothing to be cut along
+            fully_shard(self.objective, mesh=mesh, ignored_params=scalars)
 
     def train_dataloader(self) -> TimedLoader:
         """The micro-batches of this process, from the first step on."""
@@ -118,15 +119,34 @@ class Training(LightningModule):
         """Sets the step's learning rate; measures and clips the gradient."""
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self._join_scalars()
         having = [p for p in self.objective.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in having if p.grad is not None])
-        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        kinds = [[p for p in having if isinstance(p, DTensor) is in_shards] for in_shards in (False, True)]
+        norms = [_whole_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds if kind]
+        self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(having, self.settings.clip_norm, self.grad_norm)
+            for kind in kinds:
+                torch.nn.utils.clip_grads_with_norm_(kind, self.settings.clip_norm, self.grad_norm)
+
+    def _join_scalars(self) -> None:
+        """Under FSDP2, scalars are in no shard, and their gradients are joined here."""
+        if not isinstance(self.objective, FSDPModule) or self.trainer.world_size == 1:
+            return
+        for parameter in self.objective.parameters():
+            if parameter.ndim == 0 and parameter.requires_grad:
+                seen = parameter.grad is not None
+                if self.trainer.strategy.reduce_boolean_decision(seen, all=False):
+                    grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                    parameter.grad = self.trainer.strategy.reduce(grad, reduce_op="mean")
 
     def _after_update(self, *_: Any) -> None:
         with torch.no_grad():
             self.objective.after_update(self.steps_done, self.num_steps)  # type: ignore[operator]
+
+
+def _whole_norm(grads: list[Tensor]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm(grads)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
@@ -137,5 +157,9 @@ def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, A
         is_matrix = name.rpartition(".")[2] == "weight" and sum(length > 1 for length in parameter.shape) > 1
         if parameter.requires_grad:
             (decaying if settings.decay_all or is_matrix else staying).append(parameter)
-    groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": staying, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if isinstance(p, DTensor) is in_shards], "weight_decay": decay}
+        for parameters, decay in ((decaying, settings.weight_decay), (staying, 0.0))
+        for in_shards in (False, True)
+    ]
     return [group for group in groups if group["params"]]

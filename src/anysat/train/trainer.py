@@ -26,6 +26,7 @@ from anysat.train.module import Training
 from anysat.train.objective import Monitor, SourceFactory, compiled_parts
 from anysat.train.run import RunFolder, check_same
 from anysat.train.schedule import Plateau
+from anysat.train.signals import handlers_put_back
 from anysat.train.tensors import load_objective
 
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -113,7 +114,7 @@ def fit(
         moments=tensors, plateau=Plateau(**state.get("plateau", {})),
     )  # fmt: skip
     keeper = Keeper(run, keep, monitors, _loggers(run, keep, start), mathematics, state)
-    with _quiet_lightning(), _as_keyboard_interrupt():
+    with _quiet_lightning(), handlers_put_back(), _as_keyboard_interrupt():
         _trainer(engine, run, keeper).fit(training)
     return Fitted(
         steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, metrics=keeper.metrics

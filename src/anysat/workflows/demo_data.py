@@ -1,28 +1,20 @@
-"""The imagery of the demo: Sentinel-1 and Sentinel-2 pairs out of the package bigearthnet-common.
-
-The package ships two small archives of BigEarthNet patches; it is only looked up, never imported.
-"""
+"""The imagery of the demo: Sentinel-1 and Sentinel-2 pairs out of the package bigearthnet-common."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import tarfile
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anysat.data.datasets.bigearthnet_pairs import INSTALL, METADATA, PACKAGE, find_archives, write_pairs
 from anysat.errors import SourceError
 from anysat.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from anysat.batch import Tile
 
-PACKAGE = "bigearthnet_common"
-INSTALL = "pip install --no-deps bigearthnet-common==2.8.0"
-ARCHIVES = {"s1": "BigEarthNet-S1-Example.tar.bz2", "s2": "BigEarthNet-S2-Example.tar.bz2"}
-METADATA = "_labels_metadata.json"
 GRID_M = 40.0
 """The pairs are cut to whole squares of this side; they are 1200 m wide."""
 
@@ -39,26 +31,6 @@ class Pair:
     longitude_deg: float
 
 
-def find_archives() -> dict[str, Path]:
-    """Where the two archives of the installed package lie, by modality key.
-
-    Raises:
-        SourceError: the package is not installed, or is a version without the archives.
-    """
-    try:
-        spec = importlib.util.find_spec(PACKAGE)
-    except ValueError:  # the name is blocked in sys.modules
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise SourceError("package bigearthnet-common", "not installed; it ships the demo's imagery", INSTALL)
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    found = {key: folder / name for key, name in ARCHIVES.items()}
-    for path in found.values():
-        if not path.is_file():
-            raise SourceError(path, "the installed package lacks this archive", INSTALL)
-    return found
-
-
 def read_pairs(archives: dict[str, Path]) -> list[Pair]:
     """Every co-located pair of the two archives, in the order of their names.
 
@@ -66,8 +38,7 @@ def read_pairs(archives: dict[str, Path]) -> list[Pair]:
         SourceError: an archive or a raster cannot be read, or a pair does not share its ground.
     """
     with tempfile.TemporaryDirectory(prefix="anysat-demo-") as folder:
-        for path in archives.values():
-            _extract(path, Path(folder))
+        write_pairs(Path(folder), archives)
         patches = {path.name.removesuffix(METADATA): path for path in Path(folder).rglob(f"*{METADATA}")}
         pairs = []
         for _, path in sorted(patches.items()):
@@ -77,15 +48,6 @@ def read_pairs(archives: dict[str, Path]) -> list[Pair]:
     if not pairs:
         raise SourceError(archives["s1"], "holds no patch with a partner in the other archive", INSTALL)
     return pairs
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpack regular files only; the `data` filter refuses paths that lead out of the folder."""
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, [member for member in tar if member.isfile()], filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise SourceError(archive, f"cannot be unpacked ({error})", INSTALL) from error
 
 
 def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
@@ -118,3 +80,6 @@ def crop(pair: Pair, side_m: float) -> Pair:
         window = (..., slice(top, top + side_px), slice(left, left + side_px))
         observations[key] = replace(observation, values=observation.values[window], valid=observation.valid[window])
     return replace(pair, tile=replace(pair.tile, observations=observations, geobox=None))
+
+
+__all__ = ["GRID_M", "INSTALL", "PACKAGE", "Pair", "crop", "find_archives", "read_pairs"]

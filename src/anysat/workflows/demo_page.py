@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anysat.workflows.page import STYLE, img, rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +72,7 @@ def render(report: Report) -> str:
     """The page as text; it loads nothing from anywhere."""
     sizes = [f"{size:g} m" for size in report.patch_sizes_m]
     return _PAGE.substitute(
+        style=STYLE,
         banner=_banner(report),
         summary=escape(
             f"{len(report.pairs)} places in Europe, each seen once by Sentinel-2 and once by Sentinel-1, "
@@ -82,8 +83,8 @@ def render(report: Report) -> str:
         queries="".join(_query(query) for query in report.queries),
         query_size=escape(sizes[-1]),
         tile_size=escape(sizes[0]),
-        facts=_rows(report.facts),
-        timings=_rows(report.timings),
+        facts=rows(report.facts),
+        timings=rows(report.timings),
         command=escape(report.command),
         num_pairs=len(report.pairs),
         untrained_caveat=_UNTRAINED_CAVEAT if report.untrained else "",
@@ -103,7 +104,7 @@ def _banner(report: Report) -> str:
 def _pair(pair: PairView) -> str:
     labels = "".join(f"<li>{escape(label)}</li>" for label in pair.labels)
     pictures = "".join(
-        f"<figure>{_img(picture.image, f'{pair.letter}: {picture.caption}')}"
+        f"<figure>{img(picture.image, f'{pair.letter}: {picture.caption}')}"
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
         for picture in pair.pictures
     )
@@ -118,7 +119,7 @@ def _matrix(pairs: Sequence[PairView], similarity: NDArray[np.float32]) -> str:
     """A table with a colour scale from the least to the most similar of two different places."""
     different = similarity[~np.eye(len(pairs), dtype=bool)]
     low, high = (float(different.min()), float(different.max())) if different.size else (0.0, 1.0)
-    heads = [f"{_img(pair.pictures[0].image, '')}<br>{escape(pair.letter)}" for pair in pairs]
+    heads = [f"{img(pair.pictures[0].image, '')}<br>{escape(pair.letter)}" for pair in pairs]
     lines = ["<tr><th></th>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>"]
     for row, head in enumerate(heads):
         cells = "".join(_cell(float(similarity[row, col]), row == col, low, high) for col in range(len(pairs)))
@@ -142,22 +143,9 @@ def _match(match: Match) -> str:
     score = "query" if match.similarity is None else f"{match.similarity:+.3f}"
     return (
         f'<figure class="{"asked" if match.similarity is None else "found"}"><span class="frame">'
-        f"{_img(match.image, match.where)}</span>"
+        f"{img(match.image, match.where)}</span>"
         f"<figcaption><b>{score}</b><br>{escape(match.where)}</figcaption></figure>"
     )
-
-
-def _rows(pairs: Iterable[tuple[str, str]]) -> str:
-    return "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs)
-
-
-def _img(image: NDArray[np.uint8], alt: str) -> str:
-    from matplotlib.image import imsave
-
-    png = io.BytesIO()
-    imsave(png, np.ascontiguousarray(image), format="png")
-    data = base64.b64encode(png.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">'
 
 
 _UNTRAINED_CAVEAT = (
@@ -174,35 +162,7 @@ _PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>AnySat demo</title>
 <style>
-:root { color-scheme: light dark; --ink: #1c2321; --soft: #5c6864; --paper: #fbfbf9; --card: #fff; --line: #dfe3df;
-  --accent: #1f7a5c; --warn: #b3261e; --warn-paper: #fdecea; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ece9; --soft: #a3aeaa; --paper: #141816; --card: #1c211f;
-  --line: #343b38; --accent: #4fb892; --warn: #ff8a80; --warn-paper: #3a1512; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.9rem; } h2 { margin: 2.5rem 0 .4rem; font-size: 1.3rem; }
-h3 { margin: 0 0 .3rem; font-size: 1rem; } h3 b { color: var(--accent); font-size: 1.2rem; margin-right: .4rem; }
-p, .notes li { max-width: 46rem; } p { margin: .4rem 0; } small, figcaption, .soft { color: var(--soft); }
-small { font-weight: normal; overflow-wrap: anywhere; }
-img { display: block; width: 100%; image-rendering: pixelated; background: #fff; }
-figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; padding-top: .25rem; }
-code { background: var(--card); border: 1px solid var(--line); border-radius: .25rem; padding: .1rem .4rem;
-  overflow-wrap: anywhere; }
-.banner { margin: 1rem 0; padding: .8rem 1rem; border-radius: .5rem; max-width: none; }
-.trained { border: 2px solid var(--accent); }
-.untrained { border: 3px solid var(--warn); background: var(--warn-paper); }
-.untrained strong { color: var(--warn); font-size: clamp(1.8rem, 6vw, 3.2rem); line-height: 1.1; }
-.pair { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem; margin: .8rem 0;
-  break-inside: avoid; }
-.labels { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem; padding: 0; margin: 0 0 .6rem; }
-.labels li { border: 1px solid var(--line); border-radius: 1rem; padding: 0 .6rem; font-size: .8rem; }
-.row { display: grid; gap: .7rem; grid-template-columns: repeat(4, 1fr); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; } th { text-align: left; font-weight: 600; vertical-align: top; }
-.facts { width: 100%; } .facts th, .facts td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
-.facts th { width: 13rem; color: var(--soft); font-weight: normal; }
-.facts td { overflow-wrap: anywhere; }
+$style
 .matrix th { text-align: center; padding: .2rem; font-size: .85rem; }
 .matrix img { width: 3rem; display: inline-block; }
 .matrix td { width: 4.5rem; text-align: center; font-variant-numeric: tabular-nums; border: 1px solid var(--line);

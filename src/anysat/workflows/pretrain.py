@@ -72,8 +72,13 @@ class ModelOptions:
     """Metres per unit of the patch position code."""
     day_convention: str = "day_of_year"
     """How day numbers are made from dates."""
+    init_std: float = 0.02
+    """Spread of the first weights of spatial transformer and predictor. Narrow models need more, such as the root of
+    1 / dim: what tokens have in common would else outgrow what tells them apart."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.init_std < 1:
+            raise RecordError("model.init_std", self.init_std, "between 0 and 1")
         self.config()
 
     def config(self) -> ModelConfig:
@@ -87,6 +92,7 @@ class ModelOptions:
             if key not in MODALITIES:
                 raise UnknownNameError("modality", key, MODALITIES)
         given = {**asdict(self), "modalities": tuple(MODALITIES[key] for key in self.modalities)}
+        del given["init_std"]
         return ModelConfig(**given)
 
 

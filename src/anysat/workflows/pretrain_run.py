@@ -19,6 +19,7 @@ from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.model.checkpoint import find_statistics, load
 from anysat.model.encoder import AnySat
+from anysat.model.layers import init_transformer
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train.objective import Monitor
@@ -133,6 +134,7 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
     model_config = config.model.config()
     if config.weights is None:
         student = AnySat(model_config, normaliser=normaliser)
+        init_transformer(student.spatial, student.spatial.blocks, config.model.init_std)
     else:
         student = load(config.weights, config=model_config, statistics=normaliser)
         if student.config != model_config:
@@ -143,7 +145,9 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
         "seed": str(config.seed),
         "begun_from": config.weights or "random weights",
     }
-    return Pretraining(student, config.masking, config.objective, recompute=config.recompute)
+    objective = Pretraining(student, config.masking, config.objective, recompute=config.recompute)
+    init_transformer(objective.predictor, objective.predictor.blocks, config.model.init_std)
+    return objective
 
 
 def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:

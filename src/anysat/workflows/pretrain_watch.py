@@ -85,9 +85,9 @@ class HealthMonitor:
         encoder: AnySat = objective.encoder()  # type: ignore[operator]
         tiles = self.chosen()
         found = embed(encoder, tiles, self.patch_size_m)
-        halves = [embed(encoder, [_half(tile, number) for tile in tiles], self.patch_size_m) for number in (0, 1)]
+        half = embed(encoder, [_half(tile) for tile in tiles], self.patch_size_m)
         health = measure(
-            found.patch, valid=found.valid, second=halves[1].patch, tokens=_pairs(encoder, tiles, self.patch_size_m)
+            found.patch, valid=found.valid, second=half.patch, tokens=_pairs(encoder, tiles, self.patch_size_m)
         )
         self.last[:] = [health]
         figures = health.figures()
@@ -117,9 +117,9 @@ def _cut(tile: Tile, patch_size_m: float) -> Tile:
     return tile if side <= wanted else crop(tile, 0.0, 0.0, wanted)
 
 
-def _half(tile: Tile, number: int) -> Tile:
-    """The tile with half of its dates, drawn."""
-    generator = np.random.default_rng((_VALIDATION_SEED, number))
+def _half(tile: Tile) -> Tile:
+    """The tile with half of its dates, drawn: another look at it, which should say the same."""
+    generator = np.random.default_rng(_VALIDATION_SEED)
     return augment(tile, Augmentation(keep_dates_frac=0.5), generator)
 
 

@@ -1,0 +1,262 @@
+"""The report of a pretraining run: one HTML file that says whether the run is learning and healthy.
+
+It is made from the run's metrics and from what its caller measured, at any time of the run; it computes no embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.work import write_whole
+from anysat.errors import MissingFileError, WriteError
+from anysat.pictures import fit_pca, pca_rgb, quicklook
+from anysat.probing.health import HealthLimits, problems
+from anysat.train.metrics import METRICS, read_metrics
+from anysat.workflows.page import STYLE, img, png_tag, rows
+from anysat.workflows.pretrain_curves import Curves, curve_figure, panels_of
+
+REPORT = "report.html"
+_MOST_PX = 320
+"""Side of a picture of imagery; finer ones are thinned out, to keep the page small."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileView:
+    """A held-out tile: what was seen of it, and the embeddings of its patches."""
+
+    name: str
+    imagery: Sequence[tuple[str, NDArray[np.uint8]]]
+    """Caption and picture (row col 3)."""
+    patch: NDArray[np.floating]
+    """(patch_row patch_col dim), NaN where nobody saw the patch."""
+
+    @classmethod
+    def of(cls, tile: Tile, patch: NDArray[np.floating]) -> TileView:
+        """The view of a tile with a quicklook of each of its modalities that has a valid value."""
+        seen = {key: seen for key, seen in tile.observations.items() if seen.valid.any()}
+        return cls(name=tile.id, imagery=[(key, _thin(quicklook(each))) for key, each in seen.items()], patch=patch)
+
+
+def _thin(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    step = -(-max(image.shape[:2]) // _MOST_PX)
+    return image[::step, ::step]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFigure:
+    """A score of frozen embeddings, and what to compare it with; None where it was not measured."""
+
+    name: str
+    ours: float
+    untrained: float | None = None
+    """Of the same network before training."""
+    simple: float | None = None
+    """Of means and deviations of the bands, without a network."""
+    chance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportInput:
+    """What the page shows besides the run's metrics."""
+
+    title: str
+    step: int
+    """Steps that were made."""
+    num_steps: int
+    """Steps of the whole schedule; fewer made means that the run is not finished."""
+    facts: Sequence[tuple[str, str]] = ()
+    """Names and values: data, seed, parameters, versions, git state, time."""
+    config: str = ""
+    """As the run keeps it."""
+    tiles: Sequence[TileView] = ()
+    probes: Sequence[ProbeFigure] = ()
+    limits: HealthLimits = field(default_factory=HealthLimits)
+
+
+def write_report(run: Path, given: ReportInput) -> Path:
+    """The path of `report.html` in the folder of a run, which appears whole or not at all.
+
+    Curves are those of the run's metrics so far; there may be none yet. Alarms are of the last figures of health that
+    were measured, and of every metric whose last value is not finite.
+
+    Raises:
+        MissingFileError: no such folder.
+        InputError: tiles with embeddings of different dimensions.
+        WriteError: the page could not be written.
+    """
+    if not run.is_dir():
+        raise MissingFileError(run, "the folder of a run")
+    path = run / REPORT
+    curves = read_metrics(run / METRICS) if (run / METRICS).exists() else {}
+    page = render(given, curves)
+    try:
+        write_whole(path, page.encode())
+    except OSError as error:
+        raise WriteError(path, error) from error
+    return path
+
+
+def render(given: ReportInput, curves: Curves) -> str:
+    """The page as text; it loads nothing from anywhere.
+
+    Raises:
+        InputError: tiles with embeddings of different dimensions.
+    """
+    return _PAGE.substitute(
+        style=STYLE,
+        title=escape(given.title),
+        state=_state(given),
+        alarm=_alarm(curves, given.limits),
+        facts=rows(given.facts),
+        config=f"<details><summary>Config</summary><pre>{escape(given.config)}</pre></details>" if given.config else "",
+        curves=_curves(curves, given.limits),
+        tiles=_tiles(given.tiles),
+        probes=_probes(given.probes),
+    )
+
+
+def _state(given: ReportInput) -> str:
+    done = f"{given.step:,} of {given.num_steps:,} steps"
+    return f"<p>{done}.</p>" if given.step >= given.num_steps else f"<p><b>Not finished:</b> {done} so far.</p>"
+
+
+def _alarm(curves: Curves, limits: HealthLimits) -> str:
+    """The loud box, or one quiet line."""
+    last = {name: points[-1] for name, points in curves.items()}
+    figures = {name.removeprefix("health/"): value for name, (_, value) in last.items() if name.startswith("health/")}
+    step = max((step for name, (step, _) in last.items() if name.startswith("health/")), default=0)
+    told = [
+        f"{name} is {value} at step {at:,}: no longer a number. Go back to an earlier checkpoint, with a lower "
+        "learning rate or clipped gradients."
+        for name, (at, value) in last.items()
+        if not math.isfinite(value) and not name.startswith("health/")
+    ]
+    told += [f"At step {step:,}, {problem}" for problem in problems(figures, limits)]
+    if told:
+        items = "".join(f"<li>{escape(problem)}</li>" for problem in told)
+        count = f"{len(told)} problem{'s' if len(told) > 1 else ''}"
+        return f'<div class="banner untrained" role="alert"><strong>{count}</strong><ul>{items}</ul></div>'
+    if not figures:
+        return '<p class="banner trained">Health was not measured yet.</p>'
+    return f'<p class="banner trained">Healthy at step {step:,}: no figure is beyond its limit.</p>'
+
+
+def _curves(curves: Curves, limits: HealthLimits) -> str:
+    parts = []
+    for heading, panels in panels_of(curves, limits).items():
+        figure = png_tag(curve_figure(panels), f"Curves: {heading}", "plot")
+        latest = "".join(_latest(name, curves) for panel in panels for name in panel.lines.values())
+        table = f'<table class="figures"><tr><th>metric</th><th>last</th><th>at step</th></tr>{latest}</table>'
+        parts.append(f"<h3>{escape(heading)}</h3>{figure}<details><summary>Last values</summary>{table}</details>")
+    return "".join(parts) or '<p class="soft">Nothing was logged yet.</p>'
+
+
+def _latest(name: str, curves: Curves) -> str:
+    step, value = curves[name][-1]
+    return f'<tr><th scope="row">{escape(name)}</th><td>{value:.4g}</td><td>{step:,}</td></tr>'
+
+
+def _tiles(tiles: Sequence[TileView]) -> str:
+    """Imagery beside the colours of the patches, from one basis for all tiles."""
+    if not tiles:
+        return ""
+    whole, apart = _coloured([tile.patch for tile in tiles]), _coloured([_apart(tile.patch) for tile in tiles])
+    parts = []
+    for tile, as_they_are, set_apart in zip(tiles, whole, apart, strict=True):
+        size = f"{tile.patch.shape[0]} x {tile.patch.shape[1]} patches"
+        pictures = [*tile.imagery, (f"{size}, as they are", as_they_are), (f"{size}, set apart", set_apart)]
+        shown = "".join(
+            f"<figure>{img(image, f'{tile.name}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
+            for caption, image in pictures
+        )
+        parts.append(f'<section class="pair"><h3>{escape(tile.name)}</h3><div class="row">{shown}</div></section>')
+    return _TILES + "".join(parts)
+
+
+def _coloured(patches: Sequence[NDArray[np.floating]]) -> list[NDArray[np.uint8]]:
+    basis = fit_pca(patches)
+    return [pca_rgb(patch, basis) for patch in patches]
+
+
+def _apart(patch: NDArray[np.floating]) -> NDArray[np.floating]:
+    """What is left of the vectors without the mean of their tile."""
+    seen = np.isfinite(patch).all(-1)
+    return patch - patch[seen].mean(0) if seen.any() else patch
+
+
+def _probes(probes: Sequence[ProbeFigure]) -> str:
+    if not probes:
+        return ""
+    columns = {"this run": "ours", "untrained": "untrained", "band statistics": "simple", "chance": "chance"}
+    shown = {head: name for head, name in columns.items() if any(getattr(each, name) is not None for each in probes)}
+    lines = ["<tr><th>probe</th>" + "".join(f'<th scope="col">{head}</th>' for head in shown) + "</tr>"]
+    for each in probes:
+        values = [getattr(each, name) for name in shown.values()]
+        cells = "".join(_score(value, values) for value in values)
+        lines.append(f'<tr><th scope="row">{escape(each.name)}</th>{cells}</tr>')
+    return f'<h2>Probes</h2><p>{_PROBES}</p><div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
+
+
+def _score(value: float | None, others: Sequence[float | None]) -> str:
+    if value is None:
+        return "<td>–</td>"
+    best = value == max(other for other in others if other is not None)
+    return f"<td>{'<b>' if best else ''}{value:.3f}{'</b>' if best else ''}</td>"
+
+
+_TILES = (
+    "<h2>Held-out tiles</h2><p>Three principal components of the patch embeddings as red, green and blue, with one "
+    "basis for all tiles: the same colour means similar vectors, in any tile. Set apart, without the mean of the tile, "
+    "shows what makes its patches differ: stripes or a gradient that are the same in every tile are position, not "
+    "content. Patches nobody saw are white.</p>"
+)
+_PROBES = "Frozen embeddings; more is better, the best of a row is bold."
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style
+h3 { margin-top: 1.2rem; } .plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); }
+.row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.untrained li { margin: .3rem 0; } summary { cursor: pointer; color: var(--soft); padding: .3rem 0; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .25rem; padding: .6rem; overflow-x: auto;
+  font-size: .85rem; }
+.figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
+.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
+@media print { body { max-width: none; padding: 0; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+$state
+$alarm
+</header>
+
+<h2>The run</h2>
+<table class="facts">$facts</table>
+$config
+
+<h2>Curves</h2>
+<p class="soft">Dashed lines in red are limits of health; dotted lines are what chance gives. Where there are many
+values, the pale line is what was logged and the strong one its moving average.</p>
+$curves
+$tiles
+$probes
+</body>
+</html>
+""")
