@@ -10,7 +10,7 @@ WEIGHTS ?=
 DEMO_OUT ?= demo
 CODE := src tests docs benchmarks hubconf.py
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test test-slow check format docs clean
 
 .venv/bin/python:
 	@echo "-- making a virtual environment in .venv"
@@ -35,6 +35,10 @@ demo: .venv/.demo  ## embed real Sentinel-1 + Sentinel-2 patches and write one H
 test: .venv/.dev  ## the whole suite
 	@echo "-- testing"
 	@$(BIN)/python -m pytest -n 2
+
+test-slow: .venv/.dev  ## what takes too long for the suite
+	@echo "-- testing what is slow"
+	@$(BIN)/python -m pytest -m slow
 
 format: .venv/.dev
 	@$(BIN)/ruff format $(CODE)

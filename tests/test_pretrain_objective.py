@@ -101,7 +101,7 @@ def context_view(objective, draw, seed=0):
     given = []
     hook = objective.predictor.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
     with torch.no_grad():
-        predicted = objective.predict(seen, shown, masks, grid)
+        predicted = objective.predict(objective.fuse(seen, shown, grid), shown, masks.targets, grid)
     hook.remove()
     return masks, shown, given, predicted, grid
 
@@ -113,7 +113,7 @@ def context_view(objective, draw, seed=0):
 def test_pixels_under_the_targets_change_nothing_the_predictor_is_given(keys, side_m, patch_size_m):
     objective = make_objective()
     draw = make_draw(keys, patch_size_m, side_m=side_m)
-    masks, shown, given, predicted, grid = context_view(objective, draw)
+    masks, _, given, predicted, grid = context_view(objective, draw)
     other = changed_pixels(draw, ~masks.context, grid.num_cols)
     _, _, given_other, predicted_other, _ = context_view(objective, other)
     for one, two in zip(given, given_other, strict=True):
@@ -142,7 +142,7 @@ def test_context_tokens_of_every_modality_are_those_of_the_same_patches():
         }
         indices = torch.tensor([[3, 7, 12], [0, 5, 6]])
         caught = []
-        hook = objective.student.fusion.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        hook = objective.student.fusion.register_forward_pre_hook(lambda _, given, kept=caught: kept.append(given[0]))
         objective.student.fuse(marked, (4, 4), 30.0, ShownPatches(indices, torch.ones_like(indices, dtype=torch.bool)))
         hook.remove()
         assert caught[0].shape == (2, 3, 3, 128)
@@ -179,7 +179,7 @@ def test_a_tile_alone_and_beside_one_that_shows_more_patches_is_fused_the_same()
 def test_patches_are_predicted_at_their_true_places():
     """B3: the first patch has the code of row 0 and column 0, not none; the next one that of its own column."""
     objective, draw = make_objective(), make_draw(("s2", "s1"), 20.0)
-    masks, shown, given, _, grid = context_view(objective, draw)
+    masks, shown, given, _, _ = context_view(objective, draw)
     code = sincos_code(raster_coordinates(3, 3), 2.0, 128)
     assert torch.equal(given[2], code[shown.indices])
     assert torch.equal(given[3], code[masks.targets])
@@ -234,7 +234,6 @@ def test_oblong_tiles_learn():
 def test_a_single_pixel_is_predicted_from_half_its_dates():
     objective = make_objective(masking=MaskingConfig(keep_dates_frac=0.5), contrast_weight=0.0)
     draw = make_draw(("s2",), 10.0, side_m=10.0, dates=6)
-    inputs, grid = objective.student.prepare(draw.batch, 10.0)
     taken = []
     hook = objective.student.projectors["s2"].register_forward_pre_hook(
         lambda _, given: taken.append(given[0].shape[2])

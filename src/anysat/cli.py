@@ -112,7 +112,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
 
 def _dashed(text: str) -> str:
     text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # what may be left out needs no "nothing"
-    return re.sub(r"--\w+", lambda option: option.group().replace("_", "-"), text)
+    return re.sub(r"--[\w.]+", lambda option: option.group().replace("_", "-"), text)
 
 
 def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:

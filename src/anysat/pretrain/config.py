@@ -67,6 +67,9 @@ class ObjectiveConfig:
     those of other patches (patch discrimination); nothing moves, so nothing can collapse together."""
     predict_weight: float = 1.0
     """Weight of the prediction loss."""
+    complete_weight: float = 1.0
+    """Weight of the same loss for the patches of the context, of whose dates and modalities the student misses some.
+    0, as published: only patches that are hidden as a whole are predicted."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
     temperature: float = 0.1
@@ -99,8 +102,10 @@ class ObjectiveConfig:
 
         check("goal", self.goal in get_args(Goal), "'teacher' or 'projection'")
         check("predict_weight", self.predict_weight >= 0, "0 or more")
+        check("complete_weight", self.complete_weight >= 0, "0 or more")
         check("contrast_weight", self.contrast_weight >= 0, "0 or more")
-        check("predict_weight", self.predict_weight + self.contrast_weight > 0, "one of the two weights above 0")
+        total = self.predict_weight + self.complete_weight + self.contrast_weight
+        check("predict_weight", total > 0, "one of the three weights above 0")
         check("temperature", self.temperature > 0, "a positive number")
         check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")

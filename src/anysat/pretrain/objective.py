@@ -6,6 +6,7 @@ tokens of one patch in different modalities are drawn together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from anysat.model.steps import SeenPatches, ShownPatches
 from anysat.patches import PatchGrid
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.gather import from_other_ranks
-from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, chunk_rows_on
+from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, Targets, chunk_rows_on
 from anysat.pretrain.losses import centred, contrast_loss
 from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
 from anysat.pretrain.predictor import Predictor
@@ -65,17 +66,20 @@ class Pretraining(nn.Module):
         thinned = {key: drop_dates(pixels, self.masking.keep_dates_frac, generator) for key, pixels in inputs.items()}
         seen = self.see(thinned, grid)
         parts: dict[str, Tensor] = {}
-        if self.config.predict_weight:
+        config = self.config
+        if config.predict_weight or config.complete_weight:
             shown = self.show(seen, grid, masks, generator)
-            masks = masks.to(shown.indices.device)
-            predicted = self.predict(seen, shown, masks, grid)
-            wanted = {key: target.at(masks.targets) for key, target in self.goal(inputs, grid).items()}
+            masks, fused = masks.to(shown.indices.device), self.fuse(seen, shown, grid)
+            wanted = self.goal(inputs, grid)
+        if config.predict_weight:
             counts = (masks.targets_valid & shown.valid.any(1))[..., None].expand_as(masks.targets)
-            parts["predict"] = self.goal.loss(predicted, wanted, counts)
-        if self.config.contrast_weight:
+            parts["predict"] = self.predict_loss(fused, shown, masks.targets, counts, wanted, grid)
+        if config.complete_weight:
+            parts["complete"] = self.predict_loss(fused, shown, shown.indices[None], shown.valid[None], wanted, grid)
+        if config.contrast_weight:
             parts["contrast"] = self.contrast(seen)
-        weights = {"predict": self.config.predict_weight, "contrast": self.config.contrast_weight}
-        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+        weighted = [getattr(config, f"{name}_weight") * part for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum(), **parts}
 
     def see(self, inputs: dict[str, PixelInput], grid: PatchGrid) -> dict[str, SeenPatches]:
         """The student's tokens of every patch in each modality."""
@@ -98,15 +102,26 @@ class Pretraining(nn.Module):
         device = self.hidden_token.device
         return ShownPatches(indices.to(device), valid.to(device), Hidden(hidden.to(device), self.hidden_token))
 
-    def predict(self, seen: dict[str, SeenPatches], shown: ShownPatches, masks: BlockMasks, grid: PatchGrid) -> Tensor:
-        """What the predictor says of the hidden patches (block batch target dim)."""
-        size = (grid.num_rows, grid.num_cols)
-        _, fused = self.student.fuse(seen, size, grid.patch_size_m, shown)
+    def fuse(self, seen: dict[str, SeenPatches], shown: ShownPatches, grid: PatchGrid) -> Tensor:
+        """The student's fused tokens of the context (batch shown dim)."""
+        return self.student.fuse(seen, (grid.num_rows, grid.num_cols), grid.patch_size_m, shown)[1]
+
+    def predict(self, fused: Tensor, shown: ShownPatches, targets: Tensor, grid: PatchGrid) -> Tensor:
+        """What the predictor says of some patches (block batch target), (block batch target dim)."""
         unit = grid.patch_size_m / self.student.config.patch_position_unit_m
-        code = sincos_code(raster_coordinates(*size, fused.device), unit, self.student.config.dim)
+        places = raster_coordinates(grid.num_rows, grid.num_cols, fused.device)
+        code = sincos_code(places, unit, self.student.config.dim)
         valid = None if bool(shown.valid.all()) else shown.valid
-        found: Tensor = self.predictor(fused, valid, code[shown.indices], code[masks.targets])
+        found: Tensor = self.predictor(fused, valid, code[shown.indices], code[targets])
         return found
+
+    def predict_loss(
+        self, fused: Tensor, shown: ShownPatches, targets: Tensor, counts: Tensor, wanted: Mapping[str, Targets],
+        grid: PatchGrid,
+    ) -> Tensor:  # fmt: skip
+        """How far what is said of some patches is from what they hold, where `counts` (block batch target)."""
+        predicted = self.predict(fused, shown, targets, grid)
+        return self.goal.loss(predicted, {key: target.at(targets) for key, target in wanted.items()}, counts)
 
     def contrast(self, seen: dict[str, SeenPatches]) -> Tensor:
         """Contrast between the modalities whose pixels lie in patches; 0 where there is only one."""

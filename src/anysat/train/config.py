@@ -19,7 +19,7 @@ LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 class OptimiserConfig:
     """AdamW and its learning rate."""
 
-    learning_rate: float
+    learning_rate: float = 1e-4
     """The highest learning rate."""
     weight_decay: float = 0.05
     """Pulls weights towards zero, by this times the learning rate each step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES, RELEASED
@@ -13,9 +13,6 @@ from anysat.model.config import ModelConfig
 from anysat.patches import SubpatchOrder
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
-
-if TYPE_CHECKING:
-    from anysat.workflows.pretrain_run import Pretrained
 
 CONFIG_FILE = "config.yaml"
 
@@ -218,6 +215,17 @@ class PretrainConfig:
         if not root.exists():
             raise MissingFileError(root, f"the folder of {part.dataset}")
         return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What a run came to, as it is told at the end."""
+
+    text: str
+    exit_status: int = 0
+
+    def __rich__(self) -> str:
+        return self.text
 
 
 def pretrain(config: PretrainConfig) -> Pretrained:

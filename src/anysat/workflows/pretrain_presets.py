@@ -37,7 +37,7 @@ def geoplex() -> PretrainConfig:
         num_steps=_STEPS_PER_EPOCH * _EPOCHS,
         seed=32,
         model=ModelOptions(subpatch_order="cell", rpe_heads="first"),
-        objective=ObjectiveConfig(centred=False),
+        objective=ObjectiveConfig(centred=False, complete_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=5e-5, weight_decay=0.05, decay_all=True, schedule="plateau"),
         engine=EngineConfig(devices=8, precision="16", num_workers=8),
         keep=KeepConfig(save_every=_STEPS_PER_EPOCH, keep_best="val/loss"),
@@ -57,7 +57,9 @@ def geoplex_paper() -> PretrainConfig:
         preset="geoplex-paper",
         data=_geoplex_parts(paper=True),
         masking=MaskingConfig(num_blocks=5, context_area_frac=(1.0, 1.0)),
-        objective=ObjectiveConfig(centred=False, distance="l2", final_momentum=0.996, predictor_depth=3),
+        objective=ObjectiveConfig(
+            centred=False, complete_weight=0.0, distance="l2", final_momentum=0.996, predictor_depth=3
+        ),
     )
 
 

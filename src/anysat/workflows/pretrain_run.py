@@ -25,7 +25,7 @@ from anysat.pretrain.objective import Pretraining
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run
 from anysat.train.trainer import Fitted, fit
-from anysat.workflows.pretrain import PartConfig, PretrainConfig
+from anysat.workflows.pretrain import PartConfig, PretrainConfig, Pretrained
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
 from anysat.workflows.progress import progress_bar
 
@@ -63,17 +63,6 @@ class OpenPart:
             weight=1 if validation else config.weight, patch_sizes_m=self.patch_sizes_m, augmentation=augmentation,
             sampler="shuffle" if validation else config.sampler,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What a run came to, as it is told at the end."""
-
-    text: str
-    exit_status: int = 0
-
-    def __rich__(self) -> str:
-        return self.text
 
 
 def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrained:

@@ -1,0 +1,217 @@
+"""What a run measures, keeps, tells and refuses."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+import anysat
+from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError
+from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
+from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.train.metrics import read_metrics
+from anysat.train.run import open_run
+from toy_training import Toy, Watch, assert_same, losses_of, tensors_of, train
+
+# -- monitors ----------------------------------------------------------------------------------------
+
+
+def test_monitors_measure_before_between_and_after_in_eval_mode(tmp_path):
+    watch = Watch([3.0, 2.0, 0.5], every_steps=2)
+    fitted = train(tmp_path / "run", monitors=[watch], num_steps=3)
+    assert [step for step, *_ in watch.seen] == [0, 2, 3]
+    assert {(training, grad) for _, training, grad, _ in watch.seen} == {(False, False)}
+    assert fitted.metrics["val/loss"] == 0.5
+    assert read_metrics(tmp_path / "run" / "metrics.csv")["val/loss"] == [(0, 3.0), (2, 2.0), (3, 0.5)]
+
+
+def test_monitors_change_nothing_and_draw_the_same_after_a_resume(toy_run, tmp_path):
+    watches = [Watch([1.0] * 20, every_steps=1) for _ in range(2)]
+    train(tmp_path / "run", monitors=watches[:1])
+    assert_same(tensors_of(tmp_path / "run"), tensors_of(toy_run))
+    objective = Toy()
+    torch.rand(7)
+    train(tmp_path / "cut", objective=objective, monitors=watches[1:], max_steps=2)
+    train(tmp_path / "cut", monitors=watches[1:], max_steps=4, resume=True)
+    assert watches[1].seen == watches[0].seen[:5]
+    assert len({drawn for *_, drawn in watches[0].seen}) == 7
+
+
+def test_a_collapse_ends_the_run_after_a_checkpoint(tmp_path):
+    class Alarm(Watch):
+        def __call__(self, objective, step):
+            if step == 3:
+                raise CollapseError("effective rank 1.2, expected 4 or more", step=step)
+            return {}
+
+    with pytest.raises(CollapseError, match="collapsed by step 3: effective rank 1.2, expected 4 or more; raise"):
+        train(tmp_path / "run", monitors=[Alarm([], every_steps=3)])
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2, 3]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_makes_no_checkpoint(tmp_path):
+    class Bad(Toy):
+        def forward(self, draw, generator):
+            parts = super().forward(draw, generator)
+            return parts | {"loss": parts["loss"] * (math.nan if draw.step == 2 else 1)}
+
+    with pytest.raises(DivergedError, match="within the steps up to 4.*lower the learning rate"):
+        train(tmp_path / "run", objective=Bad(), keep={"log_every": 100})
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2]
+
+
+# -- what is kept ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("highest", "best"), [(False, 1), (True, 3)])
+def test_the_last_checkpoints_and_the_best_are_kept_over_sessions(highest, best, tmp_path):
+    values, keep = [3.0, 1.0, 2.0, 9.0, 4.0, 5.0, 6.0], {"keep_best": "val/loss", "best_is_highest": highest}
+    for stop in (4, 6):
+        watch = Watch(values[5 if stop == 6 else 0 :], every_steps=1)
+        train(
+            tmp_path / "run",
+            monitors=[watch],
+            keep={"keep_last": 1, "save_every": 3, **keep},
+            max_steps=stop,
+            resume=True,
+        )
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [best, 6]
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints").state["best"]
+    assert found == {"name": "val/loss", "value": values[best], "step": best}
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(toy_run):
+    assert checkpoint_steps(toy_run / "checkpoints") == [4, 6]
+
+
+def test_a_run_folder_loads_as_its_encoder(tmp_path):
+    objective = Toy()
+    train(tmp_path / "run", objective=objective, num_steps=1)
+    loaded = anysat.load(tmp_path / "run")
+    assert loaded.normaliser == objective.teacher.normaliser
+    assert_same(loaded.state_dict(), objective.teacher.state_dict())
+
+
+def test_whoever_may_read_the_encoder_may_go_on_with_the_training(toy_run):
+    checkpoint = newest_checkpoint(toy_run / "checkpoints").path
+    assert (checkpoint / TRAINING).stat().st_mode == (toy_run / "model.safetensors").stat().st_mode
+
+
+def test_metrics_have_each_step_once_after_a_resume(toy_run, toy_begun):
+    rows = toy_begun / "metrics.csv"
+    rows.write_text(rows.read_text() + "4,train/loss,0.5\n5,train/lo")
+    train(toy_begun, resume=True)
+    for name, values in read_metrics(rows).items():
+        assert [step for step, _ in values] == list(range(1, 7)), name
+    assert losses_of(toy_begun) == losses_of(toy_run)
+
+
+def test_tiles_per_second_and_time_left_are_told(tmp_path, capsys):
+    train(tmp_path / "run", num_steps=2, keep={"log_every": 1})
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    for word in ("loss", "predict", "tiles/s", "waiting", "left"):
+        assert word in lines[0]
+
+
+def test_metrics_go_to_tensorboard(tmp_path):
+    train(tmp_path / "run", num_steps=1, keep={"loggers": ["tensorboard"]})
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_facts_of_every_session_and_the_statistics_are_noted(tmp_path):
+    statistics = Toy().teacher.normaliser
+    for out in ("x", "y"):
+        config = {"lr": (1, 2.5), "out": out}
+        with open_run(tmp_path / "run", config=config, seed=7, resume=True, normaliser=statistics):
+            pass
+    sessions = json.loads((tmp_path / "run" / "facts.json").read_text())["sessions"]
+    assert [session["seed"] for session in sessions] == [7, 7]
+    assert sessions[0]["versions"]["torch"] == torch.__version__
+    assert {"date", "command", "devices", "git"} <= sessions[0].keys()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"lr": [1, 2.5], "out": "y"}
+    assert json.loads((tmp_path / "run" / "statistics.json").read_text()) == statistics.to_dict()
+
+
+def test_compiled_parts_keep_their_names(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    train(tmp_path / "run", num_steps=1, engine={"compile": True})
+    assert set(compiled) == {"Block"}
+
+
+# -- what is refused ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_not_begun_over_another(toy_run):
+    with pytest.raises(RunExistsError, match="holds a run already; go on with it with --resume"):
+        train(toy_run)
+
+
+def test_a_run_is_not_begun_among_other_files(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="expected an empty folder or a run, got other files"):
+        train(tmp_path)
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    options = {"config": {}, "seed": 1, "resume": True}
+    with (
+        open_run(tmp_path / "run", **options),
+        pytest.raises(InputError, match="nobody else"),
+        open_run(tmp_path / "run", **options),
+    ):
+        pass
+
+
+def test_other_mathematics_is_refused_by_name(toy_begun):
+    message = r"optimiser.weight_decay, num_steps: expected 0.05, 6, as the run.*got '0.1, 13'"
+    with pytest.raises(RecordError, match=message):
+        train(toy_begun, resume=True, num_steps=13, optimiser={"weight_decay": 0.1})
+    with pytest.raises(RecordError, match="model.dim: expected None, as the run was begun"):
+        train(toy_begun, resume=True, config={"out": "there", "model": {"dim": 64}})
+    with pytest.raises(RecordError, match="seed: expected 1, as the run was begun"):
+        train(toy_begun, resume=True, seed=2)
+    assert losses_of(toy_begun)[-1][0] == 3
+
+
+def test_processes_may_become_accumulation_but_not_more_micro_batches(toy_begun):
+    with pytest.raises(RecordError, match="micro_batches_per_step: expected 1, as the run was begun"):
+        train(toy_begun, resume=True, engine={"accumulate": 2})
+
+
+def test_a_metric_that_nothing_measures_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="keep_best: expected a metric that is measured"):
+        train(tmp_path / "a", keep={"keep_best": "val/loss"})
+    with pytest.raises(RecordError, match="metric: expected one of val/loss, got 'val/accuracy'"):
+        train(tmp_path / "b", keep={"keep_best": "val/accuracy"}, monitors=[Watch([1.0] * 9)])
+
+
+def test_float16_is_refused_on_a_cpu(tmp_path):
+    with pytest.raises(RecordError, match="precision: expected '32' or 'bf16' on a CPU, got '16'"):
+        train(tmp_path / "run", engine={"precision": "16"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (OptimiserConfig, {"learning_rate": 0}), (OptimiserConfig, {"learning_rate": 1, "betas": (0.9, 1)}),
+        (OptimiserConfig, {"learning_rate": 1, "schedule": "step"}), (OptimiserConfig, {"learning_rate": 1, "clip_norm": 0}),
+        (EngineConfig, {"devices": 0}), (EngineConfig, {"precision": "64"}), (EngineConfig, {"accumulate": 0}),
+        (EngineConfig, {"strategy": "fsdp", "precision": "16"}), (KeepConfig, {"keep_last": 0}),
+        (KeepConfig, {"loggers": ("paper",)}), (KeepConfig, {"log_every": True}),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_refused_by_its_name(kind, options):
+    with pytest.raises(RecordError, match=f"^{list(options)[-1]}: expected"):
+        kind(**options)
+
+
+def test_a_logger_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("anysat.train.config.find_spec", lambda name: None)
+    with pytest.raises(RecordError, match="pip install wandb"):
+        replace(KeepConfig(), loggers=("wandb",))
