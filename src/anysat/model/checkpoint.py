@@ -35,8 +35,6 @@ UNKNOWN_LICENCE = "unknown"
 OWN_FILE = "model.safetensors"
 FORMAT = "anysat-1"
 FROM_DATA = "from-data"
-SHIPPED = {"nano": Path(__file__).parent / "weights" / "nano.safetensors"}
-"""Weights that come with the package, by name."""
 TEACHER = "target_encoder."
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -106,7 +104,7 @@ def load(
     """Load an encoder, in eval mode, on the device and in the type asked for.
 
     Args:
-        source: `nano`, which comes with the package; a hub id (`g-astruc/AnySat`), a published `.pth` or training checkpoint, our
+        source: a hub id (`g-astruc/AnySat`), a published `.pth` or training checkpoint, our
             `.safetensors`, or a folder that holds one.
         config: shape and modalities, needed where the file does not keep them and is not the
             published base size with its 11 modalities.
@@ -199,7 +197,7 @@ Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
 def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
     """Find and read a weight file without building a model."""
     name = str(source)
-    path = SHIPPED.get(name, Path(source))
+    path = Path(source)
     if path.is_dir():
         path = path / OWN_FILE
         if not path.is_file():

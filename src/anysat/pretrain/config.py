@@ -10,6 +10,7 @@ from anysat.errors import RecordError
 Pattern = Literal["blocks", "random"]
 Goal = Literal["teacher", "projection"]
 Distance = Literal["smooth_l1", "l2"]
+ProjectionLoss = Literal["discriminate", "regress"]
 
 
 def _refuse_unless(holds: bool, where: str, got: object, expected: str) -> None:
@@ -87,6 +88,9 @@ class ObjectiveConfig:
     """Momentum of the teacher at the first step."""
     final_momentum: float = 1.0
     """Where it arrives, in a line, at the last step; the paper keeps it constant."""
+    projection_loss: ProjectionLoss = "discriminate"
+    """`discriminate`: which of all patches a projection is of (patch discrimination). `regress`: what it is, each of
+    its numbers scaled to unit spread."""
     projection_temperature: float = 0.1
     """Temperature at which projections are told apart."""
     same_target_cosine: float = 0.999
@@ -110,6 +114,7 @@ class ObjectiveConfig:
         check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")
         check("final_momentum", 0 <= self.final_momentum <= 1, "between 0 and 1")
+        check("projection_loss", self.projection_loss in get_args(ProjectionLoss), "'discriminate' or 'regress'")
         check("projection_temperature", self.projection_temperature > 0, "a positive number")
         check("same_target_cosine", 0 < self.same_target_cosine <= 1, "a cosine above 0")
         check("predictor_depth", self.predictor_depth >= 1, "one or more")

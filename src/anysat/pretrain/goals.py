@@ -19,7 +19,7 @@ from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.inputs import PixelInput
 from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import ObjectiveConfig
-from anysat.pretrain.losses import centred, discrimination_loss, prediction_loss
+from anysat.pretrain.losses import discrimination_loss, prediction_loss, unit_spread
 
 FEATURE_NORM_EPS = 1e-5
 _YEAR_DAYS = 365.25
@@ -64,13 +64,9 @@ class AveragedTeacher(nn.Module):
         tokens = functional.layer_norm(tokens, tokens.shape[-1:], eps=FEATURE_NORM_EPS)
         valid = found.patch_valid if found.patch_valid is None else found.patch_valid.flatten(1)
         if self.config.centred:
-            tokens = centred(tokens, valid, (0, 1))
-            spread = (tokens if valid is None else tokens.masked_fill(~valid[..., None], 0.0)).square()
-            count = tokens.shape[0] * tokens.shape[1] if valid is None else valid.sum().clamp_min(1)
-            tokens = tokens * torch.rsqrt(spread.sum((0, 1)) / count + FEATURE_NORM_EPS)
-        return {
-            "patch": Targets(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid)
-        }
+            tokens = unit_spread(tokens, valid)
+        everywhere = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        return {"patch": Targets(tokens, everywhere if valid is None else valid)}
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
         """Distance between prediction (block batch target dim) and features, where `counts` (block batch target)."""
@@ -152,13 +148,16 @@ class FrozenProjections(nn.Module):
         return torch.cat([mean, deviation], dim=-1), valid.flatten(1).any(1)
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
-        """Mean over modalities of telling the patches (block batch target) apart."""
+        """Mean over modalities of how well the patches (block batch target) are told."""
         config, terms = self.config, []
         for key, target in wanted.items():
-            valid = (target.valid & counts).flatten()
-            found = self.heads[key](predicted).flatten(0, 2)
-            terms.append(discrimination_loss(found, target.tokens.flatten(0, 2), valid, config.projection_temperature,
-                                             config.same_target_cosine))  # fmt: skip
+            valid, found = target.valid & counts, self.heads[key](predicted)
+            if config.projection_loss == "regress":
+                scaled = unit_spread(target.tokens.flatten(0, 2), valid.flatten()).view_as(target.tokens)
+                terms.append(prediction_loss(found, scaled, valid, config.distance))
+            else:
+                terms.append(discrimination_loss(found.flatten(0, 2), target.tokens.flatten(0, 2), valid.flatten(),
+                                                 config.projection_temperature, config.same_target_cosine))  # fmt: skip
         return torch.stack(terms).mean()
 
     def follow(self, student: AnySat, progress_frac: float) -> None:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anysat.pretrain.config import Distance
 
+_SPREAD_EPS = 1e-5
 ROWS = 4096
 """Tokens whose similarities to all others are held at a time; more are taken in parts, and again for the gradient."""
 
@@ -47,6 +48,15 @@ def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tens
         dims, keepdim=True
     ).clamp_min(1)
     return tokens - mean
+
+
+def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Each feature of tokens (*place dim) without its mean over the valid places (*place), divided by its deviation."""
+    places = tuple(range(tokens.ndim - 1))
+    tokens = centred(tokens, valid, places)
+    square = (tokens if valid is None else tokens.masked_fill(~valid[..., None], 0.0)).square().sum(places)
+    count = tokens[..., 0].numel() if valid is None else valid.sum().clamp_min(1)
+    return tokens * torch.rsqrt(square / count + _SPREAD_EPS)
 
 
 def contrast_loss(

@@ -273,9 +273,10 @@ def uniformity(features: Tensor, sharpness: float = 2.0) -> float:
         InputError: fewer than two samples, or values that are not finite.
     """
     unit = directions(checked("features", features, fewest=2).cpu().double())
+    square = unit.square().sum(1)  # 1, but 0 of a vector of zeros
     # Of pairs with themselves, which are no pairs, each adds exp(0).
     total = sum(
-        float((-2 * sharpness * (1 - unit[rows] @ unit.T).clamp_min(0)).exp().sum())
+        float((-sharpness * (square[rows, None] + square - 2 * unit[rows] @ unit.T).clamp_min(0)).exp().sum())
         for rows in slices(len(unit), len(unit))
     )
     pairs = len(unit) * (len(unit) - 1)

@@ -73,6 +73,9 @@ class ModelOptions:
     """Spread of the first weights of spatial transformer and predictor. Narrow models need more, such as the root of
     1 / dim: what tokens have in common would else outgrow what tells them apart."""
 
+    projector_init: Literal["published", "orthogonal"] = "published"
+    """First weights of the projectors: torch's own, or orthogonal ones, which keep pixels apart from the start."""
+
     def __post_init__(self) -> None:
         if not 0 < self.init_std < 1:
             raise RecordError("model.init_std", self.init_std, "between 0 and 1")
@@ -89,7 +92,7 @@ class ModelOptions:
             if key not in MODALITIES:
                 raise UnknownNameError("modality", key, MODALITIES)
         given = {**asdict(self), "modalities": tuple(MODALITIES[key] for key in self.modalities)}
-        del given["init_std"]
+        del given["init_std"], given["projector_init"]
         return ModelConfig(**given)
 
 
@@ -126,7 +129,7 @@ class PretrainConfig:
     """
 
     preset: str | None = None
-    """Options to begin with: geoplex, geoplex-paper, geoplex-fixed, world-nano or nano."""
+    """Options to begin with: geoplex, geoplex-paper, geoplex-fixed or world-nano."""
     out: str | None = None
     """Run folder; `anysat.load` takes it."""
     resume: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
@@ -78,37 +79,34 @@ def geoplex_fixed() -> PretrainConfig:
     )
 
 
-def _world_parts(*, tiles: int, batch_size: int) -> list[PartConfig]:
+def _world_parts() -> list[PartConfig]:
     """The generated world as five datasets with the modalities of GeoPlex; all 11 released ones take part."""
-    groups = {
-        ("s2", "s1"): (4, 80.0, [10.0, 20.0, 40.0]),
-        ("aerial", "s2", "s1-asc"): (1, 40.0, [10.0, 20.0]),
-        ("aerial-flair", "s2"): (1, 40.0, [10.0, 20.0]),
-        ("spot", "naip", "l8", "s2", "s1"): (2, 80.0, [20.0, 40.0]),
-        ("s2", "s1", "l7", "alos", "modis"): (2, 120.0, [30.0, 60.0]),
-    }
+
+    def part(keys: str, weight: int, tiles: int, batch_size: int, sizes: list[float], **options: Any) -> PartConfig:
+        world = {"tiles": tiles, "seed": 1, "modalities": keys.split(), "extent_m": options.pop("extent_m", 120)}
+        return PartConfig(dataset="world", modalities=keys.split(), weight=weight, batch_size=batch_size, world=world,
+                          patch_sizes_m=sizes, turns_and_flips=True, **options)  # fmt: skip
+
     return [
-        PartConfig(
-            dataset="world", modalities=list(keys), weight=weight, batch_size=batch_size, patch_sizes_m=sizes,
-            crop_m=None if crop_m == 120 else crop_m, turns_and_flips=True,
-            world={"tiles": tiles if crop_m > 40 else tiles // 4, "seed": 1, "modalities": list(keys)},
-        )
-        for keys, (weight, crop_m, sizes) in groups.items()
-    ]  # fmt: skip
+        part("s2 s1", 5, 800, 16, [10, 20, 30], crop_m=60),
+        part("aerial s2 s1-asc", 1, 150, 8, [10, 20], extent_m=60),
+        part("aerial-flair s2", 1, 150, 8, [10, 20], extent_m=60),
+        part("spot naip l8 s2 s1", 1, 300, 8, [20, 30], crop_m=60),
+        part("s2 s1 l7 alos modis", 2, 300, 8, [30, 60]),
+    ]
 
 
 def world_nano() -> PretrainConfig:
     """Minutes on a laptop: a small encoder on the generated world, all 11 modalities; needs no files."""
     return PretrainConfig(
         preset="world-nano",
-        data=_world_parts(tiles=800, batch_size=16),
-        num_steps=600,
-        statistics_tiles=400,
-        model=ModelOptions(dim=128, depth=2, num_heads=4),
-        objective=ObjectiveConfig(predictor_depth=2, predictor_heads=4),
+        data=_world_parts(),
+        num_steps=1000,
+        model=ModelOptions(dim=128, depth=2, num_heads=4, init_std=0.088, projector_init="orthogonal"),
+        objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=30, clip_norm=1.0, betas=(0.9, 0.95)),
-        keep=KeepConfig(save_every=10, log_every=5, keep_best="val/loss"),
-        watch=WatchConfig(validate_every=100, val_batches=2, health_every=100, target="land_cover"),
+        keep=KeepConfig(save_every=10, log_every=10, keep_best="val/loss"),
+        watch=WatchConfig(validate_every=200, val_batches=2, health_every=100, target="land_cover"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from anysat.errors import InputError
 from anysat.model.checkpoint import find_statistics, load
 from anysat.model.encoder import AnySat
 from anysat.model.layers import init_transformer
+from anysat.model.projectors import init_orthogonal
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train.objective import Monitor
@@ -117,13 +118,24 @@ def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:
     )  # fmt: skip
 
 
+def new_encoder(config: PretrainConfig) -> AnySat:
+    """The untrained encoder that a run begins with; the same for the same seed."""
+    torch.manual_seed(config.seed)
+    encoder = AnySat(config.model.config())
+    init_transformer(encoder.spatial, encoder.spatial.blocks, config.model.init_std)
+    if config.model.projector_init == "orthogonal":
+        for projector in encoder.projectors.values():
+            init_orthogonal(projector)
+    return encoder
+
+
 def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretraining:
     """The student, new or from given weights, and all that trains it; the same for the same seed."""
     torch.manual_seed(config.seed)
     model_config = config.model.config()
     if config.weights is None:
-        student = AnySat(model_config, normaliser=normaliser)
-        init_transformer(student.spatial, student.spatial.blocks, config.model.init_std)
+        student = new_encoder(config)
+        student.normaliser = normaliser
     else:
         student = load(config.weights, config=model_config, statistics=normaliser)
         if student.config != model_config:
@@ -223,8 +235,3 @@ def _told(run: RunFolder, fitted: Fitted, seconds: float) -> str:
         state += f" at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(fitted.metrics.items()) if "loss" in name)
     return f"{state}, {seconds:.0f} s{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"
-
-
-def with_data(config: PretrainConfig, **changes: Any) -> PretrainConfig:
-    """The same options with fields of every part replaced, such as `batch_size`."""
-    return replace(config, data=[replace(part, **changes) for part in config.data])

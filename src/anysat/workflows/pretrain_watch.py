@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
 from anysat.model.encoder import AnySat
-from anysat.probing.health import Health, measure
+from anysat.probing.health import measure
 from anysat.probing.neighbours import leave_one_out
 
 if TYPE_CHECKING:
@@ -68,8 +68,6 @@ class HealthMonitor:
     target: Target | None = None
     stop_on_collapse: bool = False
     name: str = "health"
-    last: list[Health] = field(default_factory=list)
-    """The last look, for the report."""
 
     def chosen(self) -> list[Tile]:
         """Tiles spread over the dataset, the large ones cut."""
@@ -89,7 +87,6 @@ class HealthMonitor:
         health = measure(
             found.patch, valid=found.valid, second=half.patch, tokens=_pairs(encoder, tiles, self.patch_size_m)
         )
-        self.last[:] = [health]
         figures = health.figures()
         if self.target is not None:
             figures |= _neighbours(found, tiles, self.target)

@@ -1,0 +1,102 @@
+"""Does pretraining learn, and what of it helps? Runs of `world-nano` with one thing changed, each probed when done.
+
+python benchmarks/pretraining_experiments.py run teacher --seed 0 --runs runs       # go on where it was stopped
+python benchmarks/pretraining_experiments.py all --runs runs                        # every one that has no record yet
+python benchmarks/pretraining_experiments.py print                                  # the tables of all records
+
+Every run leaves one record in docs/experiments/pretraining, made on one core in float32. The untrained network it is
+compared with has the very weights the run began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretraining_probe import probe_world, record, table
+from pretraining_world import world_set
+
+import anysat
+from anysat.errors import InputError
+from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.pretrain_presets import world_nano
+from anysat.workflows.pretrain_run import new_encoder, run_pretraining
+
+RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining"
+SEEDS = (0, 1, 2)
+PATCH_SIZE_M = 10.0
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "teacher": {},
+    "projection": {"objective": {"goal": "projection"}},
+    "no-contrast": {"objective": {"contrast_weight": 0.0}},
+    "all-dates": {"masking": {"keep_dates_frac": 1.0}},
+    "all-modalities": {"masking": {"hide_modalities_frac": 0.0}},
+    "random-tokens": {"masking": {"pattern": "random"}},
+    "as-published": {
+        "objective": {"centred": False, "complete_weight": 0.0},
+        "model": {"init_std": 0.02, "projector_init": "published"},
+    },
+    "broken": {"objective": {"contrast_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0, "centred": False}},
+}
+"""What differs from the preset, by group of options."""
+
+
+def configured(variant: str, seed: int) -> PretrainConfig:
+    """The options of a run."""
+    config = world_nano()
+    changed = {group: replace(getattr(config, group), **options) for group, options in VARIANTS[variant].items()}
+    return replace(config, seed=seed, engine=replace(config.engine, threads=1), **changed)
+
+
+def run(variant: str, seed: int, runs: Path) -> Path:
+    """Train, or go on, probe, and leave the record."""
+    kept = RECORDS / f"{variant}-{seed}.json"
+    if kept.exists():
+        return kept
+    out, config = runs / f"{variant}-{seed}", configured(variant, seed)
+    start = time.process_time()
+    run_pretraining(config, out, resume=True)
+    seconds = time.process_time() - start
+    model = anysat.load(out).requires_grad_(False)
+    scores = probe_world(model, world_set(runs / "cache"), PATCH_SIZE_M, twin_seed=seed,
+                         cache=runs / "cache", twin=new_encoder(config))  # fmt: skip
+    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "train_cpu_s": round(seconds),
+             "preset": "world-nano", "changed": VARIANTS[variant]}  # fmt: skip
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(record("world", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
+    return kept
+
+
+def main() -> None:
+    """Run, or print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("variant", choices=VARIANTS)
+    one.add_argument("--seed", type=int, default=0)
+    every = commands.add_parser("all")
+    for command in (one, every):
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    commands.add_parser("print")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "print":
+        print(table(sorted(RECORDS.glob("*.json"))))
+        return
+    wanted = (
+        [(options.variant, options.seed)] if options.command == "run" else [(v, s) for s in SEEDS for v in VARIANTS]
+    )
+    for variant, seed in wanted:
+        try:
+            print(run(variant, seed, options.runs), flush=True)
+        except InputError as error:  # another process is at it
+            print(error, flush=True)
+
+
+if __name__ == "__main__":
+    main()

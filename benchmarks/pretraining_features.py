@@ -1,0 +1,112 @@
+"""Features of frozen encoders for the pretraining probes, the same for every data set; and untrained twins.
+
+An encoder keeps the statistics it was trained with; where it has none, those of the data's training tiles serve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from pretraining_scores import FeatureSets
+from torch import Tensor
+
+from anysat.batch import Batch
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.normalise import Normaliser
+
+
+def untrained(config: ModelConfig, seed: int) -> AnySat:
+    """The network as it starts, frozen, without statistics."""
+    torch.manual_seed(seed)
+    return AnySat(config).eval().requires_grad_(False)
+
+
+def digest(model: AnySat) -> str:
+    """A short text that is another for other weights."""
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()[:16]
+
+
+def with_statistics(model: AnySat, batch: Batch) -> str:
+    """Give a model statistics for the data set of a batch of training tiles if it has none; says which serve."""
+    name = batch.dataset or "data"
+    own = model.normaliser
+    if own is not None and name in own.statistics:
+        return f"the model's own for {name!r}"
+    of_data = Normaliser.from_batch(batch)
+    model.normaliser = of_data if own is None else Normaliser.joined([own, of_data])
+    return f"{of_data.source} of the training part of {name!r}: the model has none for it"
+
+
+def remembered(path: Path | None, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays kept in a file, made where it is not there."""
+    if path is not None and path.is_file():
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    made = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **made)
+        part.replace(path)
+    return made
+
+
+def twin_file(cache: Path | None, twin: AnySat, *facts: object) -> Path | None:
+    """Where the features of an untrained network are kept, by its shape, its statistics and other facts."""
+    if cache is None:
+        return None
+    statistics = None if twin.normaliser is None else twin.normaliser.to_dict()
+    text = json.dumps([twin.config.to_dict(), statistics, *map(str, facts)], sort_keys=True)
+    return cache / f"untrained-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+
+
+@torch.inference_mode()
+def pixel_features(model: AnySat, batch: Batch, patch_size_m: float) -> NDArray[Any]:
+    """(tile feature row col): fused token of the patch, then each modality's token of the pixel, NaN where unseen.
+
+    For modalities whose sub-patch is a pixel of one size. The same as `encode(…, dense=key)` for each key, with one
+    pass for all of them.
+    """
+    inputs, grid = model.prepare(batch, patch_size_m)
+    seen = {
+        key: model.see({key: one}, patch_size_m, dense=key, chunk_rows=CHUNK_ROWS)[key] for key, one in inputs.items()
+    }
+    _, fused = model.fuse(seen, (grid.num_rows, grid.num_cols), patch_size_m)
+    patch = rearrange(fused, "tile (pr pc) dim -> tile dim pr pc", pr=grid.num_rows)
+    subs = {key: one.sub if one.sub_valid is None else one.sub.masked_fill(~one.sub_valid[..., None], torch.nan)
+            for key, one in seen.items() if one.sub is not None}  # fmt: skip
+    side = round(next(iter(subs.values())).shape[3] ** 0.5)
+    pixels = [rearrange(one, "tile pr pc (sr sc) dim -> tile dim (pr sr) (pc sc)", sr=side) for one in subs.values()]
+    whole = patch.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    missing = [torch.full_like(whole, torch.nan) for key in batch.observations if key not in subs]
+    assert not missing or list(batch.observations)[: len(subs)] == list(subs), list(batch.observations)
+    return torch.cat([whole, *pixels, *missing], dim=1).numpy()
+
+
+def feature_sets(features: NDArray[Any], kinds: Sequence[str]) -> FeatureSets:
+    """The sets `own`, `dense` and `all`, from equally wide blocks of columns; `fused` and `s1` say what they are."""
+    blocks = dict(enumerate(np.split(features, len(kinds), axis=1)))
+    chosen = {
+        "own": [n for n, kind in enumerate(kinds) if kind != "fused"],
+        "dense": [n for n, kind in enumerate(kinds) if kind != "s1"],
+        "all": list(blocks),
+    }
+    return {name: np.concatenate([blocks[n] for n in numbers], axis=1) for name, numbers in chosen.items()}
+
+
+@torch.inference_mode()
+def patch_tokens(model: AnySat, batch: Batch, patch_size_m: float) -> dict[str, Tensor]:
+    """(patch feature): fused tokens as `fused`, and what each modality alone saw of the patch, before fusion."""
+    inputs, _ = model.prepare(batch, patch_size_m)
+    seen = model.see(inputs, patch_size_m, chunk_rows=CHUNK_ROWS)
+    fused = model.encode(batch, patch_size_m).patch
+    return {"fused": fused.flatten(0, 2), **{key: one.patch.flatten(0, 2) for key, one in seen.items()}}

@@ -1,0 +1,269 @@
+"""What a frozen encoder is worth: linear probes beside simple features and the same network untrained, same protocol.
+
+python benchmarks/pretraining_probe.py world --weights runs/a --json docs/experiments/pretraining/a.json --cache DIR
+python benchmarks/pretraining_probe.py world --weights untrained --dim 128 --depth 2 --heads 4 --json OUT.json
+python benchmarks/pretraining_probe.py real --data DATA --weights runs/a --json OUT.json
+python benchmarks/pretraining_probe.py table docs/experiments/pretraining/*.json
+
+Protocol. Every feature set gets the same linear model: ridge regression onto the classes, all classes weighing the
+same, features standardised, the penalty the best of the same list on the last third of the training tiles. The feature
+set of an encoder (`own`, `dense` or `all`) is chosen there as well; test tiles are only scored. The score is balanced
+accuracy, rescaled so that guessing is 0; intervals hold 95 % of 2000 draws of test tiles, a difference's both in the
+same draws.
+
+- `world`: the five tasks of `world_difficulty.py` in 144 tiles of the generated world 100, which no pretraining may
+  use.
+- `real`: see `pretraining_real.py`; folds answered in turn (`cross`), and fold 0 alone where no pretraining saw it
+  (`unseen`).
+
+Features without a network: `statistics` (mean and deviation of each band over the year; of an image, the bands),
+`neighbourhood` (the same, and their mean and deviation over 50 m), `series` (every band at every date).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretraining_real as real
+import pretraining_world as generated
+import torch
+from pretraining_features import digest, patch_tokens, remembered, twin_file, untrained, with_statistics
+from pretraining_scores import Answers, FeatureSets, Samples, compare, cross_probe, probe, without_labels
+from pretraining_world import TASKS, WorldSet, world_set
+
+import anysat
+from anysat.batch import Batch
+from anysat.data.world import VERSION
+from anysat.model.checkpoint import load
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+
+HELD_OUT = 8
+"""Last test tiles, whose patches are asked for in the other modality."""
+
+
+def probe_world(
+    model: AnySat, world: WorldSet, patch_size_m: float = 40.0, *, twin_seed: int | None = 0, cache: Path | None = None,
+    twin: AnySat | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of an encoder on the five tasks, each with intervals and beside the baselines; usable during training.
+
+    Args:
+        model: any encoder, in eval mode; keeps its statistics, or gets those of the training tiles.
+        world: from `world_set`.
+        patch_size_m: 20, 40 or another that nests in 320 m.
+        twin_seed: seed of the untrained network of the same shape to compare with; None for no such comparison.
+        cache: folder in which the untrained network's features are kept.
+        twin: the untrained network, where it is not torch's own beginning.
+    """
+    start = time.process_time()
+    statistics = with_statistics(model, world.batch(list(range(world.num_train))))
+    encoded = generated.encoded(world, model, patch_size_m)
+    seconds = time.process_time() - start
+    others = {name: make(world) for name, make in generated.BASELINES.items()}
+    if twin_seed is not None:
+        others["untrained"] = _twin_of_world(model.config, world, patch_size_m, twin_seed, cache, twin)
+    tasks = {}
+    for task in TASKS:
+        samples = world.samples(task)
+        train = samples.groups < world.num_train
+        sets: dict[str, FeatureSets] = {"encoder": generated.sets_of(task, encoded[task])}
+        sets["encoder + statistics"] = _joined(sets["encoder"], others["statistics"][task])
+        for name, found in others.items():
+            sets[name] = generated.sets_of(task, found[task]) if name == "untrained" else {name: found[task]}
+        answers = {name: probe(one, samples, train, ~train) for name, one in sets.items()}
+        tasks[task] = _compared(answers) | _facts(samples, train)
+    tokens = patch_tokens(model, world.batch(list(range(world.num_tiles))[-HELD_OUT:]), patch_size_m)
+    return {"tasks": tasks, **without_labels(tokens), "statistics": statistics, "encode_cpu_s": round(seconds, 1),
+            "probe_cpu_s": round(time.process_time() - start - seconds, 1)}  # fmt: skip
+
+
+def _twin_of_world(
+    config: ModelConfig, world: WorldSet, patch_size_m: float, seed: int, cache: Path | None, twin: AnySat | None
+) -> generated.Maps:
+    twin = untrained(config, seed) if twin is None else twin.eval().requires_grad_(False)
+    with_statistics(twin, world.batch(list(range(world.num_train))))
+    kept = twin_file(cache, twin, seed, patch_size_m, world.num_tiles, digest(twin))
+    return remembered(kept, lambda: generated.encoded(world, twin, patch_size_m))
+
+
+def _joined(sets: FeatureSets, statistics: np.ndarray) -> FeatureSets:
+    return {f"{name} + statistics": np.concatenate([one, statistics], axis=1) for name, one in sets.items()}
+
+
+def _compared(answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """The encoder's answers beside the others', and each alone."""
+    others = {name: one for name, one in answers.items() if name != "encoder"}
+    return {"encoder": compare(answers["encoder"], others), **{name: compare(o, {}) for name, o in others.items()}}
+
+
+def _facts(samples: Samples, train: np.ndarray) -> dict[str, Any]:
+    return {
+        "train": int(train.sum()),
+        "test": int((~train).sum()),
+        "test_groups": len(np.unique(samples.groups[~train])),
+    }
+
+
+def probe_real(model: AnySat, data: Path, *, twin_seed: int | None = 0, cache: Path | None = None) -> dict[str, Any]:
+    """Scores of an encoder on the real data, `<task>, <split>` each with `cross` and, where it exists, `unseen`."""
+    start = time.process_time()
+    sources = {real.POINTS: real.points(data), real.SCENES: real.scenes(data)}
+    batches = {name: Batch.of(list(source.tiles)) for name, source in sources.items()}
+    statistics = {name: with_statistics(model, batch) for name, batch in batches.items()}
+    tasks: dict[str, Any] = {}
+    for name, task in real.tasks(data).items():
+        sets: dict[str, FeatureSets] = {"encoder": task.sets_of(task.encoded(model))}
+        baselines = task.baselines()
+        sets["encoder + statistics"] = _joined(sets["encoder"], baselines["statistics"])
+        if twin_seed is not None:
+            twin = untrained(model.config, twin_seed)
+            for batch in batches.values():
+                with_statistics(twin, batch)
+            kept = twin_file(cache, twin, twin_seed, name, task.place.tolist())
+            features = remembered(kept, lambda twin=twin, task=task: {"features": task.encoded(twin)})
+            sets["untrained"] = task.sets_of(features["features"])
+        sets |= {other: {other: features} for other, features in baselines.items()}
+        for split, of_tile in task.folds.items():
+            folds = of_tile[task.place[:, 0]]
+            tasks[f"{name}, {split}"] = _real_scores(task, sets, split, folds)
+    tokens = patch_tokens(model, Batch.of(list(real.pairs(data).tiles)), 40.0)
+    return {"tasks": tasks, **without_labels(tokens), "statistics": statistics,
+            "cpu_s": round(time.process_time() - start, 1)}  # fmt: skip
+
+
+def _real_scores(task: real.RealTask, sets: Mapping[str, FeatureSets], split: str, folds: np.ndarray) -> dict[str, Any]:
+    samples = task.samples
+    found = {"cross": _compared({name: cross_probe(one, samples, folds) for name, one in sets.items()})}
+    found["cross"] |= {"samples": len(folds), "folds": len(np.unique(folds))}
+    if split in task.fold_0_is_unseen:
+        answers = {name: probe(one, samples, folds != 0, folds == 0) for name, one in sets.items()}
+        found["unseen"] = _compared(answers) | _facts(samples, folds != 0)
+    return found
+
+
+def record(
+    kind: str, weights: str, about: Mapping[str, Any], model: AnySat, patch_size_m: float, twin_seed: int,
+    scores: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything a table needs, and how it was made."""
+    config = model.config.to_dict()
+    config["modalities"] = [modality.key for modality in model.config.modalities]
+    return {
+        "kind": kind,
+        "weights": weights,
+        "about": about,
+        "provenance": model.provenance,
+        "config": config,
+        "parameters": sum(part.numel() for part in model.parameters()),
+        "patch_size_m": patch_size_m,
+        "twin_seed": twin_seed,
+        "versions": {"anysat": anysat.__version__, "world": VERSION, "torch": torch.__version__,
+                     "numpy": np.__version__, "python": platform.python_version()},
+        **scores,
+    }  # fmt: skip
+
+
+def table(paths: list[Path]) -> str:
+    """Markdown tables of record files, one of the world and one of each real task: a row for each run and baseline."""
+    records = [(path.stem, json.loads(path.read_text())) for path in paths]
+    parts = []
+    for kind, part in (("world", None), ("real", "cross"), ("real", "unseen")):
+        chosen = [(name, one) for name, one in records if one["kind"] == kind]
+        columns = [t for t, found in (chosen[0][1]["tasks"] if chosen else {}).items() if part is None or part in found]
+        if columns:
+            parts.append(_table(chosen, columns, part))
+    return "\n\n".join(parts)
+
+
+def _table(records: list[tuple[str, dict[str, Any]]], columns: list[str], part: str | None) -> str:
+    titles = [column.replace("_", " ") for column in columns]
+    head = ["run" if part is None else f"run ({part})", *titles, "retrieval", "effective rank"]
+    lines = [head, ["---"] * len(head)]
+    baselines: dict[str, list[str]] = {}
+    for name, record in records:
+        found = [record["tasks"][c] if part is None else record["tasks"][c][part] for c in columns]
+        for other in ("statistics", "neighbourhood", "series", "untrained"):
+            row = [_cell(one.get(other)) for one in found]
+            if any(cell != "–" for cell in row):
+                baselines.setdefault(" ".join([other, *row]), [other, *row, "", ""])  # the same in every run
+        retrieval, rank = record["retrieval"], record["effective_rank"]["fused"]
+        end = [f"{retrieval['centred']:.1%} (chance {retrieval['chance']:.2%})", f"{rank:.0f}"]
+        lines.append([name, *(_cell(one["encoder"]) for one in found), *end])
+        for other in [one for one in found[0]["encoder"]["minus"] if one != "encoder + statistics"]:
+            cells = [_difference(one["encoder"]["minus"].get(other)) for one in found]
+            lines.append([f"{name} minus {other}", *cells, "", ""])
+        lines.append([f"{name} + statistics", *(_cell(one["encoder + statistics"]) for one in found), "", ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines[:2], *baselines.values(), *lines[2:]])
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    low, high = found["interval"]
+    return f"{found['score']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    low, high = found["interval"]
+    return f"{found['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _model(options: argparse.Namespace) -> AnySat:
+    if options.weights != "untrained":
+        return load(options.weights).requires_grad_(False)
+    return untrained(ModelConfig(dim=options.dim, depth=options.depth, num_heads=options.heads), options.seed)
+
+
+def main() -> None:
+    """Probe, or print tables."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("world", "real"):
+        one = commands.add_parser(name)
+        one.add_argument("--weights", required=True, help="file or run folder, or `untrained`")
+        one.add_argument("--json", type=Path, required=True)
+        one.add_argument("--cache", type=Path, help="folder in which what is generated is kept")
+        one.add_argument("--patch-size-m", type=float, default=40.0, help="of the generated world")
+        one.add_argument("--seed", type=int, default=0, help="of the untrained network")
+        one.add_argument("--note", action="append", default=[], help="KEY=VALUE kept in the file: objective=jepa")
+        for option, default in (("--dim", 128), ("--depth", 2), ("--heads", 4)):
+            one.add_argument(option, type=int, default=default, help="shape of `untrained`")
+        if name == "real":
+            one.add_argument("--data", type=Path, required=True)
+        else:
+            one.add_argument("--tiles", type=int, default=generated.NUM_TILES)
+    one = commands.add_parser("table")
+    one.add_argument("files", type=Path, nargs="+")
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table(options.files))
+        return
+    if options.command == "real" and not options.data.is_dir():
+        print(f"skipped: there is no folder {options.data}")
+        return
+    model, twin_seed = _model(options), None if options.weights == "untrained" else options.seed
+    if options.command == "world":
+        world = world_set(options.cache, num_tiles=options.tiles)
+        scores = probe_world(model, world, options.patch_size_m, twin_seed=twin_seed, cache=options.cache)
+    else:
+        scores = probe_real(model, options.data, twin_seed=twin_seed, cache=options.cache)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    about = dict(note.split("=", 1) for note in options.note)
+    made = record(options.command, Path(options.weights).name, about, model, options.patch_size_m, options.seed, scores)
+    options.json.write_text(json.dumps(made, indent=1) + "\n")
+    print(table([options.json]))
+
+
+if __name__ == "__main__":
+    main()

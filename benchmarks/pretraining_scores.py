@@ -1,0 +1,168 @@
+"""How the pretraining probes are scored: the same linear model for every feature set, intervals, tokens without labels.
+
+Everything here takes arrays and knows neither data nor encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anysat.probing.health import cross_modal_retrieval, effective_rank
+from anysat.probing.linear import LinearProbe, balanced_score, fit_linear
+
+PENALTIES = tuple(10.0**power for power in range(-5, 2))
+"""What the penalty is chosen from, for every feature set."""
+RESAMPLES = 2000
+FeatureSets = Mapping[str, NDArray[Any]]
+"""Feature sets (sample feature) that a probe may choose from, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What is asked at which places."""
+
+    labels: NDArray[Any]
+    """(sample,) class numbers, or (sample question) answers 0 and 1 to several questions."""
+    groups: NDArray[np.int64]
+    """(sample,) what is drawn together and never split: number of the tile, block or region."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a probe got right, by group."""
+
+    right: NDArray[np.float64]
+    """(group question class), number of right answers."""
+    total: NDArray[np.float64]
+    """Same shape, number of samples."""
+    features: str = ""
+    """Name of the feature set that was chosen."""
+    penalties: tuple[float, ...] = ()
+    """That were chosen, one for each question and fold."""
+
+    def score(self, weight: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Balanced accuracy, rescaled so that guessing is 0, mean over questions; one for each weighting (… group)."""
+        weight = np.ones(len(self.total)) if weight is None else weight
+        right, total = (np.einsum("...g,gqc->...qc", weight, part) for part in (self.right, self.total))
+        classes = (self.total.sum(0) > 0).sum(-1)  # a resample may lack one
+        accuracy = (right / np.maximum(total, 1e-9)).sum(-1) / np.maximum((total > 0).sum(-1), 1)
+        return ((accuracy - 1 / classes) / (1 - 1 / classes)).mean(-1)
+
+
+def probe(features: FeatureSets, samples: Samples, train: NDArray[Any], test: NDArray[Any]) -> Answers:
+    """Fit on the samples `train`, answer those of `test` (both are masks).
+
+    Feature set and penalty are the best on the last third of the training groups for a fit to the others; then all
+    training groups are used.
+    """
+    groups = np.unique(samples.groups[train])
+    later = np.isin(samples.groups, groups[round(len(groups) * 2 / 3) :])
+    fit, check = train & ~later, train & later
+    labels = torch.from_numpy(samples.labels.reshape(len(samples.labels), -1).astype(np.int64))
+    tried = {}
+    for name, columns in features.items():
+        values = _finite(columns, fit)
+        found = [_fit(values, truth, fit, validation=check) for truth in labels.T]
+        tried[name] = np.mean([score for _, score in found]), [one.penalty for one, _ in found]
+    name = max(tried, key=lambda name: tried[name][0])
+    values, penalties = _finite(features[name], train), tried[name][1]
+    answers = [
+        _fit(values, truth, train, penalties=(penalty,))[0].predict(values[test]).numpy()
+        for truth, penalty in zip(labels.T, penalties, strict=True)
+    ]
+    return _tally(np.stack(answers, axis=1), labels[test].numpy(), samples.groups[test], name, tuple(penalties))
+
+
+def cross_probe(features: FeatureSets, samples: Samples, folds: NDArray[np.int64]) -> Answers:
+    """Every fold answered by a model fitted to the others, tallied together."""
+    parts = [probe(features, samples, folds != number, folds == number) for number in np.unique(folds)]
+    width = int(samples.labels.max()) + 1
+    right, total = (
+        np.concatenate([np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2]))) for part in tallies])
+        for tallies in ([part.right for part in parts], [part.total for part in parts])
+    )
+    names = ", ".join(sorted({part.features for part in parts}))
+    return Answers(right, total, names, tuple(penalty for part in parts for penalty in part.penalties))
+
+
+def _finite(columns: NDArray[Any], train: NDArray[Any]) -> Tensor:
+    """What nobody saw becomes the training mean."""
+    missing = ~np.isfinite(columns)
+    if missing.any():
+        mean = np.nanmean(np.where(missing, np.nan, columns)[train], axis=0)
+        columns = np.where(missing, mean, columns)
+    return torch.from_numpy(np.ascontiguousarray(columns, dtype=np.float64))
+
+
+def _fit(
+    values: Tensor,
+    labels: Tensor,
+    train: NDArray[Any],
+    validation: NDArray[Any] | None = None,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> tuple[LinearProbe, float]:
+    """A linear probe, and its score on the validation samples."""
+    unseen = None if validation is None else (values[validation], labels[validation])
+    fitted = fit_linear(values[train], labels[train], penalties=penalties, validation=unseen)
+    return fitted, float("nan") if unseen is None else balanced_score(fitted.predict(unseen[0]), unseen[1])
+
+
+def _tally(
+    found: NDArray[np.int64],
+    truth: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    features: str,
+    penalties: tuple[float, ...],
+) -> Answers:
+    """Answers and truth are (sample question)."""
+    numbers, places = np.unique(groups, return_inverse=True)
+    total = np.zeros((len(numbers), truth.shape[1], int(truth.max()) + 1))
+    right = np.zeros_like(total)
+    where = places[:, None], np.arange(truth.shape[1])[None], truth
+    np.add.at(total, where, 1)
+    np.add.at(right, where, found == truth)
+    return Answers(right, total, features, penalties)
+
+
+def compare(ours: Answers, others: Mapping[str, Answers], seed: int = 0) -> dict[str, Any]:
+    """Score, its 95 % interval, and difference to others with theirs; groups are drawn anew, the same for all."""
+    count = len(ours.total)
+    weight = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(float)
+    drawn = ours.score(weight)
+    found: dict[str, Any] = {
+        "score": float(ours.score()), "interval": _interval(drawn), "features": ours.features,
+        "penalties": list(ours.penalties),
+    }  # fmt: skip
+    found["minus"] = {
+        name: {"difference": float(ours.score() - o.score()), "interval": _interval(drawn - o.score(weight))}
+        for name, o in others.items()
+    }
+    return found
+
+
+def _interval(drawn: NDArray[np.float64]) -> list[float]:
+    return [float(edge) for edge in np.percentile(drawn, (2.5, 97.5))]
+
+
+def without_labels(tokens: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Retrieval between the two modalities and effective rank, from patch tokens (patch dim) by name.
+
+    The first is what all modalities together gave. `centred` is retrieval after each modality's mean was taken away,
+    which a constant offset between modalities does not disturb.
+    """
+    seen = torch.stack([part.isfinite().all(1) for part in tokens.values()]).all(0)
+    kept = {name: part[seen].double() for name, part in tokens.items()}
+    _, one, other = kept.values()
+    raw, chance = cross_modal_retrieval(one, other)
+    centred, _ = cross_modal_retrieval(one - one.mean(0), other - other.mean(0))
+    return {
+        "retrieval": {"raw": raw, "centred": centred, "chance": chance, "patches": int(seen.sum())},
+        "effective_rank": {name: effective_rank(part) for name, part in kept.items()},
+    }
