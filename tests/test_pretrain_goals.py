@@ -1,0 +1,116 @@
+"""What is predicted and contrasted once the common part is gone, the context's own patches, and how weights begin."""
+
+import pytest
+import torch
+from torch import nn
+
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.model.projectors import init_orthogonal
+from anysat.pretrain.config import MaskingConfig
+from anysat.pretrain.losses import centred, prediction_loss, unit_spread
+from test_pretrain_objective import GOALS, generator, make_batch, make_draw, make_objective
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def test_centred_tokens_have_no_mean_among_the_valid_ones():
+    tokens, valid = drawn(3, 2, 5, 8) + 7, torch.rand(3, 2, 5, generator=generator(1)) > 0.3
+    tokens[~valid] = float("nan")
+    found = centred(tokens, valid, (0, 2))
+    for modality in range(2):
+        assert found[:, modality][valid[:, modality]].mean(0).abs().max() < 1e-5
+
+
+def test_features_of_unit_spread_have_mean_0_and_deviation_1_among_the_valid_ones():
+    tokens, valid = 3 * drawn(50, 4, 8) + 7, torch.rand(50, 4, generator=generator(1)) > 0.3
+    tokens[~valid] = float("nan")
+    found = unit_spread(tokens, valid)[valid]
+    assert found.mean(0).abs().max() < 1e-4
+    assert (found.std(0, correction=0) - 1).abs().max() < 1e-3
+
+
+def test_what_all_tokens_of_a_modality_share_does_not_touch_the_centred_contrast():
+    objective, apart = make_objective(centred=True), {}
+    inputs, grid = objective.student.prepare(make_batch(("s2", "s1"), batch=3), 20.0)
+    seen = objective.see(inputs, grid)
+    shifted = {key: part._replace(patch=part.patch + drawn(128, seed=n)) for n, (key, part) in enumerate(seen.items())}
+    for name, tokens in (("as it is", seen), ("shifted", shifted)):
+        apart[name] = objective.contrast(tokens).item()
+    assert apart["shifted"] == pytest.approx(apart["as it is"], rel=1e-4)
+
+
+def test_the_published_contrast_sees_what_is_shared():
+    objective = make_objective(centred=False)
+    inputs, grid = objective.student.prepare(make_batch(("s2", "s1"), batch=3), 20.0)
+    seen = objective.see(inputs, grid)
+    shifted = {**seen, "s1": seen["s1"]._replace(patch=seen["s1"].patch + 5 * drawn(128))}
+    assert objective.contrast(shifted).item() > objective.contrast(seen).item() + 0.5
+
+
+def test_the_teachers_features_are_normalised_over_channels_then_over_the_batch():
+    plain, scaled = make_objective(centred=False), make_objective(centred=True)
+    inputs, grid = plain.student.prepare(make_batch(("s2", "s1"), batch=3), 20.0)
+    tokens = plain.goal(inputs, grid)["patch"].tokens
+    assert tokens.mean(-1).abs().max() < 1e-5
+    assert (tokens.std(-1, correction=0) - 1).abs().max() < 1e-3
+    found = scaled.goal(inputs, grid)["patch"].tokens
+    assert torch.allclose(found, unit_spread(tokens, None), atol=1e-5)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_the_patches_of_the_context_are_predicted_too_unless_their_weight_is_0(goal):
+    draw = make_draw(("s2", "s1"), 10.0)
+    both, without = (make_objective(goal, complete_weight=weight)(draw, generator()) for weight in (1.0, 0.0))
+    assert "complete" not in without
+    assert both["predict"].item() == pytest.approx(without["predict"].item())
+    assert both["loss"].item() == pytest.approx(sum(both[n].item() for n in ("predict", "complete", "contrast")))
+
+
+def test_a_context_that_hides_nothing_is_completed_from_its_own_places():
+    """The targets of `complete` are the patches shown: another value under a hidden patch changes nothing of it."""
+    objective = make_objective("projection", MaskingConfig(hide_modalities_frac=0.0, keep_dates_frac=1.0),
+                               predict_weight=0.0, contrast_weight=0.0)  # fmt: skip
+    from test_pretrain_objective import changed_pixels, context_view
+
+    draw = make_draw(("s2", "s1"), 10.0)
+    masks, _, _, _, grid = context_view(objective, draw)
+    other = changed_pixels(draw, ~masks.context, grid.num_cols)
+    assert objective(draw, generator())["loss"].item() == objective(other, generator())["loss"].item()
+
+
+def test_projections_can_be_regressed():
+    objective, draw = make_objective("projection", projection_loss="regress"), make_draw(("s2", "s1"), 20.0)
+    inputs, grid = objective.student.prepare(draw.batch, 20.0)
+    predicted, counts = drawn(1, 2, 9, 128), torch.ones(1, 2, 9, dtype=torch.bool)
+    index = torch.arange(9).expand(1, 2, 9)
+    wanted = {key: target.at(index) for key, target in objective.goal(inputs, grid).items()}
+    terms = []
+    for key, target in wanted.items():
+        scaled = unit_spread(target.tokens.flatten(0, 2), None).view_as(target.tokens)
+        terms.append(prediction_loss(objective.goal.heads[key](predicted), scaled, counts).item())
+    assert objective.goal.loss(predicted, wanted, counts).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+
+
+def test_orthogonal_projectors_keep_pixels_apart():
+    """Of ten layers of a narrow projector, torch's own weights leave less of what tells pixels apart."""
+    shares = {}
+    for name in ("published", "orthogonal"):
+        torch.manual_seed(0)
+        model = AnySat(ModelConfig(dim=128, depth=1, num_heads=4)).eval()
+        if name == "orthogonal":
+            for projector in model.projectors.values():
+                init_orthogonal(projector)
+        features = model.projectors["s1"].pixel_mlp(drawn(500, 3))
+        spread = (features - features.mean(0)).square().sum()
+        shares[name] = (spread / features.square().sum()).item()
+    assert shares["orthogonal"] > 1.5 * shares["published"]
+
+
+def test_orthogonal_weights_are_orthogonal():
+    model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2))
+    init_orthogonal(model.projectors["s2"])
+    weight = next(layer.weight for layer in model.projectors["s2"].out_mlp if isinstance(layer, nn.Linear))
+    assert torch.allclose(weight @ weight.T, torch.eye(64), atol=1e-5)
