@@ -195,7 +195,8 @@ class PretrainConfig:
             import yaml
 
             found = yaml.safe_load(kept.read_text("utf-8"))
-            return dict(found) if isinstance(found, Mapping) else {}
+            of_a_session = ("out", "resume", "max_steps")
+            return {k: v for k, v in found.items() if k not in of_a_session} if isinstance(found, Mapping) else {}
         return {}
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,17 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
         title=f"Pretraining {run.name}", step=step, num_steps=config.num_steps, tiles=views,
         facts=[("parameters", f"{count:,}"), ("goal", config.objective.goal),
                ("data", ", ".join(dict.fromkeys(part.dataset for part in config.data))),
-               *((name, value if isinstance(value, str) else json.dumps(value)) for name, value in facts.items())],
+               *(fact for session in facts.get("sessions", []) for fact in _session_facts(session))],
         config=yaml.safe_dump(config.to_dict(), sort_keys=False),
     )  # fmt: skip
+
+
+def _session_facts(session: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """When, with what words and which code a part of the run was made."""
+    git = session.get("git") or {}
+    code = f"{git.get('commit', 'no git checkout')}{', with changes' if git.get('has_changes') else ''}"
+    versions = ", ".join(f"{name} {version}" for name, version in session.get("versions", {}).items())
+    return [
+        ("session", f"{session.get('date')}: {shlex.join(session.get('command', []))}"),
+        ("code", f"{code}; {versions}; on {', '.join(session.get('devices', []))}"),
+    ]
