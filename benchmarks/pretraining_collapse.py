@@ -24,8 +24,7 @@ from anysat.data.transforms import Augmentation
 from anysat.data.world import World
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
-from anysat.model.layers import init_transformer
-from anysat.model.projectors import init_orthogonal
+from anysat.model.first_weights import init_isometric
 from anysat.normalise import Normaliser
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.objective import Pretraining
@@ -40,18 +39,16 @@ class Way:
 
     name: str
     centred: bool
-    init_std: float
-    orthogonal: bool
+    isometric: bool
     learning_rate: float = 5e-4
 
 
 WAYS = (
-    Way("as published", False, 0.02, False),
-    Way("as published, slow", False, 0.02, False, 1e-4),
-    Way("wider weights", False, 0.088, False),
-    Way("centred", True, 0.02, False),
-    Way("centred, wider weights", True, 0.088, False),
-    Way("centred, wider, orthogonal", True, 0.088, True),
+    Way("as published", False, False),
+    Way("as published, slow", False, False, 1e-4),
+    Way("isometric", False, True),
+    Way("centred", True, False),
+    Way("centred, isometric", True, True),
 )
 
 
@@ -90,10 +87,8 @@ def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, flo
     torch.manual_seed(seed)
     encoder = AnySat(ModelConfig(dim=128, depth=2, num_heads=4, subpatch_order="raster", rpe_heads="each"),
                      normaliser=Normaliser.from_batch(Batch.of(tiles.tiles[:100])))  # fmt: skip
-    init_transformer(encoder.spatial, encoder.spatial.blocks, way.init_std)
-    if way.orthogonal:
-        for projector in encoder.projectors.values():
-            init_orthogonal(projector)
+    if way.isometric:
+        init_isometric(encoder)
     config = ObjectiveConfig(
         goal="projection", predict_weight=0.0, complete_weight=0.0, centred=way.centred, predictor_heads=4
     )

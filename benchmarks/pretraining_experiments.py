@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "random-tokens": {"masking": {"pattern": "random"}},
     "as-published": {
         "objective": {"centred": False, "complete_weight": 0.0},
-        "model": {"init_std": 0.02, "projector_init": "published"},
+        "model": {"first_weights": "published"},
     },
     "broken": {"objective": {"contrast_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0, "centred": False}},
 }

@@ -1,14 +1,12 @@
 """Faults that a training survives without a sound: the wrong flag, the wrong place, a term that is not there."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from anysat.model.fusion import Hidden
 from anysat.model.steps import ShownPatches
-from anysat.pretrain.config import MaskingConfig
-from anysat.pretrain.losses import contrast_loss
-from test_pretrain_objective import changed_pixels, generator, make_draw, make_objective
+from anysat.pretrain.masking import draw_masks
+from test_pretrain_objective import generator, make_draw, make_objective
 
 
 def seen_of(objective, keys, side_m=60.0, patch_size_m=30.0):
@@ -53,3 +51,57 @@ def test_the_contrast_looks_at_valid_tokens_of_each_tile(is_centred):
         found.append(objective.contrast(changed).item())
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     assert found[2] != pytest.approx(found[0], rel=1e-3)
+
+
+def test_hidden_tokens_are_the_stand_in_without_a_place():
+    objective = make_objective()
+    seen, _ = seen_of(objective, ("s2", "s1"))
+    indices, where = torch.arange(4).expand(2, -1), torch.zeros(2, 2, 4, dtype=torch.bool)
+    where[:, 1] = True
+    caught = []
+    hook = objective.student.fusion.blocks[0].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    shown = ShownPatches(indices, torch.ones_like(indices, dtype=torch.bool), Hidden(where, objective.hidden_token))
+    objective.student.fuse(seen, (2, 2), 30.0, shown)
+    hook.remove()
+    assert torch.equal(caught[0][:, -4:], objective.hidden_token.expand(2, 4, -1))
+
+
+def shown_of(objective, seen, grid, seed=0):
+    masks = draw_masks(grid.num_rows, grid.num_cols, 2, objective.masking, generator(seed))
+    return masks, objective.show(seen, grid, masks, generator(seed))
+
+
+def test_half_of_the_tokens_that_can_be_are_hidden_and_a_valid_one_stays():
+    objective = make_objective()
+    seen, grid = seen_of(objective, ("s2", "s1"), 120.0, 20.0)
+    seen["s1"] = seen["s1"]._replace(patch_valid=flags(3, 6))
+    for seed in range(5):
+        _, shown = shown_of(objective, seen, grid, seed)
+        saw = torch.stack([torch.ones(2, 36, dtype=torch.bool), seen["s1"].patch_valid.flatten(1)], 1)
+        saw = saw.gather(2, shown.indices[:, None].expand(-1, 2, -1)) & shown.valid[:, None]
+        hidden = shown.hidden.where
+        others = saw.sum((1, 2)) - saw.any(1).sum(1)
+        assert torch.equal(hidden.sum((1, 2)), others - others // 2)
+        assert not (hidden & ~saw).any()
+        assert torch.equal((saw & ~hidden).any(1), shown.valid)
+
+
+def test_every_patch_of_the_context_is_shown_in_every_tile():
+    """Cut to the tile with the fewest, the others would lose their last rows."""
+    objective = make_objective()
+    seen, grid = seen_of(objective, ("s2", "s1"), 120.0, 20.0)
+    for seed in range(5):
+        masks, shown = shown_of(objective, seen, grid, seed)
+        found = torch.zeros(2, 36, dtype=torch.bool)
+        for tile in range(2):
+            found[tile, shown.indices[tile][shown.valid[tile]]] = True
+        assert torch.equal(found, masks.context)
+
+
+def test_the_teacher_sees_every_date_and_the_student_half_of_them():
+    objective, taken = make_objective(), []
+    for encoder in (objective.student, objective.goal.encoder):
+        encoder.projectors["s2"].register_forward_pre_hook(lambda _, given: taken.append(given[0].shape[2]))
+    objective(make_draw(("s2", "s1"), 30.0, dates=6), generator())
+    assert (min(taken), max(taken)) == (3, 6)
+    assert taken[0] == 3

@@ -6,10 +6,10 @@ from torch import nn
 
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
-from anysat.model.projectors import init_orthogonal
+from anysat.model.first_weights import init_isometric
 from anysat.pretrain.config import MaskingConfig
 from anysat.pretrain.losses import centred, prediction_loss, unit_spread
-from test_pretrain_objective import GOALS, generator, make_batch, make_draw, make_objective
+from test_pretrain_objective import GOALS, generator, make_batch, make_draw, make_objective, unit_statistics
 
 
 def drawn(*shape, seed=0):
@@ -94,23 +94,44 @@ def test_projections_can_be_regressed():
     assert objective.goal.loss(predicted, wanted, counts).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
 
 
-def test_orthogonal_projectors_keep_pixels_apart():
-    """Of ten layers of a narrow projector, torch's own weights leave less of what tells pixels apart."""
-    shares = {}
-    for name in ("published", "orthogonal"):
-        torch.manual_seed(0)
-        model = AnySat(ModelConfig(dim=128, depth=1, num_heads=4)).eval()
-        if name == "orthogonal":
-            for projector in model.projectors.values():
-                init_orthogonal(projector)
-        features = model.projectors["s1"].pixel_mlp(drawn(500, 3))
-        spread = (features - features.mean(0)).square().sum()
-        shares[name] = (spread / features.square().sum()).item()
-    assert shares["orthogonal"] > 1.5 * shares["published"]
+def beginnings(seed=0, dim=128):
+    made = {}
+    for name in ("published", "isometric"):
+        torch.manual_seed(seed)
+        made[name] = AnySat(ModelConfig(dim=dim, depth=2, num_heads=4, subpatch_order="raster")).eval()
+    init_isometric(made["isometric"])
+    return made
 
 
-def test_orthogonal_weights_are_orthogonal():
-    model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2))
-    init_orthogonal(model.projectors["s2"])
+def apart(tokens):
+    """Share of the mean square of tokens (token dim) that tells them apart."""
+    return ((tokens - tokens.mean(0)).square().sum() / tokens.square().sum()).item()
+
+
+def test_isometric_projectors_keep_pixels_apart():
+    shares = {name: apart(model.projectors["s1"].pixel_mlp(drawn(500, 3))) for name, model in beginnings().items()}
+    assert shares["isometric"] > 1.5 * shares["published"]
+
+
+def test_isometric_weights_keep_lengths():
+    model = beginnings(dim=64)["isometric"]
     weight = next(layer.weight for layer in model.projectors["s2"].out_mlp if isinstance(layer, nn.Linear))
     assert torch.allclose(weight @ weight.T, torch.eye(64), atol=1e-5)
+    qkv = model.spatial.blocks[0].attention.qkv
+    assert qkv.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+
+
+def test_fused_tokens_begin_with_what_their_own_patch_holds():
+    """Another value in one patch moves the fused token of that patch most, which the published beginning does not."""
+    moved = {}
+    for name, model in beginnings().items():
+        model.normaliser = unit_statistics()
+        inputs, _ = model.prepare(make_batch(("s2",), batch=1), 10.0)
+        seen = model.see(inputs, 10.0)
+        other = seen["s2"].patch.clone()
+        other[0, 2, 3] = drawn(128)
+        fused = [model.fuse({"s2": seen["s2"]._replace(patch=p)}, (6, 6), 10.0)[1] for p in (seen["s2"].patch, other)]
+        change = (fused[0] - fused[1])[0].square().sum(-1)
+        moved[name] = (change[15] / change.mean()).item()
+    assert moved["isometric"] > 1.7
+    assert moved["published"] < 1.2

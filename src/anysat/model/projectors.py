@@ -186,21 +186,6 @@ class SeriesProjector(nn.Module):
         return tokens, None if present is None else present.any(-1)
 
 
-BIAS_LIMIT = 0.2
-
-
-def init_orthogonal(projector: nn.Module) -> None:
-    """Begin with orthogonal weights and small biases, so that pixels that differ have tokens that differ.
-
-    With torch's own beginning, which the published training has, what all tokens share is several times as large as
-    what tells them apart after the five layers of a narrow series projector.
-    """
-    for layer in projector.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.orthogonal_(layer.weight)
-            nn.init.uniform_(layer.bias, -BIAS_LIMIT, BIAS_LIMIT)
-
-
 def make_projector(modality: Modality, config: ModelConfig) -> ImageProjector | SeriesProjector:
     """The projector that fits a modality's record."""
     return SeriesProjector(modality, config) if modality.is_temporal else ImageProjector(modality, config)

@@ -69,16 +69,13 @@ class ModelOptions:
     """Metres per unit of the patch position code."""
     day_convention: str = "day_of_year"
     """How day numbers are made from dates."""
-    init_std: float = 0.02
-    """Spread of the first weights of spatial transformer and predictor. Narrow models need more, such as the root of
-    1 / dim: what tokens have in common would else outgrow what tells them apart."""
-
-    projector_init: Literal["published", "orthogonal"] = "published"
-    """First weights of the projectors: torch's own, or orthogonal ones, which keep pixels apart from the start."""
+    first_weights: Literal["published", "isometric"] = "published"
+    """How new weights begin: as published, or so that what tells patches apart is kept from the start, which narrow
+    encoders and short trainings need."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.init_std < 1:
-            raise RecordError("model.init_std", self.init_std, "between 0 and 1")
+        if self.first_weights not in ("published", "isometric"):
+            raise RecordError("model.first_weights", self.first_weights, "'published' or 'isometric'")
         self.config()
 
     def config(self) -> ModelConfig:
@@ -92,7 +89,7 @@ class ModelOptions:
             if key not in MODALITIES:
                 raise UnknownNameError("modality", key, MODALITIES)
         given = {**asdict(self), "modalities": tuple(MODALITIES[key] for key in self.modalities)}
-        del given["init_std"], given["projector_init"]
+        del given["first_weights"]
         return ModelConfig(**given)
 
 

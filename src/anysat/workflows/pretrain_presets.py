@@ -102,7 +102,7 @@ def world_nano() -> PretrainConfig:
         preset="world-nano",
         data=_world_parts(),
         num_steps=1000,
-        model=ModelOptions(dim=128, depth=2, num_heads=4, init_std=0.088, projector_init="orthogonal"),
+        model=ModelOptions(dim=128, depth=2, num_heads=4, first_weights="isometric"),
         objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=30, clip_norm=1.0, betas=(0.9, 0.95)),
         keep=KeepConfig(save_every=10, log_every=10, keep_best="val/loss"),

@@ -19,8 +19,8 @@ from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.model.checkpoint import find_statistics, load
 from anysat.model.encoder import AnySat
+from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
-from anysat.model.projectors import init_orthogonal
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train.objective import Monitor
@@ -122,10 +122,8 @@ def new_encoder(config: PretrainConfig) -> AnySat:
     """The untrained encoder that a run begins with; the same for the same seed."""
     torch.manual_seed(config.seed)
     encoder = AnySat(config.model.config())
-    init_transformer(encoder.spatial, encoder.spatial.blocks, config.model.init_std)
-    if config.model.projector_init == "orthogonal":
-        for projector in encoder.projectors.values():
-            init_orthogonal(projector)
+    if config.model.first_weights == "isometric":
+        init_isometric(encoder)
     return encoder
 
 
@@ -147,7 +145,8 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
         "begun_from": config.weights or "random weights",
     }
     objective = Pretraining(student, config.masking, config.objective, recompute=config.recompute)
-    init_transformer(objective.predictor, objective.predictor.blocks, config.model.init_std)
+    if config.model.first_weights == "isometric":
+        init_transformer(objective.predictor, objective.predictor.blocks, isometric_std(model_config.dim))
     return objective
 
 
