@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pretraining_features import feature_sets, pixel_features, remembered
 from pretraining_scores import FeatureSets, Samples
@@ -160,9 +161,7 @@ def statistics(world: WorldSet) -> Maps:
 
 def around(pixels: NDArray[Any], side_px: int = 5) -> NDArray[Any]:
     """Maps (feature row col), then their mean and deviation over the square around each pixel."""
-    from scipy.ndimage import uniform_filter
-
-    mean, square = (uniform_filter(part.astype(np.float64), (0, side_px, side_px)) for part in (pixels, pixels**2))
+    mean, square = (_mean_around(part.astype(np.float64), side_px) for part in (pixels, pixels**2))
     return np.concatenate([pixels, mean, np.sqrt(np.maximum(square - mean**2, 0))])
 
 
@@ -177,6 +176,13 @@ def neighbourhood(world: WorldSet) -> Maps:
                 "window": np.concatenate([cut.mean(-1), cut.std(-1)])}  # fmt: skip
 
     return gather(world, lambda tiles: [maps(tile) for tile in tiles])
+
+
+def _mean_around(pixels: NDArray[Any], side_px: int) -> NDArray[Any]:
+    """Mean of each feature (feature row col) over a square around every pixel, mirrored at the edges."""
+    half = side_px // 2
+    wide = torch.from_numpy(np.pad(pixels, ((0, 0), (half, half), (half, half)), mode="symmetric"))
+    return torch.nn.functional.avg_pool2d(wide, side_px, stride=1).numpy()
 
 
 def series(world: WorldSet) -> Maps:
