@@ -135,3 +135,22 @@ def test_fused_tokens_begin_with_what_their_own_patch_holds():
         moved[name] = (change[15] / change.mean()).item()
     assert moved["isometric"] > 1.7
     assert moved["published"] < 1.2
+
+
+def test_a_modality_from_a_file_of_ones_own_gets_a_projector(tmp_path):
+    from dataclasses import asdict, replace
+
+    import yaml
+
+    from anysat.errors import UnknownNameError
+    from anysat.modalities import MODALITIES
+    from anysat.workflows.pretrain import ModelOptions
+
+    own = replace(MODALITIES["s2"], key="s2-own")
+    file = tmp_path / "own.yaml"
+    record = asdict(own) | {"bands": [asdict(band) for band in own.bands]}
+    file.write_text(yaml.safe_dump(record))
+    options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s1", "s2-own"], modality_files=[str(file)])
+    assert "s2-own" in AnySat(options.config()).projectors
+    with pytest.raises(UnknownNameError, match="s2-own"):
+        ModelOptions(modalities=["s2-own"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError
-from anysat.modalities import MODALITIES, RELEASED
+from anysat.modalities import MODALITIES, RELEASED, read_modalities
 from anysat.model.config import ModelConfig
 from anysat.patches import SubpatchOrder
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
@@ -61,6 +61,8 @@ class ModelOptions:
     """Attention heads."""
     modalities: list[str] = field(default_factory=lambda: [modality.key for modality in RELEASED])
     """Modalities with a projector; all of the data must be among them."""
+    modality_files: list[str] = field(default_factory=list)
+    """YAML files with records of modalities of your own, whose keys `modalities` may name then."""
     subpatch_order: SubpatchOrder = "raster"
     """`raster`, the true places of sub-patches, or `cell`, those of the published weights."""
     rpe_heads: Literal["first", "each"] = "each"
@@ -85,11 +87,14 @@ class ModelOptions:
             UnknownNameError: a modality is not in the table.
             RecordError: the shape cannot be.
         """
+        known = dict(MODALITIES)
+        for path in self.modality_files:
+            known |= {modality.key: modality for modality in read_modalities(path)}
         for key in self.modalities:
-            if key not in MODALITIES:
-                raise UnknownNameError("modality", key, MODALITIES)
-        given = {**asdict(self), "modalities": tuple(MODALITIES[key] for key in self.modalities)}
-        del given["first_weights"]
+            if key not in known:
+                raise UnknownNameError("modality", key, known)
+        given = {**asdict(self), "modalities": tuple(known[key] for key in self.modalities)}
+        del given["first_weights"], given["modality_files"]
         return ModelConfig(**given)
 
 
