@@ -154,3 +154,25 @@ def test_a_modality_from_a_file_of_ones_own_gets_a_projector(tmp_path):
     assert "s2-own" in AnySat(options.config()).projectors
     with pytest.raises(UnknownNameError, match="s2-own"):
         ModelOptions(modalities=["s2-own"])
+
+
+def test_context_pixels_that_lie_in_no_patch_give_no_target_and_no_error():
+    """MODIS alone, four pixels in one patch: nothing to project, so nothing to tell apart."""
+    objective = make_objective("projection")
+    found = objective(make_draw(("modis",), 500.0, side_m=500.0), generator())
+    assert found["predict"].item() == 0.0
+
+
+def test_weights_of_another_habit_than_configured_are_refused(tmp_path):
+    from dataclasses import replace
+
+    from anysat.errors import InputError
+    from anysat.model.checkpoint import save
+    from anysat.workflows.pretrain import ModelOptions, PretrainConfig
+    from anysat.workflows.pretrain_run import make_objective as made
+    from test_pretrain_objective import unit_statistics
+
+    options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s2"], rpe_heads="each")
+    save(AnySat(replace(options.config(), rpe_heads="first")), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="the same rpe_heads"):
+        made(PretrainConfig(model=options, weights=str(tmp_path / "w.safetensors")), unit_statistics())

@@ -37,7 +37,7 @@ COMMANDS = {
 """Command, module, config and function. The config's docstring and fields are the help."""
 
 _GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
-_TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
+_TRAIN = {"lightning", "tensorboard", "tfrecord", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 
@@ -120,17 +120,17 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     fields = dataclasses.fields(config)
     switches = {field.name for field in fields if str(field.type) == "bool"}
     typed = [_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)]
-    values = parser.parse_args(typed).as_dict()
+    parsed = parser.parse_args(typed)
     if hasattr(config, "starting_point"):
-        begun = config.starting_point(values)
+        begun = config.starting_point(parsed.as_dict())
         parser.set_defaults({name: value for name, value in _leaves(begun).items() if name in parser.get_defaults()})
-        values = parser.parse_args(typed).as_dict()
+        parsed = parser.instantiate(parser.parse_args(typed))  # its groups of options are configs, too
+    values = dict(parsed) if hasattr(config, "starting_point") else parsed.as_dict()
     for field in fields:
         if "positional" in field.metadata and not values.get(field.name):
             raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
     names = {field.name for field in fields}
-    made = parser.instantiate(parser.parse_args(typed)) if hasattr(config, "starting_point") else values
-    return config(**{name: value for name, value in dict(made).items() if name in names})
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:

@@ -106,7 +106,7 @@ class FrozenProjections(nn.Module):
         for key, modality in self.modalities.items():
             inputs = len(modality.bands) * (1 + 2 * _HARMONICS if modality.is_temporal else modality.subpatch_px**2)
             drawn = torch.randn(2 * inputs, dim, generator=Generator().manual_seed(zlib.crc32(key.encode())))
-            self.matrices.register_buffer(key.replace(".", "_"), drawn / math.sqrt(2 * inputs), persistent=False)
+            self.matrices.register_buffer(key, drawn / math.sqrt(2 * inputs), persistent=False)
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> dict[str, Targets]:
@@ -116,7 +116,7 @@ class FrozenProjections(nn.Module):
             modality = self.modalities[key]
             values, valid = self._describe(modality, pixels, grid)
             if len(values) == len(pixels.values) * grid.num_patches:
-                matrix = getattr(self.matrices, key.replace(".", "_"))
+                matrix = getattr(self.matrices, key)
                 tokens = values.to(matrix.dtype) @ matrix
                 shape = (len(pixels.values), grid.num_patches)
                 found[key] = Targets(tokens.view(*shape, -1), valid.view(shape))
@@ -130,13 +130,8 @@ class FrozenProjections(nn.Module):
         valid = torch.ones_like(values, dtype=torch.bool) if pixels.valid is None else cut(pixels.valid, side)
         values = values.masked_fill(~valid, 0.0)
         if pixels.days is not None:
-            angle = (
-                2
-                * math.pi
-                / _YEAR_DAYS
-                * pixels.days[..., None]
-                * torch.arange(1, _HARMONICS + 1, device=values.device)
-            )
+            turns = torch.arange(1, _HARMONICS + 1, device=values.device) / _YEAR_DAYS
+            angle = 2 * math.pi * pixels.days[..., None] * turns
             waves = torch.cat([torch.ones_like(pixels.days)[..., None], angle.cos(), angle.sin()], dim=-1)
             waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
             total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
@@ -158,7 +153,7 @@ class FrozenProjections(nn.Module):
             else:
                 terms.append(discrimination_loss(found.flatten(0, 2), target.tokens.flatten(0, 2), valid.flatten(),
                                                  config.projection_temperature, config.same_target_cosine))  # fmt: skip
-        return torch.stack(terms).mean()
+        return torch.stack(terms).mean() if terms else predicted.float().sum() * 0.0
 
     def follow(self, student: AnySat, progress_frac: float) -> None:
         """Nothing moves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
-from anysat.model.checkpoint import find_statistics, load
+from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
@@ -135,9 +135,15 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
         student = new_encoder(config)
         student.normaliser = normaliser
     else:
+        kept = read_weights(config.weights).config
+        differing = [] if kept is None else [f for f in asdict(kept) if getattr(kept, f) != getattr(model_config, f)]
+        if differing:
+            asked = ", ".join(f"{name} {getattr(model_config, name)}" for name in differing if name != "modalities")
+            raise InputError(
+                f"--weights {config.weights}", f"a model of the same {', '.join(differing)}", asked or "others",
+                "set the options of --model to those of the weights",
+            )  # fmt: skip
         student = load(config.weights, config=model_config, statistics=normaliser)
-        if student.config != model_config:
-            raise InputError("--weights", "weights of the model that is configured", f"those of {student.config}")
     student.provenance = {
         "weights": f"pretrained by anysat, preset {config.preset}, goal {config.objective.goal}",
         "data": ", ".join(dict.fromkeys(part.dataset for part in config.data)),

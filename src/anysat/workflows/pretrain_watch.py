@@ -18,14 +18,14 @@ from anysat.batch import Batch, Embeddings, Tile
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
-from anysat.model.encoder import AnySat
+from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.probing.health import measure
 from anysat.probing.neighbours import leave_one_out
 
 if TYPE_CHECKING:
     from anysat.data.base import Target
     from anysat.workflows.pretrain import PretrainConfig
-    from anysat.workflows.pretrain_report import ReportInput
+    from anysat.workflows.pretrain_report import ProbeFigure, ReportInput
 
 _VALIDATION_SEED = 7_001
 _MAX_SIDE_M = 160.0
@@ -125,7 +125,7 @@ def _pairs(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> list[
     """Tokens of the first modality beside those of each other, of the patches both saw."""
     with torch.inference_mode():
         inputs, _ = encoder.prepare(Batch.of(tiles), patch_size_m)
-        seen = encoder.see(inputs, patch_size_m, chunk_rows=4096)
+        seen = encoder.see(inputs, patch_size_m, chunk_rows=CHUNK_ROWS)
     tiling = [part for key, part in seen.items() if not encoder.config.modality(key).covers_tile]
     pairs = []
     for other in tiling[1:]:
@@ -184,6 +184,7 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
     """What the report shows of a run."""
     import yaml
 
+    from anysat.train.metrics import METRICS, read_metrics
     from anysat.workflows.pretrain_report import ReportInput, TileView
 
     views: list[TileView] = []
@@ -200,11 +201,26 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
     count = sum(parameter.numel() for parameter in encoder.parameters())
     return ReportInput(
         title=f"Pretraining {run.name}", step=step, num_steps=config.num_steps, tiles=views,
+        probes=_probes(read_metrics(run / METRICS) if (run / METRICS).is_file() else {}),
         facts=[("parameters", f"{count:,}"), ("goal", config.objective.goal),
                ("data", ", ".join(dict.fromkeys(part.dataset for part in config.data))),
                *(fact for session in facts.get("sessions", []) for fact in _session_facts(session))],
         config=yaml.safe_dump(config.to_dict(), sort_keys=False),
     )  # fmt: skip
+
+
+def _probes(metrics: Mapping[str, Sequence[tuple[int, float]]]) -> list[ProbeFigure]:
+    """What was measured without a probe's training, at the last look and at step 0, when nothing was learnt yet."""
+    from anysat.workflows.pretrain_report import ProbeFigure
+
+    found = []
+    for name, title in (("neighbours", "class of the neighbours"), ("retrieval", "patch found in another modality")):
+        points, chance = metrics.get(f"health/{name}", []), metrics.get(f"health/{name}_chance", [])
+        if points:
+            untrained = points[0][1] if points[0][0] == 0 else None
+            found.append(ProbeFigure(name=title, ours=points[-1][1], untrained=untrained,
+                                     chance=chance[-1][1] if chance else None))  # fmt: skip
+    return found
 
 
 def _session_facts(session: Mapping[str, Any]) -> list[tuple[str, str]]:
