@@ -29,12 +29,12 @@ from anysat.workflows.pretrain_run import new_encoder, run_pretraining
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining"
 SEEDS = (0, 1, 2)
-PATCH_SIZE_M = 10.0
+PATCH_SIZE_M = 20.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {},
     "projection": {"objective": {"goal": "projection"}},
     "no-contrast": {"objective": {"contrast_weight": 0.0}},
-    "all-dates": {"masking": {"keep_dates_frac": 1.0}},
+    "all-dates": {"masking": {"keep_dates_frac": (1.0, 1.0)}},
     "all-modalities": {"masking": {"hide_modalities_frac": 0.0}},
     "random-tokens": {"masking": {"pattern": "random"}},
     "as-published": {

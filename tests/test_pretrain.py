@@ -251,11 +251,13 @@ def test_geoplex_has_the_settings_of_the_published_code():
     assert (masking.pattern, masking.num_blocks, masking.block_area_frac, masking.block_aspect) == (
         "blocks", 4, (0.2, 0.8), (0.75, 1.5),
     )  # fmt: skip
-    assert (masking.context_area_frac, masking.hide_modalities_frac, masking.keep_dates_frac) == ((0.85, 1), 0.5, 0.5)
+    assert (masking.context_area_frac, masking.keep_dates_frac) == ((0.85, 1), (0.5, 0.5))
+    assert masking.hide_modalities_frac == 0.5
     assert (objective.goal, objective.distance, objective.momentum, objective.final_momentum) == (
         "teacher", "smooth_l1", 0.996, 1,
     )  # fmt: skip
     assert (objective.predict_weight, objective.contrast_weight, objective.complete_weight) == (1, 1, 0)
+    assert objective.spread_weight == 0
     assert (objective.temperature, objective.centred, objective.gather_negatives) == (0.1, False, False)
     assert (objective.predictor_depth, objective.predictor_heads) == (4, 16)
     assert (optimiser.learning_rate, optimiser.weight_decay, optimiser.decay_all) == (5e-5, 0.05, True)

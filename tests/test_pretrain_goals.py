@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
 
-from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
-from anysat.model.first_weights import init_isometric
-from anysat.pretrain.config import MaskingConfig
+from anysat.model.steps import ShownPatches
 from anysat.pretrain.losses import centred, prediction_loss, unit_spread
 from test_pretrain_objective import GOALS, generator, make_batch, make_draw, make_objective, unit_statistics
 
@@ -66,19 +63,39 @@ def test_the_patches_of_the_context_are_predicted_too_unless_their_weight_is_0(g
     both, without = (make_objective(goal, complete_weight=weight)(draw, generator()) for weight in (1.0, 0.0))
     assert "complete" not in without
     assert both["predict"].item() == pytest.approx(without["predict"].item())
-    assert both["loss"].item() == pytest.approx(sum(both[n].item() for n in ("predict", "complete", "contrast")))
+    assert both["loss"].item() == pytest.approx(sum(both[name].item() for name in both if name != "loss"))
 
 
-def test_a_context_that_hides_nothing_is_completed_from_its_own_places():
-    """The targets of `complete` are the patches shown: another value under a hidden patch changes nothing of it."""
-    objective = make_objective("projection", MaskingConfig(hide_modalities_frac=0.0, keep_dates_frac=1.0),
-                               predict_weight=0.0, contrast_weight=0.0)  # fmt: skip
-    from test_pretrain_objective import changed_pixels, context_view
+@pytest.mark.parametrize("goal", GOALS)
+def test_the_context_is_completed_to_what_its_own_patches_hold(goal):
+    """Another target at a hidden patch changes nothing of `complete`; one at a patch that is shown does."""
+    objective = make_objective(goal)
+    indices = torch.tensor([[4, 1, 7], [0, 8, 2]])
+    shown = ShownPatches(indices, torch.tensor([[True, True, True], [True, True, False]]))
+    inputs, grid = objective.student.prepare(make_batch(("s2", "s1"), batch=2), 10.0)
+    wanted, said = objective.goal(inputs, grid), drawn(2, 3, 128)
 
-    draw = make_draw(("s2", "s1"), 10.0)
-    masks, _, _, _, grid = context_view(objective, draw)
-    other = changed_pixels(draw, ~masks.context, grid.num_cols)
-    assert objective(draw, generator())["loss"].item() == objective(other, generator())["loss"].item()
+    def told(tile, patch):
+        moved = {key: target._replace(tokens=target.tokens.clone()) for key, target in wanted.items()}
+        for target in moved.values():
+            target.tokens[tile, patch] = drawn(128, seed=5)
+        return objective.complete_loss(said, shown, moved).item()
+
+    before = objective.complete_loss(said, shown, wanted).item()
+    assert all(told(tile, patch) == before for tile, patch in ((0, 0), (0, 8), (1, 1), (1, 2)))
+    assert all(told(tile, patch) != before for tile, patch in ((0, 4), (0, 1), (0, 7), (1, 0), (1, 8)))
+
+
+def test_frozen_projections_see_every_number_at_the_same_scale():
+    """A description whose season is a thousandth of its mean is projected as one of equal parts."""
+    objective = make_objective("projection")
+    batch = make_batch(("s1",), batch=4)
+    inputs, grid = objective.student.prepare(batch, 10.0)
+    found, seen = objective.goal._describe(objective.student.config.modality("s1"), inputs["s1"], grid)
+    assert bool(seen.all())
+    spread = found.std(0, correction=0)
+    assert ((spread - 1).abs() < 1e-2).logical_or(spread < 1e-2).all()  # one sub-patch deviates from nothing
+    assert (spread > 0.5).sum() == found.shape[1] / 2
 
 
 def test_projections_can_be_regressed():
@@ -92,49 +109,6 @@ def test_projections_can_be_regressed():
         scaled = unit_spread(target.tokens.flatten(0, 2), None).view_as(target.tokens)
         terms.append(prediction_loss(objective.goal.heads[key](predicted), scaled, counts).item())
     assert objective.goal.loss(predicted, wanted, counts).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
-
-
-def beginnings(seed=0, dim=128):
-    made = {}
-    for name in ("published", "isometric"):
-        torch.manual_seed(seed)
-        made[name] = AnySat(ModelConfig(dim=dim, depth=2, num_heads=4, subpatch_order="raster")).eval()
-    init_isometric(made["isometric"])
-    return made
-
-
-def apart(tokens):
-    """Share of the mean square of tokens (token dim) that tells them apart."""
-    return ((tokens - tokens.mean(0)).square().sum() / tokens.square().sum()).item()
-
-
-def test_isometric_projectors_keep_pixels_apart():
-    shares = {name: apart(model.projectors["s1"].pixel_mlp(drawn(500, 3))) for name, model in beginnings().items()}
-    assert shares["isometric"] > 1.5 * shares["published"]
-
-
-def test_isometric_weights_keep_lengths():
-    model = beginnings(dim=64)["isometric"]
-    weight = next(layer.weight for layer in model.projectors["s2"].out_mlp if isinstance(layer, nn.Linear))
-    assert torch.allclose(weight @ weight.T, torch.eye(64), atol=1e-5)
-    qkv = model.spatial.blocks[0].attention.qkv
-    assert qkv.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
-
-
-def test_fused_tokens_begin_with_what_their_own_patch_holds():
-    """Another value in one patch moves the fused token of that patch most, which the published beginning does not."""
-    moved = {}
-    for name, model in beginnings().items():
-        model.normaliser = unit_statistics()
-        inputs, _ = model.prepare(make_batch(("s2",), batch=1), 10.0)
-        seen = model.see(inputs, 10.0)
-        other = seen["s2"].patch.clone()
-        other[0, 2, 3] = drawn(128)
-        fused = [model.fuse({"s2": seen["s2"]._replace(patch=p)}, (6, 6), 10.0)[1] for p in (seen["s2"].patch, other)]
-        change = (fused[0] - fused[1])[0].square().sum(-1)
-        moved[name] = (change[15] / change.mean()).item()
-    assert moved["isometric"] > 1.7
-    assert moved["published"] < 1.2
 
 
 def test_a_modality_from_a_file_of_ones_own_gets_a_projector(tmp_path):
@@ -170,7 +144,6 @@ def test_weights_of_another_habit_than_configured_are_refused(tmp_path):
     from anysat.model.checkpoint import save
     from anysat.workflows.pretrain import ModelOptions, PretrainConfig
     from anysat.workflows.pretrain_run import make_objective as made
-    from test_pretrain_objective import unit_statistics
 
     options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s2"], rpe_heads="each")
     save(AnySat(replace(options.config(), rpe_heads="first")), tmp_path / "w.safetensors")

@@ -9,6 +9,7 @@ from anysat.model.inputs import PixelInput
 from anysat.pretrain.config import MaskingConfig
 from anysat.pretrain.masking import draw_masks, drop_dates, hide_modalities
 
+HALF = (0.5, 0.5)
 GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 7), (4, 9), (6, 6), (32, 32)]
 
 
@@ -132,7 +133,7 @@ def series(valid=None):
 
 
 def test_half_the_dates_stay_in_order_with_their_values():
-    found = drop_dates(series(), 0.5, seeded())
+    found = drop_dates(series(), HALF, seeded())
     assert found.values.shape == (3, 5, 1, 1, 1)
     assert found.valid is None
     assert (found.days.diff(dim=1) > 0).all()
@@ -140,7 +141,7 @@ def test_half_the_dates_stay_in_order_with_their_values():
 
 
 def test_dates_are_drawn_anew_for_every_tile():
-    found = drop_dates(series(), 0.5, seeded())
+    found = drop_dates(series(), HALF, seeded())
     assert not torch.equal(found.days[0], found.days[1])
 
 
@@ -148,15 +149,20 @@ def test_only_dates_that_saw_something_are_drawn_and_one_stays_at_least():
     valid = torch.ones(3, 10, 1, 1, 1, dtype=torch.bool)
     valid[1, 3:] = False  # three dates
     valid[2] = False  # none
-    found = drop_dates(series(valid), 0.5, seeded())
+    found = drop_dates(series(valid), HALF, seeded())
     assert found.valid.flatten(1).sum(1).tolist() == [5, 1, 0]
-    one = drop_dates(series(valid), 0.01, seeded())
+    one = drop_dates(series(valid), (0.01, 0.01), seeded())
     assert one.valid.flatten(1).sum(1).tolist() == [1, 1, 0]
+
+
+def test_the_share_of_dates_is_drawn_between_two_for_the_whole_batch():
+    counts = [drop_dates(series(), (0.2, 0.8), seeded(seed)).values.shape[1] for seed in range(60)]
+    assert set(counts) == {2, 3, 4, 5, 6, 7}
 
 
 def test_images_keep_what_they_are():
     image = PixelInput(torch.ones(2, 3, 4, 4))
-    assert drop_dates(image, 0.5, seeded()) is image
+    assert drop_dates(image, HALF, seeded()) is image
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,8 @@ def test_images_keep_what_they_are():
         ("pattern", "stripes"),
         ("num_blocks", 0),
         ("block_area_frac", (0.8, 0.2)),
-        ("keep_dates_frac", 0),
+        ("keep_dates_frac", (0, 0.5)),
+        ("keep_dates_frac", (0.5, 0.2)),
         ("random_context_frac", 1),
     ],
 )

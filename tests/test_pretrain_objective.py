@@ -51,6 +51,7 @@ def make_objective(goal="teacher", masking=None, normaliser=None, **config):
     student.normaliser = normaliser or unit_statistics()
     torch.manual_seed(0)
     made = Pretraining(student, masking, ObjectiveConfig(goal=goal, **{**TINY, **config}))
+    torch.manual_seed(1)
     with torch.no_grad():  # nothing hides behind a zero
         for parameter in made.predictor.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -232,7 +233,7 @@ def test_oblong_tiles_learn():
 
 
 def test_a_single_pixel_is_predicted_from_half_its_dates():
-    objective = make_objective(masking=MaskingConfig(keep_dates_frac=0.5), contrast_weight=0.0)
+    objective = make_objective(masking=MaskingConfig(), contrast_weight=0.0)
     draw = make_draw(("s2",), 10.0, side_m=10.0, dates=6)
     taken = []
     hook = objective.student.projectors["s2"].register_forward_pre_hook(

@@ -36,6 +36,8 @@ OWN_FILE = "model.safetensors"
 FORMAT = "anysat-1"
 FROM_DATA = "from-data"
 TEACHER = "target_encoder."
+SHIPPED = {"nano": Path(__file__).with_name("weights") / "nano.safetensors"}
+"""Weights that are part of the package, by name; their card lies beside them. Add others here."""
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
 _RENAMES = (  # ours -> published, applied in turn
@@ -104,8 +106,8 @@ def load(
     """Load an encoder, in eval mode, on the device and in the type asked for.
 
     Args:
-        source: a hub id (`g-astruc/AnySat`), a published `.pth` or training checkpoint, our
-            `.safetensors`, or a folder that holds one.
+        source: `nano`, which ships with the package, a hub id (`g-astruc/AnySat`), a published `.pth` or
+            training checkpoint, our `.safetensors`, or a folder that holds one.
         config: shape and modalities, needed where the file does not keep them and is not the
             published base size with its 11 modalities.
         statistics: what `encode` standardises with: a `Normaliser`, a JSON file, a preset name, or
@@ -197,7 +199,7 @@ Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
 def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
     """Find and read a weight file without building a model."""
     name = str(source)
-    path = Path(source)
+    path = SHIPPED.get(name, Path(source))
     if path.is_dir():
         path = path / OWN_FILE
         if not path.is_file():
@@ -212,7 +214,10 @@ def read_weights(source: str | Path, *, revision: str | None = None, token: str 
             file = replace(_read_file(download(name, revision, token)), source=name)
             licence = PUBLISHED_LICENCE if name == PUBLISHED_REPO else UNKNOWN_LICENCE
             return replace(file, provenance=file.provenance or {"weights": name, "licence": licence})
-        raise MissingFileError(name, "a weight file, a folder that holds one, or a hub id such as g-astruc/AnySat")
+        shipped = ", ".join(SHIPPED)
+        raise MissingFileError(
+            name, f"a weight file, a folder that holds one, {shipped}, or a hub id such as g-astruc/AnySat"
+        )
     return _read_file(path)
 
 

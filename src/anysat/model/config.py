@@ -48,6 +48,9 @@ class ModelConfig:
     training configurations may have trained (a fast-attention call with two axes swapped)."""
     patch_position_unit_m: float = 10.0
     """Metres per unit of the patch position code; the published weights count in tens of metres."""
+    pixel_widths: tuple[int, ...] | None = None
+    """Hidden widths of the layers that each pixel of each date of a series passes, multiples of 4. None, as published:
+    an eighth, a half, one and two times `dim`, of which the first is too narrow for ten bands where `dim` is small."""
     temporal_dropout_prob: float = 0.1
     """Dropout of the temporal attention weights while training."""
     day_convention: str = "day_of_year"
@@ -71,6 +74,10 @@ class ModelConfig:
             refuse("subpatch_order", "'cell' or 'raster'")
         if self.rpe_heads not in ("first", "each"):
             refuse("rpe_heads", "'first' or 'each'")
+        if self.pixel_widths is not None:
+            object.__setattr__(self, "pixel_widths", tuple(self.pixel_widths))
+            if not self.pixel_widths or any(width < 4 or width % 4 for width in self.pixel_widths):
+                refuse("pixel_widths", "multiples of 4, one or more, or null")
         if self.fusion_attention not in ("tokens", "within_token"):
             refuse("fusion_attention", "'tokens' or 'within_token'")
         if not self.patch_position_unit_m > 0:

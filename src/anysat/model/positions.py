@@ -11,8 +11,9 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 NUM_BUCKETS = 8
-SKIP_BUCKET = 7
-"""Bucket of any pair with a token that has no place: the tile, class and context tokens."""
+SELF_BUCKET, SKIP_BUCKET = 3, 7
+"""Bucket of a token with one of the same place, and of any pair with a token that has none: the tile, class and context
+tokens."""
 
 
 def raster_coordinates(rows: int, cols: int, device: torch.device | None = None) -> Int[Tensor, "cell 2"]:
@@ -67,7 +68,7 @@ def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -
     """
     apart = coordinates[..., :, None, :] - coordinates[..., None, :, :]
     squared = apart.square().sum(-1)
-    bucket = 3 + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
+    bucket = SELF_BUCKET + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
 
 

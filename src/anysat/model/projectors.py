@@ -133,7 +133,8 @@ class SeriesProjector(nn.Module):
         super().__init__()
         dim, dropout_prob = config.dim, modality.dropout_prob
         self.period_days, self.code_dim = modality.date_period_days, dim // NUM_TEMPORAL_HEADS
-        widths = [len(modality.bands), dim // 8, dim // 2, dim, 2 * dim, dim]
+        hidden = config.pixel_widths or (dim // 8, dim // 2, dim, 2 * dim)
+        widths = [len(modality.bands), *hidden, dim]
         self.fill = nn.Parameter(torch.zeros(()))
         self.pixel_mlp = nn.Sequential()
         for width_in, width_out in pairwise(widths):

@@ -37,25 +37,25 @@ class MaskingConfig:
     """Share of the patches that are context where the pattern is `random`."""
     hide_modalities_frac: float = 0.5
     """Share of the context's modality tokens that are hidden, besides one in each patch that never is."""
-    keep_dates_frac: float = 0.5
-    """Share of the dates of each series that the student sees, at least one."""
+    keep_dates_frac: tuple[float, float] = (0.5, 0.5)
+    """Least and greatest share of the dates of a series that the student sees, drawn for each batch and series; at
+    least one date."""
 
     def __post_init__(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
             _refuse_unless(holds, f"masking.{name}", getattr(self, name), expected)
 
-        for name in ("block_area_frac", "block_aspect", "context_area_frac"):
+        for name in ("block_area_frac", "block_aspect", "context_area_frac", "keep_dates_frac"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check("pattern", self.pattern in get_args(Pattern), "'blocks' or 'random'")
         check("num_blocks", self.num_blocks >= 1, "one or more")
-        for name in ("block_area_frac", "context_area_frac"):
+        for name in ("block_area_frac", "context_area_frac", "keep_dates_frac"):
             pair = getattr(self, name)
             check(name, len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1, "two shares above 0, the smaller first")
         pair = self.block_aspect
         check("block_aspect", len(pair) == 2 and 0 < pair[0] <= pair[1], "two positive ratios, the smaller first")
         check("random_context_frac", 0 < self.random_context_frac < 1, "a share between 0 and 1")
         check("hide_modalities_frac", 0 <= self.hide_modalities_frac <= 1, "a share")
-        check("keep_dates_frac", 0 < self.keep_dates_frac <= 1, "a share above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,13 @@ class ObjectiveConfig:
     predict_weight: float = 1.0
     """Weight of the prediction loss."""
     complete_weight: float = 1.0
-    """Weight of the same loss for the patches of the context, of whose dates and modalities the student misses some.
-    0, as published: only patches that are hidden as a whole are predicted."""
+    """Weight of the same loss for the patches of the context, of whose dates and modalities the student misses some,
+    told from their own fused tokens. 0, as published: only patches that are hidden as a whole are predicted."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
+    spread_weight: float = 1.0
+    """Weight of what keeps the student's tokens, fused and of each modality, spread over all their features (variance
+    and covariance terms of VICReg). 0, as published."""
     temperature: float = 0.1
     """Temperature of the contrast."""
     centred: bool = True
@@ -108,6 +111,7 @@ class ObjectiveConfig:
         check("predict_weight", self.predict_weight >= 0, "0 or more")
         check("complete_weight", self.complete_weight >= 0, "0 or more")
         check("contrast_weight", self.contrast_weight >= 0, "0 or more")
+        check("spread_weight", self.spread_weight >= 0, "0 or more")
         total = self.predict_weight + self.complete_weight + self.contrast_weight
         check("predict_weight", total > 0, "one of the three weights above 0")
         check("temperature", self.temperature > 0, "a positive number")

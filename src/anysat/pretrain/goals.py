@@ -90,7 +90,9 @@ class FrozenProjections(nn.Module):
     """Random projections of each patch's pixels, one per modality, fixed before training.
 
     After the frozen targets of OlmoEarth (2025) and UniverSat (2026). A patch is described by mean and deviation over
-    its sub-patches: of all pixels of a sub-patch of an image, of a series' means under yearly harmonics of the day.
+    its sub-patches: of all pixels of a sub-patch of an image; of a series, of the means under yearly harmonics of the
+    day and of the deviations over the dates. Each of these numbers is scaled to unit spread in the batch before it is
+    projected, so that small seasonal ones count.
     """
 
     def __init__(self, student: AnySat, config: ObjectiveConfig) -> None:
@@ -104,7 +106,7 @@ class FrozenProjections(nn.Module):
         }
         self.matrices = nn.Module()  # drawn from the key, so there is nothing to save
         for key, modality in self.modalities.items():
-            inputs = len(modality.bands) * (1 + 2 * _HARMONICS if modality.is_temporal else modality.subpatch_px**2)
+            inputs = len(modality.bands) * (2 + 2 * _HARMONICS if modality.is_temporal else modality.subpatch_px**2)
             drawn = torch.randn(2 * inputs, dim, generator=Generator().manual_seed(zlib.crc32(key.encode())))
             self.matrices.register_buffer(key, drawn / math.sqrt(2 * inputs), persistent=False)
 
@@ -135,12 +137,16 @@ class FrozenProjections(nn.Module):
             waves = torch.cat([torch.ones_like(pixels.days)[..., None], angle.cos(), angle.sin()], dim=-1)
             waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
             total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
-            values = (total / valid.sum(2).clamp_min(1)[..., None]).flatten(2)
-            valid = valid.any(2).repeat_interleave(waves.shape[-1], dim=-1)
+            dates = valid.sum(2).clamp_min(1)
+            means = total / dates[..., None]
+            over_dates = ((values - means[:, :, None, :, 0]) * valid).square().sum(2) / dates
+            values = torch.cat([means, over_dates.sqrt()[..., None]], dim=-1).flatten(2)
+            valid = valid.any(2).repeat_interleave(waves.shape[-1] + 1, dim=-1)
         count = valid.sum(1).clamp_min(1)
         mean = values.sum(1) / count
         deviation = (((values - mean[:, None]) * valid).square().sum(1) / count).sqrt()
-        return torch.cat([mean, deviation], dim=-1), valid.flatten(1).any(1)
+        seen = valid.flatten(1).any(1)
+        return unit_spread(torch.cat([mean, deviation], dim=-1), seen), seen
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
         """Mean over modalities of how well the patches (block batch target) are told."""

@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from anysat.pretrain.config import Distance
 
 _SPREAD_EPS = 1e-5
+_VARIANCE_EPS = 1e-4
+LEAST_SPREAD, COVARIANCE_SHARE = 1.0, 0.04
+"""As in VICReg: the deviation that is enough, and what covariance weighs beside it."""
 ROWS = 4096
 """Tokens whose similarities to all others are held at a time; more are taken in parts, and again for the gradient."""
 
@@ -48,6 +51,21 @@ def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tens
         dims, keepdim=True
     ).clamp_min(1)
     return tokens - mean
+
+
+def spread_loss(tokens: Tensor) -> Tensor:
+    """How far tokens (token dim) are from filling their space: variance and covariance terms of VICReg (2022, 4.1).
+
+    Each feature is to have a deviation of `LEAST_SPREAD` or more, and features are to vary apart from each other. 0 for
+    fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        return tokens.float().sum() * 0.0
+    apart = tokens.float() - tokens.float().mean(0)
+    covariance = apart.T @ apart / len(apart)
+    variance = covariance.diagonal()
+    shared = (covariance.square().sum() - variance.square().sum()) / len(variance)
+    return functional.relu(LEAST_SPREAD - (variance + _VARIANCE_EPS).sqrt()).mean() + COVARIANCE_SHARE * shared
 
 
 def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:

@@ -123,18 +123,20 @@ def hide_modalities(valid: Tensor, hide_frac: float, generator: Generator) -> Te
     return (rank < num_hidden[:, None]).view(valid.shape) & others
 
 
-def drop_dates(pixels: PixelInput, keep_frac: float, generator: Generator) -> PixelInput:
+def drop_dates(pixels: PixelInput, keep_frac: tuple[float, float], generator: Generator) -> PixelInput:
     """A series with a share of its dates, drawn for each tile among those that saw anything; an image as it is.
 
-    At least one date stays. The order of the dates is kept.
+    The share is drawn between two for the whole batch. At least one date stays. The order of the dates is kept.
     """
-    if pixels.days is None or keep_frac >= 1:
+    low, high = keep_frac
+    if pixels.days is None or low >= 1:
         return pixels
+    share = low if low == high else low + (high - low) * float(torch.rand((), generator=generator))
     num_tiles, num_dates = pixels.days.shape
     seen = torch.ones(num_tiles, num_dates, dtype=torch.bool)
     if pixels.valid is not None:
         seen = pixels.valid.flatten(2).any(-1).cpu()
-    count = (seen.sum(1) * keep_frac + 1e-6).floor().long().clamp_min(1)
+    count = (seen.sum(1) * share + 1e-6).floor().long().clamp_min(1)
     chance = torch.rand(num_tiles, num_dates, generator=generator).masked_fill(~seen, 2.0)
     is_kept = chance.argsort(1).argsort(1) < count[:, None]
     most = int(count.max())

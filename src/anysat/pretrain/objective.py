@@ -21,9 +21,9 @@ from anysat.patches import PatchGrid
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.gather import from_other_ranks
 from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, Targets, chunk_rows_on
-from anysat.pretrain.losses import centred, contrast_loss
+from anysat.pretrain.losses import centred, contrast_loss, spread_loss
 from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
-from anysat.pretrain.predictor import Predictor
+from anysat.pretrain.predictor import Completer, Predictor
 
 if TYPE_CHECKING:
     from anysat.data.loader import Draw
@@ -52,6 +52,7 @@ class Pretraining(nn.Module):
         self.goal: AveragedTeacher | FrozenProjections = GOALS[self.config.goal](student, self.config)
         dim = student.config.dim
         self.predictor = Predictor(dim, self.config.predictor_depth, self.config.predictor_heads)
+        self.completer = Completer(dim) if self.config.complete_weight else None
         self.hidden_token = nn.Parameter(torch.zeros(dim))
 
     def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:
@@ -67,17 +68,19 @@ class Pretraining(nn.Module):
         seen = self.see(thinned, grid)
         parts: dict[str, Tensor] = {}
         config = self.config
-        if config.predict_weight or config.complete_weight:
+        if config.predict_weight or config.complete_weight or config.spread_weight:
             shown = self.show(seen, grid, masks, generator)
             masks, fused = masks.to(shown.indices.device), self.fuse(seen, shown, grid)
+        if config.predict_weight or config.complete_weight:
             wanted = self.goal(inputs, grid)
         if config.predict_weight:
-            counts = (masks.targets_valid & shown.valid.any(1))[..., None].expand_as(masks.targets)
-            parts["predict"] = self.predict_loss(fused, shown, masks.targets, counts, wanted, grid)
-        if config.complete_weight:
-            parts["complete"] = self.predict_loss(fused, shown, shown.indices[None], shown.valid[None], wanted, grid)
+            parts["predict"] = self.predict_loss(fused, shown, masks, wanted, grid)
+        if self.completer is not None:
+            parts["complete"] = self.complete_loss(self.completer(fused), shown, wanted)
         if config.contrast_weight:
             parts["contrast"] = self.contrast(seen)
+        if config.spread_weight:
+            parts["spread"] = self.spread(seen, fused[shown.valid])
         weighted = [getattr(config, f"{name}_weight") * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum(), **parts}
 
@@ -116,12 +119,24 @@ class Pretraining(nn.Module):
         return found
 
     def predict_loss(
-        self, fused: Tensor, shown: ShownPatches, targets: Tensor, counts: Tensor, wanted: Mapping[str, Targets],
-        grid: PatchGrid,
-    ) -> Tensor:  # fmt: skip
-        """How far what is said of some patches is from what they hold, where `counts` (block batch target)."""
-        predicted = self.predict(fused, shown, targets, grid)
-        return self.goal.loss(predicted, {key: target.at(targets) for key, target in wanted.items()}, counts)
+        self, fused: Tensor, shown: ShownPatches, masks: BlockMasks, wanted: Mapping[str, Targets], grid: PatchGrid
+    ) -> Tensor:
+        """How far what the predictor says of the hidden patches is from what they hold."""
+        counts = (masks.targets_valid & shown.valid.any(1))[..., None].expand_as(masks.targets)
+        predicted = self.predict(fused, shown, masks.targets, grid)
+        return self.goal.loss(predicted, {key: target.at(masks.targets) for key, target in wanted.items()}, counts)
+
+    def complete_loss(self, said: Tensor, shown: ShownPatches, wanted: Mapping[str, Targets]) -> Tensor:
+        """How far what is said of the context's own patches (batch shown dim) is from all that they hold."""
+        targets = {key: target.at(shown.indices[None]) for key, target in wanted.items()}
+        return self.goal.loss(said[None], targets, shown.valid[None])
+
+    def spread(self, seen: Mapping[str, SeenPatches], fused: Tensor) -> Tensor:
+        """Mean over the modalities' tokens and the fused ones (token dim) of how little they spread."""
+        tokens = [fused]
+        for part in seen.values():
+            tokens.append(part.patch.flatten(0, 2) if part.patch_valid is None else part.patch[part.patch_valid])
+        return torch.stack([spread_loss(one) for one in tokens]).mean()
 
     def contrast(self, seen: dict[str, SeenPatches]) -> Tensor:
         """Contrast between the modalities whose pixels lie in patches; 0 where there is only one."""

@@ -13,6 +13,13 @@ from anysat.model.layers import Block, init_transformer
 NORM_EPS = 1e-5
 
 
+class Completer(nn.Sequential):
+    """From the fused token of a patch that the student saw in part to all that it holds."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+
 class Predictor(nn.Module):
     """A narrow transformer over context and places to predict, block by block (paper section 3.2, spec 2.12)."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,13 @@ from functools import partial
 import numpy as np
 import rasterio
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import anysat
 from anysat.batch import Batch
-from anysat.errors import WeightsError
-from anysat.model.checkpoint import PUBLISHED_FILE, PUBLISHED_REPO, load
-from anysat.model.config import ModelConfig
+from anysat.model.checkpoint import PUBLISHED_REPO, load
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
@@ -33,10 +29,11 @@ from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Repo
 
 DENSE = "s2"
 """Modality whose pixels get a dense embedding."""
-SEED = 0
-"""Of the untrained weights, so that the page is the same every time."""
-HUB_SECONDS = 8
-"""How long the hub may take to answer before the demo goes on without the published weights."""
+NANO = "nano"
+STORY = (
+    f"Weights: {NANO}, the small model that ships, trained on a generated world and on these pairs. "
+    f"Give others with --weights, or WEIGHTS= to make, as the published {PUBLISHED_REPO}."
+)
 LARGE_PARAMETERS, LARGE_CROP_M = 50_000_000, 600.0
 """Without a GPU, models above this many parameters get the middle of each pair, to stay under three minutes."""
 NUM_NEIGHBOURS = 4
@@ -72,7 +69,7 @@ class ChosenModel:
 
 
 def choose_model(weights: str | None) -> ChosenModel:
-    """The encoder to show: the weights given, else the published ones, else an untrained one."""
+    """The encoder to show: the weights given, else the small ones that ship."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if weights is not None:
         model = load(weights, device=device)
@@ -80,41 +77,7 @@ def choose_model(weights: str | None) -> ChosenModel:
             return ChosenModel(model=model, story=f"Weights: {weights}.", untrained=False)
         story = f"UNTRAINED MODEL: {weights} holds weights that were never trained."
         return ChosenModel(model=model, story=story, untrained=True)
-    source, problem = _published_within_reach(), "are not within reach"
-    if source is not None:
-        try:
-            model = load(source, device=device)
-            return ChosenModel(model=model, story=f"Published weights {PUBLISHED_REPO}.", untrained=False)
-        except WeightsError as error:
-            problem = f"could not be used ({error})"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = AnySat(ModelConfig.tiny()).to(device).eval()
-    story = (
-        f"UNTRAINED MODEL: the published weights ({PUBLISHED_REPO}) {problem}, so this is the tiny size with random "
-        f"weights (seed {SEED}). Give a weight file with --weights, or WEIGHTS= to make."
-    )
-    return ChosenModel(model=model, story=story, untrained=True)
-
-
-def _published_within_reach() -> str | None:
-    """The cached file of the published weights, or their hub id if the hub answers soon, else None."""
-    cached = try_to_load_from_cache(PUBLISHED_REPO, PUBLISHED_FILE)
-    if isinstance(cached, str):
-        return cached
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(PUBLISHED_REPO, PUBLISHED_FILE), timeout=HUB_SECONDS / 2)
-        except Exception:  # noqa: BLE001 - the hub client raises its own and its HTTP library's errors
-            return
-        answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)  # a name lookup cannot be given a time limit
-    asking.start()
-    asking.join(HUB_SECONDS)
-    return PUBLISHED_REPO if answered.is_set() else None
+    return ChosenModel(model=load(NANO, device=device), story=STORY, untrained=False)
 
 
 def affordable_m(model: AnySat) -> float | None:

@@ -67,6 +67,8 @@ class ModelOptions:
     """`raster`, the true places of sub-patches, or `cell`, those of the published weights."""
     rpe_heads: Literal["first", "each"] = "each"
     """Whose query makes the relative-position term; the published weights learned `first`."""
+    pixel_widths: list[int] | None = None
+    """Hidden widths of the layers that each pixel of each date passes; null for those that were published."""
     patch_position_unit_m: float = 10.0
     """Metres per unit of the patch position code."""
     day_convention: str = "day_of_year"

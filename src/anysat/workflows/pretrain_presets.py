@@ -38,7 +38,7 @@ def geoplex() -> PretrainConfig:
         num_steps=_STEPS_PER_EPOCH * _EPOCHS,
         seed=32,
         model=ModelOptions(subpatch_order="cell", rpe_heads="first"),
-        objective=ObjectiveConfig(centred=False, complete_weight=0.0),
+        objective=ObjectiveConfig(centred=False, complete_weight=0.0, spread_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=5e-5, weight_decay=0.05, decay_all=True, schedule="plateau"),
         engine=EngineConfig(devices=8, precision="16", num_workers=8),
         keep=KeepConfig(save_every=_STEPS_PER_EPOCH, keep_best="val/loss"),
@@ -59,7 +59,12 @@ def geoplex_paper() -> PretrainConfig:
         data=_geoplex_parts(paper=True),
         masking=MaskingConfig(num_blocks=5, context_area_frac=(1.0, 1.0)),
         objective=ObjectiveConfig(
-            centred=False, complete_weight=0.0, distance="l2", final_momentum=0.996, predictor_depth=3
+            centred=False,
+            complete_weight=0.0,
+            spread_weight=0.0,
+            distance="l2",
+            final_momentum=0.996,
+            predictor_depth=3,
         ),
     )
 
@@ -102,8 +107,9 @@ def world_nano() -> PretrainConfig:
         preset="world-nano",
         data=_world_parts(),
         num_steps=1000,
-        model=ModelOptions(dim=128, depth=2, num_heads=4, first_weights="isometric"),
-        objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4),
+        model=ModelOptions(dim=160, depth=2, num_heads=4, pixel_widths=[160], first_weights="isometric"),
+        masking=MaskingConfig(keep_dates_frac=(0.3, 0.9)),
+        objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4, projection_loss="regress"),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=30, clip_norm=1.0, betas=(0.9, 0.95)),
         keep=KeepConfig(save_every=10, log_every=10, keep_best="val/loss"),
         watch=WatchConfig(validate_every=200, val_batches=2, health_every=100, target="land_cover"),

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from anysat.model.config import ModelConfig
 
 
+_DTYPES = ("float32", "bfloat16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Write weights as one safetensors file with configuration, statistics and licence."""
@@ -33,7 +36,12 @@ class ConvertConfig:
     fusion_attention: str | None = None
     """Set to within_token or tokens to fix how the fusion transformer attends; see `weights inspect`."""
 
+    dtype: str = "float32"
+    """Type of the numbers that are written: float32, or bfloat16 for half the size."""
+
     def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise RecordError("--dtype", self.dtype, " or ".join(_DTYPES))
         if Path(self.out).suffix != ".safetensors":
             raise RecordError("--out", self.out, "a file ending in .safetensors")
 
@@ -42,12 +50,14 @@ def convert(config: ConvertConfig) -> str:
     """Load, check and write; returns what was done."""
     from dataclasses import replace
 
+    import torch
+
     from anysat.model.checkpoint import load, read_weights, save
 
     wanted = read_weights(config.source).config or _sized(config.size)
     if config.fusion_attention is not None:
         wanted = replace(wanted, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
-    model = load(config.source, config=wanted, statistics=config.statistics)
+    model = load(config.source, config=wanted, statistics=config.statistics, dtype=getattr(torch, config.dtype))
     save(model, config.out)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return f"wrote {config.out}: {num_parameters:,} parameters, {len(model.state_dict())} tensors"
