@@ -1,11 +1,15 @@
 """Facts about embeddings: what changes them, what does not, and where."""
 
+import json
+
 import pytest
 import torch
+from torch import nn
 
 from anysat.errors import EmptyTileError, ExtentError, InputError, PatchSizeError, UnknownNameError
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
@@ -263,12 +267,26 @@ def test_unknown_outputs_are_refused(nano):
     "options",
     [{"dim": 100}, {"num_heads": 5}, {"depth": 0}, {"modalities": ()}, {"rpe_heads": "all"}, {"day_convention": "doy"},
      {"subpatch_order": "spiral"}, {"fusion_attention": "none"}, {"temporal_dropout_prob": 1.0},
-     {"patch_position_unit_m": 0.0}],
+     {"patch_position_unit_m": 0.0}, {"pixel_widths": ()}, {"pixel_widths": (8, 6)}, {"pixel_dropout_prob": 1.0}],
     ids=str,
 )  # fmt: skip
 def test_impossible_configurations_are_refused_by_the_option_name(options):
     with pytest.raises(ValueError, match=rf"ModelConfig\.{next(iter(options))}"):
         ModelConfig(**options)
+
+
+def test_pixel_layers_have_the_widths_and_the_dropout_asked_for():
+    published, own = AnySat(ModelConfig(dim=64, num_heads=4)), ModelConfig(
+        dim=64, depth=1, num_heads=4, pixel_widths=[32, 48], pixel_dropout_prob=0.0
+    )  # fmt: skip
+    layers = [m for m in published.projectors["s2"].pixel_mlp if isinstance(m, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [8, 32, 64, 128, 64]
+    assert {m.p for m in published.projectors["s1"].modules() if isinstance(m, nn.Dropout)} == {0.2, 0.1}
+    model = AnySat(ModelConfig.from_dict(json.loads(json.dumps(own.to_dict()))))
+    assert model.config == own
+    layers = [m for m in model.projectors["s2"].pixel_mlp if isinstance(m, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [32, 48, 64]
+    assert {m.p for m in model.projectors["s1"].modules() if isinstance(m, nn.Dropout)} == {0.0, 0.1}
 
 
 def test_values_too_large_for_numbers_are_an_error_not_an_embedding(nano):

@@ -51,6 +51,8 @@ class ModelConfig:
     pixel_widths: tuple[int, ...] | None = None
     """Hidden widths of the layers that each pixel of each date of a series passes, multiples of 4. None, as published:
     an eighth, a half, one and two times `dim`, of which the first is too narrow for ten bands where `dim` is small."""
+    pixel_dropout_prob: float | None = None
+    """Dropout between those layers while training; None for what each modality's record says, as published."""
     temporal_dropout_prob: float = 0.1
     """Dropout of the temporal attention weights while training."""
     day_convention: str = "day_of_year"
@@ -82,6 +84,8 @@ class ModelConfig:
             refuse("fusion_attention", "'tokens' or 'within_token'")
         if not self.patch_position_unit_m > 0:
             refuse("patch_position_unit_m", "a positive number of metres")
+        if self.pixel_dropout_prob is not None and not 0 <= self.pixel_dropout_prob < 1:
+            refuse("pixel_dropout_prob", "a probability below 1, or null")
         if not 0 <= self.temporal_dropout_prob < 1:
             refuse("temporal_dropout_prob", "a probability below 1")
         try:

@@ -131,7 +131,8 @@ class SeriesProjector(nn.Module):
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
-        dim, dropout_prob = config.dim, modality.dropout_prob
+        dim, dropout_prob = config.dim, config.pixel_dropout_prob
+        dropout_prob = modality.dropout_prob if dropout_prob is None else dropout_prob
         self.period_days, self.code_dim = modality.date_period_days, dim // NUM_TEMPORAL_HEADS
         hidden = config.pixel_widths or (dim // 8, dim // 2, dim, 2 * dim)
         widths = [len(modality.bands), *hidden, dim]

@@ -20,7 +20,7 @@ class DemoConfig:
     out: str = "demo"
     """Folder for the page, index.html."""
     weights: str | None = None
-    """Weight file, folder or hub id. Without it: the published ones if the hub answers, else an untrained model."""
+    """Weight file, folder or hub id. Without it: nano, the small model that ships."""
     patch_sizes_m: list[float] = field(default_factory=lambda: [40.0, 120.0])
     """Patch sizes in metres, such as [40,120]; dense embeddings are made with the smallest."""
     crop_m: float | None = None

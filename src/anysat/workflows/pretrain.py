@@ -69,6 +69,10 @@ class ModelOptions:
     """Whose query makes the relative-position term; the published weights learned `first`."""
     pixel_widths: list[int] | None = None
     """Hidden widths of the layers that each pixel of each date passes; null for those that were published."""
+    pixel_dropout_prob: float | None = None
+    """Dropout between those layers; null for what the record of each modality says."""
+    temporal_dropout_prob: float = 0.1
+    """Dropout of the temporal attention weights."""
     patch_position_unit_m: float = 10.0
     """Metres per unit of the patch position code."""
     day_convention: str = "day_of_year"
@@ -133,7 +137,7 @@ class PretrainConfig:
     """
 
     preset: str | None = None
-    """Options to begin with: geoplex, geoplex-paper, geoplex-fixed or world-nano."""
+    """Options to begin with: geoplex, geoplex-paper, geoplex-fixed, world-nano or nano."""
     out: str | None = None
     """Run folder; `anysat.load` takes it."""
     resume: bool = False

@@ -1,4 +1,4 @@
-"""Named options of pretraining: the published code's, the paper's, ours, and one for a laptop."""
+"""Named options of pretraining: the published code's, the paper's, ours, and two for a laptop."""
 
 from __future__ import annotations
 
@@ -107,12 +107,37 @@ def world_nano() -> PretrainConfig:
         preset="world-nano",
         data=_world_parts(),
         num_steps=1000,
-        model=ModelOptions(dim=160, depth=2, num_heads=4, pixel_widths=[160], first_weights="isometric"),
-        masking=MaskingConfig(keep_dates_frac=(0.3, 0.9)),
+        model=ModelOptions(
+            dim=160,
+            depth=2,
+            num_heads=4,
+            pixel_widths=[160],
+            pixel_dropout_prob=0.0,
+            temporal_dropout_prob=0.0,
+            first_weights="isometric",
+        ),
+        masking=MaskingConfig(keep_dates_frac=(0.6, 1.0)),
         objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4, projection_loss="regress"),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=30, clip_norm=1.0, betas=(0.9, 0.95)),
         keep=KeepConfig(save_every=10, log_every=10, keep_best="val/loss"),
         watch=WatchConfig(validate_every=200, val_batches=2, health_every=100, target="land_cover"),
+    )
+
+
+def nano() -> PretrainConfig:
+    """How the model that ships is made: `world-nano`, longer, and six real pairs beside the generated world."""
+    real = PartConfig(
+        dataset="bigearthnet_pairs", modalities=["s2", "s1"], weight=1, batch_size=5, patch_sizes_m=[10, 20, 30],
+        crop_m=120, turns_and_flips=True,
+    )  # fmt: skip
+    start = world_nano()
+    return replace(
+        start,
+        preset="nano",
+        data=[*start.data, real],
+        num_steps=2000,
+        engine=replace(start.engine, threads=1),
+        objective=replace(start.objective, goal="projection"),
     )
 
 
@@ -121,5 +146,6 @@ PRESETS: dict[str, Callable[[], PretrainConfig]] = {
     "geoplex-paper": geoplex_paper,
     "geoplex-fixed": geoplex_fixed,
     "world-nano": world_nano,
+    "nano": nano,
 }
 """By name; add one here."""

@@ -1,0 +1,93 @@
+"""The model that ships: its weights from a run of the preset `nano`, its figures, and its card.
+
+make nano                                        # all of it, about an hour of one core
+python benchmarks/pretraining_nano.py runs/nano  # from a run that is done
+python benchmarks/pretraining_nano.py card       # the card again, from the weights and the record
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+from pretraining_probe import probe_world, record
+from pretraining_world import TASKS, world_set
+
+import anysat
+from anysat.model.checkpoint import SHIPPED, load, save
+from anysat.workflows.pretrain_presets import nano
+from anysat.workflows.pretrain_run import new_encoder
+
+PATCH_SIZE_M = 20.0
+WEIGHTS = SHIPPED["nano"]
+RECORD = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining" / "nano.json"
+CARD = Path(__file__).with_name("nano_card.md")
+LICENCE = "MIT"
+
+
+def ship(run: Path) -> None:
+    """Write the encoder of a run as the package's, in bfloat16."""
+    model = load(run, dtype=torch.bfloat16)
+    model.provenance = {**model.provenance, "licence": LICENCE, "name": "nano"}
+    save(model, WEIGHTS)
+
+
+def measured(cache: Path | None) -> None:
+    """Probe the file that ships, in float32, beside the untrained network its run began with."""
+    model, config = anysat.load("nano").requires_grad_(False), nano()
+    scores = probe_world(model, world_set(cache), PATCH_SIZE_M, twin_seed=config.seed, cache=cache,
+                         twin=new_encoder(config))  # fmt: skip
+    about = {"preset": "nano", "steps": config.num_steps, "seed": config.seed}
+    made = record("world", "nano", about, model, PATCH_SIZE_M, config.seed, scores)
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def card(kept: dict[str, Any]) -> str:
+    """What it is, what it was made from, what it is worth and where it ends."""
+    config = nano()
+    parts = "\n".join(
+        f"| {part.dataset} | {', '.join(f'`{key}`' for key in part.modalities)} | "
+        f"{part.world['tiles'] if part.world else 5} | {part.weight} |"
+        for part in config.data
+    )
+    names = ("encoder", "untrained", "statistics", "neighbourhood", "series")
+    rows = "\n".join(
+        f"| {task.replace('_', ' ')} | " + " | ".join(_cell(kept["tasks"][task][name]) for name in names) + " |"
+        for task in TASKS
+    )
+    return Template(CARD.read_text()).substitute(
+        parameters=f"{kept['parameters'] / 1e6:.1f}", dim=kept["config"]["dim"], depth=kept["config"]["depth"],
+        megabytes=f"{WEIGHTS.stat().st_size / 1e6:.1f}", seed=config.seed, steps=config.num_steps,
+        goal=config.objective.goal, parts=parts, rows=rows, licence=LICENCE, patch_size_m=f"{PATCH_SIZE_M:g}",
+        patches=kept["retrieval"]["patches"], retrieval=f"{kept['retrieval']['centred']:.2%}",
+        chance=f"{kept['retrieval']['chance']:.2%}",
+    )  # fmt: skip
+
+
+def _cell(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{found['score']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def main() -> None:
+    """Ship a run, or write the card again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="run folder of the preset `nano`, or `card`")
+    parser.add_argument("--cache", type=Path, help="folder in which what is generated is kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.run != "card":
+        ship(Path(options.run))
+        measured(options.cache)
+    written = card(json.loads(RECORD.read_text()))
+    WEIGHTS.with_suffix(".md").write_text(written)
+    print(written)
+
+
+if __name__ == "__main__":
+    main()
