@@ -10,7 +10,7 @@ WEIGHTS ?=
 DEMO_OUT ?= demo
 CODE := src tests docs benchmarks hubconf.py
 
-.PHONY: demo test test-slow check format docs clean
+.PHONY: demo test test-slow check format docs nano clean
 
 .venv/bin/python:
 	@echo "-- making a virtual environment in .venv"
@@ -54,6 +54,10 @@ check-static: .venv/.dev
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+nano: .venv/.dev  ## make the model that ships again, about an hour
+	@$(BIN)/anysat pretrain --preset nano --out runs/nano --resume
+	@$(BIN)/python benchmarks/pretraining_nano.py runs/nano
 
 docs: .venv/.dev  ## the documentation, strict
 	@echo "-- documentation"

@@ -41,6 +41,7 @@ class Way:
     centred: bool
     isometric: bool
     learning_rate: float = 5e-4
+    spread: bool = False
 
 
 WAYS = (
@@ -49,6 +50,8 @@ WAYS = (
     Way("isometric", False, True),
     Way("centred", True, False),
     Way("centred, isometric", True, True),
+    Way("centred, spread", True, False, spread=True),
+    Way("centred, isometric, spread", True, True, spread=True),
 )
 
 
@@ -90,7 +93,12 @@ def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, flo
     if way.isometric:
         init_isometric(encoder)
     config = ObjectiveConfig(
-        goal="projection", predict_weight=0.0, complete_weight=0.0, centred=way.centred, predictor_heads=4
+        goal="projection",
+        predict_weight=0.0,
+        complete_weight=0.0,
+        centred=way.centred,
+        spread_weight=float(way.spread),
+        predictor_heads=4,
     )
     objective = Pretraining(encoder, config=config).train()
     part = Part(

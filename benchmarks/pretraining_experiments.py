@@ -23,6 +23,8 @@ from pretraining_world import world_set
 
 import anysat
 from anysat.errors import InputError
+from anysat.probing.health import problems
+from anysat.train.metrics import METRICS, read_metrics
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import world_nano
 from anysat.workflows.pretrain_run import new_encoder, run_pretraining
@@ -37,12 +39,22 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "all-dates": {"masking": {"keep_dates_frac": (1.0, 1.0)}},
     "all-modalities": {"masking": {"hide_modalities_frac": 0.0}},
     "random-tokens": {"masking": {"pattern": "random"}},
+    "no-spread": {"objective": {"spread_weight": 0.0}},
+    "half-dates": {"masking": {"keep_dates_frac": (0.5, 0.5)}},
+    "dropout": {"model": {"pixel_dropout_prob": None, "temporal_dropout_prob": 0.1}},
+    "narrow-pixels": {"model": {"pixel_widths": None}},
+    "first-weights": {"model": {"first_weights": "published"}},
     "as-published": {
-        "objective": {"centred": False, "complete_weight": 0.0},
-        "model": {"first_weights": "published"},
+        "objective": {"centred": False, "complete_weight": 0.0, "spread_weight": 0.0},
+        "masking": {"keep_dates_frac": (0.5, 0.5)},
+        "model": {"first_weights": "published", "pixel_widths": None, "pixel_dropout_prob": None,
+                  "temporal_dropout_prob": 0.1},
     },
-    "broken": {"objective": {"contrast_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0, "centred": False}},
-}
+    "broken": {
+        "objective": {"contrast_weight": 0.0, "spread_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0,
+                      "centred": False},
+    },
+}  # fmt: skip
 """What differs from the preset, by group of options."""
 
 
@@ -66,10 +78,31 @@ def run(variant: str, seed: int, runs: Path) -> Path:
     scores = probe_world(model, world_set(runs / "cache"), PATCH_SIZE_M, twin_seed=seed,
                          cache=runs / "cache", twin=new_encoder(config))  # fmt: skip
     about = {"variant": variant, "seed": seed, "steps": config.num_steps, "train_cpu_s": round(seconds),
-             "preset": "world-nano", "changed": VARIANTS[variant]}  # fmt: skip
+             "preset": "world-nano", "changed": VARIANTS[variant], "detector": detected(out)}  # fmt: skip
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(record("world", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
     return kept
+
+
+def detected(run: Path) -> dict[str, list[str]]:
+    """What the collapse detector said at each look, by step; steps at which it said nothing have an empty list."""
+    looks: dict[int, dict[str, float]] = {}
+    for name, values in read_metrics(run / METRICS).items():
+        if name.startswith("health/"):
+            for step, value in values:
+                looks.setdefault(step, {})[name.removeprefix("health/")] = value
+    return {str(step): [said.split(":")[0] for said in problems(figures)] for step, figures in looks.items() if step}
+
+
+def detector_table(paths: list[Path]) -> str:
+    """A row for each run: at how many looks the detector spoke, and what it said last."""
+    lines = ["| run | looks | spoke | last |", "|---|---|---|---|"]
+    for path in paths:
+        looks = json.loads(path.read_text())["about"].get("detector")
+        if looks:
+            last = next((said[0] for said in reversed(looks.values()) if said), "")
+            lines.append(f"| {path.stem} | {len(looks)} | {sum(map(bool, looks.values()))} | {last} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -86,7 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "print":
-        print(table(sorted(RECORDS.glob("*.json"))))
+        records = sorted(RECORDS.glob("*.json"))
+        print(f"{table(records)}\n\n{detector_table(records)}")
         return
     wanted = (
         [(options.variant, options.seed)] if options.command == "run" else [(v, s) for s in SEEDS for v in VARIANTS]

@@ -8,6 +8,7 @@ python benchmarks/pretraining_nano.py card       # the card again, from the weig
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from string import Template
@@ -41,10 +42,15 @@ def measured(cache: Path | None) -> None:
     model, config = anysat.load("nano").requires_grad_(False), nano()
     scores = probe_world(model, world_set(cache), PATCH_SIZE_M, twin_seed=config.seed, cache=cache,
                          twin=new_encoder(config))  # fmt: skip
-    about = {"preset": "nano", "steps": config.num_steps, "seed": config.seed}
+    about = {"preset": "nano", "steps": config.num_steps, "seed": config.seed, "sha256": digest_of(WEIGHTS)}
     made = record("world", "nano", about, model, PATCH_SIZE_M, config.seed, scores)
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def card(kept: dict[str, Any]) -> str:

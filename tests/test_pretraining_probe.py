@@ -2,9 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
+import pretraining_features as features
+import pretraining_probe as probes
+import pretraining_real as real
+import pretraining_scores as scores
+import pretraining_world as generated
 import pytest
 import torch
 
@@ -16,14 +20,6 @@ from anysat.model.checkpoint import save
 from anysat.model.config import ModelConfig
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import pretraining_features as features
-import pretraining_probe as probes
-import pretraining_real as real
-import pretraining_scores as scores
-import pretraining_world as generated
 
 TINY = ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"], MODALITIES["s1"]))
 

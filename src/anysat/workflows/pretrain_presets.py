@@ -106,7 +106,7 @@ def world_nano() -> PretrainConfig:
     return PretrainConfig(
         preset="world-nano",
         data=_world_parts(),
-        num_steps=1000,
+        num_steps=600,
         model=ModelOptions(
             dim=160,
             depth=2,
