@@ -228,7 +228,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, small):
     (tmp_path / "weights.onnx").write_bytes(b"x")
     with pytest.raises(WeightsError, match=r"unknown suffix '.onnx'"):
         anysat.load(tmp_path / "weights.onnx")
-    with pytest.raises(MissingFileError, match="a weight file, a folder that holds one, or a hub id"):
+    with pytest.raises(MissingFileError, match="a weight file, a folder that holds one, nano, or a hub id"):
         anysat.load(tmp_path / "none.pth")
     with pytest.raises(MissingFileError, match=r"a folder with model.safetensors"):
         anysat.load(tmp_path)
