@@ -21,13 +21,17 @@ from torch import Tensor
 from anysat.batch import Batch
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.model.first_weights import init_isometric
 from anysat.normalise import Normaliser
 
 
-def untrained(config: ModelConfig, seed: int) -> AnySat:
+def untrained(config: ModelConfig, seed: int, *, isometric: bool = False) -> AnySat:
     """The network as it starts, frozen, without statistics."""
     torch.manual_seed(seed)
-    return AnySat(config).eval().requires_grad_(False)
+    encoder = AnySat(config)
+    if isometric:
+        init_isometric(encoder)
+    return encoder.eval().requires_grad_(False)
 
 
 def digest(model: AnySat) -> str:

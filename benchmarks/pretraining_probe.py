@@ -112,7 +112,9 @@ def _facts(samples: Samples, train: np.ndarray) -> dict[str, Any]:
     }
 
 
-def probe_real(model: AnySat, data: Path, *, twin_seed: int | None = 0, cache: Path | None = None) -> dict[str, Any]:
+def probe_real(
+    model: AnySat, data: Path, *, twin_seed: int | None = 0, isometric: bool = False, cache: Path | None = None
+) -> dict[str, Any]:
     """Scores of an encoder on the real data, `<task>, <split>` each with `cross` and, where it exists, `unseen`."""
     start = time.process_time()
     sources = {real.POINTS: real.points(data), real.SCENES: real.scenes(data)}
@@ -124,10 +126,10 @@ def probe_real(model: AnySat, data: Path, *, twin_seed: int | None = 0, cache: P
         baselines = task.baselines()
         sets["encoder + statistics"] = _joined(sets["encoder"], baselines["statistics"])
         if twin_seed is not None:
-            twin = untrained(model.config, twin_seed)
+            twin = untrained(model.config, twin_seed, isometric=isometric)
             for batch in batches.values():
                 with_statistics(twin, batch)
-            kept = twin_file(cache, twin, twin_seed, name, task.place.tolist())
+            kept = twin_file(cache, twin, twin_seed, name, task.place.tolist(), digest(twin))
             features = remembered(kept, lambda twin=twin, task=task: {"features": task.encoded(twin)})
             sets["untrained"] = task.sets_of(features["features"])
         sets |= {other: {other: features} for other, features in baselines.items()}
@@ -236,6 +238,7 @@ def main() -> None:
         one.add_argument("--cache", type=Path, help="folder in which what is generated is kept")
         one.add_argument("--patch-size-m", type=float, default=40.0, help="of the generated world")
         one.add_argument("--seed", type=int, default=0, help="of the untrained network")
+        one.add_argument("--isometric", action="store_true", help="the untrained network begins isometric")
         one.add_argument("--note", action="append", default=[], help="KEY=VALUE kept in the file: objective=jepa")
         for option, default in (("--dim", 128), ("--depth", 2), ("--heads", 4)):
             one.add_argument(option, type=int, default=default, help="shape of `untrained`")
@@ -255,9 +258,10 @@ def main() -> None:
     model, twin_seed = _model(options), None if options.weights == "untrained" else options.seed
     if options.command == "world":
         world = world_set(options.cache, num_tiles=options.tiles)
-        scores = probe_world(model, world, options.patch_size_m, twin_seed=twin_seed, cache=options.cache)
+        twin = None if twin_seed is None else untrained(model.config, twin_seed, isometric=options.isometric)
+        scores = probe_world(model, world, options.patch_size_m, twin_seed=twin_seed, cache=options.cache, twin=twin)
     else:
-        scores = probe_real(model, options.data, twin_seed=twin_seed, cache=options.cache)
+        scores = probe_real(model, options.data, twin_seed=twin_seed, isometric=options.isometric, cache=options.cache)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     about = dict(note.split("=", 1) for note in options.note)
     made = record(options.command, Path(options.weights).name, about, model, options.patch_size_m, options.seed, scores)
