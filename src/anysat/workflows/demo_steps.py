@@ -31,7 +31,7 @@ DENSE = "s2"
 """Modality whose pixels get a dense embedding."""
 NANO = "nano"
 STORY = (
-    f"Weights: {NANO}, the small model that ships, trained on a generated world and on these pairs. "
+    f"Weights: {NANO}, the small model that ships, trained on a generated world and on five of these pairs. "
     f"Give others with --weights, or WEIGHTS= to make, as the published {PUBLISHED_REPO}."
 )
 LARGE_PARAMETERS, LARGE_CROP_M = 50_000_000, 600.0
