@@ -53,7 +53,7 @@ OPTIONS = {
         "keep",
         "watch",
     },
-    "weights convert": {"source", "out", "size", "statistics", "fusion_attention"},
+    "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m"},
     "datasets list": {"json"},
     "datasets describe": {"name", "json"},
@@ -158,6 +158,18 @@ def test_sensors_lists_shipped_and_own_records(capsys, tmp_path):
     assert main(["sensors", "--modalities", str(tmp_path / "drone.yaml")]) == 0
     listed = capsys.readouterr().out
     assert all(key in listed for key in (*anysat.MODALITIES, "drone"))
+
+
+def test_convert_writes_half_the_size_when_asked(capsys, tmp_path):
+    checkpoint.save(random_model(ModelConfig(dim=64, depth=1, num_heads=2)), tmp_path / "a.safetensors")
+    words = ["weights", "convert", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors"), "--dtype"]
+    assert main([*words, "bfloat16"]) == 0
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.6 * (tmp_path / "a.safetensors").stat().st_size
+    whole, half = (anysat.load(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert all(torch.allclose(one, other, rtol=1e-2, atol=1e-3) for one, other in
+               zip(whole.state_dict().values(), half.state_dict().values(), strict=True))  # fmt: skip
+    assert main([*words, "int8"]) == 2
+    assert "float32 or bfloat16" in capsys.readouterr().err
 
 
 def test_convert_writes_a_file_that_loads_and_inspect_describes_it(capsys, tmp_path):
