@@ -60,7 +60,7 @@ def looks(keys, count=12, extent_m=120.0):
 
 
 def test_what_radar_sees_of_a_patch_is_found_in_what_optics_see_of_it(model):
-    """Far more often than by chance; an untrained network of this shape finds next to none."""
+    """Far more often than by chance."""
     batch = looks(("s2", "s1"))
     inputs, _ = model.prepare(batch, 20.0)
     seen = model.see(inputs, 20.0)

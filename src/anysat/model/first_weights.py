@@ -63,7 +63,8 @@ def init_isometric(encoder: AnySat) -> None:
 def _look_at_seasons(projector: SeriesProjector) -> None:
     """Each head of the temporal pooling begins with a part of the year, some with all of it.
 
-    A head's window is a von Mises one in the slowest angle of the day code that turns less than once in a year.
+    A head's window is a von Mises one in the fastest angle of the day code that does not turn twice in a year; widths
+    below 128 have none, and see two parts of the year.
     """
     pooling, width = projector.pooling, projector.code_dim
     heads, key_dim = pooling.query.shape

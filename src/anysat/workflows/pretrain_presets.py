@@ -125,7 +125,7 @@ def world_nano() -> PretrainConfig:
 
 
 def nano() -> PretrainConfig:
-    """How the model that ships is made: `world-nano`, longer, and six real pairs beside the generated world."""
+    """How the model that ships is made: `world-nano`, longer, and five real pairs beside the generated world."""
     real = PartConfig(
         dataset="bigearthnet_pairs", modalities=["s2", "s1"], weight=1, batch_size=5, patch_sizes_m=[10, 20, 30],
         crop_m=120, turns_and_flips=True,
