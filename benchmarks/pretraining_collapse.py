@@ -96,6 +96,7 @@ def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, flo
         goal="projection",
         predict_weight=0.0,
         complete_weight=0.0,
+        dense_weight=0.0,
         centred=way.centred,
         spread_weight=float(way.spread),
         predictor_heads=4,

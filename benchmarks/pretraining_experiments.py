@@ -45,14 +45,15 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "narrow-pixels": {"model": {"pixel_widths": None}},
     "first-weights": {"model": {"first_weights": "published"}},
     "as-published": {
-        "objective": {"centred": False, "complete_weight": 0.0, "spread_weight": 0.0},
+        "objective": {"centred": False, "complete_weight": 0.0, "dense_weight": 0.0, "spread_weight": 0.0},
         "masking": {"keep_dates_frac": (0.5, 0.5)},
         "model": {"first_weights": "published", "pixel_widths": None, "pixel_dropout_prob": None,
                   "temporal_dropout_prob": 0.1},
     },
+    "no-dense": {"objective": {"dense_weight": 0.0}},
     "broken": {
-        "objective": {"contrast_weight": 0.0, "spread_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0,
-                      "centred": False},
+        "objective": {"contrast_weight": 0.0, "spread_weight": 0.0, "dense_weight": 0.0, "momentum": 0.0,
+                      "final_momentum": 0.0, "centred": False},
     },
 }  # fmt: skip
 """What differs from the preset, by group of options."""

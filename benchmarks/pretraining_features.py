@@ -81,9 +81,7 @@ def pixel_features(model: AnySat, batch: Batch, patch_size_m: float) -> NDArray[
     pass for all of them.
     """
     inputs, grid = model.prepare(batch, patch_size_m)
-    seen = {
-        key: model.see({key: one}, patch_size_m, dense=key, chunk_rows=CHUNK_ROWS)[key] for key, one in inputs.items()
-    }
+    seen = model.see(inputs, patch_size_m, tuple(inputs), chunk_rows=CHUNK_ROWS)
     _, fused = model.fuse(seen, (grid.num_rows, grid.num_cols), patch_size_m)
     patch = rearrange(fused, "tile (pr pc) dim -> tile dim pr pc", pr=grid.num_rows)
     subs = {key: one.sub if one.sub_valid is None else one.sub.masked_fill(~one.sub_valid[..., None], torch.nan)

@@ -193,7 +193,8 @@ class AnySat(nn.Module, ModelHubMixin):
         It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
         attention and gives dense maps in the published layout.
         """
-        seen = self.see(inputs, patch_size_m, dense, leave_out=leave_out, chunk_rows=chunk_rows)
+        kept = () if dense is None else (dense,)
+        seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows)
         tiling = [tokens for key, tokens in seen.items() if not self.config.modality(key).covers_tile]
         rows, cols = self._count_patches(inputs, patch_size_m)
         tile, fused = self.fuse(seen, (rows, cols), patch_size_m)
@@ -220,17 +221,20 @@ class AnySat(nn.Module, ModelHubMixin):
         self,
         inputs: Mapping[str, PixelInput],
         patch_size_m: float,
-        dense: str | None = None,
+        keep_sub: tuple[str, ...] = (),
         *,
         leave_out: bool = True,
         chunk_rows: int | None = None,
         recompute: bool = False,
     ) -> dict[str, SeenPatches]:
-        """First step of the core: each modality by itself, its patches' tokens without their places; see `steps`."""
+        """First step of the core: each modality by itself, its patches' tokens without their places; see `steps`.
+
+        `keep_sub` names the modalities whose sub-patch tokens are wanted, too.
+        """
         return {
             key: see(
                 self.projectors[key], self.spatial, self.config, self.config.modality(key), pixels, patch_size_m,
-                keep_sub=key == dense, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
+                keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
             )
             for key, pixels in inputs.items()
         }  # fmt: skip

@@ -71,6 +71,9 @@ class ObjectiveConfig:
     complete_weight: float = 1.0
     """Weight of the same loss for the patches of the context, of whose dates and modalities the student misses some,
     told from their own fused tokens. 0, as published: only patches that are hidden as a whole are predicted."""
+    dense_weight: float = 1.0
+    """Weight of telling from each sub-patch's token what its pixels hold over all dates, those that the student misses
+    included. 0, as published: nothing asks the tokens of the last spatial block, which are half of the dense output."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
     spread_weight: float = 1.0
@@ -111,9 +114,10 @@ class ObjectiveConfig:
         check("predict_weight", self.predict_weight >= 0, "0 or more")
         check("complete_weight", self.complete_weight >= 0, "0 or more")
         check("contrast_weight", self.contrast_weight >= 0, "0 or more")
+        check("dense_weight", self.dense_weight >= 0, "0 or more")
         check("spread_weight", self.spread_weight >= 0, "0 or more")
-        total = self.predict_weight + self.complete_weight + self.contrast_weight
-        check("predict_weight", total > 0, "one of the three weights above 0")
+        total = self.predict_weight + self.complete_weight + self.dense_weight + self.contrast_weight
+        check("predict_weight", total > 0, "one of the weights of prediction, completion, dense and contrast above 0")
         check("temperature", self.temperature > 0, "a positive number")
         check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")

@@ -20,10 +20,9 @@ from anysat.model.inputs import PixelInput
 from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.losses import discrimination_loss, prediction_loss, unit_spread
+from anysat.pretrain.pixels import describe, num_numbers
 
 FEATURE_NORM_EPS = 1e-5
-_YEAR_DAYS = 365.25
-_HARMONICS = 2
 
 
 class Targets(NamedTuple):
@@ -90,8 +89,7 @@ class FrozenProjections(nn.Module):
     """Random projections of each patch's pixels, one per modality, fixed before training.
 
     After the frozen targets of OlmoEarth (2025) and UniverSat (2026). A patch is described by mean and deviation over
-    its sub-patches: of all pixels of a sub-patch of an image; of a series, of the means under yearly harmonics of the
-    day and of the deviations over the dates. Each of these numbers is scaled to unit spread in the batch before it is
+    its sub-patches of the numbers that `describe` tells of them, each scaled to unit spread in the batch before it is
     projected, so that small seasonal ones count.
     """
 
@@ -106,7 +104,7 @@ class FrozenProjections(nn.Module):
         }
         self.matrices = nn.Module()  # drawn from the key, so there is nothing to save
         for key, modality in self.modalities.items():
-            inputs = len(modality.bands) * (2 + 2 * _HARMONICS if modality.is_temporal else modality.subpatch_px**2)
+            inputs = num_numbers(modality)
             drawn = torch.randn(2 * inputs, dim, generator=Generator().manual_seed(zlib.crc32(key.encode())))
             self.matrices.register_buffer(key, drawn / math.sqrt(2 * inputs), persistent=False)
 
@@ -128,20 +126,8 @@ class FrozenProjections(nn.Module):
     def _describe(self, modality: Any, pixels: PixelInput, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """Mean and deviation over sub-patches ((batch patch) feature), and which patches have any."""
         cut, side = self._cuts[modality.key], subpatches_per_side(grid.patch_size_m, modality)
-        values = cut(pixels.values, side)  # (patch sub [time] feature)
-        valid = torch.ones_like(values, dtype=torch.bool) if pixels.valid is None else cut(pixels.valid, side)
-        values = values.masked_fill(~valid, 0.0)
-        if pixels.days is not None:
-            turns = torch.arange(1, _HARMONICS + 1, device=values.device) / _YEAR_DAYS
-            angle = 2 * math.pi * pixels.days[..., None] * turns
-            waves = torch.cat([torch.ones_like(pixels.days)[..., None], angle.cos(), angle.sin()], dim=-1)
-            waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
-            total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
-            dates = valid.sum(2).clamp_min(1)
-            means = total / dates[..., None]
-            over_dates = ((values - means[:, :, None, :, 0]) * valid).square().sum(2) / dates
-            values = torch.cat([means, over_dates.sqrt()[..., None]], dim=-1).flatten(2)
-            valid = valid.any(2).repeat_interleave(waves.shape[-1] + 1, dim=-1)
+        known = None if pixels.valid is None else cut(pixels.valid, side)
+        values, valid = describe(cut(pixels.values, side), known, pixels.days)  # (patch sub number)
         count = valid.sum(1).clamp_min(1)
         mean = values.sum(1) / count
         deviation = (((values - mean[:, None]) * valid).square().sum(1) / count).sqrt()

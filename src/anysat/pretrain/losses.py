@@ -1,4 +1,4 @@
-"""The terms that are minimised: prediction of features, contrast across modalities, telling patches apart.
+"""The terms that are minimised: prediction of features and pixels, contrast across modalities, telling patches apart.
 
 All are computed in float32 and leave out what is not valid.
 """
@@ -66,6 +66,22 @@ def spread_loss(tokens: Tensor) -> Tensor:
     variance = covariance.diagonal()
     shared = (covariance.square().sum() - variance.square().sum()) / len(variance)
     return functional.relu(LEAST_SPREAD - (variance + _VARIANCE_EPS).sqrt()).mean() + COVARIANCE_SHARE * shared
+
+
+def known_loss(told: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Squared distance to numbers brought to mean 0 and deviation 1, mean over those that are known.
+
+    1 for who always tells the mean.
+
+    Args:
+        told: (token number).
+        wanted: same shape, without a gradient.
+        known: same shape, which of the wanted numbers are.
+    """
+    wanted, known_once = wanted.float(), known.sum(0).clamp_min(1)
+    apart = (wanted - (wanted * known).sum(0) / known_once) * known
+    scaled = apart * torch.rsqrt(apart.square().sum(0) / known_once + _SPREAD_EPS)
+    return ((told.float() - scaled) * known).square().sum() / known.sum().clamp_min(1)
 
 
 def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:

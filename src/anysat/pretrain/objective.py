@@ -6,7 +6,7 @@ tokens of one patch in different modalities are drawn together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,12 +17,13 @@ from anysat.model.fusion import Hidden
 from anysat.model.inputs import PixelInput
 from anysat.model.positions import raster_coordinates, sincos_code
 from anysat.model.steps import SeenPatches, ShownPatches
-from anysat.patches import PatchGrid
+from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.gather import from_other_ranks
 from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, Targets, chunk_rows_on
-from anysat.pretrain.losses import centred, contrast_loss, spread_loss
+from anysat.pretrain.losses import centred, contrast_loss, known_loss, spread_loss
 from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
+from anysat.pretrain.pixels import describe, num_numbers
 from anysat.pretrain.predictor import Completer, Predictor
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Pretraining(nn.Module):
         dim = student.config.dim
         self.predictor = Predictor(dim, self.config.predictor_depth, self.config.predictor_heads)
         self.completer = Completer(dim) if self.config.complete_weight else None
+        self.dense_heads = nn.ModuleDict()
+        if self.config.dense_weight:
+            self.dense_heads.update({m.key: nn.Linear(dim, num_numbers(m)) for m in student.config.modalities})
         self.hidden_token = nn.Parameter(torch.zeros(dim))
 
     def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:
@@ -77,6 +81,8 @@ class Pretraining(nn.Module):
             parts["predict"] = self.predict_loss(fused, shown, masks, wanted, grid)
         if self.completer is not None:
             parts["complete"] = self.complete_loss(self.completer(fused), shown, wanted)
+        if config.dense_weight:
+            parts["dense"] = self.dense_loss(seen, inputs, grid)
         if config.contrast_weight:
             parts["contrast"] = self.contrast(seen)
         if config.spread_weight:
@@ -87,7 +93,8 @@ class Pretraining(nn.Module):
     def see(self, inputs: dict[str, PixelInput], grid: PatchGrid) -> dict[str, SeenPatches]:
         """The student's tokens of every patch in each modality."""
         rows = chunk_rows_on(self.student.device)
-        return self.student.see(inputs, grid.patch_size_m, chunk_rows=rows, recompute=self.recompute)
+        keep = tuple(inputs) if self.config.dense_weight else ()
+        return self.student.see(inputs, grid.patch_size_m, keep, chunk_rows=rows, recompute=self.recompute)
 
     def show(
         self, seen: dict[str, SeenPatches], grid: PatchGrid, masks: BlockMasks, generator: Generator
@@ -130,6 +137,26 @@ class Pretraining(nn.Module):
         """How far what is said of the context's own patches (batch shown dim) is from all that they hold."""
         targets = {key: target.at(shown.indices[None]) for key, target in wanted.items()}
         return self.goal.loss(said[None], targets, shown.valid[None])
+
+    def dense_loss(self, seen: Mapping[str, SeenPatches], inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
+        """Mean over modalities of how far what sub-patches say of their pixels is from all that these hold."""
+        terms = []
+        for key, part in seen.items():
+            assert part.sub is not None, key
+            wanted, known = self._numbers(key, inputs[key], grid.patch_size_m)
+            if part.sub_valid is not None:
+                known = known & part.sub_valid.flatten(0, 2)[..., None]
+            told = self.dense_heads[key](part.sub.flatten(0, 2))
+            terms.append(known_loss(*(one.flatten(0, 1) for one in (told, wanted, known))))
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def _numbers(self, key: str, pixels: PixelInput, patch_size_m: float) -> tuple[Tensor, Tensor]:
+        """What the sub-patches of a modality hold (patch sub number), and which of it is known."""
+        side = subpatches_per_side(patch_size_m, self.student.config.modality(key))
+        cut: Callable[[Tensor, int], Tensor] = self.student.projectors[key].cut  # type: ignore[assignment]
+        valid = None if pixels.valid is None else cut(pixels.valid, side)
+        return describe(cut(pixels.values, side), valid, pixels.days)
 
     def spread(self, seen: Mapping[str, SeenPatches], fused: Tensor) -> Tensor:
         """Mean over the modalities' tokens and the fused ones (token dim) of how little they spread."""

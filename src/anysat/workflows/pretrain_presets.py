@@ -38,7 +38,7 @@ def geoplex() -> PretrainConfig:
         num_steps=_STEPS_PER_EPOCH * _EPOCHS,
         seed=32,
         model=ModelOptions(subpatch_order="cell", rpe_heads="first"),
-        objective=ObjectiveConfig(centred=False, complete_weight=0.0, spread_weight=0.0),
+        objective=ObjectiveConfig(centred=False, complete_weight=0.0, dense_weight=0.0, spread_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=5e-5, weight_decay=0.05, decay_all=True, schedule="plateau"),
         engine=EngineConfig(devices=8, precision="16", num_workers=8),
         keep=KeepConfig(save_every=_STEPS_PER_EPOCH, keep_best="val/loss"),
@@ -61,6 +61,7 @@ def geoplex_paper() -> PretrainConfig:
         objective=ObjectiveConfig(
             centred=False,
             complete_weight=0.0,
+            dense_weight=0.0,
             spread_weight=0.0,
             distance="l2",
             final_momentum=0.996,
@@ -106,7 +107,7 @@ def world_nano() -> PretrainConfig:
     return PretrainConfig(
         preset="world-nano",
         data=_world_parts(),
-        num_steps=600,
+        num_steps=1200,
         model=ModelOptions(
             dim=160,
             depth=2,
@@ -137,7 +138,7 @@ def nano() -> PretrainConfig:
         data=[*start.data, real],
         num_steps=2000,
         engine=replace(start.engine, threads=1),
-        objective=replace(start.objective, goal="projection"),
+        objective=replace(start.objective, goal="projection", dense_weight=0.0),
     )
 
 

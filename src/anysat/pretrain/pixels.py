@@ -1,0 +1,51 @@
+"""What the pixels of a sub-patch hold, in numbers: what frozen targets are made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Real
+from torch import Tensor
+
+from anysat.modalities import Modality
+
+YEAR_DAYS = 365.25
+HARMONICS = 2
+"""Of the year, that tell a series."""
+
+
+def num_numbers(modality: Modality) -> int:
+    """How many numbers describe a sub-patch."""
+    return len(modality.bands) * (2 + 2 * HARMONICS if modality.is_temporal else modality.subpatch_px**2)
+
+
+def describe(
+    values: Float[Tensor, "patch sub *rest"],
+    valid: Bool[Tensor, "patch sub *rest"] | None,
+    days: Real[Tensor, "batch time"] | None,
+) -> tuple[Float[Tensor, "patch sub number"], Bool[Tensor, "patch sub number"]]:
+    """Numbers of every sub-patch, and which are known.
+
+    Of an image: all its pixels. Of a series, band by band: the mean, the means under yearly harmonics of the day, and
+    the deviation over the dates.
+
+    Args:
+        values: as a projector's `cut` gives them: (patch sub pixel), or (patch sub time band) of a series.
+        valid: same shape; None when all are.
+        days: of a series; its tiles have as many patches each.
+    """
+    known = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+    values = values.masked_fill(~known, 0.0)
+    if days is None:
+        return values, known
+    turns = torch.arange(1, HARMONICS + 1, device=values.device) / YEAR_DAYS
+    angle = 2 * math.pi * days[..., None] * turns
+    waves = torch.cat([torch.ones_like(days)[..., None], angle.cos(), angle.sin()], dim=-1)
+    waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
+    total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
+    dates = known.sum(2).clamp_min(1)
+    means = total / dates[..., None]
+    over_dates = ((values - means[:, :, None, :, 0]) * known).square().sum(2) / dates
+    numbers = torch.cat([means, over_dates.sqrt()[..., None]], dim=-1)
+    return numbers.flatten(2), known.any(2).repeat_interleave(numbers.shape[-1], dim=-1)
