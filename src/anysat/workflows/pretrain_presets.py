@@ -136,9 +136,9 @@ def nano() -> PretrainConfig:
         start,
         preset="nano",
         data=[*start.data, real],
-        num_steps=2000,
+        num_steps=3000,
         engine=replace(start.engine, threads=1),
-        objective=replace(start.objective, goal="projection", dense_weight=0.0),
+        objective=replace(start.objective, goal="projection"),
     )
 
 
