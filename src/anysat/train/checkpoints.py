@@ -87,6 +87,14 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def checkpoint_at(folder: Path, step: int) -> Checkpoint | None:
+    """The checkpoint after so many steps; None where there is none that is whole."""
+    try:
+        return _opened(folder / f"step-{step:08d}", step)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints there are, in their order."""
     names = [child.name for child in folder.iterdir()] if folder.is_dir() else []

@@ -52,6 +52,8 @@ class Keeper(Callback):
         self.metrics: dict[str, float] = {}
         self.wish = StopWish()
         self.interrupted = False
+        self.finished = False
+        """Whether the run ended because nothing became better."""
         self._saved: int | None = state.get("step")
         self._clock = (0.0, 0.0, 0)  # when metrics were logged last; seconds waited and tiles until then
 
@@ -93,14 +95,16 @@ class Keeper(Callback):
         self._log(trainer, step, metrics | measured)
         self._follow_plateau(pl_module, step, measured)
         is_best = self._follow_best(step, measured)
+        self.finished = self._waited_enough(step, due)
         self._end_if_collapsed(trainer, pl_module, collapse)
-        if step % self.keep.save_every == 0 or last or is_best:
+        if step % self.keep.save_every == 0 or last or is_best or self.finished:
             self.save(trainer, pl_module)
         if due:
             self._clock = self._now(pl_module)  # speed is that of training alone
         wished = trainer.strategy.reduce_boolean_decision(self.wish.wished, all=False)
         if wished and not last:
             self._interrupt(trainer, pl_module)
+        trainer.should_stop = trainer.should_stop or self.finished
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         """Ends the bar and the loggers, however the training ended."""
@@ -126,7 +130,8 @@ class Keeper(Callback):
         tensors = training_tensors(module.objective, optimiser, wanted=self.run.is_writer)
         encoder = _whole_encoder(module.objective)
         state = {
-            "plateau": asdict(module.plateau), "best": self.best, "precision": trainer.precision_plugin.state_dict(),
+            "plateau": asdict(module.plateau), "best": self.best, "finished": self.finished,
+            "precision": trainer.precision_plugin.state_dict(),
             "mathematics": self.mathematics, "versions": versions() | {"torch": str(torch.__version__)},
         }  # fmt: skip
         problem = None
@@ -234,6 +239,14 @@ class Keeper(Callback):
             return False
         self.best = {"name": name, "value": value, "step": step}
         return True
+
+    def _waited_enough(self, step: int, due: Sequence[Monitor]) -> bool:
+        """Whether the metric of `keep_best` has not become better for as many measurements as `patience` has."""
+        name, patience = self.keep.keep_best, self.keep.patience
+        monitor = None if name is None else _monitor_of(name, self.monitors)
+        if patience is None or monitor is None or monitor not in due or self.best is None:
+            return False
+        return step - int(self.best["step"]) >= patience * monitor.every_steps
 
 
 def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -118,7 +118,7 @@ class Training(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets the step's learning rate; measures and clips the gradient."""
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group["scale"]
         self._join_scalars()
         having = [p for p in self.objective.parameters() if p.grad is not None]
         kinds = [[p for p in having if isinstance(p, DTensor) is in_shards] for in_shards in (False, True)]
@@ -150,16 +150,21 @@ def _whole_norm(grads: list[Tensor]) -> Tensor:
 
 
 def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
-    """What decays and what does not. A weight matrix is called `weight` and has two axes or more that are not 1."""
-    decaying: list[nn.Parameter] = []
-    staying: list[nn.Parameter] = []
-    for name, parameter in objective.named_parameters():
-        is_matrix = name.rpartition(".")[2] == "weight" and sum(length > 1 for length in parameter.shape) > 1
-        if parameter.requires_grad:
-            (decaying if settings.decay_all or is_matrix else staying).append(parameter)
-    groups = [
-        {"params": [p for p in parameters if isinstance(p, DTensor) is in_shards], "weight_decay": decay}
-        for parameters, decay in ((decaying, settings.weight_decay), (staying, 0.0))
-        for in_shards in (False, True)
+    """What decays and what does not, by learning rate.
+
+    A weight matrix is called `weight` and has two axes or more that are not 1. An objective may have
+    `learning_rate_scale(name)`, what the learning rate of a parameter is multiplied with.
+    """
+    scale_of: Callable[[str], float] = getattr(objective, "learning_rate_scale", lambda _: 1.0)
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for decays in (True, False):  # in this order, which checkpoints and curves of earlier runs had
+        for in_shards in (False, True):
+            for name, parameter in objective.named_parameters():
+                is_matrix = name.rpartition(".")[2] == "weight" and sum(length > 1 for length in parameter.shape) > 1
+                wanted = (settings.decay_all or is_matrix) == decays and isinstance(parameter, DTensor) is in_shards
+                if parameter.requires_grad and wanted:
+                    groups.setdefault((decays, scale_of(name), in_shards), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
+        for (decays, scale, _), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]

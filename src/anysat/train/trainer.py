@@ -42,13 +42,15 @@ class Fitted:
     """Length of the schedules."""
     interrupted: bool = False
     """Whether a signal ended it."""
+    finished: bool = False
+    """Whether it ended before the last step because nothing became better (`KeepConfig.patience`)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each metric of this session."""
 
     @property
     def stopped_early(self) -> bool:
         """Whether steps are left to be done."""
-        return self.steps < self.num_steps
+        return self.steps < self.num_steps and not self.finished
 
     @property
     def exit_status(self) -> int:
@@ -104,8 +106,8 @@ def fit(
         cut_metrics(run.path / METRICS, start if found else -1)
         if found is not None:
             publish(found.path, run.path / OWN_FILE)
-    if start >= stop:
-        return Fitted(steps=start, num_steps=num_steps)
+    if start >= stop or state.get("finished"):
+        return Fitted(steps=start, num_steps=num_steps, finished=bool(state.get("finished")))
     objective.train()
     for part in compiled_parts(objective) if engine.compile else ():
         part.compile()
@@ -117,8 +119,9 @@ def fit(
     with _quiet_lightning(), handlers_put_back(), _as_keyboard_interrupt():
         _trainer(engine, run, keeper).fit(training)
     return Fitted(
-        steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, metrics=keeper.metrics
-    )
+        steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, finished=keeper.finished,
+        metrics=keeper.metrics,
+    )  # fmt: skip
 
 
 def _check(
