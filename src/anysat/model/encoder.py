@@ -264,13 +264,14 @@ class AnySat(nn.Module, ModelHubMixin):
         faithful: bool,
     ) -> Embeddings:
         """Checks, marks what is invalid, runs the core in chunks, and marks what nobody saw."""
-        ready, grid, absent = self._check(inputs, ids, patch_size_m)
-        if dense is not None and (dense not in ready or self.config.modality(dense).covers_tile):
-            having = [key for key in ready if not self.config.modality(key).covers_tile]
-            raise UnknownNameError("dense modality", dense, having, "It must have valid values and lie in patches")
+        if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
+            having = [key for key in inputs if not self.config.modality(key).covers_tile]
+            raise UnknownNameError("dense modality", dense, having, "It must be there and lie in patches")
+        ready, grid, absent = self._check(inputs, ids, patch_size_m, dense=dense)
         found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
         if not self.training and not bool(found.tile.isfinite().all()):
-            largest = max(float(p.values[p.valid if p.valid is not None else ...].abs().max()) for p in ready.values())
+            values = [p.values if p.valid is None else p.values[p.valid] for p in ready.values()]
+            largest = max(float(some.abs().max()) for some in values if some.numel())
             raise InputError(
                 "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
                 "is nodata marked, do the statistics fit, are the weights finite?",
@@ -299,7 +300,13 @@ class AnySat(nn.Module, ModelHubMixin):
         }
 
     def _check(
-        self, inputs: Mapping[str, PixelInput], ids: Sequence[object], patch_size_m: float, refuse_empty: bool = True
+        self,
+        inputs: Mapping[str, PixelInput],
+        ids: Sequence[object],
+        patch_size_m: float,
+        *,
+        refuse_empty: bool = True,
+        dense: str | None = None,
     ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
         """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
         shapes = {
@@ -312,6 +319,8 @@ class AnySat(nn.Module, ModelHubMixin):
         if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
             # Only context is left: the patches are still those of what was given, and nobody saw them.
             marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}
+        if dense is not None and dense not in marked:  # whose map is to be NaN, not missing
+            marked[dense] = nothing_of(inputs[dense])
         ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in marked.items()}
         return ready, grid, absent
 
