@@ -24,6 +24,7 @@ _HOME = {
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
     "load": "anysat.model.checkpoint",
+    "load_task": "anysat.tasks.predictor",
     "open_dataset": "anysat.data.base",
     "read_modalities": "anysat.modalities",
 }
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from anysat.normalise import Normaliser as Normaliser
     from anysat.observation import Observation as Observation
     from anysat.patches import PatchGrid as PatchGrid
+    from anysat.tasks.predictor import load_task as load_task
 
 
 def __getattr__(name: str) -> Any:

@@ -27,12 +27,13 @@ SHARD_MB = 8.0
 
 
 @contextlib.contextmanager
-def _silent(_what: str, _total: int) -> Iterator[Advance]:
+def silent(_what: str, _total: int) -> Iterator[Advance]:
+    """Shows nothing."""
     yield lambda _: None
 
 
 def prepare(
-    name: str, root: Path, home: Path, *, workers: int = 1, progress: Progress = _silent
+    name: str, root: Path, home: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
     """The folder of a packed copy of a dataset, and the statistics of its training split.
 
@@ -69,7 +70,7 @@ def prepare(
 
 
 def prepare_world(
-    settings: WorldSettings, cache: Path, *, workers: int = 1, progress: Progress = _silent
+    settings: WorldSettings, cache: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
     """Generated tiles, packed, and their statistics; see `prepare`.
 

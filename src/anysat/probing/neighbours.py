@@ -76,6 +76,17 @@ def train_test(
     return _score(found, unseen_labels.to(found.device))
 
 
+def told(
+    features: Tensor, labels: Tensor, unseen: Tensor, *, num_neighbours: int = 10, temperature: float | None = None
+) -> Tensor:
+    """Class (sample) of every unseen sample by its neighbours among the others. See `leave_one_out`.
+
+    Raises:
+        InputError: lengths or dimensions that differ, no samples, or values that are not finite.
+    """
+    return _told(features, labels, unseen, num_neighbours, temperature, None)
+
+
 def _told(
     features: Tensor,
     labels: Tensor,

@@ -1,0 +1,230 @@
+"""Embeddings on disk, each under what it was made from: other pixels, weights, statistics or options, another file.
+
+A file holds the embeddings of a few tiles. Its name is a digest of all that goes into them, the pixels included, so
+nothing stale can be found, and extraction that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from anysat.batch import Batch, Embeddings, Tile
+from anysat.data.base import Tiles
+from anysat.data.loader import Loader, Plan
+from anysat.data.prepare import Progress, silent
+from anysat.data.work import write_whole
+from anysat.errors import WriteError
+from anysat.modalities import Modality
+from anysat.model.encoder import AnySat
+from anysat.model.validity import mark_unseen
+from anysat.patches import PatchGrid
+
+TILES_PER_FILE = 8
+VERSION = 1
+"""Of what is kept; raise it when the same input gives other embeddings."""
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """Tiles in their order, a few at a time, as the loader reads them."""
+
+    tiles: Tiles
+    patch_size_m: float
+
+    def plan(self, step: int) -> Plan:
+        """The tiles of a step."""
+        indices = np.arange(step * TILES_PER_FILE, min((step + 1) * TILES_PER_FILE, len(self.tiles)))
+        return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """Their tiles."""
+        return [self.tiles[int(index)] for index in plan.indices]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Embeddings of many tiles, read from disk when asked for, and their targets in memory."""
+
+    files: tuple[Path, ...]
+    """Of `TILES_PER_FILE` tiles each, the last of what is left."""
+    ids: tuple[str, ...]
+    targets: dict[str, Tensor]
+    """(tile …) by name."""
+    grid: PatchGrid
+    dense: Modality | None = None
+    num_new: int = field(default=0, compare=False)
+    """Tiles that had to be embedded now."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def embeddings(self, indices: Sequence[int] | NDArray[np.int64]) -> Embeddings:
+        """Of some tiles, in the order asked for."""
+        places = np.asarray(indices)
+        order = np.argsort(places // TILES_PER_FILE, kind="stable")
+        parts: list[dict[str, Tensor]] = []
+        for number in np.unique(places // TILES_PER_FILE):
+            rows = torch.from_numpy(places[order][places[order] // TILES_PER_FILE == number] % TILES_PER_FILE)
+            parts.append({name: tensor[rows] for name, tensor in _open(self.files[number]).items()})
+        back = torch.from_numpy(np.argsort(order, kind="stable"))
+        found = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+        return _joined(found, self.grid, self.dense)
+
+
+def extract(
+    encoder: AnySat, tiles: Tiles, patch_size_m: float, folder: Path, *, modalities: Sequence[str],
+    dense: str | None = None, num_workers: int = 0, progress: Progress = silent,
+) -> Features:  # fmt: skip
+    """Embeddings of all tiles of a dataset; what is kept in the folder is not computed again.
+
+    Pixels are read each time, for their digest is part of a file's name. The encoder is used in eval mode, without
+    gradients, and left as it was.
+
+    Args:
+        encoder: with a normaliser, so that embeddings do not depend on the batch.
+        tiles: with the targets wanted.
+        patch_size_m: side of a patch.
+        folder: where files are kept.
+        modalities: keys to look at.
+        dense: modality whose sub-patches are wanted, too.
+        num_workers: processes that read.
+        progress: makes a bar from a title and a number of tiles.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    own = _digest_of(encoder, patch_size_m, tuple(modalities), dense)
+    source = Slices(tiles=tiles, patch_size_m=patch_size_m)
+    steps = -(-len(tiles) // TILES_PER_FILE)
+    files: list[Path] = []
+    targets: dict[str, list[Tensor]] = {}
+    grid, num_new = None, 0
+    with progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
+        for draw in Loader(source=source, start=0, stop=steps, num_workers=num_workers):
+            kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
+            batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)
+            path = folder / f"{_digest(batch, own)}.safetensors"
+            if grid is None:
+                grid = encoder.prepare(batch, patch_size_m)[1]
+            if not _is_whole(path):
+                num_new += len(batch)
+                _write(path, _embedded(encoder, batch, patch_size_m, dense))
+            files.append(path)
+            for name, target in draw.batch.targets.items():
+                targets.setdefault(name, []).append(target.clone())
+            advance(len(batch))
+    assert grid is not None, tiles
+    return Features(
+        files=tuple(files), ids=tuple(tiles.ids), grid=grid, num_new=num_new,
+        targets={name: torch.cat(parts) for name, parts in targets.items()},
+        dense=None if dense is None else encoder.config.modality(dense),
+    )  # fmt: skip
+
+
+def _embedded(encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None) -> dict[str, Tensor]:
+    """What is kept of a batch; of dense embeddings the half that their patch does not tell."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    try:
+        with torch.inference_mode():
+            found = encoder.eval().encode(batch, patch_size_m, dense=dense)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    kept = {"tile": found.tile, "patch": found.patch, "valid": found.valid}
+    if found.dense is not None and found.dense_valid is not None:
+        kept |= {"sub": found.dense[..., encoder.config.dim :], "sub_valid": found.dense_valid}
+    return {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
+
+
+def _joined(found: dict[str, Tensor], grid: PatchGrid, dense: Modality | None) -> Embeddings:
+    patch, sub = found["patch"], found.get("sub")
+    whole = None
+    if sub is not None:
+        side = sub.shape[1] // patch.shape[1]
+        whole = torch.cat([patch.repeat_interleave(side, 1).repeat_interleave(side, 2), sub], dim=-1)
+        whole = mark_unseen(whole, found["sub_valid"])
+    return Embeddings(
+        tile=found["tile"], patch=patch, valid=found["valid"], grid=grid, dense=whole,
+        dense_valid=found.get("sub_valid"), dense_modality=dense,
+    )  # fmt: skip
+
+
+def _digest_of(encoder: AnySat, patch_size_m: float, modalities: tuple[str, ...], dense: str | None) -> bytes:
+    """Of weights, shape, statistics and options."""
+    facts = {
+        "version": VERSION, "config": encoder.config.to_dict(), "patch_size_m": patch_size_m,
+        "modalities": modalities, "dense": dense, "type": str(encoder.dtype),
+        "statistics": None if encoder.normaliser is None else encoder.normaliser.to_dict()["statistics"],
+    }  # fmt: skip
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        total.update(name.encode())
+        total.update(_bytes(tensor))
+    return total.digest()
+
+
+def _digest(batch: Batch, own: bytes) -> str:
+    """Of everything in a batch that an embedding can depend on."""
+    total = hashlib.sha256(own)
+    total.update(str(batch.dataset).encode())
+    for key, seen in batch.observations.items():
+        total.update(repr((key, seen.modality, seen.units, tuple(seen.values.shape))).encode())
+        for tensor in (seen.values, seen.valid, seen.dates):
+            total.update(b"-" if tensor is None else _bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(tensors))
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there, all of it; one that was cut short, as by a copy, is made again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return bool(file.keys())
+    except (SafetensorError, OSError):
+        return False
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _open(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, mapped from disk."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def batches(
+    num_tiles: int, batch_size: int, generator: np.random.Generator | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Numbers of all tiles, once each, so many at a time; shuffled when a generator is given.
+
+    Tiles of one file stay together, so that each file is read once.
+    """
+    order = np.arange(num_tiles)
+    if generator is not None:
+        files = np.array_split(order, np.arange(TILES_PER_FILE, num_tiles, TILES_PER_FILE))
+        order = np.concatenate([generator.permutation(files[n]) for n in generator.permutation(len(files))])
+    for start in range(0, num_tiles, batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,1 @@
+"""Supervised tasks: targets, heads, losses, metrics."""

@@ -1,0 +1,100 @@
+"""Which parts of an encoder are trained: none, the projectors, low-rank additions, or all, the deeper the faster."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from anysat.errors import UnknownNameError
+from anysat.model.encoder import AnySat
+
+Trained = Literal["head", "projectors", "lora", "all"]
+_ADAPTED = re.compile(r"\.(attention\.(qkv|out|key|value)|mlp\.(fc1|fc2))$")
+
+
+class LowRank(nn.Module):
+    """A weight matrix plus a product of two thin ones, which begins at zero (LoRA, Hu et al. 2022)."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        rank = min(rank, rows, columns)
+        self.down = nn.Parameter(torch.empty(rank, columns))
+        self.up = nn.Parameter(torch.zeros(rows, rank))
+        self.share = alpha / rank
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that is used."""
+        return weight + self.share * (self.up @ self.down)
+
+
+def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16.0) -> None:
+    """Choose what of an encoder takes gradients; in place. `lora` adds to every matrix of the transformers.
+
+    Args:
+        encoder: any.
+        trained: `head`, nothing of the encoder; `projectors`, what turns pixels into tokens (the paper's probe of new
+            sensors); `lora`; or `all`.
+        rank: of the additions.
+        alpha: their scale, divided by the rank.
+
+    Raises:
+        UnknownNameError: it is none of these.
+    """
+    if trained not in get_args(Trained):
+        raise UnknownNameError("part to train", trained, get_args(Trained))
+    encoder.requires_grad_(trained == "all")
+    if trained == "projectors":
+        encoder.projectors.requires_grad_(True)
+    if trained == "lora":
+        for name, layer in list(encoder.named_modules()):
+            if isinstance(layer, nn.Linear) and _ADAPTED.search(name):
+                addition = LowRank(layer.weight, rank, alpha).to(layer.weight.device, layer.weight.dtype)
+                parametrize.register_parametrization(layer, "weight", addition)
+                layer.get_parameter("parametrizations.weight.original").requires_grad_(False)
+
+
+def frozen_parts(encoder: AnySat, trained: Trained) -> list[nn.Module]:
+    """The parts that stay in eval mode whatever the mode: no dropout where nothing is learnt."""
+    if trained in ("head", "lora"):
+        return [encoder]
+    return [encoder.spatial, encoder.fusion] if trained == "projectors" else []
+
+
+def merged(encoder: AnySat) -> AnySat:
+    """The encoder with its low-rank additions taken into the weights; itself where it has none."""
+    if not any(parametrize.is_parametrized(module) for module in encoder.modules()):
+        return encoder
+    plain = copy.deepcopy(encoder)
+    for module in plain.modules():
+        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
+            # torch's own removal would take the weight from the class, which is that of the original's layer, too.
+            weight = nn.Parameter(module.weight.detach(), requires_grad=False)
+            del module.parametrizations
+            module.__class__ = nn.Linear
+            module.weight = weight
+    return plain
+
+
+def depth_scale(name: str, depth: int, decay: float) -> float:
+    """What the learning rate of a parameter of the encoder is multiplied with: `decay` for each block above it.
+
+    Projectors lie below the spatial blocks, these below the fusion blocks, the last pooling on top.
+    """
+    block = re.match(r"(spatial|fusion)\.blocks\.(\d+)\.", name)
+    if block is not None:
+        level = 1 + int(block[2]) + (depth if block[1] == "fusion" else 0)
+    elif name.startswith("projectors."):
+        level = 0
+    elif name.startswith("spatial."):
+        level = depth
+    else:
+        level = 2 * depth + 1
+    return float(decay ** (2 * depth + 1 - level))

@@ -1,0 +1,125 @@
+"""What fine-tuning minimises and watches: the task's loss, and its scores on held-out tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from anysat.batch import Batch
+from anysat.data.base import Tiles
+from anysat.data.loader import Draw
+from anysat.model.encoder import AnySat
+from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
+from anysat.tasks.predictor import Predictor, evaluating
+from anysat.tasks.scores import Scores
+
+
+class FineTuning(nn.Module):
+    """A predictor in training, as the engine takes it.
+
+    Args:
+        predictor: encoder, head and task; trained in place.
+        trained: which part of the encoder.
+        layer_decay: what the learning rate of each block is multiplied with, relative to the block above; 1 for none.
+        rank: of `lora`.
+    """
+
+    def __init__(self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8) -> None:
+        super().__init__()
+        self.predictor, self.trained, self.layer_decay = predictor, trained, layer_decay
+        adapt(predictor.encoder, trained, rank=rank)
+        self.predictor.head.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """What is frozen stays in eval mode."""
+        super().train(mode)
+        for part in frozen_parts(self.predictor.encoder, self.trained):
+            part.eval()
+        return self
+
+    def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:  # noqa: ARG002 - nothing is drawn here
+        """The task's loss of a batch at its patch size."""
+        predictor = self.predictor
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trained != "head"):
+            seen = predictor.see(draw.batch, draw.patch_size_m)
+        return {"loss": predictor.task.loss(predictor.head(seen), draw.batch.targets[predictor.task.target.name])}
+
+    def after_update(self, step: int, num_steps: int) -> None:
+        """Nothing follows."""
+
+    def encoder(self) -> AnySat:
+        """The encoder, low-rank additions taken into its weights."""
+        return merged(self.predictor.encoder)
+
+    def learning_rate_scale(self, name: str) -> float:
+        """Less for lower blocks of the encoder, 1 for the head."""
+        of_encoder = name.removeprefix("predictor.encoder.")
+        if self.layer_decay == 1 or of_encoder == name:
+            return 1.0
+        return depth_scale(of_encoder, self.predictor.encoder.config.depth, self.layer_decay)
+
+    def finished(self) -> Predictor:
+        """The predictor that is left, in eval mode."""
+        own = self.predictor
+        done = Predictor(merged(own.encoder), own.task, own.view, own.head_config.name, width=own.head_config.width)
+        done.head.load_state_dict(own.head.state_dict())
+        return done.to(own.encoder.device).eval()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoring:
+    """Loss and scores on held-out tiles, shared out among the processes; `val/<score>` are those of all of them."""
+
+    every_steps: int
+    tiles: Tiles
+    batch_size: int = 8
+    name: str = "val"
+
+    def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
+        """Figures by name."""
+        predictor: Any = objective.predictor
+        losses: list[float] = []
+        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share())
+        return {"loss": sum(losses) / len(losses) if losses else math.nan, **found.figures}
+
+
+def score(
+    predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[float] | None = None,
+    share: tuple[int, int] = (0, 1), advance: Any = lambda _: None,
+) -> Scores:  # fmt: skip
+    """Scores of a predictor on tiles with targets, in their order.
+
+    Args:
+        predictor: of a task whose target the tiles have.
+        tiles: to be answered.
+        batch_size: tiles at a time.
+        losses: a list the loss of each batch is put on.
+        share: this process's number and how many share the tiles out; scores are of all tiles in each.
+        advance: called with the number of tiles done.
+    """
+    task, sheet = predictor.task, predictor.task.metric().to(predictor.encoder.device)
+    number, count = share
+    numbers = list(range(len(tiles)))[number::count]
+    with evaluating(predictor), torch.inference_mode():
+        for start in range(0, len(numbers), batch_size):
+            batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
+            batch = batch.to(predictor.encoder.device)
+            outputs, truth = predictor(batch), batch.targets[task.target.name]
+            task.score(sheet, outputs, truth)
+            if losses is not None:
+                losses.append(float(task.loss(outputs, truth)))
+            advance(len(batch))
+    found: Scores = sheet.compute()
+    return found
+
+
+def _share() -> tuple[int, int]:
+    """Number of this process and how many train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

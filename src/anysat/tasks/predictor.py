@@ -1,0 +1,218 @@
+"""What a supervised run leaves: encoder, head and task in one file, ready to answer.
+
+The file is one safetensors file: tensors of encoder and head, and as metadata everything needed to make them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import anysat
+from anysat.batch import Batch, Embeddings
+from anysat.data.base import Target
+from anysat.data.work import write_whole
+from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError, WriteError
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.normalise import Normaliser
+from anysat.tasks.base import Task, make_task
+from anysat.tasks.heads import Head, config_of, head_config, make_head
+
+PREDICTOR_FILE = "predictor.safetensors"
+FORMAT = "anysat-task-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How an encoder looks at a tile for a task."""
+
+    patch_sizes_m: tuple[float, ...]
+    """Patch sizes in metres; outputs of several are averaged."""
+    modalities: tuple[str, ...]
+    """Keys of the modalities that are looked at."""
+    dense: str | None = None
+    """Modality whose sub-patches a head of pixels takes."""
+
+    def __post_init__(self) -> None:
+        if not self.patch_sizes_m:
+            raise InputError("patch_sizes_m", "at least one patch size", "none")
+        if self.dense is not None and self.dense not in self.modalities:
+            raise InputError("dense", f"one of the modalities {', '.join(self.modalities)}", self.dense)
+
+
+class Prediction(NamedTuple):
+    """Answers for the tiles of a batch."""
+
+    answer: Tensor
+    """(tile) or (tile row col): class numbers, -1 where nothing was seen; labels (tile label); or values."""
+    probabilities: Tensor | None
+    """(tile … class), None for values."""
+    outputs: Tensor
+    """(tile … output) before they are turned into answers."""
+
+
+class Predictor(nn.Module):
+    """An encoder with a head for one task, its statistics inside.
+
+    Args:
+        encoder: any; its normaliser standardises what comes in.
+        task: what is predicted.
+        view: how tiles are looked at.
+        head: name of the head.
+        width: hidden channels of the head `conv`.
+    """
+
+    def __init__(self, encoder: AnySat, task: Task, view: View, head: str, *, width: int = 64) -> None:
+        super().__init__()
+        self.encoder, self.task, self.view = encoder, task, view
+        dense = None if view.dense is None else encoder.config.modality(view.dense)
+        configs = {
+            head_config(head, task.target, task.num_outputs, encoder.config.dim, patch_size_m=size, dense=dense,
+                        width=width)
+            for size in view.patch_sizes_m
+        }  # fmt: skip
+        if len(configs) > 1:
+            raise InputError(f"head {head!r}", "one patch size: its shape depends on it", list(view.patch_sizes_m))
+        self.head_config = configs.pop()
+        self.head: Head = make_head(self.head_config)
+        self.provenance: dict[str, Any] = {}
+        """How it was trained and selected, kept in the file."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Outputs (tile … output) of source values; of several patch sizes, their mean."""
+        outputs = [self.head(self.see(batch, size)) for size in self.view.patch_sizes_m]
+        return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
+
+    def see(self, batch: Batch, patch_size_m: float) -> Embeddings:
+        """What the encoder says of the view's modalities.
+
+        Raises:
+            InputError: none of them is there.
+        """
+        return self.encoder.encode(look(batch, self.view), patch_size_m, dense=self.view.dense)
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> Prediction:
+        """Answers for source values, on the encoder's device; in eval mode."""
+        with evaluating(self):
+            outputs = self(batch)
+        return Prediction(self.task.answer(outputs), self.task.probabilities(outputs), outputs)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; it appears whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        encoder = self.encoder
+        meta = {
+            "format": FORMAT,
+            "anysat": anysat.__version__,
+            "encoder": encoder.config.to_dict(),
+            "normaliser": None if encoder.normaliser is None else encoder.normaliser.to_dict(),
+            "encoder_provenance": encoder.provenance,
+            "target": asdict(self.task.target),
+            "task": self.task.to_dict(),
+            "view": asdict(self.view),
+            "head": asdict(self.head_config),
+            "provenance": self.provenance,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(Path(path), save(tensors, metadata={"anysat": json.dumps(meta)}))
+        except OSError as error:
+            raise WriteError(path, error) from error
+
+    def extra_repr(self) -> str:
+        """The target and the view."""
+        return f"{self.task.target.name!r}, {self.view}"
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode; every part is in its own mode again afterwards, for some may have stayed in eval mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def look(batch: Batch, view: View) -> Batch:
+    """A batch with the view's modalities alone, in the view's order.
+
+    It is of no named dataset, for a predictor has one set of statistics, that of its training.
+
+    Raises:
+        InputError: none of them is there.
+    """
+    kept = {key: batch.observations[key] for key in view.modalities if key in batch.observations}
+    if not kept or (view.dense is not None and view.dense not in kept):
+        needed = view.dense if kept else " or ".join(view.modalities)
+        raise InputError("batch", f"the modality {needed}", ", ".join(batch.observations))
+    return Batch(observations=kept, ids=batch.ids, targets=batch.targets)
+
+
+def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """Load what a probe or fine-tuning left, in eval mode.
+
+    Args:
+        source: the run folder, or the file `predictor.safetensors`.
+        device: where the weights go.
+
+    Raises:
+        MissingFileError: there is none.
+        WeightsError: it is no such file, or was written by another version.
+    """
+    path = Path(source)
+    path = path / PREDICTOR_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise MissingFileError(path, "the folder of a probe or fine-tuning run that is done, or its predictor file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+    meta = meta if isinstance(meta, dict) else {}
+    if meta.get("format") != FORMAT:
+        raise WeightsError(
+            path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
+            f"this is anysat {anysat.__version__}, which reads {FORMAT!r}: `anysat.load` takes encoders",
+        )  # fmt: skip
+    try:
+        predictor = _made(meta)
+        predictor.load_state_dict(tensors)
+    except (KeyError, TypeError, AttributeError, RuntimeError, AnySatError) as error:
+        raise WeightsError(path, f"unreadable content ({error})") from error
+    return predictor.to(device).eval()
+
+
+def _made(meta: Mapping[str, Any]) -> Predictor:
+    normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
+    encoder = AnySat(ModelConfig.from_dict(meta["encoder"]), normaliser=normaliser)
+    encoder.provenance = {str(name): str(value) for name, value in meta["encoder_provenance"].items()}
+    target = Target(**{name: _tuple(value) for name, value in meta["target"].items()})
+    task = make_task(target, {name: _tuple(value) for name, value in meta["task"].items()})
+    head, view = config_of(meta["head"]), meta["view"]
+    predictor = Predictor(encoder, task, View(**{name: _tuple(value) for name, value in view.items()}), head.name,
+                          width=head.width)  # fmt: skip
+    predictor.provenance = dict(meta["provenance"])
+    return predictor
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,207 @@
+"""Heads trained on cached embeddings, many settings at once; the encoder is nowhere near."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anysat.batch import Embeddings
+from anysat.errors import RecordError
+from anysat.probing.cache import TILES_PER_FILE, Features, batches
+from anysat.tasks.base import Task
+from anysat.tasks.scores import Scores
+
+WARMUP_FRAC = 0.1
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to train a head."""
+
+    learning_rate: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            got = (self.learning_rate, self.weight_decay)
+            raise RecordError("learning rate and weight decay", got, "above 0, and 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """The best of all settings and epochs on the validation tiles."""
+
+    head: nn.Module
+    setting: Setting
+    epoch: int
+    """After which it was best, from 1."""
+    score: float
+    """Its primary score there."""
+    curve: tuple[Mapping[str, float], ...]
+    """Of every epoch: loss and score of the setting that won."""
+    tried: tuple[tuple[Setting, float, int], ...]
+    """Every setting, its best score, and after which epoch."""
+
+
+@dataclass(eq=False)
+class _Runner:
+    """One setting on its way."""
+
+    setting: Setting
+    head: nn.Module
+    optimiser: torch.optim.AdamW
+    best_score: float = math.nan
+    best_epoch: int = 0
+    best_state: dict[str, Tensor] | None = None
+    curve: list[dict[str, float]] | None = None
+
+
+def fit_heads(
+    task: Task, make: Callable[[], nn.Module], train: Sequence[Features], val: Sequence[Features],
+    settings: Sequence[Setting], *, epochs: int, batch_size: int, seed: int, patience: int | None = None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Trained:  # fmt: skip
+    """Train a head for every setting on the same batches; the best epoch of the best setting on `val` wins.
+
+    AdamW, a tenth of the steps of warm-up, then a cosine to 0; every setting begins with the same weights.
+
+    Args:
+        task: what is predicted; its target is among those of the features.
+        make: makes a new head.
+        train: features of the training tiles, one for each patch size, whose outputs are averaged.
+        val: the same of the validation tiles; settings and epochs are chosen on them alone.
+        settings: learning rates and weight decays to try.
+        epochs: passes over the training tiles.
+        batch_size: tiles per step.
+        seed: of first weights and order.
+        patience: epochs without an improvement of any setting after which it ends; None for none.
+        advance: called after each epoch.
+
+    Raises:
+        RecordError: no settings, epochs or tiles.
+    """
+    counts = {"settings": len(settings), "epochs": epochs, "batch_size": batch_size, "training tiles": len(train[0])}
+    for name, count in counts.items():
+        if count < 1:
+            raise RecordError(name, count, "1 or more")
+    truth, num_tiles = train[0].targets[task.target.name], len(train[0])
+    runners = [_begin(make, setting, seed) for setting in settings]
+    num_steps, step = epochs * -(-num_tiles // batch_size), 0
+    since = 0
+    for epoch in range(1, epochs + 1):
+        losses = torch.zeros(len(runners))
+        count = 0
+        for indices in batches(num_tiles, batch_size, np.random.default_rng([seed, epoch])):
+            seen, wanted = [one.embeddings(indices) for one in train], truth[torch.from_numpy(indices)]
+            factor, step = _factor(step, num_steps), step + 1
+            for number, runner in enumerate(runners):
+                losses[number] += _step(runner, task, seen, wanted, factor)
+            count += 1
+        scores = score_heads(task, [runner.head for runner in runners], val)
+        improved = False
+        for runner, loss, found in zip(runners, (losses / count).tolist(), scores, strict=True):
+            improved |= _note(runner, task, epoch, loss, found)
+        advance(1)
+        since = 0 if improved else since + 1
+        if patience is not None and since >= patience:
+            break
+    return _chosen(task, runners)
+
+
+def score_heads(
+    task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
+    batch_size: int = TILES_PER_FILE,
+) -> list[Scores]:  # fmt: skip
+    """Scores of several heads on the same tiles."""
+    sheets = [task.metric() for _ in heads]
+    truth = features[0].targets[task.target.name]
+    with torch.inference_mode():
+        for indices in batches(len(features[0]), batch_size):
+            rows = torch.from_numpy(indices)
+            seen = [one.embeddings(indices) for one in features]
+            of_tiles = None if groups is None else groups[rows]
+            for head, sheet in zip(heads, sheets, strict=True):
+                head.eval()
+                task.score(sheet, outputs_of(head, seen), truth[rows], of_tiles)
+    return [sheet.compute() for sheet in sheets]
+
+
+def outputs_of(head: nn.Module, seen: Sequence[Embeddings]) -> Tensor:
+    """A head's outputs, averaged over patch sizes."""
+    outputs = [head(one) for one in seen]
+    return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
+
+
+def _begin(make: Callable[[], nn.Module], setting: Setting, seed: int) -> _Runner:
+    torch.manual_seed(seed)
+    head = make()
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    others = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": setting.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return _Runner(setting, head, torch.optim.AdamW(groups, lr=setting.learning_rate), curve=[])
+
+
+def _factor(step: int, num_steps: int) -> float:
+    warmup = max(1, round(WARMUP_FRAC * num_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def _step(runner: _Runner, task: Task, seen: Sequence[Embeddings], wanted: Tensor, factor: float) -> float:
+    runner.head.train()
+    for group in runner.optimiser.param_groups:
+        group["lr"] = factor * runner.setting.learning_rate
+    loss = task.loss(outputs_of(runner.head, seen), wanted)
+    runner.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(runner.head.parameters(), CLIP_NORM)
+    runner.optimiser.step()
+    return float(loss.detach())
+
+
+def _note(runner: _Runner, task: Task, epoch: int, loss: float, found: Scores) -> bool:
+    """Whether this epoch is the runner's best."""
+    score = found.figures[task.primary]
+    assert runner.curve is not None, epoch
+    runner.curve.append({"loss": loss, task.primary: score})
+    if not is_better(score, runner.best_score, task):
+        return False
+    runner.best_score, runner.best_epoch = score, epoch
+    runner.best_state = copy.deepcopy(runner.head.state_dict())
+    return True
+
+
+def is_better(score: float, than: float, task: Task) -> bool:
+    """Whether a primary score beats another; anything beats NaN."""
+    if math.isnan(score):
+        return False
+    return math.isnan(than) or (score > than if task.highest_is_best else score < than)
+
+
+def _chosen(task: Task, runners: Sequence[_Runner]) -> Trained:
+    best = runners[0]
+    for runner in runners[1:]:
+        if is_better(runner.best_score, best.best_score, task):
+            best = runner
+    if best.best_state is not None:
+        best.head.load_state_dict(best.best_state)
+    assert best.curve is not None, best
+    return Trained(
+        head=best.head.eval(), setting=best.setting, epoch=best.best_epoch, score=best.best_score,
+        curve=tuple(best.curve), tried=tuple((r.setting, r.best_score, r.best_epoch) for r in runners),
+    )  # fmt: skip
+
+
+def grid(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> Iterator[Setting]:
+    """Every learning rate with every weight decay."""
+    for learning_rate in learning_rates:
+        for weight_decay in weight_decays:
+            yield Setting(learning_rate=learning_rate, weight_decay=weight_decay)

@@ -1,0 +1,84 @@
+"""Values of tiles or of pixels: biomass, moisture, height."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anysat.data.base import Target
+from anysat.errors import RecordError
+from anysat.tasks.base import nothing
+from anysat.tasks.metrics import ValueScores
+
+Distance = Literal["l2", "smooth_l1"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """A value of a tile or of every pixel, trained in units of its deviation."""
+
+    target: Target
+    mean: float = 0.0
+    """Of the training values, in the target's unit."""
+    deviation: float = 1.0
+    """Of the training values."""
+    distance: Distance = "l2"
+    """`l2`, squared, or `smooth_l1`, which outliers pull less on."""
+
+    num_outputs = 1
+    primary = "rmse"
+    highest_is_best = False
+
+    def __post_init__(self) -> None:
+        if not self.deviation > 0:
+            raise RecordError("deviation", self.deviation, "a number above 0")
+        if self.distance not in get_args(Distance):
+            raise RecordError("distance", self.distance, "'l2' or 'smooth_l1'")
+
+    def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Distance in units of the deviation."""
+        found, wanted = outputs[..., 0].float(), (truth.float() - self.mean) / self.deviation
+        kept = found.isfinite() & self._labelled(truth)
+        if not bool(kept.any()):
+            return nothing(outputs)
+        measure = functional.mse_loss if self.distance == "l2" else functional.smooth_l1_loss
+        return measure(found[kept], wanted[kept])
+
+    def probabilities(self, outputs: Tensor) -> None:
+        """None: outputs are values."""
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Values in the target's unit, within its limits; NaN where nothing was seen."""
+        found = outputs[..., 0].float() * self.deviation + self.mean
+        return found if self.target.limits is None else found.clamp(*self.target.limits)
+
+    def metric(self) -> ValueScores:
+        """Scores of values in the target's unit."""
+        return ValueScores(ignore=self.target.ignore)
+
+    def score(self, sheet: ValueScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
+        """Put some tiles on a score sheet."""
+        sheet.update(self._guessed(outputs), truth.float(), groups)
+
+    def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Mean distance of each tile's values, negative."""
+        known = self._labelled(truth).reshape(len(truth), -1)
+        apart = (self._guessed(outputs) - truth.float()).abs().reshape(len(truth), -1)
+        return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
+
+    def _guessed(self, outputs: Tensor) -> Tensor:
+        """Answers as they are scored: where nothing was seen, who knows no better says the mean."""
+        answer = self.answer(outputs)
+        return answer.where(~answer.isnan(), self.mean)
+
+    def _labelled(self, truth: Tensor) -> Tensor:
+        known = truth.isfinite() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
+        return known if self.target.ignore is None else known & (truth != self.target.ignore)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"mean": self.mean, "deviation": self.deviation, "distance": self.distance}

@@ -1,0 +1,395 @@
+"""Scores of one model on one set of tiles: figures, and intervals that say how sure they are.
+
+Every figure is a function of weighted sums over tiles. With all weights 1 that is the figure; with the number of times
+that each tile was drawn it is one draw of the bootstrap. So each formula stands here once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from anysat.errors import InputError, UnknownNameError
+from anysat.probing.samples import slices
+
+NUM_BINS = 15
+"""Of confidence, equally wide, from 0 to 1."""
+_SAME = 1e-12
+"""A deviation below this share of the mean is that of a constant."""
+
+
+# --- formulas
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Totals:
+    """Weighted sums over tiles, float64; axes before the class are draws."""
+
+    support: Tensor
+    """(... class), how many are of the class."""
+    predicted: Tensor
+    """(... class), how many were said to be of the class."""
+    right: Tensor
+    """(... class), how many are and were said to be."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassTotals(Totals):
+    """Sums for one of several classes."""
+
+    bins: Tensor
+    """(... 3 bin): number, sum of confidence and number right of what was answered."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelTotals(Totals):
+    """Sums for any of several labels, and the ranking they cannot tell."""
+
+    weights: Tensor
+    """(draw tile)"""
+    counts: LabelCounts
+
+
+@dataclass(frozen=True, eq=False)
+class ValueTotals:
+    """Sums for values, each (...): of truth less the centre, and of errors, which are prediction less truth."""
+
+    centre: float
+    """Near the mean of the truth, so that squares stay small."""
+    count: Tensor
+    truth: Tensor
+    truth_squared: Tensor
+    error: Tensor
+    error_size: Tensor
+    error_squared: Tensor
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """NaN where there is no whole."""
+    return part / whole.where(whole > 0, torch.nan)
+
+
+def recall(totals: Totals) -> Tensor:
+    """Of each class; NaN where it does not occur in truth."""
+    return _ratio(totals.right, totals.support)
+
+
+def precision(totals: Totals) -> Tensor:
+    """Of each class; NaN where it was never predicted."""
+    return _ratio(totals.right, totals.predicted)
+
+
+def f1(totals: Totals) -> Tensor:
+    """Of each class; NaN where it occurs neither in truth nor in predictions."""
+    return _ratio(2 * totals.right, totals.support + totals.predicted)
+
+
+def iou(totals: Totals) -> Tensor:
+    """Intersection over union of each class; NaN where it occurs neither in truth nor in predictions."""
+    return _ratio(totals.right, totals.support + totals.predicted - totals.right)
+
+
+def _accuracy(totals: ClassTotals) -> Tensor:
+    return _ratio(totals.right.sum(-1), totals.support.sum(-1))
+
+
+def _f1_micro(totals: Totals) -> Tensor:
+    return _ratio(2 * totals.right.sum(-1), (totals.support + totals.predicted).sum(-1))
+
+
+def _f1_weighted(totals: Totals) -> Tensor:
+    return _ratio((f1(totals).nan_to_num() * totals.support).sum(-1), totals.support.sum(-1))
+
+
+def _kappa(totals: ClassTotals) -> Tensor:
+    total = totals.support.sum(-1)
+    chance = _ratio((totals.support * totals.predicted).sum(-1), total**2)
+    return _ratio(_accuracy(totals) - chance, 1 - chance)
+
+
+def _calibration_error(totals: ClassTotals) -> Tensor:
+    number, confidence, right = totals.bins.unbind(-2)
+    return _ratio((confidence - right).abs().sum(-1), number.sum(-1))
+
+
+def _label_accuracy(totals: LabelTotals) -> Tensor:
+    mistakes = (totals.support + totals.predicted - 2 * totals.right).sum(-1)
+    total = totals.weights.sum(-1) * totals.support.shape[-1]
+    return _ratio(total - mistakes, total)
+
+
+def average_precision(totals: LabelTotals) -> Tensor:
+    """Of each label: mean over its positives of the precision down to their output; NaN without a positive."""
+    counts, weights = totals.counts, totals.weights.T.contiguous()
+    labels = zip(counts.outputs.unbind(1), counts.truth.unbind(1), strict=True)
+    return torch.stack([_average_precision(weights, outputs, truth) for outputs, truth in labels], -1)
+
+
+def _average_precision(weights: Tensor, outputs: Tensor, truth: Tensor) -> Tensor:
+    """(draw) of one label, from weights (tile draw), outputs (tile) and truth (tile)."""
+    falling, order = (-outputs).sort()
+    last = torch.searchsorted(falling, falling, right=True) - 1  # of those with the same output
+    positive = truth[order] > 0
+    drawn = weights[order]
+    gained = drawn[positive]
+    found = gained.cumsum(0)[positive.cumsum(0)[last[positive]] - 1]
+    given = drawn.cumsum(0)[last[positive]]
+    return _ratio((gained * found / given.clamp_min(1)).sum(0), gained.sum(0))
+
+
+def _rmse(totals: ValueTotals) -> Tensor:
+    return _ratio(totals.error_squared, totals.count).sqrt()
+
+
+def _mae(totals: ValueTotals) -> Tensor:
+    return _ratio(totals.error_size, totals.count)
+
+
+def _bias(totals: ValueTotals) -> Tensor:
+    return _ratio(totals.error, totals.count)
+
+
+def _r2(totals: ValueTotals) -> Tensor:
+    spread = totals.truth_squared - _ratio(totals.truth**2, totals.count)
+    constant = totals.count * (_SAME * totals.centre) ** 2
+    return 1 - totals.error_squared / spread.where(spread > constant, torch.nan)
+
+
+# --- what is known of each tile
+
+
+Formulas = Mapping[str, Callable[[Any], Tensor]]
+_PER_CLASS: Formulas = {"f1": f1, "precision": precision, "recall": recall}
+_F1: Formulas = {
+    "f1_macro": lambda totals: f1(totals).nanmean(-1), "f1_micro": _f1_micro, "f1_weighted": _f1_weighted
+}  # fmt: skip
+
+
+class Counts(Protocol):
+    """What is known of each tile, float64 on the CPU, and which figures follow."""
+
+    formulas: ClassVar[Formulas]
+    """Of figures: (...) from totals."""
+    per_class: ClassVar[Formulas]
+    """Of figures of each class: (... class) from totals."""
+
+    @property
+    def truth(self) -> Tensor:
+        """(tile any), the same for every model on the same tiles."""
+
+    def totals(self, weights: Tensor) -> Any:
+        """Sums weighted by (draw tile)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassCounts:
+    """One of several classes at every labelled place."""
+
+    margins: Tensor
+    """(tile 3 class): support, predicted, right."""
+    bins: Tensor
+    """(tile 3 bin), see `ClassTotals`."""
+
+    formulas: ClassVar[Formulas] = {
+        "accuracy": _accuracy, "balanced_accuracy": lambda totals: recall(totals).nanmean(-1), **_F1,
+        "miou": lambda totals: iou(totals).nanmean(-1), "kappa": _kappa, "calibration_error": _calibration_error,
+    }  # fmt: skip
+    per_class: ClassVar[Formulas] = {"iou": iou, **_PER_CLASS}
+
+    @property
+    def truth(self) -> Tensor:
+        """Support."""
+        return self.margins[:, 0]
+
+    def totals(self, weights: Tensor) -> ClassTotals:
+        """Sums weighted by (draw tile)."""
+        support, predicted, right = _weighted(weights, self.margins).unbind(1)
+        return ClassTotals(support=support, predicted=predicted, right=right, bins=_weighted(weights, self.bins))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelCounts:
+    """Any of several labels of a tile."""
+
+    margins: Tensor
+    """(tile 3 label), 0 and 1: truth, predicted, both."""
+    outputs: Tensor
+    """(tile label), logits."""
+
+    formulas: ClassVar[Formulas] = {
+        "accuracy": _label_accuracy, **_F1, "map_macro": lambda totals: average_precision(totals).nanmean(-1)
+    }  # fmt: skip
+    per_class: ClassVar[Formulas] = {**_PER_CLASS, "average_precision": average_precision}
+
+    @property
+    def truth(self) -> Tensor:
+        """Support."""
+        return self.margins[:, 0]
+
+    def totals(self, weights: Tensor) -> LabelTotals:
+        """Sums weighted by (draw tile)."""
+        support, predicted, right = _weighted(weights, self.margins).unbind(1)
+        return LabelTotals(support=support, predicted=predicted, right=right, weights=weights, counts=self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValueCounts:
+    """Values at every labelled place."""
+
+    sums: Tensor
+    """(tile 6), see `ValueTotals`."""
+    centre: float
+
+    formulas: ClassVar[Formulas] = {"rmse": _rmse, "mae": _mae, "bias": _bias, "r2": _r2}
+    per_class: ClassVar[Formulas] = {}
+
+    @property
+    def truth(self) -> Tensor:
+        """Number and mean."""
+        count, truth = self.sums[:, :2].unbind(1)
+        return torch.stack([count, _ratio(truth, count).nan_to_num() + self.centre], 1)
+
+    def totals(self, weights: Tensor) -> ValueTotals:
+        """Sums weighted by (draw tile)."""
+        return ValueTotals(self.centre, *_weighted(weights, self.sums).unbind(-1))
+
+
+def _weighted(weights: Tensor, table: Tensor) -> Tensor:
+    """(draw any) of weights (draw tile) and a table (tile any), which may have more axes."""
+    return (weights @ table.flatten(1)).view(len(weights), *table.shape[1:])
+
+
+# --- scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Figures of one model on one set of tiles. NaN where a figure is undefined."""
+
+    figures: dict[str, float]
+    per_class: dict[str, list[float]]
+    """Figures of each class, in the order of the classes; the keys end with `support`, how often it occurs."""
+    confusion: NDArray[np.int64] | None
+    """(class class+1), truth by prediction; the last column is what got no answer. None for labels and values."""
+    num_tiles: int
+    num_samples: int
+    """Labelled places; tiles for labels."""
+    counts: Counts = field(repr=False)
+    groups: Tensor | None = field(repr=False, default=None)
+    """(tile), such as the spatial block each is in."""
+
+    @classmethod
+    def of(
+        cls, counts: Counts, *, num_samples: int, groups: Tensor | None = None, confusion: Tensor | None = None
+    ) -> Scores:
+        """From what is known of each tile."""
+        num_tiles = len(counts.truth)
+        totals = counts.totals(torch.ones(1, num_tiles, dtype=torch.float64))
+        per_class = {name: formula(totals)[0].tolist() for name, formula in counts.per_class.items()}
+        if counts.per_class:
+            per_class["support"] = totals.support[0].tolist()
+        return cls(
+            figures={name: float(formula(totals)) for name, formula in counts.formulas.items()}, per_class=per_class,
+            confusion=None if confusion is None else confusion.cpu().numpy(),
+            num_tiles=num_tiles, num_samples=num_samples, counts=counts, groups=groups,
+        )  # fmt: skip
+
+    def interval(
+        self, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0, groups: ArrayLike | None = None
+    ) -> tuple[float, float]:
+        """Bounds between which a figure lies, by the percentile bootstrap over tiles or groups of tiles.
+
+        Draws in which the figure is undefined are left out. Both are NaN for fewer than two tiles or groups.
+
+        Args:
+            name: one of `figures`.
+            level: how often such an interval holds the figure.
+            resamples: number of draws.
+            seed: of the draws.
+            groups: (tile), drawn as a whole; those given to `update` if None, and else every tile by itself.
+
+        Raises:
+            UnknownNameError: there is no such figure.
+            InputError: a level that is no share, no draw, or not one group for each tile.
+        """
+        return self._bounds(lambda weights: self._figure(name, weights), name, level, resamples, seed, groups)
+
+    def difference(
+        self, other: Scores, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0,
+        groups: ArrayLike | None = None,
+    ) -> tuple[float, float]:  # fmt: skip
+        """Bounds of this figure less the other's; both are taken on the same draws of the same tiles.
+
+        Raises:
+            UnknownNameError: there is no such figure.
+            InputError: not the same tiles in the same order; or see `interval`.
+        """
+        if self.num_tiles != other.num_tiles:
+            raise InputError("difference", f"the same {self.num_tiles} tiles in the same order",
+                             f"{other.num_tiles} tiles")  # fmt: skip
+        ours, theirs = self.counts.truth, other.counts.truth
+        if (
+            type(self.counts) is not type(other.counts)
+            or ours.shape != theirs.shape
+            or not torch.allclose(ours, theirs, rtol=1e-6)
+        ):
+            raise InputError("difference", "the same tiles in the same order", "tiles with another truth",
+                             "score both models on the same split, with the same number of ranks")  # fmt: skip
+        return self._bounds(
+            lambda weights: self._figure(name, weights) - other._figure(name, weights),
+            name, level, resamples, seed, groups,
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; None for NaN."""
+        return {
+            "figures": {name: _plain(value) for name, value in self.figures.items()},
+            "per_class": {name: [_plain(value) for value in values] for name, values in self.per_class.items()},
+            "confusion": None if self.confusion is None else self.confusion.tolist(),
+            "num_tiles": self.num_tiles,
+            "num_samples": self.num_samples,
+        }
+
+    def _figure(self, name: str, weights: Tensor) -> Tensor:
+        return self.counts.formulas[name](self.counts.totals(weights))
+
+    def _bounds(
+        self, measure: Callable[[Tensor], Tensor], name: str, level: float, resamples: int, seed: int,
+        groups: ArrayLike | None,
+    ) -> tuple[float, float]:  # fmt: skip
+        if name not in self.figures:
+            raise UnknownNameError("figure", name, self.figures)
+        if not 0 < level < 1 or resamples < 1:
+            raise InputError("interval", "a level between 0 and 1 and at least one draw", (level, resamples))
+        if groups is None:
+            groups = np.arange(self.num_tiles) if self.groups is None else self.groups.numpy()
+        if np.shape(groups) != (self.num_tiles,):
+            raise InputError("groups", f"one for each of {self.num_tiles} tiles", f"shape {np.shape(groups)}")
+        found, places = np.unique(np.asarray(groups), return_inverse=True)
+        if len(found) < 2:
+            return math.nan, math.nan
+        draws = _draws(torch.from_numpy(places), len(found), resamples, seed)
+        drawn = torch.cat([measure(weights) for weights in draws])
+        low, high = drawn.nanquantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)).tolist()
+        return low, high
+
+
+def _draws(places: Tensor, num_groups: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """Weights (draw tile), a few draws at once: as many groups as there are, drawn with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in slices(resamples, 2 * len(places)):
+        drawn = torch.randint(num_groups, (part.stop - part.start, num_groups), generator=generator)
+        times = torch.zeros(drawn.shape, dtype=torch.float64)
+        times.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand(drawn.shape))
+        yield times[:, places]
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

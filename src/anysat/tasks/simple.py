@@ -1,0 +1,212 @@
+"""Simple features and simple models, the yardstick for embeddings: what can be had without a network.
+
+Features are arrays (sample feature); a sample is a tile, or a labelled pixel of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import Target
+from anysat.errors import UnknownNameError
+from anysat.observation import Observation
+
+Array = NDArray[Any]
+_DAYS_PER_MONTH = 365.25 / 12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Samples: places in tiles, or whole tiles."""
+
+    tile: NDArray[np.int64]
+    """(sample) number of the tile."""
+    row: NDArray[np.int64] | None
+    """(sample) row in the target's raster; None where samples are tiles."""
+    col: NDArray[np.int64] | None
+    truth: Array
+    """(sample) classes or values, or (sample label)."""
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+    def of(self, tile: int) -> NDArray[np.int64]:
+        """Numbers of a tile's samples."""
+        return np.flatnonzero(self.tile == tile)
+
+
+def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -> Places:
+    """All labelled places of some tiles, or so many of them, as many of each tile as there are, drawn.
+
+    Args:
+        truths: the target of each tile.
+        target: its record.
+        most: number of pixels.
+        seed: of the draw.
+    """
+    if target.level == "tile":
+        truth = np.stack([np.asarray(one) for one in truths])
+        kept = np.arange(len(truth))
+        if target.kind != "labels":
+            kept = np.flatnonzero(_labelled(truth, target))
+        return Places(tile=kept, row=None, col=None, truth=truth[kept])
+    rng, found = np.random.default_rng([seed, 3]), []
+    each = max(1, most // max(1, len(truths)))
+    for number, raster in enumerate(truths):
+        places = np.argwhere(_labelled(np.asarray(raster), target))
+        places = rng.permutation(places)[:each]
+        found.append(np.concatenate([np.full((len(places), 1), number), places], axis=1))
+    tile, row, col = np.concatenate(found).T
+    truth = np.array([truths[t][r, c] for t, r, c in zip(tile, row, col, strict=True)])
+    return Places(tile=tile, row=row, col=col, truth=truth)
+
+
+def _labelled(values: Array, target: Target) -> NDArray[np.bool_]:
+    known = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, dtype=bool)
+    return known if target.ignore is None else known & (values != target.ignore)
+
+
+def statistics(tile: Tile) -> dict[str, Array]:
+    """Mean and deviation of every band over its valid dates, as maps (feature row col) by modality."""
+    return {key: np.concatenate(_moments(seen)) for key, seen in tile.observations.items()}
+
+
+def months(tile: Tile) -> dict[str, Array]:
+    """Mean of every band in each month of the year, of its whole series where a month has none; images as they are."""
+    found = {}
+    for key, seen in tile.observations.items():
+        mean, _ = _moments(seen)
+        if seen.dates is None:
+            found[key] = mean
+            continue
+        day = (seen.dates - seen.dates.astype("datetime64[Y]")).astype(int)
+        month = np.minimum((day / _DAYS_PER_MONTH).astype(int), 11)
+        parts = []
+        for number in range(12):
+            chosen = month == number
+            count = seen.valid[chosen].sum(0)
+            total = np.where(seen.valid[chosen], seen.values[chosen], 0).sum(0)
+            parts.append(np.where(count > 0, total / np.maximum(count, 1), mean))
+        found[key] = np.concatenate(parts)
+    return found
+
+
+def _moments(seen: Observation) -> tuple[Array, Array]:
+    """Mean and deviation over dates (band row col); of an image the values and nothing."""
+    values, valid = seen.values.astype(np.float64), seen.valid
+    if seen.dates is None:
+        return np.where(valid, values, np.nan), np.empty((0, *values.shape[1:]))
+    count = valid.sum(0)
+    mean = np.where(valid, values, 0).sum(0) / np.maximum(count, 1)
+    square = np.where(valid, (values - mean) ** 2, 0).sum(0) / np.maximum(count, 1)
+    unseen = count == 0
+    return np.where(unseen, np.nan, mean), np.where(unseen, np.nan, np.sqrt(square))
+
+
+SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistics, "months": months}
+"""Features without a network, by name; add one here."""
+
+
+def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple[int, int] | None) -> Array:
+    """Features (sample feature) of a tile's samples from its maps: of the pixel that covers a place, or over the tile.
+
+    Over a tile, mean and deviation over its pixels.
+
+    Args:
+        maps: (feature row col) by modality.
+        places: all samples.
+        tile: number of the tile.
+        shape: rows and columns of the target's raster; None where samples are tiles.
+    """
+    mine, parts = places.of(tile), []
+    for values in maps.values():
+        if places.row is None or places.col is None or shape is None:
+            flat = values.reshape(len(values), -1)
+            seen = np.isfinite(flat)
+            count = np.maximum(seen.sum(1), 1)
+            mean = np.where(seen, flat, 0).sum(1) / count
+            spread = np.sqrt(np.where(seen, (flat - mean[:, None]) ** 2, 0).sum(1) / count)
+            parts.append(np.repeat(np.concatenate([mean, spread])[None], len(mine), axis=0))
+        else:
+            row = places.row[mine] * values.shape[1] // shape[0]
+            col = places.col[mine] * values.shape[2] // shape[1]
+            parts.append(values[:, row, col].T)
+    return np.concatenate(parts, axis=1)
+
+
+def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
+    """Settings of each simple model to choose from, as many of each; unfitted scikit-learn estimators.
+
+    Args:
+        kind: of the target.
+        seed: of the models that draw.
+        num_samples: for training; there can be no more neighbours.
+    """
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    )
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+    leaves, rates, strengths = (1, 3, 10), (0.03, 0.1, 0.3), (0.01, 0.1, 1.0)
+    counts = tuple(min(count, num_samples) for count in (3, 10, 30))
+    if kind == "value":
+        return {
+            "logistic": [Ridge(alpha=1 / strength) for strength in strengths],
+            "neighbours": [KNeighborsRegressor(count) for count in counts],
+            "forest": [RandomForestRegressor(300, min_samples_leaf=leaf, random_state=seed) for leaf in leaves],
+            "boosting": [HistGradientBoostingRegressor(learning_rate=rate, random_state=seed) for rate in rates],
+        }
+    found: dict[str, list[Any]] = {
+        "logistic": [LogisticRegression(C=strength, max_iter=1000) for strength in strengths],
+        "neighbours": [KNeighborsClassifier(count) for count in counts],
+        "forest": [RandomForestClassifier(300, min_samples_leaf=leaf, random_state=seed) for leaf in leaves],
+        "boosting": [HistGradientBoostingClassifier(learning_rate=rate, random_state=seed) for rate in rates],
+    }
+    if kind == "labels":
+        return {name: [MultiOutputClassifier(one) for one in settings] for name, settings in found.items()}
+    return found
+
+
+MODELS = ("logistic", "neighbours", "forest", "boosting")
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Refuse names that no model has.
+
+    Raises:
+        UnknownNameError: naming it.
+    """
+    for name in names:
+        if name not in MODELS:
+            raise UnknownNameError("model", name, MODELS)
+
+
+def outputs(model: Any, features: Array, kind: str, num_classes: int) -> Array:
+    """What a fitted model says, as a head would (sample output): log probabilities, log odds, or values."""
+    if kind == "value":
+        return np.asarray(model.predict(features), dtype=np.float64)[:, None]
+    if kind == "labels":
+        told = np.stack([_positive(one, part) for one, part in
+                         zip(model.estimators_, model.predict_proba(features), strict=True)], axis=1)  # fmt: skip
+        told = told.clip(1e-6, 1 - 1e-6)
+        return np.log(told / (1 - told))
+    shares = np.full((len(features), num_classes), 1e-9)
+    shares[:, np.asarray(model.classes_).astype(int)] = model.predict_proba(features)
+    return np.log(shares.clip(1e-9))
+
+
+def _positive(model: Any, shares: Array) -> Array:
+    """Probability of a label; of one that never or always occurred in training, that."""
+    classes = list(model.classes_)
+    return shares[:, classes.index(1)] if 1 in classes else np.zeros(len(shares))
