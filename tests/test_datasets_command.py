@@ -157,7 +157,7 @@ def test_show_says_how_many_samples_there_are(capsys, tmp_path):
 
 def test_picture_shows_every_modality_with_its_dates_and_the_labels_in_words():
     tile = open_dataset("treesatai_ts", miniature("treesatai_ts"), "all")[0]
-    figure = sample_figure(tile, find_dataset("treesatai_ts"))
+    figure = sample_figure(tile, find_dataset("treesatai_ts").targets, "treesatai_ts")
     figure.canvas.draw()
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split(":")[0] for title in titles] == ["aerial", "s2", "s1-asc", "s1-des"]
@@ -170,7 +170,7 @@ def flooded(**target):
     s2 = Observation.of(MODALITIES["s2"], np.ones((1, 10, 512, 512)), dates=["2019-09-18"])
     labels = np.zeros((512, 512), np.int64)
     labels[:128], labels[128:256] = 1, -1
-    return sample_figure(Tile.of(s2, targets={"flood": labels}), find_dataset("sen1floods11"))
+    return sample_figure(Tile.of(s2, targets={"flood": labels}), find_dataset("sen1floods11").targets, "sen1floods11")
 
 
 def test_picture_of_classes_has_a_legend_with_shares():
@@ -193,7 +193,9 @@ def test_picture_of_classes_has_north_at_the_top_and_grey_where_there_is_no_labe
 def test_picture_of_values_has_a_scale():
     s2 = Observation.of(MODALITIES["s2"], np.ones((1, 10, 256, 256)), dates=["2019-09-18"])
     biomass = np.random.default_rng(0).uniform(0, 300, (256, 256)).astype(np.float32)
-    figure = sample_figure(Tile.of(s2, targets={"biomass": biomass}), find_dataset("biomassters"))
+    figure = sample_figure(
+        Tile.of(s2, targets={"biomass": biomass}), find_dataset("biomassters").targets, "biomassters"
+    )
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>"] == ["t/ha"]
 
 

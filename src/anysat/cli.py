@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +22,10 @@ from anysat.errors import AnySatError, MissingExtraError, RecordError
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
     "pretrain": ("anysat.workflows.pretrain", "PretrainConfig", "pretrain"),
+    "probe": ("anysat.workflows.probe", "ProbeConfig", "probe"),
+    "finetune": ("anysat.workflows.finetune", "FinetuneConfig", "finetune"),
+    "evaluate": ("anysat.workflows.evaluate", "EvaluateConfig", "evaluate"),
+    "predict": ("anysat.workflows.predict", "PredictConfig", "predict"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
     "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),
@@ -37,7 +41,7 @@ COMMANDS = {
 """Command, module, config and function. The config's docstring and fields are the help."""
 
 _GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
-_TRAIN = {"lightning", "tensorboard", "tfrecord", "webdataset"}
+_TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 
@@ -123,7 +127,8 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     parsed = parser.parse_args(typed)
     if hasattr(config, "starting_point"):
         begun = config.starting_point(parsed.as_dict())
-        parser.set_defaults({name: value for name, value in _leaves(begun).items() if name in parser.get_defaults()})
+        known = set(parser.get_defaults().keys())
+        parser.set_defaults({name: value for name, value in _leaves(begun, known).items() if name in known})
         parsed = parser.instantiate(parser.parse_args(typed))  # its groups of options are configs, too
     values = dict(parsed) if hasattr(config, "starting_point") else parsed.as_dict()
     for field in fields:
@@ -144,14 +149,14 @@ def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
     return name + equals + value
 
 
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Options by their dotted names; lists stay whole."""
-    if not isinstance(values, dict):
+def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names; lists stay whole, and so does a table that is one option."""
+    if not isinstance(values, dict) or prefix in options:
         return {prefix: values}
     return {
         name: leaf
         for key, value in values.items()
-        for name, leaf in _leaves(value, f"{prefix}.{key}" if prefix else key).items()
+        for name, leaf in _leaves(value, options, f"{prefix}.{key}" if prefix else key).items()
     }
 
 

@@ -6,6 +6,7 @@ For looking at before training; the pictures of embeddings are in `pictures`.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,29 +20,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from anysat.data.base import DatasetRecord, Target
+    from anysat.data.base import Target
 
 _PANEL_INCHES, _COLUMNS, _MAX_LEGEND = 3.4, 4, 24
 _VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
 
 
-def sample_figure(tile: Tile, record: DatasetRecord) -> Figure:
+def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: str = "target") -> Figure:
     """Every modality and target of a tile, north up, axes in metres.
 
     Series are the median over their valid dates. Classes have the same colours in every sample;
     places without a label are grey, a modality's invalid places white.
+
+    Args:
+        tile: with targets.
+        targets: what is known of them; those the tile does not have are left out.
+        source: the dataset's title, or where else the tile is from.
+        told_as: `target`, or `answer` for what a model says.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rasters = [target for target in record.targets if target.level == "pixel" and target.name in tile.targets]
-    words = [target for target in record.targets if target.level == "tile" and target.name in tile.targets]
+    rasters = [target for target in targets if target.level == "pixel" and target.name in tile.targets]
+    words = [target for target in targets if target.level == "tile" and target.name in tile.targets]
     columns, places = _places(len(tile.observations), [len(target.classes) > 0 for target in rasters])
     rows = places[-1] // columns + 1
     figure = Figure(figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES + 0.3) * rows + 0.6), layout="compressed", dpi=110)
     FigureCanvasAgg(figure)
     where = _where(tile)
-    told = [f"{record.title}, {tile.id}" + (f" ({where})" if where else "")]
+    told = [f"{source}, {tile.id}" + (f" ({where})" if where else "")]
     lines = (textwrap.wrap(_in_words(tile.targets[target.name], target), 30 * columns) for target in words)
     figure.suptitle("\n".join([*told, *(line for part in lines for line in part)]), fontsize="medium")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -50,9 +57,9 @@ def sample_figure(tile: Tile, record: DatasetRecord) -> Figure:
     for place, target in zip(places[len(tile.observations) :], rasters, strict=True):
         raster = np.asarray(tile.targets[target.name])
         if target.kind == "value":
-            _draw_values(panels[place], raster, target)
+            _draw_values(panels[place], raster, target, told_as)
         else:
-            _draw_classes(panels[place], panels[place + 1], raster, target)
+            _draw_classes(panels[place], panels[place + 1], raster, target, told_as)
     for axes in panels:
         if not axes.has_data():
             axes.set_axis_off()
@@ -92,14 +99,14 @@ def _draw_observation(axes: Axes, observation: Observation) -> None:
     _label(axes, title)
 
 
-def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target) -> None:
+def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
     image = axes.imshow(raster.astype(np.float64), extent=_extent_m(raster, target), origin="upper",
                         interpolation="nearest", cmap=_VALUE_COLOURS)  # fmt: skip
     axes.get_figure(root=True).colorbar(image, ax=axes, shrink=0.8, label=target.unit)  # type: ignore[union-attr]
-    _label(axes, f"{target.name}: target\nvalues in {target.unit or 'no unit'}, {target.gsd_m:g} m")
+    _label(axes, f"{target.name}: {told_as}\nvalues in {target.unit or 'no unit'}, {target.gsd_m:g} m")
 
 
-def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target: Target) -> None:
+def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
     """The classes of a raster, and in the cell beside it those that occur with their shares."""
     from matplotlib.patches import Patch
 
@@ -109,7 +116,7 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
         known &= numbers != target.ignore
     image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
     axes.imshow(image, extent=_extent_m(raster, target), origin="upper", interpolation="nearest")
-    _label(axes, f"{target.name}: target\n{len(target.classes)} classes, {target.gsd_m:g} m")
+    _label(axes, f"{target.name}: {told_as}\n{len(target.classes)} classes, {target.gsd_m:g} m")
     found, counts = np.unique(numbers[known], return_counts=True)
     entries = [(tuple(colours[found[i]]), f"{target.classes[found[i]]} ({_percent(counts[i] / numbers.size)})")
                for i in np.argsort(-counts)][:_MAX_LEGEND]  # fmt: skip

@@ -166,7 +166,7 @@ def show(config: ShowConfig) -> str:
         raise RecordError("--index", config.index, f"0 to {len(dataset) - 1}, the samples of split {config.split!r}")
     tile = dataset[config.index]
     with staged([out], overwrite=config.overwrite) as folder:
-        sample_figure(tile, dataset.record).savefig(folder / out.name)
+        sample_figure(tile, dataset.record.targets, dataset.record.title).savefig(folder / out.name)
     return f"wrote {out}: sample {tile.id}, number {config.index} of {len(dataset)} in split {config.split}"
 
 

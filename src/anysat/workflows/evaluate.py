@@ -1,0 +1,72 @@
+"""Scores of what a run has learnt, beside the paper's; or of simple models and encoders side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anysat.errors import InputError, RecordError
+from anysat.workflows.probe import Scored
+from anysat.workflows.supervised import LabelledData
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a probe or fine-tuning run again, on any split; or compare encoders with simple models on one dataset.
+
+    `anysat evaluate --run RUN` reads the run's data and prints its scores beside the paper's figure. `anysat evaluate
+    --compare --data.dataset NAME …` fits the same models to statistics of the bands, to their pixels and to embeddings.
+    """
+
+    run: str | None = None
+    """Run folder of `anysat probe` or `finetune`."""
+    compare: bool = False
+    """Compare feature sets and models on --data instead."""
+    split: str = "test"
+    """Split to score a run on; members may be joined by `+`."""
+    data: LabelledData = field(default_factory=LabelledData)
+    """Of a comparison; of a run only `root` counts, where the data have moved."""
+    weights: list[str] = field(default_factory=lambda: ["nano"])
+    """Encoders to compare: nano, files, run folders, hub ids; `untrained:PATH` for new weights of the same shape."""
+    patch_sizes_m: list[float] = field(default_factory=list)
+    """Patch sizes in metres to compare; empty for the first of the dataset's."""
+    models: list[str] = field(default_factory=lambda: ["logistic", "neighbours", "forest", "boosting"])
+    """Models fitted to each feature set, all tuned alike on the validation split."""
+    max_pixels: int = 20_000
+    """Most labelled pixels that models are fitted to, drawn from the seed."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    cache: str | None = None
+    """Folder of embeddings; null for one in the cache of the package."""
+    json: str | None = None
+    """File for the figures."""
+    batch_size: int = 8
+    """Tiles at a time."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Mapping):
+            object.__setattr__(self, "data", LabelledData(**self.data))
+        for name in ("batch_size", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.json is not None and Path(self.json).suffix != ".json":
+            raise RecordError("--json", self.json, "a name ending in .json")
+
+
+def evaluate(config: EvaluateConfig) -> Scored:
+    """Score a run, or compare.
+
+    Raises:
+        InputError: neither a run nor a comparison is asked for, or both.
+        MissingFileError, WeightsError: there is no such run.
+    """
+    if (config.run is not None) == config.compare:
+        raise InputError("evaluate", "either --run RUN or --compare", "both" if config.compare else "neither")
+    if config.compare:
+        from anysat.workflows.compare import compare
+
+        return compare(config)
+    from anysat.workflows.evaluate_run import evaluate_run
+
+    return evaluate_run(config)

@@ -1,0 +1,53 @@
+"""A run scored again: its own data, any split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anysat.data.base import open_dataset
+from anysat.data.work import fingerprint, to_json, write_whole
+from anysat.errors import InputError, MissingFileError
+from anysat.tasks.finetune import score
+from anysat.tasks.predictor import load_task
+from anysat.train.run import CONFIG
+from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.probe import Scored
+from anysat.workflows.progress import progress_bar
+from anysat.workflows.supervised import LabelledData, place_of
+from anysat.workflows.task_parts import described
+from anysat.workflows.task_text import score_lines
+
+
+def evaluate_run(config: EvaluateConfig) -> Scored:
+    """See `evaluate`."""
+    run = Path(str(config.run))
+    predictor = load_task(run)
+    kept = run / CONFIG
+    if not kept.is_file():
+        raise MissingFileError(kept, "the options the run was made with; give the run folder, not its predictor file")
+    options = yaml.safe_load(kept.read_text("utf-8"))
+    data = LabelledData(**options["data"])
+    data = data if config.data.root is None else replace(data, root=config.data.root)
+    root, _ = place_of(data)
+    tiles = open_dataset(
+        data.dataset, root, config.split, modalities=data.modalities, targets=(predictor.task.target.name,)
+    )
+    if not len(tiles):
+        raise InputError(f"{data.dataset}, split {config.split}", "at least one tile", "none")
+    with progress_bar(f"scores of {config.split}", len(tiles)) as advance:
+        found = score(predictor, tiles, config.batch_size, advance=advance)
+    sheet = described(found, predictor.task)
+    content: dict[str, Any] = {
+        "run": str(run), "split": config.split, "scores": sheet, "data": fingerprint(tiles),
+        "selected_on": predictor.provenance.get("selected_on"), "config": options,
+    }  # fmt: skip
+    if config.json is not None:
+        write_whole(Path(config.json), to_json(content))
+    command = "finetune" if "trained" in options else "probe"
+    lines = score_lines(sheet, command, str(options.get("preset")))
+    head = f"{predictor.task.target.name} in {len(tiles)} tiles of {config.split}, chosen on {content['selected_on']}"
+    return Scored(text="\n".join([head, *lines]))

@@ -1,0 +1,133 @@
+"""Fine-tuning: an encoder, or parts of it, trained together with a head on labelled tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.workflows.pretrain import ModelOptions
+from anysat.workflows.probe import ClassWeights, Scored
+from anysat.workflows.supervised import LabelledData
+
+Trained = Literal["head", "projectors", "lora", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Train an encoder with a head on labelled tiles, and score it on the test split.
+
+    `--preset NAME` or `--config FILE` gives all of it; what else is given replaces single options.
+    """
+
+    preset: str | None = None
+    """Options to begin with, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
+    out: str | None = None
+    """Run folder; `anysat.load_task` takes it."""
+    resume: bool = False
+    """Go on with the run in that folder; from the start where there is no checkpoint."""
+    max_steps: int | None = None
+    """Stop after these steps, those of earlier sessions included; schedules do not change."""
+    weights: str | None = "nano"
+    """Encoder to begin with: nano, a file, a run folder, or a hub id; null for a new one of the shape in --model."""
+    trained: Trained = "all"
+    """What is trained besides the head: `head` nothing, `projectors` what turns pixels into tokens (for new sensors),
+    `lora` low-rank additions to the transformers, `all` everything."""
+    data: LabelledData = field(default_factory=LabelledData)
+    patch_sizes_m: list[float] = field(default_factory=list)
+    """Patch sizes in metres, one of which is drawn for each step; answers are averaged over all. Empty: the first of
+    the dataset's."""
+    dense: str | None = None
+    """Modality whose sub-patches are classified, for a target of pixels; null chooses as `anysat probe` does."""
+    head: str | None = None
+    """tile, pooled or both for a target of tiles; dense, patches or conv of pixels; null for `both`, `dense`."""
+    epochs: int = 50
+    """Passes over the training tiles that schedules are made for."""
+    batch_size: int = 16
+    """Tiles in a micro-batch of one process."""
+    layer_decay: float = 1.0
+    """What the learning rate of each block is multiplied with, relative to the block above it; 1 for none."""
+    lora_rank: int = 8
+    """Rank of the additions of `lora`."""
+    class_weights: ClassWeights = "none"
+    """`balanced` gives all classes the same weight in the loss."""
+    void_output: bool = False
+    """One output more, of what has no label, as in the published heads."""
+    turns_and_flips: bool = True
+    """Place each training tile in one of the 8 ways a square fits on itself."""
+    keep_dates_frac: float = 1.0
+    """Share of the dates of each series that a training step sees, drawn anew."""
+    statistics: str | None = None
+    """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
+    the training split."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """Shape of a new encoder, where --weights is null."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4, clip_norm=1.0))
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    patience: int | None = 10
+    """Epochs without a better validation score after which it ends; null for none."""
+    keep: KeepConfig = field(default_factory=lambda: KeepConfig(save_every=100))
+    report: bool = True
+    """Write a page, report.html."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"preset", "out", "resume", "max_steps", "root", "report"})
+    """Options that another session of a run may have otherwise, besides those of the engine."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Mapping):
+            object.__setattr__(self, "data", LabelledData(**self.data))
+        if self.trained not in get_args(Trained):
+            raise RecordError("--trained", self.trained, f"one of {', '.join(get_args(Trained))}")
+        if self.class_weights not in get_args(ClassWeights):
+            raise RecordError("--class-weights", self.class_weights, f"one of {', '.join(get_args(ClassWeights))}")
+        for name in ("epochs", "batch_size", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        for name in ("patience", "max_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more, or null")
+        for name in ("layer_decay", "keep_dates_frac"):
+            if not 0 < getattr(self, name) <= 1:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "a share above 0, up to 1")
+        if self.seed < 0:
+            raise RecordError("--seed", self.seed, "0 or more")
+
+    @staticmethod
+    def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain options of the preset that was asked for.
+
+        Raises:
+            UnknownNameError: no such preset.
+        """
+        from anysat.workflows.task_presets import FINETUNES
+
+        if given.get("preset") is None:
+            return {}
+        if given["preset"] not in FINETUNES:
+            raise UnknownNameError("preset", given["preset"], FINETUNES)
+        return asdict(FINETUNES[given["preset"]]())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML, as kept in the run folder."""
+        return asdict(self)
+
+
+def finetune(config: FinetuneConfig) -> Scored:
+    """Train, keep what is best on the validation split, score it on the test split; leaves a `Predictor` and scores.
+
+    Raises:
+        InputError: no run folder, no data.
+        RunExistsError: there is a run in the folder and --resume is not given.
+        RecordError: the run was begun with other options.
+        RunStoppedError, DivergedError: it ended early; the last checkpoint is kept.
+    """
+    if config.out is None:
+        raise InputError("--out", "a folder for the run", "none")
+    from anysat.workflows.finetune_run import run_finetuning
+
+    return run_finetuning(replace(config, resume=False), Path(config.out), config.resume)

@@ -1,0 +1,148 @@
+"""Fine-tuning put together: data, encoder, head, the engine, scores, the page."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anysat.data.mixture import Mixture, Part
+from anysat.data.transforms import Augmentation
+from anysat.data.work import to_json, write_whole
+from anysat.model.checkpoint import load
+from anysat.model.encoder import AnySat
+from anysat.model.first_weights import init_isometric
+from anysat.tasks.base import Task
+from anysat.tasks.finetune import FineTuning, Scoring, score
+from anysat.tasks.heads import HEADS
+from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
+from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
+from anysat.train.run import RunFolder, open_run
+from anysat.train.tensors import load_objective
+from anysat.train.trainer import Fitted, fit
+from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.probe import Scored
+from anysat.workflows.probe_run import DEFAULT_HEADS
+from anysat.workflows.progress import progress_bar
+from anysat.workflows.supervised import OpenData, open_data
+from anysat.workflows.task_parts import SCORES, extended, fitted_task, make_view, result, with_statistics
+from anysat.workflows.task_text import summary
+
+MOST_TARGETS = 2000
+"""Training tiles from whose targets class weights, mean and deviation are taken, spread over the split."""
+
+
+def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
+    """See `finetune`."""
+    began = time.monotonic()
+    data = open_data(config.data, config.seed)
+    with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
+        predictor, whose = _prepared(config, data, run)
+        objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
+        fitted = _fitted(config, data, objective, run)
+        if fitted.stopped_early or not run.is_writer:
+            text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
+            return Scored(text=text, exit_status=fitted.exit_status)
+        best = _best(run)
+        load_objective(objective, best.tensors())
+        done = objective.finished()
+        scores = {split: _scored(done, data, split) for split in ("train", "val", "test")}
+        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
+        facts = {
+            "statistics": whose, "seed": config.seed, "seconds": {"all": round(time.monotonic() - began, 1)},
+            "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
+        }  # fmt: skip
+        found = result("finetune", config.to_dict(), data, done, scores, selection, facts)
+        done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
+        done.save(run.path / PREDICTOR_FILE)
+        write_whole(run.path / SCORES, to_json(found))
+        told = summary(json.loads((run.path / SCORES).read_text()), run.path)
+        if config.report:
+            from anysat.workflows.task_report import write_report
+
+            told += f"\nreport: {write_report(run.path, found, data, done)}"
+    return Scored(text=told, exit_status=fitted.exit_status)
+
+
+def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str]:
+    encoder = load(config.weights) if config.weights is not None else _new(config)
+    modalities = config.data.modalities or list(data.record.modalities)
+    torch.manual_seed(config.seed)
+    if config.trained in ("projectors", "all"):
+        encoder, _ = extended(encoder, modalities)
+    head = config.head or DEFAULT_HEADS[data.target.level]
+    needs_dense = head in HEADS and HEADS[head].dense
+    view = make_view(
+        encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
+        dense=config.dense, needs_dense=needs_dense,
+    )  # fmt: skip
+    whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
+    torch.manual_seed(config.seed)
+    return Predictor(encoder, _task(config, data), view, head), whose
+
+
+def _new(config: FinetuneConfig) -> AnySat:
+    torch.manual_seed(config.seed)
+    encoder = AnySat(config.model.config())
+    if config.model.first_weights == "isometric":
+        init_isometric(encoder)
+    return encoder
+
+
+def _task(config: FinetuneConfig, data: OpenData) -> Task:
+    """The task; what it takes from the training targets is read only where it is needed."""
+    balanced = config.class_weights == "balanced"
+    truth = torch.empty(0)
+    if balanced or data.target.kind == "value":
+        step = -(-len(data.train) // MOST_TARGETS)
+        numbers = range(0, len(data.train), step)
+        with progress_bar(f"targets of {data.record.name}", len(numbers)) as advance:
+            parts = []
+            for number in numbers:
+                parts.append(torch.as_tensor(data.train[number].targets[data.target.name]))
+                advance(1)
+        truth = torch.stack(parts)
+    return fitted_task(data.target, truth, balanced, void_output=config.void_output)
+
+
+def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: RunFolder) -> Fitted:
+    per_epoch, task, view = _steps_per_epoch(config, data), objective.predictor.task, objective.predictor.view
+    part = Part(
+        tiles=data.train, batch_size=min(config.batch_size, len(data.train)), patch_sizes_m=view.patch_sizes_m,
+        augmentation=Augmentation(turns_and_flips=config.turns_and_flips, keep_dates_frac=config.keep_dates_frac),
+    )  # fmt: skip
+    keep = replace(
+        config.keep, keep_best=f"val/{task.primary}", best_is_highest=task.highest_is_best, patience=config.patience
+    )
+    return fit(
+        objective,
+        lambda rank, world_size: Mixture(parts=[part], seed=config.seed, rank=rank, world_size=world_size),
+        optimiser=config.optimiser, engine=config.engine, keep=keep, seed=config.seed,
+        num_steps=config.epochs * per_epoch, max_steps=config.max_steps, run=run,
+        monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size)],
+    )  # fmt: skip
+
+
+def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
+    engine: Any = config.engine
+    devices = engine.devices if isinstance(engine.devices, int) else max(1, torch.cuda.device_count())
+    in_a_step = min(config.batch_size, len(data.train)) * devices * engine.num_nodes * engine.accumulate
+    return max(1, len(data.train) // in_a_step)
+
+
+def _best(run: RunFolder) -> Checkpoint:
+    """The checkpoint with the best validation score; the last one where no score was a number."""
+    last = newest_checkpoint(run.checkpoints)
+    assert last is not None, run.checkpoints
+    best = last.state.get("best")
+    return last if best is None else checkpoint_at(run.checkpoints, int(best["step"])) or last
+
+
+def _scored(predictor: Predictor, data: OpenData, split: str) -> Any:
+    tiles = getattr(data, split)
+    with progress_bar(f"scores of {split}", len(tiles)) as advance:
+        return score(predictor, tiles, advance=advance)

@@ -1,0 +1,93 @@
+"""The work of `anysat predict`: open, read, answer, write, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import anysat
+from anysat.batch import Batch, Tile
+from anysat.data.work import to_json
+from anysat.errors import InputError
+from anysat.geo.maps import write_classes, write_values
+from anysat.geo.writers import check_free, staged
+from anysat.picture_samples import class_colours, sample_figure
+from anysat.tasks.predictor import Prediction, Predictor, load_task
+from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.embed_tile import read_tile
+from anysat.workflows.predict import PredictConfig
+from anysat.workflows.probe import Scored
+
+
+def predict_tile(config: PredictConfig) -> Scored:
+    """See `predict`."""
+    predictor = load_task(config.run, device=config.device)
+    target, out = predictor.task.target, Path(config.out)
+    wanted = ".tif" if target.level == "pixel" else ".json"
+    if out.suffix != wanted:
+        raise InputError("--out", f"a name ending in {wanted} for {target.name!r}, of each {target.level}", config.out)
+    finals = [out]
+    if target.level == "pixel":
+        finals.append(out.with_suffix(".png"))
+        if config.probabilities and target.kind != "value":
+            finals.append(out.with_name(f"{out.stem}_probabilities.tif"))
+    check_free(finals, overwrite=config.overwrite)
+    size = max(predictor.view.patch_sizes_m)
+    reading = EmbedConfig(inputs=config.inputs, out=config.out, patch_size_m=size, units=config.units, dense=None)
+    tile = read_tile(reading, predictor.encoder)
+    found = predictor.predict(Batch.of([tile]).to(predictor.encoder.device))
+    tags = {
+        "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
+        "classes": list(target.classes), "weights": dict(predictor.encoder.provenance), "inputs": list(config.inputs),
+    }  # fmt: skip
+    with staged(finals, overwrite=config.overwrite) as folder:
+        if target.level == "tile":
+            (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
+        else:
+            _write_map(predictor, tile, found, folder / out.name, tags, [folder / path.name for path in finals])
+    return Scored(text="\n".join([_told(predictor, found), *(f"wrote {path}" for path in finals)]))
+
+
+def _write_map(
+    predictor: Predictor, tile: Tile, found: Prediction, path: Path, tags: dict[str, Any], files: list[Path]
+) -> None:
+    target, answer = predictor.task.target, found.answer[0].cpu().numpy()
+    geobox = tile.geobox.zoom_to(answer.shape[:2])
+    if target.kind == "value":
+        write_values(path, answer[None], geobox, [target.name], tags, target.unit)
+    else:
+        write_classes(path, answer, geobox, target.classes, class_colours(len(target.classes)), tags)
+    if len(files) > 2 and found.probabilities is not None:
+        shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
+        write_values(files[2], shares, geobox, list(target.classes), tags)
+    shown = Tile(observations=tile.observations, id=tile.id, geobox=tile.geobox, targets={target.name: answer})
+    sample_figure(shown, [target], "prediction", "answer").savefig(files[1])
+
+
+def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:
+    target, answer = predictor.task.target, found.answer[0].cpu()
+    if target.kind == "value":
+        return {"answer": float(answer)}
+    assert found.probabilities is not None, target
+    shares = dict(zip(target.classes, found.probabilities[0].cpu().tolist(), strict=True))
+    if target.kind == "labels":
+        return {"answer": [name for name, given in zip(target.classes, answer.tolist(), strict=True) if given],
+                "probabilities": shares}  # fmt: skip
+    number = int(answer)
+    return {"answer": target.classes[number] if number >= 0 else None, "probabilities": shares}
+
+
+def _told(predictor: Predictor, found: Prediction) -> str:
+    """The answer in a line."""
+    target, answer = predictor.task.target, found.answer[0].cpu()
+    if target.level == "tile":
+        return f"{target.name}: {_tile_answer(predictor, found)['answer']} {target.unit}".rstrip()
+    rows, cols = answer.shape[:2]
+    head = f"{target.name}: {rows} x {cols} pixels of {target.gsd_m:g} m"
+    if target.kind == "value":
+        return f"{head}, mean {float(answer.nanmean()):.4g} {target.unit}".rstrip()
+    shares = [(float((answer == number).float().mean()), name) for number, name in enumerate(target.classes)]
+    told = ", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True) if share > 0)
+    return f"{head}: {told or 'nothing was seen'}"

@@ -1,0 +1,137 @@
+"""Probes: a frozen encoder's embeddings, and a small head trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.workflows.supervised import LabelledData
+
+Method = Literal["linear", "knn"]
+ClassWeights = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Train a head on the embeddings of a frozen encoder, and score it on the test split.
+
+    `--preset NAME` or `--config FILE` gives all of it; what else is given replaces single options.
+    """
+
+    preset: str | None = None
+    """Options to begin with, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
+    out: str | None = None
+    """Run folder; `anysat.load_task` takes it."""
+    resume: bool = False
+    """Go on in that folder: embeddings that are there are not computed again."""
+    weights: str = "nano"
+    """Encoder: nano, a file, a run folder, or a hub id."""
+    data: LabelledData = field(default_factory=LabelledData)
+    patch_sizes_m: list[float] = field(default_factory=list)
+    """Patch sizes in metres; outputs of several are averaged. Empty: the first of the dataset's that fits."""
+    dense: str | None = None
+    """Modality whose sub-patches are classified, for a target of pixels; null takes the one with the finest sub-patches
+    that are no finer than the target's pixels, else the finest."""
+    head: str | None = None
+    """tile, pooled or both (tile token, mean of the patches, both) for a target of tiles; dense, patches or conv for
+    one of pixels; null for `both` and `dense`."""
+    method: Method = "linear"
+    """`linear` trains the head; `knn` asks the nearest neighbours of the tile's embedding and trains nothing."""
+    learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2])
+    """Each is tried with each weight decay, all at once; the best on the validation split is kept."""
+    weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
+    """See learning_rates."""
+    epochs: int = 50
+    """Most passes over the training tiles."""
+    patience: int | None = 15
+    """Epochs without a better validation score after which it ends; null for none."""
+    batch_size: int = 32
+    """Tiles per step."""
+    class_weights: ClassWeights = "none"
+    """`balanced` gives all classes the same weight in the loss."""
+    void_output: bool = False
+    """One output more, of what has no label, as in the published heads."""
+    statistics: str | None = None
+    """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
+    the training split."""
+    num_neighbours: int = 20
+    """Of knn."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    cache: str | None = None
+    """Folder of embeddings; null for one in the run folder."""
+    num_workers: int = 0
+    """Processes that read tiles."""
+    report: bool = True
+    """Write a page, report.html."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {"preset", "out", "resume", "root", "cache", "num_workers", "report"}
+    )
+    """Options that another session of a run may have otherwise."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Mapping):
+            object.__setattr__(self, "data", LabelledData(**self.data))
+        for name, known in (("method", get_args(Method)), ("class_weights", get_args(ClassWeights))):
+            if getattr(self, name) not in known:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), f"one of {', '.join(known)}")
+        for name in ("epochs", "batch_size", "num_neighbours"):
+            if getattr(self, name) < 1:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.seed < 0:
+            raise RecordError("--seed", self.seed, "0 or more")
+        if self.patience is not None and self.patience < 1:
+            raise RecordError("--patience", self.patience, "1 or more, or null")
+        for name in ("learning_rates", "weight_decays"):
+            values = getattr(self, name)
+            if not values or any(value < 0 or (name == "learning_rates" and value == 0) for value in values):
+                raise RecordError(f"--{name.replace('_', '-')}", values, "at least one, none negative")
+
+    @staticmethod
+    def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain options of the preset that was asked for.
+
+        Raises:
+            UnknownNameError: no such preset.
+        """
+        from anysat.workflows.task_presets import PROBES
+
+        if given.get("preset") is None:
+            return {}
+        if given["preset"] not in PROBES:
+            raise UnknownNameError("preset", given["preset"], PROBES)
+        return asdict(PROBES[given["preset"]]())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML, as kept in the run folder."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a run came to, as it is told at the end."""
+
+    text: str
+    exit_status: int = 0
+
+    def __rich__(self) -> str:
+        return self.text
+
+
+def probe(config: ProbeConfig) -> Scored:
+    """Embed, train, choose on the validation split, score on the test split; leaves a `Predictor` and the scores.
+
+    Raises:
+        InputError: no run folder, no data.
+        RunExistsError: there is a run in the folder and --resume is not given.
+        RecordError: the run was begun with other options.
+    """
+    if config.out is None:
+        raise InputError("--out", "a folder for the run", "none")
+    from anysat.workflows.probe_run import run_probe
+
+    return run_probe(replace(config, resume=False), Path(config.out), config.resume)

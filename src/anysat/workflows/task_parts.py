@@ -1,0 +1,195 @@
+"""What probes and fine-tuning put together alike: encoder with statistics, view, task, the record of a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysat.data.base import DatasetRecord, Target
+from anysat.data.statistics import compute_statistics
+from anysat.data.work import fingerprint, to_json, versions, write_whole
+from anysat.errors import InputError, UnknownNameError
+from anysat.modalities import MODALITIES, Modality
+from anysat.model.checkpoint import find_statistics
+from anysat.model.encoder import AnySat
+from anysat.normalise import Normaliser
+from anysat.tasks.base import Task, make_task
+from anysat.tasks.classification import inverse_frequency
+from anysat.tasks.predictor import Predictor, View
+from anysat.tasks.scores import Scores
+from anysat.train.run import STATISTICS
+from anysat.workflows.progress import progress_bar
+from anysat.workflows.supervised import OpenData
+
+SCORES = "scores.json"
+MOST_STATISTICS_TILES = 2000
+
+
+def with_statistics(
+    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int
+) -> str:
+    """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
+
+    Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
+    training split, once, and kept in the run folder.
+    """
+    found, whose = _statistics(encoder, data, asked, modalities, run, seed)
+    name = data.record.name
+    encoder.normaliser = replace(found, statistics={name: found.table(name if name in found.statistics else None)})
+    return whose
+
+
+def _statistics(
+    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int
+) -> tuple[Normaliser, str]:
+    name, own = data.record.name, encoder.normaliser
+    if asked is not None:
+        found = find_statistics(asked)
+        if found is None:
+            raise InputError("--statistics", "a file or a preset", asked, "leave it out to compute them")
+        return found, f"given: {asked}"
+    if own is not None and name in own.statistics and set(modalities) <= set(own.statistics[name]):
+        return own, f"the weights' own for {name}"
+    if data.normaliser is not None:
+        return data.normaliser, "of the data, made with them"
+    kept = run / STATISTICS
+    if not kept.is_file():
+        count = min(len(data.train), MOST_STATISTICS_TILES)
+        with progress_bar(f"statistics of {name}", count) as advance:
+            made = compute_statistics(
+                data.train, partial=run / "statistics.tmp", advance=advance, num_samples=count, seed=seed
+            )
+        write_whole(kept, to_json(made.to_dict()))
+    return Normaliser.read(kept), "computed from the training split"
+
+
+def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[str]]:
+    """An encoder with new projectors for the modalities it has none for, and their keys; all else as it was.
+
+    Raises:
+        UnknownNameError: a modality is not in the table.
+    """
+    known = {modality.key for modality in encoder.config.modalities}
+    new = [key for key in modalities if key not in known]
+    for key in new:
+        if key not in MODALITIES:
+            raise UnknownNameError("modality", key, {*known, *MODALITIES})
+    if not new:
+        return encoder, []
+    added = (*encoder.config.modalities, *(MODALITIES[key] for key in new))
+    made = AnySat(replace(encoder.config, modalities=added), normaliser=encoder.normaliser)
+    for key in new:  # the rest is as it was; strict, so that nothing is left out by mistake
+        encoder.projectors[key] = made.projectors[key]
+    made.load_state_dict(encoder.state_dict())
+    made.provenance = {**encoder.provenance, "new_projectors": ", ".join(new)}
+    return made, new
+
+
+def make_view(
+    encoder: AnySat, record: DatasetRecord, target: Target, *, modalities: Sequence[str],
+    patch_sizes_m: Sequence[float], dense: str | None, needs_dense: bool,
+) -> View:  # fmt: skip
+    """How the encoder looks at the dataset's tiles.
+
+    Raises:
+        UnknownNameError: the encoder does not have a modality.
+        InputError: no patch size is given and none of the dataset's fits.
+    """
+    known = {modality.key: modality for modality in encoder.config.modalities}
+    for key in modalities:
+        if key not in known:
+            raise UnknownNameError(
+                "modality of the weights",
+                key,
+                known,
+                "name those to look at in --data.modalities; `anysat finetune` trains projectors of new ones",
+            )
+    sizes = tuple(patch_sizes_m) or record.patch_sizes_m[:1]
+    if not sizes:
+        raise InputError("--patch-sizes-m", "a patch size in metres", "none, and the dataset recommends none")
+    if needs_dense and dense is None:
+        dense = _finest([known[key] for key in modalities], target)
+    return View(patch_sizes_m=sizes, modalities=tuple(modalities), dense=dense if needs_dense else None)
+
+
+def _finest(modalities: Sequence[Modality], target: Target) -> str:
+    """The modality whose sub-patches are the finest, but no finer than the target's pixels where there is one."""
+    tiling = sorted((m for m in modalities if not m.covers_tile), key=lambda m: m.subpatch_m)
+    if not tiling:
+        raise InputError("--dense", "a modality whose pixels lie in patches", [m.key for m in modalities])
+    coarse = [m for m in tiling if target.gsd_m is not None and m.subpatch_m >= target.gsd_m]
+    return (coarse or tiling)[0].key
+
+
+def fitted_task(target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False) -> Task:
+    """The task of a target, with what it takes from the training tiles' targets: class weights, mean, deviation.
+
+    Raises:
+        InputError: fewer than two training values, or an option that has no meaning for this target.
+    """
+    if target.kind != "class" and void_output:
+        raise InputError("--void-output", "a target of classes", f"{target.name!r}, {target.kind}")
+    if target.kind == "value" and balanced:
+        raise InputError("--class-weights", "none for a target of values", "balanced")
+    if target.kind == "value":
+        values = truth.double().flatten()
+        known = values.isfinite() & (values != (math.nan if target.ignore is None else target.ignore))
+        if int(known.sum()) < 2:
+            raise InputError(f"target {target.name!r}", "at least two training values", int(known.sum()))
+        deviation = float(values[known].std(correction=0))
+        return make_task(target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0})
+    if not balanced:
+        return make_task(target, {"void_output": True} if void_output else None)
+    if target.kind == "labels":
+        positive = truth.double().mean(0)
+        weights = torch.where(positive > 0, (1 - positive) / positive.clamp_min(1e-9), 1.0)
+        return make_task(target, {"class_weights": tuple(weights.tolist())})
+    labels = truth.long().flatten()
+    counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))
+    return make_task(target, {"class_weights": inverse_frequency(counts), "void_output": void_output})
+
+
+def result(
+    command: str, config: Mapping[str, Any], data: OpenData, predictor: Predictor, scores: Mapping[str, Scores],
+    selection: Mapping[str, Any], facts: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that is said of a result, as plain values; intervals are over tiles."""
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        "command": command,
+        "scores": {split: described(found, predictor.task) for split, found in scores.items()},
+        "primary": predictor.task.primary,
+        "selected_on": "val",
+        "selection": dict(selection),
+        "target": predictor.task.target.name,
+        "classes": list(predictor.task.target.classes),
+        "head": predictor.head_config.name,
+        "head_parameters": sum(p.numel() for p in predictor.head.parameters()),
+        "encoder_parameters": sum(p.numel() for p in predictor.encoder.parameters()),
+        "weights": dict(predictor.encoder.provenance),
+        "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)} for split, tiles in splits.items()},
+        "config": dict(config),
+        "versions": versions() | {"torch": str(torch.__version__)},
+        **facts,
+    }
+
+
+def described(found: Scores, task: Task) -> dict[str, Any]:
+    """A score sheet with the intervals of its main figures."""
+    content = found.to_dict()
+    names = dict.fromkeys([task.primary, *MAIN_FIGURES])
+    content["intervals"] = {
+        name: [None if math.isnan(edge) else edge for edge in found.interval(name)]
+        for name in names if name in found.figures and not math.isnan(found.figures[name])
+    }  # fmt: skip
+    return content
+
+
+MAIN_FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "f1_micro", "miou", "rmse", "mae", "r2")
+"""Shown first, where a task has them."""

@@ -1,0 +1,215 @@
+"""Named options of probes and fine-tuning: the paper's experiments as published, and ours for the generated world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anysat.train.config import EngineConfig, OptimiserConfig, Schedule
+from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.probe import ProbeConfig
+from anysat.workflows.supervised import LabelledData
+
+PUBLISHED_WEIGHTS = "g-astruc/AnySat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure of the paper."""
+
+    score: str
+    value: float
+    where: str
+
+
+def _published(
+    dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float,
+    epochs: int = 200, **options: Any,
+) -> ProbeConfig:  # fmt: skip
+    """A linear probe as published (spec 5): one learning rate, no decay."""
+    return ProbeConfig(
+        weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
+        patch_sizes_m=[patch_size_m], batch_size=batch_size, learning_rates=[learning_rate], weight_decays=[0.0],
+        epochs=epochs, patience=10, **options,
+    )  # fmt: skip
+
+
+def pastis() -> ProbeConfig:
+    """PASTIS crops per pixel, fold 5 for the test; Sentinel-2 alone, as the published settings have it."""
+    return _published("pastis_hd", "crops", ["s2"], 40, 4, 5e-5, dense="s2", head="dense", void_output=True)
+
+
+def bradd() -> ProbeConfig:
+    """BraDD-S1TS deforestation per pixel."""
+    return _published("bradd_s1ts", "deforestation", ["s1"], 40, 8, 2e-4, dense="s1", head="dense")
+
+
+def sickle() -> ProbeConfig:
+    """SICKLE paddy per pixel."""
+    return _published("sickle", "paddy", ["l8", "s2", "s1"], 10, 12, 5e-5, dense="s2", head="dense")
+
+
+def timesen2crop() -> ProbeConfig:
+    """TimeSen2Crop crop of a pixel."""
+    return _published("timesen2crop", "crop", ["s2"], 10, 2048, 2e-4, head="tile")
+
+
+def sen1floods11() -> ProbeConfig:
+    """Sen1Floods11 water per pixel."""
+    return _published("sen1floods11", "flood", ["s2", "s1"], 80, 4, 2e-4, dense="s2", head="dense")
+
+
+def so2sat() -> ProbeConfig:
+    """So2Sat local climate zones of a tile."""
+    return _published("so2sat", "lcz", ["s2", "s1"], 80, 768, 2e-3, head="tile")
+
+
+def _world(target: str) -> Callable[[], ProbeConfig]:
+    """A task of the generated world for the small model that ships; needs no files."""
+
+    def made() -> ProbeConfig:
+        world = {"tiles": 600, "seed": 100, "modalities": ["s2", "s1"]}
+        data = LabelledData(dataset="world", target=target, world=world, modalities=["s2", "s1"])
+        return ProbeConfig(data=data, patch_sizes_m=[30], dense="s1" if target == "flood" else "s2")
+
+    return made
+
+
+PROBES: dict[str, Callable[[], ProbeConfig]] = {
+    "pastis": pastis,
+    "bradd": bradd,
+    "sickle": sickle,
+    "timesen2crop": timesen2crop,
+    "sen1floods11": sen1floods11,
+    "so2sat": so2sat,
+    **{f"world-{target.replace('_', '-')}": _world(target) for target in
+       ("land_cover", "species", "crop", "change", "flood")},
+}  # fmt: skip
+"""By name; add one here."""
+
+
+def _world_finetune(target: str) -> Callable[[], FinetuneConfig]:
+    """The same tasks, everything trained."""
+
+    def made() -> FinetuneConfig:
+        probe = _world(target)()
+        return FinetuneConfig(data=probe.data, patch_sizes_m=probe.patch_sizes_m, dense=probe.dense, epochs=20)
+
+    return made
+
+
+def _published_finetune(
+    dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float = 5e-5,
+    *, schedule: Schedule = "plateau", weight_decay: float = 0.0, epochs: int = 200, **options: Any,
+) -> FinetuneConfig:  # fmt: skip
+    """As published (spec 5): AdamW over everything, half precision, no clipping."""
+    return FinetuneConfig(
+        weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
+        patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, patience=10, turns_and_flips=False,
+        optimiser=OptimiserConfig(
+            learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, decay_all=True
+        ),
+        engine=EngineConfig(precision="bf16", num_workers=8), **options,
+    )  # fmt: skip
+
+
+def _tsaits() -> FinetuneConfig:
+    return _published_finetune(
+        "treesatai_ts", "genera", ["aerial", "s2", "s1-asc"], 10, 256, schedule="cosine", head="tile"
+    )
+
+
+def _pastis_labels() -> FinetuneConfig:
+    return _published_finetune(
+        "pastis_hd", "crops_present", ["spot", "s2", "s1"], 40, 4, schedule="cosine", head="tile"
+    )
+
+
+def _pastis() -> FinetuneConfig:
+    return _published_finetune("pastis_hd", "crops", ["spot", "s2", "s1"], 40, 4, dense="s2", void_output=True)
+
+
+def _flair() -> FinetuneConfig:
+    return _published_finetune("flair", "land_cover", ["aerial-flair", "s2"], 10, 32, weight_decay=1e-2,
+                               dense="aerial-flair", void_output=True)  # fmt: skip
+
+
+def _planted() -> FinetuneConfig:
+    return _published_finetune("planted", "species", ["s2", "s1", "l7", "alos", "modis"], 30, 64, weight_decay=1e-4,
+                               head="tile")  # fmt: skip
+
+
+def _bradd() -> FinetuneConfig:
+    return _published_finetune("bradd_s1ts", "deforestation", ["s1"], 40, 8, dense="s1")
+
+
+def _sickle() -> FinetuneConfig:
+    return _published_finetune("sickle", "paddy", ["l8", "s2", "s1"], 10, 12, dense="s2")
+
+
+def _timesen2crop() -> FinetuneConfig:
+    return _published_finetune("timesen2crop", "crop", ["s2"], 10, 2048, schedule="cosine", epochs=100, head="tile")
+
+
+def _burn_scars() -> FinetuneConfig:
+    return _published_finetune("hls_burn_scars", "burn", ["hls"], 240, 4, dense="hls")
+
+
+def _burn_scars_projectors() -> FinetuneConfig:
+    return _projectors(_burn_scars(), 2e-4)
+
+
+def _spacenet7() -> FinetuneConfig:
+    return _published_finetune("spacenet7", "buildings", ["planet"], 48, 8, dense="planet")
+
+
+def _spacenet7_projectors() -> FinetuneConfig:
+    return _projectors(_spacenet7(), 5e-5)
+
+
+def _projectors(config: FinetuneConfig, learning_rate: float) -> FinetuneConfig:
+    """The paper's probe of new sensors: projectors and head are trained, the transformers are not."""
+    optimiser = replace(config.optimiser, learning_rate=learning_rate)
+    return replace(config, trained="projectors", optimiser=optimiser)
+
+
+FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
+    "treesatai-ts": _tsaits,
+    "pastis": _pastis,
+    "pastis-labels": _pastis_labels,
+    "flair": _flair,
+    "planted": _planted,
+    "bradd": _bradd,
+    "sickle": _sickle,
+    "timesen2crop": _timesen2crop,
+    "burn-scars": _burn_scars,
+    "burn-scars-projectors": _burn_scars_projectors,
+    "spacenet7": _spacenet7,
+    "spacenet7-projectors": _spacenet7_projectors,
+    **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in
+       ("land_cover", "species", "crop", "change", "flood")},
+}  # fmt: skip
+"""By name; add one here."""
+
+PAPER: dict[tuple[str, str], Published] = {
+    ("probe", "pastis"): Published(score="miou", value=0.427, where="table 1, linear probe"),
+    ("probe", "bradd"): Published(score="miou", value=0.789, where="table B, linear probe"),
+    ("probe", "sickle"): Published(score="miou", value=0.820, where="table B, linear probe"),
+    ("probe", "timesen2crop"): Published(score="accuracy", value=0.703, where="table B, linear probe"),
+    ("probe", "sen1floods11"): Published(score="miou", value=0.911, where="table B, linear probe"),
+    ("probe", "so2sat"): Published(score="accuracy", value=0.591, where="table B, linear probe"),
+    ("finetune", "treesatai-ts"): Published(score="f1_weighted", value=0.751, where="table A"),
+    ("finetune", "pastis"): Published(score="miou", value=0.665, where="table A, mean of five folds"),
+    ("finetune", "pastis-labels"): Published(score="f1_macro", value=0.728, where="table A, mean of five folds"),
+    ("finetune", "flair"): Published(score="miou", value=0.551, where="table A"),
+    ("finetune", "planted"): Published(score="f1_macro", value=0.615, where="table A"),
+    ("finetune", "bradd"): Published(score="miou", value=0.809, where="table B"),
+    ("finetune", "sickle"): Published(score="miou", value=0.893, where="table B"),
+    ("finetune", "timesen2crop"): Published(score="accuracy", value=0.922, where="table B"),
+    ("finetune", "burn-scars"): Published(score="miou", value=0.906, where="table B"),
+    ("finetune", "burn-scars-projectors"): Published(score="miou", value=0.877, where="table B, projectors and head"),
+    ("finetune", "spacenet7"): Published(score="miou", value=0.588, where="table 1"),
+    ("finetune", "spacenet7-projectors"): Published(score="miou", value=0.581, where="table 1, projectors and head"),
+}
+"""The paper's figure by command and preset."""

@@ -1,0 +1,300 @@
+"""The page of a probe or fine-tuning run: scores with intervals, confusions, classes, curves, best and worst tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.batch import Batch, Tile
+from anysat.data.base import Target
+from anysat.data.work import write_whole
+from anysat.errors import WriteError
+from anysat.picture_samples import class_colours
+from anysat.pictures import quicklook
+from anysat.tasks.predictor import Predictor
+from anysat.workflows.page import STYLE, img, rows
+from anysat.workflows.supervised import OpenData
+from anysat.workflows.task_text import FIGURES, with_interval
+
+REPORT = "report.html"
+SHOWN = 3
+"""Best and worst tiles on the page, of each."""
+LOOKED_AT = 200
+"""Most test tiles from which they are taken, spread over the split."""
+MOST_CELLS = 40
+"""Classes up to which the confusion matrix is shown whole."""
+_IGNORED = (0.85, 0.85, 0.85)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """One tile on the page."""
+
+    tile: Tile
+    right: float
+    """How well it was answered."""
+    answer: NDArray[Any]
+    probabilities: NDArray[Any] | None
+
+
+def write_report(run: Path, found: Mapping[str, Any], data: OpenData, predictor: Predictor | None) -> Path:
+    """The page in the run folder, which appears whole or not at all.
+
+    Args:
+        run: the folder.
+        found: what `scores.json` holds.
+        data: whose test tiles are shown.
+        predictor: that answers them; None shows no tiles.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    chosen = [] if predictor is None else best_and_worst(predictor, data.test)
+    page = render(found, data.target, chosen)
+    try:
+        write_whole(run / REPORT, page.encode())
+    except OSError as error:
+        raise WriteError(run / REPORT, error) from error
+    return run / REPORT
+
+
+def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
+    """The worst and then the best of some tiles that have a label."""
+    places = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
+    right: list[tuple[float, int]] = []
+    name = predictor.task.target.name
+    for place in places.tolist():
+        batch = Batch.of([tiles[place]])
+        found = predictor.predict(batch)
+        share = float(predictor.task.right(found.outputs, batch.targets[name])[0])
+        if not math.isnan(share):
+            right.append((share, place))
+    right.sort()
+    chosen = right if len(right) <= 2 * SHOWN else [*right[:SHOWN], *right[-SHOWN:]]
+    return [_shown(predictor, tiles[place], share) for share, place in chosen]
+
+
+def _shown(predictor: Predictor, tile: Tile, right: float) -> Shown:
+    found = predictor.predict(Batch.of([tile]))
+    probabilities = None if found.probabilities is None else found.probabilities[0].numpy()
+    return Shown(tile=tile, right=right, answer=found.answer[0].numpy(), probabilities=probabilities)
+
+
+def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> str:
+    """The page as text; it loads nothing from anywhere."""
+    title = f"{target.name}: {found['data']['test']['tiles']} test tiles"
+    return _PAGE.substitute(
+        style=STYLE,
+        title=escape(title),
+        lead=_lead(found),
+        scores=_scores(found),
+        classes=_classes(found),
+        confusion=_confusion(found),
+        curve=_selection(found),
+        tiles=_tiles(tiles, target),
+        facts=rows(_facts(found)),
+    )
+
+
+def _lead(found: Mapping[str, Any]) -> str:
+    name, test = found["primary"], found["scores"]["test"]
+    title = FIGURES.get(name, name)
+    told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over tiles. "
+    return f'<p class="banner trained">{told}Settings were chosen on the validation split.</p>'
+
+
+def _scores(found: Mapping[str, Any]) -> str:
+    splits = [split for split in ("val", "test") if split in found["scores"]]
+    head = "".join(f'<th scope="col">{"validation" if split == "val" else split}</th>' for split in splits)
+    lines = [f"<tr><th>score</th>{head}</tr>"]
+    for name, title in FIGURES.items():
+        if name in found["scores"]["test"]["figures"]:
+            cells = "".join(f"<td>{with_interval(found['scores'][split], name)}</td>" for split in splits)
+            lines.append(f'<tr><th scope="row">{escape(title)}</th>{cells}</tr>')
+    return _table(lines)
+
+
+def _classes(found: Mapping[str, Any]) -> str:
+    per_class = found["scores"]["test"]["per_class"]
+    if not per_class:
+        return ""
+    names = list(per_class)
+    lines = ["<tr><th>class</th>" + "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"]
+    for number, class_name in enumerate(found["classes"]):
+        cells = "".join(f"<td>{_number(per_class[name][number])}</td>" for name in names)
+        lines.append(f'<tr><th scope="row">{escape(class_name)}</th>{cells}</tr>')
+    return f"<h2>Classes</h2>{_table(lines)}"
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if isinstance(value, int) or value > 1.5 else f"{value:.3f}"
+
+
+def _confusion(found: Mapping[str, Any]) -> str:
+    """Shares of each true class, darker where more; what was told for it in columns."""
+    matrix = found["scores"]["test"].get("confusion")
+    if not matrix or len(matrix) > MOST_CELLS:
+        return ""
+    names = [*found["classes"], "no answer"]
+    counts = np.asarray(matrix)
+    columns = [n for n in range(counts.shape[1]) if n < len(names) - 1 or counts[:, n].any()]
+    head = "".join(f'<th scope="col">{escape(names[n])}</th>' for n in columns)
+    lines = [f"<tr><th>truth / answer</th>{head}</tr>"]
+    for number, line in enumerate(counts):
+        shares = line / max(1, line.sum())
+        cells = "".join(
+            f'<td style="background: color-mix(in srgb, var(--{"accent" if n == number else "warn"}) '
+            f'{round(100 * float(shares[n]))}%, transparent)" title="{int(line[n]):,}">{shares[n]:.0%}</td>'
+            for n in columns
+        )
+        lines.append(f'<tr><th scope="row">{escape(names[number])}</th>{cells}</tr>')
+    return (
+        f"<h2>Confusions</h2><p>Each row is what the labelled places of one class were told to be.</p>{_table(lines)}"
+    )
+
+
+def _selection(found: Mapping[str, Any]) -> str:
+    """What was tried, and the curve of what was kept."""
+    selection, name = found["selection"], found["primary"]
+    parts = []
+    if selection.get("curve"):
+        from anysat.workflows.page import png_tag
+        from anysat.workflows.pretrain_curves import Panel, curve_figure
+
+        curve = list(enumerate(selection["curve"], start=1))
+        points = {key: [(n, float(point[key])) for n, point in curve if point[key] is not None] for key in curve[0][1]}
+        panels = [
+            Panel(name=FIGURES.get(key, key), lines={key: key}, points={key: line}) for key, line in points.items()
+        ]
+        parts.append(png_tag(curve_figure(panels), "Curves of loss and validation score by epoch", "plot"))
+    if selection.get("tried"):
+        score = escape(FIGURES.get(name, name))
+        lines = [f"<tr><th>learning rate</th><th>weight decay</th><th>{score}, validation</th><th>epoch</th></tr>"]
+        for one in selection["tried"]:
+            cells = f"<td>{one['learning_rate']:g}</td><td>{one['weight_decay']:g}</td><td>{_number(one[name])}</td>"
+            lines.append(f"<tr>{cells}<td>{one['epoch']}</td></tr>")
+        parts.append(_table(lines))
+    return f"<h2>How it was chosen</h2>{''.join(parts)}" if parts else ""
+
+
+def _tiles(tiles: Sequence[Shown], target: Target) -> str:
+    if not tiles:
+        return ""
+    parts = [f"<h2>Worst and best tiles</h2>{_legend(tiles, target)}"]
+    for one in tiles:
+        pictures = [(f"{key}", quicklook(seen)) for key, seen in one.tile.observations.items()]
+        truth = np.asarray(one.tile.targets[target.name])
+        if target.level == "pixel":
+            pictures += [("answer", _raster(one.answer, target)), ("truth", _raster(truth, target))]
+        shown = "".join(
+            f"<figure>{img(image, f'{one.tile.id}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
+            for caption, image in pictures
+        )
+        words = "" if target.level == "pixel" else f"<p>{escape(_in_words(one, truth, target))}</p>"
+        told = f"{one.right:.0%} right" if target.kind != "value" else f"off by {-one.right:.3g} {target.unit}"
+        parts.append(f'<section class="pair"><h3>{escape(one.tile.id)}, {escape(told)}</h3>{words}'
+                     f'<div class="row">{shown}</div></section>')  # fmt: skip
+    return "".join(parts)
+
+
+def _raster(values: NDArray[Any], target: Target) -> NDArray[np.uint8]:
+    """Classes in their colours, values in greens; grey where there is no label or nothing was seen."""
+    if target.kind == "value":
+        low, high = target.limits or (float(np.nanmin(values)), float(np.nanmax(values)))
+        share = np.nan_to_num(((values - low) / max(high - low, 1e-9)).clip(0, 1))
+        image = np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1)
+        return np.asarray(np.where(np.isfinite(values)[..., None], image, _IGNORED) * 255, dtype=np.uint8)
+    numbers, colours = values.astype(np.int64), class_colours(len(target.classes))
+    known = (numbers >= 0) & (numbers < len(colours)) & (numbers != (-1 if target.ignore is None else target.ignore))
+    image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
+    return np.asarray(image * 255, dtype=np.uint8)
+
+
+def _legend(tiles: Sequence[Shown], target: Target) -> str:
+    """Classes that occur on the page."""
+    if target.level != "pixel" or target.kind == "value":
+        return ""
+    seen = {int(n) for one in tiles for part in (one.answer, one.tile.targets[target.name]) for n in np.unique(part)}
+    colours = (class_colours(len(target.classes)) * 255).astype(int)
+    items = "".join(
+        f'<li><i style="background: rgb({", ".join(map(str, colours[n]))})"></i>{escape(target.classes[n])}</li>'
+        for n in sorted(seen) if 0 <= n < len(target.classes)
+    )  # fmt: skip
+    return f'<ul class="labels">{items}<li><i style="background: #d9d9d9"></i>no label</li></ul>'
+
+
+def _in_words(one: Shown, truth: NDArray[Any], target: Target) -> str:
+    if target.kind == "value":
+        return f"truth {float(truth):.4g} {target.unit}, answer {float(one.answer):.4g} {target.unit}"
+    if target.kind == "labels":
+        names = [", ".join(target.classes[n] for n in np.flatnonzero(part)) or "none" for part in (truth, one.answer)]
+        return f"truth: {names[0]}; answer: {names[1]}"
+    sure = "" if one.probabilities is None else f" ({float(one.probabilities.max()):.0%})"
+    return f"truth: {_name(truth, target)}; answer: {_name(one.answer, target)}{sure}"
+
+
+def _name(number: NDArray[Any], target: Target) -> str:
+    return target.classes[int(number)] if 0 <= int(number) < len(target.classes) else "none"
+
+
+def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    config, seconds = found["config"], found.get("seconds", {})
+    facts = [
+        ("Weights", f"{config['weights']}: {found['weights'].get('weights', '')}"),
+        ("Data", f"{config['data']['dataset']}, " + ", ".join(f"{v['tiles']} {k}" for k, v in found["data"].items())),
+        ("Head", f"{found['head']}, {found['head_parameters']:,} parameters"),
+        ("Encoder", f"{found['encoder_parameters']:,} parameters"),
+        ("Statistics", str(found.get("statistics", ""))),
+        ("Seed", str(found.get("seed", ""))),
+        ("Seconds", ", ".join(f"{name} {value}" for name, value in seconds.items())),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in found["versions"].items())),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _table(lines: Sequence[str]) -> str:
+    return f'<div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style
+.plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); margin: .6rem 0; }
+.row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.labels i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border: 1px solid var(--line); }
+.figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
+.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
+@media print { body { max-width: none; padding: 0; } * { print-color-adjust: exact; } }
+</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+$lead
+</header>
+<h2>Scores</h2>
+$scores
+$classes
+$confusion
+$tiles
+$curve
+<h2>The run</h2>
+<table class="facts">$facts</table>
+</body>
+</html>
+""")

@@ -1,0 +1,437 @@
+"""`anysat probe`, `finetune`, `evaluate` and `predict`, each one command on small files: what they leave and say."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+import anysat
+from anysat import AnySat, ModelConfig
+from anysat.batch import Batch
+from anysat.cli import main
+from anysat.data.base import dataset_names, find_dataset, open_dataset
+from anysat.data.loader import Draw
+from anysat.data.transforms import crop
+from anysat.modalities import MODALITIES
+from anysat.model.checkpoint import load, save
+from anysat.normalise import Normaliser
+from anysat.tasks.finetune import FineTuning
+from anysat.tasks.predictor import Predictor, load_task
+from anysat.train.checkpoints import checkpoint_steps
+from anysat.workflows.task_parts import fitted_task, make_view
+from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES
+from miniatures import miniature
+
+DATASETS = [name for name in dataset_names() if name not in ("world", "bigearthnet_pairs")]
+QUICK = ("timesen2crop", "sickle", "treesatai_ts")
+"""Whose miniatures are small; the others run in the slow lane."""
+LEARNT = 0.1
+"""Loss of who has learnt by heart: cross-entropy, or square in units of the deviation."""
+WORLD = '{"tiles": 18, "seed": 7, "modalities": ["s2", "s1"], "extent_m": 60}'
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A very small encoder of every modality in the table."""
+    torch.manual_seed(0)
+    released = ModelConfig(dim=64, depth=1, num_heads=2, subpatch_order="raster", pixel_dropout_prob=0.0)
+    others = [m for m in MODALITIES.values() if m.key not in {one.key for one in released.modalities}]
+    for modality in others:
+        released = released.with_modalities(modality)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(AnySat(released), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Generated tiles are kept for the whole session, away from the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def run(weights, tmp_path, capsys):
+    """Runs a command into a folder with the small encoder; gives its exit status, report and errors."""
+
+    def call(command, *words, out="run"):
+        argv = [command, *words]
+        argv += [f"--out={tmp_path / out}"] if command != "evaluate" else []
+        if command in ("probe", "finetune") and not any(str(word).startswith("--weights") for word in words):
+            argv.append(f"--weights={weights}")
+        status = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def world_words(target="land_cover", patch=30):
+    return ["--data.dataset=world", f"--data.world={WORLD}", f"--data.target={target}", "--data.modalities=[s2,s1]",
+            f"--patch-sizes-m=[{patch}]", "--dense=s2"]  # fmt: skip
+
+
+def of_miniature(name):
+    record = find_dataset(name)
+    return [f"--data.dataset={name}", f"--data.root={miniature(name)}", f"--data.target={record.targets[0].name}",
+            f"--patch-sizes-m=[{record.patch_sizes_m[0]:g}]"]  # fmt: skip
+
+
+def scores_of(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+def digest(model):
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()
+
+
+# -- every dataset, one command each ------------------------------------------------------------------
+
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DATASETS]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_probe_runs_on_every_dataset(name, run, tmp_path):
+    status, out, err = run("probe", *of_miniature(name), "--epochs=2", "--learning-rates=[0.01]", "--batch-size=2")
+    assert status == 0, err
+    found = scores_of(tmp_path / "run")
+    assert found["scores"]["test"]["num_tiles"] == found["data"]["test"]["tiles"] > 0
+    assert load_task(tmp_path / "run").task.target.name == found["target"]
+    assert "test tiles" in out
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fine_tuning_runs_on_every_dataset(name, run, tmp_path):
+    status, _, err = run("finetune", *of_miniature(name), "--epochs=1", "--batch-size=2", "--report=false")
+    assert status == 0, err
+    assert scores_of(tmp_path / "run")["selection"]["trained"] == "all"
+
+
+@pytest.mark.parametrize("trained", ["head", "all"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_few_tiles_are_learnt_by_heart(name, trained, weights):
+    """The classic test: whoever cannot overfit has a broken loop. Large tiles are cut to a few patches."""
+    record = find_dataset(name)
+    size, target = record.patch_sizes_m[0], record.targets[0]
+    every = open_dataset(name, miniature(name), "all", targets=(target.name,))
+    batch = Batch.of([_cut(every[n], size, target) for n in range(len(every))])
+    encoder = load(weights)
+    encoder.normaliser = Normaliser.from_batch(batch)
+    is_pixel = target.level == "pixel"
+    view = make_view(encoder, record, target, modalities=list(batch.observations), patch_sizes_m=[size], dense=None,
+                     needs_dense=is_pixel)  # fmt: skip
+    head = "both" if not is_pixel else "conv" if trained == "head" else "dense"
+    torch.manual_seed(0)
+    predictor = Predictor(encoder, fitted_task(target, batch.targets[target.name], balanced=False), view, head)
+    objective = FineTuning(predictor, trained).train()
+    assert _learnt(objective, Draw(step=0, dataset=name, patch_size_m=size, batch=batch)) < LEARNT
+
+
+def _learnt(objective, draw):
+    """The loss of one batch after some hundred steps on it; what is frozen is computed once."""
+    task, truth = objective.predictor.task, draw.batch.targets[objective.predictor.task.target.name]
+    with torch.no_grad():
+        seen = objective.predictor.see(draw.batch, draw.patch_size_m)
+    is_frozen = objective.trained == "head"
+    weights = [p for p in objective.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-2 if is_frozen else 2e-3, weight_decay=0.0)
+    for _ in range(600 if is_frozen else 400):
+        optimiser.zero_grad()
+        if is_frozen:
+            loss = task.loss(objective.predictor.head(seen), truth)
+        else:
+            loss = objective(draw, torch.Generator())["loss"]
+        if float(loss.detach()) < LEARNT:
+            break
+        loss.backward()
+        optimiser.step()
+    return float(loss.detach())
+
+
+def _cut(tile, patch_size_m, target):
+    """Of large tiles the corner, of at most two patches a side or forty pixels of the target."""
+    if target.gsd_m is None:
+        return tile
+    side = patch_size_m * max(1, min(2, int(40 * target.gsd_m / patch_size_m)))
+    return crop(tile, 0.0, 0.0, side) if np.shape(tile.targets[target.name])[0] * target.gsd_m > side else tile
+
+
+# -- a probe ------------------------------------------------------------------------------------------
+
+
+def test_a_probe_leaves_predictor_scores_and_page(run, tmp_path):
+    status, out, _ = run("probe", *world_words(), "--epochs=4", "--learning-rates=[0.01,0.001]")
+    assert status == 0
+    folder = tmp_path / "run"
+    found = scores_of(folder)
+    assert len(found["selection"]["tried"]) == 4
+    assert (found["selected_on"], found["primary"]) == ("val", "miou")
+    assert found["selection"]["miou"] == pytest.approx(found["scores"]["val"]["figures"]["miou"], abs=1e-9)
+    low, high = found["scores"]["test"]["intervals"]["accuracy"]
+    assert low <= found["scores"]["test"]["figures"]["accuracy"] <= high
+    assert found["data"]["test"]["fingerprint"]
+    page = (folder / "report.html").read_text()
+    for word in ("Confusions", "Worst and best tiles", "How it was chosen", "mean IoU"):
+        assert word in page
+    assert "http" not in re.sub(r"https?://www.w3.org\S*", "", page)
+    assert re.search(r"mean IoU +0\.\d+ \(0\.\d+ to 0\.\d+\)", out)
+
+
+def test_a_run_scored_again_gives_the_same_figures(run, tmp_path):
+    run("probe", *world_words(), "--epochs=2", "--learning-rates=[0.01]", "--weight-decays=[0]", "--report=false")
+    status, out, _ = run("evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}")
+    assert status == 0
+    first, again = scores_of(tmp_path / "run")["scores"]["test"], json.loads((tmp_path / "again.json").read_text())
+    for name, value in first["figures"].items():
+        assert again["scores"]["figures"][name] == pytest.approx(value, abs=1e-6), name
+    assert "chosen on val" in out
+
+
+def test_a_probe_changes_nothing_of_the_encoder(run, weights, tmp_path):
+    run("probe", *world_words(), "--epochs=2", "--learning-rates=[0.01]", "--report=false")
+    kept = load_task(tmp_path / "run")
+    assert digest(kept.encoder) == digest(load(weights))
+
+
+def test_a_resumed_probe_embeds_nothing_again(run, tmp_path, monkeypatch):
+    words = [*world_words(), "--epochs=2", "--learning-rates=[0.01]", "--report=false"]
+    run("probe", *words)
+    before = scores_of(tmp_path / "run")["scores"]
+    assert run("probe", *words)[0] == 2  # there is a run already
+    monkeypatch.setattr(AnySat, "encode", None)
+    status, _, err = run("probe", *words, "--resume")
+    assert status == 0, err
+    assert scores_of(tmp_path / "run")["scores"] == before
+
+
+def test_a_resumed_probe_refuses_other_options(run):
+    run("probe", *world_words(), "--epochs=1", "--learning-rates=[0.01]", "--report=false")
+    status, _, err = run("probe", *world_words(), "--epochs=2", "--learning-rates=[0.01]", "--report=false", "--resume")
+    assert status == 2
+    assert "epochs" in err
+
+
+def test_neighbours_are_asked_without_training(run, tmp_path):
+    status, out, err = run("probe", *of_miniature("timesen2crop"), "--method=knn", "--num-neighbours=3")
+    assert status == 0, err
+    assert scores_of(tmp_path / "run")["selection"] == {"num_neighbours": 3}
+    assert not (tmp_path / "run" / "predictor.safetensors").exists()
+    assert "crop in" in out
+
+
+def test_neighbours_need_one_class_of_each_tile(run):
+    status, _, err = run("probe", *world_words(), "--method=knn")
+    assert status == 2
+    assert "one class of each tile" in err
+
+
+def test_a_head_of_another_level_is_refused(run):
+    status, _, err = run("probe", *world_words(), "--head=tile")
+    assert status == 2
+    assert "'dense' or 'patches' or 'conv'" in err
+
+
+def test_a_tile_in_two_splits_is_refused(run):
+    status, _, err = run("probe", *world_words(), "--data.test=val")
+    assert status == 2
+    assert "every tile in one split" in err
+
+
+def test_a_modality_the_weights_do_not_know_is_refused(run, tmp_path):
+    torch.manual_seed(0)
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")
+    status, _, err = run("probe", *world_words(), f"--weights={tmp_path / 's2.safetensors'}")
+    assert status == 2
+    assert "finetune" in err
+
+
+def test_an_unknown_preset_is_named_with_those_there_are(run):
+    status, _, err = run("probe", "--preset=pasttis")
+    assert status == 2
+    assert "pastis" in err
+
+
+# -- silent slips -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharp():
+    """A stored example: a predictor of crops by their season, and its tiles."""
+    torch.manual_seed(1)
+    root = miniature("timesen2crop", tiles=12)
+    tiles = open_dataset("timesen2crop", root, "all", targets=("crop",))
+    encoder = AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))).eval()
+    batch = anysat.Batch.of([tiles[n] for n in range(len(tiles))])
+    encoder.normaliser = Normaliser.from_batch(batch)
+    return encoder, batch
+
+
+@torch.inference_mode()
+def test_a_day_base_off_by_one_changes_the_embedding(sharp):
+    from dataclasses import replace
+
+    encoder, batch = sharp
+    seen = batch.observations["s2"]
+    later = replace(batch, observations={"s2": replace(seen, dates=seen.dates + 1)})
+    assert not torch.equal(encoder.encode(batch, 10).tile, encoder.encode(later, 10).tile)
+
+
+@torch.inference_mode()
+def test_two_bands_swapped_change_the_embedding(sharp):
+    from dataclasses import replace
+
+    encoder, batch = sharp
+    seen = batch.observations["s2"]
+    order = [1, 0, *range(2, 10)]
+    swapped = replace(batch, observations={"s2": replace(seen, values=seen.values[:, :, order])})
+    assert (encoder.encode(batch, 10).tile - encoder.encode(swapped, 10).tile).abs().max() > 1e-3
+
+
+# -- fine-tuning --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trained", ["head", "projectors", "lora", "all"])
+def test_fine_tuning_changes_what_it_should_and_nothing_else(trained, run, weights, tmp_path):
+    status, _, err = run("finetune", *world_words(), f"--trained={trained}", "--epochs=1", "--report=false")
+    assert status == 0, err
+    before, after = load(weights).state_dict(), load_task(tmp_path / "run").encoder.state_dict()
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    wanted = {"head": set(), "projectors": {"projectors"}, "lora": {"spatial", "fusion"}}
+    assert changed == wanted.get(trained, {"projectors", "spatial", "fusion"})
+    assert anysat.load(tmp_path / "run").config == load(weights).config
+
+
+def test_fine_tuning_in_two_sessions_equals_one(run, tmp_path):
+    words = [*world_words(), "--epochs=2", "--batch-size=4", "--report=false", "--keep.save-every=1"]
+    run("finetune", *words, out="whole")
+    assert run("finetune", *words, "--max-steps=3", out="parts")[0] == 0
+    assert not (tmp_path / "parts" / "scores.json").exists()
+    assert run("finetune", *words, "--resume", out="parts")[0] == 0
+    whole, parts = (load_task(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_fine_tuning_ends_when_nothing_becomes_better(run, tmp_path):
+    words = [*world_words(), "--epochs=30", "--patience=1", "--optimiser.learning-rate=1e-12", "--report=false"]
+    status, _, err = run("finetune", *words)
+    assert status == 0, err
+    assert max(checkpoint_steps(tmp_path / "run" / "checkpoints")) <= 4
+    before = scores_of(tmp_path / "run")["selection"]
+    assert run("finetune", *words, "--resume")[0] == 0
+    assert scores_of(tmp_path / "run")["selection"] == before
+
+
+def test_new_sensors_get_projectors_of_their_own(run, tmp_path):
+    torch.manual_seed(0)
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")
+    words = [*world_words(), f"--weights={tmp_path / 's2.safetensors'}", "--trained=projectors", "--epochs=1"]
+    status, _, err = run("finetune", *words, "--report=false")
+    assert status == 0, err
+    left = load_task(tmp_path / "run").encoder
+    assert set(left.projectors) == {"s2", "s1"}
+    assert left.provenance["new_projectors"] == "s1"
+
+
+# -- prediction ---------------------------------------------------------------------------------------
+
+
+def test_a_map_lies_where_its_inputs_lie(run, tmp_path):
+    from geo_builders import cube, geobox, write_nc
+
+    words = ["--data.dataset=world", f"--data.world={WORLD}", "--data.target=land_cover", "--data.modalities=[s2]"]
+    run("probe", *words, "--patch-sizes-m=[30]", "--epochs=1", "--learning-rates=[0.01]", "--report=false")
+    values = np.random.default_rng(0).integers(100, 4000, (3, 10, 9, 12)).astype(np.float32)
+    values[:, :, 0, 0] = np.nan
+    box = geobox((9, 12))
+    write_nc(
+        tmp_path / "s2.nc", cube(values, box, ["2020-01-03", "2020-06-30", "2020-09-11"], MODALITIES["s2"].band_names)
+    )
+    status, out, err = run("predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", "--probabilities", out="map.tif")
+    assert status == 0, err
+    with rasterio.open(tmp_path / "map.tif") as file:
+        classes, names = file.read(1), file.tags()
+        assert (file.transform, file.nodata) == (box.affine, 255)
+        assert file.colormap(1)[0][3] == 255
+    assert classes.shape == (9, 12)
+    assert classes[0, 0] == 255
+    assert (classes[classes != 255] < 7).all()
+    assert names["CLASS_1"] == "forest"
+    with rasterio.open(tmp_path / "map_probabilities.tif") as file:
+        shares = file.read()
+        assert file.descriptions[1] == "forest"
+    assert np.nansum(shares, axis=0)[1, 1] == pytest.approx(1, abs=1e-5)
+    assert (shares.argmax(0)[1:] == classes[1:]).all()
+    assert (tmp_path / "map.png").stat().st_size > 1000
+    assert "9 x 12 pixels of 10 m" in out
+    assert run("predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", out="map.json")[0] == 2
+
+
+# -- comparison ---------------------------------------------------------------------------------------
+
+
+def test_a_comparison_tells_who_is_below_band_statistics(run, weights, tmp_path):
+    words = ["--compare", *world_words()[:4], "--patch-sizes-m=[30]", "--models=[logistic,neighbours]",
+             f"--weights=[{weights}]", "--max-pixels=200", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    status, out, err = run("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    assert status == 0, err
+    lines = json.loads((tmp_path / "all.json").read_text())["lines"]
+    assert {line["features"].rpartition(", ")[2] for line in lines} == {"statistics", "months", "patch", "dense"}
+    best = max(line["figures"]["miou"] for line in lines if line["features"] == "statistics")
+    for line in lines:
+        assert line["below_baseline"] == (line["figures"]["miou"] < best)
+    assert out.count("below band statistics") == sum(line["below_baseline"] for line in lines)
+
+
+def test_a_comparison_of_tiles_counts_every_tile(run, weights, tmp_path):
+    words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
+             "--models=[neighbours,forest]", f"--weights=[{weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    status, _, err = run("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    assert status == 0, err
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert {line["num_samples"] for line in content["lines"]} == {content["data"]["test"]["tiles"]}
+
+
+def test_evaluate_wants_a_run_or_a_comparison(run):
+    status, _, err = run("evaluate")
+    assert status == 2
+    assert "either --run RUN or --compare" in err
+
+
+# -- presets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "name"), [*(("probe", n) for n in PROBES), *(("finetune", n) for n in FINETUNES)])
+def test_presets_fit_their_datasets(command, name):
+    config = (PROBES if command == "probe" else FINETUNES)[name]()
+    record = find_dataset(config.data.dataset)
+    target = record.target(config.data.target)
+    assert set(config.data.modalities or record.modalities) <= set(record.modalities)
+    assert config.dense is None or config.dense in (config.data.modalities or record.modalities)
+    assert (target.level == "pixel") == (config.dense is not None)
+    for size in config.patch_sizes_m:
+        assert record.tile_m % size == 0 or name.startswith("world")
+    assert all(key in {("probe", n) for n in PROBES} | {("finetune", n) for n in FINETUNES} for key in PAPER)
+
+
+def test_published_probes_have_the_published_sizes():
+    """Head of the base width, from the paper's table (spec 5)."""
+    from anysat.tasks.heads import head_config, make_head
+
+    wanted = {
+        "bradd": 6146,
+        "sickle": 6146,
+        "sen1floods11": 6146,
+        "pastis": 33812,
+        "timesen2crop": 13840,
+        "so2sat": 14609,
+    }
+    for name, count in wanted.items():
+        config = PROBES[name]()
+        target = find_dataset(config.data.dataset).target(config.data.target)
+        made = head_config(config.head, target, len(target.classes) + config.void_output, 768,
+                           patch_size_m=config.patch_sizes_m[0],
+                           dense=None if config.dense is None else MODALITIES[config.dense])  # fmt: skip
+        assert sum(p.numel() for p in make_head(made).parameters()) == count, name
