@@ -281,15 +281,13 @@ def test_features_that_were_scored_can_be_trained_on(encoder, tmp_path):
 
 
 @pytest.mark.parametrize(("num_tiles", "batch_size"), [(1, 4), (8, 8), (19, 4), (19, 100), (24, 8)])
-def test_batches_hold_every_tile_once_and_read_each_file_once(num_tiles, batch_size):
+def test_batches_hold_every_tile_once(num_tiles, batch_size):
     plain = np.concatenate(list(batches(num_tiles, batch_size)))
     assert plain.tolist() == list(range(num_tiles))
     drawn = list(batches(num_tiles, batch_size, np.random.default_rng(3)))
     assert all(len(part) == batch_size for part in drawn[:-1])
     order = np.concatenate(drawn)
     assert sorted(order) == list(range(num_tiles))
-    files = (order // TILES_PER_FILE).tolist()
-    assert len([n for n in range(num_tiles) if n == 0 or files[n] != files[n - 1]]) == len(set(files))
     again = np.concatenate(list(batches(num_tiles, batch_size, np.random.default_rng(3))))
     other = np.concatenate(list(batches(num_tiles, batch_size, np.random.default_rng(4))))
     assert order.tolist() == again.tolist()

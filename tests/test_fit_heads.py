@@ -95,7 +95,8 @@ class Told:
 
 def test_what_a_line_tells_apart_is_learnt(data, tmp_path):
     task, test = make_task(KIND), make_features(tmp_path / "test", torch.arange(200) % 3, seed=9)
-    trained = fit(*data, [USELESS, GOOD], epochs=20)
+    val = make_features(tmp_path / "val", torch.arange(300) % 3, seed=5)  # so many that chance does not choose
+    trained = fit(data[0], val, [USELESS, GOOD], epochs=20)
     found = score_heads(task, [trained.head], [test])[0]
     assert found.figures["accuracy"] > 0.99
     assert found.num_tiles == 200

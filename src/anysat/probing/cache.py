@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,15 +74,12 @@ class Features:
 
     def embeddings(self, indices: Sequence[int] | NDArray[np.int64]) -> Embeddings:
         """Of some tiles, in the order asked for."""
-        places = np.asarray(indices)
-        order = np.argsort(places // TILES_PER_FILE, kind="stable")
-        parts: list[dict[str, Tensor]] = []
-        for number in np.unique(places // TILES_PER_FILE):
-            rows = torch.from_numpy(places[order][places[order] // TILES_PER_FILE == number] % TILES_PER_FILE)
-            parts.append({name: tensor[rows] for name, tensor in _open(self.files[number]).items()})
-        back = torch.from_numpy(np.argsort(order, kind="stable"))
-        found = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-        return _joined(found, self.grid, self.dense)
+        found: dict[str, list[Tensor]] = {}
+        for place in np.asarray(indices).tolist():
+            number, row = divmod(place, TILES_PER_FILE)
+            for name, tiles in _open(self.files[number]).items():
+                found.setdefault(name, []).append(tiles[row : row + 1])
+        return _joined({name: torch.cat(parts) for name, parts in found.items()}, self.grid, self.dense)
 
 
 def extract(
@@ -209,22 +207,16 @@ def _is_whole(path: Path) -> bool:
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _open(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file, mapped from disk."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+def _open(path: Path) -> dict[str, Any]:
+    """Tensors of a file by name, of which only what is sliced out is read; memory does not grow with what is open."""
+    file: Any = safe_open(path, framework="pt")
+    return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def batches(
     num_tiles: int, batch_size: int, generator: np.random.Generator | None = None
 ) -> Iterator[NDArray[np.int64]]:
-    """Numbers of all tiles, once each, so many at a time; shuffled when a generator is given.
-
-    Tiles of one file stay together, so that each file is read once.
-    """
-    order = np.arange(num_tiles)
-    if generator is not None:
-        files = np.array_split(order, np.arange(TILES_PER_FILE, num_tiles, TILES_PER_FILE))
-        order = np.concatenate([generator.permutation(files[n]) for n in generator.permutation(len(files))])
+    """Numbers of all tiles, once each, so many at a time; shuffled when a generator is given."""
+    order = np.arange(num_tiles) if generator is None else generator.permutation(num_tiles)
     for start in range(0, num_tiles, batch_size):
         yield order[start : start + batch_size]

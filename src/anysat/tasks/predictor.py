@@ -74,6 +74,9 @@ class Predictor(nn.Module):
 
     def __init__(self, encoder: AnySat, task: Task, view: View, head: str, *, width: int = 64) -> None:
         super().__init__()
+        sets = [] if encoder.normaliser is None else list(encoder.normaliser.statistics)
+        if len(sets) > 1:
+            raise InputError("predictor", "an encoder with the statistics of one dataset", ", ".join(sets))
         self.encoder, self.task, self.view = encoder, task, view
         dense = None if view.dense is None else encoder.config.modality(view.dense)
         configs = {

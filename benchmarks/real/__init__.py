@@ -1,0 +1,1 @@
+"""Real labelled tasks, one protocol each, and the simple models that an encoder is to be compared with."""
