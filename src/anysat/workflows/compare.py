@@ -24,9 +24,9 @@ from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.scores import Scores
 from anysat.tasks.simple import SIMPLE, Places, at_places, check_models, draw_places, models, outputs
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.supervised import OpenData, open_data
 from anysat.workflows.task_parts import described, fitted_task, make_view, with_statistics
 from anysat.workflows.task_text import FIGURES, with_interval
 

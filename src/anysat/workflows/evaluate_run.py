@@ -15,9 +15,10 @@ from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.labelled_data import place_of
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.supervised import LabelledData, place_of
+from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import described
 from anysat.workflows.task_text import score_lines
 

@@ -25,10 +25,10 @@ from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, fit
 from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.supervised import OpenData, open_data
 from anysat.workflows.task_parts import SCORES, extended, fitted_task, make_view, result, with_statistics
 from anysat.workflows.task_text import summary
 

@@ -22,9 +22,9 @@ from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.tasks.probe import Trained, fit_heads, grid, score_heads
 from anysat.tasks.scores import Scores
 from anysat.train.run import RunFolder, open_run
+from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import ProbeConfig, Scored
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.supervised import OpenData, open_data
 from anysat.workflows.task_parts import SCORES, fitted_task, make_view, result, with_statistics
 from anysat.workflows.task_text import summary
 

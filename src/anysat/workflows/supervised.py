@@ -1,16 +1,11 @@
-"""What probes and fine-tuning ask for alike: labelled data, and how an encoder looks at them."""
+"""Labelled data, as probes, fine-tuning and comparisons ask for them; imports nothing heavy, for help is made of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from anysat.errors import InputError, MissingFileError, RecordError
-
-if TYPE_CHECKING:
-    from anysat.data.base import DatasetRecord, Target
-    from anysat.normalise import Normaliser
+from anysat.errors import RecordError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,113 +38,3 @@ class LabelledData:
             raise RecordError("data.val_frac", self.val_frac, "a share between 0 and 1")
         if not 0 < self.train_frac <= 1:
             raise RecordError("data.train_frac", self.train_frac, "a share above 0, up to 1")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OpenData:
-    """Labelled data at hand."""
-
-    record: DatasetRecord
-    target: Target
-    train: Any
-    val: Any
-    test: Any
-    normaliser: Normaliser | None = None
-    """Statistics that came with the data."""
-
-
-def open_data(data: LabelledData, seed: int) -> OpenData:
-    """Find and open the three splits; no tile is in two of them.
-
-    Raises:
-        InputError: no dataset, no folder, several targets and none is named, an empty split, a tile in two splits.
-        UnknownNameError, MissingFileError, SourceError: see `open_dataset`.
-    """
-    from anysat.data.base import find_dataset, open_dataset
-
-    if not data.dataset:
-        raise InputError("--data.dataset", "the name of a dataset or a YAML file of your own data", "none",
-                         "`anysat datasets list` names those that are known")  # fmt: skip
-    record = find_dataset(data.dataset)
-    target, (root, normaliser) = _target(record, data.target), place_of(data)
-
-    def opened(split: str) -> Any:
-        return open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(target.name,))
-
-    train, test = opened(data.train), opened(data.test)
-    val = opened(data.val) if data.val is not None else None
-    if val is None or not len(val):
-        train, val = _held_out(train, data.val_frac, seed)
-    train = _share(train, data.train_frac, seed)
-    for name, one in (("train", train), ("val", val), ("test", test)):
-        if not len(one):
-            raise InputError(f"{record.name}, {name} split", "at least one tile", "none",
-                             f"name another split in --data.{name}")  # fmt: skip
-    _check_apart({"train": train, "val": val, "test": test}, record.name)
-    return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser)
-
-
-def _target(record: DatasetRecord, name: str | None) -> Target:
-    if name is not None:
-        return record.target(name)
-    if len(record.targets) != 1:
-        raise InputError("--data.target", f"one of {', '.join(t.name for t in record.targets) or 'none'}", "none")
-    return record.targets[0]
-
-
-def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
-    """Folder of the data, and statistics that come with it; what the package can make itself is made, and kept.
-
-    Raises:
-        InputError, MissingFileError: no folder is given, or there is none.
-    """
-    from anysat.data.base import find_dataset
-    from anysat.data.cache import cache_folder
-    from anysat.data.prepare import prepare, prepare_world
-    from anysat.workflows.progress import progress_bar
-
-    record = find_dataset(data.dataset)
-    if data.world is not None:
-        from anysat.data.datasets.world import WorldSettings
-
-        return prepare_world(WorldSettings.of(data.world), cache_folder(), workers=2, progress=progress_bar)
-    if data.root is None and record.fetch is not None:
-        home = cache_folder() / record.name
-        return prepare(data.dataset, record.fetch(home / "files"), home, progress=progress_bar)
-    if data.root is None:
-        raise InputError("--data.root", f"the folder of {record.title}", "none", f"get it from {record.homepage}")
-    if not Path(data.root).exists():
-        raise MissingFileError(data.root, f"the folder of {record.title}")
-    return Path(data.root), None
-
-
-def _held_out(tiles: Any, share: float, seed: int) -> tuple[Any, Any]:
-    """Training and validation tiles, drawn."""
-    import numpy as np
-
-    count = max(1, round(share * len(tiles)))
-    if count >= len(tiles):
-        raise InputError("validation", "at least two training tiles, one of which is held out", len(tiles))
-    order = np.random.default_rng([seed, 1]).permutation(len(tiles))
-    return tiles.take(np.sort(order[count:])), tiles.take(np.sort(order[:count]))
-
-
-def _share(tiles: Any, share: float, seed: int) -> Any:
-    import numpy as np
-
-    if share >= 1:
-        return tiles
-    order = np.random.default_rng([seed, 2]).permutation(len(tiles))
-    return tiles.take(np.sort(order[: max(1, round(share * len(tiles)))]))
-
-
-def _check_apart(splits: dict[str, Any], name: str) -> None:
-    seen: dict[str, str] = {}
-    for split, tiles in splits.items():
-        for tile in tiles.ids:
-            if tile in seen:
-                raise InputError(
-                    name, "every tile in one split", f"{tile!r} in {seen[tile]} and {split}",
-                    "name splits that do not overlap; settings must not be chosen on what is scored",
-                )  # fmt: skip
-            seen[tile] = split

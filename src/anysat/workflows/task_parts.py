@@ -24,8 +24,8 @@ from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.scores import Scores
 from anysat.train.run import STATISTICS
+from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.supervised import OpenData
 
 SCORES = "scores.json"
 MOST_STATISTICS_TILES = 2000

@@ -20,8 +20,8 @@ from anysat.errors import WriteError
 from anysat.picture_samples import class_colours
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
+from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.page import STYLE, img, rows
-from anysat.workflows.supervised import OpenData
 from anysat.workflows.task_text import FIGURES, with_interval
 
 REPORT = "report.html"
