@@ -90,7 +90,9 @@ def digest(model):
 
 # -- every dataset, one command each ------------------------------------------------------------------
 
-EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DATASETS]
+EVERY = [
+    pytest.param(name, marks=() if name in QUICK else [pytest.mark.slow, pytest.mark.timeout(900)]) for name in DATASETS
+]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -152,11 +154,13 @@ def _learnt(objective, draw):
 
 
 def _cut(tile, patch_size_m, target):
-    """Of large tiles the corner, of at most two patches a side or forty pixels of the target."""
+    """Of large tiles the middle, of at most two patches a side or forty pixels of the target."""
     if target.gsd_m is None:
         return tile
+    extent = np.shape(tile.targets[target.name])[0] * target.gsd_m
     side = patch_size_m * max(1, min(2, int(40 * target.gsd_m / patch_size_m)))
-    return crop(tile, 0.0, 0.0, side) if np.shape(tile.targets[target.name])[0] * target.gsd_m > side else tile
+    start = patch_size_m * (extent // (2 * patch_size_m))
+    return crop(tile, start, start, side) if extent >= start + side and extent > side else tile
 
 
 # -- a probe ------------------------------------------------------------------------------------------
