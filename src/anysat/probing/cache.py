@@ -29,6 +29,7 @@ from anysat.data.work import write_whole
 from anysat.errors import WriteError
 from anysat.modalities import Modality
 from anysat.model.encoder import AnySat
+from anysat.model.modes import evaluating
 from anysat.model.validity import mark_unseen
 from anysat.patches import PatchGrid
 
@@ -134,13 +135,8 @@ def extract(
 
 def _embedded(encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None) -> dict[str, Tensor]:
     """What is kept of a batch; of dense embeddings the half that their patch does not tell."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    try:
-        with torch.inference_mode():
-            found = encoder.eval().encode(batch, patch_size_m, dense=dense)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(encoder), torch.inference_mode():
+        found = encoder.encode(batch, patch_size_m, dense=dense)
     kept = {"tile": found.tile, "patch": found.patch, "valid": found.valid}
     if found.dense is not None and found.dense_valid is not None:
         kept |= {"sub": found.dense[..., encoder.config.dim :], "sub_valid": found.dense_valid}

@@ -1,6 +1,6 @@
 """What a task is: a target, how many numbers tell it, the loss that trains them, what they mean, how they are scored.
 
-To add a task, write one file with a class that has what `Task` asks for, and name it in `TASKS`.
+To add a task, write one file with a class that has what `Task` asks for, and name it in `make_task`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from anysat.batch import Batch
 from anysat.data.base import Tiles
 from anysat.data.loader import Draw
 from anysat.model.encoder import AnySat
+from anysat.model.modes import evaluating
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
-from anysat.tasks.predictor import Predictor, evaluating
+from anysat.tasks.predictor import Predictor
 from anysat.tasks.scores import Scores
 
 

@@ -5,9 +5,8 @@ The file is one safetensors file: tensors of encoder and head, and as metadata e
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from anysat.data.work import write_whole
 from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError, WriteError
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
+from anysat.model.modes import evaluating
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.heads import Head, config_of, head_config, make_head
@@ -140,18 +140,6 @@ class Predictor(nn.Module):
     def extra_repr(self) -> str:
         """The target and the view."""
         return f"{self.task.target.name!r}, {self.view}"
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode; every part is in its own mode again afterwards, for some may have stayed in eval mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def look(batch: Batch, view: View) -> Batch:

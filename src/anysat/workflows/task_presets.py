@@ -65,13 +65,17 @@ def so2sat() -> ProbeConfig:
     return _published("so2sat", "lcz", ["s2", "s1"], 80, 768, 2e-3, head="tile")
 
 
+WORLD_TASKS = {"land_cover": "s2", "species": "s2", "crop": "s2", "change": "s2", "flood": "s1"}
+"""Targets of the generated world, and the modality whose sub-patches are classified: clouds hide floods."""
+
+
 def _world(target: str) -> Callable[[], ProbeConfig]:
     """A task of the generated world for the small model that ships; needs no files."""
 
     def made() -> ProbeConfig:
         world = {"tiles": 600, "seed": 100, "modalities": ["s2", "s1"]}
         data = LabelledData(dataset="world", target=target, world=world, modalities=["s2", "s1"])
-        return ProbeConfig(data=data, patch_sizes_m=[30], dense="s1" if target == "flood" else "s2")
+        return ProbeConfig(data=data, patch_sizes_m=[30], dense=WORLD_TASKS[target])
 
     return made
 
@@ -83,9 +87,8 @@ PROBES: dict[str, Callable[[], ProbeConfig]] = {
     "timesen2crop": timesen2crop,
     "sen1floods11": sen1floods11,
     "so2sat": so2sat,
-    **{f"world-{target.replace('_', '-')}": _world(target) for target in
-       ("land_cover", "species", "crop", "change", "flood")},
-}  # fmt: skip
+    **{f"world-{target.replace('_', '-')}": _world(target) for target in WORLD_TASKS},
+}
 """By name; add one here."""
 
 
@@ -187,9 +190,8 @@ FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
     "burn-scars-projectors": _burn_scars_projectors,
     "spacenet7": _spacenet7,
     "spacenet7-projectors": _spacenet7_projectors,
-    **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in
-       ("land_cover", "species", "crop", "change", "flood")},
-}  # fmt: skip
+    **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in WORLD_TASKS},
+}
 """By name; add one here."""
 
 PAPER: dict[tuple[str, str], Published] = {
