@@ -15,23 +15,17 @@ from builders import random_input, random_model
 
 PUBLIC = [
     "AnySat", "AnySatError", "Band", "Batch", "Embeddings", "MODALITIES", "Modality", "ModelConfig", "Normaliser",
-    "Observation", "PatchGrid", "Tile", "__version__", "load", "load_task", "open_dataset", "read_modalities",
+    "Observation", "PatchGrid", "Tile", "__version__", "embed", "load", "load_task", "open_dataset", "read_modalities",
 ]  # fmt: skip
 
+AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
+EMBED = {
+    *AREA, "inputs", "out", "patch_size_m", "dense", "store", "places", "weights", "statistics", "dataset", "units",
+    "modalities", "device", "overwrite",
+}  # fmt: skip
 OPTIONS = {
-    "embed": {
-        "inputs",
-        "out",
-        "patch_size_m",
-        "dense",
-        "weights",
-        "statistics",
-        "dataset",
-        "units",
-        "modalities",
-        "device",
-        "overwrite",
-    },
+    "embed": EMBED,
+    "plan": {*EMBED, "measure"},
     "pretrain": {
         "preset",
         "out",
@@ -119,7 +113,7 @@ OPTIONS = {
         "json",
         "batch_size",
     },
-    "predict": {"run", "inputs", "out", "probabilities", "units", "device", "overwrite"},
+    "predict": {*AREA, "run", "inputs", "out", "probabilities", "variants", "units", "device", "overwrite"},
     "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m"},
     "datasets list": {"json"},
@@ -138,6 +132,7 @@ OPTIONS = {
         "verify",
         "overwrite",
     },
+    "catalog validate": {"paths", "quick", "json"},
     "world make": {"out", "layout", "form", "tiles", "seed", "overwrite"},
     "sensors": {"modalities"},
     "demo": {"out", "weights", "patch_sizes_m", "crop_m"},

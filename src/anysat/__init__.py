@@ -23,6 +23,7 @@ _HOME = {
     "Observation": "anysat.observation",
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
+    "embed": "anysat.workflows.embed_data",
     "load": "anysat.model.checkpoint",
     "load_task": "anysat.tasks.predictor",
     "open_dataset": "anysat.data.base",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from anysat.observation import Observation as Observation
     from anysat.patches import PatchGrid as PatchGrid
     from anysat.tasks.predictor import load_task as load_task
+    from anysat.workflows.embed_data import embed as embed
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ from anysat.errors import AnySatError, MissingExtraError, RecordError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
+    "plan": ("anysat.workflows.plan", "PlanConfig", "plan"),
     "pretrain": ("anysat.workflows.pretrain", "PretrainConfig", "pretrain"),
     "probe": ("anysat.workflows.probe", "ProbeConfig", "probe"),
     "finetune": ("anysat.workflows.finetune", "FinetuneConfig", "finetune"),
@@ -34,13 +35,17 @@ COMMANDS = {
     "datasets show": ("anysat.workflows.datasets", "ShowConfig", "show"),
     "datasets stats": ("anysat.workflows.dataset_stats", "StatsConfig", "stats"),
     "datasets pack": ("anysat.workflows.dataset_pack", "PackConfig", "pack"),
+    "catalog validate": ("anysat.workflows.catalog", "ValidateConfig", "validate"),
     "world make": ("anysat.workflows.world", "WorldMakeConfig", "make"),
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
     "demo": ("anysat.workflows.demo", "DemoConfig", "demo"),
 }
 """Command, module, config and function. The config's docstring and fields are the help."""
 
-_GEO = {"affine", "h5netcdf", "h5py", "matplotlib", "odc", "pyproj", "rasterio", "xarray", "zarr"}
+_GEO = {
+    "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pyarrow", "pyproj", "pystac",
+    "rasterio", "xarray", "zarr", "zarr_cm",
+}  # fmt: skip
 _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 

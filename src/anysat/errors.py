@@ -136,6 +136,10 @@ class SourceError(AnySatError, ValueError):
         super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
 
 
+class LargeGroundError(SourceError):
+    """Ground that is too large to be seen as one tile."""
+
+
 class MissingKeyError(SourceError):
     """A file without a part of the name that was asked for."""
 
@@ -161,6 +165,17 @@ class UnfinishedError(WriteError):
         OSError.__init__(
             self, f"stopped ({problem}); what is finished is kept in {kept_in}: "
             "see to it and give the same command again, which goes on from there",
+        )  # fmt: skip
+
+
+class StoreMismatchError(WriteError):
+    """An unfinished store that was made from something else than what is to be written now."""
+
+    def __init__(self, partial: object, differences: Sequence[str]) -> None:
+        more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
+        OSError.__init__(
+            self, f"{partial} is unfinished and was made from something else: {'; '.join(differences[:6])}{more}; "
+            "give what it was made from to go on with it, another name, or throw it away with --overwrite true",
         )  # fmt: skip
 
 

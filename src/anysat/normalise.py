@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anysat.batch import Batch, StackedObservation
+from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError
 
 
@@ -77,6 +77,24 @@ class Normaliser:
         """
         table = self.table(batch.dataset)
         return {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
+
+    def in_units(self, tile: Tile) -> tuple[Tile, list[str]]:
+        """A tile in the units of the statistics, and what was converted.
+
+        Raises:
+            StatisticsError: no statistics for the dataset.
+            InputError: there is no conversion between a band's unit and that of the statistics.
+        """
+        table, observations, said = self.table(tile.dataset), dict(tile.observations), []
+        for key, observation in tile.observations.items():
+            known = table.get(key)
+            if known is None or known.bands != observation.modality.band_names or known.units == observation.units:
+                continue
+            observations[key] = observation.in_units(known.units)
+            pairs = zip(observation.units, observations[key].units, strict=True)
+            changed = dict.fromkeys(f"{old} to {new}" for old, new in pairs if old != new)
+            said.append(f"{key} converted from {', '.join(changed)}")
+        return replace(tile, observations=observations), said
 
     def table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
         """Statistics of one dataset by modality; None stands for the only one there is.

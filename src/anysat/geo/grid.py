@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import PatchSizeError, SourceError
+from anysat.errors import LargeGroundError, PatchSizeError, SourceError
 from anysat.modalities import Modality
 from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
 
@@ -137,8 +137,8 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
     tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
     floating = [footprint for footprint in footprints if not footprint.geoboxes]
     ground = _centred(shared, floating)
-    left, top, ground = _snap(ground, bounding, crs, inwards=not floating)
-    patch_m = _checked_patch_size(patch_size_m, tiling, order, ground, located)
+    left, top, ground = snap(ground, bounding, crs, inwards=not floating)
+    patch_m = check_patch_size(patch_size_m, tiling, order, ground, located)
     slack = ALIGNED_PX * min(modality.gsd_m for modality in tiling) / patch_m
     rows, cols = (math.floor(side / patch_m + slack) for side in (ground.height_m, ground.width_m))
     _check_area(rows, cols, patch_m, tiling)
@@ -176,7 +176,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
             size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
             raise SourceError(names, f"the ground shared here is {size}, smaller than the tile of {side_m:g} m")
     ground = Box(x - side_m / 2, y - side_m / 2, x + side_m / 2, y + side_m / 2)
-    left, top, _ = _snap(ground, bounding, crs, inwards=False)
+    left, top, _ = snap(ground, bounding, crs, inwards=False)
     return TileGrid(
         patches=PatchGrid(side_m, 1, 1),
         geobox=_north_up(left, top, side_m, 1, 1, crs),
@@ -195,11 +195,11 @@ def _shared_ground(footprints: Sequence[Footprint]) -> tuple[list[Footprint], li
             "give it together with a georeferenced input of the same ground",
         )
     bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
-    crs, reason = _choose_crs(bounding)
-    _check_overlap([(footprint.name, _bounds(footprint, crs)) for footprint in located])
-    shared = _bounds(bounding[0], crs)
+    crs, reason = choose_crs(bounding)
+    check_overlap([(footprint.name, bounds_of(footprint, crs)) for footprint in located])
+    shared = bounds_of(bounding[0], crs)
     for footprint in bounding[1:]:
-        shared = shared.shared_with(_bounds(footprint, crs))
+        shared = shared.shared_with(bounds_of(footprint, crs))
     return located, bounding, crs, reason, shared
 
 
@@ -239,12 +239,13 @@ def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs
     return GeoBox((rows, cols), Affine(pixel_m, 0, round(left, 4), 0, -pixel_m, round(top, 4)), crs)
 
 
-def _choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
+def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
+    """Reference system of the finest source among those in true metres, else the UTM zone; and why."""
     metric = [
         (abs(geobox.affine.determinant) ** 0.5, footprint.name, crs_of(geobox))
         for footprint in footprints
         for geobox in footprint.geoboxes
-        if _is_metric(geobox)
+        if is_metric(geobox)
     ]
     if metric:
         _, name, crs = min(metric, key=lambda found: found[0])
@@ -260,7 +261,7 @@ def centre_deg(geobox: GeoBox) -> tuple[float, float]:
     return float(longitude.mean()), float(latitude.mean())
 
 
-def _is_metric(geobox: GeoBox) -> bool:
+def is_metric(geobox: GeoBox) -> bool:
     """Whether a step of one in the map is a metre on the ground, in both directions."""
     from pyproj import Proj
 
@@ -272,7 +273,8 @@ def _is_metric(geobox: GeoBox) -> bool:
     return all(abs(scale - 1) < SCALE_TOLERANCE for scale in scales)
 
 
-def _bounds(footprint: Footprint, crs: CRS) -> Box:
+def bounds_of(footprint: Footprint, crs: CRS) -> Box:
+    """Bounds of all rasters of a source that has a georeference, in a reference system."""
     found = None
     for geobox in footprint.geoboxes:
         x, y = boundary_in(geobox, crs)
@@ -282,7 +284,8 @@ def _bounds(footprint: Footprint, crs: CRS) -> Box:
     return found
 
 
-def _check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
+def check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
+    """Refuse named bounds of which two share nothing."""
     for index, (name, box) in enumerate(boxes):
         for other, other_box in boxes[:index]:
             if box.shared_with(other_box).is_empty():
@@ -310,7 +313,7 @@ def _centred(shared: Box, floating: Sequence[Footprint]) -> Box:
     return Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
-def _snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> tuple[float, float, Box]:
+def snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> tuple[float, float, Box]:
     """The north-west corner on the pixels of a source, and the ground that is left from there."""
     found = [
         (abs(geobox.affine.a / gsd_m - 1) < 1e-4, gsd_m, geobox)
@@ -328,9 +331,14 @@ def _snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -
     return left, top, Box(left, bottom, right, top)
 
 
-def _checked_patch_size(
-    patch_size_m: float, tiling: Sequence[Modality], order: SubpatchOrder, ground: Box, located: Sequence[Footprint]
+def check_patch_size(
+    patch_size_m: float,
+    tiling: Sequence[Modality],
+    order: SubpatchOrder,
+    ground: Box,
+    located: Sequence[Footprint] = (),
 ) -> float:
+    """The patch side in whole centimetres; refuses one that breaks sub-patches or is larger than the ground."""
     unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
     shorter_cm = math.floor(100 * (min(ground.width_m, ground.height_m) + ALIGNED_PX))
     fitting = [size / 100 for size in range(unit_cm, shorter_cm + 1, unit_cm)][:_SHOWN_SIZES]
@@ -341,7 +349,7 @@ def _checked_patch_size(
         raise PatchSizeError(
             patch_size_m, f"it must be a multiple of {unit_cm / 100:g} m to hold whole sub-patches of {names}", fitting
         )
-    if patch_size_m * 100 > shorter_cm:
+    if located and patch_size_m * 100 > shorter_cm:
         files = ", ".join(footprint.name for footprint in located)
         reason = f"it is larger than the {ground.height_m:.1f} x {ground.width_m:.1f} m of ground shared by {files}"
         raise PatchSizeError(patch_size_m, reason, fitting)
@@ -353,7 +361,7 @@ def _check_area(rows: int, cols: int, patch_m: float, tiling: Sequence[Modality]
     if rows * cols <= MAX_PATCHES and rows * cols * per_side**2 <= MAX_SUBPATCHES:
         return
     most = min(math.isqrt(MAX_PATCHES), math.isqrt(MAX_SUBPATCHES) // per_side)
-    raise SourceError(
+    raise LargeGroundError(
         "shared ground of the inputs",
         f"its {rows * patch_m:g} x {cols * patch_m:g} m hold {rows * cols} patches of {patch_m:g} m with "
         f"{per_side**2} sub-patches each, and one tile can have {MAX_PATCHES} patches and {MAX_SUBPATCHES} sub-patches",

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -40,6 +42,18 @@ _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)")
 _NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """What stored numbers mean where the user says so, in place of what the file says."""
+
+    scaling: tuple[float, float] | None = None
+    """Scale and offset: a value is the stored number times the scale plus the offset."""
+    offset_from: np.datetime64 | None = None
+    """First day the offset holds for; None for all."""
+    nodata: float | None = None
+    """Stored number that means "no data"."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """Bands that share one pixel grid and one list of dates; nothing is read until `load` is called."""
@@ -59,6 +73,10 @@ class Layer:
     """One per time; None for a single time without a date."""
     scalings: tuple[tuple[float, float], ...] = ()
     """Scale and offset of each stored band that `load` applies; none when the file has none."""
+    load_stored: Load | None = None
+    """The same numbers as they lie in the file, no-data included; None where `load` gives just these."""
+    scene: str = ""
+    """Acquisition it is part of: the stem of its file, the item of a catalog."""
 
     @property
     def num_times(self) -> int:
@@ -74,22 +92,68 @@ class Layer:
         crs = CRS(f"EPSG:{epsg}") if epsg else self.geobox.crs
         is_rotated = bool(affine.b or affine.d)
         flip_rows, flip_cols = affine.e > 0 and not is_rotated, affine.a < 0 and not is_rotated
+        if not (flip_rows or flip_cols) and str(crs) == str(self.geobox.crs):
+            return self
         if flip_rows:
             affine = Affine(affine.a, affine.b, affine.c, affine.d, -affine.e, affine.f + rows * affine.e)
         if flip_cols:
             affine = Affine(-affine.a, affine.b, affine.c + cols * affine.a, affine.d, affine.e, affine.f)
 
-        def load(times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-            row = slice(rows - row.stop, rows - row.start) if flip_rows else row
-            col = slice(cols - col.stop, cols - col.start) if flip_cols else col
-            pixels = self.load(times, bands, row, col)
-            return pixels[..., :: -1 if flip_rows else 1, :: -1 if flip_cols else 1]
-
-        return replace(self, geobox=GeoBox((rows, cols), affine, crs), load=load)
+        turned: dict[str, Any] = {"geobox": GeoBox((rows, cols), affine, crs)}
+        if flip_rows or flip_cols:
+            flips = rows if flip_rows else None, cols if flip_cols else None
+            turned |= {"load": partial(_flipped, self.load, *flips)}
+            turned |= {"load_stored": self.load_stored and partial(_flipped, self.load_stored, *flips)}
+        return replace(self, **turned)
 
     def placed_at(self, left: float, top: float, pixel_m: float, crs: CRS | None) -> Layer:
         """The same layer with a georeference it did not have."""
         return replace(self, geobox=GeoBox(self.shape_px, Affine(pixel_m, 0, left, 0, -pixel_m, top), crs))
+
+    def as_stored(self) -> Layer:
+        """The same layer with the numbers of the file as they are."""
+        return replace(self, load=self.load_stored or self.load, scalings=())
+
+    def decoded_as(self, decoding: Decoding) -> Layer:
+        """The same layer with its numbers understood as the user says."""
+        if decoding.scaling is None and decoding.nodata is None:
+            return self
+        scalings = self.scalings or ((1.0, 0.0),) * len(self.bands)
+        if decoding.scaling is not None:
+            scalings = (decoding.scaling,) * len(self.bands)
+        is_plain = all(scaling == (1, 0) for scaling in scalings)
+        return replace(
+            self, load=partial(_decoded, self, decoding, scalings), scalings=() if is_plain else scalings,
+            load_stored=self.load_stored or self.load,
+        )  # fmt: skip
+
+
+def _flipped(
+    load: Load, rows: int | None, cols: int | None,
+    times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
+) -> Pixels:  # fmt: skip
+    """A part counted from the other end of the rows, of the columns, or of both, of which there are so many."""
+    row = row if rows is None else slice(rows - row.stop, rows - row.start)
+    col = col if cols is None else slice(cols - col.stop, cols - col.start)
+    return load(times, bands, row, col)[..., :: 1 if rows is None else -1, :: 1 if cols is None else -1]
+
+
+def _decoded(
+    layer: Layer, decoding: Decoding, scalings: Sequence[tuple[float, float]],
+    times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
+) -> Pixels:  # fmt: skip
+    """A part of a layer, its stored numbers scaled as the user says; its own no-data counts where no other is given."""
+    where = (times, bands, row, col)
+    if decoding.nodata is None:
+        seen = np.isfinite(decoded := layer.load(*where))
+        numbers = layer.as_stored().load(*where) if layer.scalings else decoded
+    else:
+        numbers = layer.as_stored().load(*where)
+        seen = numbers != np.float32(decoding.nodata)
+    scale, offset = np.array([scalings[band] for band in bands]).T[:, None, :, None, None]
+    if decoding.offset_from is not None and layer.dates is not None:
+        offset = offset * (layer.dates >= decoding.offset_from)[list(times)][:, None, None, None]
+    return np.where(seen, numbers * scale + offset, np.nan).astype(np.float32)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from anysat.geo.grid import crs_of
+from anysat.geo.cogs import Cog, whole, write_cog
 
 NO_CLASS = 255
 """Class number where nothing was seen."""
-_BLOCK_PX = 256
 
 
 def write_classes(
@@ -32,39 +31,52 @@ def write_classes(
         colours: (class 3) from 0 to 1, the palette.
         tags: anything that turns into JSON.
     """
-    values = np.where(classes < 0, NO_CLASS, classes).astype(np.uint8)
-    palette = {n: (*(round(255 * float(part)) for part in colour), 255) for n, colour in enumerate(colours)}
-    told = {f"CLASS_{number}": name for number, name in enumerate(names)}
-    _write(path, values[None], geobox, NO_CLASS, tags, palette=palette, told=told)
+    found = class_attributes(names, colours)
+    cog = Cog(
+        geobox=geobox, dtype="uint8", names=["class"], nodata=NO_CLASS, resampling="mode", tags=tags,
+        texts=class_tags(found), palette=palette_of(found),
+    )  # fmt: skip
+    write_cog(path, cog, [(whole(geobox), np.where(classes < 0, NO_CLASS, classes)[None])])
 
 
 def write_values(
     path: Path, values: NDArray[Any], geobox: GeoBox, names: Sequence[str], tags: Mapping[str, Any], unit: str = ""
 ) -> None:
     """A cloud-optimised GeoTIFF of numbers (band row col), NaN where nothing was seen; bands carry names."""
-    _write(path, values.astype(np.float32), geobox, float("nan"), tags, names=names, unit=unit)
+    cog = Cog(geobox=geobox, dtype="float32", names=names or ["value"] * len(values), nodata=float("nan"),
+              resampling="average", tags=tags, unit=unit)  # fmt: skip
+    write_cog(path, cog, [(whole(geobox), values)])
 
 
-def _write(
-    path: Path, bands: NDArray[Any], geobox: GeoBox, nodata: float, tags: Mapping[str, Any], *,
-    palette: Mapping[int, Any] | None = None, told: Mapping[str, str] | None = None, names: Sequence[str] = (),
-    unit: str = "",
-) -> None:  # fmt: skip
-    """Make the file in memory and then write it, so that a full disk says so."""
-    from rasterio.io import MemoryFile
+def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, Any]:
+    """What the array of a class map says of its classes, as CF has it, and with names and colours as they are.
 
-    with MemoryFile() as memory:
-        with memory.open(
-            driver="COG", count=len(bands), height=geobox.height, width=geobox.width, dtype=bands.dtype.name,
-            nodata=nodata, crs=crs_of(geobox).to_wkt(), transform=geobox.affine, compress="DEFLATE",
-            blocksize=_BLOCK_PX, overview_resampling="MODE" if palette else "AVERAGE", bigtiff="IF_SAFER",
-        ) as file:  # fmt: skip
-            file.write(np.ascontiguousarray(bands))
-            if palette is not None:
-                file.write_colormap(1, dict(palette))
-            if names:
-                file.descriptions = tuple(names)
-            if unit:
-                file.units = (unit,) * len(bands)
-            file.update_tags(ANYSAT=json.dumps(tags), **(told or {}))
-        path.write_bytes(memory.getbuffer())
+    Args:
+        names: of the classes, by number.
+        colours: (class 3) from 0 to 1.
+    """
+    return {
+        "flag_values": list(range(len(names))),
+        "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", name) or "_" for name in names),
+        "class_names": list(names),
+        "class_colours": ["#" + "".join(f"{round(255 * float(part)):02x}" for part in colour) for colour in colours],
+    }
+
+
+def palette_of(attributes: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
+    """Colour of each class number, from 0 to 255."""
+    colours = (bytes.fromhex(colour[1:]) for colour in attributes["class_colours"])
+    return {number: (*colour, 255) for number, colour in enumerate(colours)}
+
+
+def class_tags(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the classes as tags of a GeoTIFF."""
+    return {f"CLASS_{number}": name for number, name in enumerate(attributes["class_names"])}
+
+
+def category_names(attributes: Mapping[str, Any]) -> str:
+    """Names of the classes as GDAL reads them from NAME.tif.aux.xml, beside the file."""
+    from xml.sax.saxutils import escape
+
+    names = "".join(f"<Category>{escape(name)}</Category>" for name in attributes["class_names"])
+    return f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>\n'

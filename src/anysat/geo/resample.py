@@ -34,10 +34,23 @@ def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[in
     row, col, pixels_along = _window(grid, geobox)
     average = pixels_along > AVERAGE_FROM
     source = _cut(layer, times, bands, row.start, col.start, (row.stop - row.start, col.stop - col.start))
-    x, y = mapped(grid.affine, np.array([col.start]), np.array([row.start]))
-    transform = Affine(grid.affine.a, grid.affine.b, x[0], grid.affine.d, grid.affine.e, y[0])
     how = f"{'average' if average else 'bilinear'} of {_pixel_size(grid)} pixels"
-    return _reproject(source, transform, crs_of(grid), geobox, average), how
+    return _reproject(source, _cut_affine(grid, row, col), crs_of(grid), geobox, average), how
+
+
+def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int) -> Pixels:
+    """One band (time row col) on a grid, each pixel the stored one under its centre, NaN outside the layer."""
+    grid = layer.geobox
+    assert grid is not None, layer.path
+    offset = _whole_offset(grid, geobox)
+    if offset is not None:
+        return _cut(layer, times, (band,), *offset, (geobox.height, geobox.width))[:, 0]
+    row, col, _ = _window(grid, geobox)
+    source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
+    placed = np.full((len(times), *geobox.shape), np.nan, dtype=np.float32)
+    for plane, out in zip(source, placed, strict=True):
+        _warp(plane, out, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
+    return placed
 
 
 def _whole_offset(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
@@ -80,26 +93,37 @@ def _window(source: GeoBox, target: GeoBox) -> tuple[slice, slice, float]:
     return around(row, source.height), around(col, source.width), pixels_along
 
 
-def _reproject(source: Pixels, transform: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
-    from rasterio.enums import Resampling
-    from rasterio.warp import reproject
+def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:
+    """Affine map of a part of a grid, which may begin outside it."""
+    x, y = mapped(grid.affine, np.array([col.start]), np.array([row.start]))
+    return Affine(grid.affine.a, grid.affine.b, x[0], grid.affine.d, grid.affine.e, y[0])
 
+
+def _reproject(source: Pixels, affine: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
     planes = source.reshape(-1, *source.shape[-2:])
-    options = {
-        "src_transform": transform, "src_crs": _crs(crs), "src_nodata": np.nan, "dst_nodata": np.nan,
-        "dst_transform": target.affine, "dst_crs": _crs(crs_of(target)), "tolerance": 0.0,
-    }  # fmt: skip
     values = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
     for plane, out in zip(planes, values, strict=True):  # one by one: together, they would share their no-data
-        reproject(plane, out, resampling=Resampling.average if average else Resampling.bilinear, **options)
+        _warp(plane, out, affine, crs, target, "average" if average else "bilinear")
     seen = np.isfinite(planes)
     one_mask = bool((seen == seen[:1]).all())
     fractions = np.zeros((1 if one_mask else len(planes), *target.shape), dtype=np.float32)
     for plane, out in zip(seen.astype(np.float32), fractions, strict=False):
-        reproject(plane, out, resampling=Resampling.average if average else Resampling.nearest,
-                  **options | {"dst_nodata": 0.0})  # fmt: skip
+        _warp(plane, out, affine, crs, target, "average" if average else "nearest", nodata=0.0)
     placed = np.where(fractions >= _MIN_SEEN_FRAC, values, np.nan)
     return placed.reshape(*source.shape[:2], *target.shape)
+
+
+def _warp(
+    plane: Pixels, out: Pixels, affine: Affine, crs: CRS, target: GeoBox, resampling: str, nodata: float = np.nan
+) -> None:
+    """Fill one plane of a grid from another; NaN takes no part, `nodata` is written where nothing is."""
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    reproject(
+        plane, out, src_transform=affine, src_crs=_crs(crs), src_nodata=np.nan, dst_nodata=nodata,
+        dst_transform=target.affine, dst_crs=_crs(crs_of(target)), resampling=Resampling[resampling], tolerance=0.0,
+    )  # fmt: skip
 
 
 def _crs(crs: CRS) -> object:

@@ -1,136 +1,32 @@
-"""From `MODALITY=PATH` to an `Observation` on a grid: bands by name, dates, units, one resampling.
+"""Opening sources: from a path, a YAML file, a STAC catalog or a cube in memory to a `Source`; no pixels are read.
 
-A source is opened first (names, dates, grid; no pixels), so that the common grid can be planned, and
-observed on that grid afterwards.
+To add a kind of file, see `KINDS` in `anysat.geo.formats`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.formats import KINDS
-from anysat.geo.grid import Footprint
-from anysat.geo.layers import Layer, known_unit
-from anysat.geo.resample import place
-from anysat.modalities import UNITS, Modality, band_key
-from anysat.observation import Dates, Observation
+from anysat.geo.arrays import array_layers
+from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
+from anysat.geo.formats import KINDS, Kind, Wanted
+from anysat.geo.layers import Layer
+from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, units_of
+from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
+from anysat.geo.source import Source
+from anysat.modalities import UNITS, Modality, find_modality
 
-_SHOWN = 5
-_UNIT_ONCE_SCALED = {"reflectance_1e4": "reflectance"}
+__all__ = ["InputPath", "Source", "SourceDescription", "open_source", "open_sources", "parse_units", "source_of"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class InputPath:
-    """What the user typed for one input: `MODALITY=PATH`, with `::PART` and `@DATE` where needed.
-
-    >>> InputPath.parse("s2=tile.h5::sen-2")
-    InputPath(key='s2', path='tile.h5', part='sen-2', date=None)
-    """
-
-    key: str
-    """Modality key."""
-    path: str
-    part: str | None = None
-    """Series of an HDF5 file, or variable of a cube."""
-    date: np.datetime64 | None = None
-    """Date of an undated image, or the one date to take of several."""
-
-    @classmethod
-    def parse(cls, words: str) -> InputPath:
-        """Split what was typed; refuses what is not `MODALITY=PATH`."""
-        key, equals, path = words.partition("=")
-        if not equals or not key or not path:
-            raise RecordError("input", words, "MODALITY=PATH, such as s2=cube.nc")
-        date = None
-        if found := re.search(r"@(\d{4}-\d\d-\d\d)$", path):
-            path = path[: found.start()]
-            try:
-                date = np.datetime64(found[1], "D")
-            except ValueError:
-                raise RecordError("input", words, "a calendar date after @") from None
-        path, _, part = path.partition("::")
-        return cls(key=key, path=path, part=part or None, date=date)
-
-    def __str__(self) -> str:
-        return self.path + (f"::{self.part}" if self.part else "")
-
-
-class Chosen(NamedTuple):
-    """A layer and what of it is used."""
-
-    layer: Layer
-    times: tuple[int, ...]
-    """Its times that are read …"""
-    steps: tuple[int, ...]
-    """… and their places among the dates of the source."""
-    bands: tuple[int, ...]
-    """Its bands that are read …"""
-    targets: tuple[int, ...]
-    """… and the modality's bands they are."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Source:
-    """An opened input: what it holds for its modality, and where."""
-
-    name: str
-    modality: Modality
-    chosen: tuple[Chosen, ...]
-    dates: Dates | None
-    """Dates of a series; of an image the one it was taken at, where known."""
-    units: Mapping[int, str]
-    """Unit of each of the modality's bands that the source has."""
-    notes: tuple[str, ...] = ()
-    """What a user should know: unused bands, scale factors, where units come from."""
-
-    @property
-    def footprint(self) -> Footprint:
-        """Where it lies."""
-        boxes = tuple(chosen.layer.geobox for chosen in self.chosen if chosen.layer.geobox is not None)
-        return Footprint(name=self.name, modality=self.modality, geoboxes=boxes, shape_px=self.chosen[0].layer.shape_px)
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Bands it has, in the modality's order."""
-        return tuple(self.modality.band_names[index] for index in sorted(self.units))
-
-    def observe(self, geobox: GeoBox) -> tuple[Observation, str]:
-        """Read it on a grid of the modality's pixel size; and how its pixels got there.
-
-        Where several files of one date overlap, the first in name order that has data counts.
-
-        Raises:
-            SourceError: the pixels cannot be read.
-        """
-        order = sorted(self.units)
-        num_times = 1 if self.dates is None else len(self.dates)
-        values = np.full((num_times, len(order), *geobox.shape), np.nan, dtype=np.float32)
-        ways: dict[str, None] = {}
-        for layer, times, steps, bands, targets in self.chosen:
-            was_located = layer.geobox is not None
-            if not was_located:  # lies at the tile's corner, see `plan_grid`
-                layer = layer.placed_at(geobox.affine.c, geobox.affine.f, geobox.affine.a, geobox.crs)
-            pixels, how = place(layer, geobox, times, bands)
-            ways[how if was_located else "centred"] = None
-            index = np.ix_(steps, [order.index(target) for target in targets])
-            here = values[index]
-            values[index] = np.where(np.isfinite(here), here, pixels)
-        observation = Observation.of(
-            self.modality,
-            values if self.modality.is_temporal else values[0],
-            bands=[self.modality.band_names[target] for target in order],
-            units=[self.units[target] for target in order],
-            dates=self.dates if self.modality.is_temporal else None,
-        )
-        return observation, " and ".join(ways)
+_WGS84 = CRS("EPSG:4326")
 
 
 def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dict[tuple[str, str | None], str]:
@@ -155,10 +51,48 @@ def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dic
     return units
 
 
+def open_sources(
+    given: str | Path | Sequence[str] | Mapping[str, Any],
+    modalities: Mapping[str, Modality],
+    units: Units | None = None,
+    *,
+    bbox: LonLatBox | None = None,
+    between: Between | None = None,
+) -> dict[str, Source]:
+    """Open all inputs, by modality key; see `describe_sources` for what can be given.
+
+    Args:
+        given: words `MODALITY=PATH` and YAML files, or a mapping.
+        modalities: the record of each modality that may be given.
+        units: unit by modality key and band; counts before what a description says.
+        bbox: west, south, east and north of the area, in degrees; where STAC APIs are searched, and what the sources
+            must touch.
+        between: first and last day to use, both included.
+
+    Raises:
+        MissingFileError, RecordError, UnknownNameError: a source that is not there, or not described as one can be.
+        SourceError: it cannot be read, has no such dates, or lies elsewhere.
+    """
+    sources = {}
+    for key, described in describe_sources(given).items():
+        modality = find_modality(key, modalities.values())
+        if isinstance(described, SourceDescription):
+            source = _open(described, modality, units or {}, bbox, between)
+        else:
+            source = source_of(described, modality, _units_of_modality(units or {}, key), name=key).within(between)
+        _check_in_area(source, bbox)
+        sources[key] = source
+    return sources
+
+
+def _units_of_modality(units: Units, key: str) -> dict[str | None, str]:
+    return {band: unit for (owner, band), unit in units.items() if owner == key}
+
+
 def open_source(
     given: InputPath,
     modality: Modality,
-    units: Mapping[tuple[str, str | None], str] | None = None,
+    units: Units | None = None,
     bands: Sequence[str] = (),
 ) -> Source:
     """Open an input: which of its bands and dates the modality takes, in which units, on which grid.
@@ -174,159 +108,225 @@ def open_source(
         SourceError: it cannot be read, has no georeference, no band of the modality, or no dates.
         UnknownNameError: it has no part of that name.
     """
+    return _of_file(given, SourceDescription(path=given.path, bands=tuple(bands)), modality, units or {})
+
+
+def source_of(
+    data: Any,
+    modality: Modality,
+    units: str | Mapping[str | None, str] | None = None,
+    *,
+    name: str = "data",
+    description: SourceDescription | None = None,
+) -> Source:
+    """Open a cube in memory: an xarray Dataset or DataArray with a reference system, or a list of STAC items.
+
+    Dimensions are `time`, `band`, `y`, `x` in any order; without `time` it is one date, without `band` each variable
+    is a band. Lazy blocks stay so: a window computes those it touches, in the thread that asks. Attributes
+    `scale_factor`, `add_offset`, `_FillValue` and `nodata` are taken as not applied yet.
+
+    Args:
+        data: the cube, or the items.
+        modality: what it is to be.
+        units: one unit for all bands, or by band (None for all others); the data's own where none is given.
+        name: what messages call it.
+        description: bands, units, scale, nodata, quality layer and dates, as for a file.
+
+    Raises:
+        SourceError, UnknownNameError: as `open_source`.
+    """
+    described = description or SourceDescription()
+    by_band: Mapping[str | None, str] = {None: units} if isinstance(units, str) else units or {}
+    asked = {(modality.key, band): unit for band, unit in by_band.items()}
+    items = [] if hasattr(data, "dims") or not isinstance(data, Iterable) else list(data)
+    if items and all(hasattr(item, "assets") for item in items):
+        return _of_items(name, items, described, modality, asked)
+    layers = array_layers(name, data, _quality_names(described))
+    return _assemble(name, layers, described, modality, asked).within(described.dates)
+
+
+def _open(
+    described: SourceDescription, modality: Modality, units: Units, bbox: LonLatBox | None, between: Between | None
+) -> Source:
+    if described.stac is None:
+        given = InputPath.parse(f"{modality.key}={described.path}")
+        return _of_file(given, described, modality, units).within(between)
+    from anysat.geo.stac_search import find_items
+
+    days = _both(described, between)
+    items = find_items(described.stac, described.collection, bbox=bbox, between=days)
+    return _of_items(described.stac, items, described, modality, units).within(days)
+
+
+def _both(described: SourceDescription, between: Between | None) -> Between | None:
+    """Days in both ranges.
+
+    Raises:
+        SourceError: there is none.
+    """
+    if described.dates is None or between is None:
+        return described.dates or between
+    days = max(described.dates[0], between[0]), min(described.dates[1], between[1])
+    if days[0] > days[1]:
+        raise SourceError(
+            described.where, f"no date is both between {between[0]} and {between[1]} and between "
+            f"{described.dates[0]} and {described.dates[1]}, its own `dates`",
+        )  # fmt: skip
+    return days
+
+
+def _of_items(
+    name: str, items: Sequence[Any], described: SourceDescription, modality: Modality, units: Units
+) -> Source:
+    """A source of STAC items, whose layers come with the bands and the scale that the description says."""
+    from anysat.geo.stac import item_layers
+
+    layers = item_layers(name, items, modality, described, _quality_names(described))
+    seen_to = replace(described, bands={}, scale=None, offset=None, offset_from=None, nodata=None)
+    return _assemble(name, layers, seen_to, modality, units).within(described.dates)
+
+
+def _of_file(given: InputPath, described: SourceDescription, modality: Modality, units: Units) -> Source:
     path = Path(given.path)
     if not path.exists():
         raise MissingFileError(path, f"an input for {modality.key!r}")
+    kind = _kind_of(path)
+    layers = kind.read(path, Wanted(modality, given.part, _quality_names(described)))
+    source = _assemble(
+        str(given), layers, described, modality, units, date=given.date, may_float=not kind.is_georeferenced
+    )
+    return source.within(described.dates)
+
+
+def _kind_of(path: Path) -> Kind:
     kind = next((kind for kind in KINDS if kind.fits(path)), None)
     if kind is None:
         raise SourceError(path, f"unknown kind of file {path.suffix!r}", f"give a {', '.join(k.name for k in KINDS)}")
-    layers = [_named(layer, bands).north_up() for layer in kind.read(path, given.part, modality)]
-    chosen, unused = _match_bands(given, layers, modality)
-    chosen, dates = _match_dates(given, chosen, modality)
-    chosen = [replaced for replaced in chosen if replaced.times]
+    return kind
+
+
+def _assemble(
+    name: str, layers: Sequence[Layer], described: SourceDescription, modality: Modality, units: Units, *,
+    date: np.datetime64 | None = None, may_float: bool = False,
+) -> Source:  # fmt: skip
+    """A source of opened layers; `date` is the one the user gave, a source that may float may lack a georeference."""
+    if not layers:
+        raise SourceError(name, "it holds nothing", "give data with at least one date")
+    found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
+    imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
+    imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
+    chosen, unused = match_bands(name, imagery, modality)
+    chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
-        raise SourceError(given, "it holds no date", "give a series with at least one")
-    without = [c.layer.path for c in chosen if c.layer.geobox is None]
-    if without and (len(chosen) > 1 or kind.is_georeferenced):
-        raise SourceError(
-            _some(without), "it has no georeference (no reference system or no transform)",
-            "write one into the file",
-        )  # fmt: skip
-    unit_of, notes = _units_of(chosen, modality, units or {})
-    if unused:
-        notes.insert(0, f"not used: {_some(unused)}")
-    if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
-        notes.insert(0, "bands not named in the file, taken in the model's order")
-    stated = [date for layer in layers if layer.dates is not None for date in layer.dates]
-    if given.date is not None and stated and given.date not in stated:
-        notes.insert(0, f"dated as given, though the file says {stated[0]}")
+        raise SourceError(name, "it holds no date", "give a series with at least one")
+    _check_located(chosen, may_float)
+    unit_of, unit_notes = units_of(chosen, modality, {**_own_units(described, modality), **units})
+    notes = [*_notes(layers, chosen, unused, found, date), *unit_notes]
+    if described.quality is not None:
+        chosen, said = _screened(name, chosen, found, described.quality)
+        notes += said
     return Source(
-        name=str(given), modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes)
-    )
+        name=name, modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes),
+        quality=described.quality,
+    )  # fmt: skip
 
 
-def _named(layer: Layer, bands: Sequence[str]) -> Layer:
-    if bands and len(bands) != len(layer.bands):
+def _dated(layer: Layer, date: np.datetime64 | None) -> Layer:
+    """A layer that does not tell its date, with the one given."""
+    return layer if date is None or layer.dates is not None else replace(layer, dates=np.array([date], "datetime64[D]"))
+
+
+def _notes(
+    layers: Sequence[Layer], chosen: Sequence[Chosen], unused: Sequence[str], found: Sequence[Found],
+    date: np.datetime64 | None,
+) -> Iterator[str]:  # fmt: skip
+    """What a user should know of an opened source."""
+    stated = [day for layer in layers if layer.dates is not None for day in layer.dates]
+    if date is not None and stated and date not in stated:
+        yield f"dated as given, though the file says {stated[0]}"
+    if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
+        yield "bands not named in the file, taken in the model's order"
+    known = {} if found else {key: find_quality(layers, kind.layers) for key, kind in QUALITY_KINDS.items()}
+    masks = {label for some_found in (found, *known.values()) for mask in some_found for label in _labels(mask)}
+    if left := [label for label in unused if label not in masks]:
+        yield f"not used: {some(left)}"
+    for kind, layer in known.items():
+        if layer:
+            yield f"nothing is masked, though it has a layer for `quality: {kind}`"
+
+
+def _labels(mask: Found) -> tuple[str, ...]:
+    """Names under which a quality layer would count as not used."""
+    return (Path(mask.layer.path).name, *mask.layer.bands[mask.band][:1])
+
+
+def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
+    without = [c.layer.path for c in chosen if c.layer.geobox is None]
+    if without and not (may_float and len(chosen) == 1):
         raise SourceError(
-            layer.path, f"it has {len(layer.bands)} bands, and {len(bands)} are named: {', '.join(bands)}"
-        )
-    return replace(layer, bands=tuple((name,) for name in bands)) if bands else layer
+            some(without), "it has no georeference (no reference system or no transform)",
+            "write one into the file, or give a cube one with `.odc.assign_crs(...)`",
+        )  # fmt: skip
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def _own_units(described: SourceDescription, modality: Modality) -> Units:
+    """Units that the description says."""
+    if isinstance(described.units, str):
+        return {(modality.key, None): described.units}
+    return {
+        (modality.key, modality.band_names[modality.find_band(band)]): unit for band, unit in described.units.items()
+    }
 
 
-def _match_bands(given: InputPath, layers: Sequence[Layer], modality: Modality) -> tuple[list[Chosen], list[str]]:
-    """The layers with the bands that the modality has, and what is left out."""
-    found, unused = [], []
-    for layer in layers:
-        pairs = _pairs(layer, modality)
-        targets = [target for _, target in pairs]
-        if len(set(targets)) < len(targets):
-            twice = next(modality.band_names[t] for t in targets if targets.count(t) > 1)
-            raise SourceError(
-                layer.path, f"several of its bands are {twice} of {modality.key!r}", "name each band once"
-            )
-        if pairs:
-            found.append(Chosen(layer, tuple(range(layer.num_times)), (), *map(tuple, zip(*pairs, strict=True))))
-            taken = {stored for stored, _ in pairs}
-            unused += [names[0] for i, names in enumerate(layer.bands) if i not in taken and names]
-        else:
-            unused.append(Path(layer.path).name)
+def _quality_names(described: SourceDescription) -> tuple[str, ...]:
+    """Names of quality layers to look for: the one that was asked for, or those that could be."""
+    if described.quality is not None:
+        return described.quality.names
+    return tuple(name for kind in QUALITY_KINDS.values() for name in kind.layers)
+
+
+def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modality: Modality) -> list[Found]:
+    """The layers that mask: of the source itself, or of a raster of their own."""
+    given = InputPath.parse(f"{modality.key}={quality.names[0]}")
+    path = Path(given.path)
+    if quality.layer is not None and path.exists():
+        found = [Found(layer.as_stored(), 0) for layer in _kind_of(path).read(path, Wanted(modality, given.part))]
+    else:
+        found = find_quality(layers, quality.names)
     if not found:
-        names = [names[0] for layer in layers for names in layer.bands if names]
-        num_bands = sum(len(layer.bands) for layer in layers)
-        what = f"({_some(names)}) is" if names else "has a name, so none is"
+        there = [names[0] for layer in layers for names in layer.bands if names]
+        raise UnknownNameError(f"quality layer of {name}", " or ".join(quality.names), dict.fromkeys(there))
+    found = [Found(layer.north_up(), band) for layer, band in found]
+    if without := [layer.path for layer, _ in found if layer.geobox is None]:
+        raise SourceError(some(without), "the quality layer has no georeference", "write one into the file")
+    return found
+
+
+def _screened(
+    name: str, chosen: Sequence[Chosen], found: Sequence[Found], quality: Quality
+) -> tuple[list[Chosen], list[str]]:
+    """Layers with what masks them; dates that it does not tell about are told."""
+    pairing = Pairing(found)
+    screened = [one._replace(screens=pairing.screens(one.layer)) for one in chosen]
+    untold = {
+        str(one.layer.dates[time]) if one.layer.dates is not None else "the image"
+        for one in screened
+        for time in one.times
+        if all(screen.time_of[time] < 0 for screen in one.screens)
+    }
+    if untold and all(not one.screens for one in screened):
+        raise SourceError(name, f"no date of its quality layer ({quality}) is one of its own", "check the dates")
+    left_out = [f"left out, because the quality layer lacks them: {some(sorted(untold))}"] if untold else []
+    return screened, [f"masked by {quality}", *left_out]
+
+
+def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:
+    if bbox is None or not source.footprint.geoboxes:
+        return
+    area = GeoBox.from_bbox(bbox, _WGS84, shape=(1, 1))
+    if not source.touching(area):
+        west, south, east, north = bbox
         raise SourceError(
-            given, f"none of its {num_bands} bands {what} known to be of {modality.key!r}",
-            f"name them in the file; the modality has {', '.join(modality.band_names)}",
+            source.name, f"nothing of it lies in the area, longitude {west:g} to {east:g} and latitude {south:g} to "
+            f"{north:g} degrees", "give sources of the same ground",
         )  # fmt: skip
-    return found, list(dict.fromkeys(unused))
-
-
-def _pairs(layer: Layer, modality: Modality) -> list[tuple[int, int]]:
-    """Stored band and the modality's band it is; by name, else in order when the numbers agree."""
-    named = [
-        (stored, target)
-        for stored, names in enumerate(layer.bands)
-        if (target := next((t for name in names if (t := _band_index(name, modality)) is not None), None)) is not None
-    ]
-    measured = [index for index, band in enumerate(modality.bands) if band.ratio_of is None]
-    if named or (any(layer.bands) and len(layer.bands) > 1):
-        return named
-    if len(layer.bands) in (len(modality.bands), len(measured)):
-        order = range(len(modality.bands)) if len(layer.bands) == len(modality.bands) else measured
-        return list(enumerate(order))
-    return []
-
-
-def _band_index(name: str, modality: Modality) -> int | None:
-    return next((index for index, band in enumerate(modality.bands) if band_key(name) in band.match_keys), None)
-
-
-def _match_dates(given: InputPath, chosen: Sequence[Chosen], modality: Modality) -> tuple[list[Chosen], Dates | None]:
-    """Each layer with the places of its times among the dates of the source."""
-    undated = [c for c in chosen if c.layer.dates is None]
-    if given.date is not None:
-        own = np.array([given.date], "datetime64[D]")
-        chosen = [c._replace(layer=replace(c.layer, dates=own)) if c.layer.dates is None else c for c in chosen]
-    elif undated and (modality.is_temporal or len(undated) < len(chosen)):
-        raise SourceError(
-            _some([c.layer.path for c in undated]),
-            f"no date in the file name or its tags, and {modality.key!r} needs one",
-            f"give it: {modality.key}={given}@2020-06-01",
-        )  # fmt: skip
-    elif undated:
-        return [c._replace(steps=(0,)) for c in chosen], None
-    stamps = [np.asarray(c.layer.dates) for c in chosen]
-    dates = stamps[0] if len(stamps) == 1 else np.unique(np.concatenate(stamps))
-    if given.date is not None:
-        if given.date not in dates:
-            if len(dates) > 1:
-                raise SourceError(given, f"it has no date {given.date}", f"it has {_some([str(d) for d in dates])}")
-            stamps, dates = [np.array([given.date])] * len(stamps), np.array([given.date])
-        dates = dates[dates == given.date]
-    if not modality.is_temporal and len(dates) > 1:
-        raise SourceError(
-            given,
-            f"{modality.key!r} is a single image, and this holds {len(dates)} dates ({_some([str(d) for d in dates])})",
-            f"choose one: {modality.key}={given}@{dates[0]}",
-        )  # fmt: skip
-    return [_with_steps(c, own, dates, len(stamps) == 1) for c, own in zip(chosen, stamps, strict=True)], dates
-
-
-def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Chosen:
-    times = tuple(np.flatnonzero(np.isin(own, dates)).tolist())
-    steps = range(len(times)) if is_alone else np.searchsorted(dates, own[list(times)]).tolist()
-    return chosen._replace(times=times, steps=tuple(steps))
-
-
-def _units_of(
-    chosen: Sequence[Chosen], modality: Modality, given: Mapping[tuple[str, str | None], str]
-) -> tuple[dict[int, str], list[str]]:
-    """Unit of each band: as given, else as the file says, else as the record has it; and where from."""
-    units: dict[int, str] = {}
-    notes: dict[str, None] = {}
-    for layer, _, _, bands, targets in chosen:
-        for stored, target in zip(bands, targets, strict=True):
-            band, spelling = modality.bands[target], layer.units[stored]
-            in_file, scaled = known_unit(spelling), bool(layer.scalings)
-            asked = given.get((modality.key, band.name), given.get((modality.key, None)))
-            if asked is not None and band.ratio_of is None:
-                unit, origin = (
-                    asked,
-                    "as given" + (f", though the file says {in_file}" if in_file not in (None, asked) else ""),
-                )
-            elif in_file is not None:
-                unit, origin = in_file, "as the file says"
-            else:
-                unit = _UNIT_ONCE_SCALED.get(band.unit, band.unit) if scaled else band.unit
-                origin = "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")
-            if units.setdefault(target, unit) != unit:
-                raise SourceError(layer.path, f"{band.name} is in {unit} here, in {units[target]} in another file")
-            notes[f"{unit} ({origin})"] = None
-        if layer.scalings:
-            pairs = dict.fromkeys(layer.scalings[stored] for stored in bands)
-            notes["applied " + ", ".join(f"scale {scale:g} and offset {offset:g}" for scale, offset in pairs)] = None
-    return units, list(notes)

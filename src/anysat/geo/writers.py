@@ -5,12 +5,11 @@ Files are written beside their place under a temporary name and renamed when all
 
 from __future__ import annotations
 
-import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,38 +18,17 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.batch import Embeddings
-from anysat.errors import OutputExistsError, UnknownNameError, WriteError
-from anysat.geo.grid import TileGrid, crs_of
+from anysat.errors import OutputExistsError, RecordError, UnknownNameError, WriteError
+from anysat.geo.cogs import Cog, whole, write_cog
+from anysat.geo.conventions import embedding_attributes, grid_attributes, joined
+from anysat.geo.grid import TileGrid
+from anysat.geo.tables import PatchTable
 from anysat.modalities import Modality
 
 if TYPE_CHECKING:
     import xarray
 
-_CHUNK_PX, _COG_BLOCK_PX = 128, 128
-
-_CONVENTIONS = [
-    {
-        "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/refs/tags/v1/schema.json",
-        "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention/blob/v1/README.md",
-        "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
-        "name": "geoemb:",
-        "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
-    },
-    {
-        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
-        "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
-        "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
-        "name": "proj:",
-        "description": "Coordinate reference system information for geospatial data",
-    },
-    {
-        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json",
-        "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
-        "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
-        "name": "spatial",
-        "description": "Spatial coordinate information",
-    },
-]  # fmt: skip
+_CHUNK_PX = 128
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -114,7 +92,7 @@ class ZarrWriter:
                 attributes = _chip_attributes(product, dim, (1, 1))
             else:
                 attributes = _embedding_attributes(product, "pixel", dim, geobox.resolution.x)
-            cube = _as_cube(vectors, valid, geobox, attributes | _grid_attributes(geobox))
+            cube = _as_cube(vectors, valid, geobox, joined(attributes, grid_attributes(geobox)))
             chunks = (dim, *(min(side, _CHUNK_PX) for side in valid.shape))
             encoding = {"embedding": {"_FillValue": np.float32(np.nan), "chunks": chunks}}
             cube.to_zarr(path, group=name, encoding=encoding, **options)
@@ -128,24 +106,36 @@ class CogWriter:
         return path, _dense_file(path)
 
     def write(self, product: Product, path: Path) -> None:
-        """Make each file in memory and then write it, so that a full disk says so."""
-        from rasterio.io import MemoryFile
-
+        """Write each file, and read it through."""
         for name, (vectors, valid, geobox) in product.maps.items():
             bands = np.moveaxis(np.where(valid[..., None], vectors, np.float32(np.nan)), -1, 0)
-            with MemoryFile() as memory:
-                with memory.open(
-                    driver="COG", count=len(bands), height=geobox.height, width=geobox.width, dtype="float32",
-                    nodata=float("nan"), crs=crs_of(geobox).to_wkt(), transform=geobox.affine, compress="DEFLATE",
-                    predictor="YES", blocksize=_COG_BLOCK_PX, overview_resampling="NEAREST", bigtiff="IF_SAFER",
-                ) as file:  # fmt: skip
-                    file.write(np.ascontiguousarray(bands))
-                    file.descriptions = tuple(f"{name}_{index}" for index in range(len(bands)))
-                    file.update_tags(ANYSAT=json.dumps(product.provenance), ANYSAT_EMBEDDING=name)
-                (_dense_file(path) if name == "dense" else path).write_bytes(memory.getbuffer())
+            cog = Cog(
+                geobox=geobox, dtype="float32", names=[f"{name}_{index}" for index in range(len(bands))],
+                nodata=float("nan"), resampling="nearest", tags=product.provenance, texts={"ANYSAT_EMBEDDING": name},
+            )  # fmt: skip
+            write_cog(_dense_file(path) if name == "dense" else path, cog, [(whole(geobox), bands)])
 
 
-WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter()}
+class ParquetWriter:
+    """GeoParquet: a row per patch that was seen; NAME.parquet and NAME_dense.parquet."""
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """One file per map; without dense embeddings there is no second."""
+        return path, _dense_file(path)
+
+    def write(self, product: Product, path: Path) -> None:
+        """Write each file; its time is that of all dated inputs."""
+        days = [date.fromisoformat(day) for found in product.provenance.get("inputs", {}).values()
+                for day in found.get("dates", ())]  # fmt: skip
+        for name, (vectors, valid, geobox) in product.maps.items():
+            place = _dense_file(path) if name == "dense" else path
+            with PatchTable(place, geobox, variable="embedding", dim=vectors.shape[-1], dtype=vectors.dtype,
+                            attributes=product.provenance) as table:  # fmt: skip
+                table.add(vectors, valid, corner=(0, 0), tile_id=path.stem,
+                          period=(min(days), max(days)) if days else None)  # fmt: skip
+
+
+WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter(), ".parquet": ParquetWriter()}
 """Formats by suffix; add one here."""
 
 
@@ -194,6 +184,14 @@ def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]
         if not was_there:
             with suppress(OSError):  # it may never have been made
                 parent.rmdir()
+
+
+def check_apart(finals: Sequence[Path], inputs: Sequence[str]) -> None:
+    """Refuse outputs that would replace an input, or lie inside one."""
+    for final in (path.absolute().resolve() for path in finals):
+        for path in (Path(name).absolute().resolve() for name in inputs):
+            if final == path or path in final.parents or final in path.parents:
+                raise RecordError("--out", str(final), f"a place that is not that of an input ({path})")
 
 
 def check_free(finals: Sequence[Path], *, overwrite: bool) -> None:
@@ -250,39 +248,14 @@ def _chip_attributes(product: Product, dim: int, num_patches: tuple[int, int]) -
     """Of vectors that each stand for a block of patches."""
     tiling = [m for m in product.modalities if not m.covers_tile] or list(product.modalities)
     gsd_m = min(modality.gsd_m for modality in tiling)
-    sides = [round(count * product.grid.patches.patch_size_m / gsd_m) for count in num_patches]
-    layout = {"layout_type": "regular_grid", "chip_size": sides, "stride": sides}
-    return _embedding_attributes(product, "chip", dim, gsd_m) | {"geoemb:chip_layout": layout}
+    rows, cols = (round(count * product.grid.patches.patch_size_m / gsd_m) for count in num_patches)
+    return _embedding_attributes(product, "chip", dim, gsd_m, (rows, cols))
 
 
-def _embedding_attributes(product: Product, kind: str, dim: int, gsd_m: float) -> dict[str, Any]:
-    version = product.provenance.get("version")
-    return {
-        "zarr_conventions": _CONVENTIONS[:1],
-        "geoemb:type": kind,
-        "geoemb:dimensions": dim,
-        "geoemb:model": _uri(product.model),
-        "geoemb:source_data": [_uri(source) for source in product.sources],
-        "geoemb:data_type": "float32",
-        "geoemb:gsd": float(gsd_m),
-    } | ({"geoemb:build_version": f"anysat {version}"} if version else {})
-
-
-def _grid_attributes(geobox: GeoBox) -> dict[str, Any]:
-    bounds, affine, crs = geobox.boundingbox, geobox.affine, crs_of(geobox)
-    return {
-        "zarr_conventions": _CONVENTIONS,
-        **({"proj:code": f"EPSG:{crs.epsg}"} if crs.epsg else {"proj:wkt2": crs.to_wkt()}),
-        "spatial:dimensions": list(geobox.dimensions),
-        "spatial:shape": [geobox.height, geobox.width],
-        "spatial:transform": [affine.a, affine.b, affine.c, affine.d, affine.e, affine.f],
-        "spatial:bbox": [bounds.left, bounds.bottom, bounds.right, bounds.top],
-        "spatial:registration": "pixel",
-    }
-
-
-def _uri(name: str) -> str:
-    """A hub id or a path as the conventions want it."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
-        return f"https://huggingface.co/{name}"
-    return Path(name).absolute().as_uri()
+def _embedding_attributes(
+    product: Product, kind: str, dim: int, gsd_m: float, chip_px: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    return embedding_attributes(
+        kind=kind, dim=dim, model=product.model, sources=product.sources, gsd_m=gsd_m,
+        version=str(product.provenance.get("version", "")), chip_px=chip_px,
+    )  # fmt: skip

@@ -7,7 +7,6 @@ nothing stale can be found, and extraction that was stopped goes on where it was
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +27,7 @@ from anysat.data.prepare import Progress, silent
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
 from anysat.modalities import Modality
+from anysat.model.digest import bytes_of, digest
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
 from anysat.model.validity import mark_unseen
@@ -158,16 +158,8 @@ def _joined(found: dict[str, Tensor], grid: PatchGrid, dense: Modality | None) -
 
 def _digest_of(encoder: AnySat, patch_size_m: float, modalities: tuple[str, ...], dense: str | None) -> bytes:
     """Of weights, shape, statistics and options."""
-    facts = {
-        "version": VERSION, "config": encoder.config.to_dict(), "patch_size_m": patch_size_m,
-        "modalities": modalities, "dense": dense, "type": str(encoder.dtype),
-        "statistics": None if encoder.normaliser is None else encoder.normaliser.to_dict()["statistics"],
-    }  # fmt: skip
-    total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        total.update(name.encode())
-        total.update(_bytes(tensor))
-    return total.digest()
+    facts = (VERSION, digest(encoder, statistics=True), patch_size_m, modalities, dense)
+    return hashlib.sha256(repr(facts).encode()).digest()
 
 
 def _digest(batch: Batch, own: bytes) -> str:
@@ -177,12 +169,8 @@ def _digest(batch: Batch, own: bytes) -> str:
     for key, seen in batch.observations.items():
         total.update(repr((key, seen.modality, seen.units, tuple(seen.values.shape))).encode())
         for tensor in (seen.values, seen.valid, seen.dates):
-            total.update(b"-" if tensor is None else _bytes(tensor))
+            total.update(b"-" if tensor is None else bytes_of(tensor))
     return total.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

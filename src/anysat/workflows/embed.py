@@ -1,4 +1,4 @@
-"""Tile-sized files of any sensors to georeferenced embeddings: what can be asked for."""
+"""Rasters and cubes of any sensors, of a tile or of any area, to georeferenced embeddings: what can be asked for."""
 
 from __future__ import annotations
 
@@ -7,34 +7,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.errors import RecordError
+from anysat.errors import LargeGroundError, RecordError, UnknownNameError
+from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from anysat.workflows.probe import Scored
+
 FIRST = "first"
 SUFFIXES = (".zarr", ".tif")
-"""Formats a name without suffix stands for."""
+"""Formats a name without suffix stands for, of a tile; of an area it is the first."""
+AREA_SUFFIXES = (*SUFFIXES, ".parquet")
+PLACES = ("removed", "kept")
+STORES = ("float32", "float16", "int8-power", "int8-scale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """Embed co-located files of any sensors: georeferenced patch and dense embeddings."""
+class EmbedConfig(AreaOptions):
+    """Embed co-located files of any sensors: georeferenced patch and dense embeddings, of a tile or of any area."""
 
     inputs: list[str] = field(
         metadata={
             "positional": "MODALITY=PATH",
             "help": "Inputs: a modality key and its GeoTIFF, folder of dated GeoTIFFs, NetCDF or Zarr cube, or "
-            "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif. PATH@2020-06-01 gives an "
+            "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif; of an area also STAC catalogs, or "
+            "one YAML file that describes all inputs. PATH@2020-06-01 gives an "
             "undated image its date, PATH::NAME picks a series of an HDF5 file or a variable of a cube.",
         }
     )
     out: str
-    """Output: NAME.zarr or NAME.tif; a NAME without suffix makes both. A picture NAME.png is written beside it."""
+    """Output: NAME.zarr, NAME.tif or NAME.parquet (as an area); a NAME without suffix makes the first two of a tile,
+    and the first of an area. A picture NAME.png is written beside it."""
     patch_size_m: float
-    """Side of a patch in metres; a multiple of 10 m for most sensors. The tile is cropped to whole patches."""
+    """Side of a patch in metres; a multiple of 10 m for most sensors. A tile is cropped to whole patches."""
     dense: str | None = FIRST
-    """Modality whose sub-patches get an embedding each; `first` is the first input, null none."""
+    """Modality whose sub-patches get an embedding each; `first` is the first input of a tile and none of an area, null
+    none."""
+    store: str = "float32"
+    """How an area's embeddings are stored: float32, float16, int8-power (directions, lengths beside them) or int8-scale
+    (a step per dimension)."""
+    places: str = "removed"
+    """What a patch's place in its window adds to its embedding, whatever is there: `removed` from an area of several
+    windows, in which it would draw a grid, or `kept`, as the encoder gives it."""
     weights: str = "g-astruc/AnySat"
     """Weights: hub id, published .pth, .safetensors file or folder."""
     statistics: str | None = None
@@ -52,21 +67,38 @@ class EmbedConfig:
     """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix not in ("", *SUFFIXES) or not Path(self.out).name:
-            raise RecordError("--out", self.out, "a name ending in .zarr or .tif, or without suffix for both")
+        if Path(self.out).suffix not in ("", *AREA_SUFFIXES) or not Path(self.out).name:
+            raise RecordError("--out", self.out, f"a name ending in {', '.join(AREA_SUFFIXES)}, or without suffix")
         if not (math.isfinite(self.patch_size_m) and self.patch_size_m > 0):
             raise RecordError("--patch-size-m", self.patch_size_m, "a positive number of metres")
+        if self.store not in STORES:
+            raise UnknownNameError("store", self.store, STORES)
+        if self.places not in PLACES:
+            raise UnknownNameError("--places", self.places, PLACES)
+        super().__post_init__()
+
+    @property
+    def is_area(self) -> bool:
+        """Whether something is asked for that only an area has."""
+        return super().is_area or self.store != "float32" or Path(self.out).suffix not in ("", *SUFFIXES)
 
 
-def embed(config: EmbedConfig) -> Text:
+def embed(config: EmbedConfig) -> Text | Scored:
     """Read, encode and write; returns a report of what was done.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError: an input that cannot be used.
         PatchSizeError: the patch does not fit the sensors or the ground.
         WeightsError, StatisticsError, EmptyTileError: the model cannot take it.
-        WriteError: an output exists or cannot be written; nothing is left behind.
+        WriteError: an output exists or cannot be written; nothing is left behind of a tile, and of an area what is
+            finished is kept, and gone on with by the same command.
     """
+    from anysat.workflows.embed_area import embed_area
     from anysat.workflows.embed_tile import embed_tile
 
-    return embed_tile(config)
+    if config.is_area:
+        return embed_area(config)
+    try:
+        return embed_tile(config)
+    except LargeGroundError:
+        return embed_area(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from rich.text import Text
 import anysat
 from anysat.batch import Batch, Embeddings, Tile
 from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.grid import TileGrid, plan_grid
-from anysat.geo.sources import InputPath, Source, open_source, parse_units
-from anysat.geo.writers import Product, check_free, find_writer, staged
+from anysat.geo.source import Source
+from anysat.geo.sources import open_sources, parse_units
+from anysat.geo.writers import Product, check_apart, check_free, find_writer, staged
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
-from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
 from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
@@ -44,11 +45,11 @@ class _Read:
 def embed_tile(config: EmbedConfig) -> Text:
     """See `anysat.workflows.embed.embed`."""
     started = time.perf_counter()
-    given = parse_inputs(config.inputs)
+    given = describe_sources(config.inputs)
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
     finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
-    _check_apart(finals, [*(source.path for source in given.values()), config.weights])
+    check_apart(finals, [*(source.file for source in given.values()), config.weights])
     check_free(finals, overwrite=config.overwrite)
     _check_device(config.device)
     with _progress(len(given) + 3) as progress:
@@ -63,7 +64,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             grid=read.grid,
             modalities=[source.modality for source in read.sources.values()],
             model=config.weights,
-            sources=[source.path for source in given.values()],
+            sources=[source.where for source in given.values()],
             provenance=_provenance(config, model, read, statistics[0]),
         )
         with staged(finals, overwrite=config.overwrite) as folder:
@@ -75,33 +76,12 @@ def embed_tile(config: EmbedConfig) -> Text:
     return _report(read, embeddings, statistics, written, time.perf_counter() - started)
 
 
-def parse_inputs(words: Sequence[str]) -> dict[str, InputPath]:
-    """What was typed, by modality key; refuses a modality given twice, and nothing."""
-    given: dict[str, InputPath] = {}
-    for word in words:
-        parsed = InputPath.parse(word)
-        if parsed.key in given:
-            raise RecordError("input", word, f"each modality once, and {parsed.key!r} is {given[parsed.key]} already")
-        given[parsed.key] = parsed
-    if not given:
-        raise RecordError("inputs", list(words), "at least one MODALITY=PATH")
-    return given
-
-
 def _outputs(out: Path) -> list[Path]:
     return [out] if out.suffix else [_named(out, suffix) for suffix in SUFFIXES]
 
 
 def _named(out: Path, suffix: str) -> Path:
     return out.with_suffix(suffix)
-
-
-def _check_apart(finals: Sequence[Path], inputs: Sequence[str]) -> None:
-    """Refuse outputs that would replace an input, or lie inside one."""
-    for final in (path.absolute().resolve() for path in finals):
-        for path in (Path(name).absolute().resolve() for name in inputs):
-            if final == path or path in final.parents or final in path.parents:
-                raise RecordError("--out", str(final), f"a place that is not that of an input ({path})")
 
 
 def _check_device(device: str) -> None:
@@ -112,7 +92,7 @@ def _check_device(device: str) -> None:
         raise RecordError("--device", device, f"a device of this machine such as cpu ({problem})") from error
 
 
-def _records(config: EmbedConfig, given: Mapping[str, InputPath], model: AnySat) -> dict[str, Modality]:
+def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:
     """The record of each input: the user's own, else the model's; all must be known to the model."""
     own = {m.key: m for m in read_modalities(config.modalities)} if config.modalities else {}
     records = {key: own.get(key, model.config.modality(key)) for key in given}
@@ -124,14 +104,14 @@ def _records(config: EmbedConfig, given: Mapping[str, InputPath], model: AnySat)
 
 
 def _read(
-    given: Mapping[str, InputPath],
+    given: Mapping[str, SourceDescription],
     records: Mapping[str, Modality],
     config: EmbedConfig,
     order: SubpatchOrder,
     progress: Progress,
 ) -> _Read:
     units = parse_units(config.units, records)
-    sources = {key: open_source(path, records[key], units) for key, path in given.items()}
+    sources = open_sources(given, records, units)
     grid = plan_grid([source.footprint for source in sources.values()], config.patch_size_m, order)
     observations, ways = {}, {}
     for key, source in sources.items():
@@ -143,19 +123,19 @@ def _read(
 
 def read_tile(config: EmbedConfig, model: AnySat) -> Tile:
     """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none."""
-    given = parse_inputs(config.inputs)
+    given = describe_sources(config.inputs)
     with _progress(len(given)) as progress:
         tile = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress).tile
     if model.normaliser is None:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
-    return _in_units_of(model.normaliser, tile)[0]
+    return model.normaliser.in_units(tile)[0]
 
 
 def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings, list[str]]:
     """The embeddings, and what was done to standardise: the statistics' source first, then conversions."""
     said: list[str] = []
     if model.normaliser is not None:
-        tile, said = _in_units_of(model.normaliser, tile)
+        tile, said = model.normaliser.in_units(tile)
         said.insert(0, model.normaliser.source)
     batch = Batch.of([tile])
     if model.normaliser is None:
@@ -167,22 +147,6 @@ def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings,
         dense = next(seen, None)
     with torch.inference_mode():
         return model.encode(batch, config.patch_size_m, dense=dense), said
-
-
-def _in_units_of(normaliser: Normaliser, tile: Tile) -> tuple[Tile, list[str]]:
-    """The tile in the units of the statistics, and what was converted."""
-    table = normaliser.table(tile.dataset)
-    observations: dict[str, Observation] = {}
-    said = []
-    for key, observation in tile.observations.items():
-        known = table.get(key)
-        observations[key] = observation
-        if known is not None and known.bands == observation.modality.band_names and known.units != observation.units:
-            observations[key] = observation.in_units(known.units)
-            pairs = zip(observation.units, observations[key].units, strict=True)
-            changed = dict.fromkeys(f"{old} to {new}" for old, new in pairs if old != new)
-            said.append(f"{key} converted from {', '.join(changed)}")
-    return replace(tile, observations=observations), said
 
 
 def _provenance(config: EmbedConfig, model: AnySat, read: _Read, statistics: str) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anysat.errors import RecordError
+from anysat.errors import LargeGroundError, RecordError
+from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(AreaOptions):
     """Answer what a probe or fine-tuning has learnt: a georeferenced map, or the answer for the tile."""
 
     run: str = field(
@@ -24,9 +25,13 @@ class PredictConfig:
     )
     out: str
     """Output of a target of pixels: NAME.tif, of classes or values; a picture NAME.png is written beside it. Of a
-    target of tiles: NAME.json."""
+    target of tiles: NAME.json. Of an area: NAME.tif, NAME.zarr or NAME.parquet, also of a target of tiles, which is
+    answered for every window."""
     probabilities: bool = False
     """Write the probability of every class, too: NAME_probabilities.tif."""
+    variants: int = 0
+    """Of an area: this many flips (up to 4) and halves of the dates (up to 8) are answered for, their mean is the
+    answer, and how far they disagree is written as uncertainty; 0 for none."""
     units: list[str] = field(default_factory=list)
     """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
     device: str = "cpu"
@@ -35,8 +40,17 @@ class PredictConfig:
     """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix not in (".tif", ".json"):
-            raise RecordError("--out", self.out, "a name ending in .tif, or in .json for a target of tiles")
+        allowed = (".tif", ".zarr", ".parquet") if self.is_area else (".tif", ".json")
+        if Path(self.out).suffix not in allowed:
+            raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}")
+        if not 0 <= self.variants <= 8:
+            raise RecordError("--variants", self.variants, "0 to 8")
+        super().__post_init__()
+
+    @property
+    def is_area(self) -> bool:
+        """Whether something is asked for that only an area has."""
+        return super().is_area or self.variants > 0 or Path(self.out).suffix in (".zarr", ".parquet")
 
 
 def predict(config: PredictConfig) -> Scored:
@@ -47,6 +61,12 @@ def predict(config: PredictConfig) -> Scored:
         MissingFileError, SourceError, UnknownNameError, InputError: an input that cannot be used.
         WriteError: an output exists or cannot be written; nothing is left behind.
     """
+    from anysat.workflows.predict_area import predict_area
     from anysat.workflows.predict_tile import predict_tile
 
-    return predict_tile(config)
+    if config.is_area:
+        return predict_area(config)
+    try:
+        return predict_tile(config)
+    except LargeGroundError:
+        return predict_area(config)

@@ -1,0 +1,151 @@
+"""Does memory stay flat and time grow linearly as an area grows? Lazy cubes of 1, 10 and 100 times the ground.
+
+python benchmarks/areas_scale.py run [--times 3] [--json docs/experiments/areas/scale.json]
+python benchmarks/areas_scale.py large    # 10,000 x 10,000 pixels: seconds to a plan, and to the first shard
+
+Each size is embedded in a process of its own with the model that ships, on one core: a Sentinel-2 cube of three dates
+that is generated block by block as it is read. CPU seconds are of the embedding, peak memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SIDES = {1: 64, 10: 202, 100: 640}
+"""Pixels along a side of the ground, by how many times as large it is."""
+DATES = ("2020-01-10", "2020-05-20", "2020-09-30")
+
+
+def lazy_cube(side_px: int) -> Any:
+    """Ten bands, three dates, of smooth ground that is made as it is read."""
+    import dask.array
+    import numpy as np
+    import xarray
+    from odc.geo.geobox import GeoBox
+    from odc.geo.xr import xr_coords
+
+    from anysat.modalities import MODALITIES
+
+    left, top = 600_000.0, 5_600_000.0
+    grid = GeoBox.from_bbox((left, top - 10 * side_px, left + 10 * side_px, top), "EPSG:32631", resolution=10)
+
+    def block(block_info: Any = None) -> Any:
+        (t0, t1), (b0, b1), (r0, r1), (c0, c1) = block_info[None]["array-location"]
+        row, col = np.ogrid[r0:r1, c0:c1]
+        date, band = np.arange(t0, t1)[:, None, None, None], np.arange(b0, b1)[:, None, None]
+        return (1500 + 900 * np.sin(row / 7 + col / 11 + date + band / 3)).astype(np.float32)
+
+    cut = tuple(min(256, side_px - start) for start in range(0, side_px, 256))
+    values = dask.array.map_blocks(block, chunks=((3,), (10,), cut, cut), dtype=np.float32)
+    names = MODALITIES["s2"].band_names
+    coords = {**xr_coords(grid), "time": np.array(DATES, "datetime64[ns]"), "band": list(names)}
+    return xarray.DataArray(values, dims=("time", "band", "y", "x"), coords=coords, name="s2")
+
+
+def embed_one(side_px: int) -> dict[str, float]:
+    """Embed one size in this process."""
+    import torch
+
+    from anysat.workflows.embed import EmbedConfig
+    from anysat.workflows.embed_area import embed_area
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        config = EmbedConfig(
+            inputs=["s2"], out=f"{folder}/out.zarr", patch_size_m=10, weights="nano", statistics="from-data",
+            memory_gb=1.1, readers=1, dates="2020-01-01/2020-12-31",
+        )  # fmt: skip
+        start = time.process_time()
+        said = embed_area(config, {"s2": lazy_cube(side_px)}).text
+        cpu_s = time.process_time() - start
+    print(said, file=sys.stderr)
+    return {"cpu_s": cpu_s, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def run(times: int, path: Path | None) -> None:
+    """All sizes, several times, each in a process of its own; prints a table."""
+    found: dict[int, dict[str, float]] = {}
+    for size, side in SIDES.items():
+        made = []
+        for _ in range(times):
+            words = [sys.executable, __file__, "one", str(side)]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+            made.append(json.loads(done.stdout.splitlines()[-1]))
+            print(size, made[-1], file=sys.stderr, flush=True)
+        found[size] = {name: statistics.median(one[name] for one in made) for name in made[0]}
+    first = found[1]
+    print("| ground | pixels | CPU s | CPU s per unit | peak MB | peak to the smallest |\n|---|---|---|---|---|---|")
+    for size, one in found.items():
+        each = one["cpu_s"] / size
+        ratio = one["peak_mb"] / first["peak_mb"]
+        print(f"| {size} | {SIDES[size]}² | {one['cpu_s']:.1f} | {each:.2f} | {one['peak_mb']:.0f} | {ratio:.2f} |")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"times": times, "sizes": found}, indent=1) + "\n")
+
+
+def large() -> None:
+    """Seconds until a plan of a very large scene is made, and until its first shard is written."""
+    import torch
+
+    from anysat.areas.run import run_here
+    from anysat.geo.store import AreaStore
+    from anysat.workflows.embed import EmbedConfig
+    from anysat.workflows.embed_area import measure_statistics, prepare
+
+    class Enough(Exception):
+        pass
+
+    def tick(done: int, total: int) -> None:
+        if store.is_done(next(store.units())):
+            print(f"first shard written after {time.perf_counter() - start:.2f} s, step {done} of {total}")
+            raise Enough
+
+    torch.set_num_threads(1)
+    cube = lazy_cube(10_000)
+    with tempfile.TemporaryDirectory() as folder:
+        config = EmbedConfig(inputs=["s2"], out=f"{folder}/out.zarr", patch_size_m=10, weights="nano",
+                             statistics="from-data", dates="2020-01-01/2020-12-31")  # fmt: skip
+        start = time.perf_counter()
+        prepared = prepare(config, {"s2": cube})
+        print(f"planned after {time.perf_counter() - start:.2f} s: {prepared.jobs[0].area.shards} shards")
+        measure_statistics(prepared.jobs, prepared.model)
+        part = prepared.part(prepared.jobs[0])
+        store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from)
+        print(f"store ready after {time.perf_counter() - start:.2f} s")
+        try:
+            run_here(part.work(store.partial / "between"), store, tick)
+        except Enough:
+            store.close()
+
+
+def main() -> None:
+    """Run, or one of what it runs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    every = commands.add_parser("run")
+    every.add_argument("--times", type=int, default=3)
+    every.add_argument("--json", type=Path)
+    one = commands.add_parser("one")
+    one.add_argument("side", type=int)
+    commands.add_parser("large")
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.times, options.json)
+    elif options.command == "one":
+        print(json.dumps(embed_one(options.side)))
+    else:
+        large()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""The two steps of a shard's work: tokens of its patches, block by block; then fusion over windows, blended.
+
+A job holds all that the steps need and travels to the workers of a cluster as it is. What is between the steps lies on
+disk, so that either can be repeated anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from anysat.areas.tokens import Flags, Floats, TokenFiles, Tokens, encode, joined, stacked
+from anysat.areas.windows import Blend, Seams, Windowing, fade
+from anysat.batch import Batch, Tile
+from anysat.errors import EmptyTileError, SourceError
+from anysat.geo.area import Area, Span
+from anysat.geo.source import Source
+from anysat.geo.store import Unit
+from anysat.model.checkpoint import load, save
+from anysat.model.encoder import AnySat
+from anysat.model.steps import SeenPatches
+from anysat.model.validity import pool_valid
+from anysat.normalise import Normaliser
+from anysat.observation import Observation
+
+TOKENS_AT_ONCE = 4096
+"""Tokens that are fused at once, in windows of one shape."""
+RETRIES, RETRY_AFTER_S = 2, 0.5
+"""How often an input that cannot be read is tried again, and after how long, doubled each time."""
+
+
+Period = tuple[np.datetime64, np.datetime64]
+"""First and last day that make one embedding of each place."""
+
+
+class Read(NamedTuple):
+    """What was read of a block."""
+
+    tile: Tile | None
+    """None where no source has anything."""
+    unreadable: tuple[str, ...] = ()
+    """What could not be read, and why; its pixels are nodata."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is to be said of a unit, kept with it."""
+
+    seams: Seams = field(default_factory=Seams)
+    unreadable: tuple[str, ...] = ()
+    """Inputs that could not be read, and why; nodata in their place."""
+    num_patches: int = 0
+    """Patches that somebody saw."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Found:
+        """From plain values."""
+        return cls(Seams(**values["seams"]), tuple(values["unreadable"]), values["num_patches"])
+
+    def __add__(self, other: Found) -> Found:
+        problems = dict.fromkeys(self.unreadable + other.unreadable)
+        return Found(self.seams + other.seams, tuple(problems), self.num_patches + other.num_patches)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """An area to be embedded."""
+
+    model: AnySat
+    sources: Mapping[str, Source]
+    area: Area
+    periods: tuple[Period, ...]
+    windowing: Windowing
+    dense: str | None
+    """Modality whose sub-patches get an embedding each."""
+    block: int
+    """Patches along a side of what is read and encoded at once; divides a shard, or is one."""
+    tokens: TokenFiles
+    places: Floats | None = None
+    """What a place in a window adds to its fused token (row col dim), which is taken away; None for nothing."""
+    dataset: str | None = None
+    threads: int | None = None
+    """Threads of each worker's computing; None leaves them as they are."""
+
+    @property
+    def units(self) -> list[Unit]:
+        """All of the work, in the order in which it is done."""
+        rows, cols = self.area.shards
+        return [Unit(p, r, c) for p in range(len(self.periods)) for r in range(rows) for c in range(cols)]
+
+    @property
+    def context(self) -> dict[str, Source]:
+        """Sources that are seen with a whole window rather than patch by patch."""
+        return {key: source for key, source in self.sources.items() if source.modality.covers_tile}
+
+    def span(self, unit: Unit) -> Span:
+        """Patches of a unit."""
+        return self.area.shard_span(unit.row, unit.col)
+
+    def needs(self, unit: Unit) -> list[Unit]:
+        """Units whose tokens the windows of a unit hold."""
+        around, side = self.windowing.around(self.area, self.span(unit)), self.area.shard
+        rows = range(around.top // side, (around.bottom - 1) // side + 1)
+        cols = range(around.left // side, (around.right - 1) // side + 1)
+        return [Unit(unit.period, row, col) for row in rows for col in cols]
+
+    def blocks(self, unit: Unit) -> list[Span]:
+        """Parts of a unit that are read and encoded at once, without those that nobody wants."""
+        return [span for span in self.span(unit).cut(self.block) if self.area.inside(span).any()]
+
+    def read(self, period: int, span: Span, keys: Sequence[str] | None = None) -> Read:
+        """Pixels of a block; of all sources that are seen patch by patch, or of those named."""
+        keys = [key for key in self.sources if key not in self.context] if keys is None else keys
+        sources = {key: self.sources[key] for key in keys}
+        return read_tile(sources, self.area, self.periods[period], span, self.model.normaliser, self.dataset)
+
+    def encode(self, span: Span, read: Read) -> Tokens:
+        """Tokens of a block."""
+        self._use_threads()
+        if read.tile is None:
+            return Tokens(span, unreadable=read.unreadable)
+        with torch.inference_mode():
+            inside = self.area.inside(span)
+            found = encode(self.model, read.tile, self.area.patch_size_m, span, inside, self.dense)
+        return replace(found, unreadable=read.unreadable)
+
+    def is_made(self, unit: Unit) -> bool:
+        """Whether the first step of a unit is done."""
+        return self.tokens.is_there(*unit)
+
+    def make(self, unit: Unit) -> Tokens:
+        """First step, whole: read and encode all blocks of a unit."""
+        parts = [self.encode(span, self.read(unit.period, span)) for span in self.blocks(unit)]
+        return joined(self.span(unit), parts)
+
+    def keep(self, unit: Unit, parts: Sequence[Tokens]) -> None:
+        """End of the first step: keep the tokens of a unit, from those of its blocks."""
+        self.tokens.write(*unit, joined(self.span(unit), parts))
+
+    def forget(self, unit: Unit) -> None:
+        """Nobody waits for the first step of a unit any more."""
+        self.tokens.forget(*unit)
+
+    def finish(self, unit: Unit) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
+        """Second step: the arrays of a unit, and what is to be said of them. All tokens it needs must be kept."""
+        around = self.windowing.around(self.area, self.span(unit))
+        parts = [self.tokens.read(*other, self.span(other), around) for other in self.needs(unit)]
+        return self.fuse(unit, parts, self.tokens.read_sub(*unit) if self.dense else None)
+
+    def fuse(
+        self, unit: Unit, parts: Sequence[Tokens], sub: tuple[Floats, Flags] | None
+    ) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
+        """The arrays of a unit from the tokens of the units it needs, in their order, and its own of sub-patches."""
+        self._use_threads()
+        span, windows = self.span(unit), self.windowing.touching(self.area, self.span(unit))
+        tokens, blend = joined(self.windowing.around(self.area, span), parts), Blend(span, self.model.config.dim)
+        problems = self._blend(unit.period, tokens, windows, blend)
+        vectors, seen = blend.result()
+        arrays = {"patch": (vectors, seen)}
+        if self.dense is not None:
+            arrays["dense"] = self._dense(sub, vectors, seen)
+        own = next(part for part, other in zip(parts, self.needs(unit), strict=True) if other == unit)
+        seams = Seams.of(vectors, seen, span, self.area, self.windowing)
+        return arrays, Found(seams, (*own.unreadable, *problems), int(seen.sum()))
+
+    def window(self, period: int, span: Span) -> dict[str, tuple[Floats, Flags]]:
+        """Embeddings of one window by itself, from its pixels: for what is measured before the area is computed."""
+        return self.fuse_window(period, span, self.encode(span, self.read(period, span)))
+
+    def fuse_window(self, period: int, span: Span, tokens: Tokens) -> dict[str, tuple[Floats, Flags]]:
+        """Embeddings of one window by itself, from its tokens; none where nobody saw anything."""
+        context, _ = self._context(period, [span])
+        if not tokens.patch and not context:
+            return {}
+        fused, flags = self._fuse(tokens, [span], context)
+        arrays = {"patch": (fused[0], flags[0])}
+        if self.dense is not None:
+            arrays["dense"] = self._dense(tokens.sub, fused[0], flags[0])
+        return arrays
+
+    def save_model(self, path: Path) -> None:
+        """Write the weights with their statistics."""
+        save(self.model, path)
+
+    @property
+    def load_model(self) -> Callable[..., AnySat]:
+        """Reads them again."""
+        return load
+
+    def _blend(self, period: int, tokens: Tokens, windows: Sequence[Span], blend: Blend) -> tuple[str, ...]:
+        """Fuse windows, as many at once as count for little memory, and average them."""
+        weight, valid = fade(self.windowing.shape(self.area)), tokens.valid
+        problems: list[str] = []
+        if not all(source.modality.covers_tile for source in self.sources.values()):
+            windows = [window for window in windows if valid[window.within(tokens.span)].any()]
+        count = max(1, TOKENS_AT_ONCE // (max(len(tokens.patch), 1) * weight.size))
+        for first in range(0, len(windows), count):
+            some = list(windows[first : first + count])
+            filled = some + some[:1] * (count - len(some))  # one shape of batch, and so the same sums, at every start
+            context, unreadable = self._context(period, some)
+            problems += unreadable
+            fused, flags = self._fuse(tokens, filled, context)
+            for window, vectors, seen in zip(some, fused, flags, strict=False):
+                blend.add(window, vectors, seen, weight)
+        return tuple(dict.fromkeys(problems))
+
+    def _fuse(
+        self, tokens: Tokens, windows: Sequence[Span], context: Mapping[str, SeenPatches]
+    ) -> tuple[Floats, Flags]:
+        """Fused tokens (window row col dim), and which of them somebody saw (window row col)."""
+        device, (rows, cols) = self.model.device, windows[0].shape
+        seen = {key: _for_all(found, len(windows)) for key, found in context.items()}
+        for key, (some, flags) in stacked(tokens, windows).items():
+            seen[key] = SeenPatches(
+                some.to(device, self.model.dtype), None if flags is None else flags.to(device), None, None
+            )
+        with torch.inference_mode():
+            _, fused = self.model.fuse(seen, (rows, cols), self.area.patch_size_m)
+        if tokens.patch:
+            valid = np.stack([tokens.valid[window.within(tokens.span)] for window in windows])
+        else:  # nothing but context
+            pooled = [pool_valid(one.patch_valid, rows, cols) for one in seen.values()]
+            whole = np.ones((len(windows), rows, cols), bool)
+            valid = np.logical_or.reduce([whole if flag is None else flag.cpu().numpy() for flag in pooled])
+            valid &= np.stack([self.area.inside(window) for window in windows])
+        vectors = fused.float().cpu().numpy().reshape(len(windows), rows, cols, -1)
+        return vectors if self.places is None else vectors - self.places, valid
+
+    def _context(self, period: int, windows: Sequence[Span]) -> tuple[dict[str, SeenPatches], tuple[str, ...]]:
+        """Tokens of what is seen with whole windows, each modality on pixels of its own."""
+        found: dict[str, SeenPatches] = {}
+        problems: list[str] = []
+        for key, source in self.context.items():
+            read = [self.read(period, window, [key]) for window in windows]
+            problems += [problem for one in read for problem in one.unreadable]
+            some = next((one.tile for one in read if one.tile is not None), None)
+            if some is None:
+                continue
+            batch = Batch.of([_emptied(some) if one.tile is None else one.tile for one in read])
+            try:
+                with torch.inference_mode():
+                    inputs, _ = self.model.prepare(batch, source.modality.gsd_m)
+                    found |= self.model.see(inputs, source.modality.gsd_m)
+            except EmptyTileError:  # finite in the file, not so in the units of the statistics
+                continue
+        return found, tuple(problems)
+
+    def _dense(self, found: tuple[Floats, Flags] | None, vectors: Floats, seen: Flags) -> tuple[Floats, Flags]:
+        """Of each sub-patch its patch's fused token and its own (sub_row sub_col 2*dim)."""
+        assert self.dense is not None
+        side = round(self.area.patch_size_m / self.sources[self.dense].modality.subpatch_m)
+        over = np.repeat(np.repeat(vectors, side, axis=0), side, axis=1)
+        if found is None:
+            return np.full((*over.shape[:2], 2 * over.shape[-1]), np.nan, np.float32), np.zeros(over.shape[:2], bool)
+        valid = found[1] & np.repeat(np.repeat(seen, side, axis=0), side, axis=1)
+        return np.where(valid[..., None], np.concatenate([over, found[0]], axis=-1), np.float32(np.nan)), valid
+
+    def _use_threads(self) -> None:
+        if self.threads is not None and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+
+def read_tile(
+    sources: Mapping[str, Source], area: Area, period: Period, span: Span, normaliser: Normaliser | None,
+    dataset: str | None,
+) -> Read:  # fmt: skip
+    """What sources hold of the patches of a span, in the units of the statistics.
+
+    A file that cannot be read is tried again, then told and left out.
+    """
+    observations: dict[str, Observation] = {}
+    problems: list[str] = []
+
+    def patiently(read: Callable[[], Any]) -> Any:
+        for attempt in range(RETRIES + 1):
+            try:
+                return read()
+            except SourceError as error:
+                if attempt == RETRIES:
+                    problems.append(str(error))
+                else:
+                    time.sleep(RETRY_AFTER_S * 2**attempt)
+        return None
+
+    for key, source in sources.items():
+        grid = area.covering(span, source.modality)
+        days = period if source.modality.is_temporal else None
+        seen, _ = source.observe(grid, between=days, attempt=patiently)
+        if seen.valid.any():
+            observations[key] = seen
+    if not observations:
+        return Read(None, tuple(problems))
+    tile = Tile(observations=observations, id=f"{span.top},{span.left}", dataset=dataset)
+    return Read(tile if normaliser is None else normaliser.in_units(tile)[0], tuple(problems))
+
+
+def _emptied(tile: Tile) -> Tile:
+    """A tile with the same modalities, of which nothing is valid."""
+    empty = {key: replace(o, valid=np.zeros_like(o.valid)) for key, o in tile.observations.items()}
+    return replace(tile, observations=empty)
+
+
+def _for_all(found: SeenPatches, count: int) -> SeenPatches:
+    """The tokens of as many windows, those of the first in place of what is missing."""
+
+    def filled(some: torch.Tensor | None) -> torch.Tensor | None:
+        return None if some is None else torch.cat([some, some[:1].expand(count - len(some), *some.shape[1:])])
+
+    patch = filled(found.patch)
+    assert patch is not None
+    return SeenPatches(patch, filled(found.patch_valid), None, None)

@@ -1,0 +1,210 @@
+"""A predictor over an area: it answers window by window, and where windows overlap its answers are blended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from anysat.areas.job import Found, Period, Read, read_tile
+from anysat.areas.windows import Blend, Seams, Windowing, fade
+from anysat.batch import Batch, Tile
+from anysat.errors import EmptyTileError, InputError, UnfinishedError
+from anysat.geo.area import Area, Span
+from anysat.geo.source import Source
+from anysat.geo.store import Unit
+from anysat.observation import Observation
+
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+
+class Part(NamedTuple):
+    """Answers of one window."""
+
+    window: Span
+    values: Floats | None
+    """(row col output), NaN where nothing was seen; None where nothing was."""
+    doubt: Floats | None
+    """(row col), how far variants of the same ground disagree; None where that is not asked for."""
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapJob:
+    """An area to be answered for."""
+
+    model: Any
+    """The predictor."""
+    load_model: Callable[..., Any]
+    """Reads it from a file that its `save` wrote, and `device`."""
+    sources: Mapping[str, Source]
+    area: Area
+    periods: tuple[Period, ...]
+    windowing: Windowing
+    kind: str
+    """Of the target: class, labels or value."""
+    per_patch: int
+    """Answers along a side of a patch; 0 where one is given for a whole window."""
+    num_outputs: int
+    """Classes or labels; 1 for values."""
+    folder: Path
+    """Where answers lie until they are written."""
+    probabilities: bool = False
+    """Whether they are kept beside the classes."""
+    variants: int = 0
+    """Flips and halves of the dates that are answered for, too; their mean is the answer, and how far they disagree is
+    told. 0 for none."""
+    threads: int | None = None
+    """Threads of each worker's computing; None leaves them as they are."""
+
+    @property
+    def side(self) -> int:
+        """Pixels of the map along a side of a patch."""
+        return max(self.per_patch, 1)
+
+    def span(self, unit: Unit) -> Span:
+        """Patches of a unit."""
+        return self.area.shard_span(unit.row, unit.col)
+
+    def needs(self, unit: Unit) -> list[Unit]:
+        """Only its own answers."""
+        return [unit]
+
+    def blocks(self, unit: Unit) -> list[Span]:
+        """Windows that touch a unit, without those that nobody wants."""
+        return [
+            window for window in self.windowing.touching(self.area, self.span(unit)) if self.area.inside(window).any()
+        ]
+
+    def read(self, period: int, span: Span) -> Read:
+        """Pixels of a window, context and all."""
+        return read_tile(self.sources, self.area, self.periods[period], span, self.model.encoder.normaliser, None)
+
+    def encode(self, span: Span, read: Read) -> Part:
+        """Answers of a window, the mean over its variants, and how far they disagree."""
+        if self.threads is not None and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        if read.tile is None:
+            return Part(span, None, None, read.unreadable)
+        found = []
+        for number in range(max(self.variants, 1)):
+            try:
+                found.append(self._answered(read.tile, number, span.shape))
+            except (EmptyTileError, InputError):  # nothing that the predictor looks at was seen in this window
+                return Part(span, None, None, read.unreadable)
+        mean: Floats = np.stack(found).mean(axis=0)
+        doubt = _disagreement(np.stack(found), self.kind) if self.variants else None
+        return Part(span, mean, doubt, read.unreadable)
+
+    def _answered(self, tile: Tile, number: int, shape: tuple[int, int]) -> Floats:
+        """Probabilities or values (row col output) of a variant of a tile, the right way round again."""
+        flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
+        found = self.model.predict(
+            Batch.of([_variant(tile, flips, half=number >= 4, odd=number % 2)]).to(self.model.encoder.device)
+        )
+        values = found.outputs if found.probabilities is None else found.probabilities
+        values = values[0].float().cpu().numpy()
+        if not self.per_patch:
+            return np.broadcast_to(values.reshape(1, 1, -1), (*shape, self.num_outputs))
+        values = values.reshape(shape[0] * self.side, shape[1] * self.side, self.num_outputs)
+        return np.flip(values, tuple(axis + 2 for axis in flips)).copy() if flips else values
+
+    def is_made(self, unit: Unit) -> bool:
+        """Whether the answers of a unit are kept."""
+        try:
+            with safe_open(self._path(unit), framework="np"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def keep(self, unit: Unit, parts: Sequence[Part]) -> None:
+        """Blend the windows of a unit, and keep what comes out."""
+        span, problems = self.span(unit), [problem for part in parts for problem in part.unreadable]
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, depth in (("values", self.num_outputs), ("doubt", 1)):
+            blend = Blend(span, depth, self.side)
+            for window, values, doubt, _ in parts:
+                found = values if name == "values" else None if doubt is None else doubt[..., None]
+                if found is not None:
+                    rows, cols = window.shape
+                    inside = np.kron(self.area.inside(window), np.ones((self.side, self.side), bool))
+                    blend.add(
+                        window, found, np.isfinite(found).all(-1) & inside, fade((rows * self.side, cols * self.side))
+                    )
+            if name == "values" or self.variants:
+                arrays[name], arrays[f"{name}_valid"] = blend.result()
+        told = {"unreadable": json.dumps(list(dict.fromkeys(problems)))}
+        content, path = to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, told), self._path(unit)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UnfinishedError(self.folder.parent, error.strerror or error) from error
+
+    def finish(self, unit: Unit) -> tuple[dict[str, tuple[NDArray[Any], Flags]], Found]:
+        """The arrays of a unit, and what is to be said of them."""
+        with safe_open(self._path(unit), framework="np") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            problems = tuple(json.loads(file.metadata()["unreadable"]))
+        values, seen = kept["values"], kept["values_valid"]
+        arrays: dict[str, tuple[NDArray[Any], Flags]] = {}
+        if self.kind == "class":
+            arrays["class"] = np.where(seen, np.nan_to_num(values).argmax(-1), 0), seen
+        elif self.kind == "value":
+            arrays["value"] = values[..., 0], seen
+        if self.probabilities or self.kind == "labels":
+            arrays["probability"] = values, seen
+        if self.variants:
+            arrays["uncertainty"] = kept["doubt"][..., 0], kept["doubt_valid"]
+        return arrays, Found(Seams(), problems, int(seen.sum()) // self.side**2)
+
+    def forget(self, unit: Unit) -> None:
+        """The answers of a unit are written."""
+        self._path(unit).unlink(missing_ok=True)
+
+    def save_model(self, path: Path) -> None:
+        """Write the predictor."""
+        self.model.save(path)
+
+    def _path(self, unit: Unit) -> Path:
+        return self.folder / f"{unit.period}-{unit.row}-{unit.col}.safetensors"
+
+
+def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Tile:
+    """The same ground upside down, mirrored, or with every other date."""
+    seen = {}
+    for key, one in tile.observations.items():
+        dates = slice(odd, None, 2) if half and one.dates is not None and len(one.dates) > 1 else slice(None)
+        when = one.dates if one.dates is None else one.dates[dates]
+        values, valid = one.values[dates], one.valid[dates]
+        seen[key] = Observation(
+            modality=one.modality, values=np.flip(values, flips).copy(), valid=np.flip(valid, flips).copy(),
+            units=one.units, dates=when,
+        )  # fmt: skip
+    return Tile(observations=seen, id=tile.id, dataset=tile.dataset)
+
+
+def _disagreement(found: Floats, kind: str) -> Floats:
+    """How far variants (variant row col output) disagree: mutual information, in nats; of values their deviation."""
+    if kind == "value":
+        return found[..., 0].std(axis=0)
+    shares = found if kind == "class" else np.stack([found, 1 - found], axis=-1)
+
+    def entropy(shares: Floats) -> Floats:
+        return -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0).sum(-1)
+
+    told = entropy(shares.mean(0)) - entropy(shares).mean(0)
+    return np.maximum(told if kind == "class" else told.mean(-1), 0).astype(np.float32)

@@ -1,0 +1,172 @@
+"""Patch tokens of a part of an area before fusion: made block by block, kept on disk until nobody needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from anysat.batch import Batch, Tile
+from anysat.errors import EmptyTileError, UnfinishedError
+from anysat.geo.area import Span
+from anysat.model.encoder import CHUNK_ROWS, AnySat
+
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What each modality saw of the patches of a span; a modality that saw nothing is not there."""
+
+    span: Span
+    patch: dict[str, tuple[Floats, Flags]] = field(default_factory=dict)
+    """By modality: tokens (row col dim) without places, and where it saw something (row col)."""
+    sub: tuple[Floats, Flags] | None = None
+    """Sub-patch tokens (sub_row sub_col dim) of the dense modality, and which are valid."""
+    unreadable: tuple[str, ...] = ()
+    """What could not be read of it, and why."""
+
+    @property
+    def valid(self) -> Flags:
+        """Patches that somebody saw (row col)."""
+        flags = [seen for _, seen in self.patch.values()]
+        return np.logical_or.reduce(flags) if flags else np.zeros(self.span.shape, bool)
+
+
+def encode(model: AnySat, tile: Tile, patch_size_m: float, span: Span, inside: Flags, dense: str | None) -> Tokens:
+    """Tokens of the patches of one block, each by itself: those outside of what is wanted are nobody's."""
+    tiling = {key: o for key, o in tile.observations.items() if not o.modality.covers_tile and o.valid.any()}
+    if not tiling:
+        return Tokens(span)
+    block = Tile(observations=tiling, id=tile.id, dataset=tile.dataset)
+    try:
+        inputs, _ = model.prepare(Batch.of([block]), patch_size_m)
+    except EmptyTileError:  # finite in the file, not so in the units of the statistics
+        return Tokens(span)
+    kept = (dense,) if dense in inputs else ()
+    found: dict[str, tuple[Floats, Flags]] = {}
+    sub = None
+    for key, seen in model.see(inputs, patch_size_m, kept, chunk_rows=CHUNK_ROWS).items():
+        valid = inside if seen.patch_valid is None else inside & seen.patch_valid[0].cpu().numpy()
+        found[key] = seen.patch[0].float().cpu().numpy(), valid
+        if key == dense and seen.sub is not None:
+            side = round(seen.sub.shape[-2] ** 0.5)
+            over = np.kron(inside, np.ones((side, side), bool))
+            if seen.sub_valid is not None:
+                over = over & _unfolded(seen.sub_valid[0, ..., None], side)[..., 0].astype(bool)
+            sub = _unfolded(seen.sub[0].float(), side).astype(np.float32, copy=False), over
+    return Tokens(span, found, sub)
+
+
+def _unfolded(sub: torch.Tensor, side: int) -> NDArray[Any]:
+    """(row col sub dim) to (sub_row sub_col dim)."""
+    rows, cols, _, dim = sub.shape
+    cut = sub.reshape(rows, cols, side, side, dim).permute(0, 2, 1, 3, 4)
+    return cut.reshape(rows * side, cols * side, dim).cpu().numpy()
+
+
+def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
+    """The tokens of a span from those of parts that lie in it or reach over it; where there are none, nobody saw."""
+    patch: dict[str, tuple[Floats, Flags]] = {}
+    sub: tuple[Floats, Flags] | None = None
+    for part in parts:
+        shared = part.span.shared_with(span)
+        if shared.is_empty():
+            continue
+        here, there = shared.within(span), shared.within(part.span)
+        for key, (tokens, valid) in part.patch.items():
+            if key not in patch:
+                patch[key] = np.zeros((*span.shape, tokens.shape[-1]), np.float32), np.zeros(span.shape, bool)
+            patch[key][0][here], patch[key][1][here] = tokens[there], valid[there]
+        if part.sub is not None:
+            side = part.sub[1].shape[0] // part.span.shape[0]
+            if sub is None:
+                shape = span.shape[0] * side, span.shape[1] * side
+                sub = np.zeros((*shape, part.sub[0].shape[-1]), np.float32), np.zeros(shape, bool)
+            fine, coarse = (tuple(slice(s.start * side, s.stop * side) for s in place) for place in (here, there))
+            sub[0][fine], sub[1][fine] = part.sub[0][coarse], part.sub[1][coarse]
+    problems = dict.fromkeys(problem for part in parts for problem in part.unreadable)
+    return Tokens(span, patch, sub, tuple(problems))
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """A folder of tokens, a file for each shard of each period; complete or not there."""
+
+    folder: Path
+
+    def path(self, period: int, row: int, col: int) -> Path:
+        """Where the tokens of a shard are."""
+        return self.folder / f"{period}-{row}-{col}.safetensors"
+
+    def write(self, period: int, row: int, col: int, tokens: Tokens) -> None:
+        """Keep them; whole when the name appears."""
+        arrays: dict[str, NDArray[Any]] = {f"patch.{key}": found for key, (found, _) in tokens.patch.items()}
+        arrays |= {f"valid.{key}": found for key, (_, found) in tokens.patch.items()}
+        if tokens.sub is not None:
+            arrays |= {"sub": tokens.sub[0], "sub_valid": tokens.sub[1]}
+        told = {"unreadable": json.dumps(tokens.unreadable)}
+        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, told)
+        path = self.path(period, row, col)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UnfinishedError(self.folder.parent, error.strerror or error) from error
+
+    def read(self, period: int, row: int, col: int, whole: Span, wanted: Span) -> Tokens:
+        """The part of a shard's tokens (those of the span `whole`) that lies in another span, sub-patches left out."""
+        shared = whole.shared_with(wanted)
+        rows, cols = shared.within(whole)
+        with safe_open(self.path(period, row, col), framework="np") as file:
+            keys = [name.removeprefix("patch.") for name in file.keys() if name.startswith("patch.")]  # noqa: SIM118
+            patch = {
+                key: (file.get_slice(f"patch.{key}")[rows, cols], file.get_tensor(f"valid.{key}")[rows, cols])
+                for key in keys
+            }
+            problems = tuple(json.loads(file.metadata()["unreadable"]))
+        return Tokens(shared, patch, unreadable=problems)
+
+    def read_sub(self, period: int, row: int, col: int) -> tuple[Floats, Flags] | None:
+        """Sub-patch tokens of a shard; None where nobody saw any."""
+        with safe_open(self.path(period, row, col), framework="np") as file:
+            if "sub" not in file.keys():  # noqa: SIM118
+                return None
+            return file.get_tensor("sub"), file.get_tensor("sub_valid")
+
+    def is_there(self, period: int, row: int, col: int) -> bool:
+        """Whether they are kept, and whole."""
+        try:
+            with safe_open(self.path(period, row, col), framework="np"):
+                return True
+        except (FileNotFoundError, SafetensorError, OSError):
+            return False
+
+    def forget(self, period: int, row: int, col: int) -> None:
+        """They are not needed any more."""
+        self.path(period, row, col).unlink(missing_ok=True)
+
+
+def stacked(tokens: Tokens, windows: Sequence[Span]) -> Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]:
+    """Tokens (window row col dim) of windows by modality, and their flags; modalities that saw nothing are left out."""
+    found: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+    for key, (vectors, valid) in tokens.patch.items():
+        places = [window.within(tokens.span) for window in windows]
+        flags = np.stack([valid[place] for place in places])
+        if flags.any():
+            some = torch.from_numpy(np.stack([vectors[place] for place in places]))
+            found[key] = some, None if flags.all() else torch.from_numpy(flags)
+    return found

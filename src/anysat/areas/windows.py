@@ -1,0 +1,166 @@
+"""Windows of patches over an area: where they lie, what each counts for, and how well they agree.
+
+Patches' own tokens do not depend on windows. The fusion transformer mixes all patches of a window, so what it says of a
+patch depends on the window; windows overlap and their answers are averaged with weights that fade to the edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.errors import RecordError
+from anysat.geo.area import Area, Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """How windows lie."""
+
+    side: int = 16
+    """Patches along a side; all of the area where it has fewer."""
+    overlap: float = 0.25
+    """Share of a side that the next window covers again."""
+
+    def __post_init__(self) -> None:
+        if self.side < 1:
+            raise RecordError("window side", self.side, "one patch or more")
+        if not 0 <= self.overlap < 1:
+            raise RecordError("window overlap", self.overlap, "a share from 0 to below 1")
+
+    @property
+    def step(self) -> int:
+        """Patches from a window to the next."""
+        return max(1, round(self.side * (1 - self.overlap)))
+
+    def starts(self, length: int) -> list[int]:
+        """First patches along an axis of so many; the last window ends with the area.
+
+        Examples:
+            >>> Windowing(side=4, overlap=0.5).starts(9)
+            [0, 2, 4, 5]
+        """
+        last = max(length - self.side, 0)
+        return [*range(0, last, self.step), last]
+
+    def shape(self, area: Area) -> tuple[int, int]:
+        """Rows and columns of every window of an area."""
+        return min(self.side, area.geobox.height), min(self.side, area.geobox.width)
+
+    def touching(self, area: Area, span: Span) -> list[Span]:
+        """Windows that share a patch with a span, row by row."""
+        (rows, cols), whole = self.shape(area), area.span
+        tops = [t for t in self.starts(whole.bottom) if t < span.bottom and t + rows > span.top]
+        lefts = [left for left in self.starts(whole.right) if left < span.right and left + cols > span.left]
+        return [Span(top, top + rows, left, left + cols) for top in tops for left in lefts]
+
+    def around(self, area: Area, span: Span) -> Span:
+        """All patches that the windows touching a span hold."""
+        rows = self._reach(area.geobox.height, span.top, span.bottom)
+        return Span(*rows, *self._reach(area.geobox.width, span.left, span.right))
+
+    def _reach(self, length: int, start: int, stop: int) -> tuple[int, int]:
+        """From the first patch of the first window that touches a range to after the last of the last."""
+        side, end = min(self.side, length), max(length - self.side, 0)
+        first = min(max(0, (start - side) // self.step + 1) * self.step, end)
+        last = end if end < stop else (stop - 1) // self.step * self.step
+        return first, last + side
+
+    def borders(self, area: Area) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Rows and columns (of the area, without the first) where a window begins or ends, or counts for most anew."""
+        found = []
+        for length, side in zip(area.span.shape, self.shape(area), strict=True):
+            at = np.zeros(length, bool)
+            starts = self.starts(length)
+            ends = [start + side for start in starts]
+            middles = [(end + start) // 2 for end, start in zip(ends[:-1], starts[1:], strict=True)]
+            at[[place for place in (*starts, *ends, *middles) if 0 < place < length]] = True
+            found.append(at[1:])
+        return found[0], found[1]
+
+
+def fading(side: int) -> NDArray[np.float32]:
+    """Weights along a side of a window: a raised cosine, above 0 everywhere.
+
+    Examples:
+        >>> [round(float(weight), 2) for weight in fading(4)]
+        [0.15, 0.85, 0.85, 0.15]
+    """
+    return np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2
+
+
+def fade(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Weights (row col) over a window."""
+    return np.outer(fading(shape[0]), fading(shape[1]))
+
+
+class Blend:
+    """A weighted mean of windows over a span, and whether anybody saw; `side` values along a side of each patch."""
+
+    def __init__(self, span: Span, dim: int, side: int = 1) -> None:
+        self._span, self._side = span, side
+        shape = span.shape[0] * side, span.shape[1] * side
+        self._sum = np.zeros((*shape, dim), np.float32)
+        self._weight = np.zeros((*shape, 1), np.float32)
+
+    def add(
+        self, window: Span, vectors: NDArray[np.float32], valid: NDArray[np.bool_], weight: NDArray[np.float32]
+    ) -> None:
+        """Take in the vectors (row col dim) of a window where they are valid (row col)."""
+        part = window.shared_with(self._span)
+        mine, theirs = (self._fine(part.within(outer)) for outer in (self._span, window))
+        counts = (weight * valid)[theirs][..., None]
+        self._sum[mine] += counts * np.where(valid[theirs][..., None], vectors[theirs], 0)
+        self._weight[mine] += counts
+
+    def result(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The mean (row col dim), NaN where nobody saw, and where somebody did."""
+        seen = self._weight[..., 0] > 0
+        return np.where(seen[..., None], self._sum / np.where(seen[..., None], self._weight, 1), np.nan), seen
+
+    def _fine(self, slices: tuple[slice, slice]) -> tuple[slice, ...]:
+        return tuple(slice(one.start * self._side, one.stop * self._side) for one in slices)
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Disagreement between neighbouring patches, at the borders of windows and elsewhere.
+
+    The seam score is the first over the second: 1 where borders cannot be told.
+    """
+
+    border: float = 0.0
+    """Sum of the distances of neighbours across a border."""
+    num_border: int = 0
+    inside: float = 0.0
+    """Sum of those of other neighbours."""
+    num_inside: int = 0
+
+    @property
+    def score(self) -> float | None:
+        """Mean distance at borders over that elsewhere; None where one of them is not known, or is nothing."""
+        if not (self.num_border and self.num_inside and self.inside):
+            return None
+        return (self.border / self.num_border) / (self.inside / self.num_inside)
+
+    def __add__(self, other: Seams) -> Seams:
+        return Seams(self.border + other.border, self.num_border + other.num_border,
+                     self.inside + other.inside, self.num_inside + other.num_inside)  # fmt: skip
+
+    @classmethod
+    def of(
+        cls, vectors: NDArray[np.float32], valid: NDArray[np.bool_], span: Span, area: Area, windowing: Windowing
+    ) -> Seams:
+        """Measured on the patches (row col dim) of a span."""
+        total = cls()
+        at_rows, at_cols = windowing.borders(area)
+        for axis, borders in ((0, at_rows[span.top : span.bottom - 1]), (1, at_cols[span.left : span.right - 1])):
+            along, known = np.moveaxis(vectors, axis, 0), np.moveaxis(valid, axis, 0)
+            both = known[1:] & known[:-1]
+            apart = np.where(both, np.linalg.norm(np.where(both[..., None], along[1:] - along[:-1], 0), axis=-1), 0)
+            here = both & borders[:, None]
+            total += cls(float(apart[here].sum(dtype=np.float64)), int(here.sum()),
+                         float(apart[both & ~here].sum(dtype=np.float64)), int((both & ~here).sum()))  # fmt: skip
+        return total

@@ -1,0 +1,283 @@
+"""Ground of any size as a grid of patches, cut in shards that are computed and written one by one.
+
+A tile is seen at once; an area is not. Nothing here opens a raster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import SourceError
+from anysat.geo.grid import (
+    Box,
+    Footprint,
+    bounds_of,
+    check_overlap,
+    check_patch_size,
+    choose_crs,
+    crs_of,
+    is_metric,
+    snap,
+)
+from anysat.modalities import Modality
+from anysat.patches import SubpatchOrder
+
+_ZONE_DEG, _FURTHEST_DEG, _STEP_DEG = 6.0, 84.0, 0.05
+_TOUCHES = 1e-3
+"""Share of a patch by which ground may reach into it without taking it in."""
+
+
+class Span(NamedTuple):
+    """Rows and columns of patches, from the first to before the last."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of an array over the whole area."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def within(self, outer: Span) -> tuple[slice, slice]:
+        """Rows and columns of an array over another span that holds this one."""
+        return (slice(self.top - outer.top, self.bottom - outer.top),
+                slice(self.left - outer.left, self.right - outer.left))  # fmt: skip
+
+    def shared_with(self, other: Span) -> Span:
+        """What both have; a side is not positive where there is nothing."""
+        return Span(max(self.top, other.top), min(self.bottom, other.bottom),
+                    max(self.left, other.left), min(self.right, other.right))  # fmt: skip
+
+    def is_empty(self) -> bool:
+        """Whether it has no patch."""
+        return min(self.shape) <= 0
+
+    def cut(self, side: int) -> Iterator[Span]:
+        """Squares of that side, row by row; the last of each row and column are smaller."""
+        for top in range(self.top, self.bottom, side):
+            for left in range(self.left, self.right, side):
+                yield Span(top, min(top + side, self.bottom), left, min(left + side, self.right))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Area:
+    """Ground in one reference system, cut in patches and those in shards."""
+
+    geobox: GeoBox
+    """One pixel per patch, north-up."""
+    patch_size_m: float
+    shard: int
+    """Patches along a side of a shard, the unit of work and of writing."""
+    crs_reason: str
+    """Why this reference system."""
+    name: str = ""
+    """What tells this part from the others of an area that is split; empty where there is one."""
+    wanted: Any = None
+    """What is asked for (a shapely geometry in the reference system); None for all of it."""
+
+    @property
+    def span(self) -> Span:
+        """All patches."""
+        return Span(0, self.geobox.height, 0, self.geobox.width)
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """Rows and columns of shards."""
+        return math.ceil(self.geobox.height / self.shard), math.ceil(self.geobox.width / self.shard)
+
+    def shard_span(self, row: int, col: int) -> Span:
+        """Patches of a shard; the last ones are smaller."""
+        whole = Span(row * self.shard, (row + 1) * self.shard, col * self.shard, (col + 1) * self.shard)
+        return whole.shared_with(self.span)
+
+    def patches(self, span: Span) -> GeoBox:
+        """Grid of some patches; they may lie outside the area."""
+        return self.pixels(span, self.patch_size_m)
+
+    def pixels(self, span: Span, pixel_m: float) -> GeoBox:
+        """Grid of pixels that divide the patches of a span."""
+        left, top = self._corner(span)
+        rows, cols = (round(count * self.patch_size_m / pixel_m) for count in span.shape)
+        return GeoBox((rows, cols), Affine(pixel_m, 0, left, 0, -pixel_m, top), crs_of(self.geobox))
+
+    def covering(self, span: Span, modality: Modality) -> GeoBox:
+        """Grid of a modality over a span: its pixels divide the patches, or cover the span and are centred on it."""
+        if not modality.covers_tile:
+            return self.pixels(span, modality.gsd_m)
+        (left, top), gsd_m = self._corner(span), modality.gsd_m
+        height_m, width_m = (count * self.patch_size_m for count in span.shape)
+        rows, cols = (math.ceil(round(side / gsd_m, 6)) for side in (height_m, width_m))
+        left, top = left - (cols * gsd_m - width_m) / 2, top + (rows * gsd_m - height_m) / 2
+        return GeoBox((rows, cols), Affine(gsd_m, 0, round(left, 4), 0, -gsd_m, round(top, 4)), crs_of(self.geobox))
+
+    def inside(self, span: Span) -> NDArray[np.bool_]:
+        """Which patches of a span touch what is asked for."""
+        if self.wanted is None:
+            return np.ones(span.shape, bool)
+        from rasterio.features import geometry_mask
+
+        grid = self.patches(span)
+        return geometry_mask([self.wanted], span.shape, grid.affine, all_touched=True, invert=True)
+
+    def _corner(self, span: Span) -> tuple[float, float]:
+        affine = self.geobox.affine
+        return affine.c + span.left * self.patch_size_m, affine.f - span.top * self.patch_size_m
+
+
+def plan_areas(
+    footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder, *, shard: int, wanted: Any = None
+) -> list[Area]:
+    """The ground that the sources share, or the part of it that is wanted, in patches; one area per reference system.
+
+    Patches are counted from the north-west corner of the shared ground, so that the areas cut from the same sources
+    have the same patches; those at the edges may reach over it. The reference system is that of the source with the
+    finest pixels among those in true metres, else the UTM zone. Where the finest source lies in several zones, or
+    degrees reach over several, each zone is an area of its own.
+
+    Args:
+        footprints: where the sources lie; each needs a georeference.
+        patch_size_m: side of a patch.
+        order: order of sub-patches of the model, which says what a patch must hold whole ones of.
+        shard: patches along a side of a shard.
+        wanted: a shapely geometry in degrees (`geo.ground.read_ground`); None for all of the shared ground.
+
+    Raises:
+        SourceError: a source has no georeference; sources, or what is wanted, do not overlap.
+        PatchSizeError: the patch breaks sub-patches.
+    """
+    for footprint in footprints:
+        if not footprint.geoboxes:
+            raise SourceError(
+                footprint.name, "it has no georeference, so its place in an area is not known", "write one into it"
+            )
+    tiling = [f for f in footprints if not f.modality.covers_tile] or list(footprints)
+    zones = _zones(tiling, wanted)
+    parts = []
+    for crs, reason, band in zones:
+        ground = _clipped(wanted, band)
+        area = _area_in(crs, reason, footprints, tiling, ground, patch_size_m, order, shard)
+        if area is not None:
+            parts.append(replace(area, name=_zone_name(crs) if len(zones) > 1 else ""))
+    if not parts:
+        names = ", ".join(footprint.name for footprint in footprints)
+        raise SourceError(names, "the ground that they share has nothing of the area", "check the area's coordinates")
+    return parts
+
+
+def _area_in(
+    crs: CRS, reason: str, footprints: Sequence[Footprint], tiling: Sequence[Footprint], ground: Any,
+    patch_size_m: float, order: SubpatchOrder, shard: int,
+) -> Area | None:  # fmt: skip
+    """The part of the ground in one reference system; None where there is nothing of it."""
+    boxes = [(f.name, bounds_of(_of_zone(f, crs), crs)) for f in footprints]
+    if ground is None:
+        check_overlap(boxes)
+    data = _all_share([bounds_of(_of_zone(f, crs), crs) for f in tiling])
+    extent, wanted = _all_share([box for _, box in boxes]), None
+    if ground is not None:
+        wanted = _projected(ground, crs)
+        extent = extent.shared_with(Box(*wanted.bounds)) if not wanted.is_empty else Box(0, 0, 0, 0)
+    if extent.is_empty() or data.is_empty():
+        return None
+    patch_m = check_patch_size(patch_size_m, [f.modality for f in tiling], order, extent)
+    left, top, _ = snap(data, tiling, crs, inwards=False)
+    rows = _whole((top - extent.top) / patch_m, (top - extent.bottom) / patch_m)
+    cols = _whole((extent.left - left) / patch_m, (extent.right - left) / patch_m)
+    corner = Affine(patch_m, 0, round(left + cols[0] * patch_m, 4), 0, -patch_m, round(top - rows[0] * patch_m, 4))
+    return Area(
+        geobox=GeoBox((rows[1] - rows[0], cols[1] - cols[0]), corner, crs), patch_size_m=patch_m, shard=shard,
+        crs_reason=reason, wanted=wanted,
+    )  # fmt: skip
+
+
+def _whole(first: float, last: float) -> tuple[int, int]:
+    """From the first to after the last patch that these places, counted in patches, reach into."""
+    start = math.floor(first + _TOUCHES)
+    return start, max(math.ceil(last - _TOUCHES), start + 1)
+
+
+def _all_share(boxes: Sequence[Box]) -> Box:
+    return reduce(Box.shared_with, boxes)
+
+
+def _of_zone(footprint: Footprint, crs: CRS) -> Footprint:
+    """The rasters of a source in a reference system, where it has some, else all."""
+    own = tuple(geobox for geobox in footprint.geoboxes if geobox.crs == crs)
+    return replace(footprint, geoboxes=own or footprint.geoboxes)
+
+
+def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:
+    """Reference systems, why, and the longitudes of each where there are several."""
+    crs, reason = choose_crs(tiling)
+    finest = min((f for f in tiling if any(is_metric(box) for box in f.geoboxes)), key=_pixel_m, default=None)
+    if finest is not None:
+        systems = list(dict.fromkeys(crs_of(box) for box in finest.geoboxes if is_metric(box)))
+        bands = [_utm_band(system) for system in systems]
+        if len(systems) == 1 or None in bands:
+            return [(crs, reason, None)]
+        return [(s, f"zones of {finest.name}", band) for s, band in zip(systems, bands, strict=True)]
+    west, _, east, _ = _degrees(tiling) if wanted is None else wanted.bounds
+    south, north = (_degrees(tiling) if wanted is None else wanted.bounds)[1::2]
+    first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - 1e-9))
+    if first == last:
+        return [(crs, reason, None)]
+    middles = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
+    return [(CRS.utm(sum(band) / 2, (south + north) / 2), "UTM zones, because no input is in true metres", band)
+            for band in middles]  # fmt: skip
+
+
+def _pixel_m(footprint: Footprint) -> float:
+    return min(abs(box.affine.determinant) ** 0.5 for box in footprint.geoboxes if is_metric(box))
+
+
+def _utm_band(crs: CRS) -> tuple[float, float] | None:
+    """Longitudes of a UTM zone (EPSG 326xx and 327xx); None for another system."""
+    zone = (crs.epsg or 0) % 100
+    if (crs.epsg or 0) // 100 not in (326, 327) or not 1 <= zone <= 60:
+        return None
+    return (zone - 31) * _ZONE_DEG, (zone - 30) * _ZONE_DEG
+
+
+def _zone_name(crs: CRS) -> str:
+    return f"utm{(crs.epsg or 0) % 100:02d}{'n' if (crs.epsg or 0) // 100 == 326 else 's'}"
+
+
+def _degrees(footprints: Sequence[Footprint]) -> Box:
+    """Longitudes and latitudes that all sources share."""
+    return _all_share([bounds_of(footprint, CRS("EPSG:4326")) for footprint in footprints])
+
+
+def _clipped(wanted: Any, band: tuple[float, float] | None) -> Any:
+    import shapely
+
+    if band is None:
+        return wanted
+    zone = shapely.box(band[0], -_FURTHEST_DEG, band[1], _FURTHEST_DEG)
+    return zone if wanted is None else wanted.intersection(zone)
+
+
+def _projected(ground: Any, crs: CRS) -> Any:
+    """A geometry in degrees in a reference system, its long edges with points between."""
+    import shapely
+    from pyproj import Transformer
+
+    transformer = Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True)
+    dense = shapely.segmentize(ground, _STEP_DEG)
+    return shapely.transform(dense, lambda points: np.stack(transformer.transform(*points.T), axis=1))

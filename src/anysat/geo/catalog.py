@@ -1,0 +1,390 @@
+"""STAC documents for a finished store: a static catalog beside it that tells what the files are and are made from.
+
+`OUT.stac/catalog.json` links a collection and an item for each group, and an item of the model. Embeddings carry the
+`emb:` fields, the model the `mlm:` fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from anysat.errors import RecordError
+from anysat.geo.conventions import uri
+from anysat.geo.stored import StoredGroup, open_stored, provenance_of
+from anysat.geo.tables import times_of
+from anysat.geo.writers import staged
+from anysat.modalities import Modality
+
+if TYPE_CHECKING:
+    import pystac
+
+EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
+MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+"""What pystac's extension writes as 1.4.0 is valid as 1.5.2."""
+EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
+"""In whose list the bands are that inputs of the model refer to: STAC 1.1 itself has them in assets only."""
+_MEDIA = {".zarr": "application/vnd.zarr; version=3", ".parquet": "application/vnd.apache.parquet",
+          ".tif": "image/tiff; application=geotiff; profile=cloud-optimized"}  # fmt: skip
+_DATA_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
+_EDGE_PARTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The model that made a store."""
+
+    name: str
+    """Hub id, path or address of the weights."""
+    digest: str
+    """Of the weights: `sha256:…`."""
+    num_parameters: int
+    dim: int
+    """Length of a patch embedding."""
+    modalities: Sequence[Modality]
+    licence: str = ""
+    """SPDX name where it is known."""
+    statistics: str = ""
+    """What values are standardised with."""
+    tasks: Sequence[str] = ("similarity-search",)
+    """Of the mlm extension's list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """What a meter read; only ever from a meter."""
+
+    device: str
+    """cpu or gpu."""
+    energy_kwh: float
+    duration_s: float
+    max_power_w: float | None = None
+    name: str = ""
+    """Of the device."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "gpu"):
+            raise RecordError("energy: device", self.device, "cpu or gpu")
+        if not (self.energy_kwh >= 0 and self.duration_s >= 0):
+            raise RecordError("energy", (self.energy_kwh, self.duration_s), "kWh and seconds from 0 on")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `emb:energy` object."""
+        found: dict[str, Any] = {
+            "device_type": self.device,
+            "energy_kwh": self.energy_kwh,
+            "inference_duration_s": self.duration_s,
+        }
+        if self.duration_s:
+            found["avg_power_w"] = self.energy_kwh * 3.6e6 / self.duration_s
+        if self.max_power_w is not None:
+            found["max_power_w"] = self.max_power_w
+        return found | ({"name": self.name} if self.name else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """How a store was made."""
+
+    model: ModelFacts
+    inputs: Mapping[str, Mapping[str, Any]]
+    """By modality: `path` or `paths`, and `dates`."""
+    options: Mapping[str, Any]
+    """Anything that turns into JSON: patch size, periods, halo …"""
+    version: str
+    """Of this package."""
+    finished: datetime
+    preprocessing: str = "standardise"
+    """Steps before the model, in words that are joined by commas."""
+    postprocessing: str = ""
+    seconds: float | None = None
+    energy: Energy | None = None
+    licence: str = "other"
+    """Of the product: an SPDX name or `other`."""
+    software: Mapping[str, str] = field(default_factory=dict)
+    """Versions of what else took part."""
+
+    @classmethod
+    def of(
+        cls, store: Path, model: ModelFacts, *, energy: Energy | None = None, finished: datetime | None = None
+    ) -> Self:
+        """What a finished store says of its making (`inputs`, `options`, `version`, `last_run_s`), and the rest.
+
+        Args:
+            store: NAME.zarr.
+            model: the model that made it.
+            energy: what a meter read.
+            finished: when it was; None for now.
+        """
+        told = provenance_of(store)
+        made_from, summary = told.get("made_from", {}), told.get("summary", {})
+        return cls(
+            model=model, inputs=made_from.get("inputs", {}), options=made_from.get("options", {}),
+            version=str(made_from.get("version") or told.get("version", "")), finished=finished or datetime.now(UTC),
+            seconds=summary.get("last_run_s", {}).get("wall"), energy=energy,
+        )  # fmt: skip
+
+
+def catalog_of(store: Path) -> Path:
+    """Where the documents of a store lie."""
+    return store.with_suffix(".stac")
+
+
+def write_catalog(
+    store: Path, run: RunFacts, *, exports: Mapping[str, Sequence[Path]] | None = None, overwrite: bool = False
+) -> Path:
+    """Write the documents beside a finished store; returns `catalog.json`.
+
+    Args:
+        store: NAME.zarr.
+        run: how it was made.
+        exports: further files of each group.
+        overwrite: replace documents that exist.
+
+    Raises:
+        SourceError, MissingFileError: there is no such store.
+        WriteError: documents exist or cannot be written; nothing is left behind.
+    """
+    import pystac
+
+    groups, final = open_stored(store), catalog_of(store.absolute())
+    root = pystac.Catalog(id=store.stem, description=f"What {store.name} holds and is made from", title=store.stem)
+    model = model_item(run)
+    root.add_item(model)
+    for name, group in groups.items():
+        item = product_item(store, group, run)
+        for path in (exports or {}).get(name, ()):
+            item.add_asset(_asset_key(path), _asset(path, final / name / item.id))
+        collection = product_collection(store, group, run, item)
+        root.add_child(collection)
+        collection.add_item(item)
+    with staged([final], overwrite=overwrite) as folder:
+        _save(root, model, groups, store, final, folder / final.name)
+    return final / "catalog.json"
+
+
+def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
+    """The item of one group: its place, time, processing, and the store as its asset."""
+    import pystac
+    from pystac.extensions.processing import ProcessingExtension
+    from pystac.extensions.projection import ProjectionExtension
+
+    footprint = _footprint(group)
+    start, end = _interval(group, run)
+    item = pystac.Item(
+        id=f"{store.stem}-{group.name}", geometry=footprint, bbox=_bbox(footprint), datetime=None, properties={},
+        start_datetime=start, end_datetime=end,
+    )  # fmt: skip
+    item.common_metadata.gsd = abs(group.geobox.resolution.x)
+    item.common_metadata.created = run.finished
+    code = group.attributes.get("proj:code")
+    crs = {"code": code} if code else {"wkt2": group.geobox.crs.to_wkt() if group.geobox.crs else None}
+    bounds = group.geobox.boundingbox
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        **crs, shape=list(group.geobox.shape), transform=list(group.geobox.affine)[:6],
+        bbox=[bounds.left, bounds.bottom, bounds.right, bounds.top],
+    )  # fmt: skip
+    ProcessingExtension.ext(item, add_if_missing=True).apply(
+        software={"anysat": run.version, **run.software}, version=run.version, processing_datetime=run.finished,
+        lineage=f"{group.variable} of {', '.join(run.inputs)} by {run.model.name} ({run.model.digest})",
+    )  # fmt: skip
+    item.properties.update(_provenance(group, run))
+    if group.is_embedding:
+        item.stac_extensions.append(EMB)
+        item.properties.update(_emb_item(group, run))
+    _link_sources(item, run)
+    return item
+
+
+def _provenance(group: StoredGroup, run: RunFacts) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "anysat:inputs": {key: dict(given) for key, given in run.inputs.items()},
+        "anysat:weights": run.model.digest,
+        "anysat:periods": [[str(first), str(last)] for first, last in group.periods],
+    }
+    return found if run.seconds is None else found | {"anysat:seconds": run.seconds}
+
+
+def _emb_item(group: StoredGroup, run: RunFacts) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "emb:runtime_parameters": dict(run.options),
+        "emb:preprocessing": {"format": "anysat", "expression": run.preprocessing},
+    }
+    if run.postprocessing:
+        found["emb:postprocessing"] = {"format": "anysat", "expression": run.postprocessing}
+    quantisation = group.attributes.get("geoemb:quantization")
+    if quantisation:
+        told = {key: quantisation[key] for key in ("method", "original_dtype", "quantized_dtype")}
+        scale = group.scale
+        found["emb:quantization"] = told | ({} if scale is None else {"scale": [float(step) for step in scale]})
+    if run.energy is not None:
+        found["emb:energy"] = run.energy.to_dict()
+    return found
+
+
+def product_collection(store: Path, group: StoredGroup, run: RunFacts, item: pystac.Item) -> pystac.Collection:
+    """The collection of one group, with the `emb:` fields if it holds embeddings."""
+    import pystac
+
+    start, end = _interval(group, run)
+    extent = pystac.Extent(pystac.SpatialExtent([item.bbox or []]), pystac.TemporalExtent([[start, end]]))
+    facts = group.attributes
+    what = "Embeddings" if group.is_embedding else "Map"
+    found = pystac.Collection(
+        id=f"{store.stem}-{group.name}-collection", extent=extent, license=run.licence,
+        title=f"{store.stem}: {group.name}",
+        description=f"{what} ({group.name}, {group.variable}) by {run.model.name}, written by anysat {run.version}",
+    )  # fmt: skip
+    if group.is_embedding:
+        found.stac_extensions.append(EMB)
+        fields = {"emb:type": facts["geoemb:type"], "emb:dimensions": facts["geoemb:dimensions"],
+                  "data_type": _DATA_TYPES[group.array.dtype.name], "gsd": facts["geoemb:gsd"]}  # fmt: skip
+        if "geoemb:chip_layout" in facts:
+            fields["emb:chip_layout"] = facts["geoemb:chip_layout"]
+        if len(group.periods) > 1:
+            fields["emb:temporal_resolution"] = f"{len(group.periods)} periods"
+        found.extra_fields.update(fields)
+    _link_sources(found, run)
+    return found
+
+
+def model_item(run: RunFacts) -> pystac.Item:
+    """The model as an MLM item."""
+    import pystac
+    from pystac.extensions.mlm import (
+        AssetGeneralMLMExtension,
+        MLMExtension,
+        ModelOutput,
+        ResultStructure,
+        TaskType,
+    )
+
+    model = run.model
+    whole = {"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]}
+    item = pystac.Item(
+        id="model", geometry=whole, bbox=[-180.0, -90.0, 180.0, 90.0], datetime=run.finished,
+        properties={"anysat:weights": model.digest, "anysat:statistics": model.statistics},
+    )  # fmt: skip
+    names = {f"{modality.key}.{band}" for modality in model.modalities for band in modality.band_names}
+    item.properties["eo:bands"] = [{"name": name} for name in sorted(names)]
+    inputs = [_model_input(modality) for modality in model.modalities]
+    patches = ResultStructure.create([-1, -1, -1, model.dim], ["batch", "height", "width", "dim"], "float32")  # type: ignore[arg-type]
+    output = ModelOutput.create(name="patch", tasks=[TaskType(task) for task in model.tasks], result=patches)
+    MLMExtension.ext(item, add_if_missing=True).apply(
+        name=_model_name(model.name), architecture="AnySat", tasks=[TaskType(task) for task in model.tasks],
+        framework="PyTorch", total_parameters=model.num_parameters, pretrained=True, input=inputs, output=[output],
+    )  # fmt: skip
+    asset = pystac.Asset(
+        href=uri(model.name), roles=["mlm:model"], title="weights", media_type="application/octet-stream"
+    )
+    item.add_asset("weights", asset)
+    AssetGeneralMLMExtension.ext(asset).apply(artifact_type="safetensors.torch.save_file")
+    item.properties = {key: value for key, value in item.properties.items() if value not in (None, "")}
+    item.stac_extensions = [EO, *(MLM if "/mlm/" in name else name for name in item.stac_extensions)]
+    if model.licence:
+        item.properties["license"] = model.licence
+    return item
+
+
+def _model_input(modality: Modality) -> Any:
+    from pystac.extensions.mlm import InputStructure, ModelBand, ModelInput
+
+    shape: Any = [-1, -1, len(modality.band_names), -1, -1]
+    return ModelInput.create(
+        name=modality.key, bands=[ModelBand.create(f"{modality.key}.{band}") for band in modality.band_names],
+        input=InputStructure.create(shape, ["batch", "time", "bands", "height", "width"], "float32"),  # type: ignore[arg-type]
+        description=f"{modality.sensor}, {modality.gsd_m:g} m, in the units of the statistics",
+    )  # fmt: skip
+
+
+def _save(
+    root: pystac.Catalog, model: pystac.Item, groups: Iterable[str], store: Path, final: Path, folder: Path
+) -> None:
+    """Write with relative links, as they will be right in the final place."""
+    import os
+
+    import pystac
+    from pystac.layout import CustomLayoutStrategy
+
+    def place(name: str) -> str:
+        return str(folder / name)
+
+    of_item = {f"{store.stem}-{name}": f"{name}/item.json" for name in groups} | {model.id: "model.json"}
+    of_collection = {f"{store.stem}-{name}-collection": f"{name}/collection.json" for name in groups}
+    layout = CustomLayoutStrategy(
+        catalog_func=lambda *_: place("catalog.json"),
+        collection_func=lambda collection, *_: place(of_collection[collection.id]),
+        item_func=lambda item, *_: place(of_item[item.id]),
+    )
+    for collection in root.get_collections():
+        name = Path(of_collection[collection.id]).parent
+        for item in collection.get_items():
+            key = "embeddings" if any(link == EMB for link in item.stac_extensions) else "map"
+            href = os.path.relpath(store.absolute(), final / name)
+            item.add_asset(key, pystac.Asset(href=href, media_type=_MEDIA[".zarr"], roles=["data"], title=store.name))
+        title = "Model as a STAC MLM item"
+        for owner in (collection, *collection.get_items()):
+            owner.add_link(pystac.Link("emb:model", model, media_type="application/geo+json", title=title))
+    root.normalize_hrefs(str(folder), strategy=layout)
+    folder.mkdir(parents=True)
+    root.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
+
+
+def _link_sources(owner: pystac.Item | pystac.Collection, run: RunFacts) -> None:
+    import pystac
+
+    for key, found in run.inputs.items():
+        paths = found.get("paths") or [found.get("path", key)]
+        for path in paths:
+            owner.add_link(pystac.Link("emb:source-data", uri(str(path)), title=key))
+
+
+def _interval(group: StoredGroup, run: RunFacts) -> tuple[datetime, datetime]:
+    """First instant and last second of all periods, else of the inputs' dates, else when it was made."""
+    days = [day for period in group.periods for day in period]
+    if not days:
+        days = [date.fromisoformat(str(day)[:10]) for found in run.inputs.values() for day in found.get("dates", ())]
+    if not days:
+        return run.finished, run.finished
+    columns = times_of((min(days), max(days)), 1)
+    start, end = columns["start_datetime"][0], columns["end_datetime"][0]
+    assert start is not None
+    assert end is not None
+    return start, end
+
+
+def _footprint(group: StoredGroup) -> dict[str, Any]:
+    """Outline of the grid in longitude and latitude, to the centimetre."""
+    step = max(group.geobox.extent.boundingbox.span_x, group.geobox.extent.boundingbox.span_y) / _EDGE_PARTS
+    rings = group.geobox.extent.segmented(step).to_crs("EPSG:4326").json["coordinates"]
+    return {"type": "Polygon", "coordinates": [[[round(v, 7) for v in point] for point in ring] for ring in rings]}
+
+
+def _bbox(footprint: Mapping[str, Any]) -> list[float]:
+    points = [point for ring in footprint["coordinates"] for point in ring]
+    lon, lat = zip(*points, strict=True)
+    return [min(lon), min(lat), max(lon), max(lat)]
+
+
+def _asset_key(path: Path) -> str:
+    return re.sub(r"[^\w-]+", "_", path.name)
+
+
+def _asset(path: Path, item_folder: Path) -> pystac.Asset:
+    import os
+
+    import pystac
+
+    href = os.path.relpath(path.absolute(), item_folder.parent)
+    return pystac.Asset(href=href, media_type=_MEDIA.get(path.suffix), roles=["data"], title=path.name)
+
+
+def _model_name(name: str) -> str:
+    """As the extension wants it: letters first, no slash."""
+    found = re.sub(r"[^a-zA-Z0-9_.\-\s]+", "-", name).strip("-_. ")
+    found = re.sub(r"^[^a-zA-Z]+", "", found)
+    return found if len(found) > 2 else f"model-{found or 0}"

@@ -1,0 +1,315 @@
+"""Where imagery lies and how it is to be understood, as the user says: `MODALITY=PATH`, a YAML file, or a mapping."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from anysat.errors import MissingFileError, RecordError, UnknownNameError
+from anysat.geo.layers import Decoding
+from anysat.geo.quality import QUALITY_KINDS, Quality
+from anysat.modalities import UNITS
+
+Between = tuple[np.datetime64, np.datetime64]
+"""First and last day, both included."""
+LonLatBox = tuple[float, float, float, float]
+"""West, south, east and north in degrees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputPath:
+    """What the user typed for one input: `MODALITY=PATH`, with `::PART` and `@DATE` where needed.
+
+    >>> InputPath.parse("s2=tile.h5::sen-2")
+    InputPath(key='s2', path='tile.h5', part='sen-2', date=None)
+    """
+
+    key: str
+    """Modality key."""
+    path: str
+    part: str | None = None
+    """Series of an HDF5 file, or variable of a cube."""
+    date: np.datetime64 | None = None
+    """Date of an undated image, or the one date to take of several."""
+
+    @classmethod
+    def parse(cls, words: str) -> InputPath:
+        """Split what was typed; refuses what is not `MODALITY=PATH`."""
+        key, equals, path = words.partition("=")
+        if not equals or not key or not path:
+            raise RecordError("input", words, "MODALITY=PATH, such as s2=cube.nc")
+        date = None
+        if found := re.search(r"@(\d{4}-\d\d-\d\d)$", path):
+            path = path[: found.start()]
+            try:
+                date = np.datetime64(found[1], "D")
+            except ValueError:
+                raise RecordError("input", words, "a calendar date after @") from None
+        path, _, part = path.partition("::")
+        return cls(key=key, path=path, part=part or None, date=date)
+
+    def __str__(self) -> str:
+        return self.path + (f"::{self.part}" if self.part else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDescription:
+    """One source of imagery: where it lies, and what its metadata do not say or say wrongly.
+
+    >>> SourceDescription(path="cube.nc", bands={"B2": "blue"}, dates=("2024-03-01", "2024-10-31")).dates
+    (np.datetime64('2024-03-01'), np.datetime64('2024-10-31'))
+    """
+
+    path: str | None = None
+    """File or folder, with `::PART` and `@DATE` as in `MODALITY=PATH`. Either this or `stac`."""
+    stac: str | None = None
+    """STAC catalog, collection, item or list of items (a JSON file or its address), or the address of a STAC API."""
+    collection: tuple[str, ...] = ()
+    """Collections to take of a STAC catalog; needed where it holds several."""
+    bands: Mapping[str, str] | tuple[str, ...] = field(default_factory=dict)
+    """Band, asset or variable that each band of the modality is, `{B2: blue}`; or the names of all stored bands in
+    their order, `[R, G, B, NIR]`. What is left out is matched by the names in the metadata."""
+    units: str | Mapping[str, str] = field(default_factory=dict)
+    """Unit of all bands, or of each; counts before what the metadata say."""
+    scale: float | None = None
+    """A value is the stored number times `scale` plus `offset`. Giving one of them replaces both that the metadata
+    state, and the rule for Sentinel-2 of 2022."""
+    offset: float | None = None
+    """See `scale`; -1000 for Sentinel-2 numbers of processing baseline 04.00 and later that nobody has shifted."""
+    offset_from: np.datetime64 | None = None
+    """First day `offset` holds for; None for all. Sentinel-2 as it was delivered at the time: 2022-01-25."""
+    nodata: float | None = None
+    """Stored number that means "no data", in place of what the metadata state."""
+    quality: Quality | None = None
+    """Layer that tells clouds and other invalid pixels; None masks nothing."""
+    dates: Between | None = None
+    """First and last day to take, both included."""
+
+    def __post_init__(self) -> None:
+        one_place = "a path or a STAC address, one of the two"
+        if self.path is not None and self.stac is not None:
+            raise RecordError("path", self.path, one_place)
+        for name in ("path", "stac"):
+            if getattr(self, name) is not None and not (isinstance(getattr(self, name), str) and getattr(self, name)):
+                raise RecordError(name, getattr(self, name), "text that is not empty")
+        for name, value in (("collection", _names(self.collection)), ("dates", _between(self.dates)),
+                            ("offset_from", _day("offset_from", self.offset_from)), ("bands", _bands(self.bands)),
+                            ("quality", as_quality(self.quality))):  # fmt: skip
+            object.__setattr__(self, name, value)
+        if self.collection and self.stac is None:
+            raise RecordError("collection", self.collection, "nothing, since `stac` is not given")
+        if self.offset_from is not None and not self.offset:
+            raise RecordError("offset_from", self.offset_from, "an `offset` that holds from that day")
+        for name in ("scale", "offset", "nodata"):
+            _check_number(name, getattr(self, name))
+        given = self.units.values() if isinstance(self.units, Mapping) else [self.units]
+        for unit in given:
+            if unit not in UNITS:
+                raise UnknownNameError("unit", unit, UNITS)
+
+    @property
+    def where(self) -> str:
+        """Where it lies, for messages."""
+        return self.path or self.stac or "data"
+
+    @property
+    def file(self) -> str:
+        """File or folder without part and date, or the address of a catalog; empty for what is in memory."""
+        return self.stac or ("" if self.path is None else InputPath.parse(f"input={self.path}").path)
+
+    @property
+    def decoding(self) -> Decoding:
+        """What is said about stored numbers."""
+        is_given = self.scale is not None or self.offset is not None
+        scaling = (1.0 if self.scale is None else float(self.scale), float(self.offset or 0)) if is_given else None
+        return Decoding(scaling=scaling, offset_from=self.offset_from, nodata=self.nodata)
+
+    def of_folder(self, folder: Path) -> SourceDescription:
+        """The same with paths that begin at a folder."""
+        quality = self.quality
+        if quality is not None and quality.layer is not None and (folder / quality.layer.partition("::")[0]).exists():
+            quality = replace(quality, layer=str(folder / quality.layer))
+        path = None if self.path is None else str(folder / self.path)
+        stac = self.stac if self.stac is None or is_url(self.stac) else str(folder / self.stac)
+        return replace(self, quality=quality, path=path, stac=stac)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values without what is not said, as in YAML; `from_dict` is the inverse."""
+        return cast("dict[str, Any]", _plain(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, record: Any, where: str = "source") -> SourceDescription:
+        """From plain values, as in YAML: a path, or fields; refuses unknown fields."""
+        if isinstance(record, str):
+            place = "stac" if is_stac(record) else "path"
+            record = {place: record}
+        values = _known(record, where, [field.name for field in fields(cls)])
+        if values.get("path") is None and values.get("stac") is None:
+            raise RecordError(where, dict(values), "a `path` or a `stac`")
+        try:
+            return cls(**values)
+        except RecordError as error:
+            raise _within(where, error) from None
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists, texts and numbers, without what is empty."""
+    if isinstance(value, Mapping):
+        empty = [
+            key for key, part in value.items() if part is None or (isinstance(part, (tuple, Mapping)) and not part)
+        ]
+        return {key: _plain(part) for key, part in value.items() if key not in empty}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, np.datetime64) else value
+
+
+def as_quality(given: Any) -> Quality | None:
+    """A quality layer from plain values: the name of a kind, or fields."""
+    if given is None or isinstance(given, Quality):
+        return given
+    if isinstance(given, str):
+        if given not in QUALITY_KINDS:
+            raise UnknownNameError("kind of quality layer", given, QUALITY_KINDS)
+        return Quality(kind=given)
+    return Quality(**_known(given, "quality", [field.name for field in fields(Quality)]))
+
+
+def is_url(location: str) -> bool:
+    """Whether it is an address on the network."""
+    return location.startswith(("http://", "https://"))
+
+
+def is_stac(location: str) -> bool:
+    """Whether a location is read as STAC: an address, or a JSON file."""
+    return is_url(location) or Path(location).suffix.lower() in (".json", ".geojson")
+
+
+def describe_sources(given: str | Path | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Sources by modality key, from words `MODALITY=PATH` and YAML files, or from a mapping.
+
+    A value of the mapping is a path, a `SourceDescription`, the fields of one, or what `source_of` takes, which is
+    passed on. Paths in a YAML file begin at its folder.
+
+    Raises:
+        RecordError: a modality is given twice, or something cannot be.
+        MissingFileError, UnknownNameError: there is no such YAML file, field, unit or kind.
+    """
+    if isinstance(given, Mapping):
+        return {key: _described(value, str(key)) for key, value in given.items()}
+    words = [str(given)] if isinstance(given, (str, Path)) else [str(word) for word in given]
+    found: dict[str, Any] = {}
+    for word in words:
+        for key, description in _of_word(word).items():
+            if key in found:
+                raise RecordError("input", word, f"each modality once, and {key!r} is {found[key].where} already")
+            found[key] = description
+    if not found:
+        raise RecordError("inputs", words, "at least one MODALITY=PATH, or a YAML file of sources")
+    return found
+
+
+def _of_word(word: str) -> dict[str, SourceDescription]:
+    if "=" not in word and Path(word).suffix.lower() in (".yaml", ".yml"):
+        return _of_yaml(Path(word))
+    given = InputPath.parse(word)
+    return {given.key: SourceDescription.from_dict(word.partition("=")[2])}
+
+
+def _of_yaml(file: Path) -> dict[str, SourceDescription]:
+    import yaml
+
+    if not file.is_file():
+        raise MissingFileError(file, "a YAML file of sources")
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecordError(str(file), str(error), "valid YAML") from error
+    if not isinstance(content, Mapping) or not content:
+        raise RecordError(str(file), content, "modality keys with a path or fields, such as `s2: {path: cube.nc}`")
+    return {
+        str(key): SourceDescription.from_dict(value, f"{file}, {key}").of_folder(file.parent.absolute())
+        for key, value in content.items()
+    }
+
+
+def _described(value: Any, key: str) -> Any:
+    if isinstance(value, (str, Mapping)) and not hasattr(value, "dims"):
+        return SourceDescription.from_dict(value, key)
+    return SourceDescription.from_dict(str(value), key) if isinstance(value, Path) else value
+
+
+def _known(record: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(record, Mapping):
+        raise RecordError(where, record, f"a name or path, or fields among {', '.join(known)}")
+    for name in record:
+        if name not in known:
+            raise UnknownNameError(f"field of {where}", name, known)
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _within(where: str, error: RecordError) -> RecordError:
+    error.args = (f"{where}, {error}",)
+    return error
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(name, str) and name for name in names):
+        raise RecordError("collection", given, "a name or a list of names")
+    return names
+
+
+def _bands(given: Any) -> Mapping[str, str] | tuple[str, ...]:
+    names = given.values() if isinstance(given, Mapping) else given
+    if isinstance(given, str) or not isinstance(names, Iterable):
+        raise RecordError("bands", given, "{modality band: stored band}, or a list of names")
+    if isinstance(given, Mapping):
+        if not all(isinstance(name, str) and name for name in (*given, *names)):
+            raise RecordError("bands", dict(given), "a name for each band (a number in quotes)")
+        return given
+    return tuple("-" if name is None else str(name) for name in names)
+
+
+def _between(given: Any) -> Between | None:
+    if given is None:
+        return None
+    expected = "the first and the last day, as [2024-03-01, 2024-10-31]"
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise RecordError("dates", given, expected)
+    days = tuple(given)
+    if len(days) != 2:
+        raise RecordError("dates", given, expected)
+    first, last = (_day("dates", day) for day in days)
+    assert first is not None, days
+    assert last is not None, days
+    if first > last:
+        raise RecordError("dates", f"{first} to {last}", "a first day that is not after the last")
+    return first, last
+
+
+def _day(name: str, given: Any) -> np.datetime64 | None:
+    if given is None:
+        return None
+    try:
+        if isinstance(given, (datetime.date, np.datetime64)) or re.fullmatch(r"\d{4}-\d\d-\d\d", str(given)):
+            return cast("np.datetime64", np.datetime64(given, "D"))
+    except ValueError:
+        pass
+    raise RecordError(name, given, "a day such as 2024-03-01")
+
+
+def _check_number(name: str, given: Any) -> None:
+    if given is None:
+        return
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
+        raise RecordError(name, given, "a number")
+    if name == "scale" and given == 0:
+        raise RecordError(name, given, "a number other than 0")

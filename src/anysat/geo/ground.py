@@ -1,0 +1,102 @@
+"""Where on Earth: bounds in degrees or a file of polygons, checked, as one geometry in degrees."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from anysat.errors import MissingFileError, RecordError, SourceError
+
+NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
+"""Latitudes between which there are UTM zones."""
+
+
+def read_ground(words: str) -> Any:
+    """What is meant by `WEST,SOUTH,EAST,NORTH` in degrees, or by the polygons of a vector file: a shapely geometry.
+
+    Raises:
+        RecordError: the numbers are no bounds; the area crosses the antimeridian or reaches a pole.
+        MissingFileError, SourceError: the file is not there, cannot be read, has no georeference or no valid polygon.
+
+    Examples:
+        >>> read_ground("4.3,50.8,4.4,50.9").bounds
+        (4.3, 50.8, 4.4, 50.9)
+    """
+    numbers = re.split(r"[,\s]+", words.strip().strip("[]()"))
+    ground = _box(words) if len(numbers) == 4 and all(map(_is_number, numbers)) else _polygons(words)
+    return _checked(words, ground)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _box(words: str) -> Any:
+    import shapely
+
+    west, south, east, north = (float(word) for word in re.split(r"[,\s]+", words.strip().strip("[]()")))
+    if west > east and east >= -180 and west <= 180:
+        raise RecordError("area", words, f"west before east; one across the antimeridian is two areas, "
+                          f"{west:g},{south:g},180,{north:g} and -180,{south:g},{east:g},{north:g}")  # fmt: skip
+    if not (west < east and south < north):
+        raise RecordError("area", words, "WEST,SOUTH,EAST,NORTH in degrees, west before east and south before north")
+    return shapely.box(west, south, east, north)
+
+
+def _polygons(words: str) -> Any:
+    import shapely
+
+    path = Path(words)
+    if not path.exists():
+        raise MissingFileError(path, "polygons of an area, or WEST,SOUTH,EAST,NORTH in degrees")
+    geometries, crs = _read(path)
+    if crs is None:
+        raise SourceError(path, "its polygons have no reference system", "write one into the file")
+    found = [one for one in geometries if one is not None and not one.is_empty]
+    if not found or any(one.geom_type not in ("Polygon", "MultiPolygon") for one in found):
+        kinds = ", ".join(dict.fromkeys(one.geom_type for one in found)) or "nothing"
+        raise SourceError(path, f"it holds {kinds}", "an area is a file of polygons")
+    for number, one in enumerate(found):
+        if not one.is_valid:
+            raise SourceError(path, f"polygon {number} is not valid: {shapely.is_valid_reason(one)}",
+                              "repair it, for example with shapely.make_valid")  # fmt: skip
+    return shapely.union_all(_in_degrees(found, crs))
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """Geometries and their reference system."""
+    import geopandas
+
+    try:
+        table = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+        return table.geometry.values, table.crs
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+        raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})", "give GeoJSON, GeoPackage, "
+                          "Shapefile or GeoParquet, or WEST,SOUTH,EAST,NORTH in degrees") from error  # fmt: skip
+
+
+def _in_degrees(geometries: list[Any], crs: Any) -> Any:
+    import numpy as np
+    import shapely
+    from pyproj import Transformer
+
+    transformer = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    return shapely.transform(geometries, lambda points: np.stack(transformer.transform(*points.T), axis=1))
+
+
+def _checked(words: str, ground: Any) -> Any:
+    west, south, east, north = ground.bounds
+    if not all(map(math.isfinite, ground.bounds)) or west < -180 or east > 180:
+        raise RecordError("area", words, f"longitudes from -180 to 180, and it has {west:g} to {east:g}")
+    if east - west > 180:
+        raise RecordError("area", words, f"less than half the Earth, and it reaches from {west:g} to {east:g} degrees; "
+                          "polygons across the antimeridian are given as two areas")  # fmt: skip
+    if south < SOUTHERNMOST_DEG or north > NORTHERNMOST_DEG:
+        raise RecordError("area", words, f"latitudes from {SOUTHERNMOST_DEG:g} to {NORTHERNMOST_DEG:g}, where there "
+                          f"are UTM zones, and it reaches from {south:g} to {north:g}")  # fmt: skip
+    return ground

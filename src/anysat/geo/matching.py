@@ -1,0 +1,198 @@
+"""Which bands, dates and units of opened layers a modality takes. Nothing here reads a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from anysat.errors import SourceError, UnknownNameError
+from anysat.geo.layers import Layer, known_unit
+from anysat.geo.quality import Screen
+from anysat.modalities import Modality, band_key
+from anysat.observation import Dates
+
+Units = Mapping[tuple[str, str | None], str]
+"""Unit by modality key and band, None for all bands."""
+_SHOWN = 5
+_UNIT_ONCE_SCALED = {"reflectance_1e4": "reflectance"}
+
+
+class Chosen(NamedTuple):
+    """A layer and what of it is used."""
+
+    layer: Layer
+    times: tuple[int, ...]
+    """Its times that are read …"""
+    steps: tuple[int, ...]
+    """… and their places among the dates of the source."""
+    bands: tuple[int, ...]
+    """Its bands that are read …"""
+    targets: tuple[int, ...]
+    """… and the modality's bands they are."""
+    screens: tuple[Screen, ...] = ()
+    """What masks it, the first that covers a pixel counts."""
+
+    def taking(self, places: Sequence[int]) -> Chosen:
+        """Some of its times, by their place in `times`."""
+        return self._replace(times=tuple(self.times[i] for i in places), steps=tuple(self.steps[i] for i in places))
+
+
+def some(names: Sequence[object]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
+
+
+def name_bands(layers: Sequence[Layer], bands: Sequence[str] | Mapping[str, str], modality: Modality) -> list[Layer]:
+    """Layers whose bands have the names that the user gave, in the order of the file or by the modality's band.
+
+    Raises:
+        SourceError: a file does not have as many bands as are named.
+        UnknownNameError: there is no such band.
+    """
+    if not bands:
+        return list(layers)
+    if not isinstance(bands, Mapping):
+        return [_named_in_order(layer, bands) for layer in layers]
+    wanted = {name: modality.band_names[modality.find_band(band)] for band, name in bands.items()}
+    renamed = [
+        replace(layer, bands=tuple(tuple(wanted[name] for name in names if name in wanted) for names in layer.bands))
+        for layer in layers
+    ]
+    there = {name for layer in layers for names in layer.bands for name in names}
+    for name in wanted:
+        if name not in there:
+            raise UnknownNameError(f"band of {layers[0].path}", name, there, f"It was given for {wanted[name]}")
+    return [layer for layer in renamed if any(layer.bands)]
+
+
+def _named_in_order(layer: Layer, bands: Sequence[str]) -> Layer:
+    if len(bands) != len(layer.bands):
+        raise SourceError(
+            layer.path, f"it has {len(layer.bands)} bands, and {len(bands)} are named: {', '.join(bands)}"
+        )
+    return replace(layer, bands=tuple((name,) for name in bands))
+
+
+def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple[list[Chosen], list[str]]:
+    """The layers with the bands that the modality has, and what is left out."""
+    found, unused = [], []
+    for layer in layers:
+        pairs = _pairs(layer, modality)
+        targets = [target for _, target in pairs]
+        if len(set(targets)) < len(targets):
+            twice = next(modality.band_names[t] for t in targets if targets.count(t) > 1)
+            raise SourceError(
+                layer.path, f"several of its bands are {twice} of {modality.key!r}", "name each band once"
+            )
+        if pairs:
+            found.append(Chosen(layer, tuple(range(layer.num_times)), (), *map(tuple, zip(*pairs, strict=True))))
+            taken = {stored for stored, _ in pairs}
+            unused += [names[0] for i, names in enumerate(layer.bands) if i not in taken and names]
+        else:
+            unused.append(Path(layer.path).name)
+    if not found:
+        names = [names[0] for layer in layers for names in layer.bands if names]
+        num_bands = sum(len(layer.bands) for layer in layers)
+        what = f"({some(names)}) is" if names else "has a name, so none is"
+        raise SourceError(
+            name, f"none of its {num_bands} bands {what} known to be of {modality.key!r}",
+            f"name them in the file; the modality has {', '.join(modality.band_names)}",
+        )  # fmt: skip
+    return found, list(dict.fromkeys(unused))
+
+
+def _pairs(layer: Layer, modality: Modality) -> list[tuple[int, int]]:
+    """Stored band and the modality's band it is; by name, else in order when the numbers agree."""
+    named = [
+        (stored, target)
+        for stored, names in enumerate(layer.bands)
+        if (target := next((t for name in names if (t := band_index(name, modality)) is not None), None)) is not None
+    ]
+    measured = [index for index, band in enumerate(modality.bands) if band.ratio_of is None]
+    if named or (any(layer.bands) and len(layer.bands) > 1):
+        return named
+    if len(layer.bands) in (len(modality.bands), len(measured)):
+        order = range(len(modality.bands)) if len(layer.bands) == len(modality.bands) else measured
+        return list(enumerate(order))
+    return []
+
+
+def band_index(name: str, modality: Modality) -> int | None:
+    """Place of the modality's band of this name; None when it has none."""
+    return next((index for index, band in enumerate(modality.bands) if band_key(name) in band.match_keys), None)
+
+
+def match_dates(
+    name: str, own: np.datetime64 | None, chosen: Sequence[Chosen], modality: Modality
+) -> tuple[list[Chosen], Dates | None]:
+    """Each layer with the places of its times among the dates of the source; `own` is the date the user gave."""
+    undated = [c for c in chosen if c.layer.dates is None]
+    if undated and (modality.is_temporal or len(undated) < len(chosen)):
+        raise SourceError(
+            some([c.layer.path for c in undated]),
+            f"no date in the file name or its tags, and {modality.key!r} needs one",
+            f"give it: {modality.key}={name}@2020-06-01",
+        )  # fmt: skip
+    if undated:
+        return [c._replace(steps=(0,)) for c in chosen], None
+    stamps = [np.asarray(c.layer.dates) for c in chosen]
+    dates = stamps[0] if len(stamps) == 1 else np.unique(np.concatenate(stamps))
+    if own is not None:
+        if own not in dates:
+            if len(dates) > 1:
+                raise SourceError(name, f"it has no date {own}", f"it has {some(dates.tolist())}")
+            stamps, dates = [np.array([own])] * len(stamps), np.array([own])
+        dates = dates[dates == own]
+    if not modality.is_temporal and len(dates) > 1:
+        raise SourceError(
+            name,
+            f"{modality.key!r} is a single image, and this holds {len(dates)} dates ({some(dates.tolist())})",
+            f"choose one: {modality.key}={name}@{dates[0]}",
+        )
+    placed = [_with_steps(c, own, dates, len(stamps) == 1) for c, own in zip(chosen, stamps, strict=True)]
+    return [c for c in placed if c.times], dates
+
+
+def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Chosen:
+    times = tuple(np.flatnonzero(np.isin(own, dates)).tolist())
+    steps = range(len(times)) if is_alone else np.searchsorted(dates, own[list(times)]).tolist()
+    return chosen._replace(times=times, steps=tuple(steps))
+
+
+def units_of(chosen: Sequence[Chosen], modality: Modality, given: Units) -> tuple[dict[int, str], list[str]]:
+    """Unit of each band: as given, else as the file says, else as the record has it; and where from."""
+    units: dict[int, str] = {}
+    notes: dict[str, None] = {}
+    for layer, _, _, bands, targets, _ in chosen:
+        for stored, target in zip(bands, targets, strict=True):
+            band = modality.bands[target]
+            unit, origin = _unit_of(layer, stored, modality, target, given)
+            if units.setdefault(target, unit) != unit:
+                raise SourceError(
+                    layer.path, f"{band.name} is in {unit} here, in {units[target]} in another file",
+                    "give files of one unit, or open them as they are stored with scale: 1",
+                )  # fmt: skip
+            notes[f"{unit} ({origin})"] = None
+        if layer.scalings:
+            pairs = dict.fromkeys(layer.scalings[stored] for stored in bands)
+            notes["applied " + ", ".join(f"scale {scale:g} and offset {offset:g}" for scale, offset in pairs)] = None
+    return units, list(notes)
+
+
+def _unit_of(layer: Layer, stored: int, modality: Modality, target: int, given: Units) -> tuple[str, str]:
+    """Unit of a stored band, and where it is known from."""
+    band, spelling = modality.bands[target], layer.units[stored]
+    in_file = known_unit(spelling)
+    asked = given.get((modality.key, band.name), given.get((modality.key, None)))
+    if asked is not None and band.ratio_of is None:
+        return asked, "as given" + (f", though the file says {in_file}" if in_file not in (None, asked) else "")
+    if in_file is not None:
+        return in_file, "as the file says"
+    is_scaled = bool(layer.scalings) and layer.scalings[stored][0] != 1
+    unit = _UNIT_ONCE_SCALED.get(band.unit, band.unit) if is_scaled else band.unit
+    return unit, "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")

@@ -1,0 +1,122 @@
+"""A class map to polygons: outlines of pixels of one class, row of shards by row of shards, in little memory.
+
+Polygons end where a row of shards ends; those of one class beside each other are not joined across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.grid import crs_of
+from anysat.geo.layout import Period
+from anysat.geo.stored import StoredGroup, find_group, provenance_of
+from anysat.geo.tables import geo_schema, times_of, write_rows
+from anysat.geo.writers import staged
+
+POLYGON_SUFFIXES = (".gpkg", ".parquet")
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Strip:
+    """Polygons of one row of shards at one time."""
+
+    shapes: NDArray[Any]
+    numbers: NDArray[np.int32]
+    period: Period | None
+
+
+def export_polygons(
+    store: Path, out: Path, *, group: str | None = None, overwrite: bool = False, advance: Advance = lambda _: None
+) -> Path:
+    """The classes of a map as polygons with class, name, area and time; returns the file.
+
+    Args:
+        store: NAME.zarr with a class map.
+        out: NAME.gpkg or NAME.parquet.
+        group: which; None for the first class map.
+        overwrite: replace a file that exists.
+        advance: called with the number of shards that are done.
+
+    Raises:
+        RecordError: the group is no class map.
+        UnknownNameError: of another format.
+        WriteError: it exists or cannot be written; nothing is left behind.
+    """
+    if out.suffix not in POLYGON_SUFFIXES:
+        raise UnknownNameError("format of polygons", out.suffix, POLYGON_SUFFIXES)
+    found = find_group(store, group)
+    if "class_names" not in found.variable_attributes:
+        raise RecordError("group", found.name, f"a class map of {store.name}, with names of its classes")
+    write = _write_package if out.suffix == ".gpkg" else _write_parquet
+    with staged([out], overwrite=overwrite) as folder:
+        write(folder / out.name, found, _strips(found, advance), provenance_of(store))
+    return out
+
+
+def _strips(group: StoredGroup, advance: Advance) -> Iterator[_Strip]:
+    import shapely.geometry
+    from rasterio.features import shapes
+
+    a, _, left, _, e, top = tuple(group.geobox.affine)[:6]
+    for period in range(max(1, len(group.periods))):
+        for row in range(group.shards[0]):
+            units = [unit for unit in group.units(period) if unit.row == row]
+            values = np.concatenate([group.codes(unit) for unit in units], axis=1)
+            valid = np.concatenate([group.valid(unit) for unit in units], axis=1)
+            place = Affine(a, 0, left, 0, e, top + e * group.slices(units[0])[0].start)
+            found = list(shapes(values, mask=valid, transform=place))
+            yield _Strip(
+                shapes=np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object),
+                numbers=np.array([number for _, number in found], np.int32),
+                period=group.periods[period] if group.periods else None,
+            )
+            advance(len(units))
+
+
+def _columns(group: StoredGroup, strip: _Strip) -> dict[str, Any]:
+    import shapely
+
+    names: Sequence[str] = group.variable_attributes["class_names"]
+    return {
+        "class": strip.numbers,
+        "class_name": [names[number] for number in strip.numbers],
+        "area_m2": shapely.area(strip.shapes),
+        **times_of(strip.period, len(strip.shapes)),
+    }
+
+
+def _write_parquet(path: Path, group: StoredGroup, strips: Iterator[_Strip], told: Mapping[str, Any]) -> None:
+    import pyarrow.parquet
+    import shapely
+
+    time = pyarrow.timestamp("us", tz="UTC")
+    columns = {"class": pyarrow.int32(), "class_name": pyarrow.string(), "area_m2": pyarrow.float64(), "datetime": time,
+               "start_datetime": time, "end_datetime": time}  # fmt: skip
+    schema = geo_schema(columns, group.geobox, "Polygon", told)
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as file:
+        for strip in strips:
+            if len(strip.shapes):
+                write_rows(file, schema, _columns(group, strip), strip.shapes, shapely.bounds(strip.shapes))
+
+
+def _write_package(path: Path, group: StoredGroup, strips: Iterator[_Strip], told: Mapping[str, Any]) -> None:
+    import json
+
+    import geopandas
+
+    crs = crs_of(group.geobox).to_wkt()
+    for number, strip in enumerate(strips):
+        frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
+        meta = {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}} if number == 0 else {}
+        frame.to_file(path, layer=group.name, driver="GPKG", mode="a" if number else "w", engine="pyogrio",
+                      geometry_type="Polygon", **meta)  # fmt: skip

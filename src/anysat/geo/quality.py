@@ -1,0 +1,221 @@
+"""Quality layers: which numbers of a scene classification, of flag bits or of a mask mean that a pixel is no data.
+
+To add a product, add a record to `QUALITY_KINDS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.layers import Layer
+from anysat.geo.resample import place_nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityKind:
+    """How the quality layer of a product is read."""
+
+    layers: tuple[str, ...]
+    """Names its layer goes by."""
+    invalid: tuple[int, ...]
+    """Stored numbers, or bits counted from 0, that mean no data unless the user says otherwise."""
+    has_bits: bool = False
+    """True where each bit is a flag, False where each number is a class."""
+    about: str
+
+
+QUALITY_KINDS = {
+    "scl": QualityKind(
+        layers=("SCL",), invalid=(0, 1, 3, 8, 9, 10),
+        about="Sentinel-2 scene classification: no data, saturated, cloud shadow, cloud (medium and high probability) "
+              "and thin cirrus are invalid; dark ground (2), unclassified (7) and snow (11) stay",
+    ),
+    "qa_pixel": QualityKind(
+        layers=("QA_PIXEL",), invalid=(0, 1, 2, 3, 4), has_bits=True,
+        about="Landsat Collection 2: fill, dilated cloud, cirrus, cloud and cloud shadow are invalid; snow (5) and "
+              "water (7) stay",
+    ),
+    "values": QualityKind(layers=(), invalid=(), about="your own mask: the numbers that are invalid, or valid"),
+    "bits": QualityKind(layers=(), invalid=(), has_bits=True, about="your own flags: bits that make a pixel invalid"),
+}  # fmt: skip
+"""Kinds of quality layers, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """A layer that says which pixels are data, date by date.
+
+    It is brought to the pixels of the imagery without mixing: each takes the stored number under its centre. Ground
+    that the layer does not cover is invalid, and so is a date that it lacks; a layer without dates holds for all.
+
+    >>> Quality(kind="scl").is_clear(np.array([4.0, 8.0, np.nan])).tolist()
+    [True, False, False]
+    """
+
+    kind: str = "values"
+    """`scl` (Sentinel-2), `qa_pixel` (Landsat Collection 2), `values` or `bits` of a layer of your own."""
+    layer: str | None = None
+    """Its band, asset, variable or the word in its file name, or the path of a raster or folder; None for the
+    name that the kind is known by."""
+    invalid: tuple[int, ...] = ()
+    """Stored numbers (or bits, counted from 0) that are no data, in place of those of the kind."""
+    valid: tuple[int, ...] = ()
+    """The other way round: the only stored numbers that are data."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in QUALITY_KINDS:
+            raise UnknownNameError("kind of quality layer", self.kind, QUALITY_KINDS)
+        for name in ("invalid", "valid"):
+            numbers = getattr(self, name)
+            if isinstance(numbers, (str, bytes)) or not isinstance(numbers, Iterable):
+                raise RecordError(f"quality, {name}", numbers, "a list of whole numbers")
+            numbers = tuple(numbers)
+            if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+                raise RecordError(f"quality, {name}", numbers, "a list of whole numbers")
+            object.__setattr__(self, name, numbers)
+        known = QUALITY_KINDS[self.kind]
+        if self.valid and (self.invalid or known.has_bits):
+            raise RecordError("quality, valid", self.valid, "nothing where `invalid` or bits are given")
+        if not (self.valid or self.invalid or known.invalid):
+            raise RecordError("quality, invalid", self.invalid, f"the numbers that are no data, for kind {self.kind!r}")
+        if known.has_bits and not all(0 <= bit < 24 for bit in self.invalid):
+            raise RecordError("quality, invalid", self.invalid, "bits from 0 to 23")
+        if self.layer is None and not known.layers:
+            raise RecordError("quality, layer", self.layer, f"the name or path of the layer, for kind {self.kind!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names its layer may have in the source."""
+        return QUALITY_KINDS[self.kind].layers if self.layer is None else (self.layer,)
+
+    def is_clear(self, stored: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which stored numbers mean that the pixel is data; NaN never does."""
+        known = np.isfinite(stored)
+        if self.valid:
+            return known & np.isin(stored, self.valid)
+        invalid = self.invalid or QUALITY_KINDS[self.kind].invalid
+        if not QUALITY_KINDS[self.kind].has_bits:
+            return known & ~np.isin(stored, invalid)
+        flags = np.where(known, stored, 0).astype(np.int64)
+        return known & (flags & sum(1 << bit for bit in invalid) == 0)
+
+    def __str__(self) -> str:
+        said = f"only {list(self.valid)}" if self.valid else f"not {list(self.invalid or _default(self))}"
+        return f"{self.kind} of {' or '.join(self.names)}, {said}"
+
+
+def _default(quality: Quality) -> tuple[int, ...]:
+    return QUALITY_KINDS[quality.kind].invalid
+
+
+class Found(NamedTuple):
+    """A quality layer and the band of it that counts."""
+
+    layer: Layer
+    """With its numbers as stored."""
+    band: int
+
+
+class Screen(NamedTuple):
+    """What masks the pixels of a layer."""
+
+    layer: Layer
+    band: int
+    time_of: tuple[int, ...]
+    """For each time of the masked layer that of the quality layer; -1 where it does not tell."""
+
+
+def find_quality(layers: Sequence[Layer], names: Sequence[str]) -> list[Found]:
+    """Layers, or bands of them, of one of these names."""
+    found = []
+    for layer in layers:
+        named = (band for band, known in enumerate(layer.bands) if _is_named(known, names))
+        band = next(named, None)
+        if band is None and len(layer.bands) == 1 and any(_is_word(name, layer.scene) for name in names):
+            band = 0
+        if band is not None:
+            found.append(Found(layer.as_stored(), band))
+    return found
+
+
+def _is_named(known: Sequence[str], names: Sequence[str]) -> bool:
+    return not {name.upper() for name in known}.isdisjoint(name.upper() for name in names)
+
+
+def _is_word(name: str, stem: str) -> bool:
+    """Whether a file name holds a name between other words: `T31UFS_20240301_SCL_20m`."""
+    return re.search(rf"(?<![0-9A-Za-z]){re.escape(name)}(?![0-9A-Za-z])", stem, re.IGNORECASE) is not None
+
+
+class Pairing:
+    """Which quality layers mask which layers: those of the same scene, else of the same date and the likest name."""
+
+    def __init__(self, found: Sequence[Found]) -> None:
+        self._found = found
+        self._on: dict[object, list[tuple[int, int]]] = {}
+        for number, (layer, _) in enumerate(found):
+            dates = [None] if layer.dates is None else layer.dates.tolist()
+            for time, date in enumerate(dates):
+                self._on.setdefault(date, []).append((number, time))
+
+    def screens(self, layer: Layer) -> tuple[Screen, ...]:
+        """What masks a layer, the first that covers a pixel counts."""
+        times_of: dict[int, list[int]] = {}
+        for time, date in enumerate([None] if layer.dates is None else layer.dates.tolist()):
+            for number, own_time in self._of_date(layer, time, date):
+                times_of.setdefault(number, [-1] * layer.num_times)[time] = own_time
+        return tuple(Screen(*self._found[number], tuple(times)) for number, times in sorted(times_of.items()))
+
+    def _of_date(self, layer: Layer, time: int, date: object) -> list[tuple[int, int]]:
+        """Numbers of the layers that tell about a time, and the times of theirs that do, each layer once."""
+        known = self._on.get(date, []) or self._on.get(None, [])
+        if same := [pair for pair in known if self._found[pair[0]].layer.scene == layer.scene]:
+            known = same
+        likeness = {number: _shared_start(self._found[number].layer.scene, layer.scene) for number, _ in known}
+        best = [number for number, shared in likeness.items() if shared == max(likeness.values())]
+        return [(number, self._time(number, [t for n, t in known if n == number], layer, time)) for number in best]
+
+    def _time(self, number: int, times: Sequence[int], layer: Layer, time: int) -> int:
+        """Of several times of one date the one in the same place, where both have the same dates."""
+        own = self._found[number].layer.dates
+        together = own is not None and layer.dates is not None and np.array_equal(own, layer.dates)
+        return time if together else times[0]
+
+
+def _shared_start(one: str, other: str) -> int:
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+class Clear:
+    """Which pixels of a grid are data, read once per quality layer however many layers it masks."""
+
+    def __init__(self, quality: Quality, geobox: GeoBox) -> None:
+        self._quality, self._geobox = quality, geobox
+        self._read: dict[tuple[int, tuple[int, ...]], NDArray[np.float32]] = {}
+
+    def of(self, screens: Sequence[Screen], times: Sequence[int]) -> NDArray[np.bool_]:
+        """(time row col) for some times of the masked layer."""
+        stored = np.full((len(times), *self._geobox.shape), np.nan, np.float32)
+        for screen in screens:
+            told = [place for place, time in enumerate(times) if screen.time_of[time] >= 0]
+            here = stored[told]
+            if told and np.isnan(here).any():
+                own_times = tuple(screen.time_of[times[place]] for place in told)
+                stored[told] = np.where(np.isnan(here), self._numbers(screen, own_times), here)
+        return self._quality.is_clear(stored)
+
+    def _numbers(self, screen: Screen, times: tuple[int, ...]) -> NDArray[np.float32]:
+        key = id(screen.layer), times
+        if key not in self._read:
+            self._read[key] = place_nearest(screen.layer, self._geobox, times, screen.band)
+        return self._read[key]

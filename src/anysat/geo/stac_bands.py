@@ -1,0 +1,142 @@
+"""What STAC items say of their bands: names, which asset to take, and the scale and offset still to be applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from anysat.geo.layers import names_of
+from anysat.geo.matching import band_index
+from anysat.modalities import Modality, band_key
+
+_NO_IMAGERY = {"thumbnail", "overview", "visual", "metadata"}
+"""Roles of assets that are looked at, not measured."""
+
+
+@dataclass(frozen=True)
+class OffsetRule:
+    """An offset that the numbers of a product carry though the metadata of the band may not say so."""
+
+    about: str
+    applies: Callable[[Mapping[str, Any]], bool]
+    """Asked with the properties of the item."""
+    offset: float
+    """In stored numbers."""
+
+
+def _is_baseline_4(properties: Mapping[str, Any]) -> bool:
+    platform = str(properties.get("constellation") or properties.get("platform") or "").lower()
+    baseline = properties.get("s2:processing_baseline")
+    if baseline is None and platform.startswith("sentinel-2"):
+        baseline = properties.get("processing:version")
+    found = re.search(r"\d+(\.\d+)?", str(baseline or ""))
+    return found is not None and 4 <= float(found[0]) < 90
+
+
+OFFSET_RULES = (
+    OffsetRule("Sentinel-2, processing baseline 04.00 and later (from 2022-01-25)", _is_baseline_4, -1000.0),
+)
+"""Offsets by product; a statement in the metadata of the band counts before them."""
+_ALREADY_APPLIED = "boa_offset_applied"
+"""End of the property that says that the provider has applied the offset, whatever the band states."""
+
+
+class AssetBand(NamedTuple):
+    """A band of an asset, as the metadata describe it."""
+
+    asset: str
+    number: int
+    """Counted from 1."""
+    names: tuple[str, ...]
+    said: Mapping[str, Any]
+    rank: tuple[Any, ...]
+    """The least is taken where several assets hold one band."""
+
+
+def asset_bands(item: Any) -> Iterator[AssetBand]:
+    """All bands of the assets that hold measurements."""
+    for key, asset in item.assets.items():
+        media = (asset.media_type or "image/tiff").lower()
+        if _NO_IMAGERY & set(asset.roles or ()) or not media.startswith(("image/tiff", "image/jp2", "image/vnd")):
+            continue
+        fields = asset.to_dict()
+        described = [fields.get(name) or [] for name in ("eo:bands", "raster:bands", "bands")]
+        num_bands = max(1, *map(len, described))
+        for place in range(num_bands):
+            said = dict(fields)
+            for bands in described:
+                said |= bands[place] if place < len(bands) else {}
+            own = [said.get("name"), said.get("common_name"), said.get("eo:common_name")]
+            labels = [*([key] if num_bands == 1 else []), *(str(label) for label in own if label)]
+            names = tuple(dict.fromkeys(n for label in labels for n in (label, *names_of(label))))
+            gsd_m = said.get("spatial_resolution") or said.get("raster:spatial_resolution") or said.get("gsd") or 0
+            yield AssetBand(key, place + 1, names, said, (num_bands, "jp2" in media, float(gsd_m), key))
+
+
+def choose_bands(
+    bands: Sequence[AssetBand], modality: Modality, named: Mapping[str, str] | Sequence[str]
+) -> list[tuple[AssetBand, str]]:
+    """For each band of the modality the asset that holds it: the one named, else the best of its name."""
+    if named and isinstance(named, Mapping):
+        offers = [
+            (modality.find_band(name), band.asset != asset, band)
+            for name, asset in named.items()
+            for band in bands
+            if asset in band.names
+        ]
+    else:
+        offers = list(_offers(bands, modality))
+    ranked = sorted(offers, key=lambda offer: (offer[1], offer[2].rank), reverse=True)
+    best = {target: band for target, _, band in ranked}  # the last, which is the least, stays
+    return [(best[target], modality.band_names[target]) for target in sorted(best)]
+
+
+def _offers(bands: Sequence[AssetBand], modality: Modality) -> Iterator[tuple[int, bool, AssetBand]]:
+    """Bands of the modality, whether an asset has another name, and the band of it; pictures left out.
+
+    An asset of several bands that repeats one of an asset of its own is a picture of them, in other numbers.
+    """
+    known = [(band, _target(band, modality)) for band in bands]
+    alone = {target for band, target in known if band.rank[0] == 1}
+    pictures = {band.asset for band, target in known if band.rank[0] > 1 and target is not None and target in alone}
+    for band, target in known:
+        if target is not None and band.asset not in pictures:
+            yield target, band_key(band.asset) not in modality.bands[target].match_keys, band
+
+
+def _target(band: AssetBand, modality: Modality) -> int | None:
+    return next((t for name in band.names if (t := band_index(name, modality)) is not None), None)
+
+
+def said_scaling(said: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Scale and offset that the metadata of a band state, by the names of both versions of STAC."""
+    stated = []
+    for name in ("scale", "offset"):
+        value = said.get(name, said.get(f"raster:{name}"))
+        stated.append(None if value is None else float(value))
+    return stated[0], stated[1]
+
+
+def scaling_of(
+    properties: Mapping[str, Any],
+    said: tuple[float | None, float | None],
+    header: Sequence[tuple[float, float]] | None,
+    number: int,
+) -> tuple[float, float]:
+    """Scale and offset that are still to be applied to the numbers of a band, counted from 1.
+
+    An offset that the provider says it has applied is none any more, though the band still states it (Earth Search).
+    Else the stated one counts, then a rule for the product, then the header of the file.
+    """
+    of_file = header[number - 1] if header is not None and number <= len(header) else (1.0, 0.0)
+    scale = of_file[0] if said[0] is None else said[0]
+    if any(key.rpartition(":")[2] == _ALREADY_APPLIED and value is True for key, value in properties.items()):
+        return scale, 0.0
+    if said[1] is not None:
+        return scale, said[1]
+    rule = next((rule for rule in OFFSET_RULES if rule.applies(properties)), None)
+    if rule is not None and of_file[1] == 0:
+        return scale, rule.offset * scale
+    return scale, of_file[1]

@@ -1,0 +1,194 @@
+"""Which items a STAC catalog or API holds for an area and some days, through pystac and pystac-client."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysat.errors import AnySatError, MissingExtraError, MissingFileError, SourceError, UnknownNameError
+from anysat.geo.descriptions import Between, LonLatBox, is_url
+from anysat.geo.matching import some
+
+_ROOTS = ("catalog.json", "collection.json")
+"""Files that a folder is entered by."""
+
+
+def find_items(
+    location: str, collections: Sequence[str] = (), *, bbox: LonLatBox | None = None, between: Between | None = None
+) -> list[Any]:
+    """Items of a catalog, collection, item or list of items in a JSON file, or of an API; all of one collection.
+
+    Args:
+        location: path or address.
+        collections: those to take; needed where there are several.
+        bbox: area in degrees that items must touch; an API needs one.
+        between: first and last day, both included.
+
+    Raises:
+        MissingFileError: there is no such file.
+        SourceError: it cannot be reached or read, or has no such item.
+        UnknownNameError: it has no such collection.
+        MissingExtraError: pystac-client is not installed.
+    """
+    importing("pystac_client", "pystac-client")
+    root = _opened(location)
+    with _talking_to(location):
+        if _can_search(root):
+            items = _searched(location, root, collections, bbox, between)
+        else:
+            items = list(root.get_items(recursive=True)) if hasattr(root, "get_items") else list(root)
+    known = dict.fromkeys(_product(item) for item in items)
+    for name in collections:
+        if name not in known:
+            raise UnknownNameError(f"collection of {location}", name, known)
+    items = [item for item in items if not collections or _product(item) in collections]
+    if len(known) > 1 and not collections:
+        raise SourceError(location, f"it holds several collections: {some(list(known))}", "choose with `collection`")
+    return _in_range(location, items, bbox, between)
+
+
+def importing(module: str, package: str) -> Any:
+    """A module of the extra that geodata need.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package, "geo") from error
+
+
+def day_of(item: Any) -> np.datetime64:
+    """Day (UTC) an item was taken, or began to be."""
+    moment = item.datetime or item.common_metadata.start_datetime
+    if moment is None:
+        raise SourceError(item.id, "the STAC item has neither datetime nor start_datetime", "give it one")
+    return np.datetime64(f"{moment:%Y-%m-%d}", "D")
+
+
+def _opened(location: str) -> Any:
+    """The pystac object, by the type that the document states."""
+    import pystac
+    from pystac_client import Client
+    from pystac_client.stac_api_io import StacApiIO
+
+    if not is_url(location):
+        location = str(_file(Path(location)).absolute())
+    with _talking_to(location):
+        io = StacApiIO(max_retries=2)
+        content = json.loads(io.read_text(location))
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "Catalog":
+            return Client.open(location, stac_io=io)
+        if kind == "Collection":
+            return pystac.Collection.from_file(location, stac_io=io)
+        if kind == "Feature":
+            return pystac.ItemCollection([pystac.Item.from_dict(content, href=location)])
+        if kind == "FeatureCollection":
+            items = pystac.ItemCollection.from_dict(content)
+            for item in items:  # whose assets may lie beside the list
+                if item.get_self_href() is None:
+                    item.set_self_href(f"{location.rpartition('/')[0]}/{item.id}.json")
+            return items
+    raise SourceError(location, f"it is no STAC document (its type is {kind!r})", "give a catalog, collection or item")
+
+
+def _file(path: Path) -> Path:
+    file = next((path / name for name in _ROOTS if (path / name).is_file()), path)
+    if not file.is_file():
+        raise MissingFileError(path, "a STAC catalog, collection or item (JSON), or the address of a STAC API")
+    return file
+
+
+@contextmanager
+def _talking_to(location: str) -> Iterator[None]:
+    """What goes wrong on the way to a catalog, in one sentence; and no warnings about what is no API."""
+    from pystac import STACError
+    from pystac_client.exceptions import APIError
+    from pystac_client.warnings import PystacClientWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PystacClientWarning)
+            yield
+    except AnySatError:
+        raise
+    except (APIError, STACError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        if is_url(location):
+            advice = "check the address and the network, or give a catalog on disk"
+            raise SourceError(location, f"the STAC API cannot be reached or read ({problem})", advice) from error
+        raise SourceError(location, f"it cannot be read as STAC ({problem})", "check that it is complete") from error
+
+
+def _can_search(root: Any) -> bool:
+    from pystac_client import Client
+
+    if not isinstance(root, Client) or root.get_search_link() is None:
+        return False
+    if not root.conforms_to("ITEM_SEARCH"):
+        root.add_conforms_to("ITEM_SEARCH")
+    return True
+
+
+def _searched(
+    location: str, root: Any, collections: Sequence[str], bbox: LonLatBox | None, between: Between | None
+) -> list[Any]:
+    if not collections:
+        advice = f"choose with `collection`: {some([collection.id for collection in root.get_collections()])}"
+        raise SourceError(location, "a STAC API is searched in one collection, and none is given", advice)
+    if bbox is None:
+        raise SourceError(location, "a STAC API is searched in an area, and none is given", "give the area")
+    days = None if between is None else f"{between[0]}T00:00:00Z/{between[1]}T23:59:59Z"
+    items = list(root.search(collections=list(collections), bbox=bbox, datetime=days).items())
+    if not items:
+        known = [collection.id for collection in root.get_collections()]
+        for name in collections:
+            if name not in known:
+                raise UnknownNameError(f"collection of {location}", name, known)
+        when = "" if between is None else f" between {between[0]} and {between[1]}"
+        raise SourceError(
+            location, f"it has no item of {', '.join(collections)} in longitude {bbox[0]:g} to {bbox[2]:g}, latitude "
+            f"{bbox[1]:g} to {bbox[3]:g}{when}", "widen the dates or the area",
+        )  # fmt: skip
+    return list({item.id: item for item in items}.values())
+
+
+def _product(item: Any) -> str:
+    """Collection of an item, or the sensor of one that has none."""
+    properties = item.properties
+    sensor = properties.get("constellation") or properties.get("platform") or "items without a collection"
+    return str(item.collection_id or sensor)
+
+
+def _in_range(location: str, items: Sequence[Any], bbox: LonLatBox | None, between: Between | None) -> list[Any]:
+    if not items:
+        raise SourceError(location, "it holds no item", "check the catalog")
+    near = [item for item in items if bbox is None or item.bbox is None or _overlap(item.bbox, bbox)]
+    if not near:
+        problem = f"none of its {len(items)} items lies in the area"
+        raise SourceError(location, problem, "give sources of the same ground")
+    if between is None:
+        return near
+    found = [item for item in near if between[0] <= day_of(item) <= between[1]]
+    if not found:
+        days = np.unique([day_of(item) for item in near])
+        raise SourceError(
+            location, f"no date of it is between {between[0]} and {between[1]}",
+            f"it has {len(days)} from {days[0]} to {days[-1]}: {some(days.tolist())}",
+        )  # fmt: skip
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes in degrees touch; those of an item may have heights between."""
+    west, south, east, north = one[0], one[1], one[len(one) // 2], one[len(one) // 2 + 1]
+    return west <= other[2] and east >= other[0] and south <= other[3] and north >= other[1]

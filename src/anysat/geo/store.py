@@ -1,0 +1,380 @@
+"""A Zarr store of an area that is written shard by shard, by threads or processes, and outlives its writers.
+
+Until it is finished, everything lies in `OUT.partial`: the store itself, a marker with checksums for each unit
+that is done, and what the store is made from. A unit, one shard of one period in every array, is written once,
+whole, by one thread; units come in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.errors import OutputExistsError, RecordError, StoreMismatchError, UnfinishedError, WriteError
+from anysat.geo.claims import claim, release
+from anysat.geo.layout import Layout, Period, create_group
+from anysat.geo.quantise import Loss
+
+_DATA, _DONE, _FACTS, _OLD = "store.zarr", "done", "made-from.json", "replaced"
+CHECKSUMS = "checksums"
+"""Group of a finished store: a number per shard of each array (blake2b, 8 bytes), 0 where there is no file."""
+
+
+class Unit(NamedTuple):
+    """One shard of one period, in every array."""
+
+    period: int
+    row: int
+    col: int
+
+
+class AreaStore:
+    """A store that is being written; `create` or `open` one. It can be sent to other processes.
+
+    Example:
+        >>> from datetime import date
+        >>> from odc.geo.geobox import GeoBox
+        >>> grid = GeoBox.from_bbox((500000, 5000000, 500060, 5000040), "EPSG:32631", resolution=10)
+        >>> folder = getfixture("tmp_path")
+        >>> layouts = [Layout(name="patch", geobox=grid, dim=3, shard_px=4, chunk_px=2)]
+        >>> made_from = {"weights": "nano", "inputs": ["s2.nc"]}
+        >>> store = AreaStore.open(folder / "a.zarr", layouts, [(date(2020, 1, 1), date(2020, 12, 31))], made_from)
+        >>> for unit in store.remaining():
+        ...     rows, cols = store.layouts["patch"].shard_slices(unit.row, unit.col)
+        ...     seen = np.ones((rows.stop - rows.start, cols.stop - cols.start), bool)
+        ...     store.write(unit, {"patch": (np.ones((*seen.shape, 3), np.float32), seen)})
+        >>> store.finish({"seam_score": 1.0}).name
+        'a.zarr'
+    """
+
+    def __init__(self, final: Path, layouts: Sequence[Layout], num_periods: int) -> None:
+        self.final = final
+        self.partial = partial_of(final)
+        self.layouts = {layout.name: layout for layout in layouts}
+        self.num_periods = num_periods
+
+    @classmethod
+    def open(
+        cls, final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any], *,
+        attributes: Mapping[str, Any] | None = None, overwrite: bool = False,
+    ) -> AreaStore:  # fmt: skip
+        """Take up what is unfinished at that place, or else begin; only one process does this at a time.
+
+        Args:
+            final: where the store will be, NAME.zarr.
+            layouts: its groups.
+            periods: first and last day of each.
+            made_from: inputs, dates, weights, options: anything that turns into JSON. It must be the same again
+                for an unfinished store to be taken up.
+            attributes: of the root, kept under `anysat`.
+            overwrite: replace a finished store, when this one is finished; throw away an unfinished one that was made
+                from something else.
+
+        Raises:
+            OutputExistsError: a finished store is there, and is not to be replaced.
+            StoreMismatchError: an unfinished one is there that was made from something else.
+            WriteError: it cannot be written, or another process is writing it.
+        """
+        _check(layouts, periods)
+        store = cls(Path(final).absolute(), layouts, len(periods))
+        if store.final.exists() and not store.data.exists():  # stopped at the very end of `finish`
+            shutil.rmtree(store.partial, ignore_errors=True)
+        if store.final.exists() and not overwrite:
+            raise OutputExistsError([store.final])
+        days = [[str(first), str(last)] for first, last in periods]
+        facts = _plain({"made_from": made_from, "periods": days, "layouts": {x.name: x.facts() for x in layouts}})
+        try:
+            if not store._take_up(facts, throw_away=overwrite):
+                store._begin(facts, periods, attributes or {})
+            store._sweep()
+        except OSError as error:
+            if isinstance(error, WriteError):
+                raise
+            raise WriteError(store.final, error.strerror or error) from error
+        return store
+
+    @property
+    def data(self) -> Path:
+        """The Zarr store while it grows: only units that are done can be relied on."""
+        return self.partial / _DATA
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Periods, and rows and columns of shards."""
+        return (self.num_periods, *next(iter(self.layouts.values())).shards)
+
+    def units(self) -> Iterator[Unit]:
+        """All units, period by period, row by row."""
+        return (Unit(*map(int, index)) for index in np.ndindex(self.shape))
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether a unit is written."""
+        return self._marker(unit).exists()
+
+    def remaining(self) -> list[Unit]:
+        """Units that are not written yet."""
+        done = {entry.name for entry in os.scandir(self.partial / _DONE)}
+        return [unit for unit in self.units() if self._marker(unit).name not in done]
+
+    def notes(self) -> Iterator[tuple[Unit, dict[str, Any]]]:
+        """What was kept with each unit that is done."""
+        for unit in self.units():
+            if self.is_done(unit):
+                yield unit, json.loads(self._marker(unit).read_text())["notes"]
+
+    def losses(self) -> dict[str, Loss]:
+        """What the units that are done lost by being stored in less than float32, by layout."""
+        found: dict[str, Loss] = {}
+        for unit in self.units():
+            if self.is_done(unit):
+                for name, kept in json.loads(self._marker(unit).read_text())["losses"].items():
+                    found[name] = found.get(name, Loss()) + Loss.from_dict(kept)
+        return found
+
+    def write(
+        self, unit: Unit, arrays: Mapping[str, tuple[NDArray[Any], NDArray[np.bool_]]],
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Write a unit whole, and then its marker; one that is half-written does not count.
+
+        Args:
+            unit: which.
+            arrays: by layout: values (row col dim), or (row col), and validity (row col); the last shards are smaller.
+            notes: anything that turns into JSON, kept with the unit (`notes()`).
+
+        Raises:
+            InputError: shapes do not fit, or values said to be valid are not finite.
+            UnfinishedError: it could not be written; what was done before is kept.
+        """
+        if arrays.keys() != self.layouts.keys():
+            raise RecordError("arrays of a unit", sorted(arrays), f"all of {', '.join(self.layouts)}")
+        files: dict[str, Any] = {}
+        losses: dict[str, Any] = {}
+        try:
+            for name, (values, valid) in arrays.items():
+                stored, loss = self.layouts[name].stored(values, valid)
+                for array, part in stored.items():
+                    files[f"{name}/{array}"] = self._write_shard(unit, name, array, part)
+                if loss is not None:
+                    losses[name] = loss.to_dict()
+            kept = {"files": files, "losses": losses, "notes": dict(notes or {})}
+            _write_whole(self._marker(unit), json.dumps(kept))
+        except OSError as error:
+            raise UnfinishedError(self.partial, error.strerror or error) from error
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> Path:
+        """Give the store its final name, after the last attributes; returns its place.
+
+        Args:
+            summary: anything that turns into JSON, kept in the root's attributes beside what it is made from.
+
+        Raises:
+            UnfinishedError: units are missing, or it cannot be written; what is done is kept.
+        """
+        missing = self.remaining()
+        if missing:
+            few = ", ".join(str(tuple(unit)) for unit in missing[:4])
+            raise UnfinishedError(self.partial, f"{len(missing)} of {np.prod(self.shape)} units are missing: {few} …")
+        try:
+            self._complete(dict(summary or {}))
+            if self.final.exists():
+                shutil.rmtree(self.partial / _OLD, ignore_errors=True)
+                self.final.rename(self.partial / _OLD)
+            self.data.rename(self.final)
+            shutil.rmtree(self.partial, ignore_errors=True)
+        except OSError as error:
+            raise UnfinishedError(self.partial, error.strerror or error) from error
+        release(self.partial)
+        return self.final
+
+    def close(self) -> None:
+        """Let another process take the unfinished store up; also happens when this one ends."""
+        release(self.partial)
+
+    def _marker(self, unit: Unit) -> Path:
+        return self.partial / _DONE / f"{unit.period}-{unit.row}-{unit.col}.json"
+
+    def _shard_file(self, unit: Unit, name: str, array: str) -> Path:
+        layout = self.layouts[name]
+        depth = ("0",) if array == layout.variable and layout.dim else ()
+        place = (str(unit.period), *depth, str(unit.row), str(unit.col))
+        return self.data.joinpath(name, array, "c", *place)
+
+    def _write_shard(self, unit: Unit, name: str, array: str, part: NDArray[Any]) -> dict[str, Any] | None:
+        """The bytes and checksum of the file; None where all is as in an empty array, and there is none."""
+        import zarr
+
+        path = self._shard_file(unit, name, array)
+        path.unlink(missing_ok=True)  # else what is left of a writer that was killed would be read and merged
+        rows, cols = self.layouts[name].shard_slices(unit.row, unit.col)
+        target = zarr.open_array(self.data, path=f"{name}/{array}", mode="r+")
+        target[(unit.period, ..., rows, cols)] = part
+        return _checksum(path)
+
+    def _begin(self, facts: Mapping[str, Any], periods: Sequence[Period], attributes: Mapping[str, Any]) -> None:
+        """Build the empty store under another name, so that what is called unfinished can always be taken up."""
+        import zarr
+
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(dir=self.partial.parent, prefix=f".{self.partial.name}-"))
+        try:
+            zarr.create_group(new / _DATA, attributes={"anysat": dict(attributes)}, overwrite=True)
+            for layout in self.layouts.values():
+                create_group(new / _DATA, layout, periods)
+            (new / _DONE).mkdir()
+            (new / _FACTS).write_text(json.dumps(facts))
+            new.chmod(0o777 & ~_umask())
+            new.rename(self.partial)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        claim(self.partial)
+
+    def _take_up(self, facts: Mapping[str, Any], *, throw_away: bool) -> bool:
+        """Whether there is an unfinished store that this one goes on with."""
+        if not self.partial.exists():
+            return False
+        claim(self.partial)
+        kept = json.loads((self.partial / _FACTS).read_text()) if (self.partial / _FACTS).exists() else None
+        if kept == facts:
+            return True
+        if kept is not None and not throw_away:
+            raise StoreMismatchError(self.partial, _differences(kept, facts))
+        old = self.partial / _OLD
+        if old.exists() and not self.final.exists():
+            old.rename(self.final)  # stopped between the two renames of `finish`: the older result comes back
+        shutil.rmtree(self.partial)
+        release(self.partial)
+        return False
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left, and markers of units whose files are not as they were written."""
+        for path in self.partial.parent.glob(f".{self.partial.name}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (*self.partial.rglob("*.partial"), *(self.partial / _DONE).glob("*.tmp")):
+            path.unlink(missing_ok=True)
+        for unit in self.units():
+            if self.is_done(unit) and not self._is_whole(unit):
+                self._marker(unit).unlink()
+
+    def _is_whole(self, unit: Unit) -> bool:
+        files = json.loads(self._marker(unit).read_text())["files"]
+        for key, kept in files.items():
+            path = self._shard_file(unit, *key.split("/"))
+            if kept is not None and not (path.exists() and path.stat().st_size == kept["bytes"]):
+                return False
+        return True
+
+    def _complete(self, summary: dict[str, Any]) -> None:
+        """Write checksums, losses, summary and the metadata in one place."""
+        import zarr
+
+        self._write_checksums()
+        root = zarr.open_group(self.data, mode="r+")
+        losses = {name: loss.summary() for name, loss in self.losses().items()}
+        kept: Any = root.attrs.get("anysat", {})
+        facts = json.loads((self.partial / _FACTS).read_text())
+        found = {**kept, "made_from": facts["made_from"], "summary": summary}
+        root.attrs["anysat"] = found | ({"quantisation_loss": losses} if losses else {})
+        for name, loss in losses.items():
+            root[name].attrs["quantisation_loss"] = loss
+        consolidate(self.data, (*self.layouts, ""))
+
+    def _write_checksums(self) -> None:
+        import zarr
+
+        sums = {
+            f"{x.name}/{array}": np.zeros(self.shape, np.uint64) for x in self.layouts.values() for array in x.arrays
+        }
+        for unit in self.units():
+            for key, kept in json.loads(self._marker(unit).read_text())["files"].items():
+                sums[key][unit] = 0 if kept is None else int(kept["blake2b"], 16)
+        group = zarr.open_group(self.data, mode="r+").create_group(CHECKSUMS, overwrite=True)
+        for key, values in sums.items():
+            array = group.create_array(
+                key.replace("/", "_"), data=values, dimension_names=("time", "shard_row", "shard_col")
+            )
+            array.attrs["array"] = key
+
+
+def partial_of(final: Path) -> Path:
+    """Where a store lies until it is finished."""
+    return final.with_name(final.name + ".partial")
+
+
+def consolidate(store: Path, groups: Sequence[str]) -> None:
+    """Gather the metadata below each group in its own file, so that it is opened in one read, and without a warning."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        for group in groups:
+            zarr.consolidate_metadata(store, path=group or None, zarr_format=3)
+
+
+def checksum_of(path: Path) -> int:
+    """The number kept for a shard's file; 0 where there is none."""
+    found = _checksum(path)
+    return 0 if found is None else int(found["blake2b"], 16)
+
+
+def _check(layouts: Sequence[Layout], periods: Sequence[Period]) -> None:
+    if not layouts or not periods:
+        raise RecordError("layouts, periods", (len(layouts), len(periods)), "one or more of each")
+    if len({layout.name for layout in layouts} | {CHECKSUMS}) <= len(layouts):
+        raise RecordError("layouts", [x.name for x in layouts], f"names that differ, and none {CHECKSUMS!r}")
+    if len({layout.shards for layout in layouts}) > 1:
+        raise RecordError("layouts", {x.name: x.shards for x in layouts}, "the same number of shards in all")
+
+
+def _checksum(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        new.write_text(text)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Entries that are not the same, by dotted names."""
+    old, new = _leaves(kept), _leaves(given)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names]
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        return {name.removeprefix("made_from."): json.dumps(value)}
+    return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}" if name else key).items()}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,193 @@
+"""A finished store of an area, or of a tile, as its readers here see it: its groups, their place, shard by shard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import MissingFileError, SourceError, UnknownNameError
+from anysat.geo.layout import Period
+from anysat.geo.quantise import from_power, from_scale
+from anysat.geo.store import Unit, partial_of
+
+_COORDINATES = frozenset({"time", "time_bnds", "band", "y", "x", "spatial_ref", "scale", "valid", "norm", "tile"})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredGroup:
+    """One group of a store: vectors, values or classes on a grid."""
+
+    name: str
+    group: Any
+    """The Zarr group."""
+    variable: str
+    """Its main array."""
+    geobox: GeoBox
+    periods: tuple[Period, ...]
+    """First and last day of each; empty for a tile, which has no time axis."""
+    bands: tuple[str, ...]
+    """Names along a vector; empty where they have none."""
+
+    @property
+    def array(self) -> Any:
+        """The main array."""
+        return self.group[self.variable]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the group."""
+        return dict(self.group.attrs)
+
+    @property
+    def variable_attributes(self) -> dict[str, Any]:
+        """Of the main array."""
+        return dict(self.array.attrs)
+
+    @property
+    def dim(self) -> int | None:
+        """Length of a vector; None for one number per pixel."""
+        axes = self.array.ndim - (1 if self.periods else 0)
+        return None if axes == 2 else int(self.array.shape[-3])
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it holds embeddings and not a map."""
+        return "geoemb:type" in self.group.attrs
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that are written in shards."""
+        return tuple(name for name in (self.variable, "valid", "norm") if name in self.group)
+
+    @property
+    def shard_px(self) -> int:
+        """Pixels along a side of a shard."""
+        return int((self.array.shards or self.array.chunks)[-1])
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """Rows and columns of shards."""
+        side = self.shard_px
+        return math.ceil(self.geobox.height / side), math.ceil(self.geobox.width / side)
+
+    def units(self, period: int | None = None) -> Iterator[Unit]:
+        """Shards, of one period or all."""
+        periods = range(max(1, len(self.periods))) if period is None else (period,)
+        return (Unit(number, *map(int, index)) for number in periods for index in np.ndindex(self.shards))
+
+    def slices(self, unit: Unit) -> tuple[slice, slice]:
+        """Rows and columns of a shard."""
+        side, height, width = self.shard_px, self.geobox.height, self.geobox.width
+        return (slice(unit.row * side, min((unit.row + 1) * side, height)),
+                slice(unit.col * side, min((unit.col + 1) * side, width)))  # fmt: skip
+
+    def valid(self, unit: Unit) -> NDArray[np.bool_]:
+        """Validity (row col) of a shard."""
+        return self.part("valid", unit)
+
+    def codes(self, unit: Unit) -> NDArray[Any]:
+        """What is stored in a shard, (row col dim) or (row col)."""
+        found = np.asarray(self.array[self._place(unit)])
+        return found if self.dim is None else np.moveaxis(found, 0, -1)
+
+    def part(self, name: str, unit: Unit) -> NDArray[Any]:
+        """Another array (row col) of the group over a shard."""
+        return np.asarray(self.group[name][self._place(unit)])
+
+    def norms(self, unit: Unit) -> NDArray[Any] | None:
+        """Lengths (row col) of a shard's vectors, where codes of the power rule are stored."""
+        return self.part("norm", unit) if "norm" in self.group else None
+
+    @property
+    def scale(self) -> NDArray[np.float32] | None:
+        """Step per dimension kept beside linear codes."""
+        return np.asarray(self.group["scale"][:]) if "scale" in self.group else None
+
+    def values(self, unit: Unit) -> NDArray[Any]:
+        """Values of a shard, (row col dim) or (row col), codes turned back."""
+        codes, norms, scale = self.codes(unit), self.norms(unit), self.scale
+        if norms is not None:
+            return from_power(codes, norms)
+        return codes if scale is None else from_scale(codes, scale)
+
+    def _place(self, unit: Unit) -> tuple[Any, ...]:
+        rows, cols = self.slices(unit)
+        return (*((unit.period,) if self.periods else ()), ..., rows, cols)
+
+
+def open_stored(path: Path) -> dict[str, StoredGroup]:
+    """The groups of a store that lie on a grid.
+
+    Raises:
+        MissingFileError: there is nothing at the path.
+        SourceError: it is no Zarr store, is unfinished, or has no such group.
+    """
+    import zarr
+
+    if not path.exists() and partial_of(path).exists():
+        raise SourceError(path, f"it is unfinished: what is done lies in {partial_of(path)}", "give its command again")
+    if not path.exists():
+        raise MissingFileError(path, "a store written by `anysat embed` or `anysat predict`")
+    try:
+        names = sorted(name for name, _ in zarr.open_group(path, mode="r", use_consolidated=False).groups())
+        groups = {name: zarr.open_group(path, path=name, mode="r", use_consolidated=False) for name in names}
+        found = {name: group for name, group in groups.items() if "spatial:transform" in group.attrs}
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(path, f"it is no Zarr store ({type(error).__name__})") from error
+    if not found:
+        raise SourceError(path, "it has no group with spatial: attributes", "give a store written by `anysat embed`")
+    return {name: _stored_group(path, name, group) for name, group in found.items()}
+
+
+def find_group(path: Path, name: str | None = None) -> StoredGroup:
+    """One group of a store: that of the name, else `patch`, else the only one."""
+    groups = open_stored(path)
+    name = name or ("patch" if "patch" in groups else next(iter(groups)))
+    if name not in groups:
+        raise UnknownNameError("group", name, groups, f"It must be one of {path}")
+    return groups[name]
+
+
+def provenance_of(path: Path) -> Mapping[str, Any]:
+    """What a store says it is made from, by what, and how that went."""
+    import zarr
+
+    found = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("anysat", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
+    arrays = {key: array for key, array in group.arrays() if key not in _COORDINATES}
+    if len(arrays) != 1:
+        raise SourceError(
+            path, f"its group {name} has {sorted(arrays) or 'no arrays'} where one main array was expected"
+        )
+    (variable, array), attributes = next(iter(arrays.items())), group.attrs
+    height, width = array.shape[-2:]
+    crs = attributes.get("proj:code") or attributes.get("proj:wkt2") or attributes.get("proj:projjson")
+    if crs is None:
+        raise SourceError(path, f"its group {name} has no reference system (proj:code, proj:wkt2 or proj:projjson)")
+    return StoredGroup(
+        name=name, group=group, variable=variable,
+        geobox=GeoBox((height, width), Affine(*attributes["spatial:transform"]), crs),
+        periods=_periods(group), bands=tuple(map(str, group["band"][:])) if "band" in group else (),
+    )  # fmt: skip
+
+
+def _periods(group: Any) -> tuple[Period, ...]:
+    """First and last day of each period, from whole days since a day that the units name."""
+    if "time_bnds" not in group:
+        return ()
+    bounds = group["time_bnds"]
+    first = date.fromisoformat(str(bounds.attrs.get("units", group["time"].attrs["units"])).split()[-1][:10])
+    days = [(first + timedelta(days=int(a)), first + timedelta(days=int(b) - 1)) for a, b in bounds[:]]
+    return tuple(days)

@@ -1,0 +1,184 @@
+"""Vectors and values on a grid to rows of GeoParquet 1.1: one row per patch that was seen, with its place and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from anysat.errors import RecordError
+from anysat.geo.grid import crs_of, mapped
+from anysat.geo.layout import Period
+
+Geometry = Literal["polygon", "point"]
+_BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+_TIMES = ("datetime", "start_datetime", "end_datetime")
+
+
+class PatchTable:
+    """A GeoParquet file that grows by blocks of patches, each a row group; a context that closes the file.
+
+    Columns: `id`, `tile_id`, `patch_row`, `patch_col` (counted over the whole grid, from the north-west), `datetime`
+    (= `start_datetime`), `start_datetime`, `end_datetime`, the values, `geometry` and `bbox` in the reference system
+    of the grid.
+    """
+
+    def __init__(
+        self, path: Path, geobox: GeoBox, *, variable: str, dim: int | None, dtype: np.dtype[Any],
+        bands: Sequence[str] = (), classes: Sequence[str] = (), has_norm: bool = False,
+        geometry: Geometry = "polygon", attributes: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Begin the file.
+
+        Args:
+            path: the file.
+            geobox: the whole grid.
+            variable: name of the column of vectors or numbers.
+            dim: length of a vector, None for a number.
+            dtype: of the values.
+            bands: names of the values along a vector: each gets a column of its own.
+            classes: names of class numbers, for a column `VARIABLE_name`.
+            has_norm: whether lengths are kept beside codes.
+            geometry: of a row: the patch, or its middle.
+            attributes: anything that turns into JSON, kept in the file under `anysat`.
+        """
+        import pyarrow.parquet
+
+        if geometry not in ("polygon", "point"):
+            raise RecordError("geometry", geometry, "polygon or point")
+        self._geobox, self._geometry, self._variable = geobox, geometry, variable
+        self._dim, self._bands, self._classes, self._has_norm = dim, tuple(bands), tuple(classes), has_norm
+        number = pyarrow.from_numpy_dtype(dtype)
+        columns = {"id": pyarrow.string(), "tile_id": pyarrow.string()}
+        columns |= dict.fromkeys(("patch_row", "patch_col"), pyarrow.int32())
+        columns |= dict.fromkeys(_TIMES, pyarrow.timestamp("us", tz="UTC"))
+        if self._bands:
+            columns |= dict.fromkeys(self._bands, number)
+        else:
+            columns[variable] = number if dim is None else pyarrow.list_(number, dim)
+        if self._classes:
+            columns[f"{variable}_name"] = pyarrow.string()
+        if has_norm:
+            columns["norm"] = pyarrow.float32()
+        kind = "Polygon" if geometry == "polygon" else "Point"
+        self._schema = geo_schema(columns, geobox, kind, attributes or {})
+        self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(
+        self, values: NDArray[Any], valid: NDArray[np.bool_], *, corner: tuple[int, int], tile_id: str,
+        period: Period | None, norms: NDArray[Any] | None = None,
+    ) -> int:  # fmt: skip
+        """Rows of a block: values (row col dim) or (row col), validity (row col); returns how many there are.
+
+        Args:
+            corner: row and column, in the whole grid, of the first.
+            tile_id: of the block.
+            period: first and last day, None where nobody knows.
+            norms: lengths (row col) beside codes.
+        """
+        import pyarrow
+
+        rows, cols = (index.astype(np.int32) for index in np.nonzero(valid))
+        if not len(rows):
+            return 0
+        found, rows, cols = values[valid], rows + corner[0], cols + corner[1]
+        columns: dict[str, Any] = {
+            "id": [f"{tile_id}_{row}_{col}" for row, col in zip(rows, cols, strict=True)],
+            "tile_id": [tile_id] * len(rows),
+            "patch_row": rows,
+            "patch_col": cols,
+        }
+        columns |= times_of(period, len(rows))
+        if self._bands:
+            columns |= {name: found[:, place] for place, name in enumerate(self._bands)}
+        elif self._dim is not None:
+            flat = pyarrow.array(np.ascontiguousarray(found).reshape(-1))
+            columns[self._variable] = pyarrow.FixedSizeListArray.from_arrays(flat, self._dim)
+        else:
+            columns[self._variable] = found
+        if self._classes:
+            columns[f"{self._variable}_name"] = [self._classes[number] for number in found]
+        if norms is not None:
+            columns["norm"] = norms[valid].astype(np.float32)
+        shapes, bounds = _places(self._geobox, rows, cols, self._geometry)
+        write_rows(self._file, self._schema, columns, shapes, bounds)
+        return len(rows)
+
+
+def geo_schema(columns: Mapping[str, Any], geobox: GeoBox, kind: str, attributes: Mapping[str, Any]) -> Any:
+    """Columns, and the metadata that make them GeoParquet 1.1 with a `bbox` column readers can skip by."""
+    import pyarrow
+
+    bounds = geobox.boundingbox
+    place = {
+        "encoding": "WKB",
+        "geometry_types": [kind],
+        "crs": crs_of(geobox).proj.to_json_dict(),
+        "edges": "planar",
+        "bbox": [bounds.left, bounds.bottom, bounds.right, bounds.top],
+        "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
+    }
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": place}}
+    box = pyarrow.struct([(name, pyarrow.float64()) for name in _BOUNDS])
+    fields = [*columns.items(), ("geometry", pyarrow.binary()), ("bbox", box)]
+    told = {"geo": json.dumps(geo), "anysat": json.dumps(dict(attributes))}
+    return pyarrow.schema(fields, metadata=told)
+
+
+def write_rows(
+    file: Any, schema: Any, columns: Mapping[str, Any], shapes: NDArray[Any], bounds: NDArray[np.float64]
+) -> None:
+    """One row group of shapely geometries with their bounds (row 4) and columns."""
+    import pyarrow
+    import shapely
+
+    boxes = [pyarrow.array(column) for column in bounds.T]
+    places = {"geometry": pyarrow.array(shapely.to_wkb(shapes), pyarrow.binary()),
+              "bbox": pyarrow.StructArray.from_arrays(boxes, names=list(_BOUNDS))}  # fmt: skip
+    given = {**columns, **places}
+    arrays = [
+        given[field.name]
+        if isinstance(given[field.name], pyarrow.Array)
+        else pyarrow.array(given[field.name], field.type)
+        for field in schema
+    ]
+    file.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), row_group_size=len(shapes))
+
+
+def times_of(period: Period | None, count: int) -> dict[str, list[datetime | None]]:
+    """The columns of time: from the first instant of the first day to the last second of the last."""
+    first = None if period is None else _midnight(period[0])
+    last = None if period is None else _midnight(period[1]) + timedelta(days=1, seconds=-1)
+    return {name: [value] * count for name, value in zip(_TIMES, (first, first, last), strict=True)}
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _places(
+    geobox: GeoBox, rows: NDArray[Any], cols: NDArray[Any], geometry: Geometry
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    import shapely
+
+    if geometry == "point":
+        x, y = mapped(geobox.affine, cols + 0.5, rows + 0.5)
+        return shapely.points(x, y), np.stack([x, y, x, y], axis=1)
+    left, top = mapped(geobox.affine, cols.astype(np.float64), rows.astype(np.float64))
+    right, bottom = mapped(geobox.affine, cols + 1.0, rows + 1.0)
+    return shapely.box(left, bottom, right, top), np.stack([left, bottom, right, top], axis=1)

@@ -1,0 +1,280 @@
+"""What is wrong with a store, or with the documents beside it: conventions, place, nodata, gaps, checksums, model.
+
+Nothing is fetched, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo import CRS
+
+from anysat.errors import SourceError
+from anysat.geo.conventions import CONVENTIONS
+from anysat.geo.grid import crs_of
+from anysat.geo.layout import NO_CLASS
+from anysat.geo.quantise import NODATA
+from anysat.geo.store import CHECKSUMS, Unit, checksum_of, partial_of
+from anysat.geo.stored import StoredGroup, open_stored, provenance_of
+
+_OFF_PX = 1e-3
+"""Share of a pixel that two tellings of one place may differ by."""
+_SHOWN = 4
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    where: str
+    """Store, and group if it is one group's."""
+    check: str
+    text: str
+
+
+def validate_store(path: Path, *, reads_all: bool = True, advance: Advance = lambda _: None) -> list[Finding]:
+    """Look at one store.
+
+    Args:
+        path: NAME.zarr.
+        reads_all: compare checksums, and values with validity, which reads every byte.
+        advance: called as shards are read; `num_steps` of them.
+
+    Raises:
+        MissingFileError, SourceError: there is no store.
+    """
+    unfinished = path if path.name.endswith(".partial") else partial_of(path)
+    found = []
+    if unfinished.exists():
+        done = len(list((unfinished / "done").glob("*.json")))
+        found.append(Finding(level="error", where=unfinished.name, check="finished",
+                             text=f"it is unfinished, with {done} units done: give its command again"))  # fmt: skip
+        if not path.exists() or path == unfinished:
+            return found
+    for name, group in open_stored(path).items():
+        where = f"{path.name}/{name}"
+        told = [*_conventions(group), *_metadata(path, group), *_place(group), *_nodata(group), *_gaps(path, group)]
+        told += _contents(path, group, advance) if reads_all else []
+        found += [Finding(level=level, where=where, check=check, text=text) for level, check, text in told]
+    return found
+
+
+def num_steps(path: Path) -> int:
+    """Shards that `validate_store` tells of."""
+    try:
+        return sum(len(list(group.units())) for group in open_stored(path).values())
+    except (SourceError, FileNotFoundError):
+        return 0
+
+
+def validate_models(paths: Sequence[Path]) -> list[Finding]:
+    """Whether stores come from one model: embeddings of different weights do not compare."""
+    weights = {path.name: weights_of(path) for path in paths if path.exists() and not path.name.endswith(".partial")}
+    known = {name: told for name, told in weights.items() if told}
+    if len(set(known.values())) <= 1:
+        return [] if len(known) < 2 else [Finding(level="ok", where="all", check="model", text="made by one model")]
+    text = "MIXED MODELS, whose embeddings do not compare: " + "; ".join(f"{n} by {t}" for n, t in known.items())
+    return [Finding(level="error", where="all", check="model", text=text)]
+
+
+def weights_of(path: Path) -> str:
+    """What a store says of the weights it was made with; empty where it says nothing."""
+    told = provenance_of(path)
+    made_from = told.get("made_from")
+    for place in (made_from, told):
+        if isinstance(place, Mapping) and place.get("weights"):
+            weights = place["weights"]
+            if isinstance(weights, Mapping):
+                weights = next((weights[key] for key in ("digest", "sha256", "weights") if weights.get(key)), weights)
+            return weights if isinstance(weights, str) else json.dumps(weights, sort_keys=True)
+    return ""
+
+
+Told = tuple[Literal["ok", "warning", "error"], str, str]
+
+
+def _conventions(group: StoredGroup) -> Iterator[Told]:
+    import zarr_cm
+
+    problems = list(_geoemb_problems(group)) if group.is_embedding else []
+    try:
+        zarr_cm.validate_many(group.attributes, ["proj", "spatial"])
+    except (ValueError, TypeError, KeyError) as error:
+        problems.append(f"proj:, spatial: {error}")
+    named = {c.get("uuid") for c in group.attributes.get("zarr_conventions", ())}
+    wanted = [c for c in CONVENTIONS if group.is_embedding or c["name"] != "geoemb:"]
+    problems += [f"{c['name']} is not named in zarr_conventions" for c in wanted if c["uuid"] not in named]
+    if group.group.metadata.zarr_format != 3:
+        problems.append(f"Zarr format {group.group.metadata.zarr_format}, expected 3")
+    yield _verdict("conventions", problems, f"{', '.join(c['name'].strip(':') for c in wanted)} are followed")
+
+
+def _geoemb_problems(group: StoredGroup) -> Iterator[str]:
+    """The rules of the `geoemb:` schema, and that they are true of the array."""
+    facts = group.attributes
+    kinds: dict[str, Any] = {"type": str, "dimensions": int, "model": str, "source_data": list, "data_type": str}
+    for key, kind in kinds.items():
+        if not isinstance(facts.get(f"geoemb:{key}"), kind):
+            yield f"geoemb:{key} must be a {kind.__name__}, is {facts.get(f'geoemb:{key}')!r}"
+    if facts.get("geoemb:type") not in ("chip", "pixel"):
+        yield f"geoemb:type must be chip or pixel, is {facts.get('geoemb:type')!r}"
+    if facts.get("geoemb:type") == "chip" and "geoemb:chip_layout" not in facts:
+        yield "geoemb:chip_layout is missing, which a chip must tell"
+    if facts.get("geoemb:source_data") == []:
+        yield "geoemb:source_data is empty"
+    if facts.get("geoemb:dimensions") != group.dim:
+        yield f"geoemb:dimensions is {facts.get('geoemb:dimensions')}, the array has {group.dim}"
+    dtype = group.array.dtype.name
+    if facts.get("geoemb:data_type") != dtype:
+        yield f"geoemb:data_type is {facts.get('geoemb:data_type')}, the array has {dtype}"
+    if dtype == "int8":
+        scale = facts.get("geoemb:quantization", {}).get("scale", {})
+        if scale.get("array_name") not in group.group:
+            yield f"geoemb:quantization names the array {scale.get('array_name')!r}, which is not there"
+
+
+def _metadata(path: Path, group: StoredGroup) -> Iterator[Told]:
+    """Metadata gathered in the group's file must be those of its arrays, because readers take either."""
+    import zarr
+
+    try:
+        gathered = zarr.open_group(path, path=group.name, mode="r", use_consolidated=True)
+    except ValueError:  # nothing is gathered, as in stores of tiles
+        return
+    kept = {name: array.metadata.to_dict() for name, array in gathered.arrays()}
+    found = {name: array.metadata.to_dict() for name, array in group.group.arrays()}
+    differing = [name for name in {**kept, **found} if not _same(kept.get(name), found.get(name))]
+    problems = [f"what is gathered of {name} is not what its own file says" for name in sorted(differing)]
+    yield _verdict("metadata", problems, f"those of {len(found)} arrays are gathered")
+
+
+def _same(one: Any, other: Any) -> bool:
+    return json.dumps(one, default=str, sort_keys=True) == json.dumps(other, default=str, sort_keys=True)
+
+
+def _place(group: StoredGroup) -> Iterator[Told]:
+    affine, shape = group.geobox.affine, group.geobox.shape
+    facts, problems = group.attributes, []
+    if list(facts.get("spatial:shape", ())) != list(shape):
+        problems.append(f"spatial:shape {facts.get('spatial:shape')}, the array has {list(shape)}")
+    bounds = group.geobox.boundingbox
+    if not np.allclose(facts.get("spatial:bbox", bounds), bounds, rtol=0, atol=abs(affine.a) * _OFF_PX):
+        problems.append(f"spatial:bbox {facts['spatial:bbox']}, the grid has {list(bounds)}")
+    if affine.b or affine.d or affine.e >= 0 or affine.a <= 0:
+        problems.append(f"spatial:transform {list(affine)[:6]} is not north-up")
+    names = facts.get("spatial:dimensions", ["y", "x"])
+    for name, start, step in zip(names, (affine.f, affine.c), (affine.e, affine.a), strict=True):
+        if name not in group.group:
+            problems.append(f"coordinate {name} is missing")
+            continue
+        centres = np.asarray(group.group[name][:])
+        if len(centres) != shape[0 if name == names[0] else 1]:
+            problems.append(f"coordinate {name} has {len(centres)} values")
+        elif (off := float(np.abs((centres - start) / step - np.arange(len(centres)) - 0.5).max())) > _OFF_PX:
+            problems.append(f"coordinate {name} is {off:.3g} pixels off spatial:transform")
+    problems += _reference_problems(group)
+    yield _verdict("place", problems, f"{shape[0]} x {shape[1]} of {abs(affine.a):g} in {crs_of(group.geobox)}")
+
+
+def _reference_problems(group: StoredGroup) -> list[str]:
+    if "spatial_ref" not in group.group:
+        return ["spatial_ref is missing, by which CF readers find the reference system"]
+    told = dict(group.group["spatial_ref"].attrs)
+    problems = []
+    if "crs_wkt" not in told or CRS(told["crs_wkt"]) != group.geobox.crs:
+        problems.append(f"spatial_ref says another reference system than proj: ({crs_of(group.geobox)})")
+    if "GeoTransform" in told:
+        c, a, b, f, d, e = map(float, str(told["GeoTransform"]).split())
+        if not np.allclose((a, b, c, d, e, f), list(group.geobox.affine)[:6], rtol=0, atol=abs(a) * _OFF_PX):
+            problems.append(
+                f"spatial_ref says {told['GeoTransform']}, spatial:transform {list(group.geobox.affine)[:6]}"
+            )
+    return problems
+
+
+def _nodata(group: StoredGroup) -> Iterator[Told]:
+    dtype = group.array.dtype
+    fill, problems = group.array.fill_value, []
+    wanted = {"int8": NODATA, "uint8": NO_CLASS}.get(dtype.name)
+    if "_FillValue" not in group.variable_attributes:
+        problems.append(f"{group.variable} declares no _FillValue")
+    if not (np.isnan(fill) if wanted is None else fill == wanted):
+        problems.append(f"fill value {fill}, expected {'NaN' if wanted is None else wanted}")
+    if "valid" not in group.group:
+        problems.append("array valid is missing")
+    yield _verdict("nodata", problems, f"{'NaN' if wanted is None else wanted} where nothing was seen")
+
+
+def _gaps(path: Path, group: StoredGroup) -> Iterator[Told]:
+    """Shards without anything between shards that have something, or that have something at another time."""
+    sums = _checksums(path, group, "valid")
+    if sums is None:
+        return
+    there = sums > 0
+    around = np.pad(there, ((0, 0), (1, 1), (1, 1)))
+    between = (around[:, :-2, 1:-1] & around[:, 2:, 1:-1]) | (around[:, 1:-1, :-2] & around[:, 1:-1, 2:])
+    gaps = [tuple(map(int, place)) for place in np.argwhere(~there & (between | there.any(axis=0)))]
+    if gaps:
+        shown = ", ".join(f"period {t} row {row} col {col}" for t, row, col in gaps[:_SHOWN])
+        more = " …" if len(gaps) > _SHOWN else ""
+        yield "warning", "gaps", f"{len(gaps)} empty shards where others have data: {shown}{more}"
+    else:
+        yield "ok", "gaps", f"none in {there.sum()} shards of {there.size} with data"
+
+
+def _contents(path: Path, group: StoredGroup, advance: Advance) -> Iterator[Told]:
+    """Checksums of the files, and values against validity."""
+    sums = {name: _checksums(path, group, name) for name in group.arrays}
+    broken, wrong = [], []
+    for unit in group.units():
+        bad = [
+            name for name, kept in sums.items() if kept is not None and _sum(path, group, name, unit) != int(kept[unit])
+        ]
+        broken += [f"{name} of period {unit.period} row {unit.row} col {unit.col}" for name in bad]
+        if not bad and "valid" in group.group and not _agrees(group, unit):
+            wrong.append(f"period {unit.period} row {unit.row} col {unit.col}")
+        advance(1)
+    if all(kept is None for kept in sums.values()):
+        yield "warning", "checksums", "none are kept"
+    else:
+        yield _verdict("checksums", broken, "all are right")
+    yield _verdict(
+        "values", [f"not nodata exactly where not valid: {text}" for text in wrong], "nodata where not valid"
+    )
+
+
+def _checksums(path: Path, group: StoredGroup, name: str) -> NDArray[np.uint64] | None:
+    import zarr
+
+    root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
+    place = f"{CHECKSUMS}/{group.name}_{name}"
+    return np.asarray(root[place][:]) if place in root else None
+
+
+def _sum(path: Path, group: StoredGroup, name: str, unit: Unit) -> int:
+    depth = ("0",) if name == group.variable and group.dim is not None else ()
+    place = (str(unit.period), *depth, str(unit.row), str(unit.col))
+    return checksum_of(path.joinpath(group.name, name, "c", *place))
+
+
+def _agrees(group: StoredGroup, unit: Unit) -> bool:
+    codes, valid = group.codes(unit), group.valid(unit)
+    deep = codes if codes.ndim == 3 else codes[..., None]
+    empty = np.isnan(deep) if deep.dtype.kind == "f" else deep == group.array.fill_value
+    return bool((empty.all(-1) == ~valid).all() and not empty[valid].any())
+
+
+def _verdict(check: str, problems: Sequence[str], fine: str) -> Told:
+    if not problems:
+        return "ok", check, fine
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "error", check, "; ".join(problems[:_SHOWN]) + more

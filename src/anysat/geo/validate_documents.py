@@ -1,0 +1,129 @@
+"""What is wrong with the STAC documents of a store: their form, their links, and whether they tell of this store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysat.errors import MissingFileError, SourceError
+from anysat.geo.catalog import EMB, catalog_of
+from anysat.geo.stored import StoredGroup, open_stored
+from anysat.geo.validate import Finding, weights_of
+
+_REQUIRED = ("emb:type", "emb:dimensions", "data_type", "license", "extent")
+_LINKS = ("emb:model", "emb:source-data")
+
+
+def validate_documents(store: Path) -> list[Finding]:
+    """Look at the documents beside a store; nothing where there are none."""
+    folder = catalog_of(store)
+    if not folder.exists():
+        return []
+    groups = open_stored(store)
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        where = f"{folder.name}/{path.relative_to(folder)}"
+        document = _read(path)
+        problems = [*_form(document), *_links(path, document)]
+        group = groups.get(path.parent.name)
+        if group is not None:
+            problems += [*_group_problems(document, group), *_model_problems(document, store)]
+        text = "; ".join(problems) or "its form is right, its links lead somewhere, and it tells of this store"
+        found.append(Finding(level="error" if problems else "ok", where=where, check="documents", text=text))
+    return found
+
+
+def store_of(path: Path) -> Path:
+    """The store that a path means: a store, the folder of its documents, or one of them.
+
+    Raises:
+        SourceError: a document has no asset that is a store.
+    """
+    folder = next((place for place in (path, *path.parents) if place.suffix == ".stac"), None)
+    if folder is None and path.suffix != ".json":
+        return path
+    items = [path] if path.suffix == ".json" else sorted((folder or path).rglob("item.json"))
+    for item in items:
+        for asset in _read(item).get("assets", {}).values():
+            if asset["href"].endswith(".zarr"):
+                return Path(item.parent / asset["href"]).resolve()
+    if folder is not None and folder.with_suffix(".zarr").exists():
+        return folder.with_suffix(".zarr")
+    raise SourceError(path, "it has no asset that is a Zarr store", "give NAME.zarr, NAME.stac or an item of it")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise MissingFileError(path, "a STAC document")
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SourceError(path, f"it is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise SourceError(path, "it is no STAC document")
+    return found
+
+
+def _form(document: Mapping[str, Any]) -> Iterator[str]:
+    """The core schema, as far as it is at hand, and the rules of the `emb:` extension."""
+    import pystac
+    from pystac.errors import STACError, STACTypeError
+
+    try:
+        known = pystac.read_dict(dict(document))
+    except (STACError, STACTypeError, KeyError, TypeError, ValueError) as error:
+        yield f"pystac cannot read it ({type(error).__name__}: {error})"
+        return
+    yield from _core_problems(document, known.STAC_OBJECT_TYPE)
+    if EMB not in document.get("stac_extensions", ()):
+        return
+    if document["type"] == "Collection":
+        yield from (f"{key} is missing" for key in _REQUIRED if key not in document)
+        links = {link["rel"] for link in document["links"]}
+        yield from (f"a link {rel} is missing" for rel in _LINKS if rel not in links)
+    elif "embeddings" not in document["assets"]:
+        yield f"no asset is called embeddings, there are {', '.join(document['assets'])}"
+
+
+def _core_problems(document: Mapping[str, Any], kind: Any) -> Iterator[str]:
+    from pystac.errors import STACValidationError
+    from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+    try:
+        JsonSchemaSTACValidator().validate_core(dict(document), kind, document["stac_version"])
+    except STACValidationError as error:
+        errors = error.source if isinstance(error.source, list) else []
+        yield from (f"{'/'.join(map(str, found.path))}: {found.message}"[:200] for found in errors[:1])
+
+
+def _links(path: Path, document: Mapping[str, Any]) -> Iterator[str]:
+    """Relative links and assets that lead nowhere; what is elsewhere is not looked for."""
+    told = [(link["rel"], link["href"]) for link in document.get("links", ())]
+    told += [(f"asset {name}", asset["href"]) for name, asset in document.get("assets", {}).items()]
+    for what, href in told:
+        if "://" not in href and not (path.parent / href).exists():
+            yield f"{what} leads to {href}, where nothing is"
+
+
+def _group_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator[str]:
+    properties = document.get("properties", {})
+    transform = properties.get("proj:transform")
+    if transform is not None and not np.allclose(transform[:6], list(group.geobox.affine)[:6], rtol=0, atol=1e-6):
+        yield f"proj:transform {transform}, the store has {list(group.geobox.affine)[:6]}"
+    shape = properties.get("proj:shape")
+    if shape is not None and list(shape) != list(group.geobox.shape):
+        yield f"proj:shape {shape}, the store has {list(group.geobox.shape)}"
+    if document.get("emb:dimensions", group.dim) != group.dim:
+        yield f"emb:dimensions {document['emb:dimensions']}, the store has {group.dim}"
+    if document.get("data_type", group.array.dtype.name) != group.array.dtype.name:
+        yield f"data_type {document['data_type']}, the store has {group.array.dtype.name}"
+
+
+def _model_problems(document: Mapping[str, Any], store: Path) -> Iterator[str]:
+    told, kept = document.get("properties", {}).get("anysat:weights"), weights_of(store)
+    if told and kept and told != kept:
+        yield f"anysat:weights {told}, the store says {kept}"

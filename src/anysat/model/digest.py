@@ -1,0 +1,35 @@
+"""A name for what a model computes: its shape, conventions and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysat.model.encoder import AnySat
+
+
+def digest(model: AnySat, *, statistics: bool = False) -> str:
+    """SHA-256 of configuration and weights, and of the statistics it standardises with where asked for.
+
+    Examples:
+        >>> from anysat.model.config import ModelConfig
+        >>> len(digest(AnySat(ModelConfig(dim=64, depth=1, num_heads=2))))
+        64
+    """
+    facts: dict[str, Any] = {"config": model.config.to_dict(), "type": str(model.dtype)}
+    if statistics:
+        facts["statistics"] = None if model.normaliser is None else model.normaliser.to_dict()["statistics"]
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(bytes_of(tensor))
+    return total.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they lie in memory."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

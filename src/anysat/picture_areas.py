@@ -1,0 +1,109 @@
+"""A picture of a store of an area: what it holds, seen from far away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.geo.stored import StoredGroup, open_stored
+from anysat.pictures import fit_pca, pca_rgb
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST_PX = 600
+"""Pixels along the longer side of a panel."""
+MOST_PANELS = 6
+_INCHES, _MOST_CLASSES = 4.2, 12
+
+
+def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: None) -> Figure:
+    """A panel for each group and period of a store (the first `MOST_PANELS`): colours of vectors, classes or values.
+
+    Colours of vectors are three principal components of all periods together, so that they compare between periods.
+    Every shard of what is shown is read once; `advance` is told after each.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = _shown(store)
+    images = {name: [overview(group, period, advance) for period in periods] for name, group, periods in shown}
+    count = sum(len(periods) for _, _, periods in shown)
+    cols = min(count, 3)
+    rows = -(-count // cols)
+    figure = Figure(figsize=(_INCHES * cols, _INCHES * rows + 0.5), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    places = iter(figure.subplots(rows, cols, squeeze=False).ravel())
+    for name, group, periods in shown:
+        for period, image in zip(periods, _coloured(group, images[name]), strict=True):
+            axes = next(places)
+            days = f"\n{group.periods[period][0]} to {group.periods[period][1]}" if group.periods else ""
+            bounds = group.geobox.boundingbox
+            axes.set_title(f"{name}{days}", fontsize="medium")
+            extent = (0, (bounds.right - bounds.left) / 1000, 0, (bounds.top - bounds.bottom) / 1000)
+            drawn = axes.imshow(image, extent=extent, origin="upper", interpolation="nearest")
+            axes.set_xlabel("east (km)")
+            axes.set_ylabel("north (km)")
+            if image.ndim == 2:
+                figure.colorbar(drawn, ax=axes, shrink=0.7, label=str(group.variable_attributes.get("units", "")))
+            elif "class_names" in group.variable_attributes:
+                _legend(axes, group)
+    for axes in places:
+        axes.set_axis_off()
+    return figure
+
+
+def num_shards(store: Path) -> int:
+    """Shards that `area_figure` reads."""
+    return sum(len(periods) * group.shards[0] * group.shards[1] for _, group, periods in _shown(store))
+
+
+def overview(group: StoredGroup, period: int, advance: Callable[[], None] = lambda: None) -> NDArray[Any]:
+    """Every so many-th pixel of a group, (row col dim) or (row col); NaN where nothing was seen."""
+    step = max(1, -(-max(group.geobox.shape) // LONGEST_PX))
+    strips: dict[int, list[NDArray[Any]]] = {}
+    for unit in group.units(period):
+        rows, cols = (slice(-part.start % step, None, step) for part in group.slices(unit))
+        values, valid = group.values(unit)[rows, cols], group.valid(unit)[rows, cols]
+        values = values.astype(np.float32)
+        values[~valid] = np.nan
+        strips.setdefault(unit.row, []).append(values)
+        advance()
+    return np.concatenate([np.concatenate(parts, axis=1) for _, parts in sorted(strips.items())])
+
+
+def _shown(store: Path) -> list[tuple[str, StoredGroup, range]]:
+    """Groups and their periods, as many as there are panels."""
+    shown, left = [], MOST_PANELS
+    for name, group in open_stored(store).items():
+        count = min(left, max(1, len(group.periods)))
+        if count and group.name != "dense" and not (group.bands and name == "probability"):
+            shown.append((name, group, range(count)))
+            left -= count
+    return shown or [(name, group, range(1)) for name, group in list(open_stored(store).items())[:1]]
+
+
+def _coloured(group: StoredGroup, images: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Images (row col 3), or values (row col) that a colour bar explains."""
+    attributes = group.variable_attributes
+    if "class_colours" in attributes:
+        palette = np.array([list(bytes.fromhex(colour[1:])) for colour in attributes["class_colours"]], np.uint8)
+        return [np.where(np.isfinite(one)[..., None], palette[np.nan_to_num(one).astype(int)], 255) for one in images]
+    if images[0].ndim == 2:
+        return images
+    basis = fit_pca(images)
+    return [pca_rgb(one, basis) for one in images]
+
+
+def _legend(axes: Any, group: StoredGroup) -> None:
+    from matplotlib.patches import Patch
+
+    names, colours = (group.variable_attributes[key] for key in ("class_names", "class_colours"))
+    keys = [Patch(color=colour, label=name) for name, colour in zip(names, colours, strict=True)]
+    if len(keys) <= _MOST_CLASSES:
+        axes.legend(handles=keys, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))

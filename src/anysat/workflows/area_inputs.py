@@ -1,0 +1,112 @@
+"""What an area is made from, whatever is made of it: sources opened, days cut, and how to tell them again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysat.areas.sizes import num_dates
+from anysat.errors import RecordError, SourceError
+from anysat.geo.ground import read_ground
+from anysat.geo.periods import Period, cut_periods, read_range
+from anysat.geo.source import Source
+from anysat.geo.sources import open_sources, parse_units
+from anysat.modalities import Modality
+from anysat.workflows.area_options import AreaOptions
+
+Days = tuple[np.datetime64, np.datetime64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AreaInputs:
+    """Opened, and nothing read."""
+
+    sources: Mapping[str, Source]
+    periods: tuple[Period, ...]
+    ground: Any
+    """What is asked for, in degrees (a shapely geometry); None for all that is shared."""
+
+    @property
+    def days(self) -> tuple[Days, ...]:
+        """The periods as numpy has them."""
+        return tuple((np.datetime64(first, "D"), np.datetime64(last, "D")) for first, last in self.periods)
+
+    def told(self) -> list[str]:
+        """A line for each input, and one for the days."""
+        lines = []
+        for key, source in self.sources.items():
+            dates = "undated"
+            if source.dates is not None:
+                count = len(source.dates)
+                dates = (
+                    f"{count} dates {min(source.dates)} to {max(source.dates)}" if count > 1 else str(source.dates[0])
+                )
+            bands = f"bands {' '.join(source.bands)}"
+            lines.append(", ".join([f"input {key}: {source.name}", dates, bands, *source.notes]))
+        several = f" in {len(self.periods)} periods" if len(self.periods) > 1 else ""
+        return [*lines, f"days: {self.periods[0][0]} to {self.periods[-1][1]}{several}"]
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same for unfinished work to be gone on with."""
+        return {key: _facts(source) for key, source in self.sources.items()}
+
+
+def open_inputs(
+    options: AreaOptions, given: Sequence[str] | Mapping[str, Any], units: Sequence[str],
+    records: Mapping[str, Modality],
+) -> AreaInputs:  # fmt: skip
+    """Open the inputs of an area, and cut the days into periods.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, RecordError: an input, an area or days that cannot be used.
+    """
+    ground = None if options.area is None else read_ground(options.area)
+    between = None if options.dates is None else read_range(options.dates)
+    days = None if between is None else (np.datetime64(between[0], "D"), np.datetime64(between[1], "D"))
+    bounds = None if ground is None else ground.bounds
+    sources = open_sources(given, records, parse_units(units, records), bbox=bounds, between=days)
+    found = AreaInputs(
+        sources=sources, periods=tuple(cut_periods(options.period, between or _all_days(sources))), ground=ground
+    )
+    is_seen = [num_dates(source, day) for source in sources.values() for day in found.days]
+    if not any(is_seen):
+        first, last = _all_days(sources)
+        asked = " and ".join(f"{a} to {b}" for a, b in found.periods)
+        raise SourceError(", ".join(source.name for source in sources.values()), f"no date lies in {asked}",
+                          f"its dates are from {first} to {last}")  # fmt: skip
+    return found
+
+
+def _all_days(sources: Mapping[str, Source]) -> Period:
+    """From the first to the last date of any series; of images where there is no series."""
+    for series in (True, False):
+        dates = [s.dates for s in sources.values() if s.dates is not None and s.modality.is_temporal == series]
+        if dates:
+            first, last = (end(np.concatenate(dates)).astype(date) for end in (np.min, np.max))
+            return first, last
+    names = ", ".join(source.name for source in sources.values())
+    raise RecordError("--dates", None, f"FIRST/LAST, such as 2020-01-01/2020-12-31: no date is known of {names}")
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    dates = [] if source.dates is None else [str(day) for day in source.dates]
+    return {
+        "path": source.name, "bands": list(source.bands), "units": [source.units[i] for i in sorted(source.units)],
+        "dates": dates, "version": _version_of(source.name),
+    }  # fmt: skip
+
+
+def _version_of(name: str) -> str:
+    """What tells that files were changed: their names, sizes and times; nothing of what is not a file."""
+    path = Path(name.split("::")[0])
+    if not path.exists():
+        return ""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    told = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

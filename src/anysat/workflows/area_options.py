@@ -1,0 +1,51 @@
+"""What can be asked for of an area, whatever is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from anysat.errors import RecordError, UnknownNameError
+
+ALSO = (".tif", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaOptions:
+    """Where, when, and with how much of this machine, or of others."""
+
+    area: str | None = None
+    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, or a file of polygons. Null is all that the inputs share,
+    as one tile where it has at most 4096 patches, else window by window."""
+    dates: str | None = None
+    """Days to use of a series, FIRST/LAST, such as 2020-01-01/2020-12-31; null is all."""
+    period: str = "all"
+    """Days that are looked at together: all of them, each month, season or year, or FIRST/LAST,FIRST/LAST,…."""
+    window: int = 16
+    """Patches along a side of the windows in which patches of an area see each other."""
+    overlap: float = 0.25
+    """Share of a window's side that the next one covers again; where they overlap, they are blended."""
+    also: list[str] = field(default_factory=list)
+    """Formats that are written beside an area's NAME.zarr: [.tif, .parquet]."""
+    memory_gb: float = 4.0
+    """Memory that an area may take, in gigabytes; what is held at once is made to fit."""
+    readers: int = 2
+    """Threads that read ahead."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers see the same disk, such as tcp://10.0.0.1:8786; null for none."""
+
+    def __post_init__(self) -> None:
+        for suffix in self.also:
+            if suffix not in ALSO:
+                raise UnknownNameError("--also", suffix, ALSO)
+        if self.readers < 1:
+            raise RecordError("--readers", self.readers, "one or more")
+        if not self.memory_gb > 0:
+            raise RecordError("--memory-gb", self.memory_gb, "a positive number of gigabytes")
+        if self.window < 1 or not 0 <= self.overlap < 1:
+            raise RecordError("--window, --overlap", (self.window, self.overlap), "1 or more; 0 or more and below 1")
+
+    @property
+    def is_area(self) -> bool:
+        """Whether something is asked for that only an area has."""
+        asked = any(one is not None for one in (self.area, self.dates, self.scheduler))
+        return asked or self.period != "all" or bool(self.also)

@@ -1,0 +1,115 @@
+"""Cubes in Python to embeddings in Python: lazy when they are, with georeference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anysat.areas.job import Job
+from anysat.errors import InputError
+from anysat.geo.layout import Layout, coordinates_of
+from anysat.geo.store import Unit
+from anysat.model.encoder import AnySat
+from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.embed_area import levelled, measure_statistics, prepare
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def embed(
+    data: Mapping[str, Any], patch_size_m: float, *, weights: str | Path | AnySat = "g-astruc/AnySat", **options: Any
+) -> xarray.Dataset:
+    """Embeddings of cubes of the same ground, by modality key: `embedding` (time dim y x) and `valid` (time y x).
+
+    Lazy if any of the cubes is: each of its blocks is then computed where and when it is asked for, on a Dask cluster
+    too if one is connected. Values are those of `anysat embed`.
+
+    Args:
+        data: xarray Datasets or DataArrays with a reference system (time, band, y, x in any order), or paths.
+        patch_size_m: side of a patch in metres.
+        weights: as for `anysat.load`, or a model.
+        options: others of `anysat embed`: `area`, `dates`, `period`, `dense` (embeddings of its sub-patches are then
+            what is returned), `units`, `statistics`, `dataset`, `window`, `overlap`, `places`,
+            `memory_gb`, `device`.
+
+    Raises:
+        SourceError, UnknownNameError, RecordError, PatchSizeError: as `anysat embed`.
+
+    Examples:
+        >>> import numpy as np, odc.geo.xr, xarray
+        >>> from odc.geo.geobox import GeoBox
+        >>> grid = GeoBox.from_bbox((600000, 5600000, 600080, 5600060), "EPSG:32631", resolution=10)
+        >>> s1 = odc.geo.xr.wrap_xr(np.ones((1, 6, 8), "float32"), grid, time=["2020-06-01"], axis=1)
+        >>> s1 = xarray.Dataset({"VV": s1, "VH": 2 * s1}).assign_coords(s1.coords)
+        >>> embed({"s1": s1}, 20, weights="nano", units=["s1=linear"], statistics="from-data").embedding.shape
+        (1, 160, 3, 4)
+    """
+    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities"}
+    if unknown:
+        raise InputError("anysat.embed", "options of what is computed", ", ".join(sorted(unknown)),
+                         "`anysat embed` writes files")  # fmt: skip
+    config = EmbedConfig(inputs=list(data), out="lazy.zarr", patch_size_m=patch_size_m, **options)
+    prepared = prepare(config, data, weights)
+    measure_statistics(prepared.jobs, prepared.model)
+    if len(prepared.jobs) > 1:
+        names = ", ".join(job.area.name for job in prepared.jobs)
+        raise InputError("data", "ground in one reference system", names, "give one of the zones at a time with area=")
+    job = levelled(prepared.jobs[0], config)
+    part = prepared.part(job)
+    lazy = _graph(job, part.layouts[-1])
+    dataset = coordinates_of(part.layouts[-1], part.periods).assign(lazy)
+    dataset.attrs["anysat"] = dict(part.made_from)
+    return dataset if any(_is_lazy(cube) for cube in data.values()) else dataset.compute(scheduler="synchronous")
+
+
+def _graph(job: Job, layout: Layout) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Arrays of which each shard is a block that depends on the tokens of the shards around it."""
+    import dask
+    import dask.array
+
+    shared = dask.delayed(replace(job, threads=None), traverse=False)
+    make = dask.delayed(_make, pure=False)
+    tokens = {unit: make(shared, unit) for unit in job.units}
+    fuse = dask.delayed(_fuse, pure=False)
+    periods: dict[str, list[Any]] = {"embedding": [], "valid": []}
+    for period in range(len(job.periods)):
+        rows: dict[str, list[Any]] = {"embedding": [], "valid": []}
+        for row in range(job.area.shards[0]):
+            cells: dict[str, list[Any]] = {"embedding": [], "valid": []}
+            for col in range(job.area.shards[1]):
+                unit = Unit(period, row, col)
+                made = fuse(shared, unit, [tokens[other] for other in job.needs(unit)], layout.name)
+                sides = tuple(part.stop - part.start for part in layout.shard_slices(row, col))
+                cells["embedding"].append(
+                    dask.array.from_delayed(made["embedding"], (1, layout.dim, *sides), np.float32)
+                )
+                cells["valid"].append(dask.array.from_delayed(made["valid"], (1, *sides), bool))
+            for name, found in cells.items():
+                rows[name].append(dask.array.concatenate(found, axis=-1))
+        for name, found in rows.items():
+            periods[name].append(dask.array.concatenate(found, axis=-2))
+    y, x = layout.geobox.dimensions
+    axes = {"embedding": ("time", "dim", y, x), "valid": ("time", y, x)}
+    return {name: (axes[name], dask.array.concatenate(found, axis=0)) for name, found in periods.items()}
+
+
+def _make(job: Job, unit: Unit) -> Any:
+    return job.make(unit)
+
+
+def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:
+    """Vectors (time dim y x) and validity (time y x) of a shard."""
+    own = next(part for part, other in zip(parts, job.needs(unit), strict=True) if other == unit)
+    vectors, valid = job.fuse(unit, parts, own.sub)[0][name]
+    return {"embedding": np.moveaxis(vectors, -1, 0)[None], "valid": valid[None]}
+
+
+def _is_lazy(cube: Any) -> bool:
+    variables = getattr(cube, "data_vars", None)
+    arrays = [cube] if variables is None else list(variables.values())
+    return any(getattr(array, "chunks", None) for array in arrays)

@@ -1,0 +1,29 @@
+"""What embedding an area will take, before anything runs: what can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.probe import Scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(EmbedConfig):
+    """Tell what `anysat embed` would do with these options: windows, bytes, operations, minutes, memory, output."""
+
+    out: str = "area.zarr"
+    """Output that would be made; nothing is written."""
+    measure: bool = True
+    """Read, encode and fuse one window, to estimate minutes and operations on this machine."""
+
+
+def plan(config: PlanConfig) -> Scored:
+    """Open the inputs, cut the area, measure one window, and tell.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, RecordError, PatchSizeError: as `anysat embed`.
+    """
+    from anysat.workflows.plan_area import plan_area
+
+    return plan_area(config)

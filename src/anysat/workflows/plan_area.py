@@ -1,0 +1,128 @@
+"""The work of `anysat plan`: prepare as for embedding, time one window, and multiply."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from anysat.areas.job import Job
+from anysat.areas.sample import sample_spans
+from anysat.geo.layout import Layout
+from anysat.workflows.embed_area import Prepared, measure_statistics, prepare
+from anysat.workflows.plan import PlanConfig
+from anysat.workflows.probe import Scored
+
+_VALUE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One window, per patch."""
+
+    read_s: float
+    encode_s: float
+    fuse_s: float
+    """Of one window's fusion, over its patches."""
+    encode_flops: float
+    fuse_flops: float
+
+
+def plan_area(config: PlanConfig) -> Scored:
+    """See `anysat.workflows.plan.plan`."""
+    prepared = prepare(config)
+    lines = prepared.inputs.told()
+    if config.measure:
+        lines.append(f"statistics: {measure_statistics(prepared.jobs, prepared.model)}")
+    for job in prepared.jobs:
+        lines += _counted(prepared, job)
+        if config.measure:
+            lines += _estimated(prepared, job)
+    lines.append(f"memory: at most {prepared.sizes.peak_bytes / 1e9:.2g} GB of {config.memory_gb:g} GB")
+    return Scored(text="\n".join(lines))
+
+
+def _counted(prepared: Prepared, job: Job) -> list[str]:
+    """What is known without reading a pixel."""
+    (rows, cols), size, periods = job.area.span.shape, job.area.patch_size_m, len(job.periods)
+    windows = len(job.windowing.starts(rows)) * len(job.windowing.starts(cols))
+    side = job.windowing.shape(job.area)
+    shards = job.area.shards
+    values = prepared.load.values * rows * cols * periods
+    tokens = 3 * cols * job.area.shard * prepared.load.modalities * prepared.model.config.dim * _VALUE_BYTES
+    stored = sum(_bytes(layout) for layout in prepared.part(job).layouts) * periods
+    return [
+        f"area: {rows} x {cols} patches of {size:g} m, {rows * cols * size**2 / 1e6:.4g} km2, in {job.area.geobox.crs} "
+        f"({job.area.crs_reason})",
+        f"windows: {windows} of {side[0]} x {side[1]} patches, {job.windowing.overlap:.0%} overlapping, in "
+        f"{shards[0]} x {shards[1]} shards of {job.area.shard} x {job.area.shard} patches"
+        + (f", for each of {periods} periods" if periods > 1 else ""),
+        f"to read: at most {_size(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
+        f"{job.block} patches",
+        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while it runs",
+    ]
+
+
+def _bytes(layout: Layout) -> float:
+    pixels = layout.geobox.height * layout.geobox.width
+    return pixels * ((layout.dim or 1) * layout.dtype.itemsize + 1 + (4 if layout.kind == "int8-power" else 0))
+
+
+def _estimated(prepared: Prepared, job: Job) -> list[str]:
+    """What one window says of all."""
+    one = _measure(job)
+    patches = job.area.geobox.height * job.area.geobox.width * len(job.periods)
+    again = _times_fused(job)
+    flops = patches * (one.encode_flops + one.fuse_flops * again)
+    compute_s, read_s = patches * (one.encode_s + one.fuse_s * again), patches * one.read_s
+    wall_s = max(compute_s, read_s / prepared.config.readers)
+    return [
+        f"operations: {flops:.3g} FLOP, {one.fuse_flops * again * patches / flops:.0%} of it fusion, each patch in "
+        f"{again:.2g} windows",
+        f"time: about {_time(wall_s)} on this machine ({_time(compute_s)} computing, {_time(read_s)} reading in "
+        f"{prepared.config.readers} threads)",
+    ]  # fmt: skip
+
+
+def _times_fused(job: Job) -> float:
+    """Windows that a patch is in, on average."""
+    (rows, cols), (height, width) = job.windowing.shape(job.area), job.area.span.shape
+    return len(job.windowing.starts(height)) * rows / height * len(job.windowing.starts(width)) * cols / width
+
+
+def _measure(job: Job) -> Measured:
+    """Read, encode and fuse one window twice, and time the second."""
+    rows, cols = job.windowing.shape(job.area)
+    span = sample_spans(job, min(job.block, rows, cols), count=1)[0]
+    count = span.shape[0] * span.shape[1]
+    start = time.perf_counter()
+    read = job.read(0, span, list(job.sources))
+    read_s = time.perf_counter() - start
+    with FlopCounterMode(display=False) as encoding:
+        tokens = job.encode(span, read)
+    with FlopCounterMode(display=False) as fusing:
+        job.fuse_window(0, span, tokens)
+    start = time.perf_counter()
+    tokens = job.encode(span, read)
+    middle = time.perf_counter()
+    job.fuse_window(0, span, tokens)
+    end = time.perf_counter()
+    return Measured(
+        read_s / count, (middle - start) / count, (end - middle) / count, encoding.get_total_flops() / count,
+        fusing.get_total_flops() / count,
+    )  # fmt: skip
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

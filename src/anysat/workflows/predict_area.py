@@ -1,0 +1,109 @@
+"""The work of `anysat predict` where the ground is larger than a tile: a map, answered window by window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import anysat
+from anysat.areas.maps import MapJob
+from anysat.areas.sizes import Load, choose_sizes
+from anysat.areas.windows import Windowing
+from anysat.errors import InputError
+from anysat.geo.area import Area, plan_areas
+from anysat.geo.descriptions import describe_sources
+from anysat.geo.layout import Layout
+from anysat.geo.maps import class_attributes
+from anysat.geo.writers import check_apart
+from anysat.model.digest import digest
+from anysat.picture_samples import class_colours
+from anysat.tasks.predictor import Predictor, load_task
+from anysat.workflows.area_inputs import AreaInputs, open_inputs
+from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
+from anysat.workflows.embed_area import layout_of, statistics_facts
+from anysat.workflows.predict import PredictConfig
+from anysat.workflows.probe import Scored
+
+_TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
+"""Of the mlm extension's list."""
+
+
+def predict_area(config: PredictConfig) -> Scored:
+    """See `anysat.workflows.predict.predict`."""
+    given = [source.file for source in describe_sources(config.inputs).values()]
+    check_apart([Path(config.out)], [*given, config.run])
+    predictor = load_task(config.run, device=config.device)
+    encoder, view = predictor.encoder, predictor.view
+    records = {key: encoder.config.modality(key) for key in view.modalities}
+    inputs = open_inputs(config, config.inputs, config.units, records)
+    patch_size_m, windowing = max(view.patch_sizes_m), Windowing(side=config.window, overlap=config.overlap)
+    loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
+    heaviest = max(loads, key=lambda one: one.values)
+    sizes = choose_sizes(heaviest, windowing, encoder.config, memory_gb=config.memory_gb, readers=config.readers,
+                         block=windowing.side)  # fmt: skip
+    areas = plan_areas(
+        [source.footprint for source in inputs.sources.values()], patch_size_m, encoder.config.subpatch_order,
+        shard=sizes.shard, wanted=inputs.ground,
+    )  # fmt: skip
+    parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
+    return run_parts(parts, config, inputs.told(), overwrite=config.overwrite)
+
+
+def _part(
+    config: PredictConfig, predictor: Predictor, inputs: AreaInputs, area: Area, windowing: Windowing
+) -> Part:  # fmt: skip
+    target = predictor.task.target
+    per_patch = _per_patch(predictor, area)
+
+    def work(folder: Path) -> MapJob:
+        return MapJob(
+            model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
+            windowing=windowing, kind=target.kind, per_patch=per_patch, num_outputs=max(len(target.classes), 1),
+            folder=folder, probabilities=config.probabilities, variants=config.variants,
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+
+    made_from = {
+        "version": anysat.__version__, "target": target.name, "classes": list(target.classes),
+        "weights": dict(predictor.encoder.provenance) | {"digest": digest(predictor.encoder)},
+        "statistics": statistics_facts(predictor.encoder.normaliser), "run": str(config.run),
+        "inputs": inputs.facts(),
+        "options": {
+            "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
+            "variants": config.variants, "area": config.area,
+        },
+    }  # fmt: skip
+    return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
+                layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
+                model=model_facts(str(config.run), predictor.encoder, _TASKS[target.kind]))  # fmt: skip
+
+
+def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:
+    """The answer first, then what is told beside it."""
+    target, pixel_m = predictor.task.target, area.patch_size_m / side
+    found = []
+    if target.kind == "class":
+        said = class_attributes(target.classes, class_colours(len(target.classes)))
+        found.append(layout_of(area, "class", pixel_m, kind="uint8", variable="class", variable_attributes=said))
+    elif target.kind == "value":
+        said = {"long_name": target.name, "units": target.unit}
+        found.append(layout_of(area, "value", pixel_m, variable="value", variable_attributes=said))
+    if config.probabilities or target.kind == "labels":
+        found.append(layout_of(area, "probability", pixel_m, dim=len(target.classes), bands=target.classes,
+                               variable="probability"))  # fmt: skip
+    if config.variants:
+        said = {"units": target.unit if target.kind == "value" else "nat", "long_name": "disagreement of variants"}
+        found.append(layout_of(area, "uncertainty", pixel_m, variable="uncertainty", variable_attributes=said))
+    return found
+
+
+def _per_patch(predictor: Predictor, area: Area) -> int:
+    """Answers along a side of a patch; 0 where one is given for a whole window."""
+    target = predictor.task.target
+    if target.gsd_m is None:
+        return 0
+    side = area.patch_size_m / target.gsd_m
+    if abs(side - round(side)) > 1e-6:
+        raise InputError("run", f"a target whose pixels divide a patch of {area.patch_size_m:g} m", target.gsd_m)
+    return round(side)

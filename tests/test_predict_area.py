@@ -1,0 +1,98 @@
+"""`anysat predict` on ground larger than a tile: maps with classes, values, probabilities and uncertainty."""
+
+import numpy as np
+import pytest
+import rasterio
+import xarray
+
+from anysat.cli import main
+from anysat.modalities import MODALITIES as M
+from area_builders import CROPS, HEIGHT, KIND, LABELS, predictor
+from geo_builders import LEFT, TOP, cube, geobox, write_nc
+
+
+@pytest.fixture(scope="module")
+def s2(tmp_path_factory):
+    y, x = np.mgrid[:40, :56]
+    values = np.sin(x / 5 + y / 7 + np.arange(2)[:, None, None, None] + np.arange(10)[:, None, None] / 3)
+    values[:, :, :6, :8] = np.nan
+    data = cube(values.astype(np.float32), geobox((40, 56)), ["2020-01-03", "2020-06-30"], M["s2"].band_names)
+    return write_nc(tmp_path_factory.mktemp("cube") / "s2.nc", data)
+
+
+@pytest.fixture
+def run(s2, tmp_path, capsys):
+    def call(target, *words, out="map.tif"):
+        predictor(target, keys=("s2",)).save(tmp_path / "run.safetensors")
+        argv = ["predict", tmp_path / "run.safetensors", f"s2={s2}", f"--out={tmp_path / out}", *words]
+        status = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+AREA = "--dates=2020-01-01/2020-12-31"
+
+
+def test_classes_of_an_area_are_those_of_its_tile(run, tmp_path):
+    assert run(CROPS, out="tile.tif")[0] == 0
+    status, said, errors = run(CROPS, AREA, "--window=32", out="area.tif")
+    assert (status, errors) == (0, "")
+    assert f"wrote {tmp_path / 'area.tif'}" in said
+    with rasterio.open(tmp_path / "tile.tif") as tile, rasterio.open(tmp_path / "area.tif") as area:
+        assert area.transform == tile.transform
+        assert (area.transform.c, area.transform.f) == (LEFT, TOP)
+        assert area.nodata == 255
+        assert area.colormap(1)[1] == tile.colormap(1)[1]
+        assert area.tags()["CLASS_1"] == "wheat"
+        np.testing.assert_array_equal(area.read(1), tile.read(1))
+        assert (area.read(1)[:6, :8] == 255).all()
+    assert (tmp_path / "area.png").stat().st_size > 5000
+
+
+def test_probabilities_and_uncertainty_are_written_beside(run, tmp_path):
+    status, _, errors = run(CROPS, AREA, "--window=8", "--probabilities", "--variants=4")
+    assert (status, errors) == (0, "")
+    with rasterio.open(tmp_path / "map_probability.tif") as shares, rasterio.open(tmp_path / "map.tif") as classes:
+        assert shares.descriptions == ("maize", "wheat", "grass")
+        values, numbers = shares.read(), classes.read(1)
+        seen = numbers != 255
+        np.testing.assert_allclose(values[:, seen].sum(0), 1, atol=1e-5)
+        np.testing.assert_array_equal(values[:, seen].argmax(0), numbers[seen])
+    with rasterio.open(tmp_path / "map_uncertainty.tif") as file:
+        assert file.units == ("nat",)
+        assert np.isfinite(file.read(1)[seen]).all()
+
+
+def test_values_carry_their_unit(run, tmp_path):
+    assert run(HEIGHT, AREA, out="map.zarr")[0] == 0
+    found = xarray.open_zarr(tmp_path / "map.zarr", group="value")
+    assert found.value.attrs["units"] == "m"
+    assert found.value.shape == (1, 40, 56)
+    assert np.isnan(found.value.values[0, :6, :8]).all()
+
+
+@pytest.mark.parametrize("target", [KIND, LABELS])
+def test_a_target_of_tiles_is_mapped_window_by_window(run, tmp_path, target):
+    status, _, _ = run(target, AREA, "--window=8", out="map.zarr")
+    assert status == 0
+    group = "class" if target is KIND else "probability"
+    found = xarray.open_zarr(tmp_path / "map.zarr", group=group)
+    assert (found.sizes["y"], found.sizes["x"]) == (20, 28)
+    assert found.valid.values.any()
+
+
+def test_every_period_is_answered_for(run, tmp_path):
+    assert run(CROPS, "--period=2020-01-01/2020-03-31,2020-04-01/2020-12-31", out="map.zarr")[0] == 0
+    found = xarray.open_zarr(tmp_path / "map.zarr", group="class")
+    assert found.sizes["time"] == 2
+    assert (found["class"].values[0] != found["class"].values[1]).any()
+
+
+def test_rows_of_a_table_name_their_class(run, tmp_path):
+    import geopandas
+
+    assert run(CROPS, AREA, out="map.parquet")[0] == 0
+    table = geopandas.read_parquet(tmp_path / "map.parquet")
+    assert len(table) == 40 * 56 - 48
