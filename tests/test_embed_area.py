@@ -80,8 +80,13 @@ def test_an_area_is_written_where_it_lies(run, s2, tmp_path):
 def test_formats_hold_the_same(run, s2, tmp_path):
     import geopandas
 
-    for out in ("a.zarr", "a.tif", "a.parquet"):
+    assert run(f"s2={s2}", f"--area={ALL}", "--also=.tif,.parquet", out="a.zarr")[0] == 0
+    assert (tmp_path / "a.stac" / "catalog.json").exists()
+    assert main(["catalog", "validate", str(tmp_path / "a.zarr"), str(tmp_path / "a.stac" / "catalog.json")]) == 0
+    for out in ("b.tif", "b.parquet"):
         assert run(f"s2={s2}", f"--area={ALL}", out=out)[0] == 0
+    with rasterio.open(tmp_path / "a.tif") as beside, rasterio.open(tmp_path / "b.tif") as alone:
+        np.testing.assert_array_equal(beside.read(), alone.read())
     cube_of = xarray.open_zarr(tmp_path / "a.zarr", group="patch").embedding.values[0]
     with rasterio.open(tmp_path / "a.tif") as file:
         np.testing.assert_array_equal(file.read(), cube_of)

@@ -41,7 +41,7 @@ def test_every_command_is_one_that_runs_somewhere():
             assert command.startswith(("anysat ", "pip install -e '.[geo]'", "pip install -e '.[train]'")), command
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("anysat embed ")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("anysat embed ", "anysat plan "))])
 def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
@@ -57,8 +57,13 @@ def test_the_commands_run_on_files_of_the_names_they_use(command, tmp_path, monk
     model = random_model(dim=64, depth=1, num_heads=2)
     checkpoint.save(model, "model.safetensors")
     assert main(shlex.split(command)[1:]) == 0
-    for name in ("tile.zarr", "tile.tif", "tile_dense.tif", "tile.png"):
+    made = {
+        "tile": ("tile.zarr", "tile.tif", "tile_dense.tif", "tile.png"), "area.zarr": ("area.zarr", "area.tif", "area.png")
+    }  # fmt: skip
+    out = command.partition("--out ")[2].partition(" ")[0]
+    for name in made.get(out, ()):
         assert (tmp_path / name).exists(), name
+    assert command.startswith("anysat plan ") or out in made
 
 
 def test_the_data_commands_run_one_after_the_other(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from anysat.errors import RecordError, UnknownNameError
 
@@ -24,8 +24,8 @@ class AreaOptions:
     """Patches along a side of the windows in which patches of an area see each other."""
     overlap: float = 0.25
     """Share of a window's side that the next one covers again; where they overlap, they are blended."""
-    also: list[str] = field(default_factory=list)
-    """Formats that are written beside an area's NAME.zarr: [.tif, .parquet]."""
+    also: str | None = None
+    """Formats that are written beside an area's NAME.zarr: .tif, .parquet, or both with a comma between."""
     memory_gb: float = 4.0
     """Memory that an area may take, in gigabytes; what is held at once is made to fit."""
     readers: int = 2
@@ -34,7 +34,7 @@ class AreaOptions:
     """Address of a Dask scheduler whose workers see the same disk, such as tcp://10.0.0.1:8786; null for none."""
 
     def __post_init__(self) -> None:
-        for suffix in self.also:
+        for suffix in self.formats:
             if suffix not in ALSO:
                 raise UnknownNameError("--also", suffix, ALSO)
         if self.readers < 1:
@@ -45,7 +45,12 @@ class AreaOptions:
             raise RecordError("--window, --overlap", (self.window, self.overlap), "1 or more; 0 or more and below 1")
 
     @property
+    def formats(self) -> list[str]:
+        """Suffixes of what is written beside a store."""
+        return [] if self.also is None else [word.strip() for word in self.also.split(",")]
+
+    @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
-        asked = any(one is not None for one in (self.area, self.dates, self.scheduler))
-        return asked or self.period != "all" or bool(self.also)
+        asked = any(one is not None for one in (self.area, self.dates, self.also, self.scheduler))
+        return asked or self.period != "all"

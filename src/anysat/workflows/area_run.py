@@ -97,7 +97,7 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[P
     finally:
         store.close()
     is_store = part.store == part.output
-    suffixes = options.also if is_store else [part.output.suffix]
+    suffixes = options.formats if is_store else [part.output.suffix]
     with progress("writing") as tick:
         exported = _exported(part, suffixes, overwrite, tick)
     written = [*([part.store] if is_store else []), *(path for paths in exported.values() for path in paths)]
