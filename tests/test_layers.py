@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.model.config import ModelConfig
-from anysat.model.layers import Attention, RelativePosition
+from anysat.model.layers import Attention, Block, RelativePosition
 from anysat.model.positions import (
     cell_sequence,
     day_code,
@@ -21,6 +22,7 @@ from anysat.model.positions import (
     subpatch_coordinates,
 )
 from anysat.model.projectors import DateNorm, SeriesProjector, TemporalPooling
+from anysat.model.spatial import SpatialTransformer
 from builders import random_model
 
 
@@ -197,3 +199,29 @@ def test_every_shape_in_a_signature_can_be_read(name):
     assert functions
     for function in functions:
         typing.get_type_hints(function)
+
+
+@pytest.mark.parametrize("within_token", [False, True])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_block_that_answers_for_the_first_token_alone_gives_it_the_same(within_token, is_masked):
+    torch.manual_seed(0)
+    block = Block(64, 2, 1e-5, relative_heads=None if within_token else "each", within_token=within_token).eval()
+    x, bucket = torch.randn(5, 10, 64), distance_buckets(subpatch_coordinates(3, 1), num_skip=1)
+    valid = torch.rand(5, 10) > 0.4 if is_masked else None
+    if valid is not None:
+        valid[:, 0] = True
+    both = (None if within_token else valid), (None if within_token else bucket)
+    torch.testing.assert_close(block(x, *both, first_alone=True), block(x, *both)[:, :1], rtol=0, atol=2e-6)
+
+
+def test_patches_alone_cost_a_tenth_less_than_patches_with_their_sub_patches():
+    spatial = SpatialTransformer(ModelConfig(dim=64, depth=6, num_heads=2)).eval()
+    coordinates = subpatch_coordinates(5, 1)
+    given = torch.randn(8, 25, 64), None, torch.randn(25, 64), distance_buckets(coordinates, num_skip=1)
+    flops = []
+    for keep_sub in (True, False):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            _, sub = spatial(*given, keep_sub)
+        flops.append(counter.get_total_flops())
+        assert (sub is None) != keep_sub
+    assert 0.84 < flops[1] / flops[0] < 0.9

@@ -70,25 +70,38 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None = None,
         bucket: Int[Tensor, "token token"] | None = None,
-    ) -> Float[Tensor, "batch token dim"]:
-        """Mix tokens; `valid` is True where a token may be attended to."""
-        layout = (
-            "batch token (three head dim) -> three batch token head dim"
-            if self.within_token  # heads of one token attend to each other, tokens do not mix
-            else "batch token (three head dim) -> three batch head token dim"
-        )
-        query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
-        if self.within_token:
+        first_alone: bool = False,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Mix tokens; `valid` is True where one may be attended to, `first_alone` answers for the first token only."""
+        if self.within_token:  # heads of one token attend to each other, tokens do not mix
+            x = x[:, :1] if first_alone else x
+            layout = "batch token (three head dim) -> three batch token head dim"
+            query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
             mixed = functional.scaled_dot_product_attention(query, key, value)
             return self.out(rearrange(mixed, "batch token head dim -> batch token (head dim)"))
+        query, key, value = self._projected(x, first_alone)
         bias = None
         if self.relative is not None and bucket is not None:
-            bias = self.relative(query * query.shape[-1] ** -0.5, bucket)
+            asked = bucket[:1] if first_alone else bucket
+            bias = self.relative(query * query.shape[-1] ** -0.5, asked)
         bias = masked_bias(bias, valid)
         mixed = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=None if bias is None else bias.to(query.dtype)
         )
         return self.out(rearrange(mixed, "batch head token dim -> batch token (head dim)"))
+
+    def _projected(self, x: Tensor, first_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (batch head token dim); only the first token's query where the others do not ask."""
+        if not first_alone:
+            layout = "batch token (three head dim) -> three batch head token dim"
+            query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
+            return query, key, value
+        weight, bias, dim = self.qkv.weight, self.qkv.bias, x.shape[-1]
+        query = functional.linear(x[:, 0], weight[:dim], bias[:dim])
+        both = functional.linear(x, weight[dim:], bias[dim:])
+        layout = "batch token (two head dim) -> two batch head token dim"
+        key, value = rearrange(both, layout, two=2, head=self.num_heads).unbind(0)
+        return rearrange(query, "batch (head dim) -> batch head 1 dim", head=self.num_heads), key, value
 
 
 class FeedForward(nn.Module):
@@ -126,9 +139,11 @@ class Block(nn.Module):
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None = None,
         bucket: Int[Tensor, "token token"] | None = None,
-    ) -> Float[Tensor, "batch token dim"]:
-        """Attention, then feed-forward; `valid` is True where a token may be attended to."""
-        x = x + self.attention(self.norm1(x), valid, bucket)
+        first_alone: bool = False,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Attention, then feed-forward; arguments as of the attention."""
+        mixed = self.attention(self.norm1(x), valid, bucket, first_alone)
+        x = (x[:, :1] if first_alone else x) + mixed
         return x + self.mlp(self.norm2(x))
 
 

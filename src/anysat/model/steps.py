@@ -93,8 +93,8 @@ def see(
     def see_some(part: slice) -> Sequence[Tensor | None]:
         """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
         tokens, present = joined([project(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
-        patch, sub_tokens = spatial(tokens, present, code, bucket)
-        return patch, None if present is None else present.any(-1), sub_tokens if keep_sub else None, present
+        patch, sub_tokens = spatial(tokens, present, code, bucket, keep_sub)
+        return patch, None if present is None else present.any(-1), sub_tokens, present
 
     run: Callable[[slice], Sequence[Tensor | None]] = see_some
     if recompute and torch.is_grad_enabled():
