@@ -10,6 +10,7 @@ from anysat.errors import EmptyTileError, ExtentError, InputError, PatchSizeErro
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
+from anysat.model.steps import SeenPatches
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
@@ -294,3 +295,18 @@ def test_values_too_large_for_numbers_are_an_error_not_an_embedding(nano):
     x["s2"] *= 1e25
     with pytest.raises(InputError, match="finite numbers, got NaN or infinity from standardised values up to"):
         nano(x, 20, "tile")
+
+
+@pytest.mark.parametrize("max_pairs", [1, 200, 1000])
+def test_places_are_asked_for_in_parts_without_a_difference(max_pairs):
+    model = random_model(dim=64, depth=1, num_heads=2)
+    patch = torch.randn(2, 5, 4, 64)
+    valid = torch.rand(2, 5, 4) > 0.2
+    seen = {
+        "s2": SeenPatches(patch, valid, None, None), "s1": SeenPatches(torch.randn(2, 5, 4, 64), None, None, None),
+        "modis": SeenPatches(torch.randn(2, 1, 1, 64), None, None, None),
+    }  # fmt: skip
+    with torch.inference_mode():
+        whole, parts = (model.fuse(seen, (5, 4), 20.0, max_pairs=most) for most in (None, max_pairs))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)

@@ -34,6 +34,9 @@ from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_pe
 CHUNK_ROWS = 4096
 """Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
 
+MAX_PAIRS = 1 << 25
+"""Pairs of place and token that are looked at at once where tokens are fused."""
+
 Output = Literal["tile", "patch", "dense", "all"]
 
 
@@ -197,7 +200,8 @@ class AnySat(nn.Module, ModelHubMixin):
         seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows)
         tiling = [tokens for key, tokens in seen.items() if not self.config.modality(key).covers_tile]
         rows, cols = self._count_patches(inputs, patch_size_m)
-        tile, fused = self.fuse(seen, (rows, cols), patch_size_m)
+        max_pairs = None if chunk_rows is None else MAX_PAIRS
+        tile, fused = self.fuse(seen, (rows, cols), patch_size_m, max_pairs=max_pairs)
         patch = rearrange(fused, "batch (pr pc) dim -> batch pr pc dim", pr=rows)
         if tiling:
             patch_valid = any_of([tokens.patch_valid for tokens in tiling])
@@ -245,9 +249,10 @@ class AnySat(nn.Module, ModelHubMixin):
         grid: tuple[int, int],
         patch_size_m: float,
         shown: ShownPatches | None = None,
+        max_pairs: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
-        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown)
+        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown, max_pairs)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)

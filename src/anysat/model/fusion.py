@@ -6,6 +6,8 @@ queries are the places of the tile and its patches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,11 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
 from anysat.model.layers import Block, FeedForward, RelativePosition, masked_bias
-from anysat.model.positions import SKIP_BUCKET, distance_buckets, sincos_code
+from anysat.model.positions import SKIP_BUCKET, buckets_between, sincos_code
 
 NORM_EPS = 1e-6
+BucketsOf = Callable[[slice], Int[Tensor, "*tile place token"]]
+"""Distance buckets of some places to all tokens."""
 
 
 class Hidden(NamedTuple):
@@ -48,21 +53,34 @@ class PlaceAttention(nn.Module):
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None,
         code: Float[Tensor, "*tile place dim"],
-        bucket: Int[Tensor, "*tile place token"],
+        bucket_of: BucketsOf,
+        max_pairs: int | None = None,
     ) -> Float[Tensor, "batch place dim"]:
-        """What each place finds among the tokens."""
+        """What each place finds among the tokens.
+
+        Args:
+            x: tokens.
+            valid: False for those that nobody may see.
+            code: of each place.
+            bucket_of: buckets (tile place token) of some of the places.
+            max_pairs: pairs of place and token at once; None for all of them.
+        """
         places = self.query + code.to(self.query.dtype)
-        query = rearrange(places, "one place (head dim) -> one head place dim", head=self.num_heads)
+        queries = rearrange(places, "one place (head dim) -> one head place dim", head=self.num_heads)
         key, value = (
             rearrange(layer(x), "batch token (head dim) -> batch head token dim", head=self.num_heads)
             for layer in (self.key, self.value)
         )
-        bias = masked_bias(self.relative(query, bucket), valid)
-        assert bias is not None
-        mixed = functional.scaled_dot_product_attention(
-            query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, attn_mask=bias.to(key.dtype)
-        )
-        return self.out(rearrange(mixed, "batch head place dim -> batch place (head dim)"))
+        found = []
+        for some in slices(slice(0, queries.shape[2]), max_pairs, x.shape[0] * x.shape[1]):
+            query = queries[:, :, some]
+            bias = masked_bias(self.relative(query, bucket_of(some)), valid)
+            assert bias is not None
+            mixed = functional.scaled_dot_product_attention(
+                query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, attn_mask=bias.to(key.dtype)
+            )
+            found.append(rearrange(mixed, "batch head place dim -> batch place (head dim)"))
+        return self.out(found[0] if len(found) == 1 else torch.cat(found, dim=1))
 
 
 class PlacePooling(nn.Module):
@@ -80,10 +98,11 @@ class PlacePooling(nn.Module):
         x: Float[Tensor, "batch token dim"],
         valid: Bool[Tensor, "batch token"] | None,
         code: Float[Tensor, "*tile place dim"],
-        bucket: Int[Tensor, "*tile place token"],
+        bucket_of: BucketsOf,
+        max_pairs: int | None = None,
     ) -> Float[Tensor, "batch place dim"]:
-        """One fused token per place."""
-        x = self.attention(self.norm1(x), valid, code, bucket)
+        """One fused token per place; arguments as of the attention."""
+        x = self.attention(self.norm1(x), valid, code, bucket_of, max_pairs)
         return x + self.mlp(self.norm2(x))
 
 
@@ -108,6 +127,7 @@ class FusionTransformer(nn.Module):
         unit: float,
         valid: Bool[Tensor, "batch token"] | None,
         hidden: Hidden | None = None,
+        max_pairs: int | None = None,
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch patch dim"]]:
         """Fuse the tokens of one batch of tiles.
 
@@ -118,6 +138,8 @@ class FusionTransformer(nn.Module):
             unit: what one step of the coordinates is worth in the position code.
             valid: False for tokens nobody may see, context first; None for all True.
             hidden: tokens that another vector, without a place, stands in for (pretraining).
+            max_pairs: pairs of place and token that are looked at at once, so that memory grows with the patches and
+                not with their square; None for all of them.
 
         Returns:
             The tile token and the fused patch tokens.
@@ -131,15 +153,18 @@ class FusionTransformer(nn.Module):
         seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
         for block in self.blocks:
             x = block(x, seen)
-        bucket = self._place_buckets(coordinates, context.shape[1], patches.shape[1])
-        x = self.pooling(x, seen, functional.pad(code, (0, 0, 1, 0)), bucket)
+        bucket_of = partial(self._place_buckets, coordinates, context.shape[1], patches.shape[1])
+        x = self.pooling(x, seen, functional.pad(code, (0, 0, 1, 0)), bucket_of, max_pairs)
         return x[:, 0], x[:, 1:]
 
     @staticmethod
-    def _place_buckets(coordinates: Tensor, num_context: int, num_modalities: int) -> Tensor:
-        """Buckets of the places (tile, patches) to the tokens (tile, context, patches of each modality)."""
-        bucket = distance_buckets(coordinates, num_skip=1)
-        tile, patches = bucket[..., :1], bucket[..., 1:]
-        context = torch.full_like(tile, SKIP_BUCKET).expand(*tile.shape[:-1], num_context)
+    def _place_buckets(
+        coordinates: Tensor, num_context: int, num_modalities: int, some: slice
+    ) -> Int[Tensor, "*tile place token"]:
+        """Buckets of some places (tile, patches) to the tokens (tile, context, patches of each modality)."""
+        has_tile = some.start == 0
+        asking = coordinates[..., max(some.start - 1, 0) : some.stop - 1, :]
+        patches = buckets_between(asking, coordinates)
+        patches = functional.pad(patches, (0, 0, int(has_tile), 0), value=SKIP_BUCKET)
         repeated = repeat(patches, "... place patch -> ... place (modality patch)", modality=num_modalities)
-        return torch.cat([tile, context, repeated], dim=-1)
+        return functional.pad(repeated, (1 + num_context, 0), value=SKIP_BUCKET)

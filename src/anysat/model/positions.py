@@ -66,10 +66,17 @@ def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -
     Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
     4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
     """
-    apart = coordinates[..., :, None, :] - coordinates[..., None, :, :]
-    squared = apart.square().sum(-1)
-    bucket = SELF_BUCKET + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
+    bucket = buckets_between(coordinates, coordinates)
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
+
+
+def buckets_between(
+    asking: Int[Tensor, "*tile one 2"], asked: Int[Tensor, "*tile other 2"]
+) -> Int[Tensor, "*tile one other"]:
+    """Bucket of each pair of places, see `distance_buckets`."""
+    apart = asking[..., :, None, :] - asked[..., None, :, :]
+    squared = apart.square().sum(-1)
+    return SELF_BUCKET + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
 
 
 def day_code(days: Real[Tensor, "*day"], period_days: int, dim: int) -> Float[Tensor, "*day {dim}"]:

@@ -118,6 +118,7 @@ def fuse(
     grid: tuple[int, int],
     patch_size_m: float,
     shown: ShownPatches | None = None,
+    max_pairs: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None."""
     context = {key: tokens for key, tokens in seen.items() if config.modality(key).covers_tile}
@@ -146,7 +147,8 @@ def fuse(
     if flags is not None:
         valid = torch.cat([*(_flags(tokens).flatten(1) for tokens in context.values()), flags.flatten(1)], dim=1)
     unit = patch_size_m / config.patch_position_unit_m
-    return fusion(patches, placed, coordinates, unit, valid, None if shown is None else shown.hidden)
+    hidden = None if shown is None else shown.hidden
+    return fusion(patches, placed, coordinates, unit, valid, hidden, max_pairs)
 
 
 def _flags(tokens: SeenPatches) -> Tensor:
