@@ -204,3 +204,26 @@ def test_what_places_add_is_found_and_taken_away(tmp_path):
 
     assert share(windows) > 0.1
     assert share(windows - measure_places(work)) < share(windows) / 4
+
+
+def test_what_places_add_is_found_where_the_first_period_saw_nothing(tmp_path):
+    before = (np.datetime64("2019-01-01"), np.datetime64("2019-12-31"))
+    model, sources = small_model("s2"), waves("s2")
+    work = job(model, sources, area(32, 32, shard=16), tmp_path / "t", block=4, periods=(before, PERIOD))
+    assert np.abs(measure_places(work)).max() > 0.1
+
+
+def test_rasters_without_a_place_on_the_way_are_not_warned_of(tmp_path):
+    """While one thread warps, rasterio's silence about its own arrays is undone by another."""
+    import warnings
+
+    from rasterio.errors import NotGeoreferencedWarning
+
+    class Loud(Waves):
+        def _read(self, geobox):
+            warnings.warn("Dataset has no geotransform", NotGeoreferencedWarning, stacklevel=2)
+            return True
+
+    sources = {"s2": Loud(MODALITIES["s2"], name="s2")}
+    vectors, _ = embedded(job(small_model("s2"), sources, area(6, 5), tmp_path / "t"), tmp_path / "a.zarr")
+    assert np.isfinite(vectors).all()

@@ -17,7 +17,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,20 +148,36 @@ def evaluate(task: RealTask) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def answered(
-    task: RealTask, asked: Samples, columns: NDArray[np.float32], model: Model
+    task: RealTask,
+    asked: Samples,
+    columns: NDArray[np.float32] | Sequence[NDArray[np.float32]],
+    model: Model,
+    settings: Sequence[Setting] | None = None,
 ) -> tuple[NDArray[Any], list[Setting]]:
-    """Answers (run sample) to what is tested, 0 elsewhere; and the setting chosen for each test fold."""
+    """Answers (run sample) to what is tested, 0 elsewhere; and the setting chosen for each test fold.
+
+    Args:
+        task: with its folds.
+        asked: its samples.
+        columns: features (sample feature); or, for features that depend on the training part, those of each split.
+        model: kind of model.
+        settings: of each test fold, where they were chosen before.
+    """
     is_value = task.target.kind == "value"
     runs = NUM_SEEDS if model.is_random else 1
     answers, chosen = np.zeros((runs, len(asked.truth)), asked.truth.dtype), []
-    for train_tiles, test_tiles in task.splits():
+    for number, (train_tiles, test_tiles) in enumerate(task.splits()):
+        of_split = columns if isinstance(columns, np.ndarray) else columns[number]
         train, test = np.flatnonzero(train_tiles[asked.tile]), np.flatnonzero(test_tiles[asked.tile])
         train = np.sort(np.random.default_rng(0).permutation(train)[:MOST_TRAINING])
-        setting = _chosen(columns[train], asked.truth[train], asked.groups[train], model, is_value)
+        if settings is None:
+            setting = _chosen(of_split[train], asked.truth[train], asked.groups[train], model, is_value)
+        else:
+            setting = settings[number]
         chosen.append(setting)
         for seed in range(runs):
-            fitted = _pipeline(model, is_value, setting, seed).fit(columns[train], asked.truth[train])
-            answers[seed, test] = fitted.predict(columns[test])
+            fitted = _pipeline(model, is_value, setting, seed).fit(of_split[train], asked.truth[train])
+            answers[seed, test] = fitted.predict(of_split[test])
     return answers, chosen
 
 

@@ -104,7 +104,14 @@ class Normaliser:
         """
         if dataset is None and len(self.statistics) == 1:
             return next(iter(self.statistics.values()))
-        if dataset is None or dataset not in self.statistics:
+        if dataset is None:
+            names = ", ".join(sorted(self.statistics))
+            raise StatisticsError(
+                "the weights" if len(self.source) > 60 else self.source,
+                f"they are of {len(self.statistics)} datasets, {names}, and none is named",
+                "name the one whose values are like yours (`--dataset`, `Tile(dataset=...)`), or give others",
+            )  # fmt: skip
+        if dataset not in self.statistics:
             raise StatisticsError(
                 f"dataset {dataset!r}",
                 "there are none",

@@ -18,7 +18,7 @@ from safetensors.numpy import save as to_bytes
 from anysat.areas.job import Found, Period, Read, read_tile
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
-from anysat.errors import EmptyTileError, InputError, UnfinishedError
+from anysat.errors import EmptyTileError, UnfinishedError
 from anysat.geo.area import Area, Span
 from anysat.geo.source import Source
 from anysat.geo.store import Unit
@@ -94,24 +94,29 @@ class MapJob:
         """Answers of a window, the mean over its variants, and how far they disagree."""
         if self.threads is not None and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        if read.tile is None:
+        if read.tile is None or not self._looks_at(read.tile):
             return Part(span, None, None, read.unreadable)
-        found = []
-        for number in range(max(self.variants, 1)):
-            try:
-                found.append(self._answered(read.tile, number, span.shape))
-            except (EmptyTileError, InputError):  # nothing that the predictor looks at was seen in this window
-                return Part(span, None, None, read.unreadable)
+        answers = [self._answered(read.tile, number, span.shape) for number in range(max(self.variants, 1))]
+        found = [answer for answer in answers if answer is not None]
+        if not found:
+            return Part(span, None, None, read.unreadable)
         mean: Floats = np.stack(found).mean(axis=0)
         doubt = _disagreement(np.stack(found), self.kind) if self.variants else None
         return Part(span, mean, doubt, read.unreadable)
 
-    def _answered(self, tile: Tile, number: int, shape: tuple[int, int]) -> Floats:
+    def _looks_at(self, tile: Tile) -> bool:
+        """Whether something was seen that the predictor looks at."""
+        view, seen = self.model.view, tile.observations
+        return any(key in seen for key in view.modalities) and (view.dense is None or view.dense in seen)
+
+    def _answered(self, tile: Tile, number: int, shape: tuple[int, int]) -> Floats | None:
         """Probabilities or values (row col output) of a variant of a tile, the right way round again."""
         flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
-        found = self.model.predict(
-            Batch.of([_variant(tile, flips, half=number >= 4, odd=number % 2)]).to(self.model.encoder.device)
-        )
+        variant = _variant(tile, flips, half=number >= 4, odd=number % 2)
+        try:
+            found = self.model.predict(Batch.of([variant]).to(self.model.encoder.device))
+        except EmptyTileError:  # finite in the file, not so in the units of the statistics; or not on these dates
+            return None
         values = found.outputs if found.probabilities is None else found.probabilities
         values = values[0].float().cpu().numpy()
         if not self.per_patch:

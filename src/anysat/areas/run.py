@@ -6,10 +6,13 @@ again, nor first steps that are kept.
 
 from __future__ import annotations
 
+import hashlib
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -125,7 +128,7 @@ def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, reade
         UnfinishedError: it cannot be written; what is done is kept.
     """
     plan, seconds, start = _Plan(job, store, tick), Seconds(), time.perf_counter()
-    with ThreadPoolExecutor(readers, "read") as pool, ThreadPoolExecutor(1, "write") as writer:
+    with _quiet(), ThreadPoolExecutor(readers, "read") as pool, ThreadPoolExecutor(1, "write") as writer:
         behind: deque[tuple[Unit, Future[float]]] = deque()
         try:
             for unit, spans in _reading(job, plan, pool, readers + 1):
@@ -146,14 +149,22 @@ def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, reade
     return seconds
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning that an array has no place: rasterio hushes its own as it warps, which threads undo for others."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 Ahead = Iterator[tuple[Span, "Future[tuple[Read, float]]"]]
 
 
 def _reading(job: Work, plan: _Plan, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Unit, Ahead]]:
     """Units whose first step is wanted, each with its blocks, of which the next ones are being read."""
-    todo = iter([
-        (unit, span) for unit in plan.first_units() if not job.is_made(unit) for span in job.blocks(unit)
-    ])  # fmt: skip
+    todo = ((unit, span) for unit in plan.first_units() if not job.is_made(unit) for span in job.blocks(unit))
     queue: deque[tuple[Unit, Span, Future[tuple[Read, float]]]] = deque()
 
     def fill() -> None:
@@ -221,8 +232,7 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
     from distributed import as_completed
 
     plan, start = _Plan(job, store, tick), time.perf_counter()
-    weights, device = store.partial / "weights.safetensors", str(job.model.device)
-    job.save_model(weights)
+    weights, device = _saved(job, store.partial), str(job.model.device)
     light: Any = replace(job, model=None)  # type: ignore[type-var]
     todo = iter(plan.first_units())
     under_way: dict[Any, tuple[bool, Unit]] = {}
@@ -250,6 +260,14 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
                 submit(_last_task, True, ready)
         fill()
     return Seconds(wall=time.perf_counter() - start)
+
+
+def _saved(job: Work, folder: Path) -> Path:
+    """The model in a file that is named after its content: workers, which outlive a run, know it by its name."""
+    path = folder / "weights.safetensors"
+    job.save_model(path)
+    name = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return path.replace(path.with_stem(f"{path.stem}-{name}"))
 
 
 def _first_task(light: Any, weights: Path, device: str, _store: AreaStore, unit: Unit) -> None:

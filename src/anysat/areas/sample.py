@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anysat.areas.job import Job
-from anysat.areas.tokens import Floats, Tokens, joined
+from anysat.areas.tokens import Flags, Floats, Tokens, joined
 from anysat.batch import Tile
+from anysat.errors import SourceError
 from anysat.geo.area import Span
 
+NOTHING_SEEN = "none of the inputs has a valid pixel in the windows that were looked at"
 SAMPLES = 8
 """Windows that are looked at."""
 PLACE_WINDOWS = 64
-"""Windows of dealt-out patches from which the part of the place is measured."""
+"""Windows from which the part of the place is measured."""
+_ROUNDS = 6
+"""How often parts of places and of patches are told apart anew; each leaves about an eighth of what was wrong."""
 
 
-def sample_spans(job: Job, side: int, count: int = SAMPLES) -> list[Span]:
-    """Squares of patches, evenly over the area, that touch what is wanted."""
-    rows, cols = (max(1, length // side) for length in job.area.span.shape)
-    numbers = np.unique(np.linspace(0, rows * cols - 1, min(count * 4, rows * cols)).round().astype(int)).tolist()
-    spans = [Span(r * side, (r + 1) * side, c * side, (c + 1) * side) for r, c in (divmod(n, cols) for n in numbers)]
-    spans = [span for one in spans if not (span := one.shared_with(job.area.span)).is_empty()]
-    wanted = [span for span in spans if job.area.inside(span).any()]
-    return [wanted[n] for n in np.unique(np.linspace(0, len(wanted) - 1, min(count, len(wanted))).round().astype(int))]
+def sample_spans(job: Job, shape: tuple[int, int], count: int = SAMPLES) -> list[Span]:
+    """Rectangles of patches, evenly over what is wanted of the area; it must have as many rows and columns."""
+    (high, wide), (height, width) = shape, job.area.span.shape
+    rows, cols = np.nonzero(job.area.inside_cells(shape))
+    some = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    found = []
+    for row, col in zip(rows[some].tolist(), cols[some].tolist(), strict=True):
+        top, left = min(row * high, height - high), min(col * wide, width - wide)
+        found.append(Span(top, top + high, left, left + wide))
+    return found
 
 
 def sample_tiles(job: Job, side: int = 8) -> Iterator[Tile]:
     """What the inputs hold there, in each period; squares of one size, without those that hold nothing."""
     side = min(side, job.block, *job.area.span.shape)
-    for span in sample_spans(job, side):
+    for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
             tile = job.read(period, span, list(job.sources)).tile
             if tile is not None:
@@ -38,43 +45,71 @@ def sample_tiles(job: Job, side: int = 8) -> Iterator[Tile]:
 
 
 def sample_vectors(job: Job) -> dict[str, Floats]:
-    """Embeddings (vector dim) of windows of the area, by layout."""
+    """Embeddings (vector dim) of windows of the area, by layout.
+
+    Raises:
+        SourceError: nothing was seen in them.
+    """
     found: dict[str, list[Floats]] = {}
-    for span in sample_spans(job, min(job.block, job.windowing.side), count=4):
-        for period in range(len(job.periods)):
-            for name, (vectors, valid) in job.window(period, span).items():
-                found.setdefault(name, []).append(vectors[valid])
+    for period, tokens in _windows(job, job.windowing.shape(job.area)):
+        for name, (vectors, valid) in job.fuse_window(period, tokens.span, tokens).items():
+            found.setdefault(name, []).append(vectors[valid])
+    if not found or not all(any(map(len, parts)) for parts in found.values()):
+        raise SourceError("the area", NOTHING_SEEN, "store float32 or float16, or check area and dates")
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def measure_places(job: Job, *, windows: int = PLACE_WINDOWS) -> Floats:
     """What a patch's place in its window adds to its fused token (row col dim), the same for all content.
 
-    The encoder asks for fused tokens by place, so that they tell of it. Patches from all over the area are dealt out to
-    the places of windows at random, many times: what a place has on average, and others have not, is its own.
+    The encoder asks for fused tokens by place, so that they tell of it. Windows from all over the area are pushed
+    round, what leaves on one side coming in on the other: a patch is seen at many places, beside its own neighbours.
+    What patches have at one place more than they have on average is of the place.
     """
     rows, cols = job.windowing.shape(job.area)
-    pool = _pool([job.encode(span, job.read(0, span)) for span in sample_spans(job, min(rows, cols, job.block))])
-    rng, total = np.random.default_rng(0), np.zeros((rows, cols, job.model.config.dim))
-    candidates = np.flatnonzero(pool.valid[0]) if pool.patch else np.empty(0, np.int64)
-    if not len(candidates):
-        return total.astype(np.float32)
-    span = Span(0, rows, 0, cols)
-    for _ in range(windows):
-        dealt = rng.permutation(np.resize(rng.permutation(candidates), rows * cols)).reshape(rows, cols)
-        patch = {key: (vectors[0, dealt], valid[0, dealt]) for key, (vectors, valid) in pool.patch.items()}
-        total += job.fuse_window(0, span, Tokens(span, patch))["patch"][0]
-    return (total / windows - total.mean((0, 1)) / windows).astype(np.float32)
+    seen = list(_windows(job, (rows, cols)))
+    rng, found, flags, patches = np.random.default_rng(0), [], [], []
+    numbers = np.arange(rows * cols).reshape(rows, cols)
+    for number in range(windows if seen else 0):
+        which = number % len(seen)
+        period, tokens = seen[which]
+        by = int(rng.integers(rows)), int(rng.integers(cols))
+        vectors, valid = job.fuse_window(period, tokens.span, _pushed(tokens, by))["patch"]
+        found.append(vectors)
+        flags.append(valid)
+        patches.append(np.roll(numbers, by, (0, 1)) + which * rows * cols)
+    if not found:
+        return np.zeros((rows, cols, job.model.config.dim), np.float32)
+    return _of_places(np.stack(found), np.stack(flags), np.stack(patches))
 
 
-def _pool(parts: Sequence[Tokens]) -> Tokens:
-    """The patches of all parts in one row."""
-    counts = [part.valid.size for part in parts]
-    ends = np.cumsum(counts).tolist()
-    found = []
-    for part, count, end in zip(parts, counts, ends, strict=True):
-        patch = {
-            k: (vectors.reshape(1, count, -1), valid.reshape(1, count)) for k, (vectors, valid) in part.patch.items()
-        }
-        found.append(Tokens(Span(0, 1, end - count, end), patch))
-    return joined(Span(0, 1, 0, ends[-1] if ends else 0), found)
+def _windows(job: Job, shape: tuple[int, int]) -> Iterator[tuple[int, Tokens]]:
+    """Windows from all over the area, each in a period in which something of it was seen: that, and their tokens."""
+    for number, span in enumerate(sample_spans(job, shape)):
+        for later in range(len(job.periods)):
+            period = (number + later) % len(job.periods)
+            tokens = joined(span, [job.encode(part, job.read(period, part)) for part in span.cut(job.block)])
+            if tokens.valid.any():
+                yield period, tokens
+                break
+
+
+def _pushed(tokens: Tokens, by: tuple[int, int]) -> Tokens:
+    """The tokens of a window, moved round by so many rows and columns."""
+    patch = {key: (np.roll(some, by, (0, 1)), np.roll(seen, by, (0, 1))) for key, (some, seen) in tokens.patch.items()}
+    return Tokens(tokens.span, patch)
+
+
+def _of_places(found: Floats, valid: Flags, patches: NDArray[np.int_]) -> Floats:
+    """The part of the place (row col dim) in vectors (window row col dim), each the sum of one and one of its patch."""
+    dim, weight = found.shape[-1], valid[..., None].astype(np.float64)
+    values, numbers, total = found * weight, patches.ravel(), int(patches.max()) + 1
+    of_patch, of_place = np.zeros((total, dim)), np.zeros(found.shape[1:])
+    counts = np.maximum(np.bincount(numbers, valid.ravel(), total), 1)[:, None]
+    for _ in range(_ROUNDS):
+        of_patch[:] = 0
+        np.add.at(of_patch, numbers, (values - weight * of_place).reshape(-1, dim))
+        left = values - weight * (of_patch / counts)[patches]
+        of_place = left.sum(0) / np.maximum(weight.sum(0), 1)
+        of_place -= of_place.mean((0, 1))
+    return of_place.astype(np.float32)

@@ -136,6 +136,17 @@ class Area:
         grid = self.patches(span)
         return geometry_mask([self.wanted], span.shape, grid.affine, all_touched=True, invert=True)
 
+    def inside_cells(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which rectangles of so many rows and columns of patches, from the corner on, touch what is asked for."""
+        rows, cols = (math.ceil(length / side) for length, side in zip(self.span.shape, shape, strict=True))
+        if self.wanted is None:
+            return np.ones((rows, cols), bool)
+        from rasterio.features import geometry_mask
+
+        (left, top), side_m = self._corner(self.span), self.patch_size_m
+        grid = Affine(shape[1] * side_m, 0, left, 0, -shape[0] * side_m, top)
+        return geometry_mask([self.wanted], (rows, cols), grid, all_touched=True, invert=True)
+
     def _corner(self, span: Span) -> tuple[float, float]:
         affine = self.geobox.affine
         return affine.c + span.left * self.patch_size_m, affine.f - span.top * self.patch_size_m

@@ -91,8 +91,7 @@ class AreaStore:
             shutil.rmtree(store.partial, ignore_errors=True)
         if store.final.exists() and not overwrite:
             raise OutputExistsError([store.final])
-        days = [[str(first), str(last)] for first, last in periods]
-        facts = _plain({"made_from": made_from, "periods": days, "layouts": {x.name: x.facts() for x in layouts}})
+        facts = _facts(layouts, periods, made_from)
         try:
             if not store._take_up(facts, throw_away=overwrite):
                 store._begin(facts, periods, attributes or {})
@@ -102,6 +101,18 @@ class AreaStore:
                 raise
             raise WriteError(store.final, error.strerror or error) from error
         return store
+
+    @classmethod
+    def is_made(
+        cls, final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]
+    ) -> bool:
+        """Whether a finished store lies there that was made from the same."""
+        import zarr
+
+        if not (final / "zarr.json").exists() or partial_of(final).joinpath(_DATA).exists():
+            return False
+        kept: Any = zarr.open_group(final, mode="r").attrs.get("anysat", {})
+        return bool(kept.get("fingerprint") == _fingerprint(_facts(layouts, periods, made_from)))
 
     @property
     def data(self) -> Path:
@@ -283,7 +294,7 @@ class AreaStore:
         losses = {name: loss.summary() for name, loss in self.losses().items()}
         kept: Any = root.attrs.get("anysat", {})
         facts = json.loads((self.partial / _FACTS).read_text())
-        found = {**kept, "made_from": facts["made_from"], "summary": summary}
+        found = {**kept, "made_from": facts["made_from"], "fingerprint": _fingerprint(facts), "summary": summary}
         root.attrs["anysat"] = found | ({"quantisation_loss": losses} if losses else {})
         for name, loss in losses.items():
             root[name].attrs["quantisation_loss"] = loss
@@ -356,9 +367,16 @@ def _write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(value, default=str))
+def _facts(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """All that must be the same for a store to be taken up again."""
+    days = [[str(first), str(last)] for first, last in periods]
+    given = {"made_from": made_from, "periods": days, "layouts": {layout.name: layout.facts() for layout in layouts}}
+    as_kept: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return as_kept
+
+
+def _fingerprint(facts: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

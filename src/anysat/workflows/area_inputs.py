@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from anysat.areas.sizes import num_dates
 from anysat.errors import RecordError, SourceError
+from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.ground import read_ground
 from anysat.geo.periods import Period, cut_periods, read_range
 from anysat.geo.source import Source
@@ -31,11 +33,18 @@ class AreaInputs:
     periods: tuple[Period, ...]
     ground: Any
     """What is asked for, in degrees (a shapely geometry); None for all that is shared."""
+    described: Mapping[str, Any]
+    """How each input was described; what is no description is in memory."""
 
     @property
     def days(self) -> tuple[Days, ...]:
         """The periods as numpy has them."""
         return tuple((np.datetime64(first, "D"), np.datetime64(last, "D")) for first, last in self.periods)
+
+    @property
+    def ground_digest(self) -> str | None:
+        """What tells polygons from others that came under the same name."""
+        return None if self.ground is None else hashlib.sha256(self.ground.wkb).hexdigest()[:16]
 
     def told(self) -> list[str]:
         """A line for each input, and one for the days."""
@@ -54,7 +63,7 @@ class AreaInputs:
 
     def facts(self) -> dict[str, Any]:
         """What must be the same for unfinished work to be gone on with."""
-        return {key: _facts(source) for key, source in self.sources.items()}
+        return {key: _facts(source, self.described.get(key)) for key, source in self.sources.items()}
 
 
 def open_inputs(
@@ -71,9 +80,10 @@ def open_inputs(
     days = None if between is None else (np.datetime64(between[0], "D"), np.datetime64(between[1], "D"))
     bounds = None if ground is None else ground.bounds
     sources = open_sources(given, records, parse_units(units, records), bbox=bounds, between=days)
-    found = AreaInputs(
-        sources=sources, periods=tuple(cut_periods(options.period, between or _all_days(sources))), ground=ground
-    )
+    periods = tuple(cut_periods(options.period, between or _all_days(sources)))
+    if between is not None and any(first < between[0] or last > between[1] for first, last in periods):
+        raise RecordError("--period", options.period, f"days within --dates {options.dates}")
+    found = AreaInputs(sources=sources, periods=periods, ground=ground, described=describe_sources(given))
     is_seen = [num_dates(source, day) for source in sources.values() for day in found.days]
     if not any(is_seen):
         first, last = _all_days(sources)
@@ -94,19 +104,33 @@ def _all_days(sources: Mapping[str, Source]) -> Period:
     raise RecordError("--dates", None, f"FIRST/LAST, such as 2020-01-01/2020-12-31: no date is known of {names}")
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: Source, described: Any) -> dict[str, Any]:
     dates = [] if source.dates is None else [str(day) for day in source.dates]
     return {
         "path": source.name, "bands": list(source.bands), "units": [source.units[i] for i in sorted(source.units)],
-        "dates": dates, "version": _version_of(source.name),
+        "dates": dates, "version": _version_of(source),
+        "described": _said(described) if isinstance(described, SourceDescription) else {},
     }  # fmt: skip
 
 
-def _version_of(name: str) -> str:
-    """What tells that files were changed: their names, sizes and times; nothing of what is not a file."""
+def _said(described: SourceDescription) -> dict[str, Any]:
+    """What a description says, in plain values."""
+    said = {name: value for name, value in asdict(described).items() if value not in (None, (), {})}
+    plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
+    return plain
+
+
+def _version_of(source: Source) -> str:
+    """What tells that files were changed: their names, and of those on this disk their sizes and times."""
+    masks = [screen.layer.path for one in source.chosen for screen in one.screens]
+    names = dict.fromkeys([source.name, *(one.layer.path for one in source.chosen), *masks])
+    told = dict.fromkeys(line for name in names for line in _told_of(name))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _told_of(name: str) -> list[str]:
     path = Path(name.split("::")[0])
     if not path.exists():
-        return ""
+        return [name]
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    told = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]

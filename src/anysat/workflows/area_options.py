@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from anysat.errors import RecordError, UnknownNameError
 
 ALSO = (".tif", ".parquet")
+_ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class AreaOptions:
                 raise UnknownNameError("--also", suffix, ALSO)
         if self.readers < 1:
             raise RecordError("--readers", self.readers, "one or more")
+        if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
+            raise RecordError("--scheduler", self.scheduler, "the address of a Dask scheduler, as tcp://10.0.0.1:8786")
         if not self.memory_gb > 0:
             raise RecordError("--memory-gb", self.memory_gb, "a positive number of gigabytes")
         if self.window < 1 or not 0 <= self.overlap < 1:
@@ -52,5 +57,9 @@ class AreaOptions:
     @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
-        asked = any(one is not None for one in (self.area, self.dates, self.also, self.scheduler))
-        return asked or self.period != "all"
+        return any(getattr(self, one.name) != one.default for one in fields(AreaOptions))
+
+    def check_also(self, out: str) -> None:
+        """Refuse formats beside an output that is no store."""
+        if self.also is not None and Path(out).suffix not in ("", ".zarr"):
+            raise RecordError("--also", self.also, f"nothing beside {Path(out).name}; it goes with --out NAME.zarr")

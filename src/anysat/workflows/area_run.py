@@ -15,14 +15,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from anysat.areas.job import Found
 from anysat.areas.run import Seconds, Tick, Work, run_here, run_on
-from anysat.errors import OutputExistsError
+from anysat.errors import OutputExistsError, RecordError
 from anysat.geo.area import Area
-from anysat.geo.catalog import ModelFacts, RunFacts, write_catalog
-from anysat.geo.exports import export, num_steps
+from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, write_catalog
+from anysat.geo.exports import export, find_export, num_steps
 from anysat.geo.layout import Layout
 from anysat.geo.periods import Period
-from anysat.geo.store import AreaStore
-from anysat.geo.stored import open_stored
+from anysat.geo.store import AreaStore, partial_of
+from anysat.geo.stored import find_group, provenance_of
 from anysat.geo.writers import staged
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -49,9 +49,44 @@ class Part:
     """What is told of the model in a catalog."""
 
     @property
+    def is_store(self) -> bool:
+        """Whether the store is the output itself."""
+        return self.output.suffix == ".zarr"
+
+    @property
     def store(self) -> Path:
         """Where the store will be: the output, or beside it until that is made."""
-        return self.output if self.output.suffix == ".zarr" else self.output.with_name(f".{self.output.name}.zarr")
+        return self.output if self.is_store else self.output.with_name(f".{self.output.name}.zarr")
+
+    @property
+    def picture(self) -> Path:
+        """A picture of all of it."""
+        return self.output.with_suffix(".png")
+
+    def formats(self, options: AreaOptions) -> dict[tuple[str, str], Path]:
+        """Files made from the store, by group and suffix: the first group has the output's name, others theirs, too."""
+        found = {}
+        for layout in self.layouts:
+            for suffix in options.formats if self.is_store else [self.output.suffix]:
+                out = self.output.with_suffix(suffix)
+                is_first = layout.name == self.layouts[0].name
+                found[layout.name, suffix] = out if is_first else out.with_stem(f"{out.stem}_{layout.name}")
+        return found
+
+    def is_computed(self) -> bool:
+        """Whether its store is finished, by an earlier run that may have stopped later."""
+        return AreaStore.is_made(self.store, self.layouts, self.periods, self.made_from)
+
+    def is_complete(self, options: AreaOptions) -> bool:
+        """Whether nothing is left to be made."""
+        last = [catalog_of(self.store) / "catalog.json", self.picture, *self.formats(options).values()]
+        return self.is_store and self.is_computed() and all(map(self.is_there, last))
+
+    def is_there(self, path: Path) -> bool:
+        """Whether a file exists; a raster of several periods is one for each, its day in the name."""
+        if path.suffix == ".tif" and len(self.periods) > 1:
+            path = path.with_stem(f"{path.stem}_{self.periods[0][0]}")
+        return path.exists()
 
 
 def output_of(out: str, area: Area, default: str) -> Path:
@@ -69,12 +104,15 @@ def run_parts(parts: Sequence[Part], options: AreaOptions, said: Sequence[str], 
     """
     started, lines = time.perf_counter(), list(said)
     problems: list[str] = []
-    if taken := [part.output for part in parts if part.output.exists() and not overwrite]:
-        raise OutputExistsError(taken)
+    if not overwrite:
+        _check_free(parts, options)
     for part in parts:
         written, found, seconds = _run_part(part, options, overwrite)
         lines += [*_told(part, found, seconds), *(f"wrote {path}" for path in written)]
         problems += found.unreadable
+    for part in parts:
+        if not part.is_store:
+            shutil.rmtree(part.store)
     lines += [f"could not be read, nodata in its place: {problem}" for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more")
@@ -82,8 +120,40 @@ def run_parts(parts: Sequence[Part], options: AreaOptions, said: Sequence[str], 
     return Scored(text="\n".join(lines), exit_status=1 if problems else 0)
 
 
+def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
+    """Refuse to write over what is not of an earlier run of the same that stopped.
+
+    Raises:
+        OutputExistsError: it says what is in the way.
+    """
+    if all(part.is_complete(options) for part in parts):
+        raise OutputExistsError([part.output for part in parts])
+    for part in parts:
+        if not part.is_computed():
+            finals = [part.output, *part.formats(options).values()]
+            if taken := [path for path in dict.fromkeys(finals) if part.is_there(path)]:
+                raise OutputExistsError(taken)
+
+
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Seconds]:
     """What was written, what is to be said of it, and where the time went."""
+    found, seconds = _computed(part, options, overwrite)
+    with progress("writing") as tick:
+        exported = _exported(part, options, overwrite, tick)
+    written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
+    with progress("drawing") as tick:
+        written.append(_drawn(part, tick))
+    if part.is_store:
+        written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
+    return written, found, seconds
+
+
+def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found, Seconds]:
+    """Finish the store, unless an earlier run did: what is to be said of it, and where the time went."""
+    if part.is_computed() and not (overwrite and part.is_store):
+        shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
+        told = provenance_of(part.store)["summary"]
+        return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Seconds()
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
     try:
         with progress(f"computing {part.output.stem}") as tick:
@@ -96,18 +166,7 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[P
         store.finish(summary)
     finally:
         store.close()
-    is_store = part.store == part.output
-    suffixes = options.formats if is_store else [part.output.suffix]
-    with progress("writing") as tick:
-        exported = _exported(part, suffixes, overwrite, tick)
-    written = [*([part.store] if is_store else []), *(path for paths in exported.values() for path in paths)]
-    with progress("drawing") as tick:
-        written.append(_drawn(part, tick))
-    if is_store:
-        written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
-    else:
-        shutil.rmtree(part.store)
-    return written, found, seconds
+    return found, seconds
 
 
 def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> Seconds:
@@ -115,15 +174,18 @@ def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> Seco
         return run_here(work, store, tick, readers=options.readers)
     from distributed import Client
 
-    with Client(options.scheduler) as client:  # type: ignore[no-untyped-call]
+    try:
+        connected = Client(options.scheduler)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise RecordError("--scheduler", options.scheduler, f"a Dask scheduler that answers ({error})") from error
+    with connected as client:
         return run_on(client, work, store, tick)
 
 
-def _exported(part: Part, suffixes: Sequence[str], overwrite: bool, tick: Tick) -> dict[str, list[Path]]:
-    """The groups of a store in other formats: the first under the output's name, others as NAME_GROUP."""
-    groups = list(open_stored(part.store))
-    first = part.layouts[0].name
-    total, done = len(suffixes) * sum(num_steps(part.store, group) for group in groups), 0
+def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> dict[str, list[Path]]:
+    """The groups of a store in other formats; those that an earlier run made are kept."""
+    wanted = part.formats(options)
+    total, done = sum(num_steps(part.store, group) for group, _ in wanted), 0
 
     def advance(_: object) -> None:
         nonlocal done
@@ -131,12 +193,11 @@ def _exported(part: Part, suffixes: Sequence[str], overwrite: bool, tick: Tick) 
         tick(done, total)
 
     written: dict[str, list[Path]] = {}
-    for group in groups:
-        for suffix in suffixes:
-            out = part.output.with_suffix(suffix)
-            out = out if group == first else out.with_stem(f"{out.stem}_{group}")
-            made = export(part.store, out, group=group, overwrite=overwrite, advance=advance)
-            written.setdefault(group, []).extend(made)
+    for (group, suffix), out in wanted.items():
+        files = find_export(suffix).files(find_group(part.store, group), out)
+        if overwrite or not all(file.exists() for file in files):
+            export(part.store, out, group=group, overwrite=overwrite, advance=advance)
+        written.setdefault(group, []).extend(files)
     return written
 
 
@@ -149,24 +210,26 @@ def _drawn(part: Part, tick: Tick) -> Path:
         done += 1
         tick(done, total)
 
-    picture = part.output.with_suffix(".png")
     title = f"{part.output.name}, {part.area.patch_size_m:g} m patches"
-    with staged([picture], overwrite=True) as folder:
-        area_figure(part.store, title, advance).savefig(folder / picture.name)
-    return picture
+    with staged([part.picture], overwrite=True) as folder:
+        area_figure(part.store, title, advance).savefig(folder / part.picture.name)
+    return part.picture
 
 
 def _told(part: Part, found: Found, seconds: Seconds) -> list[str]:
     (rows, cols), size = part.area.span.shape, part.area.patch_size_m
     km2, count = rows * cols * size**2 / 1e6, rows * cols * len(part.periods)
     seams = "" if found.seams.score is None else f", seam score {found.seams.score:.3f}"
-    speed = f", {km2 * len(part.periods) / seconds.wall:.3g} km2/s" if seconds.wall > 0 else ""
+    took = "computed by an earlier run"
+    if seconds.wall > 0:
+        took = (f"read {seconds.read:.1f} s, encoded {seconds.encode:.1f} s, finished {seconds.finish:.1f} s, wrote "
+                f"{seconds.write:.1f} s, all in {seconds.wall:.1f} s, "
+                f"{km2 * len(part.periods) / seconds.wall:.3g} km2/s")  # fmt: skip
     return [
         f"area: {rows} x {cols} patches of {size:g} m, {km2:.4g} km2, in {part.area.geobox.crs} "
         f"({part.area.crs_reason})",
         f"seen: {found.num_patches} of {count} patches{seams}",
-        f"read {seconds.read:.1f} s, encoded {seconds.encode:.1f} s, finished {seconds.finish:.1f} s, wrote "
-        f"{seconds.write:.1f} s, all in {seconds.wall:.1f} s{speed}",
+        took,
     ]
 
 

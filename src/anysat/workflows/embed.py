@@ -76,11 +76,13 @@ class EmbedConfig(AreaOptions):
         if self.places not in PLACES:
             raise UnknownNameError("--places", self.places, PLACES)
         super().__post_init__()
+        self.check_also(self.out)
 
     @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
-        return super().is_area or self.store != "float32" or Path(self.out).suffix not in ("", *SUFFIXES)
+        asked = super().is_area or (self.store, self.places) != ("float32", "removed")
+        return asked or Path(self.out).suffix not in ("", *SUFFIXES)
 
 
 def embed(config: EmbedConfig) -> Text | Scored:

@@ -14,7 +14,7 @@ import torch
 
 import anysat
 from anysat.areas.job import Job
-from anysat.areas.sample import measure_places, sample_tiles, sample_vectors
+from anysat.areas.sample import NOTHING_SEEN, measure_places, sample_tiles, sample_vectors
 from anysat.areas.sizes import Load, Sizes, choose_sizes
 from anysat.areas.tokens import TokenFiles
 from anysat.areas.windows import Windowing
@@ -34,6 +34,7 @@ from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
 from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
+from anysat.workflows.embed_tile import check_device
 from anysat.workflows.probe import Scored
 
 
@@ -88,7 +89,7 @@ class Prepared:
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
                 "overlap": job.windowing.overlap, "places": self.config.places, "block": job.block,
-                "dataset": job.dataset, "area": self.config.area,
+                "dataset": job.dataset, "area": self.config.area, "ground": self.inputs.ground_digest,
             },
         }  # fmt: skip
 
@@ -137,6 +138,7 @@ def prepare(
 
 def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
     if not isinstance(weights, AnySat):
+        check_device(config.device)
         return load(weights, statistics=config.statistics, device=config.device)
     if config.statistics is not None:
         raise InputError("statistics", "none beside a model, which has its own", config.statistics)
@@ -169,7 +171,7 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
         return model.normaliser.source
     tiles = [tile for job in jobs for tile in sample_tiles(job)]
     if not tiles:
-        raise SourceError("the area", "none of the inputs has a valid pixel in the windows that were looked at",
+        raise SourceError("the area", NOTHING_SEEN,
                           "give statistics= a file, or check area and dates")  # fmt: skip
     model.normaliser = Normaliser.from_batch(Batch.of(tiles))
     return f"computed from {len(tiles)} windows of this area: its embeddings do not compare with those of other runs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def embed(
         >>> embed({"s1": s1}, 20, weights="nano", units=["s1=linear"], statistics="from-data").embedding.shape
         (1, 160, 3, 4)
     """
-    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities"}
+    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities", "also", "readers"}
     if unknown:
         raise InputError("anysat.embed", "options of what is computed", ", ".join(sorted(unknown)),
                          "`anysat embed` writes files")  # fmt: skip
@@ -105,7 +106,10 @@ def _make(job: Job, unit: Unit) -> Any:
 def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:
     """Vectors (time dim y x) and validity (time y x) of a shard."""
     own = next(part for part, other in zip(parts, job.needs(unit), strict=True) if other == unit)
-    vectors, valid = job.fuse(unit, parts, own.sub)[0][name]
+    arrays, found = job.fuse(unit, parts, own.sub)
+    for problem in found.unreadable:
+        warnings.warn(f"could not be read, NaN in its place: {problem}", stacklevel=2)
+    vectors, valid = arrays[name]
     return {"embedding": np.moveaxis(vectors, -1, 0)[None], "valid": valid[None]}
 
 

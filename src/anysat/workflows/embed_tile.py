@@ -51,7 +51,7 @@ def embed_tile(config: EmbedConfig) -> Text:
     finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
     check_apart(finals, [*(source.file for source in given.values()), config.weights])
     check_free(finals, overwrite=config.overwrite)
-    _check_device(config.device)
+    check_device(config.device)
     with _progress(len(given) + 3) as progress:
         _next(progress, "loading weights")
         model = load(config.weights, statistics=config.statistics, device=config.device)
@@ -84,7 +84,8 @@ def _named(out: Path, suffix: str) -> Path:
     return out.with_suffix(suffix)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

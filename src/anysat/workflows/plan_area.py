@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from anysat.areas.job import Job
-from anysat.areas.sample import sample_spans
+from anysat.areas.job import Job, Read
+from anysat.areas.sample import NOTHING_SEEN, sample_spans
+from anysat.errors import SourceError
+from anysat.geo.area import Span
 from anysat.geo.layout import Layout
 from anysat.workflows.embed_area import Prepared, measure_statistics, prepare
 from anysat.workflows.plan import PlanConfig
@@ -74,11 +76,12 @@ def _estimated(prepared: Prepared, job: Job) -> list[str]:
     one = _measure(job)
     patches = job.area.geobox.height * job.area.geobox.width * len(job.periods)
     again = _times_fused(job)
-    flops = patches * (one.encode_flops + one.fuse_flops * again)
+    fuse_flops = patches * one.fuse_flops * again
+    flops = patches * one.encode_flops + fuse_flops
     compute_s, read_s = patches * (one.encode_s + one.fuse_s * again), patches * one.read_s
     wall_s = max(compute_s, read_s / prepared.config.readers)
     return [
-        f"operations: {flops:.3g} FLOP, {one.fuse_flops * again * patches / flops:.0%} of it fusion, each patch in "
+        f"operations: {flops:.3g} FLOP, {fuse_flops / max(flops, 1):.0%} of it fusion, each patch in "
         f"{again:.2g} windows",
         f"time: about {_time(wall_s)} on this machine ({_time(compute_s)} computing, {_time(read_s)} reading in "
         f"{prepared.config.readers} threads)",
@@ -93,25 +96,37 @@ def _times_fused(job: Job) -> float:
 
 def _measure(job: Job) -> Measured:
     """Read, encode and fuse one window twice, and time the second."""
-    rows, cols = job.windowing.shape(job.area)
-    span = sample_spans(job, min(job.block, rows, cols), count=1)[0]
+    period, span, read, read_s = _read_one(job)
     count = span.shape[0] * span.shape[1]
-    start = time.perf_counter()
-    read = job.read(0, span, list(job.sources))
-    read_s = time.perf_counter() - start
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(span, read)
     with FlopCounterMode(display=False) as fusing:
-        job.fuse_window(0, span, tokens)
+        job.fuse_window(period, span, tokens)
     start = time.perf_counter()
     tokens = job.encode(span, read)
     middle = time.perf_counter()
-    job.fuse_window(0, span, tokens)
+    job.fuse_window(period, span, tokens)
     end = time.perf_counter()
     return Measured(
         read_s / count, (middle - start) / count, (end - middle) / count, encoding.get_total_flops() / count,
         fusing.get_total_flops() / count,
     )  # fmt: skip
+
+
+def _read_one(job: Job) -> tuple[int, Span, Read, float]:
+    """A window in which something was seen, and the seconds it took to read.
+
+    Raises:
+        SourceError: nothing was seen in any that was looked at.
+    """
+    side = min(job.block, *job.windowing.shape(job.area))
+    for span in sample_spans(job, (side, side)):
+        for period in range(len(job.periods)):
+            start = time.perf_counter()
+            read = job.read(period, span, list(job.sources))
+            if read.tile is not None:
+                return period, span, read, time.perf_counter() - start
+    raise SourceError("the area", NOTHING_SEEN, "check area and dates, or plan with --measure false")
 
 
 def _size(count: float) -> str:

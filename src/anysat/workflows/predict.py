@@ -46,6 +46,7 @@ class PredictConfig(AreaOptions):
         if not 0 <= self.variants <= 8:
             raise RecordError("--variants", self.variants, "0 to 8")
         super().__post_init__()
+        self.check_also(self.out)
 
     @property
     def is_area(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,18 +13,19 @@ import anysat
 from anysat.areas.maps import MapJob
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.windows import Windowing
-from anysat.errors import InputError
+from anysat.errors import InputError, RecordError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.writers import check_apart
-from anysat.model.digest import digest
+from anysat.model.digest import bytes_of, digest
 from anysat.picture_samples import class_colours
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
+from anysat.workflows.embed_tile import check_device
 from anysat.workflows.predict import PredictConfig
 from anysat.workflows.probe import Scored
 
@@ -33,10 +37,16 @@ def predict_area(config: PredictConfig) -> Scored:
     """See `anysat.workflows.predict.predict`."""
     given = [source.file for source in describe_sources(config.inputs).values()]
     check_apart([Path(config.out)], [*given, config.run])
+    check_device(config.device)
     predictor = load_task(config.run, device=config.device)
     encoder, view = predictor.encoder, predictor.view
+    if config.probabilities and predictor.task.target.kind == "value":
+        raise RecordError("--probabilities", True, f"nothing, because {predictor.task.target.name!r} has no classes")
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records)
+    if view.dense is not None and view.dense not in inputs.sources:
+        raise InputError("inputs", f"the modality {view.dense}, whose sub-patches are answered for",
+                         ", ".join(inputs.sources))  # fmt: skip
     patch_size_m, windowing = max(view.patch_sizes_m), Windowing(side=config.window, overlap=config.overlap)
     loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
     heaviest = max(loads, key=lambda one: one.values)
@@ -67,16 +77,26 @@ def _part(
     made_from = {
         "version": anysat.__version__, "target": target.name, "classes": list(target.classes),
         "weights": dict(predictor.encoder.provenance) | {"digest": digest(predictor.encoder)},
+        "head": _head_digest(predictor),
         "statistics": statistics_facts(predictor.encoder.normaliser), "run": str(config.run),
         "inputs": inputs.facts(),
         "options": {
             "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
-            "variants": config.variants, "area": config.area,
+            "variants": config.variants, "area": config.area, "ground": inputs.ground_digest,
         },
     }  # fmt: skip
     return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
                 layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
                 model=model_facts(str(config.run), predictor.encoder, _TASKS[target.kind]))  # fmt: skip
+
+
+def _head_digest(predictor: Predictor) -> str:
+    """What tells a head, its task and how tiles are looked at from others."""
+    facts = [asdict(predictor.head_config), asdict(predictor.view), predictor.task.to_dict()]
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for _, tensor in sorted(predictor.head.state_dict().items()):
+        total.update(bytes_of(tensor))
+    return total.hexdigest()[:16]
 
 
 def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:

@@ -1,0 +1,283 @@
+"""What goes wrong on the way to an area: nothing is mixed, nothing is lost, and one message says what it was."""
+
+import dataclasses
+import warnings
+
+import geopandas
+import numpy as np
+import pytest
+import torch
+import xarray
+from shapely.geometry import box
+
+import anysat
+from anysat.areas.job import Read
+from anysat.areas.maps import MapJob
+from anysat.areas.run import run_here, run_on
+from anysat.areas.sample import sample_spans, sample_vectors
+from anysat.areas.windows import Windowing
+from anysat.batch import Tile
+from anysat.cli import main
+from anysat.errors import InputError
+from anysat.modalities import MODALITIES as M
+from anysat.tasks.predictor import load_task
+from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
+from area_builders import LEFT as WAVES_LEFT
+from area_builders import TOP as WAVES_TOP
+from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc, write_tif
+
+NAMES = M["s2"].band_names
+DAYS = "--dates=2020-01-01/2020-12-31"
+
+
+def values(rows, cols, dates=2):
+    y, x = np.mgrid[:rows, :cols]
+    found = np.sin(x / 5 + y / 7 + np.arange(dates)[:, None, None, None] + np.arange(10)[:, None, None] / 3)
+    return (1500 + 900 * found).astype(np.float32)
+
+
+@pytest.fixture
+def s2(tmp_path):
+    return write_nc(tmp_path / "s2.nc", cube(values(46, 38), geobox((46, 38)), ["2020-01-03", "2020-06-30"], NAMES))
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def call(*words, command="embed"):
+        own = [] if command == "predict" else ["--patch-size-m=20", "--weights=nano", "--statistics=from-data"]
+        status = main([command, *map(str, words), *own])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def stopped(monkeypatch, name, call):
+    """Run until a function of the area's run is called."""
+    with monkeypatch.context() as patch:
+        patch.setattr(f"anysat.workflows.area_run.{name}", stop)
+        assert call()[0] == 130
+
+
+@pytest.mark.parametrize("out", ["a.tif", "a.zarr"])
+@pytest.mark.parametrize("at", ["export", "area_figure"])
+def test_an_area_that_stopped_after_its_store_was_finished_goes_on(run, s2, tmp_path, monkeypatch, out, at):
+    words = f"s2={s2}", DAYS, f"--out={tmp_path / out}", *(["--also=.tif"] if out == "a.zarr" else [])
+    stopped(monkeypatch, at, lambda: run(*words))
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)  # nothing is computed again
+    status, said, errors = run(*words)
+    assert (status, errors) == (0, "")
+    assert "computed by an earlier run" in said
+    made = {"a.tif", "a.png", "s2.nc"} | ({"a.zarr", "a.stac"} if out == "a.zarr" else set())
+    assert {path.name for path in tmp_path.iterdir()} == made
+    status, _, errors = run(*words)
+    assert status == 2
+    assert "exists" in errors
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "tif"])
+def test_a_zone_that_is_finished_is_not_computed_again(run, tmp_path, monkeypatch, suffix):
+    from pyproj import Transformer
+
+    folder = tmp_path / "s2"
+    folder.mkdir()
+    for crs, longitude in (("EPSG:32631", 5.99), ("EPSG:32632", 6.005)):
+        to = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+        left, top = (round(place, -1) for place in to.transform(longitude, 50.0))
+        grid = geobox((40, 40), left=left, top=top, crs=crs)
+        write_tif(folder / f"2020-01-03_{crs[-2:]}.tif", values(40, 40, 1)[0], grid, names=NAMES)
+    words = f"s2={folder}", DAYS, f"--out={tmp_path / 'a'}.{suffix}"
+    runs = []
+
+    def first_alone(*given, **options):
+        runs.append(given)
+        return run_here(*given, **options) if len(runs) != 2 else stop()
+
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", first_alone)
+    assert run(*words)[0] == 130
+    assert run(*words)[0] == 0
+    assert len(runs) == 3
+    made = {path.name for path in tmp_path.iterdir() if path.suffix != ".stac"}
+    assert made == {"s2", *(f"a-utm{zone}n.{kind}" for zone in (31, 32) for kind in (suffix, "png"))}
+
+
+@pytest.mark.parametrize("change", ["offset: -1000", "nodata: 1500", "dates: [2020-01-01, 2020-02-01]"])
+def test_an_input_that_is_read_otherwise_is_not_mixed_in(run, s2, tmp_path, monkeypatch, change):
+    given = tmp_path / "given.yaml"
+    given.write_text(f"s2:\n  path: {s2}\n")
+    words = given, DAYS, f"--out={tmp_path / 'a.zarr'}", "--dataset=world"
+    stopped(monkeypatch, "run_here", lambda: run(*words))
+    given.write_text(f"s2:\n  path: {s2}\n  {change}\n")
+    status, _, errors = run(*words)
+    assert status == 2
+    assert f"described.{change.split(':')[0]}" in errors
+
+
+def test_polygons_that_changed_are_not_mixed_in(run, s2, tmp_path, monkeypatch):
+    def draw(*boxes):
+        places = [box(LEFT + a, TOP - b, LEFT + c, TOP - d) for a, b, c, d in boxes]
+        geopandas.GeoDataFrame(geometry=places, crs=SOUTH).to_file(tmp_path / "area.gpkg")
+
+    words = f"s2={s2}", f"--area={tmp_path / 'area.gpkg'}", f"--out={tmp_path / 'a.zarr'}", "--dataset=world"
+    draw((5, 300, 300, 5))
+    stopped(monkeypatch, "run_here", lambda: run(*words))
+    draw((5, 300, 300, 290), (5, 20, 10, 5))  # of the same bounds
+    status, _, errors = run(*words)
+    assert status == 2
+    assert "ground" in errors
+
+
+def test_another_head_is_not_mixed_in(run, s2, tmp_path, monkeypatch):
+    made = predictor(CROPS, keys=("s2",))
+    made.save(tmp_path / "run.safetensors")
+    words = tmp_path / "run.safetensors", f"s2={s2}", DAYS, f"--out={tmp_path / 'a.zarr'}"
+    stopped(monkeypatch, "run_here", lambda: run(*words, command="predict"))
+    for parameter in made.head.parameters():
+        torch.nn.init.normal_(parameter)
+    made.save(tmp_path / "run.safetensors")
+    status, _, errors = run(*words, command="predict")
+    assert status == 2
+    assert "head was" in errors
+
+
+def test_workers_that_outlive_a_run_compute_with_the_weights_of_the_next(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    first, second = (
+        job(small_model("s2"), waves("s2"), area(6, 5), tmp_path / name, block=8) for name in ("one", "two")
+    )
+    with torch.no_grad():
+        second.model.fusion.tile_token.add_(1)
+        for parameter in second.model.fusion.parameters():
+            parameter.mul_(1.1)
+    store, work = store_of(second, tmp_path / "alone.zarr")
+    run_here(work, store)
+    alone = arrays_of(store.finish())[0]
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        for made in (first, second):
+            store, work = store_of(made, tmp_path / "a.zarr", overwrite=True)
+            run_on(client, work, store)
+            store.finish()
+    np.testing.assert_allclose(arrays_of(tmp_path / "a.zarr")[0], alone, atol=1e-6)
+
+
+def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path):
+    predictor(CROPS).save(tmp_path / "run.safetensors")
+    data = cube(np.ones((2, 2, 40, 40), np.float32), geobox((40, 40)), ["2020-01-03", "2020-06-30"], ["VV", "VH"])
+    words = f"s1={write_nc(tmp_path / 's1.nc', data)}", "--units=[s1=dB]", f"--out={tmp_path / 'a.zarr'}"
+    status, _, errors = run(tmp_path / "run.safetensors", *words, command="predict")
+    assert status == 2
+    assert "modality s2" in errors
+
+
+def map_job(made, tmp_path, **options):
+    return MapJob(
+        model=made, load_model=load_task, sources={}, area=area(4, 4), periods=(PERIOD,), folder=tmp_path,
+        windowing=Windowing(side=4, overlap=0), kind="class", per_patch=2, num_outputs=3, **options,
+    )  # fmt: skip
+
+
+def seen(*keys):
+    ground = area(4, 4)
+    found = [s.observe(ground.covering(ground.span, s.modality))[0] for s in waves(*keys).values()]
+    return Tile.of(*found)
+
+
+def test_a_predictor_that_fails_is_not_taken_for_ground_that_nobody_saw(tmp_path):
+    made = predictor(CROPS)
+    with torch.no_grad():
+        made.encoder.fusion.tile_token.fill_(float("nan"))
+    work = map_job(made, tmp_path)
+    with pytest.raises(InputError, match="finite"):
+        work.encode(work.area.span, Read(seen("s2", "s1")))
+
+
+def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_path):
+    tile = seen("s2")
+    valid = tile.observations["s2"].valid.copy()
+    valid[1::2] = False
+    part = dataclasses.replace(tile, observations={"s2": dataclasses.replace(tile.observations["s2"], valid=valid)})
+    work = map_job(predictor(CROPS, keys=("s2",)), tmp_path, variants=8)
+    found = work.encode(work.area.span, Read(part))
+    assert found.values is not None
+    assert np.isfinite(found.values).any()
+
+
+def test_a_few_small_polygons_in_a_large_area_are_found(tmp_path):
+    wanted = box(WAVES_LEFT + 3705, WAVES_TOP - 2915, WAVES_LEFT + 3708, WAVES_TOP - 2905)
+    work = job(small_model("s2"), waves("s2"), area(300, 301, wanted=wanted), tmp_path / "t")
+    (span,) = sample_spans(work, (8, 8))
+    assert work.area.inside(span).any()
+
+
+def test_steps_of_codes_are_measured_where_windows_are_larger_than_blocks(tmp_path):
+    work = job(small_model("s2"), waves("s2"), area(21, 19), tmp_path / "t", block=4)
+    work = dataclasses.replace(work, places=np.zeros((8, 8, work.model.config.dim), np.float32))
+    assert len(sample_vectors(work)["patch"]) > 64
+
+
+def test_a_plan_is_measured_where_something_was_seen(run, tmp_path):
+    pixels = values(120, 120)
+    pixels[..., :40, :40] = np.nan
+    data = cube(pixels, geobox((120, 120)), ["2020-01-03", "2020-06-30"], NAMES)
+    status, said, _ = run(f"s2={write_nc(tmp_path / 's2.nc', data)}", DAYS, command="plan")
+    assert status == 0
+    assert "operations: " in said
+
+
+def test_cubes_in_python_tell_what_could_not_be_read(s2, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.areas.job.RETRY_AFTER_S", 0.0)
+    pixels = xarray.open_dataset(s2, decode_coords="all").pixels.chunk({"x": 19, "y": 23})
+    data = pixels.to_dataset("band").assign_coords(spatial_ref=pixels.spatial_ref)
+    for variable in data.variables.values():
+        variable.encoding = {}
+    data.to_zarr(tmp_path / "s2.zarr", zarr_format=3, consolidated=False)
+    chunk = next(path for path in (tmp_path / "s2.zarr" / "B2" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        anysat.embed({"s2": str(tmp_path / "s2.zarr")}, 20, weights="nano", dataset="world")
+    assert any("could not be read, NaN in its place" in str(one.message) for one in told)
+
+
+def test_what_is_asked_of_an_area_makes_one(run, s2, tmp_path):
+    status, said, _ = run(f"s2={s2}", f"--out={tmp_path / 'a.zarr'}", "--window=8")
+    assert status == 0
+    assert "seam score" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--device=cuda:7", "--out=a.zarr"], "--device"),
+        (["--scheduler=nowhere", "--out=a.zarr"], "--scheduler"),
+        (["--also=.parquet", "--out=a.tif"], "--also"),
+        (["--period=2020-01-01/2021-12-31", "--out=a.zarr"], "--dates"),
+        (["--also=.tif", "--out=mine.zarr"], "mine.tif exists"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_computed(run, s2, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)
+    (tmp_path / "mine.tif").write_text("mine")
+    status, _, errors = run(f"s2={s2}", DAYS, *words)
+    assert status == 2
+    assert told in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_values_have_no_probabilities(run, s2, tmp_path):
+    predictor(HEIGHT, keys=("s2",)).save(tmp_path / "run.safetensors")
+    words = tmp_path / "run.safetensors", f"s2={s2}", DAYS, "--probabilities", f"--out={tmp_path / 'a.tif'}"
+    status, _, errors = run(*words, command="predict")
+    assert status == 2
+    assert "--probabilities" in errors
+
+
+def test_options_that_change_nothing_in_python_are_refused(s2):
+    with pytest.raises(InputError, match="also"):
+        anysat.embed({"s2": str(s2)}, 20, weights="nano", also=".tif")

@@ -1,0 +1,126 @@
+"""Encoders on the real labelled tasks: what they see, that no test label reaches them, that records can be compared."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from test_real_tasks import made_task, once
+
+pytest.importorskip("sklearn")
+
+from real import encoders, protocol, simple, unlabelled
+from real.features import samples
+
+from anysat.batch import Batch
+
+TINY = encoders.Recipe(num_steps=32, batch_size=16, look_every=16, warmup_steps=2, averaging=0.8)
+
+
+def part_of(task, count):
+    """The first tiles of every fold of a task."""
+    kept = np.sort(np.concatenate([np.flatnonzero(task.folds == n)[:count] for n in np.unique(task.folds)]))
+    return replace(task, tiles=[task.tiles[n] for n in kept], groups=task.groups[kept], folds=task.folds[kept])
+
+
+def test_the_label_year_comes_first_and_no_day_number_twice(shared_data):
+    canada, parcels = (encoders.looks(once(name, shared_data)) for name in ("crop_canada", "parcels_belgium"))
+    assert [str(year[0].observations["s2"].dates[0])[:4] for year in canada] == ["2017", "2018"]
+    assert [str(parcels[0][n].observations["s2"].dates[0])[:4] for n in (0, -1)] == ["2018", "2019"]
+    assert encoders.looks(once("landuse_modis", shared_data)) == [once("landuse_modis", shared_data).tiles]
+
+
+def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
+    for name in ("landcover_global", "parcels_belgium"):
+        task = once(name, shared_data)
+        found = unlabelled.prepared("it", unlabelled._of_task(name, shared_data, see_all=False))
+        assert not any(tile.targets for tile in found)
+        seen = {values(tile) for tile in found}
+        unseen = protocol.TEST if task.is_official else 0
+        for tile, fold in zip(task.tiles, task.folds, strict=True):
+            years = {values(year) for year in unlabelled.calendar_years(tile)}
+            assert not years & seen if fold == unseen else years <= seen, tile
+
+
+def values(tile):
+    return b"".join(seen.values.tobytes() + seen.dates.tobytes() for seen in tile.observations.values())
+
+
+def test_a_probe_of_frozen_tokens_and_a_fine_tuned_encoder_answer_real_points(shared_data, tmp_path):
+    task = part_of(once("landcover_global", shared_data), 12)
+    record = encoders.record_of(task, "nano", "nano", "probe", 0, tmp_path)
+    assert len(record["answers"].split()) == 60
+    assert record["scores"]["accuracy"]["score"] > 0.2
+
+
+def one_split():
+    """The made task, trained on four folds and tested on one."""
+    task = made_task()
+    folds = np.where(task.folds == 0, protocol.TEST, protocol.TRAIN)
+    return replace(task, folds=folds, is_official=True)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fine-tuning in seconds."""
+    monkeypatch.setattr(encoders, "LEARNING_RATES", (4e-4,))
+    monkeypatch.setitem(encoders.RECIPES, "made", TINY)
+
+
+@pytest.mark.usefixtures("quick")
+def test_fine_tuning_finds_what_is_there_goes_on_and_is_compared(tmp_path, monkeypatch):
+    task = one_split()
+    records = [
+        encoders.record_of(task, encoders.UNTRAINED, encoders.UNTRAINED, "finetune", n, tmp_path) for n in (0, 1)
+    ]
+    assert min(one["scores"]["accuracy"]["score"] for one in records) > 0.8
+    monkeypatch.setattr(encoders.Trainer, "trained", None)  # what is kept is not done again
+    again = encoders.record_of(task, encoders.UNTRAINED, encoders.UNTRAINED, "finetune", 1, tmp_path)
+    assert again["answers"] == records[1]["answers"]
+
+    for name in ("neighbours", "forest", "boosting"):
+        monkeypatch.delitem(simple.MODELS, name)
+    chosen, _ = simple.evaluate(task)
+    found = encoders.compared(task, chosen, [*records, {**records[0], "weights": "other"}])
+    assert [row["runs"] for row in found["rows"]][1:] == [2, 1]
+    best = max(row["scores"]["accuracy"]["score"] for row in chosen["rows"])
+    assert found["rows"][0]["scores"]["accuracy"]["score"] == pytest.approx(best)
+    assert "against_untrained" in found["rows"][2]
+    assert encoders.table(found).count("\n| ") == 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_test_label_reaches_a_fine_tuned_encoder(tmp_path):
+    task = one_split()
+    hidden = task.folds == protocol.TEST
+    turned = [
+        replace(tile, targets={"kind": 1 - tile.targets["kind"]}) if is_hidden else tile
+        for tile, is_hidden in zip(task.tiles, hidden, strict=True)
+    ]
+    trainer, other = (encoders.Trainer(one, encoders.UNTRAINED, TINY) for one in (task, replace(task, tiles=turned)))
+    (train, test) = next(iter(task.splits()))
+    found = []
+    for one in (trainer, other):
+        tuned = one.tuned(np.flatnonzero(train))
+        *_, (_, last) = one.trained(np.flatnonzero(train), tuned.learning_rate, tuned.num_steps, 1)
+        found.append((tuned, one.answers(last, np.flatnonzero(test)).tolist()))
+    assert found[0] == found[1]
+
+
+def test_dates_are_hidden_but_never_all():
+    batch = Batch.of(made_task().tiles)
+    thin = encoders.thinned(batch, 1.0, torch.Generator().manual_seed(0)).observations["s1-asc"]
+    given = batch.observations["s1-asc"].valid
+    assert thin.valid.sum() < given.sum()
+    assert (thin.valid <= given).all()
+    assert thin.valid.flatten(1).any(1).all()
+
+
+def test_the_answers_of_the_best_simple_model_are_fitted_again_from_its_record(monkeypatch):
+    task = made_task()
+    for name in ("neighbours", "forest", "boosting"):
+        monkeypatch.delitem(simple.MODELS, name)
+    record, arrays = simple.evaluate(task)
+    (model, features), answers = encoders.best_simple(task, samples(task), record)
+    assert (answers == arrays[f"{features}, {model}"]).all()
