@@ -31,6 +31,8 @@ from anysat.observation import Observation
 
 TOKENS_AT_ONCE = 4096
 """Tokens that are fused at once, in windows of one shape."""
+PAIRS_AT_ONCE = 1 << 22
+"""Pairs of place and token that are looked at at once, so that a large window takes little more than a small one."""
 RETRIES, RETRY_AFTER_S = 2, 0.5
 """How often an input that cannot be read is tried again, and after how long, doubled each time."""
 
@@ -225,7 +227,7 @@ class Job:
                 some.to(device, self.model.dtype), None if flags is None else flags.to(device), None, None
             )
         with torch.inference_mode():
-            _, fused = self.model.fuse(seen, (rows, cols), self.area.patch_size_m)
+            _, fused = self.model.fuse(seen, (rows, cols), self.area.patch_size_m, max_pairs=PAIRS_AT_ONCE)
         if tokens.patch:
             valid = np.stack([tokens.valid[window.within(tokens.span)] for window in windows])
         else:  # nothing but context
