@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST_PX = 600
 """Pixels along the longer side of a panel."""
+BASIS_PX = 96
+"""Pixels along the longer side from which the colours of vectors are chosen."""
 MOST_PANELS = 6
 _INCHES, _MOST_CLASSES = 4.2, 12
 
@@ -25,13 +27,13 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
     """A panel for each group and period of a store (the first `MOST_PANELS`): colours of vectors, classes or values.
 
     Colours of vectors are three principal components of all periods together, so that they compare between periods.
-    Every shard of what is shown is read once; `advance` is told after each.
+    Every shard of what is shown is read, of vectors twice; `advance` is told after each.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = _shown(store)
-    images = {name: [overview(group, period, advance) for period in periods] for name, group, periods in shown}
+    images = {name: _images(group, periods, advance) for name, group, periods in shown}
     count = sum(len(periods) for _, _, periods in shown)
     cols = min(count, 3)
     rows = -(-count // cols)
@@ -40,7 +42,7 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
     figure.suptitle(title)
     places = iter(figure.subplots(rows, cols, squeeze=False).ravel())
     for name, group, periods in shown:
-        for period, image in zip(periods, _coloured(group, images[name]), strict=True):
+        for period, image in zip(periods, images[name], strict=True):
             axes = next(places)
             days = f"\n{group.periods[period][0]} to {group.periods[period][1]}" if group.periods else ""
             bounds = group.geobox.boundingbox
@@ -63,16 +65,19 @@ def num_shards(store: Path) -> int:
     return sum(len(periods) * group.shards[0] * group.shards[1] for _, group, periods in _shown(store))
 
 
-def overview(group: StoredGroup, period: int, advance: Callable[[], None] = lambda: None) -> NDArray[Any]:
-    """Every so many-th pixel of a group, (row col dim) or (row col); NaN where nothing was seen."""
-    step = max(1, -(-max(group.geobox.shape) // LONGEST_PX))
+def overview(
+    group: StoredGroup, period: int, advance: Callable[[], None] = lambda: None, *, longest_px: int = LONGEST_PX,
+    change: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
+) -> NDArray[Any]:  # fmt: skip
+    """Every so many-th pixel of a group, (row col dim) or (row col), changed if asked to; NaN where nobody saw."""
+    step = max(1, -(-max(group.geobox.shape) // longest_px))
     strips: dict[int, list[NDArray[Any]]] = {}
     for unit in group.units(period):
         rows, cols = (slice(-part.start % step, None, step) for part in group.slices(unit))
         values, valid = group.values(unit)[rows, cols], group.valid(unit)[rows, cols]
         values = values.astype(np.float32)
         values[~valid] = np.nan
-        strips.setdefault(unit.row, []).append(values)
+        strips.setdefault(unit.row, []).append(change(values))
         advance()
     return np.concatenate([np.concatenate(parts, axis=1) for _, parts in sorted(strips.items())])
 
@@ -88,16 +93,17 @@ def _shown(store: Path) -> list[tuple[str, StoredGroup, range]]:
     return shown or [(name, group, range(1)) for name, group in list(open_stored(store).items())[:1]]
 
 
-def _coloured(group: StoredGroup, images: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Images (row col 3), or values (row col) that a colour bar explains."""
+def _images(group: StoredGroup, periods: range, advance: Callable[[], None]) -> list[NDArray[Any]]:
+    """Images (row col 3), or values (row col) that a colour bar explains; of vectors, only colours are ever held."""
     attributes = group.variable_attributes
-    if "class_colours" in attributes:
+    if group.dim is None:
+        images = [overview(group, period, advance) for period in periods]
+        if "class_colours" not in attributes:
+            return images
         palette = np.array([list(bytes.fromhex(colour[1:])) for colour in attributes["class_colours"]], np.uint8)
         return [np.where(np.isfinite(one)[..., None], palette[np.nan_to_num(one).astype(int)], 255) for one in images]
-    if images[0].ndim == 2:
-        return images
-    basis = fit_pca(images)
-    return [pca_rgb(one, basis) for one in images]
+    basis = fit_pca([overview(group, period, longest_px=BASIS_PX) for period in periods])
+    return [overview(group, period, advance, change=lambda values: pca_rgb(values, basis)) for period in periods]
 
 
 def _legend(axes: Any, group: StoredGroup) -> None:
