@@ -10,12 +10,12 @@ from test_real_tasks import made_task, once
 
 pytest.importorskip("sklearn")
 
-from real import encoders, protocol, simple, unlabelled
+from real import encoders, finetuning, frozen, protocol, simple, unlabelled
 from real.features import samples
 
 from anysat.batch import Batch
 
-TINY = encoders.Recipe(num_steps=32, batch_size=16, look_every=16, warmup_steps=2, averaging=0.8)
+TINY = finetuning.Recipe(num_steps=32, batch_size=16, look_every=16, warmup_steps=2, averaging=0.8)
 
 
 def part_of(task, count):
@@ -25,10 +25,10 @@ def part_of(task, count):
 
 
 def test_the_label_year_comes_first_and_no_day_number_twice(shared_data):
-    canada, parcels = (encoders.looks(once(name, shared_data)) for name in ("crop_canada", "parcels_belgium"))
+    canada, parcels = (frozen.looks(once(name, shared_data)) for name in ("crop_canada", "parcels_belgium"))
     assert [str(year[0].observations["s2"].dates[0])[:4] for year in canada] == ["2017", "2018"]
     assert [str(parcels[0][n].observations["s2"].dates[0])[:4] for n in (0, -1)] == ["2018", "2019"]
-    assert encoders.looks(once("landuse_modis", shared_data)) == [once("landuse_modis", shared_data).tiles]
+    assert frozen.looks(once("landuse_modis", shared_data)) == [once("landuse_modis", shared_data).tiles]
 
 
 def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
@@ -64,19 +64,17 @@ def one_split():
 @pytest.fixture
 def quick(monkeypatch):
     """Fine-tuning in seconds."""
-    monkeypatch.setattr(encoders, "LEARNING_RATES", (4e-4,))
-    monkeypatch.setitem(encoders.RECIPES, "made", TINY)
+    monkeypatch.setattr(finetuning, "LEARNING_RATES", (4e-4,))
+    monkeypatch.setitem(finetuning.RECIPES, "made", TINY)
 
 
 @pytest.mark.usefixtures("quick")
 def test_fine_tuning_finds_what_is_there_goes_on_and_is_compared(tmp_path, monkeypatch):
     task = one_split()
-    records = [
-        encoders.record_of(task, encoders.UNTRAINED, encoders.UNTRAINED, "finetune", n, tmp_path) for n in (0, 1)
-    ]
+    records = [encoders.record_of(task, frozen.UNTRAINED, frozen.UNTRAINED, "finetune", n, tmp_path) for n in (0, 1)]
     assert min(one["scores"]["accuracy"]["score"] for one in records) > 0.8
-    monkeypatch.setattr(encoders.Trainer, "trained", None)  # what is kept is not done again
-    again = encoders.record_of(task, encoders.UNTRAINED, encoders.UNTRAINED, "finetune", 1, tmp_path)
+    monkeypatch.setattr(finetuning.Trainer, "trained", None)  # what is kept is not done again
+    again = encoders.record_of(task, frozen.UNTRAINED, frozen.UNTRAINED, "finetune", 1, tmp_path)
     assert again["answers"] == records[1]["answers"]
 
     for name in ("neighbours", "forest", "boosting"):
@@ -98,7 +96,7 @@ def test_no_test_label_reaches_a_fine_tuned_encoder(tmp_path):
         replace(tile, targets={"kind": 1 - tile.targets["kind"]}) if is_hidden else tile
         for tile, is_hidden in zip(task.tiles, hidden, strict=True)
     ]
-    trainer, other = (encoders.Trainer(one, encoders.UNTRAINED, TINY) for one in (task, replace(task, tiles=turned)))
+    trainer, other = (finetuning.Trainer(one, frozen.UNTRAINED, TINY) for one in (task, replace(task, tiles=turned)))
     (train, test) = next(iter(task.splits()))
     found = []
     for one in (trainer, other):
@@ -110,7 +108,7 @@ def test_no_test_label_reaches_a_fine_tuned_encoder(tmp_path):
 
 def test_dates_are_hidden_but_never_all():
     batch = Batch.of(made_task().tiles)
-    thin = encoders.thinned(batch, 1.0, torch.Generator().manual_seed(0)).observations["s1-asc"]
+    thin = finetuning.thinned(batch, 1.0, torch.Generator().manual_seed(0)).observations["s1-asc"]
     given = batch.observations["s1-asc"].valid
     assert thin.valid.sum() < given.sum()
     assert (thin.valid <= given).all()
