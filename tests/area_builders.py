@@ -13,7 +13,8 @@ from odc.geo.geobox import GeoBox
 
 import anysat
 from anysat.areas.job import Job
-from anysat.areas.tokens import TokenFiles
+from anysat.areas.maps import MapJob
+from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.data.base import Target
 from anysat.errors import SourceError
@@ -25,7 +26,7 @@ from anysat.modalities import MODALITIES, Modality
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation
 from anysat.tasks.base import make_task
-from anysat.tasks.predictor import Predictor, View
+from anysat.tasks.predictor import Predictor, View, load_task
 
 LEFT, TOP, CRS = 600_000.0, 5_600_000.0, "EPSG:32631"
 PERIOD = (np.datetime64("2020-01-01"), np.datetime64("2020-12-31"))
@@ -142,7 +143,7 @@ def job(model, sources, ground, folder, *, side=8, overlap=0.5, block=4, dense=N
         windowing=Windowing(side=side, overlap=overlap),
         dense=dense,
         block=block,
-        tokens=TokenFiles(Path(folder)),
+        kept=UnitFiles(Path(folder)),
     )
 
 
@@ -164,7 +165,7 @@ def store_of(work, final, **options):
         )
     days = [tuple(day.astype(object) for day in period) for period in work.periods]
     store = AreaStore.open(final, layouts, days, {"weights": "test"}, **options)
-    return store, replace(work, tokens=TokenFiles(store.partial / "tokens"))
+    return store, replace(work, kept=UnitFiles(store.partial / "tokens"))
 
 
 def arrays_of(path, group="patch"):
@@ -189,3 +190,28 @@ def predictor(target, keys=("s2", "s1")):
     for parameter in made.head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return made
+
+
+def map_job(made, sources, ground, folder, *, side=8, overlap=0.5, **options):
+    """A predictor over ground, whose answers lie in a folder."""
+    target = made.task.target
+    return MapJob(
+        model=made, load_model=load_task, sources=sources, area=ground, periods=(PERIOD,), kept=UnitFiles(folder),
+        windowing=Windowing(side=side, overlap=overlap), kind=target.kind,
+        per_patch=2 if target.level == "pixel" else 0, num_outputs=max(len(target.classes), 1), **options,
+    )  # fmt: skip
+
+
+def map_store(work, final):
+    """A store for a job of maps."""
+    ground, side = work.area, work.side
+    options = {"class": {"kind": "uint8"}, "probability": {"dim": work.num_outputs}}
+    names = {"class": ["class"], "value": ["value"], "labels": []}[work.kind]
+    names += ["probability"] * (work.probabilities or work.kind == "labels") + ["uncertainty"] * bool(work.variants)
+    layouts = [
+        Layout(name=name, geobox=ground.pixels(ground.span, ground.patch_size_m / side), shard_px=ground.shard * side,
+               chunk_px=ground.shard * side, variable=name, **options.get(name, {}))
+        for name in names
+    ]  # fmt: skip
+    days = [tuple(day.astype(object) for day in PERIOD)]
+    return AreaStore.open(final, layouts, days, {"weights": "test"})

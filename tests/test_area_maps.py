@@ -4,44 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zarr
 
-from anysat.areas.maps import MapJob
 from anysat.areas.run import run_here
-from anysat.areas.windows import Windowing
+from anysat.areas.units import UnitFiles
 from anysat.batch import Batch, Tile
-from anysat.geo.layout import Layout
-from anysat.geo.store import AreaStore
-from anysat.tasks.predictor import load_task
-from area_builders import CROPS, HEIGHT, KIND, LABELS, LEFT, PERIOD, TOP, area, predictor, waves
-
-
-def map_job(made, sources, ground, folder, *, side=8, overlap=0.5, **options):
-    target = made.task.target
-    return MapJob(
-        model=made, load_model=load_task, sources=sources, area=ground, periods=(PERIOD,), folder=folder,
-        windowing=Windowing(side=side, overlap=overlap), kind=target.kind,
-        per_patch=2 if target.level == "pixel" else 0, num_outputs=max(len(target.classes), 1), **options,
-    )  # fmt: skip
+from area_builders import CROPS, HEIGHT, KIND, LABELS, LEFT, TOP, area, map_job, map_store, predictor, waves
 
 
 def mapped(work, final):
     """Values and validity by layout of a job that was run."""
-    ground, side = work.area, work.side
-    options = {"class": {"kind": "uint8"}, "probability": {"dim": work.num_outputs}}
-    names = {"class": ["class"], "value": ["value"], "labels": []}[work.kind]
-    names += ["probability"] * (work.probabilities or work.kind == "labels") + ["uncertainty"] * bool(work.variants)
-    layouts = [
-        Layout(name=name, geobox=ground.pixels(ground.span, ground.patch_size_m / side), shard_px=ground.shard * side,
-               chunk_px=ground.shard * side, variable=name, **options.get(name, {}))
-        for name in names
-    ]  # fmt: skip
-    days = [tuple(day.astype(object) for day in PERIOD)]
-    store = AreaStore.open(final, layouts, days, {"weights": "test"})
-    run_here(replace(work, folder=store.partial / "between"), store)
-    import zarr
-
+    store = map_store(work, final)
+    run_here(replace(work, kept=UnitFiles(store.partial / "between")), store)
     group = zarr.open_group(store.finish(), mode="r")
-    return {name: (group[name][name][0], group[name]["valid"][0]) for name in names}
+    return {name: (group[name][name][0], group[name]["valid"][0]) for name in store.layouts}
 
 
 def answered(made, sources, ground):

@@ -15,6 +15,7 @@ from anysat.areas.job import Read
 from anysat.areas.maps import MapJob
 from anysat.areas.run import run_here, run_on
 from anysat.areas.sample import sample_spans, sample_vectors
+from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Tile
 from anysat.cli import main
@@ -176,7 +177,7 @@ def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path):
 
 def map_job(made, tmp_path, **options):
     return MapJob(
-        model=made, load_model=load_task, sources={}, area=area(4, 4), periods=(PERIOD,), folder=tmp_path,
+        model=made, load_model=load_task, sources={}, area=area(4, 4), periods=(PERIOD,), kept=UnitFiles(tmp_path),
         windowing=Windowing(side=4, overlap=0), kind="class", per_patch=2, num_outputs=3, **options,
     )  # fmt: skip
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from anysat.areas.tokens import Flags, Floats, TokenFiles, Tokens, encode, joined, stacked
+from anysat.areas.tokens import Flags, Floats, Tokens, encode, joined, read_sub, read_tokens, stacked, write_tokens
+from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError, SourceError
@@ -87,12 +88,11 @@ class Job:
     """Modality whose sub-patches get an embedding each."""
     block: int
     """Patches along a side of what is read and encoded at once; divides a shard, or is one."""
-    tokens: TokenFiles
+    kept: UnitFiles
+    """Where tokens lie until nobody needs them."""
     places: Floats | None = None
     """What a place in a window adds to its fused token (row col dim), which is taken away; None for nothing."""
     dataset: str | None = None
-    threads: int | None = None
-    """Threads of each worker's computing; None leaves them as they are."""
 
     @property
     def units(self) -> list[Unit]:
@@ -128,7 +128,6 @@ class Job:
 
     def encode(self, span: Span, read: Read) -> Tokens:
         """Tokens of a block."""
-        self._use_threads()
         if read.tile is None:
             return Tokens(span, unreadable=read.unreadable)
         with torch.inference_mode():
@@ -138,7 +137,7 @@ class Job:
 
     def is_made(self, unit: Unit) -> bool:
         """Whether the first step of a unit is done."""
-        return self.tokens.is_there(*unit)
+        return self.kept.is_there(unit)
 
     def make(self, unit: Unit) -> Tokens:
         """First step, whole: read and encode all blocks of a unit."""
@@ -147,23 +146,22 @@ class Job:
 
     def keep(self, unit: Unit, parts: Sequence[Tokens]) -> None:
         """End of the first step: keep the tokens of a unit, from those of its blocks."""
-        self.tokens.write(*unit, joined(self.span(unit), parts))
+        write_tokens(self.kept, unit, joined(self.span(unit), parts))
 
     def forget(self, unit: Unit) -> None:
         """Nobody waits for the first step of a unit any more."""
-        self.tokens.forget(*unit)
+        self.kept.forget(unit)
 
     def finish(self, unit: Unit) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
         """Second step: the arrays of a unit, and what is to be said of them. All tokens it needs must be kept."""
         around = self.windowing.around(self.area, self.span(unit))
-        parts = [self.tokens.read(*other, self.span(other), around) for other in self.needs(unit)]
-        return self.fuse(unit, parts, self.tokens.read_sub(*unit) if self.dense else None)
+        parts = [read_tokens(self.kept, other, self.span(other), around) for other in self.needs(unit)]
+        return self.fuse(unit, parts, read_sub(self.kept, unit) if self.dense else None)
 
     def fuse(
         self, unit: Unit, parts: Sequence[Tokens], sub: tuple[Floats, Flags] | None
     ) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
         """The arrays of a unit from the tokens of the units it needs, in their order, and its own of sub-patches."""
-        self._use_threads()
         span, windows = self.span(unit), self.windowing.touching(self.area, self.span(unit))
         tokens, blend = joined(self.windowing.around(self.area, span), parts), Blend(span, self.model.config.dim)
         problems = self._blend(unit.period, tokens, windows, blend)
@@ -266,10 +264,6 @@ class Job:
             return np.full((*over.shape[:2], 2 * over.shape[-1]), np.nan, np.float32), np.zeros(over.shape[:2], bool)
         valid = found[1] & np.repeat(np.repeat(seen, side, axis=0), side, axis=1)
         return np.where(valid[..., None], np.concatenate([over, found[0]], axis=-1), np.float32(np.nan)), valid
-
-    def _use_threads(self) -> None:
-        if self.threads is not None and torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
 
 
 def read_tile(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from anysat.areas.job import Found, Period, Read, read_tile
+from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
-from anysat.errors import EmptyTileError, UnfinishedError
+from anysat.errors import EmptyTileError
 from anysat.geo.area import Area, Span
 from anysat.geo.source import Source
 from anysat.geo.store import Unit
@@ -57,15 +53,13 @@ class MapJob:
     """Answers along a side of a patch; 0 where one is given for a whole window."""
     num_outputs: int
     """Classes or labels; 1 for values."""
-    folder: Path
+    kept: UnitFiles
     """Where answers lie until they are written."""
     probabilities: bool = False
     """Whether they are kept beside the classes."""
     variants: int = 0
     """Flips and halves of the dates that are answered for, too; their mean is the answer, and how far they disagree is
     told. 0 for none."""
-    threads: int | None = None
-    """Threads of each worker's computing; None leaves them as they are."""
 
     @property
     def side(self) -> int:
@@ -92,8 +86,6 @@ class MapJob:
 
     def encode(self, span: Span, read: Read) -> Part:
         """Answers of a window, the mean over its variants, and how far they disagree."""
-        if self.threads is not None and torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
         if read.tile is None or not self._looks_at(read.tile):
             return Part(span, None, None, read.unreadable)
         answers = [self._answered(read.tile, number, span.shape) for number in range(max(self.variants, 1))]
@@ -114,7 +106,7 @@ class MapJob:
         flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
         variant = _variant(tile, flips, half=number >= 4, odd=number % 2)
         try:
-            found = self.model.predict(Batch.of([variant]).to(self.model.encoder.device))
+            found = self.model.predict(Batch.of([variant]).to(self.model.device))
         except EmptyTileError:  # finite in the file, not so in the units of the statistics; or not on these dates
             return None
         values = found.outputs if found.probabilities is None else found.probabilities
@@ -126,11 +118,7 @@ class MapJob:
 
     def is_made(self, unit: Unit) -> bool:
         """Whether the answers of a unit are kept."""
-        try:
-            with safe_open(self._path(unit), framework="np"):
-                return True
-        except (OSError, SafetensorError):
-            return False
+        return self.kept.is_there(unit)
 
     def keep(self, unit: Unit, parts: Sequence[Part]) -> None:
         """Blend the windows of a unit, and keep what comes out."""
@@ -148,22 +136,12 @@ class MapJob:
                     )
             if name == "values" or self.variants:
                 arrays[name], arrays[f"{name}_valid"] = blend.result()
-        told = {"unreadable": json.dumps(list(dict.fromkeys(problems)))}
-        content, path = to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, told), self._path(unit)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self.folder.mkdir(exist_ok=True)
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UnfinishedError(self.folder.parent, error.strerror or error) from error
+        self.kept.write(unit, arrays, tuple(dict.fromkeys(problems)))
 
     def finish(self, unit: Unit) -> tuple[dict[str, tuple[NDArray[Any], Flags]], Found]:
         """The arrays of a unit, and what is to be said of them."""
-        with safe_open(self._path(unit), framework="np") as file:
-            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            problems = tuple(json.loads(file.metadata()["unreadable"]))
+        with self.kept.opened(unit) as file:
+            kept, problems = {name: file.get_tensor(name) for name in names_in(file)}, unreadable_in(file)
         values, seen = kept["values"], kept["values_valid"]
         arrays: dict[str, tuple[NDArray[Any], Flags]] = {}
         if self.kind == "class":
@@ -178,14 +156,11 @@ class MapJob:
 
     def forget(self, unit: Unit) -> None:
         """The answers of a unit are written."""
-        self._path(unit).unlink(missing_ok=True)
+        self.kept.forget(unit)
 
     def save_model(self, path: Path) -> None:
         """Write the predictor."""
         self.model.save(path)
-
-    def _path(self, unit: Unit) -> Path:
-        return self.folder / f"{unit.period}-{unit.row}-{unit.col}.safetensors"
 
 
 def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Tile:

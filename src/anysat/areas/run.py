@@ -7,6 +7,8 @@ again, nor first steps that are kept.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import time
 import warnings
 from collections import deque
@@ -17,6 +19,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from anysat.areas.job import Found, Read
 from anysat.geo.area import Span
@@ -37,6 +41,9 @@ class Work(Protocol):
     @property
     def model(self) -> Any:
         """What computes; it travels to other machines as a file."""
+
+    def span(self, unit: Unit) -> Span:
+        """Patches of a unit."""
 
     def needs(self, unit: Unit) -> list[Unit]:
         """Units whose first step must be done before the last of this one."""
@@ -109,44 +116,72 @@ class _Plan:
 
 
 @dataclass
-class Seconds:
-    """Where the time went; parts that run beside each other add up to more than `wall`."""
+class Timing:
+    """Where the seconds of a run went, and what it did; parts that run beside each other add up to more than `wall`."""
 
     read: float = 0.0
+    """Of all readers together."""
     encode: float = 0.0
     finish: float = 0.0
     write: float = 0.0
     waiting: float = 0.0
     """Computing had nothing to do, because nothing was read yet."""
     wall: float = 0.0
+    cpu: float = 0.0
+    """Of all threads; 0 on a cluster, whose workers do not tell."""
+    readers: int = 1
+    num_cores: int = 1
+    num_blocks: int = 0
+    """Read and encoded."""
+    num_patches: int = 0
+    """Of units that were written."""
+
+    @property
+    def bound(self) -> float:
+        """Seconds that no order of the same work beats: those of its slowest part, or of all cores at work."""
+        parts = (self.read / self.readers, self.encode + self.finish, self.write, self.cpu / self.num_cores)
+        return max(parts)
 
 
-def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, readers: int = 2) -> Seconds:
+def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, readers: int = 2) -> Timing:
     """Do what remains, in this process: `readers` threads read ahead, one writes behind, this one computes.
 
     Raises:
         UnfinishedError: it cannot be written; what is done is kept.
     """
-    plan, seconds, start = _Plan(job, store, tick), Seconds(), time.perf_counter()
+    plan, timing = _Plan(job, store, tick), Timing(readers=readers, num_cores=_num_cores())
+    start, cpu = time.perf_counter(), time.process_time()
     with _quiet(), ThreadPoolExecutor(readers, "read") as pool, ThreadPoolExecutor(1, "write") as writer:
         behind: deque[tuple[Unit, Future[float]]] = deque()
+
+        def settle() -> None:
+            unit, future = behind.popleft()
+            timing.write += future.result()
+            timing.num_patches += math.prod(job.span(unit).shape)
+            plan.written(unit)
+
         try:
             for unit, spans in _reading(job, plan, pool, readers + 1):
-                _make(job, unit, spans, seconds)
+                _make(job, unit, spans, timing)
                 for other in plan.first_done(unit):
                     before = time.perf_counter()
                     arrays, found = job.finish(other)
-                    seconds.finish += time.perf_counter() - before
+                    timing.finish += time.perf_counter() - before
                     behind.append((other, writer.submit(_write, store, other, arrays, found)))
                     while len(behind) > WRITES_BEHIND:
-                        _settle(plan, behind, seconds)
+                        settle()
             while behind:
-                _settle(plan, behind, seconds)
+                settle()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    seconds.wall = time.perf_counter() - start
-    return seconds
+    timing.wall, timing.cpu = time.perf_counter() - start, time.process_time() - cpu
+    return timing
+
+
+def _num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -187,7 +222,7 @@ def _read(job: Work, unit: Unit, span: Span) -> tuple[Read, float]:
     return job.read(unit.period, span), time.perf_counter() - start
 
 
-def _make(job: Work, unit: Unit, spans: Ahead, seconds: Seconds) -> None:
+def _make(job: Work, unit: Unit, spans: Ahead, timing: Timing) -> None:
     """The first step of a unit, unless it is done already."""
     if job.is_made(unit):
         return
@@ -197,10 +232,13 @@ def _make(job: Work, unit: Unit, spans: Ahead, seconds: Seconds) -> None:
         read, took = reading.result()
         middle = time.perf_counter()
         parts.append(job.encode(span, read))
-        seconds.read += took
-        seconds.waiting += middle - start
-        seconds.encode += time.perf_counter() - middle
+        timing.read += took
+        timing.waiting += middle - start
+        timing.encode += time.perf_counter() - middle
+        timing.num_blocks += 1
+    before = time.perf_counter()
     job.keep(unit, parts)
+    timing.encode += time.perf_counter() - before
 
 
 def _write(store: AreaStore, unit: Unit, arrays: Any, found: Found) -> float:
@@ -209,13 +247,7 @@ def _write(store: AreaStore, unit: Unit, arrays: Any, found: Found) -> float:
     return time.perf_counter() - start
 
 
-def _settle(plan: _Plan, behind: deque[tuple[Unit, Future[float]]], seconds: Seconds) -> None:
-    unit, future = behind.popleft()
-    seconds.write += future.result()
-    plan.written(unit)
-
-
-def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: None) -> Seconds:
+def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: None) -> Timing:
     """Do what remains on a Dask cluster whose workers see the same disk; work of workers that are lost is done anew.
 
     Weights travel as a file that each worker loads once. At most a few units per thread are under way.
@@ -227,21 +259,21 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
         tick: told of each step.
 
     Raises:
-        UnfinishedError: it cannot be written; what is done is kept.
+        UnfinishedError: it cannot be written; what is done is kept, and nothing is under way any more.
     """
-    from distributed import as_completed
+    from distributed import as_completed, wait
 
-    plan, start = _Plan(job, store, tick), time.perf_counter()
-    weights, device = _saved(job, store.partial), str(job.model.device)
+    plan, timing, start = _Plan(job, store, tick), Timing(), time.perf_counter()
+    weights, device, threads = _saved(job, store.partial), str(job.model.device), torch.get_num_threads()
     light: Any = replace(job, model=None)  # type: ignore[type-var]
     todo = iter(plan.first_units())
     under_way: dict[Any, tuple[bool, Unit]] = {}
     futures: Any = as_completed()  # type: ignore[no-untyped-call]
 
     def submit(work: Callable[..., None], is_last: bool, unit: Unit) -> None:
-        made = client.submit(work, light, weights, device, store, unit, retries=TRIES, pure=False,
+        made = client.submit(work, light, (weights, device, threads), store, unit, retries=TRIES, pure=False,
                              priority=1 if is_last else 0)  # fmt: skip
-        under_way[made.key] = is_last, unit
+        under_way[made] = is_last, unit
         futures.add(made)
 
     def fill() -> None:
@@ -250,16 +282,23 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
             submit(_first_task, False, unit)
 
     fill()
-    for future in futures:
-        is_last, unit = under_way.pop(future.key)
-        future.result()
-        if is_last:
-            plan.written(unit)
-        else:
-            for ready in plan.first_done(unit):
-                submit(_last_task, True, ready)
-        fill()
-    return Seconds(wall=time.perf_counter() - start)
+    try:
+        for future in futures:
+            is_last, unit = under_way.pop(future)
+            future.result()
+            if is_last:
+                timing.num_patches += math.prod(job.span(unit).shape)
+                plan.written(unit)
+            else:
+                for ready in plan.first_done(unit):
+                    submit(_last_task, True, ready)
+            fill()
+    except Exception:
+        # none of them writes into what another run may go on with by then
+        wait(list(under_way))  # type: ignore[no-untyped-call]
+        raise
+    timing.wall = time.perf_counter() - start
+    return timing
 
 
 def _saved(job: Work, folder: Path) -> Path:
@@ -270,20 +309,29 @@ def _saved(job: Work, folder: Path) -> Path:
     return path.replace(path.with_stem(f"{path.stem}-{name}"))
 
 
-def _first_task(light: Any, weights: Path, device: str, _store: AreaStore, unit: Unit) -> None:
+_Model = tuple[Path, str, int]
+"""File of a model, device and threads of its computing: as here, so that sums are the same."""
+
+
+def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> None:
     if not light.is_made(unit):
-        job = _with_model(light, weights, device)
+        job = _with_model(light, *model)
         job.keep(unit, [job.encode(span, job.read(unit.period, span)) for span in job.blocks(unit)])
 
 
-def _last_task(light: Any, weights: Path, device: str, store: AreaStore, unit: Unit) -> None:
-    if not store.is_done(unit):
-        arrays, found = _with_model(light, weights, device).finish(unit)
-        store.write(unit, arrays, found.to_dict())
+def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
+    if store.is_done(unit):
+        return
+    for other in light.needs(unit):  # made long ago, but perhaps on a disk that lost it
+        _first_task(light, model, store, other)
+    arrays, found = _with_model(light, *model).finish(unit)
+    store.write(unit, arrays, found.to_dict())
 
 
-def _with_model(light: Any, weights: Path, device: str) -> Work:
+def _with_model(light: Any, weights: Path, device: str, threads: int) -> Work:
     """The whole of what was sent."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     return replace(light, model=_model(light.load_model, weights, device))
 
 

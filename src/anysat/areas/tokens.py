@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.batch import Batch, Tile
-from anysat.errors import EmptyTileError, UnfinishedError
+from anysat.errors import EmptyTileError
 from anysat.geo.area import Span
+from anysat.geo.store import Unit
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 
 Floats = NDArray[np.float32]
@@ -99,65 +96,34 @@ def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
     return Tokens(span, patch, sub, tuple(problems))
 
 
-@dataclass(frozen=True)
-class TokenFiles:
-    """A folder of tokens, a file for each shard of each period; complete or not there."""
+def write_tokens(files: UnitFiles, unit: Unit, tokens: Tokens) -> None:
+    """Keep the tokens of a unit."""
+    arrays: dict[str, NDArray[Any]] = {f"patch.{key}": found for key, (found, _) in tokens.patch.items()}
+    arrays |= {f"valid.{key}": found for key, (_, found) in tokens.patch.items()}
+    if tokens.sub is not None:
+        arrays |= {"sub": tokens.sub[0], "sub_valid": tokens.sub[1]}
+    files.write(unit, arrays, tokens.unreadable)
 
-    folder: Path
 
-    def path(self, period: int, row: int, col: int) -> Path:
-        """Where the tokens of a shard are."""
-        return self.folder / f"{period}-{row}-{col}.safetensors"
+def read_tokens(files: UnitFiles, unit: Unit, whole: Span, wanted: Span) -> Tokens:
+    """The part of a unit's tokens (those of the span `whole`) that lies in another span, sub-patches left out."""
+    shared = whole.shared_with(wanted)
+    rows, cols = shared.within(whole)
+    with files.opened(unit) as file:
+        keys = [name.removeprefix("patch.") for name in names_in(file) if name.startswith("patch.")]
+        patch = {
+            key: (file.get_slice(f"patch.{key}")[rows, cols], file.get_tensor(f"valid.{key}")[rows, cols])
+            for key in keys
+        }
+        return Tokens(shared, patch, unreadable=unreadable_in(file))
 
-    def write(self, period: int, row: int, col: int, tokens: Tokens) -> None:
-        """Keep them; whole when the name appears."""
-        arrays: dict[str, NDArray[Any]] = {f"patch.{key}": found for key, (found, _) in tokens.patch.items()}
-        arrays |= {f"valid.{key}": found for key, (_, found) in tokens.patch.items()}
-        if tokens.sub is not None:
-            arrays |= {"sub": tokens.sub[0], "sub_valid": tokens.sub[1]}
-        told = {"unreadable": json.dumps(tokens.unreadable)}
-        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, told)
-        path = self.path(period, row, col)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self.folder.mkdir(exist_ok=True)
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UnfinishedError(self.folder.parent, error.strerror or error) from error
 
-    def read(self, period: int, row: int, col: int, whole: Span, wanted: Span) -> Tokens:
-        """The part of a shard's tokens (those of the span `whole`) that lies in another span, sub-patches left out."""
-        shared = whole.shared_with(wanted)
-        rows, cols = shared.within(whole)
-        with safe_open(self.path(period, row, col), framework="np") as file:
-            keys = [name.removeprefix("patch.") for name in file.keys() if name.startswith("patch.")]  # noqa: SIM118
-            patch = {
-                key: (file.get_slice(f"patch.{key}")[rows, cols], file.get_tensor(f"valid.{key}")[rows, cols])
-                for key in keys
-            }
-            problems = tuple(json.loads(file.metadata()["unreadable"]))
-        return Tokens(shared, patch, unreadable=problems)
-
-    def read_sub(self, period: int, row: int, col: int) -> tuple[Floats, Flags] | None:
-        """Sub-patch tokens of a shard; None where nobody saw any."""
-        with safe_open(self.path(period, row, col), framework="np") as file:
-            if "sub" not in file.keys():  # noqa: SIM118
-                return None
-            return file.get_tensor("sub"), file.get_tensor("sub_valid")
-
-    def is_there(self, period: int, row: int, col: int) -> bool:
-        """Whether they are kept, and whole."""
-        try:
-            with safe_open(self.path(period, row, col), framework="np"):
-                return True
-        except (FileNotFoundError, SafetensorError, OSError):
-            return False
-
-    def forget(self, period: int, row: int, col: int) -> None:
-        """They are not needed any more."""
-        self.path(period, row, col).unlink(missing_ok=True)
+def read_sub(files: UnitFiles, unit: Unit) -> tuple[Floats, Flags] | None:
+    """Sub-patch tokens of a unit; None where nobody saw any."""
+    with files.opened(unit) as file:
+        if "sub" not in names_in(file):
+            return None
+        return file.get_tensor("sub"), file.get_tensor("sub_valid")
 
 
 def stacked(tokens: Tokens, windows: Sequence[Span]) -> Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]:

@@ -112,20 +112,22 @@ class RunFacts:
     def of(
         cls, store: Path, model: ModelFacts, *, energy: Energy | None = None, finished: datetime | None = None
     ) -> Self:
-        """What a finished store says of its making (`inputs`, `options`, `version`, `last_run_s`), and the rest.
+        """What a finished store says of its making (`inputs`, `options`, `version`, `last_run`), and the rest.
 
         Args:
             store: NAME.zarr.
             model: the model that made it.
-            energy: what a meter read.
+            energy: what a meter read; None for what the store says (`joules`), if it says it.
             finished: when it was; None for now.
         """
         told = provenance_of(store)
-        made_from, summary = told.get("made_from", {}), told.get("summary", {})
+        made_from, run = told.get("made_from", {}), told.get("summary", {}).get("last_run", {})
+        if energy is None and run.get("joules") is not None:
+            energy = Energy(device="cpu", energy_kwh=run["joules"] / 3.6e6, duration_s=run["wall"])
         return cls(
             model=model, inputs=made_from.get("inputs", {}), options=made_from.get("options", {}),
             version=str(made_from.get("version") or told.get("version", "")), finished=finished or datetime.now(UTC),
-            seconds=summary.get("last_run_s", {}).get("wall"), energy=energy,
+            seconds=run.get("wall"), energy=energy,
         )  # fmt: skip
 
 

@@ -103,13 +103,13 @@ def score(
         share: this process's number and how many share the tiles out; scores are of all tiles in each.
         advance: called with the number of tiles done.
     """
-    task, sheet = predictor.task, predictor.task.metric().to(predictor.encoder.device)
+    task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
     numbers = list(range(len(tiles)))[number::count]
     with evaluating(predictor), torch.inference_mode():
         for start in range(0, len(numbers), batch_size):
             batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
-            batch = batch.to(predictor.encoder.device)
+            batch = batch.to(predictor.device)
             outputs, truth = predictor(batch), batch.targets[task.target.name]
             task.score(sheet, outputs, truth)
             if losses is not None:

@@ -91,6 +91,11 @@ class Predictor(nn.Module):
         self.provenance: dict[str, Any] = {}
         """How it was trained and selected, kept in the file."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.encoder.device
+
     def forward(self, batch: Batch) -> Tensor:
         """Outputs (tile … output) of source values; of several patch sizes, their mean."""
         outputs = [self.head(self.see(batch, size)) for size in self.view.patch_sizes_m]

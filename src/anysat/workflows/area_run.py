@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from anysat.areas.job import Found
-from anysat.areas.run import Seconds, Tick, Work, run_here, run_on
+from anysat.areas.meter import Meter
+from anysat.areas.run import Tick, Timing, Work, run_here, run_on
 from anysat.errors import OutputExistsError, RecordError
 from anysat.geo.area import Area
 from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, write_catalog
@@ -107,8 +108,8 @@ def run_parts(parts: Sequence[Part], options: AreaOptions, said: Sequence[str], 
     if not overwrite:
         _check_free(parts, options)
     for part in parts:
-        written, found, seconds = _run_part(part, options, overwrite)
-        lines += [*_told(part, found, seconds), *(f"wrote {path}" for path in written)]
+        written, found, timing = _run_part(part, options, overwrite)
+        lines += [*_told(part, found, timing), *(f"wrote {path}" for path in written)]
         problems += found.unreadable
     for part in parts:
         if not part.is_store:
@@ -135,9 +136,9 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
                 raise OutputExistsError(taken)
 
 
-def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Seconds]:
+def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Timing]:
     """What was written, what is to be said of it, and where the time went."""
-    found, seconds = _computed(part, options, overwrite)
+    found, timing = _computed(part, options, overwrite)
     with progress("writing") as tick:
         exported = _exported(part, options, overwrite, tick)
     written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
@@ -145,33 +146,42 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[P
         written.append(_drawn(part, tick))
     if part.is_store:
         written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
-    return written, found, seconds
+    return written, found, timing
 
 
-def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found, Seconds]:
+def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found, Timing]:
     """Finish the store, unless an earlier run did: what is to be said of it, and where the time went."""
     if part.is_computed() and not (overwrite and part.is_store):
         shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
         told = provenance_of(part.store)["summary"]
-        return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Seconds()
+        return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Timing()
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
     try:
         with progress(f"computing {part.output.stem}") as tick:
-            seconds = _run(part.work(store.partial / "between"), store, options, tick)
+            timing, joules = _run(part.work(store.partial / "between"), store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
         summary = {
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),
-            "last_run_s": {name: round(value, 3) for name, value in asdict(seconds).items()},
+            "last_run": {name: round(value, 3) for name, value in asdict(timing).items()} | {"joules": joules},
         }  # fmt: skip
         store.finish(summary)
     finally:
         store.close()
-    return found, seconds
+    return found, timing
 
 
-def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> Seconds:
+def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> tuple[Timing, float | None]:
+    """Where the time went, and the energy of this machine's processors, where they did it all and a meter tells."""
     if options.scheduler is None:
-        return run_here(work, store, tick, readers=options.readers)
+        meter = Meter.find() if work.model.device.type == "cpu" else None
+
+        def metered(done: int, total: int) -> None:
+            if meter is not None:
+                meter.read()
+            tick(done, total)
+
+        timing = run_here(work, store, metered, readers=options.readers)
+        return timing, None if meter is None else meter.read()
     from distributed import Client
 
     try:
@@ -179,7 +189,7 @@ def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> Seco
     except OSError as error:
         raise RecordError("--scheduler", options.scheduler, f"a Dask scheduler that answers ({error})") from error
     with connected as client:
-        return run_on(client, work, store, tick)
+        return run_on(client, work, store, tick), None
 
 
 def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> dict[str, list[Path]]:
@@ -216,21 +226,33 @@ def _drawn(part: Part, tick: Tick) -> Path:
     return part.picture
 
 
-def _told(part: Part, found: Found, seconds: Seconds) -> list[str]:
+def _told(part: Part, found: Found, timing: Timing) -> list[str]:
     (rows, cols), size = part.area.span.shape, part.area.patch_size_m
     km2, count = rows * cols * size**2 / 1e6, rows * cols * len(part.periods)
     seams = "" if found.seams.score is None else f", seam score {found.seams.score:.3f}"
-    took = "computed by an earlier run"
-    if seconds.wall > 0:
-        took = (f"read {seconds.read:.1f} s, encoded {seconds.encode:.1f} s, finished {seconds.finish:.1f} s, wrote "
-                f"{seconds.write:.1f} s, all in {seconds.wall:.1f} s, "
-                f"{km2 * len(part.periods) / seconds.wall:.3g} km2/s")  # fmt: skip
     return [
         f"area: {rows} x {cols} patches of {size:g} m, {km2:.4g} km2, in {part.area.geobox.crs} "
         f"({part.area.crs_reason})",
         f"seen: {found.num_patches} of {count} patches{seams}",
-        took,
+        *_throughput(timing, timing.num_patches * size**2 / 1e6),
     ]
+
+
+def _throughput(timing: Timing, km2: float) -> list[str]:
+    """What each part did in a second of its own, what they did together, and how near that is to what they allow."""
+    if not timing.wall:
+        return ["computed by an earlier run"]
+
+    def rates(seconds: float) -> str:
+        return f"{km2 / seconds:.3g} km2/s" + (f" ({timing.num_blocks / seconds:.3g} blocks/s)" if timing.cpu else "")
+
+    together = f"all in {timing.wall:.1f} s: {rates(timing.wall)}"
+    if not timing.cpu:
+        return [together]
+    parts = {"read": timing.read / timing.readers, "encoded": timing.encode, "fused or blended": timing.finish,
+             "wrote": timing.write}  # fmt: skip
+    told = [f"{name} in {seconds:.1f} s: {rates(seconds)}" for name, seconds in parts.items() if seconds]
+    return [*told, f"{together}, {timing.bound / timing.wall:.0%} of what the slowest part allows"]
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import anysat
 from anysat.areas.job import Job
 from anysat.areas.sample import NOTHING_SEEN, measure_places, sample_tiles, sample_vectors
 from anysat.areas.sizes import Load, Sizes, choose_sizes
-from anysat.areas.tokens import TokenFiles
+from anysat.areas.tokens import Floats
+from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Batch
 from anysat.errors import InputError, SourceError, UnknownNameError
@@ -55,17 +55,16 @@ class Prepared:
         return Part(
             area=job.area, output=output_of(self.config.out, job.area, SUFFIXES[0]), layouts=self._layouts(job),
             periods=self.inputs.periods, made_from=self._made_from(job),
-            work=lambda folder: replace(job, tokens=TokenFiles(folder)),
+            work=lambda folder: replace(job, kept=UnitFiles(folder)),
             model=model_facts(self.config.weights, self.model),
         )  # fmt: skip
 
     def _layouts(self, job: Job) -> list[Layout]:
-        found = [self._layout(job, "patch", None)]
-        if job.dense is not None:
-            found.append(self._layout(job, "dense", job.sources[job.dense].modality))
-        return found
+        dense = {} if job.dense is None else {"dense": job.sources[job.dense].modality}
+        seen = sample_vectors(job) if self.config.store == "int8-scale" else {}
+        return [self._layout(job, name, one, seen.get(name)) for name, one in {"patch": None, **dense}.items()]
 
-    def _layout(self, job: Job, name: str, dense: Modality | None) -> Layout:
+    def _layout(self, job: Job, name: str, dense: Modality | None, seen: Floats | None) -> Layout:
         tiling = [s for s in job.sources.values() if not s.modality.covers_tile] or list(job.sources.values())
         kind: Kind = self.config.store  # type: ignore[assignment]
         pixel_m = job.area.patch_size_m if dense is None else dense.subpatch_m
@@ -77,7 +76,7 @@ class Prepared:
             dtype="int8" if kind.startswith("int8") else kind, version=anysat.__version__,
             chip_px=(side, side) if dense is None else None, quantisation=quantisation(kind),
         )  # fmt: skip
-        scale = _rounded(fit_scale(sample_vectors(job)[name])) if kind == "int8-scale" else None
+        scale = None if seen is None else _rounded(fit_scale(seen))
         return layout_of(job.area, name, pixel_m, dim=dim, kind=kind, attributes=attributes, scale=scale)
 
     def _made_from(self, job: Job) -> dict[str, Any]:
@@ -151,8 +150,7 @@ def _job(
 ) -> Job:  # fmt: skip
     return Job(
         model=model, sources=inputs.sources, area=area, periods=inputs.days, windowing=windowing, block=sizes.block,
-        dense=None if dense is None else dense.key, tokens=TokenFiles(Path()), dataset=config.dataset,
-        threads=torch.get_num_threads(),
+        dense=None if dense is None else dense.key, kept=UnitFiles(Path()), dataset=config.dataset,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +72,7 @@ def _graph(job: Job, layout: Layout) -> dict[str, tuple[tuple[str, ...], Any]]:
     import dask
     import dask.array
 
-    shared = dask.delayed(replace(job, threads=None), traverse=False)
+    shared = dask.delayed(job, traverse=False)
     make = dask.delayed(_make, pure=False)
     tokens = {unit: make(shared, unit) for unit in job.units}
     fuse = dask.delayed(_fuse, pure=False)

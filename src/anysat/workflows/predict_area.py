@@ -7,11 +7,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 import anysat
 from anysat.areas.maps import MapJob
 from anysat.areas.sizes import Load, choose_sizes
+from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.errors import InputError, RecordError
 from anysat.geo.area import Area, plan_areas
@@ -70,8 +69,7 @@ def _part(
         return MapJob(
             model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
             windowing=windowing, kind=target.kind, per_patch=per_patch, num_outputs=max(len(target.classes), 1),
-            folder=folder, probabilities=config.probabilities, variants=config.variants,
-            threads=torch.get_num_threads(),
+            kept=UnitFiles(folder), probabilities=config.probabilities, variants=config.variants,
         )  # fmt: skip
 
     made_from = {

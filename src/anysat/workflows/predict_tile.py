@@ -38,7 +38,7 @@ def predict_tile(config: PredictConfig) -> Scored:
     size = max(predictor.view.patch_sizes_m)
     reading = EmbedConfig(inputs=config.inputs, out=config.out, patch_size_m=size, units=config.units, dense=None)
     tile = read_tile(reading, predictor.encoder)
-    found = predictor.predict(Batch.of([tile]).to(predictor.encoder.device))
+    found = predictor.predict(Batch.of([tile]).to(predictor.device))
     tags = {
         "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
         "classes": list(target.classes), "weights": dict(predictor.encoder.provenance), "inputs": list(config.inputs),

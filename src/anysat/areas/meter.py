@@ -1,0 +1,43 @@
+"""Energy of a machine's processors, where the kernel counts it (Linux powercap) and lets this process read it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+COUNTERS = Path("/sys/class/powercap")
+_PACKAGE = re.compile(r"[a-z-]+:\d+")
+"""A whole processor; its parts have a second number."""
+
+
+@dataclass
+class Meter:
+    """Adds up what counters say, which start again from 0 when they are full: read it every few minutes."""
+
+    counters: dict[Path, int]
+    """Where each stands, in microjoules, and at which number it starts again."""
+    joules: float = 0.0
+    _last: dict[Path, int] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, folder: Path = COUNTERS) -> Meter | None:
+        """Of this machine; None where there is none, or it may not be read."""
+        counters: dict[Path, int] = {}
+        try:
+            for one in sorted(folder.iterdir()):
+                if _PACKAGE.fullmatch(one.name):
+                    counters[one / "energy_uj"] = int((one / "max_energy_range_uj").read_text())
+            meter = cls(counters)
+            meter.read()
+        except (OSError, ValueError):
+            return None
+        return meter if counters else None
+
+    def read(self) -> float:
+        """Joules since the first reading, of everything that ran on the machine."""
+        for path, full in self.counters.items():
+            now = int(path.read_text())
+            self.joules += (now - self._last.get(path, now)) % full / 1e6
+            self._last[path] = now
+        return self.joules
