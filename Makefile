@@ -10,7 +10,7 @@ WEIGHTS ?=
 DEMO_OUT ?= demo
 CODE := src tests docs benchmarks hubconf.py
 
-.PHONY: demo test test-slow check format docs nano clean
+.PHONY: demo test test-slow check format docs nano bench clean
 
 .venv/bin/python:
 	@echo "-- making a virtual environment in .venv"
@@ -58,6 +58,10 @@ check-static: .venv/.dev
 nano: .venv/.dev  ## make the model that ships again, about an hour
 	@$(BIN)/anysat pretrain --preset nano --out runs/nano --resume
 	@$(BIN)/python benchmarks/pretraining_nano.py runs/nano
+
+bench: .venv/.dev  ## seconds, memory and error of the encoder, on a machine that does nothing else, about 20 minutes
+	@$(BIN)/python benchmarks/speed.py run --json docs/experiments/speed.json
+	@$(BIN)/python benchmarks/speed.py growth
 
 docs: .venv/.dev  ## the documentation, strict
 	@echo "-- documentation"

@@ -2,6 +2,7 @@
 
 make nano                                        # all of it, about an hour of one core
 python benchmarks/pretraining_nano.py runs/nano  # from a run that is done
+python benchmarks/pretraining_nano.py probe      # figures of what ships, and the card
 python benchmarks/pretraining_nano.py card       # the card again, from the weights and the record
 """
 
@@ -83,12 +84,13 @@ def _cell(found: dict[str, Any]) -> str:
 def main() -> None:
     """Ship a run, or write the card again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="run folder of the preset `nano`, or `card`")
+    parser.add_argument("run", help="run folder of the preset `nano`; or `probe` or `card`, of what ships")
     parser.add_argument("--cache", type=Path, help="folder in which what is generated is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.run != "card":
+    if options.run not in ("probe", "card"):
         ship(Path(options.run))
+    if options.run != "card":
         measured(options.cache)
     written = card(json.loads(RECORD.read_text()))
     WEIGHTS.with_suffix(".md").write_text(written)

@@ -11,7 +11,7 @@ set of an encoder (`own`, `dense` or `all`) is chosen there as well; test tiles 
 accuracy, rescaled so that guessing is 0; intervals hold 95 % of 2000 draws of test tiles, a difference's both in the
 same draws.
 
-- `world`: the five tasks of `world_difficulty.py` in 288 tiles of the generated world 100, which no pretraining may
+- `world`: the five tasks of `world_difficulty.py` in 576 tiles of the generated world 100, which no pretraining may
   use.
 - `real`: see `pretraining_real.py`; folds answered in turn (`cross`), and fold 0 alone where no pretraining saw it
   (`unseen`).

@@ -24,7 +24,7 @@ from anysat.modalities import MODALITIES
 from anysat.model.encoder import AnySat
 from anysat.observation import Observation
 
-SEED, NUM_TILES, DATASET = 100, 288, "world"
+SEED, NUM_TILES, DATASET = 100, 576, "world"
 """Evaluation seed, which no pretraining may use; tiles; name under which statistics are kept."""
 KEYS = ("s2", "s1")
 BANDS = {"s2": 10, "s1": 2}

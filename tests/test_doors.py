@@ -21,7 +21,7 @@ PUBLIC = [
 AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
 EMBED = {
     *AREA, "inputs", "out", "patch_size_m", "dense", "store", "places", "weights", "statistics", "dataset", "units",
-    "modalities", "device", "overwrite",
+    "modalities", "device", "precision", "overwrite",
 }  # fmt: skip
 OPTIONS = {
     "embed": EMBED,
@@ -113,7 +113,18 @@ OPTIONS = {
         "json",
         "batch_size",
     },
-    "predict": {*AREA, "run", "inputs", "out", "probabilities", "variants", "units", "device", "overwrite"},
+    "predict": {
+        *AREA,
+        "run",
+        "inputs",
+        "out",
+        "probabilities",
+        "variants",
+        "units",
+        "device",
+        "precision",
+        "overwrite",
+    },
     "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m"},
     "datasets list": {"json"},

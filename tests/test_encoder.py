@@ -45,7 +45,7 @@ def test_a_day_later_is_not_the_same(nano):
 def test_all_is_the_tile_and_then_the_patches_row_by_row(nano):
     x = random_input(TREESAT)
     everything = nano(x, 20, "all")
-    assert torch.equal(everything[:, 0], nano(x, 20, "tile"))
+    assert torch.allclose(everything[:, 0], nano(x, 20, "tile"), **CLOSE)  # for which one place asks alone
     assert torch.equal(everything[:, 1:].view(2, 3, 3, -1), nano(x, 20, "patch"))
 
 

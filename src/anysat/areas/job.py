@@ -25,6 +25,7 @@ from anysat.geo.source import Source
 from anysat.geo.store import Unit
 from anysat.model.checkpoint import load, save
 from anysat.model.encoder import AnySat
+from anysat.model.precision import Precision, multiplying
 from anysat.model.steps import SeenPatches
 from anysat.model.validity import pool_valid
 from anysat.normalise import Normaliser
@@ -93,6 +94,7 @@ class Job:
     places: Floats | None = None
     """What a place in a window adds to its fused token (row col dim), which is taken away; None for nothing."""
     dataset: str | None = None
+    precision: Precision = "float32"
 
     @property
     def units(self) -> list[Unit]:
@@ -130,7 +132,7 @@ class Job:
         """Tokens of a block."""
         if read.tile is None:
             return Tokens(span, unreadable=read.unreadable)
-        with torch.inference_mode():
+        with torch.inference_mode(), multiplying(self.precision, self.model.device):
             inside = self.area.inside(span)
             found = encode(self.model, read.tile, self.area.patch_size_m, span, inside, self.dense)
         return replace(found, unreadable=read.unreadable)
@@ -224,7 +226,7 @@ class Job:
             seen[key] = SeenPatches(
                 some.to(device, self.model.dtype), None if flags is None else flags.to(device), None, None
             )
-        with torch.inference_mode():
+        with torch.inference_mode(), multiplying(self.precision, device):
             _, fused = self.model.fuse(seen, (rows, cols), self.area.patch_size_m, max_pairs=PAIRS_AT_ONCE)
         if tokens.patch:
             valid = np.stack([tokens.valid[window.within(tokens.span)] for window in windows])
@@ -248,7 +250,7 @@ class Job:
                 continue
             batch = Batch.of([_emptied(some) if one.tile is None else one.tile for one in read])
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), multiplying(self.precision, self.model.device):
                     inputs, _ = self.model.prepare(batch, source.modality.gsd_m)
                     found |= self.model.see(inputs, source.modality.gsd_m)
             except EmptyTileError:  # finite in the file, not so in the units of the statistics

@@ -18,6 +18,7 @@ from anysat.errors import EmptyTileError
 from anysat.geo.area import Area, Span
 from anysat.geo.source import Source
 from anysat.geo.store import Unit
+from anysat.model.precision import Precision, multiplying
 from anysat.observation import Observation
 
 Floats = NDArray[np.float32]
@@ -55,6 +56,7 @@ class MapJob:
     """Classes or labels; 1 for values."""
     kept: UnitFiles
     """Where answers lie until they are written."""
+    precision: Precision = "float32"
     probabilities: bool = False
     """Whether they are kept beside the classes."""
     variants: int = 0
@@ -106,7 +108,8 @@ class MapJob:
         flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
         variant = _variant(tile, flips, half=number >= 4, odd=number % 2)
         try:
-            found = self.model.predict(Batch.of([variant]).to(self.model.device))
+            with multiplying(self.precision, self.model.device):
+                found = self.model.predict(Batch.of([variant]).to(self.model.device))
         except EmptyTileError:  # finite in the file, not so in the units of the statistics; or not on these dates
             return None
         values = found.outputs if found.probabilities is None else found.probabilities

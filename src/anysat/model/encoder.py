@@ -31,7 +31,7 @@ from anysat.normalise import Normaliser
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 2048
 """Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
 
 MAX_PAIRS = 1 << 25
@@ -145,10 +145,13 @@ class AnySat(nn.Module, ModelHubMixin):
         inputs = read_published(x, self.config)
         dense = (output_modality or next(iter(inputs))) if output == "dense" else None
         batch_size = len(next(iter(inputs.values())).values)
+        if output == "tile":
+            ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
+            return self._computed(ready, grid, None, faithful, tile_alone=True).tile
         found = self._embed(inputs, range(batch_size), patch_size, dense, faithful)
         if output == "all":
             return torch.cat([found.tile[:, None], found.patch.flatten(1, 2)], dim=1)
-        result = {"tile": found.tile, "patch": found.patch, "dense": found.dense}[output]
+        result = found.patch if output == "patch" else found.dense
         assert result is not None, output
         return result
 
@@ -190,18 +193,21 @@ class AnySat(nn.Module, ModelHubMixin):
         *,
         leave_out: bool = True,
         chunk_rows: int | None = None,
+        tile_alone: bool = False,
     ) -> CoreOutput:
         """The forward pass on checked tensors, on the device and in the type of the weights.
 
         It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
-        attention and gives dense maps in the published layout.
+        attention and gives dense maps in the published layout. `tile_alone` leaves the patches out.
         """
         kept = () if dense is None else (dense,)
         seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows)
         tiling = [tokens for key, tokens in seen.items() if not self.config.modality(key).covers_tile]
         rows, cols = self._count_patches(inputs, patch_size_m)
         max_pairs = None if chunk_rows is None else MAX_PAIRS
-        tile, fused = self.fuse(seen, (rows, cols), patch_size_m, max_pairs=max_pairs)
+        tile, fused = self.fuse(seen, (rows, cols), patch_size_m, max_pairs=max_pairs, tile_alone=tile_alone)
+        if tile_alone:
+            return CoreOutput(tile, fused[:, None], None, None, None)
         patch = rearrange(fused, "batch (pr pc) dim -> batch pr pc dim", pr=rows)
         if tiling:
             patch_valid = any_of([tokens.patch_valid for tokens in tiling])
@@ -250,9 +256,10 @@ class AnySat(nn.Module, ModelHubMixin):
         patch_size_m: float,
         shown: ShownPatches | None = None,
         max_pairs: int | None = None,
+        tile_alone: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
-        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown, max_pairs)
+        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)
@@ -268,19 +275,12 @@ class AnySat(nn.Module, ModelHubMixin):
         dense: str | None,
         faithful: bool,
     ) -> Embeddings:
-        """Checks, marks what is invalid, runs the core in chunks, and marks what nobody saw."""
+        """Checks, marks what is invalid, runs the core, and marks what nobody saw."""
         if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must be there and lie in patches")
         ready, grid, absent = self._check(inputs, ids, patch_size_m, dense=dense)
-        found = self.core(ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS)
-        if not self.training and not bool(found.tile.isfinite().all()):
-            values = [p.values if p.valid is None else p.values[p.valid] for p in ready.values()]
-            largest = max(float(some.abs().max()) for some in values if some.numel())
-            raise InputError(
-                "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
-                "is nodata marked, do the statistics fit, are the weights finite?",
-            )  # fmt: skip
+        found = self._computed(ready, grid, dense, faithful)
         return Embeddings(
             tile=found.tile,
             patch=mark_unseen(found.patch, found.patch_valid),
@@ -291,6 +291,30 @@ class AnySat(nn.Module, ModelHubMixin):
             dense_modality=None if dense is None else self.config.modality(dense),
             absent=absent,
         )
+
+    def _computed(
+        self,
+        ready: Mapping[str, PixelInput],
+        grid: PatchGrid,
+        dense: str | None,
+        faithful: bool,
+        *,
+        tile_alone: bool = False,
+    ) -> CoreOutput:
+        """The core in chunks; what comes out must be finite."""
+        found = self.core(
+            ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone
+        )
+        if not self.training and not bool(found.tile.isfinite().all()):
+            values = [p.values if p.valid is None else p.values[p.valid] for p in ready.values()]
+            largest = max(float(some.abs().max()) for some in values if some.numel())
+            raise InputError(
+                "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
+                "is nodata marked, do the statistics fit, are the weights finite?",
+            )  # fmt: skip
+        own = self.dtype  # which may be wider than that of the multiplications
+        dense_tokens = None if found.dense is None else found.dense.to(own)
+        return found._replace(tile=found.tile.to(own), patch=found.patch.to(own), dense=dense_tokens)
 
     def _standardise(self, batch: Batch) -> dict[str, PixelInput]:
         if not isinstance(batch, Batch):

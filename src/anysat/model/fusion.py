@@ -128,7 +128,8 @@ class FusionTransformer(nn.Module):
         valid: Bool[Tensor, "batch token"] | None,
         hidden: Hidden | None = None,
         max_pairs: int | None = None,
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch patch dim"]]:
+        tile_alone: bool = False,
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch fused dim"]]:
         """Fuse the tokens of one batch of tiles.
 
         Args:
@@ -140,9 +141,10 @@ class FusionTransformer(nn.Module):
             hidden: tokens that another vector, without a place, stands in for (pretraining).
             max_pairs: pairs of place and token that are looked at at once, so that memory grows with the patches and
                 not with their square; None for all of them.
+            tile_alone: only the tile asks.
 
         Returns:
-            The tile token and the fused patch tokens.
+            The tile token and the fused patch tokens, none of which are there where the tile alone asks.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
         placed = patches + code.unsqueeze(-3).to(patches.dtype)
@@ -154,7 +156,8 @@ class FusionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, seen)
         bucket_of = partial(self._place_buckets, coordinates, context.shape[1], patches.shape[1])
-        x = self.pooling(x, seen, functional.pad(code, (0, 0, 1, 0)), bucket_of, max_pairs)
+        places = functional.pad(code, (0, 0, 1, 0))
+        x = self.pooling(x, seen, places[..., :1, :] if tile_alone else places, bucket_of, max_pairs)
         return x[:, 0], x[:, 1:]
 
     @staticmethod

@@ -114,7 +114,22 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*token dim"]) -> Float[Tensor, "*token dim"]:
         """Each token by itself."""
-        return self.fc2(functional.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        # in place where nothing is learned: to fill fresh memory takes longer than to compute
+        hidden = functional.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        return self.fc2(hidden)
+
+
+class ChannelNorm(nn.GroupNorm):
+    """Group norm over the channels of rows without places (row dim): a layer norm of each group."""
+
+    def forward(self, x: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
+        """Normalise each row by itself; twice as fast as the general norm, which learning keeps."""
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        groups = x.reshape(len(x), self.num_groups, -1)
+        normal = functional.layer_norm(groups, groups.shape[2:], eps=self.eps).flatten(1)
+        return normal.mul_(self.weight).add_(self.bias)
 
 
 class Block(nn.Module):

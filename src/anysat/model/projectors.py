@@ -13,9 +13,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Real, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from anysat.modalities import Modality
 from anysat.model.config import NUM_TEMPORAL_HEADS, ModelConfig
+from anysat.model.layers import ChannelNorm
 from anysat.model.positions import day_code
 
 Tokens = tuple[Float[Tensor, "patch sub dim"], Bool[Tensor, "patch sub"] | None]
@@ -33,10 +35,10 @@ class ImageProjector(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(dim, 2 * dim),
             nn.LayerNorm(2 * dim),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(2 * dim, dim),
             nn.LayerNorm(dim),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
     def cut(self, values: Shaped[Tensor, "batch band row col"], num_sub: int) -> Shaped[Tensor, "patch sub pixel"]:
@@ -65,8 +67,16 @@ class ImageProjector(nn.Module):
         if valid is not None:
             pixels = pixels.masked_fill(~valid, 0.0)
             present = valid.any(-1) if leave_out else None
-        tokens = nn.functional.linear(pixels, self.embed.weight.flatten(1))
-        return self.mlp(tokens), present
+        return self._projected(pixels), present
+
+    def _projected(self, pixels: Float[Tensor, "patch sub pixel"]) -> Float[Tensor, "patch sub dim"]:
+        """Convolution and MLP. Of many sub-patches the convolution joins the first layer, linear as it is itself."""
+        embed, first = self.embed.weight.flatten(1), self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        few = torch.compiler.is_exporting() or pixels[..., 0].numel() < first.out_features
+        if torch.is_grad_enabled() or few:
+            return self.mlp(functional.linear(pixels, embed))
+        return self.mlp[1:](functional.linear(pixels, first.weight @ embed, first.bias))
 
 
 class DateNorm(nn.GroupNorm):
@@ -115,7 +125,7 @@ class TemporalPooling(nn.Module):
         offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
 
         asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
-        logits = nn.functional.linear(x, asked, offset) + nn.functional.linear(when, asked_of_day)[:, None]
+        logits = functional.linear(x, asked, offset) + functional.linear(when, asked_of_day)[:, None]
         if present is not None:
             # A pixel without any date keeps all of them: its token is left out later, and must be finite.
             attended = present | ~present.any(-1, keepdim=True)
@@ -140,13 +150,18 @@ class SeriesProjector(nn.Module):
         self.pixel_mlp = nn.Sequential()
         for width_in, width_out in pairwise(widths):
             self.pixel_mlp.extend(
-                [nn.Linear(width_in, width_out), nn.GroupNorm(4, width_out), nn.ReLU(), nn.Dropout(dropout_prob)]
+                [
+                    nn.Linear(width_in, width_out),
+                    ChannelNorm(4, width_out),
+                    nn.ReLU(inplace=True),
+                    nn.Dropout(dropout_prob),
+                ]
             )
         self.date_norm = DateNorm(NUM_TEMPORAL_HEADS, dim) if modality.normalises_over_dates else None
         self.pooling = TemporalPooling(config)
-        self.out_mlp = nn.Sequential(nn.Linear(dim, dim), nn.GroupNorm(4, dim), nn.ReLU())
+        self.out_mlp = nn.Sequential(nn.Linear(dim, dim), ChannelNorm(4, dim), nn.ReLU(inplace=True))
         self.dropout = nn.Dropout(dropout_prob)
-        self.out_norm = nn.GroupNorm(NUM_TEMPORAL_HEADS, dim)
+        self.out_norm = ChannelNorm(NUM_TEMPORAL_HEADS, dim)
 
     def cut(
         self, values: Shaped[Tensor, "batch time band row col"], num_sub: int

@@ -119,8 +119,12 @@ def fuse(
     patch_size_m: float,
     shown: ShownPatches | None = None,
     max_pairs: int | None = None,
+    tile_alone: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None."""
+    """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None.
+
+    With `tile_alone` no patch asks, and there are no fused tokens.
+    """
     context = {key: tokens for key, tokens in seen.items() if config.modality(key).covers_tile}
     tiling = [tokens for key, tokens in seen.items() if key not in context]
     first = next(iter(seen.values())).patch
@@ -148,7 +152,7 @@ def fuse(
         valid = torch.cat([*(_flags(tokens).flatten(1) for tokens in context.values()), flags.flatten(1)], dim=1)
     unit = patch_size_m / config.patch_position_unit_m
     hidden = None if shown is None else shown.hidden
-    return fusion(patches, placed, coordinates, unit, valid, hidden, max_pairs)
+    return fusion(patches, placed, coordinates, unit, valid, hidden, max_pairs, tile_alone)
 
 
 def _flags(tokens: SeenPatches) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
-from anysat.workflows.area_options import AreaOptions
+from anysat.workflows.area_options import PRECISIONS, AreaOptions
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -63,6 +63,8 @@ class EmbedConfig(AreaOptions):
     """YAML file with your own modality records; the weights must have been made with them."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
@@ -73,6 +75,8 @@ class EmbedConfig(AreaOptions):
             raise RecordError("--patch-size-m", self.patch_size_m, "a positive number of metres")
         if self.store not in STORES:
             raise UnknownNameError("store", self.store, STORES)
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.places not in PLACES:
             raise UnknownNameError("--places", self.places, PLACES)
         super().__post_init__()

@@ -30,6 +30,7 @@ from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
+from anysat.model.precision import find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
@@ -88,7 +89,8 @@ class Prepared:
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
                 "overlap": job.windowing.overlap, "places": self.config.places, "block": job.block,
-                "dataset": job.dataset, "area": self.config.area, "ground": self.inputs.ground_digest,
+                "dataset": job.dataset, "precision": job.precision, "area": self.config.area,
+                "ground": self.inputs.ground_digest,
             },
         }  # fmt: skip
 
@@ -151,6 +153,7 @@ def _job(
     return Job(
         model=model, sources=inputs.sources, area=area, periods=inputs.days, windowing=windowing, block=sizes.block,
         dense=None if dense is None else dense.key, kept=UnitFiles(Path()), dataset=config.dataset,
+        precision=find_precision(config.precision, model.device),
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def embed(
         weights: as for `anysat.load`, or a model.
         options: others of `anysat embed`: `area`, `dates`, `period`, `dense` (embeddings of its sub-patches are then
             what is returned), `units`, `statistics`, `dataset`, `window`, `overlap`, `places`,
-            `memory_gb`, `device`.
+            `memory_gb`, `device`, `precision`.
 
     Raises:
         SourceError, UnknownNameError, RecordError, PatchSizeError: as `anysat embed`.

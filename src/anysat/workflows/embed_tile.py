@@ -25,6 +25,7 @@ from anysat.geo.writers import Product, check_apart, check_free, find_writer, st
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
+from anysat.model.precision import find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
@@ -146,7 +147,9 @@ def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings,
     if dense == FIRST:
         seen = (k for k, o in tile.observations.items() if o.valid.any() and not o.modality.covers_tile)
         dense = next(seen, None)
-    with torch.inference_mode():
+    precision = find_precision(config.precision, model.device)
+    said.append(f"multiplied in {precision}")
+    with torch.inference_mode(), multiplying(precision, model.device):
         return model.encode(batch, config.patch_size_m, dense=dense), said
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anysat.errors import LargeGroundError, RecordError
-from anysat.workflows.area_options import AreaOptions
+from anysat.errors import LargeGroundError, RecordError, UnknownNameError
+from anysat.workflows.area_options import PRECISIONS, AreaOptions
 from anysat.workflows.probe import Scored
 
 
@@ -36,6 +36,8 @@ class PredictConfig(AreaOptions):
     """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
@@ -43,6 +45,8 @@ class PredictConfig(AreaOptions):
         allowed = (".tif", ".zarr", ".parquet") if self.is_area else (".tif", ".json")
         if Path(self.out).suffix not in allowed:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if not 0 <= self.variants <= 8:
             raise RecordError("--variants", self.variants, "0 to 8")
         super().__post_init__()

@@ -19,6 +19,7 @@ from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.writers import check_apart
 from anysat.model.digest import bytes_of, digest
+from anysat.model.precision import find_precision
 from anysat.picture_samples import class_colours
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
@@ -63,13 +64,13 @@ def _part(
     config: PredictConfig, predictor: Predictor, inputs: AreaInputs, area: Area, windowing: Windowing
 ) -> Part:  # fmt: skip
     target = predictor.task.target
-    per_patch = _per_patch(predictor, area)
+    per_patch, precision = _per_patch(predictor, area), find_precision(config.precision, predictor.device)
 
     def work(folder: Path) -> MapJob:
         return MapJob(
             model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
             windowing=windowing, kind=target.kind, per_patch=per_patch, num_outputs=max(len(target.classes), 1),
-            kept=UnitFiles(folder), probabilities=config.probabilities, variants=config.variants,
+            precision=precision, kept=UnitFiles(folder), probabilities=config.probabilities, variants=config.variants,
         )  # fmt: skip
 
     made_from = {
@@ -80,7 +81,7 @@ def _part(
         "inputs": inputs.facts(),
         "options": {
             "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
-            "variants": config.variants, "area": config.area, "ground": inputs.ground_digest,
+            "variants": config.variants, "precision": precision, "area": config.area, "ground": inputs.ground_digest,
         },
     }  # fmt: skip
     return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,

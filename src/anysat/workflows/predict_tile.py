@@ -13,6 +13,7 @@ from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.writers import check_free, staged
+from anysat.model.precision import find_precision, multiplying
 from anysat.picture_samples import class_colours, sample_figure
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
@@ -38,7 +39,8 @@ def predict_tile(config: PredictConfig) -> Scored:
     size = max(predictor.view.patch_sizes_m)
     reading = EmbedConfig(inputs=config.inputs, out=config.out, patch_size_m=size, units=config.units, dense=None)
     tile = read_tile(reading, predictor.encoder)
-    found = predictor.predict(Batch.of([tile]).to(predictor.device))
+    with multiplying(find_precision(config.precision, predictor.device), predictor.device):
+        found = predictor.predict(Batch.of([tile]).to(predictor.device))
     tags = {
         "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
         "classes": list(target.classes), "weights": dict(predictor.encoder.provenance), "inputs": list(config.inputs),

@@ -1,0 +1,186 @@
+"""The forward pass as the paper has it, step by step: every pixel, date and token at once, nothing folded or left out.
+
+A readable reference for tests, and what `benchmarks/speed.py` compares with. It takes the weights of an encoder, and no
+part of its arithmetic but the position codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anysat.model.encoder import AnySat
+from anysat.model.inputs import PixelInput
+from anysat.model.layers import Block, FeedForward
+from anysat.model.positions import distance_buckets, raster_coordinates, sincos_code, subpatch_coordinates
+from anysat.model.projectors import ImageProjector, SeriesProjector
+from anysat.patches import cells_per_side, subpatches_per_side
+
+
+class Plain(NamedTuple):
+    """Fused tokens, and the sub-patch tokens of each modality."""
+
+    tile: Tensor
+    """(batch dim)"""
+    patch: Tensor
+    """(batch patch dim)"""
+    sub: dict[str, Tensor]
+    """(batch patch sub dim)"""
+
+
+def plain(model: AnySat, inputs: Mapping[str, PixelInput], patch_size_m: float) -> Plain:
+    """The tokens of checked inputs; those of what nobody saw are of no meaning."""
+    subs, patches, flags = {}, [], []
+    num_patches = 0
+    for key, pixels in inputs.items():
+        modality = model.config.modality(key)
+        assert not modality.covers_tile, "context modalities are for the encoder itself"
+        side = subpatches_per_side(patch_size_m, modality)
+        projector = model.projectors[key]
+        project = series if isinstance(projector, SeriesProjector) else image
+        tokens, seen = project(projector, pixels, side * modality.subpatch_px, side)
+        order = subpatch_coordinates(
+            side, cells_per_side(modality) if model.config.subpatch_order == "cell" else 1, tokens.device
+        )
+        code = sincos_code(order, modality.subpatch_m, model.config.dim).to(tokens.dtype)
+        cls_token = model.spatial.cls_token.expand(len(tokens), -1, -1)
+        x = torch.cat([cls_token, tokens + code], dim=1)
+        bucket = distance_buckets(order, num_skip=1)
+        for block in model.spatial.blocks:
+            x = transformer_block(block, x, functional.pad(seen, (1, 0), value=True), bucket)
+        x = model.spatial.norm(x)
+        batch = len(pixels.values)
+        num_patches = len(tokens) // batch
+        patches.append(rearrange(x[:, 0], "(batch patch) dim -> batch patch dim", batch=batch))
+        flags.append(rearrange(seen.any(1), "(batch patch) -> batch patch", batch=batch))
+        subs[key] = rearrange(x[:, 1:], "(batch patch) sub dim -> batch patch sub dim", batch=batch)
+    rows, cols = model._count_patches(inputs, patch_size_m)
+    assert rows * cols == num_patches
+    return Plain(*fused(model, patches, flags, raster_coordinates(rows, cols, patches[0].device), patch_size_m), subs)
+
+
+def image(projector: ImageProjector, pixels: PixelInput, side_px: int, side: int) -> tuple[Tensor, Tensor]:
+    """Convolution, then the MLP: tokens (patch sub dim), and which of them saw anything."""
+    valid = torch.ones_like(pixels.values, dtype=torch.bool) if pixels.valid is None else pixels.valid
+    cut = {"y": side_px, "x": side_px}
+    squares, real = (
+        rearrange(t, "batch band (pr y) (pc x) -> (batch pr pc) band y x", **cut)
+        for t in (pixels.values.where(valid, 0.0), valid)
+    )
+    tokens = rearrange(projector.embed(squares), "patch dim sr sc -> patch (sr sc) dim")
+    real = rearrange(real, "patch band (sr y) (sc x) -> patch (sr sc) (band y x)", sr=side, sc=side)
+    return in_turn(projector.mlp, tokens), real.any(-1)
+
+
+def in_turn(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Each layer's arithmetic as its name says."""
+    for layer in layers:
+        if isinstance(layer, nn.GroupNorm):
+            x = functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+        elif isinstance(layer, nn.ReLU):
+            x = functional.relu(x)
+        else:
+            x = layer(x)
+    return x
+
+
+def feed_forward(layer: FeedForward, x: Tensor) -> Tensor:
+    """Two linear layers around a GELU."""
+    return layer.fc2(functional.gelu(layer.fc1(x)))
+
+
+def series(projector: SeriesProjector, pixels: PixelInput, side_px: int, side: int) -> tuple[Tensor, Tensor]:
+    """Pixel MLP, norm over dates, day code, softmax over dates, MLP: tokens (patch sub dim), and what was seen."""
+    assert side_px == side
+    assert pixels.days is not None
+    valid = torch.ones_like(pixels.values, dtype=torch.bool) if pixels.valid is None else pixels.valid
+    layout = "batch time band (pr y) (pc x) -> (batch pr pc y x) time band"
+    x = rearrange(pixels.values.where(valid, projector.fill), layout, y=side, x=side)
+    present = rearrange(valid, layout, y=side, x=side).any(-1)
+    num_pixels, num_dates, _ = x.shape
+    x = in_turn(projector.pixel_mlp, x.flatten(0, 1)).view(num_pixels, num_dates, -1)
+    if projector.date_norm is not None:
+        x = norm_over_dates(projector.date_norm, x, present)
+    pooling = projector.pooling
+    heads, key_dim = pooling.query.shape
+    code = repeat(projector.date_code(pixels.days), "batch time slice -> batch time (head slice)", head=heads)
+    x = x + code.to(x.dtype).repeat_interleave(num_pixels // len(pixels.days), dim=0)
+    keys = rearrange(pooling.key(x), "pixel time (head key) -> pixel head time key", head=heads)
+    logits = torch.einsum("phtk,hk->pht", keys, pooling.query) / math.sqrt(key_dim)
+    attended = present | ~present.any(-1, keepdim=True)
+    share = logits.masked_fill(~attended[:, None], float("-inf")).softmax(-1)
+    pooled = torch.einsum(
+        "pht,pthd->phd", share, rearrange(x, "pixel time (head dim) -> pixel time head dim", head=heads)
+    )
+    tokens = in_turn(nn.Sequential(*projector.out_mlp, projector.out_norm), pooled.flatten(1))
+    cut = "(patch sub) ... -> patch sub ..."
+    return rearrange(tokens, cut, sub=side * side), rearrange(present.any(-1), cut, sub=side * side)
+
+
+def norm_over_dates(norm: nn.GroupNorm, x: Tensor, present: Tensor) -> Tensor:
+    """Over the channels of a group and the dates of a pixel that are there (pixel time dim)."""
+    groups = rearrange(x, "pixel time (group dim) -> pixel group time dim", group=norm.num_groups)
+    there = present[:, None, :, None].to(x.dtype)
+    count = (there.sum((2, 3), keepdim=True) * groups.shape[-1]).clamp_min(1)
+    mean = (groups * there).sum((2, 3), keepdim=True) / count
+    variance = ((groups - mean).square() * there).sum((2, 3), keepdim=True) / count
+    normal = (groups - mean) / (variance + norm.eps).sqrt()
+    return rearrange(normal, "pixel group time dim -> pixel time (group dim)") * norm.weight + norm.bias
+
+
+def transformer_block(block: Block, x: Tensor, seen: Tensor, bucket: Tensor | None) -> Tensor:
+    """Attention and feed-forward, each with its norm and residual."""
+    attention = block.attention
+    layout = "batch token (three head dim) -> three batch head token dim"
+    query, key, value = rearrange(
+        attention.qkv(block.norm1(x)), layout, three=3, head=attention.num_heads
+    ).unbind(0)  # fmt: skip
+    if attention.within_token:  # heads attend to each other
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+        mixed = attend(query, key, value, None).transpose(1, 2)
+    else:
+        bias = seen.new_zeros(seen.shape, dtype=x.dtype).masked_fill(~seen, float("-inf"))[:, None, None]
+        if attention.relative is not None and bucket is not None:
+            bias = bias + attention.relative(query * query.shape[-1] ** -0.5, bucket)
+        mixed = attend(query, key, value, bias)
+    x = x + attention.out(rearrange(mixed, "batch head token dim -> batch token (head dim)"))
+    return x + feed_forward(block.mlp, block.norm2(x))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention, written out."""
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    return (scores if bias is None else scores + bias).softmax(-1) @ value
+
+
+def fused(
+    model: AnySat, patches: list[Tensor], flags: list[Tensor], coordinates: Tensor, patch_size_m: float
+) -> tuple[Tensor, Tensor]:
+    """Tile token and fused patch tokens, from the tokens (batch patch dim) of each modality."""
+    fusion, batch = model.fusion, len(patches[0])
+    code = sincos_code(coordinates, patch_size_m / model.config.patch_position_unit_m, model.config.dim).to(
+        patches[0].dtype
+    )
+    x = torch.cat([fusion.tile_token.expand(batch, -1, -1), *(some + code for some in patches)], dim=1)
+    seen = torch.cat([flags[0].new_ones(batch, 1), *flags], dim=1)
+    for block in fusion.blocks:
+        x = transformer_block(block, x, seen, None)
+    pooling, attention = fusion.pooling, fusion.pooling.attention
+    x = pooling.norm1(x)
+    places = attention.query + functional.pad(code, (0, 0, 1, 0))
+    split = "batch token (head dim) -> batch head token dim"
+    query = rearrange(places, split, head=attention.num_heads)
+    key, value = (rearrange(layer(x), split, head=attention.num_heads) for layer in (attention.key, attention.value))
+    one = distance_buckets(coordinates, num_skip=1)
+    bucket = torch.cat([one[:, :1], one[:, 1:].repeat(1, len(patches))], dim=1)
+    hidden = seen.new_zeros(seen.shape, dtype=x.dtype).masked_fill(~seen, float("-inf"))[:, None, None]
+    mixed = attend(query, key, value, attention.relative(query, bucket) + hidden)
+    x = attention.out(rearrange(mixed, "batch head place dim -> batch place (head dim)"))
+    x = x + feed_forward(pooling.mlp, pooling.norm2(x))
+    return x[:, 0], x[:, 1:]

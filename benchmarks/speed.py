@@ -1,0 +1,355 @@
+"""Seconds of the encoder, against the plain forward pass and against what the machine's matrix rate allows.
+
+python benchmarks/speed.py run [--cases treesat …] [--times 5] [--json docs/experiments/speed.json]
+python benchmarks/speed.py growth            # seconds and memory as tiles, dates, batches and patches grow
+python benchmarks/speed.py print docs/experiments/speed.json
+
+`make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
+seed. Ways of computing it take turns, so that whatever else the machine does meets all of them: the plain float32
+forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with it, in bfloat16. Seconds
+are medians, ratios those of each turn. The floor is what remains to be multiplied at the rate at which this machine
+multiplies matrices of those very shapes, one after the other; its share is that over the seconds taken. Peak memory is
+of a process that does nothing else. Nothing is reported from a machine that is busy with something else, unless
+`--busy` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from plain import plain
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from anysat.modalities import MODALITIES
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.model.inputs import read_published
+from anysat.model.projectors import SeriesProjector
+
+BUSY = 0.3
+"""Load of others, in cores, from which on nothing is reported."""
+FLOORED = 0.98
+"""Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch of tiles."""
+
+    dates: Mapping[str, int]
+    """By modality; 0 for an image."""
+    side_m: float
+    patch_m: float
+    batch: int = 1
+    is_plain_possible: bool = True
+    """In the memory of a laptop."""
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Random pixels."""
+        generator, x = torch.Generator().manual_seed(0), {}
+        for key, times in self.dates.items():
+            modality = MODALITIES[key]
+            side, time_axis = round(self.side_m / modality.gsd_m), (times,) if modality.is_temporal else ()
+            x[key] = torch.randn(self.batch, *time_axis, len(modality.bands), side, side, generator=generator)
+            if time_axis:
+                x[f"{key}_dates"] = torch.randint(1, 366, (self.batch, times), generator=generator).sort(1).values
+        return x
+
+
+PASTIS = {"spot": 0, "s2": 40, "s1-asc": 40}
+CASES = {
+    "treesat": Case({"aerial": 0, "s2": 20, "s1-asc": 30}, 60, 10, batch=8),
+    "pastis-320": Case(PASTIS, 320, 40),
+    "pastis-1280": Case(PASTIS, 1280, 40),
+    "s2-1024-patches": Case({"s2": 12}, 320, 10),
+    "s2-16384-patches": Case({"s2": 12}, 1280, 10, is_plain_possible=False),
+}
+QUICK = ("treesat", "pastis-320", "s2-1024-patches")
+GROWTH = {
+    "tile": [Case({"s2": 12}, side, 40) for side in (320, 640, 1280)],
+    "dates": [Case({"s2": dates}, 320, 40) for dates in (6, 12, 24, 48)],
+    "batch": [Case({"s2": 12}, 320, 40, batch=count) for count in (1, 2, 4)],
+    "patches": [Case({"s2": 12}, 320, patch_m) for patch_m in (40, 20, 10)],
+}
+
+
+def base_model() -> AnySat:
+    """The base size with the first weights of a seed."""
+    torch.manual_seed(0)
+    return AnySat(ModelConfig.base()).eval().requires_grad_(False)
+
+
+def plainly(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
+    """Patch tokens (batch row col dim) by the plain forward pass."""
+    inputs, grid, _ = model._check(read_published(x, model.config), range(10_000), patch_m)
+    return plain(model, inputs, patch_m).patch.unflatten(1, (grid.num_rows, grid.num_cols))
+
+
+@lru_cache(maxsize=1)
+def compiled(model: AnySat) -> AnySat:
+    """A copy whose largest parts are compiled on their first call, for each shape, with frozen weights."""
+    torch._inductor.config.freezing = True
+    found = copy.deepcopy(model)
+    found.spatial.compile(dynamic=False)
+    for projector in found.projectors.values():
+        if isinstance(projector, SeriesProjector):
+            projector.pixel_mlp.compile(dynamic=False)
+    return found
+
+
+def ways(
+    has_plain: bool, bf16: bool, with_compiled: bool
+) -> dict[str, Callable[[AnySat, Mapping[str, Tensor], float], Tensor]]:
+    """What takes turns."""
+
+    def ours(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
+        return model(x, patch_m, "patch")
+
+    def ours_bf16(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x, patch_m, "patch")
+
+    def ours_compiled(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
+        with torch.no_grad():
+            return compiled(model)(x, patch_m, "patch")
+
+    found = {"plain float32": plainly} if has_plain else {}
+    found |= {"float32": ours} | ({"bfloat16": ours_bf16} if bf16 else {})
+    return found | ({"compiled float32": ours_compiled} if with_compiled else {})
+
+
+class Multiplications(TorchDispatchMode):
+    """Counts matrix products by their shape (count, rows, inner, columns)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[int, int, int, int]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note it, and do it."""
+        name, packet = func.name(), func.overloadpacket
+        if packet in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            a, b = args[-2:]
+            self.found[1 if a.ndim == 2 else len(a), a.shape[-2], a.shape[-1], b.shape[-1]] += 1
+        elif "scaled_dot_product" in name:
+            query, key = args[:2]
+            count, rows, dim, others = query.shape[0] * query.shape[1], query.shape[2], query.shape[3], key.shape[2]
+            self.found[count, rows, dim, others] += 1
+            self.found[count, rows, others, dim] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def flops(self) -> dict[tuple[int, int, int, int], float]:
+        """By shape."""
+        return {shape: 2.0 * times * shape[0] * shape[1] * shape[2] * shape[3] for shape, times in self.found.items()}
+
+
+def multiplications(way: Callable[..., Tensor], *args: Any) -> Multiplications:
+    """What a way multiplies."""
+    with torch.inference_mode(False), torch.no_grad(), Multiplications() as counted:  # inference keeps layers whole
+        way(*args)
+    return counted
+
+
+def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
+    """Seconds of the products alone, each shape timed by itself into memory that is there already."""
+    flops = sorted(counted.flops.items(), key=lambda item: -item[1])
+    total, timed, seconds = sum(counted.flops.values()), 0.0, 0.0
+    for (count, rows, inner, cols), some in flops:
+        if timed >= FLOORED * total:
+            break
+        a, b = torch.randn(count, rows, inner, dtype=dtype), torch.randn(count, inner, cols, dtype=dtype)
+        out = torch.empty(count, rows, cols, dtype=dtype)
+        best = min(_seconds(lambda a=a, b=b, out=out: torch.bmm(a, b, out=out)) for _ in range(7))
+        seconds, timed = seconds + best * counted.found[count, rows, inner, cols], timed + some
+    return seconds * total / timed
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> dict[str, Any]:
+    """One case: seconds, ratios, memory, multiplications, floor and error of each way."""
+    case, model = CASES[name], base_model()
+    x, every = case.inputs(), ways(case.is_plain_possible, bf16, with_compiled)
+    rows: dict[str, Any] = {}
+    with torch.inference_mode():
+        for way, call in every.items():  # all but the plain one multiply the same
+            counted = multiplications(
+                call if way in ("plain float32", "float32") else every["float32"], model, x, case.patch_m
+            )
+            first = _seconds(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
+            rows[way] = {
+                "gflop": sum(counted.flops.values()) / 1e9,
+                "counted": counted,
+                "wall": [],
+                "cpu": [],
+                "first_s": first,
+            }
+        for _ in range(times):
+            for way, call in every.items():
+                cpu = time.process_time()
+                rows[way]["wall"].append(_seconds(lambda call=call: call(model, x, case.patch_m)))
+                rows[way]["cpu"].append(time.process_time() - cpu)
+        for way, row in rows.items():
+            row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if way == "bfloat16" else torch.float32)
+        if case.is_plain_possible and case.side_m * case.batch <= 640:
+            exact = plainly(model.double(), {key: v.double() for key, v in x.items()}, case.patch_m)
+            model.float()
+            for way, call in every.items():
+                off = call(model, x, case.patch_m).double() - exact
+                rows[way] |= {"worst": float(off.abs().max()), "relative": float(off.norm() / exact.norm())}
+    for way, row in rows.items():
+        row["peak_gb"] = peak_gb(name, way)
+        row["share"] = row["floor_s"] / statistics.median(row["wall"])
+        if "plain float32" in rows:
+            turns = zip(rows["plain float32"]["wall"], row["wall"], strict=True)
+            row["ratio"] = statistics.median(plain_s / own_s for plain_s, own_s in turns)
+    for row in rows.values():
+        row |= {name: statistics.median(row[name]) for name in ("wall", "cpu")}
+    return rows
+
+
+def peak_gb(name: str, way: str) -> float:
+    """Of a process that does nothing else."""
+    words = [sys.executable, __file__, "one", name, "--way", way]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def load() -> float:
+    """Cores that are busy with something else: for a second, while this process sleeps."""
+
+    def busy() -> float:
+        fields = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+    before = busy()
+    time.sleep(1)
+    return busy() - before
+
+
+def has_fast_bf16() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, with_compiled: bool) -> None:
+    """Measure cases and print the table."""
+    others = load()
+    print(f"busy with something else: {others:.2f} cores of {os.cpu_count()}", file=sys.stderr)
+    if others > BUSY and not is_busy_allowed:
+        sys.exit("not reported: stop what else is running, or give --busy")
+    a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
+    rate = 2 * 2048**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
+    machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+               "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
+    found = {"machine": machine, "cases": {}}
+    for name in names:
+        found["cases"][name] = measured(name, times, has_fast_bf16(), with_compiled)
+        print(name, json.dumps(found["cases"][name]), file=sys.stderr, flush=True)
+    print(table(found))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    machine = found["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}: "
+        f"{machine['gflop_per_s']:.0f} GFLOP/s in float32 (2048³); medians of {machine['times']}.",
+        "",
+        "| case | way | s | CPU s | to plain | GFLOP | floor s | share | peak GB | worst error | relative error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, rows in found["cases"].items():
+        for way, row in rows.items():
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            errors = (f"{row[key]:.1e}" if key in row else "" for key in ("worst", "relative"))
+            cells = [name, way, f"{row['wall']:.2f}", f"{row['cpu']:.2f}", ratio, f"{row['gflop']:.0f}",
+                     f"{row['floor_s']:.2f}", f"{row['share']:.2f}", f"{row['peak_gb']:.2f}", *errors]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def growth() -> None:
+    """How the encoder's seconds and memory grow, each case in a process of its own."""
+    print("| grows | case | patches | s | peak GB |\n|---|---|---|---|---|")
+    for what, cases in GROWTH.items():
+        for number, case in enumerate(cases):
+            words = [sys.executable, __file__, "one", f"{what}:{number}", "--times", "3"]
+            done = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+            patches = round(case.side_m / case.patch_m) ** 2 * case.batch
+            dates = ", ".join(f"{key} {count}" for key, count in case.dates.items())
+            print(f"| {what} | {dates}, {case.side_m:g} m, batch {case.batch} | {patches} of {case.patch_m:g} m "
+                  f"| {float(done[-2]):.2f} | {float(done[-1]):.2f} |", flush=True)  # fmt: skip
+
+
+def one(name: str, way: str, times: int) -> None:
+    """Median seconds and peak memory of one way of one case."""
+    kind, _, number = name.partition(":")
+    case = GROWTH[kind][int(number)] if number else CASES[name]
+    model, x, call = base_model(), case.inputs(), ways(True, True, True)[way]
+    with torch.inference_mode():
+        seconds = [_seconds(lambda: call(model, x, case.patch_m)) for _ in range(times)]
+    print(statistics.median(seconds))
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage begins with what the parent held
+    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6)
+
+
+def main() -> None:
+    """Measure, or print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    every = commands.add_parser("run")
+    every.add_argument("--cases", nargs="+", default=list(QUICK), choices=CASES)
+    every.add_argument("--times", type=int, default=5)
+    every.add_argument("--json", type=Path)
+    every.add_argument("--busy", action="store_true", help="report from a busy machine, too")
+    every.add_argument("--compiled", action="store_true", help="a copy compiled for these shapes, too")
+    single = commands.add_parser("one")
+    single.add_argument("case")
+    single.add_argument("--way", default="float32")
+    single.add_argument("--times", type=int, default=1)
+    commands.add_parser("growth")
+    shown = commands.add_parser("print")
+    shown.add_argument("file", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.cases, options.times, options.json, options.busy, options.compiled)
+    elif options.command == "one":
+        one(options.case, options.way, options.times)
+    elif options.command == "growth":
+        growth()
+    else:
+        print(table(json.loads(options.file.read_text())))
+
+
+if __name__ == "__main__":
+    main()

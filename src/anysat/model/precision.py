@@ -1,0 +1,41 @@
+"""In which type of numbers matrices are multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from anysat.errors import UnknownNameError
+
+Precision = Literal["float32", "bf16"]
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def find_precision(name: str, device: torch.device) -> Precision:
+    """The type that a name stands for: `auto` is bf16 where the device multiplies it faster, else float32.
+
+    Raises:
+        UnknownNameError: it is none of `PRECISIONS`.
+    """
+    if name not in PRECISIONS:
+        raise UnknownNameError("precision", name, PRECISIONS)
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "float32"
+    return "bf16" if name == "bf16" else "float32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16: processors with AMX, graphics cards since Ampere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield

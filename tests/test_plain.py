@@ -1,0 +1,104 @@
+"""The encoder, with all it saves, gives what the forward pass of the paper gives, step by step, on any shape and mask."""
+
+import numpy as np
+import pytest
+import speed
+import torch
+from plain import plain
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from anysat.errors import EmptyTileError
+from anysat.modalities import MODALITIES, RELEASED
+from anysat.model import encoder
+from anysat.model.inputs import read_published
+from anysat.patches import patch_unit_m
+from builders import random_input, random_model
+
+TILING = [modality.key for modality in RELEASED if not modality.covers_tile]
+
+
+def drawn(seed, order):
+    """A random tile (batch of at most 3), and its patch size; every modality comes first in some of the seeds."""
+    rng, first = np.random.default_rng(seed), TILING[seed % len(TILING)]
+    others = rng.permutation([key for key in TILING if key != first])[: rng.integers(3)]
+    keys = (first, *map(str, others))
+    patch_m = patch_unit_m([MODALITIES[key] for key in keys], order) * int(rng.integers(1, 3))
+    rows, cols, batch = (int(rng.integers(1, 4)) for _ in range(3))
+    x = random_input(
+        keys, patch_m * rows, width_m=patch_m * cols, batch=batch, times=int(rng.integers(1, 5)), seed=seed
+    )
+    for key in keys[: rng.integers(len(keys) + 1)]:
+        real = rng.random(x[key].shape) < rng.choice([0.2, 0.9])
+        real &= rng.random((*x[key].shape[:-2], 1, 1)) < 0.7
+        x[f"{key}_mask"] = torch.from_numpy(real)
+        x[key] = x[key].masked_fill(~x[f"{key}_mask"], float("nan"))
+    return x, patch_m
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_tokens_are_those_of_the_plain_forward_pass(model, seed, monkeypatch):
+    x, patch_m = drawn(seed, model.config.subpatch_order)
+    monkeypatch.setattr(encoder, "CHUNK_ROWS", 50 if seed % 2 else encoder.CHUNK_ROWS)
+    published = read_published(x, model.config)
+    try:
+        inputs, grid, _ = model._check(published, range(9), patch_m)
+    except EmptyTileError:
+        with pytest.raises(EmptyTileError):
+            model(x, patch_m)
+        return
+    wanted = plain(model, inputs, patch_m)
+    found = model(x, patch_m, "all")
+    seen = found.isfinite()
+    assert seen[:, 0].all()
+    assert (seen.all(-1) == seen.any(-1)).all()
+    torch.testing.assert_close(
+        found[seen], torch.cat([wanted.tile[:, None], wanted.patch], 1)[seen], atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(model(x, patch_m, "tile"), found[:, 0], atol=1e-5, rtol=1e-5)
+    key = next(iter(inputs))
+    dense = model(x, patch_m, "dense", key)[..., model.config.dim :]
+    side = grid.subpatches_per_side(model.config.modality(key))
+    sub = wanted.sub[key].unflatten(1, (dense.shape[1] // side, -1)).unflatten(3, (side, side))
+    sub = sub.transpose(2, 3).flatten(1, 2).flatten(2, 3)
+    seen = dense.isfinite()
+    torch.testing.assert_close(dense[seen], sub[seen], atol=4e-5, rtol=1e-5)
+
+
+def test_multiplications_are_counted_by_shape(model):
+    x = random_input(("s2", "aerial"), 20)
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # it does not know the processor's own
+        model(x, 10)
+    counted = speed.multiplications(model, x, 10)
+    assert sum(counted.flops.values()) == counter.get_total_flops()
+
+
+def test_a_table_of_speed_says_what_was_compared():
+    row = {"wall": 2.0, "cpu": 4.0, "gflop": 300.0, "floor_s": 1.5, "share": 0.75, "peak_gb": 1.0}
+    rows = {
+        "plain float32": row | {"ratio": 1.0},
+        "float32": row | {"wall": 1.0, "ratio": 2.0, "worst": 1e-6, "relative": 1e-7},
+    }
+    machine = {"processor": "one", "threads": 2, "torch": "2", "gflop_per_s": 200.0, "times": 5}
+    found = speed.table({"machine": machine, "cases": {"treesat": rows}})
+    assert "| treesat | float32 | 1.00 | 4.00 | 2.00 | 300 | 1.50 | 0.75 | 1.00 | 1.0e-06 | 1.0e-07 |" in found
+
+
+def test_a_case_is_measured_both_ways(model, monkeypatch):
+    monkeypatch.setitem(speed.CASES, "small", speed.Case({"s2": 2, "aerial": 0}, 20, 10))
+    monkeypatch.setattr(speed, "base_model", lambda: model)
+    monkeypatch.setattr(speed, "peak_gb", lambda *_: 0.5)
+    rows = speed.measured("small", 2, bf16=True)
+    assert list(rows) == ["plain float32", "float32", "bfloat16"]
+    assert rows["plain float32"]["ratio"] == 1
+    assert rows["float32"]["gflop"] < rows["plain float32"]["gflop"]
+    assert rows["float32"]["worst"] < 1e-5
+    assert 1e-4 < rows["bfloat16"]["relative"] < 0.02
