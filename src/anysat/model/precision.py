@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -37,5 +37,5 @@ def has_fast_bf16(device: torch.device) -> bool:
 @contextmanager
 def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
     """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16):
         yield

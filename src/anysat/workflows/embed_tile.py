@@ -25,7 +25,7 @@ from anysat.geo.writers import Product, check_apart, check_free, find_writer, st
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
-from anysat.model.precision import find_precision, multiplying
+from anysat.model.precision import Precision, find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
@@ -58,7 +58,8 @@ def embed_tile(config: EmbedConfig) -> Text:
         model = load(config.weights, statistics=config.statistics, device=config.device)
         read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress)
         _next(progress, "encoding")
-        embeddings, statistics = _encode(model, read.tile, config)
+        precision = find_precision(config.precision, model.device)
+        embeddings, statistics = _encode(model, read.tile, config, precision)
         _next(progress, "writing")
         product = Product(
             embeddings=embeddings,
@@ -66,7 +67,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             modalities=[source.modality for source in read.sources.values()],
             model=config.weights,
             sources=[source.where for source in given.values()],
-            provenance=_provenance(config, model, read, statistics[0]),
+            provenance=_provenance(config, model, read, statistics[0], precision),
         )
         with staged(finals, overwrite=config.overwrite) as folder:
             for path in outputs:
@@ -74,7 +75,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
             tile_figure(read.tile, embeddings, title).savefig(folder / picture.name)
     written = [path for path in finals if path.exists()]
-    return _report(read, embeddings, statistics, written, time.perf_counter() - started)
+    return _report(read, embeddings, statistics, precision, written, time.perf_counter() - started)
 
 
 def _outputs(out: Path) -> list[Path]:
@@ -133,7 +134,7 @@ def read_tile(config: EmbedConfig, model: AnySat) -> Tile:
     return model.normaliser.in_units(tile)[0]
 
 
-def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings, list[str]]:
+def _encode(model: AnySat, tile: Tile, config: EmbedConfig, precision: Precision) -> tuple[Embeddings, list[str]]:
     """The embeddings, and what was done to standardise: the statistics' source first, then conversions."""
     said: list[str] = []
     if model.normaliser is not None:
@@ -147,16 +148,17 @@ def _encode(model: AnySat, tile: Tile, config: EmbedConfig) -> tuple[Embeddings,
     if dense == FIRST:
         seen = (k for k, o in tile.observations.items() if o.valid.any() and not o.modality.covers_tile)
         dense = next(seen, None)
-    precision = find_precision(config.precision, model.device)
-    said.append(f"multiplied in {precision}")
     with torch.inference_mode(), multiplying(precision, model.device):
         return model.encode(batch, config.patch_size_m, dense=dense), said
 
 
-def _provenance(config: EmbedConfig, model: AnySat, read: _Read, statistics: str) -> dict[str, Any]:
+def _provenance(
+    config: EmbedConfig, model: AnySat, read: _Read, statistics: str, precision: Precision
+) -> dict[str, Any]:
     return {
         "version": anysat.__version__,
         "weights": dict(model.provenance),
+        "precision": precision,
         "statistics": statistics,
         "patch_size_m": config.patch_size_m,
         "inputs": {
@@ -173,8 +175,9 @@ def _provenance(config: EmbedConfig, model: AnySat, read: _Read, statistics: str
 
 
 def _report(
-    read: _Read, embeddings: Embeddings, statistics: Sequence[str], written: Sequence[Path], seconds: float
-) -> Text:
+    read: _Read, embeddings: Embeddings, statistics: Sequence[str], precision: Precision, written: Sequence[Path],
+    seconds: float,
+) -> Text:  # fmt: skip
     grid, shared = read.grid, read.grid.shared
     lines = [_input_line(key, source, read) for key, source in read.sources.items()]
     lines += [
@@ -183,7 +186,8 @@ def _report(
         f"that the inputs share, in {grid.geobox.crs} ({grid.crs_reason})",
         f"statistics: {'; '.join(statistics)}",
         f"embeddings: {int(embeddings.valid.sum())} of {embeddings.valid.numel()} patches seen, "
-        + (f"dense of {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense"),
+        + (f"dense of {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense")
+        + f", multiplied in {precision}",
         f"absent, without a valid value: {', '.join(embeddings.absent) or 'none'}",
         *(f"wrote {path}" for path in written),
         f"{seconds:.1f} s",
