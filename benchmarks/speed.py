@@ -40,6 +40,7 @@ from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.inputs import read_published
+from anysat.model.precision import has_fast_bf16, multiplying
 from anysat.model.projectors import SeriesProjector
 
 BUSY = 0.3
@@ -122,7 +123,7 @@ def ways(
         return model(x, patch_m, "patch")
 
     def ours_bf16(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with multiplying("bf16", model.device):
             return model(x, patch_m, "patch")
 
     def ours_compiled(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
@@ -247,12 +248,6 @@ def load() -> float:
     return busy() - before
 
 
-def has_fast_bf16() -> bool:
-    """Whether the processor multiplies bfloat16."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
 def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, with_compiled: bool) -> None:
     """Measure cases and print the table."""
     others = load()
@@ -265,7 +260,7 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
                "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
     found = {"machine": machine, "cases": {}}
     for name in names:
-        found["cases"][name] = measured(name, times, has_fast_bf16(), with_compiled)
+        found["cases"][name] = measured(name, times, has_fast_bf16(torch.device("cpu")), with_compiled)
         print(name, json.dumps(found["cases"][name]), file=sys.stderr, flush=True)
     print(table(found))
     if path is not None:
