@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 
 from anysat.errors import UnknownNameError
+from anysat.model.config import PRECISIONS
 
 Precision = Literal["float32", "bf16"]
-PRECISIONS = ("auto", "float32", "bf16")
 
 
 def find_precision(name: str, device: torch.device) -> Precision:

@@ -9,8 +9,6 @@ from pathlib import Path
 from anysat.errors import RecordError, UnknownNameError
 
 ALSO = (".tif", ".parquet")
-PRECISIONS = ("auto", "float32", "bf16")
-"""See `anysat.model.precision`, which needs torch; help does not."""
 _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 

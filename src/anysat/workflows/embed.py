@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
-from anysat.workflows.area_options import PRECISIONS, AreaOptions
+from anysat.model.config import PRECISIONS
+from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:
     from rich.text import Text

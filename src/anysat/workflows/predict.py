@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
-from anysat.workflows.area_options import PRECISIONS, AreaOptions
+from anysat.model.config import PRECISIONS
+from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
 
 
