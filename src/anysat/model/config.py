@@ -16,8 +16,6 @@ from anysat.modalities import RELEASED, Modality, find_modality
 from anysat.observation import day_numbers
 from anysat.patches import SubpatchOrder
 
-PRECISIONS = ("auto", "float32", "bf16")
-"""In what matrices may be multiplied, see `anysat.model.precision`."""
 NUM_TEMPORAL_HEADS = 16
 """Heads of the temporal pooling; fixed in the published model."""
 

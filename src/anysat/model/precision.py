@@ -1,17 +1,21 @@
-"""In which type of numbers matrices are multiplied."""
+"""In which type of numbers matrices are multiplied.
+
+Torch is imported where it multiplies, not before: help lists these names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from anysat.errors import UnknownNameError
-from anysat.model.config import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "bf16"]
+PRECISIONS = ("auto", "float32", "bf16")
 
 
 def find_precision(name: str, device: torch.device) -> Precision:
@@ -29,6 +33,8 @@ def find_precision(name: str, device: torch.device) -> Precision:
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether a device has units for bfloat16: processors with AMX, graphics cards since Ampere."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
@@ -37,5 +43,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 @contextmanager
 def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
     """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights."""
+    import torch
+
     with nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16):
         yield

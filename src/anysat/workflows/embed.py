@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
-from anysat.model.config import PRECISIONS
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:

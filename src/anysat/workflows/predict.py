@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
-from anysat.model.config import PRECISIONS
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
 
