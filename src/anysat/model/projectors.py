@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -98,6 +99,45 @@ class DateNorm(nn.GroupNorm):
         return normal.flatten(-2) * self.weight + self.bias
 
 
+class DateSums(NamedTuple):
+    """What the dates seen so far come to in the temporal pooling of each pixel; later dates can be added to it."""
+
+    largest: Float[Tensor, "patch sub head"]
+    """What the query says of the date that fits it best; minus infinity where there is none."""
+    total: Float[Tensor, "patch sub head"]
+    """Sum of the weights, that of the best date being 1."""
+    weighted: Float[Tensor, "patch sub dim"]
+    """Sum of the weighted features."""
+
+    def joined(self, others: DateSums) -> DateSums:
+        """Of both sets of dates."""
+        largest = torch.maximum(self.largest, others.largest)
+        both = [
+            (one, (one.largest - _finite(largest)).exp(), one.weighted.unflatten(-1, (largest.shape[-1], -1)))
+            for one in (self, others)
+        ]
+        total = sum(one.total * scale for one, scale, _ in both)
+        weighted = sum(slices * scale[..., None] for _, scale, slices in both)
+        assert isinstance(total, Tensor), both
+        assert isinstance(weighted, Tensor), both
+        return DateSums(largest, total, weighted.flatten(-2))
+
+    @property
+    def present(self) -> Bool[Tensor, "patch sub"]:
+        """Pixels that have a date."""
+        return self.total[..., 0] > 0
+
+    @property
+    def pooled(self) -> Float[Tensor, "patch sub dim"]:
+        """The weighted means; 0 where there is no date."""
+        slices = self.weighted.unflatten(-1, (self.total.shape[-1], -1))
+        return (slices / self.total.clamp_min(torch.finfo(slices.dtype).tiny)[..., None]).flatten(-2)
+
+
+def _finite(largest: Tensor) -> Tensor:
+    return largest.clamp_min(torch.finfo(largest.dtype).min)
+
+
 class TemporalPooling(nn.Module):
     """Attention over the dates of a pixel with one learned query per head; no value projection (L-TAE).
 
@@ -119,19 +159,38 @@ class TemporalPooling(nn.Module):
         present: Bool[Tensor, "patch sub time"] | None = None,
     ) -> Float[Tensor, "patch sub dim"]:
         """Weighted sum over dates with these codes; those that are not `present` do not count."""
-        heads, key_dim = self.query.shape
-        weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
-        asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
-        offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
-
-        asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
-        logits = functional.linear(x, asked, offset) + functional.linear(when, asked_of_day)[:, None]
+        logits = self._asked(x, when)
         if present is not None:
             # A pixel without any date keeps all of them: its token is left out later, and must be finite.
             attended = present | ~present.any(-1, keepdim=True)
             logits = logits.masked_fill(~attended[..., None], float("-inf"))
-        share = self.dropout(logits.softmax(dim=2))
-        slices = rearrange(x, "patch sub time (head dim) -> patch sub time head dim", head=heads)
+        return self._summed(self.dropout(logits.softmax(dim=2)), x, when)
+
+    def sums(
+        self,
+        x: Float[Tensor, "patch sub time dim"],
+        when: Float[Tensor, "patch time slice"],
+        present: Bool[Tensor, "patch sub time"] | None = None,
+    ) -> DateSums:
+        """The weighted sum in parts to which those of other dates can be added; without dropout."""
+        logits = self._asked(x, when)
+        if present is not None:
+            logits = logits.masked_fill(~present[..., None], float("-inf"))
+        largest = logits.amax(2)
+        weight = (logits - _finite(largest)[:, :, None]).exp()
+        return DateSums(largest, weight.sum(2), self._summed(weight, x, when))
+
+    def _asked(self, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub time head"]:
+        """What the query of each head says of each date."""
+        heads, key_dim = self.query.shape
+        weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
+        asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
+        offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
+        asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
+        return functional.linear(x, asked, offset) + functional.linear(when, asked_of_day)[:, None]
+
+    def _summed(self, share: Tensor, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub dim"]:
+        slices = rearrange(x, "patch sub time (head dim) -> patch sub time head dim", head=len(self.query))
         pooled = torch.einsum("psth,psthd->pshd", share, slices) + torch.einsum("psth,ptd->pshd", share, when)
         return pooled.flatten(-2)
 
@@ -190,17 +249,26 @@ class SeriesProjector(nn.Module):
         An invalid value is replaced by the learned fill. A date without a valid band takes no
         part, unless `leave_out` is False (the published arithmetic).
         """
-        present = None
-        if valid is not None:
-            pixels = torch.where(valid, pixels, self.fill)
-            present = valid.any(-1) if leave_out else None
-        features = self.pixel_mlp(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
+        features, present = self.features(pixels, valid)
+        present = present if leave_out else None
         if self.date_norm is not None:
             features = self.date_norm(features, present)
-        tokens = self.pooling(features, when.to(features.dtype), present)
-        shape = tokens.shape
-        tokens = self.out_norm(self.dropout(self.out_mlp(tokens.flatten(0, 1)))).view(shape)
+        tokens = self.finished(self.pooling(features, when.to(features.dtype), present))
         return tokens, None if present is None else present.any(-1)
+
+    def features(
+        self, pixels: Float[Tensor, "patch sub time band"], valid: Bool[Tensor, "patch sub time band"] | None
+    ) -> tuple[Float[Tensor, "patch sub time dim"], Bool[Tensor, "patch sub time"] | None]:
+        """What each date shows by itself, before any norm over dates, and which dates have a valid band."""
+        if valid is not None:
+            pixels = torch.where(valid, pixels, self.fill)
+        features = self.pixel_mlp(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
+        return features, None if valid is None else valid.any(-1)
+
+    def finished(self, pooled: Float[Tensor, "patch sub dim"]) -> Float[Tensor, "patch sub dim"]:
+        """Tokens of pixels from what was pooled over their dates."""
+        shape = pooled.shape
+        return self.out_norm(self.dropout(self.out_mlp(pooled.flatten(0, 1)))).view(shape)
 
 
 def make_projector(modality: Modality, config: ModelConfig) -> ImageProjector | SeriesProjector:
