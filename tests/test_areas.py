@@ -49,9 +49,9 @@ def test_tokens_do_not_depend_on_how_the_ground_is_cut(tmp_path, shard, block, f
     model, sources = small_model("s2"), waves("s2", hole=(LEFT + 130, TOP - 90, 33))
     plain = job(model, sources, area(12, 14, shard=16), tmp_path / "a", block=16)
     cut = job(model, sources, area(12 - first[0], 14 - first[1], shard=shard, first=first), tmp_path / "b", block=block)
-    whole, parts = plain.encode(plain.area.span, plain.read(0, plain.area.span)), {}
+    whole, parts = plain.encode(0, plain.area.span, plain.read(0, plain.area.span)), {}
     for span in (span for unit in cut.units for span in cut.blocks(unit)):
-        parts[span] = cut.encode(span, cut.read(0, span))
+        parts[span] = cut.encode(0, span, cut.read(0, span))
     for span, found in parts.items():
         there = Span(span.top + first[0], span.bottom + first[0], span.left + first[1], span.right + first[1]).slices
         nothing = np.zeros((*span.shape, model.config.dim), np.float32), np.zeros(span.shape, bool)

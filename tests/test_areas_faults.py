@@ -194,7 +194,7 @@ def test_a_predictor_that_fails_is_not_taken_for_ground_that_nobody_saw(tmp_path
         made.encoder.fusion.tile_token.fill_(float("nan"))
     work = map_job(made, tmp_path)
     with pytest.raises(InputError, match="finite"):
-        work.encode(work.area.span, Read(seen("s2", "s1")))
+        work.encode(0, work.area.span, Read(seen("s2", "s1")))
 
 
 def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_path):
@@ -203,7 +203,7 @@ def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_
     valid[1::2] = False
     part = dataclasses.replace(tile, observations={"s2": dataclasses.replace(tile.observations["s2"], valid=valid)})
     work = map_job(predictor(CROPS, keys=("s2",)), tmp_path, variants=8)
-    found = work.encode(work.area.span, Read(part))
+    found = work.encode(0, work.area.span, Read(part))
     assert found.values is not None
     assert np.isfinite(found.values).any()
 

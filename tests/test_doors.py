@@ -21,7 +21,7 @@ PUBLIC = [
 AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
 EMBED = {
     *AREA, "inputs", "out", "patch_size_m", "dense", "store", "places", "weights", "statistics", "dataset", "units",
-    "modalities", "device", "precision", "overwrite",
+    "modalities", "device", "precision", "keep", "update", "overwrite",
 }  # fmt: skip
 OPTIONS = {
     "embed": EMBED,

@@ -137,7 +137,8 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
         parsed = parser.instantiate(parser.parse_args(typed))  # its groups of options are configs, too
     values = dict(parsed) if hasattr(config, "starting_point") else parsed.as_dict()
     for field in fields:
-        if "positional" in field.metadata and not values.get(field.name):
+        required = "positional" in field.metadata and not field.metadata.get("optional")
+        if required and not values.get(field.name):
             raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
     names = {field.name for field in fields}
     return config(**{name: value for name, value in values.items() if name in names})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from anysat.areas.growing import Growing, encode_growing
 from anysat.areas.tokens import Flags, Floats, Tokens, encode, joined, read_sub, read_tokens, stacked, write_tokens
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Blend, Seams, Windowing, fade
@@ -95,6 +96,8 @@ class Job:
     """What a place in a window adds to its fused token (row col dim), which is taken away; None for nothing."""
     dataset: str | None = None
     precision: Precision = "float32"
+    growing: Growing | None = None
+    """What is kept so that later dates can join; None for nothing."""
 
     @property
     def units(self) -> list[Unit]:
@@ -123,18 +126,29 @@ class Job:
         return [span for span in self.span(unit).cut(self.block) if self.area.inside(span).any()]
 
     def read(self, period: int, span: Span, keys: Sequence[str] | None = None) -> Read:
-        """Pixels of a block; of all sources that are seen patch by patch, or of those named."""
-        keys = [key for key in self.sources if key not in self.context] if keys is None else keys
-        sources = {key: self.sources[key] for key in keys}
+        """Pixels of a block; of all sources that are seen patch by patch, or of those named.
+
+        Where the block goes on from what an earlier run kept, of the dates that are new.
+        """
+        all_sources = self.sources
+        if keys is None and self.growing is not None and self.growing.goes_on(period, span):
+            all_sources = self.growing.new
+        sources = {key: source for key, source in all_sources.items() if keys is None or key in keys}
+        if keys is None:
+            sources = {key: source for key, source in sources.items() if key not in self.context}
         return read_tile(sources, self.area, self.periods[period], span, self.model.normaliser, self.dataset)
 
-    def encode(self, span: Span, read: Read) -> Tokens:
+    def encode(self, period: int, span: Span, read: Read) -> Tokens:
         """Tokens of a block."""
-        if read.tile is None:
-            return Tokens(span, unreadable=read.unreadable)
+        size_m, inside = self.area.patch_size_m, self.area.inside(span)
         with torch.inference_mode(), multiplying(self.precision, self.model.device):
-            inside = self.area.inside(span)
-            found = encode(self.model, read.tile, self.area.patch_size_m, span, inside, self.dense)
+            if self.growing is not None:
+                return encode_growing(
+                    self.model, read.tile, size_m, span, inside, self.dense, self.growing, period, read.unreadable
+                )
+            if read.tile is None:
+                return Tokens(span, unreadable=read.unreadable)
+            found = encode(self.model, read.tile, size_m, span, inside, self.dense)
         return replace(found, unreadable=read.unreadable)
 
     def is_made(self, unit: Unit) -> bool:
@@ -143,7 +157,7 @@ class Job:
 
     def make(self, unit: Unit) -> Tokens:
         """First step, whole: read and encode all blocks of a unit."""
-        parts = [self.encode(span, self.read(unit.period, span)) for span in self.blocks(unit)]
+        parts = [self.encode(unit.period, span, self.read(unit.period, span)) for span in self.blocks(unit)]
         return joined(self.span(unit), parts)
 
     def keep(self, unit: Unit, parts: Sequence[Tokens]) -> None:
@@ -177,7 +191,7 @@ class Job:
 
     def window(self, period: int, span: Span) -> dict[str, tuple[Floats, Flags]]:
         """Embeddings of one window by itself, from its pixels: for what is measured before the area is computed."""
-        return self.fuse_window(period, span, self.encode(span, self.read(period, span)))
+        return self.fuse_window(period, span, self.encode(period, span, self.read(period, span)))
 
     def fuse_window(self, period: int, span: Span, tokens: Tokens) -> dict[str, tuple[Floats, Flags]]:
         """Embeddings of one window by itself, from its tokens; none where nobody saw anything."""

@@ -86,7 +86,7 @@ class MapJob:
         """Pixels of a window, context and all."""
         return read_tile(self.sources, self.area, self.periods[period], span, self.model.encoder.normaliser, None)
 
-    def encode(self, span: Span, read: Read) -> Part:
+    def encode(self, period: int, span: Span, read: Read) -> Part:  # noqa: ARG002 - the same in all
         """Answers of a window, the mean over its variants, and how far they disagree."""
         if read.tile is None or not self._looks_at(read.tile):
             return Part(span, None, None, read.unreadable)

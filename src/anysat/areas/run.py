@@ -54,7 +54,7 @@ class Work(Protocol):
     def read(self, period: int, span: Span) -> Read:
         """Pixels of a part; safe in threads."""
 
-    def encode(self, span: Span, read: Read) -> Any:
+    def encode(self, period: int, span: Span, read: Read) -> Any:
         """What is computed of a part."""
 
     def keep(self, unit: Unit, parts: list[Any]) -> None:
@@ -231,7 +231,7 @@ def _make(job: Work, unit: Unit, spans: Ahead, timing: Timing) -> None:
         start = time.perf_counter()
         read, took = reading.result()
         middle = time.perf_counter()
-        parts.append(job.encode(span, read))
+        parts.append(job.encode(unit.period, span, read))
         timing.read += took
         timing.waiting += middle - start
         timing.encode += time.perf_counter() - middle
@@ -316,7 +316,7 @@ _Model = tuple[Path, str, int]
 def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> None:
     if not light.is_made(unit):
         job = _with_model(light, *model)
-        job.keep(unit, [job.encode(span, job.read(unit.period, span)) for span in job.blocks(unit)])
+        job.keep(unit, [job.encode(unit.period, span, job.read(unit.period, span)) for span in job.blocks(unit)])
 
 
 def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:

@@ -88,7 +88,7 @@ def _windows(job: Job, shape: tuple[int, int]) -> Iterator[tuple[int, Tokens]]:
     for number, span in enumerate(sample_spans(job, shape)):
         for later in range(len(job.periods)):
             period = (number + later) % len(job.periods)
-            tokens = joined(span, [job.encode(part, job.read(period, part)) for part in span.cut(job.block)])
+            tokens = joined(span, [job.encode(period, part, job.read(period, part)) for part in span.cut(job.block)])
             if tokens.valid.any():
                 yield period, tokens
                 break

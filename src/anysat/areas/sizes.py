@@ -21,6 +21,8 @@ BASE_BYTES = 900e6
 """Interpreter, libraries and work space of a process, without weights."""
 READ_BYTES, ENCODE_BYTES, WAIT_BYTES = 20, 40, 6
 """Per pixel value of a block: being read, being encoded, waiting."""
+KEPT_TIMES = 4
+"""How often what is kept of a block lies in memory: as it was, as it is, in parts, and on its way to the disk."""
 SHARDS = (64, 32, 16, 8, 4, 2, 1)
 """Patches along a side of a shard, of which the first that fits is taken."""
 _FLOAT = 4
@@ -37,6 +39,8 @@ class Load:
     dim: int
     dense_side: int = 0
     """Sub-patches along its side that get an embedding each; 0 for none."""
+    kept_bytes: float = 0.0
+    """What is kept of a patch so that dates can be added."""
 
     @classmethod
     def of(
@@ -60,7 +64,8 @@ class Load:
 
     def block_bytes(self, block: int, readers: int) -> float:
         """While blocks are read ahead and one is encoded."""
-        return block**2 * self.values * (readers * READ_BYTES + WAIT_BYTES + ENCODE_BYTES)
+        seen = self.values * (readers * READ_BYTES + WAIT_BYTES + ENCODE_BYTES)
+        return block**2 * (seen + KEPT_TIMES * self.kept_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,9 @@ class Sizes:
 
 
 def choose_sizes(
-    load: Load, windowing: Windowing, config: ModelConfig, *, memory_gb: float, readers: int, block: int | None = None
-) -> Sizes:
+    load: Load, windowing: Windowing, config: ModelConfig, *, memory_gb: float, readers: int, block: int | None = None,
+    shard: int | None = None,
+) -> Sizes:  # fmt: skip
     """The largest shards and blocks within a budget.
 
     Args:
@@ -87,6 +93,7 @@ def choose_sizes(
         memory_gb: the budget.
         readers: threads that read ahead.
         block: the only size of block there is; None for any that fits in a shard.
+        shard: the only size of shard there is; None for any that fits.
 
     Raises:
         RecordError: the smallest does not fit; it says what would.
@@ -97,13 +104,13 @@ def choose_sizes(
     def peak(shard: int, block: int) -> float:
         return load.shard_bytes(shard, windowing) + load.block_bytes(block, readers)
 
-    for shard in SHARDS:
-        if load.shard_bytes(shard, windowing) > budget / 2 and shard > 1:
+    for across in SHARDS if shard is None else (shard,):
+        if load.shard_bytes(across, windowing) > budget / 2 and across > 1 and shard is None:
             continue
         for side in SHARDS if block is None else (block,):
-            if peak(shard, side) <= budget and (side <= shard or block is not None):
-                return Sizes(shard=shard, block=side, peak_bytes=fixed + peak(shard, side))
-    least = math.ceil((fixed + peak(1, block or 1)) / 1e8) / 10
+            if peak(across, side) <= budget and (side <= across or block is not None):
+                return Sizes(shard=across, block=side, peak_bytes=fixed + peak(across, side))
+    least = math.ceil((fixed + peak(shard or 1, block or 1)) / 1e8) / 10
     smaller = "for one patch at a time" if block is None else f"for windows of {block} patches a side"
     raise RecordError("--memory-gb", memory_gb, f"at least {least:g} GB {smaller} of these inputs")
 

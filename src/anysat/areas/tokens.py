@@ -16,6 +16,8 @@ from anysat.errors import EmptyTileError
 from anysat.geo.area import Span
 from anysat.geo.store import Unit
 from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.model.inputs import PixelInput
+from anysat.model.steps import SeenPatches
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -39,30 +41,46 @@ class Tokens:
         flags = [seen for _, seen in self.patch.values()]
         return np.logical_or.reduce(flags) if flags else np.zeros(self.span.shape, bool)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As they are kept in files, by name."""
+        found: dict[str, NDArray[Any]] = {f"patch.{key}": vectors for key, (vectors, _) in self.patch.items()}
+        found |= {f"valid.{key}": valid for key, (_, valid) in self.patch.items()}
+        return found if self.sub is None else found | {"sub": self.sub[0], "sub_valid": self.sub[1]}
+
 
 def encode(model: AnySat, tile: Tile, patch_size_m: float, span: Span, inside: Flags, dense: str | None) -> Tokens:
     """Tokens of the patches of one block, each by itself: those outside of what is wanted are nobody's."""
+    inputs = prepared(model, tile, patch_size_m)
+    kept = (dense,) if dense in inputs else ()
+    return tokens_of(model.see(inputs, patch_size_m, kept, chunk_rows=CHUNK_ROWS), span, inside, dense)
+
+
+def prepared(model: AnySat, tile: Tile, patch_size_m: float) -> dict[str, PixelInput]:
+    """What the encoder takes of a block, without what is seen with whole windows; nothing where nobody saw it."""
     tiling = {key: o for key, o in tile.observations.items() if not o.modality.covers_tile and o.valid.any()}
     if not tiling:
-        return Tokens(span)
+        return {}
     block = Tile(observations=tiling, id=tile.id, dataset=tile.dataset)
     try:
-        inputs, _ = model.prepare(Batch.of([block]), patch_size_m)
+        return model.prepare(Batch.of([block]), patch_size_m)[0]
     except EmptyTileError:  # finite in the file, not so in the units of the statistics
-        return Tokens(span)
-    kept = (dense,) if dense in inputs else ()
-    found: dict[str, tuple[Floats, Flags]] = {}
+        return {}
+
+
+def tokens_of(found: Mapping[str, SeenPatches], span: Span, inside: Flags, dense: str | None) -> Tokens:
+    """What was seen of one block, as it is kept."""
+    patch: dict[str, tuple[Floats, Flags]] = {}
     sub = None
-    for key, seen in model.see(inputs, patch_size_m, kept, chunk_rows=CHUNK_ROWS).items():
+    for key, seen in found.items():
         valid = inside if seen.patch_valid is None else inside & seen.patch_valid[0].cpu().numpy()
-        found[key] = seen.patch[0].float().cpu().numpy(), valid
+        patch[key] = seen.patch[0].float().cpu().numpy(), valid
         if key == dense and seen.sub is not None:
             side = round(seen.sub.shape[-2] ** 0.5)
             over = np.kron(inside, np.ones((side, side), bool))
             if seen.sub_valid is not None:
                 over = over & _unfolded(seen.sub_valid[0, ..., None], side)[..., 0].astype(bool)
             sub = _unfolded(seen.sub[0].float(), side).astype(np.float32, copy=False), over
-    return Tokens(span, found, sub)
+    return Tokens(span, patch, sub)
 
 
 def _unfolded(sub: torch.Tensor, side: int) -> NDArray[Any]:
@@ -98,11 +116,7 @@ def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
 
 def write_tokens(files: UnitFiles, unit: Unit, tokens: Tokens) -> None:
     """Keep the tokens of a unit."""
-    arrays: dict[str, NDArray[Any]] = {f"patch.{key}": found for key, (found, _) in tokens.patch.items()}
-    arrays |= {f"valid.{key}": found for key, (_, found) in tokens.patch.items()}
-    if tokens.sub is not None:
-        arrays |= {"sub": tokens.sub[0], "sub_valid": tokens.sub[1]}
-    files.write(unit, arrays, tokens.unreadable)
+    files.write(unit, tokens.arrays(), tokens.unreadable)
 
 
 def read_tokens(files: UnitFiles, unit: Unit, whole: Span, wanted: Span) -> Tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,26 @@ class UnitFiles:
         try:
             self.folder.mkdir(exist_ok=True)
             part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UnfinishedError(self.folder.parent, error.strerror or error) from error
+
+    def adopt(self, unit: Unit, other: UnitFiles, theirs: Unit) -> None:
+        """Keep what another folder keeps of a unit, on the same disk without a copy.
+
+        Raises:
+            UnfinishedError: it cannot be written.
+        """
+        path = self._path(unit)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            part.unlink(missing_ok=True)
+            try:
+                os.link(other._path(theirs), part)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(other._path(theirs), part)
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)

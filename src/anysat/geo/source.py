@@ -81,6 +81,17 @@ class Source:
                 self.name, f"no date of it is between {between[0]} and {between[1]}", f"it has {there}: "
                 f"{some(np.unique(self.dates).tolist())}",
             )  # fmt: skip
+        return self._taking(kept)
+
+    def without(self, dates: Dates) -> Source | None:
+        """The same source with no other dates than those that are not among these; None where there is no other."""
+        assert self.dates is not None, self.name
+        kept = np.flatnonzero(~np.isin(self.dates, dates))
+        return self._taking(kept) if len(kept) else None
+
+    def _taking(self, kept: NDArray[np.intp]) -> Source:
+        """Some of its dates, by their places."""
+        assert self.dates is not None, self.name
         place_of = {int(step): place for place, step in enumerate(kept)}
         chosen = []
         for one in self.chosen:

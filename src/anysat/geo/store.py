@@ -114,6 +114,11 @@ class AreaStore:
         kept: Any = zarr.open_group(final, mode="r").attrs.get("anysat", {})
         return bool(kept.get("fingerprint") == _fingerprint(_facts(layouts, periods, made_from)))
 
+    @staticmethod
+    def fingerprint(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> str:
+        """What tells a store from those made from something else, as its attributes have it."""
+        return _fingerprint(_facts(layouts, periods, made_from))
+
     @property
     def data(self) -> Path:
         """The Zarr store while it grows: only units that are done can be relied on."""

@@ -21,9 +21,10 @@ from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
+from anysat.model.growth import Keep, Remembered, find_kind, grow
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
-from anysat.model.projectors import make_projector
+from anysat.model.projectors import SeriesProjector, make_projector
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import any_of, mark_invalid, mark_unseen, nothing_of, pool_valid, valid_or_all
@@ -248,6 +249,25 @@ class AnySat(nn.Module, ModelHubMixin):
             )
             for key, pixels in inputs.items()
         }  # fmt: skip
+
+    def grow(
+        self,
+        key: str,
+        pixels: PixelInput,
+        patch_size_m: float,
+        before: Remembered | None = None,
+        *,
+        keep: Keep = "series",
+        keep_sub: bool = False,
+        chunk_rows: int | None = None,
+    ) -> tuple[SeenPatches, Remembered]:
+        """First step of the core for a series to which dates are added; see `growth.grow`."""
+        modality, projector = self.config.modality(key), self.projectors[key]
+        assert isinstance(projector, SeriesProjector), key
+        return grow(
+            projector, self.spatial, self.config, modality, before, pixels, patch_size_m,
+            kind=find_kind(projector, keep), keep_sub=keep_sub, chunk_rows=chunk_rows,
+        )  # fmt: skip
 
     def fuse(
         self,

@@ -102,36 +102,34 @@ class DateNorm(nn.GroupNorm):
 class DateSums(NamedTuple):
     """What the dates seen so far come to in the temporal pooling of each pixel; later dates can be added to it."""
 
-    largest: Float[Tensor, "patch sub head"]
+    largest: Float[Tensor, "*pixel head"]
     """What the query says of the date that fits it best; minus infinity where there is none."""
-    total: Float[Tensor, "patch sub head"]
+    total: Float[Tensor, "*pixel head"]
     """Sum of the weights, that of the best date being 1."""
-    weighted: Float[Tensor, "patch sub dim"]
+    weighted: Float[Tensor, "*pixel dim"]
     """Sum of the weighted features."""
 
     def joined(self, others: DateSums) -> DateSums:
         """Of both sets of dates."""
         largest = torch.maximum(self.largest, others.largest)
-        both = [
-            (one, (one.largest - _finite(largest)).exp(), one.weighted.unflatten(-1, (largest.shape[-1], -1)))
-            for one in (self, others)
-        ]
-        total = sum(one.total * scale for one, scale, _ in both)
-        weighted = sum(slices * scale[..., None] for _, scale, slices in both)
-        assert isinstance(total, Tensor), both
-        assert isinstance(weighted, Tensor), both
-        return DateSums(largest, total, weighted.flatten(-2))
+        mine, theirs = ((one.largest - _finite(largest)).exp() for one in (self, others))
+        weighted = self._slices * mine[..., None] + others._slices * theirs[..., None]
+        return DateSums(largest, self.total * mine + others.total * theirs, weighted.flatten(-2))
 
     @property
-    def present(self) -> Bool[Tensor, "patch sub"]:
+    def present(self) -> Bool[Tensor, "*pixel"]:
         """Pixels that have a date."""
         return self.total[..., 0] > 0
 
     @property
-    def pooled(self) -> Float[Tensor, "patch sub dim"]:
+    def pooled(self) -> Float[Tensor, "*pixel dim"]:
         """The weighted means; 0 where there is no date."""
-        slices = self.weighted.unflatten(-1, (self.total.shape[-1], -1))
-        return (slices / self.total.clamp_min(torch.finfo(slices.dtype).tiny)[..., None]).flatten(-2)
+        least = torch.finfo(self.total.dtype).tiny
+        return (self._slices / self.total.clamp_min(least)[..., None]).flatten(-2)
+
+    @property
+    def _slices(self) -> Float[Tensor, "*pixel head slice"]:
+        return self.weighted.view(*self.total.shape, -1)
 
 
 def _finite(largest: Tensor) -> Tensor:
@@ -205,6 +203,7 @@ class SeriesProjector(nn.Module):
         self.period_days, self.code_dim = modality.date_period_days, dim // NUM_TEMPORAL_HEADS
         hidden = config.pixel_widths or (dim // 8, dim // 2, dim, 2 * dim)
         widths = [len(modality.bands), *hidden, dim]
+        self.num_bands = len(modality.bands)
         self.fill = nn.Parameter(torch.zeros(()))
         self.pixel_mlp = nn.Sequential()
         for width_in, width_out in pairwise(widths):

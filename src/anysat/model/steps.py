@@ -66,20 +66,14 @@ def see(
     `recompute` keeps no activations of them for the backward pass, which computes them again.
     """
     side = subpatches_per_side(patch_size_m, modality)
-    cell = cells_per_side(modality) if config.subpatch_order == "cell" else 1
-    coordinates = subpatch_coordinates(side, cell, pixels.values.device)
-    code = sincos_code(coordinates, modality.subpatch_m, config.dim)
-    bucket = distance_buckets(coordinates, num_skip=1)
-
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
     values = projector.cut(pixels.values, side)
     valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
     when = projector.date_code(pixels.days)
     when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
-
     num_sub, dates = side * side, math.prod(values.shape[2:-1])
 
-    def project(part: slice) -> Sequence[Tensor | None]:
+    def project_few(part: slice) -> Sequence[Tensor | None]:
         """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
         when_of = None if when is None else when[part]
         return joined(
@@ -90,9 +84,42 @@ def see(
             dim=1,
         )
 
+    def project(part: slice) -> Sequence[Tensor | None]:
+        return joined([project_few(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
+
+    return over_patches(
+        spatial, config, modality, patch_size_m, (len(values) // (rows * cols), rows, cols), project,
+        keep_sub=keep_sub, chunk_rows=chunk_rows, recompute=recompute,
+    )  # fmt: skip
+
+
+def over_patches(
+    spatial: SpatialTransformer,
+    config: ModelConfig,
+    modality: Modality,
+    patch_size_m: float,
+    grid: tuple[int, int, int],
+    project: Callable[[slice], Sequence[Tensor | None]],
+    *,
+    keep_sub: bool,
+    chunk_rows: int | None,
+    recompute: bool = False,
+) -> SeenPatches:
+    """The spatial transformer over the tokens of sub-patches, some patches at a time.
+
+    `grid` is the number of tiles and of rows and columns of patches; `project` makes the tokens (patch sub dim) of some
+    patches, and which of them are valid.
+    """
+    side = subpatches_per_side(patch_size_m, modality)
+    cell = cells_per_side(modality) if config.subpatch_order == "cell" else 1
+    coordinates = subpatch_coordinates(side, cell, spatial.cls_token.device)
+    code = sincos_code(coordinates, modality.subpatch_m, config.dim)
+    bucket = distance_buckets(coordinates, num_skip=1)
+
     def see_some(part: slice) -> Sequence[Tensor | None]:
         """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
-        tokens, present = joined([project(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
+        tokens, present = project(part)
+        assert tokens is not None, modality.key
         patch, sub_tokens = spatial(tokens, present, code, bucket, keep_sub)
         return patch, None if present is None else present.any(-1), sub_tokens, present
 
@@ -102,9 +129,9 @@ def see(
         def run(part: slice) -> Sequence[Tensor | None]:
             return checkpoint(see_some, part, use_reentrant=False)
 
-    parts = [run(part) for part in slices(slice(0, values.shape[0]), chunk_rows, num_sub)]
+    parts = [run(part) for part in slices(slice(0, math.prod(grid)), chunk_rows, side * side)]
     patch, patch_valid, sub, sub_valid = (
-        None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=rows, pc=cols)
+        None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=grid[1], pc=grid[2])
         for found in joined(parts, dim=0)
     )
     assert patch is not None, modality.key

@@ -68,9 +68,16 @@ class AreaInputs:
 
 def open_inputs(
     options: AreaOptions, given: Sequence[str] | Mapping[str, Any], units: Sequence[str],
-    records: Mapping[str, Modality],
+    records: Mapping[str, Modality], *, known: Period | None = None,
 ) -> AreaInputs:  # fmt: skip
     """Open the inputs of an area, and cut the days into periods.
+
+    Args:
+        options: where and when.
+        given: the inputs.
+        units: of the inputs.
+        records: of the modalities.
+        known: first and last day of what is in a store that is updated.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, RecordError: an input, an area or days that cannot be used.
@@ -80,7 +87,7 @@ def open_inputs(
     days = None if between is None else (np.datetime64(between[0], "D"), np.datetime64(between[1], "D"))
     bounds = None if ground is None else ground.bounds
     sources = open_sources(given, records, parse_units(units, records), bbox=bounds, between=days)
-    periods = tuple(cut_periods(options.period, between or _all_days(sources)))
+    periods = tuple(cut_periods(options.period, between or _with(_all_days(sources), known)))
     if between is not None and any(first < between[0] or last > between[1] for first, last in periods):
         raise RecordError("--period", options.period, f"days within --dates {options.dates}")
     found = AreaInputs(sources=sources, periods=periods, ground=ground, described=describe_sources(given))
@@ -91,6 +98,10 @@ def open_inputs(
         raise SourceError(", ".join(source.name for source in sources.values()), f"no date lies in {asked}",
                           f"its dates are from {first} to {last}")  # fmt: skip
     return found
+
+
+def _with(days: Period, known: Period | None) -> Period:
+    return days if known is None else (min(days[0], known[0]), max(days[1], known[1]))
 
 
 def _all_days(sources: Mapping[str, Source]) -> Period:

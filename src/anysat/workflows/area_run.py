@@ -48,6 +48,10 @@ class Part:
     """Makes the work, given a folder for what lies between its steps."""
     model: ModelFacts
     """What is told of the model in a catalog."""
+    grows: bool = False
+    """Whether it takes the place of a store to which dates are added."""
+    at_end: Callable[[], None] = lambda: None
+    """Called when the store is finished."""
 
     @property
     def is_store(self) -> bool:
@@ -151,8 +155,9 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[P
 
 def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found, Timing]:
     """Finish the store, unless an earlier run did: what is to be said of it, and where the time went."""
-    if part.is_computed() and not (overwrite and part.is_store):
+    if part.is_computed() and (part.grows or not (overwrite and part.is_store)):
         shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
+        part.at_end()
         told = provenance_of(part.store)["summary"]
         return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Timing()
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
@@ -165,6 +170,7 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found,
             "last_run": {name: round(value, 3) for name, value in asdict(timing).items()} | {"joules": joules},
         }  # fmt: skip
         store.finish(summary)
+        part.at_end()
     finally:
         store.close()
     return found, timing
@@ -253,6 +259,11 @@ def _throughput(timing: Timing, km2: float) -> list[str]:
              "wrote": timing.write}  # fmt: skip
     told = [f"{name} in {seconds:.1f} s: {rates(seconds)}" for name, seconds in parts.items() if seconds]
     return [*told, f"{together}, {timing.bound / timing.wall:.0%} of what the slowest part allows"]
+
+
+def tell_first(line: str) -> None:
+    """Say something before a long work, to whoever watches."""
+    Console(stderr=True, soft_wrap=True).print(line, highlight=False)
 
 
 @contextmanager

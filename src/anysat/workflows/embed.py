@@ -21,6 +21,11 @@ SUFFIXES = (".zarr", ".tif")
 """Formats a name without suffix stands for, of a tile; of an area it is the first."""
 AREA_SUFFIXES = (*SUFFIXES, ".parquet")
 PLACES = ("removed", "kept")
+KEEPS = ("series", "features")
+GIVEN_ANEW = frozenset(
+    {"inputs", "update", "dates", "period", "also", "device", "memory_gb", "readers", "scheduler", "modalities"}
+)
+"""Options of an update; all others are those of the store."""
 STORES = ("float32", "float16", "int8-power", "int8-scale")
 
 
@@ -29,19 +34,22 @@ class EmbedConfig(AreaOptions):
     """Embed co-located files of any sensors: georeferenced patch and dense embeddings, of a tile or of any area."""
 
     inputs: list[str] = field(
+        default_factory=list,
         metadata={
             "positional": "MODALITY=PATH",
+            "optional": True,
             "help": "Inputs: a modality key and its GeoTIFF, folder of dated GeoTIFFs, NetCDF or Zarr cube, or "
             "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif; of an area also STAC catalogs, or "
             "one YAML file that describes all inputs. PATH@2020-06-01 gives an "
             "undated image its date, PATH::NAME picks a series of an HDF5 file or a variable of a cube.",
-        }
+        },
     )
-    out: str
+    out: str = ""
     """Output: NAME.zarr, NAME.tif or NAME.parquet (as an area); a NAME without suffix makes the first two of a tile,
-    and the first of an area. A picture NAME.png is written beside it."""
-    patch_size_m: float
-    """Side of a patch in metres; a multiple of 10 m for most sensors. A tile is cropped to whole patches."""
+    and the first of an area. A picture NAME.png is written beside it. Needed, unless a store is updated."""
+    patch_size_m: float = 0.0
+    """Side of a patch in metres, needed, too; a multiple of 10 m for most sensors. A tile is cropped to whole
+    patches."""
     dense: str | None = FIRST
     """Modality whose sub-patches get an embedding each; `first` is the first input of a tile and none of an area, null
     none."""
@@ -66,10 +74,26 @@ class EmbedConfig(AreaOptions):
     """Device to compute on: cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
     """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
+    keep: str | None = None
+    """What is kept in NAME.series beside an area's NAME.zarr, so that later dates can be added: `series`, sums over
+    dates where they are enough and pixels where they are not (s2), or `features`, in place of pixels what each date
+    shows, much larger and sooner updated. Its size is told first. Null for nothing."""
+    update: str | None = None
+    """Store, NAME.zarr made with `--keep`, to which the dates of the inputs that it lacks are added; earlier ones are
+    not read again. Options are those it was made with; inputs that are not given, too."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
+        if self.update is None and not (self.out and self.inputs):
+            missing = "--out" if self.inputs else "MODALITY=PATH"
+            raise RecordError(missing, None, "a value, unless --update says which store is updated")
+        if self.keep is not None and self.keep not in KEEPS:
+            raise UnknownNameError("--keep", self.keep, KEEPS)
+        if self.keep is not None and (Path(self.out).suffix not in ("", ".zarr") or self.precision == "bf16"):
+            raise RecordError("--keep", self.keep, "--out NAME.zarr and float32, which is what can be gone on with")
+        if self.update is not None and not self.out:  # the rest comes from what is kept beside the store
+            return
         if Path(self.out).suffix not in ("", *AREA_SUFFIXES) or not Path(self.out).name:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(AREA_SUFFIXES)}, or without suffix")
         if not (math.isfinite(self.patch_size_m) and self.patch_size_m > 0):
@@ -86,7 +110,8 @@ class EmbedConfig(AreaOptions):
     @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
-        asked = super().is_area or (self.store, self.places) != ("float32", "removed")
+        own = (self.store, self.places, self.keep) != ("float32", "removed", None)
+        asked = super().is_area or own or self.update is not None
         return asked or Path(self.out).suffix not in ("", *SUFFIXES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -14,28 +15,32 @@ import numpy as np
 import anysat
 from anysat.areas.job import Job
 from anysat.areas.sample import NOTHING_SEEN, measure_places, sample_tiles, sample_vectors
-from anysat.areas.sizes import Load, Sizes, choose_sizes
+from anysat.areas.sizes import Load, Sizes, choose_sizes, num_dates
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Batch
-from anysat.errors import InputError, SourceError, UnknownNameError
+from anysat.errors import InputError, SourceError, UnknownNameError, WeightsError, WriteError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.conventions import embedding_attributes
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.layout import Kind, Layout
 from anysat.geo.quantise import fit_scale, quantisation
+from anysat.geo.source import Source
+from anysat.geo.store import AreaStore
 from anysat.geo.writers import check_apart
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
+from anysat.model.growth import Keep, num_bytes
 from anysat.model.precision import find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
+from anysat.workflows.area_run import Part, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
 from anysat.workflows.embed_tile import check_device
+from anysat.workflows.embed_update import Earlier, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.probe import Scored
 
 
@@ -50,22 +55,46 @@ class Prepared:
     """One for each part of the area; most often one."""
     sizes: Sizes
     load: Load
+    earlier: Earlier | None = None
+    """What an earlier run kept, to which dates are added."""
 
     def part(self, job: Job) -> Part:
         """A job with its store; steps of quantisation are measured on windows of the area."""
+        output, layouts = output_of(self.config.out, job.area, SUFFIXES[0]), self._layouts(job)
+        made_from, periods = self._made_from(job), self.inputs.periods
+        keep: Keep | None = self.config.keep  # type: ignore[assignment]
+        fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
+        folder = series_of(output) / fingerprint
+
+        def work(between: Path) -> Job:
+            plain = replace(job, kept=UnitFiles(between))
+            if keep is None:
+                return plain
+            keep_about(folder, self.config, job, periods, self.model.normaliser)
+            return replace(plain, growing=growing_of(folder, keep, self.earlier, periods, self.new))
+
         return Part(
-            area=job.area, output=output_of(self.config.out, job.area, SUFFIXES[0]), layouts=self._layouts(job),
-            periods=self.inputs.periods, made_from=self._made_from(job),
-            work=lambda folder: replace(job, kept=UnitFiles(folder)),
-            model=model_facts(self.config.weights, self.model),
+            area=job.area, output=output, layouts=layouts, periods=periods, made_from=made_from, work=work,
+            model=model_facts(self.config.weights, self.model), grows=self.earlier is not None,
+            at_end=(lambda: None) if keep is None else lambda: sweep(output, fingerprint),
         )  # fmt: skip
+
+    @property
+    def new(self) -> dict[str, Source]:
+        """Inputs with the dates that are added."""
+        return {} if self.earlier is None else self.earlier.new(self.inputs.sources)
 
     def _layouts(self, job: Job) -> list[Layout]:
         dense = {} if job.dense is None else {"dense": job.sources[job.dense].modality}
-        seen = sample_vectors(job) if self.config.store == "int8-scale" else {}
-        return [self._layout(job, name, one, seen.get(name)) for name, one in {"patch": None, **dense}.items()]
+        names = {"patch": None, **dense}
+        scales: dict[str, Floats | None] = {}
+        if self.earlier is not None:
+            scales = {name: self.earlier.scale(name) for name in names}
+        elif self.config.store == "int8-scale":
+            scales = {name: _rounded(fit_scale(seen)) for name, seen in sample_vectors(job).items()}
+        return [self._layout(job, name, one, scales.get(name)) for name, one in names.items()]
 
-    def _layout(self, job: Job, name: str, dense: Modality | None, seen: Floats | None) -> Layout:
+    def _layout(self, job: Job, name: str, dense: Modality | None, scale: Floats | None) -> Layout:
         tiling = [s for s in job.sources.values() if not s.modality.covers_tile] or list(job.sources.values())
         kind: Kind = self.config.store  # type: ignore[assignment]
         pixel_m = job.area.patch_size_m if dense is None else dense.subpatch_m
@@ -77,38 +106,71 @@ class Prepared:
             dtype="int8" if kind.startswith("int8") else kind, version=anysat.__version__,
             chip_px=(side, side) if dense is None else None, quantisation=quantisation(kind),
         )  # fmt: skip
-        scale = None if seen is None else _rounded(fit_scale(seen))
         return layout_of(job.area, name, pixel_m, dim=dim, kind=kind, attributes=attributes, scale=scale)
 
     def _made_from(self, job: Job) -> dict[str, Any]:
+        inputs = self.inputs.facts()
+        if self.earlier is not None:
+            inputs = grown_inputs(self.earlier, inputs, self.new)
         return {
-            "version": anysat.__version__,
+            "version": self.earlier.made_from["version"] if self.earlier and not self.new else anysat.__version__,
             "weights": dict(self.model.provenance) | {"digest": digest(self.model)},
             "statistics": statistics_facts(self.model.normaliser),
-            "inputs": self.inputs.facts(),
+            "inputs": inputs,
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
                 "overlap": job.windowing.overlap, "places": self.config.places, "block": job.block,
                 "dataset": job.dataset, "precision": job.precision, "area": self.config.area,
                 "ground": self.inputs.ground_digest,
-            },
+            } | ({} if self.config.keep is None else {"keep": self.config.keep}),
         }  # fmt: skip
 
 
 def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Scored:
     """See `anysat.workflows.embed.embed`; `data` are cubes in memory, in place of the config's inputs."""
+    prepared = prepare(config, data) if config.update is None else prepare_update(config)
     if data is None:
-        given = [source.file for source in describe_sources(config.inputs).values()]
-        check_apart([Path(config.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], [*given, config.weights])
-    prepared = prepare(config, data)
+        asked = prepared.config
+        given = [source.file for source in describe_sources(asked.inputs).values()]
+        check_apart([Path(asked.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], [*given, asked.weights])
     said = [*prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
-    parts = [prepared.part(levelled(job, config)) for job in prepared.jobs]
-    return run_parts(parts, config, said, overwrite=config.overwrite)
+    if prepared.earlier is not None:
+        said += _added(prepared)
+    parts = [prepared.part(levelled(job, prepared.config)) for job in prepared.jobs]
+    if prepared.config.keep is not None:
+        tell_kept(prepared, parts)
+    return run_parts(parts, prepared.config, said, overwrite=config.overwrite or prepared.earlier is not None)
+
+
+def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
+    """Say how much will be kept so that dates can be added, before anything is.
+
+    Raises:
+        WriteError: the disk has no room for it.
+    """
+    for part in parts:
+        rows, cols = part.area.span.shape
+        size, folder = rows * cols * len(part.periods) * prepared.load.kept_bytes, series_of(part.store)
+        tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, so that dates can be added")
+        free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
+        if size > free:
+            raise WriteError(folder, f"it will take up to {size / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
+
+
+def _added(prepared: Prepared) -> list[str]:
+    """What is new in an update."""
+    lines = []
+    for key in prepared.inputs.sources:
+        source = prepared.new.get(key)
+        days = [] if source is None or source.dates is None else sorted(map(str, source.dates))
+        told = f"{len(days)} dates, {days[0]} to {days[-1]}" if days else "nothing"
+        lines.append(f"added to {key}: {told}")
+    return lines
 
 
 def levelled(job: Job, config: EmbedConfig) -> Job:
     """The job with what places add measured, where that is to be taken away and there are several windows."""
-    if config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
+    if job.places is not None or config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
         return job
     return replace(job, places=measure_places(job))
 
@@ -126,8 +188,7 @@ def prepare(
     model = _model(config, weights or config.weights)
     inputs = open_inputs(config, data or config.inputs, config.units, _records(config, model))
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
-    loads = [Load.of(inputs.sources, config.patch_size_m, model.config.dim, dense, days) for days in inputs.days]
-    load_of = max(loads, key=lambda one: one.values)
+    load_of = _load(config, model, inputs, dense)
     sizes = choose_sizes(load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers)
     areas = plan_areas(
         [source.footprint for source in inputs.sources.values()], config.patch_size_m, model.config.subpatch_order,
@@ -135,6 +196,53 @@ def prepare(
     )  # fmt: skip
     jobs = tuple(_job(config, model, inputs, area, windowing, dense, sizes) for area in areas)
     return Prepared(config=config, model=model, inputs=inputs, jobs=jobs, sizes=sizes, load=load_of)
+
+
+def prepare_update(given: EmbedConfig) -> Prepared:
+    """As `prepare`, for a store to which dates are added: on the same ground, with the same model and options.
+
+    Raises:
+        WeightsError: the weights are not those of then.
+    """
+    assert given.update is not None, given
+    earlier = Earlier.read(Path(given.update).absolute())
+    config = earlier.config(given)
+    model = _model(replace(config, statistics=None), config.weights)
+    model.normaliser = earlier.statistics
+    if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
+        raise WeightsError(config.weights, f"their digest is {found[:12]}…, that of the store's weights {wanted[:12]}…")
+    whole = earlier.periods[0][0], earlier.periods[-1][1]
+    inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole)
+    earlier.check_inputs(inputs.sources)
+    earlier.was(inputs.periods)
+    dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
+    load_of, area = _load(config, model, inputs, dense, earlier), earlier.area
+    sizes = choose_sizes(
+        load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers, block=earlier.block,
+        shard=area.shard,
+    )  # fmt: skip
+    job = replace(_job(config, model, inputs, area, windowing, dense, sizes), places=earlier.places)
+    return Prepared(config=config, model=model, inputs=inputs, jobs=(job,), sizes=sizes, load=load_of, earlier=earlier)
+
+
+def _load(
+    config: EmbedConfig, model: AnySat, inputs: AreaInputs, dense: Modality | None, earlier: Earlier | None = None
+) -> Load:
+    """What the sources put on each patch in the fullest period."""
+    loads = [Load.of(inputs.sources, config.patch_size_m, model.config.dim, dense, days) for days in inputs.days]
+    fullest = max(range(len(loads)), key=lambda number: loads[number].values)
+    if config.keep is None:
+        return loads[fullest]
+    keep: Keep = config.keep  # type: ignore[assignment]
+    kept = 0.0
+    for key, source in inputs.sources.items():
+        if source.modality.is_temporal and not source.modality.covers_tile:
+            pixels = (config.patch_size_m / source.modality.gsd_m) ** 2
+            projector: Any = model.projectors[key]
+            dates = np.array([]) if source.dates is None else source.dates
+            known = dates if earlier is None else np.union1d(dates, earlier.dates(key))
+            kept += pixels * num_bytes(projector, keep, num_dates(replace(source, dates=known), inputs.days[fullest]))
+    return replace(loads[fullest], kept_bytes=kept)
 
 
 def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
@@ -153,7 +261,7 @@ def _job(
     return Job(
         model=model, sources=inputs.sources, area=area, periods=inputs.days, windowing=windowing, block=sizes.block,
         dense=None if dense is None else dense.key, kept=UnitFiles(Path()), dataset=config.dataset,
-        precision=find_precision(config.precision, model.device),
+        precision="float32" if config.keep else find_precision(config.precision, model.device),
     )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def embed(
         >>> embed({"s1": s1}, 20, weights="nano", units=["s1=linear"], statistics="from-data").embedding.shape
         (1, 160, 3, 4)
     """
-    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities", "also", "readers"}
+    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities", "also", "readers",
+                                "keep", "update"}  # fmt: skip
     if unknown:
         raise InputError("anysat.embed", "options of what is computed", ", ".join(sorted(unknown)),
                          "`anysat embed` writes files")  # fmt: skip

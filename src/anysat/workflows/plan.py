@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anysat.errors import RecordError
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.probe import Scored
 
@@ -16,6 +17,11 @@ class PlanConfig(EmbedConfig):
     """Output that would be made; nothing is written."""
     measure: bool = True
     """Read, encode and fuse one window, to estimate minutes and operations on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.update is not None:
+            raise RecordError("--update", self.update, "nothing: a plan is of a store that is to be made")
+        super().__post_init__()
 
 
 def plan(config: PlanConfig) -> Scored:

@@ -53,6 +53,7 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     shards = job.area.shards
     values = prepared.load.values * rows * cols * periods
     tokens = 3 * cols * job.area.shard * prepared.load.modalities * prepared.model.config.dim * _VALUE_BYTES
+    kept = prepared.load.kept_bytes * rows * cols * periods
     stored = sum(_bytes(layout) for layout in prepared.part(job).layouts) * periods
     return [
         f"area: {rows} x {cols} patches of {size:g} m, {rows * cols * size**2 / 1e6:.4g} km2, in {job.area.geobox.crs} "
@@ -62,7 +63,8 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
         + (f", for each of {periods} periods" if periods > 1 else ""),
         f"to read: at most {_size(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
         f"{job.block} patches",
-        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while it runs",
+        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while it runs"
+        + (f"; {_size(kept)} kept to add dates" if kept else ""),
     ]
 
 
@@ -99,11 +101,11 @@ def _measure(job: Job) -> Measured:
     period, span, read, read_s = _read_one(job)
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
-        tokens = job.encode(span, read)
+        tokens = job.encode(period, span, read)
     with FlopCounterMode(display=False) as fusing:
         job.fuse_window(period, span, tokens)
     start = time.perf_counter()
-    tokens = job.encode(span, read)
+    tokens = job.encode(period, span, read)
     middle = time.perf_counter()
     job.fuse_window(period, span, tokens)
     end = time.perf_counter()

@@ -1,0 +1,113 @@
+"""Areas that grow: what is kept of each block so that later dates can join it, and blocks that go on from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anysat.areas.tokens import Flags, Tokens, prepared, tokens_of
+from anysat.areas.units import UnitFiles, names_in, unreadable_in
+from anysat.batch import Tile
+from anysat.errors import SourceError
+from anysat.geo.area import Span
+from anysat.geo.source import Source
+from anysat.geo.store import Unit
+from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.model.growth import Keep, Remembered
+from anysat.model.steps import SeenPatches
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Growing:
+    """What is kept of an area, and what an earlier run kept of it."""
+
+    files: UnitFiles
+    """By period and first row and column of patches of each block."""
+    keep: Keep
+    earlier: UnitFiles | None = None
+    """Of an earlier run, with blocks of the same ground; None for the first."""
+    was: Mapping[int, int] = field(default_factory=dict)
+    """Which period of the earlier run each of those is, that had some of its dates."""
+    new: Mapping[str, Source] = field(default_factory=dict)
+    """Sources with the dates that the earlier run did not see; those without any are left out."""
+
+    def goes_on(self, period: int, span: Span) -> bool:
+        """Whether an earlier run kept all that is to be known of a block, but for new dates."""
+        if self.earlier is None or period not in self.was:
+            return False
+        unit = Unit(self.was[period], span.top, span.left)
+        if not self.earlier.is_there(unit):
+            raise SourceError(
+                self.earlier.folder, f"what was kept of the block at row {span.top}, column {span.left} is missing",
+                "embed the area anew with --overwrite",
+            )  # fmt: skip
+        with self.earlier.opened(unit) as file:
+            return not unreadable_in(file)  # what could not be read then is read now, with all other dates
+
+
+def encode_growing(
+    model: AnySat, tile: Tile | None, patch_size_m: float, span: Span, inside: Flags, dense: str | None,
+    growing: Growing, period: int, unreadable: tuple[str, ...],
+) -> Tokens:  # fmt: skip
+    """Tokens of a block from what is kept of it and the dates in the tile; what is then known is kept.
+
+    Where nothing is kept of it, the tile has all dates.
+    """
+    unit, inputs = Unit(period, span.top, span.left), {} if tile is None else prepared(model, tile, patch_size_m)
+    before = Tokens(span)
+    series: dict[str, Remembered] = {}
+    if growing.goes_on(period, span):
+        assert growing.earlier is not None, period
+        old = Unit(growing.was[period], span.top, span.left)
+        before = _read_tokens(growing.earlier, old, span)
+        if not inputs:
+            growing.files.adopt(unit, growing.earlier, old)
+            return before
+        series = _read_series(growing.earlier, old)
+    seen: dict[str, SeenPatches] = {}
+    for key, pixels in inputs.items():
+        if model.config.modality(key).is_temporal:
+            seen[key], series[key] = model.grow(
+                key, pixels, patch_size_m, series.get(key), keep=growing.keep, keep_sub=key == dense,
+                chunk_rows=CHUNK_ROWS,
+            )  # fmt: skip
+        else:
+            kept = (dense,) if key == dense else ()
+            seen |= model.see({key: pixels}, patch_size_m, kept, chunk_rows=CHUNK_ROWS)
+    found = tokens_of(seen, span, inside, dense)
+    sub = before.sub if found.sub is None else found.sub
+    tokens = replace(found, patch={**before.patch, **found.patch}, sub=sub, unreadable=unreadable)
+    growing.files.write(unit, {**tokens.arrays(), **_arrays(series)}, unreadable)
+    return tokens
+
+
+def _arrays(series: Mapping[str, Remembered]) -> dict[str, NDArray[Any]]:
+    found = {}
+    for key, kept in series.items():
+        for name, part in {"days": kept.days, **kept.parts}.items():
+            found[f"series.{key}.{name}"] = part.cpu().numpy()
+    return found
+
+
+def _read_tokens(files: UnitFiles, unit: Unit, span: Span) -> Tokens:
+    with files.opened(unit) as file:
+        names = names_in(file)
+        keys = [name.removeprefix("patch.") for name in names if name.startswith("patch.")]
+        patch = {key: (file.get_tensor(f"patch.{key}"), file.get_tensor(f"valid.{key}")) for key in keys}
+        sub = (file.get_tensor("sub"), file.get_tensor("sub_valid")) if "sub" in names else None
+        return Tokens(span, patch, sub)
+
+
+def _read_series(files: UnitFiles, unit: Unit) -> dict[str, Remembered]:
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    with files.opened(unit) as file:
+        for name in names_in(file):
+            if name.startswith("series."):
+                key, part = name.removeprefix("series.").rsplit(".", 1)
+                found.setdefault(key, {})[part] = torch.from_numpy(np.array(file.get_tensor(name)))
+    return {key: Remembered(parts.pop("days"), parts) for key, parts in found.items()}

@@ -1,0 +1,93 @@
+"""Which dates of a series an embedding hangs on: each is left out in turn."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from anysat.batch import Batch, Tile
+from anysat.errors import UnknownNameError
+from anysat.model.chunks import slices
+from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
+from anysat.model.growth import Features, grow, seen_again
+from anysat.model.projectors import SeriesProjector
+from anysat.model.steps import SeenPatches
+from anysat.model.validity import any_of, mark_unseen
+
+
+@torch.inference_mode()
+def date_influence(
+    model: AnySat, tile: Tile, patch_size_m: float, modality: str
+) -> Float[Tensor, "time patch_row patch_col"]:
+    """How far the embedding of each patch turns when a date of a series is left out: one minus the cosine.
+
+    What each date shows by itself is computed once; the rest of the forward pass once for each date.
+
+    Args:
+        model: in eval mode.
+        tile: what was seen of one place.
+        patch_size_m: side of a patch in metres.
+        modality: key of the series whose dates are left out; it must lie in patches.
+
+    Returns:
+        For each of its dates in the tile; by what it shows of other patches, too, with which a patch is fused. NaN where
+        nobody sees the patch, or not without this date.
+
+    Raises:
+        UnknownNameError: the tile has no such series.
+        Others as `AnySat.encode`.
+
+    Examples:
+        >>> import numpy as np, anysat
+        >>> values = np.random.default_rng(0).normal(-12, 2, (3, 2, 4, 4)).astype("float32")
+        >>> days = np.array(["2020-01-05", "2020-04-01", "2020-07-01"], "datetime64[D]")
+        >>> s1, units = anysat.MODALITIES["s1"], ["dB", "dB"]
+        >>> radar = anysat.Observation.of(s1, values, bands=["VV", "VH"], units=units, dates=days)
+        >>> tile, model = anysat.Tile(observations={"s1": radar}), anysat.load("nano")
+        >>> model.normaliser = anysat.Normaliser.from_batch(anysat.Batch.of([tile]))
+        >>> date_influence(model, tile, 20, "s1").shape
+        torch.Size([3, 2, 2])
+    """
+    series = {key for key in tile.observations if (m := model.config.modality(key)).is_temporal and not m.covers_tile}
+    if modality not in series:
+        raise UnknownNameError("series of the tile", modality, series, "Its dates are left out one by one")
+    dates = tile.observations[modality].dates
+    assert dates is not None, modality
+    inputs, tiles = model.prepare(Batch.of([tile]), patch_size_m)
+    grid = tiles.num_rows, tiles.num_cols
+    seen = model.see({k: p for k, p in inputs.items() if k != modality}, patch_size_m, chunk_rows=CHUNK_ROWS)
+    if modality not in inputs:  # it has no valid value, so that no date changes anything
+        whole = _fused(model, seen, grid, patch_size_m)
+        return torch.where(whole.isnan().any(-1), whole.new_tensor(float("nan")), 0.0).repeat(len(dates), 1, 1)
+    projector, kind = model.projectors[modality], Features()
+    assert isinstance(projector, SeriesProjector), modality
+    own = projector, model.spatial, model.config, model.config.modality(modality)
+    all_dates, kept = grow(*own, None, inputs[modality], patch_size_m, kind=kind, chunk_rows=CHUNK_ROWS)
+    whole = _fused(model, {**seen, modality: all_dates}, grid, patch_size_m)
+    code, found = projector.date_code(kept.days[None])[0], []
+    for date in range(len(dates)):
+        tokens: list[Tensor] = []
+        present = kept.parts["present"].clone()
+        present[:, date] = False
+        for some in slices(slice(0, len(present)), CHUNK_ROWS, len(dates)):
+            parts = {"features": kept.parts["features"][some], "present": present[some]}
+            tokens.append(kind.tokens(projector, parts, code)[0][0])
+        without = seen_again(
+            *own[1:], grid, torch.cat(tokens), present.any(1), patch_size_m, chunk_rows=CHUNK_ROWS
+        )  # fmt: skip
+        turned = _fused(model, {**seen, modality: without}, grid, patch_size_m)
+        found.append(1 - functional.cosine_similarity(whole, turned, dim=-1))
+    return torch.stack(found)
+
+
+def _fused(
+    model: AnySat, seen: dict[str, SeenPatches], grid: tuple[int, int], patch_size_m: float
+) -> Float[Tensor, "patch_row patch_col dim"]:
+    """Patch embeddings of one tile, NaN where nobody saw."""
+    _, fused = model.fuse(seen, grid, patch_size_m, max_pairs=MAX_PAIRS)
+    patch = fused.view(*grid, -1)
+    flags = [tokens.patch_valid for key, tokens in seen.items() if not model.config.modality(key).covers_tile]
+    valid = any_of(flags)
+    return mark_unseen(patch, None if valid is None else valid[0])

@@ -1,0 +1,219 @@
+"""What is kept beside an area's store so that dates can be added, and taken up again by `anysat embed --update`.
+
+`NAME.series` holds a folder for the store as it is, named by the store's fingerprint: what is kept of each block, and
+`about.json`. An update writes the next folder beside it; the store's renaming makes that the one that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from anysat.areas.growing import Growing
+from anysat.areas.job import Job
+from anysat.areas.tokens import Floats
+from anysat.areas.units import UnitFiles
+from anysat.data.work import write_whole
+from anysat.errors import MissingFileError, RecordError, SourceError
+from anysat.geo.area import Area
+from anysat.geo.descriptions import InputPath, describe_sources
+from anysat.geo.periods import Period
+from anysat.geo.source import Source
+from anysat.geo.stored import open_stored, provenance_of
+from anysat.normalise import Normaliser
+from anysat.workflows.embed import GIVEN_ANEW, EmbedConfig
+
+if TYPE_CHECKING:
+    from anysat.model.growth import Keep
+
+_ABOUT, _PLACES = "about.json", "places.npy"
+_NOT_KEPT = {"inputs", "update", "device", "memory_gb", "readers", "scheduler", "out", "overwrite"}
+_MAYBE_PATHS = ("weights", "area", "modalities", "statistics")
+
+
+def series_of(store: Path) -> Path:
+    """Where what is kept of the series of a store lies."""
+    return store.with_suffix(".series")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Earlier:
+    """What an earlier run kept, and what its store says of itself."""
+
+    store: Path
+    folder: Path
+    about: Mapping[str, Any]
+    made_from: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, store: Path) -> Earlier:
+        """Of the store at a place.
+
+        Raises:
+            MissingFileError: there is no store, or nothing was kept beside it.
+        """
+        open_stored(store)
+        told = provenance_of(store)
+        folder = series_of(store) / str(told.get("fingerprint"))
+        if not (folder / _ABOUT).is_file():
+            raise MissingFileError(folder / _ABOUT, "what `anysat embed --keep series` keeps beside a store, so that "
+                                   "dates can be added")  # fmt: skip
+        about = json.loads((folder / _ABOUT).read_text())
+        return cls(store=store, folder=folder, about=about, made_from=told["made_from"])
+
+    def config(self, given: EmbedConfig) -> EmbedConfig:
+        """The options it was made with, and those given anew; inputs that are not given are those from then."""
+        typed = {field.name for field in fields(given) if getattr(given, field.name) not in (field.default, [])}
+        if wrong := sorted(typed - GIVEN_ANEW):
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+            raise RecordError("--update", names, f"no option of the store itself: it is as {self.store.name} was made")
+        kept = {**self.about["config"], **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
+        replaced = describe_sources(given.inputs).keys() if given.inputs else set()
+        unchanged = [word for word in kept["inputs"] if not describe_sources([word]).keys() & replaced]
+        inputs = [*unchanged, *given.inputs]
+        return EmbedConfig(**{**kept, "inputs": inputs, "out": str(self.store), "update": str(self.store)})
+
+    @property
+    def periods(self) -> list[Period]:
+        """First and last day of each."""
+        return [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in self.about["periods"]]
+
+    @property
+    def area(self) -> Area:
+        """The ground, as it was cut."""
+        import shapely
+
+        kept = self.about["area"]
+        geobox = GeoBox(kept["shape"], Affine(*kept["affine"]), kept["crs"])
+        wanted = None if kept["wanted"] is None else shapely.from_wkb(kept["wanted"])
+        return Area(geobox=geobox, patch_size_m=kept["patch_size_m"], shard=kept["shard"],
+                    crs_reason=kept["crs_reason"], wanted=wanted)  # fmt: skip
+
+    @property
+    def block(self) -> int:
+        """Patches along a side of a block."""
+        return int(self.about["block"])
+
+    @property
+    def statistics(self) -> Normaliser | None:
+        """What values were standardised with."""
+        kept = self.about["statistics"]
+        return None if kept is None else Normaliser.from_dict(kept)
+
+    @property
+    def places(self) -> Floats | None:
+        """What a place in a window adds, as it was measured."""
+        path = self.folder / _PLACES
+        return np.load(path) if path.exists() else None
+
+    def scale(self, name: str) -> Floats | None:
+        """Steps of the linear codes in which a group is stored."""
+        return open_stored(self.store)[name].scale
+
+    def dates(self, key: str) -> np.ndarray:
+        """Dates of an input that are in the store."""
+        return np.array(self.made_from["inputs"][key]["dates"], "datetime64[D]")
+
+    def check_inputs(self, sources: Mapping[str, Source]) -> None:
+        """Refuse other sensors than those of the store.
+
+        Raises:
+            SourceError: it says which there are.
+        """
+        if sources.keys() != self.made_from["inputs"].keys():
+            raise SourceError(self.store, f"it is made from {', '.join(self.made_from['inputs'])}, and there is "
+                              f"{', '.join(sources)}", "embed other inputs into a store of their own")  # fmt: skip
+
+    def new(self, sources: Mapping[str, Source]) -> dict[str, Source]:
+        """Sources with the dates that are not in the store; those without any are left out."""
+        found = {}
+        for key, source in sources.items():
+            if source.dates is not None and (others := source.without(self.dates(key))) is not None:
+                found[key] = others
+        return found
+
+    def was(self, periods: Sequence[Period]) -> dict[int, int]:
+        """Which of its periods each of others is.
+
+        Raises:
+            RecordError: a period of the store is cut, or put together with another.
+        """
+        found: dict[int, int] = {}
+        for number, (first, last) in enumerate(self.periods):
+            same = [n for n, (start, end) in enumerate(periods) if start <= first and end >= last]
+            if not same or same[0] in found:
+                raise RecordError("periods", [f"{a} to {b}" for a, b in periods], f"one that holds {first} to {last}, "
+                                  "which the store has, and no other of it")  # fmt: skip
+            found[same[0]] = number
+        return found
+
+
+def grown_inputs(earlier: Earlier, facts: Mapping[str, Any], new: Mapping[str, Source]) -> dict[str, Any]:
+    """What a store is made from once new dates are in it: as it was where there are none."""
+    found = {}
+    for key, was in earlier.made_from["inputs"].items():
+        dates = sorted({*was["dates"], *facts[key]["dates"]})
+        found[key] = {**facts[key], "dates": dates} if key in new else was
+    return found
+
+
+def keep_about(
+    folder: Path, config: EmbedConfig, job: Job, periods: Sequence[Period], statistics: Normaliser | None
+) -> None:
+    """Write down what an update must know."""
+    area = job.area
+    about = {
+        "config": {name: value for name, value in asdict(config).items() if name not in _NOT_KEPT}
+        | {"inputs": [_absolute(word) for word in config.inputs]}
+        | {name: _path_or_name(getattr(config, name)) for name in _MAYBE_PATHS},
+        "periods": [[str(first), str(last)] for first, last in periods],
+        "area": {
+            "shape": list(area.geobox.shape), "affine": list(area.geobox.affine)[:6], "crs": str(area.geobox.crs),
+            "patch_size_m": area.patch_size_m, "shard": area.shard, "crs_reason": area.crs_reason,
+            "wanted": None if area.wanted is None else area.wanted.wkb_hex,
+        },
+        "block": job.block,
+        "statistics": None if statistics is None else statistics.to_dict(),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if job.places is not None:
+        np.save(folder / _PLACES, job.places, allow_pickle=False)
+    write_whole(folder / _ABOUT, json.dumps(about, indent=1).encode())
+
+
+def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Sequence[Period], new: Mapping[str, Source]
+               ) -> Growing:  # fmt: skip
+    """What a job is told of keeping, and of what was kept."""
+    if earlier is None:
+        return Growing(files=UnitFiles(folder), keep=keep)
+    return Growing(
+        files=UnitFiles(folder), keep=keep, earlier=UnitFiles(earlier.folder), was=earlier.was(periods), new=new
+    )
+
+
+def sweep(store: Path, fingerprint: str) -> None:
+    """Remove what was kept of a store as it was before."""
+    for other in series_of(store).iterdir():
+        if other.name != fingerprint:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _absolute(word: str) -> str:
+    """An input that means the same in another folder."""
+    if "=" not in word:
+        return str(Path(word).absolute())
+    key, _, path = word.partition("=")
+    return f"{key}={Path(path).absolute()}" if Path(InputPath.parse(word).path).exists() else word
+
+
+def _path_or_name(word: str | None) -> str | None:
+    return str(Path(word).absolute()) if word is not None and Path(word).exists() else word

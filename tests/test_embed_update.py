@@ -1,0 +1,215 @@
+"""`anysat embed --keep` and `--update`: dates are added to a store, and it is as if they had always been there."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import xarray
+
+from anysat.cli import main
+from anysat.modalities import MODALITIES as M
+from geo_builders import geobox, write_tif
+
+ROWS, COLS = 26, 30
+S2_DAYS = ["2020-01-03", "2020-02-12", "2020-03-30", "2020-06-30"]
+S1_DAYS = ["2020-01-05", "2020-03-01", "2020-05-11", "2020-07-01"]
+KEYS = {"s2": S2_DAYS, "s1": S1_DAYS}
+
+
+def write_dates(folder, key, days):
+    """A GeoTIFF for each day, with a cloud of its own."""
+    (folder / key).mkdir(exist_ok=True, parents=True)
+    names = M[key].band_names
+    for day in days:
+        rng = np.random.default_rng(int(day.replace("-", "")))
+        y, x = np.mgrid[:ROWS, :COLS]
+        waves = np.sin(x / 4 + y / 6 + np.arange(len(names))[:, None, None] + int(day[5:7]))
+        values = 1500 + 900 * waves if key == "s2" else -15 + 4 * waves
+        values = (values + rng.normal(0, 0.05, values.shape)).astype(np.float32)
+        row, col = rng.integers(20, size=2)
+        values[:, row : row + 6, col : col + 8] = np.nan
+        write_tif(folder / key / f"{day}.tif", values, geobox((ROWS, COLS)), names=names, nodata=np.nan)
+    return f"{key}={folder / key}"
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Words of inputs whose last dates are still to come."""
+    return [write_dates(tmp_path / "in", key, days[:-1]) for key, days in KEYS.items()]
+
+
+def later(tmp_path, keys=("s2", "s1")):
+    for key in keys:
+        write_dates(tmp_path / "in", key, KEYS[key][-1:])
+
+
+WAY = ["--patch-size-m=20", "--weights=nano", "--dataset=bigearthnet_pairs", "--places=kept", "--window=8",
+       "--memory-gb=0.96"]  # fmt: skip
+
+
+def embed(inputs, out, *words):
+    return main(["embed", *inputs, f"--out={out}", *WAY, *words])
+
+
+def patches(store, group="patch"):
+    return xarray.open_zarr(store, group=group)
+
+
+@pytest.mark.parametrize("keep", ["series", "features"])
+def test_an_updated_store_is_that_of_all_dates_at_once(inputs, tmp_path, capsys, keep):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, f"--keep={keep}", "--dense=s1", "--also=.tif") == 0
+    assert "keeping up to" in capsys.readouterr().err
+    before = patches(out).load()
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "added to s2: 1 dates, 2020-06-30 to 2020-06-30" in said.out
+    assert embed(inputs, tmp_path / "all.zarr", "--dense=s1") == 0
+    for group in ("patch", "dense"):
+        found, wanted = patches(out, group), patches(tmp_path / "all.zarr", group)
+        np.testing.assert_array_equal(found.valid.values, wanted.valid.values)
+        np.testing.assert_allclose(found.embedding.values, wanted.embedding.values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(found.time.values, wanted.time.values)
+    assert np.abs(before.embedding.values - patches(out).embedding.values).max() > 1e-3
+    assert main(["catalog", "validate", str(out)]) == 0
+    told = json.loads((out / "zarr.json").read_text())["attributes"]["anysat"]
+    assert told["made_from"]["inputs"]["s1"]["dates"] == S1_DAYS
+    assert len(list((tmp_path / "a.series").iterdir())) == 1
+    with rasterio.open(tmp_path / "a.tif") as image:
+        np.testing.assert_array_equal(image.read(), patches(out).embedding.values[0])
+
+
+def test_dates_that_are_there_are_not_read_again(inputs, tmp_path, capsys):
+    """Not even there: the new dates lie in folders of their own, and one sensor has none."""
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    later(tmp_path)
+    assert embed([inputs[0], write_dates(tmp_path / "three", "s1", S1_DAYS[:-1])], tmp_path / "all.zarr") == 0
+    for day in S2_DAYS[:-1]:
+        (tmp_path / "in" / "s2" / f"{day}.tif").unlink()
+    write_dates(tmp_path / "in", "s2", S2_DAYS[-1:])
+    capsys.readouterr()
+    assert main(["embed", f"s1={tmp_path / 'three' / 's1'}", "--update", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "added to s1: nothing" in said
+    assert "added to s2: 1 dates" in said
+    all_at_once = tmp_path / "whole.zarr"
+    write_dates(tmp_path / "in", "s2", S2_DAYS)
+    assert embed([inputs[0], f"s1={tmp_path / 'three' / 's1'}"], all_at_once) == 0
+    np.testing.assert_allclose(patches(out).embedding.values, patches(all_at_once).embedding.values, atol=1e-5)
+
+
+def test_months_grow_and_new_ones_begin(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series", "--period=season") == 0
+    later(tmp_path)
+    write_dates(tmp_path / "in", "s1", ["2020-03-20"])
+    assert main(["embed", "--update", str(out)]) == 0
+    assert embed(inputs, tmp_path / "all.zarr", "--period=season") == 0
+    found, wanted = patches(out), patches(tmp_path / "all.zarr")
+    assert found.sizes["time"] == 3
+    np.testing.assert_array_equal(found.valid.values, wanted.valid.values)
+    np.testing.assert_allclose(found.embedding.values, wanted.embedding.values, atol=1e-5)
+
+
+def test_with_nothing_new_nothing_is_computed(inputs, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", None)
+    before = patches(out).load()
+    assert main(["embed", "--update", str(out)]) == 0
+    assert "computed by an earlier run" in capsys.readouterr().out
+    np.testing.assert_array_equal(patches(out).embedding.values, before.embedding.values)
+
+
+def test_statistics_places_and_steps_are_those_of_the_first_time(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    words = ["--statistics=from-data", "--places=removed", "--store=int8-scale", "--keep=series"]
+    way = [word for word in WAY if "places" not in word and "dataset" not in word]
+    assert main(["embed", *inputs, f"--out={out}", *way, *words]) == 0
+    old = json.loads((out / "zarr.json").read_text())["attributes"]["anysat"]["made_from"]
+    scale = patches(out).scale.values
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    new = json.loads((out / "zarr.json").read_text())["attributes"]["anysat"]["made_from"]
+    assert new["statistics"] == old["statistics"]
+    assert new["options"] == old["options"]
+    np.testing.assert_array_equal(patches(out).scale.values, scale)
+
+
+def test_an_update_that_is_killed_leaves_the_store_and_goes_on(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series", "--period=season") == 0
+    before = patches(out).embedding.values
+    later(tmp_path)
+    program = (
+        "import os, signal, sys; from anysat.areas import growing; from anysat.cli import main\n"
+        "kept, calls = growing.encode_growing, []\n"
+        "def last(*a, **k):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return kept(*a, **k)\n"
+        "import anysat.areas.job; anysat.areas.job.encode_growing = last\n"
+        f"main(['embed', '--update', {str(out)!r}])"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    np.testing.assert_array_equal(patches(out).embedding.values, before)
+    assert main(["embed", "--update", str(out)]) == 0
+    assert embed(inputs, tmp_path / "all.zarr", "--period=season") == 0
+    np.testing.assert_allclose(
+        patches(out).embedding.values, patches(tmp_path / "all.zarr").embedding.values, atol=1e-5
+    )
+    assert not out.with_name("a.zarr.partial").exists()
+
+
+def test_what_could_not_be_read_is_read_with_the_new_dates(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.areas.job.RETRY_AFTER_S", 0.0)
+    out, broken = tmp_path / "a.zarr", tmp_path / "in" / "s1" / f"{S1_DAYS[1]}.tif"
+    whole = broken.read_bytes()
+    rasterio.shutil.copy(broken, tmp_path / "cog.tif", driver="COG")  # what says where pixels lie comes first
+    cog = (tmp_path / "cog.tif").read_bytes()
+    broken.write_bytes(cog[: len(cog) // 2])
+    assert embed(inputs, out, "--keep=series") == 1
+    broken.write_bytes(whole)
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    assert embed(inputs, tmp_path / "all.zarr") == 0
+    np.testing.assert_allclose(
+        patches(out).embedding.values, patches(tmp_path / "all.zarr").embedding.values, atol=1e-5
+    )
+
+
+MISTAKES = [
+    (["--update", "{out}", "--window=4"], "--window"),
+    (["--update", "{tmp}/none.zarr"], "none.zarr"),
+    (["s2={tmp}/in/s2", "--update", "{plain}"], "--keep series"),
+    (["l8={tmp}/in/s2", "--update", "{out}"], "l8"),
+    (["--update", "{out}", "--period=month", "--dates=2020-02-01/2020-03-31"], "2020-01-03"),
+    (["--out={tmp}/b.zarr", "--patch-size-m=20"], "--update"),
+    (["s2={tmp}/in/s2", "--patch-size-m=20"], "--out"),
+    (["s2={tmp}/in/s2", "--patch-size-m=20", "--out={tmp}/b.tif", "--keep=series"], "NAME.zarr"),
+    (["s2={tmp}/in/s2", "--patch-size-m=20", "--out={tmp}/b.zarr", "--keep=all"], "features"),
+    (["s2={tmp}/in/s2", "--patch-size-m=20", "--out={tmp}/b.zarr", "--keep=series", "--precision=bf16"], "float32"),
+]
+
+
+def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, capsys):
+    out, plain = tmp_path / "a.zarr", tmp_path / "plain.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    assert embed(inputs[:1], plain) == 0
+    names, before = {"out": out, "tmp": tmp_path, "plain": plain}, patches(out).embedding.values
+    there = sorted(path.name for path in tmp_path.iterdir())
+    for words, told in MISTAKES:
+        capsys.readouterr()
+        assert main(["embed", *(word.format(**names) for word in words)]) == 2, words
+        said = capsys.readouterr().err
+        assert told in said, (words, said)
+        assert len(said.strip().splitlines()) == 1, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+    np.testing.assert_array_equal(patches(out).embedding.values, before)
