@@ -254,11 +254,7 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
     print(f"busy with something else: {others:.2f} cores of {os.cpu_count()}", file=sys.stderr)
     if others > BUSY and not is_busy_allowed:
         sys.exit("not reported: stop what else is running, or give --busy")
-    a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
-    rate = 2 * 2048**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
-    machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-               "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
-    found = {"machine": machine, "cases": {}}
+    found = {"machine": machine_facts(times, others), "cases": {}}
     for name in names:
         found["cases"][name] = measured(name, times, has_fast_bf16(torch.device("cpu")), with_compiled)
         print(name, json.dumps(found["cases"][name]), file=sys.stderr, flush=True)
@@ -266,6 +262,14 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def machine_facts(times: int, others: float) -> dict[str, Any]:
+    """What figures are of."""
+    a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
+    rate = 2 * 2048**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
+    return {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
 
 
 def _processor() -> str:

@@ -108,9 +108,10 @@ class Features:
     def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:
         """From the norm over dates on."""
         features, present = parts["features"][None], parts["present"][None]
+        absent = None if bool(present.all()) else present  # a norm over whole series takes half the time
         if projector.date_norm is not None:
-            features = projector.date_norm(features, present)
-        pooled = projector.pooling(features, when[None].to(features.dtype), present)
+            features = projector.date_norm(features, absent)
+        pooled = projector.pooling(features, when[None].to(features.dtype), absent)
         return projector.finished(pooled), present.any(-1)
 
 
@@ -179,7 +180,7 @@ def grow(
     assert pixels.days is not None, modality.key
     assert len(pixels.days) == 1, pixels.days.shape
     days = pixels.days[0] if before is None else torch.cat([before.days, pixels.days[0].to(before.days)])
-    code = projector.date_code(days[None])[0]
+    code, projector = projector.date_code(days[None])[0], projector.prepared()
     new = code[len(days) - values.shape[1] :]
 
     found: list[Parts] = []

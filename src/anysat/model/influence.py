@@ -32,8 +32,8 @@ def date_influence(
         modality: key of the series whose dates are left out; it must lie in patches.
 
     Returns:
-        For each of its dates in the tile; by what it shows of other patches, too, with which a patch is fused. NaN where
-        nobody sees the patch, or not without this date.
+        For each of its dates in the tile; by what it shows of other patches, too, with which a patch is fused. NaN
+        where nobody sees the patch, or not without this date.
 
     Raises:
         UnknownNameError: the tile has no such series.

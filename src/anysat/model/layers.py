@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -130,6 +131,58 @@ class ChannelNorm(nn.GroupNorm):
         groups = x.reshape(len(x), self.num_groups, -1)
         normal = functional.layer_norm(groups, groups.shape[2:], eps=self.eps).flatten(1)
         return normal.mul_(self.weight).add_(self.bias)
+
+
+class RowLayers(nn.Sequential):
+    """Layers of rows, in which a norm over channels may follow a linear layer."""
+
+    def prepared(self) -> nn.Module:
+        """The same layers for one pass in which nothing is learned, in which a linear layer and its norm are one.
+
+        The mean of each group is taken off the weights, which are copied: those of another day are never served.
+        """
+        return PreparedRows(self) if _may_prepare(next(self.parameters())) else self
+
+
+class PreparedRows(nn.Module):
+    """Row layers made ready; what is left of a norm happens in place, without a second look for the mean."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.steps: list[Callable[[Tensor], Tensor]] = []
+        for layer, following in zip(layers, [*[*layers][1:], None], strict=True):
+            if isinstance(layer, nn.Linear) and isinstance(following, ChannelNorm):
+                self.steps.append(_normed_linear(layer, following))
+            elif not isinstance(layer, ChannelNorm):
+                self.steps.append(layer)
+
+    def forward(self, x: Float[Tensor, "row in"]) -> Float[Tensor, "row out"]:
+        """One after the other."""
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def _may_prepare(weight: Tensor) -> bool:
+    """Whether this pass learns nothing, is not being exported, and multiplies in the type of the weights."""
+    is_mixed = torch.is_autocast_enabled(weight.device.type)
+    return not (torch.is_grad_enabled() or torch.compiler.is_exporting() or is_mixed)
+
+
+def _normed_linear(linear: nn.Linear, norm: ChannelNorm) -> Callable[[Tensor], Tensor]:
+    """A linear layer and the norm after it: that of rows whose groups have no mean."""
+    groups = norm.num_groups, -1
+    weight, bias = linear.weight.unflatten(0, groups), linear.bias.unflatten(0, groups)  # type: ignore[no-untyped-call]
+    weight, bias = ((part - part.mean(1, keepdim=True)).flatten(0, 1) for part in (weight, bias))
+
+    def run(x: Tensor) -> Tensor:
+        found = functional.linear(x, weight, bias)
+        parts = found.view(len(found), norm.num_groups, -1)
+        scale = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(norm.eps).rsqrt_()
+        parts.mul_(scale[..., None])
+        return torch.addcmul(norm.bias, found, norm.weight, out=found)
+
+    return run
 
 
 class Block(nn.Module):

@@ -7,6 +7,7 @@ pixels of any number of patches into tokens. A modality's fields choose the proj
 from __future__ import annotations
 
 import math
+from copy import copy
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from anysat.modalities import Modality
 from anysat.model.config import NUM_TEMPORAL_HEADS, ModelConfig
-from anysat.model.layers import ChannelNorm
+from anysat.model.layers import ChannelNorm, RowLayers
 from anysat.model.positions import day_code
 
 Tokens = tuple[Float[Tensor, "patch sub dim"], Bool[Tensor, "patch sub"] | None]
@@ -52,6 +53,10 @@ class ImageProjector(nn.Module):
             y=self.side_px,
             x=self.side_px,
         )
+
+    def prepared(self) -> ImageProjector:
+        """It is ready."""
+        return self
 
     def date_code(self, days: None) -> None:
         """An image has no dates."""
@@ -205,7 +210,7 @@ class SeriesProjector(nn.Module):
         widths = [len(modality.bands), *hidden, dim]
         self.num_bands = len(modality.bands)
         self.fill = nn.Parameter(torch.zeros(()))
-        self.pixel_mlp = nn.Sequential()
+        self.pixel_mlp = RowLayers()
         for width_in, width_out in pairwise(widths):
             self.pixel_mlp.extend(
                 [
@@ -217,7 +222,7 @@ class SeriesProjector(nn.Module):
             )
         self.date_norm = DateNorm(NUM_TEMPORAL_HEADS, dim) if modality.normalises_over_dates else None
         self.pooling = TemporalPooling(config)
-        self.out_mlp = nn.Sequential(nn.Linear(dim, dim), ChannelNorm(4, dim), nn.ReLU(inplace=True))
+        self.out_mlp = RowLayers(nn.Linear(dim, dim), ChannelNorm(4, dim), nn.ReLU(inplace=True))
         self.dropout = nn.Dropout(dropout_prob)
         self.out_norm = ChannelNorm(NUM_TEMPORAL_HEADS, dim)
 
@@ -231,6 +236,13 @@ class SeriesProjector(nn.Module):
             sr=num_sub,
             sc=num_sub,
         )
+
+    def prepared(self) -> SeriesProjector:
+        """The same projector, made ready for one pass in which nothing is learned."""
+        found = copy(self)
+        ready = {"pixel_mlp": self.pixel_mlp.prepared(), "out_mlp": self.out_mlp.prepared()}
+        found._modules = {**self._modules, **ready}
+        return found
 
     def date_code(self, days: Real[Tensor, "batch time"]) -> Float[Tensor, "batch time slice"]:
         """Code of each date, made once for all pixels of a tile."""

@@ -1,0 +1,148 @@
+"""What it costs when a date joins a series, beside computing all dates anew.
+
+python benchmarks/speed_update.py run [--times 5] [--json docs/experiments/speed-update.json]
+python benchmarks/speed_update.py print docs/experiments/speed-update.json
+
+A tile of PASTIS (320 m, SPOT, 40 dates of Sentinel-2 and Sentinel-1, patches of 40 m) gets a 41st date of both, base
+size, float32. *Projector*: pixel tokens of one sensor from what is kept and the new date, beside those of 41 dates.
+*Refresh*: embeddings of all patches, from what is kept of both, the tokens of SPOT, and the new dates, beside the whole
+forward pass. Both take turns; ratios are those of each turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from speed import PASTIS, Case, _seconds, base_model, load, machine_facts
+
+from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
+from anysat.model.growth import Keep, find_kind, num_bytes
+from anysat.model.inputs import PixelInput, read_published
+from anysat.model.projectors import SeriesProjector
+
+CASE = Case({key: 41 if dates else 0 for key, dates in PASTIS.items()}, 320, 40)
+SERIES = ("s1-asc", "s2")
+
+
+def dates_of(pixels: PixelInput, which: slice) -> PixelInput:
+    """Some dates of a series."""
+    assert pixels.days is not None, pixels
+    return PixelInput(pixels.values[:, which], pixels.days[:, which], None)
+
+
+def projector_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: Keep) -> list[Callable[[], Any]]:
+    """Tokens of pixels of one sensor: from all dates, and from what is kept and the last one."""
+    projector: Any = model.projectors[key]
+    assert isinstance(projector, SeriesProjector), key
+    kind = find_kind(projector, keep)
+    values = projector.cut(inputs[key].values, 1).flatten(0, 1)
+    code = projector.date_code(inputs[key].days)[0]
+    step = CHUNK_ROWS // values.shape[1]
+    parts = [values[start : start + step] for start in range(0, len(values), step)]
+    kept = [kind.of(projector, part[:, :-1], code[:-1]) for part in parts]
+
+    def anew() -> list[Any]:
+        return [projector(part[None], code[None], None)[0] for part in parts]
+
+    def updated() -> list[Any]:
+        found = []
+        for part, before in zip(parts, kept, strict=True):
+            found.append(
+                kind.tokens(projector, kind.joined(before, kind.of(projector, part[:, -1:], code[-1:])), code)[0]
+            )
+        return found
+
+    torch.testing.assert_close(torch.cat(updated(), 1), torch.cat(anew(), 1), atol=1e-5, rtol=1e-5)
+    return [anew, updated]
+
+
+def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], keep: Keep) -> list[Callable[[], Any]]:
+    """Embeddings of all patches: anew, and from what is kept."""
+    side = round(CASE.side_m / CASE.patch_m)
+    still = model.see({"spot": inputs["spot"]}, CASE.patch_m, chunk_rows=CHUNK_ROWS)
+    kept = {
+        key: model.grow(key, dates_of(inputs[key], slice(0, -1)), CASE.patch_m, keep=keep, chunk_rows=CHUNK_ROWS)[1]
+        for key in SERIES
+    }
+
+    def anew() -> Any:
+        return model.core(inputs, CASE.patch_m, chunk_rows=CHUNK_ROWS).patch.flatten(1, 2)
+
+    def updated() -> Any:
+        seen = dict(still)
+        for key in SERIES:
+            last = dates_of(inputs[key], slice(-1, None))
+            seen[key], _ = model.grow(key, last, CASE.patch_m, kept[key], keep=keep, chunk_rows=CHUNK_ROWS)
+        ordered = {key: seen[key] for key in inputs}
+        return model.fuse(ordered, (side, side), CASE.patch_m, max_pairs=MAX_PAIRS)[1]
+
+    torch.testing.assert_close(updated(), anew(), atol=1e-5, rtol=1e-5)
+    return [anew, updated]
+
+
+def run(times: int, path: Path | None) -> None:
+    """Measure, print, and keep."""
+    model, found = base_model(), {"machine": machine_facts(times, load()), "rows": []}
+    inputs = read_published(CASE.inputs(), model.config)
+    works = [
+        ("projector", key, keep, projector_ways)
+        for key, keep in (("s1-asc", "series"), ("s2", "features"), ("s2", "series"))
+    ]
+    works += [("refresh", "all", keep, refresh_ways) for keep in ("series", "features")]
+    with torch.inference_mode():
+        for what, key, keep, make in works:
+            one = make(model, inputs, key, keep) if what == "projector" else make(model, inputs, keep)
+            turns = [[_seconds(way) for way in one] for _ in range(times)]
+            anew, updated = (statistics.median(column) for column in zip(*turns, strict=True))
+            keys = SERIES if key == "all" else (key,)
+            found["rows"].append({
+                "what": what, "sensor": key, "keep": keep, "anew_s": anew, "updated_s": updated,
+                "ratio": statistics.median(b / a for a, b in turns),
+                "kept_bytes_per_pixel": sum(num_bytes(model.projectors[k], keep, 41) for k in keys),
+            })  # fmt: skip
+    print(table(found))
+    if path is not None:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown."""
+    machine = found["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; medians of "
+        f"{machine['times']}, {machine['load']:.1f} cores busy with something else.",
+        "", "| what | of | kept | 41 dates anew, s | 41st date added, s | ratio | kept bytes a pixel |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['what']} | {row['sensor']} | {row['keep']} | {row['anew_s']:.2f} | {row['updated_s']:.3f} | "
+            f"{row['ratio']:.3f} | {row['kept_bytes_per_pixel']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, or print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("run")
+    measure.add_argument("--times", type=int, default=5)
+    measure.add_argument("--json", type=Path)
+    shown = commands.add_parser("print")
+    shown.add_argument("file", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.times, options.json)
+    else:
+        print(table(json.loads(options.file.read_text())))
+
+
+if __name__ == "__main__":
+    main()
