@@ -88,7 +88,7 @@ def see(
         return joined([project_few(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
 
     return over_patches(
-        spatial, config, modality, patch_size_m, (len(values) // (rows * cols), rows, cols), project,
+        spatial, config, modality, patch_size_m, (pixels.values.shape[0], rows, cols), project,
         keep_sub=keep_sub, chunk_rows=chunk_rows, recompute=recompute,
     )  # fmt: skip
 
