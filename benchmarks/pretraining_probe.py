@@ -113,9 +113,19 @@ def _facts(samples: Samples, train: np.ndarray) -> dict[str, Any]:
 
 
 def probe_real(
-    model: AnySat, data: Path, *, twin_seed: int | None = 0, isometric: bool = False, cache: Path | None = None
-) -> dict[str, Any]:
-    """Scores of an encoder on the real data, `<task>, <split>` each with `cross` and, where it exists, `unseen`."""
+    model: AnySat, data: Path, *, twin_seed: int | None = 0, isometric: bool = False, cache: Path | None = None,
+    twin: AnySat | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of an encoder on the real data, `<task>, <split>` each with `cross` and, where it exists, `unseen`.
+
+    Args:
+        model: any encoder, in eval mode; keeps its statistics, or gets those of the training tiles.
+        data: folder of the real data.
+        twin_seed: seed of the untrained network of the same shape to compare with; None for no such comparison.
+        isometric: whether the untrained network begins isometric.
+        cache: folder in which the untrained network's features are kept.
+        twin: the untrained network itself.
+    """
     start = time.process_time()
     sources = {real.POINTS: real.points(data), real.SCENES: real.scenes(data)}
     batches = {name: Batch.of(list(source.tiles)) for name, source in sources.items()}
@@ -126,11 +136,12 @@ def probe_real(
         baselines = task.baselines()
         sets["encoder + statistics"] = _joined(sets["encoder"], baselines["statistics"])
         if twin_seed is not None:
-            twin = untrained(model.config, twin_seed, isometric=isometric)
+            first = twin or untrained(model.config, twin_seed, isometric=isometric)
+            first.eval().requires_grad_(False)
             for batch in batches.values():
-                with_statistics(twin, batch)
-            kept = twin_file(cache, twin, twin_seed, name, task.place.tolist(), digest(twin))
-            features = remembered(kept, lambda twin=twin, task=task: {"features": task.encoded(twin)})
+                with_statistics(first, batch)
+            kept = twin_file(cache, first, twin_seed, name, task.place.tolist(), digest(first))
+            features = remembered(kept, lambda first=first, task=task: {"features": task.encoded(first)})
             sets["untrained"] = task.sets_of(features["features"])
         sets |= {other: {other: features} for other, features in baselines.items()}
         for split, of_tile in task.folds.items():

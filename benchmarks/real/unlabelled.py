@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from anysat.data.transforms import Augmentation
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.train.config import KeepConfig
+from anysat.train.objective import Monitor
 from anysat.train.run import open_run
 from anysat.train.trainer import fit
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import make_objective, open_part
+from anysat.workflows.pretrain_run import OpenPart, make_objective, open_part
 from real import points
 from real.protocol import TEST, cells
 from real.tasks import load
@@ -208,55 +209,65 @@ def _cubes(data: Path) -> list[Tile]:
     return tiles
 
 
-def real_parts(found: dict[str, list[Tile]]) -> list[Part]:
+def real_parts(found: Mapping[str, Sequence[Tile]], sources: Mapping[str, Source]) -> list[Part]:
     """How the real tiles are drawn."""
     return [
         Part(
-            tiles=RealTiles(name, tiles), batch_size=SOURCES[name].batch_size, weight=SOURCES[name].weight,
-            patch_sizes_m=SOURCES[name].patch_sizes_m,
-            augmentation=Augmentation(crop_m=SOURCES[name].crop_m, turns_and_flips=SOURCES[name].crop_m is not None,
+            tiles=RealTiles(name, tiles), batch_size=sources[name].batch_size, weight=sources[name].weight,
+            patch_sizes_m=sources[name].patch_sizes_m,
+            augmentation=Augmentation(crop_m=sources[name].crop_m, turns_and_flips=sources[name].crop_m is not None,
                                       max_dates=24),
         )
         for name, tiles in found.items()
     ]  # fmt: skip
 
 
-def statistics(found: Iterable[list[Tile]]) -> Normaliser:
+def statistics(found: Mapping[str, Sequence[Tile]]) -> Normaliser:
     """Of every source by itself."""
-    return Normaliser.joined([_statistics(tiles) for tiles in found])
+    return Normaliser.joined([Normaliser.from_batch(Batch.of(tiles)) for tiles in found.values()])
 
 
-def _statistics(tiles: list[Tile]) -> Normaliser:
-    return Normaliser.from_batch(Batch.of(tiles))
+def pretrain(
+    options: PretrainConfig, found: Mapping[str, Sequence[Tile]], out: Path, *, sources: Mapping[str, Source],
+    about: Mapping[str, Any], monitors: Sequence[Monitor] = (),
+) -> None:  # fmt: skip
+    """Train, or go on; `anysat.load(out)` takes what is left.
 
-
-def pretrain(options: PretrainConfig, data: Path, out: Path, *, see_all: bool) -> None:
-    """Train, or go on; `anysat.load(out)` takes what is left."""
-    found = tiles_of(data, see_all=see_all)
+    Args:
+        options: of the run; its own data, parts of the generated world, are drawn beside the real tiles.
+        found: real tiles by source.
+        out: run folder.
+        sources: how the tiles of each source are drawn.
+        about: facts kept with the options.
+        monitors: what is measured on the way.
+    """
     world = [open_part(options, part) for part in options.data]
-    given = {**options.to_dict(), "real": {name: asdict(source) for name, source in SOURCES.items()},
-             "num_tiles": {name: len(tiles) for name, tiles in found.items()}, "see_all": see_all}  # fmt: skip
-    of_world = next(part.normaliser for part in reversed(world))
-    normaliser = statistics(found.values())
-    assert of_world is not None, "the world comes with its statistics"
+    given = {**options.to_dict(), "real": {name: asdict(sources[name]) for name in found},
+             "num_tiles": {name: len(tiles) for name, tiles in found.items()}, **about}  # fmt: skip
+    joined = Normaliser.joined([statistics(found), *_of_world(world)])
+    with open_run(out, config=given, seed=options.seed, resume=True, normaliser=joined,
+                  may_change=options.MAY_CHANGE) as run:  # fmt: skip
+        objective = make_objective(options, joined)
+        data = ", ".join((*(["generated world"] if world else []), *found))
+        for kept in (objective.student, objective.encoder()):  # a teacher is a copy
+            kept.provenance = {**kept.provenance, "data": data}
+        parts = [*real_parts(found, sources), *(part.part(part.train) for part in world)]
+        fit(
+            objective,
+            lambda rank, world_size: Mixture(parts=parts, seed=options.seed, rank=rank, world_size=world_size),
+            optimiser=options.optimiser, engine=options.engine, keep=options.keep, seed=options.seed,
+            num_steps=options.num_steps, max_steps=options.max_steps, run=run, monitors=monitors,
+        )  # fmt: skip
+
+
+def _of_world(world: Sequence[OpenPart]) -> list[Normaliser]:
+    """The statistics that came with the parts of the generated world, as one; none where there is no part."""
     tables: dict[str, Any] = {}
     for part in world:
         assert part.normaliser is not None, part.config.dataset
         for name, table in part.normaliser.statistics.items():
             tables[name] = {**table, **tables.get(name, {})}
-    joined = Normaliser.joined([normaliser, replace(of_world, statistics=tables)])
-    with open_run(out, config=given, seed=options.seed, resume=True, normaliser=joined,
-                  may_change=options.MAY_CHANGE) as run:  # fmt: skip
-        objective = make_objective(options, joined)
-        for kept in (objective.student, objective.encoder()):  # a teacher is a copy
-            kept.provenance = {**kept.provenance, "data": ", ".join(("generated world", *found))}
-        parts = [*real_parts(found), *(part.part(part.train) for part in world)]
-        fit(
-            objective,
-            lambda rank, world_size: Mixture(parts=parts, seed=options.seed, rank=rank, world_size=world_size),
-            optimiser=options.optimiser, engine=options.engine, keep=options.keep, seed=options.seed,
-            num_steps=options.num_steps, max_steps=options.max_steps, run=run,
-        )  # fmt: skip
+    return [replace(part.normaliser, statistics=tables) for part in world[-1:] if part.normaliser is not None]
 
 
 def listed(found: dict[str, list[Tile]]) -> NDArray[np.int64]:
@@ -284,7 +295,8 @@ def main() -> None:
     else:
         torch.set_num_threads(1)
         options = replace(config(given.num_steps), max_steps=given.max_steps)
-        pretrain(options, given.data, given.out, see_all=given.see_all)
+        found = tiles_of(given.data, see_all=given.see_all)
+        pretrain(options, found, given.out, sources=SOURCES, about={"see_all": given.see_all})
 
 
 if __name__ == "__main__":

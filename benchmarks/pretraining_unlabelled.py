@@ -1,0 +1,111 @@
+"""Does pretraining learn on real imagery? Runs on the unlabelled real data alone, each probed when done.
+
+python benchmarks/pretraining_unlabelled.py run real --seed 0 --data DATA --runs runs   # goes on where it was stopped
+python benchmarks/pretraining_unlabelled.py all --data DATA --runs runs                 # every one without a record yet
+python benchmarks/pretraining_unlabelled.py print                                       # the tables of all records
+
+The encoder of `world-nano`, new weights, on the points of `crop_points_canada` and the scenes of Sentinel-1 and
+Sentinel-2 (`pretraining_real.py`), of which fold 0 and one of the four pairs are left out. So what a probe answers of
+fold 0 (`unseen`) is of ground that no training saw; of the other folds (`cross`) it saw the pixels, never a label. The
+untrained network has the very weights the run began with. One record each in docs/experiments/pretraining, made on one
+core in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretraining_experiments import RECORDS, SEEDS, detected
+from pretraining_probe import probe_real, record, table
+from pretraining_real import POINTS, SCENES, pairs, points, scenes
+from real.unlabelled import Source, pretrain
+
+import anysat
+from anysat.errors import InputError
+from anysat.train.config import KeepConfig
+from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.pretrain_presets import world_nano
+from anysat.workflows.pretrain_run import new_encoder
+from anysat.workflows.pretrain_watch import HealthMonitor
+
+SOURCES = {
+    POINTS: Source(2, 128),
+    SCENES: Source(1, 8, (20.0, 40.0), 160.0),
+}
+"""How the tiles are drawn, by the name under which their statistics are kept."""
+PATCH_SIZE_M = 40.0
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "real": {},
+    "real-projection": {"objective": {"goal": "projection"}},
+}
+"""What differs from `world-nano` besides the data, by group of options."""
+
+
+def configured(variant: str, seed: int) -> PretrainConfig:
+    """The options of a run."""
+    config = world_nano()
+    changed = {group: replace(getattr(config, group), **options) for group, options in VARIANTS[variant].items()}
+    return replace(
+        config, preset=None, data=[], seed=seed, engine=replace(config.engine, threads=1),
+        keep=KeepConfig(save_every=50, log_every=10, loggers=("csv",)), **changed,
+    )  # fmt: skip
+
+
+def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
+    """Train, or go on, probe, and leave the record."""
+    kept = RECORDS / f"{variant}-{seed}.json"
+    if kept.exists():
+        return kept
+    out, config = runs / f"{variant}-{seed}", configured(variant, seed)
+    found = {POINTS: list(points(data).tiles), SCENES: list(scenes(data).tiles)}
+    health = HealthMonitor(every_steps=100, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
+    start = time.process_time()
+    pretrain(config, found, out, sources=SOURCES, about={"variant": variant}, monitors=[health])
+    seconds = time.process_time() - start
+    model = anysat.load(out).requires_grad_(False)
+    scores = probe_real(model, data, twin_seed=seed, twin=new_encoder(config), cache=runs / "cache")
+    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "train_cpu_s": round(seconds),
+             "changed": VARIANTS[variant], "tiles": {name: len(tiles) for name, tiles in found.items()},
+             "detector": detected(out)}  # fmt: skip
+    kept.write_text(json.dumps(record("real", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
+    return kept
+
+
+def main() -> None:
+    """Run, or print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("variant", choices=VARIANTS)
+    one.add_argument("--seed", type=int, default=0)
+    every = commands.add_parser("all")
+    for command in (one, every):
+        command.add_argument("--data", type=Path, required=True, help="folder of the real data")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    commands.add_parser("print")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "print":
+        print(table(sorted(RECORDS.glob("real*.json"))))
+        return
+    if not options.data.is_dir():
+        print(f"skipped: there is no folder {options.data}")
+        return
+    wanted = (
+        [(options.variant, options.seed)] if options.command == "run" else [(v, s) for v in VARIANTS for s in SEEDS]
+    )
+    for variant, seed in wanted:
+        try:
+            print(run(variant, seed, options.data, options.runs), flush=True)
+        except InputError as error:  # another process is at it
+            print(error, flush=True)
+
+
+if __name__ == "__main__":
+    main()
