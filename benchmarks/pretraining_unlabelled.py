@@ -39,7 +39,7 @@ SOURCES = {
     SCENES: Source(1, 8, (20.0, 40.0), 160.0),
 }
 """How the tiles are drawn, by the name under which their statistics are kept."""
-PATCH_SIZE_M = 40.0
+NUM_STEPS, PATCH_SIZE_M = 600, 40.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "real": {},
     "real-projection": {"objective": {"goal": "projection"}},
@@ -52,7 +52,7 @@ def configured(variant: str, seed: int) -> PretrainConfig:
     config = world_nano()
     changed = {group: replace(getattr(config, group), **options) for group, options in VARIANTS[variant].items()}
     return replace(
-        config, preset=None, data=[], seed=seed, engine=replace(config.engine, threads=1),
+        config, preset=None, data=[], num_steps=NUM_STEPS, seed=seed, engine=replace(config.engine, threads=1),
         keep=KeepConfig(save_every=50, log_every=10, loggers=("csv",)), **changed,
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
         return kept
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
     found = {POINTS: list(points(data).tiles), SCENES: list(scenes(data).tiles)}
-    health = HealthMonitor(every_steps=100, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
+    health = HealthMonitor(every_steps=200, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
     start = time.process_time()
     pretrain(config, found, out, sources=SOURCES, about={"variant": variant}, monitors=[health])
     seconds = time.process_time() - start
