@@ -73,7 +73,8 @@ def run(variant: str, seed: int, runs: Path) -> Path:
         return kept
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
     start = time.process_time()
-    run_pretraining(config, out, resume=True)
+    if stopped := run_pretraining(config, out, resume=True).exit_status:
+        raise SystemExit(stopped)
     seconds = time.process_time() - start
     model = anysat.load(out).requires_grad_(False)
     scores = probe_world(model, world_set(runs / "cache"), PATCH_SIZE_M, twin_seed=seed,

@@ -35,11 +35,11 @@ from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.pretrain_watch import HealthMonitor
 
 SOURCES = {
-    POINTS: Source(2, 128),
-    SCENES: Source(1, 8, (20.0, 40.0), 160.0),
+    POINTS: Source(2, 96),
+    SCENES: Source(1, 8, (20.0, 40.0), 120.0),
 }
 """How the tiles are drawn, by the name under which their statistics are kept."""
-NUM_STEPS, PATCH_SIZE_M = 600, 40.0
+NUM_STEPS, PATCH_SIZE_M = 500, 40.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "real": {},
     "real-projection": {"objective": {"goal": "projection"}},
@@ -64,9 +64,11 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
         return kept
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
     found = {POINTS: list(points(data).tiles), SCENES: list(scenes(data).tiles)}
-    health = HealthMonitor(every_steps=200, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
+    health = HealthMonitor(every_steps=100, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
     start = time.process_time()
-    pretrain(config, found, out, sources=SOURCES, about={"variant": variant}, monitors=[health])
+    fitted = pretrain(config, found, out, sources=SOURCES, about={"variant": variant}, monitors=[health])
+    if fitted.interrupted:
+        raise SystemExit(fitted.exit_status)
     seconds = time.process_time() - start
     model = anysat.load(out).requires_grad_(False)
     scores = probe_real(model, data, twin_seed=seed, twin=new_encoder(config), cache=runs / "cache")

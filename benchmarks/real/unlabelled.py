@@ -35,7 +35,7 @@ from anysat.observation import Observation
 from anysat.train.config import KeepConfig
 from anysat.train.objective import Monitor
 from anysat.train.run import open_run
-from anysat.train.trainer import fit
+from anysat.train.trainer import Fitted, fit
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import nano
 from anysat.workflows.pretrain_run import OpenPart, make_objective, open_part
@@ -230,8 +230,8 @@ def statistics(found: Mapping[str, Sequence[Tile]]) -> Normaliser:
 def pretrain(
     options: PretrainConfig, found: Mapping[str, Sequence[Tile]], out: Path, *, sources: Mapping[str, Source],
     about: Mapping[str, Any], monitors: Sequence[Monitor] = (),
-) -> None:  # fmt: skip
-    """Train, or go on; `anysat.load(out)` takes what is left.
+) -> Fitted:  # fmt: skip
+    """Train, or go on, and tell how it ended; `anysat.load(out)` takes what is left.
 
     Args:
         options: of the run; its own data, parts of the generated world, are drawn beside the real tiles.
@@ -252,7 +252,7 @@ def pretrain(
         for kept in (objective.student, objective.encoder()):  # a teacher is a copy
             kept.provenance = {**kept.provenance, "data": data}
         parts = [*real_parts(found, sources), *(part.part(part.train) for part in world)]
-        fit(
+        return fit(
             objective,
             lambda rank, world_size: Mixture(parts=parts, seed=options.seed, rank=rank, world_size=world_size),
             optimiser=options.optimiser, engine=options.engine, keep=options.keep, seed=options.seed,
