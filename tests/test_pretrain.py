@@ -37,7 +37,7 @@ RADAR = ("alos", "s1")
 STEPS = 4
 
 
-def world(*keys, tiles=24, **changes):
+def world(*keys, tiles=30, **changes):
     """A part of a few small generated tiles; those of radar are quick to make."""
     content = {"tiles": tiles, "seed": 1, "dates": 4, "extent_m": 60, "modalities": list(keys or RADAR)}
     return PartConfig(**{"dataset": "world", "world": content, "batch_size": 3, "patch_sizes_m": [30], **changes})
@@ -120,11 +120,25 @@ def test_the_encoder_is_the_one_in_training_when_the_run_ended(run):
     assert not torch.equal(teacher, student)
 
 
-def test_health_figures_and_the_score_of_neighbours_are_measured(run):
+def test_health_figures_and_the_scores_of_the_labelled_handful_are_measured(run):
     found = read_metrics(run / "metrics.csv")
-    for name in ("spread", "rank_frac", "position_share", "alignment", "neighbours", "neighbours_chance"):
+    scores = ("neighbours", "neighbours_chance", "linear", "linear_chance")
+    for name in ("spread", "rank_frac", "position_share", "alignment", *scores):
         assert [step for step, _ in found[f"health/{name}"]] == [0, 2, 4]
     assert [step for step, _ in found["val/loss"]] == [0, 2, 4]
+
+
+def test_the_report_tells_classes_by_a_linear_probe_beside_the_untrained_network_the_bands_and_chance(run):
+    page = (run / "report.html").read_text()
+    found = read_metrics(run / "metrics.csv")
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert heads == ["this run", "untrained", "band statistics", "chance"]
+    row = re.search(r">class by a linear probe</th>(.*?)</tr>", page).group(1)
+    ours, untrained, simple, chance = (float(cell) for cell in re.findall(r"<td>(?:<b>)?([\d.]+)", row))
+    assert ours == pytest.approx(found["health/linear"][-1][1], abs=6e-4)
+    assert untrained == pytest.approx(found["health/linear"][0][1], abs=6e-4)
+    assert chance == pytest.approx(found["health/linear_chance"][-1][1], abs=6e-4)
+    assert 0 <= simple <= 1
 
 
 # going on

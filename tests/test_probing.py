@@ -458,6 +458,51 @@ def test_a_probe_tells_a_rare_class_as_well_as_a_frequent_one() -> None:
     assert (found[labels == 1] == 1).double().mean() > 0.7
 
 
+def test_every_fold_is_told_by_a_probe_of_the_others() -> None:
+    features, labels = _uneven()
+    groups = 10 * (torch.arange(48) % 8)  # the third and the seventh make the third fold
+    told = linear.cross_told(features, labels, groups)
+    inside = (groups == 20) | (groups == 60)
+    probe = linear.fit_linear(features[~inside], labels[~inside], groups=groups[~inside])
+    assert torch.equal(told[inside], probe.predict(features[inside]))
+    assert linear.balanced_score(told, labels) > 0.5
+
+
+def test_the_penalty_of_a_fold_is_chosen_between_groups() -> None:
+    groups = torch.arange(24).repeat_interleave(4)
+    labels = groups % 2
+    features = _normal(24, 80)[groups] + 0.3 * _normal(96, 80, seed=3)  # four much alike: each would tell the others
+    features[:, 0] += 2 * labels - 1
+    penalties = [1e-6, 10.0]
+    told = linear.cross_told(features, labels, groups, penalties=penalties)
+    inside = groups % 4 == 0
+    given = features[~inside], labels[~inside]
+    between = linear.fit_linear(*given, groups=groups[~inside], penalties=penalties)
+    within = linear.fit_linear(*given, penalties=penalties)
+    assert between.penalty != within.penalty
+    assert torch.equal(told[inside], between.predict(features[inside]))
+    assert not torch.equal(told[inside], within.predict(features[inside]))
+
+
+def test_labels_of_a_fold_do_not_change_what_it_is_told() -> None:
+    features, labels = _uneven()
+    groups = torch.arange(48) % 4
+    turned = torch.where(groups == 1, (labels + 1) % 3, labels)
+    one, other = (linear.cross_told(features, each, groups) for each in (labels, turned))
+    assert torch.equal(one[groups == 1], other[groups == 1])
+    assert not torch.equal(one, other)
+
+
+def test_where_other_folds_hold_one_class_it_is_told() -> None:
+    told = linear.cross_told(torch.eye(4), torch.tensor([5, 5, 5, 2]), torch.arange(4))
+    assert int(told[3]) == 5
+
+
+def test_two_groups_are_too_few_to_be_told_in_turn() -> None:
+    with pytest.raises(InputError, match="one for each of 4 samples and at least 3"):
+        linear.cross_told(torch.eye(4), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1]))
+
+
 def test_guessing_scores_0_and_no_mistake_scores_1() -> None:
     truth = torch.tensor([0] * 90 + [1] * 9 + [5])
     assert linear.balanced_score(torch.zeros(100, dtype=torch.int64), truth) == pytest.approx(0)

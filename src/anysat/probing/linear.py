@@ -85,6 +85,38 @@ def fit_linear(
     return probes[max(scores, key=lambda penalty: scores[penalty])]
 
 
+def cross_told(
+    features: Tensor, labels: Tensor, groups: Tensor, *, num_folds: int = 4, penalties: Sequence[float] = PENALTIES
+) -> Tensor:
+    """Class (sample) of every sample, told by a probe of the other folds, whose penalty these chose among themselves.
+
+    Groups are dealt out to the folds in turn; see `fit_linear`. Where the others hold one class alone, it is told.
+
+    Args:
+        features: vectors (sample dim).
+        labels: whole numbers (sample).
+        groups: (sample), such as the tile a patch is of; no group lies in two folds.
+        num_folds: at most; no more than there are groups.
+        penalties: of the squared weights.
+
+    Raises:
+        InputError: as `fit_linear`; fewer than three groups.
+    """
+    found, places = distinct(groups.cpu())
+    if len(places) != len(features) or len(found) < 3:
+        raise InputError("groups", f"one for each of {len(features)} samples and at least 3", tuple(groups.shape))
+    folds = places % min(num_folds, len(found))
+    told = torch.zeros(len(features), dtype=torch.int64)
+    for number in range(int(folds.max()) + 1):
+        rest = folds != number
+        if len(classes := distinct(labels[rest].cpu())[0]) == 1:
+            told[~rest] = int(classes)
+            continue
+        probe = fit_linear(features[rest], labels[rest], groups=places[rest], penalties=penalties)
+        told[~rest] = probe.predict(features[~rest])
+    return told
+
+
 def balanced_score(found: Tensor, truth: Tensor) -> float:
     """Mean over the classes in `truth` of the share found, rescaled: guessing is 0, no mistake is 1.
 

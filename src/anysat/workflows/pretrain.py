@@ -113,11 +113,11 @@ class WatchConfig:
     val_batches: int = 20
     """Most held-out batches of each dataset."""
     health_every: int = 500
-    """Steps between two looks at the embeddings of held-out tiles: rank, spread, position, neighbours."""
+    """Steps between two looks at the embeddings of held-out tiles: rank, spread, position, probes."""
     health_tiles: int = 32
     """Held-out tiles of the first dataset that are looked at."""
     target: str | None = None
-    """Target of that dataset whose classes the nearest neighbours are to share; null for none."""
+    """Target of that dataset whose classes nearest neighbours and a linear probe are to tell; null for none."""
     stop_on_collapse: bool = False
     """End the run when the embeddings collapse; they are always reported."""
     report: bool = True

@@ -219,7 +219,11 @@ _TILES = (
     "shows what makes its patches differ: stripes or a gradient that are the same in every tile are position, not "
     "content. Patches nobody saw are white.</p>"
 )
-_PROBES = "Frozen embeddings; more is better, the best of a row is bold."
+_PROBES = (
+    "Frozen embeddings of held-out tiles; more is better, the best of a row is bold. Of classes, the mean over them of "
+    "the share found: every tile is told from other tiles alone, by its neighbours among them or by a linear probe, "
+    "which is fitted to three quarters of them in turn. These are few tiles: small differences say nothing."
+)
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">

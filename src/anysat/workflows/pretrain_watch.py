@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings, Tile
@@ -20,7 +19,7 @@ from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.probing.health import measure
-from anysat.probing.neighbours import leave_one_out
+from anysat.workflows.pretrain_probes import Labelled, band_statistics, scores, vectors_of
 
 if TYPE_CHECKING:
     from anysat.data.base import Target
@@ -31,6 +30,12 @@ _VALIDATION_SEED = 7_001
 _MAX_SIDE_M = 160.0
 """Larger held-out tiles are cut to about this side, so that a look stays quick."""
 _SHOWN = 4
+_PROBES = {
+    "linear": "class by a linear probe",
+    "neighbours": "class of the neighbours",
+    "retrieval": "patch found in another modality",
+}
+"""Figures of the report's table, by the name of their metric."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +64,7 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HealthMonitor:
-    """Health of the embeddings of held-out tiles, and how often neighbours share their class."""
+    """Health of the embeddings of held-out tiles, and whether neighbours and a linear probe tell their classes."""
 
     every_steps: int
     tiles: Any
@@ -89,14 +94,22 @@ class HealthMonitor:
             found.patch, valid=found.valid, second=half.patch, tokens=_pairs(encoder, tiles, self.patch_size_m)
         )
         figures = health.figures()
-        if self.target is not None:
-            figures |= _neighbours(found, tiles, self.target)
+        if self.target is not None and self.target.kind == "class":
+            figures |= scores(Labelled.of(vectors_of(found, self.target), tiles, self.target))
         problems = health.problems()
         if problems and step > 0:
             if self.stop_on_collapse:
                 raise CollapseError("; ".join(problems), step=step)
             _warn(step, problems)
         return figures
+
+    def simple(self, rows: int, cols: int) -> Mapping[str, float]:
+        """The same scores of the bands' statistics in a grid of patches, without a network; none without a target."""
+        if self.target is None or self.target.kind != "class":
+            return {}
+        tiles = self.chosen()
+        shape = (1, 1) if self.target.level == "tile" else (rows, cols)
+        return scores(Labelled.of(band_statistics(tiles, *shape), tiles, self.target))
 
 
 def embed(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> Embeddings:
@@ -136,35 +149,6 @@ def _pairs(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> list[
     return pairs
 
 
-def _neighbours(found: Embeddings, tiles: Sequence[Tile], target: Target) -> dict[str, float]:
-    """Leave-one-tile-out accuracy of the classes of patches, or of tiles."""
-    if target.kind != "class":
-        return {}
-    if target.level == "tile":
-        features, labels = found.tile, np.array([int(tile.targets[target.name]) for tile in tiles])
-        groups = np.arange(len(tiles))
-    else:
-        rows, cols = found.patch.shape[1:3]
-        maps = np.stack([_majority(tile.targets[target.name], rows, cols, len(target.classes)) for tile in tiles])
-        labels, features = maps.ravel(), found.patch.flatten(0, 2)
-        groups = np.arange(len(tiles)).repeat(rows * cols)
-    known = (labels >= 0) & features.isfinite().all(-1).cpu().numpy()
-    if len(np.unique(groups[known])) < 2 or len(np.unique(labels[known])) < 2:
-        return {}
-    score = leave_one_out(
-        features[torch.from_numpy(known)], torch.from_numpy(labels[known]), groups=torch.from_numpy(groups[known])
-    )
-    return {"neighbours": score.balanced_accuracy, "neighbours_chance": score.chance}
-
-
-def _majority(raster: NDArray[Any], rows: int, cols: int, num_classes: int) -> NDArray[np.int64]:
-    """The commonest class of each patch (row col), -1 where there is none."""
-    height, width = (length // count for length, count in zip(raster.shape, (rows, cols), strict=True))
-    cut = raster[: rows * height, : cols * width].reshape(rows, height, cols, width)
-    counts = np.stack([(cut == number).sum((1, 3)) for number in range(num_classes)])
-    return np.where(counts.any(0), counts.argmax(0), -1)
-
-
 def _rank() -> tuple[int, int]:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
@@ -188,6 +172,7 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
     from anysat.workflows.pretrain_report import ReportInput, TileView
 
     views: list[TileView] = []
+    simple: Mapping[str, float] = {}
     for monitor in watched:
         if isinstance(monitor, HealthMonitor):
             tiles = monitor.chosen()[:_SHOWN]
@@ -197,11 +182,12 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
             views = [
                 TileView.of(tile, patch.float().cpu().numpy()) for tile, patch in zip(tiles, found.patch, strict=True)
             ]
+            simple = monitor.simple(*found.patch.shape[1:3])
     facts = json.loads((run / "facts.json").read_text())
     count = sum(parameter.numel() for parameter in encoder.parameters())
     return ReportInput(
         title=f"Pretraining {run.name}", step=step, num_steps=config.num_steps, tiles=views,
-        probes=_probes(read_metrics(run / METRICS) if (run / METRICS).is_file() else {}),
+        probes=_probes(read_metrics(run / METRICS) if (run / METRICS).is_file() else {}, simple),
         facts=[("parameters", f"{count:,}"), ("goal", config.objective.goal),
                ("data", ", ".join(dict.fromkeys(part.dataset for part in config.data))),
                *(fact for session in facts.get("sessions", []) for fact in _session_facts(session))],
@@ -209,16 +195,18 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
     )  # fmt: skip
 
 
-def _probes(metrics: Mapping[str, Sequence[tuple[int, float]]]) -> list[ProbeFigure]:
-    """What was measured without a probe's training, at the last look and at step 0, when nothing was learnt yet."""
+def _probes(
+    metrics: Mapping[str, Sequence[tuple[int, float]]], simple: Mapping[str, float]
+) -> list[ProbeFigure]:  # fmt: skip
+    """Scores of frozen embeddings at the last look, at step 0, when nothing was learnt yet, and without a network."""
     from anysat.workflows.pretrain_report import ProbeFigure
 
     found = []
-    for name, title in (("neighbours", "class of the neighbours"), ("retrieval", "patch found in another modality")):
+    for name, title in _PROBES.items():
         points, chance = metrics.get(f"health/{name}", []), metrics.get(f"health/{name}_chance", [])
         if points:
             untrained = points[0][1] if points[0][0] == 0 else None
-            found.append(ProbeFigure(name=title, ours=points[-1][1], untrained=untrained,
+            found.append(ProbeFigure(name=title, ours=points[-1][1], untrained=untrained, simple=simple.get(name),
                                      chance=chance[-1][1] if chance else None))  # fmt: skip
     return found
 

@@ -1,0 +1,117 @@
+"""Probes of a labelled handful of held-out tiles while an encoder is pretrained: neighbours and a linear probe.
+
+Both answer every tile from other tiles alone. The labels train nothing but the probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anysat.probing.linear import balanced_score, cross_told
+from anysat.probing.neighbours import leave_one_out
+from anysat.probing.samples import distinct
+from anysat.tasks.simple import statistics
+
+if TYPE_CHECKING:
+    from anysat.batch import Embeddings, Tile
+    from anysat.data.base import Target
+
+_FEWEST_TILES = 3
+"""For a linear probe, which chooses its penalty between the tiles it is fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """Vectors of patches, or of whole tiles, with their classes."""
+
+    features: Tensor
+    """(sample dim), on the CPU, finite."""
+    labels: Tensor
+    """(sample) number of the class."""
+    tiles: Tensor
+    """(sample) number of the tile."""
+
+    @classmethod
+    def of(cls, vectors: Tensor, tiles: Sequence[Tile], target: Target) -> Labelled:
+        """The vectors (tile row col dim) that are finite and have a class: the tile's, or the patch's commonest."""
+        count, rows, cols, _ = vectors.shape
+        if target.level == "tile":
+            labels = np.array([int(tile.targets[target.name]) for tile in tiles])
+        else:
+            labels = np.stack([_majority(tile.targets[target.name], rows, cols, len(target.classes)) for tile in tiles])
+        features, numbers = vectors.flatten(0, 2).cpu(), torch.from_numpy(labels.ravel().astype(np.int64))
+        known = (numbers >= 0) & features.isfinite().all(-1)
+        own = torch.arange(count).repeat_interleave(rows * cols)
+        return cls(features=features[known], labels=numbers[known], tiles=own[known])
+
+
+def vectors_of(found: Embeddings, target: Target) -> Tensor:
+    """What is probed (tile row col dim): embeddings of patches, or of tiles where the target is of tiles."""
+    return found.tile[:, None, None] if target.level == "tile" else found.patch
+
+
+def band_statistics(tiles: Sequence[Tile], rows: int, cols: int) -> Tensor:
+    """What no network is needed for (tile row col dim): mean and deviation over time of every band, of each patch.
+
+    Of both, the mean and the deviation over the pixels of the patch. What nobody saw is the mean of what was seen.
+    """
+    keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
+    maps = [statistics(tile) for tile in tiles]
+    parts = []
+    for key in keys:
+        pooled = [None if key not in one else _pooled(one[key], rows, cols) for one in maps]
+        blank = np.full_like(next(one for one in pooled if one is not None), np.nan)
+        parts.append(np.stack([blank if one is None else one for one in pooled]))
+    found = np.concatenate(parts, axis=-1)
+    seen = np.isfinite(found)
+    mean = np.where(seen, found, 0).sum((0, 1, 2)) / np.maximum(seen.sum((0, 1, 2)), 1)
+    return torch.from_numpy(np.where(seen, found, mean))
+
+
+def _pooled(values: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
+    """Maps (feature row col) as (row col feature): mean and deviation over the pixels of each patch.
+
+    A map with fewer pixels than there are patches is the same everywhere.
+    """
+    height, width = values.shape[1:]
+    by_patch = height % rows == 0 and width % cols == 0
+    cut = values.reshape(len(values), rows if by_patch else 1, -1, cols if by_patch else 1,
+                         width // cols if by_patch else width)  # fmt: skip
+    seen = np.isfinite(cut)
+    count = seen.sum((2, 4))
+    mean = np.where(seen, cut, 0).sum((2, 4)) / np.maximum(count, 1)
+    square = np.where(seen, (cut - mean[:, :, None, :, None]) ** 2, 0).sum((2, 4)) / np.maximum(count, 1)
+    both = np.where(count > 0, np.stack([mean, np.sqrt(square)]), np.nan)  # (2 feature row col)
+    return np.broadcast_to(np.concatenate(both).transpose(1, 2, 0), (rows, cols, 2 * len(values)))
+
+
+def scores(found: Labelled) -> Mapping[str, float]:
+    """Balanced accuracies, `neighbours` and `linear`, with `…_chance`; none of what cannot be asked.
+
+    Neighbours are of other tiles; a linear probe of three quarters of the tiles tells the rest, in turn. A class that
+    lies in one tile alone is missed by both.
+    """
+    num_tiles, num_classes = len(distinct(found.tiles)[0]), len(distinct(found.labels)[0])
+    figures: dict[str, float] = {}
+    if num_classes > 1 and num_tiles > 1:
+        score = leave_one_out(found.features, found.labels, groups=found.tiles)
+        figures |= {"neighbours": score.balanced_accuracy, "neighbours_chance": score.chance}
+    if num_classes > 1 and num_tiles >= _FEWEST_TILES:
+        told, chance = cross_told(found.features, found.labels, found.tiles), 1 / num_classes
+        figures |= {"linear": chance + (1 - chance) * balanced_score(told, found.labels), "linear_chance": chance}
+    return figures
+
+
+def _majority(raster: NDArray[Any], rows: int, cols: int, num_classes: int) -> NDArray[np.int64]:
+    """The commonest class of each patch (row col), -1 where there is none."""
+    height, width = (length // count for length, count in zip(raster.shape, (rows, cols), strict=True))
+    cut = raster[: rows * height, : cols * width].reshape(rows, height, cols, width)
+    counts = np.stack([(cut == number).sum((1, 3)) for number in range(num_classes)])
+    return np.where(counts.any(0), counts.argmax(0), -1)
