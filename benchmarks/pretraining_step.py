@@ -81,6 +81,7 @@ def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
         (objective.student, "prepare", "preparation"), (objective, "show", "masking"), (objective, "see", "student"),
         (objective, "fuse", "student"), (objective, "contrast", "loss"), (objective.goal, "loss", "loss"),
         (objective.goal, "forward", "teacher"), (objective.predictor, "forward", "student"),
+        (objective.completer, "forward", "student"), (objective, "dense_loss", "loss"), (objective, "spread", "loss"),
     ]  # fmt: skip
     for owner, name, part in leaves:
         setattr(owner, name, watched.timed(part, getattr(owner, name)))
