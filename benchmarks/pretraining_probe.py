@@ -206,7 +206,8 @@ def _table(records: list[tuple[str, dict[str, Any]]], columns: list[str], part: 
         for other in ("statistics", "neighbourhood", "series", "untrained"):
             row = [_cell(one.get(other)) for one in found]
             if any(cell != "–" for cell in row):
-                baselines.setdefault(" ".join([other, *row]), [other, *row, "", ""])  # the same in every run
+                title = f"untrained, seed {record['twin_seed']}" if other == "untrained" else other
+                baselines.setdefault(" ".join([title, *row]), [title, *row, "", ""])  # the same in every run
         retrieval, rank = record["retrieval"], record["effective_rank"]["fused"]
         end = [f"{retrieval['centred']:.1%} (chance {retrieval['chance']:.2%})", f"{rank:.0f}"]
         lines.append([name, *(_cell(one["encoder"]) for one in found), *end])
