@@ -3,6 +3,7 @@
 python benchmarks/pretraining_unlabelled.py run real --seed 0 --data DATA --runs runs   # goes on where it was stopped
 python benchmarks/pretraining_unlabelled.py all --data DATA --runs runs                 # every one without a record yet
 python benchmarks/pretraining_unlabelled.py print                                       # the tables of all records
+python benchmarks/pretraining_unlabelled.py asked --data DATA   # crops, told from what `dense` asks of the tokens
 
 The encoder of `world-nano`, new weights, on the points of `crop_points_canada` and the scenes of Sentinel-1 and
 Sentinel-2 (`pretraining_real.py`), of which fold 0 and one of the four pairs are left out. So what a probe answers of
@@ -20,14 +21,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from pretraining_experiments import RECORDS, SEEDS, detected
 from pretraining_probe import probe_real, record, table
-from pretraining_real import POINTS, SCENES, pairs, points, scenes
-from real.unlabelled import Source, pretrain
+from pretraining_real import POINTS, SCENES, pairs, points, scenes, tasks
+from pretraining_scores import compare, cross_probe
+from real.unlabelled import Source, in_year, pretrain
 
 import anysat
+from anysat.batch import Batch, Tile
 from anysat.errors import InputError
+from anysat.normalise import Normaliser
+from anysat.pretrain.pixels import describe
 from anysat.train.config import KeepConfig
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import world_nano
@@ -79,6 +86,29 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
     return kept
 
 
+def asked(data: Path) -> dict[str, Any]:
+    """How well crops are told by the very numbers that the dense term asks of a pixel's tokens, all months and 2017."""
+    task, encoder = tasks(data)["crops"], new_encoder(configured("real", 0))
+    folds = task.folds["regions"][task.place[:, 0]]
+    chosen = [task.tiles[int(index)] for index in task.place[:, 0]]
+    found: dict[str, Any] = {}
+    for name, tiles in (("all months", chosen), ("2017", [_of_year(tile, "2017") for tile in chosen])):
+        encoder.normaliser = Normaliser.from_batch(Batch.of(tiles))
+        numbers = []
+        for seen in encoder.prepare(Batch.of(tiles), 10.0)[0].values():
+            known = torch.ones_like(seen.values, dtype=torch.bool) if seen.valid is None else seen.valid
+            pixels, known = (rearrange(one, "tile time band 1 1 -> tile 1 time band") for one in (seen.values, known))
+            told, is_known = describe(pixels, known, seen.days)
+            numbers.append(told.masked_fill(~is_known, torch.nan)[:, 0, is_known.any(0)[0]])
+        answers = cross_probe({name: torch.cat(numbers, dim=1).numpy()}, task.samples, folds)
+        found[name] = compare(answers, {})
+    return found
+
+
+def _of_year(tile: Tile, year: str) -> Tile:
+    return replace(tile, observations={k: in_year(seen, np.datetime64(year)) for k, seen in tile.observations.items()})
+
+
 def main() -> None:
     """Run, or print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -87,8 +117,10 @@ def main() -> None:
     one.add_argument("variant", choices=VARIANTS)
     one.add_argument("--seed", type=int, default=0)
     every = commands.add_parser("all")
-    for command in (one, every):
+    targets = commands.add_parser("asked")
+    for command in (one, every, targets):
         command.add_argument("--data", type=Path, required=True, help="folder of the real data")
+    for command in (one, every):
         command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
     commands.add_parser("print")
     options = parser.parse_args()
@@ -98,6 +130,11 @@ def main() -> None:
         return
     if not options.data.is_dir():
         print(f"skipped: there is no folder {options.data}")
+        return
+    if options.command == "asked":
+        for name, told in asked(options.data).items():
+            low, high = told["interval"]
+            print(f"crops, regions, from what is asked, {name}: {told['score']:.2f} ({low:.2f} to {high:.2f})")
         return
     wanted = (
         [(options.variant, options.seed)] if options.command == "run" else [(v, s) for v in VARIANTS for s in SEEDS]
