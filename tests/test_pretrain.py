@@ -314,6 +314,11 @@ def test_world_nano_sees_every_released_modality():
     assert keys == {modality.key for modality in anysat.modalities.RELEASED}
 
 
+def test_world_nano_loses_ten_steps_at_most_and_keeps_the_best():
+    keep = PRESETS["world-nano"]().keep
+    assert (keep.save_every, keep.keep_best) == (10, "val/loss")
+
+
 # what is watched
 
 
