@@ -5,14 +5,18 @@ python benchmarks/world_labels.py print
 
 Every line is `anysat probe` on tiles of a world that no pretraining saw: one head, settings chosen on the same
 validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed. `nano`, the network
-it began with; both sensors, and each alone. Records lie in docs/experiments/world-labels.
+it began with; both sensors, and each alone. Beside them what `anysat evaluate --compare` makes of the same tiles
+without a network: a linear model on mean and deviation of each band, and on its monthly means. Records are lines of
+docs/experiments/world-labels.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +25,22 @@ import torch
 
 import anysat
 from anysat.model.checkpoint import save
+from anysat.workflows.compare import compare
+from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.pretrain_presets import nano
 from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_run import run_probe
 from anysat.workflows.task_presets import PROBES
 
-RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels"
-TASKS, SHARES, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0.01, 0.1, 1.0), (0, 1, 2)
+RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels.jsonl"
+TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)
+SHARES = {0.01: 60, 0.1: 30, 1.0: 12}
+"""Of the training tiles, and passes over them: few tiles are seen more often."""
+SIMPLE = ("statistics", "months")
+SIMPLE_PIXELS = 10_000
 VIEWS = {"both": ["s2", "s1"], "s2": ["s2"], "s1": ["s1"]}
-KEPT = ("scores", "primary", "selected_on", "selection", "data", "config", "versions", "seed")
+FACTS = ("num_tiles", "num_samples", "figures", "intervals")
 
 
 def beginning(runs: Path) -> Path:
@@ -49,41 +59,59 @@ def configured(task: str, share: float, view: str, weights: str, seed: int, runs
     keys = VIEWS[view]
     dense = start.dense if start.dense in keys else keys[0]
     data = replace(start.data, modalities=keys, train_frac=share)
-    return replace(start, data=data, dense=dense, weights=weights, seed=seed, epochs=30, patience=10, report=False,
-                   learning_rates=[3e-3, 1e-2], weight_decays=[0.0, 0.1], cache=str(runs / "features"))  # fmt: skip
+    return replace(start, data=data, dense=dense, weights=weights, seed=seed, epochs=SHARES[share], patience=15,
+                   report=False, learning_rates=[3e-3, 1e-2], weight_decays=[0.0],
+                   cache=str(runs / "features"))  # fmt: skip
 
 
 def run(runs: Path, tasks: list[str], seeds: list[int]) -> None:
     """Every line that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
-    RECORDS.mkdir(parents=True, exist_ok=True)
     encoders = {"nano": "nano", "untrained": str(beginning(runs))}
-    for seed in seeds:
-        for task in tasks:
-            for share in SHARES:
-                for view in VIEWS:
-                    for name, weights in encoders.items():
-                        line = f"{task}-{share:g}-{view}-{name}-{seed}"
-                        if not (RECORDS / f"{line}.json").exists():
-                            run_probe(configured(task, share, view, weights, seed, runs), runs / line, resume=True)
-                            found = json.loads((runs / line / "scores.json").read_text())
-                            kept = {name: found[name] for name in KEPT}
-                            kept["selection"] = {
-                                k: v for k, v in kept["selection"].items() if k not in ("curve", "tried")
-                            }
-                            (RECORDS / f"{line}.json").write_text(json.dumps(kept, indent=1) + "\n")
-                            print(line, found["scores"]["test"]["figures"][found["primary"]], flush=True)
+    done = {_line(record) for record in records()}
+    for seed, task, share in product(seeds, tasks, SHARES):
+        for view, (name, weights) in product(VIEWS, encoders.items()):
+            line = f"{task}-{share:g}-{view}-{name}-{seed}"
+            if line not in done:
+                run_probe(configured(task, share, view, weights, seed, runs), runs / line, resume=True)
+                _keep(task, share, view, name, seed, json.loads((runs / line / "scores.json").read_text()))
+        if f"{task}-{share:g}-both-{SIMPLE[-1]}-{seed}" not in done:
+            data, path = configured(task, share, "both", "nano", seed, runs).data, runs / "simple.json"
+            compare(EvaluateConfig(compare=True, data=data, weights=[], models=["logistic"], seed=seed,
+                                   max_pixels=SIMPLE_PIXELS, json=str(path)))  # fmt: skip
+            found = json.loads(path.read_text())
+            for one in found["lines"]:
+                _keep(task, share, "both", one["features"], seed, found | {"scores": {"test": one}})
+
+
+def records() -> list[dict[str, Any]]:
+    """What is known of each line."""
+    return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return "{task}-{share:g}-{view}-{features}-{seed}".format(**record)
+
+
+def _keep(task: str, share: float, view: str, features: str, seed: int, found: Mapping[str, Any]) -> None:
+    tiles = {split: one["tiles"] for split, one in found["data"].items()}
+    test = {name: found["scores"]["test"][name] for name in FACTS}
+    record = {"task": task, "share": share, "view": view, "features": features, "seed": seed,
+              "primary": found["primary"], "tiles": tiles, "test": test, "versions": found["versions"]}  # fmt: skip
+    if "selection" in found:
+        record["selection"] = {k: v for k, v in found["selection"].items() if k not in ("curve", "tried")}
+    with RECORDS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(_line(record), record["test"]["figures"][record["primary"]], flush=True)
 
 
 def table() -> str:
     """Mean over seeds and range, a row for each task and share."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
-    for path in sorted(RECORDS.glob("*.json")):
-        record: dict[str, Any] = json.loads(path.read_text())
-        task, share, view, name, _ = path.stem.rsplit("-", 4)
-        score = record["scores"]["test"]["figures"][record["primary"]]
-        found.setdefault((task, share, view, name), []).append(score)
-    columns = [(view, name) for view in VIEWS for name in ("nano", "untrained")]
+    for one in records():
+        key = (one["task"], f"{one['share']:g}", one["view"], one["features"])
+        found.setdefault(key, []).append(one["test"]["figures"][one["primary"]])
+    columns = [(view, name) for view in VIEWS for name in ("nano", "untrained")] + [("both", name) for name in SIMPLE]
     lines = ["| task | labels | " + " | ".join(f"{view}, {name}" for view, name in columns) + " |",
              "|---" * (2 + len(columns)) + "|"]  # fmt: skip
     for task in TASKS:

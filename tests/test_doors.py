@@ -108,6 +108,8 @@ OPTIONS = {
         "patch_sizes_m",
         "models",
         "max_pixels",
+        "folds",
+        "block_km",
         "seed",
         "cache",
         "json",

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.errors import RecordError
 
+_EQUAL_AREA = "EPSG:6933"
+
 
 def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> NDArray[np.str_]:
     """A split for each name, by a hash of seed and name: the same whatever else is in the list.
@@ -35,6 +37,41 @@ def split_by_place(
     """A split for each place, the same for all places of one square block of the ground."""
     columns, rows = (np.floor(np.asarray(values, float) / block_m).astype(int) for values in (x_m, y_m))
     return split_by_name([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], shares, seed)
+
+
+def ground_m(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Metres to the east and north, in a projection in which a block is as large everywhere, of degrees (WGS 84)."""
+    from pyproj import Transformer
+
+    x_m, y_m = Transformer.from_crs("EPSG:4326", _EQUAL_AREA, always_xy=True).transform(lon, lat)
+    return np.asarray(x_m, float), np.asarray(y_m, float)
+
+
+def block_numbers(x_m: ArrayLike, y_m: ArrayLike, block_m: float) -> NDArray[np.int64]:
+    """The number of the square block of the ground that each place is in, from 0.
+
+    >>> block_numbers([10.0, 1010.0, 990.0], [10.0, 10.0, 10.0], 1000.0).tolist()
+    [0, 1, 0]
+    """
+    corners = np.stack([np.floor(np.asarray(values, float) / block_m) for values in (x_m, y_m)], axis=-1)
+    return np.unique(corners, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def fold_numbers(groups: ArrayLike, num_folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """A fold for each place, the same for all of a group, so that folds hold much the same number of places.
+
+    Groups go one by one, the largest first and those of one size in a drawn order, to the fold that holds the fewest.
+
+    >>> fold_numbers([7, 7, 7, 8, 8, 9], 2).tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+    True
+    """
+    names, places, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    drawn = np.random.default_rng([seed, 4]).permutation(len(names))
+    fold_of, held = np.empty(len(names), dtype=np.int64), np.zeros(num_folds, dtype=np.int64)
+    for group in drawn[np.argsort(-counts[drawn], kind="stable")]:
+        fold_of[group] = held.argmin()
+        held[fold_of[group]] += counts[group]
+    return fold_of[places.reshape(-1)]
 
 
 def _draw(text: str) -> float:

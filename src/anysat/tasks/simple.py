@@ -67,6 +67,22 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
     return Places(tile=tile, row=row, col=col, truth=truth)
 
 
+def joined_places(parts: Sequence[Places], num_tiles: Sequence[int]) -> Places:
+    """Places of several sets of tiles, as if the sets were one, one after the other.
+
+    Args:
+        parts: places of each.
+        num_tiles: how many tiles each has.
+    """
+    first = np.cumsum([0, *num_tiles[:-1]])
+    rows, cols = ([getattr(one, name) for one in parts] for name in ("row", "col"))
+    return Places(
+        tile=np.concatenate([start + one.tile for start, one in zip(first, parts, strict=True)]),
+        row=None if rows[0] is None else np.concatenate(rows), col=None if cols[0] is None else np.concatenate(cols),
+        truth=np.concatenate([one.truth for one in parts]),
+    )  # fmt: skip
+
+
 def _labelled(values: Array, target: Target) -> NDArray[np.bool_]:
     known = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, dtype=bool)
     return known if target.ignore is None else known & (values != target.ignore)

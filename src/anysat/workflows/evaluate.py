@@ -35,6 +35,11 @@ class EvaluateConfig:
     """Models fitted to each feature set, all tuned alike on the validation split."""
     max_pixels: int = 20_000
     """Most labelled pixels that models are fitted to, drawn from the seed."""
+    folds: int | None = None
+    """Of a comparison: cross-validate over so many folds of whole blocks of ground, all tiles of the splits together;
+    intervals are over blocks. Needs coordinates; null for the splits as they are, or for --data.folds."""
+    block_km: float = 10.0
+    """Side of a block of `folds`; neighbours in one block are never on two sides."""
     seed: int = 0
     """Of everything that is drawn."""
     cache: str | None = None
@@ -50,6 +55,10 @@ class EvaluateConfig:
         for name in ("batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.folds is not None and self.folds < 3:
+            raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
+        if not self.block_km > 0:
+            raise RecordError("--block-km", self.block_km, "a length above 0")
         if self.json is not None and Path(self.json).suffix != ".json":
             raise RecordError("--json", self.json, "a name ending in .json")
 

@@ -28,7 +28,7 @@ class OpenData:
 
 
 def open_data(data: LabelledData, seed: int) -> OpenData:
-    """Find and open the three splits; no tile is in two of them.
+    """Find and open the three splits, of folds those of the first turn; no tile is in two of them.
 
     Raises:
         InputError: no dataset, no folder, several targets and none is named, an empty split, a tile in two splits.
@@ -37,6 +37,7 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
     if not data.dataset:
         raise InputError("--data.dataset", "the name of a dataset or a YAML file of your own data", "none",
                          "`anysat datasets list` names those that are known")  # fmt: skip
+    data = next(iter(data.turns().values()))
     record = find_dataset(data.dataset)
     target, (root, normaliser) = _target(record, data.target), place_of(data)
 

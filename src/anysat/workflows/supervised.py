@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anysat.errors import RecordError
@@ -32,9 +32,25 @@ class LabelledData:
     """Split that is scored once, at the end."""
     train_frac: float = 1.0
     """Share of the training tiles to use, drawn from the seed: what few labels are worth."""
+    folds: list[str] | None = None
+    """Cross-validation over these members, as [fold1,fold2,fold3]: each is scored once, the one before it chooses, all
+    others train. Null for `train`, `val` and `test`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_frac < 1:
             raise RecordError("data.val_frac", self.val_frac, "a share between 0 and 1")
         if not 0 < self.train_frac <= 1:
             raise RecordError("data.train_frac", self.train_frac, "a share above 0, up to 1")
+        if self.folds is not None and (len(self.folds) < 3 or len(set(self.folds)) < len(self.folds)):
+            raise RecordError("data.folds", self.folds, "three or more members, each once")
+
+    def turns(self) -> dict[str, LabelledData]:
+        """The splits of each turn of `folds`, by the member that is scored; itself, as `""`, where there are none."""
+        if self.folds is None:
+            return {"": self}
+        found = {}
+        for number, test in enumerate(self.folds):
+            val = self.folds[number - 1]
+            train = "+".join(member for member in self.folds if member not in (val, test))
+            found[test] = replace(self, train=train, val=val, test=test, folds=None)
+        return found

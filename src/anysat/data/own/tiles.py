@@ -15,14 +15,13 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData, OwnTarget
 from anysat.data.own.tables import PLACE, SPLIT, is_no_label, read_table
-from anysat.data.splits import split_by_name, split_by_place
+from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-_EQUAL_AREA = "EPSG:6933"
 """Metres all over the world, for blocks of ground."""
 _SHOWN = 5
 _MAX_VALUE = float(np.finfo(np.float32).max)
@@ -119,9 +118,7 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
     if splits.block_m is None:
         return split_by_name(columns["id"].tolist(), splits.shares, splits.seed)
     lon, lat = (_degrees(name, columns, source) for name in PLACE)
-    from pyproj import Transformer
-
-    x_m, y_m = Transformer.from_crs("EPSG:4326", _EQUAL_AREA, always_xy=True).transform(lon, lat)
+    x_m, y_m = ground_m(lon, lat)
     return split_by_place(x_m, y_m, splits.shares, splits.block_m, splits.seed)
 
 

@@ -1,0 +1,185 @@
+"""`anysat evaluate --compare` in turns: folds of blocks against an obvious loop, and folds that a dataset gives."""
+
+import json
+
+import numpy as np
+import pytest
+from pyproj import Transformer
+from sklearn.linear_model import LogisticRegression
+
+from anysat.cli import main
+from anysat.data.base import open_dataset
+from anysat.data.datasets.world import WorldSettings
+from anysat.data.splits import block_numbers, fold_numbers
+from anysat.workflows.supervised import LabelledData
+
+WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
+TARGET, CLASSES = "land_cover", 7
+BLOCK_KM = 150
+FOLDS = 3
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Generated tiles are kept for the whole session, away from the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def compared(tmp_path, capsys):
+    """Compares simple models in the world; gives exit status, record, report and errors."""
+
+    def call(*words):
+        path = tmp_path / "all.json"
+        options = ["--data.dataset=world", f"--data.world={json.dumps(WORLD)}", f"--data.target={TARGET}",
+                   "--data.modalities=[s1]", "--weights=[]", "--models=[logistic]", f"--json={path}"]  # fmt: skip
+        status = main(["evaluate", "--compare", *options, *words])
+        said = capsys.readouterr()
+        return status, json.loads(path.read_text()) if path.exists() else None, said.out, said.err
+
+    return call
+
+
+def miou(pairs):
+    """Of (truth, answer)."""
+    found = []
+    for number in range(CLASSES):
+        both = sum(t == a == number for t, a in pairs)
+        either = sum(number in (t, a) for t, a in pairs)
+        if either:
+            found.append(both / either)
+    return float(np.mean(found))
+
+
+def pixels(tile):
+    """Mean and deviation over dates of each band, and the class, of every pixel."""
+    seen = tile.observations["s1"]
+    for row in range(6):
+        for col in range(6):
+            features = []
+            for moment in (np.mean, np.std):
+                features += [moment(seen.values[seen.valid[:, band, row, col], band, row, col].astype(float))
+                             for band in range(3)]  # fmt: skip
+            yield features, int(tile.targets[TARGET][row, col])
+
+
+def slowly(tiles, blocks, folds):
+    """(truth, answer) of every pixel, by block: logistic regression on statistics, each fold scored once."""
+    found = {int(block): [] for block in blocks}
+    for turn in range(FOLDS):
+        sides = {"train": [], "val": [], "test": []}
+        for number, tile in enumerate(tiles):
+            side = (
+                "test" if folds[number] == turn else "val" if folds[number] == (turn + FOLDS - 1) % FOLDS else "train"
+            )
+            sides[side] += [(features, truth, number) for features, truth in pixels(tile)]
+        known = np.array([features for features, _, _ in sides["train"]])
+        arrays = {
+            side: (np.array([f for f, _, _ in rows]) - known.mean(0)) / known.std(0) for side, rows in sides.items()
+        }
+        truths = {side: [t for _, t, _ in rows] for side, rows in sides.items()}
+        fitted = [LogisticRegression(C=c, max_iter=1000).fit(arrays["train"], truths["train"]) for c in (0.01, 0.1, 1)]
+        best = max(fitted, key=lambda model: miou(list(zip(truths["val"], model.predict(arrays["val"]), strict=True))))
+        for (_, truth, number), answer in zip(sides["test"], best.predict(arrays["test"]), strict=True):
+            found[int(blocks[number])].append((truth, int(answer)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """All tiles in the order of the splits, and the block of each, by its centre."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "world.json").write_text(json.dumps(WorldSettings.of(WORLD).to_dict()))
+    tiles = [tile for split in ("train", "val", "test")
+             for tile in open_dataset("world", root, split, modalities=["s1"], targets=(TARGET,))]  # fmt: skip
+    corners = []
+    for tile in tiles:
+        place, (rows, cols) = tile.geobox.affine, tile.geobox.shape
+        middle = (place.c + place.a * cols / 2, place.f + place.e * rows / 2)
+        x_m, y_m = Transformer.from_crs(str(tile.geobox.crs), "EPSG:6933", always_xy=True).transform(*middle)
+        corners.append((x_m // (1000 * BLOCK_KM), y_m // (1000 * BLOCK_KM)))
+    return tiles, np.array([sorted(set(corners)).index(corner) for corner in corners])
+
+
+def test_folds_of_blocks_give_what_an_obvious_loop_gives(compared, ground):
+    tiles, blocks = ground
+    folds = fold_numbers(blocks, FOLDS)
+    status, found, out, err = compared(f"--folds={FOLDS}", f"--block-km={BLOCK_KM}")
+    assert status == 0, err
+    assert len(set(blocks)) > FOLDS
+    line = next(line for line in found["lines"] if line["features"] == "statistics")
+    wanted = slowly(tiles, blocks, folds)
+    every = [pair for pairs in wanted.values() for pair in pairs]
+    assert line["num_samples"] == len(every) == 36 * len(tiles)
+    assert line["figures"]["miou"] == pytest.approx(miou(every), abs=1e-9)
+    assert line["figures"]["accuracy"] == pytest.approx(np.mean([t == a for t, a in every]), abs=1e-9)
+    rng, drawn = np.random.default_rng(1), []
+    shares = [(sum(t == a for t, a in pairs), len(pairs)) for pairs in wanted.values()]
+    for _ in range(4000):
+        right, count = np.array(shares)[rng.integers(len(shares), size=len(shares))].sum(0)
+        drawn.append(right / count)
+    assert line["intervals"]["accuracy"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+    assert (found["folds"]["turns"], found["folds"]["groups"]) == (FOLDS, len(set(blocks)))
+    assert f"{FOLDS} folds, 95 % interval over {len(set(blocks))} blocks of {BLOCK_KM} km" in out
+
+
+def test_folds_keep_the_mark_below_band_statistics(compared):
+    _, found, out, _ = compared(f"--folds={FOLDS}", "--block-km=50")
+    best = max(line["figures"]["miou"] for line in found["lines"] if line["features"] == "statistics")
+    for line in found["lines"]:
+        assert line["below_baseline"] == (line["figures"]["miou"] < best)
+    assert out.count("below band statistics") == sum(line["below_baseline"] for line in found["lines"])
+
+
+def test_members_that_take_turns_are_each_scored_once(compared, ground):
+    status, found, out, err = compared("--data.folds=[train,val,test]")
+    assert status == 0, err
+    assert [turn["test"] for turn in found["folds"]["tiles"]] == [20, 2, 2]
+    assert found["lines"][0]["num_samples"] == 36 * len(ground[0])
+    assert "3 folds, 95 % interval over 24 tiles" in out
+
+
+def test_folds_refuse_what_they_cannot_do(compared):
+    for words, told in (
+        (["--folds=2"], "3 or more"),
+        (["--folds=5", "--block-km=100000"], "at least as many blocks"),
+        (["--folds=3", "--data.folds=[train,val,test]"], "got both"),
+        (["--data.folds=[train,val]"], "three or more members"),
+        (["--block-km=0"], "a length above 0"),
+    ):
+        status, _, _, err = compared(*words)
+        assert status == 2, words
+        assert told in err, (words, err)
+
+
+def test_tiles_without_coordinates_cannot_be_in_blocks(capsys):
+    from miniatures import miniature
+
+    root = miniature("timesen2crop", tiles=12)
+    words = ["evaluate", "--compare", "--data.dataset=timesen2crop", f"--data.root={root}", "--weights=[]", "--folds=3"]
+    assert main(words) == 2
+    assert "tiles with coordinates" in capsys.readouterr().err
+
+
+# -- the parts
+
+
+def test_a_block_is_in_one_fold_and_folds_are_alike():
+    rng = np.random.default_rng(0)
+    x_m, y_m = rng.uniform(0, 1e5, (2, 500))
+    blocks = block_numbers(x_m, y_m, 1e4)
+    for one, other in rng.integers(500, size=(300, 2)):
+        same = (x_m[one] // 1e4, y_m[one] // 1e4) == (x_m[other] // 1e4, y_m[other] // 1e4)
+        assert (blocks[one] == blocks[other]) == same
+    folds = fold_numbers(blocks, 5, seed=3)
+    assert all(len(set(folds[blocks == block])) == 1 for block in set(blocks))
+    assert np.ptp(np.bincount(folds)) <= 2
+    assert (folds == fold_numbers(blocks, 5, seed=3)).all()
+    assert (folds != fold_numbers(blocks, 5, seed=4)).any()
+
+
+def test_turns_of_members_score_each_once_and_choose_on_the_one_before():
+    turns = LabelledData(dataset="x", folds=["a", "b", "c", "d"]).turns()
+    assert {test: (one.train, one.val) for test, one in turns.items()} == {
+        "a": ("b+c", "d"), "b": ("c+d", "a"), "c": ("a+d", "b"), "d": ("a+b", "c"),
+    }  # fmt: skip
