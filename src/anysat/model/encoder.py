@@ -38,6 +38,10 @@ CHUNK_ROWS = 2048
 MAX_PAIRS = 1 << 25
 """Pairs of place and token that are looked at at once where tokens are fused."""
 
+RECOMPUTE_PATCHES = 1024
+"""Patches of a tile beyond which training keeps no activations of projectors and spatial transformer but computes them
+again: for a tile of 512 x 512 sub-patches they would take gigabytes at any width."""
+
 Output = Literal["tile", "patch", "dense", "all"]
 
 
@@ -195,14 +199,16 @@ class AnySat(nn.Module, ModelHubMixin):
         leave_out: bool = True,
         chunk_rows: int | None = None,
         tile_alone: bool = False,
+        recompute: bool = False,
     ) -> CoreOutput:
         """The forward pass on checked tensors, on the device and in the type of the weights.
 
         It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
-        attention and gives dense maps in the published layout. `tile_alone` leaves the patches out.
+        attention and gives dense maps in the published layout. `tile_alone` leaves the patches out, `recompute` keeps
+        no activations of the first step for the backward pass.
         """
         kept = () if dense is None else (dense,)
-        seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows)
+        seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute)
         tiling = [tokens for key, tokens in seen.items() if not self.config.modality(key).covers_tile]
         rows, cols = self._count_patches(inputs, patch_size_m)
         max_pairs = None if chunk_rows is None else MAX_PAIRS
@@ -323,8 +329,9 @@ class AnySat(nn.Module, ModelHubMixin):
     ) -> CoreOutput:
         """The core in chunks; what comes out must be finite."""
         found = self.core(
-            ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone
-        )
+            ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
+            recompute=grid.num_patches > RECOMPUTE_PATCHES,
+        )  # fmt: skip
         if not self.training and not bool(found.tile.isfinite().all()):
             values = [p.values if p.valid is None else p.values[p.valid] for p in ready.values()]
             largest = max(float(some.abs().max()) for some in values if some.numel())

@@ -15,6 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
@@ -71,15 +72,22 @@ class PlaceAttention(nn.Module):
             rearrange(layer(x), "batch token (head dim) -> batch head token dim", head=self.num_heads)
             for layer in (self.key, self.value)
         )
-        found = []
-        for some in slices(slice(0, queries.shape[2]), max_pairs, x.shape[0] * x.shape[1]):
+
+        def look(some: slice) -> Tensor:
+            """What some of the places find."""
             query = queries[:, :, some]
             bias = masked_bias(self.relative(query, bucket_of(some)), valid)
             assert bias is not None
             mixed = functional.scaled_dot_product_attention(
                 query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, attn_mask=bias.to(key.dtype)
             )
-            found.append(rearrange(mixed, "batch head place dim -> batch place (head dim)"))
+            return rearrange(mixed, "batch head place dim -> batch place (head dim)")
+
+        parts = slices(slice(0, queries.shape[2]), max_pairs, x.shape[0] * x.shape[1])
+        if len(parts) > 1 and torch.is_grad_enabled():  # the pairs of all parts together would be the square again
+            found = [checkpoint(look, some, use_reentrant=False) for some in parts]
+        else:
+            found = [look(some) for some in parts]
         return self.out(found[0] if len(found) == 1 else torch.cat(found, dim=1))
 
 
