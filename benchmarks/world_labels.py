@@ -4,10 +4,10 @@ python benchmarks/world_labels.py run --runs runs/labels     # goes on where it 
 python benchmarks/world_labels.py print
 
 Every line is `anysat probe` on tiles of a world that no pretraining saw: one head, settings chosen on the same
-validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed. `nano`, the network
-it began with; both sensors, and each alone. Beside them what `anysat evaluate --compare` makes of the same tiles
-without a network: a linear model on mean and deviation of each band, and on its monthly means. Records are lines of
-docs/experiments/world-labels.jsonl.
+validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed, and a draw in which no
+two classes of a task occur is left out. `nano`, the network it began with; both sensors, and each alone. Beside them
+what `anysat evaluate --compare` makes of the same tiles without a network: a linear model on mean and deviation of each
+band, and on its monthly means. Records are lines of docs/experiments/world-labels.jsonl.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import anysat
 from anysat.model.checkpoint import save
 from anysat.workflows.compare import compare
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.labelled_data import open_data
 from anysat.workflows.pretrain_presets import nano
 from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.probe import ProbeConfig
@@ -64,12 +65,26 @@ def configured(task: str, share: float, view: str, weights: str, seed: int, runs
                    cache=str(runs / "features"))  # fmt: skip
 
 
+def has_classes(config: ProbeConfig) -> bool:
+    """Whether there is anything to be learnt from the training tiles."""
+    data = open_data(config.data, config.seed)
+    found: set[int] = set()
+    for tile in data.train:
+        found |= set(np.unique(tile.targets[data.target.name]).tolist()) - {data.target.ignore}
+        if len(found) > 1:
+            return True
+    return False
+
+
 def run(runs: Path, tasks: list[str], seeds: list[int]) -> None:
     """Every line that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
     encoders = {"nano": "nano", "untrained": str(beginning(runs))}
     done = {_line(record) for record in records()}
     for seed, task, share in product(seeds, tasks, SHARES):
+        if not has_classes(configured(task, share, "both", "nano", seed, runs)):
+            print(f"{task}-{share:g}-{seed}: fewer than two classes among the tiles drawn", flush=True)
+            continue
         for view, (name, weights) in product(VIEWS, encoders.items()):
             line = f"{task}-{share:g}-{view}-{name}-{seed}"
             if line not in done:

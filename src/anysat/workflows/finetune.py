@@ -130,4 +130,14 @@ def finetune(config: FinetuneConfig) -> Scored:
         raise InputError("--out", "a folder for the run", "none")
     from anysat.workflows.finetune_run import run_finetuning
 
-    return run_finetuning(replace(config, resume=False), Path(config.out), config.resume)
+    asked, out = replace(config, resume=False), Path(config.out)
+    if config.data.folds is not None:
+        if (config.engine.devices, config.engine.num_nodes) != (1, 1):
+            got = f"{config.engine.devices} devices on {config.engine.num_nodes} nodes"
+            raise InputError(
+                "--data.folds", "one process", got, "run each fold with --data.train, --data.val, --data.test"
+            )
+        from anysat.workflows.folds import run_folds
+
+        return run_folds(asked, out, config.resume, run_finetuning)
+    return run_finetuning(asked, out, config.resume)

@@ -134,4 +134,9 @@ def probe(config: ProbeConfig) -> Scored:
         raise InputError("--out", "a folder for the run", "none")
     from anysat.workflows.probe_run import run_probe
 
-    return run_probe(replace(config, resume=False), Path(config.out), config.resume)
+    asked, out = replace(config, resume=False), Path(config.out)
+    if config.data.folds is not None:
+        from anysat.workflows.folds import run_folds
+
+        return run_folds(asked, out, config.resume, run_probe)
+    return run_probe(asked, out, config.resume)

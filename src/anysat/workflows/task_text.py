@@ -29,15 +29,20 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
 
 def score_lines(scores: Mapping[str, Any], command: str, preset: str) -> list[str]:
     """A line for each figure, with intervals, and the paper's for the same preset."""
-    from anysat.workflows.task_presets import PAPER
-
     lines = [
         f"  {title:18} {with_interval(scores, name)}" for name, title in FIGURES.items() if name in scores["figures"]
     ]
+    return lines + paper_line(command, preset)
+
+
+def paper_line(command: str, preset: str) -> list[str]:
+    """The paper's figure for a preset, where there is one."""
+    from anysat.workflows.task_presets import PAPER
+
     paper = PAPER.get((command, preset))
-    if paper is not None:
-        lines.append(f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})")
-    return lines
+    return (
+        [] if paper is None else [f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"]
+    )
 
 
 def with_interval(scores: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,79 @@
+"""A probe or fine-tuning over folds that take turns: one run for each, what they came to together in one file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anysat.data.work import to_json, write_whole
+from anysat.train.run import open_run
+from anysat.workflows.probe import Scored
+from anysat.workflows.task_parts import SCORES
+from anysat.workflows.task_text import FIGURES, paper_line
+
+FOLDS = "folds.json"
+
+
+def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool], Scored]) -> Scored:
+    """Run every turn of `config.data.folds` in a folder of the name of the fold that is scored.
+
+    A fold that is done is not run again where `resume` is given; one that stops ends the command, to be gone on with.
+
+    Raises:
+        RunExistsError: a fold was begun, and `resume` is False.
+        RecordError: a fold was begun with other options.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, data in config.data.turns().items():
+        one, path = replace(config, data=data), out / name
+        if resume and (path / SCORES).is_file():
+            with open_run(path, config=one.to_dict(), seed=one.seed, resume=True, may_change=one.MAY_CHANGE):
+                pass  # begun with the same options
+        else:
+            told = run(one, path, resume)
+            if not (path / SCORES).is_file():
+                return Scored(text=f"fold {name}: {told.text}", exit_status=told.exit_status)
+        found[name] = json.loads((path / SCORES).read_text())
+    content = joined(found) | {"config": config.to_dict()}
+    write_whole(out / FOLDS, to_json(content))
+    return Scored(text=_text(content, out))
+
+
+def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over folds of each test figure, and what each fold came to.
+
+    A figure that is undefined in a fold is left out of its mean; `num_folds` tells how many it is over.
+    """
+    first = next(iter(found.values()))
+    folds = {
+        name: {"figures": one["scores"]["test"]["figures"], "intervals": one["scores"]["test"]["intervals"],
+               "data": one["data"], "selection": {k: v for k, v in one["selection"].items() if k not in _LONG}}
+        for name, one in found.items()
+    }  # fmt: skip
+    figures = {}
+    for name in first["scores"]["test"]["figures"]:
+        values = [one["figures"][name] for one in folds.values() if one["figures"][name] is not None]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            figures[name] = {"mean": statistics.fmean(values), "deviation": spread, "least": min(values),
+                             "greatest": max(values), "num_folds": len(values)}  # fmt: skip
+    kept = {name: first[name] for name in ("command", "target", "primary", "selected_on", "seed", "versions")}
+    return {**kept, "figures": figures, "folds": folds}
+
+
+_LONG = ("curve", "tried")
+
+
+def _text(content: Mapping[str, Any], out: Path) -> str:
+    lines = [f"{content['target']} in {len(content['folds'])} folds, mean ± deviation (least to greatest)"]
+    for name, title in FIGURES.items():
+        one = content["figures"].get(name)
+        if one is not None:
+            spread = "" if one["deviation"] is None else f" ± {one['deviation']:.3f}"
+            lines.append(f"  {title:18} {one['mean']:.3f}{spread} ({one['least']:.3f} to {one['greatest']:.3f})")
+    return "\n".join([*lines, *paper_line(content["command"], str(content["config"].get("preset"))),
+                      f"scores: {out / FOLDS}"])  # fmt: skip

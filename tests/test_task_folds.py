@@ -1,0 +1,132 @@
+"""`anysat probe` and `finetune` over folds that take turns: one command, one file, taken up where it stopped."""
+
+import json
+import statistics
+
+import pytest
+import torch
+
+from anysat import AnySat, ModelConfig
+from anysat.cli import main
+from anysat.modalities import MODALITIES
+from anysat.model.checkpoint import save
+from anysat.workflows import probe_run
+from anysat.workflows.task_presets import FINETUNES, PROBES
+from miniatures import miniature
+
+WORLD = '{"tiles": 18, "seed": 7, "modalities": ["s1"], "extent_m": 60}'
+MEMBERS = ("train", "val", "test")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Generated tiles are kept for the whole session, away from the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    keys = ("s2", "s1", "spot")
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, subpatch_order="raster",
+                            modalities=tuple(MODALITIES[key] for key in keys))), path)  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def run(weights, tmp_path, capsys):
+    """Runs a command over the members of the world's split; gives exit status, report and errors."""
+
+    def call(command, *words, members=MEMBERS):
+        argv = [command, "--data.dataset=world", f"--data.world={WORLD}", "--data.target=land_cover",
+                "--data.modalities=[s1]", "--patch-sizes-m=[30]", f"--weights={weights}", "--epochs=1",
+                "--report=false", f"--data.folds=[{','.join(members)}]", f"--out={tmp_path / 'run'}"]  # fmt: skip
+        argv += ["--learning-rates=[0.01]"] if command == "probe" else []
+        status = main([*argv, *words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def test_every_fold_is_scored_once_and_one_file_tells_mean_and_spread(run, tmp_path):
+    status, out, err = run("probe")
+    assert status == 0, err
+    found = json.loads((tmp_path / "run" / "folds.json").read_text())
+    single = {name: json.loads((tmp_path / "run" / name / "scores.json").read_text()) for name in MEMBERS}
+    assert {name: one["data"]["test"]["tiles"] for name, one in found["folds"].items()} == {
+        "train": 14, "val": 2, "test": 2,
+    }  # fmt: skip
+    for name in ("miou", "accuracy"):
+        values = [one["scores"]["test"]["figures"][name] for one in single.values()]
+        assert found["figures"][name]["mean"] == pytest.approx(statistics.mean(values))
+        assert found["figures"][name]["deviation"] == pytest.approx(statistics.stdev(values))
+        assert (found["figures"][name]["least"], found["figures"][name]["greatest"]) == (min(values), max(values))
+    assert "land_cover in 3 folds, mean ± deviation" in out
+    for name, one in single.items():
+        data = one["config"]["data"]
+        assert sorted([data["test"], data["val"], *data["train"].split("+")]) == sorted(MEMBERS)
+        assert data["test"] == name
+
+
+def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):
+    done, real = [], probe_run.run_probe
+
+    def stopped(config, out, resume):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(out.name)
+        return real(config, out, resume)
+
+    monkeypatch.setattr(probe_run, "run_probe", stopped)
+    assert run("probe")[0] == 130
+    assert not (tmp_path / "run" / "folds.json").exists()
+    monkeypatch.setattr(
+        probe_run, "run_probe", lambda config, out, resume: done.append(out.name) or real(config, out, resume)
+    )
+    assert run("probe")[0] == 2, "there is a run"
+    assert len(done) == 3, "it was asked, and refused"
+    done.pop()
+    status, _, err = run("probe", "--resume")
+    assert status == 0, err
+    assert done == list(MEMBERS)
+    status, _, err = run("probe", "--resume", "--seed=3")
+    assert status == 2
+    assert "seed" in err
+
+
+def test_a_fold_that_stops_early_ends_the_command(run, tmp_path):
+    status, out, err = run("finetune", "--max-steps=1", "--batch-size=1")
+    assert status == 0, err
+    assert "fold train: stopped at step 1" in out
+    assert not (tmp_path / "run" / "val").exists()
+    status, _, err = run("finetune", "--batch-size=1", "--resume")
+    assert status == 0, err
+    assert json.loads((tmp_path / "run" / "folds.json").read_text())["command"] == "finetune"
+
+
+def test_folds_are_for_one_process(run):
+    status, _, err = run("finetune", "--engine.devices=2")
+    assert status == 2
+    assert "expected one process" in err
+
+
+def test_the_five_folds_of_pastis_are_the_published_turns():
+    for config in (PROBES["pastis-folds"](), FINETUNES["pastis-folds"](), FINETUNES["pastis-labels-folds"]()):
+        turns = config.data.turns()
+        assert list(turns) == [f"fold{n}" for n in range(1, 6)]
+        assert (turns["fold5"].train, turns["fold5"].val) == ("fold1+fold2+fold3", "fold4")
+        assert (turns["fold1"].train, turns["fold1"].val) == ("fold2+fold3+fold4", "fold5")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pastis_over_its_five_folds_is_one_command(weights, tmp_path, capsys):
+    words = ["probe", "--preset=pastis-folds", f"--data.root={miniature('pastis_hd')}", f"--weights={weights}",
+             "--epochs=1", "--patch-sizes-m=[160]", "--report=false", f"--out={tmp_path / 'run'}"]  # fmt: skip
+    assert main(words) == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "run" / "folds.json").read_text())
+    assert list(found["folds"]) == [f"fold{n}" for n in range(1, 6)]
+    assert sum(one["data"]["test"]["tiles"] for one in found["folds"].values()) == 6
+    assert "paper: mean IoU 0.427" in capsys.readouterr().out
