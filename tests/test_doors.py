@@ -108,6 +108,7 @@ OPTIONS = {
         "patch_sizes_m",
         "models",
         "max_pixels",
+        "crop_m",
         "folds",
         "block_km",
         "seed",
@@ -118,6 +119,7 @@ OPTIONS = {
     "predict": {
         *AREA,
         "run",
+        "crop_m",
         "inputs",
         "out",
         "probabilities",

@@ -24,6 +24,7 @@ from anysat.errors import AnySatError, InputError, MissingFileError, RecordError
 
 if TYPE_CHECKING:
     from anysat.data.pack import PackedDataset
+    from anysat.data.transforms import Crops
     from anysat.data.world import World
 
 _DATASETS = "anysat.data.datasets"
@@ -160,6 +161,9 @@ class DatasetRecord:
     """One sample: folder, row of its table, modalities wanted."""
     read_target: Callable[[DatasetFolder, Row, str], NDArray[Any]] | None = None
     """A target that `read_sample` leaves out because making it takes long, made when asked for: folder, row, name."""
+    read_crops: Callable[[DatasetFolder, Row, Sequence[str]], Crops] | None = None
+    """Tiles that together cover all of a sample that is larger than a tile, as its authors score it; None where a tile
+    is the sample."""
     list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
     """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None

@@ -6,6 +6,7 @@ georeference. Randomness comes in as a generator; the tile that comes in stays a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,18 @@ class Augmentation:
         return kept if most is None else min(kept, most)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crops:
+    """Overlapping tiles of one sample, and the targets of all the ground they cover together."""
+
+    tiles: tuple[Tile, ...]
+    corners_m: tuple[tuple[float, float], ...]
+    """Of each tile, metres from the upper left corner of that ground, down and right."""
+    extent_m: tuple[float, float]
+    """Sides of that ground, down and right."""
+    targets: Mapping[str, NDArray[Any]]
+
+
 def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generator) -> Tile:
     """A changed copy of a tile; the same generator state gives the same one.
 
@@ -115,6 +128,24 @@ def crop(tile: Tile, top_m: float, left_m: float, side_m: float) -> Tile:
                                                              side / height, side / width))  # fmt: skip
 
 
+def five_corners(tile: Tile, side_m: float) -> tuple[tuple[float, float], ...]:
+    """Upper left corners, metres down and right, of the squares in the four corners of a tile and in its middle.
+
+    The middle one lies where pixels of everything meet, up to one such step towards the upper left.
+
+    Raises:
+        InputError: the tile is no larger than the square.
+    """
+    unit, side, extent = _unit_cm(tile), centimetres(side_m, "crop side"), _extent_cm(tile)
+    free = [length - side for length in extent]
+    if min(free) < 0 or max(free) == 0:
+        shape = f"{extent[0] / 100:g} x {extent[1] / 100:g} m"
+        raise InputError(f"five crops of tile {tile.id!r}", f"a side below that of the tile, {shape}", f"{side_m:g} m")
+    tops, lefts = (dict.fromkeys((0.0, length / 100)) for length in free)
+    middle_top, middle_left = (length // 2 // unit * unit / 100 for length in free)
+    return (*itertools.product(tops, lefts), (middle_top, middle_left))
+
+
 def turn(tile: Tile, quarters: int, *, is_mirrored: bool = False) -> Tile:
     """A tile with left and right exchanged (if so), then turned counterclockwise by quarters.
 
@@ -161,6 +192,12 @@ def _check_context(tile: Tile) -> None:
         if key not in tiling and observation.shape_px != (1, 1):
             expected = "one pixel of a modality that covers the tile, so that crops and turns keep it over its ground"
             raise InputError(f"tile {tile.id!r}, {key}", expected, f"{observation.shape_px} pixels")
+
+
+def extent_m(tile: Tile) -> tuple[float, float]:
+    """Sides of a tile, down and right."""
+    height, width = _extent_cm(tile)
+    return height / 100, width / 100
 
 
 def _extent_cm(tile: Tile) -> tuple[int, int]:

@@ -25,6 +25,9 @@ class EvaluateConfig:
     """Compare feature sets and models on --data instead."""
     split: str = "test"
     """Split to score a run on; members may be joined by `+`."""
+    crop_m: float | None = None
+    """Answer each tile of a run by five overlapping crops of this side, in its corners and its middle, and average
+    their outputs; null for whole tiles. Of FLAIR, 100 covers the whole photo, as published."""
     data: LabelledData = field(default_factory=LabelledData)
     """Of a comparison; of a run only `root` counts, where the data have moved."""
     weights: list[str] = field(default_factory=lambda: ["nano"])
@@ -57,6 +60,8 @@ class EvaluateConfig:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
         if self.folds is not None and self.folds < 3:
             raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
+        if self.crop_m is not None and (self.compare or not self.crop_m > 0):
+            raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
         if not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0")
         if self.json is not None and Path(self.json).suffix != ".json":

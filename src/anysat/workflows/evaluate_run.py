@@ -11,6 +11,7 @@ import yaml
 from anysat.data.base import open_dataset
 from anysat.data.work import fingerprint, to_json, write_whole
 from anysat.errors import InputError, MissingFileError
+from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
@@ -40,10 +41,13 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
     if not len(tiles):
         raise InputError(f"{data.dataset}, split {config.split}", "at least one tile", "none")
     with progress_bar(f"scores of {config.split}", len(tiles)) as advance:
-        found = score(predictor, tiles, config.batch_size, advance=advance)
+        if config.crop_m is None:
+            found = score(predictor, tiles, config.batch_size, advance=advance)
+        else:
+            found = score_crops(predictor, tiles, config.crop_m, advance=advance)
     sheet = described(found, predictor.task)
     content: dict[str, Any] = {
-        "run": str(run), "split": config.split, "scores": sheet, "data": fingerprint(tiles),
+        "run": str(run), "split": config.split, "crop_m": config.crop_m, "scores": sheet, "data": fingerprint(tiles),
         "selected_on": predictor.provenance.get("selected_on"), "config": options,
     }  # fmt: skip
     if config.json is not None:

@@ -33,6 +33,9 @@ class PredictConfig(AreaOptions):
     variants: int = 0
     """Of an area: this many flips (up to 4) and halves of the dates (up to 8) are answered for, their mean is the
     answer, and how far they disagree is written as uncertainty; 0 for none."""
+    crop_m: float | None = None
+    """Of a tile: answer five overlapping crops of this side, in its corners and its middle, and average their outputs;
+    null for the whole tile. Windows of an area overlap by --overlap."""
     units: list[str] = field(default_factory=list)
     """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
     device: str = "cpu"
@@ -50,6 +53,8 @@ class PredictConfig(AreaOptions):
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if not 0 <= self.variants <= 8:
             raise RecordError("--variants", self.variants, "0 to 8")
+        if self.crop_m is not None and (self.is_area or not self.crop_m > 0):
+            raise RecordError("--crop-m", self.crop_m, "a length above 0, of a tile; areas have --overlap")
         super().__post_init__()
         self.check_also(self.out)
 
@@ -75,4 +80,6 @@ def predict(config: PredictConfig) -> Scored:
     try:
         return predict_tile(config)
     except LargeGroundError:
+        if config.crop_m is not None:
+            raise
         return predict_area(config)

@@ -15,6 +15,7 @@ from anysat.geo.maps import write_classes, write_values
 from anysat.geo.writers import check_free, staged
 from anysat.model.precision import find_precision, multiplying
 from anysat.picture_samples import class_colours, sample_figure
+from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed_tile import check_device, read_tile
@@ -40,7 +41,10 @@ def predict_tile(config: PredictConfig) -> Scored:
     reading = EmbedConfig(inputs=config.inputs, out=config.out, patch_size_m=size, units=config.units, dense=None)
     tile = read_tile(reading, predictor.encoder)
     with multiplying(find_precision(config.precision, predictor.device), predictor.device):
-        found = predictor.predict(Batch.of([tile]).to(predictor.device))
+        if config.crop_m is None:
+            found = predictor.predict(Batch.of([tile]).to(predictor.device))
+        else:
+            found = predict_crops(predictor, tile, config.crop_m)
     tags = {
         "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
         "classes": list(target.classes), "weights": dict(predictor.encoder.provenance), "inputs": list(config.inputs),

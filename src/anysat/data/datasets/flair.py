@@ -13,6 +13,7 @@ from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
+from anysat.data.transforms import Crops
 from anysat.data.world import World, WorldTile
 from anysat.errors import MissingFileError, SourceError
 from anysat.observation import Dates, Observation
@@ -27,6 +28,7 @@ VAL_DOMAINS = ("D004_2021", "D014_2020", "D029_2021", "D031_2019", "D058_2020", 
 """Validation domains of the baseline of the dataset's authors: 8 of the 40 training domains."""
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _SOURCE = "documentation of FLAIR #2; spec 4.3"
+TILE_M = 100.0
 _CROP_PX = 6  # a photo of 512 px covers 102.4 m: cut to the 100 m that 10 px of Sentinel-2 cover
 _HALF_PX = 5
 _SEN = "{prefix}_sen_{part}/{domain}/{area}/sen/SEN2_sp_{domain}-{area}"
@@ -98,20 +100,40 @@ def _centroid(folder: DatasetFolder, centroids: Mapping[str, Sequence[int]], num
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 100 m."""
-    cut = slice(_CROP_PX, -_CROP_PX)
-    stored = folder.read("labels", **row)[0, cut, cut]
+    """One tile of 100 m, the middle of the photo."""
+    return _read(folder, row, modalities, ((_CROP_PX, _CROP_PX),))[0][0]
+
+
+def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Crops:
+    """Tiles of 100 m at the four corners of the photo and in its middle, with one series of Sentinel-2 for all."""
+    sides = (0, 2 * _CROP_PX)
+    corners = (*((top, left) for top in sides for left in sides), (_CROP_PX, _CROP_PX))
+    tiles, labels = _read(folder, row, modalities, corners)
+    gsd_m = TILE_M / (labels.shape[0] - 2 * _CROP_PX)
+    return Crops(tiles=tuple(tiles), corners_m=tuple((top * gsd_m, left * gsd_m) for top, left in corners),
+                 extent_m=(labels.shape[0] * gsd_m, labels.shape[1] * gsd_m), targets=_targets(labels))  # fmt: skip
+
+
+def _read(
+    folder: DatasetFolder, row: Row, modalities: Sequence[str], corners: Sequence[tuple[int, int]]
+) -> tuple[list[Tile], NDArray[np.int64]]:
+    """The tiles whose upper left corners are at these pixels of the photo, and the labels of all of it."""
+    stored = folder.read("labels", **row)[0]
     labels = np.where((stored >= 1) & (stored <= len(CLASSES)), stored.astype(np.int64) - 1, OTHER)
-    present = np.isin(np.arange(len(CLASSES)), labels).astype(np.int64)
-    observations = []
-    if "aerial-flair" in modalities:
-        photo = folder.read("aerial-flair", **row)[:, cut, cut]
-        observations.append(folder.observe("aerial-flair", photo, **row))
-    if "s2" in modalities:
-        observations.append(_series(folder, row))
-    geobox = folder.geobox("aerial-flair", **row) if "aerial-flair" in modalities else None
-    targets = {"land_cover": labels, "land_cover_present": present}
-    return Tile.of(*observations, targets=targets, geobox=geobox[cut, cut] if geobox else None)
+    has_photo = "aerial-flair" in modalities
+    photo = folder.read("aerial-flair", **row) if has_photo else None
+    geobox = folder.geobox("aerial-flair", **row) if has_photo else None
+    series = [_series(folder, row)] if "s2" in modalities else []
+    tiles = []
+    for corner in corners:
+        cut = tuple(slice(start, start + side - 2 * _CROP_PX) for start, side in zip(corner, labels.shape, strict=True))
+        seen = [] if photo is None else [folder.observe("aerial-flair", photo[:, *cut], **row)]
+        tiles.append(Tile.of(*seen, *series, targets=_targets(labels[cut]), geobox=geobox[cut] if geobox else None))
+    return tiles, labels
+
+
+def _targets(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    return {"land_cover": labels, "land_cover_present": np.isin(np.arange(len(CLASSES)), labels).astype(np.int64)}
 
 
 def _series(folder: DatasetFolder, row: Row) -> Observation:
@@ -201,7 +223,7 @@ DATASET = DatasetRecord(
     title="FLAIR #2",
     about="Land cover of 77,762 aerial photos in 50 spatial domains of metropolitan France, with Sentinel-2 series",
     modalities=("aerial-flair", "s2"),
-    tile_m=100.0,
+    tile_m=TILE_M,
     patch_sizes_m=(10.0, 20.0, 50.0),
     targets=(
         Target(name="land_cover", level="pixel", kind="class", classes=CLASSES, ignore=OTHER, gsd_m=0.2,
@@ -222,11 +244,13 @@ DATASET = DatasetRecord(
     layouts=(PUBLISHED,),
     list_samples=list_samples,
     read_sample=read_sample,
+    read_crops=read_crops,
     write_miniature=write_miniature,
     notes=(
         "The published training code reads the same folders (spec 4.3); it validates on the test folders, which is not "
         "done here.",
-        "Photo and labels are cut at their centre to the 100 m of the Sentinel-2 window, in training and in tests.",
+        "Photo and labels are cut at their centre to the 100 m of the Sentinel-2 window, in training and in tests; "
+        "`anysat evaluate --crop-m 100` covers the whole photo with five overlapping tiles, as published.",
         "Photo, labels, series and place are matched by names; the published loader pairs sorted lists.",
         "Sentinel-2 pixels outside the array of their area are invalid, never wrapped to its other side.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid; snow is kept.",

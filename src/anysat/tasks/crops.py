@@ -1,0 +1,91 @@
+"""Answers for ground that is larger than what a predictor looks at: of overlapping crops, whose outputs are averaged.
+
+The published scores of FLAIR are made so: photos of 102.4 m seen in five crops of 100 m (spec section 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysat.batch import Batch, Tile
+from anysat.data.base import TileDataset
+from anysat.data.transforms import Crops, crop, extent_m, five_corners
+from anysat.errors import InputError
+from anysat.model.modes import evaluating
+from anysat.tasks.predictor import Prediction, Predictor
+from anysat.tasks.scores import Scores
+
+
+def five_crops(tile: Tile, side_m: float) -> Crops:
+    """The crops in the corners and in the middle of a tile.
+
+    Raises:
+        InputError: the tile is no larger than a crop, or a crop would cut through a pixel.
+    """
+    corners = five_corners(tile, side_m)
+    return Crops(tiles=tuple(crop(tile, top, left, side_m) for top, left in corners), corners_m=corners,
+                 extent_m=extent_m(tile), targets=tile.targets)  # fmt: skip
+
+
+def crops_of(tiles: Any, index: int, side_m: float) -> Crops:
+    """The crops of a sample: those of its dataset where it has some of this side, else five of its tile."""
+    read = tiles.record.read_crops
+    if read is None or side_m != tiles.record.tile_m or not isinstance(tiles, TileDataset):  # packs hold tiles alone
+        return five_crops(tiles[index], side_m)
+    found: Crops = read(tiles.folder, tiles.samples.row(index), tiles.modalities)
+    return found
+
+
+def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
+    """Outputs (row col output) of the ground of some crops, or (output) of a target of tiles.
+
+    The mean over the crops that saw a place; NaN where none did. The predictor is used as it is: set its mode before.
+
+    Raises:
+        InputError: a crop does not begin at a pixel of the target.
+    """
+    target = predictor.task.target
+    found = predictor(Batch.of(crops.tiles).to(predictor.device))
+    if target.gsd_m is None:
+        return found.nanmean(0)
+    rows, cols = (_pixels(length, target.gsd_m) for length in crops.extent_m)
+    total = found.new_zeros(rows, cols, found.shape[-1])
+    count = found.new_zeros(rows, cols, 1)
+    for outputs, corner in zip(found, crops.corners_m, strict=True):
+        top, left = (_pixels(length, target.gsd_m) for length in corner)
+        place = (slice(top, top + outputs.shape[0]), slice(left, left + outputs.shape[1]))
+        seen = outputs.isfinite().all(-1, keepdim=True)
+        total[place] += outputs.where(seen, 0.0)
+        count[place] += seen
+    return total / count.where(count > 0, torch.nan)
+
+
+def score_crops(predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None) -> Scores:
+    """Scores on tiles with targets, each answered by crops of this side."""
+    task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
+    with evaluating(predictor), torch.inference_mode():
+        for index in range(len(tiles)):
+            crops = crops_of(tiles, index, side_m)
+            truth = torch.as_tensor(crops.targets[task.target.name], device=predictor.device)
+            task.score(sheet, outputs_of_crops(predictor, crops)[None], truth[None])
+            advance(1)
+    found: Scores = sheet.compute()
+    return found
+
+
+def predict_crops(predictor: Predictor, tile: Tile, side_m: float) -> Prediction:
+    """The answer for a tile, from five crops of it."""
+    with evaluating(predictor), torch.inference_mode():
+        outputs = outputs_of_crops(predictor, five_crops(tile, side_m))[None]
+        return Prediction(predictor.task.answer(outputs), predictor.task.probabilities(outputs), outputs)
+
+
+def _pixels(length_m: float, gsd_m: float) -> int:
+    count = round(length_m / gsd_m)
+    if abs(count * gsd_m - length_m) > 1e-6:
+        raise InputError("crops", f"places at whole pixels of the target, {gsd_m:g} m", f"{length_m:g} m",
+                         "take another side in --crop-m")  # fmt: skip
+    return count
