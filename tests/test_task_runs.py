@@ -258,42 +258,6 @@ def test_an_unknown_preset_is_named_with_those_there_are(run):
     assert "pastis" in err
 
 
-# -- silent slips -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sharp():
-    """A stored example: a predictor of crops by their season, and its tiles."""
-    torch.manual_seed(1)
-    root = miniature("timesen2crop", tiles=12)
-    tiles = open_dataset("timesen2crop", root, "all", targets=("crop",))
-    encoder = AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))).eval()
-    batch = anysat.Batch.of([tiles[n] for n in range(len(tiles))])
-    encoder.normaliser = Normaliser.from_batch(batch)
-    return encoder, batch
-
-
-@torch.inference_mode()
-def test_a_day_base_off_by_one_changes_the_embedding(sharp):
-    from dataclasses import replace
-
-    encoder, batch = sharp
-    seen = batch.observations["s2"]
-    later = replace(batch, observations={"s2": replace(seen, dates=seen.dates + 1)})
-    assert not torch.equal(encoder.encode(batch, 10).tile, encoder.encode(later, 10).tile)
-
-
-@torch.inference_mode()
-def test_two_bands_swapped_change_the_embedding(sharp):
-    from dataclasses import replace
-
-    encoder, batch = sharp
-    seen = batch.observations["s2"]
-    order = [1, 0, *range(2, 10)]
-    swapped = replace(batch, observations={"s2": replace(seen, values=seen.values[:, :, order])})
-    assert (encoder.encode(batch, 10).tile - encoder.encode(swapped, 10).tile).abs().max() > 1e-3
-
-
 # -- fine-tuning --------------------------------------------------------------------------------------
 
 
