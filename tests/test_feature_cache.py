@@ -243,6 +243,40 @@ def test_a_file_that_was_cut_short_is_made_again(encoder, tmp_path, kept):
     assert same(embeddings(again), embeddings(features(encoder, tmp_path / "b")))
 
 
+@pytest.mark.parametrize("place", [3, 200, 0.3, 0.5, 0.9, -1])
+def test_a_file_with_a_changed_byte_is_made_again(encoder, tmp_path, place):
+    first = features(encoder, tmp_path / "a")
+    content = bytearray(first.files[0].read_bytes())
+    number = int(place * len(content)) if isinstance(place, float) else place
+    content[number] ^= 4
+    first.files[0].write_bytes(content)
+    again = features(encoder, tmp_path / "a")
+    assert again.num_new == TILES_PER_FILE
+    assert same(embeddings(again), embeddings(features(encoder, tmp_path / "b")))
+
+
+def test_a_tile_without_a_valid_value_is_named_and_its_embeddings_are_nan(encoder, tmp_path):
+    class Night(Meadow):
+        def __getitem__(self, index):
+            tile = super().__getitem__(index)
+            if index not in (CHANGED, COUNT - 2, COUNT - 1):
+                return tile
+            dark = {key: replace(seen, valid=np.zeros_like(seen.valid)) for key, seen in tile.observations.items()}
+            return replace(tile, observations=dark)
+
+    found = features(encoder, tmp_path, Night(COUNT))
+    assert found.unseen == tuple(Meadow(COUNT).ids[n] for n in (CHANGED, COUNT - 2, COUNT - 1))
+    seen = embeddings(found)
+    assert [n for n in range(COUNT) if seen.tile[n].isnan().all()] == [CHANGED, COUNT - 2, COUNT - 1]
+    assert not seen.valid[[CHANGED, COUNT - 2]].any()
+    assert seen.patch[CHANGED].isnan().all()
+    again = features(encoder, tmp_path, Night(COUNT))
+    assert (again.num_new, again.unseen) == (0, found.unseen)
+    others = [n for n in range(TILES_PER_FILE) if n != CHANGED]
+    plain = embeddings(features(encoder, tmp_path / "plain"))
+    assert torch.allclose(seen.tile[others], plain.tile[others], atol=1e-5)
+
+
 def test_a_folder_that_cannot_be_written_is_said(encoder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="could not be written"):

@@ -27,7 +27,16 @@ from anysat.model.positions import cell_sequence
 from anysat.model.projectors import SeriesProjector, make_projector
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import SeenPatches, ShownPatches, fuse, see
-from anysat.model.validity import any_of, mark_invalid, mark_unseen, nothing_of, pool_valid, valid_or_all
+from anysat.model.validity import (
+    Refuse,
+    any_of,
+    mark_invalid,
+    mark_unseen,
+    nothing_of,
+    pool_valid,
+    tiles_seen,
+    valid_or_all,
+)
 from anysat.normalise import Normaliser
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
@@ -92,7 +101,13 @@ class AnySat(nn.Module, ModelHubMixin):
         return self.fusion.tile_token.dtype
 
     def encode(
-        self, batch: Batch, patch_size_m: float, *, dense: str | None = None, faithful: bool = False
+        self,
+        batch: Batch,
+        patch_size_m: float,
+        *,
+        dense: str | None = None,
+        faithful: bool = False,
+        refuse_empty: bool = True,
     ) -> Embeddings:
         """Embed a batch of source values; outside training, under `torch.inference_mode()`.
 
@@ -102,6 +117,7 @@ class AnySat(nn.Module, ModelHubMixin):
             dense: key of the modality whose sub-patches get an embedding each, or None.
             faithful: compute as the published code does where ours is right and its is not: invalid
                 values are filled and stay in the attention, and aerial dense maps are scrambled.
+            refuse_empty: False to give NaN for a tile without a valid value, its tile embedding included.
 
         Raises:
             UnknownNameError: the model has no projector for a modality of the batch.
@@ -109,15 +125,27 @@ class AnySat(nn.Module, ModelHubMixin):
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
-        return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful)
+        return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
 
     def prepare(self, batch: Batch, patch_size_m: float) -> tuple[dict[str, PixelInput], PatchGrid]:
         """What the core takes, from a batch of source values, and how its tiles are cut; for training.
 
         Tiles without a valid value stay, wholly invalid. Raises as `encode`; EmptyTileError when all are so.
         """
-        inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse_empty=False)
+        inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse="all")
         return inputs, grid
+
+    def grid(self, batch: Batch, patch_size_m: float) -> PatchGrid:
+        """How the tiles of a batch are cut.
+
+        Raises:
+            PatchSizeError, ExtentError: the patches do not nest.
+        """
+        shapes = {
+            self.config.modality(key): (seen.values.shape[-2], seen.values.shape[-1])
+            for key, seen in batch.observations.items()
+        }
+        return PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
 
     def forward(
         self,
@@ -300,15 +328,18 @@ class AnySat(nn.Module, ModelHubMixin):
         patch_size_m: float,
         dense: str | None,
         faithful: bool,
+        refuse_empty: bool = True,
     ) -> Embeddings:
         """Checks, marks what is invalid, runs the core, and marks what nobody saw."""
         if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must be there and lie in patches")
-        ready, grid, absent = self._check(inputs, ids, patch_size_m, dense=dense)
+        ready, grid, absent = self._check(
+            inputs, ids, patch_size_m, dense=dense, refuse="one" if refuse_empty else "none"
+        )
         found = self._computed(ready, grid, dense, faithful)
         return Embeddings(
-            tile=found.tile,
+            tile=found.tile if refuse_empty else mark_unseen(found.tile, tiles_seen(ready)),
             patch=mark_unseen(found.patch, found.patch_valid),
             valid=valid_or_all(found.patch, found.patch_valid),
             grid=grid,
@@ -361,7 +392,7 @@ class AnySat(nn.Module, ModelHubMixin):
         ids: Sequence[object],
         patch_size_m: float,
         *,
-        refuse_empty: bool = True,
+        refuse: Refuse = "one",
         dense: str | None = None,
     ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
         """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
@@ -371,7 +402,7 @@ class AnySat(nn.Module, ModelHubMixin):
         }
         grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
         inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
-        marked, absent = mark_invalid(inputs, ids, refuse_empty)
+        marked, absent = mark_invalid(inputs, ids, refuse)
         if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
             # Only context is left: the patches are still those of what was given, and nobody saw them.
             marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}

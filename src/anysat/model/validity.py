@@ -6,6 +6,7 @@ A flag of None means that all is valid, so that nothing is computed for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -15,9 +16,12 @@ from torch import Tensor
 from anysat.errors import EmptyTileError
 from anysat.model.inputs import PixelInput
 
+Refuse = Literal["one", "all", "none"]
+"""Which empty tiles are an error: one of them, only all of a batch, or none."""
+
 
 def mark_invalid(
-    inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse_empty: bool = True
+    inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse: Refuse = "one"
 ) -> tuple[dict[str, PixelInput], dict[str, int]]:
     """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
 
@@ -25,7 +29,7 @@ def mark_invalid(
         The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
 
     Raises:
-        EmptyTileError: a tile has no valid value in any modality; with `refuse_empty=False`, all have none.
+        EmptyTileError: one tile has no valid value in any modality, or all have none, as `refuse` says.
     """
     marked, absent, anything = {}, {}, None
     for key, pixels in inputs.items():
@@ -40,9 +44,16 @@ def mark_invalid(
         if missing < len(present):
             marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
     assert anything is not None, "no modality"
-    if not bool(anything.all() if refuse_empty else anything.any()):
+    if (refuse == "one" and not bool(anything.all())) or (refuse == "all" and not bool(anything.any())):
         raise EmptyTileError([ids[index] for index in torch.nonzero(~anything).flatten().tolist()])
+    if not marked:
+        marked = {key: nothing_of(pixels) for key, pixels in inputs.items()}
     return marked, absent
+
+
+def tiles_seen(inputs: Mapping[str, PixelInput]) -> Bool[Tensor, " batch"] | None:
+    """Which tiles have a valid value in any modality; None, all, as soon as one modality is valid everywhere."""
+    return any_of([None if pixels.valid is None else pixels.valid.flatten(1).any(1) for pixels in inputs.values()])
 
 
 def nothing_of(pixels: PixelInput) -> PixelInput:

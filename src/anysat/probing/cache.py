@@ -36,6 +36,8 @@ from anysat.patches import PatchGrid
 TILES_PER_FILE = 8
 VERSION = 1
 """Of what is kept; raise it when the same input gives other embeddings."""
+CHECKSUM = "sha256"
+"""Under which a file keeps the digest of what is in it: a byte that was changed on the disk is seen."""
 _OPEN_FILES = 64
 
 
@@ -69,6 +71,8 @@ class Features:
     dense: Modality | None = None
     num_new: int = field(default=0, compare=False)
     """Tiles that had to be embedded now."""
+    unseen: tuple[str, ...] = ()
+    """Names of tiles without a valid value, whose embeddings are NaN."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,23 +115,29 @@ def extract(
     files: list[Path] = []
     targets: dict[str, list[Tensor]] = {}
     grid, num_new = None, 0
+    unseen: list[str] = []
     with progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
         for draw in Loader(source=source, start=0, stop=steps, num_workers=num_workers):
             kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
             batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)
             path = folder / f"{_digest(batch, own)}.safetensors"
             if grid is None:
-                grid = encoder.prepare(batch, patch_size_m)[1]
-            if not _is_whole(path):
+                grid = encoder.grid(batch, patch_size_m)
+            kept_tile = _checked(path)
+            if kept_tile is None:
                 num_new += len(batch)
-                _write(path, _embedded(encoder, batch, patch_size_m, dense))
+                made = _embedded(encoder, batch, patch_size_m, dense)
+                _write(path, made)
+                kept_tile = made["tile"]
+            empty = kept_tile.isnan().all(1).tolist()
+            unseen += [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
             files.append(path)
             for name, target in draw.batch.targets.items():
                 targets.setdefault(name, []).append(target.clone())
             advance(len(batch))
     assert grid is not None, tiles
     return Features(
-        files=tuple(files), ids=tuple(tiles.ids), grid=grid, num_new=num_new,
+        files=tuple(files), ids=tuple(tiles.ids), grid=grid, num_new=num_new, unseen=tuple(unseen),
         targets={name: torch.cat(parts) for name, parts in targets.items()},
         dense=None if dense is None else encoder.config.modality(dense),
     )  # fmt: skip
@@ -136,7 +146,7 @@ def extract(
 def _embedded(encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None) -> dict[str, Tensor]:
     """What is kept of a batch; of dense embeddings the half that their patch does not tell."""
     with evaluating(encoder), torch.inference_mode():
-        found = encoder.encode(batch, patch_size_m, dense=dense)
+        found = encoder.encode(batch, patch_size_m, dense=dense, refuse_empty=False)
     kept = {"tile": found.tile, "patch": found.patch, "valid": found.valid}
     if found.dense is not None and found.dense_valid is not None:
         kept |= {"sub": found.dense[..., encoder.config.dim :], "sub_valid": found.dense_valid}
@@ -176,18 +186,29 @@ def _digest(batch: Batch, own: bytes) -> str:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(tensors))
+        write_whole(path, save(tensors, metadata={CHECKSUM: _sum_of(tensors)}))
     except OSError as error:
         raise WriteError(path, error) from error
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there, all of it; one that was cut short, as by a copy, is made again."""
+def _checked(path: Path) -> Tensor | None:
+    """Tile embeddings of a file that is there, whole and as it was written; None where it has to be made again."""
     try:
         with safe_open(path, framework="pt") as file:
-            return bool(file.keys())
-    except (SafetensorError, OSError):
-        return False
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            is_same = (file.metadata() or {}).get(CHECKSUM) == _sum_of(tensors)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return tensors["tile"] if is_same and "tile" in tensors else None
+
+
+def _sum_of(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and numbers."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        total.update(bytes_of(tensor))
+    return total.hexdigest()
 
 
 @lru_cache(maxsize=_OPEN_FILES)

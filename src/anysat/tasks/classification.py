@@ -17,6 +17,8 @@ from anysat.tasks.metrics import ClassScores, LabelScores
 
 NOBODY = -1
 """Answer where nothing was seen."""
+SURELY_NOT = -20.0
+"""Output of a label that is not named because nothing was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +154,8 @@ class MultiLabel:
         return LabelScores(self.num_outputs, threshold=self.threshold)
 
     def score(self, sheet: LabelScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Put some tiles on a score sheet."""
-        sheet.update(outputs, truth.long(), groups)
+        """Put some tiles on a score sheet; who saw nothing names no label."""
+        sheet.update(outputs.where(outputs.isfinite(), SURELY_NOT), truth.long(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Share of the labels answered rightly."""

@@ -91,7 +91,7 @@ class Scoring:
 
 def score(
     predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[float] | None = None,
-    share: tuple[int, int] = (0, 1), advance: Any = lambda _: None,
+    share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
 ) -> Scores:  # fmt: skip
     """Scores of a predictor on tiles with targets, in their order.
 
@@ -102,6 +102,7 @@ def score(
         losses: a list the loss of each batch is put on.
         share: this process's number and how many share the tiles out; scores are of all tiles in each.
         advance: called with the number of tiles done.
+        unseen: a list the names of tiles without a valid value are put on; they are scored as not answered.
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
@@ -112,6 +113,9 @@ def score(
             batch = batch.to(predictor.device)
             outputs, truth = predictor(batch), batch.targets[task.target.name]
             task.score(sheet, outputs, truth)
+            if unseen is not None:
+                empty = outputs.flatten(1).isnan().all(1).tolist()
+                unseen += [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
             if losses is not None:
                 losses.append(float(task.loss(outputs, truth)))
             advance(len(batch))

@@ -51,8 +51,7 @@ class TileHead(nn.Module):
 
     def forward(self, seen: Embeddings) -> Tensor:
         """Outputs (tile output)."""
-        outputs: Tensor = self.linear(self.norm(seen.tile))
-        return outputs
+        return _of_tiles(self, seen.tile, seen)
 
 
 class PooledHead(TileHead):
@@ -60,8 +59,7 @@ class PooledHead(TileHead):
 
     def forward(self, seen: Embeddings) -> Tensor:
         """Outputs (tile output)."""
-        outputs: Tensor = self.linear(self.norm(pooled(seen)))
-        return outputs
+        return _of_tiles(self, pooled(seen), seen)
 
 
 class BothHead(nn.Module):
@@ -75,8 +73,7 @@ class BothHead(nn.Module):
 
     def forward(self, seen: Embeddings) -> Tensor:
         """Outputs (tile output)."""
-        outputs: Tensor = self.linear(self.norm(torch.cat([seen.tile, pooled(seen)], dim=-1)))
-        return outputs
+        return _of_tiles(self, torch.cat([seen.tile, pooled(seen)], dim=-1), seen)
 
 
 class DenseHead(nn.Module):
@@ -233,6 +230,13 @@ def _averaged(vectors: Tensor, valid: Tensor, pool: int) -> tuple[Tensor, Tensor
     total = reduce(vectors.masked_fill(~valid[..., None], 0.0), square, "sum", y=pool, x=pool)
     count = reduce(valid[..., None].to(vectors.dtype), square, "sum", y=pool, x=pool)
     return total / count.clamp_min(1), count[..., 0] > 0
+
+
+def _of_tiles(head: TileHead | BothHead, vectors: Tensor, seen: Embeddings) -> Tensor:
+    """Outputs (tile output) of vectors (tile dim), NaN for a tile that nobody saw, which leaves no gradient."""
+    known = seen.tile.isfinite().all(-1, keepdim=True)
+    outputs: Tensor = head.linear(head.norm(vectors.where(known, 0.0)))
+    return outputs.masked_fill(~known, torch.nan)
 
 
 def _marked(outputs: Tensor, valid: Tensor, side: int) -> Tensor:

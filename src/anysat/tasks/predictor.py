@@ -102,12 +102,12 @@ class Predictor(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
     def see(self, batch: Batch, patch_size_m: float) -> Embeddings:
-        """What the encoder says of the view's modalities.
+        """What the encoder says of the view's modalities; NaN of a tile without a valid value.
 
         Raises:
             InputError: none of them is there.
         """
-        return self.encoder.encode(look(batch, self.view), patch_size_m, dense=self.view.dense)
+        return self.encoder.encode(look(batch, self.view), patch_size_m, dense=self.view.dense, refuse_empty=False)
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Prediction:

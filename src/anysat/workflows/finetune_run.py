@@ -50,10 +50,12 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         best = _best(run)
         load_objective(objective, best.tensors())
         done = objective.finished()
-        scores = {split: _scored(done, data, split) for split in ("train", "val", "test")}
+        unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
+        scores = {split: _scored(done, data, split, names) for split, names in unseen.items()}
         selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
         facts = {
-            "statistics": whose, "seed": config.seed, "seconds": {"all": round(time.monotonic() - began, 1)},
+            "statistics": whose, "seed": config.seed, "unseen": unseen,
+            "seconds": {"all": round(time.monotonic() - began, 1)},
             "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         }  # fmt: skip
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts)
@@ -142,7 +144,7 @@ def _best(run: RunFolder) -> Checkpoint:
     return last if best is None else checkpoint_at(run.checkpoints, int(best["step"])) or last
 
 
-def _scored(predictor: Predictor, data: OpenData, split: str) -> Any:
+def _scored(predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance)
+        return score(predictor, tiles, advance=advance, unseen=unseen)

@@ -49,7 +49,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             selection = _selection(trained, predictor.task)
             scores = {split: score_heads(predictor.task, [predictor.head], features[split])[0] for split in features}
         facts = {
-            "statistics": whose, "seed": config.seed,
+            "statistics": whose, "seed": config.seed, "unseen": {k: list(v[0].unseen) for k, v in features.items()},
             "seconds": {"embed": round(counted - began, 1), "train": round(time.monotonic() - counted, 1)},
         }  # fmt: skip
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
@@ -120,13 +120,16 @@ def _check_knn(config: ProbeConfig, data: OpenData) -> None:
 def _neighbours(config: ProbeConfig, task: Task, features: dict[str, list[Features]]) -> dict[str, Scores]:
     """Scores of what the neighbours among the training tiles say."""
     known, labels = _tiles(features["train"], task)
-    labelled = labels != (-1 if task.target.ignore is None else task.target.ignore)
+    labelled = known.isfinite().all(1) & (labels != (-1 if task.target.ignore is None else task.target.ignore))
     found = {}
     for split in ("val", "test"):  # each training tile would be its own neighbour
         asked, truth = _tiles(features[split], task)
-        answer = told(known[labelled], labels[labelled], asked, num_neighbours=config.num_neighbours)
+        seen = asked.isfinite().all(1)
+        answer = told(known[labelled], labels[labelled], asked[seen], num_neighbours=config.num_neighbours)
+        outputs = torch.full((len(asked), len(task.target.classes)), torch.nan)
+        outputs[seen] = SURE * torch.nn.functional.one_hot(answer, len(task.target.classes)).float()
         sheet = task.metric()
-        task.score(sheet, SURE * torch.nn.functional.one_hot(answer, len(task.target.classes)), truth)
+        task.score(sheet, outputs, truth)
         found[split] = sheet.compute()
     return found
 

@@ -23,8 +23,18 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
     tiles = test["num_tiles"]
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
-        [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, f"scores: {run / 'scores.json'}"]
-    )
+        [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_unseen_lines(found),
+         f"scores: {run / 'scores.json'}"]
+    )  # fmt: skip
+
+
+def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
+    """Which tiles had no valid value, if any."""
+    return [
+        f"  {len(names)} tiles of {split} without a valid value, never trained on and scored as not answered: "
+        f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for split, names in found.get("unseen", {}).items() if names
+    ]  # fmt: skip
 
 
 def score_lines(scores: Mapping[str, Any], command: str, preset: str) -> list[str]:
