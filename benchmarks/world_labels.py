@@ -76,12 +76,12 @@ def has_classes(config: ProbeConfig) -> bool:
     return False
 
 
-def run(runs: Path, tasks: list[str], seeds: list[int]) -> None:
+def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> None:
     """Every line that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
     encoders = {"nano": "nano", "untrained": str(beginning(runs))}
     done = {_line(record) for record in records()}
-    for seed, task, share in product(seeds, tasks, SHARES):
+    for seed, task, share in product(seeds, tasks, shares):
         if not has_classes(configured(task, share, "both", "nano", seed, runs)):
             print(f"{task}-{share:g}-{seed}: fewer than two classes among the tiles drawn", flush=True)
             continue
@@ -149,6 +149,7 @@ def main() -> None:
     one = commands.add_parser("run")
     one.add_argument("--runs", type=Path, default=Path("runs/labels"), help="folder of runs and embeddings")
     one.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    one.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
     one.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     commands.add_parser("print")
     options = parser.parse_args()
@@ -156,7 +157,7 @@ def main() -> None:
         print(table())
         return
     torch.set_num_threads(1)
-    run(options.runs, options.tasks, options.seeds)
+    run(options.runs, options.tasks, options.shares, options.seeds)
 
 
 if __name__ == "__main__":

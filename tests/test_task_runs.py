@@ -1,5 +1,6 @@
 """`anysat probe`, `finetune`, `evaluate` and `predict`, each one command on small files: what they leave and say."""
 
+import csv
 import hashlib
 import json
 import re
@@ -182,6 +183,32 @@ def test_a_probe_leaves_predictor_scores_and_page(run, tmp_path):
         assert word in page
     assert "http" not in re.sub(r"https?://www.w3.org\S*", "", page)
     assert re.search(r"mean IoU +0\.\d+ \(0\.\d+ to 0\.\d+\)", out)
+
+
+def test_a_sweep_leaves_every_setting_at_every_epoch(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["--epochs=3", "--learning-rates=[0.01,0.001]", "--weight-decays=[0,0.1]", "--report=false"]
+    run("probe", *world_words(), *words)
+    chosen = scores_of(tmp_path / "run")["selection"]
+    for again in (False, True):
+        if again:
+            assert run("probe", *world_words(), *words, "--resume")[0] == 0
+        with (tmp_path / "run" / "sweep.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 4 * 3
+        (best,) = [row for row in rows if row["is_chosen"] == "1"]
+        for name, value in (("learning_rate", chosen["learning_rate"]), ("weight_decay", chosen["weight_decay"]),
+                            ("epoch", chosen["epoch"]), ("val_miou", chosen["miou"])):  # fmt: skip
+            assert float(best[name]) == pytest.approx(value), name
+        assert max(float(row["val_miou"]) for row in rows) == pytest.approx(chosen["miou"])
+        folders = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
+        assert len(folders) == 4
+        name = f"learning_rate={chosen['learning_rate']:g},weight_decay={chosen['weight_decay']:g}"
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / name)).Reload()
+        assert [one.value for one in events.Scalars("val/miou")] == pytest.approx(
+            [point["miou"] for point in chosen["curve"]]
+        )
 
 
 def test_a_run_scored_again_gives_the_same_figures(run, tmp_path):

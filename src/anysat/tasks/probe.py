@@ -48,6 +48,8 @@ class Trained:
     """Of every epoch: loss and score of the setting that won."""
     tried: tuple[tuple[Setting, float, int], ...]
     """Every setting, its best score, and after which epoch."""
+    curves: tuple[tuple[Mapping[str, float], ...], ...]
+    """The curve of every setting, in the same order."""
 
 
 @dataclass(eq=False)
@@ -197,6 +199,7 @@ def _chosen(task: Task, runners: Sequence[_Runner]) -> Trained:
     return Trained(
         head=best.head.eval(), setting=best.setting, epoch=best.best_epoch, score=best.best_score,
         curve=tuple(best.curve), tried=tuple((r.setting, r.best_score, r.best_epoch) for r in runners),
+        curves=tuple(tuple(r.curve or ()) for r in runners),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from anysat.tasks.scores import Scores
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import ProbeConfig, Scored
+from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import SCORES, fitted_task, make_view, result, with_statistics
 from anysat.workflows.task_text import summary
@@ -47,6 +48,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             trained = _fitted(config, predictor, features)
             predictor.head.load_state_dict(trained.head.state_dict())
             selection = _selection(trained, predictor.task)
+            write_sweep(run.path, trained, predictor.task.primary)
             scores = {split: score_heads(predictor.task, [predictor.head], features[split])[0] for split in features}
         facts = {
             "statistics": whose, "seed": config.seed, "unseen": {k: list(v[0].unseen) for k, v in features.items()},

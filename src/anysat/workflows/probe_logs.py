@@ -1,0 +1,47 @@
+"""What a sweep of a probe leaves besides its result: every setting at every epoch, as a table and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+from anysat.data.work import write_whole
+from anysat.tasks.probe import Trained
+
+SWEEP = "sweep.csv"
+TENSORBOARD = "tensorboard"
+
+
+def write_sweep(run: Path, trained: Trained, primary: str) -> None:
+    """Write `sweep.csv`, a row for each setting and epoch, and the same curves below `tensorboard`.
+
+    Args:
+        run: the run folder; what an earlier session left is replaced.
+        trained: the sweep.
+        primary: name of the score on the validation split.
+    """
+    shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["learning_rate", "weight_decay", "epoch", "train_loss", f"val_{primary}", "is_chosen"])
+    for (setting, _, _), curve in zip(trained.tried, trained.curves, strict=True):
+        for epoch, point in enumerate(curve, start=1):
+            is_chosen = setting == trained.setting and epoch == trained.epoch
+            row = [setting.learning_rate, setting.weight_decay, epoch, point["loss"], point[primary], int(is_chosen)]
+            table.writerow(row)
+    write_whole(run / SWEEP, text.getvalue().encode())
+    _write_events(run / TENSORBOARD, trained, primary)
+
+
+def _write_events(folder: Path, trained: Trained, primary: str) -> None:
+    """A run of TensorBoard for each setting, whose steps are epochs."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for (setting, _, _), curve in zip(trained.tried, trained.curves, strict=True):
+        name = f"learning_rate={setting.learning_rate:g},weight_decay={setting.weight_decay:g}"
+        with SummaryWriter(str(folder / name)) as writer:
+            for epoch, point in enumerate(curve, start=1):
+                writer.add_scalar("train/loss", point["loss"], epoch)
+                writer.add_scalar(f"val/{primary}", point[primary], epoch)
