@@ -407,6 +407,12 @@ def test_a_map_lies_where_its_inputs_lie(run, tmp_path):
     assert (tmp_path / "map.png").stat().st_size > 1000
     assert "9 x 12 pixels of 10 m" in out
     assert run("predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", out="map.json")[0] == 2
+    status, _, err = run("predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", "--crop-m=60", out="crops.tif")
+    assert status == 0, err
+    with rasterio.open(tmp_path / "crops.tif") as file:
+        assert ((file.read(1) == 255) == (classes == 255)).all()
+    words = ["predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", "--crop-m=60", "--variants=2"]
+    assert "areas have --overlap" in run(*words, out="area.tif")[2]
 
 
 # -- comparison ---------------------------------------------------------------------------------------
