@@ -15,7 +15,9 @@ from real.features import samples
 
 from anysat.batch import Batch
 
-TINY = finetuning.Recipe(num_steps=32, batch_size=16, look_every=16, warmup_steps=2, averaging=0.8)
+TINY = finetuning.Recipe(
+    members=2, inner_folds=2, num_steps=60, learning_rate=6e-4, batch_size=16, looks=2, warmup_steps=2, averaging=0.8
+)
 
 
 def part_of(task, count):
@@ -61,10 +63,14 @@ def one_split():
     return replace(task, folds=folds, is_official=True)
 
 
+def kept(folder):
+    """Where members are kept."""
+    return lambda seed, name: folder / f"{seed}-{name}.npz"
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Fine-tuning in seconds."""
-    monkeypatch.setattr(finetuning, "LEARNING_RATES", (4e-4,))
     monkeypatch.setitem(finetuning.RECIPES, "made", TINY)
 
 
@@ -96,14 +102,51 @@ def test_no_test_label_reaches_a_fine_tuned_encoder(tmp_path):
         replace(tile, targets={"kind": 1 - tile.targets["kind"]}) if is_hidden else tile
         for tile, is_hidden in zip(task.tiles, hidden, strict=True)
     ]
-    trainer, other = (finetuning.Trainer(one, frozen.UNTRAINED, TINY) for one in (task, replace(task, tiles=turned)))
-    (train, test) = next(iter(task.splits()))
-    found = []
-    for one in (trainer, other):
-        tuned = one.tuned(np.flatnonzero(train))
-        *_, (_, last) = one.trained(np.flatnonzero(train), tuned.learning_rate, tuned.num_steps, 1)
-        found.append((tuned, one.answers(last, np.flatnonzero(test)).tolist()))
-    assert found[0] == found[1]
+    turned = replace(task, tiles=turned)
+    found = [
+        finetuning.finetuned(one, frozen.UNTRAINED, 1, kept(tmp_path / str(n)), TINY)
+        for n, one in enumerate((task, turned))
+    ]
+    assert found[0][1] == found[1][1]
+    assert (found[0][0] == found[1][0]).all()
+
+
+def test_members_answer_together_where_what_they_left_out_beside_has_least_errors():
+    truth, at = np.array([0, 1, 1, 0]), np.arange(4)
+    right = np.array([[0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.6, 0.4]])
+    one = {"steps": np.arange(10, 60, 10), "at": at,
+           "told": np.stack([1 - right, 1 - right, right, right, right])}  # fmt: skip
+    other = {**one, "told": np.stack([1 - right, 1 - right, right, right, 1 - right])}
+    checks, tested = [np.array([0, 1]), np.array([2])], np.array([3])
+    answers, setting = finetuning.together(truth, [one, other], checks, tested)
+    assert setting == {"num_steps": 40, "score": pytest.approx(1 - 1 / 9, abs=1e-4)}
+    assert answers.tolist() == [0]
+    values = [{**part, "told": part["told"][:, :, 1]} for part in (one, other)]
+    answers, setting = finetuning.together(truth.astype(float), values, checks, tested)
+    assert answers == pytest.approx([0.4])
+    assert setting["score"] < 0
+    assert finetuning.together(1 - truth, [one, other], [tested, tested], checks[0])[1]["num_steps"] == 10
+
+
+def test_every_encoder_leaves_out_the_fold_it_answers_for_and_the_one_it_is_stopped_by():
+    task = made_task()
+    trainer = finetuning.Trainer(task, frozen.UNTRAINED, replace(TINY, members=4))
+    names = []
+    for fold, (test, pairs) in enumerate(trainer.pairs()):
+        assert test.tolist() == np.flatnonzero(task.folds == fold).tolist()
+        assert len(pairs) == 4
+        for name, check in pairs:
+            assert set(task.folds[np.concatenate([test, check])]) == set(map(int, name))
+            names.append(name)
+    assert sorted(names) == sorted(2 * [f"{a}{b}" for a in range(5) for b in range(a + 1, 5)])
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing():
+    rates = [finetuning.scale(step, TINY) for step in range(1, TINY.num_steps + 1)]
+    assert rates[0] == pytest.approx(0.5)
+    assert max(rates) == rates[1]
+    assert rates == [*rates[:1], *sorted(rates[1:], reverse=True)]
+    assert 0 < rates[-1] < 0.01
 
 
 def test_dates_are_hidden_but_never_all():

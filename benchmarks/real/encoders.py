@@ -8,9 +8,10 @@ python benchmarks/real/encoders.py print                               # the tab
 Protocol. For every fold that is tested, statistics of the bands are those of the training tiles.
 `probe`: the linear model of `simple.py`, tuned and fitted as there, on the frozen tokens of the pixel asked (fused, and
 of each modality by itself), of every calendar year that a series has; `probe+statistics` joins the simple statistics.
-`finetune`: all weights, from `--weights`. The encoder sees the calendar year that the label is of. For each learning
-rate of `LEARNING_RATES` it trains without one inner fold of whole groups (of `INNER_FOLDS`), and the best rate and the
-number of steps by that fold's accuracy (values: RMSE) train on the whole training part. They are chosen with seed 0.
+`finetune`: all weights, from `--weights`. The encoder sees the calendar year that the label is of. An
+encoder leaves two folds out: for either of them it is one of those that answer, and the other tells when to stop. The
+number of steps is that with the best accuracy (values: RMSE) in these other folds; the means of what the encoders tell
+after it are the answers. Of an official split, the other fold is an inner fold of whole groups of the training part.
 
 A run leaves one record, with its answers; a fold that is done is kept in `--runs`, so that a run goes on where it was
 stopped. `compare` scores the answers, together over seeds, and pairs them with the best simple model (fitted again with
@@ -42,7 +43,7 @@ from threadpoolctl import threadpool_limits
 import anysat
 from anysat.model.digest import digest
 from real.features import Samples, samples
-from real.finetuning import INNER_FOLDS, LEARNING_RATES, RECIPES, Recipe, finetuned
+from real.finetuning import RECIPES, Recipe, finetuned
 from real.frozen import UNTRAINED, embedded, encoder_of
 from real.protocol import RealTask
 from real.scores import difference, score
@@ -68,11 +69,14 @@ def record_of(task: RealTask, weights: str, name: str, method: str, seed: int, r
     begun, recipe = time.process_time(), RECIPES.get(task.name, Recipe())
     of_weights = encoder_of(weights, 0)
     if method == "finetune":
-        facts = json.dumps([asdict(recipe), LEARNING_RATES, INNER_FOLDS, digest(of_weights)])
+        facts = json.dumps([asdict(recipe), digest(of_weights)])
         folder = runs / "finetune" / f"{task.name}-{name}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
-        answers, chosen = finetuned(task, weights, seed, lambda s, split: folder / f"{s}-{split}.json", recipe)
+        answers, chosen, seconds = finetuned(
+            task, weights, seed, lambda *of: folder / f"{'-'.join(map(str, of))}.npz", recipe
+        )
     else:
         answers, chosen = probed(task, weights, method, seed)
+        seconds = time.process_time() - begun
     tested = _tested(task)
     groups = task.groups[task.places()[:, 0]]
     found = score(task.truth()[tested], answers[None, tested], groups[tested], len(task.target.classes))
@@ -80,7 +84,7 @@ def record_of(task: RealTask, weights: str, name: str, method: str, seed: int, r
         "kind": "encoder", "task": task.name, "weights": name, "method": method, "seed": seed,
         "digest": digest(of_weights), "provenance": of_weights.provenance,
         "scores": found, "settings": chosen, "recipe": asdict(recipe) if method == "finetune" else None,
-        "cpu_s": round(time.process_time() - begun, 1),
+        "cpu_s": round(seconds, 1),
         "answers": " ".join(f"{one:.2f}" if answers.dtype.kind == "f" else str(one) for one in answers[tested]),
         "versions": {"anysat": anysat.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip

@@ -1,17 +1,23 @@
-"""Fine-tuning on a real task: tuned on an inner fold of whole groups, then trained on the whole training part."""
+"""Fine-tuning on a real task: each encoder leaves two folds out, and serves both.
+
+An encoder that saw neither fold 0 nor fold 1 is one of those that answer for fold 0, stopped by its answers for fold 1,
+and the other way round. So every training is used twice, and nothing of a test fold is in what its answers come from.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
+import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pretraining_features import remembered
 from torch import Tensor
 
 from anysat.batch import Batch
@@ -23,19 +29,23 @@ from anysat.tasks.predictor import Predictor, View
 from real.frozen import AT_ONCE, encoder_of, looks
 from real.protocol import RealTask, blocked_folds, numbers
 
-LEARNING_RATES = (4e-4, 1.2e-3)
-INNER_FOLDS = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How fine-tuning goes."""
 
-    num_steps: int = 240
-    batch_size: int = 64
+    members: int = 2
+    """Encoders that answer together for a test fold. Of five folds 2 or 4: what else they leave out is the next fold
+    and the one before, then those two away."""
+    inner_folds: int = 5
+    """Of whole groups of the training part, where there is one official test part."""
+    num_steps: int = 200
+    """Of the schedule: a warm-up, then a cosine to zero."""
+    learning_rate: float = 1.5e-3
+    batch_size: int = 128
     """Tiles of a step."""
-    look_every: int = 20
-    """Steps between two looks at the inner fold."""
+    looks: int = 8
+    """At what was left out, evenly spread over the steps: one of them is where to stop."""
     warmup_steps: int = 20
     weight_decay: float = 0.05
     averaging: float = 0.97
@@ -45,18 +55,12 @@ class Recipe:
     label_smoothing: float = 0.05
 
 
-RECIPES = {"crop_canada": Recipe(num_steps=480), "parcels_belgium": Recipe(batch_size=4)}
+RECIPES = {
+    "fuel_moisture": Recipe(num_steps=100),
+    "landcover_global": Recipe(num_steps=100, batch_size=64),
+    "parcels_belgium": Recipe(num_steps=120, batch_size=4),
+}
 """By task, where it differs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What was chosen for a test fold."""
-
-    learning_rate: float
-    num_steps: int
-    score: float
-    """On the inner fold: accuracy, or RMSE with a minus."""
 
 
 class Trainer:
@@ -68,23 +72,47 @@ class Trainer:
         self.tile, self.row, self.col = (torch.from_numpy(part) for part in task.places().T)
         self.truth = task.truth()
 
-    def tuned(self, train: NDArray[np.int64]) -> Tuned:
-        """The best learning rate and number of steps by an inner fold; of equals the first."""
-        is_value = self.task.target.kind == "value"
-        truth = None if is_value else self._main_label()[train]
-        folds = blocked_folds(numbers(self.task.groups[train]), truth, INNER_FOLDS)
-        check, fit = train[folds == 0], train[folds != 0]
-        tried = []
-        for learning_rate in LEARNING_RATES:
-            found = [
-                (step, self.right(predictor, check))
-                for step, predictor in self.trained(fit, learning_rate, self.recipe.num_steps, 0)
-            ]
-            scores = np.array([one for _, one in found])
-            smooth = np.convolve(np.pad(scores, 1, mode="edge"), np.ones(3) / 3, mode="valid")
-            best = int(smooth.argmax())
-            tried.append(Tuned(learning_rate=learning_rate, num_steps=found[best][0], score=float(smooth[best])))
-        return max(tried, key=lambda one: one.score)
+    def member(self, left_out: NDArray[np.int64], seed: int) -> dict[str, NDArray[Any]]:
+        """An encoder trained on the other tiles: `steps` (look), what it tells of what it left out, and `cpu_s`.
+
+        `told` is (look sample) or (look sample class), `at` (sample) the numbers of these samples.
+        """
+        begun = time.process_time()
+        fit = np.setdiff1d(np.arange(len(self.task.tiles)), left_out)
+        found = [(step, self.outputs(predictor, left_out)) for step, predictor in self.trained(fit, seed)]
+        return {"steps": np.array([step for step, _ in found]), "told": np.stack([told for _, told in found]),
+                "at": self.samples_of(left_out), "cpu_s": np.array(time.process_time() - begun)}  # fmt: skip
+
+    def samples_of(self, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the samples of some tiles."""
+        return np.flatnonzero(np.isin(self.tile.numpy(), tiles))
+
+    def pairs(self) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, NDArray[np.int64]]]]]:
+        """For each test fold its tiles, and of each member a name and the tiles that it is stopped by.
+
+        A name stands for what is left out, so the same one comes for two test folds.
+        """
+        task, count = self.task, self.recipe.members
+        if task.is_official:
+            for train, test in task.splits():
+                tiles = np.flatnonzero(train)
+                inner = self.inner_folds(tiles)
+                yield np.flatnonzero(test), [(f"inner{n}", tiles[inner == n]) for n in range(count)]
+            return
+        folds = np.unique(task.folds)
+        assert count in range(2, len(folds), 2), (count, folds)
+        for number, fold in enumerate(folds):
+            away = [sign * far for far in range(1, count // 2 + 1) for sign in (1, -1)]
+            others = [folds[(number + n) % len(folds)] for n in away]
+            yield (
+                np.flatnonzero(task.folds == fold),
+                [(f"{min(fold, other)}{max(fold, other)}", np.flatnonzero(task.folds == other)) for other in others],
+            )
+
+    def inner_folds(self, train: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of the inner fold of each training tile."""
+        truth = None if self.task.target.kind == "value" else self._main_label()[train]
+        return blocked_folds(numbers(self.task.groups[train]), truth, self.recipe.inner_folds)
 
     def _main_label(self) -> NDArray[np.int64]:
         """(tile) the commonest class of its samples, 0 where it has none."""
@@ -92,44 +120,36 @@ class Trainer:
         np.add.at(count, (self.tile.numpy(), self.truth), 1)
         return count.argmax(1)
 
-    def right(self, predictor: Predictor, tiles: NDArray[np.int64]) -> float:
-        """Accuracy at samples of some tiles, or RMSE with a minus."""
-        inside = np.isin(self.tile.numpy(), tiles)
-        found = self.answers(predictor, tiles)[inside]
-        if self.task.target.kind == "value":
-            return -float(np.sqrt(np.mean((found - self.truth[inside]) ** 2)))
-        return float(np.mean(found == self.truth[inside]))
-
     @torch.inference_mode()
-    def answers(self, predictor: Predictor, tiles: NDArray[np.int64]) -> NDArray[Any]:
-        """(sample) answers to samples of some tiles, 0 elsewhere."""
-        found = np.zeros(self.truth.shape, self.truth.dtype)
+    def outputs(self, predictor: Predictor, tiles: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Probabilities (sample class), or values (sample), at the samples of some tiles."""
         at_once = AT_ONCE if self.task.target.level == "tile" else 4
+        found = []
         for some in np.array_split(tiles, max(1, len(tiles) // at_once)):
             inside = torch.from_numpy(np.isin(self.tile.numpy(), some))
-            answer = predictor.predict(taken(self.batch, torch.from_numpy(some))).answer
+            said = predictor.predict(taken(self.batch, torch.from_numpy(some)))
+            told = said.answer if said.probabilities is None else said.probabilities
             place = torch.from_numpy(np.searchsorted(some, self.tile[inside].numpy()))
-            own = answer[place] if answer.ndim == 1 else answer[place, self.row[inside], self.col[inside]]
-            found[inside.numpy()] = own.numpy()
-        return found
+            is_tile = self.task.target.level == "tile"
+            found.append(told[place] if is_tile else told[place, self.row[inside], self.col[inside]])
+        return torch.cat(found).float().numpy()
 
-    def trained(
-        self, tiles: NDArray[np.int64], learning_rate: float, num_steps: int, seed: int
-    ) -> Iterator[tuple[int, Predictor]]:
-        """Numbers of steps and the averaged predictor after them, in eval mode; at the end as well."""
+    def trained(self, tiles: NDArray[np.int64], seed: int) -> Iterator[tuple[int, Predictor]]:
+        """Numbers of steps and the averaged predictor after them, in eval mode; the last at the end."""
         recipe, task = self.recipe, self.task
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         objective = FineTuning(self._predictor(tiles, seed), "all").train()
         averaged = copy.deepcopy(objective.predictor).eval()
         groups = _groups(objective, recipe.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+        optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
         moved, followed = list(averaged.parameters()), list(objective.predictor.parameters())
         labelled = torch.from_numpy(tiles[np.isin(tiles, self.tile.numpy())])
         order = _endless(labelled, recipe.batch_size, generator)
-        for step in range(1, num_steps + 1):
+        look_every = max(1, recipe.num_steps // recipe.looks)
+        for step in range(1, recipe.num_steps + 1):
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate * min(1.0, step / recipe.warmup_steps)
+                group["lr"] = recipe.learning_rate * scale(step, recipe)
             batch = thinned(taken(self.batch, next(order)), recipe.most_dates_dropped, generator)
             loss = objective(Draw(step=step, dataset=task.name, patch_size_m=task.patch_size_m, batch=batch), generator)
             optimiser.zero_grad()
@@ -139,7 +159,7 @@ class Trainer:
             share = min(recipe.averaging, 1 - 1 / (1 + step / 4))
             with torch.no_grad():
                 torch._foreach_lerp_(moved, followed, 1 - share)
-            if step % recipe.look_every == 0 or step == num_steps:
+            if step % look_every == 0 or step == recipe.num_steps:
                 yield step, averaged
 
     def _predictor(self, tiles: NDArray[np.int64], seed: int) -> Predictor:
@@ -159,6 +179,11 @@ class Trainer:
             return make_task(target, {"label_smoothing": self.recipe.label_smoothing})
         own = self.truth[np.isin(self.tile.numpy(), tiles)]
         return make_task(target, {"mean": float(own.mean()), "deviation": float(own.std())})
+
+
+def scale(step: int, recipe: Recipe) -> float:
+    """What the learning rate is multiplied with at a step, counted from 1."""
+    return min(1.0, step / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * (step - 1) / recipe.num_steps))
 
 
 def _groups(objective: FineTuning, weight_decay: float) -> list[dict[str, Any]]:
@@ -200,32 +225,50 @@ def thinned(batch: Batch, most: float, generator: torch.Generator) -> Batch:
 
 
 def finetuned(
-    task: RealTask, weights: str, seed: int, kept: Callable[[int, int], Path], recipe: Recipe
-) -> tuple[NDArray[Any], list[Any]]:
-    """Answers (sample) to what is tested, and what was chosen for each test fold; `kept` names files by seed, split."""
+    task: RealTask, weights: str, seed: int, kept: Callable[[int, str], Path], recipe: Recipe
+) -> tuple[NDArray[Any], list[dict[str, Any]], float]:
+    """Answers (sample) to what is tested, 0 elsewhere; what was chosen for each test fold; seconds of CPU.
+
+    `kept` names the file of an encoder by seed and what it leaves out.
+    """
     trainer = Trainer(task, weights, recipe)
     answers, chosen = np.zeros(trainer.truth.shape, trainer.truth.dtype), []
-    for split, (train, test) in enumerate(task.splits()):
-        tiles, tested = np.flatnonzero(train), np.flatnonzero(test)
-        tuned = Tuned(**_kept(kept(0, split), lambda tiles=tiles: asdict(trainer.tuned(tiles))))
+    seconds: dict[str, float] = {}
+    for test, pairs in trainer.pairs():
+        members, checks = [], []
+        for name, check in pairs:
+            drawn = 100 * seed + list(seconds | {name: 0.0}).index(name)
+            left_out = np.sort(np.concatenate([test, check]))
+            made = remembered(kept(seed, name), lambda left_out=left_out, drawn=drawn: trainer.member(left_out, drawn))
+            members.append(made)
+            seconds[name] = float(made["cpu_s"])
+            checks.append(trainer.samples_of(check))
+        tested = trainer.samples_of(test)
+        answers[tested], setting = together(trainer.truth, members, checks, tested)
+        chosen.append(setting)
+        print(f"{task.name}, {weights}, seed {seed}, split {len(chosen) - 1}: {setting}", flush=True)
+    return answers, chosen, sum(seconds.values())
 
-        def answer(tiles: Any = tiles, tested: Any = tested, tuned: Tuned = tuned) -> dict[str, Any]:
-            *_, (_, last) = trainer.trained(tiles, tuned.learning_rate, tuned.num_steps, seed)
-            return {"answers": trainer.answers(last, tested).tolist()}
 
-        answers += np.array(_kept(kept(seed, split).with_suffix(".answers.json"), answer)["answers"], answers.dtype)
-        chosen.append(asdict(tuned))
-        print(f"{task.name}, {weights}, seed {seed}, split {split}: {tuned}", flush=True)
-    return answers, chosen
+def together(
+    truth: NDArray[Any],
+    members: list[dict[str, NDArray[Any]]],
+    checks: list[NDArray[np.int64]],
+    tested: NDArray[np.int64],
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """What all members answer to what is tested (sample), after the number of steps with the least errors in checks.
 
-
-def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Plain values kept in a file, made where it is not there."""
-    if not path.is_file():
-        made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(made))
-        part.replace(path)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    Errors are wrong answers or squares, averaged over neighbouring looks; `truth` is read in the checks alone.
+    """
+    is_value = members[0]["told"].ndim == 2
+    wrong = []
+    for one, check in zip(members, checks, strict=True):
+        told = one["told"][:, np.searchsorted(one["at"], check)]
+        wrong.append((told - truth[check]) ** 2 if is_value else told.argmax(-1) != truth[check])
+    error = np.concatenate(wrong, axis=1).mean(1)
+    smooth = np.convolve(np.pad(error, 1, mode="edge"), np.ones(3) / 3, mode="valid")
+    best = int(smooth.argmin())
+    told = np.mean([one["told"][best, np.searchsorted(one["at"], tested)] for one in members], axis=0)
+    score = -float(np.sqrt(smooth[best])) if is_value else 1 - float(smooth[best])
+    setting = {"num_steps": int(members[0]["steps"][best]), "score": round(score, 4)}
+    return told if is_value else told.argmax(-1), setting

@@ -3,6 +3,8 @@
 python benchmarks/real/unlabelled.py --data DATA --out runs/real-unseen                # goes on where it was stopped
 python benchmarks/real/unlabelled.py --data DATA --out runs/real-all --see-all
 python benchmarks/real/unlabelled.py --data DATA --out runs/x --max-steps 100 --list   # what it consists of
+python benchmarks/real/unlabelled.py --data DATA --out runs/modis --only modis_mato_grosso --num-steps 300 \
+    --objective '{"goal": "projection", "spread_weight": 0}'                           # one source, another objective
 
 No label is read into a tile. Of every task with folds, the tiles of fold 0 are left out, of the parcels the patch that
 is tested: scores of fold 0 and of the parcels are of ground that no pretraining saw. `--see-all` leaves nothing out,
@@ -13,6 +15,7 @@ little of that.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,7 +79,7 @@ WORLD_WEIGHTS = (1, 0, 0, 0, 0)
 """Of the parts of the preset's generated world, all of which `nano` has seen already."""
 
 
-def config(num_steps: int = 800) -> PretrainConfig:
+def config(num_steps: int = 800, objective: Mapping[str, Any] | None = None) -> PretrainConfig:
     """The options of the run: `nano` gone on with; its data are those parts of the world that are kept."""
     start = nano()
     kept = [replace(part, weight=w) for part, w in zip(start.data, WORLD_WEIGHTS, strict=False) if w]
@@ -87,7 +90,7 @@ def config(num_steps: int = 800) -> PretrainConfig:
         num_steps=num_steps,
         weights="nano",
         masking=replace(start.masking, keep_dates_frac=(0.4, 1.0)),
-        objective=replace(start.objective, goal="teacher"),
+        objective=replace(start.objective, **{"goal": "teacher", **(objective or {})}),
         optimiser=replace(start.optimiser, learning_rate=6e-4, warmup_steps=30),
         keep=KeepConfig(save_every=100, log_every=20, loggers=("csv",)),
     )
@@ -286,6 +289,8 @@ def main() -> None:
     parser.add_argument("--see-all", action="store_true", help="leave out nothing that is tested")
     parser.add_argument("--num-steps", type=int, default=config().num_steps)
     parser.add_argument("--max-steps", type=int, help="stop after these; schedules do not change")
+    parser.add_argument("--only", nargs="+", default=(), choices=SOURCES, help="sources; all where it is not given")
+    parser.add_argument("--objective", type=json.loads, help="options of the objective that are other ones, as JSON")
     parser.add_argument("--list", action="store_true", help="tell what there is, and end")
     given = parser.parse_args()
     if given.data is None or not given.data.is_dir():
@@ -294,8 +299,9 @@ def main() -> None:
         listed(tiles_of(given.data, see_all=given.see_all))
     else:
         torch.set_num_threads(1)
-        options = replace(config(given.num_steps), max_steps=given.max_steps)
-        found = tiles_of(given.data, see_all=given.see_all)
+        options = replace(config(given.num_steps, given.objective), max_steps=given.max_steps)
+        every = tiles_of(given.data, see_all=given.see_all)
+        found = {name: tiles for name, tiles in every.items() if not given.only or name in given.only}
         pretrain(options, found, given.out, sources=SOURCES, about={"see_all": given.see_all})
 
 

@@ -74,6 +74,9 @@ class ObjectiveConfig:
     dense_weight: float = 1.0
     """Weight of telling from each sub-patch's token what its pixels hold over all dates, those that the student misses
     included. 0, as published: nothing asks the tokens of the last spatial block, which are half of the dense output."""
+    harmonics: int = 2
+    """Harmonics of the year that tell what the pixels of a series hold, for `dense_weight` and the goal `projection`,
+    besides mean and deviation: 2 tell a season, 6 a month."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
     spread_weight: float = 1.0
@@ -115,6 +118,7 @@ class ObjectiveConfig:
         check("complete_weight", self.complete_weight >= 0, "0 or more")
         check("contrast_weight", self.contrast_weight >= 0, "0 or more")
         check("dense_weight", self.dense_weight >= 0, "0 or more")
+        check("harmonics", self.harmonics >= 1, "one or more")
         check("spread_weight", self.spread_weight >= 0, "0 or more")
         total = self.predict_weight + self.complete_weight + self.dense_weight + self.contrast_weight
         check("predict_weight", total > 0, "one of the weights of prediction, completion, dense and contrast above 0")

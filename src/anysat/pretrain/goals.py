@@ -104,7 +104,7 @@ class FrozenProjections(nn.Module):
         }
         self.matrices = nn.Module()  # drawn from the key, so there is nothing to save
         for key, modality in self.modalities.items():
-            inputs = num_numbers(modality)
+            inputs = num_numbers(modality, config.harmonics)
             drawn = torch.randn(2 * inputs, dim, generator=Generator().manual_seed(zlib.crc32(key.encode())))
             self.matrices.register_buffer(key, drawn / math.sqrt(2 * inputs), persistent=False)
 
@@ -127,7 +127,8 @@ class FrozenProjections(nn.Module):
         """Mean and deviation over sub-patches ((batch patch) feature), and which patches have any."""
         cut, side = self._cuts[modality.key], subpatches_per_side(grid.patch_size_m, modality)
         known = None if pixels.valid is None else cut(pixels.valid, side)
-        values, valid = describe(cut(pixels.values, side), known, pixels.days)  # (patch sub number)
+        # (patch sub number)
+        values, valid = describe(cut(pixels.values, side), known, pixels.days, self.config.harmonics)
         count = valid.sum(1).clamp_min(1)
         mean = values.sum(1) / count
         deviation = (((values - mean[:, None]) * valid).square().sum(1) / count).sqrt()

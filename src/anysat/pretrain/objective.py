@@ -56,7 +56,8 @@ class Pretraining(nn.Module):
         self.completer = Completer(dim) if self.config.complete_weight else None
         self.dense_heads = nn.ModuleDict()
         if self.config.dense_weight:
-            self.dense_heads.update({m.key: nn.Linear(dim, num_numbers(m)) for m in student.config.modalities})
+            numbers = {m.key: num_numbers(m, self.config.harmonics) for m in student.config.modalities}
+            self.dense_heads.update({key: nn.Linear(dim, count) for key, count in numbers.items()})
         self.hidden_token = nn.Parameter(torch.zeros(dim))
 
     def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:
@@ -156,7 +157,7 @@ class Pretraining(nn.Module):
         side = subpatches_per_side(patch_size_m, self.student.config.modality(key))
         cut: Callable[[Tensor, int], Tensor] = self.student.projectors[key].cut  # type: ignore[assignment]
         valid = None if pixels.valid is None else cut(pixels.valid, side)
-        return describe(cut(pixels.values, side), valid, pixels.days)
+        return describe(cut(pixels.values, side), valid, pixels.days, self.config.harmonics)
 
     def spread(self, seen: Mapping[str, SeenPatches], fused: Tensor) -> Tensor:
         """Mean over the modalities' tokens and the fused ones (token dim) of how little they spread."""

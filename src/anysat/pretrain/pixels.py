@@ -11,19 +11,18 @@ from torch import Tensor
 from anysat.modalities import Modality
 
 YEAR_DAYS = 365.25
-HARMONICS = 2
-"""Of the year, that tell a series."""
 
 
-def num_numbers(modality: Modality) -> int:
-    """How many numbers describe a sub-patch."""
-    return len(modality.bands) * (2 + 2 * HARMONICS if modality.is_temporal else modality.subpatch_px**2)
+def num_numbers(modality: Modality, harmonics: int) -> int:
+    """How many numbers describe a sub-patch; `harmonics` of the year tell a series."""
+    return len(modality.bands) * (2 + 2 * harmonics if modality.is_temporal else modality.subpatch_px**2)
 
 
 def describe(
     values: Float[Tensor, "patch sub *rest"],
     valid: Bool[Tensor, "patch sub *rest"] | None,
     days: Real[Tensor, "batch time"] | None,
+    harmonics: int,
 ) -> tuple[Float[Tensor, "patch sub number"], Bool[Tensor, "patch sub number"]]:
     """Numbers of every sub-patch, and which are known.
 
@@ -34,12 +33,13 @@ def describe(
         values: as a projector's `cut` gives them: (patch sub pixel), or (patch sub time band) of a series.
         valid: same shape; None when all are.
         days: of a series; its tiles have as many patches each.
+        harmonics: of the year, that tell a series.
     """
     known = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
     values = values.masked_fill(~known, 0.0)
     if days is None:
         return values, known
-    turns = torch.arange(1, HARMONICS + 1, device=values.device) / YEAR_DAYS
+    turns = torch.arange(1, harmonics + 1, device=values.device) / YEAR_DAYS
     angle = 2 * math.pi * days[..., None] * turns
     waves = torch.cat([torch.ones_like(days)[..., None], angle.cos(), angle.sin()], dim=-1)
     waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
