@@ -1,6 +1,7 @@
 """Median time and peak memory of one pretraining step, and what its parts take, on random pixels; a markdown table.
 
 python benchmarks/pretraining_step.py --size tiny --repeat 5
+python benchmarks/pretraining_step.py --size base --repeat 3 --cases 1 --recompute
 """
 
 import argparse
@@ -87,7 +88,7 @@ def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
         setattr(owner, name, watched.timed(part, getattr(owner, name)))
 
 
-def measure(case: str, size: str, goal: str, repeat: int, device_name: str, threads: int) -> str:
+def measure(case: str, size: str, goal: str, repeat: int, device_name: str, threads: int, recompute: bool) -> str:
     """A row of the table."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
@@ -96,7 +97,9 @@ def measure(case: str, size: str, goal: str, repeat: int, device_name: str, thre
     torch.manual_seed(0)
     student = AnySat(getattr(ModelConfig, size)(), normaliser=Normaliser.from_batch(draw.batch))
     heads = {"predictor_heads": student.config.num_heads}
-    objective = stage.Pretraining(student, config=ObjectiveConfig(goal=goal, **heads)).to(device).train()
+    objective = (
+        stage.Pretraining(student, config=ObjectiveConfig(goal=goal, **heads), recompute=recompute).to(device).train()
+    )
     optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
     watched = Stopwatch(device)
     watch(watched, objective)
@@ -129,12 +132,15 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first few")
+    parser.add_argument("--recompute", action="store_true", help="activations of the student are computed again")
     options = parser.parse_args()
     head = ["case", "step (s)", "peak (GB)", *(f"{part} (%)" for part in PARTS)]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for case in CASES:
-            given = (case, options.size, options.goal, options.repeat, options.device, options.threads)
+        for case in [*CASES][: options.cases]:
+            given = (case, options.size, options.goal, options.repeat, options.device, options.threads,
+                     options.recompute)  # fmt: skip
             print(pool.apply(measure, given), flush=True)
 
 
