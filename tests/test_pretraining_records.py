@@ -38,6 +38,12 @@ def test_every_record_of_the_generated_world_has_its_row_in_the_page():
         assert row in TEXT, (name, row)
 
 
+def test_every_record_of_real_data_has_its_row_in_the_page():
+    for name, record in of_kind("real").items():
+        row = " | ".join(f"{task['cross']['encoder']['score']:.2f}" for task in record["tasks"].values())
+        assert f"| {row} |" in TEXT, (name, row)
+
+
 def test_a_training_that_a_signal_ended_leaves_no_record(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "RECORDS", tmp_path)
     monkeypatch.setattr(experiments, "run_pretraining", lambda *_, **__: Pretrained(text="stopped", exit_status=130))
