@@ -121,7 +121,7 @@ def _keep(task: str, share: float, view: str, features: str, seed: int, found: M
 
 
 def table() -> str:
-    """Mean over seeds and range, a row for each task and share."""
+    """Mean over seeds, and their range where there are several; a row for each task and share."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for one in records():
         key = (one["task"], f"{one['share']:g}", one["view"], one["features"])
@@ -139,7 +139,8 @@ def table() -> str:
 def _cell(scores: list[float] | None) -> str:
     if not scores:
         return "–"
-    return f"{np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f}, {len(scores)})"
+    spread = f" ({min(scores):.3f} to {max(scores):.3f})" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.3f}{spread}"
 
 
 def main() -> None:
