@@ -45,6 +45,13 @@ def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
             assert not years & seen if fold == unseen else years <= seen, tile
 
 
+def test_options_of_the_objective_replace_those_of_the_run():
+    assert unlabelled.config().objective.goal == "teacher"
+    changed = unlabelled.config(10, {"goal": "projection", "harmonics": 6})
+    assert (changed.num_steps, changed.objective.goal, changed.objective.harmonics) == (10, "projection", 6)
+    assert changed.objective.momentum == unlabelled.config().objective.momentum
+
+
 def values(tile):
     return b"".join(seen.values.tobytes() + seen.dates.tobytes() for seen in tile.observations.values())
 
