@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from anysat.data.base import Target
-from anysat.errors import RecordError
+from anysat.errors import InputError, RecordError
 from anysat.patches import PatchGrid
 from anysat.probing.cache import TILES_PER_FILE, Features
 from anysat.tasks.base import make_task
 from anysat.tasks.heads import HeadConfig, make_head
-from anysat.tasks.probe import Setting, fit_heads, grid, is_better, outputs_of, score_heads
+from anysat.tasks.probe import Setting, check_labelled, fit_heads, grid, is_better, outputs_of, score_heads
 
 DIM, NAN = 8, math.nan
 KIND = Target(name="kind", level="tile", kind="class", classes=("a", "b", "c"), ignore=-1)
@@ -287,3 +287,11 @@ def test_a_head_that_diverges_is_left_as_it_was_before_and_its_loss_is_no_number
     assert trained.epoch == 1
     assert [math.isnan(point["loss"]) for point in trained.curve] == [False, True, True]
     assert all(tensor.isfinite().all() for tensor in trained.head.state_dict().values())
+
+
+@pytest.mark.parametrize(("target", "truth"), [(KIND, torch.full((12,), -1)), (MASS, torch.full((12,), NAN))])
+def test_tiles_of_which_none_has_a_label_are_refused(target, truth):
+    with pytest.raises(InputError, match=f"training tiles, {target.name}.*none in 12 tiles"):
+        check_labelled(target, truth, "training")
+    truth[3] = 1
+    check_labelled(target, truth, "training")

@@ -211,8 +211,13 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch query dim"]:
         """Attention, then feed-forward; arguments as of the attention."""
         mixed = self.attention(self.norm1(x), valid, bucket, first_alone)
-        x = (x[:, :1] if first_alone else x) + mixed
-        return x + self.mlp(self.norm2(x))
+        x = _added(mixed, x[:, :1] if first_alone else x)
+        return _added(self.mlp(self.norm2(x)), x)
+
+
+def _added(fresh: Tensor, x: Tensor) -> Tensor:
+    """The sum, in the place of what nobody else holds where nothing is learned."""
+    return x + fresh if torch.is_grad_enabled() or fresh.dtype != x.dtype else fresh.add_(x)
 
 
 PUBLISHED_INIT_STD = 0.02

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from anysat.batch import Embeddings
-from anysat.errors import RecordError
+from anysat.data.base import Target
+from anysat.errors import InputError, RecordError
 from anysat.probing.cache import TILES_PER_FILE, Features, batches
 from anysat.tasks.base import Task
 from anysat.tasks.scores import Scores
@@ -115,6 +116,22 @@ def fit_heads(
         if patience is not None and since >= patience:
             break
     return _chosen(task, runners)
+
+
+def check_labelled(target: Target, truth: Tensor, what: str) -> None:
+    """Refuse tiles of which none has a label.
+
+    Raises:
+        InputError: it says of which, and how many there are.
+    """
+    known = ~truth.isnan() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
+    if target.ignore is not None:
+        known = known & (truth != target.ignore)
+    if not bool(known.any()):
+        raise InputError(
+            f"{what} tiles, {target.name}", "at least one label", f"none in {len(truth)} tiles",
+            "take more tiles, or check what says that there is no label",
+        )  # fmt: skip
 
 
 def score_heads(

@@ -19,7 +19,7 @@ from anysat.probing.neighbours import told
 from anysat.tasks.base import Task
 from anysat.tasks.heads import HEADS, make_head
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
-from anysat.tasks.probe import Trained, fit_heads, grid, score_heads
+from anysat.tasks.probe import Trained, check_labelled, fit_heads, grid, score_heads
 from anysat.tasks.scores import Scores
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.labelled_data import OpenData, open_data
@@ -88,6 +88,8 @@ def _prepared(config: ProbeConfig, data: OpenData, run: RunFolder) -> tuple[Pred
         ]
         for split, tiles in (("train", data.train), ("val", data.val), ("test", data.test))
     }  # fmt: skip
+    for what, split in (("training", "train"), ("validation", "val")):
+        check_labelled(data.target, features[split][0].targets[data.target.name], what)
     truth = features["train"][0].targets[data.target.name]
     task = fitted_task(data.target, truth, config.class_weights == "balanced", void_output=config.void_output)
     return Predictor(encoder, task, view, head), features, whose
