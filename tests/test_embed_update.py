@@ -213,3 +213,105 @@ def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, ca
         assert len(said.strip().splitlines()) == 1, said
     assert sorted(path.name for path in tmp_path.iterdir()) == there
     np.testing.assert_array_equal(patches(out).embedding.values, before)
+
+
+def store_of(inputs, tmp_path, *words):
+    """The store of all dates at once."""
+    assert embed(inputs, tmp_path / "all.zarr", "--overwrite", *words) == 0
+    return patches(tmp_path / "all.zarr").embedding.values
+
+
+def cut_in_half(path, tmp_path):
+    """Make a file unreadable but for its head; gives the whole content."""
+    whole = path.read_bytes()
+    rasterio.shutil.copy(path, tmp_path / "cog.tif", driver="COG")
+    cog = (tmp_path / "cog.tif").read_bytes()
+    path.write_bytes(cog[: len(cog) // 2])
+    return whole
+
+
+def test_a_new_date_that_cannot_be_read_comes_in_when_it_can(inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("anysat.areas.job.RETRY_AFTER_S", 0.0)
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    later(tmp_path, ["s1"])
+    broken = tmp_path / "in" / "s1" / f"{S1_DAYS[-1]}.tif"
+    whole = cut_in_half(broken, tmp_path)
+    assert main(["embed", "--update", str(out)]) == 1
+    assert "could not be read" in capsys.readouterr().out
+    broken.write_bytes(whole)
+    write_dates(tmp_path / "new", "s1", ["2020-08-01"])
+    assert main(["embed", f"s1={tmp_path / 'new' / 's1'}", "--update", str(out)]) == 2  # the others are needed again
+    assert S1_DAYS[0] in capsys.readouterr().err
+    assert main(["embed", "--update", str(out)]) == 0
+    np.testing.assert_allclose(patches(out).embedding.values, store_of(inputs, tmp_path), atol=1e-5)
+
+
+def test_dates_outside_the_periods_are_not_in_the_store(inputs, tmp_path, capsys):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series", "--period=2020-01-01/2020-02-28") == 0
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    assert "added to s1: nothing" in capsys.readouterr().out
+    assert main(["embed", "--update", str(out), "--period=2020-01-01/2020-12-31"]) == 0
+    assert "added to s1: 3 dates, 2020-03-01" in capsys.readouterr().out
+    wanted = store_of(inputs, tmp_path, "--period=2020-01-01/2020-12-31")
+    np.testing.assert_allclose(patches(out).embedding.values, wanted, atol=1e-5)
+
+
+def test_scenes_of_other_ground_are_not_in_the_store(inputs, tmp_path, capsys):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    (tmp_path / "far").mkdir()
+    far = geobox((ROWS, COLS)).translate_pix(5000, 0)
+    values = np.full((len(M["s1"].band_names), ROWS, COLS), -12, np.float32)
+    write_tif(tmp_path / "far" / f"{S1_DAYS[-1]}.tif", values, far, names=M["s1"].band_names)
+    assert main(["embed", f"s1={tmp_path / 'far'}", "--update", str(out)]) == 0
+    assert "added to s1: nothing" in capsys.readouterr().out
+    later(tmp_path)
+    assert main(["embed", *inputs, "--update", str(out)]) == 0
+    np.testing.assert_allclose(patches(out).embedding.values, store_of(inputs, tmp_path), atol=1e-5)
+
+
+def test_what_cannot_be_added_to_is_refused(inputs, tmp_path, capsys):
+    """Another image, and context whose earlier dates are gone."""
+    image = np.full((4, 26 * 50, 30 * 50), 120, np.float32)
+    fine = geobox((ROWS, COLS)).zoom_out(0.02)
+    photo = write_tif(tmp_path / "photo.tif", image, fine, names=M["aerial"].band_names)
+    words = [f"s1={tmp_path / 'in' / 's1'}", f"aerial={photo}@2020-05-01"]
+    way = [*(word for word in WAY if "dataset" not in word), "--statistics=from-data"]
+    assert main(["embed", *words, f"--out={tmp_path / 'a.zarr'}", *way, "--keep=series", "--memory-gb=2"]) == 0
+    write_tif(tmp_path / "other.tif", image + 1, fine, names=M["aerial"].band_names)
+    capsys.readouterr()
+    assert main(["embed", f"aerial={tmp_path / 'other.tif'}@2021-05-01", "--update", str(tmp_path / "a.zarr")]) == 2
+    assert "not the aerial image" in capsys.readouterr().err
+
+
+def test_files_made_from_a_store_follow_it(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series", "--period=season", "--dates=2020-01-01/2020-02-28", "--also=.tif") == 0
+    assert (tmp_path / "a.tif").exists()
+    later(tmp_path)
+    assert main(["embed", "--update", str(out), "--dates=2020-01-01/2020-12-31"]) == 0
+    assert not (tmp_path / "a.tif").exists()  # there are several periods now, each with a file of its own
+    names = sorted(path.name for path in tmp_path.glob("a_*.tif"))
+    assert len(names) == patches(out).sizes["time"]
+    with rasterio.open(tmp_path / names[0]) as image:
+        np.testing.assert_array_equal(image.read(), patches(out).embedding.values[0])
+
+
+def test_a_store_whose_replacement_was_stopped_comes_back(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    (tmp_path / "a.zarr.partial").mkdir()
+    out.rename(tmp_path / "a.zarr.partial" / "replaced")
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    np.testing.assert_allclose(patches(out).embedding.values, store_of(inputs, tmp_path), atol=1e-5)
+
+
+def test_what_was_kept_goes_with_a_store_that_keeps_nothing(inputs, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert embed(inputs, out, "--keep=series") == 0
+    assert embed(inputs, out, "--overwrite") == 0
+    assert not (tmp_path / "a.series").exists()

@@ -33,8 +33,9 @@ class Growing:
     """Of an earlier run, with blocks of the same ground; None for the first."""
     was: Mapping[int, int] = field(default_factory=dict)
     """Which period of the earlier run each of those is, that had some of its dates."""
-    new: Mapping[str, Source] = field(default_factory=dict)
-    """Sources with the dates that the earlier run did not see; those without any are left out."""
+    new: Mapping[int, Mapping[str, Source]] = field(default_factory=dict)
+    """Of each of those periods the sources with the dates that the earlier run did not see; those without any are left
+    out."""
 
     def goes_on(self, period: int, span: Span) -> bool:
         """Whether an earlier run kept all that is to be known of a block, but for new dates."""
@@ -65,7 +66,7 @@ def encode_growing(
         assert growing.earlier is not None, period
         old = Unit(growing.was[period], span.top, span.left)
         before = _read_tokens(growing.earlier, old, span)
-        if not inputs:
+        if not inputs and not unreadable:
             growing.files.adopt(unit, growing.earlier, old)
             return before
         series = _read_series(growing.earlier, old)

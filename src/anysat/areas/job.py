@@ -132,7 +132,7 @@ class Job:
         """
         all_sources = self.sources
         if keys is None and self.growing is not None and self.growing.goes_on(period, span):
-            all_sources = self.growing.new
+            all_sources = self.growing.new[period]
         sources = {key: source for key, source in all_sources.items() if keys is None or key in keys}
         if keys is None:
             sources = {key: source for key, source in sources.items() if key not in self.context}

@@ -119,6 +119,13 @@ class AreaStore:
         """What tells a store from those made from something else, as its attributes have it."""
         return _fingerprint(_facts(layouts, periods, made_from))
 
+    @staticmethod
+    def bring_back(final: Path) -> None:
+        """Put an older store back whose replacement stopped between the two renames of `finish`."""
+        old = partial_of(final) / _OLD
+        if old.exists() and not final.exists():
+            old.rename(final)
+
     @property
     def data(self) -> Path:
         """The Zarr store while it grows: only units that are done can be relied on."""
@@ -265,9 +272,7 @@ class AreaStore:
             return True
         if kept is not None and not throw_away:
             raise StoreMismatchError(self.partial, _differences(kept, facts))
-        old = self.partial / _OLD
-        if old.exists() and not self.final.exists():
-            old.rename(self.final)  # stopped between the two renames of `finish`: the older result comes back
+        self.bring_back(self.final)
         shutil.rmtree(self.partial)
         release(self.partial)
         return False

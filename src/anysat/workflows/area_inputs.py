@@ -69,6 +69,7 @@ class AreaInputs:
 def open_inputs(
     options: AreaOptions, given: Sequence[str] | Mapping[str, Any], units: Sequence[str],
     records: Mapping[str, Modality], *, known: Period | None = None,
+    known_ground: Any = None,
 ) -> AreaInputs:  # fmt: skip
     """Open the inputs of an area, and cut the days into periods.
 
@@ -77,12 +78,15 @@ def open_inputs(
         given: the inputs.
         units: of the inputs.
         records: of the modalities.
-        known: first and last day of what is in a store that is updated.
+        known: first and last day of what is in a store that is updated, whose ground counts in place of the option's.
+        known_ground: that.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, RecordError: an input, an area or days that cannot be used.
     """
-    ground = None if options.area is None else read_ground(options.area)
+    ground = known_ground
+    if options.area is not None and known is None:
+        ground = read_ground(options.area)
     between = None if options.dates is None else read_range(options.dates)
     days = None if between is None else (np.datetime64(between[0], "D"), np.datetime64(between[1], "D"))
     bounds = None if ground is None else ground.bounds

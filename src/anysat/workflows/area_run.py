@@ -16,14 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from anysat.areas.job import Found
 from anysat.areas.meter import Meter
 from anysat.areas.run import Tick, Timing, Work, run_here, run_on
-from anysat.errors import OutputExistsError, RecordError
+from anysat.errors import OutputExistsError, RecordError, SourceError
 from anysat.geo.area import Area
 from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, write_catalog
 from anysat.geo.exports import export, find_export, num_steps
 from anysat.geo.layout import Layout
 from anysat.geo.periods import Period
 from anysat.geo.store import AreaStore, partial_of
-from anysat.geo.stored import find_group, provenance_of
+from anysat.geo.stored import find_group, open_stored, provenance_of
 from anysat.geo.writers import staged
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -142,9 +142,12 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Timing]:
     """What was written, what is to be said of it, and where the time went."""
+    older = _files(part, options) if overwrite and part.store.exists() else []
     found, timing = _computed(part, options, overwrite)
     with progress("writing") as tick:
         exported = _exported(part, options, overwrite, tick)
+    for path in set(older) - {path for paths in exported.values() for path in paths}:
+        path.unlink(missing_ok=True)  # of days or periods that the store does not have any more
     written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
     with progress("drawing") as tick:
         written.append(_drawn(part, tick))
@@ -215,6 +218,16 @@ def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> 
             export(part.store, out, group=group, overwrite=overwrite, advance=advance)
         written.setdefault(group, []).extend(files)
     return written
+
+
+def _files(part: Part, options: AreaOptions) -> list[Path]:
+    """What was made from the store that lies there."""
+    try:
+        groups = open_stored(part.store)
+    except SourceError:  # it is something else
+        return []
+    wanted = [(suffix, groups[name], out) for (name, suffix), out in part.formats(options).items() if name in groups]
+    return [file for suffix, group, out in wanted for file in find_export(suffix).files(group, out)]
 
 
 def _drawn(part: Part, tick: Tick) -> Path:

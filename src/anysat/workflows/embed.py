@@ -80,7 +80,8 @@ class EmbedConfig(AreaOptions):
     shows, much larger and sooner updated. Its size is told first. Null for nothing."""
     update: str | None = None
     """Store, NAME.zarr made with `--keep`, to which the dates of the inputs that it lacks are added; earlier ones are
-    not read again. Options are those it was made with; inputs that are not given, too."""
+    not read again. Options are those it was made with, inputs that are not given those of the last
+    time."""
     overwrite: bool = False
     """Replace outputs that exist."""
 

@@ -40,7 +40,7 @@ from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
 from anysat.workflows.embed_tile import check_device
-from anysat.workflows.embed_update import Earlier, growing_of, grown_inputs, keep_about, series_of, sweep
+from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.probe import Scored
 
 
@@ -66,23 +66,31 @@ class Prepared:
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
         folder = series_of(output) / fingerprint
 
+        def tell() -> None:
+            keep_about(folder, self.config, job, periods, self.inputs.ground, self.model.normaliser)
+
+        def at_end() -> None:
+            if keep is not None:
+                tell()  # again, for options given anew where nothing was computed
+            sweep(output, None if keep is None else fingerprint)
+
         def work(between: Path) -> Job:
             plain = replace(job, kept=UnitFiles(between))
             if keep is None:
                 return plain
-            keep_about(folder, self.config, job, periods, self.model.normaliser)
+            tell()
             return replace(plain, growing=growing_of(folder, keep, self.earlier, periods, self.new))
 
         return Part(
             area=job.area, output=output, layouts=layouts, periods=periods, made_from=made_from, work=work,
-            model=model_facts(self.config.weights, self.model), grows=self.earlier is not None,
-            at_end=(lambda: None) if keep is None else lambda: sweep(output, fingerprint),
+            model=model_facts(self.config.weights, self.model), at_end=at_end,
+            grows=self.earlier is not None and not self.earlier.has_unreadable,
         )  # fmt: skip
 
     @property
-    def new(self) -> dict[str, Source]:
-        """Inputs with the dates that are added."""
-        return {} if self.earlier is None else self.earlier.new(self.inputs.sources)
+    def new(self) -> dict[int, dict[str, Source]]:
+        """Of each period the inputs with the dates that are added."""
+        return {} if self.earlier is None else self.earlier.new(self.inputs.sources, self.inputs.periods)
 
     def _layouts(self, job: Job) -> list[Layout]:
         dense = {} if job.dense is None else {"dense": job.sources[job.dense].modality}
@@ -112,8 +120,10 @@ class Prepared:
         inputs = self.inputs.facts()
         if self.earlier is not None:
             inputs = grown_inputs(self.earlier, inputs, self.new)
+            if inputs == self.earlier.made_from["inputs"]:
+                return dict(self.earlier.made_from)
         return {
-            "version": self.earlier.made_from["version"] if self.earlier and not self.new else anysat.__version__,
+            "version": anysat.__version__,
             "weights": dict(self.model.provenance) | {"digest": digest(self.model)},
             "statistics": statistics_facts(self.model.normaliser),
             "inputs": inputs,
@@ -149,6 +159,8 @@ def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
         WriteError: the disk has no room for it.
     """
     for part in parts:
+        if part.is_computed():
+            continue
         rows, cols = part.area.span.shape
         size, folder = rows * cols * len(part.periods) * prepared.load.kept_bytes, series_of(part.store)
         tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, so that dates can be added")
@@ -159,10 +171,9 @@ def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
 
 def _added(prepared: Prepared) -> list[str]:
     """What is new in an update."""
-    lines = []
+    lines, new = [], prepared.new
     for key in prepared.inputs.sources:
-        source = prepared.new.get(key)
-        days = [] if source is None or source.dates is None else sorted(map(str, source.dates))
+        days = added_dates(new, key)
         told = f"{len(days)} dates, {days[0]} to {days[-1]}" if days else "nothing"
         lines.append(f"added to {key}: {told}")
     return lines
@@ -212,8 +223,9 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
         raise WeightsError(config.weights, f"their digest is {found[:12]}…, that of the store's weights {wanted[:12]}…")
     whole = earlier.periods[0][0], earlier.periods[-1][1]
-    inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole)
-    earlier.check_inputs(inputs.sources)
+    inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole,
+                         known_ground=earlier.ground)  # fmt: skip
+    earlier.check_inputs(inputs.sources, inputs.facts())
     earlier.was(inputs.periods)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
     load_of, area = _load(config, model, inputs, dense, earlier), earlier.area
@@ -234,15 +246,19 @@ def _load(
     if config.keep is None:
         return loads[fullest]
     keep: Keep = config.keep  # type: ignore[assignment]
-    kept = 0.0
-    for key, source in inputs.sources.items():
-        if source.modality.is_temporal and not source.modality.covers_tile:
-            pixels = (config.patch_size_m / source.modality.gsd_m) ** 2
-            projector: Any = model.projectors[key]
-            dates = np.array([]) if source.dates is None else source.dates
-            known = dates if earlier is None else np.union1d(dates, earlier.dates(key))
-            kept += pixels * num_bytes(projector, keep, num_dates(replace(source, dates=known), inputs.days[fullest]))
-    return replace(loads[fullest], kept_bytes=kept)
+    tokens = 4.0 * model.config.dim * (loads[fullest].modalities + loads[fullest].dense_side ** 2)
+    most = 0.0
+    for days in inputs.days:
+        kept = tokens
+        for key, source in inputs.sources.items():
+            if source.modality.is_temporal and not source.modality.covers_tile:
+                pixels = (config.patch_size_m / source.modality.gsd_m) ** 2
+                projector: Any = model.projectors[key]
+                dates = np.array([]) if source.dates is None else source.dates
+                known = dates if earlier is None else np.union1d(dates, earlier.dates(key))
+                kept += pixels * num_bytes(projector, keep, num_dates(replace(source, dates=known), days))
+        most = max(most, kept)
+    return replace(loads[fullest], kept_bytes=most)
 
 
 def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:

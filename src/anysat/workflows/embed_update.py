@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.areas.growing import Growing
@@ -28,6 +29,7 @@ from anysat.geo.area import Area
 from anysat.geo.descriptions import InputPath, describe_sources
 from anysat.geo.periods import Period
 from anysat.geo.source import Source
+from anysat.geo.store import AreaStore
 from anysat.geo.stored import open_stored, provenance_of
 from anysat.normalise import Normaliser
 from anysat.workflows.embed import GIVEN_ANEW, EmbedConfig
@@ -53,6 +55,8 @@ class Earlier:
     folder: Path
     about: Mapping[str, Any]
     made_from: Mapping[str, Any]
+    has_unreadable: bool
+    """Whether something could not be read: those blocks are made anew, from all dates."""
 
     @classmethod
     def read(cls, store: Path) -> Earlier:
@@ -61,14 +65,19 @@ class Earlier:
         Raises:
             MissingFileError: there is no store, or nothing was kept beside it.
         """
+        AreaStore.bring_back(store)
         open_stored(store)
         told = provenance_of(store)
         folder = series_of(store) / str(told.get("fingerprint"))
         if not (folder / _ABOUT).is_file():
             raise MissingFileError(folder / _ABOUT, "what `anysat embed --keep series` keeps beside a store, so that "
                                    "dates can be added")  # fmt: skip
-        about = json.loads((folder / _ABOUT).read_text())
-        return cls(store=store, folder=folder, about=about, made_from=told["made_from"])
+        try:
+            about = json.loads((folder / _ABOUT).read_text())
+        except ValueError as error:
+            raise SourceError(folder / _ABOUT, f"it is damaged ({error})", "embed anew with --overwrite") from error
+        unreadable = bool(told["summary"]["unreadable"])
+        return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
     def config(self, given: EmbedConfig) -> EmbedConfig:
         """The options it was made with, and those given anew; inputs that are not given are those from then."""
@@ -119,26 +128,55 @@ class Earlier:
         """Steps of the linear codes in which a group is stored."""
         return open_stored(self.store)[name].scale
 
-    def dates(self, key: str) -> np.ndarray:
-        """Dates of an input that are in the store."""
-        return np.array(self.made_from["inputs"][key]["dates"], "datetime64[D]")
+    @property
+    def ground(self) -> Any:
+        """What was asked for, in degrees; None for all that was shared."""
+        import shapely
 
-    def check_inputs(self, sources: Mapping[str, Source]) -> None:
-        """Refuse other sensors than those of the store.
+        return None if self.about["ground"] is None else shapely.from_wkb(self.about["ground"])
+
+    def dates(self, key: str, period: Period | None = None) -> NDArray[np.datetime64]:
+        """Dates of an input that are in one of the store's periods, or in any."""
+        dates = np.array(self.made_from["inputs"][key]["dates"], "datetime64[D]")
+        return dates[_within(dates, self.periods if period is None else [period])]
+
+    def check_inputs(self, sources: Mapping[str, Source], facts: Mapping[str, Any]) -> None:
+        """Refuse what would not give what all dates at once give.
 
         Raises:
-            SourceError: it says which there are.
+            SourceError: other sensors than the store's, another image, or dates that are needed and are not there.
         """
         if sources.keys() != self.made_from["inputs"].keys():
             raise SourceError(self.store, f"it is made from {', '.join(self.made_from['inputs'])}, and there is "
                               f"{', '.join(sources)}", "embed other inputs into a store of their own")  # fmt: skip
-
-    def new(self, sources: Mapping[str, Source]) -> dict[str, Source]:
-        """Sources with the dates that are not in the store; those without any are left out."""
-        found = {}
         for key, source in sources.items():
-            if source.dates is not None and (others := source.without(self.dates(key))) is not None:
-                found[key] = others
+            modality, was = source.modality, self.made_from["inputs"][key]
+            if not modality.is_temporal and facts[key]["version"] != was["version"]:
+                raise SourceError(source.name, f"it is not the {key} image that the store was made from",
+                                  "give that one; images are not replaced by an update")  # fmt: skip
+            why = "of which something could not be read and must be read now" if self.has_unreadable else ""
+            why = "which is seen with whole windows" if modality.covers_tile else why
+            there = np.array([], "datetime64[D]") if source.dates is None else source.dates
+            missing = np.setdiff1d(self.dates(key), there)
+            if why and modality.is_temporal and len(missing):
+                raise SourceError(source.name, f"dates that are in the store are needed again of {key}, {why}: "
+                                  f"{', '.join(map(str, missing[:3]))}", "give inputs that hold them, too")  # fmt: skip
+
+    def new(self, sources: Mapping[str, Source], periods: Sequence[Period]) -> dict[int, dict[str, Source]]:
+        """Of each period the series with the dates that the store lacks in it and that touch its ground."""
+        found: dict[int, dict[str, Source]] = {}
+        was, area = self.was(periods), self.area
+        for number, period in enumerate(periods):
+            old = self.periods[was[number]] if number in was else None
+            found[number] = {}
+            for key, source in sources.items():
+                if source.dates is None or not source.modality.is_temporal:
+                    continue
+                known = np.array([], "datetime64[D]") if old is None else self.dates(key, old)
+                outside = source.dates[~_within(source.dates, [period])]
+                others = source.without(np.concatenate([known, outside]))
+                if others is not None and (others := _touching(others, area)) is not None:
+                    found[number][key] = others
         return found
 
     def was(self, periods: Sequence[Period]) -> dict[int, int]:
@@ -149,25 +187,47 @@ class Earlier:
         """
         found: dict[int, int] = {}
         for number, (first, last) in enumerate(self.periods):
-            same = [n for n, (start, end) in enumerate(periods) if start <= first and end >= last]
-            if not same or same[0] in found:
+            holding = [n for n, (start, end) in enumerate(periods) if start <= first and end >= last and n not in found]
+            same = [n for n in holding if periods[n] == (first, last)] or holding
+            if not same:
                 raise RecordError("periods", [f"{a} to {b}" for a, b in periods], f"one that holds {first} to {last}, "
                                   "which the store has, and no other of it")  # fmt: skip
             found[same[0]] = number
         return found
 
 
-def grown_inputs(earlier: Earlier, facts: Mapping[str, Any], new: Mapping[str, Source]) -> dict[str, Any]:
+def _within(dates: NDArray[np.datetime64], periods: Sequence[Period]) -> NDArray[np.bool_]:
+    found = np.zeros(len(dates), bool)
+    for first, last in periods:
+        found |= (dates >= np.datetime64(first, "D")) & (dates <= np.datetime64(last, "D"))
+    return found
+
+
+def _touching(source: Source, area: Area) -> Source | None:
+    """A series with those of its dates that lie on the ground."""
+    assert source.dates is not None, source.name
+    steps = sorted({step for one in source.touching(area.geobox) for step in one.steps})
+    return source.without(np.delete(source.dates, steps))
+
+
+def added_dates(new: Mapping[int, Mapping[str, Source]], key: str) -> list[str]:
+    """Dates of an input that an update adds."""
+    sources = [series[key] for series in new.values() if key in series]
+    return sorted({str(day) for source in sources if source.dates is not None for day in source.dates})
+
+
+def grown_inputs(earlier: Earlier, facts: Mapping[str, Any], new: Mapping[int, Mapping[str, Source]]) -> dict[str, Any]:
     """What a store is made from once new dates are in it: as it was where there are none."""
     found = {}
     for key, was in earlier.made_from["inputs"].items():
-        dates = sorted({*was["dates"], *facts[key]["dates"]})
-        found[key] = {**facts[key], "dates": dates} if key in new else was
+        added = added_dates(new, key)
+        dates = sorted({*map(str, earlier.dates(key)), *added})
+        found[key] = {**facts[key], "dates": dates} if added else was
     return found
 
 
 def keep_about(
-    folder: Path, config: EmbedConfig, job: Job, periods: Sequence[Period], statistics: Normaliser | None
+    folder: Path, config: EmbedConfig, job: Job, periods: Sequence[Period], ground: Any, statistics: Normaliser | None
 ) -> None:
     """Write down what an update must know."""
     area = job.area
@@ -181,6 +241,7 @@ def keep_about(
             "patch_size_m": area.patch_size_m, "shard": area.shard, "crs_reason": area.crs_reason,
             "wanted": None if area.wanted is None else area.wanted.wkb_hex,
         },
+        "ground": None if ground is None else ground.wkb_hex,
         "block": job.block,
         "statistics": None if statistics is None else statistics.to_dict(),
     }  # fmt: skip
@@ -190,8 +251,8 @@ def keep_about(
     write_whole(folder / _ABOUT, json.dumps(about, indent=1).encode())
 
 
-def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Sequence[Period], new: Mapping[str, Source]
-               ) -> Growing:  # fmt: skip
+def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Sequence[Period],
+               new: Mapping[int, Mapping[str, Source]]) -> Growing:  # fmt: skip
     """What a job is told of keeping, and of what was kept."""
     if earlier is None:
         return Growing(files=UnitFiles(folder), keep=keep)
@@ -200,11 +261,13 @@ def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Seque
     )
 
 
-def sweep(store: Path, fingerprint: str) -> None:
-    """Remove what was kept of a store as it was before."""
-    for other in series_of(store).iterdir():
+def sweep(store: Path, fingerprint: str | None) -> None:
+    """Remove what was kept of a store as it was before; None where nothing is kept now."""
+    for other in {path.parent for path in series_of(store).glob(f"*/{_ABOUT}")}:
         if other.name != fingerprint:
             shutil.rmtree(other, ignore_errors=True)
+    if fingerprint is None and series_of(store).exists() and not any(series_of(store).iterdir()):
+        series_of(store).rmdir()
 
 
 def _absolute(word: str) -> str:
