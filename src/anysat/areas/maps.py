@@ -114,6 +114,8 @@ class MapJob:
             return None
         values = found.outputs if found.probabilities is None else found.probabilities
         values = values[0].float().cpu().numpy()
+        if np.isnan(values).all():  # nobody saw anything on these dates
+            return None
         if not self.per_patch:
             return np.broadcast_to(values.reshape(1, 1, -1), (*shape, self.num_outputs))
         values = values.reshape(shape[0] * self.side, shape[1] * self.side, self.num_outputs)
