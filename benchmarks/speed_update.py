@@ -22,7 +22,7 @@ import torch
 from speed import PASTIS, Case, _seconds, base_model, load, machine_facts
 
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
-from anysat.model.growth import Keep, find_kind, num_bytes
+from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.projectors import SeriesProjector
 
@@ -62,14 +62,20 @@ def projector_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep:
     return [anew, updated]
 
 
+def grown(model: AnySat, key: str, pixels: PixelInput, before: Remembered | None, keep: Keep) -> tuple[Any, Remembered]:
+    """What one sensor sees of all dates, and what is then kept."""
+    projector: Any = model.projectors[key]
+    return grow(
+        projector, model.spatial, model.config, model.config.modality(key), before, pixels, CASE.patch_m,
+        kind=find_kind(projector, keep), chunk_rows=CHUNK_ROWS,
+    )  # fmt: skip
+
+
 def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], keep: Keep) -> list[Callable[[], Any]]:
     """Embeddings of all patches: anew, and from what is kept."""
     side = round(CASE.side_m / CASE.patch_m)
     still = model.see({"spot": inputs["spot"]}, CASE.patch_m, chunk_rows=CHUNK_ROWS)
-    kept = {
-        key: model.grow(key, dates_of(inputs[key], slice(0, -1)), CASE.patch_m, keep=keep, chunk_rows=CHUNK_ROWS)[1]
-        for key in SERIES
-    }
+    kept = {key: grown(model, key, dates_of(inputs[key], slice(0, -1)), None, keep)[1] for key in SERIES}
 
     def anew() -> Any:
         return model.core(inputs, CASE.patch_m, chunk_rows=CHUNK_ROWS).patch.flatten(1, 2)
@@ -78,7 +84,7 @@ def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], keep: Keep) -> li
         seen = dict(still)
         for key in SERIES:
             last = dates_of(inputs[key], slice(-1, None))
-            seen[key], _ = model.grow(key, last, CASE.patch_m, kept[key], keep=keep, chunk_rows=CHUNK_ROWS)
+            seen[key], _ = grown(model, key, last, kept[key], keep)
         ordered = {key: seen[key] for key in inputs}
         return model.fuse(ordered, (side, side), CASE.patch_m, max_pairs=MAX_PAIRS)[1]
 

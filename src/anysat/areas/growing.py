@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anysat.areas.tokens import Flags, Tokens, prepared, tokens_of
+from anysat.areas.tokens import Flags, Tokens, prepared, read_sub, read_tokens, tokens_of
 from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.batch import Tile
 from anysat.errors import SourceError
@@ -18,7 +18,7 @@ from anysat.geo.area import Span
 from anysat.geo.source import Source
 from anysat.geo.store import Unit
 from anysat.model.encoder import CHUNK_ROWS, AnySat
-from anysat.model.growth import Keep, Remembered
+from anysat.model.growth import Keep, Remembered, find_kind, grow
 from anysat.model.steps import SeenPatches
 
 
@@ -65,17 +65,19 @@ def encode_growing(
     if growing.goes_on(period, span):
         assert growing.earlier is not None, period
         old = Unit(growing.was[period], span.top, span.left)
-        before = _read_tokens(growing.earlier, old, span)
+        before = replace(read_tokens(growing.earlier, old, span, span), sub=read_sub(growing.earlier, old))
         if not inputs and not unreadable:
             growing.files.adopt(unit, growing.earlier, old)
             return before
         series = _read_series(growing.earlier, old)
     seen: dict[str, SeenPatches] = {}
     for key, pixels in inputs.items():
-        if model.config.modality(key).is_temporal:
-            seen[key], series[key] = model.grow(
-                key, pixels, patch_size_m, series.get(key), keep=growing.keep, keep_sub=key == dense,
-                chunk_rows=CHUNK_ROWS,
+        projector: Any = model.projectors[key]
+        modality = model.config.modality(key)
+        if modality.is_temporal:
+            seen[key], series[key] = grow(
+                projector, model.spatial, model.config, modality, series.get(key), pixels, patch_size_m,
+                kind=find_kind(projector, growing.keep), keep_sub=key == dense, chunk_rows=CHUNK_ROWS,
             )  # fmt: skip
         else:
             kept = (dense,) if key == dense else ()
@@ -93,15 +95,6 @@ def _arrays(series: Mapping[str, Remembered]) -> dict[str, NDArray[Any]]:
         for name, part in {"days": kept.days, **kept.parts}.items():
             found[f"series.{key}.{name}"] = part.cpu().numpy()
     return found
-
-
-def _read_tokens(files: UnitFiles, unit: Unit, span: Span) -> Tokens:
-    with files.opened(unit) as file:
-        names = names_in(file)
-        keys = [name.removeprefix("patch.") for name in names if name.startswith("patch.")]
-        patch = {key: (file.get_tensor(f"patch.{key}"), file.get_tensor(f"valid.{key}")) for key in keys}
-        sub = (file.get_tensor("sub"), file.get_tensor("sub_valid")) if "sub" in names else None
-        return Tokens(span, patch, sub)
 
 
 def _read_series(files: UnitFiles, unit: Unit) -> dict[str, Remembered]:

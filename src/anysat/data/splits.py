@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from anysat.errors import RecordError
 
 _EQUAL_AREA = "EPSG:6933"
+"""Metres all over the world, for blocks of ground."""
 
 
 def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> NDArray[np.str_]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from anysat.errors import OutputExistsError, RecordError, StoreMismatchError, UnfinishedError, WriteError
 from anysat.geo.claims import claim, release
+from anysat.geo.fingerprints import differences, facts_of, fingerprint_of
 from anysat.geo.layout import Layout, Period, create_group
 from anysat.geo.quantise import Loss
 
@@ -91,7 +92,7 @@ class AreaStore:
             shutil.rmtree(store.partial, ignore_errors=True)
         if store.final.exists() and not overwrite:
             raise OutputExistsError([store.final])
-        facts = _facts(layouts, periods, made_from)
+        facts = facts_of(layouts, periods, made_from)
         try:
             if not store._take_up(facts, throw_away=overwrite):
                 store._begin(facts, periods, attributes or {})
@@ -112,12 +113,12 @@ class AreaStore:
         if not (final / "zarr.json").exists() or partial_of(final).joinpath(_DATA).exists():
             return False
         kept: Any = zarr.open_group(final, mode="r").attrs.get("anysat", {})
-        return bool(kept.get("fingerprint") == _fingerprint(_facts(layouts, periods, made_from)))
+        return bool(kept.get("fingerprint") == fingerprint_of(facts_of(layouts, periods, made_from)))
 
     @staticmethod
     def fingerprint(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> str:
         """What tells a store from those made from something else, as its attributes have it."""
-        return _fingerprint(_facts(layouts, periods, made_from))
+        return fingerprint_of(facts_of(layouts, periods, made_from))
 
     @staticmethod
     def bring_back(final: Path) -> None:
@@ -271,7 +272,7 @@ class AreaStore:
         if kept == facts:
             return True
         if kept is not None and not throw_away:
-            raise StoreMismatchError(self.partial, _differences(kept, facts))
+            raise StoreMismatchError(self.partial, differences(kept, facts))
         self.bring_back(self.final)
         shutil.rmtree(self.partial)
         release(self.partial)
@@ -304,7 +305,7 @@ class AreaStore:
         losses = {name: loss.summary() for name, loss in self.losses().items()}
         kept: Any = root.attrs.get("anysat", {})
         facts = json.loads((self.partial / _FACTS).read_text())
-        found = {**kept, "made_from": facts["made_from"], "fingerprint": _fingerprint(facts), "summary": summary}
+        found = {**kept, "made_from": facts["made_from"], "fingerprint": fingerprint_of(facts), "summary": summary}
         root.attrs["anysat"] = found | ({"quantisation_loss": losses} if losses else {})
         for name, loss in losses.items():
             root[name].attrs["quantisation_loss"] = loss
@@ -375,31 +376,6 @@ def _write_whole(path: Path, text: str) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-
-
-def _facts(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must be the same for a store to be taken up again."""
-    days = [[str(first), str(last)] for first, last in periods]
-    given = {"made_from": made_from, "periods": days, "layouts": {layout.name: layout.facts() for layout in layouts}}
-    as_kept: dict[str, Any] = json.loads(json.dumps(given, default=str))
-    return as_kept
-
-
-def _fingerprint(facts: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def _differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Entries that are not the same, by dotted names."""
-    old, new = _leaves(kept), _leaves(given)
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names]
-
-
-def _leaves(value: Any, name: str = "") -> dict[str, str]:
-    if not isinstance(value, dict) or not value:
-        return {name.removeprefix("made_from."): json.dumps(value)}
-    return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}" if name else key).items()}
 
 
 def _umask() -> int:

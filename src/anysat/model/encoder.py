@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
@@ -21,12 +21,11 @@ from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
-from anysat.model.growth import Keep, Remembered, find_kind, grow
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
-from anysat.model.projectors import SeriesProjector, make_projector
+from anysat.model.projectors import make_projector
 from anysat.model.spatial import SpatialTransformer
-from anysat.model.steps import SeenPatches, ShownPatches, fuse, see
+from anysat.model.steps import CoreOutput, SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import (
     Refuse,
     any_of,
@@ -52,21 +51,6 @@ RECOMPUTE_PATCHES = 1024
 again: for a tile of 512 x 512 sub-patches they would take gigabytes at any width."""
 
 Output = Literal["tile", "patch", "dense", "all"]
-
-
-class CoreOutput(NamedTuple):
-    """Fused tokens, before invalid places are marked."""
-
-    tile: Tensor
-    """(batch dim)"""
-    patch: Tensor
-    """(batch patch_row patch_col dim)"""
-    patch_valid: Tensor | None
-    """(batch patch_row patch_col)"""
-    dense: Tensor | None
-    """(batch row col 2*dim)"""
-    dense_valid: Tensor | None
-    """(batch row col)"""
 
 
 class AnySat(nn.Module, ModelHubMixin):
@@ -283,25 +267,6 @@ class AnySat(nn.Module, ModelHubMixin):
             )
             for key, pixels in inputs.items()
         }  # fmt: skip
-
-    def grow(
-        self,
-        key: str,
-        pixels: PixelInput,
-        patch_size_m: float,
-        before: Remembered | None = None,
-        *,
-        keep: Keep = "series",
-        keep_sub: bool = False,
-        chunk_rows: int | None = None,
-    ) -> tuple[SeenPatches, Remembered]:
-        """First step of the core for a series to which dates are added; see `growth.grow`."""
-        modality, projector = self.config.modality(key), self.projectors[key]
-        assert isinstance(projector, SeriesProjector), key
-        return grow(
-            projector, self.spatial, self.config, modality, before, pixels, patch_size_m,
-            kind=find_kind(projector, keep), keep_sub=keep_sub, chunk_rows=chunk_rows,
-        )  # fmt: skip
 
     def fuse(
         self,

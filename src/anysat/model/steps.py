@@ -48,6 +48,21 @@ class ShownPatches(NamedTuple):
     """Modality tokens (batch modality shown) that a vector stands in for; context of the tile is never hidden."""
 
 
+class CoreOutput(NamedTuple):
+    """Fused tokens, before invalid places are marked."""
+
+    tile: Tensor
+    """(batch dim)"""
+    patch: Tensor
+    """(batch patch_row patch_col dim)"""
+    patch_valid: Tensor | None
+    """(batch patch_row patch_col)"""
+    dense: Tensor | None
+    """(batch row col 2*dim)"""
+    dense_valid: Tensor | None
+    """(batch row col)"""
+
+
 def see(
     projector: Any,
     spatial: SpatialTransformer,

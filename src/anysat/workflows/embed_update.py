@@ -80,7 +80,7 @@ class Earlier:
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
     def config(self, given: EmbedConfig) -> EmbedConfig:
-        """The options it was made with, and those given anew; inputs that are not given are those from then."""
+        """The options it was made with, and those given anew; inputs not given are those of the last time."""
         typed = {field.name for field in fields(given) if getattr(given, field.name) not in (field.default, [])}
         if wrong := sorted(typed - GIVEN_ANEW):
             names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)

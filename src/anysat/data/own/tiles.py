@@ -22,7 +22,6 @@ from anysat.geo.layers import reading
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-"""Metres all over the world, for blocks of ground."""
 _SHOWN = 5
 _MAX_VALUE = float(np.finfo(np.float32).max)
 """Greatest value that targets are kept in."""
