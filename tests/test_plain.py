@@ -73,6 +73,7 @@ def test_tokens_are_those_of_the_plain_forward_pass(model, seed, monkeypatch):
 def test_multiplications_are_counted_by_shape(model):
     x = random_input(("s2", "aerial"), 20)
     with (
+        torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):  # it does not know the processor's own
@@ -93,7 +94,7 @@ def test_a_table_of_speed_says_what_was_compared():
 
 
 def test_a_case_is_measured_both_ways(model, monkeypatch):
-    monkeypatch.setitem(speed.CASES, "small", speed.Case({"s2": 2, "aerial": 0}, 20, 10))
+    monkeypatch.setitem(speed.CASES, "small", speed.Case({"s2": 2, "aerial": 0}, 60, 10))
     monkeypatch.setattr(speed, "base_model", lambda: model)
     monkeypatch.setattr(speed, "peak_gb", lambda *_: 0.5)
     rows = speed.measured("small", 2, bf16=True)

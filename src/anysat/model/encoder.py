@@ -24,6 +24,7 @@ from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
 from anysat.model.projectors import make_projector
+from anysat.model.ready import made_ready
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import CoreOutput, SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import (
@@ -260,13 +261,14 @@ class AnySat(nn.Module, ModelHubMixin):
 
         `keep_sub` names the modalities whose sub-patch tokens are wanted, too.
         """
-        return {
-            key: see(
-                self.projectors[key], self.spatial, self.config, self.config.modality(key), pixels, patch_size_m,
-                keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
-            )
-            for key, pixels in inputs.items()
-        }  # fmt: skip
+        with made_ready(self.spatial, *(self.projectors[key] for key in inputs)) as (spatial, *projectors):
+            return {
+                key: see(
+                    projector, spatial, self.config, self.config.modality(key), pixels, patch_size_m,
+                    keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
+                )
+                for projector, (key, pixels) in zip(projectors, inputs.items(), strict=True)
+            }  # fmt: skip
 
     def fuse(
         self,
@@ -278,7 +280,8 @@ class AnySat(nn.Module, ModelHubMixin):
         tile_alone: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
-        return fuse(self.fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
+        with made_ready(self.fusion) as (fusion,):
+            return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)

@@ -155,7 +155,7 @@ class FusionTransformer(nn.Module):
             The tile token and the fused patch tokens, none of which are there where the tile alone asks.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
-        placed = patches + code.unsqueeze(-3).to(patches.dtype)
+        placed = patches + code.unsqueeze(-3).to(self.tile_token.dtype)
         if hidden is not None:
             placed = torch.where(hidden.where[..., None], hidden.stand_in.to(placed.dtype), placed)
         tile = self.tile_token.expand(patches.shape[0], -1, -1)

@@ -21,6 +21,7 @@ from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
 from anysat.model.inputs import PixelInput
 from anysat.model.projectors import DateSums, SeriesProjector, Tokens
+from anysat.model.ready import made_ready
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import SeenPatches, over_patches
 from anysat.patches import subpatches_per_side
@@ -171,6 +172,22 @@ def grow(
     Returns:
         Tokens of patches, and what to keep of all dates.
     """
+    with made_ready(projector, spatial) as (projector, spatial):
+        return _grown(projector, spatial, config, modality, before, pixels, patch_size_m, kind, keep_sub, chunk_rows)
+
+
+def _grown(
+    projector: SeriesProjector,
+    spatial: SpatialTransformer,
+    config: ModelConfig,
+    modality: Modality,
+    before: Remembered | None,
+    pixels: PixelInput,
+    patch_size_m: float,
+    kind: Kind,
+    keep_sub: bool,
+    chunk_rows: int | None,
+) -> tuple[SeenPatches, Remembered]:
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // side for length in pixels.values.shape[-2:])
     values = pixels.values
@@ -180,7 +197,7 @@ def grow(
     assert pixels.days is not None, modality.key
     assert len(pixels.days) == 1, pixels.days.shape
     days = pixels.days[0] if before is None else torch.cat([before.days, pixels.days[0].to(before.days)])
-    code, projector = projector.date_code(days[None])[0], projector.prepared()
+    code = projector.date_code(days[None])[0]
     new = code[len(days) - values.shape[1] :]
 
     found: list[Parts] = []

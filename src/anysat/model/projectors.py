@@ -7,7 +7,6 @@ pixels of any number of patches into tokens. A modality's fields choose the proj
 from __future__ import annotations
 
 import math
-from copy import copy
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -54,10 +53,6 @@ class ImageProjector(nn.Module):
             x=self.side_px,
         )
 
-    def prepared(self) -> ImageProjector:
-        """It is ready."""
-        return self
-
     def date_code(self, days: None) -> None:
         """An image has no dates."""
 
@@ -73,16 +68,11 @@ class ImageProjector(nn.Module):
         if valid is not None:
             pixels = pixels.masked_fill(~valid, 0.0)
             present = valid.any(-1) if leave_out else None
-        return self._projected(pixels), present
+        return self.project(pixels), present
 
-    def _projected(self, pixels: Float[Tensor, "patch sub pixel"]) -> Float[Tensor, "patch sub dim"]:
-        """Convolution and MLP. Of many sub-patches the convolution joins the first layer, linear as it is itself."""
-        embed, first = self.embed.weight.flatten(1), self.mlp[0]
-        assert isinstance(first, nn.Linear)
-        few = torch.compiler.is_exporting() or pixels[..., 0].numel() < first.out_features
-        if torch.is_grad_enabled() or few:
-            return self.mlp(functional.linear(pixels, embed))
-        return self.mlp[1:](functional.linear(pixels, first.weight @ embed, first.bias))
+    def project(self, pixels: Float[Tensor, "patch sub pixel"]) -> Float[Tensor, "patch sub dim"]:
+        """Convolution and MLP."""
+        return self.mlp(functional.linear(pixels, self.embed.weight.flatten(1)))
 
 
 class DateNorm(nn.GroupNorm):
@@ -93,16 +83,21 @@ class DateNorm(nn.GroupNorm):
     ) -> Float[Tensor, "patch sub time dim"]:
         """Normalise; dates that are not `present` do not count."""
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
-        if present is None:
-            variance, mean = torch.var_mean(groups, dim=(2, 4), correction=0, keepdim=True)
-        else:
-            weight = present.to(x.dtype)[..., None, None]
-            weight = weight / (weight.sum(2, keepdim=True).clamp_min(1.0) * groups.shape[-1])
-            mean = (groups * weight).sum((2, 4), keepdim=True)
-            variance = ((groups - mean).square() * weight).sum((2, 4), keepdim=True)
-        scale = torch.rsqrt(variance + self.eps).expand(-1, -1, -1, -1, groups.shape[-1]).flatten(-2) * self.weight
-        shift = self.bias - mean.expand(-1, -1, -1, -1, groups.shape[-1]).flatten(-2) * scale
-        return torch.addcmul(shift, x, scale)  # once over the dates, and not once for each of its four steps
+        # Sums of each date and group first, for these are few; the general variance is ten times as slow.
+        mean, square = groups.sum(-1), torch.linalg.vector_norm(groups, dim=-1).square()
+        share = None if present is None else present[..., None] / present.sum(2)[..., None, None].clamp_min(1)
+        mean, square = (_over_dates(part.to(self.weight.dtype) / groups.shape[-1], share) for part in (mean, square))
+        scale = torch.rsqrt((square - mean.square()).clamp_min(0.0) + self.eps)
+        scale, shift = (part.repeat_interleave(groups.shape[-1], dim=-1) for part in (scale, -mean * scale))
+        scale, shift = scale * self.weight, self.bias + shift * self.weight
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))  # once over the dates
+
+
+def _over_dates(
+    part: Float[Tensor, "patch sub time group"], share: Float[Tensor, "patch sub time one"] | None
+) -> Float[Tensor, "patch sub one group"]:
+    """Mean over the dates, or with these shares."""
+    return part.mean(2, keepdim=True) if share is None else (part * share).sum(2, keepdim=True)
 
 
 class DateSums(NamedTuple):
@@ -191,12 +186,16 @@ class TemporalPooling(nn.Module):
         asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
         offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)
         asked_of_day = rearrange(asked, "head (slice dim) -> head slice dim", slice=heads).sum(1)
-        return functional.linear(x, asked, offset) + functional.linear(when, asked_of_day)[:, None]
+        of_values = functional.linear(x, asked.to(x.dtype), offset.to(x.dtype))
+        return of_values + functional.linear(when, asked_of_day)[:, None]
 
     def _summed(self, share: Tensor, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub dim"]:
-        slices = rearrange(x, "patch sub time (head dim) -> patch sub time head dim", head=len(self.query))
-        pooled = torch.einsum("psth,psthd->pshd", share, slices) + torch.einsum("psth,ptd->pshd", share, when)
-        return pooled.flatten(-2)
+        heads = len(self.query)
+        # Every head asks all channels, and keeps its slice: sixteen times the products, and not a copy of each date.
+        whole = share.to(x.dtype).transpose(2, 3) @ x
+        own = rearrange(whole, "patch sub head (slice dim) -> patch sub head slice dim", slice=heads)
+        pooled = own.diagonal(dim1=2, dim2=3).transpose(2, 3)
+        return (pooled + torch.einsum("psth,ptd->pshd", share, when)).flatten(-2)
 
 
 class SeriesProjector(nn.Module):
@@ -238,13 +237,6 @@ class SeriesProjector(nn.Module):
             sc=num_sub,
         )
 
-    def prepared(self) -> SeriesProjector:
-        """The same projector, made ready for one pass in which nothing is learned."""
-        found = copy(self)
-        ready = {"pixel_mlp": self.pixel_mlp.prepared(), "out_mlp": self.out_mlp.prepared()}
-        found._modules = {**self._modules, **ready}
-        return found
-
     def date_code(self, days: Real[Tensor, "batch time"]) -> Float[Tensor, "batch time slice"]:
         """Code of each date, made once for all pixels of a tile."""
         return day_code(days, self.period_days, self.code_dim)
@@ -265,7 +257,7 @@ class SeriesProjector(nn.Module):
         present = present if leave_out else None
         if self.date_norm is not None:
             features = self.date_norm(features, present)
-        tokens = self.finished(self.pooling(features, when.to(features.dtype), present))
+        tokens = self.finished(self.pooling(features, when.to(self.fill.dtype), present))
         return tokens, None if present is None else present.any(-1)
 
     def features(

@@ -38,7 +38,7 @@ class SpatialTransformer(nn.Module):
         Without `keep_sub` the last block answers for the patch alone: a tenth of the whole forward pass less.
         """
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
-        x = torch.cat([cls_token, tokens + code.to(tokens.dtype)], dim=1)
+        x = torch.cat([cls_token, tokens + code.to(cls_token.dtype)], dim=1)
         seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):

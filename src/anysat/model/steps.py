@@ -86,7 +86,7 @@ def see(
     valid = None if pixels.valid is None else projector.cut(pixels.valid, side)
     when = projector.date_code(pixels.days)
     when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
-    num_sub, dates, projector = side * side, math.prod(values.shape[2:-1]), projector.prepared()
+    num_sub, dates = side * side, math.prod(values.shape[2:-1])
 
     def project_few(part: slice) -> Sequence[Tensor | None]:
         """Some patches through the projector, as many sub-patches at a time as a chunk holds."""

@@ -1,0 +1,171 @@
+"""Modules made ready for one pass in which nothing is learned: the same forward, with weights folded and cast first.
+
+Nothing is kept between passes, so that no weights of another day are served. A pass runs ready modules unless it learns
+or is being exported; under `precision.multiplying("bf16")` their matrices are in bfloat16, residual sums in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anysat.model.layers import ChannelNorm, RelativePosition, RowLayers, linear
+from anysat.model.projectors import ImageProjector, TemporalPooling
+
+Some = TypeVar("Some", bound=nn.Module)
+Step = Callable[[Tensor], Tensor]
+
+FEWEST_INPUTS = 32
+"""Layers with fewer inputs, the bands of a sensor, multiply in the type of the weights: bfloat16 is no faster there."""
+LEAST_GAIN = 1e-12
+"""In the place of a norm's weight that is nearer to zero, so that it can be divided by."""
+
+
+@contextmanager
+def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
+    """The modules as this pass runs them: as they are where it learns or is exported, else ready."""
+    device = next(modules[0].parameters()).device.type
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
+        yield modules
+        return
+    mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    with torch.autocast(device, enabled=False):
+        yield tuple(ready(module, mixed) for module in modules)
+
+
+def ready(module: Some, dtype: torch.dtype | None) -> Some | nn.Module:
+    """A copy that shares what need not change; `dtype` is that of the matrices, None for that of the weights."""
+    if isinstance(module, RowLayers) and not module.training:
+        return ReadyRows(module, dtype)
+    if dtype is not None and isinstance(module, nn.Linear):
+        return ReadyLinear(module, dtype)
+    if isinstance(module, TemporalPooling):  # which folds its own weights, in their type
+        return module
+    found = copy(module)
+    found._modules = {name: None if child is None else ready(child, dtype) for name, child in module._modules.items()}
+    if dtype is not None and isinstance(module, RelativePosition):
+        found._parameters = {"weight": module.weight.to(dtype)}  # type: ignore[dict-item]
+    if isinstance(module, ImageProjector):
+        found.__dict__["project"] = _ready_image(module, dtype)
+    return found
+
+
+def _ready_image(projector: ImageProjector, dtype: torch.dtype | None) -> Step:
+    """The convolution joins the first layer, linear as it is itself."""
+    first, *others = projector.mlp
+    assert isinstance(first, nn.Linear), first
+    joined = _linear(first.weight @ projector.embed.weight.flatten(1), first.bias, dtype or first.weight.dtype)
+    then = nn.Sequential(*(ready(other, dtype) for other in others))
+    return lambda pixels: then(joined(pixels))
+
+
+class ReadyLinear(nn.Module):
+    """A linear layer whose weights are in another type, which is that of what comes out."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight.to(dtype), layer.bias.to(dtype)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
+        """Multiply and add."""
+        return linear(x, self.weight, self.bias)
+
+
+class ReadyRows(nn.Module):
+    """Linear layers, norms over channels and what is between, with two looks at each norm's rows instead of five.
+
+    A norm needs no mean if the mean of each group is taken off the weights before it. Its own weights and shift wait
+    for the layer after it: with the sign of a weight moved to the layer before, `relu(w z + b)` is
+    `|w| (max(z, -b / |w|) + b / |w|)`, and both the factor and the sum are linear.
+    """
+
+    def __init__(self, layers: RowLayers, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        rest = [layer for layer in layers if not isinstance(layer, nn.Dropout)]
+        waiting: _Waiting | None = None
+        while rest:
+            layer, *rest = rest
+            if not isinstance(layer, nn.Linear):
+                self.steps.append(layer)
+                continue
+            own = layer.weight.dtype if dtype is None or layer.in_features < FEWEST_INPUTS else dtype
+            weight, bias = (layer.weight, layer.bias) if waiting is None else waiting.joined(layer, own)
+            waiting, norm = None, rest[0] if rest else None
+            if not isinstance(norm, ChannelNorm):
+                self.steps.append(_linear(weight, bias, own))
+                continue
+            if [*map(type, rest[1:3])] == [nn.ReLU, nn.Linear]:
+                waiting = _Waiting.of(norm, dtype or weight.dtype)
+                rest, sign = rest[2:], torch.where(norm.weight < 0, -1.0, 1.0)
+            else:
+                rest, sign = rest[1:], None
+            then = _affine(norm, dtype or weight.dtype) if waiting is None else waiting.clamped
+            self.steps += [_linear(*_without_mean(weight, bias, norm, sign), own, dtype), _scaled(norm, then)]
+
+    def forward(self, x: Float[Tensor, "row in"]) -> Float[Tensor, "row out"]:
+        """One after the other."""
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _Waiting(NamedTuple):
+    """What is left of a norm's weights and shift after a clamp, for the layer after it."""
+
+    gain: Tensor
+    least: Tensor
+    """In the type of the rows."""
+
+    @classmethod
+    def of(cls, norm: ChannelNorm, dtype: torch.dtype) -> _Waiting:
+        gain = norm.weight.abs().clamp_min(LEAST_GAIN)
+        return cls(gain, (-norm.bias / gain).to(dtype))
+
+    def clamped(self, x: Tensor) -> Tensor:
+        """In place."""
+        return torch.clamp_min(x, self.least, out=x)
+
+    def joined(self, layer: nn.Linear, own: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The next layer's weights and bias; what is added is what the rounded weights make of the rounded clamp."""
+        weight = layer.weight * self.gain
+        return weight, layer.bias - weight.to(own).to(weight.dtype) @ self.least.to(weight.dtype)
+
+
+def _affine(norm: ChannelNorm, dtype: torch.dtype) -> Step:
+    weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
+    return lambda x: torch.addcmul(bias, x, weight, out=x)
+
+
+def _linear(weight: Tensor, bias: Tensor, own: torch.dtype, out: torch.dtype | None = None) -> Step:
+    """A linear layer that multiplies in one type, whose result is in another, by default the same."""
+    weight, bias = weight.to(own).contiguous(), bias.to(own).contiguous()
+    return lambda x: linear(x, weight, bias).to(out or own)
+
+
+def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A linear layer of whose rows no group has a mean, with some signs turned."""
+    both = torch.cat([weight, bias[:, None]], dim=1)
+    groups = both.view(norm.num_groups, -1, both.shape[1])
+    both = (groups - groups.mean(1, keepdim=True)).flatten(0, 1)
+    both = both if sign is None else both * sign[:, None].to(both.dtype)
+    return both[:, :-1], both[:, -1]
+
+
+def _scaled(norm: ChannelNorm, then: Step) -> Step:
+    """What is left of a norm of rows whose groups have no mean, and what follows, in place."""
+
+    def run(x: Tensor) -> Tensor:
+        parts = x.view(len(x), norm.num_groups, -1)
+        scale = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(norm.eps).rsqrt_()
+        parts.mul_(scale[..., None])
+        return then(x)
+
+    return run

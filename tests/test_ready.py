@@ -1,0 +1,105 @@
+"""What is made ready for a pass is made for that pass: no weights of another day, and none for those that learn."""
+
+import pytest
+import torch
+from torch import nn
+
+from anysat.model.layers import ChannelNorm, RowLayers
+from anysat.model.precision import multiplying
+from anysat.model.ready import ReadyLinear, ReadyRows, made_ready
+from builders import random_input, random_model
+
+CPU = torch.device("cpu")
+
+
+def rows():
+    torch.manual_seed(0)
+    found = RowLayers(
+        nn.Linear(10, 24), ChannelNorm(4, 24), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(24, 32),
+        ChannelNorm(4, 32), nn.ReLU(inplace=True), nn.Linear(32, 8),
+    )  # fmt: skip
+    for layer in found:
+        if isinstance(layer, ChannelNorm):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    return found.eval()
+
+
+def norm_of(layers, weight, bias):
+    with torch.no_grad():
+        layers[1].weight.copy_(torch.full((24,), weight))
+        layers[1].bias.copy_(bias)
+    return layers
+
+
+def test_norms_and_the_layers_around_them_are_one_with_the_same_numbers():
+    layers, x = rows(), 5 + torch.randn(50, 10)
+    with torch.inference_mode():
+        torch.testing.assert_close(ReadyRows(layers, None)(x), layers(x), atol=1e-6, rtol=1e-6)
+        found, wanted = ReadyRows(layers, torch.bfloat16)(x).float(), layers(x)
+    assert 1e-4 < float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-20, -1e-20, -2.0])
+def test_norms_of_any_weight_are_folded(weight):
+    layers, x = norm_of(rows(), weight, torch.linspace(-1, 1, 24)), torch.randn(50, 10)
+    with torch.inference_mode():
+        wanted = layers(x)
+        torch.testing.assert_close(ReadyRows(layers, None)(x), wanted, atol=2e-6, rtol=2e-6)
+        found = ReadyRows(layers, torch.bfloat16)(x).float()
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_rows_that_are_all_alike_stay_finite():
+    layers = rows()
+    nn.init.zeros_(layers[0].weight)
+    with torch.inference_mode():
+        torch.testing.assert_close(ReadyRows(layers, None)(torch.ones(3, 10)), layers(torch.ones(3, 10)))
+
+
+def test_nothing_is_made_ready_where_something_learns():
+    layers = rows()
+    with made_ready(layers) as (found,):
+        assert found is layers
+    with torch.no_grad(), made_ready(layers) as (found,):
+        assert isinstance(found, ReadyRows)
+
+
+def test_layers_that_drop_out_values_are_not_folded():
+    with torch.no_grad(), made_ready(rows().train()) as (found,):
+        assert isinstance(found, RowLayers)
+
+
+def test_what_is_ready_in_bf16_is_so_once_and_for_all_layers_of_many_inputs():
+    model = random_model()
+    with torch.inference_mode(), multiplying("bf16", CPU), made_ready(model.spatial) as (spatial,):
+        linear = [layer for layer in spatial.modules() if isinstance(layer, nn.Linear | ReadyLinear)]
+        assert {layer.weight.dtype for layer in linear} == {torch.bfloat16}
+        assert spatial.norm is not model.spatial.norm
+        assert not torch.is_autocast_enabled("cpu")
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_weights_that_change_in_any_way_are_those_that_are_used(precision):
+    model, x = random_model().eval(), random_input(("s1", "s2", "aerial"), 20)
+    changed = {name: 1.2 * tensor for name, tensor in model.state_dict().items()}
+
+    def encoded(one):
+        with torch.inference_mode(), multiplying(precision, CPU):
+            return one(x, 10)
+
+    before = encoded(model)
+    model.train()
+    model.eval()
+    torch.testing.assert_close(encoded(model), before, rtol=0, atol=0)
+    model.load_state_dict(changed)
+    fresh = random_model().eval()
+    fresh.load_state_dict(changed)
+    torch.testing.assert_close(encoded(model), encoded(fresh), rtol=0, atol=0)
+    for one in (model, fresh):
+        for parameter in one.parameters():
+            parameter.data.mul_(1.5)  # which no version counter tells
+    after = encoded(model)
+    torch.testing.assert_close(after, encoded(fresh), rtol=0, atol=0)
+    assert float((after - before).abs().max()) > 1e-3
