@@ -34,35 +34,52 @@ class Plain(NamedTuple):
     """(batch patch sub dim)"""
 
 
+class PlainPatches(NamedTuple):
+    """What one modality saw."""
+
+    patch: Tensor
+    """(batch patch dim)"""
+    flag: Tensor
+    """(batch patch), True where anything was seen"""
+    sub: Tensor
+    """(batch patch sub dim)"""
+
+
 def plain(model: AnySat, inputs: Mapping[str, PixelInput], patch_size_m: float) -> Plain:
     """The tokens of checked inputs; those of what nobody saw are of no meaning."""
-    subs, patches, flags = {}, [], []
-    num_patches = 0
-    for key, pixels in inputs.items():
-        modality = model.config.modality(key)
-        assert not modality.covers_tile, "context modalities are for the encoder itself"
-        side = subpatches_per_side(patch_size_m, modality)
-        projector = model.projectors[key]
-        project = series if isinstance(projector, SeriesProjector) else image
-        tokens, seen = project(projector, pixels, side * modality.subpatch_px, side)
-        order = subpatch_coordinates(
-            side, cells_per_side(modality) if model.config.subpatch_order == "cell" else 1, tokens.device
-        )
-        code = sincos_code(order, modality.subpatch_m, model.config.dim).to(tokens.dtype)
-        cls_token = model.spatial.cls_token.expand(len(tokens), -1, -1)
-        x = torch.cat([cls_token, tokens + code], dim=1)
-        bucket = distance_buckets(order, num_skip=1)
-        for block in model.spatial.blocks:
-            x = transformer_block(block, x, functional.pad(seen, (1, 0), value=True), bucket)
-        x = model.spatial.norm(x)
-        batch = len(pixels.values)
-        num_patches = len(tokens) // batch
-        patches.append(rearrange(x[:, 0], "(batch patch) dim -> batch patch dim", batch=batch))
-        flags.append(rearrange(seen.any(1), "(batch patch) -> batch patch", batch=batch))
-        subs[key] = rearrange(x[:, 1:], "(batch patch) sub dim -> batch patch sub dim", batch=batch)
+    found = {key: seen(model, key, pixels, patch_size_m) for key, pixels in inputs.items()}
     rows, cols = model._count_patches(inputs, patch_size_m)
-    assert rows * cols == num_patches
-    return Plain(*fused(model, patches, flags, raster_coordinates(rows, cols, patches[0].device), patch_size_m), subs)
+    patches, flags = [one.patch for one in found.values()], [one.flag for one in found.values()]
+    assert rows * cols == patches[0].shape[1]
+    return Plain(
+        *fused(model, patches, flags, raster_coordinates(rows, cols, patches[0].device), patch_size_m),
+        {key: one.sub for key, one in found.items()},
+    )
+
+
+def seen(model: AnySat, key: str, pixels: PixelInput, patch_size_m: float) -> PlainPatches:
+    """Projector and spatial transformer of one modality."""
+    modality = model.config.modality(key)
+    assert not modality.covers_tile, "context modalities are for the encoder itself"
+    side = subpatches_per_side(patch_size_m, modality)
+    projector = model.projectors[key]
+    project = series if isinstance(projector, SeriesProjector) else image
+    tokens, there = project(projector, pixels, side * modality.subpatch_px, side)
+    order = subpatch_coordinates(
+        side, cells_per_side(modality) if model.config.subpatch_order == "cell" else 1, tokens.device
+    )
+    code = sincos_code(order, modality.subpatch_m, model.config.dim).to(tokens.dtype)
+    cls_token = model.spatial.cls_token.expand(len(tokens), -1, -1)
+    x = torch.cat([cls_token, tokens + code], dim=1)
+    bucket = distance_buckets(order, num_skip=1)
+    for block in model.spatial.blocks:
+        x = transformer_block(block, x, functional.pad(there, (1, 0), value=True), bucket)
+    x = model.spatial.norm(x)
+    patch, flag, sub = (
+        rearrange(t, "(batch patch) ... -> batch patch ...", batch=len(pixels.values))
+        for t in (x[:, 0], there.any(1), x[:, 1:])
+    )
+    return PlainPatches(patch, flag, sub)
 
 
 def image(projector: ImageProjector, pixels: PixelInput, side_px: int, side: int) -> tuple[Tensor, Tensor]:
