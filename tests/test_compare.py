@@ -4,14 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from pyproj import Transformer
 from sklearn.linear_model import LogisticRegression
 
+from anysat import AnySat, ModelConfig
 from anysat.cli import main
-from anysat.data.base import open_dataset
+from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets.world import WorldSettings
 from anysat.data.splits import block_numbers, fold_numbers
+from anysat.model.checkpoint import save
 from anysat.workflows.supervised import LabelledData
+from miniatures import miniature
 
 WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
 TARGET, CLASSES = "land_cover", 7
@@ -153,12 +157,60 @@ def test_folds_refuse_what_they_cannot_do(compared):
 
 
 def test_tiles_without_coordinates_cannot_be_in_blocks(capsys):
-    from miniatures import miniature
-
     root = miniature("timesen2crop", tiles=12)
     words = ["evaluate", "--compare", "--data.dataset=timesen2crop", f"--data.root={root}", "--weights=[]", "--folds=3"]
     assert main(words) == 2
     assert "tiles with coordinates" in capsys.readouterr().err
+
+
+# -- statistics of the bands, which standardise what encoders see
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A very small encoder without statistics."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, subpatch_order="raster", pixel_dropout_prob=0.0)), path)
+    return path
+
+
+@pytest.fixture
+def embedded(weights):
+    """Compares embeddings on a miniature; gives the names of the files that are in the cache after it."""
+
+    def call(name, cache, *words):
+        options = [f"--data.dataset={name}", f"--data.root={miniature(name, tiles=12)}", f"--weights=[{weights}]",
+                   f"--data.target={find_dataset(name).targets[0].name}", "--data.modalities=[s2]",
+                   "--models=[neighbours]", f"--cache={cache}"]  # fmt: skip
+        assert main(["evaluate", "--compare", *options, *words]) == 0
+        return {path.name for path in cache.iterdir()}
+
+    return call
+
+
+def test_two_datasets_in_one_cache_keep_their_own_statistics(embedded, tmp_path):
+    both = embedded("timesen2crop", tmp_path / "both")
+    both = embedded("sickle", tmp_path / "both") - both
+    assert both == embedded("sickle", tmp_path / "alone")
+
+
+def test_two_training_splits_in_one_cache_keep_their_own_statistics(embedded, tmp_path):
+    first = embedded("timesen2crop", tmp_path / "both")
+    second = embedded("timesen2crop", tmp_path / "both", "--data.train-frac=0.5") - first
+    assert second
+    assert second <= embedded("timesen2crop", tmp_path / "alone", "--data.train-frac=0.5")
+
+
+def test_every_turn_is_standardised_by_its_own_training_tiles(embedded, tmp_path):
+    members = ["--data.folds=[train,val,test]"]
+    asked = embedded("timesen2crop", tmp_path / "turns", *members)
+    alone = [
+        embedded("timesen2crop", tmp_path / train, f"--data.train={train}", f"--data.val={val}", f"--data.test={test}")
+        for train, val, test in (("val", "test", "train"), ("test", "train", "val"), ("train", "val", "test"))
+    ]
+    assert asked == set.union(*alone)
+    assert len(asked) == 3 * 3
 
 
 # -- the parts

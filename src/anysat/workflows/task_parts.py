@@ -37,7 +37,7 @@ def with_statistics(
     """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
 
     Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, once, and kept in the run folder.
+    training split, once, and kept in the folder `run`, which must be one of this training split alone.
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed)
     name = data.record.name
