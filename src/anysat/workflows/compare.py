@@ -1,4 +1,4 @@
-"""`anysat evaluate --compare`: the same models on band statistics, monthly pixels and embeddings, same splits."""
+"""`anysat evaluate --compare`: the same models on band statistics, series of pixels and embeddings, same splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anysat.data.work import fingerprint, to_json, versions, write_whole
+from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.tasks.base import Task
-from anysat.tasks.scores import Scores
 from anysat.tasks.simple import check_models, draw_places, joined_places, models, outputs
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets
-from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, VAL, Turns, make_turns
+from anysat.workflows.compare_told import Comparison, Line
+from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, VAL, make_turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import described, fitted_task
-from anysat.workflows.task_text import FIGURES, with_interval
-
-BASELINE = "statistics"
-"""Feature set that every other has to beat."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Line:
-    """One feature set with one model."""
-
-    features: str
-    model: str
-    scores: Scores
-    num_features: int
-    seconds: float
-    """Of processor time, to tune and to fit."""
+from anysat.workflows.task_parts import fitted_task
 
 
 def compare(config: EvaluateConfig) -> Scored:
@@ -52,12 +35,12 @@ def compare(config: EvaluateConfig) -> Scored:
     task = fitted_task(data.target, torch.as_tensor(samples.places.truth), balanced=False)
     lines = []
     with tempfile.TemporaryDirectory(prefix="anysat-compare-") as folder:
-        for features in feature_sets(config, data, samples, Path(folder)):
-            lines += _fitted(features, samples, task, config)
-    content = _content(config, data, task, samples.turns, lines)
+        for features, tables in feature_sets(config, data, samples, Path(folder)):
+            lines += _fitted(features, tables, samples, task, config)
+    found = Comparison(lines=lines, task=task, turns=samples.turns)
     if config.json is not None:
-        write_whole(Path(config.json), to_json(content))
-    return Scored(text=_text(task, lines, samples.turns))
+        write_whole(Path(config.json), to_json(found.to_dict(config, data)))
+    return Scored(text=str(found))
 
 
 def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
@@ -87,7 +70,9 @@ def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
     return samples
 
 
-def _fitted(features: FeatureSet, samples: Samples, task: Task, config: EvaluateConfig) -> list[Line]:
+def _fitted(
+    features: FeatureSet, tables: Sequence[Table], samples: Samples, task: Task, config: EvaluateConfig
+) -> list[Line]:
     """A line for each model: in every turn tuned, then scored on one sheet for all."""
     lines = []
     with progress_bar(f"models on {features.name}", len(config.models)) as advance:
@@ -95,7 +80,7 @@ def _fitted(features: FeatureSet, samples: Samples, task: Task, config: Evaluate
             began, sheet = time.process_time(), task.metric()
             for turn in range(len(samples.turns.roles)):
                 train, val, test = (samples.rows(turn, role) for role in (TRAIN, VAL, TEST))
-                ready = _standardised(features.tables[turn], train)
+                ready = _standardised(tables[turn], train)
                 best: tuple[float, Any] | None = None
                 for setting in models(task.target.kind, config.seed, len(train))[model]:
                     fitted = _fit(setting, ready[train], samples.places.truth[train])
@@ -107,9 +92,8 @@ def _fitted(features: FeatureSet, samples: Samples, task: Task, config: Evaluate
                         best = value, fitted
                 assert best is not None, model
                 _score(sheet, best[1], ready, test, samples, task)
-            lines.append(Line(features=features.name, model=model, scores=sheet.compute(),
-                              num_features=features.tables[0].shape[1],
-                              seconds=time.process_time() - began))  # fmt: skip
+            seconds = time.process_time() - began
+            lines.append(Line(features=features, model=model, scores=sheet.compute(), seconds=seconds))
             advance(1)
     return lines
 
@@ -143,38 +127,3 @@ def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], sample
         sheet.update(told[:, 0], truth.double(), groups)
     else:
         task.score(sheet, told, truth, groups)
-
-
-def _content(config: EvaluateConfig, data: OpenData, task: Task, turns: Turns, lines: Sequence[Line]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "target": task.target.name, "primary": task.primary,
-        "selected_on": "the fold before" if turns.is_crossed else "val", "folds": turns.to_dict(),
-        "config": asdict(config),
-        "data": {split: {"tiles": len(getattr(data, split)), "fingerprint": fingerprint(getattr(data, split))}
-                 for split in SPLITS},
-        "versions": versions(),
-        "lines": [{"features": one.features, "model": one.model, "num_features": one.num_features,
-                   "cpu_s": round(one.seconds, 2), "below_baseline": _is_below(one, lines, task),
-                   **described(one.scores, task)} for one in lines],
-    }  # fmt: skip
-
-
-def _is_below(line: Line, lines: Sequence[Line], task: Task) -> bool:
-    """Whether a line is worse than the best model on band statistics."""
-    sign = 1 if task.highest_is_best else -1
-    baseline = max(sign * one.scores.figures[task.primary] for one in lines if one.features == BASELINE)
-    return sign * line.scores.figures[task.primary] < baseline
-
-
-def _text(task: Task, lines: Sequence[Line], turns: Turns) -> str:
-    name = FIGURES.get(task.primary, task.primary)
-    width = max(len(one.features) for one in lines)
-    told = [f"{task.target.name}: {name} of {lines[0].scores.num_samples} test samples, {turns}"]
-    for one in lines:
-        mark = "  below band statistics" if _is_below(one, lines, task) else ""
-        figure = with_interval(described(one.scores, task), task.primary)
-        told.append(f"  {one.features:{width}}  {one.model:10}  {figure}  {one.num_features} features, "
-                    f"{one.seconds:.1f} s{mark}")  # fmt: skip
-    return "\n".join(told)
