@@ -95,7 +95,7 @@ def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> 
             compare(EvaluateConfig(compare=True, data=data, weights=[], models=["logistic"], seed=seed,
                                    max_pixels=SIMPLE_PIXELS, json=str(path)))  # fmt: skip
             found = json.loads(path.read_text())
-            for one in found["lines"]:
+            for one in (line for line in found["lines"] if line["features"] in SIMPLE):
                 _keep(task, share, "both", one["features"], seed, found | {"scores": {"test": one}})
 
 

@@ -1,17 +1,26 @@
 """`anysat evaluate --compare` in turns: folds of blocks against an obvious loop, and folds that a dataset gives."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+import torch
 from pyproj import Transformer
 from sklearn.linear_model import LogisticRegression
 
+from anysat import AnySat, ModelConfig
 from anysat.cli import main
-from anysat.data.base import open_dataset
+from anysat.data.base import Target, find_dataset, open_dataset
 from anysat.data.datasets.world import WorldSettings
 from anysat.data.splits import block_numbers, fold_numbers
+from anysat.model.checkpoint import save
+from anysat.tasks.base import make_task
+from anysat.workflows.compare_features import FeatureSet
+from anysat.workflows.compare_told import Comparison, Line
+from anysat.workflows.compare_turns import Turns
 from anysat.workflows.supervised import LabelledData
+from miniatures import miniature
 
 WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
 TARGET, CLASSES = "land_cover", 7
@@ -124,11 +133,51 @@ def test_folds_of_blocks_give_what_an_obvious_loop_gives(compared, ground):
 
 
 def test_folds_keep_the_mark_below_band_statistics(compared):
-    _, found, out, _ = compared(f"--folds={FOLDS}", "--block-km=50")
+    _, found, out, _ = compared(f"--folds={FOLDS}", "--block-km=50", "--models=[logistic,neighbours]")
     best = max(line["figures"]["miou"] for line in found["lines"] if line["features"] == "statistics")
     for line in found["lines"]:
-        assert line["below_baseline"] == (line["figures"]["miou"] < best)
-    assert out.count("below band statistics") == sum(line["below_baseline"] for line in found["lines"])
+        low, high = line["difference"]
+        if line["against_baseline"] == "baseline":
+            assert (line["features"], line["figures"]["miou"], low, high) == ("statistics", best, 0, 0)
+        else:
+            wanted = "above" if low > 0 else "below" if high < 0 else "not above"
+            assert line["against_baseline"] == wanted
+            assert low <= line["figures"]["miou"] - best <= high
+    for verdict in ("above", "below", "not above"):
+        shown = len(re.findall(rf"\) {verdict} band statistics", out))
+        assert shown == sum(line["against_baseline"] == verdict for line in found["lines"])
+
+
+def test_a_line_is_below_only_where_the_whole_interval_of_the_paired_difference_is():
+    truth = torch.arange(60) % 3
+    for target, worse, better in (("class", [0.5, 0.9], [1.0, 0.9]), ("value", [2.0, 1.0], [0.5, 1.0])):
+        assert verdicts(target, truth, worse, better) == ["below", "not above"]
+        assert verdicts(target, truth, better[:1], worse[:1]) == ["above"]
+
+
+def verdicts(kind, truth, lines, baseline):
+    """Of lines beside a baseline: shares that are right, or sizes of error of which half have the other sign."""
+    task = make_task(Target(name="x", level="tile", kind=kind, classes=("a", "b", "c") if kind == "class" else ()))
+
+    def line(features, quality, seed):
+        draw = torch.Generator().manual_seed(seed)
+        sheet = task.metric()
+        if kind == "class":
+            told = truth.where(torch.rand(60, generator=draw) < quality, (truth + 1) % 3)
+            sheet.update(10.0 * torch.nn.functional.one_hot(told, 3), truth)
+        else:
+            sheet.update(truth + quality * torch.randn(60, generator=draw), truth.float())
+        made = FeatureSet(name=features, num_features=1, seconds=0.0)
+        return Line(features=made, model="logistic", scores=sheet.compute(), seconds=0.0)
+
+    found = []
+    for seed, (own, simple) in enumerate(zip(lines, baseline, strict=False)):
+        both = [line("statistics", simple, seed), line("ours", own, seed + 10)]
+        turns = Turns(roles=np.zeros((1, 60)), groups=np.arange(60), unit="tiles", selected_on="val")
+        comparison = Comparison(lines=both, task=task, turns=turns)
+        assert comparison.verdict(0) == "baseline"
+        found.append(comparison.verdict(1))
+    return found
 
 
 def test_members_that_take_turns_are_each_scored_once(compared, ground):
@@ -153,12 +202,60 @@ def test_folds_refuse_what_they_cannot_do(compared):
 
 
 def test_tiles_without_coordinates_cannot_be_in_blocks(capsys):
-    from miniatures import miniature
-
     root = miniature("timesen2crop", tiles=12)
     words = ["evaluate", "--compare", "--data.dataset=timesen2crop", f"--data.root={root}", "--weights=[]", "--folds=3"]
     assert main(words) == 2
     assert "tiles with coordinates" in capsys.readouterr().err
+
+
+# -- statistics of the bands, which standardise what encoders see
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A very small encoder without statistics."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, subpatch_order="raster", pixel_dropout_prob=0.0)), path)
+    return path
+
+
+@pytest.fixture
+def embedded(weights):
+    """Compares embeddings on a miniature; gives the names of the files that are in the cache after it."""
+
+    def call(name, cache, *words):
+        options = [f"--data.dataset={name}", f"--data.root={miniature(name, tiles=12)}", f"--weights=[{weights}]",
+                   f"--data.target={find_dataset(name).targets[0].name}", "--data.modalities=[s2]",
+                   "--models=[neighbours]", f"--cache={cache}"]  # fmt: skip
+        assert main(["evaluate", "--compare", *options, *words]) == 0
+        return {path.name for path in cache.iterdir()}
+
+    return call
+
+
+def test_two_datasets_in_one_cache_keep_their_own_statistics(embedded, tmp_path):
+    both = embedded("timesen2crop", tmp_path / "both")
+    both = embedded("sickle", tmp_path / "both") - both
+    assert both == embedded("sickle", tmp_path / "alone")
+
+
+def test_two_training_splits_in_one_cache_keep_their_own_statistics(embedded, tmp_path):
+    first = embedded("timesen2crop", tmp_path / "both")
+    second = embedded("timesen2crop", tmp_path / "both", "--data.train-frac=0.5") - first
+    assert second
+    assert second <= embedded("timesen2crop", tmp_path / "alone", "--data.train-frac=0.5")
+
+
+def test_every_turn_is_standardised_by_its_own_training_tiles(embedded, tmp_path):
+    members = ["--data.folds=[train,val,test]"]
+    asked = embedded("timesen2crop", tmp_path / "turns", *members)
+    alone = [
+        embedded("timesen2crop", tmp_path / train, f"--data.train={train}", f"--data.val={val}", f"--data.test={test}")
+        for train, val, test in (("val", "test", "train"), ("test", "train", "val"), ("train", "val", "test"))
+    ]
+    assert asked == set.union(*alone)
+    assert len(asked) == 3 * 3
 
 
 # -- the parts

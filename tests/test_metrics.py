@@ -593,6 +593,28 @@ def test_draws_equal_scores_of_the_tiles_that_were_drawn(kind):
 
 
 @kinds
+def test_all_intervals_at_once_are_those_one_by_one(kind):
+    ours = scores_of(kind, 12)
+    figures, _ = ours.intervals(0.9, resamples=60, seed=2)
+    assert set(figures) == set(ours.figures)
+    for name, bounds in figures.items():
+        assert bounds == pytest.approx(ours.interval(name, 0.9, resamples=60, seed=2), rel=1e-12, nan_ok=True), name
+
+
+@kinds
+def test_intervals_of_classes_equal_scores_of_the_tiles_that_were_drawn(kind):
+    make, data = KINDS[kind]
+    outputs, truth = data(8)
+    _, classes = scored(make(), (outputs, truth)).intervals(0.8, resamples=25, seed=5)
+    tiles = torch.randint(8, (25, 8), generator=generator(5))
+    drawn = [scored(make(), (outputs[some], truth[some])).per_class for some in tiles]
+    assert set(classes) == set(drawn[0]) - {"support"}
+    for name, bounds in classes.items():
+        wanted = np.nanquantile([one[name] for one in drawn], [0.1, 0.9], axis=0)
+        assert np.array(bounds) == pytest.approx(wanted.T, rel=1e-9), name
+
+
+@kinds
 def test_intervals_hold_the_figure(kind):
     ours = scores_of(kind, 60)
     for name, figure in ours.figures.items():

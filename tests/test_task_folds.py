@@ -9,7 +9,8 @@ import torch
 from anysat import AnySat, ModelConfig
 from anysat.cli import main
 from anysat.modalities import MODALITIES
-from anysat.model.checkpoint import save
+from anysat.model.checkpoint import load, save
+from anysat.model.digest import digest
 from anysat.workflows import probe_run
 from anysat.workflows.task_presets import FINETUNES, PROBES
 from miniatures import miniature
@@ -50,7 +51,7 @@ def run(weights, tmp_path, capsys):
     return call
 
 
-def test_every_fold_is_scored_once_and_one_file_tells_mean_and_spread(run, tmp_path):
+def test_every_fold_is_scored_once_and_one_file_tells_mean_and_spread(run, weights, tmp_path):
     status, out, err = run("probe")
     assert status == 0, err
     found = json.loads((tmp_path / "run" / "folds.json").read_text())
@@ -64,6 +65,11 @@ def test_every_fold_is_scored_once_and_one_file_tells_mean_and_spread(run, tmp_p
         assert found["figures"][name]["deviation"] == pytest.approx(statistics.stdev(values))
         assert (found["figures"][name]["least"], found["figures"][name]["greatest"]) == (min(values), max(values))
     assert "land_cover in 3 folds, mean ± deviation" in out
+    assert {name: one["selected_on"] for name, one in found["folds"].items()} == {
+        "train": "test", "val": "train", "test": "val",
+    }  # fmt: skip
+    assert {one["weights"]["sha256"] for one in found["folds"].values()} == {digest(load(weights))}
+    assert (found["seed"], found["selected_on"]) == (0, "the fold before")
     for name, one in single.items():
         data = one["config"]["data"]
         assert sorted([data["test"], data["val"], *data["train"].split("+")]) == sorted(MEMBERS)

@@ -19,6 +19,7 @@ from anysat.data.loader import Draw
 from anysat.data.transforms import crop, extent_m
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
+from anysat.model.digest import digest as sha256
 from anysat.normalise import Normaliser
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import Predictor, load_task
@@ -219,6 +220,45 @@ def test_a_run_scored_again_gives_the_same_figures(run, tmp_path):
     for name, value in first["figures"].items():
         assert again["scores"]["figures"][name] == pytest.approx(value, abs=1e-6), name
     assert "chosen on val" in out
+
+
+def test_a_record_tells_weights_seed_versions_and_what_was_selected_on(run, weights, tmp_path):
+    """The encoder's digest is that of the file for a probe, and another after fine-tuning; so in a run scored again."""
+    quick = ["--epochs=1", "--report=false"]
+    began = sha256(load(weights))
+    for command in ("probe", "finetune"):
+        assert run(command, *world_words(), "--data.val=null", "--seed=3", *quick, out=command)[0] == 0
+        found = scores_of(tmp_path / command)
+        assert found["weights"]["sha256"] == sha256(load_task(tmp_path / command).encoder)
+        assert (found["weights"]["sha256"] == began) == (command == "probe")
+        assert (found["selected_on"], found["seed"]) == ("0.2 of train, held out", 3)
+        run("evaluate", f"--run={tmp_path / command}", f"--json={tmp_path / 'again.json'}")
+        again = json.loads((tmp_path / "again.json").read_text())
+        for name in ("weights", "seed", "selected_on", "versions"):
+            assert again[name] == found[name], (command, name)
+        assert again["data"] == found["data"]["test"]["fingerprint"]
+    assert scores_of(tmp_path / "finetune")["began_with"]["sha256"] == began
+    assert run("probe", *of_miniature("timesen2crop"), "--method=knn", "--num-neighbours=2", out="knn")[0] == 0
+    assert scores_of(tmp_path / "knn")["selected_on"] == "nothing"
+
+
+def test_every_figure_has_an_interval_those_of_classes_too(run, tmp_path):
+    run("probe", *world_words(), "--epochs=2", "--learning-rates=[0.01]")
+    test = scores_of(tmp_path / "run")["scores"]["test"]
+    assert set(test["intervals"]) == {name for name, value in test["figures"].items() if value is not None}
+    assert {"kappa", "calibration_error"} <= set(test["intervals"])
+    assert set(test["class_intervals"]) == set(test["per_class"]) - {"support"}
+    for name, bounds in test["class_intervals"].items():
+        for value, (low, high) in zip(test["per_class"][name], bounds, strict=True):
+            assert value is None or low <= value <= high, name
+    assert re.search(r"<small>\(0\.\d+ to [01]\.\d+\)</small>", (tmp_path / "run" / "report.html").read_text())
+
+
+def test_the_mean_average_precision_of_labels_is_told(run, tmp_path):
+    status, out, err = run("probe", *of_miniature("treesatai_ts"), "--epochs=1", "--learning-rates=[0.01]")
+    assert status == 0, err
+    assert "mean AP" in out
+    assert "mean AP" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_probe_changes_nothing_of_the_encoder(run, weights, tmp_path):
@@ -424,11 +464,46 @@ def test_a_comparison_tells_who_is_below_band_statistics(run, weights, tmp_path)
     status, out, err = run("evaluate", *words, f"--json={tmp_path / 'all.json'}")
     assert status == 0, err
     lines = json.loads((tmp_path / "all.json").read_text())["lines"]
-    assert {line["features"].rpartition(", ")[2] for line in lines} == {"statistics", "months", "patch", "dense"}
-    best = max(line["figures"]["miou"] for line in lines if line["features"] == "statistics")
+    assert {line["features"].rpartition(", ")[2] for line in lines} == {
+        "statistics",
+        "months",
+        "series",
+        "patch",
+        "dense",
+    }
+    below = [line for line in lines if line["against_baseline"] == "below"]
+    assert all(line["difference"][1] < 0 for line in below)
+    assert len(re.findall(r"\) below band statistics", out)) == len(below)
+    num_weights = sum(p.numel() for p in load(weights).parameters())
     for line in lines:
-        assert line["below_baseline"] == (line["figures"]["miou"] < best)
-    assert out.count("below band statistics") == sum(line["below_baseline"] for line in lines)
+        has_encoder = line["features"].endswith(("patch", "dense"))
+        assert line["encoder_parameters"] == (num_weights if has_encoder else 0)
+        assert line["features_cpu_s"] >= 0
+    assert f"features in {lines[-1]['features_cpu_s']:.1f} s by {num_weights:,} parameters; fitted in" in out
+
+
+def test_a_comparison_has_layers_and_says_what_the_cache_held(run, weights, tmp_path):
+    words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
+             "--models=[neighbours]", f"--weights=[{weights}]", "--layers=[last,spatial.1,fusion.1]",
+             f"--cache={tmp_path / 'cache'}", f"--json={tmp_path / 'all.json'}"]  # fmt: skip
+    status, out, err = run("evaluate", *words)
+    assert status == 0, err
+    content = json.loads((tmp_path / "all.json").read_text())
+    ours = [line for line in content["lines"] if line["weights"]]
+    assert [(line["layer"], line["features"].rpartition(" m, ")[2]) for line in ours] == [
+        ("last", "tile"), ("last", "patches"), ("last", "tile + patches"), ("spatial.1", "spatial.1, patches"),
+        ("fusion.1", "fusion.1, tile"), ("fusion.1", "fusion.1, patches"), ("fusion.1", "fusion.1, tile + patches"),
+    ]  # fmt: skip
+    assert len({line["encoder_parameters"] for line in ours}) == 3
+    assert {line["tiles_from_cache"] for line in ours} == {0}
+    assert "found in the cache" not in out
+    again = run("evaluate", *words)[1]
+    assert again.count("12 tiles found in the cache") == len(ours)
+    assert (content["weights"][str(weights)]["sha256"], content["seed"]) == (sha256(load(weights)), 0)
+    assert {"anysat", "numpy", "torch", "scikit-learn"} <= set(content["versions"])
+    status, _, err = run("evaluate", *words, "--layers=[fusion.7]")
+    assert status == 2
+    assert "fusion.1" in err
 
 
 def test_a_comparison_of_tiles_counts_every_tile(run, weights, tmp_path):
@@ -438,6 +513,36 @@ def test_a_comparison_of_tiles_counts_every_tile(run, weights, tmp_path):
     assert status == 0, err
     content = json.loads((tmp_path / "all.json").read_text())
     assert {line["num_samples"] for line in content["lines"]} == {content["data"]["test"]["tiles"]}
+
+
+BLOCK_KM = 300
+"""Of the world's tiles, which lie anywhere, two or three in a block."""
+
+
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run, tmp_path):
+    words = [*world_words(), "--epochs=1", "--report=false"]
+    assert run(command, *words, out="tiles")[0] == 0
+    status, _, err = run(command, *words, f"--block-km={BLOCK_KM}")
+    assert status == 0, err
+    plain, blocked = (scores_of(tmp_path / name)["scores"]["train"] for name in ("tiles", "run"))
+    assert (plain["intervals_over"], blocked["intervals_over"]) == ("tiles", f"blocks of {BLOCK_KM} km")
+    assert plain["figures"] == blocked["figures"]
+    assert plain["intervals"] != blocked["intervals"]
+    status, _, err = run("evaluate", f"--run={tmp_path / 'tiles'}", f"--block-km={BLOCK_KM}", "--split=train",
+                         f"--json={tmp_path / 'again.json'}")  # fmt: skip
+    assert status == 0, err
+    again = json.loads((tmp_path / "again.json").read_text())["scores"]
+    assert again["intervals_over"] == f"blocks of {BLOCK_KM} km"
+    for name, bounds in blocked["intervals"].items():
+        assert again["intervals"][name] == pytest.approx(bounds, abs=1e-5), name
+    assert run(command, *words, "--block-km=0", out="other")[0] == 2
+
+
+def test_blocks_need_tiles_with_coordinates(run):
+    status, _, err = run("probe", *of_miniature("timesen2crop"), "--epochs=1", "--block-km=5")
+    assert status == 2
+    assert "tiles with coordinates" in err
 
 
 def test_evaluate_wants_a_run_or_a_comparison(run):

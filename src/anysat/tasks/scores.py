@@ -1,7 +1,7 @@
 """Scores of one model on one set of tiles: figures, and intervals that say how sure they are.
 
-Every figure is a function of weighted sums over tiles. With all weights 1 that is the figure; with the number of times
-that each tile was drawn it is one draw of the bootstrap. So each formula stands here once.
+Every figure is a function of weighted sums over tiles (`tasks.figures`). With all weights 1 that is the figure; with
+the number of times that each tile was drawn it is one draw of the bootstrap.
 """
 
 from __future__ import annotations
@@ -18,157 +18,39 @@ from torch import Tensor
 
 from anysat.errors import InputError, UnknownNameError
 from anysat.probing.samples import slices
+from anysat.tasks.figures import (
+    ClassTotals,
+    LabelTotals,
+    ValueTotals,
+    accuracy,
+    bias,
+    calibration_error,
+    f1,
+    f1_micro,
+    f1_weighted,
+    iou,
+    kappa,
+    label_accuracy,
+    mae,
+    precision,
+    r2,
+    ratio,
+    recall,
+    rmse,
+)
 
 NUM_BINS = 15
 """Of confidence, equally wide, from 0 to 1."""
-_SAME = 1e-12
-"""A deviation below this share of the mean is that of a constant."""
-
-
-# --- formulas
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Totals:
-    """Weighted sums over tiles, float64; axes before the class are draws."""
-
-    support: Tensor
-    """(... class), how many are of the class."""
-    predicted: Tensor
-    """(... class), how many were said to be of the class."""
-    right: Tensor
-    """(... class), how many are and were said to be."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClassTotals(Totals):
-    """Sums for one of several classes."""
-
-    bins: Tensor
-    """(... 3 bin): number, sum of confidence and number right of what was answered."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelTotals(Totals):
-    """Sums for any of several labels, and the ranking they cannot tell."""
-
-    weights: Tensor
-    """(draw tile)"""
-    counts: LabelCounts
-
-
-@dataclass(frozen=True, eq=False)
-class ValueTotals:
-    """Sums for values, each (...): of truth less the centre, and of errors, which are prediction less truth."""
-
-    centre: float
-    """Near the mean of the truth, so that squares stay small."""
-    count: Tensor
-    truth: Tensor
-    truth_squared: Tensor
-    error: Tensor
-    error_size: Tensor
-    error_squared: Tensor
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """NaN where there is no whole."""
-    return part / whole.where(whole > 0, torch.nan)
-
-
-def recall(totals: Totals) -> Tensor:
-    """Of each class; NaN where it does not occur in truth."""
-    return _ratio(totals.right, totals.support)
-
-
-def precision(totals: Totals) -> Tensor:
-    """Of each class; NaN where it was never predicted."""
-    return _ratio(totals.right, totals.predicted)
-
-
-def f1(totals: Totals) -> Tensor:
-    """Of each class; NaN where it occurs neither in truth nor in predictions."""
-    return _ratio(2 * totals.right, totals.support + totals.predicted)
-
-
-def iou(totals: Totals) -> Tensor:
-    """Intersection over union of each class; NaN where it occurs neither in truth nor in predictions."""
-    return _ratio(totals.right, totals.support + totals.predicted - totals.right)
-
-
-def _accuracy(totals: ClassTotals) -> Tensor:
-    return _ratio(totals.right.sum(-1), totals.support.sum(-1))
-
-
-def _f1_micro(totals: Totals) -> Tensor:
-    return _ratio(2 * totals.right.sum(-1), (totals.support + totals.predicted).sum(-1))
-
-
-def _f1_weighted(totals: Totals) -> Tensor:
-    return _ratio((f1(totals).nan_to_num() * totals.support).sum(-1), totals.support.sum(-1))
-
-
-def _kappa(totals: ClassTotals) -> Tensor:
-    total = totals.support.sum(-1)
-    chance = _ratio((totals.support * totals.predicted).sum(-1), total**2)
-    return _ratio(_accuracy(totals) - chance, 1 - chance)
-
-
-def _calibration_error(totals: ClassTotals) -> Tensor:
-    number, confidence, right = totals.bins.unbind(-2)
-    return _ratio((confidence - right).abs().sum(-1), number.sum(-1))
-
-
-def _label_accuracy(totals: LabelTotals) -> Tensor:
-    mistakes = (totals.support + totals.predicted - 2 * totals.right).sum(-1)
-    total = totals.weights.sum(-1) * totals.support.shape[-1]
-    return _ratio(total - mistakes, total)
-
-
-def average_precision(totals: LabelTotals) -> Tensor:
-    """Of each label: mean over its positives of the precision down to their output; NaN without a positive."""
-    counts, weights = totals.counts, totals.weights.T.contiguous()
-    labels = zip(counts.outputs.unbind(1), counts.truth.unbind(1), strict=True)
-    return torch.stack([_average_precision(weights, outputs, truth) for outputs, truth in labels], -1)
-
-
-def _average_precision(weights: Tensor, outputs: Tensor, truth: Tensor) -> Tensor:
-    """(draw) of one label, from weights (tile draw), outputs (tile) and truth (tile)."""
-    falling, order = (-outputs).sort()
-    last = torch.searchsorted(falling, falling, right=True) - 1  # of those with the same output
-    positive = truth[order] > 0
-    drawn = weights[order]
-    gained = drawn[positive]
-    found = gained.cumsum(0)[positive.cumsum(0)[last[positive]] - 1]
-    given = drawn.cumsum(0)[last[positive]]
-    return _ratio((gained * found / given.clamp_min(1)).sum(0), gained.sum(0))
-
-
-def _rmse(totals: ValueTotals) -> Tensor:
-    return _ratio(totals.error_squared, totals.count).sqrt()
-
-
-def _mae(totals: ValueTotals) -> Tensor:
-    return _ratio(totals.error_size, totals.count)
-
-
-def _bias(totals: ValueTotals) -> Tensor:
-    return _ratio(totals.error, totals.count)
-
-
-def _r2(totals: ValueTotals) -> Tensor:
-    spread = totals.truth_squared - _ratio(totals.truth**2, totals.count)
-    constant = totals.count * (_SAME * totals.centre) ** 2
-    return 1 - totals.error_squared / spread.where(spread > constant, torch.nan)
 
 
 # --- what is known of each tile
 
 
+Interval = tuple[float, float]
 Formulas = Mapping[str, Callable[[Any], Tensor]]
 _PER_CLASS: Formulas = {"f1": f1, "precision": precision, "recall": recall}
 _F1: Formulas = {
-    "f1_macro": lambda totals: f1(totals).nanmean(-1), "f1_micro": _f1_micro, "f1_weighted": _f1_weighted
+    "f1_macro": lambda totals: f1(totals).nanmean(-1), "f1_micro": f1_micro, "f1_weighted": f1_weighted
 }  # fmt: skip
 
 
@@ -198,8 +80,8 @@ class ClassCounts:
     """(tile 3 bin), see `ClassTotals`."""
 
     formulas: ClassVar[Formulas] = {
-        "accuracy": _accuracy, "balanced_accuracy": lambda totals: recall(totals).nanmean(-1), **_F1,
-        "miou": lambda totals: iou(totals).nanmean(-1), "kappa": _kappa, "calibration_error": _calibration_error,
+        "accuracy": accuracy, "balanced_accuracy": lambda totals: recall(totals).nanmean(-1), **_F1,
+        "miou": lambda totals: iou(totals).nanmean(-1), "kappa": kappa, "calibration_error": calibration_error,
     }  # fmt: skip
     per_class: ClassVar[Formulas] = {"iou": iou, **_PER_CLASS}
 
@@ -224,9 +106,9 @@ class LabelCounts:
     """(tile label), logits."""
 
     formulas: ClassVar[Formulas] = {
-        "accuracy": _label_accuracy, **_F1, "map_macro": lambda totals: average_precision(totals).nanmean(-1)
+        "accuracy": label_accuracy, **_F1, "map_macro": lambda totals: totals.average_precision.nanmean(-1)
     }  # fmt: skip
-    per_class: ClassVar[Formulas] = {**_PER_CLASS, "average_precision": average_precision}
+    per_class: ClassVar[Formulas] = {**_PER_CLASS, "average_precision": lambda totals: totals.average_precision}
 
     @property
     def truth(self) -> Tensor:
@@ -236,7 +118,8 @@ class LabelCounts:
     def totals(self, weights: Tensor) -> LabelTotals:
         """Sums weighted by (draw tile)."""
         support, predicted, right = _weighted(weights, self.margins).unbind(1)
-        return LabelTotals(support=support, predicted=predicted, right=right, weights=weights, counts=self)
+        return LabelTotals(support=support, predicted=predicted, right=right, weights=weights,
+                           outputs=self.outputs, truth=self.truth)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,14 +130,14 @@ class ValueCounts:
     """(tile 6), see `ValueTotals`."""
     centre: float
 
-    formulas: ClassVar[Formulas] = {"rmse": _rmse, "mae": _mae, "bias": _bias, "r2": _r2}
+    formulas: ClassVar[Formulas] = {"rmse": rmse, "mae": mae, "bias": bias, "r2": r2}
     per_class: ClassVar[Formulas] = {}
 
     @property
     def truth(self) -> Tensor:
         """Number and mean."""
         count, truth = self.sums[:, :2].unbind(1)
-        return torch.stack([count, _ratio(truth, count).nan_to_num() + self.centre], 1)
+        return torch.stack([count, ratio(truth, count).nan_to_num() + self.centre], 1)
 
     def totals(self, weights: Tensor) -> ValueTotals:
         """Sums weighted by (draw tile)."""
@@ -319,7 +202,24 @@ class Scores:
             UnknownNameError: there is no such figure.
             InputError: a level that is no share, no draw, or not one group for each tile.
         """
-        return self._bounds(lambda weights: self._figure(name, weights), name, level, resamples, seed, groups)
+        self._check(name)
+        found = self._bounds(lambda weights: {name: self._figure(name, weights)}, level, resamples, seed, groups)
+        return _pair(found[name])
+
+    def intervals(
+        self, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> tuple[dict[str, Interval], dict[str, list[Interval]]]:
+        """Bounds as of `interval`, on the same draws, of all figures, and of those of each class in their order."""
+
+        def measure(weights: Tensor) -> dict[str, Tensor]:
+            totals = self.counts.totals(weights)
+            return {
+                name: formula(totals) for name, formula in {**self.counts.formulas, **self.counts.per_class}.items()
+            }
+
+        found = self._bounds(measure, level, resamples, seed, None)
+        classes = {name: [_pair(one) for one in found[name].T] for name in self.counts.per_class}
+        return {name: _pair(found[name]) for name in self.counts.formulas}, classes
 
     def difference(
         self, other: Scores, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0,
@@ -342,10 +242,12 @@ class Scores:
         ):
             raise InputError("difference", "the same tiles in the same order", "tiles with another truth",
                              "score both models on the same split, with the same number of ranks")  # fmt: skip
-        return self._bounds(
-            lambda weights: self._figure(name, weights) - other._figure(name, weights),
-            name, level, resamples, seed, groups,
+        self._check(name)
+        found = self._bounds(
+            lambda weights: {name: self._figure(name, weights) - other._figure(name, weights)},
+            level, resamples, seed, groups,
         )  # fmt: skip
+        return _pair(found[name])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None for NaN."""
@@ -360,12 +262,15 @@ class Scores:
     def _figure(self, name: str, weights: Tensor) -> Tensor:
         return self.counts.formulas[name](self.counts.totals(weights))
 
-    def _bounds(
-        self, measure: Callable[[Tensor], Tensor], name: str, level: float, resamples: int, seed: int,
-        groups: ArrayLike | None,
-    ) -> tuple[float, float]:  # fmt: skip
+    def _check(self, name: str) -> None:
         if name not in self.figures:
             raise UnknownNameError("figure", name, self.figures)
+
+    def _bounds(
+        self, measure: Callable[[Tensor], Mapping[str, Tensor]], level: float, resamples: int, seed: int,
+        groups: ArrayLike | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Lower and upper (2) or (2 class) of everything that is measured in each draw."""
         if not 0 < level < 1 or resamples < 1:
             raise InputError("interval", "a level between 0 and 1 and at least one draw", (level, resamples))
         if groups is None:
@@ -374,11 +279,16 @@ class Scores:
             raise InputError("groups", f"one for each of {self.num_tiles} tiles", f"shape {np.shape(groups)}")
         found, places = np.unique(np.asarray(groups), return_inverse=True)
         if len(found) < 2:
-            return math.nan, math.nan
-        draws = _draws(torch.from_numpy(places), len(found), resamples, seed)
-        drawn = torch.cat([measure(weights) for weights in draws])
-        low, high = drawn.nanquantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)).tolist()
-        return low, high
+            once = measure(torch.ones(1, self.num_tiles, dtype=torch.float64))
+            return {name: torch.full((2, *one.shape[1:]), torch.nan) for name, one in once.items()}
+        draws = [measure(weights) for weights in _draws(torch.from_numpy(places), len(found), resamples, seed)]
+        edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        return {name: torch.cat([one[name] for one in draws]).nanquantile(edges, dim=0) for name in draws[0]}
+
+
+def _pair(bounds: Tensor) -> Interval:
+    low, high = bounds.tolist()
+    return low, high
 
 
 def _draws(places: Tensor, num_groups: int, resamples: int, seed: int) -> Iterator[Tensor]:

@@ -19,6 +19,8 @@ from anysat.observation import Observation
 
 Array = NDArray[Any]
 _DAYS_PER_MONTH = 365.25 / 12
+CALENDAR_DAYS = np.arange(5, 365, 10)
+"""Of the year, from 0: the middle of every ten days."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,8 +103,7 @@ def months(tile: Tile) -> dict[str, Array]:
         if seen.dates is None:
             found[key] = mean
             continue
-        day = (seen.dates - seen.dates.astype("datetime64[Y]")).astype(int)
-        month = np.minimum((day / _DAYS_PER_MONTH).astype(int), 11)
+        month = np.minimum((_days_of_year(seen.dates) / _DAYS_PER_MONTH).astype(int), 11)
         parts = []
         for number in range(12):
             chosen = month == number
@@ -111,6 +112,45 @@ def months(tile: Tile) -> dict[str, Array]:
             parts.append(np.where(count > 0, total / np.maximum(count, 1), mean))
         found[key] = np.concatenate(parts)
     return found
+
+
+def series(tile: Tile) -> dict[str, Array]:
+    """Every band every ten days of the year, the same for all samples whatever their dates; images as they are.
+
+    In between two valid dates a value lies on the line that joins them, before the first and after the last it stays.
+    Dates of several years are taken as of one.
+    """
+    return {
+        key: _moments(seen)[0] if seen.dates is None else _on_calendar(seen, _days_of_year(seen.dates))
+        for key, seen in tile.observations.items()
+    }
+
+
+def _on_calendar(seen: Observation, days: NDArray[np.int64]) -> Array:
+    """Values (day band row col) at the calendar's days, one after the other (feature row col)."""
+    order = np.argsort(days, kind="stable")
+    days, values, valid = days[order], seen.values[order].astype(np.float64), seen.valid[order]
+    number = np.arange(len(days), dtype=np.int32).reshape(-1, 1, 1, 1)
+    nobody = len(days)
+    last = np.maximum.accumulate(np.where(valid, number, -1), axis=0)
+    following = np.minimum.accumulate(np.where(valid, number, nobody)[::-1], axis=0)[::-1]
+    parts = []
+    for day in CALENDAR_DAYS:
+        place = int(np.searchsorted(days, day, side="right"))
+        before = last[place - 1] if place else np.full_like(last[0], -1)
+        after = following[place] if place < nobody else np.full_like(last[0], nobody)
+        before, after = np.where(before < 0, after, before), np.where(after == nobody, before, after)
+        unseen = (before < 0) | (before == nobody)
+        before, after = (np.where(unseen, 0, one) for one in (before, after))
+        first, second = (np.take_along_axis(values, one[None], axis=0)[0] for one in (before, after))
+        share = (day - days[before]) / np.maximum(days[after] - days[before], 1)
+        parts.append(np.where(unseen, np.nan, first + (second - first) * share))
+    return np.concatenate(parts)
+
+
+def _days_of_year(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    """From 0."""
+    return (dates - dates.astype("datetime64[Y]")).astype(np.int64)
 
 
 def _moments(seen: Observation) -> tuple[Array, Array]:
@@ -125,7 +165,7 @@ def _moments(seen: Observation) -> tuple[Array, Array]:
     return np.where(unseen, np.nan, mean), np.where(unseen, np.nan, np.sqrt(square))
 
 
-SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistics, "months": months}
+SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistics, "months": months, "series": series}
 """Features without a network, by name; add one here."""
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.splits import block_numbers, fold_numbers, ground_m
+from anysat.data.splits import fold_numbers
 from anysat.errors import InputError
-from anysat.geo.grid import centre_deg
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import BLOCK_KM, EvaluateConfig
+from anysat.workflows.ground_blocks import blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 
 SPLITS = ("train", "val", "test")
@@ -27,8 +27,15 @@ class Turns:
     """(turn tile), `TRAIN`, `VAL` or `TEST`."""
     groups: NDArray[np.int64]
     """(tile), what intervals draw together."""
-    unit: str = "tiles"
+    unit: str
     """What the groups are."""
+    selected_on: str
+    """The split on which settings are chosen, where folds do not take turns."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.roles)
 
     @property
     def is_crossed(self) -> bool:
@@ -41,11 +48,15 @@ class Turns:
                 "tiles": [{split: int((roles == role).sum()) for role, split in enumerate(SPLITS)}
                           for roles in self.roles]}  # fmt: skip
 
+    @property
+    def chosen_on(self) -> str:
+        """What settings are chosen on, in words."""
+        return "the fold before" if self.is_crossed else self.selected_on
+
     def __str__(self) -> str:
-        count = f"{len(np.unique(self.groups))} {self.unit}"
-        if self.is_crossed:
-            return f"{len(self.roles)} folds, 95 % interval over {count}; all models tuned on the fold before"
-        return f"95 % interval over {self.unit}; all models tuned on the validation split"
+        scored = np.unique(self.groups[(self.roles == TEST).any(0)])
+        folds = f"{len(self.roles)} folds, " if self.is_crossed else ""
+        return f"{folds}95 % interval over {len(scored)} {self.unit}; all models tuned on {self.chosen_on}"
 
 
 def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) -> Turns:
@@ -59,22 +70,24 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
     Raises:
         InputError: two kinds of folds are asked for; tiles without coordinates, or fewer blocks than folds.
     """
-    counts = [len(getattr(data, split)) for split in SPLITS]
-    tiles = np.arange(sum(counts))
-    if config.folds is None and config.data.folds is None:
-        return Turns(roles=np.repeat(np.arange(3), counts)[None], groups=tiles)
     if config.folds is not None and config.data.folds is not None:
         raise InputError("--folds", "folds of blocks, or the members in --data.folds", "both")
-    if config.folds is None:
+    counts = [len(getattr(data, split)) for split in SPLITS]
+    km = config.block_km if config.folds is None else config.block_km or BLOCK_KM
+    groups = np.arange(sum(counts))
+    if km is not None:
+        groups = blocks(geoboxes, [name for split in SPLITS for name in getattr(data, split).ids], km)
+    if config.folds is not None:
+        if len(np.unique(groups)) < config.folds:
+            raise InputError(f"--folds {config.folds}", "at least as many blocks", f"{len(np.unique(groups))} "
+                             f"{unit_of(km)}", "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
+        roles = _roles(fold_numbers(groups, config.folds, config.seed))
+    elif config.data.folds is not None:
         members = np.concatenate([getattr(data, split).samples.columns["split"] for split in SPLITS])
-        folds = np.array([list(config.data.folds or ()).index(str(member)) for member in members])
-        return Turns(roles=_roles(folds), groups=tiles)
-    blocks = _blocks(geoboxes, config.block_km, [name for split in SPLITS for name in getattr(data, split).ids])
-    if len(np.unique(blocks)) < config.folds:
-        raise InputError(f"--folds {config.folds}", "at least as many blocks", f"{len(np.unique(blocks))} blocks of "
-                         f"{config.block_km:g} km", "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
-    folds = fold_numbers(blocks, config.folds, config.seed)
-    return Turns(roles=_roles(folds), groups=blocks, unit=f"blocks of {config.block_km:g} km")
+        roles = _roles(np.array([config.data.folds.index(str(member)) for member in members]))
+    else:
+        roles = np.repeat(np.arange(3), counts)[None]
+    return Turns(roles=roles, groups=groups, unit=unit_of(km), selected_on=data.selected_on)
 
 
 def _roles(folds: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,12 +95,3 @@ def _roles(folds: NDArray[np.int64]) -> NDArray[np.int64]:
     count = int(folds.max()) + 1
     turn = np.arange(count)[:, None]
     return np.where(folds == turn, TEST, np.where(folds == (turn - 1) % count, VAL, TRAIN))
-
-
-def _blocks(geoboxes: Sequence[Any], block_km: float, names: Sequence[str]) -> NDArray[np.int64]:
-    for name, box in zip(names, geoboxes, strict=True):
-        if box is None or box.crs is None:
-            raise InputError("--folds", "tiles with coordinates", f"tile {name!r} without",
-                             "leave it out to compare on the splits, or name members in --data.folds")  # fmt: skip
-    lon, lat = np.array([centre_deg(box) for box in geoboxes]).T
-    return block_numbers(*ground_m(lon, lat), 1000 * block_km)

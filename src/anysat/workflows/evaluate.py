@@ -10,6 +10,9 @@ from anysat.errors import InputError, RecordError
 from anysat.workflows.probe import Scored
 from anysat.workflows.supervised import LabelledData
 
+BLOCK_KM = 10.0
+"""Side of a block of folds, where none is given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -34,6 +37,9 @@ class EvaluateConfig:
     """Encoders to compare: nano, files, run folders, hub ids; `untrained:PATH` for new weights of the same shape."""
     patch_sizes_m: list[float] = field(default_factory=list)
     """Patch sizes in metres to compare; empty for the first of the dataset's."""
+    layers: list[str] = field(default_factory=lambda: ["last"])
+    """Layers of the encoders to compare: `last`; `fusion.N`, the tokens after N blocks of the fusion transformer; or
+    `spatial.N`, each modality by itself after N blocks of the spatial transformer, mean over modalities."""
     models: list[str] = field(default_factory=lambda: ["logistic", "neighbours", "forest", "boosting"])
     """Models fitted to each feature set, all tuned alike on the validation split."""
     max_pixels: int = 20_000
@@ -41,8 +47,9 @@ class EvaluateConfig:
     folds: int | None = None
     """Of a comparison: cross-validate over so many folds of whole blocks of ground, all tiles of the splits together;
     intervals are over blocks. Needs coordinates; null for the splits as they are, or for --data.folds."""
-    block_km: float = 10.0
-    """Side of a block of `folds`; neighbours in one block are never on two sides."""
+    block_km: float | None = None
+    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks instead of tiles, and of
+    `folds` neighbours in one block are never on two sides. Null for 10 with `folds`, and for tiles without."""
     seed: int = 0
     """Of everything that is drawn."""
     cache: str | None = None
@@ -55,6 +62,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
             object.__setattr__(self, "data", LabelledData(**self.data))
+        if not self.layers:
+            raise RecordError("--layers", self.layers, "at least one, such as last")
         for name in ("batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
@@ -62,7 +71,7 @@ class EvaluateConfig:
             raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):
             raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
-        if not self.block_km > 0:
+        if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0")
         if self.json is not None and Path(self.json).suffix != ".json":
             raise RecordError("--json", self.json, "a name ending in .json")

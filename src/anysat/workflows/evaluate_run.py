@@ -16,11 +16,12 @@ from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import place_of
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
-from anysat.workflows.task_parts import described
+from anysat.workflows.task_parts import all_versions, described, known_weights
 from anysat.workflows.task_text import score_lines
 
 
@@ -45,10 +46,12 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
             found = score(predictor, tiles, config.batch_size, advance=advance)
         else:
             found = score_crops(predictor, tiles, config.crop_m, advance=advance)
-    sheet = described(found, predictor.task)
+    sheet = described(over_blocks(found, tiles, config.block_km), unit_of(config.block_km))
     content: dict[str, Any] = {
-        "run": str(run), "split": config.split, "crop_m": config.crop_m, "scores": sheet, "data": fingerprint(tiles),
-        "selected_on": predictor.provenance.get("selected_on"), "config": options,
+        "run": str(run), "split": config.split, "crop_m": config.crop_m, "scores": sheet,
+        "selected_on": predictor.provenance.get("selected_on"), "seed": predictor.provenance.get("seed"),
+        "weights": known_weights(predictor.encoder), "data": fingerprint(tiles), "config": options,
+        "versions": all_versions(),
     }  # fmt: skip
     if config.json is not None:
         write_whole(Path(config.json), to_json(content))

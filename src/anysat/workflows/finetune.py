@@ -63,6 +63,8 @@ class FinetuneConfig:
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""
+    block_km: float | None = None
+    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks. Null for tiles."""
     seed: int = 0
     """Of everything that is drawn."""
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -75,7 +77,9 @@ class FinetuneConfig:
     report: bool = True
     """Write a page, report.html."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"preset", "out", "resume", "max_steps", "root", "report"})
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {"preset", "out", "resume", "max_steps", "root", "report", "block_km"}
+    )
     """Options that another session of a run may have otherwise, besides those of the engine."""
 
     def __post_init__(self) -> None:
@@ -94,6 +98,8 @@ class FinetuneConfig:
         for name in ("layer_decay", "keep_dates_frac"):
             if not 0 < getattr(self, name) <= 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "a share above 0, up to 1")
+        if self.block_km is not None and not self.block_km > 0:
+            raise RecordError("--block-km", self.block_km, "a length above 0, or null")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
 

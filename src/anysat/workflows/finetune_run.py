@@ -29,8 +29,16 @@ from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import SCORES, extended, fitted_task, make_view, result, with_statistics
-from anysat.workflows.task_text import summary
+from anysat.workflows.task_parts import (
+    SCORES,
+    extended,
+    fitted_task,
+    known_weights,
+    make_view,
+    result,
+    with_statistics,
+)
+from anysat.workflows.task_text import NOTHING, summary
 
 MOST_TARGETS = 2000
 """Training tiles from whose targets class weights, mean and deviation are taken, spread over the split."""
@@ -42,22 +50,26 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     data = open_data(config.data, config.seed)
     with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
         predictor, whose = _prepared(config, data, run)
+        began_with = known_weights(predictor.encoder)
         objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early or not run.is_writer:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
             return Scored(text=text, exit_status=fitted.exit_status)
-        best = _best(run)
+        best, is_chosen = _best(run)
         load_objective(objective, best.tensors())
         done = objective.finished()
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
         scores = {split: _scored(done, data, split, names) for split, names in unseen.items()}
         selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
-        facts = {
+        facts: dict[str, Any] = {
+            "began_with": began_with,
             "statistics": whose, "seed": config.seed, "unseen": unseen,
             "seconds": {"all": round(time.monotonic() - began, 1)},
             "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         }  # fmt: skip
+        if not is_chosen:
+            facts["selected_on"] = NOTHING
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts)
         done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         done.save(run.path / PREDICTOR_FILE)
@@ -136,12 +148,13 @@ def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
     return max(1, len(data.train) // in_a_step)
 
 
-def _best(run: RunFolder) -> Checkpoint:
-    """The checkpoint with the best validation score; the last one where no score was a number."""
+def _best(run: RunFolder) -> tuple[Checkpoint, bool]:
+    """The checkpoint with the best validation score, and True; the last one, and False, where none was a number."""
     last = newest_checkpoint(run.checkpoints)
     assert last is not None, run.checkpoints
     best = last.state.get("best")
-    return last if best is None else checkpoint_at(run.checkpoints, int(best["step"])) or last
+    kept = None if best is None else checkpoint_at(run.checkpoints, int(best["step"]))
+    return (last, False) if kept is None else (kept, True)
 
 
 def _scored(predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:

@@ -51,7 +51,8 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     first = next(iter(found.values()))
     folds = {
         name: {"figures": one["scores"]["test"]["figures"], "intervals": one["scores"]["test"]["intervals"],
-               "data": one["data"], "selection": {k: v for k, v in one["selection"].items() if k not in _LONG}}
+               "selected_on": one["selected_on"], "weights": one["weights"], "data": one["data"],
+               "selection": {k: v for k, v in one["selection"].items() if k not in _LONG}}
         for name, one in found.items()
     }  # fmt: skip
     figures = {}
@@ -61,8 +62,8 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             spread = statistics.stdev(values) if len(values) > 1 else None
             figures[name] = {"mean": statistics.fmean(values), "deviation": spread, "least": min(values),
                              "greatest": max(values), "num_folds": len(values)}  # fmt: skip
-    kept = {name: first[name] for name in ("command", "target", "primary", "selected_on", "seed", "versions")}
-    return {**kept, "figures": figures, "folds": folds}
+    kept = {name: first[name] for name in ("command", "target", "primary", "seed", "versions")}
+    return {**kept, "selected_on": "the fold before", "figures": figures, "folds": folds}
 
 
 _LONG = ("curve", "tried")

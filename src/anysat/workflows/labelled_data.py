@@ -25,6 +25,8 @@ class OpenData:
     test: Any
     normaliser: Normaliser | None = None
     """Statistics that came with the data."""
+    selected_on: str = "val"
+    """What `val` is: the name of a split, or a share of the training tiles."""
 
 
 def open_data(data: LabelledData, seed: int) -> OpenData:
@@ -45,8 +47,9 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
         return open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(target.name,))
 
     train, test = opened(data.train), opened(data.test)
-    val = opened(data.val) if data.val is not None else None
-    if val is None or not len(val):
+    val, selected_on = opened(data.val) if data.val is not None else None, data.val
+    if val is None or selected_on is None or not len(val):
+        selected_on = f"{data.val_frac:.3g} of {data.train}, held out"
         train, val = _held_out(train, data.val_frac, seed)
     train = _share(train, data.train_frac, seed)
     for name, one in (("train", train), ("val", val), ("test", test)):
@@ -54,7 +57,8 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
             raise InputError(f"{record.name}, {name} split", "at least one tile", "none",
                              f"name another split in --data.{name}")  # fmt: skip
     _check_apart({"train": train, "val": val, "test": test}, record.name)
-    return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser)
+    return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
+                    selected_on=selected_on)  # fmt: skip
 
 
 def _target(record: DatasetRecord, name: str | None) -> Target:

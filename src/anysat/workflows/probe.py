@@ -57,6 +57,8 @@ class ProbeConfig:
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""
+    block_km: float | None = None
+    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks. Null for tiles."""
     num_neighbours: int = 20
     """Of knn."""
     seed: int = 0
@@ -69,7 +71,7 @@ class ProbeConfig:
     """Write a page, report.html."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"preset", "out", "resume", "root", "cache", "num_workers", "report"}
+        {"preset", "out", "resume", "root", "cache", "num_workers", "report", "block_km"}
     )
     """Options that another session of a run may have otherwise."""
 
@@ -82,6 +84,8 @@ class ProbeConfig:
         for name in ("epochs", "batch_size", "num_neighbours"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.block_km is not None and not self.block_km > 0:
+            raise RecordError("--block-km", self.block_km, "a length above 0, or null")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
         if self.patience is not None and self.patience < 1:

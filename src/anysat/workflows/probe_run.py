@@ -27,7 +27,7 @@ from anysat.workflows.probe import ProbeConfig, Scored
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import SCORES, fitted_task, make_view, result, with_statistics
-from anysat.workflows.task_text import summary
+from anysat.workflows.task_text import NOTHING, summary
 
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
 SURE = 20.0
@@ -50,10 +50,12 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             selection = _selection(trained, predictor.task)
             write_sweep(run.path, trained, predictor.task.primary)
             scores = {split: score_heads(predictor.task, [predictor.head], features[split])[0] for split in features}
-        facts = {
+        facts: dict[str, Any] = {
             "statistics": whose, "seed": config.seed, "unseen": {k: list(v[0].unseen) for k, v in features.items()},
             "seconds": {"embed": round(counted - began, 1), "train": round(time.monotonic() - counted, 1)},
         }  # fmt: skip
+        if config.method == "knn":
+            facts["selected_on"] = NOTHING
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
         if config.method != "knn":
             predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from anysat.data.work import fingerprint, to_json, versions, write_whole
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Modality
 from anysat.model.checkpoint import find_statistics
+from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
@@ -24,6 +26,7 @@ from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.scores import Scores
 from anysat.train.run import STATISTICS
+from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
 
@@ -37,7 +40,7 @@ def with_statistics(
     """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
 
     Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, once, and kept in the run folder.
+    training split, once, and kept in the folder `run`, which must be one of this training split alone.
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed)
     name = data.record.name
@@ -159,37 +162,49 @@ def result(
     command: str, config: Mapping[str, Any], data: OpenData, predictor: Predictor, scores: Mapping[str, Scores],
     selection: Mapping[str, Any], facts: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that is said of a result, as plain values; intervals are over tiles."""
+    """Everything that is said of a result, as plain values; intervals are over tiles or blocks of `block_km`."""
+    km = config["block_km"]
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "command": command,
-        "scores": {split: described(found, predictor.task) for split, found in scores.items()},
+        "scores": {
+            split: described(over_blocks(found, splits[split], km), unit_of(km)) for split, found in scores.items()
+        },
         "primary": predictor.task.primary,
-        "selected_on": "val",
+        "selected_on": data.selected_on,
         "selection": dict(selection),
         "target": predictor.task.target.name,
         "classes": list(predictor.task.target.classes),
         "head": predictor.head_config.name,
         "head_parameters": sum(p.numel() for p in predictor.head.parameters()),
         "encoder_parameters": sum(p.numel() for p in predictor.encoder.parameters()),
-        "weights": dict(predictor.encoder.provenance),
+        "weights": known_weights(predictor.encoder),
         "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)} for split, tiles in splits.items()},
         "config": dict(config),
-        "versions": versions() | {"torch": str(torch.__version__)},
+        "versions": all_versions(),
         **facts,
     }
 
 
-def described(found: Scores, task: Task) -> dict[str, Any]:
-    """A score sheet with the intervals of its main figures."""
-    content = found.to_dict()
-    names = dict.fromkeys([task.primary, *MAIN_FIGURES])
-    content["intervals"] = {
-        name: [None if math.isnan(edge) else edge for edge in found.interval(name)]
-        for name in names if name in found.figures and not math.isnan(found.figures[name])
-    }  # fmt: skip
-    return content
+def described(found: Scores, unit: str = "tiles") -> dict[str, Any]:
+    """A score sheet with the intervals of all its figures, which are over tiles or what else the unit says."""
+    figures, classes = found.intervals()
+    return found.to_dict() | {
+        "intervals_over": unit,
+        "intervals": {name: _plain(one) for name, one in figures.items() if not math.isnan(found.figures[name])},
+        "class_intervals": {name: [_plain(one) for one in each] for name, each in classes.items()},
+    }
 
 
-MAIN_FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "f1_micro", "miou", "rmse", "mae", "r2")
-"""Shown first, where a task has them."""
+def _plain(bounds: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(edge) else edge for edge in bounds]
+
+
+def known_weights(encoder: AnySat) -> dict[str, Any]:
+    """Where weights come from, and the digest of what they compute: of shape and numbers, not of statistics."""
+    return {**encoder.provenance, "sha256": digest(encoder)}
+
+
+def all_versions() -> dict[str, str]:
+    """Versions of what scores depend on."""
+    return versions() | {"torch": str(torch.__version__), "scikit-learn": version("scikit-learn")}

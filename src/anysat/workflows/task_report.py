@@ -107,8 +107,9 @@ def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> 
 def _lead(found: Mapping[str, Any]) -> str:
     name, test = found["primary"], found["scores"]["test"]
     title = FIGURES.get(name, name)
-    told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over tiles. "
-    return f'<p class="banner trained">{told}Settings were chosen on the validation split.</p>'
+    told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over "
+    told += f"{escape(test['intervals_over'])}. Chosen on {escape(found['selected_on'])}."
+    return f'<p class="banner trained">{told}</p>'
 
 
 def _scores(found: Mapping[str, Any]) -> str:
@@ -123,15 +124,22 @@ def _scores(found: Mapping[str, Any]) -> str:
 
 
 def _classes(found: Mapping[str, Any]) -> str:
-    per_class = found["scores"]["test"]["per_class"]
+    per_class, bounds = (found["scores"]["test"][name] for name in ("per_class", "class_intervals"))
     if not per_class:
         return ""
     names = list(per_class)
     lines = ["<tr><th>class</th>" + "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"]
     for number, class_name in enumerate(found["classes"]):
-        cells = "".join(f"<td>{_number(per_class[name][number])}</td>" for name in names)
+        cells = "".join(
+            f"<td>{_number(per_class[name][number])}{_bounds(bounds[name][number]) if name in bounds else ''}</td>"
+            for name in names
+        )
         lines.append(f'<tr><th scope="row">{escape(class_name)}</th>{cells}</tr>')
     return f"<h2>Classes</h2>{_table(lines)}"
+
+
+def _bounds(interval: Sequence[float | None]) -> str:
+    return "" if None in interval else " <small>({} to {})</small>".format(*map(_number, interval))
 
 
 def _number(value: float | int | None) -> str:

@@ -8,18 +8,23 @@ from typing import Any
 
 FIGURES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1",
-    "f1_weighted": "weighted F1", "f1_micro": "micro F1", "miou": "mean IoU", "calibration_error": "calibration error",
-    "kappa": "kappa", "rmse": "RMSE", "mae": "MAE", "bias": "bias", "r2": "R²",
+    "f1_weighted": "weighted F1", "f1_micro": "micro F1", "map_macro": "mean AP", "miou": "mean IoU",
+    "calibration_error": "calibration error", "kappa": "kappa", "rmse": "RMSE", "mae": "MAE", "bias": "bias",
+    "r2": "R²",
 }  # fmt: skip
 """Names of scores for readers."""
+NOTHING = "nothing"
+"""What was chosen on where there was nothing to choose."""
 
 
 def summary(found: Mapping[str, Any], run: Path) -> str:
     """The test scores with intervals, what they were chosen on, and the paper's figure where there is one."""
     test = found["scores"]["test"]
     lines = score_lines(test, found["command"], str(found["config"].get("preset")))
-    chosen = f"chosen on {found['selected_on']}: {FIGURES.get(found['primary'], found['primary'])} "
-    chosen += with_interval(found["scores"]["val"], found["primary"]) if "val" in found["scores"] else "–"
+    chosen = f"chosen on {found['selected_on']}"
+    if "val" in found["scores"] and found["selected_on"] != NOTHING:
+        title = FIGURES.get(found["primary"], found["primary"])
+        chosen += f": {title} {with_interval(found['scores']['val'], found['primary'])}"
     tiles = test["num_tiles"]
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
@@ -56,7 +61,7 @@ def paper_line(command: str, preset: str) -> list[str]:
 
 
 def with_interval(scores: Mapping[str, Any], name: str) -> str:
-    """A figure with the 95 % interval over tiles."""
+    """A figure with its 95 % interval."""
     value = scores["figures"].get(name)
     if value is None:
         return "–"

@@ -1,0 +1,197 @@
+"""What models are fitted to in a comparison: statistics of bands, their pixels, and what encoders make of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anysat.data.base import Samples as TableOfTiles
+from anysat.data.cache import cache_folder
+from anysat.model.checkpoint import load
+from anysat.model.digest import digest
+from anysat.model.early import LAST, end_at
+from anysat.model.encoder import AnySat
+from anysat.probing.cache import Features, extract
+from anysat.tasks.heads import dense_of, pooled
+from anysat.tasks.predictor import View
+from anysat.tasks.simple import SIMPLE, Places, at_places
+from anysat.workflows.compare_turns import SPLITS, TRAIN, Turns
+from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.labelled_data import OpenData
+from anysat.workflows.progress import progress_bar
+from anysat.workflows.task_parts import known_weights, make_view, with_statistics
+
+Table = NDArray[np.float64]
+"""(sample feature)"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """All labelled places, of the tiles of train, val and test one after the other."""
+
+    places: Places
+    shapes: tuple[tuple[int, int] | None, ...]
+    """(tile) rows and columns of the target; None where samples are tiles."""
+    turns: Turns
+
+    def rows(self, turn: int, role: int) -> NDArray[np.int64]:
+        """Numbers of the samples that have a role."""
+        return np.flatnonzero(self.turns.roles[turn][self.places.tile] == role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """What is said of one way to see all samples."""
+
+    name: str
+    num_features: int
+    seconds: float
+    """Of processor time, to make it; what was found in the cache is only read."""
+    num_kept: int = 0
+    """Tiles whose embeddings were found in the cache, counted in each turn they were made for."""
+    encoder: Mapping[str, Any] | None = None
+    """Its name, where its weights come from, their digest, layer and number of parameters; None without a network."""
+
+
+Made = tuple[FeatureSet, tuple[Table, ...]]
+"""A feature set, and its table in each turn: one for all unless the training tiles have a part in it."""
+
+
+def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folder: Path) -> Iterator[Made]:
+    """Every feature set of a comparison.
+
+    Args:
+        config: what is compared.
+        data: the tiles.
+        samples: which places of them.
+        folder: an empty one, for statistics of the training tiles of this comparison.
+    """
+    for name, make in SIMPLE.items():
+        began, tables, first = time.process_time(), [], 0
+        for split in SPLITS:
+            tiles = getattr(data, split)
+            with progress_bar(f"{name}, {split}", len(tiles)) as advance:
+                for number in range(len(tiles)):
+                    tables.append(_at(make(tiles[number]), samples, first + number))
+                    advance(1)
+            first += len(tiles)
+        table = _in_order(tables, len(samples.places))
+        made = FeatureSet(name=name, num_features=table.shape[1], seconds=time.process_time() - began)
+        yield made, (table,) * samples.turns.count
+    for weights in config.weights:
+        for size in config.patch_sizes_m or data.record.patch_sizes_m[:1]:
+            for layer in config.layers:
+                yield from _embeddings(config, data, weights, size, layer, samples, folder)
+
+
+def _embeddings(
+    config: EvaluateConfig, data: OpenData, weights: str, size: float, layer: str, samples: Samples, folder: Path
+) -> Iterator[Made]:
+    """Every way of pooling of one encoder at one patch size and layer."""
+    began = time.process_time()
+    encoder = _encoder(weights, config.seed)
+    facts = {"name": weights, **known_weights(encoder), "layer": layer}
+    encoder = end_at(encoder, layer)
+    facts["parameters"] = sum(p.numel() for p in encoder.parameters())
+    modalities = config.data.modalities or list(data.record.modalities)
+    is_pixel = data.target.level == "pixel"
+    view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=None,
+                     needs_dense=is_pixel)  # fmt: skip
+    seen = _extracted(config, data, encoder, view, samples.turns, folder)
+    took, num_kept = time.process_time() - began, sum(len(one) - one.num_new for found in set(seen) for one in found)
+    for pooling, vectors in (_OF_PIXELS if is_pixel else _OF_TILES).items():
+        if pooling in _HAVE_TILE and layer.startswith("spatial"):
+            continue  # where no block has let the tile's token see anything
+        began = time.process_time()
+        tables = {found: _vectors(vectors, found, samples) for found in set(seen)}
+        yield FeatureSet(
+            name=", ".join([weights, f"{size:g} m", *([] if layer == LAST else [layer]), pooling]),
+            num_features=tables[seen[0]].shape[1], seconds=took + time.process_time() - began, num_kept=num_kept,
+            encoder=facts,
+        ), tuple(tables[found] for found in seen)  # fmt: skip
+
+
+def _extracted(
+    config: EvaluateConfig, data: OpenData, encoder: AnySat, view: View, turns: Turns, folder: Path
+) -> list[tuple[Features, ...]]:
+    """Of each turn the embeddings of the three splits, standardised by the statistics of its own training tiles."""
+    cache = Path(config.cache) if config.cache is not None else cache_folder() / "features"
+    own, seen, of_turn = encoder.normaliser, {}, []
+    for turn in range(turns.count):
+        home = folder / f"turn-{turn}"
+        home.mkdir(exist_ok=True)
+        encoder.normaliser = own
+        with_statistics(encoder, _of_turn(data, turns, turn), None, view.modalities, home, config.seed)
+        name = digest(encoder, statistics=True)
+        if name not in seen:
+            seen[name] = tuple(
+                extract(encoder, getattr(data, split), view.patch_sizes_m[0], cache, modalities=view.modalities,
+                        dense=view.dense, progress=progress_bar)
+                for split in SPLITS
+            )  # fmt: skip
+        of_turn.append(seen[name])
+    return of_turn
+
+
+def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
+    """The data with the training tiles of a turn."""
+    if not turns.is_crossed:
+        return data
+    tables = [getattr(data, split).samples.columns for split in SPLITS]
+    every = TableOfTiles(**{name: np.concatenate([one[name] for one in tables]) for name in tables[0]})
+    return replace(data, train=replace(data.train, samples=every.take(turns.roles[turn] == TRAIN)))
+
+
+def _encoder(weights: str, seed: int) -> AnySat:
+    """Weights by name; `untrained:NAME` is new ones of the same shape and statistics."""
+    if not weights.startswith("untrained:"):
+        return load(weights).requires_grad_(False)
+    kept = load(weights.removeprefix("untrained:"))
+    torch.manual_seed(seed)
+    return AnySat(kept.config, normaliser=kept.normaliser).eval().requires_grad_(False)
+
+
+_OF_TILES: dict[str, Callable[[Any], torch.Tensor]] = {
+    "tile": lambda seen: seen.tile,
+    "patches": pooled,
+    "tile + patches": lambda seen: torch.cat([seen.tile, pooled(seen)], dim=-1),
+}
+_HAVE_TILE = ("tile", "tile + patches")
+_OF_PIXELS: dict[str, Callable[[Any], torch.Tensor]] = {
+    "patch": lambda seen: seen.patch,
+    "dense": lambda seen: dense_of(seen)[0],
+}
+
+
+def _at(maps: Mapping[str, Table], samples: Samples, tile: int) -> tuple[NDArray[np.int64], Table]:
+    """Samples of a tile and their features."""
+    return samples.places.of(tile), at_places(maps, samples.places, tile, samples.shapes[tile])
+
+
+def _vectors(vectors: Callable[[Any], torch.Tensor], found: Sequence[Features], samples: Samples) -> Table:
+    parts, tile = [], 0
+    for features in found:
+        for number in range(len(features)):
+            mine = samples.places.of(tile)
+            if len(mine):
+                one = vectors(features.embeddings([number]))[0].double().numpy()
+                if one.ndim == 1:
+                    parts.append((mine, np.repeat(one[None], len(mine), axis=0)))
+                else:
+                    parts.append(_at({"": np.moveaxis(one, -1, 0)}, samples, tile))
+            tile += 1
+    return _in_order(parts, len(samples.places))
+
+
+def _in_order(parts: Sequence[tuple[NDArray[np.int64], Table]], count: int) -> Table:
+    table = np.full((count, parts[0][1].shape[1]), np.nan)
+    for mine, values in parts:
+        table[mine] = values
+    return table

@@ -1,0 +1,125 @@
+"""What a comparison came to: each line beside the best simple model on statistics of the bands, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from anysat.data.work import fingerprint
+from anysat.tasks.base import Task
+from anysat.tasks.scores import Interval, Scores
+from anysat.workflows.compare_features import FeatureSet
+from anysat.workflows.compare_turns import SPLITS, Turns
+from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.labelled_data import OpenData
+from anysat.workflows.task_parts import all_versions, described
+from anysat.workflows.task_text import FIGURES, with_interval
+
+BASELINE = "statistics"
+"""Feature set that every other has to beat."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Line:
+    """One feature set with one model."""
+
+    features: FeatureSet
+    model: str
+    scores: Scores
+    seconds: float
+    """Of processor time, to tune and to fit."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """All lines on the same tiles."""
+
+    lines: Sequence[Line]
+    task: Task
+    turns: Turns
+
+    @cached_property
+    def baseline(self) -> Line:
+        """The model on statistics of the bands that is best on the test tiles, which favours it."""
+        sign = 1 if self.task.highest_is_best else -1
+        simple = [one for one in self.lines if one.features.name == BASELINE]
+        return max(simple, key=lambda one: sign * one.scores.figures[self.task.primary])
+
+    @cached_property
+    def differences(self) -> list[Interval]:
+        """Of each line the interval of its score less the baseline's, on the same draws."""
+        return [one.scores.difference(self.baseline.scores, self.task.primary) for one in self.lines]
+
+    @cached_property
+    def sheets(self) -> list[dict[str, Any]]:
+        """Of each line all scores."""
+        return [described(one.scores, self.turns.unit) for one in self.lines]
+
+    def verdict(self, number: int) -> str:
+        """`above` or `below` the baseline where the whole interval of the difference says so, else `not above`."""
+        if self.lines[number] is self.baseline:
+            return "baseline"
+        low, high = self.differences[number]
+        worst, best = (low, high) if self.task.highest_is_best else (-high, -low)
+        return "above" if worst > 0 else "below" if best < 0 else "not above"
+
+    def to_dict(self, config: EvaluateConfig, data: OpenData) -> dict[str, Any]:
+        """Plain values for JSON."""
+        encoders = {one.features.encoder["name"]: one.features.encoder for one in self.lines if one.features.encoder}
+        return {
+            "target": self.task.target.name, "primary": self.task.primary, "selected_on": self.turns.chosen_on,
+            "seed": config.seed, "folds": self.turns.to_dict(), "baseline": BASELINE,
+            "weights": {name: {k: v for k, v in one.items() if k not in _OF_A_LINE} for name, one in encoders.items()},
+            "config": asdict(config),
+            "data": {split: {"tiles": len(getattr(data, split)), "fingerprint": fingerprint(getattr(data, split))}
+                     for split in SPLITS},
+            "versions": all_versions(),
+            "lines": [self._line(number) for number in range(len(self.lines))],
+        }  # fmt: skip
+
+    def _line(self, number: int) -> dict[str, Any]:
+        one = self.lines[number]
+        features, encoder = one.features, one.features.encoder or {}
+        return {
+            "features": features.name, "model": one.model, "num_features": features.num_features,
+            "features_cpu_s": round(features.seconds, 2), "tiles_from_cache": features.num_kept,
+            "weights": encoder.get("name"), "layer": encoder.get("layer"),
+            "encoder_parameters": encoder.get("parameters", 0), "cpu_s": round(one.seconds, 2),
+            "against_baseline": self.verdict(number),
+            "difference": [None if math.isnan(edge) else edge for edge in self.differences[number]],
+            **self.sheets[number],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        primary, width = self.task.primary, max(len(one.features.name) for one in self.lines)
+        name = FIGURES.get(primary, primary)
+        told = [f"{self.task.target.name}: {name} of {self.lines[0].scores.num_samples} test samples, {self.turns}"]
+        for number, one in enumerate(self.lines):
+            verdict = self.verdict(number)
+            mark = "the baseline" if verdict == "baseline" else f"{self._difference(number)} {verdict} band statistics"
+            told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
+                        f"  {mark}; {_cost(one)}")  # fmt: skip
+        return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {_LEGEND}"])
+
+    def _difference(self, number: int) -> str:
+        primary, (low, high) = self.task.primary, self.differences[number]
+        less = self.lines[number].scores.figures[primary] - self.baseline.scores.figures[primary]
+        return f"{less:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+_OF_A_LINE = ("name", "layer", "parameters")
+_LEGEND = (
+    "the baseline is the best model on statistics of the bands, chosen on the test samples in its favour. Beside each "
+    "other score: its difference to the baseline's, with the 95 % interval of both on the same draws. `Above` and "
+    "`below` are said where all of that interval agrees, `not above` where it holds 0. Seconds are of processor time."
+)
+
+
+def _cost(line: Line) -> str:
+    features = line.features
+    kept = f", {features.num_kept} tiles found in the cache" if features.num_kept else ""
+    by = f" by {features.encoder['parameters']:,} parameters" if features.encoder else ""
+    return f"{features.num_features} features in {features.seconds:.1f} s{by}{kept}; fitted in {line.seconds:.1f} s"

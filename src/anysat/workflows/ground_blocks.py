@@ -1,0 +1,49 @@
+"""Blocks of ground: what intervals draw as a whole, because neighbouring tiles look alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anysat.data.splits import block_numbers, ground_m
+from anysat.errors import InputError
+from anysat.geo.grid import centre_deg
+from anysat.tasks.scores import Scores
+
+
+def blocks(geoboxes: Sequence[Any], names: Sequence[str], block_km: float) -> NDArray[np.int64]:
+    """The number of the block that the middle of each tile is in.
+
+    Raises:
+        InputError: a tile has no coordinates.
+    """
+    for name, box in zip(names, geoboxes, strict=True):
+        if box is None or box.crs is None:
+            raise InputError("blocks of ground", "tiles with coordinates", f"tile {name!r} without",
+                             "leave --block-km and --folds out")  # fmt: skip
+    lon, lat = np.array([centre_deg(box) for box in geoboxes]).T
+    return block_numbers(*ground_m(lon, lat), 1000 * block_km)
+
+
+def over_blocks(found: Scores, tiles: Any, block_km: float | None) -> Scores:
+    """Scores whose intervals draw whole blocks of ground; None draws tiles.
+
+    Args:
+        found: scores of all the tiles, in their order.
+        tiles: with coordinates.
+        block_km: side of a block.
+    """
+    if block_km is None:
+        return found
+    numbers = blocks([tiles[index].geobox for index in range(len(tiles))], tiles.ids, block_km)
+    return replace(found, groups=torch.from_numpy(numbers))
+
+
+def unit_of(block_km: float | None) -> str:
+    """What intervals draw, in words."""
+    return "tiles" if block_km is None else f"blocks of {block_km:g} km"
