@@ -65,6 +65,14 @@ def test_nothing_is_made_ready_where_something_learns():
         assert isinstance(found, ReadyRows)
 
 
+def test_compiled_parts_stay_what_they_are():
+    layers = nn.ModuleList([rows()])
+    layers[0]._compiled_call_impl = layers[0].forward
+    with torch.no_grad(), multiplying("bf16", CPU), made_ready(layers) as (found,):
+        assert found is layers
+        assert torch.is_autocast_enabled("cpu")
+
+
 def test_layers_that_drop_out_values_are_not_folded():
     with torch.no_grad(), made_ready(rows().train()) as (found,):
         assert isinstance(found, RowLayers)

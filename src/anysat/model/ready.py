@@ -29,14 +29,20 @@ LEAST_GAIN = 1e-12
 
 @contextmanager
 def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
-    """The modules as this pass runs them: as they are where it learns or is exported, else ready."""
+    """The modules as this pass runs them: ready, or as they are where it learns, is exported, or they are special."""
     device = next(modules[0].parameters()).device.type
-    if torch.is_grad_enabled() or torch.compiler.is_exporting():
+    if torch.is_grad_enabled() or torch.compiler.is_exporting() or any(map(_is_special, modules)):
         yield modules
         return
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with torch.autocast(device, enabled=False):
         yield tuple(ready(module, mixed) for module in modules)
+
+
+def _is_special(module: nn.Module) -> bool:
+    """Whether parts are compiled, or weights lie in shards over several processes."""
+    is_compiled = any(part._compiled_call_impl is not None for part in module.modules())
+    return is_compiled or any(type(weight) is not nn.Parameter for weight in module.parameters())
 
 
 def ready(module: Some, dtype: torch.dtype | None) -> Some | nn.Module:
