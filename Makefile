@@ -59,9 +59,11 @@ nano: .venv/.dev  ## make the model that ships again, about an hour
 	@$(BIN)/anysat pretrain --preset nano --out runs/nano --resume
 	@$(BIN)/python benchmarks/pretraining_nano.py runs/nano
 
-bench: .venv/.dev  ## seconds, memory and error of the encoder, on a machine that does nothing else, about 20 minutes
+bench: .venv/.dev  ## seconds, memory and error of the encoder, on a machine that does nothing else, about 30 minutes
 	@$(BIN)/python benchmarks/speed.py run --json docs/experiments/speed.json
 	@$(BIN)/python benchmarks/speed.py growth
+	@$(BIN)/python benchmarks/speed_step.py run --json docs/experiments/speed-step.json
+	@$(BIN)/python benchmarks/speed_update.py run --json docs/experiments/speed-update.json
 
 docs: .venv/.dev  ## the documentation, strict
 	@echo "-- documentation"

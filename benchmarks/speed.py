@@ -130,9 +130,15 @@ def ways(
         with torch.no_grad():
             return compiled(model)(x, patch_m, "patch")
 
+    def ours_compiled_bf16(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
+        with multiplying("bf16", model.device):
+            return ours_compiled(model, x, patch_m)
+
     found = {"plain float32": plainly} if has_plain else {}
     found |= {"float32": ours} | ({"bfloat16": ours_bf16} if bf16 else {})
-    return found | ({"compiled float32": ours_compiled} if with_compiled else {})
+    if with_compiled:
+        found |= {"compiled float32": ours_compiled} | ({"compiled bfloat16": ours_compiled_bf16} if bf16 else {})
+    return found
 
 
 class Multiplications(TorchDispatchMode):
@@ -212,7 +218,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
                 rows[way]["wall"].append(_seconds(lambda call=call: call(model, x, case.patch_m)))
                 rows[way]["cpu"].append(time.process_time() - cpu)
         for way, row in rows.items():
-            row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if way == "bfloat16" else torch.float32)
+            row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if "bfloat16" in way else torch.float32)
         if case.is_plain_possible and case.side_m * case.batch <= 640:
             exact = plainly(model.double(), {key: v.double() for key, v in x.items()}, case.patch_m)
             model.float()
@@ -297,17 +303,23 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def growth() -> None:
+def growth(times: int) -> None:
     """How the encoder's seconds and memory grow, each case in a process of its own."""
-    print("| grows | case | patches | s | peak GB |\n|---|---|---|---|---|")
+    ways = ("float32", *(["bfloat16"] if has_fast_bf16(torch.device("cpu")) else []))
+    print(
+        f"| grows | case | patches | {' | '.join(f'{way}, s | peak GB' for way in ways)} |\n{'|---' * (3 + 2 * len(ways))}|"
+    )
     for what, cases in GROWTH.items():
         for number, case in enumerate(cases):
-            words = [sys.executable, __file__, "one", f"{what}:{number}", "--times", "3"]
-            done = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+            cells = []
+            for way in ways:
+                words = [sys.executable, __file__, "one", f"{what}:{number}", "--times", str(times), "--way", way]
+                done = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+                cells.append(f"{float(done[-2]):.2f} | {float(done[-1]):.2f}")
             patches = round(case.side_m / case.patch_m) ** 2 * case.batch
             dates = ", ".join(f"{key} {count}" for key, count in case.dates.items())
             print(f"| {what} | {dates}, {case.side_m:g} m, batch {case.batch} | {patches} of {case.patch_m:g} m "
-                  f"| {float(done[-2]):.2f} | {float(done[-1]):.2f} |", flush=True)  # fmt: skip
+                  f"| {' | '.join(cells)} |", flush=True)  # fmt: skip
 
 
 def one(name: str, way: str, times: int) -> None:
@@ -336,7 +348,8 @@ def main() -> None:
     single.add_argument("case")
     single.add_argument("--way", default="float32")
     single.add_argument("--times", type=int, default=1)
-    commands.add_parser("growth")
+    grown = commands.add_parser("growth")
+    grown.add_argument("--times", type=int, default=3)
     shown = commands.add_parser("print")
     shown.add_argument("file", type=Path)
     options = parser.parse_args()
@@ -345,7 +358,7 @@ def main() -> None:
     elif options.command == "one":
         one(options.case, options.way, options.times)
     elif options.command == "growth":
-        growth()
+        growth(options.times)
     else:
         print(table(json.loads(options.file.read_text())))
 

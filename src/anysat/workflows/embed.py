@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,12 +127,11 @@ def embed(config: EmbedConfig) -> Text | Scored:
         WriteError: an output exists or cannot be written; nothing is left behind of a tile, and of an area what is
             finished is kept, and gone on with by the same command.
     """
-    from anysat.workflows.embed_area import embed_area
-    from anysat.workflows.embed_tile import embed_tile
+    if not config.is_area:  # imported where it is used: a small tile is there in the time that areas take to import
+        from anysat.workflows.embed_tile import embed_tile
 
-    if config.is_area:
-        return embed_area(config)
-    try:
-        return embed_tile(config)
-    except LargeGroundError:
-        return embed_area(config)
+        with suppress(LargeGroundError):
+            return embed_tile(config)
+    from anysat.workflows.embed_area import embed_area
+
+    return embed_area(config)
