@@ -306,9 +306,8 @@ def table(found: Mapping[str, Any]) -> str:
 def growth(times: int) -> None:
     """How the encoder's seconds and memory grow, each case in a process of its own."""
     ways = ("float32", *(["bfloat16"] if has_fast_bf16(torch.device("cpu")) else []))
-    print(
-        f"| grows | case | patches | {' | '.join(f'{way}, s | peak GB' for way in ways)} |\n{'|---' * (3 + 2 * len(ways))}|"
-    )
+    columns = " | ".join(f"{way}, s | peak GB" for way in ways)
+    print(f"| grows | case | patches | {columns} |\n{'|---' * (3 + 2 * len(ways))}|")
     for what, cases in GROWTH.items():
         for number, case in enumerate(cases):
             cells = []
