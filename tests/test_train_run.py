@@ -124,6 +124,31 @@ def test_metrics_go_to_tensorboard(tmp_path):
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
+@pytest.mark.parametrize(("name", "logger"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
+def test_metrics_go_to_what_is_installed(name, logger, tmp_path, monkeypatch):
+    made = []
+
+    class Fake:
+        def __init__(self, **options):
+            self.options, self.steps, self.ended = options, {}, False
+            made.append(self)
+
+        def log_metrics(self, metrics, step):
+            self.steps[step] = metrics
+
+        def finalize(self, status):
+            self.ended = True
+
+    monkeypatch.setattr("anysat.train.config.find_spec", lambda name: name)
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{logger}", Fake)
+    train(tmp_path / "run", num_steps=2, keep={"loggers": ["csv", name]})
+    (fake,) = made
+    assert str(fake.options["save_dir"]).startswith(str(tmp_path / "run"))
+    assert "run" in (fake.options.get("name"), fake.options.get("run_name"))
+    assert [(step, found["train/loss"]) for step, found in fake.steps.items()] == losses_of(tmp_path / "run")
+    assert fake.ended
+
+
 def test_facts_of_every_session_and_the_statistics_are_noted(tmp_path):
     statistics = Toy().teacher.normaliser
     for out in ("x", "y"):
