@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretraining_tables as pages
 import torch
 from einops import rearrange
-from pretraining_experiments import RECORDS, SEEDS, detected
-from pretraining_probe import probe_real, record, table
+from pretraining_experiments import RECORDS, SEEDS, detected, kept
+from pretraining_probe import probe_real, record
 from pretraining_real import POINTS, SCENES, points, scenes, tasks, unseen
 from pretraining_scores import compare, cross_probe
 from real.unlabelled import Source, in_year, pretrain
@@ -68,9 +69,9 @@ def configured(variant: str, seed: int) -> PretrainConfig:
 
 def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
     """Train, or go on, probe, and leave the record."""
-    kept = RECORDS / f"{variant}-{seed}.json"
-    if kept.exists():
-        return kept
+    path = RECORDS / f"{variant}-{seed}.json"
+    if path.exists():
+        return path
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
     found = {POINTS: list(points(data).tiles), SCENES: list(scenes(data).tiles)}
     health = HealthMonitor(every_steps=100, tiles=unseen(data), num_tiles=LOOKED_AT, patch_size_m=PATCH_SIZE_M)
@@ -82,8 +83,16 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
     about = {"variant": variant, "seed": seed, "steps": config.num_steps, "training": spent(out),
              "changed": VARIANTS[variant], "tiles": {name: len(tiles) for name, tiles in found.items()},
              "detector": detected(out)}  # fmt: skip
-    kept.write_text(json.dumps(record("real", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
-    return kept
+    path.write_text(json.dumps(record("real", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
+    return path
+
+
+def tables() -> list[str]:
+    """Those of real data: of the model that ships; of each split scores and what is gained; what the detector said."""
+    records = kept("real")
+    shipped = {"nano": records.pop("nano-real")}
+    split = [made(records, part) for part in ("cross", "unseen") for made in (pages.scores, pages.differences)]
+    return [pages.scores(shipped, "cross"), pages.differences(shipped, "cross"), *split, pages.looks(records)]
 
 
 def asked(data: Path) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "print":
-        print(table(sorted(RECORDS.glob("real*.json"))))
+        print("\n\n".join(tables()))
         return
     if not options.data.is_dir():
         print(f"skipped: there is no folder {options.data}")
