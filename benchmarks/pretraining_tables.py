@@ -57,16 +57,16 @@ def scores(records: Records, part: str | None = None) -> str:
     return _table(lines)
 
 
-def differences(records: Records, part: str | None = None) -> str:
-    """What each variant gains over the statistics and over its own beginning, pooled over its seeds."""
-    tasks, variants = _tasks(records, part), {}
+def differences(records: Records, part: str | None = None, *, each: bool = False) -> str:
+    """What a variant gains over the statistics and its own beginning, pooled over its seeds; `each` run, too."""
+    tasks, variants = _tasks(records, part), {title(name): [record] for name, record in records.items() if each}
     for name, record in records.items():
         variant = name.rpartition("-")[0] if "variant" in record["about"] else name
         variants.setdefault(variant, []).append(record)
     head = "difference" if part is None else f"difference, {part}"
     lines = [[head, *(task.replace("_", " ") for task in tasks)], ["---"] * (len(tasks) + 1)]
     for variant, found in variants.items():
-        seeds = f" ({len(found)} seed{'s' if len(found) > 1 else ''})" if "variant" in found[0]["about"] else ""
+        seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
         for other in ("statistics", "untrained"):
             cells = [_difference(*pooled([_of(record, task, part) for record in found], other)) for task in tasks]
             lines.append([f"{TITLES.get(variant, variant)}{seeds} minus {other}", *cells])

@@ -91,8 +91,10 @@ def tables() -> list[str]:
     """Those of real data: of the model that ships; of each split scores and what is gained; what the detector said."""
     records = kept("real")
     shipped = {"nano": records.pop("nano-real")}
-    split = [made(records, part) for part in ("cross", "unseen") for made in (pages.scores, pages.differences)]
-    return [pages.scores(shipped, "cross"), pages.differences(shipped, "cross"), *split, pages.looks(records)]
+    made = [pages.scores(shipped, "cross"), pages.differences(shipped, "cross")]
+    for part in ("cross", "unseen"):
+        made += [pages.scores(records, part), pages.differences(records, part, each=True)]
+    return [*made, pages.looks(records)]
 
 
 def asked(data: Path) -> dict[str, Any]:
