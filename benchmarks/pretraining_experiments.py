@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pretraining_tables as pages
 import torch
-from pretraining_probe import probe_world, record, table
+from pretraining_probe import probe_world, record
 from pretraining_world import world_set
 
 import anysat
 from anysat.errors import InputError
 from anysat.probing.health import problems
 from anysat.train.metrics import METRICS, read_metrics
+from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import world_nano
 from anysat.workflows.pretrain_run import new_encoder, run_pretraining
@@ -35,6 +36,7 @@ PATCH_SIZE_M = 20.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {},
     "projection": {"objective": {"goal": "projection"}},
+    "projection-discriminate": {"objective": {"goal": "projection", "projection_loss": "discriminate"}},
     "no-contrast": {"objective": {"contrast_weight": 0.0}},
     "all-dates": {"masking": {"keep_dates_frac": (1.0, 1.0)}},
     "all-modalities": {"masking": {"hide_modalities_frac": 0.0}},
@@ -51,6 +53,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
                   "temporal_dropout_prob": 0.1},
     },
     "no-dense": {"objective": {"dense_weight": 0.0}},
+    "broken-as-asked": {"objective": {"contrast_weight": 0.0, "momentum": 0.0, "final_momentum": 0.0}},
     "broken": {
         "objective": {"contrast_weight": 0.0, "spread_weight": 0.0, "dense_weight": 0.0, "momentum": 0.0,
                       "final_momentum": 0.0, "centred": False},
@@ -68,22 +71,20 @@ def configured(variant: str, seed: int) -> PretrainConfig:
 
 def run(variant: str, seed: int, runs: Path) -> Path:
     """Train, or go on, probe, and leave the record."""
-    kept = RECORDS / f"{variant}-{seed}.json"
-    if kept.exists():
-        return kept
+    path = RECORDS / f"{variant}-{seed}.json"
+    if path.exists():
+        return path
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
-    start = time.process_time()
     if stopped := run_pretraining(config, out, resume=True).exit_status:
         raise SystemExit(stopped)
-    seconds = time.process_time() - start
     model = anysat.load(out).requires_grad_(False)
     scores = probe_world(model, world_set(runs / "cache"), PATCH_SIZE_M, twin_seed=seed,
                          cache=runs / "cache", twin=new_encoder(config))  # fmt: skip
-    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "train_cpu_s": round(seconds),
+    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "training": spent(out),
              "preset": "world-nano", "changed": VARIANTS[variant], "detector": detected(out)}  # fmt: skip
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(record("world", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
-    return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record("world", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
+    return path
 
 
 def detected(run: Path) -> dict[str, list[str]]:
@@ -96,15 +97,19 @@ def detected(run: Path) -> dict[str, list[str]]:
     return {str(step): [said.split(":")[0] for said in problems(figures)] for step, figures in looks.items() if step}
 
 
-def detector_table(paths: list[Path]) -> str:
-    """A row for each run: at how many looks the detector spoke, and what it said last."""
-    lines = ["| run | looks | spoke | last |", "|---|---|---|---|"]
-    for path in paths:
-        looks = json.loads(path.read_text())["about"].get("detector")
-        if looks:
-            last = next((said[0] for said in reversed(looks.values()) if said), "")
-            lines.append(f"| {path.stem} | {len(looks)} | {sum(map(bool, looks.values()))} | {last} |")
-    return "\n".join(lines)
+def kept(kind: str) -> dict[str, dict[str, Any]]:
+    """The records of the generated world or of real data, in the order of the variants; the model that ships last."""
+    found = {path.stem: json.loads(path.read_text()) for path in RECORDS.glob("*.json")}
+    order = [*VARIANTS, "real", "real-projection"]
+    chosen = [name for name, record in found.items() if record["kind"] == kind]
+    places = {name: [*order, name].index(found[name]["about"].get("variant", name)) for name in chosen}
+    return {name: found[name] for name in sorted(chosen, key=lambda name: (places[name], name))}
+
+
+def tables() -> list[str]:
+    """Those of the generated world: scores, what is gained, what the detector said."""
+    records = kept("world")
+    return [pages.scores(records), pages.differences(records), pages.looks(records)]
 
 
 def main() -> None:
@@ -121,8 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "print":
-        records = sorted(RECORDS.glob("*.json"))
-        print(f"{table(records)}\n\n{detector_table(records)}")
+        print("\n\n".join(tables()))
         return
     wanted = (
         [(options.variant, options.seed)] if options.command == "run" else [(v, s) for s in SEEDS for v in VARIANTS]

@@ -21,8 +21,12 @@ from pretraining_world import TASKS, world_set
 
 import anysat
 from anysat.model.checkpoint import SHIPPED, load, save
+from anysat.model.encoder import AnySat
+from anysat.probing.health import problems
+from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import new_encoder
+from anysat.workflows.pretrain_run import monitors, new_encoder, open_part
+from anysat.workflows.pretrain_watch import HealthMonitor
 
 PATCH_SIZE_M = 20.0
 WEIGHTS = SHIPPED["nano"]
@@ -39,14 +43,39 @@ def ship(run: Path) -> None:
 
 
 def measured(cache: Path | None) -> None:
-    """Probe the file that ships, in float32, beside the untrained network its run began with."""
+    """Probe the file that ships, in float32, beside the untrained network its run began with; and look for collapse."""
     model, config = anysat.load("nano").requires_grad_(False), nano()
     scores = probe_world(model, world_set(cache), PATCH_SIZE_M, twin_seed=config.seed, cache=cache,
                          twin=new_encoder(config))  # fmt: skip
-    about = {"preset": "nano", "steps": config.num_steps, "seed": config.seed, "sha256": digest_of(WEIGHTS)}
+    about = {
+        "preset": "nano",
+        "steps": config.num_steps,
+        "seed": config.seed,
+        "sha256": digest_of(WEIGHTS),
+        "detector": {str(config.num_steps): looked_at(model, config)},
+    }
     made = record("world", "nano", about, model, PATCH_SIZE_M, config.seed, scores)
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def looked_at(model: AnySat, config: PretrainConfig) -> list[str]:
+    """What the collapse detector says of an encoder, at the held-out tiles of its own training."""
+    part = open_part(config, config.data[0])
+    health = next(one for one in monitors(config, [part]) if isinstance(one, HealthMonitor))
+    return [problem.split(":")[0] for problem in problems(dict(health(Kept(model), step=0)))]
+
+
+class Kept(torch.nn.Module):
+    """An encoder as what a monitor looks at."""
+
+    def __init__(self, model: AnySat) -> None:
+        super().__init__()
+        self.model = model
+
+    def encoder(self) -> AnySat:
+        """The encoder itself."""
+        return self.model
 
 
 def digest_of(path: Path) -> str:

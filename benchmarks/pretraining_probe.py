@@ -68,8 +68,11 @@ def probe_world(
     encoded = generated.encoded(world, model, patch_size_m)
     seconds = time.process_time() - start
     others = {name: make(world) for name, make in generated.BASELINES.items()}
+    asked, beginning = world.batch(list(range(world.num_tiles))[-HELD_OUT:]), None
     if twin_seed is not None:
-        others["untrained"] = _twin_of_world(model.config, world, patch_size_m, twin_seed, cache, twin)
+        twin = (twin or untrained(model.config, twin_seed)).eval().requires_grad_(False)
+        others["untrained"] = _twin_of_world(twin, world, patch_size_m, twin_seed, cache)
+        beginning = without_labels(patch_tokens(twin, asked, patch_size_m))
     tasks = {}
     for task in TASKS:
         samples = world.samples(task)
@@ -80,15 +83,13 @@ def probe_world(
             sets[name] = generated.sets_of(task, found[task]) if name == "untrained" else {name: found[task]}
         answers = {name: probe(one, samples, train, ~train) for name, one in sets.items()}
         tasks[task] = _compared(answers) | _facts(samples, train)
-    tokens = patch_tokens(model, world.batch(list(range(world.num_tiles))[-HELD_OUT:]), patch_size_m)
-    return {"tasks": tasks, **without_labels(tokens), "statistics": statistics, "encode_cpu_s": round(seconds, 1),
+    tokens = patch_tokens(model, asked, patch_size_m)
+    return {"tasks": tasks, **without_labels(tokens), "untrained": beginning, "statistics": statistics,
+            "encode_cpu_s": round(seconds, 1),
             "probe_cpu_s": round(time.process_time() - start - seconds, 1)}  # fmt: skip
 
 
-def _twin_of_world(
-    config: ModelConfig, world: WorldSet, patch_size_m: float, seed: int, cache: Path | None, twin: AnySat | None
-) -> generated.Maps:
-    twin = untrained(config, seed) if twin is None else twin.eval().requires_grad_(False)
+def _twin_of_world(twin: AnySat, world: WorldSet, patch_size_m: float, seed: int, cache: Path | None) -> generated.Maps:
     with_statistics(twin, world.batch(list(range(world.num_train))))
     kept = twin_file(cache, twin, seed, patch_size_m, world.num_tiles, digest(twin))
     return remembered(kept, lambda: generated.encoded(world, twin, patch_size_m))
@@ -130,16 +131,18 @@ def probe_real(
     sources = {real.POINTS: real.points(data), real.SCENES: real.scenes(data)}
     batches = {name: Batch.of(list(source.tiles)) for name, source in sources.items()}
     statistics = {name: with_statistics(model, batch) for name, batch in batches.items()}
+    asked, beginning, first = Batch.of(list(real.pairs(data).tiles)), None, None
+    if twin_seed is not None:
+        first = (twin or untrained(model.config, twin_seed, isometric=isometric)).eval().requires_grad_(False)
+        for batch in batches.values():
+            with_statistics(first, batch)
+        beginning = without_labels(patch_tokens(first, asked, 40.0))
     tasks: dict[str, Any] = {}
     for name, task in real.tasks(data).items():
         sets: dict[str, FeatureSets] = {"encoder": task.sets_of(task.encoded(model))}
         baselines = task.baselines()
         sets["encoder + statistics"] = _joined(sets["encoder"], baselines["statistics"])
-        if twin_seed is not None:
-            first = twin or untrained(model.config, twin_seed, isometric=isometric)
-            first.eval().requires_grad_(False)
-            for batch in batches.values():
-                with_statistics(first, batch)
+        if first is not None:
             kept = twin_file(cache, first, twin_seed, name, task.place.tolist(), digest(first))
             features = remembered(kept, lambda first=first, task=task: {"features": task.encoded(first)})
             sets["untrained"] = task.sets_of(features["features"])
@@ -147,8 +150,8 @@ def probe_real(
         for split, of_tile in task.folds.items():
             folds = of_tile[task.place[:, 0]]
             tasks[f"{name}, {split}"] = _real_scores(task, sets, split, folds)
-    tokens = patch_tokens(model, Batch.of(list(real.pairs(data).tiles)), 40.0)
-    return {"tasks": tasks, **without_labels(tokens), "statistics": statistics,
+    tokens = patch_tokens(model, asked, 40.0)
+    return {"tasks": tasks, **without_labels(tokens), "untrained": beginning, "statistics": statistics,
             "cpu_s": round(time.process_time() - start, 1)}  # fmt: skip
 
 

@@ -168,6 +168,11 @@ def pairs(data: Path) -> RealTiles:
     return RealTiles(SCENES, [tile for tile, fold in _blocks(data)["pairs"] if not fold])
 
 
+def unseen(data: Path) -> RealTiles:
+    """Tiles of 320 m of all scenes that `scenes` leaves out, unlabelled."""
+    return RealTiles(SCENES, [tile for tiles in _blocks(data).values() for tile, fold in tiles if not fold])
+
+
 @cache
 def _points(data: Path) -> tuple[list[Tile], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
     """Tiles, folds, number of the hexagon, crop names."""

@@ -1,5 +1,8 @@
 """Median time and peak memory of one pretraining step, and what its parts take, on random pixels; a markdown table.
 
+The steps are those of `fit`, with a checkpoint after each: `save` is apart, in
+seconds, for how often it comes is an option.
+
 python benchmarks/pretraining_step.py --size tiny --repeat 5
 python benchmarks/pretraining_step.py --size base --repeat 3 --cases 1 --recompute
 """
@@ -8,14 +11,21 @@ import argparse
 import multiprocessing
 import resource
 import statistics
+import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from speed import processor
+from torch import Tensor
 
 from anysat.batch import Batch, Tile
-from anysat.data.loader import Draw
+from anysat.data.loader import Plan
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
@@ -23,6 +33,11 @@ from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.pretrain import objective as stage
 from anysat.pretrain.config import ObjectiveConfig
+from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.train.keeper import Keeper
+from anysat.train.module import Training
+from anysat.train.run import open_run
+from anysat.train.trainer import fit
 
 CASES = {
     "TreeSatAI-like, 10 m": ({"aerial": 0, "s2": 20, "s1-asc": 30}, 60, 10, 4),
@@ -30,8 +45,9 @@ CASES = {
     "PASTIS-like, 40 m": ({"spot": 0, "s2": 20, "s1": 20}, 320, 40, 1),
 }
 """Dates of each modality, side of a tile and of a patch in metres, tiles in the batch."""
-PARTS = ("preparation", "masking", "student", "teacher", "loss", "other", "backward", "optimiser", "follow")
-"""`other` is the rest of the forward pass: gathers, sums, what is counted. `follow` moves the teacher."""
+PARTS = ("data", "preparation", "masking", "student", "teacher", "loss", "backward", "optimiser", "follow", "other")
+"""`data` stacks tiles, `optimiser` clips, too, `follow` moves the teacher. `other` is all the rest: gathers and sums of
+the forward pass, what is counted and logged, Lightning."""
 
 
 class Stopwatch:
@@ -58,7 +74,24 @@ class Stopwatch:
         return call
 
 
-def make_draw(dates: dict[str, int], side_m: int, patch_size_m: int, batch: int, device: torch.device) -> Draw:
+@dataclass(frozen=True)
+class Same:
+    """A source that gives the same tiles at every step."""
+
+    tiles: list[Tile]
+    patch_size_m: float
+
+    def plan(self, step: int) -> Plan:
+        """All of them."""
+        return Plan(step=step, dataset="random", patch_size_m=self.patch_size_m, indices=np.arange(len(self.tiles)))
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """All of them."""
+        assert len(plan.indices) == len(self.tiles), plan
+        return self.tiles
+
+
+def make_tiles(dates: dict[str, int], side_m: int, batch: int) -> list[Tile]:
     """Random pixels of some modalities."""
     drawn, tiles = np.random.default_rng(0), []
     for number in range(batch):
@@ -70,8 +103,7 @@ def make_draw(dates: dict[str, int], side_m: int, patch_size_m: int, batch: int,
             when = np.datetime64("2020-01-01") + 365 * np.arange(count) // count if count else None
             seen.append(Observation.of(modality, values, dates=when))
         tiles.append(Tile.of(*seen, id=f"{number}", dataset="random"))
-    made = Batch.of(tiles)
-    return Draw(step=0, dataset="random", patch_size_m=patch_size_m, batch=made.map(lambda tensor: tensor.to(device)))
+    return tiles
 
 
 def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
@@ -88,39 +120,69 @@ def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
         setattr(owner, name, watched.timed(part, getattr(owner, name)))
 
 
+def watch_engine(watched: Stopwatch, steps: list[dict[str, float]]) -> Callable[[], None]:
+    """Time what `fit` does around the forward pass, and note every step; gives what notes the last."""
+    began: dict[str, float] = {}
+    step, before, after, save = (
+        Training.training_step,
+        Training.on_before_optimizer_step,
+        Training._after_update,
+        Keeper.save,
+    )
+
+    def note(waited_s: float = 0.0) -> None:
+        now = watched.now()
+        if began:
+            steps.append({"whole": now - began["step"] - watched.spent["save"], **watched.spent})
+        watched.spent.clear()
+        watched.spent["data"] = waited_s - began.get("waited", 0.0)
+        began.update(step=now - watched.spent["data"], waited=waited_s)
+
+    def step_noted(training: Training, *given: Any) -> Tensor:
+        note(training.loader.waited_s if training.loader else 0.0)
+        return step(training, *given)
+
+    def before_noted(training: Training, *given: Any) -> None:
+        began["update"] = watched.now()
+        before(training, *given)
+
+    def after_noted(training: Training, *given: Any) -> None:
+        watched.spent["optimiser"] += watched.now() - began["update"]
+        watched.timed("follow", after)(training, *given)
+
+    Training.training_step, Training.on_before_optimizer_step = step_noted, before_noted  # type: ignore[method-assign]
+    Training._after_update, Keeper.save = after_noted, watched.timed("save", save)  # type: ignore[method-assign]
+    Tensor.backward = watched.timed("backward", Tensor.backward)  # type: ignore[method-assign]
+    return note
+
+
 def measure(case: str, size: str, goal: str, repeat: int, device_name: str, threads: int, recompute: bool) -> str:
     """A row of the table."""
-    torch.set_num_threads(threads)
     device = torch.device(device_name)
     dates, side_m, patch_size_m, batch = CASES[case]
-    draw = make_draw(dates, side_m, patch_size_m, batch, device)
+    source = Same(make_tiles(dates, side_m, batch), patch_size_m)
     torch.manual_seed(0)
-    student = AnySat(getattr(ModelConfig, size)(), normaliser=Normaliser.from_batch(draw.batch))
-    heads = {"predictor_heads": student.config.num_heads}
-    objective = (
-        stage.Pretraining(student, config=ObjectiveConfig(goal=goal, **heads), recompute=recompute).to(device).train()
-    )
-    optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    watched = Stopwatch(device)
+    student = AnySat(getattr(ModelConfig, size)(), normaliser=Normaliser.from_batch(Batch.of(source.tiles)))
+    config = ObjectiveConfig(goal=goal, predictor_heads=student.config.num_heads)
+    objective = stage.Pretraining(student, config=config, recompute=recompute)
+    watched, steps = Stopwatch(device), []
     watch(watched, objective)
-    steps = []
-    for step in range(repeat + 1):
-        watched.spent.clear()
-        start = watched.now()
-        optimiser.zero_grad()
-        found = objective(draw, torch.Generator().manual_seed(step))["loss"]
-        forward = watched.now() - start
-        watched.spent["other"] = forward - sum(watched.spent.values())
-        watched.timed("backward", found.backward)()
-        watched.timed("optimiser", optimiser.step)()
-        watched.timed("follow", objective.after_update)(step, repeat + 1)
-        steps.append({"whole": watched.now() - start, **watched.spent})
-    steps = steps[1:]  # the first one warms up
-    whole = statistics.median(step["whole"] for step in steps)
+    note = watch_engine(watched, steps)
+    with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config={}, seed=0) as run:
+        fit(
+            objective, lambda *_: source, optimiser=OptimiserConfig(learning_rate=1e-5), seed=0,
+            engine=EngineConfig(accelerator=device.type, threads=threads), num_steps=repeat + 2, run=run,
+            keep=KeepConfig(save_every=1, log_every=1),
+        )  # fmt: skip
+        note()
+    steps = steps[1:-1]  # the first warms up, the last closes
+    for one in steps:
+        one["other"] = one["whole"] - sum(one.get(part, 0.0) for part in PARTS if part != "other")
     shares = [statistics.median(step.get(part, 0.0) / step["whole"] for step in steps) for part in PARTS]
     on_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    columns = [case, f"{whole:.3f}", f"{peak / 1e9:.2f}", *(f"{100 * share:.1f}" for share in shares)]
+    whole, save = (statistics.median(step[part] for step in steps) for part in ("whole", "save"))
+    columns = [case, f"{whole:.3f}", f"{peak / 1e9:.2f}", *(f"{100 * share:.1f}" for share in shares), f"{save:.3f}"]
     return f"| {' | '.join(columns)} |"
 
 
@@ -135,7 +197,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=len(CASES), help="only the first few")
     parser.add_argument("--recompute", action="store_true", help="activations of the student are computed again")
     options = parser.parse_args()
-    head = ["case", "step (s)", "peak (GB)", *(f"{part} (%)" for part in PARTS)]
+    print(f"{processor()}, {options.threads} thread(s), torch {torch.__version__}, size {options.size}\n")
+    head = ["case", "step (s)", "peak (GB)", *(f"{part} (%)" for part in PARTS), "save (s)"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for case in [*CASES][: options.cases]:

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretraining_tables as pages
 import torch
 from einops import rearrange
-from pretraining_experiments import RECORDS, SEEDS, detected
-from pretraining_probe import probe_real, record, table
-from pretraining_real import POINTS, SCENES, pairs, points, scenes, tasks
+from pretraining_experiments import RECORDS, SEEDS, detected, kept
+from pretraining_probe import probe_real, record
+from pretraining_real import POINTS, SCENES, points, scenes, tasks, unseen
 from pretraining_scores import compare, cross_probe
 from real.unlabelled import Source, in_year, pretrain
 
@@ -36,6 +36,7 @@ from anysat.errors import InputError
 from anysat.normalise import Normaliser
 from anysat.pretrain.pixels import describe
 from anysat.train.config import KeepConfig
+from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import world_nano
 from anysat.workflows.pretrain_run import new_encoder
@@ -47,6 +48,8 @@ SOURCES = {
 }
 """How the tiles are drawn, by the name under which their statistics are kept."""
 NUM_STEPS, PATCH_SIZE_M = 500, 40.0
+LOOKED_AT = 64
+"""Left-out tiles of all places that the detector looks at: those of one place differ in little but where a patch is."""
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "real": {},
     "real-projection": {"objective": {"goal": "projection"}},
@@ -66,24 +69,32 @@ def configured(variant: str, seed: int) -> PretrainConfig:
 
 def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
     """Train, or go on, probe, and leave the record."""
-    kept = RECORDS / f"{variant}-{seed}.json"
-    if kept.exists():
-        return kept
+    path = RECORDS / f"{variant}-{seed}.json"
+    if path.exists():
+        return path
     out, config = runs / f"{variant}-{seed}", configured(variant, seed)
     found = {POINTS: list(points(data).tiles), SCENES: list(scenes(data).tiles)}
-    health = HealthMonitor(every_steps=100, tiles=pairs(data), num_tiles=9, patch_size_m=PATCH_SIZE_M)
-    start = time.process_time()
+    health = HealthMonitor(every_steps=100, tiles=unseen(data), num_tiles=LOOKED_AT, patch_size_m=PATCH_SIZE_M)
     fitted = pretrain(config, found, out, sources=SOURCES, about={"variant": variant}, monitors=[health])
     if fitted.interrupted:
         raise SystemExit(fitted.exit_status)
-    seconds = time.process_time() - start
     model = anysat.load(out).requires_grad_(False)
     scores = probe_real(model, data, twin_seed=seed, twin=new_encoder(config), cache=runs / "cache")
-    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "train_cpu_s": round(seconds),
+    about = {"variant": variant, "seed": seed, "steps": config.num_steps, "training": spent(out),
              "changed": VARIANTS[variant], "tiles": {name: len(tiles) for name, tiles in found.items()},
              "detector": detected(out)}  # fmt: skip
-    kept.write_text(json.dumps(record("real", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
-    return kept
+    path.write_text(json.dumps(record("real", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
+    return path
+
+
+def tables() -> list[str]:
+    """Those of real data: of the model that ships; of each split scores and what is gained; what the detector said."""
+    records = kept("real")
+    shipped = {"nano": records.pop("nano-real")}
+    made = [pages.scores(shipped, "cross"), pages.differences(shipped, "cross")]
+    for part in ("cross", "unseen"):
+        made += [pages.scores(records, part), pages.differences(records, part, each=True)]
+    return [*made, pages.looks(records)]
 
 
 def asked(data: Path) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def asked(data: Path) -> dict[str, Any]:
         for seen in encoder.prepare(Batch.of(tiles), 10.0)[0].values():
             known = torch.ones_like(seen.values, dtype=torch.bool) if seen.valid is None else seen.valid
             pixels, known = (rearrange(one, "tile time band 1 1 -> tile 1 time band") for one in (seen.values, known))
-            told, is_known = describe(pixels, known, seen.days)
+            told, is_known = describe(pixels, known, seen.days, configured("real", 0).objective.harmonics)
             numbers.append(told.masked_fill(~is_known, torch.nan)[:, 0, is_known.any(0)[0]])
         answers = cross_probe({name: torch.cat(numbers, dim=1).numpy()}, task.samples, folds)
         found[name] = compare(answers, {})
@@ -126,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "print":
-        print(table(sorted(RECORDS.glob("real*.json"))))
+        print("\n\n".join(tables()))
         return
     if not options.data.is_dir():
         print(f"skipped: there is no folder {options.data}")

@@ -274,11 +274,12 @@ def machine_facts(times: int, others: float) -> dict[str, Any]:
     """What figures are of."""
     a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
     rate = 2 * 2048**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
-    return {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+    return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the machine calls its processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 

@@ -94,15 +94,17 @@ def test_teacher_targets_predictions_and_contrast_tokens_are_the_published_ones(
         assert list(found.shape) == case["expected"][name]["shape"]
         expected = NUMBERS[f"{case['name']}/{name}"]
         index = np.arange(expected.size) * found.numel() // expected.size
-        # Single values of tensors of unit spread: relative to that spread.
-        assert np.abs(found.detach().flatten().numpy()[index] - expected).max() < 1e-5, name
+        ours = found.detach().flatten().numpy()[index]
+        # Values of unit spread are rounded to 1e-6 of it: those next to 0 may be farther off than the bound allows.
+        assert np.isclose(ours, expected, **BOUND).mean() > 0.999, name
+        assert np.abs(ours - expected).max() < 1e-5, name
         assert found.double().norm().item() == pytest.approx(case["expected"][name]["l2"], rel=1e-5), name
 
 
 def test_losses_are_the_published_ones(step):
     case, _, losses = step
     for name, expected in case["expected"]["losses"].items():
-        assert losses[name].item() == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+        np.testing.assert_allclose(losses[name].item(), expected, **BOUND, err_msg=name)
 
 
 def test_gradient_norms_are_the_published_ones(step, objective):
@@ -114,7 +116,7 @@ def test_gradient_norms_are_the_published_ones(step, objective):
     expected = case["expected"]["grad_l2"]
     assert set(norms) == set(expected)
     for name, norm in expected.items():
-        assert norms[name] == pytest.approx(norm, rel=1e-4, abs=1e-6), name
+        np.testing.assert_allclose(norms[name], norm, **BOUND, err_msg=name)
 
 
 def test_the_teacher_receives_no_gradient(step, objective):

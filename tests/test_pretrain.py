@@ -31,29 +31,9 @@ from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, 
 from anysat.workflows.pretrain_presets import PRESETS
 from anysat.workflows.pretrain_run import make_objective, monitors, open_part
 from miniatures import miniature
+from tiny_pretraining import STEPS, tiny, world
 
 GOALS = ("teacher", "projection")
-RADAR = ("alos", "s1")
-STEPS = 4
-
-
-def world(*keys, tiles=30, **changes):
-    """A part of a few small generated tiles; those of radar are quick to make."""
-    content = {"tiles": tiles, "seed": 1, "dates": 4, "extent_m": 60, "modalities": list(keys or RADAR)}
-    return PartConfig(**{"dataset": "world", "world": content, "batch_size": 3, "patch_sizes_m": [30], **changes})
-
-
-def tiny(out, *parts, goal="teacher", **changes):
-    options = {
-        "data": list(parts) or [world()],
-        "num_steps": STEPS,
-        "model": ModelOptions(dim=64, depth=1, num_heads=2),
-        "objective": ObjectiveConfig(goal=goal, predictor_depth=1, predictor_heads=2),
-        "optimiser": OptimiserConfig(learning_rate=1e-3, warmup_steps=2),
-        "keep": KeepConfig(save_every=2, log_every=1, loggers=("csv",)),
-        "watch": WatchConfig(validate_every=2, val_batches=1, health_every=4, health_tiles=4, report=False),
-    }
-    return PretrainConfig(out=str(out), **{**options, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,12 +1,16 @@
 """Faults that a training survives without a sound: the wrong flag, the wrong place, a term that is not there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from anysat.model.fusion import Hidden
 from anysat.model.steps import ShownPatches
 from anysat.pretrain.masking import draw_masks
-from test_pretrain_objective import generator, make_draw, make_objective
+from anysat.workflows.pretrain_watch import _pairs
+from builders import random_model
+from test_pretrain_objective import generator, make_draw, make_objective, make_tiles, unit_statistics
 
 
 def seen_of(objective, keys, side_m=60.0, patch_size_m=30.0):
@@ -86,6 +90,19 @@ def test_half_of_the_tokens_that_can_be_are_hidden_and_a_valid_one_stays():
         assert torch.equal((saw & ~hidden).any(1), shown.valid)
 
 
+def test_a_tile_of_one_patch_hides_some_of_its_modalities_and_predicts_the_patch():
+    objective = make_objective()
+    seen, grid = seen_of(objective, ("s2", "s1", "l7"), 30.0, 30.0)
+    kept = set()
+    for seed in range(12):
+        masks, shown = shown_of(objective, seen, grid, seed)
+        assert shown.indices.tolist() == masks.targets[0].tolist() == [[0], [0]]
+        hidden = shown.hidden.where[..., 0]
+        assert hidden.sum(1).tolist() == [1, 1]  # of the two besides the one that stays, half
+        kept |= {tuple(one) for one in (~hidden).tolist()}
+    assert len(kept) == 3
+
+
 def test_every_patch_of_the_context_is_shown_in_every_tile():
     """Cut to the tile with the fewest, the others would lose their last rows."""
     objective = make_objective()
@@ -105,3 +122,20 @@ def test_the_teacher_sees_every_date_and_the_student_half_of_them():
     objective(make_draw(("s2", "s1"), 30.0, dates=6), generator())
     assert (min(taken), max(taken)) == (3, 6)
     assert taken[0] == 3
+
+
+@pytest.mark.parametrize("keys", [("s2", "s1", "modis", "l7"), ("modis", "s2", "s1", "l7")])
+def test_a_modality_that_covers_the_tile_is_not_looked_for_in_another(keys):
+    """B6: MODIS has one token for all patches, which no patch could be told by."""
+    encoder = random_model()
+    encoder.normaliser = unit_statistics()
+    tiles = make_tiles(keys, 60.0)
+    found = _pairs(encoder, tiles, 30.0)
+    alone = _pairs(
+        encoder,
+        [replace(t, observations={k: o for k, o in t.observations.items() if k != "modis"}) for t in tiles],
+        30.0,
+    )
+    assert [(one.shape, other.shape) for one, other in found] == [((8, 128), (8, 128))] * 2
+    for pair, without in zip(found, alone, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(pair, without, strict=True))

@@ -6,6 +6,7 @@ import torch
 
 from anysat.errors import RecordError
 from anysat.model.inputs import PixelInput
+from anysat.pretrain import masking
 from anysat.pretrain.config import MaskingConfig
 from anysat.pretrain.masking import draw_masks, drop_dates, hide_modalities
 
@@ -85,6 +86,28 @@ def test_the_context_is_all_that_the_targets_leave_of_one_rectangle():
         box = torch.zeros(6, 6, dtype=torch.bool)
         box[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1] = True
         assert torch.equal(context, left & box)
+
+
+def test_where_nothing_is_left_blocks_go_from_the_last_on_and_only_then_the_context_is_drawn_again(monkeypatch):
+    """As a loop over tiles: what is drawn is the blocks, the context, and the contexts drawn again."""
+    drawn, place = [], masking._place
+    monkeypatch.setattr(masking, "_place", lambda *given: drawn.append(place(*given)) or drawn[-1])
+    fates = set()
+    for seed in range(40):
+        drawn.clear()
+        found = draw_masks(3, 3, 16, MaskingConfig(context_area_frac=(0.1, 0.5)), seeded(seed))
+        blocks, contexts = drawn[0], drawn[1:]
+        for tile in range(16):
+            count = len(blocks)
+            while count > 1 and not (contexts[0][tile] & ~blocks[:count, tile].any(0)).any():
+                count -= 1
+            free = ~blocks[:count, tile].any(0)
+            tries = [context[tile] & free for context in contexts]
+            number = next((number for number, left in enumerate(tries) if left.any()), None)
+            fates.add((count < len(blocks), number))
+            assert found.targets_valid[:, tile].tolist() == [True] * count + [False] * (len(blocks) - count)
+            assert torch.equal(found.context[tile], free if number is None else tries[number])
+    assert {(False, 0), (True, 0), (True, 1)} <= fates
 
 
 def test_the_same_generator_state_gives_the_same_masks():

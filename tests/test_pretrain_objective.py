@@ -26,7 +26,7 @@ GOALS = ("teacher", "projection")
 TINY = {"predictor_depth": 1, "predictor_heads": 4}
 
 
-def make_batch(keys, side_m=60.0, *, batch=2, dates=4, width_m=None, seed=0):
+def make_tiles(keys, side_m=60.0, *, batch=2, dates=4, width_m=None, seed=0):
     x = random_input(keys, side_m, width_m=width_m, batch=batch, times=dates, seed=seed)
     tiles = []
     for index in range(batch):
@@ -36,7 +36,11 @@ def make_batch(keys, side_m=60.0, *, batch=2, dates=4, width_m=None, seed=0):
             when = np.datetime64("2020-01-01") + x[f"{key}_dates"][index].numpy() if modality.is_temporal else None
             seen.append(Observation.of(modality, x[key][index].numpy(), dates=when))
         tiles.append(Tile.of(*seen, id=f"t{index}"))
-    return Batch.of(tiles)
+    return tiles
+
+
+def make_batch(keys, side_m=60.0, **options):
+    return Batch.of(make_tiles(keys, side_m, **options))
 
 
 def make_draw(keys, patch_size_m, **options):

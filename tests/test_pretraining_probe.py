@@ -8,6 +8,7 @@ import pretraining_features as features
 import pretraining_probe as probes
 import pretraining_real as real
 import pretraining_scores as scores
+import pretraining_unlabelled as unlabelled
 import pretraining_world as generated
 import pytest
 import torch
@@ -185,6 +186,9 @@ def test_world_command_writes_what_the_table_shows(world, model, tmp_path, monke
     minus = record["tasks"]["crop"]["encoder"]["minus"]
     assert set(minus) == {"encoder + statistics", *generated.BASELINES, "untrained"}
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    beginning = record["untrained"]["retrieval"]
+    assert beginning["patches"] == record["retrieval"]["patches"]
+    assert beginning["centred"] != record["retrieval"]["centred"]
     said = capsys.readouterr().out
     assert f"{record['tasks']['crop']['encoder']['score']:.2f} (" in said
     assert "a minus untrained" in said
@@ -197,6 +201,28 @@ def test_without_the_real_data_the_command_says_so(tmp_path, monkeypatch, capsys
     assert "skipped: there is no folder" in capsys.readouterr().out
 
 
+def test_crops_are_told_from_the_numbers_that_the_dense_term_asks(monkeypatch, tmp_path):
+    rng, months = (
+        np.random.default_rng(0),
+        np.arange("2017-01", "2018-09", dtype="datetime64[M]").astype("datetime64[D]"),
+    )
+    labels = rng.integers(2, size=60)
+
+    def pixel(key, label):
+        values = rng.normal(size=(len(months), len(MODALITIES[key].bands), 1, 1))
+        return Observation.of(MODALITIES[key], values + 2 * label * (months > np.datetime64("2018"))[:, None, None, None],
+                              dates=months)  # fmt: skip
+
+    tiles = [Tile.of(pixel("s2", label), pixel("s1", label), id=str(n)) for n, label in enumerate(labels)]
+    place, regions = np.stack([np.arange(60), np.zeros(60, int), np.zeros(60, int)], axis=1), np.arange(60) // 6
+    task = real.RealTask(real.RealTiles("points", tiles), 10.0, place, labels, ("wheat", "maize"), regions,
+                         {"regions": regions % 3}, is_series=True)  # fmt: skip
+    monkeypatch.setattr(unlabelled, "tasks", lambda data: {"crops": task})
+    found = unlabelled.asked(tmp_path)
+    assert found["all months"]["score"] > 0.8
+    assert found["2017"]["score"] < 0.5  # the classes differ in the year after
+
+
 def test_pretraining_tiles_leave_out_every_fold_0(shared_data):
     points, scenes, tasks = real.points(shared_data), real.scenes(shared_data), real.tasks(shared_data)
     for task in tasks.values():
@@ -206,7 +232,9 @@ def test_pretraining_tiles_leave_out_every_fold_0(shared_data):
             assert test
             assert not test & {*points.ids, *scenes.ids}
             assert rest <= {*points.ids, *scenes.ids}
-    assert not {tile.id for tile in real.pairs(shared_data).tiles} & set(scenes.ids)
+    looked_at = set(real.unseen(shared_data).ids)
+    assert {tile.id for tile in real.pairs(shared_data).tiles} < looked_at
+    assert not looked_at & set(scenes.ids)
 
 
 def test_regions_are_in_one_fold_each(shared_data):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from anysat.errors import CollapseError, DivergedError, InputError, RecordError,
 from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
-from anysat.train.run import open_run
+from anysat.train.run import open_run, spent
 from toy_training import Toy, Watch, assert_same, losses_of, tensors_of, train
 
 # -- monitors ----------------------------------------------------------------------------------------
@@ -123,6 +124,31 @@ def test_metrics_go_to_tensorboard(tmp_path):
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
+@pytest.mark.parametrize(("name", "logger"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
+def test_metrics_go_to_what_is_installed(name, logger, tmp_path, monkeypatch):
+    made = []
+
+    class Fake:
+        def __init__(self, **options):
+            self.options, self.steps, self.ended = options, {}, False
+            made.append(self)
+
+        def log_metrics(self, metrics, step):
+            self.steps[step] = metrics
+
+        def finalize(self, status):
+            self.ended = True
+
+    monkeypatch.setattr("anysat.train.config.find_spec", lambda name: name)
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{logger}", Fake)
+    train(tmp_path / "run", num_steps=2, keep={"loggers": ["csv", name]})
+    (fake,) = made
+    assert str(fake.options["save_dir"]).startswith(str(tmp_path / "run"))
+    assert "run" in (fake.options.get("name"), fake.options.get("run_name"))
+    assert [(step, found["train/loss"]) for step, found in fake.steps.items()] == losses_of(tmp_path / "run")
+    assert fake.ended
+
+
 def test_facts_of_every_session_and_the_statistics_are_noted(tmp_path):
     statistics = Toy().teacher.normaliser
     for out in ("x", "y"):
@@ -135,6 +161,25 @@ def test_facts_of_every_session_and_the_statistics_are_noted(tmp_path):
     assert {"date", "command", "devices", "git"} <= sessions[0].keys()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"lr": [1, 2.5], "out": "y"}
     assert json.loads((tmp_path / "run" / "statistics.json").read_text()) == statistics.to_dict()
+
+
+def test_what_the_sessions_of_a_run_took_is_summed_and_one_that_told_nothing_is_counted(tmp_path):
+    for seconds in (0.2, 0.3):
+        with open_run(tmp_path / "run", config={}, seed=7, resume=True):
+            time.sleep(seconds)
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "run", config={}, seed=7, resume=True):
+        raise KeyboardInterrupt
+    facts = tmp_path / "run" / "facts.json"
+    content = json.loads(facts.read_text())
+    first, second, third = content["sessions"]
+    assert (first["wall_s"], second["wall_s"]) == pytest.approx((0.2, 0.3), abs=0.15)
+    assert third["wall_s"] < 0.15
+    assert first["cpu_s"] < 0.15
+    first["wall_s"], second["wall_s"], second["cpu_s"] = 60, 30.2, 29
+    del third["wall_s"]
+    facts.write_text(json.dumps(content))
+    found = spent(tmp_path / "run")
+    assert found == {"wall_s": 90, "cpu_s": 29, "threads": first["threads"], "sessions": 3, "untimed": 1}
 
 
 def test_compiled_parts_keep_their_names(tmp_path, monkeypatch):

@@ -291,11 +291,13 @@ def _evaluating(objective: nn.Module) -> Iterator[None]:
 
 
 def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Ranks with NaN are left out of the mean."""
-    if trainer.world_size == 1 or not metrics:
+    """Ranks that lack a metric, or have NaN, are left out of its mean."""
+    if trainer.world_size == 1:
         return dict(metrics)
-    names = sorted(metrics)
-    values = torch.tensor([metrics[name] for name in names], dtype=torch.float64)
+    listed: list[list[str]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(listed, sorted(metrics))
+    names = sorted({name for each in listed for name in each})
+    values = torch.tensor([metrics.get(name, math.nan) for name in names], dtype=torch.float64)
     told = ~values.isnan()
     both = torch.stack([values.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf), told.double()])
     both = trainer.strategy.reduce(both.float().to(trainer.strategy.root_device), reduce_op="sum")

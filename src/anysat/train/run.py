@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +87,11 @@ def open_run(
             make_folder(path / "checkpoints")
         except OSError as error:
             raise WriteError(path, error) from error
-        yield RunFolder(path=path)
+        began = time.monotonic(), time.process_time()
+        try:
+            yield RunFolder(path=path)
+        finally:
+            _note_time(path / FACTS, *began)
 
 
 def check_same(where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str]) -> None:
@@ -146,6 +151,34 @@ def _write_facts(path: Path, seed: int) -> None:
         "git": _git_state(),
     }
     write_whole(path, to_json({"sessions": [*sessions, session]}))
+
+
+def _note_time(path: Path, began_s: float, began_cpu_s: float) -> None:
+    """Note how long this session took; one that is killed, or whose disk is full, tells nothing."""
+    import torch
+
+    with contextlib.suppress(OSError, ValueError):
+        *earlier, session = json.loads(path.read_text("utf-8"))["sessions"]
+        session["wall_s"] = round(time.monotonic() - began_s, 1)
+        session["cpu_s"] = round(time.process_time() - began_cpu_s, 1)
+        session["threads"] = torch.get_num_threads()
+        write_whole(path, to_json({"sessions": [*earlier, session]}))
+
+
+def spent(run: Path) -> dict[str, Any]:
+    """What the sessions of a run took together: seconds by the clock and of the processor, and threads.
+
+    Of the first process alone, without its workers. A session that was killed told nothing; `untimed` counts those.
+    """
+    sessions = json.loads((run / FACTS).read_text("utf-8"))["sessions"]
+    told = [session for session in sessions if "wall_s" in session]
+    return {
+        "wall_s": round(sum(session["wall_s"] for session in told)),
+        "cpu_s": round(sum(session["cpu_s"] for session in told)),
+        "threads": max((session["threads"] for session in told), default=None),
+        "sessions": len(sessions),
+        "untimed": len(sessions) - len(told),
+    }
 
 
 def _version(package: str) -> str | None:

@@ -73,6 +73,8 @@ class ReportInput:
     """Steps that were made."""
     num_steps: int
     """Steps of the whole schedule; fewer made means that the run is not finished."""
+    ended: str = ""
+    """Why it ended before, in the words of the error; empty where none ended it."""
     facts: Sequence[tuple[str, str]] = ()
     """Names and values: data, seed, parameters, versions, git state, time."""
     config: str = ""
@@ -126,7 +128,12 @@ def render(given: ReportInput, curves: Curves) -> str:
 
 def _state(given: ReportInput) -> str:
     done = f"{given.step:,} of {given.num_steps:,} steps"
-    return f"<p>{done}.</p>" if given.step >= given.num_steps else f"<p><b>Not finished:</b> {done} so far.</p>"
+    state = f"<p>{done}.</p>" if given.step >= given.num_steps else f"<p><b>Not finished:</b> {done} so far.</p>"
+    if given.ended:
+        state += (
+            f'<p class="banner untrained" role="alert"><strong>An error ended it:</strong> {escape(given.ended)}</p>'
+        )
+    return state
 
 
 def _alarm(curves: Curves, limits: HealthLimits) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from anysat.data.mixture import Mixture, Part
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import to_json, write_whole
-from anysat.errors import InputError
+from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RunStoppedError
 from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
+from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run
 from anysat.train.trainer import Fitted, fit
@@ -75,22 +77,37 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
         normaliser = _statistics(config, parts, run)
         objective = make_objective(config, normaliser)
         watched = monitors(config, parts)
-        fitted = fit(
-            objective,
-            lambda rank, world_size: Mixture(
-                parts=[part.part(part.train) for part in parts], seed=config.seed, rank=rank, world_size=world_size
-            ),
-            optimiser=config.optimiser, engine=config.engine, keep=config.keep, seed=config.seed,
-            num_steps=config.num_steps, max_steps=config.max_steps, run=run, monitors=watched,
-        )  # fmt: skip
+        try:
+            fitted = fit(
+                objective,
+                lambda rank, world_size: Mixture(
+                    parts=[part.part(part.train) for part in parts], seed=config.seed, rank=rank, world_size=world_size
+                ),
+                optimiser=config.optimiser, engine=config.engine, keep=config.keep, seed=config.seed,
+                num_steps=config.num_steps, max_steps=config.max_steps, run=run, monitors=watched,
+            )  # fmt: skip
+        except (CollapseError, DivergedError, RunStoppedError) as error:
+            kept = max(checkpoint_steps(run.checkpoints), default=0)
+            with contextlib.suppress(AnySatError, OSError):  # the disk may be full; why it ended is told in any case
+                _report(config, objective, watched, run, kept, ended=str(error))
+            raise
         told = _told(run, fitted, time.monotonic() - began)
-        if run.is_writer and config.watch.report:
-            from anysat.workflows.pretrain_report import write_report
-            from anysat.workflows.pretrain_watch import report_input
-
-            given = report_input(config, objective.encoder(), watched, fitted.steps, run.path)
-            told += f"\nreport: {write_report(run.path, given)}"
+        told += _report(config, objective, watched, run, fitted.steps)
     return Pretrained(text=told, exit_status=fitted.exit_status)
+
+
+def _report(
+    config: PretrainConfig, objective: Pretraining, watched: Sequence[Monitor], run: RunFolder, steps: int,
+    ended: str = "",
+) -> str:  # fmt: skip
+    """Write the page, where one is wanted, and say where it is."""
+    if not run.is_writer or not config.watch.report:
+        return ""
+    from anysat.workflows.pretrain_report import write_report
+    from anysat.workflows.pretrain_watch import report_input
+
+    given = replace(report_input(config, objective.encoder(), watched, steps, run.path), ended=ended)
+    return f"\nreport: {write_report(run.path, given)}"
 
 
 def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:

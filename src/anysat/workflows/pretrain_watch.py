@@ -173,8 +173,9 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
 
     views: list[TileView] = []
     simple: Mapping[str, float] = {}
+    is_finite = all(bool(parameter.isfinite().all()) for parameter in encoder.parameters())
     for monitor in watched:
-        if isinstance(monitor, HealthMonitor):
+        if isinstance(monitor, HealthMonitor) and is_finite:
             tiles = monitor.chosen()[:_SHOWN]
             was_training = encoder.training
             found = embed(encoder.eval(), tiles, monitor.patch_size_m)

@@ -1,0 +1,83 @@
+"""A pretraining that an error ends leaves a report that says so, unless the disk is full."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anysat.errors import CollapseError, DivergedError, RunStoppedError
+from anysat.pretrain.objective import Pretraining
+from anysat.train import checkpoints
+from anysat.workflows import pretrain_report
+from anysat.workflows.pretrain import pretrain
+from tiny_pretraining import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def reported(out):
+    """A run of a few steps that ends in a report, and stops where embeddings collapse."""
+    config = tiny(out)
+    return replace(config, watch=replace(config.watch, health_every=3, report=True, stop_on_collapse=True))
+
+
+def spoil(monkeypatch, value):
+    """From the second step on, all weights of the fusion have one value."""
+    updated = Pretraining.after_update
+
+    def after(objective, step, num_steps):
+        updated(objective, step, num_steps)
+        if step >= 1:
+            with torch.no_grad():
+                for owner in (objective.student, objective.encoder()):
+                    for parameter in owner.fusion.parameters():
+                        parameter.fill_(value)
+
+    monkeypatch.setattr(Pretraining, "after_update", after)
+
+
+def test_a_collapse_is_told_in_the_report(tmp_path, monkeypatch):
+    spoil(monkeypatch, 0.0)
+    with pytest.raises(CollapseError):
+        pretrain(reported(tmp_path / "run"))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<b>Not finished:</b> 3 of 4 steps" in page
+    assert "the embeddings collapsed by step 3: spread is" in page
+
+
+def test_a_loss_that_is_no_number_is_told_in_the_report(tmp_path, monkeypatch):
+    spoil(monkeypatch, torch.nan)
+    config = reported(tmp_path / "run")
+    with pytest.raises(DivergedError):
+        pretrain(replace(config, watch=replace(config.watch, stop_on_collapse=False)))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<b>Not finished:</b> 2 of 4 steps" in page
+    assert "the loss was NaN or infinite" in page
+
+
+def refuse(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_in_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "save_file", refuse)
+    with pytest.raises(RunStoppedError):
+        pretrain(reported(tmp_path / "run"))
+    assert (
+        "training stopped at step 2 ([Errno 28] No space left on device)"
+        in (tmp_path / "run" / "report.html").read_text()
+    )
+
+
+def test_a_full_disk_that_takes_no_report_either_is_told_as_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "save_file", refuse)
+    monkeypatch.setattr(pretrain_report, "write_whole", refuse)
+    with pytest.raises(RunStoppedError, match="step 2"):
+        pretrain(reported(tmp_path / "run"))
+    assert not (tmp_path / "run" / "report.html").exists()
