@@ -68,6 +68,8 @@ OPTIONS = {
         "num_neighbours",
         "seed",
         "cache",
+        "device",
+        "precision",
         "num_workers",
         "report",
     },
@@ -114,6 +116,8 @@ OPTIONS = {
         "seed",
         "cache",
         "json",
+        "device",
+        "precision",
         "batch_size",
     },
     "predict": {

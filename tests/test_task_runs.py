@@ -211,9 +211,12 @@ def test_a_sweep_leaves_every_setting_at_every_epoch(run, tmp_path):
         )
 
 
-def test_a_run_scored_again_gives_the_same_figures(run, tmp_path):
-    run("probe", *world_words(), "--epochs=2", "--learning-rates=[0.01]", "--weight-decays=[0]", "--report=false")
-    status, out, _ = run("evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_run_scored_again_gives_the_same_figures(precision, run, tmp_path):
+    words = ["--epochs=2", "--learning-rates=[0.01]", "--weight-decays=[0]", f"--precision={precision}"]
+    run("probe", *world_words(), *words, "--device=auto")
+    again = [f"--json={tmp_path / 'again.json'}", f"--precision={precision}"]
+    status, out, _ = run("evaluate", f"--run={tmp_path / 'run'}", *again)
     assert status == 0
     first, again = scores_of(tmp_path / "run")["scores"]["test"], json.loads((tmp_path / "again.json").read_text())
     for name, value in first["figures"].items():

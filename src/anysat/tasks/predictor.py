@@ -97,8 +97,13 @@ class Predictor(nn.Module):
         return self.encoder.device
 
     def forward(self, batch: Batch) -> Tensor:
-        """Outputs (tile … output) of source values; of several patch sizes, their mean."""
-        outputs = [self.head(self.see(batch, size)) for size in self.view.patch_sizes_m]
+        """Outputs (tile … output) of source values; of several patch sizes, their mean.
+
+        The head multiplies in the type of its weights, whatever the encoder does: as it was fitted.
+        """
+        seen = [self.see(batch, size) for size in self.view.patch_sizes_m]
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = [self.head(one) for one in seen]
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
     def see(self, batch: Batch, patch_size_m: float) -> Embeddings:

@@ -18,6 +18,7 @@ from anysat.data.work import fingerprint, to_json, versions, write_whole
 from anysat.errors import InputError
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
+from anysat.model.precision import find_device, find_precision
 from anysat.probing.cache import Features, extract
 from anysat.tasks.base import Task
 from anysat.tasks.heads import dense_of, pooled
@@ -138,7 +139,7 @@ def _embeddings(config: EvaluateConfig, data: OpenData, weights: str, samples: _
     """Every patch size and way of pooling of one encoder."""
     is_pixel = data.target.level == "pixel"
     for size in config.patch_sizes_m or data.record.patch_sizes_m[:1]:
-        encoder = _encoder(weights, config.seed)
+        encoder = _encoder(weights, config.seed).to(find_device(config.device))
         modalities = config.data.modalities or list(data.record.modalities)
         view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=None,
                          needs_dense=is_pixel)  # fmt: skip
@@ -147,7 +148,7 @@ def _embeddings(config: EvaluateConfig, data: OpenData, weights: str, samples: _
         with_statistics(encoder, data, None, modalities, folder, config.seed)
         found = [
             extract(encoder, getattr(data, split), size, folder, modalities=modalities, dense=view.dense,
-                    progress=progress_bar)
+                    precision=find_precision(config.precision, encoder.device), progress=progress_bar)
             for split in SPLITS
         ]  # fmt: skip
         for name, vectors in (_OF_PIXELS if is_pixel else _OF_TILES).items():

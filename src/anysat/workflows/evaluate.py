@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anysat.errors import InputError, RecordError
+from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.probe import Scored
 from anysat.workflows.supervised import LabelledData
 
@@ -49,6 +50,11 @@ class EvaluateConfig:
     """Folder of embeddings; null for one in the cache of the package."""
     json: str | None = None
     """File for the figures."""
+    device: str = "cpu"
+    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    precision: str = "float32"
+    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
+    float32 gives the same figures on every machine."""
     batch_size: int = 8
     """Tiles at a time."""
 
@@ -58,6 +64,8 @@ class EvaluateConfig:
         for name in ("batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
             raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):

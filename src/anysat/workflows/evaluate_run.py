@@ -11,6 +11,7 @@ import yaml
 from anysat.data.base import open_dataset
 from anysat.data.work import fingerprint, to_json, write_whole
 from anysat.errors import InputError, MissingFileError
+from anysat.model.precision import find_device, find_precision
 from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
@@ -27,7 +28,8 @@ from anysat.workflows.task_text import score_lines
 def evaluate_run(config: EvaluateConfig) -> Scored:
     """See `evaluate`."""
     run = Path(str(config.run))
-    predictor = load_task(run)
+    predictor = load_task(run, device=find_device(config.device))
+    precision = find_precision(config.precision, predictor.device)
     kept = run / CONFIG
     if not kept.is_file():
         raise MissingFileError(kept, "the options the run was made with; give the run folder, not its predictor file")
@@ -42,12 +44,13 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
         raise InputError(f"{data.dataset}, split {config.split}", "at least one tile", "none")
     with progress_bar(f"scores of {config.split}", len(tiles)) as advance:
         if config.crop_m is None:
-            found = score(predictor, tiles, config.batch_size, advance=advance)
+            found = score(predictor, tiles, config.batch_size, advance=advance, precision=precision)
         else:
-            found = score_crops(predictor, tiles, config.crop_m, advance=advance)
+            found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision)
     sheet = described(found, predictor.task)
     content: dict[str, Any] = {
-        "run": str(run), "split": config.split, "crop_m": config.crop_m, "scores": sheet, "data": fingerprint(tiles),
+        "run": str(run), "split": config.split, "crop_m": config.crop_m, "precision": precision,
+        "scores": sheet, "data": fingerprint(tiles),
         "selected_on": predictor.provenance.get("selected_on"), "config": options,
     }  # fmt: skip
     if config.json is not None:

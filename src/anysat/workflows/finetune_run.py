@@ -16,6 +16,7 @@ from anysat.data.work import to_json, write_whole
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric
+from anysat.model.precision import Precision
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import HEADS
@@ -23,7 +24,7 @@ from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
-from anysat.train.trainer import Fitted, fit
+from anysat.train.trainer import Fitted, device_of, fit
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
@@ -49,9 +50,9 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
             return Scored(text=text, exit_status=fitted.exit_status)
         best = _best(run)
         load_objective(objective, best.tensors())
-        done = objective.finished()
+        done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
-        scores = {split: _scored(done, data, split, names) for split, names in unseen.items()}
+        scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
         selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
         facts = {
             "statistics": whose, "seed": config.seed, "unseen": unseen,
@@ -125,7 +126,8 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
         lambda rank, world_size: Mixture(parts=[part], seed=config.seed, rank=rank, world_size=world_size),
         optimiser=config.optimiser, engine=config.engine, keep=keep, seed=config.seed,
         num_steps=config.epochs * per_epoch, max_steps=config.max_steps, run=run,
-        monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size)],
+        monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size,
+                          precision=_precision(config))],
     )  # fmt: skip
 
 
@@ -144,7 +146,12 @@ def _best(run: RunFolder) -> Checkpoint:
     return last if best is None else checkpoint_at(run.checkpoints, int(best["step"])) or last
 
 
-def _scored(predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
+def _precision(config: FinetuneConfig) -> Precision:
+    """Of scores, those of validation and the last ones alike: bf16 where it was trained so."""
+    return "bf16" if config.engine.precision == "bf16" else "float32"
+
+
+def _scored(config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance, unseen=unseen)
+        return score(predictor, tiles, advance=advance, unseen=unseen, precision=_precision(config))

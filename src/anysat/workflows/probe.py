@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
@@ -63,13 +64,18 @@ class ProbeConfig:
     """Of everything that is drawn."""
     cache: str | None = None
     """Folder of embeddings; null for one in the run folder."""
+    device: str = "cpu"
+    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    precision: str = "float32"
+    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
+    float32 gives the same figures on every machine."""
     num_workers: int = 0
     """Processes that read tiles."""
     report: bool = True
     """Write a page, report.html."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"preset", "out", "resume", "root", "cache", "num_workers", "report"}
+        {"preset", "out", "resume", "root", "cache", "device", "num_workers", "report"}
     )
     """Options that another session of a run may have otherwise."""
 
@@ -82,6 +88,8 @@ class ProbeConfig:
         for name in ("epochs", "batch_size", "num_neighbours"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
         if self.patience is not None and self.patience < 1:

@@ -14,6 +14,7 @@ import torch
 from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.model.checkpoint import load
+from anysat.model.precision import find_device, find_precision
 from anysat.probing.cache import Features, extract
 from anysat.probing.neighbours import told
 from anysat.tasks.base import Task
@@ -56,6 +57,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
         }  # fmt: skip
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
         if config.method != "knn":
+            predictor.to(predictor.device)  # the head was fitted to embeddings on the processor
             predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
             predictor.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))
@@ -70,7 +72,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
 
 def _prepared(config: ProbeConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, dict[str, list[Features]], str]:
     """An untrained head on the frozen encoder, and the embeddings of the three splits."""
-    encoder = load(config.weights).requires_grad_(False)
+    encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
     modalities = config.data.modalities or list(data.record.modalities)
     head = config.head or DEFAULT_HEADS[data.target.level]
     needs_dense = head in HEADS and HEADS[head].dense
@@ -79,11 +81,12 @@ def _prepared(config: ProbeConfig, data: OpenData, run: RunFolder) -> tuple[Pred
         dense=config.dense, needs_dense=needs_dense,
     )  # fmt: skip
     whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
+    precision = find_precision(config.precision, encoder.device)
     cache = Path(config.cache) if config.cache is not None else run.path / "features"
     features = {
         split: [
             extract(encoder, tiles, size, cache, modalities=modalities, dense=view.dense,
-                    num_workers=config.num_workers, progress=progress_bar)
+                    precision=precision, num_workers=config.num_workers, progress=progress_bar)
             for size in view.patch_sizes_m
         ]
         for split, tiles in (("train", data.train), ("val", data.val), ("test", data.test))
