@@ -23,8 +23,8 @@ from anysat.normalise import Normaliser
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.train.checkpoints import checkpoint_steps
+from anysat.train.metrics import read_metrics
 from anysat.workflows.task_parts import fitted_task, make_view
-from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES
 from miniatures import miniature
 
 DATASETS = [name for name in dataset_names() if name not in ("world", "bigearthnet_pairs")]
@@ -367,6 +367,21 @@ def test_fine_tuning_ends_when_nothing_becomes_better(run, tmp_path):
     assert scores_of(tmp_path / "run")["selection"] == before
 
 
+def test_fine_tuning_ends_no_earlier_than_it_may_and_warms_up_by_epochs(run, tmp_path):
+    words = [*world_words(), "--epochs=30", "--patience=1", "--min-epochs=4", "--warmup-epochs=4", "--batch-size=7"]
+    words += ["--optimiser.learning-rate=1e-12", "--report=false", "--keep.log-every=1", "--monitor=accuracy"]
+    status, _, err = run("finetune", *words)
+    assert status == 0, err
+    found = scores_of(tmp_path / "run")
+    assert (found["primary"], "accuracy" in found["scores"]["val"]["intervals"]) == ("accuracy", True)
+    measured = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert len(measured["val/loss"]) - 1 == 4, "as many epochs as it must last, after what was there before"
+    per_epoch = measured["val/loss"][1][0]
+    rates = [value for _, value in measured["learning_rate"]]
+    assert rates == pytest.approx([1e-12 * (n + 1) / (4 * per_epoch) for n in range(4 * per_epoch)])
+    assert "0 where --optimiser.warmup-steps is given" in run("finetune", *words, "--optimiser.warmup-steps=3")[2]
+
+
 def test_new_sensors_get_projectors_of_their_own(run, tmp_path):
     torch.manual_seed(0)
     save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")
@@ -447,40 +462,3 @@ def test_evaluate_wants_a_run_or_a_comparison(run):
     status, _, err = run("evaluate")
     assert status == 2
     assert "either --run RUN or --compare" in err
-
-
-# -- presets ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("command", "name"), [*(("probe", n) for n in PROBES), *(("finetune", n) for n in FINETUNES)])
-def test_presets_fit_their_datasets(command, name):
-    config = (PROBES if command == "probe" else FINETUNES)[name]()
-    record = find_dataset(config.data.dataset)
-    target = record.target(config.data.target)
-    assert set(config.data.modalities or record.modalities) <= set(record.modalities)
-    assert config.dense is None or config.dense in (config.data.modalities or record.modalities)
-    assert (target.level == "pixel") == (config.dense is not None)
-    for size in config.patch_sizes_m:
-        assert record.tile_m % size == 0 or name.startswith("world")
-    assert all(key in {("probe", n) for n in PROBES} | {("finetune", n) for n in FINETUNES} for key in PAPER)
-
-
-def test_published_probes_have_the_published_sizes():
-    """Head of the base width, from the paper's table (spec 5)."""
-    from anysat.tasks.heads import head_config, make_head
-
-    wanted = {
-        "bradd": 6146,
-        "sickle": 6146,
-        "sen1floods11": 6146,
-        "pastis": 33812,
-        "timesen2crop": 13840,
-        "so2sat": 14609,
-    }
-    for name, count in wanted.items():
-        config = PROBES[name]()
-        target = find_dataset(config.data.dataset).target(config.data.target)
-        made = head_config(config.head, target, len(target.classes) + config.void_output, 768,
-                           patch_size_m=config.patch_sizes_m[0],
-                           dense=None if config.dense is None else MODALITIES[config.dense])  # fmt: skip
-        assert sum(p.numel() for p in make_head(made).parameters()) == count, name

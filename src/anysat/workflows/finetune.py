@@ -46,6 +46,8 @@ class FinetuneConfig:
     """tile, pooled or both for a target of tiles; dense, patches or conv of pixels; null for `both`, `dense`."""
     epochs: int = 50
     """Passes over the training tiles that schedules are made for."""
+    warmup_epochs: int = 0
+    """Epochs over which the learning rate rises first, in place of --optimiser.warmup-steps."""
     batch_size: int = 16
     """Tiles in a micro-batch of one process."""
     layer_decay: float = 1.0
@@ -71,6 +73,10 @@ class FinetuneConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     patience: int | None = 10
     """Epochs without a better validation score after which it ends; null for none."""
+    min_epochs: int = 0
+    """Epochs before which patience ends nothing."""
+    monitor: str | None = None
+    """Validation score, as accuracy or f1_macro, by which the best weights are chosen; null for the task's own."""
     keep: KeepConfig = field(default_factory=lambda: KeepConfig(save_every=100))
     report: bool = True
     """Write a page, report.html."""
@@ -94,6 +100,11 @@ class FinetuneConfig:
         for name in ("layer_decay", "keep_dates_frac"):
             if not 0 < getattr(self, name) <= 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "a share above 0, up to 1")
+        for name in ("min_epochs", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        if self.warmup_epochs and self.optimiser.warmup_steps:
+            raise RecordError("--warmup-epochs", self.warmup_epochs, "0 where --optimiser.warmup-steps is given")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
 

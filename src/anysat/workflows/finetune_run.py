@@ -109,7 +109,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
                 parts.append(torch.as_tensor(data.train[number].targets[data.target.name]))
                 advance(1)
         truth = torch.stack(parts)
-    return fitted_task(data.target, truth, balanced, void_output=config.void_output)
+    return fitted_task(data.target, truth, balanced, void_output=config.void_output, monitor=config.monitor)
 
 
 def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: RunFolder) -> Fitted:
@@ -119,12 +119,19 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
         augmentation=Augmentation(turns_and_flips=config.turns_and_flips, keep_dates_frac=config.keep_dates_frac),
     )  # fmt: skip
     keep = replace(
-        config.keep, keep_best=f"val/{task.primary}", best_is_highest=task.highest_is_best, patience=config.patience
+        config.keep,
+        keep_best=f"val/{task.primary}",
+        best_is_highest=task.highest_is_best,
+        patience=config.patience,
+        min_steps=config.min_epochs * per_epoch,
     )
+    optimiser = config.optimiser
+    if config.warmup_epochs:
+        optimiser = replace(optimiser, warmup_steps=config.warmup_epochs * per_epoch)
     return fit(
         objective,
         lambda rank, world_size: Mixture(parts=[part], seed=config.seed, rank=rank, world_size=world_size),
-        optimiser=config.optimiser, engine=config.engine, keep=keep, seed=config.seed,
+        optimiser=optimiser, engine=config.engine, keep=keep, seed=config.seed,
         num_steps=config.epochs * per_epoch, max_steps=config.max_steps, run=run,
         monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size,
                           precision=_precision(config))],

@@ -12,6 +12,7 @@ from anysat.model.precision import PRECISIONS
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
+Schedule = Literal["cosine", "plateau"]
 ClassWeights = Literal["none", "balanced"]
 
 
@@ -49,6 +50,17 @@ class ProbeConfig:
     """Most passes over the training tiles."""
     patience: int | None = 15
     """Epochs without a better validation score after which it ends; null for none."""
+    min_epochs: int = 0
+    """Epochs before which patience ends nothing."""
+    monitor: str | None = None
+    """Validation score, as accuracy or f1_macro, by which settings and epochs are chosen; null for the task's own."""
+    schedule: Schedule = "cosine"
+    """`cosine` falls to 0 over all epochs; `plateau` falls by ten when the validation loss has not become lower for 10
+    epochs."""
+    warmup_epochs: int | None = None
+    """Epochs over which the learning rate of `cosine` rises first; null for a tenth of them."""
+    clip_norm: float | None = 1.0
+    """Longest gradient; null does not clip."""
     batch_size: int = 32
     """Tiles per step."""
     class_weights: ClassWeights = "none"
@@ -82,7 +94,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
             object.__setattr__(self, "data", LabelledData(**self.data))
-        for name, known in (("method", get_args(Method)), ("class_weights", get_args(ClassWeights))):
+        choices = {"method": Method, "class_weights": ClassWeights, "schedule": Schedule}
+        for name, known in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in known:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), f"one of {', '.join(known)}")
         for name in ("epochs", "batch_size", "num_neighbours"):
@@ -94,6 +107,13 @@ class ProbeConfig:
             raise RecordError("--seed", self.seed, "0 or more")
         if self.patience is not None and self.patience < 1:
             raise RecordError("--patience", self.patience, "1 or more, or null")
+        for name in ("min_epochs", "warmup_epochs"):
+            if (getattr(self, name) or 0) < 0:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise RecordError("--clip-norm", self.clip_norm, "a number above 0, or null")
+        if self.schedule == "plateau" and self.warmup_epochs is not None:
+            raise RecordError("--warmup-epochs", self.warmup_epochs, "null with --schedule plateau, which has none")
         for name in ("learning_rates", "weight_decays"):
             values = getattr(self, name)
             if not values or any(value < 0 or (name == "learning_rates" and value == 0) for value in values):

@@ -20,7 +20,7 @@ from anysat.probing.neighbours import told
 from anysat.tasks.base import Task
 from anysat.tasks.heads import HEADS, make_head
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
-from anysat.tasks.probe import Trained, check_labelled, fit_heads, grid, score_heads
+from anysat.tasks.probe import Recipe, Trained, check_labelled, fit_heads, grid, score_heads
 from anysat.tasks.scores import Scores
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.labelled_data import OpenData, open_data
@@ -94,17 +94,20 @@ def _prepared(config: ProbeConfig, data: OpenData, run: RunFolder) -> tuple[Pred
     for what, split in (("training", "train"), ("validation", "val")):
         check_labelled(data.target, features[split][0].targets[data.target.name], what)
     truth = features["train"][0].targets[data.target.name]
-    task = fitted_task(data.target, truth, config.class_weights == "balanced", void_output=config.void_output)
+    task = fitted_task(data.target, truth, config.class_weights == "balanced", void_output=config.void_output,
+                       monitor=config.monitor)  # fmt: skip
     return Predictor(encoder, task, view, head), features, whose
 
 
 def _fitted(config: ProbeConfig, predictor: Predictor, features: dict[str, list[Features]]) -> Trained:
     settings = list(grid(config.learning_rates, config.weight_decays))
+    recipe = Recipe(schedule=config.schedule, warmup_epochs=config.warmup_epochs, clip_norm=config.clip_norm,
+                    min_epochs=config.min_epochs)  # fmt: skip
     make: Callable[[], torch.nn.Module] = lambda: make_head(predictor.head_config)  # noqa: E731
     with progress_bar("epochs", config.epochs) as advance:
         return fit_heads(
             predictor.task, make, features["train"], features["val"], settings, epochs=config.epochs,
-            batch_size=config.batch_size, seed=config.seed, patience=config.patience, advance=advance,
+            batch_size=config.batch_size, seed=config.seed, patience=config.patience, recipe=recipe, advance=advance,
         )  # fmt: skip
 
 

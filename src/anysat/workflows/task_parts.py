@@ -127,7 +127,9 @@ def _finest(modalities: Sequence[Modality], target: Target) -> str:
     return (coarse or tiling)[0].key
 
 
-def fitted_task(target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False) -> Task:
+def fitted_task(
+    target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None
+) -> Task:
     """The task of a target, with what it takes from the training tiles' targets: class weights, mean, deviation.
 
     Raises:
@@ -143,16 +145,19 @@ def fitted_task(target: Target, truth: Tensor, balanced: bool, *, void_output: b
         if int(known.sum()) < 2:
             raise InputError(f"target {target.name!r}", "at least two training values", int(known.sum()))
         deviation = float(values[known].std(correction=0))
-        return make_task(target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0})
+        return make_task(
+            target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0, "monitor": monitor}
+        )
+    options: dict[str, Any] = {"monitor": monitor} | ({"void_output": True} if void_output else {})
     if not balanced:
-        return make_task(target, {"void_output": True} if void_output else None)
+        return make_task(target, options)
     if target.kind == "labels":
         positive = truth.double().mean(0)
         weights = torch.where(positive > 0, (1 - positive) / positive.clamp_min(1e-9), 1.0)
-        return make_task(target, {"class_weights": tuple(weights.tolist())})
+        return make_task(target, options | {"class_weights": tuple(weights.tolist())})
     labels = truth.long().flatten()
     counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))
-    return make_task(target, {"class_weights": inverse_frequency(counts), "void_output": void_output})
+    return make_task(target, options | {"class_weights": inverse_frequency(counts)})
 
 
 def result(

@@ -47,9 +47,9 @@ def score_lines(scores: Mapping[str, Any], command: str, preset: str) -> list[st
 
 def paper_line(command: str, preset: str) -> list[str]:
     """The paper's figure for a preset, where there is one."""
-    from anysat.workflows.task_presets import PAPER
+    from anysat.workflows.task_presets import PAPER, RECOMMENDED
 
-    paper = PAPER.get((command, preset))
+    paper = PAPER.get((command, preset.removesuffix(RECOMMENDED)))
     return (
         [] if paper is None else [f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"]
     )
