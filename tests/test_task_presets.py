@@ -50,6 +50,8 @@ def test_presets_are_the_published_settings(command, name):
     rates = [config.optimiser.learning_rate] if command == "finetune" else config.learning_rates
     decays = [config.optimiser.weight_decay] if command == "finetune" else config.weight_decays
     assert (rates, decays) == ([rate], [decay])
+    days = "days_since 2018-09-01" if name.startswith("pastis") else "day_of_year"
+    assert config.day_convention == days, "as the published weights saw them"
     how = config.optimiser if command == "finetune" else config
     assert (how.schedule, how.clip_norm) == (schedule, None)
     assert (config.warmup_epochs or 0) == (WARM_UP if schedule == "cosine" else 0)
@@ -61,7 +63,7 @@ def test_presets_are_the_published_settings(command, name):
 @pytest.mark.parametrize(("command", "name"), TABLE)
 def test_what_is_recommended_differs_in_settings_alone(command, name):
     published, ours = made(command, name), made(command, f"{name}-recommended")
-    for option in ("weights", "data", "patch_sizes_m", "dense", "batch_size"):
+    for option in ("weights", "data", "patch_sizes_m", "dense", "batch_size", "day_convention"):
         assert getattr(ours, option) == getattr(published, option), option
     if command == "probe":
         assert len(ours.learning_rates) * len(ours.weight_decays) > 1

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.metrics import read_metrics
-from anysat.workflows.task_parts import fitted_task, make_view
+from anysat.workflows import labelled_data
+from anysat.workflows.task_parts import fitted_task, make_view, number_days
 from miniatures import miniature
 
 DATASETS = [name for name in dataset_names() if name not in ("world", "bigearthnet_pairs")]
@@ -79,7 +81,7 @@ def world_words(target="land_cover", patch=30):
 def of_miniature(name):
     record = find_dataset(name)
     return [f"--data.dataset={name}", f"--data.root={miniature(name)}", f"--data.target={record.targets[0].name}",
-            f"--patch-sizes-m=[{record.patch_sizes_m[0]:g}]"]  # fmt: skip
+            f"--patch-sizes-m=[{record.patch_sizes_m[0]:g}]", f"--day-convention={record.day_convention}"]  # fmt: skip
 
 
 def scores_of(folder):
@@ -125,6 +127,7 @@ def test_ten_tiles_are_learnt_by_heart(name, trained, weights):
     batch = Batch.of([_cut(every[n], size, target) for n in range(LEARNT_TILES)])
     encoder = load(weights)
     encoder.normaliser = Normaliser.from_batch(batch)
+    number_days(encoder, record, record.day_convention)
     is_pixel = target.level == "pixel"
     view = make_view(encoder, record, target, modalities=list(batch.observations), patch_sizes_m=[size], dense=None,
                      needs_dense=is_pixel)  # fmt: skip
@@ -259,8 +262,6 @@ def test_neighbours_are_asked_without_training(run, tmp_path):
 @pytest.fixture
 def darkness(monkeypatch):
     """Every third tile of any dataset has no valid value."""
-    from dataclasses import replace
-
     from anysat.data.base import TileDataset
 
     read = TileDataset.__getitem__
@@ -325,6 +326,31 @@ def test_a_modality_the_weights_do_not_know_is_refused(run, tmp_path):
     status, _, err = run("probe", *world_words(), f"--weights={tmp_path / 's2.safetensors'}")
     assert status == 2
     assert "finetune" in err
+
+
+@pytest.fixture
+def counted_from_march(monkeypatch):
+    """SICKLE, had it been published with days that are counted on."""
+    record = replace(find_dataset("sickle"), day_convention="days_since 2018-03-01")
+    monkeypatch.setattr(labelled_data, "find_dataset", lambda _: record)
+    return record
+
+
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_days_are_numbered_as_the_weights_do_which_is_told_where_the_dataset_does_otherwise(
+    command, run, tmp_path, counted_from_march
+):
+    words = [*of_miniature("sickle")[:-1], "--epochs=1", "--batch-size=2", "--report=false"]
+    with pytest.warns(
+        UserWarning, match=r"SICKLE numbers days by 'days_since 2018-03-01', these weights by 'day_of_year'"
+    ):
+        status, _, err = run(command, *words)
+    assert status == 0, err
+    assert load_task(tmp_path / "run").encoder.config.day_convention == "day_of_year"
+    status, _, err = run(command, *words, "--day-convention=days_since 2018-03-01", out="asked")  # no warning
+    assert status == 0, err
+    assert load_task(tmp_path / "asked").encoder.config.day_convention == "days_since 2018-03-01"
+    assert "day_of_year" in run(command, *words, "--day-convention=doy", out="wrong")[2]
 
 
 def test_an_unknown_preset_is_named_with_those_there_are(run):

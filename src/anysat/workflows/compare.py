@@ -38,7 +38,7 @@ from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import described, fitted_task, make_view, with_statistics
+from anysat.workflows.task_parts import described, fitted_task, make_view, number_days, with_statistics
 from anysat.workflows.task_text import FIGURES, with_interval
 
 BASELINE = "statistics"
@@ -140,6 +140,7 @@ def _embeddings(config: EvaluateConfig, data: OpenData, weights: str, samples: _
     is_pixel = data.target.level == "pixel"
     for size in config.patch_sizes_m or data.record.patch_sizes_m[:1]:
         encoder = _encoder(weights, config.seed).to(find_device(config.device))
+        number_days(encoder, data.record, None)
         modalities = config.data.modalities or list(data.record.modalities)
         view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=None,
                          needs_dense=is_pixel)  # fmt: skip

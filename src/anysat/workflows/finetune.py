@@ -62,6 +62,9 @@ class FinetuneConfig:
     """Place each training tile in one of the 8 ways a square fits on itself."""
     keep_dates_frac: float = 1.0
     """Share of the dates of each series that a training step sees, drawn anew."""
+    day_convention: str | None = None
+    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    trained."""
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""

@@ -30,7 +30,7 @@ from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import SCORES, extended, fitted_task, make_view, result, with_statistics
+from anysat.workflows.task_parts import SCORES, extended, fitted_task, make_view, number_days, result, with_statistics
 from anysat.workflows.task_text import summary
 
 MOST_TARGETS = 2000
@@ -73,6 +73,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str]:
     encoder = load(config.weights) if config.weights is not None else _new(config)
+    number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     torch.manual_seed(config.seed)
     if config.trained in ("projectors", "all"):

@@ -67,6 +67,9 @@ class ProbeConfig:
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False
     """One output more, of what has no label, as in the published heads."""
+    day_convention: str | None = None
+    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    trained."""
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""

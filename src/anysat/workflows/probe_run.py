@@ -27,7 +27,7 @@ from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import ProbeConfig, Scored
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import SCORES, fitted_task, make_view, result, with_statistics
+from anysat.workflows.task_parts import SCORES, fitted_task, make_view, number_days, result, with_statistics
 from anysat.workflows.task_text import summary
 
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
@@ -73,6 +73,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
 def _prepared(config: ProbeConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, dict[str, list[Features]], str]:
     """An untrained head on the frozen encoder, and the embeddings of the three splits."""
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
+    number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     head = config.head or DEFAULT_HEADS[data.target.level]
     needs_dense = head in HEADS and HEADS[head].dense

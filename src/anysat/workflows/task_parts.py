@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,26 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
     made.load_state_dict(encoder.state_dict())
     made.provenance = {**encoder.provenance, "new_projectors": ", ".join(new)}
     return made, new
+
+
+def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> None:
+    """Number a dataset's days as asked for; else as the weights do, which is told where the dataset has them otherwise.
+
+    The encoder keeps the convention, and with it what is made of it.
+
+    Raises:
+        RecordError: there is no such convention.
+    """
+    own = encoder.config.day_convention
+    if asked is not None:
+        encoder.config = replace(encoder.config, day_convention=asked)
+    elif own != record.day_convention:
+        warnings.warn(
+            f"{record.title} numbers days by {record.day_convention!r}, these weights by {own!r}, which is kept: right "
+            "where they were trained so on these data, too, as `anysat pretrain` does; published weights saw them as "
+            f"the dataset has them: --day-convention {record.day_convention!r}",
+            stacklevel=2,
+        )
 
 
 def make_view(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from anysat.data.base import find_dataset
 from anysat.train.config import EngineConfig, OptimiserConfig, Schedule
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.probe import ProbeConfig
@@ -39,7 +40,10 @@ def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
 
     def made() -> Any:
         given = published()
-        kept = {name: getattr(given, name) for name in ("weights", "data", "patch_sizes_m", "dense", "batch_size")}
+        kept = {
+            name: getattr(given, name)
+            for name in ("weights", "data", "patch_sizes_m", "dense", "batch_size", "day_convention")
+        }
         if isinstance(given, ProbeConfig):
             return ProbeConfig(**kept)
         return FinetuneConfig(**kept, trained=given.trained, engine=given.engine, warmup_epochs=5, layer_decay=0.8)
@@ -56,8 +60,13 @@ def _published(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, learning_rates=[learning_rate], weight_decays=[0.0],
         epochs=200, min_epochs=MIN_EPOCHS, patience=10, clip_norm=None, schedule=schedule,
-        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else None, **options,
+        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else None, day_convention=_days_of(dataset), **options,
     )  # fmt: skip
+
+
+def _days_of(dataset: str) -> str:
+    """As the published weights have seen the dataset's days."""
+    return find_dataset(dataset).day_convention
 
 
 def pastis() -> ProbeConfig:
@@ -153,7 +162,8 @@ def _published_finetune(
     return FinetuneConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, min_epochs=MIN_EPOCHS, patience=10,
-        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else 0, turns_and_flips=False,
+        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else 0, day_convention=_days_of(dataset),
+        turns_and_flips=False,
         optimiser=OptimiserConfig(
             learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, decay_all=True
         ),
