@@ -41,7 +41,8 @@ class ProbeConfig:
     """tile, pooled or both (tile token, mean of the patches, both) for a target of tiles; dense, patches or conv for
     one of pixels; null for `both` and `dense`."""
     method: Method = "linear"
-    """`linear` trains the head; `knn` asks the nearest neighbours of the tile's embedding and trains nothing."""
+    """`linear` trains the head; `knn` trains nothing: it asks the nearest training tiles, or sub-patches for a target
+    of pixels, up to 20,000 of which are kept in the predictor."""
     learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2])
     """Each is tried with each weight decay, all at once; the best on the validation split is kept."""
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
@@ -73,8 +74,8 @@ class ProbeConfig:
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""
-    num_neighbours: int = 20
-    """Of knn."""
+    num_neighbours: list[int] = field(default_factory=lambda: [1, 3, 10, 30, 100])
+    """Of knn; each is tried, and the best on the validation split is kept."""
     seed: int = 0
     """Of everything that is drawn."""
     cache: str | None = None
@@ -101,7 +102,7 @@ class ProbeConfig:
         for name, known in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in known:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), f"one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "num_neighbours"):
+        for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
         if self.precision not in PRECISIONS:
@@ -110,6 +111,11 @@ class ProbeConfig:
             raise RecordError("--seed", self.seed, "0 or more")
         if self.patience is not None and self.patience < 1:
             raise RecordError("--patience", self.patience, "1 or more, or null")
+        if not self.num_neighbours or min(self.num_neighbours) < 1:
+            raise RecordError("--num-neighbours", self.num_neighbours, "at least one, each 1 or more")
+        if self.method == "knn" and (self.head is not None or self.class_weights != "none"):
+            name = "--head" if self.head is not None else "--class-weights"
+            raise RecordError(name, self.head or self.class_weights, "what is the default, with --method knn")
         for name in ("min_epochs", "warmup_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
