@@ -1,9 +1,16 @@
 """Presets of the paper's experiments: the settings of its table (spec 5), and what is recommended beside them."""
 
 import pytest
+import torch
 
 from anysat.data.base import find_dataset
 from anysat.modalities import MODALITIES
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.tasks.base import make_task
+from anysat.tasks.finetune import FineTuning
+from anysat.tasks.predictor import Predictor
+from anysat.workflows.task_parts import extended, make_view
 from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, PUBLISHED_WEIGHTS
 
 # modalities, dense, scale, batch, learning rate, weight decay, schedule, epochs, monitor: the rows of the spec's table.
@@ -106,3 +113,20 @@ def test_published_probes_have_the_published_sizes():
                            patch_size_m=config.patch_sizes_m[0],
                            dense=None if config.dense is None else MODALITIES[config.dense])  # fmt: skip
         assert sum(p.numel() for p in make_head(made).parameters()) == count, name
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("burn-scars-projectors", 3_394_529 + 6_146), ("spacenet7-projectors", 2_403_072 + 52_256)]
+)
+def test_probes_of_new_sensors_train_one_projector_and_the_head_at_the_published_sizes(name, count):
+    """Per projector: spec 2.14; heads: spec 5, of SpaceNet7 with two classes, 52,256 for 16 pixels of a sub-patch."""
+    config = FINETUNES[name]()
+    record = find_dataset(config.data.dataset)
+    target = record.target(config.data.target)
+    with torch.device("meta"):
+        encoder, new = extended(AnySat(ModelConfig.base()), config.data.modalities)
+        view = make_view(encoder, record, target, modalities=config.data.modalities, dense=config.dense,
+                         patch_sizes_m=config.patch_sizes_m, needs_dense=True)  # fmt: skip
+        objective = FineTuning(Predictor(encoder, make_task(target), view, config.head or "dense"), config.trained)
+    assert new == config.data.modalities
+    assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == count

@@ -34,7 +34,7 @@ class FineTuning(nn.Module):
     def __init__(self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8) -> None:
         super().__init__()
         self.predictor, self.trained, self.layer_decay = predictor, trained, layer_decay
-        adapt(predictor.encoder, trained, rank=rank)
+        adapt(predictor.encoder, trained, rank=rank, modalities=predictor.view.modalities)
         self.predictor.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:

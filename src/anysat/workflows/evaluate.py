@@ -21,11 +21,12 @@ class EvaluateConfig:
     """
 
     run: str | None = None
-    """Run folder of `anysat probe` or `finetune`."""
+    """Run folder of `anysat probe` or `finetune`; of a run over folds, each is scored by its own predictor."""
     compare: bool = False
     """Compare feature sets and models on --data instead."""
     split: str = "test"
-    """Split to score a run on; members may be joined by `+`."""
+    """Split to score a run on: `train`, `val` and `test` are those of the run, others those of the dataset; members may
+    be joined by `+`."""
     crop_m: float | None = None
     """Answer each tile of a run by five overlapping crops of this side, in its corners and its middle, and average
     their outputs; null for whole tiles. Of FLAIR, 100 covers the whole photo, as published."""

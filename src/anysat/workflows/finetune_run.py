@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import HEADS
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
+from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit
@@ -53,7 +55,8 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
         scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
-        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
+        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data),
+                     "curve": _curve(run.path / METRICS, done.task.primary)}  # fmt: skip
         facts = {
             "statistics": whose, "seed": config.seed, "unseen": unseen,
             "seconds": {"all": round(time.monotonic() - began, 1)},
@@ -144,6 +147,20 @@ def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
     devices = engine.devices if isinstance(engine.devices, int) else max(1, torch.cuda.device_count())
     in_a_step = min(config.batch_size, len(data.train)) * devices * engine.num_nodes * engine.accumulate
     return max(1, len(data.train) // in_a_step)
+
+
+def _curve(path: Path, primary: str) -> list[dict[str, float | None]]:
+    """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file."""
+    if not path.is_file():
+        return []
+    measured = read_metrics(path)
+    losses, scores = measured.get("val/loss", []), dict(measured.get(f"val/{primary}", []))
+    points: list[dict[str, float | None]] = []
+    for (before, _), (step, loss) in pairwise(losses):  # the first was measured before the first step
+        trained = [value for at, value in measured.get("train/loss", []) if before < at <= step]
+        mean = sum(trained) / len(trained) if trained else None
+        points.append({"loss": mean, "val_loss": loss, primary: scores.get(step)})
+    return points
 
 
 def _best(run: RunFolder) -> Checkpoint:

@@ -14,7 +14,7 @@ from anysat.errors import InputError
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.writers import check_free, staged
 from anysat.model.precision import find_device, find_precision, multiplying
-from anysat.picture_samples import class_colours, sample_figure
+from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
@@ -64,7 +64,7 @@ def _write_map(
     if target.kind == "value":
         write_values(path, answer[None], geobox, [target.name], tags, target.unit)
     else:
-        write_classes(path, answer, geobox, target.classes, class_colours(len(target.classes)), tags)
+        write_classes(path, answer, geobox, target.classes, colours_of(target), tags)
     if len(files) > 2 and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
         write_values(files[2], shares, geobox, list(target.classes), tags)

@@ -20,6 +20,7 @@ from anysat.modalities import MODALITIES, Modality
 from anysat.model.checkpoint import find_statistics
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
+from anysat.picture_samples import with_colours
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
@@ -151,11 +152,12 @@ def _finest(modalities: Sequence[Modality], target: Target) -> str:
 def fitted_task(
     target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None
 ) -> Task:
-    """The task of a target, with what it takes from the training tiles' targets: class weights, mean, deviation.
+    """The task of a target, its palette fixed, with what it takes from the training tiles: weights, mean, deviation.
 
     Raises:
         InputError: fewer than two training values, or an option that has no meaning for this target.
     """
+    target = with_colours(target) if target.classes else target
     if target.kind != "class" and void_output:
         raise InputError("--void-output", "a target of classes", f"{target.name!r}, {target.kind}")
     if target.kind == "value" and balanced:
