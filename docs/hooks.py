@@ -1,5 +1,7 @@
 """Pages and tables made from the code when the documentation is built."""
 
+from typing import Any
+
 import torch
 
 from anysat.data.base import DatasetRecord, dataset_names, find_dataset
@@ -9,6 +11,8 @@ from anysat.modalities import MODALITIES, NOT_RELEASED
 from anysat.model.config import SIZES
 from anysat.model.encoder import AnySat
 from anysat.workflows.dataset_facts import NOT_CHECKED, holds, stored
+from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES
+from anysat.workflows.task_text import FIGURES
 
 
 def modalities_table() -> str:
@@ -98,12 +102,31 @@ def checks_table() -> str:
     return "\n".join(rows)
 
 
+def presets_table() -> str:
+    """One row per published experiment."""
+    rows = ["| command | preset | modalities | patch | batch | rate, decay | schedule, epochs | paper |",
+            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for (command, name), paper in PAPER.items():
+        config: Any = (PROBES if command == "probe" else FINETUNES)[name]()
+        if config.data.folds is not None:
+            continue
+        how = config if command == "probe" else config.optimiser
+        rate, decay = ((how.learning_rates[0], how.weight_decays[0]) if command == "probe"
+                       else (how.learning_rate, how.weight_decay))  # fmt: skip
+        warm = f", {config.warmup_epochs} warm up" if config.warmup_epochs else ""
+        rows.append(_row(command, f"`{name}`", " ".join(config.data.modalities), f"{config.patch_sizes_m[0]:g} m",
+                         str(config.batch_size), f"{rate:g}, {decay:g}", f"{how.schedule}, {config.epochs}{warm}",
+                         f"{FIGURES[paper.score]} {paper.value:.3f}, {paper.where}"))  # fmt: skip
+    return "\n".join(rows)
+
+
 TABLES = {
     "modalities": modalities_table,
     "sizes": sizes_table,
     "datasets": datasets_table,
     "dataset layouts": dataset_layouts,
     "checks": checks_table,
+    "presets": presets_table,
 }
 """What fills a comment of this name in a page."""
 

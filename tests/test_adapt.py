@@ -60,7 +60,7 @@ def randomise_additions(encoder):
 def wanted_names(encoder, trained):
     names = {name for name, _ in encoder.named_parameters()}
     return {
-        "head": set(), "all": names, "projectors": {name for name in names if name.startswith("projectors.")},
+        "head": set(), "all": names, "projectors": {name for name in names if name.startswith("projectors.") and ".l8." not in name},
         "lora": {name for name in names if name.endswith((".weight.0.up", ".weight.0.down"))},
     }[trained]  # fmt: skip
 

@@ -167,6 +167,7 @@ CHANGES = {
     "day convention": (COUNT, other_days, {}), "patch size": (COUNT, None, {"size": 10.0}),
     "other dense": (COUNT, None, {"dense": "spot"}), "no dense": (COUNT, None, {"dense": None}),
     "modalities": (COUNT, None, {"modalities": ("s2", "modis")}),
+    "precision": (COUNT, None, {"precision": "bf16"}),
     "pixel": (TILES_PER_FILE, None, {"tiles": Changed(one_pixel)}),
     "pixel of the image": (TILES_PER_FILE, None, {"tiles": Changed(one_pixel, "spot")}),
     "flag": (TILES_PER_FILE, None, {"tiles": Changed(one_flag)}),

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from anysat.data.base import Target
-from anysat.errors import InputError, RecordError
+from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.patches import PatchGrid
 from anysat.probing.cache import TILES_PER_FILE, Features
 from anysat.tasks.base import make_task
 from anysat.tasks.heads import HeadConfig, make_head
-from anysat.tasks.probe import Setting, check_labelled, fit_heads, grid, is_better, outputs_of, score_heads
+from anysat.tasks.probe import Recipe, Setting, check_labelled, fit_heads, grid, is_better, outputs_of, score_heads
 
 DIM, NAN = 8, math.nan
 KIND = Target(name="kind", level="tile", kind="class", classes=("a", "b", "c"), ignore=-1)
@@ -123,6 +123,53 @@ def test_the_same_seed_gives_the_same_head_to_the_bit_and_another_one_another(da
     assert states_equal(one.head, same.head)
     assert one.curve == same.curve
     assert not states_equal(one.head, other.head)
+
+
+def test_a_plateau_divides_by_ten_after_ten_epochs_without_a_lower_validation_loss(data, monkeypatch):
+    rates, real = [], torch.optim.AdamW.step
+
+    def noted(self, *args, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    nothing_learnt = Setting(learning_rate=1e-12, weight_decay=0.0)
+    fit(*data, [nothing_learnt], epochs=24, batch_size=30, recipe=Recipe(schedule="plateau"))
+    # torch counts the epochs after the first, and lets ten of them pass.
+    assert rates == pytest.approx([1e-12] * 12 + [1e-13] * 11 + [1e-14])
+
+
+@pytest.mark.parametrize("epochs", [2, 20])
+def test_a_probe_warms_up_for_as_many_epochs_as_are_asked_for(epochs, data, monkeypatch):
+    rates, real = [], torch.optim.AdamW.step
+
+    def noted(self, *args, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    fit(*data, [GOOD], epochs=30, batch_size=10, recipe=Recipe(warmup_epochs=epochs))
+    assert rates[: 3 * epochs] == pytest.approx([0.1 * (n + 1) / (3 * epochs) for n in range(3 * epochs)])
+    assert max(rates) == pytest.approx(0.1)
+
+
+def test_gradients_are_clipped_only_where_a_length_is_given(data, monkeypatch):
+    lengths, real = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: lengths.append(most) or real(p, most))
+    fit(*data, epochs=1, recipe=Recipe(clip_norm=None))
+    assert lengths == []
+    fit(*data, epochs=1, recipe=Recipe(clip_norm=0.3))
+    assert set(lengths) == {0.3}
+
+
+def test_settings_are_chosen_by_the_score_that_is_asked_for(data):
+    for name, best in (("accuracy", max), ("calibration_error", min)):
+        trained = fit(*data, [GOOD, SLOW], task=make_task(KIND, {"monitor": name}))
+        assert trained.score == best(point[name] for curve in trained.curves for point in curve)
+    with pytest.raises(UnknownNameError, match=r"accuracy"):
+        make_task(KIND, {"monitor": "acuracy"})
+    with pytest.raises(UnknownNameError, match="bias"):  # of which neither end is the best
+        make_task(MASS, {"monitor": "bias"})
 
 
 def test_a_setting_is_trained_the_same_whatever_is_tried_beside_it(data):
@@ -244,6 +291,8 @@ def test_it_ends_when_no_setting_has_improved_for_so_many_epochs(data):
     assert len(done) == len(trained.curve) == 5
     assert (trained.setting, trained.score, trained.epoch) == (SLOW, 0.3, 3)
     assert len(fit(*data, task=Told([0.5] * 6), epochs=6).curve) == 6, "no patience, no early end"
+    late = fit(*data, task=Told([0.5] * 6), epochs=6, patience=2, recipe=Recipe(min_epochs=5))
+    assert len(late.curve) == 5, "no end before as many epochs as it must last"
 
 
 # --- what cannot be

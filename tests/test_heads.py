@@ -12,7 +12,7 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.patches import PatchGrid
 from anysat.tasks.base import make_task
-from anysat.tasks.heads import HEADS, HeadConfig, config_of, head_config, make_head
+from anysat.tasks.heads import HEADS, NEIGHBOURS, HeadConfig, config_of, head_config, make_head
 
 NAN = math.nan
 DIM, ROWS, COLS, SIDE = 6, 2, 3, 2  # patches of a rectangle, and sub-patches along the side of one
@@ -52,8 +52,9 @@ def is_of_tiles(name):
     return True
 
 
-OF_TILES = [name for name in HEADS if is_of_tiles(name)]
-OF_PIXELS = [name for name in HEADS if name not in OF_TILES]
+TRAINED = [name for name in HEADS if name not in NEIGHBOURS.values()]
+OF_TILES = [name for name in TRAINED if is_of_tiles(name)]
+OF_PIXELS = [name for name in TRAINED if name not in OF_TILES]
 PIXELS = [(name, pixels) for name in OF_PIXELS for pixels in ((1, 1), (3, 1), (1, 2))]
 PIXELS = [(name, pixels, (2, 4) if name == "patches" else (ROWS, COLS)) for name, pixels in PIXELS]
 

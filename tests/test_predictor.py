@@ -4,6 +4,7 @@ import json
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 import anysat
 from anysat.batch import Batch
 from anysat.data.base import Target
-from anysat.errors import InputError, MissingFileError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
 from anysat.model.checkpoint import save
+from anysat.picture_samples import class_colours, colours_of, with_colours
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import FORMAT, PREDICTOR_FILE, Predictor, View, load_task
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
@@ -277,3 +279,15 @@ def test_a_batch_of_nothing_but_other_modalities_is_no_batch(predictor):
     empty = Batch(observations={}, ids=("a",))
     with pytest.raises(InputError, match="batch: expected the modality s2 or spot or modis"):
         predictor.predict(empty)
+
+
+def test_a_palette_is_a_colour_for_each_class():
+    assert np.allclose(colours_of(with_colours(KIND)), class_colours(3), atol=1 / 500), "what it was drawn in stays"
+    assert colours_of(replace(KIND, colours=("#000000", "#ff0000", "#0000ff"))).tolist() == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+    ]
+    for wrong in (("#000000",), ("#000000", "#ff0000", "blue"), ("#00000", "#ff0000f", "#0000ff")):
+        with pytest.raises(RecordError, match="none, or 3 as #rrggbb"):
+            replace(KIND, colours=wrong)

@@ -76,6 +76,26 @@ def test_every_fold_is_scored_once_and_one_file_tells_mean_and_spread(run, weigh
         assert data["test"] == name
 
 
+def test_a_run_over_folds_is_scored_again_fold_by_fold_and_has_a_page(run, tmp_path, capsys):
+    status, _, err = run("probe", "--report=true")
+    assert status == 0, err
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "3 folds" in page
+    for name in MEMBERS:
+        assert f'href="{name}/report.html"' in page
+        assert (tmp_path / "run" / name / "report.html").is_file()
+    first = json.loads((tmp_path / "run" / "folds.json").read_text())
+    assert f"{first['figures']['miou']['mean']:.3f}" in page
+    status = main(["evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}"])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {name: one["split"] for name, one in again["folds"].items()} == {name: name for name in MEMBERS}
+    for name in ("miou", "accuracy"):
+        assert again["figures"][name] == pytest.approx(first["figures"][name], abs=1e-6)
+    assert "land_cover in 3 folds, mean ± deviation" in said.out
+
+
 def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):
     done, real = [], probe_run.run_probe
 

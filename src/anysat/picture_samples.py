@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,19 @@ def class_colours(count: int) -> NDArray[np.float64]:
     return colours[np.arange(count) % len(colours)]
 
 
+def colours_of(target: Target) -> NDArray[np.float64]:
+    """(class 3) colours of a target's classes from 0 to 1: its own, or those that the package gives."""
+    if not target.colours:
+        return class_colours(len(target.classes))
+    return np.array([list(bytes.fromhex(colour[1:])) for colour in target.colours]) / 255
+
+
+def with_colours(target: Target) -> Target:
+    """A target with the colours in which it is drawn, so that they stay."""
+    colours = (255 * colours_of(target)).round().astype(np.uint8)
+    return replace(target, colours=tuple("#" + bytes(colour).hex() for colour in colours))
+
+
 def _draw_observation(axes: Axes, observation: Observation) -> None:
     modality = observation.modality
     rows, cols = observation.shape_px
@@ -110,7 +124,7 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
     """The classes of a raster, and in the cell beside it those that occur with their shares."""
     from matplotlib.patches import Patch
 
-    numbers, colours = raster.astype(np.int64), class_colours(len(target.classes))
+    numbers, colours = raster.astype(np.int64), colours_of(target)
     known = (numbers >= 0) & (numbers < len(target.classes))
     if target.ignore is not None:
         known &= numbers != target.ignore

@@ -1,14 +1,14 @@
 """What a dataset is: a record of facts and three functions; and the datasets found by name.
 
-To add a dataset, write one file in `data/datasets/` (or any importable module) that exports
-`DATASET`, a `DatasetRecord`. Command line, contract tests, documentation, mixtures and shards
-follow from it.
+To add a dataset, write one file in `data/datasets/` (or any importable module) that exports `DATASET`, a
+`DatasetRecord`. Command line, contract tests, documentation, mixtures and shards follow from it.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,8 +39,7 @@ Row = Mapping[str, Any]
 class Target:
     """One thing to predict.
 
-    A tile's class is an integer (), its labels are 0 and 1 (class), a value is float (). A pixel
-    target is a raster (row col) over the tile.
+    A tile's class is an integer (), its labels 0 and 1 (class), a value a float (); of pixels it is a raster (row col).
     """
 
     name: str
@@ -50,6 +49,8 @@ class Target:
     """`class` (one of several), `labels` (any of several, tile only) or `value` (regression)."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of their numbers."""
+    colours: tuple[str, ...] = ()
+    """Of the classes in maps and pictures, each as #rrggbb; none for those the package gives."""
     ignore: int | None = None
     """Number of pixels or tiles without a label, outside the classes."""
     gsd_m: float | None = None
@@ -66,6 +67,8 @@ class Target:
             raise RecordError(where, (self.level, self.kind), f"one of {LEVELS} and one of {KINDS}")
         if (self.kind != "value") != bool(self.classes):
             raise RecordError(f"{where}, classes", self.classes, "names of classes, none for a value")
+        if self.colours and not re.fullmatch(f"(#[0-9a-f]{{6}}){{{len(self.classes)}}}", "".join(self.colours)):
+            raise RecordError(f"{where}, colours", self.colours, f"none, or {len(self.classes)} as #rrggbb")
         if (self.level == "pixel") != (self.gsd_m is not None):
             raise RecordError(f"{where}, gsd_m", self.gsd_m, "a pixel size for a raster, none for a tile")
         if self.ignore is not None and 0 <= self.ignore < len(self.classes):
@@ -279,8 +282,7 @@ class TileDataset:
         except (MissingFileError, SourceError):
             raise
         except AnySatError as error:
-            where = f"{self.folder.root}, sample {row['id']} of {self.record.title}"
-            raise SourceError(where, str(error)) from error
+            raise SourceError(f"{self.folder.root}, sample {row['id']} of {self.record.title}", str(error)) from error
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
 
     def _targets(self, tile: Tile, row: Row) -> dict[str, NDArray[Any]]:
@@ -361,8 +363,7 @@ def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, 
     if split in record.splits:
         return record.splits[split]
     members = tuple(split.split("+"))
-    known = {member for group in record.splits.values() for member in group}
-    known |= set(map(str, np.unique(samples.columns["split"])))
+    known = {name for group in record.splits.values() for name in group} | set(map(str, samples.columns["split"]))
     for member in members:
         if member not in known:
             raise UnknownNameError(f"split of {record.name}", member, {*record.splits, *known, "all"})
@@ -371,8 +372,7 @@ def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, 
 
 def dataset_names() -> list[str]:
     """Names of the datasets the package ships."""
-    package = importlib.import_module(_DATASETS)
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_DATASETS).__path__))
 
 
 def find_dataset(name: str) -> DatasetRecord:

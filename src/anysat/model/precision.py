@@ -1,4 +1,4 @@
-"""In which type of numbers matrices are multiplied.
+"""Where is computed, and in which type of numbers matrices are multiplied.
 
 Torch is imported where it multiplies, not before: help lists these names.
 """
@@ -9,13 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from anysat.errors import UnknownNameError
+from anysat.errors import RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS = ("auto", "float32", "bf16")
+
+
+def find_device(name: str) -> torch.device:
+    """The device that a name stands for: `auto` is the first graphics card where torch sees one, else the processor.
+
+    Raises:
+        RecordError: this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).split("\n")[0]
+        raise RecordError("--device", name, f"a device of this machine such as cpu ({problem})") from error
 
 
 def find_precision(name: str, device: torch.device) -> Precision:

@@ -30,6 +30,7 @@ from anysat.modalities import Modality
 from anysat.model.digest import bytes_of, digest
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
+from anysat.model.precision import Precision, multiplying
 from anysat.model.validity import mark_unseen
 from anysat.patches import PatchGrid
 
@@ -89,7 +90,7 @@ class Features:
 
 def extract(
     encoder: AnySat, tiles: Tiles, patch_size_m: float, folder: Path, *, modalities: Sequence[str],
-    dense: str | None = None, num_workers: int = 0, progress: Progress = silent,
+    dense: str | None = None, precision: Precision = "float32", num_workers: int = 0, progress: Progress = silent,
 ) -> Features:  # fmt: skip
     """Embeddings of all tiles of a dataset; what is kept in the folder is not computed again.
 
@@ -103,13 +104,14 @@ def extract(
         folder: where files are kept.
         modalities: keys to look at.
         dense: modality whose sub-patches are wanted, too.
+        precision: in what matrices are multiplied; embeddings are kept in the type of the weights.
         num_workers: processes that read.
         progress: makes a bar from a title and a number of tiles.
 
     Raises:
         WriteError: the folder cannot be written.
     """
-    own = _digest_of(encoder, patch_size_m, tuple(modalities), dense)
+    own = _digest_of(encoder, patch_size_m, tuple(modalities), dense, precision)
     source = Slices(tiles=tiles, patch_size_m=patch_size_m)
     steps = -(-len(tiles) // TILES_PER_FILE)
     files: list[Path] = []
@@ -126,7 +128,7 @@ def extract(
             kept_tile = _checked(path)
             if kept_tile is None:
                 num_new += len(batch)
-                made = _embedded(encoder, batch, patch_size_m, dense)
+                made = _embedded(encoder, batch, patch_size_m, dense, precision)
                 _write(path, made)
                 kept_tile = made["tile"]
             empty = kept_tile.isnan().all(1).tolist()
@@ -143,9 +145,11 @@ def extract(
     )  # fmt: skip
 
 
-def _embedded(encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None) -> dict[str, Tensor]:
+def _embedded(
+    encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None, precision: Precision
+) -> dict[str, Tensor]:
     """What is kept of a batch; of dense embeddings the half that their patch does not tell."""
-    with evaluating(encoder), torch.inference_mode():
+    with evaluating(encoder), torch.inference_mode(), multiplying(precision, encoder.device):
         found = encoder.encode(batch, patch_size_m, dense=dense, refuse_empty=False)
     kept = {"tile": found.tile, "patch": found.patch, "valid": found.valid}
     if found.dense is not None and found.dense_valid is not None:
@@ -166,9 +170,11 @@ def _joined(found: dict[str, Tensor], grid: PatchGrid, dense: Modality | None) -
     )  # fmt: skip
 
 
-def _digest_of(encoder: AnySat, patch_size_m: float, modalities: tuple[str, ...], dense: str | None) -> bytes:
+def _digest_of(
+    encoder: AnySat, patch_size_m: float, modalities: tuple[str, ...], dense: str | None, precision: Precision
+) -> bytes:
     """Of weights, shape, statistics and options."""
-    facts = (VERSION, digest(encoder, statistics=True), patch_size_m, modalities, dense)
+    facts = (VERSION, digest(encoder, statistics=True), patch_size_m, modalities, dense, precision)
     return hashlib.sha256(repr(facts).encode()).digest()
 
 

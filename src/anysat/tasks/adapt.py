@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Collection
 from typing import Literal, get_args
 
 import torch
@@ -35,7 +36,9 @@ class LowRank(nn.Module):
         return weight + self.share * (self.up @ self.down)
 
 
-def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16.0) -> None:
+def adapt(
+    encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16.0, modalities: Collection[str] | None = None
+) -> None:
     """Choose what of an encoder takes gradients; in place. `lora` adds to every matrix of the transformers.
 
     Args:
@@ -44,6 +47,7 @@ def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16
             sensors); `lora`; or `all`.
         rank: of the additions.
         alpha: their scale, divided by the rank.
+        modalities: whose projectors `projectors` trains; None for all.
 
     Raises:
         UnknownNameError: it is none of these.
@@ -52,7 +56,8 @@ def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16
         raise UnknownNameError("part to train", trained, get_args(Trained))
     encoder.requires_grad_(trained == "all")
     if trained == "projectors":
-        encoder.projectors.requires_grad_(True)
+        for key in encoder.projectors if modalities is None else modalities:
+            encoder.projectors[key].requires_grad_(True)
     if trained == "lora":
         for name, layer in list(encoder.named_modules()):
             if isinstance(layer, nn.Linear) and _ADAPTED.search(name):

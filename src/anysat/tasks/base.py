@@ -5,7 +5,7 @@ To add a task, write one file with a class that has what `Task` asks for, and na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -61,6 +61,21 @@ class Task(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the target; `make_task` takes them."""
+
+
+LOWEST_IS_BEST = frozenset({"calibration_error", "rmse", "mae"})
+"""Figures of which a lower one is better."""
+
+
+def check_monitor(name: str | None, figures: Collection[str]) -> None:
+    """Refuse a score to choose by that a task does not have, or of which neither end is the best.
+
+    Raises:
+        UnknownNameError: naming those there are.
+    """
+    known = [figure for figure in figures if figure != "bias"]
+    if name is not None and name not in known:
+        raise UnknownNameError("score to choose by", name, known)
 
 
 def nothing(outputs: Tensor) -> Tensor:

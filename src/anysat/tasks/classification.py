@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from anysat.data.base import Target
 from anysat.errors import InputError, RecordError
-from anysat.tasks.base import nothing
+from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
 from anysat.tasks.metrics import ClassScores, LabelScores
+from anysat.tasks.scores import ClassCounts, LabelCounts
 
 NOBODY = -1
 """Answer where nothing was seen."""
@@ -33,11 +34,12 @@ class Classification:
     void_output: bool = False
     """True for one output more, of what has no label, as in the published heads (PASTIS: 20 for 19 classes). Nothing
     trains it to be high, and it is never an answer."""
-
-    highest_is_best = True
+    monitor: str | None = None
+    """Score by which settings are chosen; None for mean intersection over union of pixels, macro F1 of tiles."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked(self.target, self.class_weights))
+        check_monitor(self.monitor, ClassCounts.formulas)
 
     @property
     def num_outputs(self) -> int:
@@ -46,8 +48,13 @@ class Classification:
 
     @property
     def primary(self) -> str:
-        """Mean intersection over union of pixels, macro F1 of tiles."""
-        return "miou" if self.target.level == "pixel" else "f1_macro"
+        """What settings are chosen by."""
+        return self.monitor or ("miou" if self.target.level == "pixel" else "f1_macro")
+
+    @property
+    def highest_is_best(self) -> bool:
+        """Whether a higher one is better."""
+        return self.primary not in LOWEST_IS_BEST
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -103,7 +110,8 @@ class Classification:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         weights = None if self.class_weights is None else list(self.class_weights)
-        return {"class_weights": weights, "label_smoothing": self.label_smoothing, "void_output": self.void_output}
+        return {"class_weights": weights, "label_smoothing": self.label_smoothing, "void_output": self.void_output,
+                "monitor": self.monitor}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +124,21 @@ class MultiLabel:
     threshold: float = 0.5
     """Probability above which a label is given."""
 
+    monitor: str | None = None
+    """Score by which settings are chosen; None for weighted F1."""
+
     highest_is_best = True
-    primary = "f1_weighted"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked(self.target, self.class_weights))
+        check_monitor(self.monitor, LabelCounts.formulas)
         if not 0 < self.threshold < 1:
             raise RecordError("threshold", self.threshold, "a probability between 0 and 1")
+
+    @property
+    def primary(self) -> str:
+        """What settings are chosen by."""
+        return self.monitor or "f1_weighted"
 
     @property
     def num_outputs(self) -> int:
@@ -164,7 +180,7 @@ class MultiLabel:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         weights = None if self.class_weights is None else list(self.class_weights)
-        return {"class_weights": weights, "threshold": self.threshold}
+        return {"class_weights": weights, "threshold": self.threshold, "monitor": self.monitor}
 
 
 def inverse_frequency(counts: Tensor) -> tuple[float, ...]:

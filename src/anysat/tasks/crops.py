@@ -15,6 +15,7 @@ from anysat.data.base import TileDataset
 from anysat.data.transforms import Crops, crop, extent_m, five_corners
 from anysat.errors import InputError
 from anysat.model.modes import evaluating
+from anysat.model.precision import Precision, multiplying
 from anysat.tasks.predictor import Prediction, Predictor
 from anysat.tasks.scores import Scores
 
@@ -63,10 +64,12 @@ def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
     return total / count.where(count > 0, torch.nan)
 
 
-def score_crops(predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None) -> Scores:
-    """Scores on tiles with targets, each answered by crops of this side."""
+def score_crops(
+    predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None, precision: Precision = "float32"
+) -> Scores:
+    """Scores on tiles with targets, each answered by crops of this side; see `finetune.score`."""
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
-    with evaluating(predictor), torch.inference_mode():
+    with evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for index in range(len(tiles)):
             crops = crops_of(tiles, index, side_m)
             truth = torch.as_tensor(crops.targets[task.target.name], device=predictor.device)

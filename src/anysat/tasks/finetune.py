@@ -15,6 +15,7 @@ from anysat.data.base import Tiles
 from anysat.data.loader import Draw
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
+from anysat.model.precision import Precision, multiplying
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.scores import Scores
@@ -33,7 +34,7 @@ class FineTuning(nn.Module):
     def __init__(self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8) -> None:
         super().__init__()
         self.predictor, self.trained, self.layer_decay = predictor, trained, layer_decay
-        adapt(predictor.encoder, trained, rank=rank)
+        adapt(predictor.encoder, trained, rank=rank, modalities=predictor.view.modalities)
         self.predictor.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
@@ -79,19 +80,22 @@ class Scoring:
     every_steps: int
     tiles: Tiles
     batch_size: int = 8
+    precision: Precision = "float32"
+    """In what the encoder's matrices are multiplied."""
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
         """Figures by name."""
         predictor: Any = objective.predictor
         losses: list[float] = []
-        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share())
+        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision)
         return {"loss": sum(losses) / len(losses) if losses else math.nan, **found.figures}
 
 
 def score(
     predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[float] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
+    precision: Precision = "float32",
 ) -> Scores:  # fmt: skip
     """Scores of a predictor on tiles with targets, in their order.
 
@@ -103,11 +107,12 @@ def score(
         share: this process's number and how many share the tiles out; scores are of all tiles in each.
         advance: called with the number of tiles done.
         unseen: a list the names of tiles without a valid value are put on; they are scored as not answered.
+        precision: in what the encoder's matrices are multiplied.
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
     numbers = list(range(len(tiles)))[number::count]
-    with evaluating(predictor), torch.inference_mode():
+    with evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for start in range(0, len(numbers), batch_size):
             batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
             batch = batch.to(predictor.device)

@@ -6,8 +6,8 @@ layout (spec section 5): layer norm, then one linear map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,11 @@ from anysat.data.base import Target
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import Modality
 from anysat.patches import centimetres
+from anysat.probing.samples import directions, slices
 
 NORM_EPS = 1e-5
+_NO_SHARE = 1e-6
+"""What a class or label that no neighbour has is worth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,12 @@ class HeadConfig:
     the two is 1."""
     width: int = 64
     """Channels of the hidden layers of `conv`."""
+    kind: str = "class"
+    """Of neighbours: what the target is, `class`, `labels` or `value`."""
+    num_samples: int = 0
+    """Of neighbours: training embeddings that are held."""
+    num_neighbours: int = 0
+    """Of neighbours: of how many of these the answer is the mean."""
 
 
 class TileHead(nn.Module):
@@ -115,7 +124,7 @@ class PatchHead(nn.Module):
 
     def forward(self, seen: Embeddings) -> Tensor:
         """Outputs (tile row col output)."""
-        patch, valid = _averaged(seen.patch, seen.valid, self.pool)
+        patch, valid = averaged(seen.patch, seen.valid, self.pool)
         outputs = self.linear(self.norm(patch.masked_fill(~valid[..., None], 0.0)))
         outputs = rearrange(outputs, "b row col (out y x) -> b (row y) (col x) out", y=self.side, x=self.side)
         return _marked(outputs, valid, self.side)
@@ -147,7 +156,75 @@ class ConvHead(nn.Module):
         return _marked(outputs, valid, self.side)
 
 
-Head = TileHead | BothHead | DenseHead | PatchHead | ConvHead
+class NeighbourHead(nn.Module):
+    """From the training tiles whose tokens point the same way (cosine): the mean of their targets; trains nothing.
+
+    Outputs are log shares of classes, log odds of labels, or values in units of the task's deviation.
+    """
+
+    dense = False
+    vectors: Tensor
+    targets: Tensor
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        if config.num_samples < 1 or config.num_neighbours < 1:
+            raise InputError(f"head {config.name!r}", "training embeddings to look among", "none",
+                             "`anysat probe --method knn` makes it")  # fmt: skip
+        self.kind, self.num_neighbours = config.kind, config.num_neighbours
+        self.side, self.pool = config.pixels_per_step
+        width = config.dim * (2 if self.dense else 1)
+        self.register_buffer("vectors", torch.zeros(config.num_samples, width))
+        self.register_buffer("targets", torch.zeros(config.num_samples, config.num_outputs))
+
+    def forward(self, seen: Embeddings) -> Tensor:
+        """Outputs (tile output), or (tile row col output) of pixels."""
+        return self.of_counts(seen, (self.num_neighbours,))[0]
+
+    def of_counts(self, seen: Embeddings, counts: Sequence[int]) -> list[Tensor]:
+        """Outputs for several numbers of neighbours, looked up once."""
+        vectors, valid = self.look(seen)
+        asked, most = vectors[valid], len(self.vectors)
+        means = [asked.new_zeros(len(asked), self.targets.shape[1]) for _ in counts]
+        for rows in slices(len(asked), most):
+            near = (directions(asked[rows]) @ self.vectors.T).topk(min(max(counts), most), dim=1).indices
+            total = self.targets[near].cumsum(1)
+            for mean, count in zip(means, counts, strict=True):
+                mean[rows] = total[:, min(count, most) - 1] / min(count, most)
+        return [self._placed(mean, valid) for mean in means]
+
+    def look(self, seen: Embeddings) -> tuple[Tensor, Tensor]:
+        """The vectors that are compared, and which were seen."""
+        return seen.tile, seen.tile.isfinite().all(-1)
+
+    def _placed(self, mean: Tensor, valid: Tensor) -> Tensor:
+        """Mean targets of what was seen as outputs, at their places."""
+        if self.kind == "class":
+            mean = mean.clamp_min(_NO_SHARE).log()
+        elif self.kind == "labels":
+            mean = mean.clamp(_NO_SHARE, 1 - _NO_SHARE).logit()
+        outputs = mean.new_full((*valid.shape, mean.shape[1]), torch.nan)
+        outputs[valid] = mean
+        return outputs
+
+
+class DenseNeighbourHead(NeighbourHead):
+    """The same from sub-patches; pixels of one sub-patch have one answer."""
+
+    dense = True
+
+    def look(self, seen: Embeddings) -> tuple[Tensor, Tensor]:
+        """The vectors that are compared, and which were seen."""
+        return dense_of(seen, self.pool)
+
+    def _placed(self, mean: Tensor, valid: Tensor) -> Tensor:
+        outputs = super()._placed(mean, valid)
+        return outputs.repeat_interleave(self.side, dim=1).repeat_interleave(self.side, dim=2)
+
+
+Head = TileHead | BothHead | DenseHead | PatchHead | ConvHead | NeighbourHead
+NEIGHBOURS = {"tile": "neighbours", "pixel": "dense-neighbours"}
+"""Heads of `anysat probe --method knn`, by the target's level."""
 HEADS: dict[str, type[Any]] = {
     "tile": TileHead,
     "pooled": PooledHead,
@@ -155,6 +232,8 @@ HEADS: dict[str, type[Any]] = {
     "dense": DenseHead,
     "patches": PatchHead,
     "conv": ConvHead,
+    NEIGHBOURS["tile"]: NeighbourHead,
+    NEIGHBOURS["pixel"]: DenseNeighbourHead,
 }
 """By name; add one here."""
 _OF_LEVEL = {"tile": ("tile", "pooled", "both"), "pixel": ("dense", "patches", "conv")}
@@ -185,7 +264,7 @@ def head_config(
     if target.level in _OF_LEVEL and name in sum(_OF_LEVEL.values(), ()) and name not in _OF_LEVEL[target.level]:
         fitting = " or ".join(map(repr, _OF_LEVEL[target.level]))
         raise RecordError("--head", name, f"{fitting} for target {target.name!r}, of each {target.level}")
-    made = HeadConfig(name=name, dim=dim, num_outputs=num_outputs, width=width)
+    made = HeadConfig(name=name, dim=dim, num_outputs=num_outputs, width=width, kind=target.kind)
     if target.gsd_m is None:
         return made
     step_m = patch_size_m
@@ -193,7 +272,7 @@ def head_config(
         if dense is None:
             raise InputError("--dense", "the modality whose sub-patches are classified", "none")
         step_m = dense.subpatch_m
-    return HeadConfig(**{**made.__dict__, "pixels_per_step": _nested(step_m, target)})
+    return replace(made, pixels_per_step=_nested(step_m, target))
 
 
 def make_head(config: HeadConfig) -> Head:
@@ -219,10 +298,10 @@ def dense_of(seen: Embeddings, pool: int = 1) -> tuple[Tensor, Tensor]:
     """Dense embeddings (tile row col dim) and which were seen, averaged over squares of `pool` sub-patches."""
     if seen.dense is None or seen.dense_valid is None:
         raise InputError("embeddings", "dense ones, for a head of pixels", "none", "name a modality in `dense`")
-    return _averaged(seen.dense, seen.dense_valid, pool)
+    return averaged(seen.dense, seen.dense_valid, pool)
 
 
-def _averaged(vectors: Tensor, valid: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+def averaged(vectors: Tensor, valid: Tensor, pool: int) -> tuple[Tensor, Tensor]:
     """Means over squares of `pool` by `pool` vectors (tile row col dim), of those that were seen, and where any was."""
     if pool == 1:
         return vectors, valid

@@ -26,7 +26,7 @@ from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
-from anysat.tasks.heads import Head, config_of, head_config, make_head
+from anysat.tasks.heads import Head, HeadConfig, config_of, head_config, make_head
 
 PREDICTOR_FILE = "predictor.safetensors"
 FORMAT = "anysat-task-1"
@@ -68,25 +68,17 @@ class Predictor(nn.Module):
         encoder: any; its normaliser standardises what comes in.
         task: what is predicted.
         view: how tiles are looked at.
-        head: name of the head.
-        width: hidden channels of the head `conv`.
+        head: name of the head, or what it is made of.
+        width: hidden channels of the head `conv`, where it is named.
     """
 
-    def __init__(self, encoder: AnySat, task: Task, view: View, head: str, *, width: int = 64) -> None:
+    def __init__(self, encoder: AnySat, task: Task, view: View, head: str | HeadConfig, *, width: int = 64) -> None:
         super().__init__()
         sets = [] if encoder.normaliser is None else list(encoder.normaliser.statistics)
         if len(sets) > 1:
             raise InputError("predictor", "an encoder with the statistics of one dataset", ", ".join(sets))
         self.encoder, self.task, self.view = encoder, task, view
-        dense = None if view.dense is None else encoder.config.modality(view.dense)
-        configs = {
-            head_config(head, task.target, task.num_outputs, encoder.config.dim, patch_size_m=size, dense=dense,
-                        width=width)
-            for size in view.patch_sizes_m
-        }  # fmt: skip
-        if len(configs) > 1:
-            raise InputError(f"head {head!r}", "one patch size: its shape depends on it", list(view.patch_sizes_m))
-        self.head_config = configs.pop()
+        self.head_config = head if isinstance(head, HeadConfig) else head_of(encoder, task, view, head, width=width)
         self.head: Head = make_head(self.head_config)
         self.provenance: dict[str, Any] = {}
         """How it was trained and selected, kept in the file."""
@@ -97,8 +89,13 @@ class Predictor(nn.Module):
         return self.encoder.device
 
     def forward(self, batch: Batch) -> Tensor:
-        """Outputs (tile … output) of source values; of several patch sizes, their mean."""
-        outputs = [self.head(self.see(batch, size)) for size in self.view.patch_sizes_m]
+        """Outputs (tile … output) of source values; of several patch sizes, their mean.
+
+        The head multiplies in the type of its weights, whatever the encoder does: as it was fitted.
+        """
+        seen = [self.see(batch, size) for size in self.view.patch_sizes_m]
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = [self.head(one) for one in seen]
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
     def see(self, batch: Batch, patch_size_m: float) -> Embeddings:
@@ -145,6 +142,24 @@ class Predictor(nn.Module):
     def extra_repr(self) -> str:
         """The target and the view."""
         return f"{self.task.target.name!r}, {self.view}"
+
+
+def head_of(encoder: AnySat, task: Task, view: View, head: str, *, width: int = 64) -> HeadConfig:
+    """What a head of this name has to be for a task.
+
+    Raises:
+        UnknownNameError, RecordError, InputError: see `head_config`; its shape depends on the patch size, of which
+            there are several.
+    """
+    dense = None if view.dense is None else encoder.config.modality(view.dense)
+    configs = {
+        head_config(head, task.target, task.num_outputs, encoder.config.dim, patch_size_m=size, dense=dense,
+                    width=width)
+        for size in view.patch_sizes_m
+    }  # fmt: skip
+    if len(configs) > 1:
+        raise InputError(f"head {head!r}", "one patch size: its shape depends on it", list(view.patch_sizes_m))
+    return configs.pop()
 
 
 def look(batch: Batch, view: View) -> Batch:
@@ -204,8 +219,7 @@ def _made(meta: Mapping[str, Any]) -> Predictor:
     target = Target(**{name: _tuple(value) for name, value in meta["target"].items()})
     task = make_task(target, {name: _tuple(value) for name, value in meta["task"].items()})
     head, view = config_of(meta["head"]), meta["view"]
-    predictor = Predictor(encoder, task, View(**{name: _tuple(value) for name, value in view.items()}), head.name,
-                          width=head.width)  # fmt: skip
+    predictor = Predictor(encoder, task, View(**{name: _tuple(value) for name, value in view.items()}), head)
     predictor.provenance = dict(meta["provenance"])
     return predictor
 

@@ -19,7 +19,9 @@ from anysat.tasks.base import Task
 from anysat.tasks.scores import Scores
 
 WARMUP_FRAC = 0.1
-CLIP_NORM = 1.0
+"""Share of the steps that warm up, where nothing else is said."""
+PLATEAU_EPOCHS = 10
+"""Epochs without a lower validation loss that `plateau` lets pass before it divides the learning rate by ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,26 @@ class Setting:
             raise RecordError("learning rate and weight decay", got, "above 0, and 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all settings have in common: how the learning rate goes, and when training may end."""
+
+    schedule: str = "cosine"
+    """`cosine` falls to 0 over the epochs; `plateau` falls by ten when the validation loss becomes no lower."""
+    warmup_epochs: int | None = None
+    """Epochs over which `cosine` rises first; None for a tenth of them."""
+    clip_norm: float | None = 1.0
+    """Longest gradient; None does not clip."""
+    min_epochs: int = 0
+    """Epochs before which patience ends nothing."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "plateau"):
+            raise RecordError("schedule", self.schedule, "'cosine' or 'plateau'")
+        if self.schedule == "plateau" and self.warmup_epochs is not None:
+            raise RecordError("warmup_epochs", self.warmup_epochs, "null with schedule plateau, which has none")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
     """The best of all settings and epochs on the validation tiles."""
@@ -46,7 +68,7 @@ class Trained:
     score: float
     """Its primary score there."""
     curve: tuple[Mapping[str, float], ...]
-    """Of every epoch: loss and score of the setting that won."""
+    """Of every epoch: loss, validation loss and score of the setting that won."""
     tried: tuple[tuple[Setting, float, int], ...]
     """Every setting, its best score, and after which epoch."""
     curves: tuple[tuple[Mapping[str, float], ...], ...]
@@ -60,6 +82,7 @@ class _Runner:
     setting: Setting
     head: nn.Module
     optimiser: torch.optim.AdamW
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
     best_score: float = math.nan
     best_epoch: int = 0
     best_state: dict[str, Tensor] | None = None
@@ -69,11 +92,11 @@ class _Runner:
 def fit_heads(
     task: Task, make: Callable[[], nn.Module], train: Sequence[Features], val: Sequence[Features],
     settings: Sequence[Setting], *, epochs: int, batch_size: int, seed: int, patience: int | None = None,
-    advance: Callable[[int], object] = lambda _: None,
+    recipe: Recipe = Recipe(), advance: Callable[[int], object] = lambda _: None,
 ) -> Trained:  # fmt: skip
     """Train a head for every setting on the same batches; the best epoch of the best setting on `val` wins.
 
-    AdamW, a tenth of the steps of warm-up, then a cosine to 0; every setting begins with the same weights.
+    AdamW; every setting begins with the same weights.
 
     Args:
         task: what is predicted; its target is among those of the features.
@@ -85,6 +108,7 @@ def fit_heads(
         batch_size: tiles per step.
         seed: of first weights and order.
         patience: epochs without an improvement of any setting after which it ends; None for none.
+        recipe: how the learning rate goes.
         advance: called after each epoch.
 
     Raises:
@@ -96,24 +120,27 @@ def fit_heads(
             raise RecordError(name, count, "1 or more")
     truth, num_tiles = train[0].targets[task.target.name], len(train[0])
     runners = [_begin(make, setting, seed) for setting in settings]
-    num_steps, step = epochs * -(-num_tiles // batch_size), 0
+    per_epoch, step = -(-num_tiles // batch_size), 0
     since = 0
     for epoch in range(1, epochs + 1):
         losses = torch.zeros(len(runners))
         count = 0
         for indices in batches(num_tiles, batch_size, np.random.default_rng([seed, epoch])):
             seen, wanted = [one.embeddings(indices) for one in train], truth[torch.from_numpy(indices)]
-            factor, step = _factor(step, num_steps), step + 1
+            factor, step = _factor(step, epochs * per_epoch, per_epoch, recipe), step + 1
             for number, runner in enumerate(runners):
-                losses[number] += _step(runner, task, seen, wanted, factor)
+                losses[number] += _step(runner, task, seen, wanted, factor, recipe.clip_norm)
             count += 1
-        scores = score_heads(task, [runner.head for runner in runners], val)
+        unseen: list[list[float]] = []
+        scores = score_heads(task, [runner.head for runner in runners], val, losses=unseen)
+        val_losses = torch.tensor(unseen).nanmean(0).tolist()
         improved = False
-        for runner, loss, found in zip(runners, (losses / count).tolist(), scores, strict=True):
-            improved |= _note(runner, task, epoch, loss, found)
+        for runner, loss, val_loss, found in zip(runners, (losses / count).tolist(), val_losses, scores, strict=True):
+            runner.plateau.step(val_loss)
+            improved |= _note(runner, task, epoch, {"loss": loss, "val_loss": val_loss}, found)
         advance(1)
         since = 0 if improved else since + 1
-        if patience is not None and since >= patience:
+        if patience is not None and since >= patience and epoch >= recipe.min_epochs:
             break
     return _chosen(task, runners)
 
@@ -136,9 +163,9 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
 
 def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
-    batch_size: int = TILES_PER_FILE,
+    batch_size: int = TILES_PER_FILE, losses: list[list[float]] | None = None,
 ) -> list[Scores]:  # fmt: skip
-    """Scores of several heads on the same tiles."""
+    """Scores of several heads on the same tiles; the losses of each batch are put on `losses`, head by head."""
     sheets = [task.metric() for _ in heads]
     truth = features[0].targets[task.target.name]
     with torch.inference_mode():
@@ -146,9 +173,11 @@ def score_heads(
             rows = torch.from_numpy(indices)
             seen = [one.embeddings(indices) for one in features]
             of_tiles = None if groups is None else groups[rows]
-            for head, sheet in zip(heads, sheets, strict=True):
-                head.eval()
-                task.score(sheet, outputs_of(head, seen), truth[rows], of_tiles)
+            told = [outputs_of(head.eval(), seen) for head in heads]
+            for outputs, sheet in zip(told, sheets, strict=True):
+                task.score(sheet, outputs, truth[rows], of_tiles)
+            if losses is not None:
+                losses.append([float(task.loss(outputs, truth[rows])) for outputs in told])
     return [sheet.compute() for sheet in sheets]
 
 
@@ -164,33 +193,48 @@ def _begin(make: Callable[[], nn.Module], setting: Setting, seed: int) -> _Runne
     matrices = [p for p in head.parameters() if p.ndim > 1]
     others = [p for p in head.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": setting.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return _Runner(setting, head, torch.optim.AdamW(groups, lr=setting.learning_rate), curve=[])
+    optimiser = torch.optim.AdamW(groups, lr=setting.learning_rate)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=PLATEAU_EPOCHS)
+    return _Runner(setting, head, optimiser, plateau, curve=[])
 
 
-def _factor(step: int, num_steps: int) -> float:
-    warmup = max(1, round(WARMUP_FRAC * num_steps))
+def _factor(step: int, num_steps: int, per_epoch: int, recipe: Recipe) -> float | None:
+    """What the learning rate is multiplied with; None where `plateau` has set it."""
+    if recipe.schedule == "plateau":
+        return None
+    epochs = recipe.warmup_epochs
+    warmup = max(1, round(WARMUP_FRAC * num_steps) if epochs is None else epochs * per_epoch)
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
-def _step(runner: _Runner, task: Task, seen: Sequence[Embeddings], wanted: Tensor, factor: float) -> float:
+def _step(
+    runner: _Runner,
+    task: Task,
+    seen: Sequence[Embeddings],
+    wanted: Tensor,
+    factor: float | None,
+    clip_norm: float | None,
+) -> float:
     runner.head.train()
-    for group in runner.optimiser.param_groups:
-        group["lr"] = factor * runner.setting.learning_rate
+    if factor is not None:
+        for group in runner.optimiser.param_groups:
+            group["lr"] = factor * runner.setting.learning_rate
     loss = task.loss(outputs_of(runner.head, seen), wanted)
     runner.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(runner.head.parameters(), CLIP_NORM)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(runner.head.parameters(), clip_norm)
     runner.optimiser.step()
     return float(loss.detach())
 
 
-def _note(runner: _Runner, task: Task, epoch: int, loss: float, found: Scores) -> bool:
+def _note(runner: _Runner, task: Task, epoch: int, losses: Mapping[str, float], found: Scores) -> bool:
     """Whether this epoch is the runner's best."""
     score = found.figures[task.primary]
     assert runner.curve is not None, epoch
-    runner.curve.append({"loss": loss, task.primary: score})
+    runner.curve.append({**losses, task.primary: score})
     if not is_better(score, runner.best_score, task):
         return False
     runner.best_score, runner.best_epoch = score, epoch

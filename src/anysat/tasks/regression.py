@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from anysat.data.base import Target
 from anysat.errors import RecordError
-from anysat.tasks.base import nothing
+from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
 from anysat.tasks.metrics import ValueScores
+from anysat.tasks.scores import ValueCounts
 
 Distance = Literal["l2", "smooth_l1"]
 
@@ -28,16 +29,27 @@ class Regression:
     """Of the training values."""
     distance: Distance = "l2"
     """`l2`, squared, or `smooth_l1`, which outliers pull less on."""
+    monitor: str | None = None
+    """Score by which settings are chosen; None for the root of the mean squared error."""
 
     num_outputs = 1
-    primary = "rmse"
-    highest_is_best = False
 
     def __post_init__(self) -> None:
         if not self.deviation > 0:
             raise RecordError("deviation", self.deviation, "a number above 0")
         if self.distance not in get_args(Distance):
             raise RecordError("distance", self.distance, "'l2' or 'smooth_l1'")
+        check_monitor(self.monitor, ValueCounts.formulas)
+
+    @property
+    def primary(self) -> str:
+        """What settings are chosen by."""
+        return self.monitor or "rmse"
+
+    @property
+    def highest_is_best(self) -> bool:
+        """Whether a higher one is better."""
+        return self.primary not in LOWEST_IS_BEST
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Distance in units of the deviation."""
@@ -81,4 +93,4 @@ class Regression:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"mean": self.mean, "deviation": self.deviation, "distance": self.distance}
+        return {"mean": self.mean, "deviation": self.deviation, "distance": self.distance, "monitor": self.monitor}

@@ -106,6 +106,8 @@ class KeepConfig:
     """Whether the best value of that metric is the highest, not the lowest."""
     patience: int | None = None
     """Measurements of that metric without a better value after which the run ends; null goes on to the last step."""
+    min_steps: int = 0
+    """Steps before which `patience` ends nothing."""
     log_every: int = 10
     """Steps between two rows of metrics."""
     loggers: tuple[str, ...] = ("csv", "tensorboard")
@@ -118,6 +120,7 @@ class KeepConfig:
         _check(self, "keep_last", _is_count(self.keep_last), "1 or more")
         _check(self, "patience", self.patience is None or _is_count(self.patience), "1 or more, or null")
         _check(self, "patience", self.patience is None or self.keep_best is not None, "null without keep_best")
+        _check(self, "min_steps", self.min_steps >= 0, "0 or more")
         _check(self, "log_every", _is_count(self.log_every), "1 or more")
         for name in self.loggers:
             if name not in LOGGERS:

@@ -246,6 +246,8 @@ class Keeper(Callback):
         monitor = None if name is None else _monitor_of(name, self.monitors)
         if patience is None or monitor is None or monitor not in due or self.best is None:
             return False
+        if step < self.keep.min_steps:
+            return False
         return step - int(self.best["step"]) >= patience * monitor.every_steps
 
 

@@ -162,6 +162,11 @@ def _uses_cuda(engine: EngineConfig) -> bool:
     return engine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
+def device_of(engine: EngineConfig) -> torch.device:
+    """Where this process computes what follows a training, which leaves the objective on the processor."""
+    return torch.device("cuda" if _uses_cuda(engine) else "cpu")
+
+
 def _num_devices(engine: EngineConfig) -> int:
     if engine.devices == "auto":
         return torch.cuda.device_count() if _uses_cuda(engine) else 1

@@ -18,6 +18,7 @@ from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.early import LAST, end_at
 from anysat.model.encoder import AnySat
+from anysat.model.precision import find_device, find_precision
 from anysat.probing.cache import Features, extract
 from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
@@ -26,7 +27,7 @@ from anysat.workflows.compare_turns import SPLITS, TRAIN, Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import known_weights, make_view, with_statistics
+from anysat.workflows.task_parts import known_weights, make_view, number_days, with_statistics
 
 Table = NDArray[np.float64]
 """(sample feature)"""
@@ -96,7 +97,8 @@ def _embeddings(
 ) -> Iterator[Made]:
     """Every way of pooling of one encoder at one patch size and layer."""
     began = time.process_time()
-    encoder = _encoder(weights, config.seed)
+    encoder = _encoder(weights, config.seed).to(find_device(config.device))
+    number_days(encoder, data.record, None)
     facts = {"name": weights, **known_weights(encoder), "layer": layer}
     encoder = end_at(encoder, layer)
     facts["parameters"] = sum(p.numel() for p in encoder.parameters())
@@ -133,7 +135,8 @@ def _extracted(
         if name not in seen:
             seen[name] = tuple(
                 extract(encoder, getattr(data, split), view.patch_sizes_m[0], cache, modalities=view.modalities,
-                        dense=view.dense, progress=progress_bar)
+                        dense=view.dense, precision=find_precision(config.precision, encoder.device),
+                        progress=progress_bar)
                 for split in SPLITS
             )  # fmt: skip
         of_turn.append(seen[name])

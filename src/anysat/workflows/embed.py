@@ -72,7 +72,7 @@ class EmbedConfig(AreaOptions):
     modalities: str | None = None
     """YAML file with your own modality records; the weights must have been made with them."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
     precision: str = "auto"
     """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
     keep: str | None = None

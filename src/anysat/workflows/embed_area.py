@@ -34,12 +34,11 @@ from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.growth import Keep, num_bytes
-from anysat.model.precision import find_precision
+from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
-from anysat.workflows.embed_tile import check_device
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.probe import Scored
 
@@ -263,8 +262,7 @@ def _load(
 
 def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
     if not isinstance(weights, AnySat):
-        check_device(config.device)
-        return load(weights, statistics=config.statistics, device=config.device)
+        return load(weights, statistics=config.statistics, device=find_device(config.device))
     if config.statistics is not None:
         raise InputError("statistics", "none beside a model, which has its own", config.statistics)
     return copy(weights).eval()  # so that statistics measured here stay here

@@ -16,7 +16,7 @@ from rich.text import Text
 
 import anysat
 from anysat.batch import Batch, Embeddings, Tile
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import UnknownNameError
 from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.grid import TileGrid, plan_grid
 from anysat.geo.source import Source
@@ -25,7 +25,7 @@ from anysat.geo.writers import Product, check_apart, check_free, find_writer, st
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
-from anysat.model.precision import Precision, find_precision, multiplying
+from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
@@ -52,10 +52,10 @@ def embed_tile(config: EmbedConfig) -> Text:
     finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
     check_apart(finals, [*(source.file for source in given.values()), config.weights])
     check_free(finals, overwrite=config.overwrite)
-    check_device(config.device)
+    device = find_device(config.device)
     with _progress(len(given) + 3) as progress:
         _next(progress, "loading weights")
-        model = load(config.weights, statistics=config.statistics, device=config.device)
+        model = load(config.weights, statistics=config.statistics, device=device)
         read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress)
         _next(progress, "encoding")
         precision = find_precision(config.precision, model.device)
@@ -84,15 +84,6 @@ def _outputs(out: Path) -> list[Path]:
 
 def _named(out: Path, suffix: str) -> Path:
     return out.with_suffix(suffix)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        problem = str(error).split("\n")[0]
-        raise RecordError("--device", device, f"a device of this machine such as cpu ({problem})") from error
 
 
 def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:

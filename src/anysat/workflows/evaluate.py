@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anysat.errors import InputError, RecordError
+from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.probe import Scored
 from anysat.workflows.supervised import LabelledData
 
@@ -23,11 +24,12 @@ class EvaluateConfig:
     """
 
     run: str | None = None
-    """Run folder of `anysat probe` or `finetune`."""
+    """Run folder of `anysat probe` or `finetune`; of a run over folds, each is scored by its own predictor."""
     compare: bool = False
     """Compare feature sets and models on --data instead."""
     split: str = "test"
-    """Split to score a run on; members may be joined by `+`."""
+    """Split to score a run on: `train`, `val` and `test` are those of the run, others those of the dataset; members may
+    be joined by `+`."""
     crop_m: float | None = None
     """Answer each tile of a run by five overlapping crops of this side, in its corners and its middle, and average
     their outputs; null for whole tiles. Of FLAIR, 100 covers the whole photo, as published."""
@@ -56,6 +58,11 @@ class EvaluateConfig:
     """Folder of embeddings; null for one in the cache of the package."""
     json: str | None = None
     """File for the figures."""
+    device: str = "cpu"
+    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    precision: str = "float32"
+    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
+    float32 gives the same figures on every machine."""
     batch_size: int = 8
     """Tiles at a time."""
 
@@ -67,6 +74,8 @@ class EvaluateConfig:
         for name in ("batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
             raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):

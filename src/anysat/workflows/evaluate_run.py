@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,45 @@ import yaml
 from anysat.data.base import open_dataset
 from anysat.data.work import fingerprint, to_json, write_whole
 from anysat.errors import InputError, MissingFileError
+from anysat.model.precision import find_device, find_precision
 from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.folds import FOLDS, spread_lines, spread_of
 from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import place_of
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import all_versions, described, known_weights
-from anysat.workflows.task_text import score_lines
+from anysat.workflows.task_text import paper_line, score_lines
 
 
 def evaluate_run(config: EvaluateConfig) -> Scored:
     """See `evaluate`."""
     run = Path(str(config.run))
-    predictor = load_task(run)
+    if not (run / FOLDS).is_file():
+        content, lines = _scored(config, run)
+    else:
+        parent = json.loads((run / FOLDS).read_text())
+        folds = {name: _scored(config, run / name)[0] for name in parent["folds"]}
+        content = {
+            "run": str(run), "split": config.split, "target": parent["target"], "folds": folds,
+            "figures": spread_of([one["scores"]["figures"] for one in folds.values()]),
+        }  # fmt: skip
+        split = None if config.split == "test" else config.split
+        lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split)]
+    if config.json is not None:
+        write_whole(Path(config.json), to_json(content))
+    return Scored(text="\n".join(lines))
+
+
+def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str]]:
+    """Scores of one run, and what is said of them."""
+    predictor = load_task(run, device=find_device(config.device))
+    precision = find_precision(config.precision, predictor.device)
     kept = run / CONFIG
     if not kept.is_file():
         raise MissingFileError(kept, "the options the run was made with; give the run folder, not its predictor file")
@@ -36,26 +58,22 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
     data = LabelledData(**options["data"])
     data = data if config.data.root is None else replace(data, root=config.data.root)
     root, _ = place_of(data)
-    tiles = open_dataset(
-        data.dataset, root, config.split, modalities=data.modalities, targets=(predictor.task.target.name,)
-    )
+    split = {"train": data.train, "test": data.test, "val": data.val}.get(config.split) or config.split
+    tiles = open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(predictor.task.target.name,))
     if not len(tiles):
-        raise InputError(f"{data.dataset}, split {config.split}", "at least one tile", "none")
-    with progress_bar(f"scores of {config.split}", len(tiles)) as advance:
+        raise InputError(f"{data.dataset}, split {split}", "at least one tile", "none")
+    with progress_bar(f"scores of {split}", len(tiles)) as advance:
         if config.crop_m is None:
-            found = score(predictor, tiles, config.batch_size, advance=advance)
+            found = score(predictor, tiles, config.batch_size, advance=advance, precision=precision)
         else:
-            found = score_crops(predictor, tiles, config.crop_m, advance=advance)
+            found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision)
     sheet = described(over_blocks(found, tiles, config.block_km), unit_of(config.block_km))
     content: dict[str, Any] = {
-        "run": str(run), "split": config.split, "crop_m": config.crop_m, "scores": sheet,
+        "run": str(run), "split": split, "crop_m": config.crop_m, "precision": precision, "scores": sheet,
         "selected_on": predictor.provenance.get("selected_on"), "seed": predictor.provenance.get("seed"),
         "weights": known_weights(predictor.encoder), "data": fingerprint(tiles), "config": options,
         "versions": all_versions(),
     }  # fmt: skip
-    if config.json is not None:
-        write_whole(Path(config.json), to_json(content))
     command = "finetune" if "trained" in options else "probe"
-    lines = score_lines(sheet, command, str(options.get("preset")))
-    head = f"{predictor.task.target.name} in {len(tiles)} tiles of {config.split}, chosen on {content['selected_on']}"
-    return Scored(text="\n".join([head, *lines]))
+    head = f"{predictor.task.target.name} in {len(tiles)} tiles of {split}, chosen on {content['selected_on']}"
+    return content, [head, *score_lines(sheet, command, options, split)]

@@ -46,6 +46,8 @@ class FinetuneConfig:
     """tile, pooled or both for a target of tiles; dense, patches or conv of pixels; null for `both`, `dense`."""
     epochs: int = 50
     """Passes over the training tiles that schedules are made for."""
+    warmup_epochs: int = 0
+    """Epochs over which the learning rate rises first, in place of --optimiser.warmup-steps."""
     batch_size: int = 16
     """Tiles in a micro-batch of one process."""
     layer_decay: float = 1.0
@@ -60,6 +62,9 @@ class FinetuneConfig:
     """Place each training tile in one of the 8 ways a square fits on itself."""
     keep_dates_frac: float = 1.0
     """Share of the dates of each series that a training step sees, drawn anew."""
+    day_convention: str | None = None
+    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    trained."""
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""
@@ -73,6 +78,10 @@ class FinetuneConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     patience: int | None = 10
     """Epochs without a better validation score after which it ends; null for none."""
+    min_epochs: int = 0
+    """Epochs before which patience ends nothing."""
+    monitor: str | None = None
+    """Validation score, as accuracy or f1_macro, by which the best weights are chosen; null for the task's own."""
     keep: KeepConfig = field(default_factory=lambda: KeepConfig(save_every=100))
     report: bool = True
     """Write a page, report.html."""
@@ -100,6 +109,11 @@ class FinetuneConfig:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "a share above 0, up to 1")
         if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0, or null")
+        for name in ("min_epochs", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        if self.warmup_epochs and self.optimiser.warmup_steps:
+            raise RecordError("--warmup-epochs", self.warmup_epochs, "0 where --optimiser.warmup-steps is given")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
 

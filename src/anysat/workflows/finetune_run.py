@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from anysat.data.work import to_json, write_whole
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric
+from anysat.model.precision import Precision
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import HEADS
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
+from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
-from anysat.train.trainer import Fitted, fit
+from anysat.train.trainer import Fitted, device_of, fit
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
@@ -35,6 +38,7 @@ from anysat.workflows.task_parts import (
     fitted_task,
     known_weights,
     make_view,
+    number_days,
     result,
     with_statistics,
 )
@@ -58,10 +62,11 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
             return Scored(text=text, exit_status=fitted.exit_status)
         best, is_chosen = _best(run)
         load_objective(objective, best.tensors())
-        done = objective.finished()
+        done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
-        scores = {split: _scored(done, data, split, names) for split, names in unseen.items()}
-        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data)}
+        scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
+        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data),
+                     "curve": _curve(run.path / METRICS, done.task.primary)}  # fmt: skip
         facts: dict[str, Any] = {
             "began_with": began_with,
             "statistics": whose, "seed": config.seed, "unseen": unseen,
@@ -84,6 +89,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str]:
     encoder = load(config.weights) if config.weights is not None else _new(config)
+    number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     torch.manual_seed(config.seed)
     if config.trained in ("projectors", "all"):
@@ -120,7 +126,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
                 parts.append(torch.as_tensor(data.train[number].targets[data.target.name]))
                 advance(1)
         truth = torch.stack(parts)
-    return fitted_task(data.target, truth, balanced, void_output=config.void_output)
+    return fitted_task(data.target, truth, balanced, void_output=config.void_output, monitor=config.monitor)
 
 
 def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: RunFolder) -> Fitted:
@@ -130,14 +136,22 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
         augmentation=Augmentation(turns_and_flips=config.turns_and_flips, keep_dates_frac=config.keep_dates_frac),
     )  # fmt: skip
     keep = replace(
-        config.keep, keep_best=f"val/{task.primary}", best_is_highest=task.highest_is_best, patience=config.patience
+        config.keep,
+        keep_best=f"val/{task.primary}",
+        best_is_highest=task.highest_is_best,
+        patience=config.patience,
+        min_steps=config.min_epochs * per_epoch,
     )
+    optimiser = config.optimiser
+    if config.warmup_epochs:
+        optimiser = replace(optimiser, warmup_steps=config.warmup_epochs * per_epoch)
     return fit(
         objective,
         lambda rank, world_size: Mixture(parts=[part], seed=config.seed, rank=rank, world_size=world_size),
-        optimiser=config.optimiser, engine=config.engine, keep=keep, seed=config.seed,
+        optimiser=optimiser, engine=config.engine, keep=keep, seed=config.seed,
         num_steps=config.epochs * per_epoch, max_steps=config.max_steps, run=run,
-        monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size)],
+        monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size,
+                          precision=_precision(config))],
     )  # fmt: skip
 
 
@@ -146,6 +160,20 @@ def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
     devices = engine.devices if isinstance(engine.devices, int) else max(1, torch.cuda.device_count())
     in_a_step = min(config.batch_size, len(data.train)) * devices * engine.num_nodes * engine.accumulate
     return max(1, len(data.train) // in_a_step)
+
+
+def _curve(path: Path, primary: str) -> list[dict[str, float | None]]:
+    """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file."""
+    if not path.is_file():
+        return []
+    measured = read_metrics(path)
+    losses, scores = measured.get("val/loss", []), dict(measured.get(f"val/{primary}", []))
+    points: list[dict[str, float | None]] = []
+    for (before, _), (step, loss) in pairwise(losses):  # the first was measured before the first step
+        trained = [value for at, value in measured.get("train/loss", []) if before < at <= step]
+        mean = sum(trained) / len(trained) if trained else None
+        points.append({"loss": mean, "val_loss": loss, primary: scores.get(step)})
+    return points
 
 
 def _best(run: RunFolder) -> tuple[Checkpoint, bool]:
@@ -157,7 +185,12 @@ def _best(run: RunFolder) -> tuple[Checkpoint, bool]:
     return (last, False) if kept is None else (kept, True)
 
 
-def _scored(predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
+def _precision(config: FinetuneConfig) -> Precision:
+    """Of scores, those of validation and the last ones alike: bf16 where it was trained so."""
+    return "bf16" if config.engine.precision == "bf16" else "float32"
+
+
+def _scored(config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance, unseen=unseen)
+        return score(predictor, tiles, advance=advance, unseen=unseen, precision=_precision(config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,12 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
         found[name] = json.loads((path / SCORES).read_text())
     content = joined(found) | {"config": config.to_dict()}
     write_whole(out / FOLDS, to_json(content))
-    return Scored(text=_text(content, out))
+    lines = [*spread_lines(content), *paper_line(content["command"], content["config"]), f"scores: {out / FOLDS}"]
+    if config.report:
+        from anysat.workflows.folds_report import write_folds_report
+
+        lines.append(f"report: {write_folds_report(out, json.loads((out / FOLDS).read_text()))}")
+    return Scored(text="\n".join(lines))
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -55,13 +60,7 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                "selection": {k: v for k, v in one["selection"].items() if k not in _LONG}}
         for name, one in found.items()
     }  # fmt: skip
-    figures = {}
-    for name in first["scores"]["test"]["figures"]:
-        values = [one["figures"][name] for one in folds.values() if one["figures"][name] is not None]
-        if values:
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            figures[name] = {"mean": statistics.fmean(values), "deviation": spread, "least": min(values),
-                             "greatest": max(values), "num_folds": len(values)}  # fmt: skip
+    figures = spread_of([one["figures"] for one in folds.values()])
     kept = {name: first[name] for name in ("command", "target", "primary", "seed", "versions")}
     return {**kept, "selected_on": "the fold before", "figures": figures, "folds": folds}
 
@@ -69,12 +68,24 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 _LONG = ("curve", "tried")
 
 
-def _text(content: Mapping[str, Any], out: Path) -> str:
+def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
+    """Mean, deviation and range of each figure over those in which it is defined, and how many these are."""
+    found = {}
+    for name in figures[0]:
+        values = [value for one in figures if (value := one[name]) is not None]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[name] = {"mean": statistics.fmean(values), "deviation": spread, "least": min(values),
+                           "greatest": max(values), "num_folds": len(values)}  # fmt: skip
+    return found
+
+
+def spread_lines(content: Mapping[str, Any]) -> list[str]:
+    """A line for each figure of `target`, `folds` and `figures` as `joined` has them."""
     lines = [f"{content['target']} in {len(content['folds'])} folds, mean ± deviation (least to greatest)"]
     for name, title in FIGURES.items():
         one = content["figures"].get(name)
         if one is not None:
             spread = "" if one["deviation"] is None else f" ± {one['deviation']:.3f}"
             lines.append(f"  {title:18} {one['mean']:.3f}{spread} ({one['least']:.3f} to {one['greatest']:.3f})")
-    return "\n".join([*lines, *paper_line(content["command"], str(content["config"].get("preset"))),
-                      f"scores: {out / FOLDS}"])  # fmt: skip
+    return lines

@@ -16,6 +16,11 @@ def rows(pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs)
 
 
+def table(lines: Iterable[str]) -> str:
+    """A table of figures from its rows, which scrolls where it is too wide."""
+    return f'<div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
+
+
 def img(image: NDArray[np.uint8], alt: str) -> str:
     """An image (row col 3) inside the page, its pixels sharp at any width."""
     from matplotlib.image import imsave
@@ -61,4 +66,6 @@ code { background: var(--card); border: 1px solid var(--line); border-radius: .2
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; vertical-align: top; }
 .facts { width: 100%; } .facts th, .facts td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
 .facts th { width: 13rem; color: var(--soft); font-weight: normal; }
-.facts td { overflow-wrap: anywhere; }"""
+.facts td { overflow-wrap: anywhere; }
+.figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
+.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }"""

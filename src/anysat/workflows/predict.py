@@ -39,7 +39,7 @@ class PredictConfig(AreaOptions):
     units: list[str] = field(default_factory=list)
     """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
     precision: str = "auto"
     """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
     overwrite: bool = False

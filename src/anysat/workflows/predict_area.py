@@ -19,13 +19,12 @@ from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.writers import check_apart
 from anysat.model.digest import bytes_of, digest
-from anysat.model.precision import find_precision
-from anysat.picture_samples import class_colours
+from anysat.model.precision import find_device, find_precision
+from anysat.picture_samples import colours_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.embed_tile import check_device
 from anysat.workflows.predict import PredictConfig
 from anysat.workflows.probe import Scored
 
@@ -37,8 +36,7 @@ def predict_area(config: PredictConfig) -> Scored:
     """See `anysat.workflows.predict.predict`."""
     given = [source.file for source in describe_sources(config.inputs).values()]
     check_apart([Path(config.out)], [*given, config.run])
-    check_device(config.device)
-    predictor = load_task(config.run, device=config.device)
+    predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
     if config.probabilities and predictor.task.target.kind == "value":
         raise RecordError("--probabilities", True, f"nothing, because {predictor.task.target.name!r} has no classes")
@@ -103,7 +101,7 @@ def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int)
     target, pixel_m = predictor.task.target, area.patch_size_m / side
     found = []
     if target.kind == "class":
-        said = class_attributes(target.classes, class_colours(len(target.classes)))
+        said = class_attributes(target.classes, colours_of(target))
         found.append(layout_of(area, "class", pixel_m, kind="uint8", variable="class", variable_attributes=said))
     elif target.kind == "value":
         said = {"long_name": target.name, "units": target.unit}

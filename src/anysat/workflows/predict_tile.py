@@ -13,20 +13,19 @@ from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.writers import check_free, staged
-from anysat.model.precision import find_precision, multiplying
-from anysat.picture_samples import class_colours, sample_figure
+from anysat.model.precision import find_device, find_precision, multiplying
+from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
-from anysat.workflows.embed_tile import check_device, read_tile
+from anysat.workflows.embed_tile import read_tile
 from anysat.workflows.predict import PredictConfig
 from anysat.workflows.probe import Scored
 
 
 def predict_tile(config: PredictConfig) -> Scored:
     """See `predict`."""
-    check_device(config.device)
-    predictor = load_task(config.run, device=config.device)
+    predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
     wanted = ".tif" if target.level == "pixel" else ".json"
     if out.suffix != wanted:
@@ -65,7 +64,7 @@ def _write_map(
     if target.kind == "value":
         write_values(path, answer[None], geobox, [target.name], tags, target.unit)
     else:
-        write_classes(path, answer, geobox, target.classes, class_colours(len(target.classes)), tags)
+        write_classes(path, answer, geobox, target.classes, colours_of(target), tags)
     if len(files) > 2 and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
         write_values(files[2], shares, geobox, list(target.classes), tags)

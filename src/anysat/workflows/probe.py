@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.model.precision import PRECISIONS
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
+Schedule = Literal["cosine", "plateau"]
 ClassWeights = Literal["none", "balanced"]
 
 
@@ -39,7 +41,8 @@ class ProbeConfig:
     """tile, pooled or both (tile token, mean of the patches, both) for a target of tiles; dense, patches or conv for
     one of pixels; null for `both` and `dense`."""
     method: Method = "linear"
-    """`linear` trains the head; `knn` asks the nearest neighbours of the tile's embedding and trains nothing."""
+    """`linear` trains the head; `knn` trains nothing: it asks the nearest training tiles, or sub-patches for a target
+    of pixels, up to 20,000 of which are kept in the predictor."""
     learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2])
     """Each is tried with each weight decay, all at once; the best on the validation split is kept."""
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
@@ -48,48 +51,82 @@ class ProbeConfig:
     """Most passes over the training tiles."""
     patience: int | None = 15
     """Epochs without a better validation score after which it ends; null for none."""
+    min_epochs: int = 0
+    """Epochs before which patience ends nothing."""
+    monitor: str | None = None
+    """Validation score, as accuracy or f1_macro, by which settings and epochs are chosen; null for the task's own."""
+    schedule: Schedule = "cosine"
+    """`cosine` falls to 0 over all epochs; `plateau` falls by ten when the validation loss has not become lower for 10
+    epochs."""
+    warmup_epochs: int | None = None
+    """Epochs over which the learning rate of `cosine` rises first; null for a tenth of them."""
+    clip_norm: float | None = 1.0
+    """Longest gradient; null does not clip."""
     batch_size: int = 32
     """Tiles per step."""
     class_weights: ClassWeights = "none"
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False
     """One output more, of what has no label, as in the published heads."""
+    day_convention: str | None = None
+    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    trained."""
     statistics: str | None = None
     """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
     the training split."""
     block_km: float | None = None
     """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks. Null for tiles."""
-    num_neighbours: int = 20
-    """Of knn."""
+    num_neighbours: list[int] = field(default_factory=lambda: [1, 3, 10, 30, 100])
+    """Of knn; each is tried, and the best on the validation split is kept."""
     seed: int = 0
     """Of everything that is drawn."""
     cache: str | None = None
     """Folder of embeddings; null for one in the run folder."""
+    device: str = "cpu"
+    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    precision: str = "float32"
+    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
+    float32 gives the same figures on every machine."""
     num_workers: int = 0
     """Processes that read tiles."""
     report: bool = True
     """Write a page, report.html."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"preset", "out", "resume", "root", "cache", "num_workers", "report", "block_km"}
+        {"preset", "out", "resume", "root", "cache", "device", "num_workers", "report", "block_km"}
     )
     """Options that another session of a run may have otherwise."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
             object.__setattr__(self, "data", LabelledData(**self.data))
-        for name, known in (("method", get_args(Method)), ("class_weights", get_args(ClassWeights))):
+        choices = {"method": Method, "class_weights": ClassWeights, "schedule": Schedule}
+        for name, known in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in known:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), f"one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "num_neighbours"):
+        for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
         if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0, or null")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
         if self.patience is not None and self.patience < 1:
             raise RecordError("--patience", self.patience, "1 or more, or null")
+        if not self.num_neighbours or min(self.num_neighbours) < 1:
+            raise RecordError("--num-neighbours", self.num_neighbours, "at least one, each 1 or more")
+        if self.method == "knn" and (self.head is not None or self.class_weights != "none"):
+            name = "--head" if self.head is not None else "--class-weights"
+            raise RecordError(name, self.head or self.class_weights, "what is the default, with --method knn")
+        for name in ("min_epochs", "warmup_epochs"):
+            if (getattr(self, name) or 0) < 0:
+                raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise RecordError("--clip-norm", self.clip_norm, "a number above 0, or null")
+        if self.schedule == "plateau" and self.warmup_epochs is not None:
+            raise RecordError("--warmup-epochs", self.warmup_epochs, "null with --schedule plateau, which has none")
         for name in ("learning_rates", "weight_decays"):
             values = getattr(self, name)
             if not values or any(value < 0 or (name == "learning_rates" and value == 0) for value in values):

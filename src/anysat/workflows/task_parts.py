@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from anysat.model.checkpoint import find_statistics
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
+from anysat.picture_samples import with_colours
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
@@ -94,6 +96,26 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
     return made, new
 
 
+def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> None:
+    """Number a dataset's days as asked for; else as the weights do, which is told where the dataset has them otherwise.
+
+    The encoder keeps the convention, and with it what is made of it.
+
+    Raises:
+        RecordError: there is no such convention.
+    """
+    own = encoder.config.day_convention
+    if asked is not None:
+        encoder.config = replace(encoder.config, day_convention=asked)
+    elif own != record.day_convention:
+        warnings.warn(
+            f"{record.title} numbers days by {record.day_convention!r}, these weights by {own!r}, which is kept: right "
+            "where they were trained so on these data, too, as `anysat pretrain` does; published weights saw them as "
+            f"the dataset has them: --day-convention {record.day_convention!r}",
+            stacklevel=2,
+        )
+
+
 def make_view(
     encoder: AnySat, record: DatasetRecord, target: Target, *, modalities: Sequence[str],
     patch_sizes_m: Sequence[float], dense: str | None, needs_dense: bool,
@@ -130,12 +152,15 @@ def _finest(modalities: Sequence[Modality], target: Target) -> str:
     return (coarse or tiling)[0].key
 
 
-def fitted_task(target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False) -> Task:
-    """The task of a target, with what it takes from the training tiles' targets: class weights, mean, deviation.
+def fitted_task(
+    target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None
+) -> Task:
+    """The task of a target, its palette fixed, with what it takes from the training tiles: weights, mean, deviation.
 
     Raises:
         InputError: fewer than two training values, or an option that has no meaning for this target.
     """
+    target = with_colours(target) if target.classes else target
     if target.kind != "class" and void_output:
         raise InputError("--void-output", "a target of classes", f"{target.name!r}, {target.kind}")
     if target.kind == "value" and balanced:
@@ -146,16 +171,19 @@ def fitted_task(target: Target, truth: Tensor, balanced: bool, *, void_output: b
         if int(known.sum()) < 2:
             raise InputError(f"target {target.name!r}", "at least two training values", int(known.sum()))
         deviation = float(values[known].std(correction=0))
-        return make_task(target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0})
+        return make_task(
+            target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0, "monitor": monitor}
+        )
+    options: dict[str, Any] = {"monitor": monitor} | ({"void_output": True} if void_output else {})
     if not balanced:
-        return make_task(target, {"void_output": True} if void_output else None)
+        return make_task(target, options)
     if target.kind == "labels":
         positive = truth.double().mean(0)
         weights = torch.where(positive > 0, (1 - positive) / positive.clamp_min(1e-9), 1.0)
-        return make_task(target, {"class_weights": tuple(weights.tolist())})
+        return make_task(target, options | {"class_weights": tuple(weights.tolist())})
     labels = truth.long().flatten()
     counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))
-    return make_task(target, {"class_weights": inverse_frequency(counts), "void_output": void_output})
+    return make_task(target, options | {"class_weights": inverse_frequency(counts)})
 
 
 def result(

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from anysat.data.base import find_dataset
 from anysat.train.config import EngineConfig, OptimiserConfig, Schedule
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 
 PUBLISHED_WEIGHTS = "g-astruc/AnySat"
+WARMUP_EPOCHS = 20
+MIN_EPOCHS = 50
+"""Published trainings never end before."""
+
+
+RECOMMENDED = "-recommended"
+"""Ends the names of presets with the data of a published experiment and our own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +31,42 @@ class Published:
     where: str
 
 
+def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
+    """What we would do with the data of a published experiment: its weights and view, and otherwise our own settings.
+
+    A probe sweeps learning rates and decays and ends early; fine-tuning warms up for a tenth of its epochs, falls by a
+    cosine, is clipped, and trains lower blocks less.
+    """
+
+    def made() -> Any:
+        given = published()
+        kept = {
+            name: getattr(given, name)
+            for name in ("weights", "data", "patch_sizes_m", "dense", "batch_size", "day_convention")
+        }
+        if isinstance(given, ProbeConfig):
+            return ProbeConfig(**kept)
+        return FinetuneConfig(**kept, trained=given.trained, engine=given.engine, warmup_epochs=5, layer_decay=0.8)
+
+    return made
+
+
 def _published(
     dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float,
-    epochs: int = 200, **options: Any,
+    schedule: Literal["plateau", "cosine"] = "plateau", **options: Any,
 ) -> ProbeConfig:  # fmt: skip
-    """A linear probe as published (spec 5): one learning rate, no decay."""
+    """A linear probe as published (spec 5): one learning rate, no decay, no clipping."""
     return ProbeConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, learning_rates=[learning_rate], weight_decays=[0.0],
-        epochs=epochs, patience=10, **options,
+        epochs=200, min_epochs=MIN_EPOCHS, patience=10, clip_norm=None, schedule=schedule,
+        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else None, day_convention=_days_of(dataset), **options,
     )  # fmt: skip
+
+
+def _days_of(dataset: str) -> str:
+    """As the published weights have seen the dataset's days."""
+    return find_dataset(dataset).day_convention
 
 
 def pastis() -> ProbeConfig:
@@ -65,7 +99,7 @@ def sickle() -> ProbeConfig:
 
 def timesen2crop() -> ProbeConfig:
     """TimeSen2Crop crop of a pixel."""
-    return _published("timesen2crop", "crop", ["s2"], 10, 2048, 2e-4, head="tile")
+    return _published("timesen2crop", "crop", ["s2"], 10, 2048, 2e-4, "cosine", head="tile", monitor="accuracy")
 
 
 def sen1floods11() -> ProbeConfig:
@@ -75,7 +109,7 @@ def sen1floods11() -> ProbeConfig:
 
 def so2sat() -> ProbeConfig:
     """So2Sat local climate zones of a tile."""
-    return _published("so2sat", "lcz", ["s2", "s1"], 80, 768, 2e-3, head="tile")
+    return _published("so2sat", "lcz", ["s2", "s1"], 80, 768, 2e-3, "cosine", head="tile", monitor="accuracy")
 
 
 WORLD_TASKS = {"land_cover": "s2", "species": "s2", "crop": "s2", "change": "s2", "flood": "s1"}
@@ -93,7 +127,7 @@ def _world(target: str) -> Callable[[], ProbeConfig]:
     return made
 
 
-PROBES: dict[str, Callable[[], ProbeConfig]] = {
+_PUBLISHED_PROBES: dict[str, Callable[[], ProbeConfig]] = {
     "pastis": pastis,
     "pastis-folds": pastis_folds,
     "bradd": bradd,
@@ -101,6 +135,10 @@ PROBES: dict[str, Callable[[], ProbeConfig]] = {
     "timesen2crop": timesen2crop,
     "sen1floods11": sen1floods11,
     "so2sat": so2sat,
+}
+PROBES: dict[str, Callable[[], ProbeConfig]] = {
+    **_PUBLISHED_PROBES,
+    **{f"{name}{RECOMMENDED}": recommended(made) for name, made in _PUBLISHED_PROBES.items()},
     **{f"world-{target.replace('_', '-')}": _world(target) for target in WORLD_TASKS},
 }
 """By name; add one here."""
@@ -123,7 +161,9 @@ def _published_finetune(
     """As published (spec 5): AdamW over everything, half precision, no clipping."""
     return FinetuneConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
-        patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, patience=10, turns_and_flips=False,
+        patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, min_epochs=MIN_EPOCHS, patience=10,
+        warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else 0, day_convention=_days_of(dataset),
+        turns_and_flips=False,
         optimiser=OptimiserConfig(
             learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, decay_all=True
         ),
@@ -139,7 +179,7 @@ def _tsaits() -> FinetuneConfig:
 
 def _pastis_labels() -> FinetuneConfig:
     return _published_finetune(
-        "pastis_hd", "crops_present", ["spot", "s2", "s1"], 40, 4, schedule="cosine", head="tile"
+        "pastis_hd", "crops_present", ["spot", "s2", "s1"], 40, 4, schedule="cosine", head="tile", monitor="f1_macro"
     )
 
 
@@ -166,7 +206,8 @@ def _sickle() -> FinetuneConfig:
 
 
 def _timesen2crop() -> FinetuneConfig:
-    return _published_finetune("timesen2crop", "crop", ["s2"], 10, 2048, schedule="cosine", epochs=100, head="tile")
+    return _published_finetune("timesen2crop", "crop", ["s2"], 10, 2048, schedule="cosine", epochs=100, head="tile",
+                               monitor="accuracy")  # fmt: skip
 
 
 def _burn_scars() -> FinetuneConfig:
@@ -191,7 +232,7 @@ def _projectors(config: FinetuneConfig, learning_rate: float) -> FinetuneConfig:
     return replace(config, trained="projectors", optimiser=optimiser)
 
 
-FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
+_PUBLISHED_FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
     "treesatai-ts": _tsaits,
     "pastis": _pastis,
     "pastis-folds": lambda: _over_folds(_pastis()),
@@ -206,6 +247,10 @@ FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
     "burn-scars-projectors": _burn_scars_projectors,
     "spacenet7": _spacenet7,
     "spacenet7-projectors": _spacenet7_projectors,
+}
+FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
+    **_PUBLISHED_FINETUNES,
+    **{f"{name}{RECOMMENDED}": recommended(made) for name, made in _PUBLISHED_FINETUNES.items()},
     **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in WORLD_TASKS},
 }
 """By name; add one here."""

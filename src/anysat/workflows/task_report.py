@@ -17,11 +17,11 @@ from anysat.batch import Batch, Tile
 from anysat.data.base import Target
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
-from anysat.picture_samples import class_colours
+from anysat.picture_samples import colours_of
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.workflows.labelled_data import OpenData
-from anysat.workflows.page import STYLE, img, rows
+from anysat.workflows.page import STYLE, img, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
 
 REPORT = "report.html"
@@ -72,7 +72,7 @@ def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
     right: list[tuple[float, int]] = []
     name = predictor.task.target.name
     for place in places.tolist():
-        batch = Batch.of([tiles[place]])
+        batch = Batch.of([tiles[place]]).to(predictor.device)
         found = predictor.predict(batch)
         share = float(predictor.task.right(found.outputs, batch.targets[name])[0])
         if not math.isnan(share):
@@ -83,9 +83,9 @@ def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
 
 
 def _shown(predictor: Predictor, tile: Tile, right: float) -> Shown:
-    found = predictor.predict(Batch.of([tile]))
-    probabilities = None if found.probabilities is None else found.probabilities[0].numpy()
-    return Shown(tile=tile, right=right, answer=found.answer[0].numpy(), probabilities=probabilities)
+    found = predictor.predict(Batch.of([tile]).to(predictor.device))
+    probabilities = None if found.probabilities is None else found.probabilities[0].cpu().numpy()
+    return Shown(tile=tile, right=right, answer=found.answer[0].cpu().numpy(), probabilities=probabilities)
 
 
 def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> str:
@@ -120,7 +120,7 @@ def _scores(found: Mapping[str, Any]) -> str:
         if name in found["scores"]["test"]["figures"]:
             cells = "".join(f"<td>{with_interval(found['scores'][split], name)}</td>" for split in splits)
             lines.append(f'<tr><th scope="row">{escape(title)}</th>{cells}</tr>')
-    return _table(lines)
+    return table(lines)
 
 
 def _classes(found: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ def _classes(found: Mapping[str, Any]) -> str:
             for name in names
         )
         lines.append(f'<tr><th scope="row">{escape(class_name)}</th>{cells}</tr>')
-    return f"<h2>Classes</h2>{_table(lines)}"
+    return f"<h2>Classes</h2>{table(lines)}"
 
 
 def _bounds(interval: Sequence[float | None]) -> str:
@@ -166,9 +166,7 @@ def _confusion(found: Mapping[str, Any]) -> str:
             for n in columns
         )
         lines.append(f'<tr><th scope="row">{escape(names[number])}</th>{cells}</tr>')
-    return (
-        f"<h2>Confusions</h2><p>Each row is what the labelled places of one class were told to be.</p>{_table(lines)}"
-    )
+    return f"<h2>Confusions</h2><p>Each row is what the labelled places of one class were told to be.</p>{table(lines)}"
 
 
 def _selection(found: Mapping[str, Any]) -> str:
@@ -186,12 +184,13 @@ def _selection(found: Mapping[str, Any]) -> str:
         ]
         parts.append(png_tag(curve_figure(panels), "Curves of loss and validation score by epoch", "plot"))
     if selection.get("tried"):
-        score = escape(FIGURES.get(name, name))
-        lines = [f"<tr><th>learning rate</th><th>weight decay</th><th>{score}, validation</th><th>epoch</th></tr>"]
+        titles = {name: f"{FIGURES.get(name, name)}, validation"}
+        head = "".join(f"<th>{escape(titles.get(key, key.replace('_', ' ')))}</th>" for key in selection["tried"][0])
+        lines = [f"<tr>{head}</tr>"]
         for one in selection["tried"]:
-            cells = f"<td>{one['learning_rate']:g}</td><td>{one['weight_decay']:g}</td><td>{_number(one[name])}</td>"
-            lines.append(f"<tr>{cells}<td>{one['epoch']}</td></tr>")
-        parts.append(_table(lines))
+            cells = (_number(value) if key == name else f"{value:g}" for key, value in one.items())
+            lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        parts.append(table(lines))
     return f"<h2>How it was chosen</h2>{''.join(parts)}" if parts else ""
 
 
@@ -222,7 +221,7 @@ def _raster(values: NDArray[Any], target: Target) -> NDArray[np.uint8]:
         share = np.nan_to_num(((values - low) / max(high - low, 1e-9)).clip(0, 1))
         image = np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1)
         return np.asarray(np.where(np.isfinite(values)[..., None], image, _IGNORED) * 255, dtype=np.uint8)
-    numbers, colours = values.astype(np.int64), class_colours(len(target.classes))
+    numbers, colours = values.astype(np.int64), colours_of(target)
     known = (numbers >= 0) & (numbers < len(colours)) & (numbers != (-1 if target.ignore is None else target.ignore))
     image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
     return np.asarray(image * 255, dtype=np.uint8)
@@ -233,7 +232,7 @@ def _legend(tiles: Sequence[Shown], target: Target) -> str:
     if target.level != "pixel" or target.kind == "value":
         return ""
     seen = {int(n) for one in tiles for part in (one.answer, one.tile.targets[target.name]) for n in np.unique(part)}
-    colours = (class_colours(len(target.classes)) * 255).astype(int)
+    colours = (colours_of(target) * 255).astype(int)
     items = "".join(
         f'<li><i style="background: rgb({", ".join(map(str, colours[n]))})"></i>{escape(target.classes[n])}</li>'
         for n in sorted(seen) if 0 <= n < len(target.classes)
@@ -270,10 +269,6 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _table(lines: Sequence[str]) -> str:
-    return f'<div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
-
-
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
@@ -285,8 +280,6 @@ $style
 .plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); margin: .6rem 0; }
 .row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .labels i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border: 1px solid var(--line); }
-.figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
-.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
 @media print { body { max-width: none; padding: 0; } * { print-color-adjust: exact; } }
 </style>
 </head>

@@ -20,7 +20,7 @@ NOTHING = "nothing"
 def summary(found: Mapping[str, Any], run: Path) -> str:
     """The test scores with intervals, what they were chosen on, and the paper's figure where there is one."""
     test = found["scores"]["test"]
-    lines = score_lines(test, found["command"], str(found["config"].get("preset")))
+    lines = score_lines(test, found["command"], found["config"])
     chosen = f"chosen on {found['selected_on']}"
     if "val" in found["scores"] and found["selected_on"] != NOTHING:
         title = FIGURES.get(found["primary"], found["primary"])
@@ -42,22 +42,44 @@ def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def score_lines(scores: Mapping[str, Any], command: str, preset: str) -> list[str]:
-    """A line for each figure, with intervals, and the paper's for the same preset."""
+def score_lines(
+    scores: Mapping[str, Any], command: str, config: Mapping[str, Any], split: str | None = None
+) -> list[str]:
+    """A line for each figure, with intervals, and the paper's; `split` is what was scored, None for the test split."""
     lines = [
         f"  {title:18} {with_interval(scores, name)}" for name, title in FIGURES.items() if name in scores["figures"]
     ]
-    return lines + paper_line(command, preset)
+    return lines + paper_line(command, config, split)
 
 
-def paper_line(command: str, preset: str) -> list[str]:
-    """The paper's figure for a preset, where there is one."""
-    from anysat.workflows.task_presets import PAPER
+def paper_line(command: str, config: Mapping[str, Any], split: str | None = None) -> list[str]:
+    """The paper's figure for the preset of a run, where there is one, and what keeps it from being compared.
 
-    paper = PAPER.get((command, preset))
-    return (
-        [] if paper is None else [f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"]
-    )
+    Args:
+        command: probe or finetune.
+        config: the run's options, as plain values.
+        split: what was scored; None for the run's test split.
+    """
+    from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, RECOMMENDED
+
+    preset = str(config.get("preset"))
+    paper = PAPER.get((command, preset.removesuffix(RECOMMENDED)))
+    if paper is None:
+        return []
+    wanted = (PROBES if command == "probe" else FINETUNES)[preset]().to_dict()
+    differing = [f"{name} {ours}, not {theirs}" for name, ours, theirs in _differences(config, wanted)]
+    if split is not None and split != wanted["data"]["test"]:
+        differing.append(f"split {split}, not {wanted['data']['test']}")
+    told = f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"
+    return [told + (f", not to be compared: {'; '.join(differing)}" if differing else "")]
+
+
+def _differences(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Weights and options of the data that are not the preset's: name, the run's, the preset's."""
+    pairs = [("weights", config["weights"], preset["weights"])]
+    pairs += [(f"data.{name}", config["data"].get(name), value) for name, value in preset["data"].items()
+              if name != "root"]  # fmt: skip
+    return [(name, ours, theirs) for name, ours, theirs in pairs if ours != theirs]
 
 
 def with_interval(scores: Mapping[str, Any], name: str) -> str:

@@ -192,7 +192,7 @@ def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
     """What numbers of the targets mean, as plain values."""
     return [
         {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
-         if name != "about"}
+         if name not in ("about", "colours")}
         for target in record.targets
     ]  # fmt: skip
 

@@ -1,0 +1,112 @@
+"""Nearest neighbours as a head: embeddings that are kept, and how many are asked, chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anysat.errors import InputError
+from anysat.probing.cache import TILES_PER_FILE, Features, batches
+from anysat.probing.samples import directions
+from anysat.tasks.base import Task
+from anysat.tasks.heads import HeadConfig, NeighbourHead, averaged, make_head
+from anysat.tasks.probe import is_better
+
+MOST_SAMPLES = 20_000
+"""Training embeddings that are kept at most: of the base size 60 MB, and 120 MB of sub-patches."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighbours:
+    """The best number of neighbours on the validation tiles."""
+
+    config: HeadConfig
+    head: NeighbourHead
+    score: float
+    """Its primary score there."""
+    tried: tuple[tuple[int, float], ...]
+    """Every number and its score."""
+
+
+def fit_neighbours(
+    task: Task, config: HeadConfig, train: Features, val: Features, counts: Sequence[int], *, seed: int,
+    most: int = MOST_SAMPLES, advance: Callable[[int], object] = lambda _: None,
+) -> Neighbours:  # fmt: skip
+    """Keep embeddings of the training tiles and choose on `val` how many neighbours are asked.
+
+    Args:
+        task: what is predicted.
+        config: of a head of neighbours, without samples.
+        train: features of the training tiles.
+        val: of the validation tiles.
+        counts: numbers of neighbours to try; of equals the first.
+        seed: of what is drawn where there are more than `most`: tiles, or as many sub-patches of each tile.
+        most: embeddings to keep.
+        advance: called with the number of validation tiles done.
+
+    Raises:
+        InputError: no training embedding was seen and has a label.
+    """
+    begun = replace(config, num_samples=1, num_neighbours=max(counts))
+    vectors, targets = _samples(task, _head(begun), train, seed, most)
+    config = replace(begun, num_samples=len(vectors))
+    head = _head(config)
+    head.load_state_dict({"vectors": vectors, "targets": targets})
+    sheets: list[Any] = [task.metric() for _ in counts]
+    truth = val.targets[task.target.name]
+    with torch.inference_mode():
+        for indices in batches(len(val), TILES_PER_FILE):
+            for sheet, outputs in zip(sheets, head.of_counts(val.embeddings(indices), counts), strict=True):
+                task.score(sheet, outputs, truth[torch.from_numpy(indices)])
+            advance(len(indices))
+    tried = [(count, sheet.compute().figures[task.primary]) for count, sheet in zip(counts, sheets, strict=True)]
+    best = tried[0]
+    for one in tried[1:]:
+        best = one if is_better(one[1], best[1], task) else best
+    head.num_neighbours = best[0]
+    return Neighbours(config=replace(config, num_neighbours=best[0]), head=head, score=best[1], tried=tuple(tried))
+
+
+def _head(config: HeadConfig) -> NeighbourHead:
+    made = make_head(config)
+    assert isinstance(made, NeighbourHead), config
+    return made.eval()
+
+
+def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: int) -> tuple[Tensor, Tensor]:
+    """Directions (sample dim) of labelled places that were seen, and their targets (sample output)."""
+    rng = np.random.default_rng([seed, 4])
+    chosen = np.sort(rng.permutation(len(train))[:most])
+    each = most // len(chosen)
+    vectors, targets = [], []
+    for start in range(0, len(chosen), TILES_PER_FILE):
+        indices = chosen[start : start + TILES_PER_FILE]
+        seen, valid = head.look(train.embeddings(indices))
+        wanted, known = _wanted(task, train.targets[task.target.name][torch.from_numpy(indices)])
+        if head.dense:
+            wanted, known = averaged(wanted, known, head.side)
+        for number, kept in enumerate((valid & known).reshape(len(indices), -1)):
+            places = rng.permutation(np.flatnonzero(kept.numpy()))[:each]
+            vectors.append(seen[number].reshape(-1, seen.shape[-1])[places])
+            targets.append(wanted[number].reshape(-1, wanted.shape[-1])[places])
+    if not sum(map(len, vectors)):
+        raise InputError(f"training tiles, {task.target.name}", "one with a label and a valid value", "none")
+    return directions(torch.cat(vectors)), torch.cat(targets)
+
+
+def _wanted(task: Any, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs that would be right (… output): classes and labels as 0 and 1, values in deviations; which are known."""
+    target, shape = task.target, truth.shape if task.target.kind == "labels" else (*truth.shape, task.num_outputs)
+    task.loss(torch.zeros(shape), truth)  # which refuses what is no class and no label
+    if target.kind == "labels":
+        return truth.float(), torch.ones(len(truth), dtype=torch.bool)
+    known = truth.isfinite() & (truth != (torch.nan if target.ignore is None else target.ignore))
+    if target.kind == "value":
+        return ((truth.float() - task.mean) / task.deviation).nan_to_num()[..., None], known
+    classes = truth.long().where(known, 0)
+    return torch.nn.functional.one_hot(classes, task.num_outputs).float(), known

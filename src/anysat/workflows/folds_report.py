@@ -1,0 +1,79 @@
+"""The page of a run over folds: what they came to together and each by itself, with the way to each fold's own page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from anysat.data.work import write_whole
+from anysat.errors import WriteError
+from anysat.workflows.page import STYLE, rows, table
+from anysat.workflows.task_text import FIGURES, with_interval
+
+REPORT = "report.html"
+
+
+def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
+    """The page in the folder of all folds, which appears whole or not at all.
+
+    Args:
+        run: the folder.
+        content: what `folds.json` holds.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    folds = content["folds"]
+    title = f"{content['target']}: {len(folds)} folds"
+    facts = [("Command", content["command"]), ("Data", content["config"]["data"]["dataset"]),
+             ("Weights", str(content["config"]["weights"])), ("Seed", str(content["seed"]))]  # fmt: skip
+    page = _PAGE.substitute(style=STYLE, title=escape(title), scores=_scores(run, content), facts=rows(facts))
+    try:
+        write_whole(run / REPORT, page.encode())
+    except OSError as error:
+        raise WriteError(run / REPORT, error) from error
+    return run / REPORT
+
+
+def _scores(run: Path, content: Mapping[str, Any]) -> str:
+    names = [_linked(run, name) for name in content["folds"]]
+    lines = [f"<tr><th>score</th><th>mean ± deviation</th>{''.join(f'<th>{name}</th>' for name in names)}</tr>"]
+    for name, title in FIGURES.items():
+        if (one := content["figures"].get(name)) is None:
+            continue
+        spread = "" if one["deviation"] is None else f" ± {one['deviation']:.3f}"
+        cells = "".join(f"<td>{with_interval(fold, name)}</td>" for fold in content["folds"].values())
+        lines.append(f'<tr><th scope="row">{escape(title)}</th><td><b>{one["mean"]:.3f}</b>{spread}</td>{cells}</tr>')
+    return table(lines)
+
+
+def _linked(run: Path, fold: str) -> str:
+    page = f"{fold}/{REPORT}"
+    return f'<a href="{escape(page, quote=True)}">{escape(fold)}</a>' if (run / page).is_file() else escape(fold)
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style
+</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p>Each fold is scored once, by a run whose settings were chosen on another; intervals of 95 % are over its tiles.</p>
+</header>
+<h2>Scores</h2>
+$scores
+<h2>The run</h2>
+<table class="facts">$facts</table>
+</body>
+</html>
+""")

@@ -1,0 +1,46 @@
+"""What is said of a result: the paper's figure beside ours only as what it is, with what keeps it from being compared."""
+
+from dataclasses import replace
+
+import pytest
+
+from anysat.workflows.task_presets import FINETUNES, PROBES
+from anysat.workflows.task_text import paper_line
+
+
+def line(command, name, split=None, **changes):
+    config = replace((PROBES if command == "probe" else FINETUNES)[name](), preset=name)
+    data = {key: changes.pop(key) for key in list(changes) if hasattr(config.data, key)}
+    return paper_line(command, replace(config, data=replace(config.data, **data), **changes).to_dict(), split)
+
+
+@pytest.mark.parametrize("name", ["bradd", "bradd-recommended"])
+def test_the_papers_figure_stands_alone_where_data_weights_and_split_are_the_presets(name):
+    for split in (None, "test"):
+        assert line("probe", name, split, root="somewhere") == ["  paper: mean IoU 0.789 (table B, linear probe)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights": "nano"}, "weights nano, not g-astruc/AnySat"),
+        ({"train_frac": 0.1}, "data.train_frac 0.1, not 1.0"),
+        ({"modalities": None}, "data.modalities None, not ['s1']"),
+        ({"split": "val"}, "split val, not test"),
+    ],
+)
+def test_what_is_not_the_presets_is_named_beside_the_papers_figure(changes, told):
+    (found,) = line("probe", "bradd", **changes)
+    assert found.endswith(f", not to be compared: {told}")
+
+
+def test_one_fold_is_not_the_papers_mean_over_all_of_them():
+    whole = PROBES["pastis-folds"]()
+    one = replace(whole, preset="pastis-folds", data=whole.data.turns()["fold2"])
+    (found,) = paper_line("probe", one.to_dict())
+    assert "not to be compared: data.train fold3+fold4+fold5" in found
+    assert "compared" not in line("probe", "pastis-folds")[0]
+
+
+def test_what_the_paper_does_not_have_has_no_line():
+    assert line("probe", "world-crop") == []
