@@ -23,11 +23,13 @@ from typing import Any
 
 import torch
 from plain import plain, seen
-from pretraining_step import make_draw
+from pretraining_step import make_tiles
 from speed import load, machine_facts
 from torch import Tensor
 from torch.nn import functional
 
+from anysat.batch import Batch
+from anysat.data.loader import Draw
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.steps import SeenPatches
@@ -43,9 +45,10 @@ WAYS = ("float32", "bf16", "bf16 recomputed")
 
 def objective_of(way: str) -> tuple[Pretraining, Any]:
     """The published objective and a batch."""
-    draw = make_draw(DATES, 60, 10, 4, torch.device("cpu"))
+    batch = Batch.of(make_tiles(DATES, 60, 4))
+    draw = Draw(step=0, dataset="random", patch_size_m=10, batch=batch)
     torch.manual_seed(0)
-    student = AnySat(ModelConfig.base(), normaliser=Normaliser.from_batch(draw.batch))
+    student = AnySat(ModelConfig.base(), normaliser=Normaliser.from_batch(batch))
     config = ObjectiveConfig(centred=False, complete_weight=0.0, dense_weight=0.0, spread_weight=0.0)
     objective = Pretraining(student, config=config, recompute=way.endswith("recomputed")).train()
     if way.startswith("plain"):
