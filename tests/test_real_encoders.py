@@ -45,11 +45,14 @@ def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
             assert not years & seen if fold == unseen else years <= seen, tile
 
 
-def test_options_of_the_objective_replace_those_of_the_run():
-    assert unlabelled.config().objective.goal == "teacher"
-    changed = unlabelled.config(10, {"goal": "projection", "harmonics": 6})
-    assert (changed.num_steps, changed.objective.goal, changed.objective.harmonics) == (10, "projection", 6)
-    assert changed.objective.momentum == unlabelled.config().objective.momentum
+def test_options_replace_those_of_the_run_and_no_others():
+    usual = unlabelled.config()
+    assert (usual.seed, usual.weights, usual.objective.goal) == (0, "nano", "teacher")
+    changed = unlabelled.config(10, 3, None, objective={"goal": "projection"}, masking={"keep_dates_frac": (1, 1)})
+    assert (changed.num_steps, changed.seed, changed.weights) == (10, 3, None)
+    assert (changed.objective.goal, changed.masking.keep_dates_frac) == ("projection", (1, 1))
+    assert changed.objective.momentum == usual.objective.momentum
+    assert changed.optimiser == usual.optimiser
 
 
 def values(tile):
