@@ -47,11 +47,11 @@ def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
 
 def test_options_replace_those_of_the_run_and_no_others():
     usual = unlabelled.config()
-    assert (usual.seed, usual.weights, usual.objective.goal) == (0, "nano", "teacher")
-    changed = unlabelled.config(10, 3, None, objective={"goal": "projection"}, masking={"keep_dates_frac": (1, 1)})
-    assert (changed.num_steps, changed.seed, changed.weights) == (10, 3, None)
-    assert (changed.objective.goal, changed.masking.keep_dates_frac) == ("projection", (1, 1))
-    assert changed.objective.momentum == usual.objective.momentum
+    assert (usual.seed, usual.weights, usual.objective.goal) == (0, None, "teacher")
+    changed = unlabelled.config(10, 3, "nano", objective={"goal": "projection"}, masking={"keep_dates_frac": (0.5, 1)})
+    assert (changed.num_steps, changed.seed, changed.weights) == (10, 3, "nano")
+    assert (changed.objective.goal, changed.masking.keep_dates_frac) == ("projection", (0.5, 1))
+    assert (changed.objective.harmonics, changed.objective.momentum) == (6, usual.objective.momentum)
     assert changed.optimiser == usual.optimiser
 
 
