@@ -10,7 +10,7 @@ from test_real_tasks import made_task, once
 
 pytest.importorskip("sklearn")
 
-from real import encoders, finetuning, frozen, protocol, simple, unlabelled
+from real import choice, encoders, finetuning, frozen, protocol, simple, unlabelled, yardsticks
 from real.features import samples
 
 from anysat.batch import Batch
@@ -175,3 +175,22 @@ def test_the_answers_of_the_best_simple_model_are_fitted_again_from_its_record(m
     record, arrays = simple.evaluate(task)
     (model, features), answers = encoders.best_simple(task, samples(task), record)
     assert (answers == arrays[f"{features}, {model}"]).all()
+
+
+def test_what_chooses_a_pretraining_never_sees_what_is_tested():
+    for task in (made_task(), one_split()):
+        part, (train, _) = choice.training_part(task), next(task.splits())
+        assert len(part.tiles) == train.sum()
+        assert all(tile is task.tiles[n] for tile, n in zip(part.tiles, np.flatnonzero(train), strict=True))
+        assert len(np.unique(part.folds)) > 1
+        assert not any(set(part.groups[fit]) & set(part.groups[test]) for fit, test in part.splits())
+
+
+def test_yardsticks_deal_every_sample_and_split_groups_only_where_they_say_so():
+    task = made_task()
+    found = dict(yardsticks.deals(task))
+    split = {kind: any(len(set(folds[task.groups == g])) > 1 for g in task.groups) for kind, folds in found.items()}
+    assert split == {"our folds": False, "other folds of groups": False, "random samples": True}
+    columns = samples(task).features["series"]
+    make, _ = yardsticks.MODELS["linear"]
+    assert all(yardsticks.scored(task, columns, folds, make) > 0.9 for folds in found.values())

@@ -43,8 +43,8 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "linear": (lambda: LogisticRegression(C=0.1, max_iter=2000, tol=1e-3), lambda: Ridge(alpha=100.0)),
     "neighbours": (lambda: KNeighborsClassifier(5), lambda: KNeighborsRegressor(15)),
     "forest": (
-        lambda: RandomForestClassifier(100, random_state=0),
-        lambda: RandomForestRegressor(100, max_features=0.1, random_state=0),
+        lambda: RandomForestClassifier(50, random_state=0),
+        lambda: RandomForestRegressor(50, max_features=0.1, random_state=0),
     ),
 }
 """Of classes, of values."""
