@@ -10,7 +10,7 @@ from test_real_tasks import made_task, once
 
 pytest.importorskip("sklearn")
 
-from real import encoders, finetuning, frozen, protocol, simple, unlabelled
+from real import choice, encoders, finetuning, frozen, protocol, simple, unlabelled, yardsticks
 from real.features import samples
 
 from anysat.batch import Batch
@@ -45,11 +45,14 @@ def test_pretraining_sees_no_label_and_no_tile_of_fold_0(shared_data):
             assert not years & seen if fold == unseen else years <= seen, tile
 
 
-def test_options_of_the_objective_replace_those_of_the_run():
-    assert unlabelled.config().objective.goal == "teacher"
-    changed = unlabelled.config(10, {"goal": "projection", "harmonics": 6})
-    assert (changed.num_steps, changed.objective.goal, changed.objective.harmonics) == (10, "projection", 6)
-    assert changed.objective.momentum == unlabelled.config().objective.momentum
+def test_options_replace_those_of_the_run_and_no_others():
+    usual = unlabelled.config()
+    assert (usual.seed, usual.weights, usual.objective.goal) == (0, None, "teacher")
+    changed = unlabelled.config(10, 3, "nano", objective={"goal": "projection"}, masking={"keep_dates_frac": (0.5, 1)})
+    assert (changed.num_steps, changed.seed, changed.weights) == (10, 3, "nano")
+    assert (changed.objective.goal, changed.masking.keep_dates_frac) == ("projection", (0.5, 1))
+    assert (changed.objective.harmonics, changed.objective.momentum) == (6, usual.objective.momentum)
+    assert changed.optimiser == usual.optimiser
 
 
 def values(tile):
@@ -172,3 +175,22 @@ def test_the_answers_of_the_best_simple_model_are_fitted_again_from_its_record(m
     record, arrays = simple.evaluate(task)
     (model, features), answers = encoders.best_simple(task, samples(task), record)
     assert (answers == arrays[f"{features}, {model}"]).all()
+
+
+def test_what_chooses_a_pretraining_never_sees_what_is_tested():
+    for task in (made_task(), one_split()):
+        part, (train, _) = choice.training_part(task), next(task.splits())
+        assert len(part.tiles) == train.sum()
+        assert all(tile is task.tiles[n] for tile, n in zip(part.tiles, np.flatnonzero(train), strict=True))
+        assert len(np.unique(part.folds)) > 1
+        assert not any(set(part.groups[fit]) & set(part.groups[test]) for fit, test in part.splits())
+
+
+def test_yardsticks_deal_every_sample_and_split_groups_only_where_they_say_so():
+    task = made_task()
+    found = dict(yardsticks.deals(task))
+    split = {kind: any(len(set(folds[task.groups == g])) > 1 for g in task.groups) for kind, folds in found.items()}
+    assert split == {"our folds": False, "other folds of groups": False, "random samples": True}
+    columns = samples(task).features["series"]
+    make, _ = yardsticks.MODELS["linear"]
+    assert all(yardsticks.scored(task, columns, folds, make) > 0.9 for folds in found.values())

@@ -67,7 +67,7 @@ def probed(task: RealTask, weights: str, method: str, seed: int) -> tuple[NDArra
 def record_of(task: RealTask, weights: str, name: str, method: str, seed: int, runs: Path) -> dict[str, Any]:
     """One run: its answers, scores, and what was chosen."""
     begun, recipe = time.process_time(), RECIPES.get(task.name, Recipe())
-    of_weights = encoder_of(weights, 0)
+    of_weights = encoder_of(weights, seed)
     if method == "finetune":
         facts = json.dumps([asdict(recipe), digest(of_weights)])
         folder = runs / "finetune" / f"{task.name}-{name}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"

@@ -3,13 +3,12 @@
 python benchmarks/real/unlabelled.py --data DATA --out runs/real-unseen                # goes on where it was stopped
 python benchmarks/real/unlabelled.py --data DATA --out runs/real-all --see-all
 python benchmarks/real/unlabelled.py --data DATA --out runs/x --max-steps 100 --list   # what it consists of
-python benchmarks/real/unlabelled.py --data DATA --out runs/modis --only modis_mato_grosso --num-steps 300 \
-    --objective '{"goal": "projection", "spread_weight": 0}'                           # one source, another objective
+python benchmarks/real/unlabelled.py --data DATA --out runs/modis --only modis_mato_grosso --weights nano \
+    --objective '{"goal": "projection", "harmonics": 8}'                               # one source, another objective
 
 No label is read into a tile. Of every task with folds, the tiles of fold 0 are left out, of the parcels the patch that
 is tested: scores of fold 0 and of the parcels are of ground that no pretraining saw. `--see-all` leaves nothing out,
-and then no score is. It begins with the weights of `nano`, which has seen the generated world, and goes on with
-little of that.
+and then no score is. It begins with new weights, those that `nano` began with, beside a little of the generated world.
 """
 
 from __future__ import annotations
@@ -76,11 +75,26 @@ SOURCES: dict[str, Source] = {
 }
 """Names under which statistics are kept, those of the tiles of a task included."""
 WORLD_WEIGHTS = (1, 0, 0, 0, 0)
-"""Of the parts of the preset's generated world, all of which `nano` has seen already."""
+"""Of the parts of the preset's generated world: little, it is the real sources that are asked about."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "masking": {"keep_dates_frac": (1.0, 1.0)},
+    "objective": {"goal": "teacher", "harmonics": 6, "spread_weight": 0.0},
+    "optimiser": {"learning_rate": 6e-4, "warmup_steps": 30},
+}
+"""What differs from `nano`, by group of options; chosen by `choice.py`."""
 
 
-def config(num_steps: int = 800, objective: Mapping[str, Any] | None = None) -> PretrainConfig:
-    """The options of the run: `nano` gone on with; its data are those parts of the world that are kept."""
+def config(
+    num_steps: int = 300, seed: int = 0, weights: str | None = None, **changes: Mapping[str, Any]
+) -> PretrainConfig:
+    """The options of the run: those of `nano`, but for `OPTIONS` and the data, parts of the world that are kept.
+
+    Args:
+        num_steps: of the schedule.
+        seed: of all that is drawn, of the first weights too.
+        weights: to go on with; None begins with new ones.
+        changes: options of `masking`, `objective` and `optimiser` that are other ones.
+    """
     start = nano()
     kept = [replace(part, weight=w) for part, w in zip(start.data, WORLD_WEIGHTS, strict=False) if w]
     return replace(
@@ -88,12 +102,12 @@ def config(num_steps: int = 800, objective: Mapping[str, Any] | None = None) -> 
         preset=None,
         data=kept,
         num_steps=num_steps,
-        weights="nano",
-        masking=replace(start.masking, keep_dates_frac=(0.4, 1.0)),
-        objective=replace(start.objective, **{"goal": "teacher", **(objective or {})}),
-        optimiser=replace(start.optimiser, learning_rate=6e-4, warmup_steps=30),
+        seed=seed,
+        weights=weights,
         keep=KeepConfig(save_every=100, log_every=20, loggers=("csv",)),
-    )
+        **{group: replace(getattr(start, group), **{**options, **changes.get(group, {})})
+           for group, options in OPTIONS.items()},
+    )  # fmt: skip
 
 
 def tiles_of(data: Path, *, see_all: bool) -> dict[str, list[Tile]]:
@@ -290,7 +304,10 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=config().num_steps)
     parser.add_argument("--max-steps", type=int, help="stop after these; schedules do not change")
     parser.add_argument("--only", nargs="+", default=(), choices=SOURCES, help="sources; all where it is not given")
-    parser.add_argument("--objective", type=json.loads, help="options of the objective that are other ones, as JSON")
+    parser.add_argument("--seed", type=int, default=config().seed)
+    parser.add_argument("--weights", help="to go on with, `nano` or a run; new ones where it is not given")
+    for group in OPTIONS:
+        parser.add_argument(f"--{group}", type=json.loads, default={}, help="options that are other ones, as JSON")
     parser.add_argument("--list", action="store_true", help="tell what there is, and end")
     given = parser.parse_args()
     if given.data is None or not given.data.is_dir():
@@ -299,7 +316,8 @@ def main() -> None:
         listed(tiles_of(given.data, see_all=given.see_all))
     else:
         torch.set_num_threads(1)
-        options = replace(config(given.num_steps, given.objective), max_steps=given.max_steps)
+        changes = {group: getattr(given, group) for group in OPTIONS}
+        options = replace(config(given.num_steps, given.seed, given.weights, **changes), max_steps=given.max_steps)
         every = tiles_of(given.data, see_all=given.see_all)
         found = {name: tiles for name, tiles in every.items() if not given.only or name in given.only}
         pretrain(options, found, given.out, sources=SOURCES, about={"see_all": given.see_all})
