@@ -132,7 +132,8 @@ class _Waiting(NamedTuple):
 
     @classmethod
     def of(cls, norm: ChannelNorm, dtype: torch.dtype) -> _Waiting:
-        gain = norm.weight.abs().clamp_min(LEAST_GAIN)
+        least = norm.bias.abs() * (2 / torch.finfo(dtype).max)  # what is divided below must not overflow
+        gain = norm.weight.abs().maximum(least.clamp_min(LEAST_GAIN))
         return cls(gain, (-norm.bias / gain).to(dtype))
 
     def clamped(self, x: Tensor) -> Tensor:
