@@ -3,6 +3,7 @@
 python benchmarks/pretraining_unlabelled.py run real --seed 0 --data DATA --runs runs   # goes on where it was stopped
 python benchmarks/pretraining_unlabelled.py all --data DATA --runs runs                 # every one without a record yet
 python benchmarks/pretraining_unlabelled.py print                                       # the tables of all records
+python benchmarks/pretraining_unlabelled.py places runs/real-0 --data DATA              # position, place by place
 python benchmarks/pretraining_unlabelled.py asked --data DATA   # crops, told from what `dense` asks of the tokens
 
 The encoder of `world-nano`, new weights, on the points of `crop_points_canada` and the scenes of Sentinel-1 and
@@ -25,8 +26,9 @@ import pretraining_tables as pages
 import torch
 from einops import rearrange
 from pretraining_experiments import RECORDS, SEEDS, detected, kept
+from pretraining_nano import Kept
 from pretraining_probe import probe_real, record
-from pretraining_real import POINTS, SCENES, points, scenes, tasks, unseen
+from pretraining_real import POINTS, SCENES, RealTiles, points, scenes, tasks, unseen
 from pretraining_scores import compare, cross_probe
 from real.unlabelled import Source, in_year, pretrain
 
@@ -97,6 +99,20 @@ def tables() -> list[str]:
     return [*made, pages.looks(records)]
 
 
+def places(run: Path, data: Path) -> dict[str, float]:
+    """Share of position in what fused tokens of a run differ in: at left-out tiles of all places, at nine of each."""
+    encoder, tiles = anysat.load(run).requires_grad_(False), unseen(data).tiles
+    found: dict[str, list[Tile]] = {"all places": list(tiles)}
+    for tile in tiles:
+        found.setdefault(tile.id.split("/")[0], []).append(tile)
+    shares = {}
+    for place, some in found.items():
+        looked_at = RealTiles(SCENES, some if place == "all places" else some[:9])
+        health = HealthMonitor(every_steps=1, tiles=looked_at, num_tiles=LOOKED_AT, patch_size_m=PATCH_SIZE_M)
+        shares[place] = health(Kept(encoder), step=0)["position_share"]
+    return shares
+
+
 def asked(data: Path) -> dict[str, Any]:
     """How well crops are told by the very numbers that the dense term asks of a pixel's tokens, all months and 2017."""
     task, encoder = tasks(data)["crops"], new_encoder(configured("real", 0))
@@ -129,7 +145,9 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     every = commands.add_parser("all")
     targets = commands.add_parser("asked")
-    for command in (one, every, targets):
+    where = commands.add_parser("places")
+    where.add_argument("run", type=Path, help="run folder")
+    for command in (one, every, targets, where):
         command.add_argument("--data", type=Path, required=True, help="folder of the real data")
     for command in (one, every):
         command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
@@ -141,6 +159,10 @@ def main() -> None:
         return
     if not options.data.is_dir():
         print(f"skipped: there is no folder {options.data}")
+        return
+    if options.command == "places":
+        for place, share in places(options.run, options.data).items():
+            print(f"{place}: {share:.2f}")
         return
     if options.command == "asked":
         for name, told in asked(options.data).items():
