@@ -49,8 +49,8 @@ def ready(module: Some, dtype: torch.dtype | None) -> Some | nn.Module:
     """A copy that shares what need not change; `dtype` is that of the matrices, None for that of the weights."""
     if isinstance(module, RowLayers) and not module.training:
         return ReadyRows(module, dtype)
-    if dtype is not None and isinstance(module, nn.Linear):
-        return ReadyLinear(module, dtype)
+    if isinstance(module, nn.Linear):
+        return ReadyLinear(module, dtype or module.weight.dtype)
     if isinstance(module, TemporalPooling):  # which folds its own weights, in their type
         return module
     found = copy(module)
