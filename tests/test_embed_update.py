@@ -49,7 +49,7 @@ def later(tmp_path, keys=("s2", "s1")):
 
 
 WAY = ["--patch-size-m=20", "--weights=nano", "--dataset=bigearthnet_pairs", "--places=kept", "--window=8",
-       "--memory-gb=0.96"]  # fmt: skip
+       "--memory-gb=0.96", "--precision=float32"]  # fmt: skip
 
 
 def embed(inputs, out, *words):

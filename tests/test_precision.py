@@ -63,8 +63,10 @@ def test_only_the_encoder_is_scored_in_bf16_not_the_head_fitted_to_what_it_gave(
     predictor = Predictor(meadow_encoder(), make_task(COVER), View(patch_sizes_m=(20.0,), modalities=KEYS, dense="s2"),
                           "dense")  # fmt: skip
     seen = []
-    for name, part in (("encoder", predictor.encoder.fusion), ("head", predictor.head)):
-        part.register_forward_pre_hook(lambda *_, name=name: seen.append((name, torch.is_autocast_enabled("cpu"))))
+    predictor.encoder.fusion.register_forward_pre_hook(
+        lambda fusion, _: seen.append(("encoder", fusion.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16))
+    )
+    predictor.head.register_forward_pre_hook(lambda *_: seen.append(("head", torch.is_autocast_enabled("cpu"))))
     for wanted in ("float32", "bf16"):
         seen.clear()
         score(predictor, Meadow(2), precision=wanted)

@@ -24,7 +24,8 @@ def pair(tmp_path_factory):
         {"engine": {"devices": 2}, "resume": True, **ACCUMULATED},
     ]
     command = [sys.executable, toy_training.__file__, str(out), json.dumps(sessions)]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    own = ("PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT")  # the port that a test in shards listens at
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -40,9 +40,9 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _is_special(module: nn.Module) -> bool:
-    """Whether parts are compiled, or weights lie in shards over several processes."""
-    is_compiled = any(part._compiled_call_impl is not None for part in module.modules())
-    return is_compiled or any(type(weight) is not nn.Parameter for weight in module.parameters())
+    """Whether parts are compiled, or weights lie in shards over several processes (whose modules can `unshard`)."""
+    is_own = any(part._compiled_call_impl is not None or hasattr(part, "unshard") for part in module.modules())
+    return is_own or any(type(weight) is not nn.Parameter for weight in module.parameters())
 
 
 def ready(module: Some, dtype: torch.dtype | None) -> Some | nn.Module:
