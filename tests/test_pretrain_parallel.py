@@ -15,6 +15,8 @@ from anysat.workflows.pretrain import pretrain
 from tiny_pretraining import STEPS, tiny, world
 from toy_training import losses_of, tensors_of
 
+pytestmark = pytest.mark.slow  # processes of the whole command, which take a minute and want the cores alone
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
