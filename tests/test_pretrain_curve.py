@@ -6,6 +6,7 @@ like, and training carries the difference on. In one process the same steps are 
 After a change that is meant: python tests/test_pretrain_curve.py
 """
 
+import hashlib
 import json
 import platform
 import tempfile
@@ -70,8 +71,10 @@ def made_on():
     """What an exact curve depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"processor": name, "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)  # of the last processor
+    kind = [facts.get(name, "") for name in ("model name", "cpu family", "model", "stepping")]
+    kind.append(hashlib.sha256(facts.get("flags", platform.machine()).encode()).hexdigest()[:12])
+    return {"processor": kind, "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
 
 
 @pytest.fixture(autouse=True)
