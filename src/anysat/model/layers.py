@@ -25,8 +25,14 @@ def masked_bias(
     return bias.masked_fill(hidden, float("-inf"))
 
 
-HAS_FUSED_LINEAR = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether torch has oneDNN's product that adds the bias and applies a function while the result is in registers."""
+HAS_FUSED_LINEAR = (
+    torch._C._has_mkldnn
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and torch.cpu._is_avx512_supported()
+    and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+"""Whether torch has oneDNN's product in bf16 that adds the bias and applies a function at once, and the processor the
+instructions for it."""
 
 
 def linear(
