@@ -334,6 +334,24 @@ def one(name: str, way: str, times: int) -> None:
     print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6)
 
 
+def measure_or_print(
+    about: str, run: Callable[[int, Path | None], None], table: Callable[[dict[str, Any]], str], times: int
+) -> None:
+    """The command line of a benchmark with one table."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("run")
+    measure.add_argument("--times", type=int, default=times)
+    measure.add_argument("--json", type=Path)
+    shown = commands.add_parser("print")
+    shown.add_argument("file", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.times, options.json)
+    else:
+        print(table(json.loads(options.file.read_text())))
+
+
 def main() -> None:
     """Measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -12,7 +12,6 @@ steps in a process of its own, in turns with another that takes plain ones.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from plain import plain, seen
 from pretraining_step import make_tiles
-from speed import load, machine_facts
+from speed import load, machine_facts, measure_or_print
 from torch import Tensor
 from torch.nn import functional
 
@@ -156,21 +155,5 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, or print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("run")
-    measure.add_argument("--times", type=int, default=3)
-    measure.add_argument("--json", type=Path)
-    shown = commands.add_parser("print")
-    shown.add_argument("file", type=Path)
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options.times, options.json)
-    else:
-        print(table(json.loads(options.file.read_text())))
-
-
 if __name__ == "__main__":
-    main()
+    measure_or_print(__doc__, run, table, times=3)

@@ -11,7 +11,6 @@ forward pass. Both take turns; ratios are those of each turn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed import PASTIS, Case, _seconds, base_model, load, machine_facts
+from speed import PASTIS, Case, _seconds, base_model, load, machine_facts, measure_or_print
 
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes
@@ -134,21 +133,5 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, or print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("run")
-    measure.add_argument("--times", type=int, default=5)
-    measure.add_argument("--json", type=Path)
-    shown = commands.add_parser("print")
-    shown.add_argument("file", type=Path)
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options.times, options.json)
-    else:
-        print(table(json.loads(options.file.read_text())))
-
-
 if __name__ == "__main__":
-    main()
+    measure_or_print(__doc__, run, table, times=5)

@@ -172,22 +172,6 @@ def grow(
     Returns:
         Tokens of patches, and what to keep of all dates.
     """
-    with made_ready(projector, spatial) as (projector, spatial):
-        return _grown(projector, spatial, config, modality, before, pixels, patch_size_m, kind, keep_sub, chunk_rows)
-
-
-def _grown(
-    projector: SeriesProjector,
-    spatial: SpatialTransformer,
-    config: ModelConfig,
-    modality: Modality,
-    before: Remembered | None,
-    pixels: PixelInput,
-    patch_size_m: float,
-    kind: Kind,
-    keep_sub: bool,
-    chunk_rows: int | None,
-) -> tuple[SeenPatches, Remembered]:
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // side for length in pixels.values.shape[-2:])
     values = pixels.values
@@ -203,14 +187,15 @@ def _grown(
     found: list[Parts] = []
     tokens: list[Tensor] = []
     present: list[Tensor] = []
-    for some in slices(slice(0, len(values)), chunk_rows, len(days)):
-        parts = kind.of(projector, values[some], new)
-        if before is not None:
-            parts = kind.joined({name: part[some] for name, part in before.parts.items()}, parts)
-        found.append(parts)
-        some_tokens, seen = kind.tokens(projector, parts, code)
-        tokens.append(some_tokens[0])
-        present.append(some_tokens.new_ones(some_tokens.shape[1], dtype=torch.bool) if seen is None else seen[0])
+    with made_ready(projector) as (ready,):
+        for some in slices(slice(0, len(values)), chunk_rows, len(days)):
+            parts = kind.of(ready, values[some], new)
+            if before is not None:
+                parts = kind.joined({name: part[some] for name, part in before.parts.items()}, parts)
+            found.append(parts)
+            some_tokens, seen = kind.tokens(ready, parts, code)
+            tokens.append(some_tokens[0])
+            present.append(some_tokens.new_ones(some_tokens.shape[1], dtype=torch.bool) if seen is None else seen[0])
     kept = Remembered(days, {name: torch.cat([parts[name] for parts in found]) for name in found[0]})
     seen_of = seen_again(
         spatial, config, modality, (rows, cols), torch.cat(tokens), torch.cat(present), patch_size_m,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from anysat.model.layers import ChannelNorm, RelativePosition, RowLayers, linear
 from anysat.model.projectors import ImageProjector, TemporalPooling
 
-Some = TypeVar("Some", bound=nn.Module)
 Step = Callable[[Tensor], Tensor]
 
 FEWEST_INPUTS = 32
@@ -45,7 +44,7 @@ def _is_special(module: nn.Module) -> bool:
     return is_own or any(type(weight) is not nn.Parameter for weight in module.parameters())
 
 
-def ready(module: Some, dtype: torch.dtype | None) -> Some | nn.Module:
+def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """A copy that shares what need not change; `dtype` is that of the matrices, None for that of the weights."""
     if isinstance(module, RowLayers) and not module.training:
         return ReadyRows(module, dtype)
@@ -77,7 +76,6 @@ class ReadyLinear(nn.Module):
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight.to(dtype), layer.bias.to(dtype)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
         """Multiply and add."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
-from anysat.workflows.page import STYLE, rows, table
+from anysat.workflows.page import HEAD, STYLE, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
 
 REPORT = "report.html"
@@ -55,15 +55,9 @@ def _linked(run: Path, fold: str) -> str:
     return f'<a href="{escape(page, quote=True)}">{escape(fold)}</a>' if (run / page).is_file() else escape(fold)
 
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
-</style>
+_PAGE = Template(
+    HEAD
+    + """</style>
 </head>
 <body>
 <header>
@@ -76,4 +70,5 @@ $scores
 <table class="facts">$facts</table>
 </body>
 </html>
-""")
+"""
+)

@@ -10,6 +10,17 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style
+"""
+"""Of every page: a title and the style, after which a page may add its own rules."""
+
 
 def rows(pairs: Iterable[tuple[str, str]]) -> str:
     """Rows of a table: names and values."""

@@ -21,7 +21,7 @@ from anysat.errors import MissingFileError, WriteError
 from anysat.pictures import fit_pca, pca_rgb, quicklook
 from anysat.probing.health import HealthLimits, problems
 from anysat.train.metrics import METRICS, read_metrics
-from anysat.workflows.page import STYLE, img, png_tag, rows
+from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows
 from anysat.workflows.pretrain_curves import Curves, curve_figure, panels_of
 
 REPORT = "report.html"
@@ -232,15 +232,10 @@ _PROBES = (
     "which is fitted to three quarters of them in turn. These are few tiles: small differences say nothing."
 )
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
-h3 { margin-top: 1.2rem; } .plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); }
+_PAGE = Template(
+    HEAD
+    + """h3 { margin-top: 1.2rem; }
+.plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); }
 .row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .untrained li { margin: .3rem 0; } summary { cursor: pointer; color: var(--soft); padding: .3rem 0; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .25rem; padding: .6rem; overflow-x: auto;
@@ -270,4 +265,5 @@ $tiles
 $probes
 </body>
 </html>
-""")
+"""
+)

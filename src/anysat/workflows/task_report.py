@@ -21,7 +21,7 @@ from anysat.picture_samples import colours_of
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.workflows.labelled_data import OpenData
-from anysat.workflows.page import STYLE, img, rows, table
+from anysat.workflows.page import HEAD, STYLE, img, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
 
 REPORT = "report.html"
@@ -269,15 +269,9 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
-.plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); margin: .6rem 0; }
+_PAGE = Template(
+    HEAD
+    + """.plot { image-rendering: auto; border-radius: .5rem; border: 1px solid var(--line); margin: .6rem 0; }
 .row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .labels i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border: 1px solid var(--line); }
 @media print { body { max-width: none; padding: 0; } * { print-color-adjust: exact; } }
@@ -298,4 +292,5 @@ $curve
 <table class="facts">$facts</table>
 </body>
 </html>
-""")
+"""
+)
