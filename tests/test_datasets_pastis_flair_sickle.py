@@ -455,3 +455,36 @@ def test_sickle_arrays_of_another_side_are_brought_to_the_grid_by_the_nearest_pi
     s1 = samples_of("sickle", root=root, modalities=["s1"])[0].observations["s1"].values
     assert s1[0, 0, :, 0].tolist() == [-2.0 - 2 * row for row in range(32)]
     assert s1[0, 1, 0].tolist() == [-1.0 - col // 2 for col in range(32)]
+
+
+@pytest.mark.parametrize(
+    ("name", "photo", "side_px"), [("flair", "aerial-flair", 500), ("treesatai_ts", "aerial", 300)]
+)
+def test_for_training_a_photo_is_cut_at_a_place_drawn_anew_and_the_series_stays(name, photo, side_px):
+    tiles = open_dataset(name, miniature(name), "all")
+    middle, drawn = tiles[0], [tiles.drawn(0, np.random.default_rng(seed)) for seed in range(60)]
+    assert {tile.observations[photo].shape_px for tile in drawn} == {(side_px, side_px)}
+    assert all(np.array_equal(tile.observations["s2"].values, middle.observations["s2"].values) for tile in drawn)
+    assert all((tile.id, tile.dataset) == (middle.id, name) for tile in drawn)
+    free = tiles.folder.read(photo, **tiles.samples.row(0)).shape[-1] - side_px
+    corners = [_corner(tiles, tile, photo) for tile in drawn]
+    for axis in zip(*corners, strict=True):
+        assert min(axis) == 0
+        assert max(axis) == free
+    again = tiles.drawn(0, np.random.default_rng(3))
+    assert np.array_equal(again.observations[photo].values, drawn[3].observations[photo].values)
+
+
+def _corner(tiles, tile, photo):
+    """Where a tile begins in its photo, found by its georeference; its pixels, and labels, are those of that place."""
+    whole = tiles.folder.geobox(photo, **tiles.samples.row(0))
+    col, row = (round(number) for number in ~whole.affine @ (tile.geobox.affine @ (0, 0)))
+    pixels = tiles.folder.read(photo, **tiles.samples.row(0))
+    rows, cols = (slice(start, start + side) for start, side in zip((row, col), tile.geobox.shape, strict=True))
+    seen = tile.observations[photo]
+    assert np.array_equal(seen.values[0], pixels[0, rows, cols])
+    if "land_cover" in tile.targets:
+        stored = tiles.folder.read("labels", **tiles.samples.row(0))[0, rows, cols].astype(int)
+        known = (stored >= 1) & (stored <= 12)
+        assert np.array_equal(tile.targets["land_cover"][known], stored[known] - 1)
+    return row, col

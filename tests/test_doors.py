@@ -97,6 +97,7 @@ OPTIONS = {
         "lora_rank",
         "class_weights",
         "void_output",
+        "cut_at_random",
         "turns_and_flips",
         "keep_dates_frac",
         "day_convention",

@@ -448,3 +448,24 @@ def test_the_geoplex_recipe_names_datasets_and_modalities_that_exist():
 
 def test_loader_is_the_one_of_the_module():
     assert isinstance(meadows().loader(0, 1), Loader)
+
+
+def test_a_photo_larger_than_a_tile_is_cut_at_random_where_asked_for_and_else_in_its_middle():
+    trees = open_dataset("treesatai_ts", miniature("treesatai_ts", tiles=14), "all")
+
+    def photos(**options):
+        part = Part(tiles=trees, batch_size=14, patch_sizes_m=(10.0,), augmentation=Augmentation(**options))
+        found = {}
+        for step in range(4):
+            batch = Mixture(parts=[part], seed=1).draw(step).batch
+            for name, values in zip(batch.ids, batch.observations["aerial"].values, strict=True):
+                found.setdefault(name, []).append(values.numpy())
+        return found
+
+    def kinds(found):
+        return [len({one.tobytes() for one in every}) for every in found.values()]
+
+    assert set(kinds(photos())) == {1}
+    assert min(kinds(photos(cut_at_random=True))) > 1
+    twice = [next(iter(photos(cut_at_random=True).values())) for _ in range(2)]
+    assert np.array_equal(*twice)

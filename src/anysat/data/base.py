@@ -11,6 +11,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -162,6 +163,9 @@ class DatasetRecord:
     """All samples of a folder, with their splits; reads lists and names, no pixels."""
     read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
     """One sample: folder, row of its table, modalities wanted."""
+    read_drawn: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile] | None = None
+    """A sample for training, of which what is larger than a tile is cut at a place that the generator draws; None where
+    nothing is larger."""
     read_target: Callable[[DatasetFolder, Row, str], NDArray[Any]] | None = None
     """A target that `read_sample` leaves out because making it takes long, made when asked for: folder, row, name."""
     read_crops: Callable[[DatasetFolder, Row, Sequence[str]], Crops] | None = None
@@ -275,9 +279,17 @@ class TileDataset:
         Raises:
             MissingFileError, SourceError: a file of it is missing, truncated or not what it should be.
         """
+        return self._read(index, self.record.read_sample)
+
+    def drawn(self, index: int, generator: np.random.Generator) -> Tile:
+        """One tile for training: where photos are larger than tiles, cut at a place drawn anew. Raises as by index."""
+        read = self.record.read_drawn
+        return self[index] if read is None else self._read(index, partial(_drawn, read, generator))
+
+    def _read(self, index: int, read: Callable[[DatasetFolder, Row, Sequence[str]], Tile]) -> Tile:
         row = self.samples.row(range(len(self))[index])
         try:
-            tile = self.record.read_sample(self.folder, row, self.modalities)
+            tile = read(self.folder, row, self.modalities)
             targets = self._targets(tile, row)
         except (MissingFileError, SourceError):
             raise
@@ -309,6 +321,13 @@ class TileDataset:
     def take(self, indices: ArrayLike) -> TileDataset:
         """Some samples, by number or by a mask."""
         return replace(self, samples=self.samples.take(indices))
+
+
+def _drawn(
+    read: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile], generator: np.random.Generator,
+    folder: DatasetFolder, row: Row, modalities: Sequence[str],
+) -> Tile:  # fmt: skip
+    return read(folder, row, modalities, generator)
 
 
 def open_dataset(

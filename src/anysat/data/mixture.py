@@ -117,10 +117,13 @@ class Mixture:
     def read(self, plan: Plan) -> list[Tile]:
         """The tiles of a plan, augmented."""
         part = self.parts[plan.part]
-        return [
-            augment(_tile(part.tiles, index), part.augmentation, np.random.default_rng(seed))
-            for index, seed in zip(plan.indices, plan.seeds, strict=True)
-        ]
+        tiles = []
+        for index, seed in zip(plan.indices, plan.seeds, strict=True):
+            generator = np.random.default_rng(seed)
+            drawn = getattr(part.tiles, "drawn", None) if part.augmentation.cut_at_random else None
+            tile = _tile(part.tiles, index) if drawn is None else drawn(int(index), generator)
+            tiles.append(augment(tile, part.augmentation, generator))
+        return tiles
 
     def draw(self, step: int) -> Draw:
         """The batch of a step."""

@@ -34,6 +34,9 @@ class Augmentation:
 
     turns_and_flips: bool = False
     """Place the tile in one of the 8 ways a square fits on itself; one of 4 where it is no square."""
+    cut_at_random: bool = False
+    """Where a dataset holds more ground than a tile (photos of FLAIR and TreeSatAI), cut it at a random place, not in
+    the middle; of tiles that are read loose, packed ones are cut already."""
     crop_m: float | None = None
     """Side of the square of ground to keep, at a random place; None for the whole tile."""
     max_dates: int | None = None

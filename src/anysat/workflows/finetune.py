@@ -58,6 +58,8 @@ class FinetuneConfig:
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False
     """One output more, of what has no label, as in the published heads."""
+    cut_at_random: bool = True
+    """Cut photos that are larger than a tile, of FLAIR and TreeSatAI, at a random place; no packed ones."""
     turns_and_flips: bool = True
     """Place each training tile in one of the 8 ways a square fits on itself."""
     keep_dates_frac: float = 1.0

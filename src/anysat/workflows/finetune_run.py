@@ -133,7 +133,8 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
     per_epoch, task, view = _steps_per_epoch(config, data), objective.predictor.task, objective.predictor.view
     part = Part(
         tiles=data.train, batch_size=min(config.batch_size, len(data.train)), patch_sizes_m=view.patch_sizes_m,
-        augmentation=Augmentation(turns_and_flips=config.turns_and_flips, keep_dates_frac=config.keep_dates_frac),
+        augmentation=Augmentation(turns_and_flips=config.turns_and_flips, keep_dates_frac=config.keep_dates_frac,
+                                  cut_at_random=config.cut_at_random),
     )  # fmt: skip
     keep = replace(
         config.keep,

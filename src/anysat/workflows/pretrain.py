@@ -41,6 +41,8 @@ class PartConfig:
     """Patch sizes in metres, one of which is drawn for each step; empty for those of the dataset."""
     crop_m: float | None = None
     """Side of a random square of each tile; null for the whole tile."""
+    cut_at_random: bool = True
+    """Cut photos that are larger than a tile, of FLAIR and TreeSatAI, at a random place; no packed ones."""
     turns_and_flips: bool = False
     """Place each tile in one of the 8 ways a square fits on itself."""
     max_dates: int | None = None

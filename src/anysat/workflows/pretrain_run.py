@@ -59,7 +59,10 @@ class OpenPart:
         """How it is drawn; of held-out tiles each as often as any."""
         config = self.config
         augmentation = Augmentation(
-            turns_and_flips=config.turns_and_flips and not validation, crop_m=config.crop_m, max_dates=config.max_dates
+            turns_and_flips=config.turns_and_flips and not validation,
+            crop_m=config.crop_m,
+            max_dates=config.max_dates,
+            cut_at_random=config.cut_at_random and not validation,
         )
         return Part(
             tiles=tiles, batch_size=min(config.batch_size, len(tiles)) if validation else config.batch_size,

@@ -104,6 +104,12 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     return _read(folder, row, modalities, ((_CROP_PX, _CROP_PX),))[0][0]
 
 
+def read_drawn(folder: DatasetFolder, row: Row, modalities: Sequence[str], generator: np.random.Generator) -> Tile:
+    """One tile of 100 m, anywhere in the photo; the series of Sentinel-2 stays (spec section 5)."""
+    top, left = generator.integers(2 * _CROP_PX + 1, size=2).tolist()
+    return _read(folder, row, modalities, ((top, left),))[0][0]
+
+
 def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Crops:
     """Tiles of 100 m at the four corners of the photo and in its middle, with one series of Sentinel-2 for all."""
     sides = (0, 2 * _CROP_PX)
@@ -244,12 +250,13 @@ DATASET = DatasetRecord(
     layouts=(PUBLISHED,),
     list_samples=list_samples,
     read_sample=read_sample,
+    read_drawn=read_drawn,
     read_crops=read_crops,
     write_miniature=write_miniature,
     notes=(
         "The published training code reads the same folders (spec 4.3); it validates on the test folders, which is not "
         "done here.",
-        "Photo and labels are cut at their centre to the 100 m of the Sentinel-2 window, in training and in tests; "
+        "Photo and labels are cut at their centre to the 100 m of the Sentinel-2 window, in training at random; "
         "`anysat evaluate --crop-m 100` covers the whole photo with five overlapping tiles, as published.",
         "Photo, labels, series and place are matched by names; the published loader pairs sorted lists.",
         "Sentinel-2 pixels outside the array of their area are invalid, never wrapped to its other side.",

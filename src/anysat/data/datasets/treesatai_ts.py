@@ -26,6 +26,7 @@ CLOUD_PERCENT = 50
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _REAL = "five real tiles"
 _SPEC = "files of the archive; spec 4.1"
+_TILE_PX = 300
 _CROP_PX = 2  # a photo of 304 px covers 60.8 m, the series 60 m: cut to the ground they share
 
 
@@ -85,17 +86,28 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 60 m."""
-    observations = [_observe(folder, key, row) for key in modalities]
+    """One tile of 60 m, the middle of the photo."""
+    return _read(folder, row, modalities, (_CROP_PX, _CROP_PX))
+
+
+def read_drawn(folder: DatasetFolder, row: Row, modalities: Sequence[str], generator: np.random.Generator) -> Tile:
+    """One tile of 60 m, anywhere in the photo; the series stay (spec 4.1)."""
+    top, left = generator.integers(2 * _CROP_PX + 1, size=2).tolist()
+    return _read(folder, row, modalities, (top, left))
+
+
+def _read(folder: DatasetFolder, row: Row, modalities: Sequence[str], corner: tuple[int, int]) -> Tile:
+    """The tile whose upper left corner is at this pixel of the photo."""
+    cut = (slice(corner[0], corner[0] + _TILE_PX), slice(corner[1], corner[1] + _TILE_PX))
+    observations = [_observe(folder, key, row, cut) for key in modalities]
     present = np.isin(GENERA, row["genera"].split(",")).astype(np.int64)
     geobox = folder.geobox("aerial", **row) if "aerial" in modalities else None
-    cut = slice(_CROP_PX, -_CROP_PX)
-    return Tile.of(*observations, targets={"genera": present}, geobox=geobox[cut, cut] if geobox else None)
+    return Tile.of(*observations, targets={"genera": present}, geobox=geobox[cut] if geobox else None)
 
 
-def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
+def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]) -> Observation:
     if key == "aerial":
-        return folder.observe(key, folder.read(key, **row)[:, _CROP_PX:-_CROP_PX, _CROP_PX:-_CROP_PX], **row)
+        return folder.observe(key, folder.read(key, **row)[:, *cut], **row)
     if key != "s2":
         values, products = folder.read(key, f"{key}-products", **row)
         return folder.observe(key, values, dates=_dates(products, 4), **row)
@@ -169,10 +181,11 @@ DATASET = DatasetRecord(
     layouts=(PUBLISHED, TRAINING),
     list_samples=list_samples,
     read_sample=read_sample,
+    read_drawn=read_drawn,
     write_miniature=write_miniature,
     notes=(
-        "The photo is cut at its centre to the 60 m of the series, in training and in tests; the published loader "
-        "cuts at random in tests too.",
+        "The photo is cut at its centre to the 60 m of the series, in training at random where the options say so; the "
+        "published loader cuts at random in tests too.",
         "Sentinel-1 is linear power and keeps its own dates; dates without data are masked, not dropped.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid.",
     ),
