@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+import anysat.model.ready as ready_module
 from anysat.model.layers import ChannelNorm, RowLayers
 from anysat.model.precision import multiplying
-from anysat.model.ready import ReadyLinear, ReadyRows, made_ready
+from anysat.model.ready import ReadyLinear, ReadyRows, keeping_ready, made_ready
 from builders import random_input, random_model
 
 CPU = torch.device("cpu")
@@ -112,3 +113,82 @@ def test_weights_that_change_in_any_way_are_those_that_are_used(precision):
     after = encoded(model)
     torch.testing.assert_close(after, encoded(fresh), rtol=0, atol=0)
     assert float((after - before).abs().max()) > 1e-3
+
+
+def _doubled(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+
+
+def _loaded(model):
+    model.load_state_dict({name: 1.2 * tensor for name, tensor in model.state_dict().items()})
+
+
+def _replaced(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight = nn.Parameter(1.3 * layer.weight.detach())
+
+
+def _moved(model):
+    for parameter in model.parameters():
+        parameter.data = 1.1 * parameter.data  # as `Module.to` does
+
+
+@pytest.mark.parametrize("change", [_doubled, _loaded, _replaced, _moved])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_a_loop_keeps_is_made_anew_when_weights_change(precision, change):
+    model, x = random_model().eval(), random_input(("s1", "s2", "aerial"), 20)
+
+    def encoded():
+        with torch.inference_mode(), multiplying(precision, CPU):
+            return model(x, 10)
+
+    with keeping_ready():
+        before = encoded()
+        change(model)
+        after = encoded()
+    assert float((after - before).abs().max()) > 1e-3
+    torch.testing.assert_close(after, encoded(), rtol=0, atol=0)
+
+
+def test_a_loop_makes_ready_once_for_each_precision_and_keeps_nothing_when_it_ends(monkeypatch):
+    model, x, made = random_model().eval(), random_input(("s1", "s2"), 20), []
+    ready = ready_module.ready
+    monkeypatch.setattr(ready_module, "ready", lambda module, dtype: made.append(module) or ready(module, dtype))
+
+    def encoded(precision):
+        made.clear()
+        with torch.inference_mode(), multiplying(precision, CPU):
+            model(x, 10)
+        return len(made)
+
+    with keeping_ready():
+        first = encoded("float32")
+        assert first > 3
+        assert encoded("float32") == 0
+        assert encoded("bf16") == first
+        assert encoded("bf16") == 0
+        model.train()  # whose dropout is not folded
+        assert encoded("bf16") > 0
+        model.eval()
+    assert encoded("bf16") == first
+    assert encoded("bf16") == first
+
+
+def test_weights_whose_changes_no_counter_tells_are_not_kept():
+    with torch.inference_mode():
+        layers = rows()
+    x = torch.randn(5, 10)
+    with torch.inference_mode(), keeping_ready():
+        before = _run(layers, x)
+        layers[0].weight.mul_(2.0)
+        after = _run(layers, x)
+        torch.testing.assert_close(after, layers(x), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(before, after)
+
+
+def _run(layers, x):
+    with made_ready(layers) as (found,):
+        return found(x)

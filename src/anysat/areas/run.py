@@ -25,6 +25,7 @@ import torch
 from anysat.areas.job import Found, Read
 from anysat.geo.area import Span
 from anysat.geo.store import AreaStore, Unit
+from anysat.model.ready import keeping_ready
 
 WRITES_BEHIND = 2
 """Units that may wait to be written."""
@@ -151,7 +152,12 @@ def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, reade
     """
     plan, timing = _Plan(job, store, tick), Timing(readers=readers, num_cores=_num_cores())
     start, cpu = time.perf_counter(), time.process_time()
-    with _quiet(), ThreadPoolExecutor(readers, "read") as pool, ThreadPoolExecutor(1, "write") as writer:
+    with (
+        keeping_ready(),
+        _quiet(),
+        ThreadPoolExecutor(readers, "read") as pool,
+        ThreadPoolExecutor(1, "write") as writer,
+    ):
         behind: deque[tuple[Unit, Future[float]]] = deque()
 
         def settle() -> None:
@@ -316,7 +322,8 @@ _Model = tuple[Path, str, int]
 def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> None:
     if not light.is_made(unit):
         job = _with_model(light, *model)
-        job.keep(unit, [job.encode(unit.period, span, job.read(unit.period, span)) for span in job.blocks(unit)])
+        with keeping_ready():
+            job.keep(unit, [job.encode(unit.period, span, job.read(unit.period, span)) for span in job.blocks(unit)])
 
 
 def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
@@ -324,7 +331,8 @@ def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
         return
     for other in light.needs(unit):  # made long ago, but perhaps on a disk that lost it
         _first_task(light, model, store, other)
-    arrays, found = _with_model(light, *model).finish(unit)
+    with keeping_ready():
+        arrays, found = _with_model(light, *model).finish(unit)
     store.write(unit, arrays, found.to_dict())
 
 

@@ -1,13 +1,15 @@
 """Modules made ready for one pass in which nothing is learned: the same forward, with weights folded and cast first.
 
-Nothing is kept between passes, so that no weights of another day are served. A pass runs ready modules unless it learns
-or is being exported; under `precision.multiplying("bf16")` their matrices are in bfloat16, residual sums in float32.
+Nothing is kept between passes, so that no weights of another day are served, but where a loop asks for it
+(`keeping_ready`). A pass runs ready modules unless it learns or is being exported; under
+`precision.multiplying("bf16")` their matrices are in bfloat16, residual sums in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -35,7 +37,45 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
         return
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with torch.autocast(device, enabled=False):
-        yield tuple(ready(module, mixed) for module in modules)
+        yield tuple(_made(module, mixed) for module in modules)
+
+
+class _Made(NamedTuple):
+    """A module that was made ready, and what it was made of."""
+
+    module: nn.Module
+    """Held, so that no other module can have its identity."""
+    made_of: tuple[Any, ...]
+    ready: nn.Module
+
+
+_KEPT: ContextVar[dict[int, _Made] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping_ready() -> Iterator[None]:
+    """Passes inside share what they make ready: for loops over many tiles, a tenth of whose time it may take.
+
+    Weights that are replaced, loaded or changed in place inside are made ready anew. A change through `.data` or of
+    memory that is shared with something else is not noticed: do not do that inside.
+    """
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    kept, weights = _KEPT.get(), list(module.parameters())
+    if kept is None or any(weight.is_inference() for weight in weights):  # whose changes no counter tells
+        return ready(module, dtype)
+    modes = tuple(part.training for part in module.modules())
+    made_of = (dtype, modes, *((id(weight), weight.data_ptr(), weight._version) for weight in weights))
+    found = kept.get(id(module))
+    if found is None or found.made_of != made_of:
+        kept[id(module)] = found = _Made(module, made_of, ready(module, dtype))
+    return found.ready
 
 
 def _is_special(module: nn.Module) -> bool:

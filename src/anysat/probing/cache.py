@@ -31,6 +31,7 @@ from anysat.model.digest import bytes_of, digest
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
+from anysat.model.ready import keeping_ready
 from anysat.model.validity import mark_unseen
 from anysat.patches import PatchGrid
 
@@ -118,7 +119,7 @@ def extract(
     targets: dict[str, list[Tensor]] = {}
     grid, num_new = None, 0
     unseen: list[str] = []
-    with progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
+    with keeping_ready(), progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
         for draw in Loader(source=source, start=0, stop=steps, num_workers=num_workers):
             kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
             batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)

@@ -16,6 +16,7 @@ from anysat.data.transforms import Crops, crop, extent_m, five_corners
 from anysat.errors import InputError
 from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
+from anysat.model.ready import keeping_ready
 from anysat.tasks.predictor import Prediction, Predictor
 from anysat.tasks.scores import Scores
 
@@ -69,7 +70,7 @@ def score_crops(
 ) -> Scores:
     """Scores on tiles with targets, each answered by crops of this side; see `finetune.score`."""
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
-    with evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
+    with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for index in range(len(tiles)):
             crops = crops_of(tiles, index, side_m)
             truth = torch.as_tensor(crops.targets[task.target.name], device=predictor.device)

@@ -16,6 +16,7 @@ from anysat.data.loader import Draw
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
+from anysat.model.ready import keeping_ready
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.scores import Scores
@@ -112,7 +113,7 @@ def score(
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
     numbers = list(range(len(tiles)))[number::count]
-    with evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
+    with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for start in range(0, len(numbers), batch_size):
             batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
             batch = batch.to(predictor.device)
