@@ -16,6 +16,7 @@ from anysat.data.datasets.world import WorldSettings
 from anysat.data.splits import block_numbers, fold_numbers
 from anysat.model.checkpoint import save
 from anysat.tasks.base import make_task
+from anysat.tasks.simple import MODELS, models, outputs
 from anysat.workflows.compare_features import FeatureSet
 from anysat.workflows.compare_told import Comparison, Line
 from anysat.workflows.compare_turns import Turns
@@ -280,3 +281,28 @@ def test_turns_of_members_score_each_once_and_choose_on_the_one_before():
     assert {test: (one.train, one.val) for test, one in turns.items()} == {
         "a": ("b+c", "d"), "b": ("c+d", "a"), "c": ("a+d", "b"), "d": ("a+b", "c"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "primary"), [("treesatai_ts", "f1_weighted"), ("biomassters", "rmse")])
+def test_labels_and_values_are_compared_too(dataset, primary, tmp_path, capsys):
+    """Of the miniature's labels some never occur in training, and some always do."""
+    path = tmp_path / "all.json"
+    words = [f"--data.dataset={dataset}", f"--data.root={miniature(dataset)}", "--weights=[]", f"--json={path}",
+             "--models=[logistic,neighbours]", "--max-pixels=300"]  # fmt: skip
+    status = main(["evaluate", "--compare", *words])
+    assert status == 0, capsys.readouterr().err
+    found = json.loads(path.read_text())
+    assert found["primary"] == primary
+    assert {line["model"] for line in found["lines"]} >= {"logistic", "neighbours"}
+    assert all(np.isfinite(line["figures"][primary]) for line in found["lines"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_label_that_never_or_always_occurs_in_training_is_told_so(name):
+    rng = np.random.default_rng(0)
+    features, sometimes = rng.normal(size=(40, 3)), rng.integers(2, size=40)
+    truth = np.stack([np.zeros(40, int), sometimes, np.ones(40, int)], axis=1)
+    told = outputs(models("labels", 0, 40)[name][0].fit(features, truth), features, "labels", 3)
+    assert (told[:, 0] < -10).all()
+    assert (told[:, 2] > 10).all()
+    assert told[sometimes == 1, 1].mean() > told[sometimes == 0, 1].mean()

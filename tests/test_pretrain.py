@@ -154,7 +154,7 @@ def test_resume_alone_takes_the_options_of_the_run(tmp_path, capsys):
     file.write_text(yaml.safe_dump(tiny(tmp_path / "run", max_steps=1).to_dict() | {"out": None}))
     out = ["--out", str(tmp_path / "run")]
     assert main(["pretrain", "--config", str(file), *out]) == 0
-    assert main(["pretrain", *out, "--resume", "true", "--max_steps", "2"]) == 0, capsys.readouterr().err
+    assert main(["pretrain", *out, "--resume", "--max-steps", "2"]) == 0, capsys.readouterr().err
     assert [step for step, _ in read_metrics(tmp_path / "run" / "metrics.csv")["train/loss"]] == [1, 2]
 
 
@@ -276,7 +276,8 @@ def test_geoplex_paper_differs_where_the_paper_does():
         "l2", 0.996, 0.996, 3,
     )  # fmt: skip
     assert (objective.centred, objective.complete_weight) == (False, 0)
-    assert (found.optimiser, found.model, found.num_steps) == (code.optimiser, code.model, code.num_steps)
+    in_metres = replace(code.model, patch_position_unit_m=1.0)
+    assert (found.optimiser, found.model, found.num_steps) == (code.optimiser, in_metres, code.num_steps)
 
 
 def test_geoplex_fixed_has_neither_the_code_s_places_nor_its_decay_of_everything():

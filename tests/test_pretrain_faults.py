@@ -39,6 +39,40 @@ def test_a_token_s_flag_is_that_of_its_own_patch():
     assert torch.equal(caught[0][:, -6:], torch.cat(expected, 1))
 
 
+@pytest.mark.parametrize("patch_size_m", [10.0, 30.0])
+def test_masked_pixels_take_their_own_patch_out_of_the_contrast(patch_size_m):
+    """B5: the flag of a patch is that of its pixels, at every patch size, and what they hold does not matter."""
+    objective, draw = make_objective(), make_draw(("s2", "s1"), patch_size_m)
+    s2, side = draw.batch.observations["s2"], round(patch_size_m / 10)
+    where = torch.zeros(2, 6, 6, dtype=torch.bool)
+    where[1, side : 2 * side, :side] = True  # of the second tile, second row, first patch
+    found = []
+    for filler in (0.0, 1e4):
+        pixels = where[:, None, None].expand_as(s2.values)
+        values = torch.where(pixels, torch.full_like(s2.values, filler), s2.values)
+        masked = replace(s2, values=values, valid=s2.valid & ~pixels)
+        batch = replace(draw.batch, observations={**draw.batch.observations, "s2": masked})
+        inputs, grid = objective.student.prepare(batch, patch_size_m)
+        seen = objective.see(inputs, grid)
+        flags = seen["s2"].patch_valid
+        assert torch.equal((~flags).nonzero(), torch.tensor([[1, 1, 0]]))
+        assert seen["s1"].patch_valid is None or bool(seen["s1"].patch_valid.all())
+        found.append(objective.contrast(seen).item())
+    assert found[0] == found[1]
+
+
+def test_negatives_of_other_processes_are_gathered_where_something_learns_alone(monkeypatch):
+    """In validation processes look at different numbers of batches: who gathers would wait for ever."""
+    asked = []
+    monkeypatch.setattr("anysat.pretrain.objective.from_other_ranks", lambda *_: asked.append(1))
+    objective = make_objective(gather_negatives=True)
+    seen, _ = seen_of(objective, ("s2", "s1"))
+    objective.contrast(seen)
+    assert asked == []
+    objective.train().contrast(seen)
+    assert asked == [1]
+
+
 @pytest.mark.parametrize("is_centred", [False, True])
 def test_the_contrast_looks_at_valid_tokens_of_each_tile(is_centred):
     """B2 in the objective: what is invalid may hold anything, and what is valid may not."""

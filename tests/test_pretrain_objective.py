@@ -110,7 +110,8 @@ def context_view(objective, draw, seed=0):
 
 @pytest.mark.parametrize(("keys", "side_m", "patch_size_m"), [
     (("aerial", "s2", "s1-asc"), 60.0, 10.0), (("aerial", "s2", "s1-asc"), 60.0, 20.0), (("s2", "s1"), 60.0, 30.0),
-    (("s2", "s1", "l7", "alos", "modis"), 120.0, 30.0), (("spot", "s2"), 80.0, 40.0),
+    (("s2", "s1", "l7", "alos", "modis"), 120.0, 30.0), (("spot", "s2"), 80.0, 40.0), (("s2", "l7"), 240.0, 60.0),
+    (("s2", "s1"), 240.0, 80.0), (("s2", "s1"), 480.0, 160.0),
 ])  # fmt: skip
 def test_pixels_under_the_targets_change_nothing_the_predictor_is_given(keys, side_m, patch_size_m):
     objective = make_objective()

@@ -146,6 +146,26 @@ def test_a_skipped_step_does_not_move_the_teacher(tmp_path, monkeypatch):
     assert objective.updates == [0, 2]
 
 
+def test_a_scaler_that_finds_an_overflow_moves_neither_weights_nor_teacher():
+    """The scaler of fp16 itself, with the optimiser as fp16 has it: not fused, for it steps then in any case."""
+    objective = Toy()
+    training = Training(
+        objective, sources, optimiser=OptimiserConfig(learning_rate=1e-2), engine=EngineConfig(precision="16"), seed=0,
+        num_steps=9, start=0, stop=9, moments={}, plateau=Plateau(),
+    )  # fmt: skip
+    optimiser, scaler = training.configure_optimizers(), torch.amp.GradScaler("cpu", init_scale=2.0)
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    before, moved = weights[0].detach().clone(), []
+    for gradient in (float("inf"), 1.0):
+        scaler.scale(torch.ones(()))
+        for weight in weights:
+            weight.grad = torch.full_like(weight, gradient)
+        scaler.step(optimiser)
+        scaler.update()
+        moved.append((len(objective.updates), not torch.equal(weights[0], before)))
+    assert moved == [(0, False), (1, True)]
+
+
 def test_what_has_no_gradient_neither_decays_nor_has_moments(toy_run):
     before, after = Toy().state_dict(), tensors_of(toy_run)
     absent = [name for name in before if "projectors.l8" in name and name.startswith("student")]

@@ -1,9 +1,11 @@
 """Stopping: kills, signals, full disks and damaged files cost at most the steps since the last checkpoint."""
 
 import errno
+import itertools
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -27,6 +29,14 @@ class Lingering(Toy):
         if draw.step == NUM_STEPS - 1:
             time.sleep(60)
         return super().forward(draw, generator)
+
+
+MANY_STEPS = 400
+
+
+def begin_long(out):
+    """Many more steps than are done before it is killed."""
+    train(out, resume=True, num_steps=MANY_STEPS)
 
 
 def begin(out):
@@ -67,12 +77,32 @@ def test_two_kills_change_nothing(context, toy_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(context, toy_run, tmp_path):
-    draw = random.Random(os.getpid())
-    moments = [(1 + kill // 4, draw.uniform(0, 0.3)) for kill in range(20)]
-    kill_and_resume(context, tmp_path / "run", moments)
-    assert_same(tensors_of(tmp_path / "run"), tensors_of(toy_run))
-    assert losses_of(tmp_path / "run") == losses_of(toy_run)
+def test_twenty_kills_change_nothing(context, tmp_path):
+    """Each some steps after the run has gone on, at any moment of a step; no session ends by itself."""
+    draw, out, killed_at = random.Random(os.getpid()), tmp_path / "run", []
+    for _ in range(20):
+        begun = _last_step(out)
+        process = context.Process(target=begin_long, args=(out,))
+        process.start()
+        while process.is_alive() and _last_step(out) < begun + draw.randint(3, 6):
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        killed_at.append(_last_step(out))
+    assert all(later > earlier for earlier, later in itertools.pairwise(killed_at))
+    train(out, resume=True, num_steps=MANY_STEPS)
+    train(tmp_path / "whole", num_steps=MANY_STEPS)
+    assert_same(tensors_of(out), tensors_of(tmp_path / "whole"))
+    assert losses_of(out) == losses_of(tmp_path / "whole")
+
+
+def _last_step(out):
+    """The newest step that a run has told of."""
+    file = out / "metrics.csv"
+    steps = re.findall(r"^(\d+),train/loss,", file.read_text(), re.M) if file.exists() else []
+    return int(steps[-1]) if steps else 0
 
 
 @pytest.fixture

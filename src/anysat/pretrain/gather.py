@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_gather
+from torch.distributed._functional_collectives import all_gather_single_autograd
 from torch.nn import functional
 
 
@@ -24,7 +24,11 @@ def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tens
     most = torch.tensor(len(flat), device=flat.device)
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
     missing = int(most) - len(flat)
-    all_tokens = all_gather(functional.pad(flat, (0, 0, 0, missing)))  # type: ignore[no-untyped-call]
+    padded = functional.pad(flat, (0, 0, 0, missing))
+    everyone = distributed.group.WORLD
+    assert everyone is not None, "a group of processes, as was looked at"
+    gathered = all_gather_single_autograd(padded, 0, everyone)
+    all_tokens = gathered.unflatten(0, (-1, int(most)))
     all_seen = [torch.empty(int(most), dtype=torch.bool, device=flat.device) for _ in all_tokens]
     distributed.all_gather(all_seen, functional.pad(seen, (0, missing)))
     own = distributed.get_rank()

@@ -179,7 +179,8 @@ class Pretraining(nn.Module):
             valid = torch.stack(flags, 1)
         if self.config.centred:
             tokens = centred(tokens.float(), valid, (0, 2))
-        others = from_other_ranks(tokens, valid) if self.config.gather_negatives else None
+        # Not in validation, where processes look at different numbers of batches, of different datasets.
+        others = from_other_ranks(tokens, valid) if self.config.gather_negatives and self.training else None
         return contrast_loss(tokens, valid, self.config.temperature, others)
 
     def after_update(self, step: int, num_steps: int) -> None:

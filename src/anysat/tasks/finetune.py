@@ -112,6 +112,8 @@ def score(
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
+    if count == 1:  # other processes may have ended: nothing is to be had of them
+        sheet.distributed_available_fn = lambda: False
     numbers = list(range(len(tiles)))[number::count]
     with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for start in range(0, len(numbers), batch_size):

@@ -230,8 +230,34 @@ def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
         "boosting": [HistGradientBoostingClassifier(learning_rate=rate, random_state=seed) for rate in rates],
     }
     if kind == "labels":
-        return {name: [MultiOutputClassifier(one) for one in settings] for name, settings in found.items()}
+        return {
+            name: [MultiOutputClassifier(_or_constant(one)) for one in settings] for name, settings in found.items()
+        }
     return found
+
+
+def _or_constant(model: Any) -> Any:
+    """A classifier for a label that may never or always occur in training, where most refuse to learn: it says so."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, clone
+    from sklearn.dummy import DummyClassifier
+
+    class OrConstant(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def fit(self, features: Array, truth: Array) -> OrConstant:
+            chosen = DummyClassifier(strategy="prior") if len(np.unique(truth)) == 1 else clone(self.model)
+            self.fitted_ = chosen.fit(features, truth)
+            self.classes_ = self.fitted_.classes_
+            return self
+
+        def predict(self, features: Array) -> Array:
+            return np.asarray(self.fitted_.predict(features))
+
+        def predict_proba(self, features: Array) -> Array:
+            return np.asarray(self.fitted_.predict_proba(features))
+
+    return OrConstant(model)
 
 
 MODELS = ("logistic", "neighbours", "forest", "boosting")

@@ -57,9 +57,11 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         began_with = known_weights(predictor.encoder)
         objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
         fitted = _fitted(config, data, objective, run)
-        if fitted.stopped_early or not run.is_writer:
+        if fitted.stopped_early:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
             return Scored(text=text, exit_status=fitted.exit_status)
+        if not run.is_writer:  # what follows is for one process
+            return Scored(text="", exit_status=fitted.exit_status)
         best, is_chosen = _best(run)
         load_objective(objective, best.tensors())
         done = objective.finished().to(device_of(config.engine))

@@ -50,13 +50,15 @@ def geoplex_paper() -> PretrainConfig:
     """The paper's settings where they differ from the code's (spec 3.6 and 7 D).
 
     Batches of the whole machine, patch sizes, all folds of PASTIS, five hidden rectangles of which the rest is context,
-    squared distance, a constant momentum, a predictor of three blocks. The encoder keeps six blocks: with the three of
-    the text it would not have the parameters the paper counts.
+    squared distance, a constant momentum, a predictor of three blocks, places of patches in metres. The encoder keeps
+    six blocks: with the three of the text it would not have the parameters the paper counts. The contrast keeps the
+    code's denominator, over all tokens but the patch's own of the same modality (the paper's Eq. 2 takes fewer).
     """
     return replace(
         geoplex(),
         preset="geoplex-paper",
         data=_geoplex_parts(paper=True),
+        model=replace(geoplex().model, patch_position_unit_m=1.0),
         masking=MaskingConfig(num_blocks=5, context_area_frac=(1.0, 1.0)),
         objective=ObjectiveConfig(
             centred=False,

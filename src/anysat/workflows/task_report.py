@@ -145,7 +145,9 @@ def _bounds(interval: Sequence[float | None]) -> str:
 def _number(value: float | int | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if isinstance(value, int) or value > 1.5 else f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if abs(value) > 1.5 else f"{value:.3f}"
 
 
 def _confusion(found: Mapping[str, Any]) -> str:

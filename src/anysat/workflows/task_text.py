@@ -74,9 +74,13 @@ def paper_line(command: str, config: Mapping[str, Any], split: str | None = None
     return [told + (f", not to be compared: {'; '.join(differing)}" if differing else "")]
 
 
+_PROTOCOL = ("weights", "method", "trained", "head", "dense", "patch_sizes_m", "epochs")
+"""Options of a run, beside those of its data, with which its score is the paper's or is not."""
+
+
 def _differences(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Weights and options of the data that are not the preset's: name, the run's, the preset's."""
-    pairs = [("weights", config["weights"], preset["weights"])]
+    """What of the protocol is not the preset's, weights, data or method: name, the run's, the preset's."""
+    pairs = [(name, config.get(name), preset[name]) for name in _PROTOCOL if name in preset]
     pairs += [(f"data.{name}", config["data"].get(name), value) for name, value in preset["data"].items()
               if name != "root"]  # fmt: skip
     return [(name, ours, theirs) for name, ours, theirs in pairs if ours != theirs]
