@@ -1,6 +1,7 @@
 """Why a small encoder collapses in the first steps, and what keeps it from it: the contrast over a hundred steps.
 
-python benchmarks/pretraining_collapse.py            # about two minutes on one core
+python benchmarks/pretraining_collapse.py run        # about two minutes on one core; leaves a record
+python benchmarks/pretraining_collapse.py print
 
 The generated world, Sentinel-2 and Sentinel-1, squares of 40 m in 10 m patches, 16 tiles a step, width 128, contrast
 alone. Printed for each way to begin: the contrast, mean of ten steps up to step 10, 50 and 100, beside what equal
@@ -11,8 +12,12 @@ vector).
 from __future__ import annotations
 
 import argparse
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +36,7 @@ from anysat.pretrain.objective import Pretraining
 
 KEYS, CROP_M, PATCH_M, BATCH, STEPS = ("s2", "s1"), 40.0, 10.0, 16, 100
 SHOWN = (10, 50, 100)
+RECORD = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining-collapse.json"
 
 
 @dataclass(frozen=True)
@@ -123,22 +129,38 @@ def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, flo
     return losses, {key: told_apart(part.patch) for key, part in seen.items()}
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown."""
+    steps = " | ".join(f"step {step}" for step in SHOWN)
+    lines = [f"| beginning | learning rate | {steps} | apart, {', '.join(KEYS)} |",
+             f"|---|---|{'---|' * (len(SHOWN) + 1)}"]  # fmt: skip
+    for row in rows:
+        cells = [f"{row['contrast'][str(step)]:.3f}" for step in SHOWN]
+        shares = ", ".join(f"{row['apart'][key]:.1%}" for key in KEYS)
+        lines.append(f"| {row['way']} | {row['learning_rate']:g} | {' | '.join(cells)} | {shares} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print the table."""
+    """Train, or print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run").add_argument("--seed", type=int, default=0)
+    commands.add_parser("print")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    tiles, patches = Tiles(300), round(CROP_M / PATCH_M) ** 2
-    equal = math.log(len(KEYS) * BATCH * patches - patches)
-    print(f"| beginning | learning rate | {' | '.join(f'step {step}' for step in SHOWN)} | apart, {', '.join(KEYS)} |")
-    print(f"|---|---|{'---|' * (len(SHOWN) + 1)}")
-    for way in WAYS:
-        losses, apart = train(way, tiles, options.seed)
-        cells = [f"{np.mean(losses[step - 10 : step]):.3f}" for step in SHOWN]
-        shares = ", ".join(f"{apart[key]:.1%}" for key in KEYS)
-        print(f"| {way.name} | {way.learning_rate:g} | {' | '.join(cells)} | {shares} |", flush=True)
-    print(f"\nEqual tokens have {equal:.3f}. Seed {options.seed}.")
+    if options.command == "run":
+        torch.set_num_threads(1)
+        tiles, rows = Tiles(300), []
+        for way in WAYS:
+            losses, apart = train(way, tiles, options.seed)
+            contrast = {str(step): float(np.mean(losses[step - 10 : step])) for step in SHOWN}
+            rows.append({"way": way.name, "learning_rate": way.learning_rate, "contrast": contrast, "apart": apart})
+            print(rows[-1], flush=True)
+        patches = round(CROP_M / PATCH_M) ** 2
+        equal = math.log(len(KEYS) * BATCH * patches - patches)
+        RECORD.write_text(json.dumps({"seed": options.seed, "equal_tokens": equal, "rows": rows}, indent=1) + "\n")
+    found = json.loads(RECORD.read_text())
+    print(table(found["rows"]) + f"\n\nEqual tokens have {found['equal_tokens']:.3f}. Seed {found['seed']}.")
 
 
 if __name__ == "__main__":

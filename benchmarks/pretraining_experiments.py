@@ -31,7 +31,7 @@ from anysat.workflows.pretrain_presets import world_nano
 from anysat.workflows.pretrain_run import new_encoder, run_pretraining
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining"
-SEEDS = (0, 1, 2)
+SEEDS, GOALS = (0, 1, 2), ("teacher", "projection")
 PATCH_SIZE_M = 20.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {},
@@ -107,9 +107,11 @@ def kept(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def tables() -> list[str]:
-    """Those of the generated world: scores, what is gained, what the detector said."""
+    """Those of the generated world: scores, what each run of a goal gains, and the others, what the detector said."""
     records = kept("world")
-    return [pages.scores(records), pages.differences(records), pages.looks(records)]
+    goals = {name: record for name, record in records.items() if record["about"].get("variant") in GOALS}
+    others = {name: record for name, record in records.items() if name not in goals}
+    return [pages.scores(records), pages.differences(goals, each=True), pages.differences(others), pages.looks(records)]
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ python benchmarks/speed.py print docs/experiments/speed.json
 `make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
 seed. Ways of computing it take turns, so that whatever else the machine does meets all of them: the plain float32
 forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with it, in bfloat16, made
-ready once for all turns. Seconds are medians, ratios those of each turn. The floor is what remains to be multiplied at the rate at which this machine
-multiplies matrices of those very shapes, one after the other; its share is that over the seconds taken. Peak memory is
-of a process that does nothing else. Nothing is reported from a machine that is busy with something else, unless
-`--busy` is given.
+ready once for all turns. Seconds are medians, ratios those of each turn. The floor is what remains to be multiplied at
+the rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over the
+seconds taken. Peak memory is of a process that does nothing else. Nothing is reported from a machine that is busy with
+something else, unless `--busy` is given.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pretraining_collapse as collapse
 import pretraining_experiments as experiments
 import pretraining_scores as scores
 import pretraining_tables as pages
@@ -35,7 +36,11 @@ def test_the_detector_speaks_at_every_look_at_the_broken_run_and_never_at_the_ot
         assert set(spoke) <= {name.rpartition("-")[0] == "broken"}, name
 
 
-@pytest.mark.parametrize("made", [experiments.tables, unlabelled.tables], ids=["world", "real"])
+def _collapse():
+    return [collapse.table(json.loads(collapse.RECORD.read_text())["rows"])]
+
+
+@pytest.mark.parametrize("made", [experiments.tables, unlabelled.tables, _collapse], ids=["world", "real", "collapse"])
 def test_the_page_holds_the_tables_as_they_are_printed(made):
     for table in made():
         assert table in TEXT, table

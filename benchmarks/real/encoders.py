@@ -1,4 +1,4 @@
-"""Our encoders on the real labelled tasks: probes and fine-tuning, on the folds of the simple models and tuned alike.
+"""Our encoders on the real labelled tasks: probes, tuned as the simple models are, and fine-tuning, on the same folds.
 
 python benchmarks/real/encoders.py run crop_canada --weights untrained --method finetune --seed 0 --data DATA
 python benchmarks/real/encoders.py run crop_canada --weights runs/real-unseen --name real --method probe --data DATA
@@ -125,6 +125,10 @@ def compared(task: RealTask, simple: Mapping[str, Any], records: Sequence[Mappin
             row["fold_0_against_simple"] = difference(
                 truth[unseen], own[:, unseen], answers[label][:, unseen], groups[unseen], count
             )
+            if "against_untrained" in row:
+                row["fold_0_against_untrained"] = difference(
+                    truth[unseen], own[:, unseen], untrained[:, unseen], groups[unseen], count
+                )
         found.append(row)
     return {"kind": "encoders", "task": task.name, "about": task.about, "num_tested": int(tested.sum()),
             "num_fold_0": int(unseen.sum()), "rows": found}  # fmt: skip
@@ -149,8 +153,8 @@ def table(record: Mapping[str, Any]) -> str:
         f"**{record['task']}** — {record['about']}; {record['num_tested']} samples tested"
         + (f", {record['num_fold_0']} of them in fold 0." if has_fold else "."), "",
         f"| weights | method | seeds | {first} | minus best simple | minus untrained | "
-        + ("fold 0 | fold 0 minus best simple |" if has_fold else ""),
-        "|---|---|---|---|---|---|" + ("---|---|" if has_fold else ""),
+        + ("fold 0 | fold 0 minus best simple | fold 0 minus untrained |" if has_fold else ""),
+        "|---|---|---|---|---|---|" + ("---|---|---|" if has_fold else ""),
     ]  # fmt: skip
 
     def cell(found: Mapping[str, Any] | None, key: str) -> str:
@@ -167,7 +171,8 @@ def table(record: Mapping[str, Any]) -> str:
                  cell(row.get("against_untrained"), "difference")]  # fmt: skip
         if has_fold:
             cells += [cell(row["fold_0"], "score"),
-                      cell(row["fold_0_against_simple"] if number else None, "difference")]  # fmt: skip
+                      cell(row["fold_0_against_simple"] if number else None, "difference"),
+                      cell(row.get("fold_0_against_untrained"), "difference")]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
