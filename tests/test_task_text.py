@@ -27,6 +27,8 @@ def test_the_papers_figure_stands_alone_where_data_weights_and_split_are_the_pre
         ({"train_frac": 0.1}, "data.train_frac 0.1, not 1.0"),
         ({"modalities": None}, "data.modalities None, not ['s1']"),
         ({"split": "val"}, "split val, not test"),
+        ({"method": "knn", "head": None}, "method knn, not linear; head None, not dense"),
+        ({"patch_sizes_m": [80]}, "patch_sizes_m [80], not [40]"),
     ],
 )
 def test_what_is_not_the_presets_is_named_beside_the_papers_figure(changes, told):

@@ -10,6 +10,7 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.tasks.base import make_task
 from anysat.tasks.classification import Classification, MultiLabel, inverse_frequency
 from anysat.tasks.regression import Regression
+from anysat.workflows.task_parts import fitted_task
 
 NAN = math.nan
 CROPS = Target(name="crops", level="pixel", kind="class", classes=("wheat", "maize", "beet"), ignore=9, gsd_m=10.0)
@@ -287,3 +288,15 @@ def test_the_score_that_chooses_is_one_the_sheet_has():
 def test_an_option_a_task_does_not_have_is_refused_naming_close_ones():
     with pytest.raises(UnknownNameError, match="option of Classification 'class_weight'; closest: class_weights"):
         make_task(KIND, {"class_weight": None})
+
+
+def test_balanced_classes_weigh_alike_whatever_their_number():
+    target = Target(
+        name="cover", level="pixel", kind="class", classes=("rare", "common", "never"), ignore=9, gsd_m=10.0
+    )
+    truth = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 9]])
+    weights = torch.tensor(fitted_task(target, truth, balanced=True).class_weights)
+    assert weights[0] / weights[1] == pytest.approx(6.0)
+    labels = Target(name="genera", level="tile", kind="labels", classes=("oak", "never"))
+    found = fitted_task(labels, torch.tensor([[1, 0], [0, 0], [0, 0], [0, 0]]), balanced=True).class_weights
+    assert found == pytest.approx((3.0, 1.0))

@@ -1,0 +1,84 @@
+"""The page of a run: which tiles are shown as its worst and best, and what is said of them."""
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from anysat.data.base import Target
+from anysat.tasks.base import make_task
+from anysat.tasks.predictor import Prediction
+from anysat.workflows.task_report import SHOWN, _number, _tiles, best_and_worst
+from meadow import Meadow
+
+TARGET = Target(name="cover", level="pixel", kind="class", classes=("water", "wood"), gsd_m=10.0)
+GENUS = Target(name="genus", level="tile", kind="class", classes=("oak", "pine", "larch"))
+COUNT = 2 * SHOWN + 5
+
+
+def tiles_of(truth, name):
+    one = Meadow()[0]
+    return [replace(one, id=f"tile{number}", targets={name: value}) for number, value in enumerate(truth)]
+
+
+class Told:
+    """Says of each tile what it was told to."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, target, answers):
+        self.task, self.answers = make_task(target), answers
+
+    def predict(self, batch):
+        told = torch.stack([torch.as_tensor(self.answers[name]) for name in batch.ids])
+        outputs = 9.0 * torch.nn.functional.one_hot(told, len(self.task.target.classes)).float()
+        return Prediction(self.task.answer(outputs), self.task.probabilities(outputs), outputs)
+
+
+def test_the_worst_tiles_come_first_and_the_best_last():
+    rights = np.random.default_rng(0).permutation(COUNT) % 5  # of four pixels so many are answered rightly
+    truth = [np.zeros((2, 2), np.int64)] * COUNT
+    answers = {f"tile{n}": (np.arange(4).reshape(2, 2) >= right).astype(np.int64) for n, right in enumerate(rights)}
+    shown = best_and_worst(Told(TARGET, answers), tiles_of(truth, "cover"))
+    assert len(shown) == 2 * SHOWN
+    shares = [one.right for one in shown]
+    assert shares == sorted(shares)
+    assert shares[:SHOWN] == sorted(rights / 4)[:SHOWN]
+    assert shares[SHOWN:] == sorted(rights / 4)[-SHOWN:]
+    for one in shown:
+        assert np.array_equal(one.answer, answers[one.tile.id])
+
+
+def test_a_tile_s_truth_and_answer_are_said_as_what_they_are():
+    shown = best_and_worst(Told(GENUS, {"tile0": 1, "tile1": 2}), tiles_of([np.int64(0), np.int64(2)], "genus"))
+    said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", _tiles(shown, GENUS))
+    assert [(one, words.split(" (")[0]) for one, words in said] == [
+        ("tile0, 0% right", "truth: oak; answer: pine"), ("tile1, 100% right", "truth: larch; answer: larch"),
+    ]  # fmt: skip
+
+
+def test_answer_and_truth_of_pixels_stand_under_their_names():
+    truth, answer = np.zeros((2, 2), np.int64), np.ones((2, 2), np.int64)
+    (shown,) = best_and_worst(Told(TARGET, {"tile0": answer}), tiles_of([truth], "cover"))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anysat.workflows.task_report.img", lambda image, caption: seen.append((caption, image)) or "")
+        page = _tiles([shown], TARGET)
+    assert "tile0, 0% right" in page
+    pictures = {caption.rpartition(": ")[2]: image for caption, image in seen}
+    water, wood = pictures["truth"][0, 0], pictures["answer"][0, 0]
+    assert water[2] > water[1] > water[0] or not np.array_equal(water, wood)
+    assert {tuple(pixel) for pixel in pictures["truth"].reshape(-1, 3)} == {tuple(water)}
+    assert {tuple(pixel) for pixel in pictures["answer"].reshape(-1, 3)} == {tuple(wood)}
+    whole = _tiles([SimpleNamespace(tile=shown.tile, right=1.0, answer=truth, probabilities=None)], TARGET)
+    assert "tile0, 100% right" in whole
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(36.21, "36.21"), (35.84, "35.84"), (0.5, "0.500"), (1234.5, "1,234"), (12, "12"), (None, "–")]
+)
+def test_figures_above_one_keep_the_digits_by_which_they_differ(value, told):
+    assert _number(value) == told
