@@ -113,6 +113,7 @@ def _keep(task: str, share: float, view: str, features: str, seed: int, found: M
     test = {name: found["scores"]["test"][name] for name in FACTS}
     record = {"task": task, "share": share, "view": view, "features": features, "seed": seed,
               "primary": found["primary"], "tiles": tiles, "test": test, "versions": found["versions"]}  # fmt: skip
+    record |= {name: found[name] for name in ("weights", "selected_on") if name in found}
     if "selection" in found:
         record["selection"] = {k: v for k, v in found["selection"].items() if k not in ("curve", "tried")}
     with RECORDS.open("a") as file:
