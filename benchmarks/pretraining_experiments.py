@@ -31,7 +31,7 @@ from anysat.workflows.pretrain_presets import world_nano
 from anysat.workflows.pretrain_run import new_encoder, run_pretraining
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining"
-SEEDS, GOALS = (0, 1, 2), ("teacher", "projection")
+SEEDS, GOALS = (0, 1, 2), ("teacher", "projection", "projection-discriminate")
 PATCH_SIZE_M = 20.0
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {},
