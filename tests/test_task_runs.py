@@ -139,7 +139,7 @@ def test_ten_tiles_are_learnt_by_heart(name, trained, weights):
     objective = FineTuning(predictor, trained).train()
     found = _learnt(objective, Draw(step=0, dataset=name, patch_size_m=size, batch=batch))
     task = predictor.task
-    assert found > LEARNT if task.highest_is_best else found < OFF * task.deviation
+    assert found > LEARNT if task.highest_is_best else found < OFF * task.deviation, found
 
 
 def _learnt(objective, draw):
