@@ -11,7 +11,6 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.batch import Tile
 from anysat.data.layout import DatasetFolder, Layout
+from anysat.data.samples import Row as Row
+from anysat.data.samples import Samples as Samples
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ _DATASETS = "anysat.data.datasets"
 PACK_INDEX = "anysat-pack.json"
 """File by which a folder written by `anysat datasets pack` is recognised."""
 LEVELS, KINDS = ("tile", "pixel"), ("class", "labels", "value")
-Row = Mapping[str, Any]
-"""One row of `Samples`: values by column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,53 +73,6 @@ class Target:
             raise RecordError(f"{where}, gsd_m", self.gsd_m, "a pixel size for a raster, none for a tile")
         if self.ignore is not None and 0 <= self.ignore < len(self.classes):
             raise RecordError(f"{where}, ignore", self.ignore, "a number that is no class")
-
-
-class Samples:
-    """A table of samples in columns; columns `id` and `split` are always there.
-
-    Kept as numpy arrays, so that a million samples take megabytes and worker processes share them.
-
-    >>> samples = Samples(id=["a", "b"], split=["train", "test"])
-    >>> samples.of("test").row(0)["id"]
-    'b'
-    """
-
-    def __init__(self, **columns: ArrayLike) -> None:
-        self.columns: dict[str, NDArray[Any]] = {name: np.asarray(column) for name, column in columns.items()}
-        lengths = {name: column.shape for name, column in self.columns.items()}
-        if not {"id", "split"} <= set(lengths) or len(set(lengths.values())) != 1:
-            raise RecordError("samples", lengths, "columns of one length, `id` and `split` among them")
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[Row], columns: Sequence[str] = ("id", "split")) -> Samples:
-        """From rows that have the same columns; `columns` are those of an empty table."""
-        names = list(rows[0]) if rows else columns
-        return cls(**{name: np.array([row[name] for row in rows]) for name in names})
-
-    def __len__(self) -> int:
-        return len(self.columns["id"])
-
-    def row(self, index: int) -> dict[str, Any]:
-        """One sample, as plain values."""
-        return {name: column[index].item() for name, column in self.columns.items()}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.row(index) for index in range(len(self)))
-
-    def take(self, indices: ArrayLike) -> Samples:
-        """Some samples, by number or by a mask."""
-        chosen = np.asarray(indices)
-        chosen = chosen if chosen.size else chosen.astype(int)
-        return Samples(**{name: column[chosen] for name, column in self.columns.items()})
-
-    def of(self, *splits: str) -> Samples:
-        """The samples of some splits."""
-        return self.take(np.isin(self.columns["split"], splits))
-
-    def with_columns(self, **columns: ArrayLike) -> Samples:
-        """The same samples with columns added or replaced."""
-        return Samples(**{**self.columns, **columns})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +236,9 @@ class TileDataset:
     def drawn(self, index: int, generator: np.random.Generator) -> Tile:
         """One tile for training: where photos are larger than tiles, cut at a place drawn anew. Raises as by index."""
         read = self.record.read_drawn
-        return self[index] if read is None else self._read(index, partial(_drawn, read, generator))
+        if read is None:
+            return self[index]
+        return self._read(index, lambda folder, row, keys: read(folder, row, keys, generator))
 
     def _read(self, index: int, read: Callable[[DatasetFolder, Row, Sequence[str]], Tile]) -> Tile:
         row = self.samples.row(range(len(self))[index])
@@ -321,13 +275,6 @@ class TileDataset:
     def take(self, indices: ArrayLike) -> TileDataset:
         """Some samples, by number or by a mask."""
         return replace(self, samples=self.samples.take(indices))
-
-
-def _drawn(
-    read: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile], generator: np.random.Generator,
-    folder: DatasetFolder, row: Row, modalities: Sequence[str],
-) -> Tile:  # fmt: skip
-    return read(folder, row, modalities, generator)
 
 
 def open_dataset(

@@ -54,7 +54,7 @@ _KEPT: ContextVar[dict[int, _Made] | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def keeping_ready() -> Iterator[None]:
-    """Passes inside share what they make ready: for loops over many tiles, a tenth of whose time it may take.
+    """Passes inside share what they make ready: for loops over many tiles.
 
     Weights that are replaced, loaded or changed in place inside are made ready anew. A change through `.data` or of
     memory that is shared with something else is not noticed: do not do that inside.
