@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anysat.data.base import Target
+from anysat.picture_samples import colours_of
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import Prediction
 from anysat.workflows.task_report import SHOWN, _number, _tiles, best_and_worst
@@ -69,10 +70,10 @@ def test_answer_and_truth_of_pixels_stand_under_their_names():
         page = _tiles([shown], TARGET)
     assert "tile0, 0% right" in page
     pictures = {caption.rpartition(": ")[2]: image for caption, image in seen}
-    water, wood = pictures["truth"][0, 0], pictures["answer"][0, 0]
-    assert water[2] > water[1] > water[0] or not np.array_equal(water, wood)
-    assert {tuple(pixel) for pixel in pictures["truth"].reshape(-1, 3)} == {tuple(water)}
-    assert {tuple(pixel) for pixel in pictures["answer"].reshape(-1, 3)} == {tuple(wood)}
+    water, wood = (colours_of(TARGET) * 255).astype(np.uint8)
+    assert not np.array_equal(water, wood)
+    assert np.array_equal(pictures["truth"], np.broadcast_to(water, (2, 2, 3)))
+    assert np.array_equal(pictures["answer"], np.broadcast_to(wood, (2, 2, 3)))
     whole = _tiles([SimpleNamespace(tile=shown.tile, right=1.0, answer=truth, probabilities=None)], TARGET)
     assert "tile0, 100% right" in whole
 

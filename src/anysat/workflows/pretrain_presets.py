@@ -52,7 +52,7 @@ def geoplex_paper() -> PretrainConfig:
     Batches of the whole machine, patch sizes, all folds of PASTIS, five hidden rectangles of which the rest is context,
     squared distance, a constant momentum, a predictor of three blocks, places of patches in metres. The encoder keeps
     six blocks: with the three of the text it would not have the parameters the paper counts. The contrast keeps the
-    code's denominator, over all tokens but the patch's own of the same modality (the paper's Eq. 2 takes fewer).
+    code's denominator, over all tokens but those of the same modality and tile (the paper's Eq. 2 takes fewer).
     """
     return replace(
         geoplex(),
