@@ -70,3 +70,37 @@ def toy_accumulated(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "accumulated"
     train(out, engine={"accumulate": 2}, **ACCUMULATED)
     return out
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory) -> Path:
+    """A file of first weights of a very small encoder of every modality in the table."""
+    from anysat.model.checkpoint import save
+    from task_commands import new_encoder
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(new_encoder(dim=64, depth=1, num_heads=2), path)
+    return path
+
+
+@pytest.fixture
+def run_task(small_weights, tmp_path, capsys, own_cache):
+    """Runs a command on labelled data into a folder, with small weights; gives its exit status, report and errors."""
+    from anysat.cli import main
+
+    def call(command, *words, out="run"):
+        argv = [command, *words]
+        argv += [f"--out={tmp_path / out}"] if command != "evaluate" else []
+        if command in ("probe", "finetune") and not any(str(word).startswith("--weights") for word in words):
+            argv.append(f"--weights={small_weights}")
+        status = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """Generated tiles are kept for the whole session, away from the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

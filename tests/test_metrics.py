@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -344,11 +345,14 @@ def test_label_figures_equal_loops(threshold):
         above = [[(other, t) for other, t in zip(outputs[:, label].tolist(), truth[:, label].tolist(), strict=True)
                   if other >= value] for value in outputs[truth[:, label] == 1, label].tolist()]  # fmt: skip
         average.append(mean([sum(t for _, t in one) / len(one) for one in above]))
+    bins = defaultdict(list)
+    for output, wanted in zip(outputs.flatten().tolist(), truth.flatten().tolist(), strict=True):
+        bins[int(15 / (1 + math.exp(-output)))].append(1 / (1 + math.exp(-output)) - wanted)
     figures = {
         "accuracy": 1 - (sum(misses) + sum(alarms)) / 150, "f1_macro": mean(f1),
         "f1_micro": 2 * sum(hits) / (2 * sum(hits) + sum(misses) + sum(alarms)),
         "f1_weighted": sum(f * n for f, n in zip(f1, support, strict=True) if n) / sum(support),
-        "map_macro": mean(average),
+        "map_macro": mean(average), "calibration_error": sum(abs(sum(one)) for one in bins.values()) / 150,
     }  # fmt: skip
     per_class = {
         "f1": f1, "precision": [share(h, h + a) for h, a in zip(hits, alarms, strict=True)],
@@ -369,6 +373,8 @@ def test_label_figures_equal_those_of_torchmetrics_also_for_equal_outputs():
               for kind in ("macro", "micro", "weighted")}  # fmt: skip
     wanted["accuracy"] = theirs.multilabel_accuracy(outputs, truth, num_labels=5, average="micro")
     wanted["map_macro"] = theirs.multilabel_average_precision(outputs, truth, num_labels=5, average="macro")
+    shares = outputs.sigmoid().flatten()
+    wanted["calibration_error"] = theirs.binary_calibration_error(shares, truth.flatten(), n_bins=15, norm="l1")
     assert same(found, {name: float(value) for name, value in wanted.items()}, rel=2e-6)
 
 

@@ -130,3 +130,15 @@ def test_probes_of_new_sensors_train_one_projector_and_the_head_at_the_published
         objective = FineTuning(Predictor(encoder, make_task(target), view, config.head or "dense"), config.trained)
     assert new == config.data.modalities
     assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == count
+
+
+@pytest.mark.parametrize(("command", "name"), [key for key, row in TABLE.items() if row[1] is not None])
+def test_pixels_are_told_by_the_published_modality_where_none_is_named(command, name):
+    config = made(command, name)
+    record = find_dataset(config.data.dataset)
+    wanted = set(config.data.modalities) - ({"spot"} if config.dense == "s2" else set())  # as fine, and first
+    encoder = extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), record.modalities)[0]
+    target = next(target for target in record.targets if target.name == config.data.target)
+    view = make_view(encoder, record, target, modalities=[key for key in record.modalities if key in wanted],
+                     patch_sizes_m=config.patch_sizes_m, dense=None, needs_dense=True)  # fmt: skip
+    assert view.dense == config.dense

@@ -86,7 +86,7 @@ class DatasetRecord:
     about: str
     """One sentence: what, where, how many."""
     modalities: tuple[str, ...]
-    """Keys of its modalities."""
+    """Keys of its modalities; where pixels are told by the finest, the first of equals tells them."""
     tile_m: float
     """Side of a tile as it is read."""
     patch_sizes_m: tuple[float, ...]

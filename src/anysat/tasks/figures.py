@@ -28,16 +28,24 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClassTotals(Totals):
-    """Sums for one of several classes."""
+class BinnedTotals(Totals):
+    """Sums in bins of confidence, too."""
 
     bins: Tensor
     """(... 3 bin): number, sum of confidence and number right of what was answered."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelTotals(Totals):
-    """Sums for any of several labels, and the ranking they cannot tell."""
+class ClassTotals(BinnedTotals):
+    """Sums for one of several classes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelTotals(BinnedTotals):
+    """Sums for any of several labels, of whose bins confidence is the probability of a label and right its presence.
+
+    The ranking is what they cannot tell.
+    """
 
     weights: Tensor
     """(draw tile)"""
@@ -115,7 +123,7 @@ def kappa(totals: ClassTotals) -> Tensor:
     return ratio(accuracy(totals) - chance, 1 - chance)
 
 
-def calibration_error(totals: ClassTotals) -> Tensor:
+def calibration_error(totals: BinnedTotals) -> Tensor:
     """Mean distance of confidence and accuracy over bins, by what is in them."""
     number, confidence, right = totals.bins.unbind(-2)
     return ratio((confidence - right).abs().sum(-1), number.sum(-1))

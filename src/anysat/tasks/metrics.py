@@ -156,8 +156,9 @@ class ClassScores(_Sheet):
 class LabelScores(_Sheet):
     """Scores of any of several labels of a tile.
 
-    `f1_micro`, `f1_macro`, `f1_weighted` (by support), `accuracy` (share of all single labels that are right) and
-    `map_macro` (mean average precision); of each label `f1`, `precision`, `recall`, `average_precision` and `support`.
+    `f1_micro`, `f1_macro`, `f1_weighted` (by support), `accuracy` (share of all single labels that are right),
+    `map_macro` (mean average precision) and `calibration_error` (ECE of all single labels over 15 bins of probability);
+    of each label `f1`, `precision`, `recall`, `average_precision` and `support`.
     `f1_macro` goes over the labels that occur in truth or predictions, `map_macro` over those that occur in truth.
 
     >>> scores = LabelScores(2)
@@ -206,8 +207,13 @@ class LabelScores(_Sheet):
     def compute(self) -> Scores:
         """Scores of all tiles on all ranks."""
         outputs, truth = self._joined("outputs"), self._joined("truth").double()
+        probability = outputs.double().sigmoid()
         predicted = (outputs.sigmoid() > self.threshold).double()
-        counts = LabelCounts(margins=torch.stack([truth, predicted, truth * predicted], 1), outputs=outputs)
+        tiles = torch.arange(len(truth)).repeat_interleave(self.num_labels)
+        every = torch.ones(truth.numel(), dtype=torch.bool)
+        bins = _bins(tiles, probability.flatten(), every, truth.flatten() > 0, len(truth))
+        margins = torch.stack([truth, predicted, truth * predicted], 1)
+        counts = LabelCounts(margins=margins, bins=bins, outputs=outputs)
         return Scores.of(counts, num_samples=len(outputs), groups=self._groups())
 
 

@@ -102,11 +102,14 @@ class LabelCounts:
 
     margins: Tensor
     """(tile 3 label), 0 and 1: truth, predicted, both."""
+    bins: Tensor
+    """(tile 3 bin), see `LabelTotals`."""
     outputs: Tensor
     """(tile label), logits."""
 
     formulas: ClassVar[Formulas] = {
-        "accuracy": label_accuracy, **_F1, "map_macro": lambda totals: totals.average_precision.nanmean(-1)
+        "accuracy": label_accuracy, **_F1, "map_macro": lambda totals: totals.average_precision.nanmean(-1),
+        "calibration_error": calibration_error,
     }  # fmt: skip
     per_class: ClassVar[Formulas] = {**_PER_CLASS, "average_precision": lambda totals: totals.average_precision}
 
@@ -118,8 +121,8 @@ class LabelCounts:
     def totals(self, weights: Tensor) -> LabelTotals:
         """Sums weighted by (draw tile)."""
         support, predicted, right = _weighted(weights, self.margins).unbind(1)
-        return LabelTotals(support=support, predicted=predicted, right=right, weights=weights,
-                           outputs=self.outputs, truth=self.truth)  # fmt: skip
+        return LabelTotals(support=support, predicted=predicted, right=right, bins=_weighted(weights, self.bins),
+                           weights=weights, outputs=self.outputs, truth=self.truth)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,7 +25,7 @@ SIDE_PX, GSD_M = 32, 10.0
 """Every array is brought to this grid by its nearest pixel, as the published loader does."""
 _SOURCE = "documentation and loader of the dataset's authors; spec 4.7"
 _TABLE = "sickle_dataset_tabular.csv"
-_SENSORS = {"l8": "L8", "s2": "S2", "s1": "S1"}
+_SENSORS = {"s2": "S2", "s1": "S1", "l8": "L8"}
 _STORED = {
     "s2": {band: band for band in ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")},
     "s1": {"VV": "VV", "VH": "VH"},
@@ -211,7 +211,7 @@ DATASET = DatasetRecord(
     name="sickle",
     title="SICKLE",
     about="Paddy and other crops in 2,370 samples of 388 plots, Cauvery Delta, Tamil Nadu, 2018 to 2021",
-    modalities=("l8", "s2", "s1"),
+    modalities=("s2", "s1", "l8"),
     tile_m=320.0,
     patch_sizes_m=(10.0,),
     targets=(

@@ -1,0 +1,104 @@
+"""`anysat evaluate --compare` on small data, and intervals over blocks of ground."""
+
+import json
+import re
+
+import pytest
+
+from anysat.model.checkpoint import load
+from anysat.model.digest import digest as sha256
+from miniatures import miniature
+from task_commands import of_miniature, scores_of, world_words
+
+
+def test_a_comparison_tells_who_is_below_band_statistics(run_task, small_weights, tmp_path):
+    words = ["--compare", *world_words()[:4], "--patch-sizes-m=[30]", "--models=[logistic,neighbours]",
+             f"--weights=[{small_weights}]", "--max-pixels=200", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    status, out, err = run_task("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    assert status == 0, err
+    lines = json.loads((tmp_path / "all.json").read_text())["lines"]
+    assert {line["features"].rpartition(", ")[2] for line in lines} == {
+        "statistics",
+        "months",
+        "series",
+        "patch",
+        "dense",
+    }
+    below = [line for line in lines if line["against_baseline"] == "below"]
+    assert all(line["difference"][1] < 0 for line in below)
+    assert len(re.findall(r"\) below band statistics", out)) == len(below)
+    num_weights = sum(p.numel() for p in load(small_weights).parameters())
+    for line in lines:
+        has_encoder = line["features"].endswith(("patch", "dense"))
+        assert line["encoder_parameters"] == (num_weights if has_encoder else 0)
+        assert line["features_cpu_s"] >= 0
+    assert f"features in {lines[-1]['features_cpu_s']:.1f} s by {num_weights:,} parameters; fitted in" in out
+
+
+def test_a_comparison_has_layers_and_says_what_the_cache_held(run_task, small_weights, tmp_path):
+    words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
+             "--models=[neighbours]", f"--weights=[{small_weights}]", "--layers=[last,spatial.1,fusion.1]",
+             f"--cache={tmp_path / 'cache'}", f"--json={tmp_path / 'all.json'}"]  # fmt: skip
+    status, out, err = run_task("evaluate", *words)
+    assert status == 0, err
+    content = json.loads((tmp_path / "all.json").read_text())
+    ours = [line for line in content["lines"] if line["weights"]]
+    assert [(line["layer"], line["features"].rpartition(" m, ")[2]) for line in ours] == [
+        ("last", "tile"), ("last", "patches"), ("last", "tile + patches"), ("spatial.1", "spatial.1, patches"),
+        ("fusion.1", "fusion.1, tile"), ("fusion.1", "fusion.1, patches"), ("fusion.1", "fusion.1, tile + patches"),
+    ]  # fmt: skip
+    assert len({line["encoder_parameters"] for line in ours}) == 3
+    assert {line["tiles_from_cache"] for line in ours} == {0}
+    assert "found in the cache" not in out
+    again = run_task("evaluate", *words)[1]
+    assert again.count("12 tiles found in the cache") == len(ours)
+    assert (content["weights"][str(small_weights)]["sha256"], content["seed"]) == (sha256(load(small_weights)), 0)
+    assert {"anysat", "numpy", "torch", "scikit-learn"} <= set(content["versions"])
+    status, _, err = run_task("evaluate", *words, "--layers=[fusion.7]")
+    assert status == 2
+    assert "fusion.1" in err
+
+
+def test_a_comparison_of_tiles_counts_every_tile(run_task, small_weights, tmp_path):
+    words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
+             "--models=[neighbours,forest]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    status, _, err = run_task("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    assert status == 0, err
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert {line["num_samples"] for line in content["lines"]} == {content["data"]["test"]["tiles"]}
+
+
+BLOCK_KM = 300
+"""Of the world's tiles, which lie anywhere, two or three in a block."""
+
+
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, tmp_path):
+    words = [*world_words(), "--epochs=1", "--report=false"]
+    assert run_task(command, *words, out="tiles")[0] == 0
+    status, _, err = run_task(command, *words, f"--block-km={BLOCK_KM}")
+    assert status == 0, err
+    plain, blocked = (scores_of(tmp_path / name)["scores"]["train"] for name in ("tiles", "run"))
+    assert (plain["intervals_over"], blocked["intervals_over"]) == ("tiles", f"blocks of {BLOCK_KM} km")
+    assert plain["figures"] == blocked["figures"]
+    assert plain["intervals"] != blocked["intervals"]
+    status, _, err = run_task("evaluate", f"--run={tmp_path / 'tiles'}", f"--block-km={BLOCK_KM}", "--split=train",
+                         f"--json={tmp_path / 'again.json'}")  # fmt: skip
+    assert status == 0, err
+    again = json.loads((tmp_path / "again.json").read_text())["scores"]
+    assert again["intervals_over"] == f"blocks of {BLOCK_KM} km"
+    for name, bounds in blocked["intervals"].items():
+        assert again["intervals"][name] == pytest.approx(bounds, abs=1e-5), name
+    assert run_task(command, *words, "--block-km=0", out="other")[0] == 2
+
+
+def test_blocks_need_tiles_with_coordinates(run_task):
+    status, _, err = run_task("probe", *of_miniature("timesen2crop"), "--epochs=1", "--block-km=5")
+    assert status == 2
+    assert "tiles with coordinates" in err
+
+
+def test_evaluate_wants_a_run_or_a_comparison(run_task):
+    status, _, err = run_task("evaluate")
+    assert status == 2
+    assert "either --run RUN or --compare" in err

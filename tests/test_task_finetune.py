@@ -1,0 +1,101 @@
+"""`anysat finetune` on small data: what it trains, and how it ends."""
+
+import pytest
+import torch
+
+import anysat
+from anysat import AnySat, ModelConfig
+from anysat.modalities import MODALITIES
+from anysat.model.checkpoint import load, save
+from anysat.tasks.predictor import load_task
+from anysat.train.checkpoints import checkpoint_steps
+from anysat.train.metrics import read_metrics
+from task_commands import scores_of, world_words
+
+
+@pytest.mark.parametrize("trained", ["head", "projectors", "lora", "all"])
+def test_fine_tuning_changes_what_it_should_and_nothing_else(trained, run_task, small_weights, tmp_path):
+    status, _, err = run_task("finetune", *world_words(), f"--trained={trained}", "--epochs=1", "--report=false")
+    assert status == 0, err
+    before, after = load(small_weights).state_dict(), load_task(tmp_path / "run").encoder.state_dict()
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    wanted = {"head": set(), "projectors": {"projectors"}, "lora": {"spatial", "fusion"}}
+    assert changed == wanted.get(trained, {"projectors", "spatial", "fusion"})
+    assert anysat.load(tmp_path / "run").config == load(small_weights).config
+
+
+def test_layer_decay_moves_what_lies_below_less(run_task, small_weights, tmp_path):
+    words = [*world_words(), "--epochs=1", "--batch-size=4", "--report=false", "--warmup-epochs=0"]
+    words += ["--optimiser.schedule=constant", "--optimiser.weight-decay=0"]
+    before, moved = load(small_weights).projectors.state_dict(), []
+    for decay in (1.0, 0.1):
+        status, _, err = run_task("finetune", *words, f"--layer-decay={decay}", out=f"run{decay}")
+        assert status == 0, err
+        after = load_task(tmp_path / f"run{decay}").encoder.projectors.state_dict()
+        moved.append(
+            sum((after[name] - before[name]).abs().sum() for name in before if before[name].is_floating_point())
+        )
+    assert 0 < moved[1] < 0.2 * moved[0]
+
+
+@pytest.mark.parametrize("trained", ["lora", "all"])
+def test_fine_tuning_in_bf16_leaves_weights_in_float32(trained, run_task, tmp_path):
+    words = [*world_words(), f"--trained={trained}", "--epochs=1", "--engine.precision=bf16", "--report=false"]
+    status, _, err = run_task("finetune", *words)
+    assert status == 0, err
+    left = load_task(tmp_path / "run").state_dict()
+    assert {tensor.dtype for tensor in left.values() if tensor.is_floating_point()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in left.values())
+    assert 0 <= scores_of(tmp_path / "run")["scores"]["test"]["figures"]["miou"] <= 1
+
+
+def test_fine_tuning_in_two_sessions_equals_one(run_task, tmp_path):
+    words = [*world_words(), "--epochs=2", "--batch-size=4", "--report=false", "--keep.save-every=1"]
+    run_task("finetune", *words, out="whole")
+    assert run_task("finetune", *words, "--max-steps=3", out="parts")[0] == 0
+    assert not (tmp_path / "parts" / "scores.json").exists()
+    assert run_task("finetune", *words, "--resume", out="parts")[0] == 0
+    whole, parts = (load_task(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_fine_tuning_ends_when_nothing_becomes_better(run_task, tmp_path):
+    words = [*world_words(), "--epochs=30", "--patience=1", "--optimiser.learning-rate=1e-12", "--report=false"]
+    status, _, err = run_task("finetune", *words)
+    assert status == 0, err
+    assert max(checkpoint_steps(tmp_path / "run" / "checkpoints")) <= 4
+    before = scores_of(tmp_path / "run")["selection"]
+    assert run_task("finetune", *words, "--resume")[0] == 0
+    assert scores_of(tmp_path / "run")["selection"] == before
+
+
+def test_fine_tuning_ends_no_earlier_than_it_may_and_warms_up_by_epochs(run_task, tmp_path):
+    words = [*world_words(), "--epochs=30", "--patience=1", "--min-epochs=4", "--warmup-epochs=4", "--batch-size=7"]
+    words += ["--optimiser.learning-rate=1e-12", "--keep.log-every=1", "--monitor=accuracy"]
+    status, _, err = run_task("finetune", *words)
+    assert status == 0, err
+    found = scores_of(tmp_path / "run")
+    assert (found["primary"], "accuracy" in found["scores"]["val"]["intervals"]) == ("accuracy", True)
+    measured = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert len(measured["val/loss"]) - 1 == 4, "as many epochs as it must last, after what was there before"
+    curve = found["selection"]["curve"]
+    assert [point["val_loss"] for point in curve] == [value for _, value in measured["val/loss"][1:]]
+    assert curve[-1]["accuracy"] == measured["val/accuracy"][-1][1]
+    per_epoch = measured["val/loss"][1][0]
+    last = [value for step, value in measured["train/loss"] if step > 3 * per_epoch]
+    assert curve[-1]["loss"] == pytest.approx(sum(last) / per_epoch), "the mean over the epoch"
+    assert "Curves of loss and validation score" in (tmp_path / "run" / "report.html").read_text()
+    rates = [value for _, value in measured["learning_rate"]]
+    assert rates == pytest.approx([1e-12 * (n + 1) / (4 * per_epoch) for n in range(4 * per_epoch)])
+    assert "0 where --optimiser.warmup-steps is given" in run_task("finetune", *words, "--optimiser.warmup-steps=3")[2]
+
+
+def test_new_sensors_get_projectors_of_their_own(run_task, tmp_path):
+    torch.manual_seed(0)
+    save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")
+    words = [*world_words(), f"--weights={tmp_path / 's2.safetensors'}", "--trained=projectors", "--epochs=1"]
+    status, _, err = run_task("finetune", *words, "--report=false")
+    assert status == 0, err
+    left = load_task(tmp_path / "run").encoder
+    assert set(left.projectors) == {"s2", "s1"}
+    assert left.provenance["new_projectors"] == "s1"
