@@ -1,6 +1,8 @@
 """One rule from pixel to map: what is invalid takes no part, and what nobody saw is NaN."""
 
+import copy
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -47,6 +49,38 @@ def test_a_date_masked_at_one_pixel_is_as_if_it_had_never_been_taken_there(nano)
     short, _ = projector(projector.cut(without["s2"], 6), projector.date_code(without["s2_dates"]), None)
     assert torch.allclose(masked[:, 6 + 4], short[:, 6 + 4], **CLOSE)
     assert cell.isfinite().all()
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_dates_that_are_not_there_are_not_computed(nano, learns):
+    x = random_input(("s2",), times=4)
+    projector, counted = copy.deepcopy(nano.projectors["s2"]).requires_grad_(learns), []
+    projector.pixel_mlp[0].register_forward_hook(lambda _, args, __: counted.append(len(args[0])))
+    pixels, when = projector.cut(x["s2"], 6), projector.date_code(x["s2_dates"])
+    valid = torch.zeros_like(pixels, dtype=torch.bool)
+    valid[:, :, 1:3] = torch.rand(valid[:, :, 1:3].shape) > 0.3
+    with torch.set_grad_enabled(learns):
+        found, present = projector(pixels, when, valid)
+        there = int(valid.any(-1).sum())
+        assert (counted, there < 0.6 * valid[..., 0].numel()) == ([there], True)
+        with mock.patch("anysat.model.projectors._worth_taking", return_value=None):
+            wanted, same = projector(pixels, when, valid)
+    assert torch.equal(present, same)
+    assert torch.allclose(found[present], wanted[present], **CLOSE)
+    if learns:
+        weights = list(projector.parameters())
+        mine, theirs = (torch.autograd.grad(tokens[present].square().sum(), weights) for tokens in (found, wanted))
+        assert all(torch.allclose(one, other, atol=1e-5, rtol=1e-4) for one, other in zip(mine, theirs, strict=True))
+
+
+def test_whole_series_and_those_without_any_date_are_computed_as_they_are(nano):
+    x = random_input(("s2",), times=4)
+    projector = nano.projectors["s2"]
+    pixels, when = projector.cut(x["s2"], 6), projector.date_code(x["s2_dates"])
+    for valid in (torch.ones_like(pixels, dtype=torch.bool), torch.zeros_like(pixels, dtype=torch.bool)):
+        tokens, present = projector(pixels, when, valid)
+        assert bool(present.all()) == bool(valid.all())
+        assert tokens.isfinite().all()
 
 
 def test_values_under_the_mask_do_not_matter(nano):

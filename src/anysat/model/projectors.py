@@ -75,6 +75,19 @@ class ImageProjector(nn.Module):
         return self.mlp(functional.linear(pixels, self.embed.weight.flatten(1)))
 
 
+LEAST_ABSENT = 0.05
+"""Share of the dates above which those that are absent are left out, instead of computed and forgotten."""
+
+
+def _worth_taking(present: Bool[Tensor, "patch sub time"]) -> Tensor | None:
+    """Numbers of the dates that are there, or None where taking all is as quick, or shapes must not depend on values."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return None
+    seen = present.flatten().nonzero().squeeze(1)
+    is_worth = 0 < len(seen) < (1 - LEAST_ABSENT) * present.numel()  # of none at all every weight keeps its gradient
+    return seen if is_worth else None
+
+
 class DateNorm(nn.GroupNorm):
     """Group norm of a pixel's features over the channels of a group and all its valid dates."""
 
@@ -253,21 +266,33 @@ class SeriesProjector(nn.Module):
         An invalid value is replaced by the learned fill. A date without a valid band takes no
         part, unless `leave_out` is False (the published arithmetic).
         """
-        features, present = self.features(pixels, valid)
-        present = present if leave_out else None
+        features, present = self.features(pixels, valid, leave_out)
         if self.date_norm is not None:
             features = self.date_norm(features, present)
         tokens = self.finished(self.pooling(features, when.to(self.fill.dtype), present))
         return tokens, None if present is None else present.any(-1)
 
     def features(
-        self, pixels: Float[Tensor, "patch sub time band"], valid: Bool[Tensor, "patch sub time band"] | None
+        self,
+        pixels: Float[Tensor, "patch sub time band"],
+        valid: Bool[Tensor, "patch sub time band"] | None,
+        leave_out: bool = True,
     ) -> tuple[Float[Tensor, "patch sub time dim"], Bool[Tensor, "patch sub time"] | None]:
-        """What each date shows by itself, before any norm over dates, and which dates have a valid band."""
+        """What each date shows by itself, before any norm over dates, and which dates have a valid band.
+
+        A date without one shows 0, and costs next to nothing: neither clouds nor dates padded to the longest series of a
+        batch are computed. None instead of which dates: all take part.
+        """
         if valid is not None:
             pixels = torch.where(valid, pixels, self.fill)
-        features = self.pixel_mlp(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
-        return features, None if valid is None else valid.any(-1)
+        present, rows = valid.any(-1) if valid is not None and leave_out else None, pixels.flatten(0, 2)
+        seen = None if present is None else _worth_taking(present)
+        if seen is None:
+            features = self.pixel_mlp(rows)
+        else:
+            taken = self.pixel_mlp(rows[seen])
+            features = taken.new_zeros(len(rows), taken.shape[1]).index_copy(0, seen, taken)
+        return features.view(*pixels.shape[:3], -1), present
 
     def finished(self, pooled: Float[Tensor, "patch sub dim"]) -> Float[Tensor, "patch sub dim"]:
         """Tokens of pixels from what was pooled over their dates."""
