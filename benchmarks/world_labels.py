@@ -1,20 +1,22 @@
 """What pretraining is worth when labels are few: the five tasks of the generated world with 1, 10 and 100 % of labels.
 
 python benchmarks/world_labels.py run --runs runs/labels     # goes on where it was stopped
+python benchmarks/world_labels.py finetune --runs runs/labels
 python benchmarks/world_labels.py print
 
 Every line is `anysat probe` on tiles of a world that no pretraining saw: one head, settings chosen on the same
 validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed, and a draw in which no
-two classes of a task occur is left out. `nano`, the network it began with; both sensors, and each alone. Beside them
-what `anysat evaluate --compare` makes of the same tiles without a network: a linear model on mean and deviation of each
-band, and on its monthly means. Records are lines of docs/experiments/world-labels.jsonl.
+two classes of a task occur is left out. `nano`, the network it began with; both sensors, and each alone. With
+`finetune` all weights of `nano` are trained. Beside them what `anysat evaluate --compare` makes of the same
+tiles and sensors without a network: a linear model on mean and deviation of each band, and on its monthly means.
+Records are lines of docs/experiments/world-labels.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,17 +29,22 @@ import anysat
 from anysat.model.checkpoint import save
 from anysat.workflows.compare import compare
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.finetune_run import run_finetuning
 from anysat.workflows.labelled_data import open_data
 from anysat.workflows.pretrain_presets import nano
 from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_run import run_probe
-from anysat.workflows.task_presets import PROBES
+from anysat.workflows.task_presets import FINETUNES, PROBES
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels.jsonl"
 TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)
 SHARES = {0.01: 60, 0.1: 30, 1.0: 12}
 """Of the training tiles, and passes over them: few tiles are seen more often."""
+FINETUNED_SHARES = {0.1: 40, 1.0: 6}
+"""The same for fine-tuning: some 200 steps each."""
+FINETUNED = "nano finetuned"
 SIMPLE = ("statistics", "months")
 SIMPLE_PIXELS = 10_000
 VIEWS = {"both": ["s2", "s1"], "s2": ["s2"], "s1": ["s1"]}
@@ -65,6 +72,16 @@ def configured(task: str, share: float, view: str, weights: str, seed: int, runs
                    cache=str(runs / "features"))  # fmt: skip
 
 
+def finetuning(task: str, share: float, view: str, seed: int) -> FinetuneConfig:
+    """The options of a line in which all weights of `nano` are trained."""
+    start, keys = FINETUNES[f"world-{task}"](), VIEWS[view]
+    data = replace(start.data, modalities=keys, train_frac=share)
+    dense = start.dense if start.dense in keys else keys[0]
+    return replace(
+        start, data=data, dense=dense, weights="nano", seed=seed, epochs=FINETUNED_SHARES[share], report=False
+    )
+
+
 def has_classes(config: ProbeConfig) -> bool:
     """Whether there is anything to be learnt from the training tiles."""
     data = open_data(config.data, config.seed)
@@ -76,8 +93,20 @@ def has_classes(config: ProbeConfig) -> bool:
     return False
 
 
+def finetune(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> None:
+    """Every line of fine-tuning that has no record yet."""
+    runs.mkdir(parents=True, exist_ok=True)
+    done = {_line(record) for record in records()}
+    for seed, task, share, view in product(seeds, tasks, shares, VIEWS):
+        line = f"{task}-{share:g}-{view}-{FINETUNED}-{seed}"
+        if share in FINETUNED_SHARES and line not in done:
+            out = runs / line.replace(" ", "-")
+            run_finetuning(finetuning(task, share, view, seed), out, out.exists())
+            _keep(task, share, view, FINETUNED, seed, json.loads((out / "scores.json").read_text()))
+
+
 def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> None:
-    """Every line that has no record yet."""
+    """Every line of probes and simple models that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
     encoders = {"nano": "nano", "untrained": str(beginning(runs))}
     done = {_line(record) for record in records()}
@@ -90,13 +119,15 @@ def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> 
             if line not in done:
                 run_probe(configured(task, share, view, weights, seed, runs), runs / line, resume=True)
                 _keep(task, share, view, name, seed, json.loads((runs / line / "scores.json").read_text()))
-        if f"{task}-{share:g}-both-{SIMPLE[-1]}-{seed}" not in done:
-            data, path = configured(task, share, "both", "nano", seed, runs).data, runs / "simple.json"
+        for view in VIEWS:
+            if f"{task}-{share:g}-{view}-{SIMPLE[-1]}-{seed}" in done:
+                continue
+            data, path = configured(task, share, view, "nano", seed, runs).data, runs / "simple.json"
             compare(EvaluateConfig(compare=True, data=data, weights=[], models=["logistic"], seed=seed,
                                    max_pixels=SIMPLE_PIXELS, json=str(path)))  # fmt: skip
             found = json.loads(path.read_text())
             for one in (line for line in found["lines"] if line["features"] in SIMPLE):
-                _keep(task, share, "both", one["features"], seed, found | {"scores": {"test": one}})
+                _keep(task, share, view, one["features"], seed, found | {"scores": {"test": one}})
 
 
 def records() -> list[dict[str, Any]]:
@@ -121,13 +152,13 @@ def _keep(task: str, share: float, view: str, features: str, seed: int, found: M
     print(_line(record), record["test"]["figures"][record["primary"]], flush=True)
 
 
-def table() -> str:
-    """Mean over seeds, and their range where there are several; a row for each task and share."""
+def table(features: Sequence[str]) -> str:
+    """Of some features: mean over seeds, and their range where there are several; a row for each task and share."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for one in records():
         key = (one["task"], f"{one['share']:g}", one["view"], one["features"])
         found.setdefault(key, []).append(one["test"]["figures"][one["primary"]])
-    columns = [(view, name) for view in VIEWS for name in ("nano", "untrained")] + [("both", name) for name in SIMPLE]
+    columns = list(product(VIEWS, features))
     lines = ["| task | labels | " + " | ".join(f"{view}, {name}" for view, name in columns) + " |",
              "|---" * (2 + len(columns)) + "|"]  # fmt: skip
     for task in TASKS:
@@ -148,18 +179,19 @@ def main() -> None:
     """Run, or print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run")
-    one.add_argument("--runs", type=Path, default=Path("runs/labels"), help="folder of runs and embeddings")
-    one.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    one.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
-    one.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    for name, told in (("run", "probes and simple models"), ("finetune", "all weights trained")):
+        one = commands.add_parser(name, help=told)
+        one.add_argument("--runs", type=Path, default=Path("runs/labels"), help="folder of runs and embeddings")
+        one.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+        one.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
+        one.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     commands.add_parser("print")
     options = parser.parse_args()
     if options.command == "print":
-        print(table())
+        print(table(("nano", "untrained")), table((FINETUNED,)), table(SIMPLE), sep="\n\n")
         return
     torch.set_num_threads(1)
-    run(options.runs, options.tasks, options.shares, options.seeds)
+    (run if options.command == "run" else finetune)(options.runs, options.tasks, options.shares, options.seeds)
 
 
 if __name__ == "__main__":

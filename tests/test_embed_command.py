@@ -1,5 +1,6 @@
 """`anysat embed` from files to files: real tiles, what it tells, and one clear error for each mistake."""
 
+import gc
 import json
 import os
 import signal
@@ -64,6 +65,16 @@ def s2(tmp_path):
 def aerial(tmp_path):
     values = np.random.default_rng(1).integers(1, 255, (4, 350, 500)).astype(np.uint8)
     return f"aerial={write_tif(tmp_path / 'photo.tif', values, geobox((350, 500), 0.2, LEFT - 6, TOP + 2))}"
+
+
+@pytest.mark.parametrize("patch_size_m", [20, 37.123])
+def test_garbage_is_collected_again_after_a_tile_whatever_came_of_it(patch_size_m, run, s2, monkeypatch):
+    from anysat.workflows import embed_tile
+
+    work, during = embed_tile.embed_tile, []
+    monkeypatch.setattr(embed_tile, "embed_tile", lambda config: during.append(gc.isenabled()) or work(config))
+    status, _, _ = run(s2, patch_size_m=patch_size_m)
+    assert (status, during, gc.isenabled()) == (0 if patch_size_m == 20 else 2, [False], True)
 
 
 def groups(path):

@@ -56,8 +56,10 @@ class Recipe:
 
 
 RECIPES = {
-    "fuel_moisture": Recipe(num_steps=100),
-    "landcover_global": Recipe(num_steps=100, batch_size=64),
+    "crop_canada": Recipe(num_steps=400),
+    "landuse_modis": Recipe(num_steps=400),
+    "fuel_moisture": Recipe(num_steps=60, members=4),
+    "landcover_global": Recipe(num_steps=100, batch_size=64, members=4),
     "parcels_belgium": Recipe(num_steps=120, batch_size=4),
 }
 """By task, where it differs."""

@@ -80,7 +80,7 @@ LEAST_ABSENT = 0.05
 
 
 def _worth_taking(present: Bool[Tensor, "patch sub time"]) -> Tensor | None:
-    """Numbers of the dates that are there, or None where taking all is as quick, or shapes must not depend on values."""
+    """Numbers of the dates that are there; None where taking all is as quick, or shapes must not depend on values."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
     seen = present.flatten().nonzero().squeeze(1)
@@ -280,8 +280,8 @@ class SeriesProjector(nn.Module):
     ) -> tuple[Float[Tensor, "patch sub time dim"], Bool[Tensor, "patch sub time"] | None]:
         """What each date shows by itself, before any norm over dates, and which dates have a valid band.
 
-        A date without one shows 0, and costs next to nothing: neither clouds nor dates padded to the longest series of a
-        batch are computed. None instead of which dates: all take part.
+        A date without one shows 0, and costs next to nothing: neither clouds nor dates padded to the longest series of
+        a batch are computed. None instead of which dates: all take part.
         """
         if valid is not None:
             pixels = torch.where(valid, pixels, self.fill)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from anysat.model.precision import PRECISIONS
 from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.text import Text
 
     from anysat.workflows.probe import Scored
@@ -128,10 +131,22 @@ def embed(config: EmbedConfig) -> Text | Scored:
             finished is kept, and gone on with by the same command.
     """
     if not config.is_area:  # imported where it is used: a small tile is there in the time that areas take to import
-        from anysat.workflows.embed_tile import embed_tile
+        with _uncollected(), suppress(LargeGroundError):
+            from anysat.workflows.embed_tile import embed_tile
 
-        with suppress(LargeGroundError):
             return embed_tile(config)
     from anysat.workflows.embed_area import embed_area
 
     return embed_area(config)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is looked for: among all that the imports of a small tile leave, that takes a second of its five."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
