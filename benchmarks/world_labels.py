@@ -40,7 +40,7 @@ from anysat.workflows.task_presets import FINETUNES, PROBES
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels.jsonl"
 TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)
-SHARES = {0.01: 60, 0.1: 30, 1.0: 12}
+SHARES = {0.01: 60, 0.1: 40, 1.0: 24}
 """Of the training tiles, and passes over them: few tiles are seen more often."""
 FINETUNED_SHARES = {0.1: 40, 1.0: 6}
 """The same for fine-tuning: some 200 steps each."""
@@ -68,7 +68,7 @@ def configured(task: str, share: float, view: str, weights: str, seed: int, runs
     dense = start.dense if start.dense in keys else keys[0]
     data = replace(start.data, modalities=keys, train_frac=share)
     return replace(start, data=data, dense=dense, weights=weights, seed=seed, epochs=SHARES[share], patience=15,
-                   report=False, learning_rates=[3e-3, 1e-2], weight_decays=[0.0],
+                   report=False, learning_rates=[1e-2, 3e-2, 1e-1], weight_decays=[0.0],
                    cache=str(runs / "features"))  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anysat.workflows.task_presets import FINETUNES, PROBES
-from anysat.workflows.task_text import paper_line
+from anysat.workflows.task_text import _edge_lines, paper_line
 
 
 def line(command, name, split=None, **changes):
@@ -46,3 +46,22 @@ def test_one_fold_is_not_the_papers_mean_over_all_of_them():
 
 def test_what_the_paper_does_not_have_has_no_line():
     assert line("probe", "world-crop") == []
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "told"),
+    [
+        ((0.1, 0.01, 0.001), 0.01, []),
+        ((0.1, 0.01), 0.1, ["largest learning rate tried was the best, 0.1: try larger ones"]),
+        ((0.1, 0.01, 0.001), 0.001, ["smallest learning rate tried was the best, 0.001: try smaller ones"]),
+        ((0.1,), 0.1, []),
+    ],
+)
+def test_a_learning_rate_at_the_edge_of_those_tried_is_told(rates, best, told):
+    tried = [{"learning_rate": rate, "weight_decay": decay} for rate in rates for decay in (0.0, 0.1)]
+    found = _edge_lines({"selection": {"learning_rate": best, "tried": tried}})
+    assert [word in line for word, line in zip(told, found, strict=True)] == [True] * len(told)
+
+
+def test_what_has_no_learning_rates_has_no_edge():
+    assert _edge_lines({}) == _edge_lines({"selection": {"tried": [{"num_neighbours": 3}]}}) == []

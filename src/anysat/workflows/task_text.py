@@ -29,7 +29,7 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
         [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_unseen_lines(found),
-         f"scores: {run / 'scores.json'}"]
+         *_edge_lines(found), f"scores: {run / 'scores.json'}"]
     )  # fmt: skip
 
 
@@ -40,6 +40,17 @@ def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
         f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         for split, names in found.get("unseen", {}).items() if names
     ]  # fmt: skip
+
+
+def _edge_lines(found: Mapping[str, Any]) -> list[str]:
+    """That the best learning rate has only worse ones on one side of it."""
+    selection = found.get("selection", {})
+    rates = {one["learning_rate"] for one in selection.get("tried", []) if "learning_rate" in one}
+    if len(rates) < 2 or min(rates) < selection["learning_rate"] < max(rates):
+        return []
+    edge, other = ("largest", "larger") if selection["learning_rate"] == max(rates) else ("smallest", "smaller")
+    return [f"  the {edge} learning rate tried was the best, {selection['learning_rate']:g}: try {other} ones, too "
+            "(--learning-rates)"]  # fmt: skip
 
 
 def score_lines(
