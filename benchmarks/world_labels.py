@@ -43,7 +43,7 @@ TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)
 SHARES = {0.01: 60, 0.1: 40, 1.0: 24}
 """Of the training tiles, and passes over them: few tiles are seen more often."""
 FINETUNED_SHARES = {0.1: 40, 1.0: 6}
-"""The same for fine-tuning: some 200 steps each."""
+"""The same for fine-tuning: 120 and 180 steps."""
 FINETUNED = "nano finetuned"
 SIMPLE = ("statistics", "months")
 SIMPLE_PIXELS = 10_000

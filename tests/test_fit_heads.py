@@ -1,7 +1,7 @@
 """Heads on cached embeddings: the best setting and epoch on validation tiles win, and nothing else has a say."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -166,6 +166,11 @@ def test_settings_are_chosen_by_the_score_that_is_asked_for(data):
     for name, best in (("accuracy", max), ("calibration_error", min)):
         trained = fit(*data, [GOOD, SLOW], task=make_task(KIND, {"monitor": name}))
         assert trained.score == best(point[name] for curve in trained.curves for point in curve)
+    for target in (KIND, replace(KIND, kind="labels")):
+        ends = [
+            make_task(target, {"monitor": name}).highest_is_best for name in ("accuracy", "calibration_error", None)
+        ]
+        assert ends == [True, False, True]
     with pytest.raises(UnknownNameError, match=r"accuracy"):
         make_task(KIND, {"monitor": "acuracy"})
     with pytest.raises(UnknownNameError, match="bias"):  # of which neither end is the best

@@ -385,6 +385,19 @@ def test_average_precision_equals_that_of_scikit_learn():
     assert ours == pytest.approx(metrics.average_precision_score(truth, outputs, average="macro"))
 
 
+def test_a_tile_that_nobody_saw_has_no_label_and_no_confidence():
+    outputs, truth = random_labels(20)
+    dark = torch.cat([outputs, torch.full((3, 5), torch.nan)]), torch.cat([truth, truth[:3]])
+    with pytest.raises(InputError, match="missing='wrong'"):
+        scored(LabelScores(5), dark)
+    seen, ours = scored(LabelScores(5), (outputs, truth)), scored(LabelScores(5, missing="wrong"), dark)
+    assert ours.figures["calibration_error"] == seen.figures["calibration_error"]
+    assert ours.per_class["support"] == (truth.sum(0) + truth[:3].sum(0)).tolist()
+    assert ours.figures["map_macro"] <= seen.figures["map_macro"]
+    mistakes = (1 - seen.figures["accuracy"]) * 100 + float(truth[:3].sum())
+    assert ours.figures["accuracy"] == pytest.approx(1 - mistakes / 115)
+
+
 def test_a_label_without_a_positive_has_no_average_precision():
     outputs, truth = random_labels(20)
     truth[:, 2] = 0

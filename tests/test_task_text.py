@@ -49,19 +49,23 @@ def test_what_the_paper_does_not_have_has_no_line():
 
 
 @pytest.mark.parametrize(
-    ("rates", "best", "told"),
+    ("scores", "told"),
     [
-        ((0.1, 0.01, 0.001), 0.01, []),
-        ((0.1, 0.01), 0.1, ["largest learning rate tried was the best, 0.1: try larger ones"]),
-        ((0.1, 0.01, 0.001), 0.001, ["smallest learning rate tried was the best, 0.001: try smaller ones"]),
-        ((0.1,), 0.1, []),
+        ({0.1: 0.5, 0.01: 0.6, 0.001: 0.3}, []),
+        ({0.1: 0.7, 0.01: 0.6}, ["largest learning rate tried was the best, 0.1: try larger ones"]),
+        ({0.1: 0.5, 0.01: 0.6, 0.001: 0.8}, ["smallest learning rate tried was the best, 0.001: try smaller ones"]),
+        ({0.1: 1.0, 0.01: 1.0, 0.001: 0.8}, []),
+        ({0.1: 0.7}, []),
     ],
 )
-def test_a_learning_rate_at_the_edge_of_those_tried_is_told(rates, best, told):
-    tried = [{"learning_rate": rate, "weight_decay": decay} for rate in rates for decay in (0.0, 0.1)]
-    found = _edge_lines({"selection": {"learning_rate": best, "tried": tried}})
+def test_a_learning_rate_at_the_edge_of_those_tried_is_told(scores, told):
+    tried = [{"learning_rate": rate, "weight_decay": decay, "miou": score - decay}
+             for rate, score in scores.items() for decay in (0.0, 0.1)]  # fmt: skip
+    chosen = max(tried, key=lambda one: one["miou"])
+    found = _edge_lines({"primary": "miou", "selection": {**chosen, "tried": tried}})
     assert [word in line for word, line in zip(told, found, strict=True)] == [True] * len(told)
 
 
 def test_what_has_no_learning_rates_has_no_edge():
-    assert _edge_lines({}) == _edge_lines({"selection": {"tried": [{"num_neighbours": 3}]}}) == []
+    assert _edge_lines({"primary": "miou"}) == []
+    assert _edge_lines({"primary": "miou", "selection": {"miou": 1, "tried": [{"num_neighbours": 3, "miou": 1}]}}) == []

@@ -290,8 +290,8 @@ class SeriesProjector(nn.Module):
         if seen is None:
             features = self.pixel_mlp(rows)
         else:
-            taken = self.pixel_mlp(rows[seen])
-            features = taken.new_zeros(len(rows), taken.shape[1]).index_copy(0, seen, taken)
+            taken = self.pixel_mlp(rows.index_select(0, seen))
+            features = taken.new_zeros(len(rows), taken.shape[1]).index_copy_(0, seen, taken)
         return features.view(*pixels.shape[:3], -1), present
 
     def finished(self, pooled: Float[Tensor, "patch sub dim"]) -> Float[Tensor, "patch sub dim"]:

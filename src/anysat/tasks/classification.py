@@ -18,8 +18,6 @@ from anysat.tasks.scores import ClassCounts, LabelCounts
 
 NOBODY = -1
 """Answer where nothing was seen."""
-SURELY_NOT = -20.0
-"""Output of a label that is not named because nothing was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +125,6 @@ class MultiLabel:
     monitor: str | None = None
     """Score by which settings are chosen; None for weighted F1."""
 
-    highest_is_best = True
-
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked(self.target, self.class_weights))
         check_monitor(self.monitor, LabelCounts.formulas)
@@ -139,6 +135,11 @@ class MultiLabel:
     def primary(self) -> str:
         """What settings are chosen by."""
         return self.monitor or "f1_weighted"
+
+    @property
+    def highest_is_best(self) -> bool:
+        """Whether a higher one is better."""
+        return self.primary not in LOWEST_IS_BEST
 
     @property
     def num_outputs(self) -> int:
@@ -167,11 +168,11 @@ class MultiLabel:
 
     def metric(self) -> LabelScores:
         """Scores of labels."""
-        return LabelScores(self.num_outputs, threshold=self.threshold)
+        return LabelScores(self.num_outputs, threshold=self.threshold, missing="wrong")
 
     def score(self, sheet: LabelScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Put some tiles on a score sheet; who saw nothing names no label."""
-        sheet.update(outputs.where(outputs.isfinite(), SURELY_NOT), truth.long(), groups)
+        sheet.update(outputs, truth.long(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Share of the labels answered rightly."""

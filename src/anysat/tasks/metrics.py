@@ -169,18 +169,22 @@ class LabelScores(_Sheet):
     Args:
         num_labels: number of outputs.
         threshold: probability above which a label is given.
+        missing: what to do where the outputs are NaN or infinite, as of a tile nobody saw: `refuse`, or name no label,
+            `wrong`. Such a tile has no confidence.
     """
 
     outputs: list[Tensor]
     truth: list[Tensor]
 
-    def __init__(self, num_labels: int, threshold: float = 0.5) -> None:
+    def __init__(self, num_labels: int, threshold: float = 0.5, missing: Missing = "refuse") -> None:
+        if missing not in get_args(Missing):
+            raise RecordError("missing", missing, f"one of {get_args(Missing)}")
         if num_labels < 1:
             raise RecordError("num_labels", num_labels, "at least 1")
         if not 0 < threshold < 1:
             raise RecordError("threshold", threshold, "a probability between 0 and 1")
         super().__init__({"outputs": ((num_labels,), torch.float32), "truth": ((num_labels,), torch.uint8)})
-        self.num_labels, self.threshold = num_labels, threshold
+        self.num_labels, self.threshold, self.missing = num_labels, threshold, missing
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Count some tiles.
@@ -201,17 +205,18 @@ class LabelScores(_Sheet):
         if len(strange):
             raise InputError("truth", "0 or 1", f"{len(strange)} others, such as {strange[:5].tolist()}")
         seen = outputs.isfinite()
-        _refuse_missing(seen, torch.ones_like(seen), "leave out the tiles that nobody saw")
-        self._append(groups, num_tiles, outputs=outputs.detach(), truth=truth)
+        if self.missing == "refuse":
+            advice = "leave out the tiles that nobody saw; missing='wrong' names no label of them"
+            _refuse_missing(seen, torch.ones_like(seen), advice)
+        self._append(groups, num_tiles, outputs=outputs.detach().where(seen, float("-inf")), truth=truth)
 
     def compute(self) -> Scores:
         """Scores of all tiles on all ranks."""
         outputs, truth = self._joined("outputs"), self._joined("truth").double()
-        probability = outputs.double().sigmoid()
         predicted = (outputs.sigmoid() > self.threshold).double()
         tiles = torch.arange(len(truth)).repeat_interleave(self.num_labels)
-        every = torch.ones(truth.numel(), dtype=torch.bool)
-        bins = _bins(tiles, probability.flatten(), every, truth.flatten() > 0, len(truth))
+        answered, there = outputs.isfinite().flatten(), truth.flatten() > 0
+        bins = _bins(tiles, outputs.double().sigmoid().flatten(), answered, answered & there, len(truth))
         margins = torch.stack([truth, predicted, truth * predicted], 1)
         counts = LabelCounts(margins=margins, bins=bins, outputs=outputs)
         return Scores.of(counts, num_samples=len(outputs), groups=self._groups())
@@ -296,7 +301,7 @@ def _count(rows: Tensor, columns: Tensor, num_rows: int, num_columns: int) -> Te
 
 
 def _bins(tiles: Tensor, confidence: Tensor, answered: Tensor, right: Tensor, num_tiles: int) -> Tensor:
-    """(tile 3 bin) as in `ClassTotals`; an extra bin takes what was not answered, and is cut off."""
+    """(tile 3 bin) as in `BinnedTotals`; an extra bin takes what was not answered, and is cut off."""
     places = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1).where(answered, NUM_BINS)
     sums = confidence.new_zeros(num_tiles * (NUM_BINS + 1)).index_add_(0, tiles * (NUM_BINS + 1) + places, confidence)
     number, number_right = (

@@ -77,7 +77,7 @@ class ClassCounts:
     margins: Tensor
     """(tile 3 class): support, predicted, right."""
     bins: Tensor
-    """(tile 3 bin), see `ClassTotals`."""
+    """(tile 3 bin), see `BinnedTotals`."""
 
     formulas: ClassVar[Formulas] = {
         "accuracy": accuracy, "balanced_accuracy": lambda totals: recall(totals).nanmean(-1), **_F1,

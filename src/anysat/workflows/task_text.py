@@ -43,14 +43,14 @@ def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _edge_lines(found: Mapping[str, Any]) -> list[str]:
-    """That the best learning rate has only worse ones on one side of it."""
-    selection = found.get("selection", {})
-    rates = {one["learning_rate"] for one in selection.get("tried", []) if "learning_rate" in one}
-    if len(rates) < 2 or min(rates) < selection["learning_rate"] < max(rates):
+    """That the best learning rate has only worse ones on one side of it, and none on the other."""
+    tried = [one for one in found.get("selection", {}).get("tried", []) if "learning_rate" in one]
+    rates = sorted({one["learning_rate"] for one in tried})
+    best = {one["learning_rate"] for one in tried if one[found["primary"]] == found["selection"][found["primary"]]}
+    if len(rates) < 2 or best not in ({rates[0]}, {rates[-1]}):
         return []
-    edge, other = ("largest", "larger") if selection["learning_rate"] == max(rates) else ("smallest", "smaller")
-    return [f"  the {edge} learning rate tried was the best, {selection['learning_rate']:g}: try {other} ones, too "
-            "(--learning-rates)"]  # fmt: skip
+    edge, other = ("largest", "larger") if best == {rates[-1]} else ("smallest", "smaller")
+    return [f"  the {edge} learning rate tried was the best, {best.pop():g}: try {other} ones, too (--learning-rates)"]
 
 
 def score_lines(
