@@ -153,7 +153,7 @@ def _keep(task: str, share: float, view: str, features: str, seed: int, found: M
 
 
 def table(features: Sequence[str]) -> str:
-    """Of some features: mean over seeds, and their range where there are several; a row for each task and share."""
+    """Of some features: mean over seeds, their range where there are several; a row for each known task and share."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for one in records():
         key = (one["task"], f"{one['share']:g}", one["view"], one["features"])
@@ -163,8 +163,9 @@ def table(features: Sequence[str]) -> str:
              "|---" * (2 + len(columns)) + "|"]  # fmt: skip
     for task in TASKS:
         for share in SHARES:
-            cells = [_cell(found.get((task, f"{share:g}", view, name))) for view, name in columns]
-            lines.append(f"| {task} | {share:.0%} | {' | '.join(cells)} |")
+            known = [found.get((task, f"{share:g}", view, name)) for view, name in columns]
+            if any(known):
+                lines.append(f"| {task} | {share:.0%} | {' | '.join(map(_cell, known))} |")
     return "\n".join(lines)
 
 
