@@ -205,10 +205,8 @@ def _seconds(work: Callable[[], object]) -> float:
 def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> dict[str, Any]:
     """One case: seconds, ratios, memory, multiplications, floor and error of each way."""
     case, model = CASES[name], base_model()
-    x, every = (
-        case.inputs(),
-        ways(case.is_plain_possible, bf16, with_compiled and not case.clouds),
-    )  # compiled for one shape
+    is_compiled = with_compiled and not case.clouds  # for one shape, which clouds change
+    x, every = case.inputs(), ways(case.is_plain_possible, bf16, is_compiled)
     rows: dict[str, Any] = {}
     with torch.inference_mode():
         for way, call in every.items():  # all but the plain one multiply the same

@@ -142,7 +142,7 @@ def embed(config: EmbedConfig) -> Text | Scored:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage is looked for: among all that the imports of a small tile leave, that takes a second of its five."""
+    """No garbage is looked for: a small tile leaves little, and the search among all its imports takes long."""
     was_on = gc.isenabled()
     gc.disable()
     try:
