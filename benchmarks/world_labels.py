@@ -7,7 +7,7 @@ python benchmarks/world_labels.py print
 Every line is `anysat probe` on tiles of a world that no pretraining saw: one head, settings chosen on the same
 validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed, and a draw in which no
 two classes of a task occur is left out. `nano`, the network it began with; both sensors, and each alone. With
-`finetune` all weights of `nano` are trained. Beside them what `anysat evaluate --compare` makes of the same
+`finetune` all weights of either are trained. Beside them what `anysat evaluate --compare` makes of the same
 tiles and sensors without a network: a linear model on mean and deviation of each band, and on its monthly means.
 Records are lines of docs/experiments/world-labels.jsonl.
 """
@@ -44,42 +44,44 @@ SHARES = {0.01: 60, 0.1: 40, 1.0: 24}
 """Of the training tiles, and passes over them: few tiles are seen more often."""
 FINETUNED_SHARES = {0.1: 40, 1.0: 6}
 """The same for fine-tuning: 120 and 180 steps."""
-FINETUNED = "nano finetuned"
+ENCODERS = ("nano", "untrained")
+FINETUNED = tuple(f"{name} finetuned" for name in ENCODERS)
 SIMPLE = ("statistics", "months")
 SIMPLE_PIXELS = 10_000
 VIEWS = {"both": ["s2", "s1"], "s2": ["s2"], "s1": ["s1"]}
 FACTS = ("num_tiles", "num_samples", "figures", "intervals")
 
 
-def beginning(runs: Path) -> Path:
-    """The weights that `nano` began with, with its statistics."""
+def weights_of(name: str, runs: Path) -> str:
+    """The model that ships, or the weights it began with, with its statistics."""
+    if name == "nano":
+        return name
     path = runs / "untrained.safetensors"
     if not path.exists():
         model = new_encoder(nano())
         model.normaliser = anysat.load("nano").normaliser
         save(model, path)
-    return path
+    return str(path)
 
 
-def configured(task: str, share: float, view: str, weights: str, seed: int, runs: Path) -> ProbeConfig:
+def configured(task: str, share: float, view: str, name: str, seed: int, runs: Path) -> ProbeConfig:
     """The options of one line."""
     start = PROBES[f"world-{task}"]()
     keys = VIEWS[view]
     dense = start.dense if start.dense in keys else keys[0]
     data = replace(start.data, modalities=keys, train_frac=share)
-    return replace(start, data=data, dense=dense, weights=weights, seed=seed, epochs=SHARES[share], patience=15,
-                   report=False, learning_rates=[1e-2, 3e-2, 1e-1], weight_decays=[0.0],
+    return replace(start, data=data, dense=dense, weights=weights_of(name, runs), seed=seed, epochs=SHARES[share],
+                   patience=15, report=False, learning_rates=[1e-2, 3e-2, 1e-1], weight_decays=[0.0],
                    cache=str(runs / "features"))  # fmt: skip
 
 
-def finetuning(task: str, share: float, view: str, seed: int) -> FinetuneConfig:
-    """The options of a line in which all weights of `nano` are trained."""
+def finetuning(task: str, share: float, view: str, name: str, seed: int, runs: Path) -> FinetuneConfig:
+    """The options of a line in which all weights are trained."""
     start, keys = FINETUNES[f"world-{task}"](), VIEWS[view]
     data = replace(start.data, modalities=keys, train_frac=share)
     dense = start.dense if start.dense in keys else keys[0]
-    return replace(
-        start, data=data, dense=dense, weights="nano", seed=seed, epochs=FINETUNED_SHARES[share], report=False
-    )
+    return replace(start, data=data, dense=dense, weights=weights_of(name, runs), seed=seed,
+                   epochs=FINETUNED_SHARES[share], report=False)  # fmt: skip
 
 
 def has_classes(config: ProbeConfig) -> bool:
@@ -93,31 +95,30 @@ def has_classes(config: ProbeConfig) -> bool:
     return False
 
 
-def finetune(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> None:
+def finetune(runs: Path, tasks: list[str], shares: list[float], seeds: list[int], encoders: list[str]) -> None:
     """Every line of fine-tuning that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
     done = {_line(record) for record in records()}
-    for seed, task, share, view in product(seeds, tasks, shares, VIEWS):
-        line = f"{task}-{share:g}-{view}-{FINETUNED}-{seed}"
+    for seed, task, share, name, view in product(seeds, tasks, shares, encoders, VIEWS):
+        line = f"{task}-{share:g}-{view}-{name} finetuned-{seed}"
         if share in FINETUNED_SHARES and line not in done:
             out = runs / line.replace(" ", "-")
-            run_finetuning(finetuning(task, share, view, seed), out, out.exists())
-            _keep(task, share, view, FINETUNED, seed, json.loads((out / "scores.json").read_text()))
+            run_finetuning(finetuning(task, share, view, name, seed, runs), out, out.exists())
+            _keep(task, share, view, f"{name} finetuned", seed, json.loads((out / "scores.json").read_text()))
 
 
-def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int]) -> None:
+def run(runs: Path, tasks: list[str], shares: list[float], seeds: list[int], encoders: list[str]) -> None:
     """Every line of probes and simple models that has no record yet."""
     runs.mkdir(parents=True, exist_ok=True)
-    encoders = {"nano": "nano", "untrained": str(beginning(runs))}
     done = {_line(record) for record in records()}
     for seed, task, share in product(seeds, tasks, shares):
         if not has_classes(configured(task, share, "both", "nano", seed, runs)):
             print(f"{task}-{share:g}-{seed}: fewer than two classes among the tiles drawn", flush=True)
             continue
-        for view, (name, weights) in product(VIEWS, encoders.items()):
+        for view, name in product(VIEWS, encoders):
             line = f"{task}-{share:g}-{view}-{name}-{seed}"
             if line not in done:
-                run_probe(configured(task, share, view, weights, seed, runs), runs / line, resume=True)
+                run_probe(configured(task, share, view, name, seed, runs), runs / line, resume=True)
                 _keep(task, share, view, name, seed, json.loads((runs / line / "scores.json").read_text()))
         for view in VIEWS:
             if f"{task}-{share:g}-{view}-{SIMPLE[-1]}-{seed}" in done:
@@ -186,13 +187,15 @@ def main() -> None:
         one.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
         one.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
         one.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+        one.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     commands.add_parser("print")
     options = parser.parse_args()
     if options.command == "print":
-        print(table(("nano", "untrained")), table((FINETUNED,)), table(SIMPLE), sep="\n\n")
+        print(table(ENCODERS), table(FINETUNED), table(SIMPLE), sep="\n\n")
         return
     torch.set_num_threads(1)
-    (run if options.command == "run" else finetune)(options.runs, options.tasks, options.shares, options.seeds)
+    work = run if options.command == "run" else finetune
+    work(options.runs, options.tasks, options.shares, options.seeds, options.encoders)
 
 
 if __name__ == "__main__":

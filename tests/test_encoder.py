@@ -8,6 +8,7 @@ from torch import nn
 
 from anysat.errors import EmptyTileError, ExtentError, InputError, PatchSizeError, UnknownNameError
 from anysat.modalities import MODALITIES, RELEASED
+from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.steps import SeenPatches
@@ -67,6 +68,16 @@ def test_chunks_change_nothing(nano, monkeypatch):
     whole = nano(x, 20, "dense", "aerial")
     monkeypatch.setattr("anysat.model.encoder.CHUNK_ROWS", 7)
     assert torch.allclose(nano(x, 20, "dense", "aerial"), whole, **CLOSE)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 81, 82, 288])
+@pytest.mark.parametrize("rows_each", [1, 25, 3000])
+def test_parts_of_work_cover_it_hold_to_the_limit_and_are_alike(length, rows_each):
+    parts = slices(slice(5, 5 + length), 2048, rows_each)
+    sizes = [part.stop - part.start for part in parts]
+    assert [place for part in parts for place in range(part.start, part.stop)] == [*range(5, 5 + length)]
+    assert all(size == 1 or size * rows_each <= 2048 for size in sizes)
+    assert all(sizes[0] - size < len(sizes) for size in sizes)
 
 
 def test_rectangles_work(nano):

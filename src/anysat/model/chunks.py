@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,17 @@ from torch import Tensor
 
 
 def slices(whole: slice, chunk_rows: int | None, rows_each: int) -> list[slice]:
-    """Consecutive parts of at most `chunk_rows` rows, one item at least; everything at once without a limit."""
+    """Consecutive parts of at most `chunk_rows` rows, one item at least; everything at once without a limit.
+
+    Parts are alike in size: a small last one would be multiplied slowly.
+    """
+    length = whole.stop - whole.start
     if chunk_rows is None:
         return [whole]
-    step = max(1, chunk_rows // rows_each)
+    if not length:
+        return []
+    count = math.ceil(length / max(1, chunk_rows // rows_each))
+    step = math.ceil(length / count)
     return [slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step)]
 
 
