@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from anysat.model.config import ModelConfig
 from anysat.model.layers import Attention, Block, RelativePosition
 from anysat.model.positions import (
+    buckets_between,
     cell_sequence,
     day_code,
     distance_buckets,
@@ -34,6 +35,11 @@ def bucket_by_formula(distance: float) -> int:
         return 3 + d
     index = round(alpha + math.log(d / alpha) / math.log(gamma / alpha) * (beta - alpha))
     return 3 + min(index, int(beta))
+
+
+def test_places_that_are_very_far_apart_are_far():
+    place = torch.tensor([[0, 0], [0, 70_000], [46_341, 1]])
+    assert buckets_between(place, place).tolist() == [[3, 6, 6], [6, 3, 6], [6, 6, 3]]
 
 
 def test_distance_buckets_follow_the_published_formula_and_skip_tokens_get_their_own():

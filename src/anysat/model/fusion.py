@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -173,9 +173,11 @@ class FusionTransformer(nn.Module):
         coordinates: Tensor, num_context: int, num_modalities: int, some: slice
     ) -> Int[Tensor, "*tile place token"]:
         """Buckets of some places (tile, patches) to the tokens (tile, context, patches of each modality)."""
-        has_tile = some.start == 0
+        has_tile, num_patches = some.start == 0, coordinates.shape[-2]
         asking = coordinates[..., max(some.start - 1, 0) : some.stop - 1, :]
-        patches = buckets_between(asking, coordinates)
-        patches = functional.pad(patches, (0, 0, int(has_tile), 0), value=SKIP_BUCKET)
-        repeated = repeat(patches, "... place patch -> ... place (modality patch)", modality=num_modalities)
-        return functional.pad(repeated, (1 + num_context, 0), value=SKIP_BUCKET)
+        near, num_skip = buckets_between(asking, coordinates), 1 + num_context
+        shape = (*near.shape[:-2], near.shape[-2] + has_tile, num_skip + num_modalities * num_patches)
+        found = torch.full(shape, SKIP_BUCKET, device=near.device)
+        of_patches = found[..., int(has_tile) :, num_skip:].unflatten(-1, (num_modalities, num_patches))
+        of_patches.copy_(near[..., None, :])
+        return found

@@ -66,17 +66,18 @@ def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -
     Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
     4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
     """
-    bucket = buckets_between(coordinates, coordinates)
+    bucket = buckets_between(coordinates, coordinates).long()
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
 
 
 def buckets_between(
     asking: Int[Tensor, "*tile one 2"], asked: Int[Tensor, "*tile other 2"]
 ) -> Int[Tensor, "*tile one other"]:
-    """Bucket of each pair of places, see `distance_buckets`."""
-    apart = asking[..., :, None, :] - asked[..., None, :, :]
-    squared = apart.square().sum(-1)
-    return SELF_BUCKET + (squared >= 1).long() + (squared >= 3).long() + (squared >= 13).long()
+    """Bucket of each pair of places, see `distance_buckets`, in bytes."""
+    here, there = asking.float(), asked.float()  # far squares may round, small ones do not
+    row, col = (here[..., :, None, axis] - there[..., None, :, axis] for axis in (0, 1))
+    squared = row.mul_(row).add_(col.mul_(col))
+    return (squared >= 1).to(torch.int8).add_(squared >= 3).add_(squared >= 13).add_(SELF_BUCKET)
 
 
 def day_code(days: Real[Tensor, "*day"], period_days: int, dim: int) -> Float[Tensor, "*day {dim}"]:
