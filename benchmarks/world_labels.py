@@ -44,8 +44,6 @@ SHARES = {0.01: 60, 0.1: 40, 1.0: 24}
 """Of the training tiles, and passes over them: few tiles are seen more often."""
 FINETUNED_SHARES = {0.1: 60, 1.0: 12}
 """The same for fine-tuning."""
-LEARNING_RATE = 1e-3
-"""Of fine-tuning: it rises for a tenth of the steps, then falls to nothing along a cosine."""
 ENCODERS = ("nano", "untrained")
 FINETUNED = tuple(f"{name} finetuned" for name in ENCODERS)
 SIMPLE = ("statistics", "months")
@@ -83,9 +81,8 @@ def finetuning(task: str, share: float, view: str, name: str, seed: int, runs: P
     data = replace(start.data, modalities=keys, train_frac=share)
     dense = start.dense if start.dense in keys else keys[0]
     epochs = FINETUNED_SHARES[share]
-    optimiser = replace(start.optimiser, learning_rate=LEARNING_RATE, schedule="cosine")
     return replace(start, data=data, dense=dense, weights=weights_of(name, runs), seed=seed, epochs=epochs,
-                   warmup_epochs=epochs // 10, optimiser=optimiser, report=False)  # fmt: skip
+                   warmup_epochs=epochs // 10, patience=None, report=False)  # fmt: skip
 
 
 def has_classes(config: ProbeConfig) -> bool:

@@ -149,7 +149,9 @@ def _world_finetune(target: str) -> Callable[[], FinetuneConfig]:
 
     def made() -> FinetuneConfig:
         probe = _world(target)()
-        return FinetuneConfig(data=probe.data, patch_sizes_m=probe.patch_sizes_m, dense=probe.dense, epochs=20)
+        optimiser = OptimiserConfig(learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
+        return FinetuneConfig(data=probe.data, patch_sizes_m=probe.patch_sizes_m, dense=probe.dense, epochs=12,
+                              warmup_epochs=1, optimiser=optimiser)  # fmt: skip
 
     return made
 
