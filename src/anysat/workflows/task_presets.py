@@ -113,7 +113,7 @@ def so2sat() -> ProbeConfig:
 
 
 WORLD_TASKS = {"land_cover": "s2", "species": "s2", "crop": "s2", "change": "s2", "flood": "s1"}
-"""Targets of the generated world, and the modality whose sub-patches are classified: clouds hide floods."""
+"""Targets of the generated world, and the modality whose frozen sub-patches are classified: clouds hide floods."""
 
 
 def _world(target: str) -> Callable[[], ProbeConfig]:
@@ -150,7 +150,7 @@ def _world_finetune(target: str) -> Callable[[], FinetuneConfig]:
     def made() -> FinetuneConfig:
         probe = _world(target)()
         optimiser = OptimiserConfig(learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
-        return FinetuneConfig(data=probe.data, patch_sizes_m=probe.patch_sizes_m, dense=probe.dense, epochs=12,
+        return FinetuneConfig(data=probe.data, patch_sizes_m=probe.patch_sizes_m, dense="s2", epochs=12,
                               warmup_epochs=1, optimiser=optimiser)  # fmt: skip
 
     return made
