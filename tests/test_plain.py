@@ -89,8 +89,22 @@ def test_a_table_of_speed_says_what_was_compared():
         "float32": row | {"wall": 1.0, "ratio": 2.0, "worst": 1e-6, "relative": 1e-7},
     }
     machine = {"processor": "one", "threads": 2, "torch": "2", "gflop_per_s": 200.0, "times": 5}
-    found = speed.table({"machine": machine, "cases": {"treesat": rows}})
-    assert "| treesat | float32 | 1.00 | 4.00 | 2.00 | 300 | 1.50 | 0.75 | 1.00 | 1.0e-06 | 1.0e-07 |" in found
+    found = speed.table({"treesat": {"machine": machine, "ways": rows}})
+    cells = "| treesat | 200 | 5 | float32 | 1.00 | 4.00 | 2.00 | 1.3 | 300 | 1.50 | 0.75 | 1.00 | 1.0e-06 | 1.0e-07 |"
+    assert cells in found
+    kept = speed.table({"large": {"machine": machine, "ways": {"float32": row}}})
+    assert "| large | 200 | 5 | float32 | 2.00 | 4.00 |  |  | 300 |" in kept
+
+
+def test_the_floor_of_large_products_is_that_of_a_few_of_them(monkeypatch):
+    counted = speed.Multiplications()
+    counted.found[6, 40, 20, 40] = 2
+    timed = []
+    monkeypatch.setattr(speed.torch, "bmm", lambda a, b, out: timed.append(len(a)))
+    monkeypatch.setattr(speed, "_seconds", lambda work: (work(), 1.0)[1])
+    monkeypatch.setattr(speed, "MOST_NUMBERS", 3 * 40 * 40)
+    assert speed.floor_seconds(counted, torch.float32) == pytest.approx(4.0)
+    assert set(timed) == {3}
 
 
 def test_a_case_is_measured_both_ways(model, monkeypatch):
