@@ -178,6 +178,7 @@ class FusionTransformer(nn.Module):
         near, num_skip = buckets_between(asking, coordinates), 1 + num_context
         shape = (*near.shape[:-2], near.shape[-2] + has_tile, num_skip + num_modalities * num_patches)
         found = torch.full(shape, SKIP_BUCKET, device=near.device)
-        of_patches = found[..., int(has_tile) :, num_skip:].unflatten(-1, (num_modalities, num_patches))
+        of_patches = found[..., int(has_tile) :, num_skip:]
+        of_patches = of_patches.unflatten(-1, (num_modalities, num_patches))  # type: ignore[no-untyped-call]
         of_patches.copy_(near[..., None, :])
         return found
