@@ -1,6 +1,6 @@
 """Seconds of the encoder, against the plain forward pass and against what the machine's matrix rate allows.
 
-python benchmarks/speed.py run [--cases treesat …] [--times 5] [--json docs/experiments/speed.json]   # kept beside it
+python benchmarks/speed.py run [--cases treesat …] [--times 5] [--json docs/experiments/speed.json]
 python benchmarks/speed.py growth            # seconds and memory as tiles, dates, batches and patches grow
 python benchmarks/speed.py print docs/experiments/speed.json
 
@@ -217,13 +217,8 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
                 call if way in ("plain float32", "float32") else every["float32"], model, x, case.patch_m
             )
             first = _seconds(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
-            rows[way] = {
-                "gflop": sum(counted.flops.values()) / 1e9,
-                "counted": counted,
-                "wall": [],
-                "cpu": [],
-                "first_s": first,
-            }
+            rows[way] = {"gflop": sum(counted.flops.values()) / 1e9, "counted": counted, "wall": [], "cpu": [],
+                         "first_s": first}  # fmt: skip
         with keeping_ready():  # as every loop over tiles of the package
             for call in every.values():
                 call(model, x, case.patch_m)
@@ -305,7 +300,9 @@ def table(found: Mapping[str, Any]) -> str:
     """Markdown."""
     names = ("case", "float32, 2048³", "turns", "way", "s", "CPU s", "to plain", "limit", "GFLOP", "floor s", "share",
              "peak GB", "worst error", "relative error")  # fmt: skip
+    first = next(iter(found.values()))["machine"]
     lines = [
+        f"{first['processor']}, {first['threads']} threads, torch {first['torch']}.",
         "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. Seconds are medians of so many turns.",
         "*Limit*: what *to plain* would be if the floor were all.",
         "",
