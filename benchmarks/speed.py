@@ -49,7 +49,7 @@ BUSY = 0.3
 FLOORED = 0.98
 """Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
 MOST_NUMBERS = 2**28
-"""In a product of those; of a pile of larger ones a few are timed."""
+"""In a product that is timed for the floor; of a pile of larger ones a few are."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
     rows: dict[str, Any] = {}
     with torch.inference_mode():
         for way, call in every.items():  # all but the plain one multiply the same
-            counted = multiplications(
-                call if way in ("plain float32", "float32") else every["float32"], model, x, case.patch_m
-            )
+            counted = multiplications(call if way == "plain float32" else every["float32"], model, x, case.patch_m)
             first = _seconds(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
             rows[way] = {"gflop": sum(counted.flops.values()) / 1e9, "counted": counted, "wall": [], "cpu": [],
                          "first_s": first}  # fmt: skip
@@ -271,10 +269,9 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
     if others > BUSY and not is_busy_allowed:
         sys.exit("not reported: stop what else is running, or give --busy")
     found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    has_bf16 = has_fast_bf16(torch.device("cpu"))
     for name in names:
-        machine = machine_facts(times, others)
-        has_bf16 = has_fast_bf16(torch.device("cpu"))
-        found[name] = {"machine": machine, "ways": measured(name, times, has_bf16, with_compiled)}
+        found[name] = {"machine": machine_facts(times, others), "ways": measured(name, times, has_bf16, with_compiled)}
         print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
