@@ -95,7 +95,7 @@ def test_push_to_hub_uploads_the_folder(small, monkeypatch):
             uploaded.update({p.name: p.stat().st_size for p in Path(folder_path).iterdir()})
             return "address"
 
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     assert small.push_to_hub("me/model") == "address"
     assert set(uploaded) == {"model.safetensors", "config.json", "README.md"}
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from anysat.cli import main
+from anysat.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -121,6 +121,9 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
     figure.suptitle(title)
     for axes, (name, image, extent_m) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, name, image, extent_m)
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # else it is laid out twice more when it is saved
     return figure
 
 

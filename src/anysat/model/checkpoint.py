@@ -169,6 +169,35 @@ def save(model: AnySat, path: str | Path) -> None:
         raise WriteError(path, error) from error
 
 
+def save_folder(model: AnySat, folder: Path) -> None:
+    """Write weights, shape and card, as hubs and `load` take them."""
+    save(model, folder / OWN_FILE)
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1))
+    (folder / "README.md").write_text(model_card(model))
+
+
+def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any) -> str:
+    """Upload a model to a repository of the hub, which is made where there is none.
+
+    Args:
+        model: what is uploaded.
+        repo_id: `me/my-model`.
+        private: of a new repository; None for the owner's default.
+        token: None takes the one the hub's client knows.
+        upload: options of `HfApi.upload_folder`, as `commit_message`, `revision` and `create_pr`.
+
+    Returns:
+        Its address.
+    """
+    from huggingface_hub import HfApi  # imports much that only a hub needs
+
+    hub = HfApi(token=token)
+    repo = hub.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_folder(model, Path(folder))
+        return str(hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

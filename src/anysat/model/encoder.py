@@ -6,7 +6,6 @@ tensors. Both check their input and end in `core`, which only takes tensors and 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
-from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings
@@ -54,7 +52,7 @@ again: for a tile of 512 x 512 sub-patches they would take gigabytes at any widt
 Output = Literal["tile", "patch", "dense", "all"]
 
 
-class AnySat(nn.Module, ModelHubMixin):
+class AnySat(nn.Module):
     """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
 
     Examples:
@@ -196,12 +194,17 @@ class AnySat(nn.Module, ModelHubMixin):
 
         return load(pretrained_model_name_or_path, **options)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from anysat.model.checkpoint import OWN_FILE, model_card, save
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a folder that `from_pretrained` takes: weights, shape, and a card that tells their licence."""
+        from anysat.model.checkpoint import save_folder
 
-        save(self, save_directory / OWN_FILE)
-        (save_directory / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1))
-        (save_directory / "README.md").write_text(model_card(self))
+        save_folder(self, Path(save_directory))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload that folder to the hub; options are those of `anysat.model.checkpoint.push`. Returns its address."""
+        from anysat.model.checkpoint import push
+
+        return push(self, repo_id, **options)
 
     def core(
         self,
