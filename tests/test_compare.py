@@ -9,12 +9,15 @@ import torch
 from pyproj import Transformer
 from sklearn.linear_model import LogisticRegression
 
-from anysat import AnySat, ModelConfig
+from anysat import AnySat, Batch, ModelConfig
 from anysat.cli import main
 from anysat.data.base import Target, find_dataset, open_dataset
 from anysat.data.datasets.world import WorldSettings
 from anysat.data.splits import block_numbers, fold_numbers
-from anysat.model.checkpoint import save
+from anysat.model.checkpoint import load, save
+from anysat.model.digest import digest as sha256
+from anysat.model.first_weights import init_isometric
+from anysat.normalise import Normaliser
 from anysat.tasks.base import make_task
 from anysat.tasks.simple import MODELS, models, outputs
 from anysat.workflows.compare_features import FeatureSet
@@ -257,6 +260,32 @@ def test_every_turn_is_standardised_by_its_own_training_tiles(embedded, tmp_path
     ]
     assert asked == set.union(*alone)
     assert len(asked) == 3 * 3
+
+
+def test_a_comparison_sees_the_tiles_as_it_is_told_to(embedded, tmp_path):
+    cache, statistics = tmp_path / "cache", tmp_path / "own.json"
+    tiles = open_dataset("sickle", miniature("sickle", tiles=12), "test", modalities=["s2", "s1"])
+    Normaliser.from_batch(Batch.of([tiles[0]])).save(statistics)
+    seen, both = set(), "--data.modalities=[s2,s1]"
+    for words in ([], ["--day-convention=days_since 2015-01-01"], [f"--statistics={statistics}"], ["--dense=s1"]):
+        found = embedded("sickle", cache, both, *words)
+        assert found > seen, words
+        seen = found
+    assert embedded("sickle", cache, both, "--dense=s2") == seen, "what is chosen where nothing is said"
+
+
+def test_new_weights_begin_as_they_are_told_to(weights, tmp_path):
+    out, names = tmp_path / "all.json", [f"untrained:{weights}", f"isometric:{weights}"]
+    assert main(["evaluate", "--compare", "--data.dataset=timesen2crop", "--models=[neighbours]", "--seed=3",
+                 f"--data.root={miniature('timesen2crop', tiles=12)}", f"--weights=[{','.join(names)}]",
+                 f"--cache={tmp_path / 'cache'}", f"--json={out}"]) == 0  # fmt: skip
+    found = {name: one["sha256"] for name, one in json.loads(out.read_text())["weights"].items()}
+    config = load(weights).config
+    for name, begin in zip(names, (lambda _: None, init_isometric), strict=True):
+        torch.manual_seed(3)
+        expected = AnySat(config)
+        begin(expected)
+        assert found[name] == sha256(expected), name
 
 
 # -- the parts

@@ -247,6 +247,7 @@ def test_a_file_that_was_cut_short_is_made_again(encoder, tmp_path, kept):
 @pytest.mark.parametrize("place", [3, 200, 0.3, 0.5, 0.9, -1])
 def test_a_file_with_a_changed_byte_is_made_again(encoder, tmp_path, place):
     first = features(encoder, tmp_path / "a")
+    embeddings(first)  # so that it has been open
     content = bytearray(first.files[0].read_bytes())
     number = int(place * len(content)) if isinstance(place, float) else place
     content[number] ^= 4

@@ -11,7 +11,7 @@ from anysat.data.base import Target
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.patches import PatchGrid
 from anysat.probing.cache import TILES_PER_FILE, Features
-from anysat.tasks.base import make_task
+from anysat.tasks.base import make_task, mean_loss
 from anysat.tasks.heads import HeadConfig, make_head
 from anysat.tasks.probe import Recipe, Setting, check_labelled, fit_heads, grid, is_better, outputs_of, score_heads
 
@@ -349,3 +349,28 @@ def test_tiles_of_which_none_has_a_label_are_refused(target, truth):
         check_labelled(target, truth, "training")
     truth[3] = 1
     check_labelled(target, truth, "training")
+
+
+# --- validation loss
+
+
+@pytest.mark.parametrize("where", [KIND, MASS], ids=["classes", "values"])
+def test_the_validation_loss_is_that_of_all_labels_however_they_fall_into_batches(tmp_path, where):
+    task, count = make_task(where), TILES_PER_FILE + 1
+    truth = torch.arange(count) % 3 if where is KIND else torch.arange(count, dtype=torch.float32)
+    truth[[1, 2, count - 1]] = -1 if where is KIND else NAN  # the last batch has no label at all
+    features = make_features(tmp_path / "tiles", torch.zeros(count), target=where.name)
+    features = replace(features, targets={where.name: truth})
+    torch.manual_seed(0)
+    heads = [make_head(HeadConfig(name="tile", dim=DIM, num_outputs=task.num_outputs)) for _ in range(2)]
+    losses = []
+    score_heads(task, heads, [features], losses=losses)
+    with torch.inference_mode():
+        at_once = [float(task.loss(head(features.embeddings(range(count))), truth)) for head in heads]
+    assert losses == pytest.approx(at_once, rel=1e-5)
+
+
+def test_without_a_label_there_is_no_mean_loss():
+    assert math.isnan(mean_loss([], []))
+    assert math.isnan(mean_loss([0.0], [0]))
+    assert mean_loss([1.0, NAN, 4.0, 9.0], [2, 5, 1, 0]) == 2.0

@@ -67,6 +67,13 @@ def test_presets_are_the_published_settings(command, name):
     assert (config.monitor or own) == monitor
 
 
+@pytest.mark.parametrize("name", [name for command, name in TABLE if command == "finetune"])
+def test_fine_tuning_sees_the_published_share_of_dates(name):
+    """One minus the temporal dropout of the datasets (spec 4)."""
+    drawn = {"flair": 0.3, "planted": 0.7, "bradd": 0.5, "sickle": 0.8, "timesen2crop": 0.7}
+    assert FINETUNES[name]().keep_dates_frac == drawn.get(name, 1.0)
+
+
 @pytest.mark.parametrize(("command", "name"), TABLE)
 def test_what_is_recommended_differs_in_settings_alone(command, name):
     published, ours = made(command, name), made(command, f"{name}-recommended")

@@ -127,6 +127,14 @@ def test_a_record_tells_weights_seed_versions_and_what_was_selected_on(run_task,
         for name in ("weights", "seed", "selected_on", "versions"):
             assert again[name] == found[name], (command, name)
         assert again["data"] == found["data"]["test"]["fingerprint"]
+        for split in ("train", "val"):  # what was held out is not trained on
+            words = [f"--run={tmp_path / command}", f"--split={split}", f"--json={tmp_path / 'again.json'}"]
+            assert run_task("evaluate", *words)[0] == 0
+            again = json.loads((tmp_path / "again.json").read_text())
+            assert again["data"] == found["data"][split]["fingerprint"]
+        assert again["split"] == "0.2 of train, held out"
+        for name, value in found["scores"]["val"]["figures"].items():
+            assert again["scores"]["figures"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
     assert scores_of(tmp_path / "finetune")["began_with"]["sha256"] == began
 
 

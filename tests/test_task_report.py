@@ -78,6 +78,25 @@ def test_answer_and_truth_of_pixels_stand_under_their_names():
     assert "tile0, 100% right" in whole
 
 
+def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
+    mass = Target(name="mass", level="pixel", kind="value", gsd_m=10.0, unit="t/ha", limits=(0, 10_000), ignore=-9999)
+    truth, answer = np.array([[-9999.0, 100.0], [100.0, 400.0]]), np.array([[np.nan, 400.0], [250.0, 0.0]])
+    (tile,) = tiles_of([truth], "mass")
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anysat.workflows.task_report.img",
+                      lambda image, caption: seen.update({caption.rpartition(": ")[2]: image}) or "")  # fmt: skip
+        page = _tiles([SimpleNamespace(tile=tile, right=-1.0, answer=answer, probabilities=None)], mass)
+    grey = np.full(3, 216)
+    assert np.array_equal(seen["truth"][0, 0], grey)
+    assert np.array_equal(seen["answer"][0, 0], grey)
+    assert np.array_equal(seen["truth"][1, 1], seen["answer"][0, 1])  # 400 in both
+    assert seen["answer"][1, 1].tolist() == [255, 255, 255]
+    assert seen["truth"][1, 1].tolist() == [0, 127, 0]
+    assert ">0.000 t/ha<" in page
+    assert ">400 t/ha<" in page
+
+
 @pytest.mark.parametrize(
     ("value", "told"), [(36.21, "36.21"), (35.84, "35.84"), (0.5, "0.500"), (1234.5, "1,234"), (12, "12"), (None, "–")]
 )

@@ -77,6 +77,23 @@ def test_ten_tiles_are_learnt_by_heart(name, trained, small_weights, own_cache):
     assert found > LEARNT if task.highest_is_best else found < OFF * task.deviation, found
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("probe", ["--learning-rates=[0.03]", "--epochs=150"]),
+        ("finetune", ["--optimiser.learning-rate=3e-3", "--epochs=60", "--keep.log-every=1"]),
+    ],
+)
+def test_the_commands_learn_their_training_tiles_by_heart(command, words, run_task, tmp_path):
+    """Not only the parts that the test above puts together itself; the epoch that is kept is that of validation."""
+    quick = ["--batch-size=8", "--patience=null", "--report=false"]
+    status, _, err = run_task(command, *of_miniature("timesen2crop"), *words, *quick)
+    assert status == 0, err
+    losses = [point["loss"] for point in scores_of(tmp_path / "run")["selection"]["curve"]]
+    assert losses[0] > 1
+    assert losses[-1] < 0.05
+
+
 def _learnt(objective, draw):
     """The score of one batch after some hundred steps on it; what is frozen is computed once."""
     predictor, is_frozen = objective.predictor, objective.trained == "head"

@@ -44,6 +44,16 @@ def test_one_fold_is_not_the_papers_mean_over_all_of_them():
     assert "compared" not in line("probe", "pastis-folds")[0]
 
 
+def test_a_mean_of_folds_and_answers_by_crops_stand_beside_their_like_alone():
+    assert "not to be compared: one fold, not 5" in line("finetune", "pastis")[0]
+    assert "compared" not in line("finetune", "pastis-folds")[0]
+    flair = replace(FINETUNES["flair"](), preset="flair").to_dict()
+    assert "answered by whole tiles, not by five crops of 100 m" in paper_line("finetune", flair)[0]
+    assert paper_line("finetune", flair, crop_m=100.0) == ["  paper: mean IoU 0.551 (table A)"]
+    burn = replace(FINETUNES["burn-scars"](), preset="burn-scars").to_dict()
+    assert "answered by five crops of 60 m, not by whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
+
+
 def test_what_the_paper_does_not_have_has_no_line():
     assert line("probe", "world-crop") == []
 

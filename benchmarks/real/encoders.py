@@ -42,12 +42,12 @@ from threadpoolctl import threadpool_limits
 
 import anysat
 from anysat.model.digest import digest
-from real.features import Samples, samples
+from real.features import Samples
 from real.finetuning import RECIPES, Recipe, finetuned
 from real.frozen import UNTRAINED, embedded, encoder_of
 from real.protocol import RealTask
 from real.scores import difference, score
-from real.simple import CONSTANT, MODELS, answered
+from real.simple import CONSTANT, MODELS, answered, seen_alike
 from real.tasks import SMOKE, TASKS, load
 
 RECORDS = Path(__file__).parents[2] / "docs" / "experiments" / "real"
@@ -56,7 +56,7 @@ METHODS = ("probe", "probe+statistics", "finetune")
 
 def probed(task: RealTask, weights: str, method: str, seed: int) -> tuple[NDArray[Any], list[Any]]:
     """Answers (sample) of the linear model, and its setting for each test fold."""
-    asked, model = samples(task), encoder_of(weights, seed)
+    asked, model = seen_alike(task), encoder_of(weights, seed)
     columns = [embedded(task, model, train) for train, _ in task.splits()]
     if method == "probe+statistics":
         columns = [np.concatenate([part, asked.features["statistics"]], axis=1) for part in columns]
@@ -98,7 +98,7 @@ def _tested(task: RealTask) -> NDArray[np.bool_]:
 
 def compared(task: RealTask, simple: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Scores over seeds, and paired differences to the best simple model and to the untrained weights."""
-    asked, tested, count = samples(task), _tested(task), len(task.target.classes)
+    asked, tested, count = seen_alike(task), _tested(task), len(task.target.classes)
     truth, groups = asked.truth[tested], asked.groups[tested]
     rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in sorted(records, key=lambda one: one["seed"]):

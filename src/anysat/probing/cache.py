@@ -84,7 +84,7 @@ class Features:
         found: dict[str, list[Tensor]] = {}
         for place in np.asarray(indices).tolist():
             number, row = divmod(place, TILES_PER_FILE)
-            for name, tiles in _open(self.files[number]).items():
+            for name, tiles in _open(self.files[number], _version(self.files[number])).items():
                 found.setdefault(name, []).append(tiles[row : row + 1])
         return _joined({name: torch.cat(parts) for name, parts in found.items()}, self.grid, self.dense)
 
@@ -218,8 +218,14 @@ def _sum_of(tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def _version(path: Path) -> tuple[int, int]:
+    """What is another where a file was made again."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 @lru_cache(maxsize=_OPEN_FILES)
-def _open(path: Path) -> dict[str, Any]:
+def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - told from an older one by it
     """Tensors of a file by name, of which only what is sliced out is read; memory does not grow with what is open."""
     file: Any = safe_open(path, framework="pt")
     return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -5,9 +5,10 @@ To add a task, write one file with a class that has what `Task` asks for, and na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from anysat.data.base import Target
@@ -85,6 +86,19 @@ def nothing(outputs: Tensor) -> Tensor:
     """
     finite = outputs.isfinite()
     return (0.0 * (outputs.where(finite, 0.0) if bool(finite.any()) else outputs).float()).sum()
+
+
+def labelled(target: Target, truth: Tensor) -> Tensor:
+    """Which of a target's numbers are known, same shape."""
+    known = ~truth.isnan() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
+    return known if target.ignore is None else known & (truth != target.ignore)
+
+
+def mean_loss(losses: Sequence[float], labels: Sequence[int]) -> float:
+    """Mean of the losses of some batches, each as often as it has labels; NaN where none has one and a loss."""
+    told, counts = torch.tensor(losses, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
+    known = (counts > 0) & ~told.isnan()
+    return float((told * counts)[known].sum() / counts[known].sum())
 
 
 def make_task(target: Target, options: Mapping[str, Any] | None = None) -> Task:

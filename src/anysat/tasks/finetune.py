@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,6 +17,7 @@ from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
 from anysat.model.ready import keeping_ready
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
+from anysat.tasks.base import labelled, mean_loss
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.scores import Scores
 
@@ -88,13 +88,13 @@ class Scoring:
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
         """Figures by name."""
         predictor: Any = objective.predictor
-        losses: list[float] = []
+        losses: list[tuple[float, int]] = []
         found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision)
-        return {"loss": sum(losses) / len(losses) if losses else math.nan, **found.figures}
+        return {"loss": mean_loss([loss for loss, _ in losses], [count for _, count in losses]), **found.figures}
 
 
 def score(
-    predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[float] | None = None,
+    predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[tuple[float, int]] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
     precision: Precision = "float32",
 ) -> Scores:  # fmt: skip
@@ -104,7 +104,7 @@ def score(
         predictor: of a task whose target the tiles have.
         tiles: to be answered.
         batch_size: tiles at a time.
-        losses: a list the loss of each batch is put on.
+        losses: a list the loss of each batch is put on, with the number of its labels.
         share: this process's number and how many share the tiles out; scores are of all tiles in each.
         advance: called with the number of tiles done.
         unseen: a list the names of tiles without a valid value are put on; they are scored as not answered.
@@ -125,7 +125,7 @@ def score(
                 empty = outputs.flatten(1).isnan().all(1).tolist()
                 unseen += [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
             if losses is not None:
-                losses.append(float(task.loss(outputs, truth)))
+                losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
             advance(len(batch))
     found: Scores = sheet.compute()
     return found

@@ -15,7 +15,7 @@ from anysat.batch import Embeddings
 from anysat.data.base import Target
 from anysat.errors import InputError, RecordError
 from anysat.probing.cache import TILES_PER_FILE, Features, batches
-from anysat.tasks.base import Task
+from anysat.tasks.base import Task, labelled, mean_loss
 from anysat.tasks.scores import Scores
 
 WARMUP_FRAC = 0.1
@@ -131,9 +131,8 @@ def fit_heads(
             for number, runner in enumerate(runners):
                 losses[number] += _step(runner, task, seen, wanted, factor, recipe.clip_norm)
             count += 1
-        unseen: list[list[float]] = []
-        scores = score_heads(task, [runner.head for runner in runners], val, losses=unseen)
-        val_losses = torch.tensor(unseen).nanmean(0).tolist()
+        val_losses: list[float] = []
+        scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses)
         improved = False
         for runner, loss, val_loss, found in zip(runners, (losses / count).tolist(), val_losses, scores, strict=True):
             runner.plateau.step(val_loss)
@@ -151,10 +150,7 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
     Raises:
         InputError: it says of which, and how many there are.
     """
-    known = ~truth.isnan() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
-    if target.ignore is not None:
-        known = known & (truth != target.ignore)
-    if not bool(known.any()):
+    if not bool(labelled(target, truth).any()):
         raise InputError(
             f"{what} tiles, {target.name}", "at least one label", f"none in {len(truth)} tiles",
             "take more tiles, or check what says that there is no label",
@@ -163,10 +159,12 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
 
 def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
-    batch_size: int = TILES_PER_FILE, losses: list[list[float]] | None = None,
+    batch_size: int = TILES_PER_FILE, losses: list[float] | None = None,
 ) -> list[Scores]:  # fmt: skip
-    """Scores of several heads on the same tiles; the losses of each batch are put on `losses`, head by head."""
+    """Scores of several heads on the same tiles; the mean loss of each head is put on `losses`."""
     sheets = [task.metric() for _ in heads]
+    of_batches: list[list[float]] = [[] for _ in heads]
+    labels: list[int] = []
     truth = features[0].targets[task.target.name]
     with torch.inference_mode():
         for indices in batches(len(features[0]), batch_size):
@@ -177,7 +175,11 @@ def score_heads(
             for outputs, sheet in zip(told, sheets, strict=True):
                 task.score(sheet, outputs, truth[rows], of_tiles)
             if losses is not None:
-                losses.append([float(task.loss(outputs, truth[rows])) for outputs in told])
+                labels.append(int(labelled(task.target, truth[rows]).sum()))
+                for outputs, mine in zip(told, of_batches, strict=True):
+                    mine.append(float(task.loss(outputs, truth[rows])))
+    if losses is not None:
+        losses += [mean_loss(mine, labels) for mine in of_batches]
     return [sheet.compute() for sheet in sheets]
 
 

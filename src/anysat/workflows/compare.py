@@ -124,6 +124,7 @@ def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], sample
     truth = torch.as_tensor(samples.places.truth[rows])
     groups = torch.from_numpy(samples.turns.groups[samples.places.tile[rows]])
     if target.kind == "value":
-        sheet.update(told[:, 0], truth.double(), groups)
+        values = told[:, 0] if target.limits is None else told[:, 0].clamp(*target.limits)
+        sheet.update(values, truth.double(), groups)
     else:
         task.score(sheet, told, truth, groups)

@@ -18,6 +18,7 @@ from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.early import LAST, end_at
 from anysat.model.encoder import AnySat
+from anysat.model.first_weights import init_isometric
 from anysat.model.precision import find_device, find_precision
 from anysat.probing.cache import Features, extract
 from anysat.tasks.heads import dense_of, pooled
@@ -98,13 +99,13 @@ def _embeddings(
     """Every way of pooling of one encoder at one patch size and layer."""
     began = time.process_time()
     encoder = _encoder(weights, config.seed).to(find_device(config.device))
-    number_days(encoder, data.record, None)
+    number_days(encoder, data.record, config.day_convention)
     facts = {"name": weights, **known_weights(encoder), "layer": layer}
     encoder = end_at(encoder, layer)
     facts["parameters"] = sum(p.numel() for p in encoder.parameters())
     modalities = config.data.modalities or list(data.record.modalities)
     is_pixel = data.target.level == "pixel"
-    view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=None,
+    view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=config.dense,
                      needs_dense=is_pixel)  # fmt: skip
     seen = _extracted(config, data, encoder, view, samples.turns, folder)
     took, num_kept = time.process_time() - began, sum(len(one) - one.num_new for found in set(seen) for one in found)
@@ -130,7 +131,7 @@ def _extracted(
         home = folder / f"turn-{turn}"
         home.mkdir(exist_ok=True)
         encoder.normaliser = own
-        with_statistics(encoder, _of_turn(data, turns, turn), None, view.modalities, home, config.seed)
+        with_statistics(encoder, _of_turn(data, turns, turn), config.statistics, view.modalities, home, config.seed)
         name = digest(encoder, statistics=True)
         if name not in seen:
             seen[name] = tuple(
@@ -153,14 +154,19 @@ def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
 
 
 def _encoder(weights: str, seed: int) -> AnySat:
-    """Weights by name; `untrained:NAME` is new ones of the same shape and statistics."""
-    if not weights.startswith("untrained:"):
+    """Weights by name; with a word before it, new ones of the same shape and statistics."""
+    begin, _, name = weights.partition(":")
+    if begin not in _BEGINNINGS:
         return load(weights).requires_grad_(False)
-    kept = load(weights.removeprefix("untrained:"))
+    kept = load(name)
     torch.manual_seed(seed)
-    return AnySat(kept.config, normaliser=kept.normaliser).eval().requires_grad_(False)
+    encoder = AnySat(kept.config, normaliser=kept.normaliser)
+    _BEGINNINGS[begin](encoder)
+    return encoder.eval().requires_grad_(False)
 
 
+_BEGINNINGS: dict[str, Callable[[AnySat], object]] = {"untrained": lambda _: None, "isometric": init_isometric}
+"""Words before a name, and how the first weights of a new encoder are made."""
 _OF_TILES: dict[str, Callable[[Any], torch.Tensor]] = {
     "tile": lambda seen: seen.tile,
     "patches": pooled,

@@ -36,16 +36,27 @@ class EvaluateConfig:
     data: LabelledData = field(default_factory=LabelledData)
     """Of a comparison; of a run only `root` counts, where the data have moved."""
     weights: list[str] = field(default_factory=lambda: ["nano"])
-    """Encoders to compare: nano, files, run folders, hub ids; `untrained:PATH` for new weights of the same shape."""
+    """Encoders to compare: nano, files, run folders, hub ids. `untrained:PATH` for new weights of the same shape as the
+    published training begins with them, `isometric:PATH` as `nano` and the generated world's presets do."""
     patch_sizes_m: list[float] = field(default_factory=list)
     """Patch sizes in metres to compare; empty for the first of the dataset's."""
+    dense: str | None = None
+    """Of a comparison: modality whose sub-patches stand for pixels; null chooses as `anysat probe` does."""
+    day_convention: str | None = None
+    """Of a comparison: how day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the
+    weights were trained."""
+    statistics: str | None = None
+    """Of a comparison: JSON file of statistics, or a preset; null takes those of the weights for this dataset, else
+    computes them from the training tiles."""
     layers: list[str] = field(default_factory=lambda: ["last"])
     """Layers of the encoders to compare: `last`; `fusion.N`, the tokens after N blocks of the fusion transformer; or
     `spatial.N`, each modality by itself after N blocks of the spatial transformer, mean over modalities."""
     models: list[str] = field(default_factory=lambda: ["logistic", "neighbours", "forest", "boosting"])
-    """Models fitted to each feature set, all tuned alike on the validation split."""
+    """Models fitted to each feature set, all tuned alike on the validation split; `logistic` is a ridge regression of
+    values."""
     max_pixels: int = 20_000
-    """Most labelled pixels that models are fitted to, drawn from the seed."""
+    """Most labelled pixels of each split, of a comparison over folds of all tiles, that models are fitted to and scored
+    on: as many from each tile, drawn from the seed."""
     folds: int | None = None
     """Of a comparison: cross-validate over so many folds of whole blocks of ground, all tiles of the splits together;
     intervals are over blocks. Needs coordinates; null for the splits as they are, or for --data.folds."""

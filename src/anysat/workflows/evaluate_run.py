@@ -20,7 +20,7 @@ from anysat.train.run import CONFIG
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.folds import FOLDS, spread_lines, spread_of
 from anysat.workflows.ground_blocks import over_blocks, unit_of
-from anysat.workflows.labelled_data import place_of
+from anysat.workflows.labelled_data import open_data, place_of
 from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
@@ -41,10 +41,20 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
             "figures": spread_of([one["scores"]["figures"] for one in folds.values()]),
         }  # fmt: skip
         split = None if config.split == "test" else config.split
-        lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split)]
+        lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split, config.crop_m)]
     if config.json is not None:
         write_whole(Path(config.json), to_json(content))
     return Scored(text="\n".join(lines))
+
+
+def _tiles(split: str, data: LabelledData, seed: int) -> tuple[str, Any]:
+    """The tiles that were a run's training or validation tiles, else those of a split; and what to call them."""
+    if split in ("train", "val"):
+        found = open_data(data, seed)
+        return (found.selected_on, found.val) if split == "val" else (data.train, found.train)
+    root, _ = place_of(data)
+    split = data.test if split == "test" else split
+    return split, open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(str(data.target),))
 
 
 def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str]]:
@@ -57,9 +67,7 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
     options = yaml.safe_load(kept.read_text("utf-8"))
     data = LabelledData(**options["data"])
     data = data if config.data.root is None else replace(data, root=config.data.root)
-    root, _ = place_of(data)
-    split = {"train": data.train, "test": data.test, "val": data.val}.get(config.split) or config.split
-    tiles = open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(predictor.task.target.name,))
+    split, tiles = _tiles(config.split, replace(data, target=predictor.task.target.name), int(options["seed"]))
     if not len(tiles):
         raise InputError(f"{data.dataset}, split {split}", "at least one tile", "none")
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
@@ -76,4 +84,4 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
     }  # fmt: skip
     command = "finetune" if "trained" in options else "probe"
     head = f"{predictor.task.target.name} in {len(tiles)} tiles of {split}, chosen on {content['selected_on']}"
-    return content, [head, *score_lines(sheet, command, options, split)]
+    return content, [head, *score_lines(sheet, command, options, split, config.crop_m)]

@@ -168,7 +168,7 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
         "weights": f"pretrained by anysat, preset {config.preset}, goal {config.objective.goal}",
         "data": ", ".join(dict.fromkeys(part.dataset for part in config.data)),
         "seed": str(config.seed),
-        "begun_from": config.weights or "random weights",
+        "begun_from": config.weights or f"random weights, {config.model.first_weights}",
     }
     objective = Pretraining(student, config.masking, config.objective, recompute=config.recompute)
     if config.model.first_weights == "isometric":

@@ -199,12 +199,13 @@ def _selection(found: Mapping[str, Any]) -> str:
 def _tiles(tiles: Sequence[Shown], target: Target) -> str:
     if not tiles:
         return ""
-    parts = [f"<h2>Worst and best tiles</h2>{_legend(tiles, target)}"]
+    span = _span(tiles, target)
+    parts = [f"<h2>Worst and best tiles</h2>{_legend(tiles, target, span)}"]
     for one in tiles:
         pictures = [(f"{key}", quicklook(seen)) for key, seen in one.tile.observations.items()]
         truth = np.asarray(one.tile.targets[target.name])
         if target.level == "pixel":
-            pictures += [("answer", _raster(one.answer, target)), ("truth", _raster(truth, target))]
+            pictures += [("answer", _raster(one.answer, target, span)), ("truth", _raster(truth, target, span))]
         shown = "".join(
             f"<figure>{img(image, f'{one.tile.id}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
             for caption, image in pictures
@@ -216,23 +217,41 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
     return "".join(parts)
 
 
-def _raster(values: NDArray[Any], target: Target) -> NDArray[np.uint8]:
+def _known(values: NDArray[Any], target: Target) -> NDArray[np.bool_]:
+    """Where there is a number, and it is none that says there is no label."""
+    return np.asarray(np.isfinite(values) & (values != (np.nan if target.ignore is None else target.ignore)))
+
+
+def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
+    """Least and greatest value on the page, of truth and answers together, so that colours compare; 0 and 1 of none."""
+    rasters = [np.asarray(part) for one in tiles for part in (one.answer, one.tile.targets[target.name])]
+    known = [raster[_known(raster, target)] for raster in rasters if target.kind == "value"]
+    every = np.concatenate(known) if known else np.zeros(0)
+    return (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+
+
+def _raster(values: NDArray[Any], target: Target, span: tuple[float, float]) -> NDArray[np.uint8]:
     """Classes in their colours, values in greens; grey where there is no label or nothing was seen."""
     if target.kind == "value":
-        low, high = target.limits or (float(np.nanmin(values)), float(np.nanmax(values)))
-        share = np.nan_to_num(((values - low) / max(high - low, 1e-9)).clip(0, 1))
+        known, (low, high) = _known(values, target), span
+        share = ((np.where(known, values, low) - low) / max(high - low, 1e-9)).clip(0, 1)
         image = np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1)
-        return np.asarray(np.where(np.isfinite(values)[..., None], image, _IGNORED) * 255, dtype=np.uint8)
+        return np.asarray(np.where(known[..., None], image, _IGNORED) * 255, dtype=np.uint8)
     numbers, colours = values.astype(np.int64), colours_of(target)
     known = (numbers >= 0) & (numbers < len(colours)) & (numbers != (-1 if target.ignore is None else target.ignore))
     image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
     return np.asarray(image * 255, dtype=np.uint8)
 
 
-def _legend(tiles: Sequence[Shown], target: Target) -> str:
-    """Classes that occur on the page."""
-    if target.level != "pixel" or target.kind == "value":
+def _legend(tiles: Sequence[Shown], target: Target, span: tuple[float, float]) -> str:
+    """Classes that occur on the page, or the ends of the scale."""
+    if target.level != "pixel":
         return ""
+    if target.kind == "value":
+        ends = zip(("rgb(255, 255, 255)", "rgb(0, 127, 0)"), span, strict=True)
+        items = "".join(f'<li><i style="background: {colour}"></i>{_number(end)} {escape(target.unit)}</li>'
+                        for colour, end in ends)  # fmt: skip
+        return f'<ul class="labels">{items}<li><i style="background: #d9d9d9"></i>no label</li></ul>'
     seen = {int(n) for one in tiles for part in (one.answer, one.tile.targets[target.name]) for n in np.unique(part)}
     colours = (colours_of(target) * 255).astype(int)
     items = "".join(

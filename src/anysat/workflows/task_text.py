@@ -54,22 +54,26 @@ def _edge_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def score_lines(
-    scores: Mapping[str, Any], command: str, config: Mapping[str, Any], split: str | None = None
-) -> list[str]:
-    """A line for each figure, with intervals, and the paper's; `split` is what was scored, None for the test split."""
+    scores: Mapping[str, Any], command: str, config: Mapping[str, Any], split: str | None = None,
+    crop_m: float | None = None,
+) -> list[str]:  # fmt: skip
+    """A line for each figure, with intervals, and the paper's; see `paper_line`."""
     lines = [
         f"  {title:18} {with_interval(scores, name)}" for name, title in FIGURES.items() if name in scores["figures"]
     ]
-    return lines + paper_line(command, config, split)
+    return lines + paper_line(command, config, split, crop_m)
 
 
-def paper_line(command: str, config: Mapping[str, Any], split: str | None = None) -> list[str]:
+def paper_line(
+    command: str, config: Mapping[str, Any], split: str | None = None, crop_m: float | None = None
+) -> list[str]:
     """The paper's figure for the preset of a run, where there is one, and what keeps it from being compared.
 
     Args:
         command: probe or finetune.
         config: the run's options, as plain values.
         split: what was scored; None for the run's test split.
+        crop_m: side of the five crops by which each tile was answered; None for whole tiles.
     """
     from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, RECOMMENDED
 
@@ -81,6 +85,11 @@ def paper_line(command: str, config: Mapping[str, Any], split: str | None = None
     differing = [f"{name} {ours}, not {theirs}" for name, ours, theirs in _differences(config, wanted)]
     if split is not None and split != wanted["data"]["test"]:
         differing.append(f"split {split}, not {wanted['data']['test']}")
+    if paper.num_folds > 1 and config["data"].get("folds") is None:
+        differing.append(f"one fold, not {paper.num_folds}")
+    if crop_m != paper.crop_m:
+        ways = ["whole tiles" if side is None else f"five crops of {side:g} m" for side in (crop_m, paper.crop_m)]
+        differing.append(f"answered by {ways[0]}, not by {ways[1]} (anysat evaluate --crop-m)")
     told = f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"
     return [told + (f", not to be compared: {'; '.join(differing)}" if differing else "")]
 
