@@ -301,9 +301,11 @@ def test_pixel_layers_have_the_widths_and_the_dropout_asked_for():
     assert {m.p for m in model.projectors["s1"].modules() if isinstance(m, nn.Dropout)} == {0.0, 0.1}
 
 
-def test_values_too_large_for_numbers_are_an_error_not_an_embedding(nano):
+@pytest.mark.parametrize("learns", [False, True])
+def test_values_too_large_for_numbers_are_an_error_not_an_embedding(nano, learns):
     x = random_input(("s2",))
     x["s2"] *= 1e25
+    x["s2"].requires_grad_(learns)
     with pytest.raises(InputError, match="finite numbers, got NaN or infinity from standardised values up to"):
         nano(x, 20, "tile")
 

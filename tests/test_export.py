@@ -20,13 +20,14 @@ buffer = io.BytesIO()
 torch.export.save(export(model, keys, patch, dense=dense), buffer)
 buffer.seek(0)
 program = torch.export.load(buffer).module()
+model.requires_grad_()  # so that it computes as the program, nothing made ready
 for batch, times, height, width in ((3, 5, 120.0, 180.0), (1, 2, 240.0, 120.0)):
     x = random_input(keys, side_m=height, width_m=width, batch=batch, times=times)
     days = {k: x[k + "_dates"].float() for k in keys if k + "_dates" in x}
     found = program({k: x[k] for k in keys}, days)
     outputs = ["tile", "patch"] + ["dense"] * bool(dense)
     for name, tensor in zip(outputs, found, strict=True):
-        expected = model(x, patch, name, dense if name == "dense" else None)
+        expected = model(x, patch, name, dense if name == "dense" else None).detach()
         assert tensor.shape == expected.shape, (name, tensor.shape, expected.shape)
         assert torch.allclose(tensor, expected, atol=1e-5), name
 print("same")

@@ -7,7 +7,7 @@ import torch
 
 from anysat.areas.run import run_here
 from anysat.errors import RecordError, UnknownNameError
-from anysat.model import precision
+from anysat.model import precision, ready
 from anysat.tasks.base import make_task
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import Predictor, View
@@ -59,12 +59,13 @@ def test_fine_tuning_is_scored_where_it_was_trained(monkeypatch):
         assert device_of(EngineConfig(accelerator=accelerator)).type == expected
 
 
-def test_only_the_encoder_is_scored_in_bf16_not_the_head_fitted_to_what_it_gave():
+def test_only_the_encoder_is_scored_in_bf16_not_the_head_fitted_to_what_it_gave(monkeypatch):
     predictor = Predictor(meadow_encoder(), make_task(COVER), View(patch_sizes_m=(20.0,), modalities=KEYS, dense="s2"),
                           "dense")  # fmt: skip
     seen = []
-    predictor.encoder.fusion.register_forward_pre_hook(
-        lambda fusion, _: seen.append(("encoder", fusion.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16))
+    made = ready.ready
+    monkeypatch.setattr(
+        ready, "ready", lambda part, dtype: seen.append(("encoder", dtype == torch.bfloat16)) or made(part, dtype)
     )
     predictor.head.register_forward_pre_hook(lambda *_: seen.append(("head", torch.is_autocast_enabled("cpu"))))
     for wanted in ("float32", "bf16"):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import anysat.model.ready as ready_module
+from anysat.errors import UnknownNameError
 from anysat.model.layers import ChannelNorm, RowLayers
 from anysat.model.precision import multiplying
 from anysat.model.ready import ReadyLinear, ReadyRows, keeping_ready, made_ready
@@ -169,7 +171,7 @@ def test_a_loop_makes_ready_once_for_each_precision_and_keeps_nothing_when_it_en
         assert first > 3
         assert encoded("float32") == 0
         assert encoded("bf16") == first
-        assert encoded("bf16") == 0
+        assert (encoded("bf16"), encoded("float32"), encoded("bf16")) == (0, 0, 0)
         model.train()  # whose dropout is not folded
         assert encoded("bf16") > 0
         model.eval()
@@ -192,3 +194,71 @@ def test_weights_whose_changes_no_counter_tells_are_not_kept():
 def _run(layers, x):
     with made_ready(layers) as (found,):
         return found(x)
+
+
+def _prune(model):
+    prune.l1_unstructured(model.fusion.blocks[0].mlp.fc2, "weight", amount=0.5)
+    model.fusion.blocks[0].mlp.fc2.weight_orig.data.mul_(1.5)  # what a hook makes weights of
+
+
+def _hook(model):
+    model.spatial.blocks[-1].attention.qkv.register_forward_hook(lambda layer, given, found: 2 * found)
+
+
+def _substitute(model):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for block in model.spatial.blocks:
+        kept, block.mlp.fc1 = block.mlp.fc1, Twice(*block.mlp.fc1.weight.shape[::-1])
+        block.mlp.fc1.load_state_dict(kept.state_dict())
+
+
+@pytest.mark.parametrize("change", [_prune, _hook, _substitute])
+def test_hooks_and_foreign_layers_are_asked_where_nothing_is_learned_too(change):
+    model, x = random_model().eval().requires_grad_(), random_input(("s1", "aerial"), 20)
+    before = model(x, 10).detach()
+    change(model)
+    wanted = model(x, 10).detach()
+    assert not torch.allclose(before, wanted, atol=1e-3)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x, 10), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_frozen_weights_are_made_ready_without_being_told_and_it_is_said(caplog):
+    model, x = random_model().eval().requires_grad_(), random_input(("s1", "s2"), 20)
+    learning = model(x, 10)
+    assert learning.requires_grad
+    caplog.set_level("DEBUG", logger=ready_module.__name__)
+    model.requires_grad_(False)
+    torch.testing.assert_close(model(x, 10), learning.detach(), atol=1e-5, rtol=1e-5)
+    assert [one.message for one in caplog.records] == [
+        "SpatialTransformer runs made ready, products in the type of its weights",
+        "FusionTransformer runs made ready, products in the type of its weights",
+    ]
+    caplog.clear()
+    x["s2"].requires_grad_(True)  # what a pixel is worth can still be asked
+    model(x, 10).sum().backward()
+    assert x["s2"].grad.abs().sum() > 0
+    assert caplog.records[0].message == "SpatialTransformer runs as it is: it learns"
+
+
+@pytest.mark.parametrize("output", ["tile", "patch"])
+def test_a_call_says_in_what_matrices_are_multiplied(output):
+    model, x = random_model().eval().requires_grad_(False), random_input(("s1", "s2"), 20)
+    exact = model(x, 10, output)
+    with multiplying("bf16", CPU):
+        rounded = model(x, 10, output)
+        torch.testing.assert_close(model(x, 10, output, precision="float32"), exact, rtol=0, atol=0)
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(model(x, 10, output, precision="bf16"), rounded, rtol=0, atol=0)
+    with pytest.raises(UnknownNameError, match="float32"):
+        model(x, 10, output, precision="fp8")
+
+
+def test_norms_of_a_device_that_mixes_no_types_get_the_type_of_their_weights():
+    norm = ready_module.ready(nn.LayerNorm(8), torch.bfloat16)
+    x = torch.randn(3, 8, dtype=torch.bfloat16)
+    assert norm(x).dtype == torch.bfloat16
+    assert norm.to("meta")(x.to("meta")).dtype == torch.float32

@@ -7,7 +7,8 @@ python benchmarks/real/encoders.py print                               # the tab
 
 Protocol. For every fold that is tested, statistics of the bands are those of the training tiles.
 `probe`: the linear model of `simple.py`, tuned and fitted as there, on the frozen tokens of the pixel asked (fused, and
-of each modality by itself), of every calendar year that a series has; `probe+statistics` joins the simple statistics.
+of each modality by itself), of every calendar year that a series has; `probe-label-year`: of that of the label alone, as
+fine-tuning; `probe+statistics` joins the simple statistics.
 `finetune`: all weights, from `--weights`. The encoder sees the calendar year that the label is of. An
 encoder leaves two folds out: for either of them it is one of those that answer, and the other tells when to stop. The
 number of steps is that with the best accuracy (values: RMSE) in these other folds; the means of what the encoders tell
@@ -51,13 +52,15 @@ from real.simple import CONSTANT, MODELS, answered, seen_alike
 from real.tasks import SMOKE, TASKS, load
 
 RECORDS = Path(__file__).parents[2] / "docs" / "experiments" / "real"
-METHODS = ("probe", "probe+statistics", "finetune")
+LABEL_YEAR_ALONE = "probe-label-year"
+METHODS = ("probe", "probe+statistics", LABEL_YEAR_ALONE, "finetune")
 
 
 def probed(task: RealTask, weights: str, method: str, seed: int) -> tuple[NDArray[Any], list[Any]]:
     """Answers (sample) of the linear model, and its setting for each test fold."""
     asked, model = seen_alike(task), encoder_of(weights, seed)
-    columns = [embedded(task, model, train) for train, _ in task.splits()]
+    most = 1 if method == LABEL_YEAR_ALONE else None
+    columns = [embedded(task, model, train, most) for train, _ in task.splits()]
     if method == "probe+statistics":
         columns = [np.concatenate([part, asked.features["statistics"]], axis=1) for part in columns]
     answers, chosen = answered(task, asked, columns, MODELS["linear"])

@@ -58,11 +58,13 @@ def encoder_of(weights: str, seed: int) -> AnySat:
     return anysat.load(weights)
 
 
-def embedded(task: RealTask, model: AnySat, train: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Frozen tokens (sample feature) of all samples, NaN where nothing was seen."""
+def embedded(
+    task: RealTask, model: AnySat, train: NDArray[np.bool_], most_years: int | None = None
+) -> NDArray[np.float32]:
+    """Frozen tokens (sample feature) of all samples, NaN where nothing was seen; of 1 year, that of the label."""
     model, (tile, row, col) = model.eval().requires_grad_(False), task.places().T
     found = []
-    for tiles in looks(task):
+    for tiles in looks(task)[:most_years]:
         model.normaliser = Normaliser.from_batch(
             Batch.of([t for t, is_used in zip(tiles, train, strict=True) if is_used])
         )

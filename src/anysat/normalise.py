@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -210,6 +211,16 @@ class Normaliser:
 
 _FIELDS = ("bands", "mean", "std", "units")
 _OPTIONAL = ("count", "invalid_frac")
+
+
+def statistics_of(batch: Batch) -> Normaliser:
+    """Those of a batch, where no others are known; it warns that they are."""
+    warnings.warn(
+        f"no statistics were given: standardising with those of this batch of {len(batch)} tiles. Embeddings of "
+        "different batches will not be comparable; pass statistics= a file or a preset to anysat.load",
+        stacklevel=4,
+    )
+    return Normaliser.from_batch(batch)
 
 
 def _band_dict(statistics: BandStatistics) -> dict[str, Any]:

@@ -6,7 +6,6 @@ tensors. Both check their input and end in `core`, which only takes tensors and 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
+from anysat.model.precision import Precision, multiplying
 from anysat.model.projectors import make_projector
 from anysat.model.ready import made_ready
 from anysat.model.spatial import SpatialTransformer
@@ -35,7 +35,7 @@ from anysat.model.validity import (
     tiles_seen,
     valid_or_all,
 )
-from anysat.normalise import Normaliser
+from anysat.normalise import Normaliser, statistics_of
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
@@ -91,8 +91,9 @@ class AnySat(nn.Module):
         dense: str | None = None,
         faithful: bool = False,
         refuse_empty: bool = True,
+        precision: Precision | None = None,
     ) -> Embeddings:
-        """Embed a batch of source values; outside training, under `torch.inference_mode()`.
+        """Embed a batch of source values; of many in turn, outside training, under `keeping_ready()`.
 
         Args:
             batch: tiles of one size; their values are standardised here, once.
@@ -101,6 +102,7 @@ class AnySat(nn.Module):
             faithful: compute as the published code does where ours is right and its is not: invalid
                 values are filled and stay in the attention, and aerial dense maps are scrambled.
             refuse_empty: False to give NaN for a tile without a valid value, its tile embedding included.
+            precision: `float32` or `bf16`, in what matrices are multiplied; None as `torch.autocast` around has it.
 
         Raises:
             UnknownNameError: the model has no projector for a modality of the batch.
@@ -108,7 +110,8 @@ class AnySat(nn.Module):
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
-        return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
+        with multiplying(precision, self.device):
+            return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
 
     def prepare(self, batch: Batch, patch_size_m: float) -> tuple[dict[str, PixelInput], PatchGrid]:
         """What the core takes, from a batch of source values, and how its tiles are cut; for training.
@@ -138,6 +141,7 @@ class AnySat(nn.Module):
         output_modality: str | None = None,
         *,
         faithful: bool = False,
+        precision: Precision | None = None,
     ) -> Tensor:
         """The published call: standardised tensors in, one tensor out, nothing applied.
 
@@ -149,7 +153,7 @@ class AnySat(nn.Module):
             output: `tile` (batch dim), `patch` (batch row col dim), `all` (batch 1+patch dim) or
                 `dense` (batch row col 2*dim); vectors nobody saw are NaN.
             output_modality: modality of a dense output; the first of `x` by default.
-            faithful: see `encode`.
+            faithful, precision: see `encode`.
 
         Raises:
             InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: see the message.
@@ -161,10 +165,11 @@ class AnySat(nn.Module):
         inputs = read_published(x, self.config)
         dense = (output_modality or next(iter(inputs))) if output == "dense" else None
         batch_size = len(next(iter(inputs.values())).values)
-        if output == "tile":
-            ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
-            return self._computed(ready, grid, None, faithful, tile_alone=True).tile
-        found = self._embed(inputs, range(batch_size), patch_size, dense, faithful)
+        with multiplying(precision, self.device):
+            if output == "tile":
+                ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
+                return self._computed(ready, grid, None, faithful, tile_alone=True).tile
+            found = self._embed(inputs, range(batch_size), patch_size, dense, faithful)
         if output == "all":
             return torch.cat([found.tile[:, None], found.patch.flatten(1, 2)], dim=1)
         result = found.patch if output == "patch" else found.dense
@@ -330,13 +335,15 @@ class AnySat(nn.Module):
         tile_alone: bool = False,
     ) -> CoreOutput:
         """The core in chunks; what comes out must be finite."""
-        found = self.core(
-            ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
-            recompute=grid.num_patches > RECOMPUTE_PATCHES,
-        )  # fmt: skip
+        every = (*self.parameters(), *(pixels.values for pixels in ready.values()))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(one.requires_grad for one in every)):
+            found = self.core(
+                ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
+                recompute=grid.num_patches > RECOMPUTE_PATCHES,
+            )  # fmt: skip
         if not self.training and not bool(found.tile.isfinite().all()):
             values = [p.values if p.valid is None else p.values[p.valid] for p in ready.values()]
-            largest = max(float(some.abs().max()) for some in values if some.numel())
+            largest = max(float(some.detach().abs().max()) for some in values if some.numel())
             raise InputError(
                 "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
                 "is nodata marked, do the statistics fit, are the weights finite?",
@@ -351,7 +358,7 @@ class AnySat(nn.Module):
         for key, observation in batch.observations.items():
             self.config.modality(key).check_same(observation.modality)
         batch = batch.to(self.device)
-        standardised = (self.normaliser or _statistics_of(batch)).standardise(batch)
+        standardised = (self.normaliser or statistics_of(batch)).standardise(batch)
         return {
             key: PixelInput(standardised[key], self._day_numbers(observation.dates), observation.valid)
             for key, observation in batch.observations.items()
@@ -387,12 +394,3 @@ class AnySat(nn.Module):
             return None
         days = day_numbers(dates.cpu().numpy().astype("datetime64[D]"), self.config.day_convention)
         return torch.from_numpy(days).to(self.device)
-
-
-def _statistics_of(batch: Batch) -> Normaliser:
-    warnings.warn(
-        f"no statistics were given: standardising with those of this batch of {len(batch)} tiles. Embeddings of "
-        "different batches will not be comparable; pass statistics= a file or a preset to anysat.load",
-        stacklevel=3,
-    )
-    return Normaliser.from_batch(batch)

@@ -187,7 +187,7 @@ def grow(
     found: list[Parts] = []
     tokens: list[Tensor] = []
     present: list[Tensor] = []
-    with made_ready(projector) as (ready,):
+    with torch.autocast(values.device.type, enabled=False), made_ready(projector) as (ready,):  # float32 alone
         for some in slices(slice(0, len(values)), chunk_rows, len(days)):
             parts = kind.of(ready, values[some], new)
             if before is not None:

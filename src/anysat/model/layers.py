@@ -50,6 +50,12 @@ def linear(
     return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether nothing but its weights tells what a layer does: it has no hook, and its class is ours or torch's."""
+    is_known = type(layer).__module__.partition(".")[0] in ("anysat", "torch")
+    return is_known and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
 FEW_TOKENS = 8
 """Up to so many tokens the fused attention of low precision takes longer than the products written out."""
 
@@ -132,10 +138,10 @@ class Attention(nn.Module):
 
     def _projected(self, x: Tensor, first_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (batch head token dim); only the first token's query where the others do not ask."""
-        if not first_alone:
+        if not first_alone or not is_plain(self.qkv):
             layout = "batch token (three head dim) -> three batch head token dim"
             query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
-            return query, key, value
+            return query[:, :, :1] if first_alone else query, key, value
         weight, bias, dim = self.qkv.weight, self.qkv.bias, x.shape[-1]
         product = functional.linear if torch.is_grad_enabled() else linear
         query = product(x[:, 0], weight[:dim], bias[:dim])
@@ -155,7 +161,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*token dim"]) -> Float[Tensor, "*token dim"]:
         """Each token by itself."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not is_plain(self.fc1):
             return self.fc2(functional.gelu(self.fc1(x)))
         # in place where nothing is learned: to fill fresh memory takes longer than to compute
         return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, "gelu"))

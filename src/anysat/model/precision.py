@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from anysat.errors import RecordError, UnknownNameError
 
@@ -58,9 +58,18 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights."""
+def multiplying(precision: Precision | None, device: torch.device) -> Iterator[None]:
+    """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights.
+
+    None leaves it to the `torch.autocast` around.
+
+    Raises:
+        UnknownNameError: it is none of them.
+    """
     import torch
 
-    with nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16):
+    if precision not in (None, "float32", "bf16"):
+        raise UnknownNameError("precision", str(precision), get_args(Precision))
+    in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with nullcontext() if precision is None else in_bf16:
         yield

@@ -97,9 +97,10 @@ class DateNorm(nn.GroupNorm):
         """Normalise; dates that are not `present` do not count."""
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
         # Sums of each date and group first, for these are few; the general variance is ten times as slow.
-        mean, square = groups.sum(-1), torch.linalg.vector_norm(groups, dim=-1).square()
+        own = self.weight.dtype  # in which the difference of two large numbers is told
+        mean, square = groups.sum(-1, dtype=own), torch.linalg.vector_norm(groups, dim=-1, dtype=own).square()
         share = None if present is None else present[..., None] / present.sum(2)[..., None, None].clamp_min(1)
-        mean, square = (_over_dates(part.to(self.weight.dtype) / groups.shape[-1], share) for part in (mean, square))
+        mean, square = (_over_dates(part / groups.shape[-1], share) for part in (mean, square))
         scale = torch.rsqrt((square - mean.square()).clamp_min(0.0) + self.eps)
         scale, shift = (part.repeat_interleave(groups.shape[-1], dim=-1) for part in (scale, -mean * scale))
         scale, shift = scale * self.weight, self.bias + shift * self.weight

@@ -7,6 +7,7 @@ Nothing is kept between passes, so that no weights of another day are served, bu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,8 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anysat.model.layers import ChannelNorm, RelativePosition, RowLayers, linear
+from anysat.model.layers import ChannelNorm, RelativePosition, RowLayers, is_plain, linear
 from anysat.model.projectors import ImageProjector, TemporalPooling
+
+_log = logging.getLogger(__name__)
 
 Step = Callable[[Tensor], Tensor]
 
@@ -32,10 +35,14 @@ LEAST_GAIN = 1e-12
 def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
     """The modules as this pass runs them: ready, or as they are where it learns, is exported, or they are special."""
     device = next(modules[0].parameters()).device.type
-    if torch.is_grad_enabled() or torch.compiler.is_exporting() or any(map(_is_special, modules)):
+    learns, is_exported = torch.is_grad_enabled(), torch.compiler.is_exporting()
+    if learns or is_exported or any(map(_is_special, modules)):
+        why = "it learns" if learns else "it is exported" if is_exported else "parts are compiled, hooked or foreign"
+        _log.debug("%s runs as it is: %s", type(modules[0]).__name__, why)
         yield modules
         return
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    _log.debug("%s runs made ready, products in %s", type(modules[0]).__name__, mixed or "the type of its weights")
     with torch.autocast(device, enabled=False):
         yield tuple(_made(module, mixed) for module in modules)
 
@@ -49,7 +56,7 @@ class _Made(NamedTuple):
     ready: nn.Module
 
 
-_KEPT: ContextVar[dict[int, _Made] | None] = ContextVar("kept", default=None)
+_KEPT: ContextVar[dict[tuple[int, torch.dtype | None], _Made] | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
@@ -71,17 +78,19 @@ def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     if kept is None or any(weight.is_inference() for weight in weights):  # whose changes no counter tells
         return ready(module, dtype)
     modes = tuple(part.training for part in module.modules())
-    made_of = (dtype, modes, *((id(weight), weight.data_ptr(), weight._version) for weight in weights))
-    found = kept.get(id(module))
+    made_of = (modes, *((id(weight), weight.data_ptr(), weight._version) for weight in weights))
+    found = kept.get((id(module), dtype))
     if found is None or found.made_of != made_of:
-        kept[id(module)] = found = _Made(module, made_of, ready(module, dtype))
+        kept[id(module), dtype] = found = _Made(module, made_of, ready(module, dtype))
     return found.ready
 
 
 def _is_special(module: nn.Module) -> bool:
-    """Whether parts are compiled, or weights lie in shards over several processes (whose modules can `unshard`)."""
-    is_own = any(part._compiled_call_impl is not None or hasattr(part, "unshard") for part in module.modules())
-    return is_own or any(type(weight) is not nn.Parameter for weight in module.parameters())
+    """Whether parts are compiled, somebody else's or have hooks, or weights lie in shards over several processes."""
+    for part in module.modules():
+        if part._compiled_call_impl is not None or hasattr(part, "unshard") or not is_plain(part):
+            return True
+    return any(type(weight) is not nn.Parameter for weight in module.parameters())
 
 
 def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -90,6 +99,8 @@ def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         return ReadyRows(module, dtype)
     if isinstance(module, nn.Linear):
         return ReadyLinear(module, dtype or module.weight.dtype)
+    if isinstance(module, nn.LayerNorm) and dtype is not None:
+        return ReadyNorm(module)
     if isinstance(module, TemporalPooling):  # which folds its own weights, in their type
         return module
     found = copy(module)
@@ -120,6 +131,18 @@ class ReadyLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
         """Multiply and add."""
         return linear(x, self.weight, self.bias)
+
+
+class ReadyNorm(nn.Module):
+    """A layer norm whose weights stay in their type, whatever comes in: processors mix types by themselves."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Float[Tensor, "*row dim"]) -> Float[Tensor, "*row dim"]:
+        """Normalise each row."""
+        return self.norm(x if x.device.type == "cpu" else x.to(self.norm.weight.dtype))
 
 
 class ReadyRows(nn.Module):
@@ -209,7 +232,8 @@ def _scaled(norm: ChannelNorm, then: Step) -> Step:
 
     def run(x: Tensor) -> Tensor:
         parts = x.view(len(x), norm.num_groups, -1)
-        scale = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(norm.eps).rsqrt_()
+        square = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(norm.eps)
+        scale = square.rsqrt().add_(square, alpha=0)  # NaN of infinity, not a scale of 0 that would hide it
         parts.mul_(scale[..., None])
         return then(x)
 
