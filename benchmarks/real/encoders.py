@@ -7,7 +7,7 @@ python benchmarks/real/encoders.py print                               # the tab
 
 Protocol. For every fold that is tested, statistics of the bands are those of the training tiles.
 `probe`: the linear model of `simple.py`, tuned and fitted as there, on the frozen tokens of the pixel asked (fused, and
-of each modality by itself), of every calendar year that a series has; `probe-label-year`: of that of the label alone, as
+of each modality by itself), of every calendar year that a series has; `probe-label-year`: of that of the label, as
 fine-tuning; `probe+statistics` joins the simple statistics.
 `finetune`: all weights, from `--weights`. The encoder sees the calendar year that the label is of. An
 encoder leaves two folds out: for either of them it is one of those that answer, and the other tells when to stop. The
