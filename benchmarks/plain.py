@@ -49,18 +49,28 @@ def plain(model: AnySat, inputs: Mapping[str, PixelInput], patch_size_m: float) 
     """The tokens of checked inputs; those of what nobody saw are of no meaning."""
     found = {key: seen(model, key, pixels, patch_size_m) for key, pixels in inputs.items()}
     rows, cols = model._count_patches(inputs, patch_size_m)
-    patches, flags = [one.patch for one in found.values()], [one.flag for one in found.values()]
-    assert rows * cols == patches[0].shape[1]
+    context = {key for key in found if model.config.modality(key).covers_tile}
+    of_tile = [placed(model, key, found[key], inputs[key].values.shape[-2:]) for key in found if key in context]
+    tiling = [one for key, one in found.items() if key not in context]
+    assert rows * cols == tiling[0].patch.shape[1]
+    coordinates = raster_coordinates(rows, cols, tiling[0].patch.device)
     return Plain(
-        *fused(model, patches, flags, raster_coordinates(rows, cols, patches[0].device), patch_size_m),
-        {key: one.sub for key, one in found.items()},
+        *fused(model, of_tile, tiling, coordinates, patch_size_m), {key: one.sub for key, one in found.items()}
     )
+
+
+def placed(model: AnySat, key: str, one: PlainPatches, shape: torch.Size) -> PlainPatches:
+    """What covers the whole tile, each pixel of several with the code of its own place."""
+    if math.prod(shape) == 1:
+        return one
+    unit = model.config.modality(key).subpatch_m / model.config.patch_position_unit_m
+    code = sincos_code(raster_coordinates(*shape, one.patch.device), unit, model.config.dim)
+    return one._replace(patch=one.patch + code.to(one.patch.dtype))
 
 
 def seen(model: AnySat, key: str, pixels: PixelInput, patch_size_m: float) -> PlainPatches:
     """Projector and spatial transformer of one modality."""
     modality = model.config.modality(key)
-    assert not modality.covers_tile, "context modalities are for the encoder itself"
     side = subpatches_per_side(patch_size_m, modality)
     projector = model.projectors[key]
     project = series if isinstance(projector, SeriesProjector) else image
@@ -177,15 +187,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
 
 
 def fused(
-    model: AnySat, patches: list[Tensor], flags: list[Tensor], coordinates: Tensor, patch_size_m: float
+    model: AnySat, context: list[PlainPatches], tiling: list[PlainPatches], coordinates: Tensor, patch_size_m: float
 ) -> tuple[Tensor, Tensor]:
-    """Tile token and fused patch tokens, from the tokens (batch patch dim) of each modality."""
-    fusion, batch = model.fusion, len(patches[0])
-    code = sincos_code(coordinates, patch_size_m / model.config.patch_position_unit_m, model.config.dim).to(
-        patches[0].dtype
-    )
-    x = torch.cat([fusion.tile_token.expand(batch, -1, -1), *(some + code for some in patches)], dim=1)
-    seen = torch.cat([flags[0].new_ones(batch, 1), *flags], dim=1)
+    """Tile token and fused patch tokens, from the tokens of what covers the tile and of what lies in patches."""
+    fusion, first = model.fusion, tiling[0]
+    code = sincos_code(coordinates, patch_size_m / model.config.patch_position_unit_m, model.config.dim)
+    code = code.to(first.patch.dtype)
+    tile = fusion.tile_token.expand(len(first.patch), -1, -1)
+    x = torch.cat([tile, *(one.patch for one in context), *(one.patch + code for one in tiling)], dim=1)
+    seen = torch.cat([first.flag.new_ones(len(tile), 1), *(one.flag for one in (*context, *tiling))], dim=1)
     for block in fusion.blocks:
         x = transformer_block(block, x, seen, None)
     pooling, attention = fusion.pooling, fusion.pooling.attention
@@ -195,7 +205,8 @@ def fused(
     query = rearrange(places, split, head=attention.num_heads)
     key, value = (rearrange(layer(x), split, head=attention.num_heads) for layer in (attention.key, attention.value))
     one = distance_buckets(coordinates, num_skip=1)
-    bucket = torch.cat([one[:, :1], one[:, 1:].repeat(1, len(patches))], dim=1)
+    of_tile = one[:, :1].repeat(1, 1 + sum(part.patch.shape[1] for part in context))
+    bucket = torch.cat([of_tile, one[:, 1:].repeat(1, len(tiling))], dim=1)
     hidden = seen.new_zeros(seen.shape, dtype=x.dtype).masked_fill(~seen, float("-inf"))[:, None, None]
     mixed = attend(query, key, value, attention.relative(query, bucket) + hidden)
     x = attention.out(rearrange(mixed, "batch head place dim -> batch place (head dim)"))

@@ -24,8 +24,8 @@ def drawn(seed, order):
     """A random tile (batch of at most 3), and its patch size; every modality comes first in some of the seeds."""
     rng, first = np.random.default_rng(seed), TILING[seed % len(TILING)]
     others = rng.permutation([key for key in TILING if key != first])[: rng.integers(3)]
-    keys = (first, *map(str, others))
-    patch_m = patch_unit_m([MODALITIES[key] for key in keys], order) * int(rng.integers(1, 3))
+    keys = (first, *map(str, others), *(["modis"] if rng.random() < 0.4 else []))
+    patch_m = patch_unit_m([MODALITIES[key] for key in keys if key in TILING], order) * int(rng.integers(1, 3))
     rows, cols, batch = (int(rng.integers(1, 4)) for _ in range(3))
     x = random_input(
         keys, patch_m * rows, width_m=patch_m * cols, batch=batch, times=int(rng.integers(1, 5)), seed=seed
