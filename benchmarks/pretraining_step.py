@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from speed import processor
+from machine import processor
 from torch import Tensor
 
 from anysat.batch import Batch, Tile

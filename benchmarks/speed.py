@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine_facts, others_busy, seconds_of
 from plain import plain
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,8 +43,6 @@ from anysat.model.precision import has_fast_bf16, multiplying
 from anysat.model.projectors import SeriesProjector
 from anysat.model.ready import keeping_ready
 
-BUSY = 0.3
-"""Load of others, in cores, from which on nothing is reported."""
 FLOORED = 0.98
 """Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
 MOST_NUMBERS = 2**28
@@ -194,15 +191,9 @@ def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
         few = min(count, max(1, MOST_NUMBERS // (rows * cols)))
         a, b = torch.randn(few, rows, inner, dtype=dtype), torch.randn(few, inner, cols, dtype=dtype)
         out = torch.empty(few, rows, cols, dtype=dtype)
-        best = min(_seconds(lambda a=a, b=b, out=out: torch.bmm(a, b, out=out)) for _ in range(7))
+        best = min(seconds_of(lambda a=a, b=b, out=out: torch.bmm(a, b, out=out)) for _ in range(7))
         seconds, timed = seconds + best * count / few * counted.found[count, rows, inner, cols], timed + some
     return seconds * total / timed
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> dict[str, Any]:
@@ -214,7 +205,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
     with torch.inference_mode():
         for way, call in every.items():  # all but the plain one multiply the same
             counted = multiplications(call if way == "plain float32" else every["float32"], model, x, case.patch_m)
-            first = _seconds(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
+            first = seconds_of(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
             rows[way] = {"gflop": sum(counted.flops.values()) / 1e9, "counted": counted, "wall": [], "cpu": [],
                          "first_s": first}  # fmt: skip
         with keeping_ready():  # as every loop over tiles of the package
@@ -223,7 +214,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
             for _ in range(times):
                 for way, call in every.items():
                     cpu = time.process_time()
-                    rows[way]["wall"].append(_seconds(lambda call=call: call(model, x, case.patch_m)))
+                    rows[way]["wall"].append(seconds_of(lambda call=call: call(model, x, case.patch_m)))
                     rows[way]["cpu"].append(time.process_time() - cpu)
         for way, row in rows.items():
             row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if "bfloat16" in way else torch.float32)
@@ -250,24 +241,9 @@ def peak_gb(name: str, way: str) -> float:
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def load() -> float:
-    """Cores that are busy with something else: for a second, while this process sleeps."""
-
-    def busy() -> float:
-        fields = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-
-    before = busy()
-    time.sleep(1)
-    return busy() - before
-
-
 def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, with_compiled: bool) -> None:
     """Measure cases, keep them beside those of the file, and print the table."""
-    others = load()
-    print(f"busy with something else: {others:.2f} cores of {os.cpu_count()}", file=sys.stderr)
-    if others > BUSY and not is_busy_allowed:
-        sys.exit("not reported: stop what else is running, or give --busy")
+    others = others_busy(is_busy_allowed)
     found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
     has_bf16 = has_fast_bf16(torch.device("cpu"))
     for name in names:
@@ -277,20 +253,6 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
-
-
-def machine_facts(times: int, others: float) -> dict[str, Any]:
-    """What figures are of."""
-    a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
-    rate = 2 * 2048**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
-    return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -319,8 +281,9 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def growth(times: int) -> None:
+def growth(times: int, is_busy_allowed: bool) -> None:
     """How the encoder's seconds and memory grow, each case in a process of its own."""
+    others_busy(is_busy_allowed)
     ways = ("float32", *(["bfloat16"] if has_fast_bf16(torch.device("cpu")) else []))
     columns = " | ".join(f"{way}, s | peak GB" for way in ways)
     print(f"| grows | case | patches | {columns} |\n{'|---' * (3 + 2 * len(ways))}|")
@@ -343,28 +306,10 @@ def one(name: str, way: str, times: int) -> None:
     case = GROWTH[kind][int(number)] if number else CASES[name]
     model, x, call = base_model(), case.inputs(), ways(True, True, True)[way]
     with torch.inference_mode(), keeping_ready():
-        seconds = [_seconds(lambda: call(model, x, case.patch_m)) for _ in range(times)]
+        seconds = [seconds_of(lambda: call(model, x, case.patch_m)) for _ in range(times)]
     print(statistics.median(seconds))
     lines = Path("/proc/self/status").read_text().splitlines()  # getrusage begins with what the parent held
     print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6)
-
-
-def measure_or_print(
-    about: str, run: Callable[[int, Path | None], None], table: Callable[[dict[str, Any]], str], times: int
-) -> None:
-    """The command line of a benchmark with one table."""
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("run")
-    measure.add_argument("--times", type=int, default=times)
-    measure.add_argument("--json", type=Path)
-    shown = commands.add_parser("print")
-    shown.add_argument("file", type=Path)
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options.times, options.json)
-    else:
-        print(table(json.loads(options.file.read_text())))
 
 
 def main() -> None:
@@ -375,7 +320,6 @@ def main() -> None:
     every.add_argument("--cases", nargs="+", default=list(QUICK), choices=CASES)
     every.add_argument("--times", type=int, default=5)
     every.add_argument("--json", type=Path)
-    every.add_argument("--busy", action="store_true", help="report from a busy machine, too")
     every.add_argument("--compiled", action="store_true", help="a copy compiled for these shapes, too")
     single = commands.add_parser("one")
     single.add_argument("case")
@@ -383,6 +327,8 @@ def main() -> None:
     single.add_argument("--times", type=int, default=1)
     grown = commands.add_parser("growth")
     grown.add_argument("--times", type=int, default=3)
+    for timed in (every, grown):
+        timed.add_argument("--busy", action="store_true", help="report from a busy machine, too")
     shown = commands.add_parser("print")
     shown.add_argument("file", type=Path)
     options = parser.parse_args()
@@ -391,7 +337,7 @@ def main() -> None:
     elif options.command == "one":
         one(options.case, options.way, options.times)
     elif options.command == "growth":
-        growth(options.times)
+        growth(options.times, options.busy)
     else:
         print(table(json.loads(options.file.read_text())))
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine_facts, measure_or_print
 from plain import plain, seen
 from pretraining_step import make_tiles
-from speed import load, machine_facts, measure_or_print
 from torch import Tensor
 from torch.nn import functional
 
@@ -127,9 +127,9 @@ def in_turns(ways: Sequence[str], times: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run(times: int, path: Path | None) -> None:
+def run(times: int, others: float, path: Path | None) -> None:
     """Measure, print, and keep."""
-    found: dict[str, Any] = {"machine": machine_facts(times, load()), "rows": []}
+    found: dict[str, Any] = {"machine": machine_facts(times, others), "rows": []}
     for way in WAYS:
         before, row = in_turns((PLAIN, way), times)
         row["ratio"] = statistics.median(p / s for p, s in zip(before["wall"], row["wall"], strict=True))

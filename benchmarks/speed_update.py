@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed import PASTIS, Case, _seconds, base_model, load, machine_facts, measure_or_print
+from machine import machine_facts, measure_or_print, seconds_of
+from speed import PASTIS, Case, base_model
 
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes
@@ -91,9 +92,9 @@ def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], keep: Keep) -> li
     return [anew, updated]
 
 
-def run(times: int, path: Path | None) -> None:
+def run(times: int, others: float, path: Path | None) -> None:
     """Measure, print, and keep."""
-    model, found = base_model(), {"machine": machine_facts(times, load()), "rows": []}
+    model, found = base_model(), {"machine": machine_facts(times, others), "rows": []}
     inputs = read_published(CASE.inputs(), model.config)
     works = [
         ("projector", key, keep, projector_ways)
@@ -103,7 +104,7 @@ def run(times: int, path: Path | None) -> None:
     with torch.inference_mode():
         for what, key, keep, make in works:
             one = make(model, inputs, key, keep) if what == "projector" else make(model, inputs, keep)
-            turns = [[_seconds(way) for way in one] for _ in range(times)]
+            turns = [[seconds_of(way) for way in one] for _ in range(times)]
             anew, updated = (statistics.median(column) for column in zip(*turns, strict=True))
             keys = SERIES if key == "all" else (key,)
             found["rows"].append({

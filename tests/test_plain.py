@@ -1,10 +1,13 @@
 """The encoder, with all it saves, gives what the forward pass of the paper gives, step by step, on any shape and mask."""
 
 import copy
+import sys
 
+import machine
 import numpy as np
 import pytest
 import speed
+import speed_step
 import torch
 from plain import plain
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -119,7 +122,7 @@ def test_the_floor_of_large_products_is_that_of_a_few_of_them(monkeypatch):
     counted.found[6, 40, 20, 40] = 2
     timed = []
     monkeypatch.setattr(speed.torch, "bmm", lambda a, b, out: timed.append(len(a)))
-    monkeypatch.setattr(speed, "_seconds", lambda work: (work(), 1.0)[1])
+    monkeypatch.setattr(speed, "seconds_of", lambda work: (work(), 1.0)[1])
     monkeypatch.setattr(speed, "MOST_NUMBERS", 3 * 40 * 40)
     assert speed.floor_seconds(counted, torch.float32) == pytest.approx(4.0)
     assert set(timed) == {3}
@@ -135,3 +138,28 @@ def test_a_case_is_measured_both_ways(model, monkeypatch):
     assert rows["float32"]["gflop"] < rows["plain float32"]["gflop"]
     assert rows["float32"]["worst"] < 1e-5
     assert 1e-4 < rows["bfloat16"]["relative"] < 0.02
+
+
+@pytest.mark.parametrize("words", [["speed.py", "run"], ["speed.py", "growth"], ["speed_step.py", "run"]])
+def test_nothing_is_reported_from_a_busy_machine_but_where_that_is_allowed(words, monkeypatch):
+    started = []
+    monkeypatch.setattr(machine, "load", lambda: 1.0)
+    monkeypatch.setattr(speed, "has_fast_bf16", lambda _: started.append("speed") or False)
+    monkeypatch.setattr(speed, "CASES", {})
+    monkeypatch.setattr(speed, "QUICK", ())
+    monkeypatch.setattr(speed, "GROWTH", {})
+    monkeypatch.setattr(speed, "table", lambda _: "")
+    monkeypatch.setattr(sys, "argv", words)
+
+    def command():
+        if words[0] == "speed.py":
+            speed.main()
+        else:
+            machine.measure_or_print(speed_step.__doc__, lambda *_: started.append("step"), str, 3)
+
+    with pytest.raises(SystemExit, match="not reported: stop what else is running"):
+        command()
+    assert not started
+    monkeypatch.setattr(sys, "argv", [*words, "--busy"])
+    command()
+    assert started
