@@ -25,6 +25,7 @@ from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.projectors import SeriesProjector
+from anysat.model.ready import made_ready
 
 CASE = Case({key: 41 if dates else 0 for key, dates in PASTIS.items()}, 320, 40)
 SERIES = ("s1-asc", "s2")
@@ -38,9 +39,11 @@ def dates_of(pixels: PixelInput, which: slice) -> PixelInput:
 
 def projector_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: Keep) -> list[Callable[[], Any]]:
     """Tokens of pixels of one sensor: from all dates, and from what is kept and the last one."""
-    projector: Any = model.projectors[key]
-    assert isinstance(projector, SeriesProjector), key
-    kind = find_kind(projector, keep)
+    own = model.projectors[key]
+    assert isinstance(own, SeriesProjector), key
+    kind = find_kind(own, keep)
+    with made_ready(own) as (made,):
+        projector: Any = made
     values = projector.cut(inputs[key].values, 1).flatten(0, 1)
     code = projector.date_code(inputs[key].days)[0]
     step = CHUNK_ROWS // values.shape[1]
