@@ -65,6 +65,18 @@ def test_dates_that_join_give_what_all_dates_at_once_give(model, key, keep):
     assert sum(part.nbytes for part in kept.parts.values()) == num_bytes(projector, keep, 9) * 24
 
 
+def test_dates_join_in_float32_whatever_is_around(model):
+    x = read_published(random_input(("s1-asc",), 20, batch=1), model.config)["s1-asc"]
+    modality, projector = model.config.modality("s1-asc"), model.projectors["s1-asc"]
+
+    with torch.inference_mode():
+        for keep in ("series", "features"):
+            kind = find_kind(projector, keep)
+            with torch.autocast("cpu", torch.bfloat16):
+                _, kept = grow(projector, model.spatial, model.config, modality, None, x, 10, kind=kind)
+            assert all(part.dtype == torch.float32 for part in kept.parts.values() if part.is_floating_point())
+
+
 def test_sums_do_not_grow_with_dates(model):
     assert isinstance(find_kind(model.projectors["s1"], "series"), Sums)
     assert num_bytes(model.projectors["s1"], "series", 3) == num_bytes(model.projectors["s1"], "series", 300)

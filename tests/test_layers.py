@@ -231,3 +231,11 @@ def test_patches_alone_cost_a_tenth_less_than_patches_with_their_sub_patches():
         flops.append(counter.get_total_flops())
         assert (sub is None) != keep_sub
     assert 0.84 < flops[1] / flops[0] < 0.9
+
+
+def test_a_norm_over_dates_of_low_precision_tells_small_differences_of_large_numbers():
+    norm, x = DateNorm(16, 64), 10 + torch.randn(200, 1, 4, 64, generator=torch.Generator().manual_seed(0))
+    rounded = x.bfloat16()
+    with torch.no_grad():
+        exact, found = norm.double()(rounded.double()), norm.float()(rounded).double()
+    assert float((found - exact).norm() / exact.norm()) < 0.05

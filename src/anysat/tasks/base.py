@@ -90,8 +90,7 @@ def nothing(outputs: Tensor) -> Tensor:
 
 def labelled(target: Target, truth: Tensor) -> Tensor:
     """Which of a target's numbers are known, same shape."""
-    known = ~truth.isnan() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
-    return known if target.ignore is None else known & (truth != target.ignore)
+    return truth.isfinite() if target.ignore is None else truth.isfinite() & (truth != target.ignore)
 
 
 def mean_loss(losses: Sequence[float], labels: Sequence[int]) -> float:

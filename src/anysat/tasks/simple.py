@@ -56,12 +56,12 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
         truth = np.stack([np.asarray(one) for one in truths])
         kept = np.arange(len(truth))
         if target.kind != "labels":
-            kept = np.flatnonzero(_labelled(truth, target))
+            kept = np.flatnonzero(has_label(truth, target))
         return Places(tile=kept, row=None, col=None, truth=truth[kept])
     rng, found = np.random.default_rng([seed, 3]), []
     each = max(1, most // max(1, len(truths)))
     for number, raster in enumerate(truths):
-        places = np.argwhere(_labelled(np.asarray(raster), target))
+        places = np.argwhere(has_label(np.asarray(raster), target))
         places = rng.permutation(places)[:each]
         found.append(np.concatenate([np.full((len(places), 1), number), places], axis=1))
     tile, row, col = np.concatenate(found).T
@@ -85,7 +85,8 @@ def joined_places(parts: Sequence[Places], num_tiles: Sequence[int]) -> Places:
     )  # fmt: skip
 
 
-def _labelled(values: Array, target: Target) -> NDArray[np.bool_]:
+def has_label(values: Array, target: Target) -> NDArray[np.bool_]:
+    """Where there is a number, and it is none that says there is no label."""
     known = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, dtype=bool)
     return known if target.ignore is None else known & (values != target.ignore)
 

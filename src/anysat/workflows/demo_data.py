@@ -57,7 +57,7 @@ def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
 
     sources = {
         key: open_source(InputPath(key=key, path=str(path.parent)), MODALITIES[key])
-        for key, path in (("s2", s2_path), ("s1", s1_path))
+        for key, path in {"s2": s2_path, "s1": s1_path}.items()
     }
     grid = plan_grid([source.footprint for source in sources.values()], GRID_M)
     observations = {key: source.observe(grid.of(source.modality))[0] for key, source in sources.items()}

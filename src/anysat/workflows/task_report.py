@@ -20,6 +20,7 @@ from anysat.errors import WriteError
 from anysat.picture_samples import colours_of
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
+from anysat.tasks.simple import has_label
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.page import HEAD, STYLE, img, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
@@ -217,15 +218,10 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
     return "".join(parts)
 
 
-def _known(values: NDArray[Any], target: Target) -> NDArray[np.bool_]:
-    """Where there is a number, and it is none that says there is no label."""
-    return np.asarray(np.isfinite(values) & (values != (np.nan if target.ignore is None else target.ignore)))
-
-
 def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
     """Least and greatest value on the page, of truth and answers together, so that colours compare; 0 and 1 of none."""
     rasters = [np.asarray(part) for one in tiles for part in (one.answer, one.tile.targets[target.name])]
-    known = [raster[_known(raster, target)] for raster in rasters if target.kind == "value"]
+    known = [raster[has_label(raster, target)] for raster in rasters if target.kind == "value"]
     every = np.concatenate(known) if known else np.zeros(0)
     return (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
 
@@ -233,7 +229,7 @@ def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
 def _raster(values: NDArray[Any], target: Target, span: tuple[float, float]) -> NDArray[np.uint8]:
     """Classes in their colours, values in greens; grey where there is no label or nothing was seen."""
     if target.kind == "value":
-        known, (low, high) = _known(values, target), span
+        known, (low, high) = has_label(values, target), span
         share = ((np.where(known, values, low) - low) / max(high - low, 1e-9)).clip(0, 1)
         image = np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1)
         return np.asarray(np.where(known[..., None], image, _IGNORED) * 255, dtype=np.uint8)
