@@ -7,8 +7,10 @@ python benchmarks/speed.py print docs/experiments/speed.json
 `make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
 seed. Ways of computing it take turns, so that whatever else the machine does meets all of them: the plain float32
 forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with it, in bfloat16, made
-ready once for all turns. Seconds are medians, ratios those of each turn. The floor is what remains to be multiplied at
-the rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over the
+ready once for all turns. Seconds are medians, ratios those of each turn. Machines that are shared with others change
+their rate: a turn is *quiet* where a product before and after it ran at four fifths or more of the best rate of the
+run, which is told, and medians of these turns are told by themselves. The floor is what remains to be multiplied at the
+rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over the
 seconds taken. Peak memory is of a process that does nothing else. Nothing is reported from a machine that is busy with
 something else, unless `--busy` is given.
 """
@@ -45,6 +47,10 @@ from anysat.model.ready import keeping_ready
 
 FLOORED = 0.98
 """Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
+QUIET = 0.8
+"""Share of the best rate of a run, before and after a turn, at which the turn counts as quiet."""
+FEWEST = 3
+"""Quiet turns of each of two ways that are compared."""
 MOST_NUMBERS = 2**28
 """In a product that is timed for the floor; of a pile of larger ones a few are."""
 
@@ -196,8 +202,8 @@ def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
     return seconds * total / timed
 
 
-def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> dict[str, Any]:
-    """One case: seconds, ratios, memory, multiplications, floor and error of each way."""
+def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> tuple[dict[str, Any], float]:
+    """One case: seconds, ratios, memory, multiplications, floor and error of each way; the best rate, GFLOP/s."""
     case, model = CASES[name], base_model()
     is_compiled = with_compiled and not case.clouds  # for one shape, which clouds change
     x, every = case.inputs(), ways(case.is_plain_possible, bf16, is_compiled)
@@ -207,15 +213,16 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
             counted = multiplications(call if way == "plain float32" else every["float32"], model, x, case.patch_m)
             first = seconds_of(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
             rows[way] = {"gflop": sum(counted.flops.values()) / 1e9, "counted": counted, "wall": [], "cpu": [],
-                         "first_s": first}  # fmt: skip
+                         "first_s": first, "rates": []}  # fmt: skip
         with keeping_ready():  # as every loop over tiles of the package
             for call in every.values():
                 call(model, x, case.patch_m)
             for _ in range(times):
                 for way, call in every.items():
-                    cpu = time.process_time()
+                    before, cpu = probed_rate(), time.process_time()
                     rows[way]["wall"].append(seconds_of(lambda call=call: call(model, x, case.patch_m)))
                     rows[way]["cpu"].append(time.process_time() - cpu)
+                    rows[way]["rates"].append(min(before, probed_rate()))
         for way, row in rows.items():
             row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if "bfloat16" in way else torch.float32)
         if case.is_plain_possible and case.side_m * case.batch <= 640:
@@ -230,9 +237,26 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
         if "plain float32" in rows:
             turns = zip(rows["plain float32"]["wall"], row["wall"], strict=True)
             row["ratio"] = statistics.median(plain_s / own_s for plain_s, own_s in turns)
+    best = max(rate for row in rows.values() for rate in row["rates"])
+    for row in rows.values():
+        quiet = [wall for wall, rate in zip(row["wall"], row.pop("rates"), strict=True) if rate >= QUIET * best]
+        row["quiet"] = {"turns": len(quiet), "wall": statistics.median(quiet) if quiet else None}
     for row in rows.values():
         row |= {name: statistics.median(row[name]) for name in ("wall", "cpu")}
-    return rows
+    return rows, best
+
+
+@lru_cache(maxsize=1)
+def _probe() -> Callable[[], object]:
+    """A product that the fastest unit for matrices does in a few milliseconds."""
+    dtype = torch.bfloat16 if has_fast_bf16(torch.device("cpu")) else torch.float32
+    a, b, out = (torch.randn(shape, dtype=dtype) for shape in ((1984, 768), (768, 3072), (1984, 3072)))
+    return lambda: torch.mm(a, b, out=out)
+
+
+def probed_rate() -> float:
+    """How fast the machine multiplies right now, in bfloat16 where it has units for it: GFLOP/s."""
+    return 8 * 2 * 1984 * 768 * 3072 / 1e9 / seconds_of(lambda: [_probe()() for _ in range(8)])
 
 
 def peak_gb(name: str, way: str) -> float:
@@ -247,7 +271,9 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
     found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
     has_bf16 = has_fast_bf16(torch.device("cpu"))
     for name in names:
-        found[name] = {"machine": machine_facts(times, others), "ways": measured(name, times, has_bf16, with_compiled)}
+        facts = machine_facts(times, others)
+        rows, facts["probed_gflop_per_s"] = measured(name, times, has_bf16, with_compiled)
+        found[name] = {"machine": facts, "ways": rows}
         print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,12 +283,14 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
 
 def table(found: Mapping[str, Any]) -> str:
     """Markdown."""
-    names = ("case", "float32, 2048³", "turns", "way", "s", "CPU s", "to plain", "limit", "GFLOP", "floor s", "share",
-             "peak GB", "worst error", "relative error")  # fmt: skip
+    names = ("case", "float32, 2048³", "best rate", "turns", "way", "s", "CPU s", "to plain", "quiet turns", "s, quiet",
+             "to plain, quiet", "limit", "GFLOP", "floor s", "share", "peak GB", "worst error",
+             "relative error")  # fmt: skip
     first = next(iter(found.values()))["machine"]
     lines = [
         f"{first['processor']}, {first['threads']} threads, torch {first['torch']}.",
-        "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. Seconds are medians of so many turns.",
+        "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. *Best rate*: of a product in bf16 "
+        "between turns. Seconds are medians of so many turns.",
         "*Limit*: what *to plain* would be if the floor were all.",
         "",
         f"| {' | '.join(names)} |",
@@ -274,11 +302,24 @@ def table(found: Mapping[str, Any]) -> str:
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
             limit = f"{plain_s / row['floor_s']:.1f}" if plain_s else ""
             errors = (f"{row[key]:.1e}" if key in row else "" for key in ("worst", "relative"))
-            cells = [name, f"{machine['gflop_per_s']:.0f}", str(machine["times"]), way, f"{row['wall']:.2f}",
-                     f"{row['cpu']:.2f}", ratio, limit, f"{row['gflop']:.0f}", f"{row['floor_s']:.2f}",
-                     f"{row['share']:.2f}", f"{row['peak_gb']:.2f}", *errors]  # fmt: skip
+            rates = (f"{machine[key]:.0f}" if key in machine else "" for key in ("gflop_per_s", "probed_gflop_per_s"))
+            cells = [name, *rates, str(machine["times"]), way, f"{row['wall']:.2f}",
+                     f"{row['cpu']:.2f}", ratio, *_quiet_cells(row, case["ways"].get("plain float32")), limit,
+                     f"{row['gflop']:.0f}", f"{row['floor_s']:.2f}", f"{row['share']:.2f}", f"{row['peak_gb']:.2f}",
+                     *errors]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _quiet_cells(row: Mapping[str, Any], plain_row: Mapping[str, Any] | None) -> list[str]:
+    """Number, seconds and ratio of the quiet turns; empty for runs that did not ask how quiet it was."""
+    quiet = row.get("quiet")
+    if quiet is None:
+        return ["", "", ""]
+    of_plain = plain_row["quiet"] if plain_row else {"turns": 0}
+    is_told = min(quiet["turns"], of_plain["turns"]) >= FEWEST
+    ratio = f"{of_plain['wall'] / quiet['wall']:.2f}" if is_told else ""
+    return [str(quiet["turns"]), f"{quiet['wall']:.2f}" if quiet["turns"] else "", ratio]
 
 
 def growth(times: int, is_busy_allowed: bool) -> None:

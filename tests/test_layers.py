@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from anysat.model import layers
 from anysat.model.config import ModelConfig
 from anysat.model.layers import Attention, Block, RelativePosition
 from anysat.model.positions import (
@@ -239,3 +240,27 @@ def test_a_norm_over_dates_of_low_precision_tells_small_differences_of_large_num
     with torch.no_grad():
         exact, found = norm.double()(rounded.double()), norm.float()(rounded).double()
     assert float((found - exact).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.skipif(not layers.HAS_FUSED_LINEAR, reason="this processor has no product in bf16 that adds a bias")
+@pytest.mark.parametrize("rows", [0, 640, 641, 872, 1535, 1536])
+@pytest.mark.parametrize("stored", ["by row", "by column", "part"])
+def test_products_in_parts_are_those_of_all_rows(rows, stored, monkeypatch):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(2, rows // 2, 32, generator=generator), torch.randn(900, 32, generator=generator)
+    bias, weight = torch.randn(768, generator=generator), weight.bfloat16()
+    weight = weight[:768] if stored == "by row" else weight.t().contiguous().t()[:768]
+    weight = weight.t().contiguous().t() if stored == "by column" else weight
+    taken, multiplied = [], torch.ops.mkldnn._linear_pointwise
+
+    def noted(part, dense, *others):
+        taken.append(len(part))
+        assert dense.is_contiguous() or dense.t().is_contiguous()
+        return multiplied(part, dense, *others)
+
+    monkeypatch.setattr(layers.torch.ops.mkldnn, "_linear_pointwise", noted)
+    found = layers.linear(x, weight, bias.bfloat16(), "gelu")
+    wanted = functional.gelu(functional.linear(x.bfloat16().double(), weight.double(), bias.bfloat16().double()))
+    torch.testing.assert_close(found.double(), wanted, atol=0.02, rtol=0.01)
+    assert sum(taken) == 2 * (rows // 2)
+    assert max(taken) <= 640 or (len(taken) == 1 and taken[0] not in layers.LOPSIDED_ROWS)

@@ -110,11 +110,33 @@ def test_a_table_of_speed_says_what_was_compared():
         "float32": row | {"wall": 1.0, "ratio": 2.0, "worst": 1e-6, "relative": 1e-7},
     }
     machine = {"processor": "one", "threads": 2, "torch": "2", "gflop_per_s": 200.0, "times": 5}
-    found = speed.table({"treesat": {"machine": machine, "ways": rows}})
-    cells = "| treesat | 200 | 5 | float32 | 1.00 | 4.00 | 2.00 | 1.3 | 300 | 1.50 | 0.75 | 1.00 | 1.0e-06 | 1.0e-07 |"
-    assert cells in found
+    asked = machine | {"probed_gflop_per_s": 900.0}
+    quiet = {"float32": {"turns": 3, "wall": 0.8}, "plain float32": {"turns": 3, "wall": 1.8}}
+    every = {way: row | {"quiet": quiet[way]} for way, row in rows.items()}
+    found = speed.table({"treesat": {"machine": asked, "ways": every}})
+    cells = (
+        "| treesat | 200 | 900 | 5 | float32 | 1.00 | 4.00 | 2.00 | 3 | 0.80 | 2.25 | 1.3 | 300 | 1.50 | 0.75 | 1.00 "
+    )
+    assert cells + "| 1.0e-06 | 1.0e-07 |" in found
+    for turns, cells in ((2, "2 | 1.80 |"), (0, "0 |  |")):  # too few to compare with
+        every["plain float32"]["quiet"] = {"turns": turns, "wall": 1.8 if turns else None}
+        found = speed.table({"treesat": {"machine": asked, "ways": every}})
+        assert f"| plain float32 | 2.00 | 4.00 | 1.00 | {cells}  |" in found
+        assert "| float32 | 1.00 | 4.00 | 2.00 | 3 | 0.80 |  |" in found
     kept = speed.table({"large": {"machine": machine, "ways": {"float32": row}}})
-    assert "| large | 200 | 5 | float32 | 2.00 | 4.00 |  |  | 300 |" in kept
+    assert "| large | 200 |  | 5 | float32 | 2.00 | 4.00 |  |  |  |  |  | 300 |" in kept
+
+
+def test_a_turn_is_quiet_where_the_machine_was_as_fast_before_as_after(model, monkeypatch):
+    monkeypatch.setitem(speed.CASES, "small", speed.Case({"s2": 2}, 60, 10))
+    monkeypatch.setattr(speed, "base_model", lambda: model)
+    monkeypatch.setattr(speed, "peak_gb", lambda *_: 0.5)
+    rates = iter([1000, 900, 1000, 700, 790, 1000, *[850] * 6])  # before and after: plain, ours; three turns
+    monkeypatch.setattr(speed, "probed_rate", lambda: next(rates))
+    rows, best = speed.measured("small", 3, bf16=False)
+    assert best == 900  # a turn's rate is the lower of both
+    assert rows["plain float32"]["quiet"]["turns"] == 3
+    assert rows["float32"]["quiet"]["turns"] == 2
 
 
 def test_the_floor_of_large_products_is_that_of_a_few_of_them(monkeypatch):
@@ -132,7 +154,8 @@ def test_a_case_is_measured_both_ways(model, monkeypatch):
     monkeypatch.setitem(speed.CASES, "small", speed.Case({"s2": 2, "aerial": 0}, 60, 10))
     monkeypatch.setattr(speed, "base_model", lambda: model)
     monkeypatch.setattr(speed, "peak_gb", lambda *_: 0.5)
-    rows = speed.measured("small", 2, bf16=True)
+    rows, best = speed.measured("small", 2, bf16=True)
+    assert best > 0
     assert list(rows) == ["plain float32", "float32", "bfloat16"]
     assert rows["plain float32"]["ratio"] == 1
     assert rows["float32"]["gflop"] < rows["plain float32"]["gflop"]

@@ -126,7 +126,7 @@ class ReadyLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight.to(dtype), layer.bias.to(dtype)
+        self.weight, self.bias = _stored(layer.weight, dtype), layer.bias.to(dtype)
 
     def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
         """Multiply and add."""
@@ -214,8 +214,18 @@ def _affine(norm: ChannelNorm, dtype: torch.dtype) -> Step:
 
 def _linear(weight: Tensor, bias: Tensor, own: torch.dtype, out: torch.dtype | None = None) -> Step:
     """A linear layer that multiplies in one type, whose result is in another, by default the same."""
-    weight, bias = weight.to(own).contiguous(), bias.to(own).contiguous()
+    weight, bias = _stored(weight, own), bias.to(own).contiguous()
     return lambda x: linear(x, weight, bias).to(out or own)
+
+
+def _stored(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix in a type, in bfloat16 column by column where it is kept: oneDNN multiplies it faster.
+
+    One pass over a small tile would not make up for the copy.
+    """
+    weight, is_kept = weight.to(dtype), _KEPT.get() is not None
+    is_faster = dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return weight.t().contiguous().t() if is_kept and is_faster else weight.contiguous()
 
 
 def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor | None) -> tuple[Tensor, Tensor]:
