@@ -2,11 +2,13 @@
 
 python benchmarks/areas_scale.py run [--times 3] [--json docs/experiments/areas/scale.json]
 python benchmarks/areas_scale.py large    # 10,000 x 10,000 pixels: seconds to a plan, and to the first shard
+python benchmarks/areas_scale.py fusion   # what fusing overlapping windows takes of the whole, at the base size
 
 Each size is embedded in a process of its own with the model that ships, on one core: a Sentinel-2 cube of three dates
 that is generated block by block as it is read. CPU seconds are of the windows, read, encoded and written (`cpu_s`), and
 of everything (`all_cpu_s`: statistics and places, measured on as many windows of any area; weights, formats, catalog);
 peak memory is of the whole process; `share` is the seconds that the slowest part alone takes, over those it took.
+`fusion` uses all cores and one process; what is measured once (statistics, places) is in neither of its steps.
 """
 
 from __future__ import annotations
@@ -19,16 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 SIDES = {1: 128, 10: 404, 100: 1280}
 """Pixels along a side of the ground, by how many times as large it is."""
 DATES = ("2020-01-10", "2020-05-20", "2020-09-30")
+MONTHLY = tuple(f"2020-{month:02}-10" for month in range(1, 13))
+FUSED = {40: 192, 20: 96, 10: 48}
+"""Pixels along a side of ground whose windows overlap three times, by the patch size in metres."""
 
 
-def lazy_cube(side_px: int) -> Any:
-    """Ten bands, three dates, of smooth ground that is made as it is read."""
+def lazy_cube(side_px: int, dates: Sequence[str] = DATES) -> Any:
+    """Ten bands of smooth ground that is made as it is read."""
     import dask.array
     import numpy as np
     import xarray
@@ -47,9 +53,9 @@ def lazy_cube(side_px: int) -> Any:
         return (1500 + 900 * np.sin(row / 7 + col / 11 + date + band / 3)).astype(np.float32)
 
     cut = tuple(min(256, side_px - start) for start in range(0, side_px, 256))
-    values = dask.array.map_blocks(block, chunks=((3,), (10,), cut, cut), dtype=np.float32)
+    values = dask.array.map_blocks(block, chunks=((len(dates),), (10,), cut, cut), dtype=np.float32)
     names = MODALITIES["s2"].band_names
-    coords = {**xr_coords(grid), "time": np.array(DATES, "datetime64[ns]"), "band": list(names)}
+    coords = {**xr_coords(grid), "time": np.array(dates, "datetime64[ns]"), "band": list(names)}
     return xarray.DataArray(values, dims=("time", "band", "y", "x"), coords=coords, name="s2")
 
 
@@ -151,6 +157,36 @@ def large() -> None:
             store.close()
 
 
+def fusion() -> None:
+    """Seconds of both steps of an area, and the share of the second: fusing windows that overlap by a quarter."""
+    import torch
+
+    from anysat.geo.stored import provenance_of
+    from anysat.model.checkpoint import save
+    from anysat.model.config import ModelConfig
+    from anysat.model.encoder import AnySat
+    from anysat.workflows.embed import EmbedConfig
+    from anysat.workflows.embed_area import embed_area
+
+    torch.manual_seed(0)
+    print("| patch, m | patches | precision | encode, s | fuse, s | share of fusion |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "base.safetensors"
+        save(AnySat(ModelConfig.base()), weights)
+        for size_m, side_px in FUSED.items():
+            for precision in ("float32", "bf16"):
+                out = f"{folder}/{size_m}-{precision}.zarr"
+                config = EmbedConfig(
+                    inputs=["s2"], out=out, patch_size_m=size_m, weights=str(weights), statistics="from-data",
+                    precision=precision, dates="2020-01-01/2020-12-31",
+                )  # fmt: skip
+                embed_area(config, {"s2": lazy_cube(side_px, MONTHLY)})
+                last = provenance_of(Path(out))["summary"]["last_run"]
+                encode, fuse = last["encode"], last["finish"]
+                print(f"| {size_m} | {last['num_patches']} | {precision} | {encode:.1f} | {fuse:.1f} "
+                      f"| {fuse / (encode + fuse):.0%} |", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Run, or one of what it runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -161,13 +197,16 @@ def main() -> None:
     one = commands.add_parser("one")
     one.add_argument("side", type=int)
     commands.add_parser("large")
+    commands.add_parser("fusion")
     options = parser.parse_args()
     if options.command == "run":
         run(options.times, options.json)
     elif options.command == "one":
         print(json.dumps(embed_one(options.side)))
-    else:
+    elif options.command == "large":
         large()
+    else:
+        fusion()
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ python benchmarks/speed.py print docs/experiments/speed.json
 seed. Ways of computing it take turns, so that whatever else the machine does meets all of them: the plain float32
 forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with it, in bfloat16, made
 ready once for all turns. Seconds are medians, ratios those of each turn. Machines that are shared with others change
-their rate: a turn is *quiet* where a product before and after it ran at four fifths or more of the best rate of the
-run, which is told, and medians of these turns are told by themselves. The floor is what remains to be multiplied at the
-rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over the
-seconds taken. Peak memory is of a process that does nothing else. Nothing is reported from a machine that is busy with
-something else, unless `--busy` is given.
+their rate. A product is timed before and after each turn, and the lower rate is the turn's; a turn is *quiet* where it
+is four fifths or more of the best of all turns of the case. Medians of quiet turns are told by themselves, with their
+ratio. The floor is what remains to be multiplied at the rate at which this machine multiplies matrices of those very
+shapes, one after the other; its share is that over the seconds taken. Peak memory is of a process that does nothing
+else. Nothing is reported from a machine that is busy with something else, unless `--busy` is given.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from anysat.model.ready import keeping_ready
 FLOORED = 0.98
 """Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
 QUIET = 0.8
-"""Share of the best rate of a run, before and after a turn, at which the turn counts as quiet."""
+"""Share of the best turn's rate at which a turn counts as quiet."""
 FEWEST = 3
 """Quiet turns of each of two ways that are compared."""
 MOST_NUMBERS = 2**28
@@ -251,12 +251,14 @@ def _probe() -> Callable[[], object]:
     """A product that the fastest unit for matrices does in a few milliseconds."""
     dtype = torch.bfloat16 if has_fast_bf16(torch.device("cpu")) else torch.float32
     a, b, out = (torch.randn(shape, dtype=dtype) for shape in ((1984, 768), (768, 3072), (1984, 3072)))
+    torch.mm(a, b, out=out)
     return lambda: torch.mm(a, b, out=out)
 
 
 def probed_rate() -> float:
     """How fast the machine multiplies right now, in bfloat16 where it has units for it: GFLOP/s."""
-    return 8 * 2 * 1984 * 768 * 3072 / 1e9 / seconds_of(lambda: [_probe()() for _ in range(8)])
+    product = _probe()
+    return 8 * 2 * 1984 * 768 * 3072 / 1e9 / seconds_of(lambda: [product() for _ in range(8)])
 
 
 def peak_gb(name: str, way: str) -> float:
@@ -289,8 +291,8 @@ def table(found: Mapping[str, Any]) -> str:
     first = next(iter(found.values()))["machine"]
     lines = [
         f"{first['processor']}, {first['threads']} threads, torch {first['torch']}.",
-        "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. *Best rate*: of a product in bf16 "
-        "between turns. Seconds are medians of so many turns.",
+        "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. *Best rate*: of a product, where "
+        "there are units for it in bf16, before and after the best turn. Seconds are medians of so many turns.",
         "*Limit*: what *to plain* would be if the floor were all.",
         "",
         f"| {' | '.join(names)} |",

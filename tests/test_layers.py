@@ -247,7 +247,7 @@ def test_a_norm_over_dates_of_low_precision_tells_small_differences_of_large_num
 @pytest.mark.parametrize("stored", ["by row", "by column", "part"])
 def test_products_in_parts_are_those_of_all_rows(rows, stored, monkeypatch):
     generator = torch.Generator().manual_seed(rows)
-    x, weight = torch.randn(2, rows // 2, 32, generator=generator), torch.randn(900, 32, generator=generator)
+    x, weight = torch.randn(rows, 2, 32, generator=generator)[:, 0], torch.randn(900, 32, generator=generator)
     bias, weight = torch.randn(768, generator=generator), weight.bfloat16()
     weight = weight[:768] if stored == "by row" else weight.t().contiguous().t()[:768]
     weight = weight.t().contiguous().t() if stored == "by column" else weight
@@ -259,8 +259,10 @@ def test_products_in_parts_are_those_of_all_rows(rows, stored, monkeypatch):
         return multiplied(part, dense, *others)
 
     monkeypatch.setattr(layers.torch.ops.mkldnn, "_linear_pointwise", noted)
+    monkeypatch.setattr(layers.torch, "get_num_threads", lambda: 2)
     found = layers.linear(x, weight, bias.bfloat16(), "gelu")
     wanted = functional.gelu(functional.linear(x.bfloat16().double(), weight.double(), bias.bfloat16().double()))
     torch.testing.assert_close(found.double(), wanted, atol=0.02, rtol=0.01)
-    assert sum(taken) == 2 * (rows // 2)
-    assert max(taken) <= 640 or (len(taken) == 1 and taken[0] not in layers.LOPSIDED_ROWS)
+    assert sum(taken) == rows
+    assert len(taken) == {641: 2, 872: 2, 1535: 3}.get(rows, 1)
+    assert max(taken) <= 640 or rows == 1536

@@ -133,10 +133,14 @@ def test_a_turn_is_quiet_where_the_machine_was_as_fast_before_as_after(model, mo
     monkeypatch.setattr(speed, "peak_gb", lambda *_: 0.5)
     rates = iter([1000, 900, 1000, 700, 790, 1000, *[850] * 6])  # before and after: plain, ours; three turns
     monkeypatch.setattr(speed, "probed_rate", lambda: next(rates))
+    seconds = iter([5.0, 9.0, 4.0, 1.0, 6.0, 2.0])
+    monkeypatch.setattr(speed, "seconds_of", lambda _: next(seconds))
+    monkeypatch.setattr(speed, "floor_seconds", lambda *_: 1.0)
     rows, best = speed.measured("small", 3, bf16=False)
     assert best == 900  # a turn's rate is the lower of both
-    assert rows["plain float32"]["quiet"]["turns"] == 3
-    assert rows["float32"]["quiet"]["turns"] == 2
+    assert rows["plain float32"]["quiet"] == {"turns": 3, "wall": 5.0}
+    assert rows["float32"]["quiet"] == {"turns": 2, "wall": 1.5}  # not the first, of 9 s
+    assert rows["float32"]["wall"] == 2.0
 
 
 def test_the_floor_of_large_products_is_that_of_a_few_of_them(monkeypatch):

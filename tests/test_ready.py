@@ -152,6 +152,8 @@ def test_what_a_loop_keeps_is_made_anew_when_weights_change(precision, change):
         change(model)
         after = encoded()
     assert float((after - before).abs().max()) > 1e-3
+    with keeping_ready():
+        torch.testing.assert_close(after, encoded(), rtol=0, atol=0)
     rounding = 0.0 if precision == "float32" else 2e-2  # products of what is kept may be summed in another order
     torch.testing.assert_close(after, encoded(), rtol=rounding, atol=rounding)
 
@@ -180,7 +182,9 @@ def test_a_loop_makes_ready_once_for_each_precision_and_keeps_nothing_when_it_en
     assert encoded("bf16") == first
 
 
-def test_matrices_in_bf16_lie_column_by_column_where_they_are_kept():
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_matrices_in_bf16_lie_column_by_column_where_they_are_kept(is_fast, monkeypatch):
+    monkeypatch.setattr(ready_module, "HAS_FUSED_LINEAR", is_fast)
     layer = torch.nn.Linear(40, 96)
 
     def stored(dtype):
@@ -190,20 +194,27 @@ def test_matrices_in_bf16_lie_column_by_column_where_they_are_kept():
     with keeping_ready():
         kept = stored(torch.bfloat16)
         assert stored(torch.float32).data_ptr() == layer.weight.data_ptr()  # no copy
-    assert kept.t().is_contiguous()
-    assert torch.equal(kept, layer.weight.bfloat16())
+        assert torch.equal(kept, layer.weight.bfloat16())
+        layer.bfloat16()
+        assert stored(torch.bfloat16).data_ptr() == layer.weight.data_ptr()
+    assert kept.t().is_contiguous() == is_fast
+    assert kept.is_contiguous() != is_fast
 
 
-def test_weights_whose_changes_no_counter_tells_are_not_kept():
+def test_weights_whose_changes_no_counter_tells_are_not_kept(monkeypatch):
     with torch.inference_mode():
         layers = rows()
-    x = torch.randn(5, 10)
+    x, found = torch.randn(5, 10), []
+    ready = ready_module.ready
+    monkeypatch.setattr(ready_module, "ready", lambda *of: found.append(ready_module._KEPT.get()) or ready(*of))
     with torch.inference_mode(), keeping_ready():
         before = _run(layers, x)
         layers[0].weight.mul_(2.0)
         after = _run(layers, x)
         torch.testing.assert_close(after, layers(x), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(before, after)
+        assert ready_module._KEPT.get() is not None
+    assert set(found) == {None}  # nothing is laid out for a loop
 
 
 def _run(layers, x):

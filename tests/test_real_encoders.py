@@ -10,7 +10,7 @@ from test_real_tasks import made_task, once
 
 pytest.importorskip("sklearn")
 
-from real import choice, encoders, finetuning, frozen, protocol, simple, unlabelled, yardsticks
+from real import choice, encoders, finetuning, frozen, protocol, seasons, simple, unlabelled, yardsticks
 from real.features import samples
 
 from anysat.batch import Batch
@@ -194,3 +194,25 @@ def test_yardsticks_deal_every_sample_and_split_groups_only_where_they_say_so():
     columns = samples(task).features["series"]
     make, _ = yardsticks.MODELS["linear"]
     assert all(yardsticks.scored(task, columns, folds, make) > 0.9 for folds in found.values())
+
+
+def test_of_some_months_nothing_else_is_seen_and_what_holds_at_home_is_told_beside_what_holds_away(monkeypatch):
+    task = one_split()
+    key, *_ = task.tiles[0].observations
+    seen = seasons.of_months(task.tiles[0], (key,), range(6, 9)).observations[key]
+    assert seen.dates.astype(str).tolist() == ["2020-07-01"]
+    assert np.array_equal(seen.values, task.tiles[0].observations[key].values[1:])
+    for name in ("neighbours", "forest", "boosting"):
+        monkeypatch.delitem(simple.MODELS, name)
+    monkeypatch.setattr(seasons, "MONTHS", {"all": range(1, 13), "July": (7,)})
+    found = seasons.measured(task)
+    assert [row["months"] for row in found["rows"]] == ["all", "July"]
+    assert min(min(row["home"], row["away"]) for row in found["rows"]) > 0.7
+    found["rows"][0] |= {"home": 0.9, "away": 0.8}
+    found["rows"][1] |= {"home": 0.7, "away": 0.6}
+    printed = seasons.table(found)
+    assert f"| {key} | July | 0.700 / 0.600 |" in printed
+    assert (
+        f"- {key}: 0.600 to 0.800 away; ranks at home and away correlate by 1.00; best at home is linear, all"
+        in printed
+    )

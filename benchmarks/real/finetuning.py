@@ -36,7 +36,7 @@ class Recipe:
 
     members: int = 2
     """Encoders that answer together for a test fold. Of five folds 2 or 4: what else they leave out is the next fold
-    and the one before, then those two away."""
+    and the one before, then those two away. Of one official test part up to `inner_folds`."""
     inner_folds: int = 5
     """Of whole groups of the training part, where there is one official test part."""
     num_steps: int = 200
@@ -60,7 +60,7 @@ RECIPES = {
     "landuse_modis": Recipe(num_steps=400),
     "fuel_moisture": Recipe(num_steps=60, members=4),
     "landcover_global": Recipe(num_steps=100, batch_size=64, members=4),
-    "parcels_belgium": Recipe(num_steps=120, batch_size=4),
+    "parcels_belgium": Recipe(num_steps=120, batch_size=4, members=5),
 }
 """By task, where it differs."""
 

@@ -203,16 +203,26 @@ def _chosen(
     """The best setting in inner folds of whole groups; of equals the first."""
     if len(model.settings) == 1:
         return model.settings[0]
-    folds = blocked_folds(numbers(groups), None if is_value else truth, INNER_FOLDS)
     losses = []
     for setting in model.settings:
-        found = np.empty_like(truth)
-        for fold in range(INNER_FOLDS):
-            fit, check = folds != fold, folds == fold
-            tried = _pipeline(model, is_value, {**setting, **(model.in_choice or {})}, 0)
-            found[check] = tried.fit(columns[fit], truth[fit]).predict(columns[check])
+        tried = {**setting, **(model.in_choice or {})}
+        found = inner_answers(columns, truth, groups, model, tried, is_value)
         losses.append(np.mean((found - truth) ** 2) if is_value else np.mean(found != truth))
     return model.settings[int(np.argmin(losses))]
+
+
+def inner_answers(
+    columns: NDArray[np.float32], truth: NDArray[Any], groups: NDArray[np.int64], model: Model, setting: Setting,
+    is_value: bool,
+) -> NDArray[Any]:  # fmt: skip
+    """What a model with a setting says of samples (sample) of groups that it was not fitted to."""
+    folds = blocked_folds(numbers(groups), None if is_value else truth, INNER_FOLDS)
+    found = np.empty_like(truth)
+    for fold in range(INNER_FOLDS):
+        fit, check = folds != fold, folds == fold
+        tried = _pipeline(model, is_value, setting, 0)
+        found[check] = tried.fit(columns[fit], truth[fit]).predict(columns[check])
+    return found
 
 
 def _counts(task: RealTask, asked: Samples) -> dict[str, list[int]]:

@@ -35,8 +35,8 @@ HAS_FUSED_LINEAR = (
 instructions for it."""
 
 LOPSIDED_WIDTH, LOPSIDED_ROWS = 768, range(641, 1536)
-"""Products in bf16 of so many columns and rows are left to one of two threads by oneDNN; in parts they take two thirds
-of the time."""
+"""Products in bf16 of so many columns and rows are left to one of two threads by oneDNN (torch 2.13, AMX); in parts
+they take two thirds of the time."""
 
 
 def linear(
@@ -55,11 +55,11 @@ def linear(
 
 
 def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
-    """By oneDNN; many rows in parts where it would leave them all to one thread."""
+    """By oneDNN; many rows in parts where it would leave them all to one of two threads."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):  # part of a matrix, which it is very slow with
-        weight = weight.contiguous()
+        weight = weight.t().contiguous().t()
     rows = x.reshape(-1, x.shape[-1])
-    is_lopsided = weight.shape[0] == LOPSIDED_WIDTH and len(rows) in LOPSIDED_ROWS
+    is_lopsided = weight.shape[0] == LOPSIDED_WIDTH and len(rows) in LOPSIDED_ROWS and torch.get_num_threads() == 2
     parts = rows.chunk(-(-len(rows) // (LOPSIDED_ROWS.start - 1))) if is_lopsided else (rows,)
     found = [torch.ops.mkldnn._linear_pointwise(part, weight, bias, then, [], "none") for part in parts]
     return (found[0] if len(found) == 1 else torch.cat(found)).view(*x.shape[:-1], weight.shape[0])

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anysat.model.layers import ChannelNorm, RelativePosition, RowLayers, is_plain, linear
+from anysat.model.layers import HAS_FUSED_LINEAR, ChannelNorm, RelativePosition, RowLayers, is_plain, linear
 from anysat.model.projectors import ImageProjector, TemporalPooling
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def keeping_ready() -> Iterator[None]:
     """Passes inside share what they make ready: for loops over many tiles.
 
     Weights that are replaced, loaded or changed in place inside are made ready anew. A change through `.data` or of
-    memory that is shared with something else is not noticed: do not do that inside.
+    memory that is shared with something else is not noticed: do not do that inside. In bfloat16 products inside may be
+    summed in another order than outside.
     """
     token = _KEPT.set({})
     try:
@@ -75,8 +76,14 @@ def keeping_ready() -> Iterator[None]:
 
 def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     kept, weights = _KEPT.get(), list(module.parameters())
-    if kept is None or any(weight.is_inference() for weight in weights):  # whose changes no counter tells
+    if kept is None:
         return ready(module, dtype)
+    if any(weight.is_inference() for weight in weights):  # whose changes no counter tells
+        token = _KEPT.set(None)
+        try:
+            return ready(module, dtype)
+        finally:
+            _KEPT.reset(token)
     modes = tuple(part.training for part in module.modules())
     made_of = (modes, *((id(weight), weight.data_ptr(), weight._version) for weight in weights))
     found = kept.get((id(module), dtype))
@@ -219,13 +226,14 @@ def _linear(weight: Tensor, bias: Tensor, own: torch.dtype, out: torch.dtype | N
 
 
 def _stored(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix in a type, in bfloat16 column by column where it is kept: oneDNN multiplies it faster.
+    """A matrix in a type; where it is cast to bfloat16 and kept, column by column: oneDNN multiplies it faster.
 
     One pass over a small tile would not make up for the copy.
     """
-    weight, is_kept = weight.to(dtype), _KEPT.get() is not None
-    is_faster = dtype == torch.bfloat16 and weight.device.type == "cpu"
-    return weight.t().contiguous().t() if is_kept and is_faster else weight.contiguous()
+    is_cast = dtype == torch.bfloat16 != weight.dtype and weight.device.type == "cpu"
+    by_column = is_cast and HAS_FUSED_LINEAR and _KEPT.get() is not None
+    weight = weight.to(dtype)
+    return weight.t().contiguous().t() if by_column else weight.contiguous()
 
 
 def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor | None) -> tuple[Tensor, Tensor]:
