@@ -2,11 +2,15 @@
 
 import json
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from anysat.data.base import Target
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest as sha256
+from anysat.workflows import compare as compare_module
 from miniatures import miniature
 from task_commands import of_miniature, scores_of, world_words
 
@@ -102,3 +106,17 @@ def test_evaluate_wants_a_run_or_a_comparison(run_task):
     status, _, err = run_task("evaluate")
     assert status == 2
     assert "either --run RUN or --compare" in err
+
+
+@pytest.mark.parametrize(("limits", "wanted"), [((0.0, 100.0), [0.0, 40.0, 100.0]), (None, [-5.0, 40.0, 130.0])])
+def test_answers_of_simple_models_are_kept_within_the_limits_of_a_target(limits, wanted, monkeypatch):
+    target = Target(name="biomass", level="tile", kind="value", unit="Mg/ha", limits=limits)
+    places = SimpleNamespace(truth=np.array([0.0, 40.0, 100.0]), tile=np.arange(3))
+    samples = SimpleNamespace(places=places, turns=SimpleNamespace(groups=np.arange(3)))
+    monkeypatch.setattr(compare_module, "outputs", lambda *_: np.array([[-5.0], [40.0], [130.0]]))
+    told = []
+    sheet = SimpleNamespace(
+        update=lambda values, truth, groups: told.extend([values.tolist(), len(truth), len(groups)])
+    )
+    compare_module._score(sheet, None, np.zeros((3, 1)), np.arange(3), samples, SimpleNamespace(target=target))
+    assert told == [wanted, 3, 3]
