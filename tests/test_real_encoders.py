@@ -12,6 +12,7 @@ pytest.importorskip("sklearn")
 
 from real import choice, encoders, finetuning, frozen, protocol, seasons, simple, unlabelled, yardsticks
 from real.features import samples
+from real.record import measure_or_print
 
 from anysat.batch import Batch
 
@@ -216,3 +217,14 @@ def test_of_some_months_nothing_else_is_seen_and_what_holds_at_home_is_told_besi
         f"- {key}: 0.600 to 0.800 away; ranks at home and away correlate by 1.00; best at home is linear, all"
         in printed
     )
+
+
+def test_a_record_is_kept_by_the_one_command_and_printed_by_both(tmp_path, monkeypatch, capsys):
+    path, asked = tmp_path / "kept.json", []
+    for words in (["run", "--data", "here"], ["print"]):
+        monkeypatch.setattr("sys.argv", ["one.py", *words])
+        measure_or_print(
+            "About.", path, lambda data: asked.append(str(data)) or {"n": 3}, lambda kept: f"n {kept['n']}"
+        )
+        assert capsys.readouterr().out == "n 3\n"
+    assert asked == ["here"]

@@ -11,8 +11,6 @@ docs/experiments/real/seasons.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -24,13 +22,13 @@ if __name__ == "__main__":  # as a script: the folder of the package, not the pa
 
 import numpy as np
 from scipy.stats import spearmanr
-from threadpoolctl import threadpool_limits
 
 from anysat.batch import Tile
 from real.encoders import RECORDS
 from real.features import samples
 from real.frozen import looks
 from real.protocol import RealTask
+from real.record import measure_or_print
 from real.simple import MODELS, answered, inner_answers
 from real.tasks import load
 
@@ -100,19 +98,5 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="all lines")
-    one.add_argument("--data", type=Path, required=True, help="folder of the real data")
-    commands.add_parser("print", help="the table")
-    options = parser.parse_args()
-    if options.command == "run":
-        with threadpool_limits(1):
-            RECORD.write_text(json.dumps(measured(load(TASK, options.data)), indent=1) + "\n")
-    print(table(json.loads(RECORD.read_text())))
-
-
 if __name__ == "__main__":
-    main()
+    measure_or_print(__doc__, RECORD, lambda data: measured(load(TASK, data)), table)

@@ -11,8 +11,6 @@ samples dealt at random. No setting is chosen. The record is docs/experiments/re
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +28,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from real import points
 from real.encoders import RECORDS
 from real.features import samples
 from real.protocol import NUM_FOLDS, RealTask
+from real.record import measure_or_print
 from real.tasks import load
 
 RECORD = RECORDS / "yardsticks.json"
@@ -108,20 +106,5 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="all lines")
-    one.add_argument("--data", type=Path, required=True, help="folder of the real data")
-    commands.add_parser("print", help="the table")
-    options = parser.parse_args()
-    if options.command == "print":
-        print(table(json.loads(RECORD.read_text())))
-        return
-    with threadpool_limits(1):
-        RECORD.write_text(json.dumps(measured(options.data), indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    measure_or_print(__doc__, RECORD, measured, table)
