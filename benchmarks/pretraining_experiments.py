@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "projection": {"objective": {"goal": "projection"}},
     "projection-discriminate": {"objective": {"goal": "projection", "projection_loss": "discriminate"}},
     "no-contrast": {"objective": {"contrast_weight": 0.0}},
+    "dates": {"objective": {"dates_weight": 1.0}},
     "all-dates": {"masking": {"keep_dates_frac": (1.0, 1.0)}},
     "all-modalities": {"masking": {"hide_modalities_frac": 0.0}},
     "random-tokens": {"masking": {"pattern": "random"}},

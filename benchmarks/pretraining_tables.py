@@ -15,6 +15,7 @@ BASELINES = {
 TITLES = {
     "no-contrast": "no contrast",
     "random-tokens": "random tokens instead of blocks",
+    "dates": "contrast of halves of the dates too",
     "all-dates": "no date left out",
     "all-modalities": "no modality hidden",
     "projection-discriminate": "projection, patch discrimination",

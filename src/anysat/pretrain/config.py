@@ -79,6 +79,10 @@ class ObjectiveConfig:
     besides mean and deviation: 2 tell a season, 6 a month."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
+    dates_weight: float = 0.0
+    """Weight of the same contrast between two halves of a series' dates, every other one, in each modality by itself
+    (after seasonal contrast: SeCo, 2021): what tells a patch whichever dates were seen. It asks of data of one sensor,
+    too, in which nothing can be contrasted across modalities. 0, as published."""
     spread_weight: float = 1.0
     """Weight of what keeps the student's tokens, fused and of each modality, spread over all their features (variance
     and covariance terms of VICReg). 0, as published."""
@@ -119,9 +123,13 @@ class ObjectiveConfig:
         check("contrast_weight", self.contrast_weight >= 0, "0 or more")
         check("dense_weight", self.dense_weight >= 0, "0 or more")
         check("harmonics", self.harmonics >= 1, "one or more")
+        check("dates_weight", self.dates_weight >= 0, "0 or more")
         check("spread_weight", self.spread_weight >= 0, "0 or more")
-        total = self.predict_weight + self.complete_weight + self.dense_weight + self.contrast_weight
-        check("predict_weight", total > 0, "one of the weights of prediction, completion, dense and contrast above 0")
+        total = (
+            self.predict_weight + self.complete_weight + self.dense_weight + self.contrast_weight + self.dates_weight
+        )
+        expected = "one of the weights of prediction, completion, dense, contrast and dates above 0"
+        check("predict_weight", total > 0, expected)
         check("temperature", self.temperature > 0, "a positive number")
         check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")

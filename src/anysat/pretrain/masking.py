@@ -150,3 +150,10 @@ def drop_dates(pixels: PixelInput, keep_frac: tuple[float, float], generator: Ge
         valid = valid & ~is_filler.to(valid.device)[..., None, None, None]
         return PixelInput(values, pixels.days[tile, order], valid)
     return PixelInput(pixels.values[tile, order], pixels.days[tile, order], valid)
+
+
+def every_other_date(pixels: PixelInput, start: int) -> PixelInput:
+    """Of a series the dates `start`, `start + 2`, and so on."""
+    assert pixels.days is not None, "an image has no dates"
+    valid = None if pixels.valid is None else pixels.valid[:, start::2]
+    return PixelInput(pixels.values[:, start::2], pixels.days[:, start::2], valid)

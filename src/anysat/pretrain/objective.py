@@ -6,7 +6,7 @@ tokens of one patch in different modalities are drawn together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +22,7 @@ from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.gather import from_other_ranks
 from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, Targets, chunk_rows_on
 from anysat.pretrain.losses import centred, contrast_loss, known_loss, spread_loss
-from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, hide_modalities
+from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, every_other_date, hide_modalities
 from anysat.pretrain.pixels import describe, num_numbers
 from anysat.pretrain.predictor import Completer, Predictor
 
@@ -86,6 +86,8 @@ class Pretraining(nn.Module):
             parts["dense"] = self.dense_loss(seen, inputs, grid)
         if config.contrast_weight:
             parts["contrast"] = self.contrast(seen)
+        if config.dates_weight:
+            parts["dates"] = self.contrast_dates(thinned, grid)
         if config.spread_weight:
             parts["spread"] = self.spread(seen, fused[shown.valid])
         weighted = [getattr(config, f"{name}_weight") * part for name, part in parts.items()]
@@ -172,11 +174,27 @@ class Pretraining(nn.Module):
         if len(tiling) < 2:
             return next(iter(seen.values())).patch.float().sum() * 0.0
         tokens = torch.stack([part.patch.flatten(1, 2) for part in tiling.values()], 1)
-        valid = None
-        if any(part.patch_valid is not None for part in tiling.values()):
-            everywhere = tokens.new_ones(tokens.shape[0], tokens.shape[2], dtype=torch.bool)
-            flags = [everywhere if p.patch_valid is None else p.patch_valid.flatten(1) for p in tiling.values()]
-            valid = torch.stack(flags, 1)
+        return self._contrast(tokens, _validity(tiling.values()))
+
+    def contrast_dates(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
+        """Mean over the series of the contrast between every other date and those between; 0 where there is none."""
+        series = {key: pixels for key, pixels in inputs.items() if pixels.days is not None and pixels.days.shape[1] > 1}
+        if not series:
+            return self.hidden_token.float().sum() * 0.0
+        rows, terms = chunk_rows_on(self.student.device), []
+        first, second = (
+            self.student.see({key: every_other_date(pixels, start) for key, pixels in series.items()},
+                             grid.patch_size_m, chunk_rows=rows, recompute=self.recompute)
+            for start in (0, 1)
+        )  # fmt: skip
+        for key in series:
+            halves = (first[key], second[key])
+            tokens = torch.stack([half.patch.flatten(1, 2) for half in halves], 1)
+            terms.append(self._contrast(tokens, _validity(halves)))
+        return torch.stack(terms).mean()
+
+    def _contrast(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Contrast of tokens (batch view patch dim), of which some views of some patches are valid."""
         if self.config.centred:
             tokens = centred(tokens.float(), valid, (0, 2))
         # Not in validation, where processes look at different numbers of batches, of different datasets.
@@ -198,3 +216,11 @@ class Pretraining(nn.Module):
         everywhere = first.new_ones(len(first), grid.num_patches, dtype=torch.bool)
         flags = [everywhere if part.patch_valid is None else part.patch_valid.flatten(1) for part in tiling]
         return torch.stack(flags, 1) if flags else everywhere[:, None][:, :0]
+
+
+def _validity(parts: Collection[SeenPatches]) -> Tensor | None:
+    """Which patches each part saw (batch part patch); None where each saw all."""
+    flags = [part.patch.new_ones(part.patch.shape[:3], dtype=torch.bool) if part.patch_valid is None
+             else part.patch_valid for part in parts]  # fmt: skip
+    valid = torch.stack([flag.flatten(1) for flag in flags], 1)
+    return None if all(part.patch_valid is None for part in parts) else valid
