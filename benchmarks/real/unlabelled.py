@@ -78,7 +78,7 @@ WORLD_WEIGHTS = (1, 0, 0, 0, 0)
 """Of the parts of the preset's generated world: little, it is the real sources that are asked about."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "masking": {"keep_dates_frac": (1.0, 1.0)},
-    "objective": {"goal": "teacher", "harmonics": 6, "spread_weight": 0.0},
+    "objective": {"goal": "teacher", "harmonics": 6, "spread_weight": 0.0, "dates_weight": 1.0},
     "optimiser": {"learning_rate": 6e-4, "warmup_steps": 30},
 }
 """What differs from `nano`, by group of options; chosen by `choice.py`."""
