@@ -359,7 +359,7 @@ def test_two_processes_write_the_bytes_of_one(packed_root, tmp_path):
 
 
 KILL = """
-import os, pathlib, signal, shutil, sys
+import os, pathlib, re, signal, shutil, sys
 from pathlib import Path
 from anysat.cli import main
 where, calls = sys.argv[1], []
@@ -372,7 +372,8 @@ def deadly(owner, name, test, before):
         if hit: os.kill(os.getpid(), signal.SIGKILL)
         return done
     setattr(owner, name, call)
-nth = lambda n, suffix: lambda path, *rest: str(path).endswith(suffix) and (calls.append(path), len(calls) == n)[1]
+plain = lambda path: re.sub(r"\\.\\d+\\.tmp$", ".tmp", str(path))
+nth = lambda n, suffix: lambda path, *rest: plain(path).endswith(suffix) and (calls.append(path), len(calls) == n)[1]
 if where == "in a shard": deadly(Path, "replace", nth(2, ".tar.tmp"), True)
 if where == "before its record": deadly(Path, "replace", nth(2, ".tar.json.tmp"), True)
 if where == "after its record": deadly(Path, "replace", nth(2, ".tar.json.tmp"), False)

@@ -27,19 +27,24 @@ def work(rank, folder):
     loss = contrast_loss(tokens, valid, 0.1, others)
     loss.backward()
     torch.save([loss.detach(), tokens.grad, *(part.detach() for part in others)], f"{folder}/{rank}.pt")
+    mine = tokens_of(rank)[0].detach()[:, : 2 * rank].requires_grad_(True)  # the first process has no modality at all
+    alone, _ = from_other_ranks(mine, None)
+    (alone.sum() * 3.0).backward()
+    torch.save([alone.detach(), mine.grad], f"{folder}/uneven-{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Loss, gradient, others and their validity, of both processes."""
+    """Loss, gradient, others and their validity, of both processes; others and gradient where one has no tokens."""
     folder = tmp_path_factory.mktemp("gather")
     multiprocessing.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    names = ("{}.pt", "uneven-{}.pt")
+    return [[torch.load(folder / name.format(rank), weights_only=True) for rank in (0, 1)] for name in names]
 
 
 def test_each_process_has_the_tokens_of_the_other_and_the_fillers_do_not_count(found):
-    for rank, (_, _, others, seen) in enumerate(found):
+    for rank, (_, _, others, seen) in enumerate(found[0]):
         tokens, valid = tokens_of(1 - rank)
         flat = tokens.flatten(0, 2)
         assert torch.equal(others[: len(flat)], flat)
@@ -53,7 +58,9 @@ def test_two_processes_are_one_that_has_all_tiles(found):
     (one, _), (two, valid) = (tokens_of(rank) for rank in (0, 1))
     whole = contrast_loss(torch.cat([one, two]), torch.cat([torch.ones(1, 2, 3, dtype=torch.bool), valid]), 0.1)
     share = [count / sum(TILES) for count in TILES]
-    assert sum(part * loss for part, (loss, *_) in zip(share, found, strict=True)).item() == pytest.approx(whole.item())
+    assert sum(part * loss for part, (loss, *_) in zip(share, found[0], strict=True)).item() == pytest.approx(
+        whole.item()
+    )
 
 
 def test_gradients_reach_the_tokens_of_the_other_process(found):
@@ -61,9 +68,17 @@ def test_gradients_reach_the_tokens_of_the_other_process(found):
     first = contrast_loss(one, None, 0.1, (two.flatten(0, 2), valid.flatten()))
     second = contrast_loss(two, valid, 0.1, (one.flatten(0, 2), torch.ones(6, dtype=torch.bool)))
     expected = torch.autograd.grad(first + second, (one, two))
-    for grad, (_, mine, *_) in zip(expected, found, strict=True):
+    for grad, (_, mine, *_) in zip(expected, found[0], strict=True):
         assert torch.allclose(mine, grad, atol=1e-6)
 
 
 def test_a_process_alone_has_no_others():
     assert from_other_ranks(*tokens_of(0)) is None
+
+
+def test_a_process_without_tokens_keeps_no_other_waiting_and_is_told_theirs(found):
+    (first, _), (second, grad) = found[1]
+    theirs, _ = tokens_of(1)
+    assert torch.equal(first, theirs.detach().flatten(0, 2))
+    assert not second.any()  # fillers
+    assert torch.equal(grad, torch.full_like(theirs, 3.0))

@@ -54,9 +54,14 @@ def test_fine_tuning_in_two_sessions_equals_one(run_task, tmp_path):
     run_task("finetune", *words, out="whole")
     assert run_task("finetune", *words, "--max-steps=3", out="parts")[0] == 0
     assert not (tmp_path / "parts" / "scores.json").exists()
-    assert run_task("finetune", *words, "--resume", out="parts")[0] == 0
+    assert run_task("finetune", "--resume", out="parts")[0] == 0, "with the options it has"
     whole, parts = (load_task(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    one, two = (scores_of(tmp_path / name)["selection"] for name in ("whole", "parts"))
+    curves = [[(point["val_loss"], point["miou"]) for point in found["curve"]] for found in (one, two)]
+    assert (one["step"], curves[0]) == (two["step"], curves[1])
+    measured = [step for step, _ in read_metrics(tmp_path / "parts" / "metrics.csv")["val/loss"]]
+    assert 3 in measured, "where a session stopped, in the middle of an epoch"
 
 
 def test_fine_tuning_ends_when_nothing_becomes_better(run_task, tmp_path):

@@ -132,6 +132,28 @@ class Batch:
             targets={name: _stack_targets(name, tiles, allocate) for name in tiles[0].targets},
         )
 
+    def having(self, modality: Modality) -> Batch:
+        """The same batch; a modality that no tile has is there, wholly invalid, as where other tiles have it.
+
+        Raises:
+            InputError: its pixels do not fill the ground, or only modalities that cover the tile say what that is.
+        """
+        tiling = [seen for seen in self.observations.values() if not seen.modality.covers_tile]
+        if modality.key in self.observations:
+            return self
+        sides_m = [side * seen.modality.gsd_m for seen in tiling[:1] for side in seen.values.shape[-2:]]
+        rows, cols = (round(side / modality.gsd_m) for side in sides_m) if sides_m else (0, 0)
+        if not sides_m or any(
+            abs(n * modality.gsd_m - side) > 0.01 for n, side in zip((rows, cols), sides_m, strict=True)
+        ):
+            raise InputError("batch", f"the modality {modality.key}", ", ".join(self.observations))
+        like = tiling[0].values
+        values = like.new_zeros(len(self), *((1,) if modality.is_temporal else ()), len(modality.bands), rows, cols)
+        dates = torch.zeros(len(self), 1, dtype=torch.int64, device=like.device) if modality.is_temporal else None
+        nothing = StackedObservation(modality=modality, values=values, valid=torch.zeros_like(values, dtype=torch.bool),
+                                     units=modality.units, dates=dates)  # fmt: skip
+        return replace(self, observations={**self.observations, modality.key: nothing})
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return self.map(lambda tensor: tensor.to(device))

@@ -149,7 +149,7 @@ def versions() -> dict[str, str]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -105,6 +105,8 @@ class SourceDescription:
             object.__setattr__(self, name, value)
         if self.collection and self.stac is None:
             raise RecordError("collection", self.collection, "nothing, since `stac` is not given")
+        if self.stac is not None and self.bands and not isinstance(self.bands, Mapping):
+            raise RecordError("bands", self.bands, "assets by band, as {B2: blue}: a list is of what a `path` stores")
         if self.offset_from is not None and not self.offset:
             raise RecordError("offset_from", self.offset_from, "an `offset` that holds from that day")
         for name in ("scale", "offset", "nodata"):

@@ -93,7 +93,7 @@ class ObjectiveConfig:
     the teacher's features, which are then scaled to unit spread. False, as published: while the common part is large, a
     small encoder comes to give every patch the same vector, and stays there."""
     gather_negatives: bool = False
-    """True to contrast with the tiles of all devices, not only with one's own."""
+    """True to contrast modalities with the tiles of all devices, not only with one's own."""
     distance: Distance = "smooth_l1"
     """How far a prediction is from the teacher's features: `smooth_l1` (the published code), or `l2`, squared (the
     paper)."""

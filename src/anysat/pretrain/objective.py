@@ -171,10 +171,17 @@ class Pretraining(nn.Module):
     def contrast(self, seen: dict[str, SeenPatches]) -> Tensor:
         """Contrast between the modalities whose pixels lie in patches; 0 where there is only one."""
         tiling = {key: part for key, part in seen.items() if not self.student.config.modality(key).covers_tile}
-        if len(tiling) < 2:
-            return next(iter(seen.values())).patch.float().sum() * 0.0
-        tokens = torch.stack([part.patch.flatten(1, 2) for part in tiling.values()], 1)
-        return self._contrast(tokens, _validity(tiling.values()))
+        if len(tiling) < 2:  # other processes may have more, and wait for the tokens of this one: none
+            alone = next(iter(seen.values())).patch.flatten(1, 2)[:, None].float()
+            others = self._others(alone[:, :0], None)
+            return alone.sum() * 0.0 if others is None else (alone.sum() + others[0].sum()) * 0.0
+        tokens, valid = (
+            torch.stack([part.patch.flatten(1, 2) for part in tiling.values()], 1),
+            _validity(tiling.values()),
+        )
+        if self.config.centred:
+            tokens = centred(tokens.float(), valid, (0, 2))
+        return contrast_loss(tokens, valid, self.config.temperature, self._others(tokens, valid))
 
     def contrast_dates(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
         """Mean over the series of the contrast between every other date and those between; 0 where there is none."""
@@ -189,17 +196,18 @@ class Pretraining(nn.Module):
         )  # fmt: skip
         for key in series:
             halves = (first[key], second[key])
-            tokens = torch.stack([half.patch.flatten(1, 2) for half in halves], 1)
-            terms.append(self._contrast(tokens, _validity(halves)))
+            tokens, valid = torch.stack([half.patch.flatten(1, 2) for half in halves], 1), _validity(halves)
+            if self.config.centred:
+                tokens = centred(tokens.float(), valid, (0, 2))
+            terms.append(contrast_loss(tokens, valid, self.config.temperature))
         return torch.stack(terms).mean()
 
-    def _contrast(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Contrast of tokens (batch view patch dim), of which some views of some patches are valid."""
-        if self.config.centred:
-            tokens = centred(tokens.float(), valid, (0, 2))
-        # Not in validation, where processes look at different numbers of batches, of different datasets.
-        others = from_other_ranks(tokens, valid) if self.config.gather_negatives and self.training else None
-        return contrast_loss(tokens, valid, self.config.temperature, others)
+    def _others(self, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Negatives of the other processes, one call of each in a step.
+
+        Not in validation, where processes look at different numbers of batches, of different datasets.
+        """
+        return from_other_ranks(tokens, valid) if self.config.gather_negatives and self.training else None
 
     def after_update(self, step: int, num_steps: int) -> None:
         """Move the teacher; `step` is the number of the optimiser step that was just done, from 0."""

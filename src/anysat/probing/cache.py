@@ -123,6 +123,8 @@ def extract(
         for draw in Loader(source=source, start=0, stop=steps, num_workers=num_workers):
             kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
             batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)
+            if dense is not None:
+                batch = batch.having(encoder.config.modality(dense))
             path = folder / f"{_digest(batch, own)}.safetensors"
             if grid is None:
                 grid = encoder.grid(batch, patch_size_m)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from torch.nn import functional
 from anysat.data.base import Target
 from anysat.errors import InputError, RecordError
 from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
-from anysat.tasks.metrics import ClassScores, LabelScores
 from anysat.tasks.scores import ClassCounts, LabelCounts
+
+if TYPE_CHECKING:
+    from anysat.tasks.metrics import ClassScores, LabelScores
 
 NOBODY = -1
 """Answer where nothing was seen."""
@@ -89,6 +91,8 @@ class Classification:
 
     def metric(self) -> ClassScores:
         """Scores of classes; what was not seen counts as a mistake."""
+        from anysat.tasks.metrics import ClassScores
+
         return ClassScores(len(self.target.classes), ignore=self.target.ignore, missing="wrong")
 
     def score(self, sheet: ClassScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
@@ -168,6 +172,8 @@ class MultiLabel:
 
     def metric(self) -> LabelScores:
         """Scores of labels."""
+        from anysat.tasks.metrics import LabelScores
+
         return LabelScores(self.num_outputs, threshold=self.threshold, missing="wrong")
 
     def score(self, sheet: LabelScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:

@@ -50,7 +50,7 @@ def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
         InputError: a crop does not begin at a pixel of the target.
     """
     target = predictor.task.target
-    found = predictor(Batch.of(crops.tiles).to(predictor.device))
+    found = predictor(predictor.of_dataset(Batch.of(crops.tiles)).to(predictor.device))
     if target.gsd_m is None:
         return found.nanmean(0)
     rows, cols = (_pixels(length, target.gsd_m) for length in crops.extent_m)

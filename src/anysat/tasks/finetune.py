@@ -49,8 +49,12 @@ class FineTuning(nn.Module):
         """The task's loss of a batch at its patch size."""
         predictor = self.predictor
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trained != "head"):
-            seen = predictor.see(draw.batch, draw.patch_size_m)
-        return {"loss": predictor.task.loss(predictor.head(seen), draw.batch.targets[predictor.task.target.name])}
+            seen = predictor.see(predictor.of_dataset(draw.batch), draw.patch_size_m)
+        loss = predictor.task.loss(predictor.head(seen), draw.batch.targets[predictor.task.target.name])
+        looked_at = seen.dense_valid if predictor.head.dense else seen.valid
+        if bool(loss.isnan()) and looked_at is not None and not bool(looked_at.any()):  # not diverged: nothing was seen
+            loss = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
+        return {"loss": loss}
 
     def after_update(self, step: int, num_steps: int) -> None:
         """Nothing follows."""
@@ -119,7 +123,7 @@ def score(
         for start in range(0, len(numbers), batch_size):
             batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
             batch = batch.to(predictor.device)
-            outputs, truth = predictor(batch), batch.targets[task.target.name]
+            outputs, truth = predictor(predictor.of_dataset(batch)), batch.targets[task.target.name]
             task.score(sheet, outputs, truth)
             if unseen is not None:
                 empty = outputs.flatten(1).isnan().all(1).tolist()

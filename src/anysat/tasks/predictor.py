@@ -106,6 +106,10 @@ class Predictor(nn.Module):
         """
         return self.encoder.encode(look(batch, self.view), patch_size_m, dense=self.view.dense, refuse_empty=False)
 
+    def of_dataset(self, batch: Batch) -> Batch:
+        """A batch of a dataset's tiles, of which some, or all, may lack the modality of a dense head: unseen there."""
+        return batch if self.view.dense is None else batch.having(self.encoder.config.modality(self.view.dense))
+
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Prediction:
         """Answers for source values, on the encoder's device; in eval mode."""

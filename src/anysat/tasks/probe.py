@@ -123,18 +123,15 @@ def fit_heads(
     per_epoch, step = -(-num_tiles // batch_size), 0
     since = 0
     for epoch in range(1, epochs + 1):
-        losses = torch.zeros(len(runners))
-        count = 0
+        losses: list[list[float]] = []
         for indices in batches(num_tiles, batch_size, np.random.default_rng([seed, epoch])):
             seen, wanted = [one.embeddings(indices) for one in train], truth[torch.from_numpy(indices)]
             factor, step = _factor(step, epochs * per_epoch, per_epoch, recipe), step + 1
-            for number, runner in enumerate(runners):
-                losses[number] += _step(runner, task, seen, wanted, factor, recipe.clip_norm)
-            count += 1
+            losses.append([_step(runner, task, seen, wanted, factor, recipe.clip_norm) for runner in runners])
         val_losses: list[float] = []
         scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses)
-        improved = False
-        for runner, loss, val_loss, found in zip(runners, (losses / count).tolist(), val_losses, scores, strict=True):
+        improved, means = False, torch.tensor(losses).nanmean(0).tolist()  # NaN are batches that saw nothing
+        for runner, loss, val_loss, found in zip(runners, means, val_losses, scores, strict=True):
             runner.plateau.step(val_loss)
             improved |= _note(runner, task, epoch, {"loss": loss, "val_loss": val_loss}, found)
         advance(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from torch.nn import functional
 from anysat.data.base import Target
 from anysat.errors import RecordError
 from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
-from anysat.tasks.metrics import ValueScores
 from anysat.tasks.scores import ValueCounts
+
+if TYPE_CHECKING:
+    from anysat.tasks.metrics import ValueScores
 
 Distance = Literal["l2", "smooth_l1"]
 
@@ -70,6 +72,8 @@ class Regression:
 
     def metric(self) -> ValueScores:
         """Scores of values in the target's unit."""
+        from anysat.tasks.metrics import ValueScores
+
         return ValueScores(ignore=self.target.ignore)
 
     def score(self, sheet: ValueScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:

@@ -94,8 +94,9 @@ class Keeper(Callback):
         measured, collapse = self._measure(trainer, pl_module, step, due)
         self._log(trainer, step, metrics | measured)
         self._follow_plateau(pl_module, step, measured)
-        is_best = self._follow_best(step, measured)
-        self.finished = self._waited_enough(step, due)
+        counts = [monitor for monitor in due if step % monitor.every_steps == 0 or step == pl_module.num_steps]
+        is_best = self._follow_best(step, measured, counts)
+        self.finished = self._waited_enough(step, counts)
         self._end_if_collapsed(trainer, pl_module, collapse)
         if step % self.keep.save_every == 0 or last or is_best or self.finished:
             self.save(trainer, pl_module)
@@ -228,10 +229,13 @@ class Keeper(Callback):
         if module.settings.schedule == "plateau" and monitor is not None and step % monitor.every_steps == 0:
             module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
 
-    def _follow_best(self, step: int, measured: Mapping[str, float]) -> bool:
+    def _follow_best(self, step: int, measured: Mapping[str, float], counts: Sequence[Monitor]) -> bool:
+        """As of the plateau: what was measured only because a session stops does not count."""
         name = self.keep.keep_best
         monitor = None if name is None else _monitor_of(name, self.monitors)
-        if name is None or monitor is None or not any(key.startswith(f"{monitor.name}/") for key in measured):
+        if name is None or monitor is None or monitor not in counts:
+            return False
+        if not any(key.startswith(f"{monitor.name}/") for key in measured):  # a collapse came before it
             return False
         value = _value_of(name, measured)
         sign = -1 if self.keep.best_is_highest else 1
@@ -240,11 +244,11 @@ class Keeper(Callback):
         self.best = {"name": name, "value": value, "step": step}
         return True
 
-    def _waited_enough(self, step: int, due: Sequence[Monitor]) -> bool:
+    def _waited_enough(self, step: int, counts: Sequence[Monitor]) -> bool:
         """Whether the metric of `keep_best` has not become better for as many measurements as `patience` has."""
         name, patience = self.keep.keep_best, self.keep.patience
         monitor = None if name is None else _monitor_of(name, self.monitors)
-        if patience is None or monitor is None or monitor not in due or self.best is None:
+        if patience is None or monitor is None or monitor not in counts or self.best is None:
             return False
         if step < self.keep.min_steps:
             return False

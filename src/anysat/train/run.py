@@ -46,10 +46,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
 
+_PATIENCE_S = 3600.0
+
+
+def wait_for(path: Path) -> None:
+    """Until the first process has made a file that all need, an hour at most; for the others."""
+    until = time.monotonic() + _PATIENCE_S
+    while not path.is_file() and time.monotonic() < until:
+        time.sleep(0.2)
+
+
 @contextmanager
 def open_run(
     path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
-    normaliser: Normaliser | None = None, may_change: Collection[str] = (),
+    normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
 
@@ -60,6 +70,7 @@ def open_run(
         resume: go on with what is there; where nothing is, begin.
         normaliser: statistics of the data.
         may_change: names of options, wherever they stand in `config`, that may differ besides `MAY_CHANGE`.
+        defaults: options as they are where nothing is asked for; a run of an earlier version lacks newer ones.
 
     Raises:
         RunExistsError: there is a run, and `resume` is False.
@@ -78,7 +89,7 @@ def open_run(
         if begun and not resume:
             raise RunExistsError(path)
         if begun:
-            _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change))
+            _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change), json.loads(json.dumps(defaults or {})))
         try:
             _write_facts(path / FACTS, seed)
             if normaliser is not None:
@@ -94,13 +105,19 @@ def open_run(
             _note_time(path / FACTS, *began)
 
 
-def check_same(where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str]) -> None:
+def check_same(
+    where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Refuse options that differ from those a run was begun with, but for some.
+
+    What the run did not know is as in `defaults`, which must be what it did.
 
     Raises:
         RecordError: naming each that differs.
     """
     old, new = _flat(begun), _flat(given)
+    old = {**{name: value for name, value in _flat(defaults or {}).items() if name not in old and name in new}, **old}
     differing = [
         name for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name) and not set(name.split(".")) & set(may_change)
@@ -112,12 +129,14 @@ def check_same(where: str, begun: Mapping[str, Any], given: Mapping[str, Any], m
         )  # fmt: skip
 
 
-def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+def _check_same(
+    path: Path, config: Mapping[str, Any], may_change: Collection[str], defaults: Mapping[str, Any]
+) -> None:
     try:
         begun = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise InputError(str(path), "the options of the run", f"no valid YAML ({error})") from error
-    check_same(str(path), begun if isinstance(begun, Mapping) else {}, config, may_change)
+    check_same(str(path), begun if isinstance(begun, Mapping) else {}, config, may_change, defaults)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

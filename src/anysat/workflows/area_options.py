@@ -18,7 +18,7 @@ class AreaOptions:
 
     area: str | None = None
     """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, or a file of polygons. Null is all that the inputs share,
-    as one tile where it has at most 4096 patches, else window by window."""
+    as one tile where it has at most 4096 patches and 262,144 sub-patches of a modality, else window by window."""
     dates: str | None = None
     """Days to use of a series, FIRST/LAST, such as 2020-01-01/2020-12-31; null is all."""
     period: str = "all"

@@ -81,10 +81,12 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
             tiles = getattr(data, split)
             with progress_bar(f"{name}, {split}", len(tiles)) as advance:
                 for number in range(len(tiles)):
-                    tables.append(_at(make(tiles[number]), samples, first + number))
+                    maps = make(tiles[number])
+                    found = {key: _at({key: values}, samples, first + number)[1] for key, values in maps.items()}
+                    tables.append((samples.places.of(first + number), found))
                     advance(1)
             first += len(tiles)
-        table = _in_order(tables, len(samples.places))
+        table = _side_by_side(tables, len(samples.places))
         made = FeatureSet(name=name, num_features=table.shape[1], seconds=time.process_time() - began)
         yield made, (table,) * samples.turns.count
     for weights in config.weights:
@@ -197,6 +199,17 @@ def _vectors(vectors: Callable[[Any], torch.Tensor], found: Sequence[Features], 
                     parts.append(_at({"": np.moveaxis(one, -1, 0)}, samples, tile))
             tile += 1
     return _in_order(parts, len(samples.places))
+
+
+def _side_by_side(parts: Sequence[tuple[NDArray[np.int64], Mapping[str, Table]]], count: int) -> Table:
+    """Features of each modality in columns of its own; NaN in tiles that lack it."""
+    widths = {key: table.shape[1] for _, tables in parts for key, table in tables.items()}
+    starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
+    joined = np.full((count, sum(widths.values())), np.nan)
+    for mine, tables in parts:
+        for key, table in tables.items():
+            joined[mine, starts[key] : starts[key] + widths[key]] = table
+    return joined
 
 
 def _in_order(parts: Sequence[tuple[NDArray[np.int64], Table]], count: int) -> Table:

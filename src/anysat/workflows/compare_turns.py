@@ -84,7 +84,11 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
         roles = _roles(fold_numbers(groups, config.folds, config.seed))
     elif config.data.folds is not None:
         members = np.concatenate([getattr(data, split).samples.columns["split"] for split in SPLITS])
-        roles = _roles(np.array([config.data.folds.index(str(member)) for member in members]))
+        number = {
+            member: fold for fold, name in enumerate(config.data.folds)
+            for member in data.record.splits.get(name, name.split("+"))
+        }  # fmt: skip
+        roles = _roles(np.array([number[str(member)] for member in members]))
     else:
         roles = np.repeat(np.arange(3), counts)[None]
     return Turns(roles=roles, groups=groups, unit=unit_of(km), selected_on=data.selected_on)

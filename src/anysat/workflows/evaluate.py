@@ -103,9 +103,14 @@ def evaluate(config: EvaluateConfig) -> Scored:
     Raises:
         InputError: neither a run nor a comparison is asked for, or both.
         MissingFileError, WeightsError: there is no such run.
+        WriteError: the folder of --json cannot be made.
     """
     if (config.run is not None) == config.compare:
         raise InputError("evaluate", "either --run RUN or --compare", "both" if config.compare else "neither")
+    if config.json is not None:  # before hours of work, not after
+        from anysat.data.work import make_folder
+
+        make_folder(Path(config.json).parent)
     if config.compare:
         from anysat.workflows.compare import compare
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.workflows.kept import kept_options
 from anysat.workflows.pretrain import ModelOptions
 from anysat.workflows.probe import ClassWeights, Scored
 from anysat.workflows.supervised import LabelledData
@@ -114,6 +115,12 @@ class FinetuneConfig:
         for name in ("min_epochs", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
+        for name, instead in (("keep_best", "monitor"), ("best_is_highest", "monitor"), ("patience", "patience"),
+                              ("min_steps", "min-epochs")):  # fmt: skip
+            if getattr(self.keep, name) != getattr(KeepConfig(), name):
+                raise RecordError(f"--keep.{name.replace('_', '-')}", getattr(self.keep, name), f"--{instead} instead")
+        if self.engine.strategy == "fsdp":
+            raise RecordError("--engine.strategy", "fsdp", "auto or ddp: what is kept is the best of whole weights")
         if self.warmup_epochs and self.optimiser.warmup_steps:
             raise RecordError("--warmup-epochs", self.warmup_epochs, "0 where --optimiser.warmup-steps is given")
         if self.seed < 0:
@@ -121,7 +128,7 @@ class FinetuneConfig:
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain options of the preset that was asked for.
+        """Plain options of the preset that was asked for; where a run is gone on with, those that it was begun with.
 
         Raises:
             UnknownNameError: no such preset.
@@ -129,7 +136,7 @@ class FinetuneConfig:
         from anysat.workflows.task_presets import FINETUNES
 
         if given.get("preset") is None:
-            return {}
+            return kept_options(given)
         if given["preset"] not in FINETUNES:
             raise UnknownNameError("preset", given["preset"], FINETUNES)
         return asdict(FINETUNES[given["preset"]]())

@@ -52,7 +52,10 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     """See `finetune`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
-    with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
+    with open_run(
+        out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
+        defaults=type(config)().to_dict(),
+    ) as run:  # fmt: skip
         predictor, whose = _prepared(config, data, run)
         began_with = known_weights(predictor.encoder)
         objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
@@ -67,8 +70,11 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
         scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
-        selection = {"trained": config.trained, "step": best.step, "epoch": best.step // _steps_per_epoch(config, data),
-                     "curve": _curve(run.path / METRICS, done.task.primary)}  # fmt: skip
+        per_epoch = _steps_per_epoch(config, data)
+        selection = {
+            "trained": config.trained, "step": best.step, "epoch": best.step // per_epoch,
+            "curve": _curve(run.path / METRICS, done.task.primary, per_epoch, fitted.num_steps),
+        }  # fmt: skip
         facts: dict[str, Any] = {
             "began_with": began_with,
             "statistics": whose, "seed": config.seed, "unseen": unseen,
@@ -102,7 +108,9 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
         dense=config.dense, needs_dense=needs_dense,
     )  # fmt: skip
-    whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
+    whose = with_statistics(
+        encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer
+    )
     torch.manual_seed(config.seed)
     return Predictor(encoder, _task(config, data), view, head), whose
 
@@ -165,12 +173,16 @@ def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
     return max(1, len(data.train) // in_a_step)
 
 
-def _curve(path: Path, primary: str) -> list[dict[str, float | None]]:
-    """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file."""
+def _curve(path: Path, primary: str, per_epoch: int, num_steps: int) -> list[dict[str, float | None]]:
+    """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file.
+
+    What was measured between two epochs, because a session stopped there, is left out.
+    """
     if not path.is_file():
         return []
     measured = read_metrics(path)
-    losses, scores = measured.get("val/loss", []), dict(measured.get(f"val/{primary}", []))
+    losses = [(at, loss) for at, loss in measured.get("val/loss", []) if at % per_epoch == 0 or at == num_steps]
+    scores = dict(measured.get(f"val/{primary}", []))
     points: list[dict[str, float | None]] = []
     for (before, _), (step, loss) in pairwise(losses):  # the first was measured before the first step
         trained = [value for at, value in measured.get("train/loss", []) if before < at <= step]

@@ -31,7 +31,10 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
     for name, data in config.data.turns().items():
         one, path = replace(config, data=data), out / name
         if resume and (path / SCORES).is_file():
-            with open_run(path, config=one.to_dict(), seed=one.seed, resume=True, may_change=one.MAY_CHANGE):
+            with open_run(
+                path, config=one.to_dict(), seed=one.seed, resume=True, may_change=one.MAY_CHANGE,
+                defaults=type(one)().to_dict(),
+            ):  # fmt: skip
                 pass  # begun with the same options
         else:
             told = run(one, path, resume)

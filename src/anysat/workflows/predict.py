@@ -29,7 +29,7 @@ class PredictConfig(AreaOptions):
     target of tiles: NAME.json. Of an area: NAME.tif, NAME.zarr or NAME.parquet, also of a target of tiles, which is
     answered for every window."""
     probabilities: bool = False
-    """Write the probability of every class, too: NAME_probabilities.tif."""
+    """Write the probability of every class, too: NAME_probabilities.tif, of an area NAME_probability.tif."""
     variants: int = 0
     """Of an area: this many flips (up to 4) and halves of the dates (up to 8) are answered for, their mean is the
     answer, and how far they disagree is written as uncertainty; 0 for none."""
@@ -80,6 +80,6 @@ def predict(config: PredictConfig) -> Scored:
     try:
         return predict_tile(config)
     except LargeGroundError:
-        if config.crop_m is not None:
+        if config.crop_m is not None or Path(config.out).suffix == ".json":  # answers of one tile
             raise
         return predict_area(config)

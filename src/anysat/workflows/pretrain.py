@@ -13,8 +13,7 @@ from anysat.model.config import ModelConfig
 from anysat.patches import SubpatchOrder
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
-
-CONFIG_FILE = "config.yaml"
+from anysat.workflows.kept import kept_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +199,7 @@ class PretrainConfig:
             if given["preset"] not in PRESETS:
                 raise UnknownNameError("preset", given["preset"], PRESETS)
             return asdict(PRESETS[given["preset"]]())
-        kept = Path(given["out"]) / CONFIG_FILE if given.get("out") and given.get("resume") else None
-        if kept is not None and kept.is_file():
-            import yaml
-
-            found = yaml.safe_load(kept.read_text("utf-8"))
-            of_a_session = ("out", "resume", "max_steps")
-            return {k: v for k, v in found.items() if k not in of_a_session} if isinstance(found, Mapping) else {}
-        return {}
+        return kept_options(given)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML, as kept in the run folder."""

@@ -26,14 +26,11 @@ from anysat.normalise import BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.objective import Monitor
-from anysat.train.run import STATISTICS, RunFolder, open_run
+from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
 from anysat.train.trainer import Fitted, fit
 from anysat.workflows.pretrain import PartConfig, PretrainConfig, Pretrained
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
 from anysat.workflows.progress import progress_bar
-
-_PATIENCE_S = 3600.0
-"""How long the other processes wait for the first one's statistics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +73,10 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     began = time.monotonic()
     parts = [open_part(config, part) for part in config.data]
     _check_modalities(config, parts)
-    with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
+    with open_run(
+        out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
+        defaults=type(config)().to_dict(),
+    ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
         objective = make_objective(config, normaliser)
         watched = monitors(config, parts)
@@ -221,9 +221,7 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
             write_whole(kept, to_json(given.to_dict()))
         return given
     if not run.is_writer:
-        until = time.monotonic() + _PATIENCE_S
-        while not kept.is_file() and time.monotonic() < until:
-            time.sleep(0.2)
+        wait_for(kept)
         return Normaliser.read(kept)
     if not kept.is_file():
         made = [part.normaliser or _computed(config, part, run) for part in parts]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
+from anysat.workflows.kept import kept_options
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
@@ -134,7 +135,7 @@ class ProbeConfig:
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain options of the preset that was asked for.
+        """Plain options of the preset that was asked for; where a run is gone on with, those that it was begun with.
 
         Raises:
             UnknownNameError: no such preset.
@@ -142,7 +143,7 @@ class ProbeConfig:
         from anysat.workflows.task_presets import PROBES
 
         if given.get("preset") is None:
-            return {}
+            return kept_options(given)
         if given["preset"] not in PROBES:
             raise UnknownNameError("preset", given["preset"], PROBES)
         return asdict(PROBES[given["preset"]]())

@@ -38,7 +38,10 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
     """See `probe`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
-    with open_run(out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE) as run:
+    with open_run(
+        out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
+        defaults=type(config)().to_dict(),
+    ) as run:  # fmt: skip
         encoder, task, view, features, whose = _prepared(config, data, run)
         counted = time.monotonic()
         if config.method == "knn":

@@ -27,7 +27,7 @@ from anysat.tasks.base import Task, make_task
 from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.scores import Scores
-from anysat.train.run import STATISTICS
+from anysat.train.run import STATISTICS, wait_for
 from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
@@ -37,21 +37,23 @@ MOST_STATISTICS_TILES = 2000
 
 
 def with_statistics(
-    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int
-) -> str:
+    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
+    is_writer: bool = True,
+) -> str:  # fmt: skip
     """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
 
     Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, once, and kept in the folder `run`, which must be one of this training split alone.
+    training split, once, and kept in the folder `run`, which must be one of this training split alone; of several
+    processes the writer computes them.
     """
-    found, whose = _statistics(encoder, data, asked, modalities, run, seed)
+    found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer)
     name = data.record.name
     encoder.normaliser = replace(found, statistics={name: found.table(name if name in found.statistics else None)})
     return whose
 
 
 def _statistics(
-    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int
+    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int, is_writer: bool
 ) -> tuple[Normaliser, str]:
     name, own = data.record.name, encoder.normaliser
     if asked is not None:
@@ -64,6 +66,8 @@ def _statistics(
     if data.normaliser is not None:
         return data.normaliser, "of the data, made with them"
     kept = run / STATISTICS
+    if not is_writer:
+        wait_for(kept)
     if not kept.is_file():
         count = min(len(data.train), MOST_STATISTICS_TILES)
         with progress_bar(f"statistics of {name}", count) as advance:
@@ -179,7 +183,8 @@ def fitted_task(
         return make_task(target, options)
     if target.kind == "labels":
         positive = truth.double().mean(0)
-        weights = torch.where(positive > 0, (1 - positive) / positive.clamp_min(1e-9), 1.0)
+        differs = (positive > 0) & (positive < 1)  # else there is nothing to balance, and a weight of 0 teaches nothing
+        weights = torch.where(differs, (1 - positive) / positive.clamp_min(1e-9), 1.0)
         return make_task(target, options | {"class_weights": tuple(weights.tolist())})
     labels = truth.long().flatten()
     counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))

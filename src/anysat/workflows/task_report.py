@@ -73,7 +73,7 @@ def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
     right: list[tuple[float, int]] = []
     name = predictor.task.target.name
     for place in places.tolist():
-        batch = Batch.of([tiles[place]]).to(predictor.device)
+        batch = predictor.of_dataset(Batch.of([tiles[place]])).to(predictor.device)
         found = predictor.predict(batch)
         share = float(predictor.task.right(found.outputs, batch.targets[name])[0])
         if not math.isnan(share):
@@ -84,7 +84,7 @@ def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
 
 
 def _shown(predictor: Predictor, tile: Tile, right: float) -> Shown:
-    found = predictor.predict(Batch.of([tile]).to(predictor.device))
+    found = predictor.predict(predictor.of_dataset(Batch.of([tile])).to(predictor.device))
     probabilities = None if found.probabilities is None else found.probabilities[0].cpu().numpy()
     return Shown(tile=tile, right=right, answer=found.answer[0].cpu().numpy(), probabilities=probabilities)
 

@@ -1,0 +1,138 @@
+"""Options of labelled tasks: what is refused, what a run that is gone on with knows, what is made before hours of work."""
+
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from anysat.data.base import Target, find_dataset
+from anysat.errors import LargeGroundError, RecordError, UnknownNameError, WriteError
+from anysat.geo.descriptions import SourceDescription
+from anysat.tasks.simple import models
+from anysat.train.config import EngineConfig, KeepConfig
+from anysat.train.run import check_same, wait_for
+from anysat.workflows import predict, predict_tile
+from anysat.workflows.compare_turns import TEST, make_turns
+from anysat.workflows.evaluate import EvaluateConfig, evaluate
+from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.probe import ProbeConfig
+from anysat.workflows.supervised import LabelledData
+from anysat.workflows.task_parts import fitted_task
+
+
+@pytest.mark.parametrize(("keep", "instead"), [
+    ({"keep_best": "val/loss"}, "--monitor"), ({"best_is_highest": True}, "--monitor"),
+    ({"min_steps": 5}, "--min-epochs"), ({"keep_best": "val/loss", "patience": 2}, "--monitor"),
+])  # fmt: skip
+def test_what_fine_tuning_has_options_of_its_own_for_is_refused_with_their_name(keep, instead):
+    with pytest.raises(RecordError, match=instead):
+        FinetuneConfig(keep=KeepConfig(**keep))
+
+
+def test_fine_tuning_in_shards_is_refused_before_it_begins():
+    with pytest.raises(RecordError, match="fsdp"):
+        FinetuneConfig(engine=EngineConfig(strategy="fsdp"))
+
+
+@pytest.mark.parametrize("config", [FinetuneConfig, ProbeConfig, PretrainConfig])
+def test_a_run_that_is_gone_on_with_has_the_options_it_was_begun_with(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"seed": 7, "out": "x", "resume": False, "max_steps": 3}))
+    assert config.starting_point({"out": str(tmp_path), "resume": True}) == {"seed": 7}
+    assert config.starting_point({"out": str(tmp_path), "resume": False}) == {}
+    assert config.starting_point({"out": str(tmp_path / "none"), "resume": True}) == {}
+
+
+def test_a_run_of_an_earlier_version_lacks_newer_options_which_are_as_nobody_asked_for_them():
+    begun, defaults = {"objective": {"a": 1}}, {"objective": {"a": 5, "new": 0.0}}
+    check_same("run", begun, {"objective": {"a": 1, "new": 0.0}}, (), defaults)
+    for other in ({"a": 1, "new": 1.0}, {"a": 5, "new": 0.0}):
+        with pytest.raises(RecordError, match="objective"):
+            check_same("run", begun, {"objective": other}, (), defaults)
+
+
+def test_a_label_that_every_tile_has_is_taught_like_any_other():
+    target = Target(name="genera", level="tile", kind="labels", classes=("always", "never", "seldom"))
+    truth = torch.tensor([[1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]])
+    assert fitted_task(target, truth, balanced=True).class_weights == (1.0, 1.0, 3.0)
+
+
+def test_boosting_takes_a_class_of_one_sample_among_many():
+    features = np.random.default_rng(0).standard_normal((10_001, 2))
+    truth = (features[:, 0] > 0).astype(int)
+    truth[0] = 2
+    model = models("class", 0, len(truth))["boosting"][0].set_params(max_iter=2)
+    assert set(model.fit(features, truth).classes_) == {0, 1, 2}
+
+
+def test_the_folder_of_scores_is_made_before_anything_is_computed(tmp_path):
+    with pytest.raises(UnknownNameError, match="nonsense"):
+        evaluate(EvaluateConfig(compare=True, models=["nonsense"], json=str(tmp_path / "new" / "all.json")))
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="is a file"):
+        evaluate(EvaluateConfig(compare=True, json=str(tmp_path / "file" / "all.json")))
+
+
+class Part(list):
+    """Tiles by the member of the dataset's own splits that they are in."""
+
+    @property
+    def samples(self):
+        return SimpleNamespace(columns={"split": np.array(self)})
+
+    ids = property(list)
+
+
+@pytest.mark.parametrize(("folds", "members", "tested"), [
+    (["train", "val", "test"], ["fold1", "fold2", "fold3", "fold4", "fold5"], [0, 0, 0, 1, 2]),
+    (["fold1+fold2", "fold3", "fold4+fold5"], ["fold1", "fold2", "fold3", "fold4", "fold5"], [0, 0, 1, 2, 2]),
+    (["fold1", "fold2", "fold3"], ["fold1", "fold2", "fold3"], [0, 1, 2]),
+])  # fmt: skip
+def test_folds_may_be_splits_and_members_joined(folds, members, tested):
+    record = find_dataset("pastis_hd")
+    parts = [Part(part) for part in (members[:1], members[1:2], members[2:])]
+    data = SimpleNamespace(train=parts[0], val=parts[1], test=parts[2], record=record, selected_on="val")
+    config = EvaluateConfig(compare=True, data=LabelledData(dataset="pastis_hd", folds=folds))
+    turns = make_turns(config, data, [None] * len(members))
+    assert np.argmax(turns.roles == TEST, axis=0).tolist() == tested
+
+
+def test_a_list_of_bands_is_of_a_path_and_refused_of_a_catalog():
+    assert SourceDescription(path="x.tif", bands=("R", "G")).bands == ("R", "G")
+    with pytest.raises(RecordError, match="path"):
+        SourceDescription(stac="https://example.org/api", bands=("R", "G"))
+
+
+def test_answers_of_a_tile_are_not_asked_of_ground_that_is_too_large_for_one(tmp_path, monkeypatch):
+    def too_large(_):
+        raise LargeGroundError("ground", "too large", "take less")
+
+    monkeypatch.setattr(predict_tile, "predict_tile", too_large)
+    config = predict.PredictConfig(run="run", inputs=["s2=x.tif"], out=str(tmp_path / "a.json"))
+    with pytest.raises(LargeGroundError):
+        predict.predict(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_answering_needs_no_package_of_training():
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['torchmetrics'] = None; import anysat.tasks.predictor"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+
+
+def test_other_processes_wait_for_what_the_first_one_makes(tmp_path):
+    path = tmp_path / "statistics.json"
+    threading.Timer(0.5, lambda: path.write_text("{}")).start()
+    began = time.monotonic()
+    wait_for(path)
+    assert path.is_file()
+    assert time.monotonic() - began > 0.3
