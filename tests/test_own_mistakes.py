@@ -223,3 +223,15 @@ def test_a_label_raster_that_is_a_virtual_raster_in_disguise_is_not_followed(tmp
     monkeypatch.setattr("anysat.data.files.read_geobox", lambda _: box)
     with pytest.raises(SourceError, match=r"t0\.tif: it cannot be read"):
         read_nearest(disguised, box)
+
+
+def test_tiles_without_a_label_are_no_class_to_balance_whatever_their_number(tmp_path):
+    text = "id,crop\nt1,maize\nt2,\nt3,rape\nt4,\n"
+    dataset = _tabled(tmp_path, text, targets={"crop": {"column": "crop", "ignore": 255}})
+    assert dataset.labels().tolist() == [0, -1, 1, -1]
+
+
+def test_a_number_of_no_label_is_refused_where_a_tile_has_several(tmp_path):
+    targets = {"genera": {"column": "genera", "separator": ";", "classes": ["Abies", "Acer"], "ignore": -1}}
+    with pytest.raises(RecordError, match="ignore: expected nothing, it has no effect here"):
+        _tabled(tmp_path, "id,genera\nt1,Abies\n", targets=targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
-from anysat.errors import MissingFileError, StatisticsError, UnknownNameError
+from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +194,12 @@ class Normaliser:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file that `read` takes."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1))
+        """Write a JSON file that `read` takes; it appears whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1))
 
     @classmethod
     def read(cls, path: str | Path) -> Normaliser:
@@ -298,3 +303,18 @@ PRESETS: dict[str, Normaliser] = {
     )
 }
 """Published statistics by name. The published Sentinel-1 figures contradict the data and are left out."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that appears whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WriteError(path, error) from error

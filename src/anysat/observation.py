@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -208,13 +209,17 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
 
 
 def _calendar_date(date: object) -> object:
-    """What numpy reads as a day; text must begin as a calendar date, so that nothing is guessed."""
+    """What numpy reads as a day, in UTC; text must begin as a calendar date, so that nothing is guessed."""
+    if isinstance(date, datetime) and date.tzinfo is not None:
+        return date.astimezone(UTC).date()
     if not isinstance(date, (str, bytes)) or date in ("NaT", b"NaT"):
         return date
     text = date.decode() if isinstance(date, bytes) else date
     found = re.match(r"\s*(\d{4})(-?)(\d\d)\2(\d\d)(?=$|[T Z])", text)
     if found is None:
         raise ValueError(f"{text!r}")
+    if re.search(r":\d\d(\.\d+)?\s*[+-]\d\d", text):  # another time zone, where the day may be another one
+        return datetime.fromisoformat(text.strip()).astimezone(UTC).date()
     return "-".join(found.group(1, 3, 4))
 
 

@@ -94,7 +94,7 @@ class MapJob:
         found = [answer for answer in answers if answer is not None]
         if not found:
             return Part(span, None, None, read.unreadable)
-        mean: Floats = np.stack(found).mean(axis=0)
+        mean = _mean(np.stack(found))
         doubt = _disagreement(np.stack(found), self.kind) if self.variants else None
         return Part(span, mean, doubt, read.unreadable)
 
@@ -182,14 +182,24 @@ def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Til
     return Tile(observations=seen, id=tile.id, dataset=tile.dataset)
 
 
+def _mean(found: Floats) -> Floats:
+    """Mean over the first axis of what is a number, NaN where nothing is."""
+    seen = np.isfinite(found)
+    count = seen.sum(0)
+    return np.where(count > 0, np.where(seen, found, 0).sum(0) / np.maximum(count, 1), np.nan).astype(found.dtype)
+
+
 def _disagreement(found: Floats, kind: str) -> Floats:
-    """How far variants (variant row col output) disagree: mutual information, in nats; of values their deviation."""
+    """How far variants (variant row col output) disagree: mutual information, in nats; of values their deviation.
+
+    Of those that answered, NaN where none did.
+    """
     if kind == "value":
-        return found[..., 0].std(axis=0)
+        return np.sqrt(_mean((found[..., 0] - _mean(found[..., 0])) ** 2))
     shares = found if kind == "class" else np.stack([found, 1 - found], axis=-1)
 
     def entropy(shares: Floats) -> Floats:
-        return -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0).sum(-1)
+        return -np.where(shares == 0, 0, shares * np.log(np.maximum(shares, 1e-12))).sum(-1)
 
-    told = entropy(shares.mean(0)) - entropy(shares).mean(0)
+    told = entropy(_mean(shares)) - _mean(entropy(shares))
     return np.maximum(told if kind == "class" else told.mean(-1), 0).astype(np.float32)

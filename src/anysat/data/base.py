@@ -247,7 +247,7 @@ class TileDataset:
             targets = self._targets(tile, row)
         except (MissingFileError, SourceError):
             raise
-        except AnySatError as error:
+        except (AnySatError, ValueError, IndexError) as error:  # such as a date that is none
             raise SourceError(f"{self.folder.root}, sample {row['id']} of {self.record.title}", str(error)) from error
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
 

@@ -21,6 +21,7 @@ from anysat.errors import SourceError
 from anysat.geo.grid import (
     Box,
     Footprint,
+    boundary_in,
     bounds_of,
     check_overlap,
     check_patch_size,
@@ -183,7 +184,8 @@ def plan_areas(
     parts = []
     for crs, reason, band in zones:
         ground = _clipped(wanted, band)
-        area = _area_in(crs, reason, footprints, tiling, ground, patch_size_m, order, shard)
+        here, here_tiling = ([_of_zone(f, crs, band) for f in some] for some in (footprints, tiling))
+        area = _area_in(crs, reason, here, here_tiling, ground, patch_size_m, order, shard)
         if area is not None:
             parts.append(replace(area, name=_zone_name(crs) if len(zones) > 1 else ""))
     if not parts:
@@ -197,14 +199,17 @@ def _area_in(
     patch_size_m: float, order: SubpatchOrder, shard: int,
 ) -> Area | None:  # fmt: skip
     """The part of the ground in one reference system; None where there is nothing of it."""
-    boxes = [(f.name, bounds_of(_of_zone(f, crs), crs)) for f in footprints]
+    import shapely
+
+    boxes = [(f.name, bounds_of(f, crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
-    data = _all_share([bounds_of(_of_zone(f, crs), crs) for f in tiling])
+    data = _all_share([bounds_of(f, crs) for f in tiling])
     extent, wanted = _all_share([box for _, box in boxes]), None
     if ground is not None:
         wanted = _projected(ground, crs)
-        extent = extent.shared_with(Box(*wanted.bounds)) if not wanted.is_empty else Box(0, 0, 0, 0)
+        here = wanted.intersection(shapely.box(extent.left, extent.bottom, extent.right, extent.top))
+        extent = extent.shared_with(Box(*here.bounds)) if not here.is_empty else Box(0, 0, 0, 0)
     if extent.is_empty() or data.is_empty():
         return None
     patch_m = check_patch_size(patch_size_m, [f.modality for f in tiling], order, extent)
@@ -228,10 +233,21 @@ def _all_share(boxes: Sequence[Box]) -> Box:
     return reduce(Box.shared_with, boxes)
 
 
-def _of_zone(footprint: Footprint, crs: CRS) -> Footprint:
-    """The rasters of a source in a reference system, where it has some, else all."""
-    own = tuple(geobox for geobox in footprint.geoboxes if geobox.crs == crs)
+def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -> Footprint:
+    """The rasters of a source in a reference system, and those that reach into its zone; where there are none, all.
+
+    Near the border of two zones the scene of one may be all that covers ground of the other.
+    """
+    own = tuple(
+        geobox for geobox in footprint.geoboxes
+        if geobox.crs == crs or (band is not None and _reaches(geobox, band))
+    )  # fmt: skip
     return replace(footprint, geoboxes=own or footprint.geoboxes)
+
+
+def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
+    longitudes, _ = boundary_in(geobox, CRS("EPSG:4326"))
+    return bool(longitudes.max() > band[0] and longitudes.min() < band[1])
 
 
 def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:

@@ -57,9 +57,9 @@ class CogExport:
                 (folder / beside[0].name).write_text(category_names(group.variable_attributes))
 
     def _by_period(self, group: StoredGroup, out: Path) -> dict[int, tuple[Path, ...]]:
-        found = {}
-        for number in range(max(1, len(group.periods))):
-            several = f"_{group.periods[number][0]}" if len(group.periods) > 1 else ""
+        found, names = {}, _period_names(group)
+        for number, name in enumerate(names):
+            several = f"_{name}" if len(names) > 1 else ""
             path = out.with_name(f"{out.stem}{several}{out.suffix}")
             beside = []
             if "norm" in group.group:
@@ -68,6 +68,12 @@ class CogExport:
                 beside = [path.with_name(path.name + ".aux.xml")]
             found[number] = (path, *beside)
         return found
+
+
+def _period_names(group: StoredGroup) -> list[str]:
+    """First days of the periods, with the last day where several begin alike; one empty name where there is none."""
+    first = [str(begin) for begin, _ in group.periods]
+    return [str(begin) if first.count(str(begin)) == 1 else f"{begin}_{end}" for begin, end in group.periods] or [""]
 
 
 class TableExport:
@@ -89,11 +95,12 @@ class TableExport:
             folder / out.name, group.geobox, variable=group.variable, dim=group.dim, dtype=group.array.dtype,
             bands=group.bands, classes=classes, has_norm="norm" in group.group, geometry=self.geometry, attributes=told,
         )  # fmt: skip
+        names = _period_names(group)
         with table:
             for unit in group.units():
                 period = group.periods[unit.period] if group.periods else None
                 rows, cols = group.slices(unit)
-                start = f"{period[0]}_" if period else ""
+                start = f"{names[unit.period]}_" if period else ""
                 table.add(
                     group.codes(unit), group.valid(unit), corner=(rows.start, cols.start), period=period,
                     tile_id=f"{start}{unit.row}_{unit.col}", norms=group.norms(unit),

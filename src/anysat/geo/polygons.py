@@ -114,9 +114,13 @@ def _write_package(path: Path, group: StoredGroup, strips: Iterator[_Strip], tol
 
     import geopandas
 
-    crs = crs_of(group.geobox).to_wkt()
-    for number, strip in enumerate(strips):
+    crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
+    meta = {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}}
+    options = {"layer": group.name, "driver": "GPKG", "engine": "pyogrio", "geometry_type": "Polygon"}
+    for strip in strips:
         frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
-        meta = {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}} if number == 0 else {}
-        frame.to_file(path, layer=group.name, driver="GPKG", mode="a" if number else "w", engine="pyogrio",
-                      geometry_type="Polygon", **meta)  # fmt: skip
+        if len(frame):  # the first rows decide of what type the columns are
+            frame.to_file(path, mode="a" if is_begun else "w", **options, **({} if is_begun else meta))
+            is_begun = True
+    if frame is not None and not is_begun:
+        frame.to_file(path, mode="w", **options, **meta)

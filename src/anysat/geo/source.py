@@ -136,9 +136,8 @@ class Source:
         values = np.full((len(steps), len(order), *geobox.shape), np.nan, dtype=np.float32)
         ways: dict[str, None] = {}
         for one, clear in wanted:
-            index = np.ix_([place_of[step] for step in one.steps], [order.index(target) for target in one.targets])
-            here = values[index]
-            missing = np.isnan(here)
+            places, targets = [place_of[step] for step in one.steps], [order.index(target) for target in one.targets]
+            missing = np.isnan(values[np.ix_(places, targets)])
             if missing.any():
                 read = attempt(partial(_pixels, one, geobox))
                 if read is None:
@@ -146,7 +145,9 @@ class Source:
                 pixels, how = read
                 ways[how] = None
                 missing &= True if clear is None else clear[:, None]
-                values[index] = np.where(missing, pixels, here)
+                for place, own, empty in zip(places, pixels, missing, strict=True):  # of which several may be one day
+                    here = values[place, targets]
+                    values[place, targets] = np.where(empty & np.isnan(here), own, here)
         dates = None
         if self.modality.is_temporal:
             kept = np.flatnonzero(np.isfinite(values).any(axis=(1, 2, 3)))

@@ -203,7 +203,7 @@ def check_free(finals: Sequence[Path], *, overwrite: bool) -> None:
 def _put_in_place(finals: Sequence[Path], new: Path, old: Path) -> None:
     done: list[Path] = []
     try:
-        for final in finals:
+        for final in dict.fromkeys(finals):  # a file that is named twice is not taken for an older one
             if final.exists():
                 final.rename(old / final.name)
             done.append(final)

@@ -26,7 +26,7 @@ import anysat
 from anysat.errors import MissingFileError, RecordError, StatisticsError, UnknownNameError, WeightsError, WriteError
 from anysat.model.config import SIZES, ModelConfig
 from anysat.model.encoder import AnySat
-from anysat.normalise import PRESETS, Normaliser
+from anysat.normalise import PRESETS, Normaliser, write_text
 
 PUBLISHED_REPO = "g-astruc/AnySat"
 PUBLISHED_FILE = "models/AnySat.pth"
@@ -170,10 +170,14 @@ def save(model: AnySat, path: str | Path) -> None:
 
 
 def save_folder(model: AnySat, folder: Path) -> None:
-    """Write weights, shape and card, as hubs and `load` take them."""
+    """Write weights, shape and card, as hubs and `load` take them.
+
+    Raises:
+        WriteError: they cannot be written.
+    """
     save(model, folder / OWN_FILE)
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1))
-    (folder / "README.md").write_text(model_card(model))
+    write_text(folder / "config.json", json.dumps(model.config.to_dict(), indent=1))
+    write_text(folder / "README.md", model_card(model))
 
 
 def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any) -> str:

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from anysat.errors import InputError
 from anysat.model.encoder import AnySat
 from anysat.model.inputs import PixelInput
-from anysat.patches import patch_unit_m, subpatches_per_side
+from anysat.patches import centimetres, patch_unit_m, subpatches_per_side
 
 _MOST_DATES, _MOST_PATCHES_PER_SIDE, _LARGEST_BATCH = 1000, 256, 1024
 
@@ -49,7 +49,9 @@ def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: st
     """
     modalities = [model.config.modality(key) for key in keys]
     unit_m = patch_unit_m(modalities, model.config.subpatch_order)
-    if any(modality.covers_tile for modality in modalities) or patch_size_m % unit_m:
+    if any(modality.covers_tile for modality in modalities) or centimetres(patch_size_m, "patch size") % centimetres(
+        unit_m, "patch unit"
+    ):
         raise InputError(
             "export",
             f"modalities that lie in patches of a multiple of {unit_m:g} m",

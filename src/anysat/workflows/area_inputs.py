@@ -144,7 +144,7 @@ def _version_of(source: Source) -> str:
 
 
 def _told_of(name: str) -> list[str]:
-    path = Path(name.split("::")[0])
+    path = Path(name.split("::")[0]).absolute()
     if not path.exists():
         return [name]
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

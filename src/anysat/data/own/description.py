@@ -271,6 +271,7 @@ def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     is_raster = section.has("path")
     unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
     unused += ("classes", "values", "separator", "ignore") if section.has("unit") else ("limits",)
+    unused += ("ignore",) if section.has("separator") else ()  # a tile has the labels its cell names, and no others
     for key in unused:
         if section.has(key):
             raise section.refuse(key, "nothing, it has no effect here (a value has a `unit`, a class has `classes`)")

@@ -179,10 +179,11 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
 
 
 def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Class number of every tile, of a target in the table."""
+    """Class number of every tile, of a target in the table; -1 of one without a label."""
     if own.column not in samples.columns:
         raise RecordError(f"{data.file}, targets.{own.target.name}", own.column, "a column of the table")
-    return np.array([label_of(own, {own.column: text}) for text in samples.columns[own.column].tolist()], np.int64)
+    found = np.array([label_of(own, {own.column: text}) for text in samples.columns[own.column].tolist()], np.int64)
+    return found if own.target.ignore is None else np.where(found == own.target.ignore, -1, found)
 
 
 def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:

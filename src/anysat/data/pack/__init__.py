@@ -179,7 +179,8 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
     try:
         _check_record(record, root, content)
         samples = _read_samples(root, content)
-        records = {key: _modality(facts, root) for key, facts in content["records"].items()}
+        is_own = record.found_as.endswith((".yaml", ".yml"))  # whose sensors may have keys that the package has, too
+        records = {key: _modality(facts, root, is_own=is_own) for key, facts in content["records"].items()}
     except _CRAFTED as error:
         if isinstance(error, AnySatError):
             raise
@@ -254,12 +255,12 @@ def modality_facts(modality: Modality) -> dict[str, Any]:
     return asdict(modality)
 
 
-def _modality(facts: Mapping[str, Any], root: Path) -> Modality:
+def _modality(facts: Mapping[str, Any], root: Path, *, is_own: bool) -> Modality:
     bands = tuple(Band(**band) for band in facts["bands"])
     made = Modality(**{**facts, "bands": bands})
     known = MODALITIES.get(made.key)
-    if known is None:
-        return made
+    if known is None or is_own:
+        return known if known == made else made
     if known.band_names != made.band_names or known.gsd_m != made.gsd_m:
         raise SourceError(root / PACK_INDEX, f"its {made.key} has bands {', '.join(made.band_names)} at "
                           f"{made.gsd_m:g} m, this version's {', '.join(known.band_names)} at {known.gsd_m:g} m",

@@ -1,0 +1,163 @@
+"""Ground that comes in pieces: two times of one day, two periods of one beginning, two zones, variants that saw less."""
+
+import json
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import xarray
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from pyproj import Transformer
+
+import store_builders
+from anysat.areas.maps import _disagreement, _mean
+from anysat.cli import main
+from anysat.errors import WriteError
+from anysat.geo.area import plan_areas
+from anysat.geo.exports import export
+from anysat.geo.grid import Footprint
+from anysat.geo.layout import Layout
+from anysat.geo.maps import class_attributes
+from anysat.geo.polygons import export_polygons
+from anysat.geo.store import AreaStore
+from anysat.modalities import MODALITIES
+from anysat.workflows.area_inputs import _told_of
+from anysat.workflows.embed_area import tell_kept
+from area_builders import KIND, predictor
+from geo_builders import cube, geobox, write_nc
+from store_builders import GRID, NAMES, PERIODS, content, patch_layout
+from test_geo_sources import opened
+
+S2 = MODALITIES["s2"]
+
+
+def test_two_times_of_one_day_are_joined_pixel_by_pixel_in_a_cube_of_variables(tmp_path):
+    box = geobox((6, 8))
+    y, x = box.dimensions
+    times = np.array(["2020-06-01T10:50:21", "2020-06-01T10:50:35"], "datetime64[ns]")
+    values = np.full((2, 6, 8), np.nan, np.float32)
+    values[0, :, :5], values[1, :, 3:] = 1000, 2000
+    bands = {name: (("time", y, x), values + n) for n, name in enumerate(S2.band_names)}
+    data = xarray.Dataset(bands, coords={**xr_coords(box), "time": times})
+    for name in S2.band_names:
+        data[name].encoding["grid_mapping"] = "spatial_ref"
+    source = opened(f"s2={write_nc(tmp_path / 's2.nc', data)}")
+    seen, _ = source.observe(box)
+    assert seen.dates.astype(str).tolist() == ["2020-06-01"]
+    assert seen.valid.all()
+    assert seen.values[0, 2, 0].tolist() == 5 * [1002.0] + 3 * [2002.0]
+
+
+def stored(path, layout, periods):
+    """A store of two periods that begin as they are told."""
+    store = AreaStore.open(path, [layout], periods, store_builders.MADE_FROM)
+    for unit in store.remaining():
+        store.write(unit, store_builders.parts([layout], unit), {"seconds": 1.0})
+    return store.finish()
+
+
+def test_periods_that_begin_on_one_day_have_a_file_each(tmp_path):
+    periods = [(date(2020, 1, 1), date(2020, 6, 30)), (date(2020, 1, 1), date(2020, 12, 31))]
+    paths = export(stored(tmp_path / "a.zarr", patch_layout(), periods), tmp_path / "a.tif")
+    assert [path.name for path in paths] == ["a_2020-01-01_2020-06-30.tif", "a_2020-01-01_2020-12-31.tif"]
+    values, valid = content(patch_layout())
+    for period, path in enumerate(paths):
+        with rasterio.open(path) as file:
+            read = np.moveaxis(file.read(), 0, -1)
+        assert np.array_equal(read[valid[period]], values[period][valid[period]])
+
+
+def test_polygons_of_ground_whose_first_rows_saw_nothing_have_names_and_times(tmp_path, monkeypatch):
+    def without_north(layout, num_periods=2, seed=0):
+        values, valid = content(layout, num_periods, seed)
+        valid[:, : layout.shard_px] = False
+        return values, valid
+
+    monkeypatch.setattr(store_builders, "content", without_north)
+    layout = Layout(name="classes", geobox=GRID, shard_px=4, chunk_px=2, kind="uint8", variable="class",
+                    variable_attributes=class_attributes(NAMES, np.zeros((2, 3))))  # fmt: skip
+    out = export_polygons(stored(tmp_path / "a.zarr", layout, PERIODS), tmp_path / "a.gpkg")
+    table = geopandas.read_file(out)
+    assert len(table)
+    assert (table["class_name"] == np.array(NAMES)[table["class"]]).all()
+    assert set(table["start_datetime"].dt.month) == {1, 7}
+
+
+def test_ground_that_only_the_neighbour_zone_s_scene_covers_is_no_gap():
+    """Scenes of zone 31 end at 5.7 degrees east, one of zone 32 begins at 5.6: between them and 6 nothing is lost."""
+
+    def scene(crs, west, east):
+        to = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+        corners = [to.transform(lon, lat) for lon in (west, east) for lat in (45.05, 45.25)]
+        left, right = min(x for x, _ in corners), max(x for x, _ in corners)
+        top, bottom = max(y for _, y in corners), min(y for _, y in corners)
+        left, top = round(left, -1), round(top, -1)
+        return GeoBox(
+            (int((top - bottom) // 10), int((right - left) // 10)), geobox((1, 1), left=left, top=top).affine, crs
+        )
+
+    scenes = scene("EPSG:32631", 5.3, 5.7), scene("EPSG:32632", 5.6, 6.4)
+    footprint = Footprint(name="s2", modality=S2, geoboxes=scenes)
+    areas = plan_areas([footprint], 20.0, "cell", shard=8)
+    edges = {}
+    for one in areas:
+        box = one.geobox.extent.to_crs("EPSG:4326").boundingbox
+        edges[one.name] = (box.left, box.right)
+    assert set(edges) == {"utm31n", "utm32n"}
+    assert edges["utm31n"][1] > 5.98, "up to the border, from the scene of zone 32"
+    assert edges["utm31n"][1] < 6.1
+    assert 5.9 < edges["utm32n"][0] < 6.0, "which it has as its own from there on"
+
+
+def test_variants_that_saw_less_leave_the_answer_of_the_others():
+    found = np.array([[[[0.2, 0.8]]], [[[np.nan, np.nan]]], [[[0.4, 0.6]]]], np.float32)
+    assert _mean(found)[0, 0].tolist() == pytest.approx([0.3, 0.7])
+    alike = np.array([[[[0.3, 0.7]]], [[[np.nan, np.nan]]]], np.float32)
+    assert _disagreement(alike, "class")[0, 0] == pytest.approx(0, abs=1e-6)
+    assert _disagreement(alike, "value")[0, 0] == pytest.approx(0, abs=1e-6)
+    nobody = np.full((2, 1, 1, 2), np.nan, np.float32)
+    assert np.isnan(_mean(nobody)).all()
+    assert np.isnan(_disagreement(nobody, "class")).all()
+    two = np.array([1.0, 3.0], np.float32).reshape(2, 1, 1, 1)
+    assert _disagreement(two, "value")[0, 0] == pytest.approx(1.0)
+
+
+def test_a_file_is_the_same_by_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path / "photo.tif").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert _told_of("photo.tif") == _told_of(str(tmp_path / "photo.tif"))
+    assert Path(_told_of("photo.tif")[0].split()[0]).is_absolute()
+
+
+def test_a_tile_is_answered_into_a_json_file(tmp_path, capsys):
+    predictor(KIND, ("s2",)).save(tmp_path / "kind.safetensors")
+    values = np.random.default_rng(0).integers(100, 4000, (2, 10, 8, 8)).astype(np.float32)
+    write_nc(tmp_path / "s2.nc", cube(values, geobox((8, 8)), ["2020-01-03", "2020-06-30"], S2.band_names))
+    words = [
+        "predict",
+        str(tmp_path / "kind.safetensors"),
+        f"s2={tmp_path / 's2.nc'}",
+        f"--out={tmp_path / 'kind.json'}",
+    ]
+    assert main(words) == 0, capsys.readouterr().err
+    told = json.loads((tmp_path / "kind.json").read_text())
+    assert told["target"] == "kind"
+    assert told["classes"] == list(KIND.classes)
+    assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_run_that_stopped_needs_room_for_what_it_has_not_kept_yet(tmp_path, monkeypatch):
+    area = SimpleNamespace(span=SimpleNamespace(shape=(10, 10)))
+    part = SimpleNamespace(is_computed=lambda: False, area=area, periods=[None], store=tmp_path / "a.zarr")
+    prepared = SimpleNamespace(load=SimpleNamespace(kept_bytes=10))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400))
+    with pytest.raises(WriteError, match="free"):
+        tell_kept(prepared, [part])
+    (tmp_path / "a.series" / "0").mkdir(parents=True)
+    (tmp_path / "a.series" / "0" / "block").write_bytes(bytes(700))
+    tell_kept(prepared, [part])
