@@ -155,7 +155,10 @@ def _keep(task: str, share: float, view: str, features: str, seed: int, found: M
 
 
 def table(features: Sequence[str]) -> str:
-    """Of some features: mean over seeds, their range where there are several; a row for each known task and share."""
+    """Of some features: mean over seeds, their range where there are several; a row for each known task and share.
+
+    Below, for each share the mean over all tasks, where all are known.
+    """
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for one in records():
         key = (one["task"], f"{one['share']:g}", one["view"], one["features"])
@@ -168,6 +171,11 @@ def table(features: Sequence[str]) -> str:
             known = [found.get((task, f"{share:g}", view, name)) for view, name in columns]
             if any(known):
                 lines.append(f"| {task} | {share:.0%} | {' | '.join(map(_cell, known))} |")
+    for share in SHARES:
+        cells = [[found.get((task, f"{share:g}", view, name)) for task in TASKS] for view, name in columns]
+        means = ["–" if None in of else f"{np.mean([np.mean(one or []) for one in of]):.3f}" for of in cells]
+        if set(means) != {"–"}:
+            lines.append(f"| mean of the five | {share:.0%} | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
