@@ -1,5 +1,6 @@
 """Ground that comes in pieces: two times of one day, two periods of one beginning, two zones, variants that saw less."""
 
+import contextlib
 import json
 from datetime import date
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_ground_that_only_the_neighbour_zone_s_scene_covers_is_no_gap():
     assert 5.9 < edges["utm32n"][0] < 6.0, "which it has as its own from there on"
 
 
+def test_both_hemispheres_of_a_zone_have_their_own_ground():
+    def scene(crs, south):
+        left, _ = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(3.2, south)
+        top = 20_000.0 if crs == "EPSG:32631" else 9_999_980.0
+        return GeoBox((1000, 1000), geobox((1, 1), left=round(left, -1), top=top).affine, crs)
+
+    scenes = scene("EPSG:32631", 0.1), scene("EPSG:32731", -0.1)
+    areas = plan_areas([Footprint(name="s2", modality=S2, geoboxes=scenes)], 20.0, "cell", shard=8)
+    assert [one.name for one in areas] == ["utm31n", "utm31s"]
+    assert all(one.geobox.shape[0] <= 501 for one in areas), [one.geobox.shape for one in areas]
+
+
 def test_variants_that_saw_less_leave_the_answer_of_the_others():
     found = np.array([[[[0.2, 0.8]]], [[[np.nan, np.nan]]], [[[0.4, 0.6]]]], np.float32)
     assert _mean(found)[0, 0].tolist() == pytest.approx([0.3, 0.7])
@@ -149,15 +162,21 @@ def test_a_tile_is_answered_into_a_json_file(tmp_path, capsys):
     assert told["target"] == "kind"
     assert told["classes"] == list(KIND.classes)
     assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert main([*words[:-1], f"--out={tmp_path / 'kind.of.2020.json'}"]) == 0, capsys.readouterr().err
 
 
 def test_a_run_that_stopped_needs_room_for_what_it_has_not_kept_yet(tmp_path, monkeypatch):
     area = SimpleNamespace(span=SimpleNamespace(shape=(10, 10)))
-    part = SimpleNamespace(is_computed=lambda: False, area=area, periods=[None], store=tmp_path / "a.zarr")
+    part = SimpleNamespace(
+        is_computed=lambda: False, area=area, periods=[None], layouts=(), made_from={}, store=tmp_path / "a.zarr"
+    )
     prepared = SimpleNamespace(load=SimpleNamespace(kept_bytes=10))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400))
+    monkeypatch.setattr("anysat.geo.store.AreaStore.fingerprint", staticmethod(lambda *_: "own"))
     with pytest.raises(WriteError, match="free"):
         tell_kept(prepared, [part])
-    (tmp_path / "a.series" / "0").mkdir(parents=True)
-    (tmp_path / "a.series" / "0" / "block").write_bytes(bytes(700))
-    tell_kept(prepared, [part])
+    for name, enough in (("of-other-options", False), ("own", True)):
+        (tmp_path / "a.series" / name).mkdir(parents=True)
+        (tmp_path / "a.series" / name / "block").write_bytes(bytes(700))
+        with contextlib.nullcontext() if enough else pytest.raises(WriteError, match="free"):
+            tell_kept(prepared, [part])

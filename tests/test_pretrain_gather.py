@@ -31,6 +31,9 @@ def work(rank, folder):
     alone, _ = from_other_ranks(mine, None)
     (alone.sum() * 3.0).backward()
     torch.save([alone.detach(), mine.grad], f"{folder}/uneven-{rank}.pt")
+    none, flags = from_other_ranks(tokens.detach()[:, :0], None)
+    assert none.shape == (0, 8), none.shape
+    assert flags.shape == (0,), flags.shape
     distributed.destroy_process_group()
 
 

@@ -93,6 +93,7 @@ class Part(list):
 @pytest.mark.parametrize(("folds", "members", "tested"), [
     (["train", "val", "test"], ["fold1", "fold2", "fold3", "fold4", "fold5"], [0, 0, 0, 1, 2]),
     (["fold1+fold2", "fold3", "fold4+fold5"], ["fold1", "fold2", "fold3", "fold4", "fold5"], [0, 0, 1, 2, 2]),
+    (["fold1+val", "fold2+fold3", "test"], ["fold1", "fold2", "fold3", "fold4", "fold5"], [0, 1, 1, 0, 2]),
     (["fold1", "fold2", "fold3"], ["fold1", "fold2", "fold3"], [0, 1, 2]),
 ])  # fmt: skip
 def test_folds_may_be_splits_and_members_joined(folds, members, tested):

@@ -5,6 +5,7 @@ Observations hold what the provider delivered; standardising happens once, insid
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -218,8 +219,9 @@ def _calendar_date(date: object) -> object:
     found = re.match(r"\s*(\d{4})(-?)(\d\d)\2(\d\d)(?=$|[T Z])", text)
     if found is None:
         raise ValueError(f"{text!r}")
-    if re.search(r":\d\d(\.\d+)?\s*[+-]\d\d", text):  # another time zone, where the day may be another one
-        return datetime.fromisoformat(text.strip()).astimezone(UTC).date()
+    if re.search(r"T\d\d(:?\d\d){0,2}([.,]\d+)?[+-]\d\d(:?\d\d)?\s*$", text):  # a time zone, where the day may differ
+        with contextlib.suppress(ValueError):  # such as a leap second: the day as written
+            return datetime.fromisoformat(text.strip()).astimezone(UTC).date()
     return "-".join(found.group(1, 3, 4))
 
 

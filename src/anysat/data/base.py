@@ -328,7 +328,7 @@ def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileData
 def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, ...]:
     if split in record.splits:
         return record.splits[split]
-    members = tuple(split.split("+"))
+    members = tuple(member for name in split.split("+") for member in record.splits.get(name, (name,)))
     known = {name for group in record.splits.values() for name in group} | set(map(str, samples.columns["split"]))
     for member in members:
         if member not in known:

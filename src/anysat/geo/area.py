@@ -184,8 +184,7 @@ def plan_areas(
     parts = []
     for crs, reason, band in zones:
         ground = _clipped(wanted, band)
-        here, here_tiling = ([_of_zone(f, crs, band) for f in some] for some in (footprints, tiling))
-        area = _area_in(crs, reason, here, here_tiling, ground, patch_size_m, order, shard)
+        area = _area_in(crs, reason, band, footprints, tiling, ground, patch_size_m, order, shard)
         if area is not None:
             parts.append(replace(area, name=_zone_name(crs) if len(zones) > 1 else ""))
     if not parts:
@@ -195,16 +194,16 @@ def plan_areas(
 
 
 def _area_in(
-    crs: CRS, reason: str, footprints: Sequence[Footprint], tiling: Sequence[Footprint], ground: Any,
-    patch_size_m: float, order: SubpatchOrder, shard: int,
+    crs: CRS, reason: str, band: tuple[float, float] | None, footprints: Sequence[Footprint],
+    tiling: Sequence[Footprint], ground: Any, patch_size_m: float, order: SubpatchOrder, shard: int,
 ) -> Area | None:  # fmt: skip
     """The part of the ground in one reference system; None where there is nothing of it."""
     import shapely
 
-    boxes = [(f.name, bounds_of(f, crs)) for f in footprints]
+    boxes = [(f.name, bounds_of(_of_zone(f, crs, band), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
-    data = _all_share([bounds_of(f, crs) for f in tiling])
+    data = _all_share([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # whose corner patches are counted from
     extent, wanted = _all_share([box for _, box in boxes]), None
     if ground is not None:
         wanted = _projected(ground, crs)
@@ -240,14 +239,15 @@ def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -
     """
     own = tuple(
         geobox for geobox in footprint.geoboxes
-        if geobox.crs == crs or (band is not None and _reaches(geobox, band))
+        if geobox.crs == crs or (band is not None and _utm_band(crs_of(geobox)) != band and _reaches(geobox, band))
     )  # fmt: skip
     return replace(footprint, geoboxes=own or footprint.geoboxes)
 
 
 def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
     longitudes, _ = boundary_in(geobox, CRS("EPSG:4326"))
-    return bool(longitudes.max() > band[0] and longitudes.min() < band[1])
+    west, east = float(longitudes.min()), float(longitudes.max())
+    return east - west < 180 and east > band[0] and west < band[1]  # not one that crosses the date line
 
 
 def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:

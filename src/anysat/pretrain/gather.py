@@ -23,6 +23,8 @@ def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tens
     seen = flat.new_ones(len(flat), dtype=torch.bool) if valid is None else valid.flatten()
     most = torch.tensor(len(flat), device=flat.device)
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    if int(most) == 0:  # all processes know that
+        return flat, seen
     missing = int(most) - len(flat)
     padded = functional.pad(flat, (0, 0, 0, missing))
     everyone = distributed.group.WORLD

@@ -86,7 +86,7 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
         members = np.concatenate([getattr(data, split).samples.columns["split"] for split in SPLITS])
         number = {
             member: fold for fold, name in enumerate(config.data.folds)
-            for member in data.record.splits.get(name, name.split("+"))
+            for part in name.split("+") for member in data.record.splits.get(part, (part,))
         }  # fmt: skip
         roles = _roles(np.array([number[str(member)] for member in members]))
     else:

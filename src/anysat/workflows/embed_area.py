@@ -162,7 +162,8 @@ def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
             continue
         rows, cols = part.area.span.shape
         size, folder = rows * cols * len(part.periods) * prepared.load.kept_bytes, series_of(part.store)
-        size -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # of a session that stopped
+        begun = folder / AreaStore.fingerprint(part.layouts, part.periods, part.made_from)  # by a session that stopped
+        size = max(0, size - sum(file.stat().st_size for file in begun.rglob("*") if file.is_file()))
         tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, so that dates can be added")
         free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
         if size > free:

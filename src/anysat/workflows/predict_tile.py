@@ -37,9 +37,7 @@ def predict_tile(config: PredictConfig) -> Scored:
             finals.append(out.with_name(f"{out.stem}_probabilities.tif"))
     check_free(finals, overwrite=config.overwrite)
     size = max(predictor.view.patch_sizes_m)
-    reading = EmbedConfig(
-        inputs=config.inputs, out=Path(config.out).stem, patch_size_m=size, units=config.units, dense=None
-    )
+    reading = EmbedConfig(inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None)
     tile = read_tile(reading, predictor.encoder)
     with multiplying(find_precision(config.precision, predictor.device), predictor.device):
         if config.crop_m is None:
