@@ -33,6 +33,9 @@ class Told:
     def __init__(self, target, answers):
         self.task, self.answers = make_task(target), answers
 
+    def of_dataset(self, batch):
+        return batch
+
     def predict(self, batch):
         told = torch.stack([torch.as_tensor(self.answers[name]) for name in batch.ids])
         outputs = 9.0 * torch.nn.functional.one_hot(told, len(self.task.target.classes)).float()
