@@ -94,7 +94,7 @@ def open_run(
             _write_facts(path / FACTS, seed)
             if normaliser is not None:
                 write_whole(path / STATISTICS, to_json(normaliser.to_dict()))
-            write_whole(path / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+            keep_config(path, plain)
             make_folder(path / "checkpoints")
         except OSError as error:
             raise WriteError(path, error) from error
@@ -103,6 +103,12 @@ def open_run(
             yield RunFolder(path=path)
         finally:
             _note_time(path / FACTS, *began)
+
+
+def keep_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the options of a run into its folder."""
+    plain = json.loads(json.dumps(config))
+    write_whole(path / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
 
 def check_same(

@@ -9,10 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from anysat.data.work import make_folder, to_json, write_whole
-from anysat.train.run import CONFIG, open_run
+from anysat.train.run import CONFIG, keep_config, open_run
 from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, paper_line
@@ -32,8 +30,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
     found: dict[str, dict[str, Any]] = {}
     if not (out / CONFIG).exists():  # so that `--out` and `--resume` alone go on
         make_folder(out)
-        plain = json.loads(json.dumps(config.to_dict()))
-        write_whole(out / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+        keep_config(out, config.to_dict())
     for name, data in config.data.turns().items():
         one, path = replace(config, data=data), out / name
         if resume and (path / SCORES).is_file():
