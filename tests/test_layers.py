@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.model import layers
 from anysat.model.config import ModelConfig
-from anysat.model.layers import Attention, Block, RelativePosition
+from anysat.model.layers import Attention, Block, RelativePosition, attend, masked_bias
 from anysat.model.positions import (
     buckets_between,
     cell_sequence,
@@ -182,6 +182,21 @@ def test_series_projector_sees_each_pixel_by_itself():
     before, after = (projector(projector.cut(s, num_sub=4), when, None)[0].view(4, 4, -1) for s in (series, changed))
     moved = (before - after).abs().amax(-1) > 1e-6
     assert moved.nonzero().tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-7), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_attention_of_two_tokens_is_that_of_any_number(queries, dtype, most):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(5, 3, 2, 16) for _ in range(3))
+    valid = torch.tensor([[True, False], [True, True], [False, True], [True, True], [True, False]])
+    query, bias = query[:, :, :queries], masked_bias(torch.randn(5, 1, queries, 2), valid)
+    wanted = (query @ key.transpose(2, 3) / 4 + bias).softmax(-1) @ value
+    with torch.inference_mode():
+        found = attend(*(one.to(dtype) for one in (query, key, value)), bias).float()
+        unhidden = attend(query, key, value, None)
+    assert float((found - wanted).norm() / wanted.norm()) < most
+    torch.testing.assert_close(unhidden, (query @ key.transpose(2, 3) / 4).softmax(-1) @ value)
 
 
 def test_an_invalid_subpatch_leaves_the_spatial_attention():

@@ -54,6 +54,14 @@ def test_norms_of_any_weight_are_folded(weight):
             assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
 
+def test_norms_of_some_rows_at_a_time_give_the_same_numbers(monkeypatch):
+    layers, x = rows(), torch.randn(50, 10)
+    with torch.inference_mode():
+        wanted = ReadyRows(layers, None)(x)
+        monkeypatch.setattr(ready_module, "SCALED_TOGETHER", 7 * 24)
+        assert torch.equal(ReadyRows(layers, None)(x), wanted)
+
+
 def test_rows_that_are_all_alike_stay_finite():
     layers = rows()
     nn.init.zeros_(layers[0].weight)

@@ -39,8 +39,9 @@ from anysat.normalise import Normaliser, statistics_of
 from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
-CHUNK_ROWS = 2048
-"""Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer."""
+CHUNK_ROWS = 2560
+"""Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer: what is widest, four
+times the base size in float32, is just small enough to be kept (`chunks.LARGEST_KEPT`)."""
 
 MAX_PAIRS = 1 << 25
 """Pairs of place and token that are looked at at once where tokens are fused."""

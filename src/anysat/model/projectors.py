@@ -98,7 +98,8 @@ class DateNorm(nn.GroupNorm):
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
         # Sums of each date and group first, for these are few; the general variance is ten times as slow.
         own = self.weight.dtype  # in which the difference of two large numbers is told
-        mean, square = groups.sum(-1, dtype=own), torch.linalg.vector_norm(groups, dim=-1, dtype=own).square()
+        exact = groups.to(own)  # once: each sum would do it by itself
+        mean, square = exact.sum(-1), torch.linalg.vector_norm(exact, dim=-1).square()
         share = None if present is None else present[..., None] / present.sum(2)[..., None, None].clamp_min(1)
         mean, square = (_over_dates(part / groups.shape[-1], share) for part in (mean, square))
         scale = torch.rsqrt((square - mean.square()).clamp_min(0.0) + self.eps)

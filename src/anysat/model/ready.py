@@ -182,7 +182,10 @@ class ReadyRows(nn.Module):
             else:
                 rest, sign = rest[1:], None
             then = _affine(norm, dtype or weight.dtype) if waiting is None else waiting.clamped
-            self.steps += [_linear(*_without_mean(weight, bias, norm, sign), own, dtype), _scaled(norm, then)]
+            self.steps += [
+                _linear(*_without_mean(weight, bias, norm, sign), own, dtype),
+                _scaled(norm, then, dtype or weight.dtype),
+            ]
 
     def forward(self, x: Float[Tensor, "row in"]) -> Float[Tensor, "row out"]:
         """One after the other."""
@@ -245,14 +248,23 @@ def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor 
     return both[:, :-1], both[:, -1]
 
 
-def _scaled(norm: ChannelNorm, then: Step) -> Step:
+SCALED_TOGETHER = 2**20
+"""Numbers of rows that a norm looks at several times before it goes on: what a core keeps close to it."""
+
+
+def _scaled(norm: ChannelNorm, then: Step, dtype: torch.dtype) -> Step:
     """What is left of a norm of rows whose groups have no mean, and what follows, in place."""
+    groups, width = norm.num_groups, norm.num_channels // norm.num_groups
+    least = norm.weight.new_tensor(norm.eps, dtype=dtype)
 
     def run(x: Tensor) -> Tensor:
-        parts = x.view(len(x), norm.num_groups, -1)
-        square = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(norm.eps)
-        scale = square.rsqrt().add_(square, alpha=0)  # NaN of infinity, not a scale of 0 that would hide it
-        parts.mul_(scale[..., None])
-        return then(x)
+        for some in torch.split(x, max(1, SCALED_TOGETHER // x.shape[1])):
+            parts = some.view(-1, groups, width)
+            length = torch.linalg.vector_norm(parts, dim=-1)
+            square = torch.addcmul(least, length, length, value=1 / width)
+            scale = square.rsqrt().add_(square, alpha=0)  # NaN of infinity, not a scale of 0 that would hide it
+            parts.mul_(scale[..., None])
+            then(some)
+        return x
 
     return run
