@@ -51,7 +51,7 @@ def linear(
         found = functional.linear(x, weight, bias)
     elif HAS_FUSED_LINEAR and x.dtype == torch.bfloat16:  # a fifth faster than the general one, and of this processor
         return _fused_linear(x, weight, bias, then)
-    else:  # on processors the general one would first fill the result with the bias: a twentieth slower
+    else:  # on processors the general one would first fill the result with the bias: a twentieth of a product
         found = functional.linear(x, weight).add_(bias)
     return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
@@ -85,11 +85,10 @@ def attend(
 ) -> Float[Tensor, "batch head query dim"]:
     """Softmax attention with an additive term."""
     bias = None if bias is None else bias.to(query.dtype)
-    if torch.is_grad_enabled() or key.shape[2] > FEW_TOKENS:
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    if key.shape[2] == 2:
+    num_tokens, learns = key.shape[2], torch.is_grad_enabled()
+    if num_tokens == 2 and not learns:
         return _attend_two(query, key, value, bias)
-    if query.dtype == torch.float32:
+    if query.dtype == torch.float32 or num_tokens > FEW_TOKENS or learns:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(-1) @ value
