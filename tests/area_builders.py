@@ -186,7 +186,8 @@ def predictor(target, keys=("s2", "s1")):
     torch.manual_seed(1)
     dense = keys[0] if target.level == "pixel" else None
     view = View(patch_sizes_m=(20.0,), modalities=keys, dense=dense)
-    made = Predictor(small_model(*keys), make_task(target), view, "dense" if dense else "both").eval()
+    options = {"mean": 20.0, "deviation": 5.0} if target.kind == "value" else None  # as training values have them
+    made = Predictor(small_model(*keys), make_task(target, options), view, "dense" if dense else "both").eval()
     for parameter in made.head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return made

@@ -282,3 +282,38 @@ def test_values_have_no_probabilities(run, s2, tmp_path):
 def test_options_that_change_nothing_in_python_are_refused(s2):
     with pytest.raises(InputError, match="also"):
         anysat.embed({"s2": str(s2)}, 20, weights="nano", also=".tif")
+
+
+def test_large_ground_that_stopped_after_its_store_was_finished_goes_on_by_the_same_command(
+    run, s2, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("anysat.geo.grid.MAX_PATCHES", 100)
+    words = f"s2={s2}", f"--out={tmp_path / 'a'}"
+    stopped(monkeypatch, "area_figure", lambda: run(*words))
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)
+    status, said, errors = run(*words)
+    assert (status, errors) == (0, "")
+    assert "computed by an earlier run" in said
+    assert (tmp_path / "a.png").exists()
+
+
+def test_an_area_that_is_finished_says_so_before_anything_is_measured(run, s2, tmp_path, monkeypatch):
+    words = f"s2={s2}", DAYS, "--window=8", f"--out={tmp_path / 'a.zarr'}"
+    assert run(*words)[0] == 0
+    monkeypatch.setattr("anysat.workflows.embed_area.measure_places", stop)
+    status, _, errors = run(*words)
+    assert status == 2
+    assert "exists" in errors
+
+
+def test_a_name_of_weights_is_no_place(run, s2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(f"s2={s2}", "--out=nano/tile.tif")[0] == 0
+    assert run(f"s2={s2}", DAYS, "--out=nano.zarr")[0] == 0
+
+
+def test_a_model_that_embeds_data_stays_in_its_mode():
+    model = small_model("s2").train()
+    data = {"s2": cube(values(6, 6), geobox((6, 6)), ["2020-01-03", "2020-06-30"], NAMES)}
+    anysat.embed(data, 20.0, weights=model)
+    assert all(part.training for part in model.modules())

@@ -150,8 +150,8 @@ OPTIONS = {
         "precision",
         "overwrite",
     },
-    "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention"},
-    "weights inspect": {"source", "size", "inputs", "patch_size_m"},
+    "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention", "overwrite"},
+    "weights inspect": {"source", "size", "inputs", "patch_size_m", "dataset"},
     "datasets list": {"json"},
     "datasets describe": {"name", "json"},
     "datasets check": {"name", "path", "split", "samples", "seed", "layout", "json"},
@@ -268,6 +268,12 @@ def test_convert_writes_half_the_size_when_asked(capsys, tmp_path):
                zip(whole.state_dict().values(), half.state_dict().values(), strict=True))  # fmt: skip
     assert main([*words, "int8"]) == 2
     assert "float32 or bfloat16" in capsys.readouterr().err
+    size = (tmp_path / "b.safetensors").stat().st_size
+    assert main([*words, "float32"]) == 2
+    assert "b.safetensors exists" in capsys.readouterr().err
+    assert (tmp_path / "b.safetensors").stat().st_size == size
+    assert main([*words, "float32", "--overwrite"]) == 0
+    assert (tmp_path / "b.safetensors").stat().st_size > size
 
 
 def test_convert_writes_a_file_that_loads_and_inspect_describes_it(capsys, tmp_path):
@@ -283,6 +289,28 @@ def test_convert_writes_a_file_that_loads_and_inspect_describes_it(capsys, tmp_p
     told = capsys.readouterr().out
     for fact in ("within_token", "treesatai_ts", "293", "s1-asc"):
         assert fact in told
+
+
+def test_words_and_options_come_in_any_order(tmp_path):
+    from anysat.cli import COMMANDS, _parse, make_parser
+    from anysat.workflows.predict import PredictConfig
+
+    assert COMMANDS["predict"][1] == "PredictConfig"
+    (tmp_path / "o.yaml").write_text("inputs: [s2=other.nc]\nvariants: 4\n")
+    orders = (
+        ["run", "s2=a.nc", "--out", "m.tif"], ["run", "--out", "m.tif", "s2=a.nc"], ["--out=m.tif", "run", "s2=a.nc"],
+        ["run", "s2=a.nc", "--config", str(tmp_path / "o.yaml"), "--out", "m.tif", "--overwrite"],
+    )  # fmt: skip
+    for words in orders:
+        found = _parse(make_parser("predict", PredictConfig), PredictConfig, words)
+        assert (found.run, found.inputs, found.out) == ("run", ["s2=a.nc"], "m.tif"), words
+    assert (found.variants, found.overwrite) == (4, True)
+
+
+def test_brackets_in_what_is_told_are_told(capsys, monkeypatch):
+    monkeypatch.setattr("anysat.workflows.weights.convert", lambda _: "wrote /d/out[v2]/x [/x] :smile:")
+    assert main(["weights", "convert", "a.pth", "--out", "b.safetensors"]) == 0
+    assert capsys.readouterr().out == "wrote /d/out[v2]/x [/x] :smile:\n"
 
 
 def test_a_strangers_modality_works_without_touching_the_package(tmp_path):

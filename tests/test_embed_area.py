@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_formats_hold_the_same(run, s2, tmp_path):
     assert run(f"s2={s2}", f"--area={ALL}", "--also=.tif,.parquet", out="a.zarr")[0] == 0
     assert (tmp_path / "a.stac" / "catalog.json").exists()
     assert main(["catalog", "validate", str(tmp_path / "a.zarr"), str(tmp_path / "a.stac" / "catalog.json")]) == 0
-    for out in ("b.tif", "b.parquet"):
+    for out in ("b.tif", "c.parquet"):
         assert run(f"s2={s2}", f"--area={ALL}", out=out)[0] == 0
     with rasterio.open(tmp_path / "a.tif") as beside, rasterio.open(tmp_path / "b.tif") as alone:
         np.testing.assert_array_equal(beside.read(), alone.read())
@@ -297,9 +298,9 @@ def test_an_area_that_is_killed_goes_on_to_the_same_bits(s2, tmp_path, kills):
         process.wait(30)
         if (tmp_path / "killed.zarr").exists():  # whole, or not there
             xarray.open_zarr(tmp_path / "killed.zarr", group="patch").embedding.values.sum()
-            import shutil
-
-            shutil.rmtree(tmp_path / "killed.zarr")
+            for name in ("zarr", "stac"):
+                shutil.rmtree(tmp_path / f"killed.{name}", ignore_errors=True)
+            (tmp_path / "killed.png").unlink(missing_ok=True)
     assert _start(tmp_path, s2, "killed.zarr").wait(120) == 0
     plain, killed = (xarray.open_zarr(tmp_path / f"{name}.zarr", group="patch") for name in ("plain", "killed"))
     np.testing.assert_array_equal(plain.embedding.values, killed.embedding.values)

@@ -215,6 +215,20 @@ def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, ca
     np.testing.assert_array_equal(patches(out).embedding.values, before)
 
 
+def test_inputs_in_a_file_that_is_gone_are_given_anew_by_another(inputs, tmp_path, capsys):
+    for name in ("a", "b"):
+        said = "".join(f"{key}: {{path: {tmp_path / 'in' / key}}}\n" for key in KEYS)
+        (tmp_path / f"{name}.yaml").write_text(said)
+    out = tmp_path / "a.zarr"
+    assert embed([str(tmp_path / "a.yaml")], out, "--keep=series") == 0
+    (tmp_path / "a.yaml").unlink()
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 2
+    assert "a.yaml" in capsys.readouterr().err
+    assert main(["embed", str(tmp_path / "b.yaml"), "--update", str(out)]) == 0
+    np.testing.assert_allclose(patches(out).embedding.values, store_of(inputs, tmp_path), atol=1e-5)
+
+
 def store_of(inputs, tmp_path, *words):
     """The store of all dates at once."""
     assert embed(inputs, tmp_path / "all.zarr", "--overwrite", *words) == 0

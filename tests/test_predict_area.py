@@ -8,7 +8,7 @@ import xarray
 from anysat.cli import main
 from anysat.modalities import MODALITIES as M
 from area_builders import CROPS, HEIGHT, KIND, LABELS, predictor
-from geo_builders import LEFT, TOP, cube, geobox, write_nc
+from geo_builders import LEFT, TOP, cube, geobox, write_nc, write_tif
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,70 @@ def test_values_carry_their_unit(run, tmp_path):
     assert found.value.attrs["units"] == "m"
     assert found.value.shape == (1, 40, 56)
     assert np.isnan(found.value.values[0, :6, :8]).all()
+    assert 5 < np.nanmean(found.value.values) < 35  # of about 20 m and not of 0 deviations
+
+
+def test_outputs_that_would_replace_an_input_or_lie_in_one_are_refused(s2, tmp_path, capsys):
+    folder = tmp_path / "s2"
+    folder.mkdir()
+    own = folder / "s2.nc"
+    own.write_bytes(s2.read_bytes())
+    predictor(HEIGHT, keys=("s2",)).save(tmp_path / "one.safetensors")
+    photo = write_tif(folder / "photo.tif", np.ones((10, 6, 6), np.float32), geobox((6, 6)), names=M["s2"].band_names)
+    before = photo.read_bytes()
+    for words in (
+        [f"s2={photo}", f"--out={photo}", "--overwrite"],
+        [f"s2={folder}", f"--out={folder / 'map.tif'}"],
+        [f"s2={folder}", f"--out={folder / 'map.zarr'}", AREA],
+        [f"s2={own}", f"--out={own.with_suffix('.tif')}", "--overwrite", AREA],
+    ):
+        status = main(["predict", str(tmp_path / "one.safetensors"), *words])
+        told = capsys.readouterr().err
+        expected = "that is not that of an input" if "s2.tif" not in words[1] else ""
+        assert (status, expected in told) == (2 if expected else 0, True), (words, told)
+        assert photo.read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {"s2.nc", "photo.tif", "s2.tif", "s2.png"}
+
+
+def test_a_sensor_that_the_run_does_not_look_at_is_refused_of_a_tile_as_of_an_area(run, s2, tmp_path):
+    for words in ([], [AREA]):
+        status, _, errors = run(CROPS, f"l8={s2}", *words)
+        assert status == 2
+        assert "unknown modality 'l8'" in errors
+
+
+def test_a_picture_or_catalog_of_something_else_is_not_replaced(run, tmp_path):
+    assert run(CROPS, AREA, out="area.zarr")[0] == 0
+    before = (tmp_path / "area.png").stat().st_mtime_ns
+    status, _, errors = run(HEIGHT, AREA, out="area.tif")
+    assert status == 2
+    assert "area.png exists" in errors
+    assert (tmp_path / "area.png").stat().st_mtime_ns == before
+
+
+def test_every_file_that_will_be_made_is_looked_for_first(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.workflows.area_run.run_here", None)  # nothing is computed
+    for name, out in (("map.tif.aux.xml", "map.tif"), ("map_2020-04-01.tif", "map.tif"), ("map.stac", "map.zarr")):
+        (tmp_path / name).write_text("mine")
+        status, _, errors = run(CROPS, "--period=2020-01-01/2020-03-31,2020-04-01/2020-12-31"
+                                if "04" in name else AREA, out=out)  # fmt: skip
+        assert (status, f"{name} exists" in errors) == (2, True)
+        (tmp_path / name).unlink()
+
+
+def test_large_ground_whose_store_is_finished_goes_on_without_an_area_option(run, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anysat.geo.grid.MAX_PATCHES", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr("anysat.workflows.area_run.area_figure", stop)
+        assert run(CROPS)[0] == 130
+    assert (tmp_path / "map.tif").exists()
+    status, said, errors = run(CROPS)
+    assert (status, errors) == (0, "")
+    assert "computed by an earlier run" in said
+    assert run(CROPS)[0] == 2
 
 
 @pytest.mark.parametrize("target", [KIND, LABELS])

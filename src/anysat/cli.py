@@ -50,6 +50,9 @@ _GEO = {
 _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
+_ALONE = ("--help", "--print_config")
+"""Options without a value."""
+
 
 def run() -> int:
     """The command line as a program of its own, which ends after it."""
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is not None:
         from rich.console import Console
 
-        Console(soft_wrap=True).print(result)
+        Console(soft_wrap=True, markup=False, emoji=False).print(result)  # paths may have brackets
     return int(getattr(result, "exit_status", 0))
 
 
@@ -136,7 +139,7 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     """The config that was typed; its `starting_point`, if it has one, gives the options that were not."""
     fields = dataclasses.fields(config)
     switches = {field.name for field in fields if str(field.type) == "bool"}
-    typed = [_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)]
+    typed = _ordered([_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)])
     parsed = parser.parse_args(typed)
     if hasattr(config, "starting_point"):
         begun = config.starting_point(parsed.as_dict())
@@ -161,6 +164,22 @@ def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
     if name[2:] in switches and not equals and not (following and following[0].lower() in ("true", "false")):
         return f"{name}=true"
     return name + equals + value
+
+
+def _ordered(words: Sequence[str]) -> list[str]:
+    """Options first, in their order, each with its value; then words without one, which argparse wants together."""
+    options: list[str] = []
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            others.append(word)
+            continue
+        options.append(word)
+        if word.startswith("--") and "=" not in word and word not in _ALONE and rest:
+            options.append(rest.pop(0))
+    return options + others
 
 
 def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str, Any]:

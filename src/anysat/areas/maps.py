@@ -112,7 +112,7 @@ class MapJob:
                 found = self.model.predict(Batch.of([variant]).to(self.model.device))
         except EmptyTileError:  # finite in the file, not so in the units of the statistics; or not on these dates
             return None
-        values = found.outputs if found.probabilities is None else found.probabilities
+        values = found.answer[..., None] if found.probabilities is None else found.probabilities
         values = values[0].float().cpu().numpy()
         if np.isnan(values).all():  # nobody saw anything on these dates
             return None

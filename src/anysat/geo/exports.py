@@ -5,14 +5,15 @@ What a file of a name is to hold is chosen by its suffix. Files appear when they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.cogs import Block, Cog, write_cog
+from anysat.geo.layout import Layout, Period
 from anysat.geo.maps import NO_CLASS, category_names, class_tags, palette_of
 from anysat.geo.quantise import NODATA
 from anysat.geo.stored import StoredGroup, find_group, provenance_of
@@ -23,10 +24,28 @@ Advance = Callable[[int], object]
 """Called with the number of shards that are done."""
 
 
+class Content(NamedTuple):
+    """What of a group decides which files are made of it."""
+
+    periods: Sequence[Period]
+    has_norm: bool
+    has_classes: bool
+
+    @classmethod
+    def of(cls, group: StoredGroup) -> Content:
+        """Of one that is stored."""
+        return cls(group.periods, "norm" in group.group, "class_names" in group.variable_attributes)
+
+    @classmethod
+    def planned(cls, layout: Layout, periods: Sequence[Period]) -> Content:
+        """Of one that will be."""
+        return cls(periods, "norm" in layout.arrays, "class_names" in layout.variable_attributes)
+
+
 class Export(Protocol):
     """One format."""
 
-    def files(self, group: StoredGroup, out: Path) -> tuple[Path, ...]:
+    def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """What `write` makes of a group."""
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
@@ -40,13 +59,13 @@ class CogExport:
     in the tags and in NAME.tif.aux.xml.
     """
 
-    def files(self, group: StoredGroup, out: Path) -> tuple[Path, ...]:
+    def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """NAME.tif, or NAME_2020-01-01.tif … where there are several periods."""
-        return tuple(path for paths in self._by_period(group, out).values() for path in paths)
+        return tuple(path for paths in self._by_period(content, out).values() for path in paths)
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
         """Write shards into a plain GeoTIFF, and copy that."""
-        for period, (path, *beside) in self._by_period(group, out).items():
+        for period, (path, *beside) in self._by_period(Content.of(group), out).items():
             told = dict(tags) | {"period": [str(day) for day in group.periods[period]] if group.periods else None}
             main = _blocks(group, period, group.variable, advance)
             write_cog(folder / path.name, _cog_of(group, group.variable, told), main)
@@ -56,24 +75,24 @@ class CogExport:
             elif beside:
                 (folder / beside[0].name).write_text(category_names(group.variable_attributes))
 
-    def _by_period(self, group: StoredGroup, out: Path) -> dict[int, tuple[Path, ...]]:
-        found, names = {}, _period_names(group)
+    def _by_period(self, content: Content, out: Path) -> dict[int, tuple[Path, ...]]:
+        found, names = {}, _period_names(content.periods)
         for number, name in enumerate(names):
             several = f"_{name}" if len(names) > 1 else ""
             path = out.with_name(f"{out.stem}{several}{out.suffix}")
             beside = []
-            if "norm" in group.group:
+            if content.has_norm:
                 beside = [path.with_name(f"{path.stem}_norm{path.suffix}")]
-            elif "class_names" in group.variable_attributes:
+            elif content.has_classes:
                 beside = [path.with_name(path.name + ".aux.xml")]
             found[number] = (path, *beside)
         return found
 
 
-def _period_names(group: StoredGroup) -> list[str]:
+def _period_names(periods: Sequence[Period]) -> list[str]:
     """First days of the periods, with the last day where several begin alike; one empty name where there is none."""
-    first = [str(begin) for begin, _ in group.periods]
-    return [str(begin) if first.count(str(begin)) == 1 else f"{begin}_{end}" for begin, end in group.periods] or [""]
+    first = [str(begin) for begin, _ in periods]
+    return [str(begin) if first.count(str(begin)) == 1 else f"{begin}_{end}" for begin, end in periods] or [""]
 
 
 class TableExport:
@@ -81,9 +100,8 @@ class TableExport:
 
     geometry: Geometry = "polygon"
 
-    def files(self, group: StoredGroup, out: Path) -> tuple[Path, ...]:
+    def files(self, content: Content, out: Path) -> tuple[Path, ...]:  # noqa: ARG002 - the file, whatever the group
         """The file, whatever the group."""
-        assert group.geobox.crs is not None, group.name
         return (out,)
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
@@ -95,7 +113,7 @@ class TableExport:
             folder / out.name, group.geobox, variable=group.variable, dim=group.dim, dtype=group.array.dtype,
             bands=group.bands, classes=classes, has_norm="norm" in group.group, geometry=self.geometry, attributes=told,
         )  # fmt: skip
-        names = _period_names(group)
+        names = _period_names(group.periods)
         with table:
             for unit in group.units():
                 period = group.periods[unit.period] if group.periods else None
@@ -152,7 +170,7 @@ def export(
         if not isinstance(chosen, TableExport):
             raise RecordError("geometry", geometry, f"polygon, because {out.name} has pixels")
         chosen = PointExport()
-    finals = chosen.files(found, out)
+    finals = chosen.files(Content.of(found), out)
     tags = {"store": store.name, "group": found.name, **_facts(found), **provenance_of(store)}
     with staged(finals, overwrite=overwrite) as folder:
         chosen.write(found, folder, out, tags, advance)

@@ -19,12 +19,12 @@ from anysat.areas.run import Tick, Timing, Work, run_here, run_on
 from anysat.errors import OutputExistsError, RecordError, SourceError
 from anysat.geo.area import Area
 from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, write_catalog
-from anysat.geo.exports import export, find_export, num_steps
+from anysat.geo.exports import Content, export, find_export, num_steps
 from anysat.geo.layout import Layout
 from anysat.geo.periods import Period
 from anysat.geo.store import AreaStore, partial_of
 from anysat.geo.stored import find_group, open_stored, provenance_of
-from anysat.geo.writers import staged
+from anysat.geo.writers import check_apart, staged
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
@@ -78,20 +78,22 @@ class Part:
                 found[layout.name, suffix] = out if is_first else out.with_stem(f"{out.stem}_{layout.name}")
         return found
 
+    def finals(self, options: AreaOptions) -> list[Path]:
+        """Everything that is left at the end."""
+        layouts = {layout.name: layout for layout in self.layouts}
+        found = [self.store, catalog_of(self.store)] if self.is_store else []
+        for (name, suffix), out in self.formats(options).items():
+            found += find_export(suffix).files(Content.planned(layouts[name], self.periods), out)
+        return [*found, self.picture]
+
     def is_computed(self) -> bool:
         """Whether its store is finished, by an earlier run that may have stopped later."""
         return AreaStore.is_made(self.store, self.layouts, self.periods, self.made_from)
 
     def is_complete(self, options: AreaOptions) -> bool:
         """Whether nothing is left to be made."""
-        last = [catalog_of(self.store) / "catalog.json", self.picture, *self.formats(options).values()]
-        return self.is_store and self.is_computed() and all(map(self.is_there, last))
-
-    def is_there(self, path: Path) -> bool:
-        """Whether a file exists; a raster of several periods is one for each, its day in the name."""
-        if path.suffix == ".tif" and len(self.periods) > 1:
-            path = path.with_stem(f"{path.stem}_{self.periods[0][0]}")
-        return path.exists()
+        last = [catalog_of(self.store) / "catalog.json", *self.finals(options)]
+        return self.is_store and self.is_computed() and all(path.exists() for path in last)
 
 
 def output_of(out: str, area: Area, default: str) -> Path:
@@ -100,15 +102,19 @@ def output_of(out: str, area: Area, default: str) -> Path:
     return path.with_name((f"{path.stem}-{area.name}" if area.name else path.stem) + (path.suffix or default))
 
 
-def run_parts(parts: Sequence[Part], options: AreaOptions, said: Sequence[str], *, overwrite: bool) -> Scored:
-    """Do all parts, one after the other, and report.
+def run_parts(
+    parts: Sequence[Part], options: AreaOptions, said: Sequence[str], *, overwrite: bool, inputs: Sequence[str] = ()
+) -> Scored:
+    """Do all parts, one after the other, and report; `inputs` are files and folders that nothing may be written to.
 
     Raises:
+        RecordError: an output would lie there.
         OutputExistsError: an output is there, and is not to be replaced.
         UnfinishedError: it cannot be written; what is done is kept, and gone on with.
     """
     started, lines = time.perf_counter(), list(said)
     problems: list[str] = []
+    check_apart([path for part in parts for path in part.finals(options)], inputs)
     if not overwrite:
         _check_free(parts, options)
     for part in parts:
@@ -134,10 +140,8 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
     if all(part.is_complete(options) for part in parts):
         raise OutputExistsError([part.output for part in parts])
     for part in parts:
-        if not part.is_computed():
-            finals = [part.output, *part.formats(options).values()]
-            if taken := [path for path in dict.fromkeys(finals) if part.is_there(path)]:
-                raise OutputExistsError(taken)
+        if not part.is_computed() and (taken := [path for path in part.finals(options) if path.exists()]):
+            raise OutputExistsError(taken)
 
 
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Timing]:
@@ -213,7 +217,7 @@ def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> 
 
     written: dict[str, list[Path]] = {}
     for (group, suffix), out in wanted.items():
-        files = find_export(suffix).files(find_group(part.store, group), out)
+        files = find_export(suffix).files(Content.of(find_group(part.store, group)), out)
         if overwrite or not all(file.exists() for file in files):
             export(part.store, out, group=group, overwrite=overwrite, advance=advance)
         written.setdefault(group, []).extend(files)
@@ -227,7 +231,7 @@ def _files(part: Part, options: AreaOptions) -> list[Path]:
     except SourceError:  # it is something else
         return []
     wanted = [(suffix, groups[name], out) for (name, suffix), out in part.formats(options).items() if name in groups]
-    return [file for suffix, group, out in wanted for file in find_export(suffix).files(group, out)]
+    return [file for suffix, group, out in wanted for file in find_export(suffix).files(Content.of(group), out)]
 
 
 def _drawn(part: Part, tick: Tick) -> Path:
@@ -276,14 +280,14 @@ def _throughput(timing: Timing, km2: float) -> list[str]:
 
 def tell_first(line: str) -> None:
     """Say something before a long work, to whoever watches."""
-    Console(stderr=True, soft_wrap=True).print(line, highlight=False)
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(line, highlight=False)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Tick]:
     """A bar on stderr, only where someone watches, gone when done."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(what, total=None)

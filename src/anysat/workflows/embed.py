@@ -113,6 +113,13 @@ class EmbedConfig(AreaOptions):
         self.check_also(self.out)
 
     @property
+    def weights_file(self) -> list[str]:
+        """The weights, where they are a file or folder and no name."""
+        from anysat.model.checkpoint import SHIPPED
+
+        return [self.weights] if self.weights not in SHIPPED and Path(self.weights).exists() else []
+
+    @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
         own = (self.store, self.places, self.keep) != ("float32", "removed", None)

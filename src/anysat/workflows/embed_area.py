@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,11 @@ from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.growth import Keep, num_bytes
+from anysat.model.modes import in_eval
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_run import Part, model_facts, output_of, run_parts, tell_first
+from anysat.workflows.area_run import Part, model_facts, output_of, progress, run_parts, tell_first
 from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.probe import Scored
@@ -58,7 +58,9 @@ class Prepared:
     """What an earlier run kept, to which dates are added."""
 
     def part(self, job: Job) -> Part:
-        """A job with its store; steps of quantisation are measured on windows of the area."""
+        """A job with its store; what is measured on windows of the area, but for steps of quantisation, is not yet."""
+        if self.config.store == "int8-scale":  # whose steps tell the store
+            job = levelled(job, self.config)
         output, layouts = output_of(self.config.out, job.area, SUFFIXES[0]), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
         keep: Keep | None = self.config.keep  # type: ignore[assignment]
@@ -74,6 +76,8 @@ class Prepared:
             sweep(output, None if keep is None else fingerprint)
 
         def work(between: Path) -> Job:
+            nonlocal job
+            job = levelled(job, self.config)
             plain = replace(job, kept=UnitFiles(between))
             if keep is None:
                 return plain
@@ -138,17 +142,18 @@ class Prepared:
 def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Scored:
     """See `anysat.workflows.embed.embed`; `data` are cubes in memory, in place of the config's inputs."""
     prepared = prepare(config, data) if config.update is None else prepare_update(config)
+    asked, given = prepared.config, []
     if data is None:
-        asked = prepared.config
-        given = [source.file for source in describe_sources(asked.inputs).values()]
-        check_apart([Path(asked.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], [*given, asked.weights])
+        given = [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
+        check_apart([Path(asked.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], given)
     said = [*prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
     if prepared.earlier is not None:
         said += _added(prepared)
-    parts = [prepared.part(levelled(job, prepared.config)) for job in prepared.jobs]
-    if prepared.config.keep is not None:
+    parts = [prepared.part(job) for job in prepared.jobs]
+    if asked.keep is not None:
         tell_kept(prepared, parts)
-    return run_parts(parts, prepared.config, said, overwrite=config.overwrite or prepared.earlier is not None)
+    overwrite = config.overwrite or prepared.earlier is not None
+    return run_parts(parts, asked, said, overwrite=overwrite, inputs=given)
 
 
 def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
@@ -184,7 +189,8 @@ def levelled(job: Job, config: EmbedConfig) -> Job:
     """The job with what places add measured, where that is to be taken away and there are several windows."""
     if job.places is not None or config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
         return job
-    return replace(job, places=measure_places(job))
+    with progress("measuring places"):
+        return replace(job, places=measure_places(job))
 
 
 def prepare(
@@ -267,7 +273,7 @@ def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
         return load(weights, statistics=config.statistics, device=find_device(config.device))
     if config.statistics is not None:
         raise InputError("statistics", "none beside a model, which has its own", config.statistics)
-    return copy(weights).eval()  # so that statistics measured here stay here
+    return in_eval(weights)  # type: ignore[return-value]  # so that statistics measured here stay here
 
 
 def _job(
@@ -294,7 +300,8 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     """What values are standardised with; measured on windows from all over the area where nothing is given."""
     if model.normaliser is not None:
         return model.normaliser.source
-    tiles = [tile for job in jobs for tile in sample_tiles(job)]
+    with progress("measuring statistics"):
+        tiles = [tile for job in jobs for tile in sample_tiles(job)]
     if not tiles:
         raise SourceError("the area", NOTHING_SEEN,
                           "give statistics= a file, or check area and dates")  # fmt: skip

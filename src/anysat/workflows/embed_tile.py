@@ -50,13 +50,12 @@ def embed_tile(config: EmbedConfig) -> Text:
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
     finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
-    check_apart(finals, [*(source.file for source in given.values()), config.weights])
-    check_free(finals, overwrite=config.overwrite)
+    check_apart(finals, [*(source.file for source in given.values()), *config.weights_file])
     device = find_device(config.device)
     with _progress(len(given) + 3) as progress:
         _next(progress, "loading weights")
         model = load(config.weights, statistics=config.statistics, device=device)
-        read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress)
+        read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress, finals)
         _next(progress, "encoding")
         precision = find_precision(config.precision, model.device)
         embeddings, statistics = _encode(model, read.tile, config, precision)
@@ -103,10 +102,16 @@ def _read(
     config: EmbedConfig,
     order: SubpatchOrder,
     progress: Progress,
+    finals: Sequence[Path],
 ) -> _Read:
+    """The pixels; that `finals` can be written is seen to once the ground is known to be that of a tile.
+
+    Of a larger one they may be there, made by an earlier run of the same that is to be gone on with.
+    """
     units = parse_units(config.units, records)
     sources = open_sources(given, records, units)
     grid = plan_grid([source.footprint for source in sources.values()], config.patch_size_m, order)
+    check_free(finals, overwrite=config.overwrite)
     observations, ways = {}, {}
     for key, source in sources.items():
         _next(progress, f"reading {key}")
@@ -115,11 +120,16 @@ def _read(
     return _Read(sources=sources, grid=grid, tile=tile, ways=ways)
 
 
-def read_tile(config: EmbedConfig, model: AnySat) -> Tile:
-    """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none."""
+def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -> Tile:
+    """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none.
+
+    Raises:
+        OutputExistsError: one of `finals` is there, and the config does not overwrite.
+    """
     given = describe_sources(config.inputs)
     with _progress(len(given)) as progress:
-        tile = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress).tile
+        records = _records(config, given, model)
+        tile = _read(given, records, config, model.config.subpatch_order, progress, finals).tile
     if model.normaliser is None:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
     return model.normaliser.in_units(tile)[0]

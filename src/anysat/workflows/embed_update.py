@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -87,7 +87,7 @@ class Earlier:
             raise RecordError("--update", names, f"no option of the store itself: it is as {self.store.name} was made")
         kept = {**self.about["config"], **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
         replaced = describe_sources(given.inputs).keys() if given.inputs else set()
-        unchanged = [word for word in kept["inputs"] if not describe_sources([word]).keys() & replaced]
+        unchanged = [word for word in kept["inputs"] if not _is_replaced(word, replaced)]
         inputs = [*unchanged, *given.inputs]
         return EmbedConfig(**{**kept, "inputs": inputs, "out": str(self.store), "update": str(self.store)})
 
@@ -268,6 +268,13 @@ def sweep(store: Path, fingerprint: str | None) -> None:
             shutil.rmtree(other, ignore_errors=True)
     if fingerprint is None and series_of(store).exists() and not any(series_of(store).iterdir()):
         series_of(store).rmdir()
+
+
+def _is_replaced(word: str, keys: Collection[str]) -> bool:
+    """Whether inputs of the last time are given anew; a YAML file of them that is gone is, where any is."""
+    if keys and "=" not in word and not Path(word).exists():
+        return True
+    return bool(describe_sources([word]).keys() & set(keys))
 
 
 def _absolute(word: str) -> str:

@@ -55,7 +55,7 @@ def predict_area(config: PredictConfig) -> Scored:
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
-    return run_parts(parts, config, inputs.told(), overwrite=config.overwrite)
+    return run_parts(parts, config, inputs.told(), overwrite=config.overwrite, inputs=[*given, config.run])
 
 
 def _part(

@@ -10,9 +10,10 @@ import numpy as np
 import anysat
 from anysat.batch import Batch, Tile
 from anysat.data.work import to_json
-from anysat.errors import InputError
+from anysat.errors import InputError, UnknownNameError
+from anysat.geo.descriptions import describe_sources
 from anysat.geo.maps import write_classes, write_values
-from anysat.geo.writers import check_free, staged
+from anysat.geo.writers import check_apart, staged
 from anysat.model.precision import find_device, find_precision, multiplying
 from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
@@ -35,10 +36,15 @@ def predict_tile(config: PredictConfig) -> Scored:
         finals.append(out.with_suffix(".png"))
         if config.probabilities and target.kind != "value":
             finals.append(out.with_name(f"{out.stem}_probabilities.tif"))
-    check_free(finals, overwrite=config.overwrite)
-    size = max(predictor.view.patch_sizes_m)
-    reading = EmbedConfig(inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None)
-    tile = read_tile(reading, predictor.encoder)
+    given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
+    check_apart(finals, [*(source.file for source in given.values()), config.run])
+    for key in given:
+        if key not in predictor.view.modalities:
+            raise UnknownNameError("modality", key, predictor.view.modalities, "The run looks at no other")
+    reading = EmbedConfig(
+        inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
+    )
+    tile = read_tile(reading, predictor.encoder, finals)
     with multiplying(find_precision(config.precision, predictor.device), predictor.device):
         if config.crop_m is None:
             found = predictor.predict(Batch.of([tile]).to(predictor.device))

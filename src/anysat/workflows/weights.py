@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import OutputExistsError, RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +38,8 @@ class ConvertConfig:
 
     dtype: str = "float32"
     """Type of the numbers that are written: float32, or bfloat16 for half the size."""
+    overwrite: bool = False
+    """Replace a file that exists."""
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -47,13 +49,20 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> str:
-    """Load, check and write; returns what was done."""
+    """Load, check and write; returns what was done.
+
+    Raises:
+        OutputExistsError: the file is there, and is not to be replaced.
+        WeightsError: it cannot be read.
+    """
     from dataclasses import replace
 
     import torch
 
     from anysat.model.checkpoint import load, read_weights, save
 
+    if Path(config.out).exists() and not config.overwrite:
+        raise OutputExistsError([config.out])
     wanted = read_weights(config.source).config or _sized(config.size)
     if config.fusion_attention is not None:
         wanted = replace(wanted, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
@@ -81,6 +90,8 @@ class InspectConfig:
     Hold it against an untrained model's figures: where training raised it is how the weights were trained."""
     patch_size_m: float = 20.0
     """Side of a patch for that comparison, in metres."""
+    dataset: str | None = None
+    """Name under which its statistics are looked up, where the file keeps those of several datasets."""
 
 
 def inspect(config: InspectConfig) -> Table:
@@ -93,7 +104,7 @@ def inspect(config: InspectConfig) -> Table:
     model = load(config.source, config=read_weights(config.source).config or _sized(config.size))
     facts = weight_facts(model)
     if config.inputs:
-        facts |= attention_agreement(model, config.inputs, config.patch_size_m)
+        facts |= attention_agreement(model, config.inputs, config.patch_size_m, config.dataset)
     table = Table("fact", "value", show_header=False, title=config.source)
     for fact, value in facts.items():
         table.add_row(fact, value)

@@ -39,7 +39,9 @@ def weight_facts(model: AnySat) -> dict[str, str]:
     }
 
 
-def attention_agreement(model: AnySat, inputs: list[str], patch_size_m: float) -> dict[str, str]:
+def attention_agreement(
+    model: AnySat, inputs: list[str], patch_size_m: float, dataset: str | None = None
+) -> dict[str, str]:
     """How alike the patches look to each pair of sensors alone, under both readings of the fusion attention.
 
     Raises:
@@ -47,9 +49,11 @@ def attention_agreement(model: AnySat, inputs: list[str], patch_size_m: float) -
     """
     from anysat.workflows.embed_tile import read_tile  # reading files needs the geo extra, the other facts do not
 
-    asked = EmbedConfig(inputs=inputs, out="tile", patch_size_m=patch_size_m, dense=None)
+    asked = EmbedConfig(inputs=inputs, out="tile", patch_size_m=patch_size_m, dense=None, dataset=dataset)
     tile = read_tile(asked, model)
-    alone = [Batch.of([Tile.of(o)]) for o in tile.observations.values() if not o.modality.covers_tile]
+    alone = [
+        Batch.of([Tile.of(o, dataset=tile.dataset)]) for o in tile.observations.values() if not o.modality.covers_tile
+    ]
     if len(alone) < 2:
         raise RecordError("--inputs", inputs, "two sensors or more that lie in patches")
     found = {}
