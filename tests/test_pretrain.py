@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import anysat
 from anysat.batch import Batch, Tile
 from anysat.cli import main
+from anysat.data.base import DatasetRecord, Target
 from anysat.data.mixture import Mixture, Part
 from anysat.data.world import World
 from anysat.errors import CollapseError, InputError, MissingFileError, RecordError, RunExistsError
@@ -163,12 +165,25 @@ def test_resume_alone_takes_the_options_of_the_run(tmp_path, capsys):
     [
         ("seed", {"seed": 4}),
         ("objective.temperature", {"objective": ObjectiveConfig(temperature=0.2)}),
-        ("data", {"data": [world(batch_size=2)]}),
+        (r"data\.0\.batch_size", {"data": [world(batch_size=2)]}),
     ],
 )
 def test_a_run_is_not_gone_on_with_otherwise(name, changes, run):
     with pytest.raises(RecordError, match=rf"config.yaml, .*\b{name}\b"):
         pretrain(tiny(run, resume=True, **changes))
+
+
+def test_a_run_of_before_an_option_of_parts_goes_on_as_it_was(whole, tmp_path):
+    """Photos were not cut at random before there was `cut_at_random`."""
+    shutil.copytree(whole["teacher"], tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    del config["data"][0]["cut_at_random"]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    watch = WatchConfig(validate_every=2, val_batches=1, health_every=2, health_tiles=4, target="land_cover")
+    with pytest.raises(RecordError, match=r"data\.0\.cut_at_random"):
+        pretrain(tiny(tmp_path / "run", watch=watch, resume=True))
+    part = world(cut_at_random=False)
+    assert "done" in pretrain(tiny(tmp_path / "run", part, watch=watch, resume=True)).text
 
 
 # mistakes
@@ -270,6 +285,7 @@ def test_geoplex_paper_differs_where_the_paper_does():
     assert [devices * size for size in of_parts(found, "batch_size")] == [384, 8, 96, 2048, 16]
     assert of_parts(found, "patch_sizes_m") == [[10, 20, 30], [40, 80, 160], [10, 20, 50], [30, 60], [40, 80, 160]]
     assert of_parts(found, "split") == ["train", "all", "train", "train", "train"]
+    assert of_parts(found, "val_split") == ["val", None, "val", "val", "val"]  # nothing is held out of all folds
     assert (found.masking.num_blocks, found.masking.context_area_frac) == (5, (1, 1))
     objective = found.objective
     assert (objective.distance, objective.momentum, objective.final_momentum, objective.predictor_depth) == (
@@ -331,6 +347,64 @@ def test_validation_sees_held_out_tiles_only():
     }
     assert drawn <= held
     assert not held & set(parts[0].train.ids)
+
+
+def test_validation_is_the_same_number_whatever_the_number_of_processes(monkeypatch):
+    """Each looks at its batches, of which there may be different numbers, and of different datasets."""
+    _, _, (validation, _) = prepared(tiny("none"))
+    several = replace(validation, steps=3)
+
+    def loss(draw, generator):
+        return {"loss": torch.tensor(float(generator.initial_seed() % 5))}
+
+    alone = several(loss, 0)
+    found: dict[int, dict] = {}
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object",
+                        lambda every, own: found.update({len(own): own}) or every.__setitem__(slice(None), found.values()))  # fmt: skip
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        told = several(loss, 0)
+    assert told == alone
+
+
+def test_held_out_tiles_that_hold_nothing_end_no_run():
+    _, objective, (_, health) = prepared(tiny("none"))
+    tiles = health.chosen()
+    empty = {k: replace(o, valid=np.zeros_like(o.valid)) for k, o in tiles[1].observations.items()}
+    tiles[1] = replace(tiles[1], observations=empty)
+    found = replace(health, tiles=tiles, target=None)(objective.eval(), 0)
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_held_out_tiles_are_cut_to_whole_patches():
+    """Of 60 m and patches of 40 m, which a crop to 40 m makes right for training."""
+    part = world("s1", "s2", patch_sizes_m=[40], crop_m=40)
+    _, objective, (_, health) = prepared(tiny("none", part))
+    assert {tile.observations["s1"].shape_px for tile in health.chosen()} == {(4, 4)}
+    assert np.isfinite(list(health(objective.eval(), 0).values())).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "watch", "told"),
+    [
+        (world(val_split=None), {"target": "land_cover"}, "watch.target.*held-out"),
+        (world(val_split=None), {"stop_on_collapse": True}, "watch.stop_on_collapse.*held-out"),
+    ],
+)
+def test_what_could_not_be_watched_is_refused(part, watch, told):
+    config = tiny("none", part)
+    with pytest.raises(RecordError, match=told):
+        prepared(replace(config, watch=replace(config.watch, **watch)), Normaliser.preset("treesatai_ts"))
+
+
+def test_only_a_target_of_classes_can_be_watched(monkeypatch):
+    value = Target(name="height", level="pixel", kind="value", gsd_m=10.0, unit="m")
+    monkeypatch.setattr(DatasetRecord, "target", lambda self, name: value)
+    config = tiny("none")
+    with pytest.raises(RecordError, match="watch.target.*classes"):
+        prepared(replace(config, watch=replace(config.watch, target="height")))
 
 
 def collapse(objective):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from anysat.pretrain.losses import contrast_loss, discrimination_loss, prediction_loss
+from anysat.modalities import MODALITIES
+from anysat.pretrain.losses import contrast_loss, discrimination_loss, known_loss, prediction_loss, spread_loss
+from anysat.pretrain.pixels import describe
 from test_pretrain_objective import generator
 
 
@@ -99,3 +101,44 @@ def test_patch_discrimination_is_cross_entropy_and_leaves_equal_targets_out():
         candidates = [j for j in range(4) if j == i or {i, j} != {1, 3}]
         terms.append(-(cosine[i, i] - torch.logsumexp(cosine[i, candidates], 0)).item())
     assert found == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def alike(num_modalities=3, noise=0.3):
+    """Tokens whose modalities nearly agree, as they do late in a training."""
+    patch = torch.randn(8, 1, 9, 64, generator=generator())
+    return patch + noise * torch.randn(8, num_modalities, 9, 64, generator=generator(1))
+
+
+LOSSES = {
+    "contrast": lambda tokens: contrast_loss(tokens, None, 0.1),
+    "spread": lambda tokens: spread_loss(tokens.flatten(0, 2)),
+    "prediction": lambda tokens: prediction_loss(tokens, 1.1 * tokens.detach(), tokens.new_ones(8, 3, 9).bool()),
+    "known": lambda tokens: known_loss(
+        tokens.flatten(0, 2), tokens.detach().flatten(0, 2), torch.ones(216, 64, dtype=torch.bool)
+    ),
+    "discrimination": lambda tokens: discrimination_loss(
+        tokens.flatten(0, 2), tokens.detach().flatten(0, 2).flip(0), torch.ones(216, dtype=torch.bool), 0.1, 0.999
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_computed_in_float32_whatever_the_student_multiplies_in(name):
+    """Else the contrast loses its gradient once it is well learned: a small difference of large rounded numbers."""
+    tokens = alike().requires_grad_()
+    wanted = LOSSES[name](tokens)
+    (grad,) = torch.autograd.grad(wanted, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = LOSSES[name](tokens)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+    assert torch.equal(torch.autograd.grad(found, tokens)[0], grad)
+
+
+def test_what_pixels_hold_is_told_in_float32_whatever_the_student_multiplies_in():
+    values, days = torch.randn(4, 9, 12, 10, generator=generator()), torch.arange(1, 361, 30.0)[None]
+    wanted, _ = describe(values, None, days, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = describe(values, None, days, 2)
+    assert wanted.shape[-1] == len(MODALITIES["s2"].bands) * 6
+    assert torch.equal(found, wanted)

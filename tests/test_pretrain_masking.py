@@ -202,3 +202,15 @@ def test_images_keep_what_they_are():
 def test_a_mask_that_cannot_be_is_refused_by_name(name, value):
     with pytest.raises(RecordError, match=f"masking.{name}"):
         MaskingConfig(**{name: value})
+
+
+@pytest.mark.parametrize("side", [2, 3, 6])
+def test_all_that_is_not_predicted_is_context_where_it_is_the_whole_tile(side):
+    """As the paper has it; a context of less leaves a row and a column free."""
+    config = MaskingConfig(num_blocks=5, context_area_frac=(1.0, 1.0))
+    masks = draw_masks(side, side, 20, config, torch.Generator().manual_seed(0))
+    hidden = torch.zeros(20, side * side, dtype=torch.bool)
+    for block, valid in zip(masks.targets, masks.targets_valid, strict=True):
+        hidden |= torch.zeros_like(hidden).scatter_(1, block, True) & valid[:, None]
+    assert torch.equal(masks.context, ~hidden)
+    assert masks.context.any(1).all()

@@ -335,12 +335,23 @@ def test_a_tile_that_saw_nothing_changes_no_other_and_no_gradient_is_nan(goal):
     assert objective(again, generator())["loss"].item() == found["loss"].item()
 
 
-def test_a_batch_that_saw_nothing_is_refused():
-    draw = make_draw(("s2",), 20.0, batch=1)
+@pytest.mark.parametrize("keys", [("s2",), ("s2", "s1"), ("s2", "modis")])
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_batch_that_saw_nothing_teaches_nothing_and_ends_no_run(goal, keys):
+    """Of one tile, say, which comes after hours, and again whenever the run is gone on with."""
+    draw = make_draw(keys, 20.0, batch=1)
     from dataclasses import replace
 
+    batch = draw.batch
+    for key in keys:
+        batch = with_nothing(batch, 0, key)
+    objective = make_objective(goal, dates_weight=1.0)
+    found = objective(replace(draw, batch=batch), generator())
+    found["loss"].backward()
+    assert torch.isfinite(found["loss"])
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
     with pytest.raises(EmptyTileError):
-        make_objective()(replace(draw, batch=with_nothing(draw.batch, 0, "s2")), generator())
+        objective.student.prepare(batch, 20.0)
 
 
 def test_projections_are_frozen_and_the_same_in_every_model():

@@ -81,7 +81,7 @@ def test_the_last_checkpoints_and_the_best_are_kept_over_sessions(highest, best,
         )
     assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [best, 6]
     found = newest_checkpoint(tmp_path / "run" / "checkpoints").state["best"]
-    assert found == {"name": "val/loss", "value": values[best], "step": best}
+    assert found == {"name": "val/loss", "is_highest": highest, "value": values[best], "step": best}
 
 
 def test_as_many_checkpoints_are_kept_as_asked_for(toy_run):
@@ -232,7 +232,7 @@ def test_processes_may_become_accumulation_but_not_more_micro_batches(toy_begun)
 def test_a_metric_that_nothing_measures_is_refused(tmp_path):
     with pytest.raises(RecordError, match="keep_best: expected a metric that is measured"):
         train(tmp_path / "a", keep={"keep_best": "val/loss"})
-    with pytest.raises(RecordError, match="metric: expected one of val/loss, got 'val/accuracy'"):
+    with pytest.raises(RecordError, match="keep_best: expected a metric that is measured: val/loss, got 'val/accuracy'"):
         train(tmp_path / "b", keep={"keep_best": "val/accuracy"}, monitors=[Watch([1.0] * 9)])
 
 

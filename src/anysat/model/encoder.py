@@ -7,6 +7,7 @@ tensors. Both check their input and end in `core`, which only takes tensors and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -106,20 +107,25 @@ class AnySat(nn.Module):
             precision: `float32` or `bf16`, in what matrices are multiplied; None as `torch.autocast` around has it.
 
         Raises:
+            InputError: `bf16` is asked for of weights that are neither that nor float32.
             UnknownNameError: the model has no projector for a modality of the batch.
             PatchSizeError, ExtentError: the patches do not nest.
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
-        with multiplying(precision, self.device):
+        with self._multiplying(precision):
             return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
 
-    def prepare(self, batch: Batch, patch_size_m: float) -> tuple[dict[str, PixelInput], PatchGrid]:
-        """What the core takes, from a batch of source values, and how its tiles are cut; for training.
+    def prepare(
+        self, batch: Batch, patch_size_m: float, *, refuse_empty: bool = True
+    ) -> tuple[dict[str, PixelInput], PatchGrid]:
+        """What the core takes, from a batch of source values, and how its tiles are cut.
 
-        Tiles without a valid value stay, wholly invalid. Raises as `encode`; EmptyTileError when all are so.
+        Tiles without a valid value stay, wholly invalid. Raises as `encode`; EmptyTileError when all are so, unless
+        `refuse_empty` is False, as where a run must not end because of one batch.
         """
-        inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse="all")
+        refuse: Refuse = "all" if refuse_empty else "none"
+        inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse=refuse)
         return inputs, grid
 
     def grid(self, batch: Batch, patch_size_m: float) -> PatchGrid:
@@ -166,7 +172,7 @@ class AnySat(nn.Module):
         inputs = read_published(x, self.config)
         dense = (output_modality or next(iter(inputs))) if output == "dense" else None
         batch_size = len(next(iter(inputs.values())).values)
-        with multiplying(precision, self.device):
+        with self._multiplying(precision):
             if output == "tile":
                 ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
                 return self._computed(ready, grid, None, faithful, tile_alone=True).tile
@@ -291,6 +297,11 @@ class AnySat(nn.Module):
         """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
         with made_ready(self.fusion) as (fusion,):
             return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
+
+    def _multiplying(self, precision: Precision | None) -> AbstractContextManager[None]:
+        if precision == "bf16" and self.dtype not in (torch.float32, torch.bfloat16):
+            raise InputError("precision bf16", "weights in float32 or bfloat16", self.dtype)
+        return multiplying(precision, self.device)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed._functional_collectives import all_gather_single_autograd
+from torch.distributed import _functional_collectives as collectives
 from torch.nn import functional
+
+_gather = getattr(collectives, "all_gather_single_autograd", None) or collectives.all_gather_tensor_autograd
+"""The name it has had since torch 2.13, or the one before."""
 
 
 def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -29,7 +32,7 @@ def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tens
     padded = functional.pad(flat, (0, 0, 0, missing))
     everyone = distributed.group.WORLD
     assert everyone is not None, "a group of processes, as was looked at"
-    gathered = all_gather_single_autograd(padded, 0, everyone)
+    gathered = _gather(padded, 0, everyone)
     all_tokens = gathered.unflatten(0, (-1, int(most)))
     all_seen = [torch.empty(int(most), dtype=torch.bool, device=flat.device) for _ in all_tokens]
     distributed.all_gather(all_seen, functional.pad(seen, (0, missing)))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.inputs import PixelInput
+from anysat.model.precision import multiplying
 from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.losses import discrimination_loss, prediction_loss, unit_spread
@@ -117,7 +118,8 @@ class FrozenProjections(nn.Module):
             values, valid = self._describe(modality, pixels, grid)
             if len(values) == len(pixels.values) * grid.num_patches:
                 matrix = getattr(self.matrices, key)
-                tokens = values.to(matrix.dtype) @ matrix
+                with multiplying("float32", matrix.device):  # targets are not rounded, whatever the student is
+                    tokens = values.to(matrix.dtype) @ matrix
                 shape = (len(pixels.values), grid.num_patches)
                 found[key] = Targets(tokens.view(*shape, -1), valid.view(shape))
         tiling = {key: target for key, target in found.items() if not self.modalities[key].covers_tile}

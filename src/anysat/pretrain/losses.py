@@ -1,17 +1,20 @@
 """The terms that are minimised: prediction of features and pixels, contrast across modalities, telling patches apart.
 
-All are computed in float32 and leave out what is not valid.
+All are computed in float32, whatever `torch.autocast` is around, and leave out what is not valid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from anysat.model.precision import multiplying
 from anysat.pretrain.config import Distance
 
 _SPREAD_EPS = 1e-5
@@ -21,7 +24,23 @@ LEAST_SPREAD, COVARIANCE_SHARE = 1.0, 0.04
 ROWS = 4096
 """Tokens whose similarities to all others are held at a time; more are taken in parts, and again for the gradient."""
 
+_Given = ParamSpec("_Given")
 
+
+def _in_float32(loss: Callable[_Given, Tensor]) -> Callable[_Given, Tensor]:
+    """Outside autocast, which would multiply what is float32 in a shorter type, and leave its sums there."""
+
+    @wraps(loss)
+    def run(*given: _Given.args, **options: _Given.kwargs) -> Tensor:
+        first = given[0]
+        assert isinstance(first, Tensor), type(first)
+        with multiplying("float32", first.device):
+            return loss(*given, **options)
+
+    return run
+
+
+@_in_float32
 def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: Distance = "smooth_l1") -> Tensor:
     """Smooth L1 (beta 1) or squared distance, mean over the features of the valid tokens (spec 3.1).
 
@@ -53,6 +72,7 @@ def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tens
     return tokens - mean
 
 
+@_in_float32
 def spread_loss(tokens: Tensor) -> Tensor:
     """How far tokens (token dim) are from filling their space: variance and covariance terms of VICReg (2022, 4.1).
 
@@ -68,6 +88,7 @@ def spread_loss(tokens: Tensor) -> Tensor:
     return functional.relu(LEAST_SPREAD - (variance + _VARIANCE_EPS).sqrt()).mean() + COVARIANCE_SHARE * shared
 
 
+@_in_float32
 def known_loss(told: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
     """Squared distance to numbers brought to mean 0 and deviation 1, mean over those that are known.
 
@@ -93,6 +114,7 @@ def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:
     return tokens * torch.rsqrt(square / count + _SPREAD_EPS)
 
 
+@_in_float32
 def contrast_loss(
     tokens: Tensor, valid: Tensor | None, temperature: float, others: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
@@ -150,6 +172,7 @@ def _in_parts(rows: Callable[[slice], Tensor], count: int) -> Tensor:
     return torch.stack([checkpoint(rows, part, use_reentrant=False) for part in parts]).sum()
 
 
+@_in_float32
 def discrimination_loss(
     predicted: Tensor, target: Tensor, valid: Tensor, temperature: float, same_cosine: float
 ) -> Tensor:

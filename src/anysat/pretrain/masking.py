@@ -63,7 +63,8 @@ def _draw_blocks(rows: int, cols: int, batch: int, config: MaskingConfig, genera
     at last is all that this one leaves of the tile.
     """
     size = _draw_size(rows, cols, config.block_area_frac, config.block_aspect, generator)
-    context_size = _draw_size(rows, cols, config.context_area_frac, (1.0, 1.0), generator)
+    is_whole = min(config.context_area_frac) >= 1
+    context_size = _draw_size(rows, cols, config.context_area_frac, (1.0, 1.0), generator, leaves=not is_whole)
     blocks = _place(rows, cols, size, (config.num_blocks, batch), generator)
     left = _place(rows, cols, context_size, (batch,), generator)
     valid = torch.ones(config.num_blocks, batch, dtype=torch.bool)
@@ -85,16 +86,17 @@ def _union(blocks: Tensor, valid: Tensor) -> Tensor:
 
 
 def _draw_size(
-    rows: int, cols: int, area_frac: tuple[float, float], aspect: tuple[float, float], generator: Generator
-) -> tuple[int, int]:
-    """Rows and columns of a rectangle that leaves a row and a column of the tile free, where it has two."""
+    rows: int, cols: int, area_frac: tuple[float, float], aspect: tuple[float, float], generator: Generator,
+    leaves: bool = True,
+) -> tuple[int, int]:  # fmt: skip
+    """Rows and columns of a rectangle that `leaves` a row and a column of the tile free, where it has two."""
     area, ratio = (
         low + (high - low) * float(drawn)
         for (low, high), drawn in zip((area_frac, aspect), torch.rand(2, generator=generator), strict=True)
     )
     height, width = rows * math.sqrt(area * ratio), cols * math.sqrt(area / ratio)
     return tuple(  # type: ignore[return-value]
-        min(max(1, round(length)), max(1, limit - 1)) for length, limit in ((height, rows), (width, cols))
+        min(max(1, round(length)), max(1, limit - leaves)) for length, limit in ((height, rows), (width, cols))
     )
 
 

@@ -67,7 +67,7 @@ class Pretraining(nn.Module):
             draw: a batch of source values and its patch size.
             generator: on the CPU; masks, hidden modalities and dropped dates are drawn from it alone.
         """
-        inputs, grid = self.student.prepare(draw.batch, draw.patch_size_m)
+        inputs, grid = self.student.prepare(draw.batch, draw.patch_size_m, refuse_empty=False)
         masks = draw_masks(grid.num_rows, grid.num_cols, len(draw.batch), self.masking, generator)
         thinned = {key: drop_dates(pixels, self.masking.keep_dates_frac, generator) for key, pixels in inputs.items()}
         seen = self.see(thinned, grid)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from anysat.modalities import Modality
+from anysat.model.precision import multiplying
 
 YEAR_DAYS = 365.25
 
@@ -43,7 +44,8 @@ def describe(
     angle = 2 * math.pi * days[..., None] * turns
     waves = torch.cat([torch.ones_like(days)[..., None], angle.cos(), angle.sin()], dim=-1)
     waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
-    total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
+    with multiplying("float32", values.device):
+        total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
     dates = known.sum(2).clamp_min(1)
     means = total / dates[..., None]
     over_dates = ((values - means[:, :, None, :, 0]) * known).square().sum(2) / dates

@@ -20,7 +20,7 @@ from anysat.errors import CollapseError, DivergedError, RecordError, RunStoppedE
 from anysat.model.checkpoint import OWN_FILE
 from anysat.train.checkpoints import keep_only, publish, write_checkpoint
 from anysat.train.config import KeepConfig
-from anysat.train.metrics import METRICS, write_metrics
+from anysat.train.metrics import METRICS, read_metrics, write_metrics
 from anysat.train.module import Training
 from anysat.train.objective import Monitor
 from anysat.train.progress import TrainingProgress
@@ -28,6 +28,9 @@ from anysat.train.randomness import seed_monitor
 from anysat.train.run import RunFolder
 from anysat.train.signals import StopWish
 from anysat.train.tensors import copied, training_tensors
+
+_LEAST_SCALE = 2.0**-20
+"""Of a half-precision gradient; begun at 2**16, it is halved where something overflows, and doubled seldom."""
 
 
 class Keeper(Callback):
@@ -48,7 +51,9 @@ class Keeper(Callback):
     ) -> None:  # fmt: skip
         self.run, self.keep, self.monitors, self.loggers = run, keep, monitors, list(loggers)
         self.mathematics, self.state = mathematics, state
-        self.best: dict[str, Any] | None = state.get("best")
+        best, wanted = state.get("best"), {"name": keep.keep_best, "is_highest": keep.best_is_highest}
+        is_same = best is not None and {**wanted, **best} == {**best, **wanted}  # the direction was not noted before
+        self.best: dict[str, Any] | None = best if is_same else None
         self.metrics: dict[str, float] = {}
         self.wish = StopWish()
         self.interrupted = False
@@ -69,6 +74,9 @@ class Keeper(Callback):
             metrics, collapse = self._measure(trainer, pl_module, 0, self.monitors)
             self._log(trainer, 0, metrics)
             self._end_if_collapsed(trainer, pl_module, collapse)
+            self._check_names(pl_module, metrics)
+        elif (self.run.path / METRICS).is_file():
+            self._check_names(pl_module, read_metrics(self.run.path / METRICS))
         self._clock = self._now(pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -149,8 +157,13 @@ class Keeper(Callback):
         self._saved = step
 
     def _check_finite(self, trainer: Trainer, module: Training) -> None:
-        """A half-precision overflow is the gradient scaler's to deal with."""
-        if module.finite is None or module.trainer.precision == "16-mixed":
+        """A half-precision overflow is the gradient scaler's to deal with, until it has nothing left to take off."""
+        if module.finite is None:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            if scaler.get_scale() < _LEAST_SCALE:
+                raise DivergedError(self.run.path, module.steps_done, "NaN or infinite at every scale")
             return
         if trainer.strategy.reduce_boolean_decision(not bool(module.finite), all=False):
             raise DivergedError(self.run.path, module.steps_done, "NaN or infinite")
@@ -222,11 +235,25 @@ class Keeper(Callback):
         if problem is not None:
             raise RunStoppedError(self.run.path, step, problem)
 
+    def _check_names(self, module: Training, measured: Iterable[str]) -> None:
+        """Refuse metrics that were not measured before the first step, which only a typing error explains.
+
+        Raises:
+            RecordError: the learning rate, or which checkpoint is kept, would hang on one.
+        """
+        names = [name for name in measured if _monitor_of(name, self.monitors)]
+        plateau = module.settings.plateau_metric if module.settings.schedule == "plateau" else None
+        for option, name in (("keep_best", self.keep.keep_best), ("plateau_metric", plateau)):
+            if names and name is not None and name not in names:
+                raise RecordError(option, name, f"a metric that is measured: {', '.join(names)}")
+
     def _follow_plateau(self, module: Training, step: int, measured: Mapping[str, float]) -> None:
         """Only measurements that come at their time count: where a session stops must change nothing."""
         name = module.settings.plateau_metric
         monitor = _monitor_of(name, self.monitors)
-        if module.settings.schedule == "plateau" and monitor is not None and step % monitor.every_steps == 0:
+        if module.settings.schedule != "plateau" or monitor is None or step % monitor.every_steps:
+            return
+        if _says_something(monitor, measured):
             module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
 
     def _follow_best(self, step: int, measured: Mapping[str, float], counts: Sequence[Monitor]) -> bool:
@@ -235,13 +262,13 @@ class Keeper(Callback):
         monitor = None if name is None else _monitor_of(name, self.monitors)
         if name is None or monitor is None or monitor not in counts:
             return False
-        if not any(key.startswith(f"{monitor.name}/") for key in measured):  # a collapse came before it
+        if not _says_something(monitor, measured):
             return False
         value = _value_of(name, measured)
         sign = -1 if self.keep.best_is_highest else 1
         if math.isnan(value) or (self.best is not None and sign * value >= sign * self.best["value"]):
             return False
-        self.best = {"name": name, "value": value, "step": step}
+        self.best = {"name": name, "is_highest": self.keep.best_is_highest, "value": value, "step": step}
         return True
 
     def _waited_enough(self, step: int, counts: Sequence[Monitor]) -> bool:
@@ -264,6 +291,11 @@ def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:
     if _monitor_of(name, monitors) is None:
         names = ", ".join(f"{monitor.name}/…" for monitor in monitors) or "none: there is no monitor"
         raise RecordError(option, name, f"a metric that is measured ({names})")
+
+
+def _says_something(monitor: Monitor, measured: Mapping[str, float]) -> bool:
+    """False where a collapse came before it."""
+    return any(key.startswith(f"{monitor.name}/") for key in measured)
 
 
 def _monitor_of(metric: str, monitors: Sequence[Monitor]) -> Monitor | None:

@@ -56,7 +56,7 @@ class Training(LightningModule):
         """Tiles this process has trained on."""
         self.grad_norm: Tensor | None = None
         self.finite: Tensor | None = None
-        """Whether every loss has been a number."""
+        """Whether every loss and gradient has been a number."""
 
     @property
     def learning_rate(self) -> float:
@@ -127,6 +127,9 @@ class Training(LightningModule):
         kinds = [[p for p in having if isinstance(p, DTensor) is in_shards] for in_shards in (False, True)]
         norms = [_whole_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds if kind]
         self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+        if self.engine.precision != "16":  # whose scaler sees to it
+            is_finite = self.grad_norm.isfinite()
+            self.finite = is_finite if self.finite is None else self.finite & is_finite
         if self.settings.clip_norm is not None:
             for kind in kinds:
                 torch.nn.utils.clip_grads_with_norm_(kind, self.settings.clip_norm, self.grad_norm)

@@ -146,6 +146,9 @@ def _check_same(
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted names; of a list of tables each table is named by its number."""
+    if isinstance(config, list) and config and all(isinstance(part, Mapping) for part in config):
+        config = dict(enumerate(config))
     if not isinstance(config, Mapping):
         return {prefix: config}
     return {

@@ -39,8 +39,8 @@ class Plateau:
     num_without_gain: int = 0
 
     def after(self, value: float, config: OptimiserConfig) -> Plateau:
-        """What is remembered after one more measurement."""
-        if self.best is None or value < self.best - _LEAST_GAIN * abs(self.best):
+        """What is remembered after one more measurement; one that is no number is none that is better."""
+        if not math.isnan(value) and (self.best is None or value < self.best - _LEAST_GAIN * abs(self.best)):
             return replace(self, best=value, num_without_gain=0)
         if self.num_without_gain < config.plateau_patience:
             return replace(self, num_without_gain=self.num_without_gain + 1)

@@ -49,12 +49,17 @@ def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_moments(objective: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments into a new optimiser; into shards, where the parameters lie in shards."""
+    """Put moments into a new optimiser; into shards, where the parameters lie in shards.
+
+    A fused update wants the step where the parameter is, the others want it on the processor.
+    """
+    fused = {p for group in optimiser.param_groups if group.get("fused") for p in group["params"]}
     for name, parameter in objective.named_parameters():
         if f"{_ADAM}step/{name}" in tensors:
             step, *moments = (tensors[f"{_ADAM}{moment}/{name}"] for moment in _MOMENTS)
             placed = [_placed_like(moment, parameter) for moment in moments]
-            optimiser.state[parameter] = dict(zip(_MOMENTS, (step.clone(), *placed), strict=True))
+            step = step.to(parameter.device if parameter in fused else "cpu", copy=True)
+            optimiser.state[parameter] = dict(zip(_MOMENTS, (step, *placed), strict=True))
 
 
 def _placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:

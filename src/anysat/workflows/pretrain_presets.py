@@ -23,8 +23,9 @@ def _geoplex_parts(*, paper: bool) -> list[PartConfig]:
             batch_size=recipe.paper_batch_size // _PAPER_DEVICES if paper else recipe.batch_size,
             patch_sizes_m=list(recipe.paper_patch_sizes_m if paper else recipe.patch_sizes_m),
             max_dates=recipe.max_dates,
-            # Of PASTIS the code pretrains on folds 1 to 3, the paper on all.
+            # Of PASTIS the code pretrains on folds 1 to 3, the paper on all, so that none is held out.
             split="all" if paper and name == "pastis_hd" else "train",
+            val_split=None if paper and name == "pastis_hd" else "val",
         )
         for name, recipe in GEOPLEX.items()
     ]  # fmt: skip

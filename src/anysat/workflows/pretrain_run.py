@@ -17,7 +17,7 @@ from anysat.data.mixture import Mixture, Part
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import to_json, write_whole
-from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RunStoppedError
+from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RecordError, RunStoppedError
 from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric, isometric_std
@@ -75,7 +75,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     _check_modalities(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=type(config)().to_dict(),
+        defaults=_defaults(config),
     ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
         objective = make_objective(config, normaliser)
@@ -97,6 +97,12 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
         told = _told(run, fitted, time.monotonic() - began)
         told += _report(config, objective, watched, run, fitted.steps)
     return Pretrained(text=told, exit_status=fitted.exit_status)
+
+
+def _defaults(config: PretrainConfig) -> dict[str, Any]:
+    """What a run did whose options lack some that came later."""
+    parts = [asdict(PartConfig(dataset=part.dataset, cut_at_random=False)) for part in config.data]
+    return type(config)().to_dict() | {"data": parts}
 
 
 def _report(
@@ -179,7 +185,11 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
 def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:
     """What is measured on held-out tiles, where there are any."""
     held = [(part, part.held_out) for part in parts if part.held_out is not None]
+    asked = {"target": config.watch.target, "stop_on_collapse": config.watch.stop_on_collapse or None}
     if not held:
+        for name, value in asked.items():
+            if value is not None:
+                raise RecordError(f"watch.{name}", value, "null without held-out tiles, which it would look at")
         return []
     validation = Validation(
         every_steps=config.watch.validate_every,
@@ -188,6 +198,8 @@ def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]
     )  # fmt: skip
     first, labelled = held[0]
     if config.watch.target is not None:
+        if (kind := first.record.target(config.watch.target).kind) != "class":
+            raise RecordError("watch.target", config.watch.target, f"a target of classes; it is one of {kind}")
         name, split, root = first.config.dataset, str(first.config.val_split), labelled.folder.root
         labelled = open_dataset(name, root, split, modalities=first.config.modalities, targets=(config.watch.target,))
     health = HealthMonitor(

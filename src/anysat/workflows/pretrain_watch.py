@@ -50,16 +50,21 @@ class Validation:
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
-        """Means over the batches of this process."""
+        """Means over all batches, each of which one process looks at: the same however many there are."""
         rank, world_size = _rank()
         mixture = Mixture(parts=self.mixture_parts, seed=_VALIDATION_SEED)
-        sums: dict[str, list[float]] = {}
+        found: dict[int, dict[str, float]] = {}
         for number in range(rank, self.steps, world_size):
             draw = mixture.draw(number)
             generator = torch.Generator().manual_seed(_VALIDATION_SEED + number)
-            for key, value in objective(draw, generator).items():
-                sums.setdefault(key, []).append(float(value))
-        return {key: float(np.mean(values)) for key, values in sums.items()}
+            found[number] = {key: float(value) for key, value in objective(draw, generator).items()}
+        every = [found]
+        if world_size > 1:
+            every = [{}] * world_size
+            torch.distributed.all_gather_object(every, found)
+        batches = [batch for _, batch in sorted(item for one in every for item in one.items())]
+        keys = dict.fromkeys(key for batch in batches for key in batch)
+        return {key: float(np.mean([batch[key] for batch in batches if key in batch])) for key in keys}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,9 +118,9 @@ class HealthMonitor:
 
 
 def embed(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> Embeddings:
-    """Embeddings of tiles of one size."""
+    """Embeddings of tiles of one size; NaN of one without a valid value, or with none in what was cut of it."""
     with torch.inference_mode():
-        return encoder.encode(Batch.of(tiles), patch_size_m)
+        return encoder.encode(Batch.of(tiles), patch_size_m, refuse_empty=False)
 
 
 def _cut(tile: Tile, patch_size_m: float) -> Tile:
@@ -124,7 +129,7 @@ def _cut(tile: Tile, patch_size_m: float) -> Tile:
         if not observation.modality.covers_tile:
             seen = observation
     side = min(seen.shape_px) * seen.modality.gsd_m
-    wanted = max(1, int(_MAX_SIDE_M // patch_size_m)) * patch_size_m
+    wanted = max(1, int(min(side, _MAX_SIDE_M) // patch_size_m)) * patch_size_m
     return tile if side <= wanted else crop(tile, 0.0, 0.0, wanted)
 
 
@@ -137,7 +142,7 @@ def _half(tile: Tile) -> Tile:
 def _pairs(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> list[tuple[Tensor, Tensor]]:
     """Tokens of the first modality beside those of each other, of the patches both saw."""
     with torch.inference_mode():
-        inputs, _ = encoder.prepare(Batch.of(tiles), patch_size_m)
+        inputs, _ = encoder.prepare(Batch.of(tiles), patch_size_m, refuse_empty=False)
         seen = encoder.see(inputs, patch_size_m, chunk_rows=CHUNK_ROWS)
     tiling = [part for key, part in seen.items() if not encoder.config.modality(key).covers_tile]
     pairs = []
