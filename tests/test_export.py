@@ -57,3 +57,21 @@ def test_state_dicts_survive_a_round_trip():
     other.load_published_state_dict(model.published_state_dict())
     x = random_input(("s2",))
     assert (model(x, 20, "tile") == other(x, 20, "tile")).all()
+
+
+def test_attention_of_low_precision_is_exported_for_any_number_of_tokens():
+    """Which way few tokens take must not be fixed by the example."""
+    done = subprocess.run([sys.executable, "-c", LOW_PRECISION], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
+
+
+LOW_PRECISION = """
+import torch
+from anysat.model.layers import Attention
+layer, tokens = Attention(64, 2).bfloat16(), torch.export.Dim("tokens", min=2, max=500)
+with torch.no_grad():
+    made = torch.export.export(layer, (torch.randn(2, 6, 64).bfloat16(),), dynamic_shapes=({1: tokens}, ))
+    x = torch.randn(2, 30, 64).bfloat16()
+    torch.testing.assert_close(made.module()(x), layer(x), atol=1e-2, rtol=1e-2)
+print("same")
+"""

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import anysat.model.ready as ready_module
-from anysat.errors import UnknownNameError
+from anysat.errors import InputError, UnknownNameError
 from anysat.model.layers import ChannelNorm, RowLayers
 from anysat.model.precision import multiplying
 from anysat.model.ready import ReadyLinear, ReadyRows, keeping_ready, made_ready
@@ -249,7 +249,12 @@ def _substitute(model):
         block.mlp.fc1.load_state_dict(kept.state_dict())
 
 
-@pytest.mark.parametrize("change", [_prune, _hook, _substitute])
+def _own_forward(model):
+    layer = model.spatial.blocks[0].attention.out
+    layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight, layer.bias)
+
+
+@pytest.mark.parametrize("change", [_prune, _hook, _substitute, _own_forward])
 def test_hooks_and_foreign_layers_are_asked_where_nothing_is_learned_too(change):
     model, x = random_model().eval().requires_grad_(), random_input(("s1", "aerial"), 20)
     before = model(x, 10).detach()
@@ -296,3 +301,44 @@ def test_norms_of_a_device_that_mixes_no_types_get_the_type_of_their_weights():
     x = torch.randn(3, 8, dtype=torch.bfloat16)
     assert norm(x).dtype == torch.bfloat16
     assert norm.to("meta")(x.to("meta")).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", ["attention", "attention.out", "norm2", "mlp", "mlp.fc2"])
+def test_what_hooks_see_and_give_is_not_written_over(name, precision):
+    model, x, seen = random_model().eval(), random_input(("s1", "aerial"), 20), []
+    layer = model.spatial.blocks[0].get_submodule(name)
+    layer.register_forward_hook(lambda _, given, found: seen.extend((t, t.clone()) for t in (given[0], found)))
+    with torch.inference_mode():
+        model(x, 10, precision=precision)
+    assert len(seen) >= 2
+    assert all(torch.equal(held, copied) for held, copied in seen)
+
+
+def test_a_tensor_that_a_hook_gives_instead_is_not_written_to():
+    model, x, given = random_model().eval(), random_input(("s1",), 20, batch=1), []
+
+    def nothing(_, __, found):
+        given.append(torch.zeros_like(found))
+        return given[-1]
+
+    model.spatial.blocks[0].mlp.register_forward_hook(nothing)
+    with torch.inference_mode():
+        model(x, 10)
+    assert given
+    assert all(not tensor.any() for tensor in given)
+
+
+def test_norms_without_a_weight_are_folded_in_float16_too():
+    layers, x = norm_of(rows(), 0.0, torch.full((24,), 5e-4)).half(), torch.randn(50, 10).half()
+    with torch.inference_mode():
+        found, wanted = ReadyRows(layers, None)(x).float(), layers(x).float()
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_bf16_is_refused_of_weights_that_it_does_not_fit(dtype):
+    model, x = random_model().to(dtype).eval(), random_input(("s1",), 20)
+    with pytest.raises(InputError, match="precision bf16: expected weights in float32 or bfloat16"):
+        model(x, 10, precision="bf16")
+    assert model(x, 10).dtype == dtype

@@ -24,7 +24,7 @@ S1 = MODALITIES["s1"]
 LATE = datetime(2020, 6, 1, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
 
 
-@pytest.mark.parametrize("date", [LATE, LATE.isoformat(), "20200601T233000-0500", "2020-06-01T23-05", "2020-06-02T23:30:60+00:00", LATE.astimezone(UTC), "2020-06-02T04:30:00Z", "20200602T043000",
+@pytest.mark.parametrize("date", [LATE, LATE.isoformat(), "20200601T233000-0500", "2020-06-01T23-05", "2020-06-02T23:30:60+00:00", "2020-06-01 23:30:00-05:00", "2020-06-01T23:30:00 -05:00", LATE.astimezone(UTC), "2020-06-02T04:30:00Z", "20200602T043000",
                                   "2020-06-02", np.datetime64("2020-06-02T04:30")])  # fmt: skip
 def test_a_moment_has_one_day_however_it_is_written(date):
     seen = Observation.of(S1, np.ones((1, 3, 2, 2)), dates=[date])

@@ -12,7 +12,7 @@ from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError
 from anysat.modalities import MODALITIES
 from anysat.normalise import Normaliser
-from anysat.observation import Observation
+from anysat.observation import Observation, day_numbers
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
@@ -262,3 +262,23 @@ def test_a_record_that_the_model_was_not_made_with_is_refused_by_field():
         random_model(dim=64).encode(Batch.of([tile]), 20)
     with pytest.raises(ValueError, match=r"a Batch, such as Batch.of\(\[tile\]\), got Tile"):
         random_model(dim=64).encode(tile, 20)
+
+
+@pytest.mark.parametrize("convention", ["day_of_year", "days_since 2018-09-01"])
+def test_faithful_batches_are_padded_with_day_0_as_the_published_ones(convention):
+    model = random_model(day_convention=convention).eval()
+    tiles = []
+    for number, count in enumerate((2, 5)):
+        values = np.random.default_rng(number).normal(size=(count, 10, 6, 6))
+        days = np.datetime64("2019-03-01") + 31 * np.arange(count)
+        tiles.append(Tile.of(Observation.of(MODALITIES["s2"], values, dates=days), id=str(number), dataset="d"))
+    batch = Batch.of(tiles)
+    model.normaliser = Normaliser.from_batch(batch)
+    values = model.normaliser.standardise(batch)["s2"]
+    days = np.zeros((2, 5), np.float32)
+    for row, tile in zip(days, tiles, strict=True):
+        seen = day_numbers(tile.observations["s2"].dates, convention)
+        row[: len(seen)] = seen
+    x = {"s2": values, "s2_dates": torch.from_numpy(days), "s2_mask": batch.observations["s2"].valid}
+    found, wanted = model.encode(batch, 20, faithful=True).patch, model(x, 20, faithful=True)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)

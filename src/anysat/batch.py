@@ -19,6 +19,8 @@ from anysat.modalities import Modality
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
 
+NO_DAY = int(np.iinfo(np.int64).min)
+"""Where there is no date: numpy's NaT."""
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """Makes an empty tensor of a shape and type."""
 
@@ -84,7 +86,7 @@ class StackedObservation:
     units: tuple[str, ...]
     """Unit of each band."""
     dates: Tensor | None = None
-    """(batch time) days since 1970-01-01, integers; arbitrary where padded."""
+    """(batch time) days since 1970-01-01, integers; `NO_DAY` where padded."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,7 +151,7 @@ class Batch:
             raise InputError("batch", f"the modality {modality.key}", ", ".join(self.observations))
         like = tiling[0].values
         values = like.new_zeros(len(self), *((1,) if modality.is_temporal else ()), len(modality.bands), rows, cols)
-        dates = torch.zeros(len(self), 1, dtype=torch.int64, device=like.device) if modality.is_temporal else None
+        dates = torch.full((len(self), 1), NO_DAY, device=like.device) if modality.is_temporal else None
         nothing = StackedObservation(modality=modality, values=values, valid=torch.zeros_like(values, dtype=torch.bool),
                                      units=modality.units, dates=dates)  # fmt: skip
         return replace(self, observations={**self.observations, modality.key: nothing})
@@ -233,7 +235,7 @@ def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObserv
         steps = _fill(row, seen, days, tile.observations[key]) if key in tile.observations else 0
         row[steps:], seen[steps:] = 0, False
         if days is not None:
-            days[steps:] = 0
+            days[steps:] = NO_DAY
     return StackedObservation(modality=first.modality, values=values, valid=valid, units=first.units, dates=dates)
 
 

@@ -32,6 +32,7 @@ _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.float32]:
     """The model's day number of each date; the only place where one is made.
 
+    A place without a date (NaT), which fills a batch up to its longest series, is day 0 as in the published code.
     `day_of_year` counts from 1 on 1 January, so series over several years wrap, as in most of the
     published loaders; `days_since YYYY-MM-DD` counts on from 0 at that date (published PASTIS).
 
@@ -43,14 +44,14 @@ def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.flo
     kind, *since = convention.split()
     if kind == "day_of_year" and not since:
         start = dates.astype("datetime64[Y]").astype("datetime64[D]")
-        return ((dates - start).astype(np.int64) + 1).astype(np.float32)
+        return np.where(np.isnat(dates), 0, (dates - start).astype(np.int64) + 1).astype(np.float32)
     try:
         origin = np.datetime64(since[0], "D") if kind == "days_since" and len(since) == 1 else None
     except ValueError:
         origin = None
     if origin is None:
         raise RecordError("day convention", convention, "'day_of_year' or 'days_since YYYY-MM-DD'")
-    return (dates - origin).astype(np.int64).astype(np.float32)
+    return np.where(np.isnat(dates), 0, (dates - origin).astype(np.int64)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,9 +220,11 @@ def _calendar_date(date: object) -> object:
     found = re.match(r"\s*(\d{4})(-?)(\d\d)\2(\d\d)(?=$|[T Z])", text)
     if found is None:
         raise ValueError(f"{text!r}")
-    if re.search(r"T\d\d(:?\d\d){0,2}([.,]\d+)?[+-]\d\d(:?\d\d)?\s*$", text):  # a time zone, where the day may differ
+    zone = re.search(r"[T ]\d\d(:?\d\d){0,2}([.,]\d+)?(\s*)[+-]\d\d(:?\d\d)?\s*$", text)
+    if zone is not None:  # where the day may differ
         with contextlib.suppress(ValueError):  # such as a leap second: the day as written
-            return datetime.fromisoformat(text.strip()).astimezone(UTC).date()
+            whole = text[: zone.start(3)] + text[zone.end(3) :]
+            return datetime.fromisoformat(whole.strip()).astimezone(UTC).date()
     return "-".join(found.group(1, 3, 4))
 
 

@@ -42,6 +42,10 @@ class Remembered:
     parts: Parts
     """Pixels follow each other patch by patch."""
 
+    def to(self, device: torch.device) -> Remembered:
+        """The same on another device."""
+        return Remembered(self.days.to(device), {name: part.to(device) for name, part in self.parts.items()})
+
 
 class Kind(Protocol):
     """A way to keep dates."""
@@ -175,12 +179,14 @@ def grow(
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // side for length in pixels.values.shape[-2:])
     values = pixels.values
+    if before is not None:
+        before = before.to(values.device)
     if pixels.valid is not None:
         values = values.masked_fill(~pixels.valid, float("nan"))
     values = projector.cut(values, side).flatten(0, 1)
     assert pixels.days is not None, modality.key
     assert len(pixels.days) == 1, pixels.days.shape
-    days = pixels.days[0] if before is None else torch.cat([before.days, pixels.days[0].to(before.days)])
+    days = pixels.days[0] if before is None else torch.cat([before.days, pixels.days[0].to(before.days.dtype)])
     code = projector.date_code(days[None])[0]
     new = code[len(days) - values.shape[1] :]
 

@@ -68,8 +68,12 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether nothing but its weights tells what a layer does: it has no hook, and its class is ours or torch's."""
-    is_known = type(layer).__module__.partition(".")[0] in ("anysat", "torch")
+    """Whether nothing but its weights tells what a layer does: its class is ours or torch's, and nobody changed it.
+
+    That is, it has no hook, no `forward` of its own, and was not quantised.
+    """
+    home = type(layer).__module__.split(".")
+    is_known = home[0] in ("anysat", "torch") and home[:2] != ["torch", "ao"] and "forward" not in vars(layer)
     return is_known and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
@@ -85,10 +89,10 @@ def attend(
 ) -> Float[Tensor, "batch head query dim"]:
     """Softmax attention with an additive term."""
     bias = None if bias is None else bias.to(query.dtype)
-    num_tokens, learns = key.shape[2], torch.is_grad_enabled()
-    if num_tokens == 2 and not learns:
+    learns, num_tokens = torch.is_grad_enabled() or torch.compiler.is_exporting(), key.shape[2]  # of any, if exported
+    if not learns and num_tokens == 2:
         return _attend_two(query, key, value, bias)
-    if query.dtype == torch.float32 or num_tokens > FEW_TOKENS or learns:
+    if learns or query.dtype == torch.float32 or num_tokens > FEW_TOKENS:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(-1) @ value
@@ -239,13 +243,18 @@ class Block(nn.Module):
         """Attention, then feed-forward; arguments as of the attention."""
         mixed = self.attention(self.norm1(x), valid, bucket, first_alone)
         x = x[:, :1] if first_alone else x
-        x = _added(mixed, x) if mixed.dtype == x.dtype else x + mixed
-        return _added(self.mlp(self.norm2(x)), x)
+        is_ours = mixed.dtype == x.dtype and is_plain(self.attention) and is_plain(self.attention.out)
+        x = _added(mixed, x, is_ours)
+        is_ours = is_plain(self.norm2) and is_plain(self.mlp) and is_plain(self.mlp.fc2)
+        return _added(self.mlp(self.norm2(x)), x, is_ours)
 
 
-def _added(fresh: Tensor, x: Tensor) -> Tensor:
-    """The sum, in the place of what nobody else holds where nothing is learned: of `fresh`, or of a wider `x`."""
-    if torch.is_grad_enabled():
+def _added(fresh: Tensor, x: Tensor, is_ours: bool) -> Tensor:
+    """The sum, in the place of what nobody else holds where nothing is learned: of `fresh`, or of a wider `x`.
+
+    They are not ours alone where hooks may have kept them, or given them.
+    """
+    if torch.is_grad_enabled() or not is_ours:
         return x + fresh
     return fresh.add_(x) if fresh.dtype == x.dtype else x.add_(fresh)
 

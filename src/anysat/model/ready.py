@@ -203,9 +203,11 @@ class _Waiting(NamedTuple):
 
     @classmethod
     def of(cls, norm: ChannelNorm, dtype: torch.dtype) -> _Waiting:
-        least = norm.bias.abs() * (2 / torch.finfo(dtype).max)  # what is divided below must not overflow
-        gain = norm.weight.abs().maximum(least.clamp_min(LEAST_GAIN))
-        return cls(gain, (-norm.bias / gain).to(dtype))
+        exact = torch.promote_types(norm.weight.dtype, torch.float32)  # in which small numbers are no zeros
+        weight, bias = norm.weight.to(exact), norm.bias.to(exact)
+        least = bias.abs() * (2 / torch.finfo(dtype).max)  # what is divided below must not overflow
+        gain = weight.abs().maximum(least.clamp_min(LEAST_GAIN))
+        return cls(gain, (-bias / gain).to(dtype))
 
     def clamped(self, x: Tensor) -> Tensor:
         """In place."""
