@@ -5,14 +5,14 @@ python benchmarks/speed.py growth            # seconds and memory as tiles, date
 python benchmarks/speed.py print docs/experiments/speed.json
 
 `make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
-seed. Ways of computing it take turns, so that whatever else the machine does meets all of them: the plain float32
-forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with it, in bfloat16, made
-ready once for all turns. Seconds are medians, ratios those of each turn. Machines that are shared with others change
-their rate. A product is timed before and after each turn, and the lower rate is the turn's; a turn is *quiet* where it
-is four fifths or more of the best of all turns of the case. Medians of quiet turns are told by themselves, with their
-ratio. The floor is what remains to be multiplied at the rate at which this machine multiplies matrices of those very
-shapes, one after the other; its share is that over the seconds taken. Peak memory is of a process that does nothing
-else. Nothing is reported from a machine that is busy with something else, unless `--busy` is given.
+seed. Ways of computing it take turns, each in a process of its own, so that whatever else the machine does meets all of
+them: the plain float32 forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with
+it, in bfloat16, made ready once for all turns. Seconds are medians, ratios those of each turn. Machines that are shared
+with others change their rate. A product is timed before and after each turn, and the lower rate is the turn's; a turn
+is *quiet* where it is four fifths or more of the best of all turns of the case. Medians of quiet turns are told by
+themselves, with their ratio. The floor is what remains to be multiplied at the rate at which this machine multiplies
+matrices of those very shapes, one after the other; its share is that over the seconds taken. Nothing is reported from a
+machine that is busy with something else, unless `--busy` is given.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -154,12 +156,16 @@ def ways(
     return found
 
 
-class Multiplications(TorchDispatchMode):
-    """Counts matrix products by their shape (count, rows, inner, columns)."""
+Shape = tuple[int, int, int, int]
+"""Of products: how many, rows, inner length, columns."""
 
-    def __init__(self) -> None:
+
+class Multiplications(TorchDispatchMode):
+    """Counts matrix products by their shape."""
+
+    def __init__(self, found: Mapping[Shape, int] = MappingProxyType({})) -> None:
         super().__init__()
-        self.found: Counter[tuple[int, int, int, int]] = Counter()
+        self.found: Counter[Shape] = Counter(found)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note it, and do it."""
@@ -175,7 +181,7 @@ class Multiplications(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     @property
-    def flops(self) -> dict[tuple[int, int, int, int], float]:
+    def flops(self) -> dict[Shape, float]:
         """By shape."""
         return {shape: 2.0 * times * shape[0] * shape[1] * shape[2] * shape[3] for shape, times in self.found.items()}
 
@@ -202,48 +208,132 @@ def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
     return seconds * total / timed
 
 
+def peak_gb() -> float:
+    """The most memory this process has held."""
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage begins with what the parent held
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+
+
+class Turns:
+    """One way of computing one case, in this process."""
+
+    def __init__(self, name: str, way: str) -> None:
+        self.case, self.model, self.way = CASES[name], base_model(), way
+        self.call, self.x = ways(True, True, True)[way], CASES[name].inputs()
+
+    def begin(self) -> tuple[dict[Shape, int], float]:
+        """How often what is multiplied, told by plain and float32, and seconds of this first time, which warms up."""
+        counted: dict[Shape, int] = {}
+
+        def call() -> None:
+            if self.way in ("plain float32", "float32"):
+                counted.update(multiplications(self.call, self.model, self.x, self.case.patch_m).found)
+            else:
+                self._run()
+
+        return counted, seconds_of(call)
+
+    def turn(self) -> tuple[float, float, float]:
+        """Seconds, those of all threads, and the lower of the machine's rates before and after."""
+        before, cpu = probed_rate(), time.process_time()
+        wall = seconds_of(self._run)
+        cpu = time.process_time() - cpu
+        return wall, cpu, min(before, probed_rate())
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            self.call(self.model, self.x, self.case.patch_m)
+
+    def peak_gb(self) -> float:
+        """The most memory that was held."""
+        return peak_gb()
+
+
+def working(name: str, way: str, pipe: Any) -> None:
+    """Do what is asked for, until nothing is."""
+    one = Turns(name, way)
+    with keeping_ready():  # as every loop over tiles of the package
+        while (asked := pipe.recv()) is not None:
+            pipe.send(getattr(one, asked)())
+
+
+class Elsewhere:
+    """The same in a process of its own, as whoever computes in one way has it: no memory of others is in the way."""
+
+    def __init__(self, name: str, way: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.worker = context.Process(target=working, args=(name, way, theirs), daemon=True)
+        self.worker.start()
+        theirs.close()
+
+    def _ask(self, word: str) -> Any:
+        self.pipe.send(word)
+        return self.pipe.recv()
+
+    def begin(self) -> tuple[dict[Shape, int], float]:
+        """As `Turns`."""
+        found: tuple[dict[Shape, int], float] = self._ask("begin")
+        return found
+
+    def turn(self) -> tuple[float, float, float]:
+        """As `Turns`."""
+        found: tuple[float, float, float] = self._ask("turn")
+        return found
+
+    def peak_gb(self) -> float:
+        """As `Turns`; the process ends."""
+        found: float = self._ask("peak_gb")
+        self.pipe.send(None)
+        self.worker.join()
+        return found
+
+
 def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> tuple[dict[str, Any], float]:
     """One case: seconds, ratios, memory, multiplications, floor and error of each way; the best rate, GFLOP/s."""
-    case, model = CASES[name], base_model()
+    case = CASES[name]
     is_compiled = with_compiled and not case.clouds  # for one shape, which clouds change
-    x, every = case.inputs(), ways(case.is_plain_possible, bf16, is_compiled)
-    rows: dict[str, Any] = {}
-    with torch.inference_mode():
-        for way, call in every.items():  # all but the plain one multiply the same
-            counted = multiplications(call if way == "plain float32" else every["float32"], model, x, case.patch_m)
-            first = seconds_of(lambda call=call: call(model, x, case.patch_m)) if way.startswith("compiled") else None
-            rows[way] = {"gflop": sum(counted.flops.values()) / 1e9, "counted": counted, "wall": [], "cpu": [],
-                         "first_s": first, "rates": []}  # fmt: skip
-        with keeping_ready():  # as every loop over tiles of the package
-            for call in every.values():
-                call(model, x, case.patch_m)
-            for _ in range(times):
-                for way, call in every.items():
-                    before, cpu = probed_rate(), time.process_time()
-                    rows[way]["wall"].append(seconds_of(lambda call=call: call(model, x, case.patch_m)))
-                    rows[way]["cpu"].append(time.process_time() - cpu)
-                    rows[way]["rates"].append(min(before, probed_rate()))
-        for way, row in rows.items():
-            row["floor_s"] = floor_seconds(row.pop("counted"), torch.bfloat16 if "bfloat16" in way else torch.float32)
-        if case.is_plain_possible and case.side_m * case.batch <= 640:
-            exact = plainly(model.double(), {key: v.double() for key, v in x.items()}, case.patch_m)
-            model.float()
-            for way, call in every.items():
-                off = call(model, x, case.patch_m).double() - exact
-                rows[way] |= {"worst": float(off.abs().max()), "relative": float(off.norm() / exact.norm())}
+    every = ways(case.is_plain_possible, bf16, is_compiled)
+    rows: dict[str, Any] = {way: {"wall": [], "cpu": [], "rates": []} for way in every}
+    takers = {way: Elsewhere(name, way) for way in every}
+    counted = {}
+    for way, taker in takers.items():
+        counted[way], first = taker.begin()
+        rows[way]["first_s"] = first if way.startswith("compiled") else None
+    for _ in range(times):
+        for way, taker in takers.items():
+            for what, value in zip(("wall", "cpu", "rates"), taker.turn(), strict=True):
+                rows[way][what].append(value)
     for way, row in rows.items():
-        row["peak_gb"] = peak_gb(name, way)
+        row["peak_gb"] = takers[way].peak_gb()
+        multiplied = Multiplications(counted[way] or counted["float32"])  # all but the plain one multiply the same
+        row["gflop"] = sum(multiplied.flops.values()) / 1e9
+        row["floor_s"] = floor_seconds(multiplied, torch.bfloat16 if "bfloat16" in way else torch.float32)
         row["share"] = row["floor_s"] / statistics.median(row["wall"])
         if "plain float32" in rows:
             turns = zip(rows["plain float32"]["wall"], row["wall"], strict=True)
             row["ratio"] = statistics.median(plain_s / own_s for plain_s, own_s in turns)
+    if case.is_plain_possible and case.side_m * case.batch <= 640:
+        for way, error in errors(case, every).items():
+            rows[way] |= error
     best = max(rate for row in rows.values() for rate in row["rates"])
     for row in rows.values():
         quiet = [wall for wall, rate in zip(row["wall"], row.pop("rates"), strict=True) if rate >= QUIET * best]
         row["quiet"] = {"turns": len(quiet), "wall": statistics.median(quiet) if quiet else None}
     for row in rows.values():
-        row |= {name: statistics.median(row[name]) for name in ("wall", "cpu")}
+        row |= {what: statistics.median(row[what]) for what in ("wall", "cpu")}
     return rows, best
+
+
+def errors(case: Case, every: Mapping[str, Callable[..., Tensor]]) -> dict[str, dict[str, float]]:
+    """How far each way is from the plain one in float64: the worst number, and all of them relative to their length."""
+    model, x = base_model(), case.inputs()
+    with torch.inference_mode():
+        exact = plainly(model.double(), {key: values.double() for key, values in x.items()}, case.patch_m)
+        model.float()
+        off = {way: call(model, x, case.patch_m).double() - exact for way, call in every.items()}
+    return {way: {"worst": float(one.abs().max()), "relative": float(one.norm() / exact.norm())}
+            for way, one in off.items()}  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -259,12 +349,6 @@ def probed_rate() -> float:
     """How fast the machine multiplies right now, in bfloat16 where it has units for it: GFLOP/s."""
     product = _probe()
     return 8 * 2 * 1984 * 768 * 3072 / 1e9 / seconds_of(lambda: [product() for _ in range(8)])
-
-
-def peak_gb(name: str, way: str) -> float:
-    """Of a process that does nothing else."""
-    words = [sys.executable, __file__, "one", name, "--way", way]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, with_compiled: bool) -> None:
@@ -351,8 +435,7 @@ def one(name: str, way: str, times: int) -> None:
     with torch.inference_mode(), keeping_ready():
         seconds = [seconds_of(lambda: call(model, x, case.patch_m)) for _ in range(times)]
     print(statistics.median(seconds))
-    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage begins with what the parent held
-    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6)
+    print(peak_gb())
 
 
 def main() -> None:

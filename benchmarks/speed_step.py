@@ -5,13 +5,15 @@ python benchmarks/speed_step.py print docs/experiments/speed-step.json
 
 Four tiles like TreeSatAI's (60 m: aerial photo, 20 dates of Sentinel-2, 30 of Sentinel-1; patches of 10 m), the
 published objective: teacher, prediction and contrast. *Plain*: student and teacher by `plain.py`, every pixel, date and
-token at once, AdamW as torch makes it by default, float32. *float32* and *bf16*: as `anysat pretrain` trains.
+token at once, AdamW as torch makes it by default, float32. *float32* and *bf16*: as `anysat pretrain` trains, what is
+freed kept for the next step (`train/memory.py`).
 *recomputed*: activations of the student are computed again for the gradient (`engine.recompute`). Each way takes its
 steps in a process of its own, in turns with another that takes plain ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import statistics
@@ -36,6 +38,7 @@ from anysat.normalise import Normaliser
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.goals import FEATURE_NORM_EPS, Targets
 from anysat.pretrain.objective import Pretraining
+from anysat.train.memory import memory_kept
 
 DATES = {"aerial": 0, "s2": 20, "s1-asc": 30}
 PLAIN = "plain float32"
@@ -96,11 +99,12 @@ def stepping(way: str) -> Callable[[int], Tensor]:
 def working(way: str, pipe: Any) -> None:
     """Take a step for each word that comes, and tell seconds and loss; at the end the most memory held."""
     step, number = stepping(way), 0
-    while pipe.recv():
-        start = time.perf_counter()
-        loss = float(step(number))
-        pipe.send((time.perf_counter() - start, loss))
-        number += 1
+    with contextlib.nullcontext() if way.startswith("plain") else memory_kept():
+        while pipe.recv():
+            start = time.perf_counter()
+            loss = float(step(number))
+            pipe.send((time.perf_counter() - start, loss))
+            number += 1
     lines = Path("/proc/self/status").read_text().splitlines()
     pipe.send(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6)
 

@@ -232,7 +232,9 @@ def test_processes_may_become_accumulation_but_not_more_micro_batches(toy_begun)
 def test_a_metric_that_nothing_measures_is_refused(tmp_path):
     with pytest.raises(RecordError, match="keep_best: expected a metric that is measured"):
         train(tmp_path / "a", keep={"keep_best": "val/loss"})
-    with pytest.raises(RecordError, match="keep_best: expected a metric that is measured: val/loss, got 'val/accuracy'"):
+    with pytest.raises(
+        RecordError, match="keep_best: expected a metric that is measured: val/loss, got 'val/accuracy'"
+    ):
         train(tmp_path / "b", keep={"keep_best": "val/accuracy"}, monitors=[Watch([1.0] * 9)])
 
 

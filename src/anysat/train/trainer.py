@@ -21,6 +21,7 @@ from anysat.model.checkpoint import OWN_FILE
 from anysat.train.checkpoints import clear_away, newest_checkpoint, publish
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.keeper import Keeper, check_metric
+from anysat.train.memory import memory_kept
 from anysat.train.metrics import METRICS, cut_metrics
 from anysat.train.module import Training
 from anysat.train.objective import Monitor, SourceFactory, compiled_parts
@@ -116,7 +117,7 @@ def fit(
         moments=tensors, plateau=Plateau(**state.get("plateau", {})),
     )  # fmt: skip
     keeper = Keeper(run, keep, monitors, _loggers(run, keep, start), mathematics, state)
-    with _quiet_lightning(), handlers_put_back(), _as_keyboard_interrupt():
+    with _quiet_lightning(), handlers_put_back(), memory_kept(), _as_keyboard_interrupt():
         _trainer(engine, run, keeper).fit(training)
     return Fitted(
         steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, finished=keeper.finished,
