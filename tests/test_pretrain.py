@@ -182,8 +182,7 @@ def test_a_run_of_before_an_option_of_parts_goes_on_as_it_was(whole, tmp_path):
     watch = WatchConfig(validate_every=2, val_batches=1, health_every=2, health_tiles=4, target="land_cover")
     with pytest.raises(RecordError, match=r"data\.0\.cut_at_random"):
         pretrain(tiny(tmp_path / "run", watch=watch, resume=True))
-    part = world(cut_at_random=False)
-    assert "done" in pretrain(tiny(tmp_path / "run", part, watch=watch, resume=True)).text
+    assert main(["pretrain", "--out", str(tmp_path / "run"), "--resume"]) == 0
 
 
 # mistakes
@@ -393,18 +392,20 @@ def test_held_out_tiles_are_cut_to_whole_patches():
         (world(val_split=None), {"stop_on_collapse": True}, "watch.stop_on_collapse.*held-out"),
     ],
 )
-def test_what_could_not_be_watched_is_refused(part, watch, told):
-    config = tiny("none", part)
+def test_what_could_not_be_watched_is_refused(part, watch, told, tmp_path):
+    config = tiny(tmp_path / "run", part)
     with pytest.raises(RecordError, match=told):
-        prepared(replace(config, watch=replace(config.watch, **watch)), Normaliser.preset("treesatai_ts"))
+        pretrain(replace(config, watch=replace(config.watch, **watch)))
+    assert not (tmp_path / "run").exists()
 
 
-def test_only_a_target_of_classes_can_be_watched(monkeypatch):
+def test_only_a_target_of_classes_can_be_watched(monkeypatch, tmp_path):
     value = Target(name="height", level="pixel", kind="value", gsd_m=10.0, unit="m")
     monkeypatch.setattr(DatasetRecord, "target", lambda self, name: value)
-    config = tiny("none")
+    config = tiny(tmp_path / "run")
     with pytest.raises(RecordError, match="watch.target.*classes"):
-        prepared(replace(config, watch=replace(config.watch, target="height")))
+        pretrain(replace(config, watch=replace(config.watch, target="height")))
+    assert not (tmp_path / "run").exists()
 
 
 def collapse(objective):

@@ -337,7 +337,7 @@ def test_a_tile_that_saw_nothing_changes_no_other_and_no_gradient_is_nan(goal):
 
 @pytest.mark.parametrize("keys", [("s2",), ("s2", "s1"), ("s2", "modis")])
 @pytest.mark.parametrize("goal", GOALS)
-def test_a_batch_that_saw_nothing_teaches_nothing_and_ends_no_run(goal, keys):
+def test_a_batch_that_saw_nothing_teaches_nothing_and_ends_no_run(goal, keys, caplog):
     """Of one tile, say, which comes after hours, and again whenever the run is gone on with."""
     draw = make_draw(keys, 20.0, batch=1)
     from dataclasses import replace
@@ -347,6 +347,7 @@ def test_a_batch_that_saw_nothing_teaches_nothing_and_ends_no_run(goal, keys):
         batch = with_nothing(batch, 0, key)
     objective = make_objective(goal, dates_weight=1.0)
     found = objective(replace(draw, batch=batch), generator())
+    assert "step 0 teaches nothing: no valid value in" in caplog.text
     found["loss"].backward()
     assert torch.isfinite(found["loss"])
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)

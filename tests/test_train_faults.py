@@ -82,6 +82,16 @@ def test_a_metric_that_is_not_measured_is_told_when_a_run_goes_on(tmp_path):
     assert objective.updates == []
 
 
+def test_a_metric_of_a_monitor_that_has_not_measured_yet_is_not_refused(tmp_path):
+    """As when a session ended between another monitor's first measurement and its own."""
+
+    class Other(Watch):
+        name = "health"
+
+    train(tmp_path / "run", monitors=[Other([1.0] * 9)], max_steps=2)
+    train(tmp_path / "run", monitors=[Other([1.0] * 9), Watch([1.0] * 9)], resume=True, keep={"keep_best": "val/loss"})
+
+
 class Collapsing(Watch):
     """There is nothing to tell after the start."""
 

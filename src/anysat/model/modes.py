@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 
 from torch import nn
 
 
 def in_eval(module: nn.Module) -> nn.Module:
     """The same weights in modules of their own, in eval mode: those that were given stay in theirs."""
-    found = copy(module)
+    found: nn.Module = object.__new__(type(module))  # not by `copy`, which parametrised layers refuse
+    found.__dict__ = dict(module.__dict__)
     found._modules = {name: None if part is None else in_eval(part) for name, part in module._modules.items()}
     found.training = False
     return found

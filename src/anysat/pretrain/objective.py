@@ -6,6 +6,7 @@ tokens of one patch in different modalities are drawn together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from anysat.pretrain.predictor import Completer, Predictor
 
 if TYPE_CHECKING:
     from anysat.data.loader import Draw
+
+_log = logging.getLogger(__name__)
 
 
 class Pretraining(nn.Module):
@@ -68,6 +71,9 @@ class Pretraining(nn.Module):
             generator: on the CPU; masks, hidden modalities and dropped dates are drawn from it alone.
         """
         inputs, grid = self.student.prepare(draw.batch, draw.patch_size_m, refuse_empty=False)
+        if all(pixels.valid is not None and not bool(pixels.valid.any()) for pixels in inputs.values()):
+            _log.warning("step %d teaches nothing: no valid value in %s, tiles %s", draw.step, draw.dataset,
+                         ", ".join(draw.batch.ids))  # fmt: skip
         masks = draw_masks(grid.num_rows, grid.num_cols, len(draw.batch), self.masking, generator)
         thinned = {key: drop_dates(pixels, self.masking.keep_dates_frac, generator) for key, pixels in inputs.items()}
         seen = self.see(thinned, grid)

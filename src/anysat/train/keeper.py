@@ -241,10 +241,12 @@ class Keeper(Callback):
         Raises:
             RecordError: the learning rate, or which checkpoint is kept, would hang on one.
         """
-        names = [name for name in measured if _monitor_of(name, self.monitors)]
+        every = list(measured)
         plateau = module.settings.plateau_metric if module.settings.schedule == "plateau" else None
         for option, name in (("keep_best", self.keep.keep_best), ("plateau_metric", plateau)):
-            if names and name is not None and name not in names:
+            monitor = None if name is None else _monitor_of(name, self.monitors)
+            names = [] if monitor is None else [one for one in every if _monitor_of(one, self.monitors) is monitor]
+            if name is not None and names and name not in names:
                 raise RecordError(option, name, f"a metric that is measured: {', '.join(names)}")
 
     def _follow_plateau(self, module: Training, step: int, measured: Mapping[str, float]) -> None:

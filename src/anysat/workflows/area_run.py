@@ -169,8 +169,9 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found,
         return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Timing()
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
     try:
+        work = part.work(store.partial / "between")
         with progress(f"computing {part.output.stem}") as tick:
-            timing, joules = _run(part.work(store.partial / "between"), store, options, tick)
+            timing, joules = _run(work, store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
         summary = {
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),

@@ -58,9 +58,7 @@ class Prepared:
     """What an earlier run kept, to which dates are added."""
 
     def part(self, job: Job) -> Part:
-        """A job with its store; what is measured on windows of the area, but for steps of quantisation, is not yet."""
-        if self.config.store == "int8-scale":  # whose steps tell the store
-            job = levelled(job, self.config)
+        """A job with its store; steps of quantisation are measured on windows of the area, what places add later."""
         output, layouts = output_of(self.config.out, job.area, SUFFIXES[0]), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
         keep: Keep | None = self.config.keep  # type: ignore[assignment]
@@ -149,7 +147,9 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Sc
     said = [*prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
     if prepared.earlier is not None:
         said += _added(prepared)
-    parts = [prepared.part(job) for job in prepared.jobs]
+    jobs = prepared.jobs  # of which steps of quantisation, as they will be stored, tell the store
+    jobs = tuple(levelled(job, asked) for job in jobs) if asked.store == "int8-scale" else jobs
+    parts = [prepared.part(job) for job in jobs]
     if asked.keep is not None:
         tell_kept(prepared, parts)
     overwrite = config.overwrite or prepared.earlier is not None

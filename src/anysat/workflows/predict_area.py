@@ -81,7 +81,7 @@ def _part(
             "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
             "variants": config.variants, "precision": precision, "area": config.area, "ground": inputs.ground_digest,
         },
-    }  # fmt: skip
+    } | ({"unit": target.unit} if target.kind == "value" else {})  # fmt: skip
     return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
                 layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
                 model=model_facts(str(config.run), predictor.encoder, _TASKS[target.kind]))  # fmt: skip

@@ -170,7 +170,7 @@ class PretrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"preset", "out", "resume", "max_steps", "data_root", "root", "report", "stop_on_collapse"}
+        {"preset", "out", "resume", "max_steps", "data_root", "root", "report", "stop_on_collapse", "target"}
     )
     """Options that another session of a run may have otherwise, besides those of the engine."""
 
@@ -199,7 +199,10 @@ class PretrainConfig:
             if given["preset"] not in PRESETS:
                 raise UnknownNameError("preset", given["preset"], PRESETS)
             return asdict(PRESETS[given["preset"]]())
-        return kept_options(given)
+        kept = kept_options(given)
+        for part in kept.get("data", ()):
+            part.setdefault("cut_at_random", False)  # as runs were that do not know it
+        return kept
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML, as kept in the run folder."""

@@ -73,6 +73,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     began = time.monotonic()
     parts = [open_part(config, part) for part in config.data]
     _check_modalities(config, parts)
+    _check_watched(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
         defaults=_defaults(config),
@@ -185,11 +186,7 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
 def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:
     """What is measured on held-out tiles, where there are any."""
     held = [(part, part.held_out) for part in parts if part.held_out is not None]
-    asked = {"target": config.watch.target, "stop_on_collapse": config.watch.stop_on_collapse or None}
     if not held:
-        for name, value in asked.items():
-            if value is not None:
-                raise RecordError(f"watch.{name}", value, "null without held-out tiles, which it would look at")
         return []
     validation = Validation(
         every_steps=config.watch.validate_every,
@@ -198,8 +195,6 @@ def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]
     )  # fmt: skip
     first, labelled = held[0]
     if config.watch.target is not None:
-        if (kind := first.record.target(config.watch.target).kind) != "class":
-            raise RecordError("watch.target", config.watch.target, f"a target of classes; it is one of {kind}")
         name, split, root = first.config.dataset, str(first.config.val_split), labelled.folder.root
         labelled = open_dataset(name, root, split, modalities=first.config.modalities, targets=(config.watch.target,))
     health = HealthMonitor(
@@ -220,6 +215,19 @@ def _check_modalities(config: PretrainConfig, parts: Iterable[OpenPart]) -> None
                 f"dataset {part.config.dataset}", f"modalities of the model ({', '.join(sorted(known))})",
                 ", ".join(missing), "add them to --model.modalities, or name others in `modalities` of the part",
             )  # fmt: skip
+
+
+def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
+    """Refuse what nothing could be asked for."""
+    watch, held = config.watch, [part for part in parts if part.held_out is not None]
+    if watch.stop_on_collapse and not held:
+        raise RecordError("watch.stop_on_collapse", True, "false without held-out tiles, which it would look at")
+    if watch.target is None:
+        return
+    if not held:
+        raise RecordError("watch.target", watch.target, "null without held-out tiles, which it would look at")
+    if (kind := held[0].record.target(watch.target).kind) != "class":
+        raise RecordError("watch.target", watch.target, f"a target of classes; it is one of kind {kind}")
 
 
 def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> Normaliser:
