@@ -26,3 +26,14 @@ def test_no_counter_is_no_meter(tmp_path):
     assert Meter.find(tmp_path) is None
     counter(tmp_path, "intel-rapl:0", "nonsense")
     assert Meter.find(tmp_path) is None
+
+
+def test_a_processor_is_counted_once(tmp_path):
+    """Not the whole machine beside it, nor the same by another door."""
+    for name, what in (("intel-rapl:0", "package-0"), ("intel-rapl:1", "psys"), ("intel-rapl-mmio:0", "package-0")):
+        counter(tmp_path, name, 0)
+        (tmp_path / name / "name").write_text(f"{what}\n")
+    meter = Meter.find(tmp_path)
+    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl-mmio:0"):
+        counter(tmp_path, name, 300_000)
+    assert meter.read() == 0.3

@@ -10,21 +10,26 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import xarray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pyproj import Transformer
+from shapely.geometry import box
 
 import store_builders
 from anysat.areas.maps import _disagreement, _mean
 from anysat.cli import main
-from anysat.errors import WriteError
+from anysat.errors import InputError, WriteError
 from anysat.geo.area import plan_areas
 from anysat.geo.exports import export
-from anysat.geo.grid import Footprint
+from anysat.geo.grid import Footprint, plan_grid
+from anysat.geo.ground import read_ground
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
+from anysat.geo.matching import _unit_of
 from anysat.geo.polygons import export_polygons
+from anysat.geo.stac_search import _overlap
 from anysat.geo.store import AreaStore
 from anysat.modalities import MODALITIES
 from anysat.workflows.area_inputs import _told_of
@@ -87,6 +92,68 @@ def test_polygons_of_ground_whose_first_rows_saw_nothing_have_names_and_times(tm
     assert len(table)
     assert (table["class_name"] == np.array(NAMES)[table["class"]]).all()
     assert set(table["start_datetime"].dt.month) == {1, 7}
+
+
+def scene_of(crs, west, east, south=45.05, north=45.25):
+    """A grid of 10 m around these longitudes and latitudes."""
+    to = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    corners = [to.transform(lon, lat) for lon in (west, east) for lat in (south, north)]
+    left, right = (round(pick(x for x, _ in corners), -1) for pick in (min, max))
+    bottom, top = (round(pick(y for _, y in corners), -1) for pick in (min, max))
+    return GeoBox(
+        (int((top - bottom) // 10), int((right - left) // 10)), geobox((1, 1), left=left, top=top).affine, crs
+    )
+
+
+def test_a_second_source_counts_with_all_its_scenes_whatever_their_zone():
+    """Landsat's scenes take the zone of their own middle: one of zone 32 may cover what one of zone 31 does in part."""
+    s2 = Footprint(name="s2", modality=S2, geoboxes=(scene_of("EPSG:32631", 5.2, 5.9),))
+    wide, narrow = scene_of("EPSG:32632", 5.0, 6.5, 45.0, 45.3), scene_of("EPSG:32631", 5.0, 5.5, 45.0, 45.3)
+    wide, narrow = (one.zoom_to(resolution=30) for one in (wide, narrow))
+    shapes = []
+    for scenes in ((wide,), (narrow, wide)):
+        l7 = Footprint(name="l7", modality=MODALITIES["l7"], geoboxes=scenes)
+        (one,) = plan_areas([s2, l7], 30.0, "cell", shard=8)
+        shapes.append(one.geobox.shape)
+    assert np.abs(np.subtract(*shapes)).max() <= 1  # whose corner may be that of another raster
+    assert shapes[0][1] > 1500
+
+
+def test_a_zone_reaches_over_neighbours_that_are_not_there():
+    """Zone 32 begins at 3 degrees east in Norway; zone 33 takes what is beyond 12."""
+    scenes = scene_of("EPSG:32632", 4.6, 6.2, 60.0, 60.1), scene_of("EPSG:32633", 12.2, 12.6, 60.0, 60.1)
+    areas = plan_areas([Footprint(name="s2", modality=S2, geoboxes=scenes)], 20.0, "cell", shard=8)
+    west = {one.name: one.geobox.extent.to_crs("EPSG:4326").boundingbox.left for one in areas}
+    assert west["utm32n"] == pytest.approx(4.6, abs=0.02)
+    assert west["utm33n"] > 12
+
+
+def test_a_grid_across_180_degrees_stays_in_its_zone():
+    box = GeoBox((80, 100), geobox((1, 1), left=819_200.0, top=8_000_000.0).affine, "EPSG:32760")
+    assert str(plan_grid([Footprint(name="s2", modality=S2, geoboxes=(box,))], 100).geobox.crs) == "EPSG:32760"
+    beyond, within, elsewhere = [-179.9, -17.9, -179.85, -17.1], [179.2, -17.9, 179.4, -17.1], [10, -18, 11, -17]
+    assert [_overlap([178.9, -18, -179.8, -17], one) for one in (beyond, within, elsewhere)] == [True, True, False]
+
+
+def test_edges_of_projected_polygons_stay_straight(tmp_path):
+    square = box(300_000, 6_600_000, 400_000, 6_700_000)
+    geopandas.GeoDataFrame(geometry=[square], crs="EPSG:32632").to_file(tmp_path / "a.gpkg")
+    back = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True)
+    found = shapely.transform(read_ground(str(tmp_path / "a.gpkg")), lambda p: np.stack(back.transform(*p.T), axis=1))
+    assert found.symmetric_difference(square).area < 0.1e6
+
+
+def test_more_classes_than_bytes_tell_are_refused():
+    colours = np.zeros((256, 3))
+    assert len(class_attributes([f"c{n}" for n in range(255)], colours[:255])["flag_values"]) == 255
+    with pytest.raises(InputError, match="at most 255 classes"):
+        class_attributes([f"c{n}" for n in range(256)], colours)
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1e-4, "reflectance"), (2.75e-5, "reflectance"), (1e4, "reflectance_1e4")])
+def test_a_scale_that_makes_the_models_numbers_leaves_their_unit(scale, unit):
+    layer = SimpleNamespace(units=[None], scalings=[(scale, 0.0)])
+    assert _unit_of(layer, 0, S2, 0, {}) == (unit, "assumed")
 
 
 def test_ground_that_only_the_neighbour_zone_s_scene_covers_is_no_gap():

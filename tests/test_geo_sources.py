@@ -100,7 +100,8 @@ def test_files_without_a_date_are_all_named(tmp_path):
         opened(f"s2={tmp_path}")
 
 
-@pytest.mark.parametrize("tags", [{"TIFFTAG_DATETIME": "2020:06:30 10:00:00"}, {"ACQUISITION_DATE": "2020-06-30"}])
+@pytest.mark.parametrize("tags", [{"TIFFTAG_DATETIME": "2020:06:30 10:00:00"}, {"ACQUISITION_DATE": "2020-06-30"},
+                                  {"TIFFTAG_DATETIME": "2021:05:05 10:00:00", "ACQUISITION_DATE": "2020-06-30"}])  # fmt: skip
 def test_a_date_may_come_from_the_tags(tmp_path, tags):
     path = write_tif(tmp_path / "a.tif", ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES, tags=tags)
     assert str(opened(f"s2={path}").dates[0]) == "2020-06-30"

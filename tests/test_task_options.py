@@ -14,10 +14,10 @@ import yaml
 from anysat.data.base import Target, find_dataset
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError, WriteError
 from anysat.geo.descriptions import SourceDescription
-from anysat.tasks.simple import models
+from anysat.tasks.simple import Places, at_places, models
 from anysat.train.config import EngineConfig, KeepConfig
 from anysat.train.run import check_same, wait_for
-from anysat.workflows import predict, predict_tile
+from anysat.workflows import finetune_run, predict, predict_tile
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
@@ -137,3 +137,53 @@ def test_other_processes_wait_for_what_the_first_one_makes(tmp_path):
     wait_for(path)
     assert path.is_file()
     assert time.monotonic() - began > 0.3
+
+
+class Alternating(list):
+    """Tiles whose classes come in turns; the third is seldom."""
+
+    def __init__(self, count):
+        numbers = [2 if n == count // 2 else n % 2 for n in range(count)]
+        super().__init__(SimpleNamespace(targets={"kind": np.int64(number)}) for number in numbers)
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_balanced_classes_of_a_sample_leave_none_out(has_list, monkeypatch):
+    monkeypatch.setattr(finetune_run, "MOST_TARGETS", 6)
+    target = Target(name="kind", level="tile", kind="class", classes=("flood", "dry", "seldom"))
+    tiles = Alternating(13)
+    if has_list:
+        tiles.labels = lambda: np.array([int(tile.targets["kind"]) for tile in tiles])
+    record = SimpleNamespace(name="own", targets=(target,), list_labels=(lambda: None) if has_list else None)
+    config = SimpleNamespace(class_weights="balanced", void_output=False, monitor=None, seed=0)
+    weights = finetune_run._task(config, SimpleNamespace(target=target, train=tiles, record=record)).class_weights
+    assert min(weights) > 0
+    if has_list:
+        assert weights == pytest.approx([13 / 3 / 6, 13 / 3 / 6, 13 / 3])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"run": "r", "data": {"modalities": ["s2"]}}, "--data.modalities.*nothing with --run"),
+        ({"run": "r", "patch_sizes_m": [10.0]}, "--patch-sizes-m.*nothing with --run"),
+        ({"compare": True, "split": "val"}, "--split.*--data.test"),
+        ({"compare": True, "folds": 5, "data": {"train_frac": 0.1}}, "--data.train-frac.*folds"),
+        ({"compare": True, "data": {"train_frac": 0.1, "folds": ["a", "b", "c"]}}, "--data.train-frac.*folds"),
+    ],
+)
+def test_what_would_not_be_heard_by_an_evaluation_is_refused(words, told):
+    with pytest.raises(RecordError, match=told):
+        EvaluateConfig(**words)
+    EvaluateConfig(run="r", data={"root": "/moved"}, split="val")
+    EvaluateConfig(compare=True, data={"train_frac": 0.1})
+
+
+def test_a_place_of_a_coarser_target_has_the_mean_of_the_pixels_it_covers():
+    values = np.arange(64.0).reshape(1, 8, 8)
+    values[0, 0, 0] = np.nan
+    places = Places(tile=np.zeros(2, int), row=np.array([0, 3]), col=np.array([0, 2]), truth=np.zeros(2))
+    found = at_places({"s2": values}, places, 0, (4, 4))
+    np.testing.assert_allclose(found[:, 0], [(1 + 8 + 9) / 3, values[0, 6:8, 4:6].mean()])
+    same = at_places({"s2": values[:, :4, :4]}, places, 0, (4, 4))
+    np.testing.assert_array_equal(same[:, 0], [values[0, 0, 0], values[0, 3, 2]])

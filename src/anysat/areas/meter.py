@@ -11,6 +11,12 @@ _PACKAGE = re.compile(r"[a-z-]+:\d+")
 """A whole processor; its parts have a second number."""
 
 
+def _is_processor(counter: Path) -> bool:
+    """Not the whole machine, which is counted beside its processors, nor a processor by another door."""
+    name = counter / "name"
+    return "-mmio" not in counter.name and (not name.exists() or name.read_text().startswith("package"))
+
+
 @dataclass
 class Meter:
     """Adds up what counters say, which start again from 0 when they are full: read it every few minutes."""
@@ -26,7 +32,7 @@ class Meter:
         counters: dict[Path, int] = {}
         try:
             for one in sorted(folder.iterdir()):
-                if _PACKAGE.fullmatch(one.name):
+                if _PACKAGE.fullmatch(one.name) and _is_processor(one):
                     counters[one / "energy_uj"] = int((one / "max_energy_range_uj").read_text())
             meter = cls(counters)
             meter.read()

@@ -6,7 +6,7 @@ A tile is seen at once; an area is not. Nothing here opens a raster.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple
@@ -200,7 +200,7 @@ def _area_in(
     """The part of the ground in one reference system; None where there is nothing of it."""
     import shapely
 
-    boxes = [(f.name, bounds_of(_of_zone(f, crs, band), crs)) for f in footprints]
+    boxes = [(f.name, bounds_of(f if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
     data = _all_share([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # whose corner patches are counted from
@@ -239,7 +239,8 @@ def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -
     """
     own = tuple(
         geobox for geobox in footprint.geoboxes
-        if geobox.crs == crs or (band is not None and _utm_band(crs_of(geobox)) != band and _reaches(geobox, band))
+        if geobox.crs == crs
+        or (band is not None and _utm_band(crs_of(geobox)) != _utm_band(crs) and _reaches(geobox, band))
     )  # fmt: skip
     return replace(footprint, geoboxes=own or footprint.geoboxes)
 
@@ -259,7 +260,8 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
         bands = [_utm_band(system) for system in systems]
         if len(systems) == 1 or None in bands:
             return [(crs, reason, None)]
-        return [(s, f"zones of {finest.name}", band) for s, band in zip(systems, bands, strict=True)]
+        widened = _widened({band for band in bands if band is not None})
+        return [(s, f"zones of {finest.name}", widened[_utm_band(s)]) for s in systems]
     west, _, east, _ = _degrees(tiling) if wanted is None else wanted.bounds
     south, north = (_degrees(tiling) if wanted is None else wanted.bounds)[1::2]
     first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - 1e-9))
@@ -268,6 +270,17 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
     middles = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
     return [(CRS.utm(sum(band) / 2, (south + north) / 2), "UTM zones, because no input is in true metres", band)
             for band in middles]  # fmt: skip
+
+
+def _widened(bands: Collection[tuple[float, float]]) -> dict[Any, tuple[float, float]]:
+    """Longitudes that each zone takes, where its neighbours are not there: some reach over theirs (32V, 33X)."""
+    found, ordered = {}, sorted(bands)
+    for number, (west, east) in enumerate(ordered):
+        before = ordered[number - 1][1] if number else -math.inf
+        after = ordered[number + 1][0] if number + 1 < len(ordered) else math.inf
+        reach = _ZONE_DEG / 2
+        found[west, east] = max(west - reach, (before + west) / 2), min(east + reach, (east + after) / 2)
+    return found
 
 
 def _pixel_m(footprint: Footprint) -> float:

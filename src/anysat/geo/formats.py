@@ -23,8 +23,9 @@ from anysat.modalities import Modality
 _TIFF = (".tif", ".tiff")
 _DRIVER = "GTiff"
 """No other: a VRT under another name could lead to other files, or to the network."""
-_DATE_TAGS = ("TIFFTAG_DATETIME", "DATETIME", "ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE",
-              "DATE_ACQUIRED")  # fmt: skip
+_DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME",
+              "TIFFTAG_DATETIME")  # fmt: skip
+"""First those that tell of the acquisition; the last is of the file."""
 _SERIES_BANDS = {
     "sen-1": ("VV", "VH"),
     "sen-2": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),

@@ -256,9 +256,15 @@ def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
 
 
 def centre_deg(geobox: GeoBox) -> tuple[float, float]:
-    """Longitude and latitude (WGS 84) of the middle of a grid."""
-    longitude, latitude = boundary_in(geobox, CRS("EPSG:4326"))
-    return float(longitude.mean()), float(latitude.mean())
+    """Longitude and latitude (WGS 84) of the middle of a grid, whose edge may cross 180 degrees."""
+    from pyproj import Transformer
+
+    affine, col, row = geobox.affine, geobox.width / 2, geobox.height / 2
+    transformer = Transformer.from_crs(crs_of(geobox).proj, "EPSG:4326", always_xy=True)
+    longitude, latitude = transformer.transform(
+        affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
+    )
+    return float(longitude), float(latitude)
 
 
 def is_metric(geobox: GeoBox) -> bool:

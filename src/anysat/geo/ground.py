@@ -9,6 +9,8 @@ from typing import Any
 
 from anysat.errors import MissingFileError, RecordError, SourceError
 
+_PARTS = 64
+"""Into which the longest side of projected polygons is cut, before they are in degrees."""
 NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
 """Latitudes between which there are UTM zones."""
 
@@ -85,6 +87,10 @@ def _in_degrees(geometries: list[Any], crs: Any) -> Any:
     import shapely
     from pyproj import Transformer
 
+    if crs.is_projected:  # whose straight edges are none in degrees
+        west, south, east, north = shapely.total_bounds(geometries)
+        if (longest := max(east - west, north - south)) > 0:
+            geometries = shapely.segmentize(geometries, longest / _PARTS)
     transformer = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     return shapely.transform(geometries, lambda points: np.stack(transformer.transform(*points.T), axis=1))
 

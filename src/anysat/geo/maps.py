@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from anysat.errors import InputError
 from anysat.geo.cogs import Cog, whole, write_cog
 
 NO_CLASS = 255
@@ -54,7 +55,12 @@ def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, A
     Args:
         names: of the classes, by number.
         colours: (class 3) from 0 to 1.
+
+    Raises:
+        InputError: there are too many.
     """
+    if len(names) > NO_CLASS:
+        raise InputError("map", f"at most {NO_CLASS} classes, which are stored as bytes", len(names))
     return {
         "flag_values": list(range(len(names))),
         "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", name) or "_" for name in names),

@@ -18,6 +18,8 @@ from anysat.observation import Dates
 Units = Mapping[tuple[str, str | None], str]
 """Unit by modality key and band, None for all bands."""
 _SHOWN = 5
+_MUCH_SMALLER = 0.1
+"""A scale below this makes whole numbers physical ones; a larger one, as 10000, makes the numbers of the model."""
 _UNIT_ONCE_SCALED = {"reflectance_1e4": "reflectance"}
 
 
@@ -193,6 +195,6 @@ def _unit_of(layer: Layer, stored: int, modality: Modality, target: int, given: 
         return asked, "as given" + (f", though the file says {in_file}" if in_file not in (None, asked) else "")
     if in_file is not None:
         return in_file, "as the file says"
-    is_scaled = bool(layer.scalings) and layer.scalings[stored][0] != 1
+    is_scaled = bool(layer.scalings) and abs(layer.scalings[stored][0]) < _MUCH_SMALLER
     unit = _UNIT_ONCE_SCALED.get(band.unit, band.unit) if is_scaled else band.unit
     return unit, "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")

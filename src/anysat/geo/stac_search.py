@@ -191,4 +191,6 @@ def _in_range(location: str, items: Sequence[Any], bbox: LonLatBox | None, betwe
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two boxes in degrees touch; those of an item may have heights between."""
     west, south, east, north = one[0], one[1], one[len(one) // 2], one[len(one) // 2 + 1]
-    return west <= other[2] and east >= other[0] and south <= other[3] and north >= other[1]
+    beyond, within = west <= other[2], east >= other[0]
+    is_between = beyond and within if west <= east else beyond or within  # else it crosses 180 degrees
+    return is_between and south <= other[3] and north >= other[1]

@@ -171,9 +171,10 @@ SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistic
 
 
 def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple[int, int] | None) -> Array:
-    """Features (sample feature) of a tile's samples from its maps: of the pixel that covers a place, or over the tile.
+    """Features (sample feature) of a tile's samples from its maps: of what covers a place, or over the tile.
 
-    Over a tile, mean and deviation over its pixels.
+    A place has the pixel that covers it, or the mean of those that it covers. Over a tile, mean and deviation over its
+    pixels.
 
     Args:
         maps: (feature row col) by modality.
@@ -191,10 +192,23 @@ def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple
             spread = np.sqrt(np.where(seen, (flat - mean[:, None]) ** 2, 0).sum(1) / count)
             parts.append(np.repeat(np.concatenate([mean, spread])[None], len(mine), axis=0))
         else:
+            values = _as_coarse(values, shape)
             row = places.row[mine] * values.shape[1] // shape[0]
             col = places.col[mine] * values.shape[2] // shape[1]
             parts.append(values[:, row, col].T)
     return np.concatenate(parts, axis=1)
+
+
+def _as_coarse(values: Array, shape: tuple[int, int]) -> Array:
+    """A map (feature row col) whose pixels are finer than a raster's by a whole number, averaged to the raster's."""
+    (_, rows, cols), (height, width) = values.shape, shape
+    if rows <= height or cols <= width or rows % height or cols % width:
+        return values
+    squares = values.reshape(len(values), height, rows // height, width, cols // width)
+    seen = np.isfinite(squares)
+    count = seen.sum((2, 4))
+    mean = np.where(seen, squares, 0).sum((2, 4)) / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan)
 
 
 def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:

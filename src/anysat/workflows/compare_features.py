@@ -169,10 +169,17 @@ def _encoder(weights: str, seed: int) -> AnySat:
 
 _BEGINNINGS: dict[str, Callable[[AnySat], object]] = {"untrained": lambda _: None, "isometric": init_isometric}
 """Words before a name, and how the first weights of a new encoder are made."""
+
+
+def _patches(seen: Any) -> torch.Tensor:
+    """Mean of the patches that were seen; NaN, as the tile's own, where none was."""
+    return pooled(seen).masked_fill(~seen.valid.flatten(1).any(1)[:, None], torch.nan)
+
+
 _OF_TILES: dict[str, Callable[[Any], torch.Tensor]] = {
     "tile": lambda seen: seen.tile,
-    "patches": pooled,
-    "tile + patches": lambda seen: torch.cat([seen.tile, pooled(seen)], dim=-1),
+    "patches": _patches,
+    "tile + patches": lambda seen: torch.cat([seen.tile, _patches(seen)], dim=-1),
 }
 _HAVE_TILE = ("tile", "tile + patches")
 _OF_PIXELS: dict[str, Callable[[Any], torch.Tensor]] = {

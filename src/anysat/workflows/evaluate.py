@@ -13,6 +13,7 @@ from anysat.workflows.supervised import LabelledData
 
 BLOCK_KM = 10.0
 """Side of a block of folds, where none is given."""
+_OF_COMPARISONS = ("weights", "patch_sizes_m", "dense", "day_convention", "statistics", "layers", "models", "folds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,27 @@ class EvaluateConfig:
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
             raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
+        if self.compare and self.split != "test":
+            raise RecordError("--split", self.split, "test in a comparison; name another in --data.test")
+        if self.compare and self.data.train_frac < 1 and (self.folds is not None or self.data.folds):
+            raise RecordError("--data.train-frac", self.data.train_frac, "1 with folds, in which every tile is scored")
+        if self.run is not None and not self.compare:
+            self._check_of_run()
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):
             raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
         if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0")
         if self.json is not None and Path(self.json).suffix != ".json":
             raise RecordError("--json", self.json, "a name ending in .json")
+
+    def _check_of_run(self) -> None:
+        """A run is scored as it is: refuse what would ask for something else, and would not be heard."""
+        usual, data = EvaluateConfig(compare=True), LabelledData()
+        given = [(name, getattr(self, name), getattr(usual, name)) for name in _OF_COMPARISONS]
+        given += [(f"data.{name}", value, getattr(data, name)) for name, value in vars(self.data).items()]
+        for name, value, default in given:
+            if value != default and name != "data.root":
+                raise RecordError(f"--{name.replace('_', '-')}", value, "nothing with --run, whose own options count")
 
 
 def evaluate(config: EvaluateConfig) -> Scored:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from anysat.data.mixture import Mixture, Part
@@ -45,7 +46,7 @@ from anysat.workflows.task_parts import (
 from anysat.workflows.task_text import NOTHING, summary
 
 MOST_TARGETS = 2000
-"""Training tiles from whose targets class weights, mean and deviation are taken, spread over the split."""
+"""Training tiles from whose targets class weights, mean and deviation are taken, where the dataset has no list."""
 
 
 def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
@@ -125,18 +126,30 @@ def _new(config: FinetuneConfig) -> AnySat:
 
 def _task(config: FinetuneConfig, data: OpenData) -> Task:
     """The task; what it takes from the training targets is read only where it is needed."""
-    balanced = config.class_weights == "balanced"
+    balanced, is_sample = config.class_weights == "balanced", False
     truth = torch.empty(0)
-    if balanced or data.target.kind == "value":
-        step = -(-len(data.train) // MOST_TARGETS)
-        numbers = range(0, len(data.train), step)
+    if balanced and _has_list(data):
+        truth = torch.as_tensor(data.train.labels())
+    elif balanced or data.target.kind == "value":
+        numbers = range(0, len(data.train), -(-len(data.train) // MOST_TARGETS))
+        is_sample = len(numbers) < len(data.train)
+        if balanced and is_sample:  # drawn, for classes may come in turns
+            numbers = np.random.default_rng(config.seed).permutation(len(data.train))[:MOST_TARGETS].tolist()
         with progress_bar(f"targets of {data.record.name}", len(numbers)) as advance:
             parts = []
             for number in numbers:
                 parts.append(torch.as_tensor(data.train[number].targets[data.target.name]))
                 advance(1)
         truth = torch.stack(parts)
-    return fitted_task(data.target, truth, balanced, void_output=config.void_output, monitor=config.monitor)
+    return fitted_task(
+        data.target, truth, balanced, void_output=config.void_output, monitor=config.monitor, is_sample=is_sample
+    )
+
+
+def _has_list(data: OpenData) -> bool:
+    """Whether the dataset tells the class of every tile without reading it, and that is what is asked for."""
+    listed = [one for one in data.record.targets if (one.level, one.kind) == ("tile", "class")]
+    return data.record.list_labels is not None and data.target.name == next(iter(one.name for one in listed), None)
 
 
 def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: RunFolder) -> Fitted:

@@ -157,9 +157,12 @@ def _finest(modalities: Sequence[Modality], target: Target) -> str:
 
 
 def fitted_task(
-    target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None
-) -> Task:
+    target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None,
+    is_sample: bool = False,
+) -> Task:  # fmt: skip
     """The task of a target, its palette fixed, with what it takes from the training tiles: weights, mean, deviation.
+
+    Of a sample of them a class that is not in it weighs as the rarest that is: others may have it.
 
     Raises:
         InputError: fewer than two training values, or an option that has no meaning for this target.
@@ -188,7 +191,10 @@ def fitted_task(
         return make_task(target, options | {"class_weights": tuple(weights.tolist())})
     labels = truth.long().flatten()
     counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))
-    return make_task(target, options | {"class_weights": inverse_frequency(counts)})
+    each = inverse_frequency(counts)
+    if is_sample:
+        each = tuple(weight or max(each) for weight in each)
+    return make_task(target, options | {"class_weights": each})
 
 
 def result(
