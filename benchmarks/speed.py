@@ -27,7 +27,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -36,10 +35,11 @@ from typing import Any
 import torch
 from machine import machine_facts, others_busy, seconds_of
 from plain import plain
+from speed_cases import CASES, GROWTH, QUICK, Case
+from speed_table import table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.inputs import read_published
@@ -51,58 +51,8 @@ FLOORED = 0.98
 """Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
 QUIET = 0.8
 """Share of the best turn's rate at which a turn counts as quiet."""
-FEWEST = 3
-"""Quiet turns of each of two ways that are compared."""
 MOST_NUMBERS = 2**28
 """In a product that is timed for the floor; of a pile of larger ones a few are."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A batch of tiles."""
-
-    dates: Mapping[str, int]
-    """By modality; 0 for an image."""
-    side_m: float
-    patch_m: float
-    batch: int = 1
-    is_plain_possible: bool = True
-    """In the memory of a laptop."""
-    clouds: float = 0.0
-    """Share of the dates of optical series that is hidden, drawn for each eighth of a tile's side."""
-
-    def inputs(self) -> dict[str, Tensor]:
-        """Random pixels."""
-        generator, x = torch.Generator().manual_seed(0), {}
-        for key, times in self.dates.items():
-            modality = MODALITIES[key]
-            side, time_axis = round(self.side_m / modality.gsd_m), (times,) if modality.is_temporal else ()
-            x[key] = torch.randn(self.batch, *time_axis, len(modality.bands), side, side, generator=generator)
-            if time_axis:
-                x[f"{key}_dates"] = torch.randint(1, 366, (self.batch, times), generator=generator).sort(1).values
-            if time_axis and self.clouds and not modality.is_radar:
-                clear = torch.rand(self.batch, times, 1, 8, 8, generator=generator) >= self.clouds
-                eighth = torch.arange(side) * 8 // side
-                x[f"{key}_mask"] = clear[..., eighth, :][..., eighth]
-        return x
-
-
-PASTIS = {"spot": 0, "s2": 40, "s1-asc": 40}
-CASES = {
-    "treesat": Case({"aerial": 0, "s2": 20, "s1-asc": 30}, 60, 10, batch=8),
-    "pastis-320": Case(PASTIS, 320, 40),
-    "pastis-320-clouds": Case(PASTIS, 320, 40, clouds=0.5),
-    "pastis-1280": Case(PASTIS, 1280, 40),
-    "s2-1024-patches": Case({"s2": 12}, 320, 10),
-    "s2-16384-patches": Case({"s2": 12}, 1280, 10, is_plain_possible=False),
-}
-QUICK = ("treesat", "pastis-320", "pastis-320-clouds", "s2-1024-patches")
-GROWTH = {
-    "tile": [Case({"s2": 12}, side, 40) for side in (320, 640, 1280)],
-    "dates": [Case({"s2": dates}, 320, 40) for dates in (6, 12, 24, 48)],
-    "batch": [Case({"s2": 12}, 320, 40, batch=count) for count in (1, 2, 4)],
-    "patches": [Case({"s2": 12}, 320, patch_m) for patch_m in (40, 20, 10)],
-}
 
 
 def base_model() -> AnySat:
@@ -365,47 +315,6 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Markdown."""
-    names = ("case", "float32, 2048³", "best rate", "turns", "way", "s", "CPU s", "to plain", "quiet turns", "s, quiet",
-             "to plain, quiet", "limit", "GFLOP", "floor s", "share", "peak GB", "worst error",
-             "relative error")  # fmt: skip
-    first = next(iter(found.values()))["machine"]
-    lines = [
-        f"{first['processor']}, {first['threads']} threads, torch {first['torch']}.",
-        "*Float32, 2048³*: GFLOP/s of a large product, timed before the case. *Best rate*: of a product, where "
-        "there are units for it in bf16, before and after the best turn. Seconds are medians of so many turns.",
-        "*Limit*: what *to plain* would be if the floor were all.",
-        "",
-        f"| {' | '.join(names)} |",
-        "|---" * len(names) + "|",
-    ]
-    for name, case in found.items():
-        machine, plain_s = case["machine"], case["ways"].get("plain float32", {}).get("wall")
-        for way, row in case["ways"].items():
-            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-            limit = f"{plain_s / row['floor_s']:.1f}" if plain_s else ""
-            errors = (f"{row[key]:.1e}" if key in row else "" for key in ("worst", "relative"))
-            rates = (f"{machine[key]:.0f}" if key in machine else "" for key in ("gflop_per_s", "probed_gflop_per_s"))
-            cells = [name, *rates, str(machine["times"]), way, f"{row['wall']:.2f}",
-                     f"{row['cpu']:.2f}", ratio, *_quiet_cells(row, case["ways"].get("plain float32")), limit,
-                     f"{row['gflop']:.0f}", f"{row['floor_s']:.2f}", f"{row['share']:.2f}", f"{row['peak_gb']:.2f}",
-                     *errors]  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _quiet_cells(row: Mapping[str, Any], plain_row: Mapping[str, Any] | None) -> list[str]:
-    """Number, seconds and ratio of the quiet turns; empty for runs that did not ask how quiet it was."""
-    quiet = row.get("quiet")
-    if quiet is None:
-        return ["", "", ""]
-    of_plain = plain_row["quiet"] if plain_row else {"turns": 0}
-    is_told = min(quiet["turns"], of_plain["turns"]) >= FEWEST
-    ratio = f"{of_plain['wall'] / quiet['wall']:.2f}" if is_told else ""
-    return [str(quiet["turns"]), f"{quiet['wall']:.2f}" if quiet["turns"] else "", ratio]
 
 
 def growth(times: int, is_busy_allowed: bool) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from machine import machine_facts, measure_or_print, seconds_of
-from speed import PASTIS, Case, base_model
+from speed import base_model
+from speed_cases import PASTIS, Case
 
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes

@@ -7,7 +7,6 @@ tensors. Both check their input and end in `core`, which only takes tensors and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -113,7 +112,7 @@ class AnySat(nn.Module):
             StatisticsError: the normaliser does not fit the data.
             EmptyTileError: a tile has no valid value at all.
         """
-        with self._multiplying(precision):
+        with multiplying(precision, self.device, self.dtype):
             return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
 
     def prepare(
@@ -121,8 +120,8 @@ class AnySat(nn.Module):
     ) -> tuple[dict[str, PixelInput], PatchGrid]:
         """What the core takes, from a batch of source values, and how its tiles are cut.
 
-        Tiles without a valid value stay, wholly invalid. Raises as `encode`; EmptyTileError when all are so, unless
-        `refuse_empty` is False, as where a run must not end because of one batch.
+        Tiles without a valid value stay, wholly invalid. Raises as `encode`; if `refuse_empty`, EmptyTileError where
+        all are so.
         """
         refuse: Refuse = "all" if refuse_empty else "none"
         inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse=refuse)
@@ -134,11 +133,7 @@ class AnySat(nn.Module):
         Raises:
             PatchSizeError, ExtentError: the patches do not nest.
         """
-        shapes = {
-            self.config.modality(key): (seen.values.shape[-2], seen.values.shape[-1])
-            for key, seen in batch.observations.items()
-        }
-        return PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
+        return self._grid_of({key: seen.values for key, seen in batch.observations.items()}, patch_size_m)
 
     def forward(
         self,
@@ -172,7 +167,7 @@ class AnySat(nn.Module):
         inputs = read_published(x, self.config)
         dense = (output_modality or next(iter(inputs))) if output == "dense" else None
         batch_size = len(next(iter(inputs.values())).values)
-        with self._multiplying(precision):
+        with multiplying(precision, self.device, self.dtype):
             if output == "tile":
                 ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
                 return self._computed(ready, grid, None, faithful, tile_alone=True).tile
@@ -298,10 +293,9 @@ class AnySat(nn.Module):
         with made_ready(self.fusion) as (fusion,):
             return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
 
-    def _multiplying(self, precision: Precision | None) -> AbstractContextManager[None]:
-        if precision == "bf16" and self.dtype not in (torch.float32, torch.bfloat16):
-            raise InputError("precision bf16", "weights in float32 or bfloat16", self.dtype)
-        return multiplying(precision, self.device)
+    def _grid_of(self, values: Mapping[str, Tensor], patch_size_m: float) -> PatchGrid:
+        shapes = {self.config.modality(key): (one.shape[-2], one.shape[-1]) for key, one in values.items()}
+        return PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
 
     def _count_patches(self, inputs: Mapping[str, PixelInput], patch_size_m: float) -> tuple[int, int]:
         key = min(inputs, key=lambda key: self.config.modality(key).covers_tile)
@@ -386,11 +380,7 @@ class AnySat(nn.Module):
         dense: str | None = None,
     ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
         """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
-        shapes = {
-            self.config.modality(key): (pixels.values.shape[-2], pixels.values.shape[-1])
-            for key, pixels in inputs.items()
-        }
-        grid = PatchGrid.fit(shapes, patch_size_m, self.config.subpatch_order)
+        grid = self._grid_of({key: pixels.values for key, pixels in inputs.items()}, patch_size_m)
         inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
         marked, absent = mark_invalid(inputs, ids, refuse)
         if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, get_args
 
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import InputError, RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
@@ -58,18 +58,23 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def multiplying(precision: Precision | None, device: torch.device) -> Iterator[None]:
+def multiplying(
+    precision: Precision | None, device: torch.device, weights: torch.dtype | None = None
+) -> Iterator[None]:
     """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights.
 
-    None leaves it to the `torch.autocast` around.
+    None leaves it to the `torch.autocast` around. `weights` is their type, where it is known.
 
     Raises:
         UnknownNameError: it is none of them.
+        InputError: weights of this type are not multiplied in bf16.
     """
     import torch
 
     if precision not in (None, "float32", "bf16"):
         raise UnknownNameError("precision", str(precision), get_args(Precision))
+    if precision == "bf16" and weights not in (None, torch.float32, torch.bfloat16):
+        raise InputError("precision bf16", "weights in float32 or bfloat16", weights, "call `.float()` of the model")
     in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with nullcontext() if precision is None else in_bf16:
         yield
