@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat.errors import PatchSizeError, SourceError
-from anysat.geo.grid import MAX_PATCHES, Footprint, plan_grid
+from anysat.geo.grid import MAX_PATCHES, Footprint, plan_grid, plan_tile
 from anysat.modalities import MODALITIES as M
 from anysat.patches import patch_unit_m
 from geo_builders import LEFT, SOUTH, TOP, geobox
@@ -28,6 +28,18 @@ def test_the_tile_is_the_shared_ground_cropped_to_whole_patches():
     assert (grid.patches.num_rows, grid.patches.num_cols) == (3, 4)
     assert corner(grid.geobox) == (LEFT + 20, TOP - 10)
     assert grid.of(M["s2"]).shape == (6, 8)
+
+
+def test_a_larger_date_does_not_move_a_tile():
+    chip, wide = geobox((10, 10)), geobox((110, 110))
+    dates = Footprint(name="s2", modality=M["s2"], geoboxes=(chip, wide, geobox((12, 12))))
+    assert corner(plan_tile([dates], 60.0).geobox) == (LEFT + 20, TOP - 20)
+    assert corner(plan_tile([dates], 600.0).geobox) == (LEFT + 250, TOP - 250)  # which only one of them holds
+
+
+def test_pieces_of_a_date_make_one_ground():
+    pieces = Footprint(name="s2", modality=M["s2"], geoboxes=(geobox((10, 6)), geobox((10, 6), left=LEFT + 40)))
+    assert corner(plan_tile([pieces], 60.0).geobox) == (LEFT + 20, TOP - 20)
 
 
 def test_the_tile_lies_on_the_pixels_of_the_coarser_source():

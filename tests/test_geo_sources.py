@@ -6,6 +6,7 @@ import pytest
 import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.geo.layers import date_in
 from anysat.geo.sources import InputPath, open_source, parse_units
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
@@ -96,7 +97,36 @@ def test_a_folder_has_one_date_per_file_and_files_of_a_date_are_its_bands(tmp_pa
 def test_files_without_a_date_are_all_named(tmp_path):
     for name in ("a.tif", "b.tif", "c_20200103.tif"):
         write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES)
-    with pytest.raises(SourceError, match=r"a.tif, .*b.tif: no date in the file name .*@2020-06-01"):
+    with pytest.raises(SourceError, match=r"a.tif, .*b.tif: no date in the file name .*as 20200601$"):
+        opened(f"s2={tmp_path}")
+    with pytest.raises(SourceError, match=r"a.tif, .*b.tif: .*show the same ground, and @2020-06-01 would make one"):
+        opened(f"s2={tmp_path}@2020-06-01")
+
+
+def test_undated_pieces_of_one_image_may_be_given_its_date(tmp_path):
+    for name, left in (("a.tif", 0), ("b.tif", 50)):
+        write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5), left=LEFT + left), names=S2_NAMES)
+    with pytest.raises(SourceError, match=r"as 20200601; or give it: s2=.*@2020-06-01$"):
+        opened(f"s2={tmp_path}")
+    assert len(opened(f"s2={tmp_path}@2020-06-01").footprint.geoboxes) == 2
+
+
+@pytest.mark.parametrize("name", ["s2_2020_04_12", "S2.2020.04.12.T31", "20200412101031", "IMG_202004121010_P"])
+def test_a_date_is_found_in_a_name(tmp_path, name):
+    path = write_tif(tmp_path / f"{name}.tif", ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES)
+    assert str(opened(f"s2={path}").dates[0]) == "2020-04-12"
+
+
+def test_a_pixel_size_and_a_number_are_no_date():
+    assert date_in("tile_2020_10_20m") is None
+    assert date_in("20200412991031") is None
+
+
+def test_files_written_on_one_day_are_no_series_of_that_day(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES,
+                  tags={"TIFFTAG_DATETIME": "2023:01:15 10:00:00"})  # fmt: skip
+    with pytest.raises(SourceError, match=r"a.tif, .*b.tif: no date in the file name"):
         opened(f"s2={tmp_path}")
 
 

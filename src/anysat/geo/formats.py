@@ -23,9 +23,10 @@ from anysat.modalities import Modality
 _TIFF = (".tif", ".tiff")
 _DRIVER = "GTiff"
 """No other: a VRT under another name could lead to other files, or to the network."""
-_DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME",
-              "TIFFTAG_DATETIME")  # fmt: skip
-"""First those that tell of the acquisition; the last is of the file."""
+_DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME")
+"""Tags that tell of the acquisition."""
+_WRITTEN_TAG = "TIFFTAG_DATETIME"
+"""When the file was written, which software often sets to the acquisition."""
 _SERIES_BANDS = {
     "sen-1": ("VV", "VH"),
     "sen-2": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
@@ -46,7 +47,7 @@ class Wanted(NamedTuple):
 def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
     """One GeoTIFF: all its bands, one date."""
     _refuse_part(path, wanted.part)
-    return [_tiff_layer(path)]
+    return [_tiff_layer(path, (*_DATE_TAGS, _WRITTEN_TAG))]
 
 
 def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
@@ -55,7 +56,7 @@ def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF)
     if not files:
         raise SourceError(path, "the folder holds no GeoTIFF", "give a folder of .tif files, a file or a .zarr folder")
-    return [_tiff_layer(file) for file in files]
+    return [_tiff_layer(file, _DATE_TAGS) for file in files]  # of a series all may have been written on one day
 
 
 def read_netcdf(path: Path, wanted: Wanted) -> list[Layer]:
@@ -164,7 +165,7 @@ def _open_tiff(path: Path) -> Any:
     return rasterio.open(path, driver=_DRIVER)
 
 
-def _tiff_layer(path: Path) -> Layer:
+def _tiff_layer(path: Path, date_tags: Sequence[str]) -> Layer:
     from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -180,7 +181,7 @@ def _tiff_layer(path: Path) -> Layer:
     if len(bands) == 1 and not bands[0]:
         bands = [names_in_stem(path)]
     date = date_in(path.stem)
-    for tag in _DATE_TAGS:
+    for tag in date_tags:
         date = date or date_in(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(tag, "")))
     scaled = any(scaling != (1, 0) for scaling in scalings)
     return Layer(

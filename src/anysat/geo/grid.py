@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -154,7 +154,9 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
 def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[float, float] | None = None) -> TileGrid:
     """One square tile in the middle of the ground that the sources share, or around a place in WGS 84 degrees.
 
-    Reference system and pixels are chosen as in `plan_grid`; the whole tile is one patch.
+    Of a source of several rasters, such as dates, it is the ground that all of them show, where that holds the tile, so
+    that a larger one does not move it; else what they show together. Reference system and pixels are chosen as in
+    `plan_grid`; the whole tile is one patch.
 
     Raises:
         SourceError: nothing has a georeference, or one source has none; sources do not overlap; the shared ground is
@@ -171,6 +173,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
             place = f"longitude {lon_lat[0]:g}, latitude {lon_lat[1]:g} degrees"
             raise SourceError(names, f"the ground {shared} does not hold the place {place}", "check the place")
     else:
+        shared = _shown_throughout(bounding, crs, shared, side_m)
         x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
         if side_m - min(shared.width_m, shared.height_m) >= max(f.modality.gsd_m for f in bounding):
             size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
@@ -183,6 +186,18 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         crs_reason=reason,
         shared=shared,
     )
+
+
+def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side_m: float) -> Box:
+    """The part of the shared ground that all rasters show, of those sources whose rasters are no pieces of it."""
+    for footprint in bounding:
+        least = side_m - footprint.modality.gsd_m
+        common = shared
+        for geobox in footprint.geoboxes:
+            common = common.shared_with(bounds_of(replace(footprint, geoboxes=(geobox,)), crs))
+        if not common.is_empty() and min(common.width_m, common.height_m) > least:
+            shared = common
+    return shared
 
 
 def _shared_ground(footprints: Sequence[Footprint]) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:

@@ -38,7 +38,13 @@ _UNIT_SPELLINGS = {
     "ratio": ("ratio",),
 }  # fmt: skip
 _UNIT_OF = {spelling: unit for unit, spellings in _UNIT_SPELLINGS.items() for spelling in spellings}
-_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)")
+_TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?(?!\d)"
+_DATES = (
+    re.compile(r"(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)"),
+    re.compile(r"(?<!\d)((?:19|20)\d\d)()(\d\d)(\d\d)" + _TIME),  # 20200412101031
+    re.compile(r"(?<!\d)((?:19|20)\d\d)([_.])(\d\d)\2(\d\d)(?![0-9A-SU-Za-z])"),  # but not 2020_10_20m
+)
+"""Spellings of a date, those that are least mistaken first."""
 _NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
 
 
@@ -178,16 +184,17 @@ def known_unit(spelling: str | None) -> str | None:
 
 
 def date_in(text: str) -> np.datetime64 | None:
-    """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text.
+    """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text, else YYYYMMDDhhmmss, YYYY_MM_DD or YYYY.MM.DD.
 
-    >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02")
-    np.datetime64('2017-06-13')
+    >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02"), date_in("s2_2020_04_12")
+    (np.datetime64('2017-06-13'), np.datetime64('2020-04-12'))
     """
-    for year, _, month, day in _DATE.findall(text):
-        try:
-            return np.datetime64(f"{year}-{month}-{day}", "D")
-        except ValueError:  # eight digits that are no date
-            continue
+    for spelling in _DATES:
+        for year, _, month, day in spelling.findall(text):
+            try:
+                return np.datetime64(f"{year}-{month}-{day}", "D")
+            except ValueError:  # eight digits that are no date
+                continue
     return None
 
 

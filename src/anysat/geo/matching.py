@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.layers import Layer, known_unit
@@ -135,11 +136,12 @@ def match_dates(
     """Each layer with the places of its times among the dates of the source; `own` is the date the user gave."""
     undated = [c for c in chosen if c.layer.dates is None]
     if undated and (modality.is_temporal or len(undated) < len(chosen)):
+        give = f"give it: {modality.key}={name}@2020-06-01"
         raise SourceError(
             some([c.layer.path for c in undated]),
             f"no date in the file name or its tags, and {modality.key!r} needs one",
-            f"give it: {modality.key}={name}@2020-06-01",
-        )  # fmt: skip
+            f"write that of each into its name, as 20200601{f'; or {give}' if one_day(undated) else ''}",
+        )
     if undated:
         return [c._replace(steps=(0,)) for c in chosen], None
     stamps = [np.asarray(c.layer.dates) for c in chosen]
@@ -158,6 +160,40 @@ def match_dates(
         )
     placed = [_with_steps(c, own, dates, len(stamps) == 1) for c, own in zip(chosen, stamps, strict=True)]
     return [c for c in placed if c.times], dates
+
+
+def refuse_twins(undated: Sequence[Chosen], date: np.datetime64) -> None:
+    """Refuse undated layers that the given date would make one image, of which one would hide the others.
+
+    Raises:
+        SourceError: two of them show the same ground in the same band.
+    """
+    if not one_day(undated):
+        raise SourceError(
+            some([c.layer.path for c in undated]),
+            f"they do not tell their dates and show the same ground, and @{date} would make one image of them",
+            "write the date of each into its name, as 20200601",
+        )
+
+
+def one_day(undated: Sequence[Chosen]) -> bool:
+    """Whether undated layers may be parts of one image: none shows most of another's ground in the same band."""
+    found: dict[object, list[tuple[float, ...]]] = {}
+    for c in undated:
+        if (geobox := c.layer.geobox) is not None:
+            for target in c.targets:
+                found.setdefault((target, str(geobox.crs)), []).append(geobox.boundingbox.bbox)
+    return not any(_has_twins(np.array(boxes)) for boxes in found.values())
+
+
+def _has_twins(boxes: NDArray[np.float64]) -> bool:
+    """Whether two of some boxes (left bottom right top) share more than half of the smaller one."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (high - low).clip(0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    np.fill_diagonal(shared, 0)
+    return bool((shared > np.minimum(area[:, None], area[None]) / 2).any())
 
 
 def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Chosen:

@@ -19,7 +19,7 @@ from anysat.geo.arrays import array_layers
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted
 from anysat.geo.layers import Layer
-from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, units_of
+from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, refuse_twins, some, units_of
 from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
 from anysat.geo.source import Source
 from anysat.modalities import UNITS, Modality, find_modality
@@ -213,9 +213,12 @@ def _assemble(
     if not layers:
         raise SourceError(name, "it holds nothing", "give data with at least one date")
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
+    undated = {layer.path for layer in layers if layer.dates is None}
     imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
     imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
     chosen, unused = match_bands(name, imagery, modality)
+    if date is not None:
+        refuse_twins([c for c in chosen if c.layer.path in undated], date)
     chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
         raise SourceError(name, "it holds no date", "give a series with at least one")
