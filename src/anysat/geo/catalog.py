@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anysat.errors import RecordError
 from anysat.geo.conventions import uri
+from anysat.geo.outline import bbox_of, outline
 from anysat.geo.stored import StoredGroup, open_stored, provenance_of
 from anysat.geo.tables import times_of
 from anysat.geo.writers import staged
@@ -31,7 +32,6 @@ EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
 _MEDIA = {".zarr": "application/vnd.zarr; version=3", ".parquet": "application/vnd.apache.parquet",
           ".tif": "image/tiff; application=geotiff; profile=cloud-optimized"}  # fmt: skip
 _DATA_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
-_EDGE_PARTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +175,10 @@ def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
     from pystac.extensions.processing import ProcessingExtension
     from pystac.extensions.projection import ProjectionExtension
 
-    footprint = _footprint(group)
+    footprint = outline(group.geobox)
     start, end = _interval(group, run)
     item = pystac.Item(
-        id=f"{store.stem}-{group.name}", geometry=footprint, bbox=_bbox(footprint), datetime=None, properties={},
+        id=f"{store.stem}-{group.name}", geometry=footprint, bbox=bbox_of(footprint), datetime=None, properties={},
         start_datetime=start, end_datetime=end,
     )  # fmt: skip
     item.common_metadata.gsd = abs(group.geobox.resolution.x)
@@ -357,19 +357,6 @@ def _interval(group: StoredGroup, run: RunFacts) -> tuple[datetime, datetime]:
     assert start is not None
     assert end is not None
     return start, end
-
-
-def _footprint(group: StoredGroup) -> dict[str, Any]:
-    """Outline of the grid in longitude and latitude, to the centimetre."""
-    step = max(group.geobox.extent.boundingbox.span_x, group.geobox.extent.boundingbox.span_y) / _EDGE_PARTS
-    rings = group.geobox.extent.segmented(step).to_crs("EPSG:4326").json["coordinates"]
-    return {"type": "Polygon", "coordinates": [[[round(v, 7) for v in point] for point in ring] for ring in rings]}
-
-
-def _bbox(footprint: Mapping[str, Any]) -> list[float]:
-    points = [point for ring in footprint["coordinates"] for point in ring]
-    lon, lat = zip(*points, strict=True)
-    return [min(lon), min(lat), max(lon), max(lat)]
 
 
 def _asset_key(path: Path) -> str:
