@@ -21,7 +21,7 @@ from anysat.workflows import finetune_run, predict, predict_tile
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import fitted_task
@@ -34,6 +34,13 @@ from anysat.workflows.task_parts import fitted_task
 def test_what_fine_tuning_has_options_of_its_own_for_is_refused_with_their_name(keep, instead):
     with pytest.raises(RecordError, match=instead):
         FinetuneConfig(keep=KeepConfig(**keep))
+
+
+def test_the_shape_of_a_new_encoder_is_refused_beside_weights():
+    shape = ModelOptions(dim=64, num_heads=4)
+    with pytest.raises(RecordError, match="--weights null"):
+        FinetuneConfig(model=shape)
+    assert FinetuneConfig(model=shape, weights=None).model is shape
 
 
 def test_fine_tuning_in_shards_is_refused_before_it_begins():

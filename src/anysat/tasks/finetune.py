@@ -78,6 +78,10 @@ class FineTuning(nn.Module):
         return done.to(own.encoder.device).eval()
 
 
+_Loss = tuple[float, int]
+"""Mean loss of a batch, and the number of its labels."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scoring:
     """Loss and scores on held-out tiles, shared out among the processes; `val/<score>` are those of all of them."""
@@ -92,13 +96,14 @@ class Scoring:
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
         """Figures by name."""
         predictor: Any = objective.predictor
-        losses: list[tuple[float, int]] = []
+        losses: list[_Loss] = []
         found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision)
+        losses = _of_all_processes(losses)
         return {"loss": mean_loss([loss for loss, _ in losses], [count for _, count in losses]), **found.figures}
 
 
 def score(
-    predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[tuple[float, int]] | None = None,
+    predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[_Loss] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
     precision: Precision = "float32",
 ) -> Scores:  # fmt: skip
@@ -133,6 +138,16 @@ def score(
             advance(len(batch))
     found: Scores = sheet.compute()
     return found
+
+
+def _of_all_processes(mine: list[_Loss]) -> list[_Loss]:
+    """What every process counted, in each of them: a mean of their means would count the labels of few for more."""
+    _, count = _share()
+    if count == 1:
+        return mine
+    found: list[Any] = [None] * count
+    torch.distributed.all_gather_object(found, mine)
+    return [loss for some in found for loss in some]
 
 
 def _share() -> tuple[int, int]:
