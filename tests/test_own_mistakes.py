@@ -4,45 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.own.tiles import read_nearest
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.modalities import MODALITIES
-from geo_builders import LEFT, TOP, geobox, ramp, write_tif
-
-S2 = MODALITIES["s2"].band_names
-COVER = {"path": "cover/{id}.tif", "classes": ["a", "b"], "gsd_m": 20}
-
-
-def _described(root: Path, **content) -> str:
-    """A description of one modality, changed as given; no files."""
-    given = {"name": "mine", "tile_m": 40, "modalities": {"s2": {"path": "s2/{id}.tif"}}}
-    (root / "mine.yaml").write_text(yaml.safe_dump(given | content))
-    return str(root / "mine.yaml")
-
-
-def _tabled(root: Path, text: str, **content):
-    """The dataset of a table; one file of imagery, so that its layout is recognised."""
-    (root / "s2").mkdir(exist_ok=True)
-    write_tif(root / "s2" / "t0.tif", ramp(len(S2), 8, 8), geobox((8, 8)), names=S2, tags={"DATETIME": "2020:06:01"})
-    (root / "tiles.csv").write_text(text)
-    return open_dataset(_described(root, tiles="tiles.csv", **content), root, "all")
+from geo_builders import geobox, ramp, write_tif
+from own_builders import COVER, cover, described, tabled
 
 
 def _photos(root: Path, bands):
     (root / "aerial").mkdir()
     write_tif(root / "aerial" / "t0.tif", ramp(4, 200, 200, dtype="uint8"), geobox((200, 200), 0.2))
     return open_dataset(
-        _described(root, modalities={"aerial": {"path": "aerial/{id}.tif", "bands": bands}}), root, "all"
+        described(root, modalities={"aerial": {"path": "aerial/{id}.tif", "bands": bands}}), root, "all"
     )
-
-
-def _cover(root: Path, values, target, **options):
-    (root / "cover").mkdir()
-    write_tif(root / "cover" / "t0.tif", values, geobox((2, 2), 20.0, LEFT + 20, TOP - 20), **options)
-    return _tabled(root, "id\nt0\n", targets={"cover": target})[0].targets["cover"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +33,7 @@ def _cover(root: Path, values, target, **options):
 def test_bands_that_the_modality_does_not_have_are_refused(tmp_path, bands, message):
     modality = {"path": "{id}.tif", "bands": bands}
     with pytest.raises((RecordError, UnknownNameError), match=message):
-        find_dataset(_described(tmp_path, modalities={"aerial": modality}))
+        find_dataset(described(tmp_path, modalities={"aerial": modality}))
 
 
 @pytest.mark.parametrize("skip", [None, "-"])
@@ -71,18 +46,18 @@ def test_a_band_is_skipped_only_when_that_is_written(tmp_path, skip):
 def test_a_band_of_the_units_that_is_no_name_is_refused_by_file_and_key(tmp_path):
     modality = {"path": "{id}.tif", "units": {2: "DN"}}
     with pytest.raises(UnknownNameError, match=r"band of .*mine\.yaml, modalities\.s2, units 2"):
-        find_dataset(_described(tmp_path, modalities={"s2": modality}))
+        find_dataset(described(tmp_path, modalities={"s2": modality}))
 
 
 def test_nan_in_a_class_column_is_no_label_and_no_class(tmp_path):
     text = "id,crop\nt0,wheat\nt1,nan\nt2,NaN\nt3,\n"
-    dataset = _tabled(tmp_path, text, targets={"crop": {"column": "crop", "ignore": -1}})
+    dataset = tabled(tmp_path, text, targets={"crop": {"column": "crop", "ignore": -1}})
     assert (dataset.record.target("crop").classes, dataset.labels().tolist()) == (("wheat",), [0, -1, -1, -1])
 
 
 def test_nan_among_several_labels_is_no_class(tmp_path):
     text = "id,crop\nt0,wheat;nan\nt1,nan\nt2,rye\n"
-    dataset = _tabled(tmp_path, text, targets={"crop": {"column": "crop", "separator": ";"}})
+    dataset = tabled(tmp_path, text, targets={"crop": {"column": "crop", "separator": ";"}})
     assert dataset.record.target("crop").classes == ("rye", "wheat")
 
 
@@ -90,7 +65,7 @@ def test_nan_in_a_class_column_without_ignore_says_so(tmp_path):
     with pytest.raises(
         SourceError, match=r"tiles\.csv: tile 't1' has 'nan' in column 'crop'.*`ignore`.*without a label"
     ):
-        _tabled(tmp_path, "id,crop\nt0,wheat\nt1,nan\n", targets={"crop": {"column": "crop"}})
+        tabled(tmp_path, "id,crop\nt0,wheat\nt1,nan\n", targets={"crop": {"column": "crop"}})
 
 
 @pytest.mark.parametrize("cell", ["inf", "-inf", "nan", "NaN", "1e39", "tall"])
@@ -98,22 +73,22 @@ def test_a_value_that_is_no_finite_number_is_refused_with_file_and_tile(tmp_path
     with pytest.raises(
         SourceError, match=rf"tiles\.csv: tile 't1' has '{cell}' in column 'h'; write a number, or nothing"
     ):
-        _tabled(tmp_path, f"id,h\nt0,1\nt1,{cell}\n", targets={"h": {"column": "h", "unit": "m"}})
+        tabled(tmp_path, f"id,h\nt0,1\nt1,{cell}\n", targets={"h": {"column": "h", "unit": "m"}})
 
 
 def test_an_infinite_value_of_a_raster_is_refused_with_its_file(tmp_path):
     values = np.array([[[1, np.inf], [2, 3]]], "float32")
     with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is no value of 'cover'"):
-        _cover(tmp_path, values, {"path": "cover/{id}.tif", "unit": "m", "gsd_m": 20})
+        cover(tmp_path, values, {"path": "cover/{id}.tif", "unit": "m", "gsd_m": 20})
 
 
 def test_an_infinite_class_of_a_raster_is_refused_with_its_file(tmp_path):
     with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is no class of 'cover'"):
-        _cover(tmp_path, np.array([[[1, np.inf], [0, 1]]], "float32"), COVER)
+        cover(tmp_path, np.array([[[1, np.inf], [0, 1]]], "float32"), COVER)
 
 
 def test_nan_of_a_class_raster_is_no_label(tmp_path):
-    assert _cover(tmp_path, np.array([[[1, np.nan], [0, 1]]], "float32"), COVER).tolist() == [[1, 255], [0, 1]]
+    assert cover(tmp_path, np.array([[[1, np.nan], [0, 1]]], "float32"), COVER).tolist() == [[1, 255], [0, 1]]
 
 
 HUGE = 99999999999999999999
@@ -142,7 +117,7 @@ HUGE = 99999999999999999999
 )
 def test_a_value_that_cannot_be_is_named_by_file_and_key(tmp_path, change, message):
     with pytest.raises(RecordError, match=message):
-        find_dataset(_described(tmp_path, **change))
+        find_dataset(described(tmp_path, **change))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +126,7 @@ def test_a_value_that_cannot_be_is_named_by_file_and_key(tmp_path, change, messa
 def test_limits_are_two_numbers_in_order(tmp_path, limits):
     target = {"path": "h/{id}.tif", "unit": "m", "gsd_m": 10, "limits": limits}
     with pytest.raises(RecordError, match=r"targets\.h, limits: expected the least and the greatest value"):
-        find_dataset(_described(tmp_path, targets={"h": target}))
+        find_dataset(described(tmp_path, targets={"h": target}))
 
 
 @pytest.mark.parametrize("text", ["name: 2020-13-45", "tile_m: " + "9" * 5000])
@@ -165,11 +140,11 @@ def test_a_table_that_is_not_there_is_named_where_its_classes_are_needed(tmp_pat
     with pytest.raises(
         MissingFileError, match=r"plots\.csv: no such file.*mine\.yaml, tiles; give targets\.crop, classes"
     ):
-        find_dataset(_described(tmp_path, tiles="plots.csv", targets={"crop": {"column": "crop"}}))
+        find_dataset(described(tmp_path, tiles="plots.csv", targets={"crop": {"column": "crop"}}))
 
 
 def test_a_table_that_is_in_neither_place_is_named_with_both(tmp_path):
-    _tabled(tmp_path, "id\nt0\n")
+    tabled(tmp_path, "id\nt0\n")
     (tmp_path / "tiles.csv").unlink()
     (tmp_path / "there").mkdir()
     (tmp_path / "mine.yaml").rename(tmp_path / "there" / "mine.yaml")
@@ -178,37 +153,37 @@ def test_a_table_that_is_in_neither_place_is_named_with_both(tmp_path):
 
 
 def test_a_column_called_split_splits_where_nothing_else_is_said(tmp_path):
-    dataset = _tabled(tmp_path, "id,split\nt0,test\nt1,val\nt2,train\n")
+    dataset = tabled(tmp_path, "id,split\nt0,test\nt1,val\nt2,train\n")
     assert dataset.samples.columns["split"].tolist() == ["test", "val", "train"]
 
 
 def test_shares_count_more_than_a_column_called_split(tmp_path):
-    dataset = _tabled(tmp_path, "id,split\nt0,test\nt1,holdout\n", splits={"shares": {"train": 1}})
+    dataset = tabled(tmp_path, "id,split\nt0,test\nt1,holdout\n", splits={"shares": {"train": 1}})
     assert dataset.samples.columns["split"].tolist() == ["train", "train"]
 
 
 @pytest.mark.parametrize("value", ["trian", ""])
 def test_a_column_called_split_with_another_value_is_refused_by_row(tmp_path, value):
     with pytest.raises(UnknownNameError, match=rf"column 'split' of .*tiles\.csv '{value}'; .*Row 2 has it, tile 't1'"):
-        _tabled(tmp_path, f"id,split\nt0,train\nt1,{value}\n")
+        tabled(tmp_path, f"id,split\nt0,train\nt1,{value}\n")
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "../t0", "a/b", "/etc/t0", "a\\b"])
 def test_an_id_that_is_no_name_is_refused_by_row(tmp_path, name):
     with pytest.raises(SourceError, match=r"tiles\.csv: row 2 has the id .*without slashes"):
-        _tabled(tmp_path, f"id,n\nt0,1\n{name},2\n")
+        tabled(tmp_path, f"id,n\nt0,1\n{name},2\n")
 
 
 @pytest.mark.parametrize("cell", ["../../etc", "/etc", "a/../..", "..\\x"])
 def test_a_cell_that_leads_out_of_the_data_folder_is_refused_by_row(tmp_path, cell):
     target = {"path": "{where}/{id}.tif", "classes": ["a"], "gsd_m": 20}
     with pytest.raises(SourceError, match=r"tiles\.csv: row 2, tile 't1', makes '\{where\}/\{id\}\.tif' the path"):
-        _tabled(tmp_path, f"id,where\nt0,s2\nt1,{cell}\n", targets={"cover": target})
+        tabled(tmp_path, f"id,where\nt0,s2\nt1,{cell}\n", targets={"cover": target})
 
 
 def test_a_cell_may_name_a_folder_inside_the_data_folder(tmp_path):
     target = {"path": "{where}/{id}.tif", "classes": ["a"], "gsd_m": 20}
-    assert len(_tabled(tmp_path, "id,where\nt0,s2/north\n", targets={"cover": target})) == 1
+    assert len(tabled(tmp_path, "id,where\nt0,s2/north\n", targets={"cover": target})) == 1
 
 
 def test_a_label_raster_that_is_a_virtual_raster_in_disguise_is_not_followed(tmp_path, monkeypatch):
@@ -227,11 +202,11 @@ def test_a_label_raster_that_is_a_virtual_raster_in_disguise_is_not_followed(tmp
 
 def test_tiles_without_a_label_are_no_class_to_balance_whatever_their_number(tmp_path):
     text = "id,crop\nt1,maize\nt2,\nt3,rape\nt4,\n"
-    dataset = _tabled(tmp_path, text, targets={"crop": {"column": "crop", "ignore": 255}})
+    dataset = tabled(tmp_path, text, targets={"crop": {"column": "crop", "ignore": 255}})
     assert dataset.labels().tolist() == [0, -1, 1, -1]
 
 
 def test_a_number_of_no_label_is_refused_where_a_tile_has_several(tmp_path):
     targets = {"genera": {"column": "genera", "separator": ";", "classes": ["Abies", "Acer"], "ignore": -1}}
     with pytest.raises(RecordError, match="ignore: expected nothing, it has no effect here"):
-        _tabled(tmp_path, "id,genera\nt1,Abies\n", targets=targets)
+        tabled(tmp_path, "id,genera\nt1,Abies\n", targets=targets)

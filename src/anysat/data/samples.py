@@ -24,7 +24,7 @@ class Samples:
     'b'
     """
 
-    def __init__(self, **columns: ArrayLike) -> None:
+    def __init__(self, /, **columns: ArrayLike) -> None:
         self.columns: dict[str, NDArray[Any]] = {name: np.asarray(column) for name, column in columns.items()}
         lengths = {name: column.shape for name, column in self.columns.items()}
         if not {"id", "split"} <= set(lengths) or len(set(lengths.values())) != 1:
@@ -56,6 +56,6 @@ class Samples:
         """The samples of some splits."""
         return self.take(np.isin(self.columns["split"], splits))
 
-    def with_columns(self, **columns: ArrayLike) -> Samples:
+    def with_columns(self, /, **columns: ArrayLike) -> Samples:
         """The same samples with columns added or replaced."""
         return Samples(**{**self.columns, **columns})

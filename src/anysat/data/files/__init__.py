@@ -15,6 +15,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -247,7 +248,11 @@ def _read_csv(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
     """
     text = io.StringIO(path.read_text("utf-8-sig"))
     names = _numbered(keys)
-    rows = list(csv.DictReader(text, fieldnames=names, strict=True))
+    reader = csv.DictReader(text, fieldnames=names, strict=True)
+    rows = list(reader)
+    twice = next((name for name, count in Counter(reader.fieldnames or ()).items() if count > 1 and name), None)
+    if twice is not None:
+        raise SourceError(path, f"the header has {twice!r} twice", "give each column its own name")
     if any(None in row for row in rows) and names is None:
         raise SourceError(path, "a row has more values than the table has columns", "check that it is a table")
     short = next((number for number, row in enumerate(rows, 1) if None in row.values()), None)

@@ -11,6 +11,8 @@ from anysat.errors import SourceError, UnknownNameError
 
 PLACE = ("lon", "lat")
 """Columns of the place of a tile, degrees WGS 84, as text; empty where it is not known."""
+_MISSING_WORDS = ("na", "n/a", "#n/a", "<na>", "null", "none")
+"""What programs write for what is missing, and what may be a name as well."""
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
 SUFFIXES = (".csv", ".geojson", ".json")
 """Kinds of tables that are read."""
@@ -28,7 +30,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
 
     Raises:
         MissingFileError: there is no such file.
-        SourceError: it cannot be read, has no rows, or its geometry is not in degrees.
+        SourceError: it cannot be read, has no rows, a feature of it has no place, its geometry is not in degrees, or a
+            needed property is a list.
         UnknownNameError: it lacks a column, or is of another kind.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -43,7 +46,15 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     for column in needed:
         if column not in names:
             raise UnknownNameError(f"column of {path}", column, names)
-    return [{_SPELLINGS.get(name, name): _text(row.get(name)) for name in names} for row in rows]
+    for number, row in enumerate(rows, 1):
+        for column in needed:
+            if isinstance(row.get(column), (list, dict)):
+                kind = type(row[column]).__name__
+                problem = f"feature {number}, id {_text(row.get('id'))!r}, has a {kind} as {column!r}"
+                raise SourceError(path, problem, "write one text or number; several labels as `a;b`, with `separator`")
+    texts = [{name: _text(row.get(name)) for name in names} for row in rows]
+    spelt = {name: other for other, name in _SPELLINGS.items() if other in names and name not in names}
+    return [{**row, **{name: row[other] for name, other in spelt.items()}} for row in texts]
 
 
 def is_no_label(cell: str) -> bool:
@@ -55,23 +66,59 @@ def is_no_label(cell: str) -> bool:
     return cell.strip().lower() in ("", "nan")
 
 
+def is_missing_word(name: str) -> bool:
+    """Whether a name may stand for "no label", as R and others write it, and may be a class as well.
+
+    >>> is_missing_word("NA"), is_missing_word("None"), is_missing_word("Nassau")
+    (True, True, False)
+    """
+    return name.strip().lower() in _MISSING_WORDS
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """A cell as text; whole numbers are written without a point, so that 1 and 1.0 are one."""
+    whole = isinstance(value, float) and value.is_integer()
+    return "" if value is None else str(int(value) if whole else value).strip()
 
 
 def _of_geojson(path: Path, content: Any) -> list[dict[str, Any]]:
-    from shapely.geometry import shape
-
     if not isinstance(content, Mapping) or not isinstance(content.get("features"), list):
         raise SourceError(path, "it is no collection of features", "write a GeoJSON FeatureCollection")
-    crs = str((content.get("crs") or {}).get("properties", {}).get("name", _WGS84[0]))
+    crs = _crs_name(content.get("crs"))
     if not crs.endswith(_WGS84):
         raise SourceError(path, f"its places are in {crs}", "write them as longitude and latitude, as GeoJSON asks for")
-    rows = []
-    for feature in content["features"]:
-        row = dict(feature.get("properties") or {})
-        if feature.get("geometry"):
+    return [_row_of(path, number, feature) for number, feature in enumerate(content["features"], 1)]
+
+
+def _crs_name(crs: Any) -> str:
+    """Name of a reference system, as older GeoJSON has it; that of longitude and latitude where none is said."""
+    if isinstance(crs, Mapping):
+        crs = crs.get("properties")
+    if isinstance(crs, Mapping):
+        crs = crs.get("name")
+    return _WGS84[0] if crs is None else str(crs)
+
+
+def _row_of(path: Path, number: int, feature: Any) -> dict[str, Any]:
+    """Properties of a feature, and its place."""
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    properties = feature.get("properties") or {} if isinstance(feature, Mapping) else None
+    if not isinstance(properties, Mapping):
+        advice = "write an object with `properties` and `geometry`"
+        raise SourceError(path, f"feature {number} is no feature, but {_shown(feature)}", advice)
+    row = dict(properties)
+    if feature.get("geometry"):
+        try:
             centre = shape(feature["geometry"]).centroid
             row |= dict(zip(PLACE, (centre.x, centre.y), strict=True))
-        rows.append(row)
-    return rows
+        except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            problem = f"feature {number}, id {_text(row.get('id'))!r}, has no place: {_shown(feature['geometry'])}"
+            raise SourceError(path, problem, "correct its geometry, or leave it out (null)") from error
+    return row
+
+
+def _shown(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]} …"

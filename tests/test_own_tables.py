@@ -1,0 +1,105 @@
+"""Tables of a user's own tiles: columns, places and properties are taken as they are, or refused by file and feature."""
+
+import json
+
+import pytest
+
+from anysat.data.own.tables import read_table
+from anysat.errors import SourceError
+from own_builders import image, tabled
+
+
+def _geojson(path, *features, **content):
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": list(features), **content}))
+    return path
+
+
+def _point(name="t0", **properties):
+    geometry = {"type": "Point", "coordinates": [10.0, 50.0]}
+    return {"type": "Feature", "properties": {"id": name, **properties}, "geometry": geometry}
+
+
+def test_a_header_that_comes_twice_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"tiles\.csv: the header has 'crop' twice"):
+        tabled(tmp_path, "id,crop,crop\nt0,rye,oat\n")
+
+
+def test_columns_without_a_name_may_be_many(tmp_path):
+    """Spreadsheets leave commas at the end of rows."""
+    assert tabled(tmp_path, "id,crop,,\nt0,rye,,\n").ids == ["t0"]
+
+
+def test_longitude_and_latitude_keep_their_names_beside_lon_and_lat(tmp_path):
+    (tmp_path / "tiles.csv").write_text("id,longitude,latitude\nt0,10.5,50\n")
+    row = {"id": "t0", "longitude": "10.5", "latitude": "50", "lon": "10.5", "lat": "50"}
+    assert read_table(tmp_path / "tiles.csv") == [row]
+
+
+def test_a_path_and_a_target_may_name_longitude_and_latitude(tmp_path):
+    image(tmp_path / "s2" / "10.tif")
+    dataset = tabled(
+        tmp_path, "id,longitude,latitude\nt0,10,50\n", targets={"north": {"column": "latitude", "unit": "deg"}},
+        modalities={"s2": {"path": "s2/{longitude}.tif"}},
+    )  # fmt: skip
+    assert float(dataset[0].targets["north"]) == 50
+
+
+@pytest.mark.parametrize("name", ["self", "name", "root"])
+def test_a_column_may_have_any_name(tmp_path, name):
+    from anysat.data.check import check_dataset
+
+    assert tabled(tmp_path, f"id,{name}\nt0,1\n").samples.row(0)[name] == "1"
+    assert check_dataset(str(tmp_path / "mine.yaml"), tmp_path).num_read == 1
+
+
+@pytest.mark.parametrize("value", [["beech", "oak"], {"first": "beech"}])
+def test_a_property_that_is_a_list_is_no_class(tmp_path, value):
+    path = _geojson(tmp_path / "tiles.geojson", _point(), _point("t1", crop=value))
+    with pytest.raises(SourceError, match=r"tiles\.geojson: feature 2, id 't1', has a (list|dict) as 'crop'"):
+        read_table(path, ["crop"])
+
+
+def test_a_property_that_is_a_list_and_is_not_needed_is_left_alone(tmp_path):
+    path = _geojson(tmp_path / "tiles.geojson", _point(tags=["a", "b"]))
+    assert read_table(path, ["id"])[0]["id"] == "t0"
+
+
+def test_whole_numbers_with_and_without_a_point_are_one_class(tmp_path):
+    path = _geojson(tmp_path / "tiles.geojson", _point(crop=1), _point("t1", crop=1.0), _point("t2", crop=1.5))
+    assert [row["crop"] for row in read_table(path)] == ["1", "1", "1.5"]
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"type": "Polygon", "coordinates": []},
+        {"type": "Polygonn", "coordinates": [[1, 2]]},
+        {"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]},
+        {"type": "GeometryCollection", "geometries": []},
+        {"type": "Point", "coordinates": ["a", "b"]},
+        {"coordinates": [1, 2]},
+        "POINT (1 2)",
+    ],
+)
+def test_a_geometry_that_is_none_is_named_by_feature_and_id(tmp_path, geometry):
+    path = _geojson(tmp_path / "tiles.geojson", _point(), _point("t1") | {"geometry": geometry})
+    with pytest.raises(SourceError, match=r"tiles\.geojson: feature 2, id 't1', has no place"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("feature", [None, "t1", {"type": "Feature", "properties": ["t1"]}])
+def test_a_feature_that_is_none_is_named(tmp_path, feature):
+    path = _geojson(tmp_path / "tiles.geojson", _point(), feature)
+    with pytest.raises(SourceError, match=r"tiles\.geojson: feature 2 is no feature"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", {"type": "name", "properties": None}, None])
+def test_a_reference_system_written_in_another_way_is_taken(tmp_path, crs):
+    assert read_table(_geojson(tmp_path / "tiles.geojson", _point(), crs=crs))[0]["lon"] == "10"
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32632", ["EPSG:4326"], {"type": "link", "properties": "x"}])
+def test_a_reference_system_that_is_not_in_degrees_or_unknown_is_refused(tmp_path, crs):
+    with pytest.raises(SourceError, match=r"tiles\.geojson: its places are in"):
+        read_table(_geojson(tmp_path / "tiles.geojson", _point(), crs=crs))
