@@ -21,7 +21,8 @@ from anysat.errors import InputError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key
 from anysat.observation import Observation
 
-_FIELD = re.compile(r"{(\w+)}")
+FIELD = re.compile(r"{(\w+)}")
+"""A field of a path: `{id}`."""
 TEXT = "text"
 """`dtype` of an entry that is text or a document, whose shape is not checked."""
 SOURCE = "source"
@@ -72,7 +73,7 @@ class Entry:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names in braces of the path."""
-        return tuple(dict.fromkeys(_FIELD.findall(self.path)))
+        return tuple(dict.fromkeys(FIELD.findall(self.path)))
 
     @property
     def described(self) -> str:
@@ -126,7 +127,7 @@ class DatasetFolder:
     root: Path
     layout: Layout
 
-    def path(self, name: str, **fields: Any) -> Path:
+    def path(self, name: str, /, **fields: Any) -> Path:
         """Where an entry of a sample lies; its first path where it is missing."""
         entry = self.layout[name]
         first = self.root / entry.path.format(**fields)
@@ -135,7 +136,7 @@ class DatasetFolder:
         others = (self.root / path.format(**fields) for path in entry.also)
         return next((path for path in others if path.exists()), first)
 
-    def has(self, name: str, **fields: Any) -> bool:
+    def has(self, name: str, /, **fields: Any) -> bool:
         """Whether the file of an entry is there."""
         return name in self.layout and self.path(name, **fields).is_file()
 
@@ -148,7 +149,7 @@ class DatasetFolder:
         seen: set[tuple[str, ...]] = set()
         for pattern in (self.layout[name].path for name in names):
             expression = re.compile(_regex(pattern))
-            for path in sorted(self.root.glob(_FIELD.sub("*", pattern))):
+            for path in sorted(self.root.glob(FIELD.sub("*", pattern))):
                 found = expression.fullmatch(path.relative_to(self.root).as_posix())
                 fields = found.groupdict() if found is not None else {}
                 key = tuple(fields[name] for name in sorted(fields))
@@ -235,7 +236,7 @@ class DatasetFolder:
         stored[..., used, :, :] = np.where(valid, values, empty).astype(dtype)
         return stored
 
-    def geobox(self, name: str, **fields: Any) -> Any:
+    def geobox(self, name: str, /, **fields: Any) -> Any:
         """Georeference of a raster entry, or None."""
         return read_geobox(self.path(name, **fields))
 
@@ -250,7 +251,7 @@ def _regex(pattern: str) -> str:
     """A path pattern as a regular expression; a field that comes twice must be the same twice."""
     seen: set[str] = set()
     made = []
-    for index, part in enumerate(_FIELD.split(pattern)):
+    for index, part in enumerate(FIELD.split(pattern)):
         if index % 2 == 0:
             made.append(re.escape(part))
         else:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from anysat.data.base import Target
+from anysat.data.layout import FIELD
 from anysat.data.own.sections import Section
-from anysat.data.own.tables import SUFFIXES, is_no_label, read_table
+from anysat.data.own.tables import SUFFIXES
+from anysat.data.own.targets import OwnTarget, read_targets
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES, NOT_RELEASED, UNITS, Modality, band_key, find_modality, read_modalities
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
 
 SPLITS = ("train", "val", "test")
 DEFAULT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-_FIELD = re.compile(r"{(\w+)}")
-IGNORE = 255
-"""Number of a pixel without a label unless the file says otherwise."""
 SKIPPED = "-"
 """In `bands`, a stored band that is not read."""
 MAX_TILE_M = 1e7
@@ -28,7 +25,6 @@ _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
 _KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "centre",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
-_TARGET_KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "about")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +42,6 @@ class OwnModality:
     def key(self) -> str:
         """Key of the modality."""
         return self.record.key
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnTarget:
-    """One thing to predict, and where it is written."""
-
-    target: Target
-    column: str | None
-    """Column of the table; None for a raster."""
-    path: str | None
-    """Raster of each tile."""
-    values: tuple[int, ...]
-    """Stored number of each class of a raster."""
-    separator: str | None
-    """Between the labels of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +118,7 @@ def read_yaml(path: Path) -> OwnData:
         targets=(),
         splits=_splits(top),
     )
-    data = replace(data, targets=_targets(top, data))
+    data = replace(data, targets=read_targets(top, tile_m, path, data.table_path()))
     if data.tiles is None:
         _check_without_table(data)
     return data
@@ -163,11 +144,11 @@ def _check_without_table(data: OwnData) -> None:
     if data.is_centred_on_table or data.splits.column or data.splits.block_m:
         raise RecordError(where, None, "a table, because `centre: table` and splits by column or block_m need one")
     first, *others = [own.path for own in sorted(data.modalities, key=lambda own: own.is_optional)]
-    fields = set(_FIELD.findall(first))
+    fields = set(FIELD.findall(first))
     if "id" not in fields:
         raise RecordError(where, None, f"a table, because {first!r} has no {{id}} by which tiles could be found")
     for path in (*others, *(own.path for own in data.targets if own.path is not None)):
-        for name in _FIELD.findall(path):
+        for name in FIELD.findall(path):
             if name not in fields:
                 raise RecordError(where, None, f"a table, because {{{name}}} of {path!r} is not in {first!r}")
 
@@ -186,7 +167,7 @@ def _modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
         found.append(
             OwnModality(
                 record=record,
-                path=_path(section),
+                path=section.path(),
                 units=_units(section, record),
                 bands=_bands(section, record),
                 is_optional=bool(section.get("optional", bool, "true or false", False)),
@@ -195,16 +176,6 @@ def _modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
     if all(modality.is_optional for modality in found):
         raise top.refuse("modalities", "one that every tile has, by which tiles are found")
     return tuple(found)
-
-
-def _path(section: Section) -> str:
-    path: str = section.text("path")
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise section.refuse("path", "a path below the data folder")
-    if set("{}") & set(_FIELD.sub("", path)):
-        raise section.refuse("path", "columns of the table in braces, such as {id}")
-    return path
 
 
 def _bands(section: Section, record: Modality) -> tuple[str, ...]:
@@ -256,81 +227,6 @@ def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> 
     if not set(given) <= set(fitting):
         raise top.refuse("patch_sizes_m", f"sizes among {', '.join(f'{size:g}' for size in fitting)}")
     return tuple(float(size) for size in given) or tuple(fitting)
-
-
-def _targets(top: Section, data: OwnData) -> tuple[OwnTarget, ...]:
-    given = top.get("targets", dict, "targets by name", {})
-    return tuple(
-        _target(name, top.part(f"targets.{name}", content, _TARGET_KEYS), data) for name, content in given.items()
-    )
-
-
-def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
-    if section.has("column") == section.has("path"):
-        raise section.refuse("column", "either a column of the table or the path of a raster")
-    is_raster = section.has("path")
-    unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
-    unused += ("classes", "values", "separator", "ignore") if section.has("unit") else ("limits",)
-    unused += ("ignore",) if section.has("separator") else ()  # a tile has the labels its cell names, and no others
-    for key in unused:
-        if section.has(key):
-            raise section.refuse(key, "nothing, it has no effect here (a value has a `unit`, a class has `classes`)")
-    if not is_raster and data.tiles is None:
-        raise section.refuse("column", "a raster, because there is no table of tiles")
-    classes = () if section.has("unit") else _classes(section, data)
-    values = section.wholes("values")
-    if values and len(set(values)) != len(classes):
-        raise section.refuse("values", f"one number for each of the {len(classes)} classes")
-    kind = "value" if section.has("unit") else "labels" if section.has("separator") else "class"
-    default_ignore = IGNORE if is_raster and kind == "class" else None
-    gsd_m = section.number("gsd_m") if is_raster else None
-    if gsd_m is not None and centimetres(data.tile_m, "tile_m") % centimetres(gsd_m, f"{section.where}, gsd_m"):
-        raise section.refuse("gsd_m", f"a spacing that divides the tile of {data.tile_m:g} m")
-    ignore = section.whole("ignore", default_ignore)
-    if ignore in values:
-        raise section.refuse(
-            "ignore", f"a number that is none of `values`, for pixels without a label, unlike {ignore}"
-        )
-    target = Target(
-        name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes, gsd_m=gsd_m,
-        ignore=ignore, unit=section.text("unit", "", may_be_empty=True), limits=_limits(section),
-        about=section.text("about", "", may_be_empty=True),
-    )  # fmt: skip
-    return OwnTarget(
-        target=target, column=section.text("column", None), path=_path(section) if is_raster else None,
-        values=values or tuple(range(len(classes))), separator=section.text("separator", None),
-    )  # fmt: skip
-
-
-def _limits(section: Section) -> tuple[float, float] | None:
-    if not section.has("limits"):
-        return None
-    expected = "the least and the greatest value, as [0, 50]"
-    limits = section.numbers("limits", expected)
-    if len(limits) != 2 or not limits[0] < limits[1]:
-        raise section.refuse("limits", expected)
-    return limits
-
-
-def _classes(section: Section, data: OwnData) -> tuple[str, ...]:
-    """Names given, else those found in the table, in alphabetical order."""
-    given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
-    if given:
-        if len(set(map(str, given))) < len(given):
-            raise section.refuse("classes", "each name once")
-        if any(map(is_no_label, map(str, given))):
-            raise section.refuse("classes", "names other than nan and the empty one, which stand for no label")
-        return tuple(map(str, given))
-    path = data.table_path()
-    if section.has("path") or path is None:
-        raise section.refuse("classes", "a list of names")
-    if not path.is_file():
-        raise MissingFileError(path, f"the table of {data.file}, tiles; give {section.where.rpartition(', ')[2]}, "
-                               "classes, where the table lies in the data folder")  # fmt: skip
-    column, separator = section.text("column"), section.text("separator", None)
-    cells = [row[column] for row in read_table(path, (column,))]
-    names = [name for cell in cells for name in (cell.split(separator) if separator else [cell])]
-    return tuple(sorted({name.strip() for name in names if not is_no_label(name)}))
 
 
 def _splits(top: Section) -> OwnSplits:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
+from anysat.data.layout import FIELD
 from anysat.errors import RecordError, UnknownNameError
 
 MAX_INT = 2**63 - 1
@@ -64,7 +66,7 @@ class Section:
     def whole(self, key: str, default: Any = _NEEDED) -> Any:
         """A whole number of 64 bits."""
         value = self.get(key, int, "a whole number", default)
-        if self.has(key) and not _fits(value):
+        if self.has(key) and not fits(value):
             raise self.refuse(key, _WHOLE)
         return value
 
@@ -85,14 +87,25 @@ class Section:
     def wholes(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers of 64 bits; none when the key is not given."""
         values = self.listed(key, int, "a list of whole numbers")
-        if not all(map(_fits, values)):
+        if not all(map(fits, values)):
             raise self.refuse(key, f"a list, each {_WHOLE}")
         return values
+
+    def path(self) -> str:
+        """Value of the key `path`: a path below the data folder, with columns in braces."""
+        path: str = self.text("path")
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts:
+            raise self.refuse("path", "a path below the data folder")
+        if set("{}") & set(FIELD.sub("", path)):
+            raise self.refuse("path", "columns of the table in braces, such as {id}")
+        return path
 
     def part(self, key: str, content: Any, known: Sequence[str]) -> Section:
         """A mapping inside this one."""
         return Section(content, f"{self.where}, {key}", known)
 
 
-def _fits(value: int) -> bool:
+def fits(value: int) -> bool:
+    """Whether a whole number has a place in 64 bits."""
     return -MAX_INT - 1 <= value <= MAX_INT

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from anysat.batch import Tile
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
-from anysat.data.own.description import OwnData, OwnTarget
-from anysat.data.own.tables import PLACE, SPLIT, is_no_label, read_table
+from anysat.data.own.description import OwnData
+from anysat.data.own.tables import PLACE, SPLIT, is_missing_word, is_no_label, read_table
+from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
@@ -80,12 +81,16 @@ def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
         except (ValueError, KeyError) as error:
             advice = f"; its classes are {', '.join(own.target.classes[:_SHOWN])} …" if own.target.classes else ""
             problem = f"tile {row['id']!r} has {row[own.column or '']!r} in column {own.column!r}{advice}"
-            advice = (
-                "write a number, or nothing where there is none"
-                if own.target.kind == "value"
-                else "correct it, or give `ignore` for cells without a label"
-            )
-            raise SourceError(source, problem, advice) from error
+            raise SourceError(source, problem, _label_advice(own, row)) from error
+
+
+def _label_advice(own: OwnTarget, row: Row) -> str:
+    if own.target.kind == "value":
+        return "write a number, or nothing where there is none"
+    if any(map(is_missing_word, row[own.column or ""].split(own.separator))):
+        needs_ignore = own.target.kind == "class" and own.target.ignore is None
+        return "leave cells without a label empty" + (" and give `ignore`" if needs_ignore else "")
+    return "correct it, or give `ignore` for cells without a label"
 
 
 def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
@@ -197,7 +202,7 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
                               "pixels without a value are NaN or nodata")  # fmt: skip
         return values.astype(np.float32)
     fill = own.target.ignore if own.target.ignore is not None else -1
-    seen = ~np.isnan(values) & (values != fill)
+    seen = ~np.isnan(values) & (values != (fill if own.ignore is None else own.ignore))
     stored = np.array(own.values)
     order = np.argsort(stored)
     place = np.searchsorted(stored[order], values[seen]).clip(0, len(stored) - 1)
@@ -206,7 +211,7 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
         found = ", ".join(f"{value:g}" for value in np.unique(values[seen][wrong])[:_SHOWN])
         raise SourceError(
             path, f"it holds {found}, which is no class of {own.target.name!r}",
-            f"its classes are {', '.join(map(str, own.values))}; pixels without a label are {fill} or nodata",
+            f"its classes are {', '.join(map(str, own.values))}; pixels without a label are {own.ignore} or nodata",
         )  # fmt: skip
     classes = np.full(values.shape, fill, np.int64)
     classes[seen] = order[place]
@@ -214,14 +219,14 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
 
 
 def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
-    """First band of a raster on a grid, unmixed; NaN outside it and where it has no data.
+    """The one band of a raster on a grid, unmixed; NaN outside it and where it has no data.
 
     Raises:
-        SourceError: it cannot be read, has no georeference, or lies elsewhere.
+        SourceError: it cannot be read, has several bands, no georeference, or lies elsewhere.
     """
     import rasterio
     from odc.geo import CRS
-    from rasterio.enums import Resampling
+    from rasterio.enums import ColorInterp, Resampling
     from rasterio.warp import reproject
 
     from anysat.data.files import read_geobox
@@ -236,6 +241,10 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
         raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
     found = np.full(geobox.shape, np.nan)
     with reading(path), rasterio.open(path, driver="GTiff") as file:
+        num_bands = sum(meaning != ColorInterp.alpha for meaning in file.colorinterp)
+        if num_bands != 1:
+            advice = "write one number per pixel: the class, or the value"
+            raise SourceError(path, f"it has {num_bands} bands, expected one", advice)
         reproject(
             rasterio.band(file, 1), found, dst_transform=geobox.affine,
             dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,

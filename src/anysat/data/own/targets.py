@@ -1,0 +1,162 @@
+"""Targets of a user's own data, as the YAML file describes them: a column of the table, or a raster of each tile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from anysat.data.base import Target
+from anysat.data.own.sections import Section, fits
+from anysat.data.own.tables import is_missing_word, is_no_label, read_table
+from anysat.errors import MissingFileError, SourceError
+from anysat.patches import centimetres
+
+IGNORE = 255
+"""Stored number of a pixel without a label unless the file says otherwise."""
+_NO_CLASS = -1
+"""Number of a pixel without a label where there are so many classes that `IGNORE` is one."""
+_KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "about")
+_POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
+"""Ends of files of polygons, which are no labels of pixels."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTarget:
+    """One thing to predict, and where it is written."""
+
+    target: Target
+    column: str | None
+    """Column of the table; None for a raster."""
+    path: str | None
+    """Raster of each tile."""
+    values: tuple[int, ...]
+    """Stored number of each class of a raster."""
+    ignore: int | None
+    """Stored number of a pixel without a label, where it has one; `target.ignore` is what it becomes."""
+    separator: str | None
+    """Between the labels of a cell."""
+
+
+def read_targets(top: Section, tile_m: float, file: Path, table: Path | None) -> tuple[OwnTarget, ...]:
+    """The targets of a file, of which column classes may be found in the table.
+
+    Args:
+        top: the whole file.
+        tile_m: side of a tile.
+        file: where it lies, for messages.
+        table: the table of the tiles where it lies beside the file; None without one.
+
+    Raises:
+        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be.
+        MissingFileError, SourceError: classes are to be found in a table that is not there, or where they are unclear.
+    """
+    given = top.get("targets", dict, "targets by name", {})
+    return tuple(
+        _target(name, top.part(f"targets.{name}", content, _KEYS), tile_m, file, table)
+        for name, content in given.items()
+    )
+
+
+def _target(name: str, section: Section, tile_m: float, file: Path, table: Path | None) -> OwnTarget:
+    if section.has("column") == section.has("path"):
+        raise section.refuse("column", "either a column of the table or the path of a raster")
+    is_raster = section.has("path")
+    _refuse_unused(section, is_raster)
+    if not is_raster and table is None:
+        raise section.refuse("column", "a raster, because there is no table of tiles")
+    classes = () if section.has("unit") else _classes(section, file, table)
+    values = _values(section, classes, is_raster)
+    kind = "value" if section.has("unit") else "labels" if section.has("separator") else "class"
+    ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
+    if is_raster and ignore in values:
+        shown = ", ".join(map(str, values[:_SHOWN])) + (" …" if len(values) > _SHOWN else "")
+        raise section.refuse(
+            "ignore", f"a number that is none of `values` ({shown}), for pixels without a label, unlike {ignore}; give "
+            "the number that each class is stored as in `values`",
+        )  # fmt: skip
+    is_free = ignore is None or not is_raster or not 0 <= ignore < len(classes)
+    target = Target(
+        name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,
+        gsd_m=_gsd_m(section, tile_m) if is_raster else None,
+        ignore=ignore if is_free else IGNORE if len(classes) <= IGNORE else _NO_CLASS,
+        unit=section.text("unit", "", may_be_empty=True), limits=_limits(section),
+        about=section.text("about", "", may_be_empty=True),
+    )  # fmt: skip
+    return OwnTarget(
+        target=target, column=section.text("column", None), path=_path(section) if is_raster else None, values=values,
+        ignore=ignore, separator=section.text("separator", None),
+    )  # fmt: skip
+
+
+def _refuse_unused(section: Section, is_raster: bool) -> None:
+    unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
+    unused += ("classes", "values", "separator", "ignore") if section.has("unit") else ("limits",)
+    unused += ("ignore",) if section.has("separator") else ()  # a tile has the labels its cell names, and no others
+    for key in unused:
+        if section.has(key):
+            raise section.refuse(key, "nothing, it has no effect here (a value has a `unit`, a class has `classes`)")
+
+
+def _path(section: Section) -> str:
+    path = section.path()
+    if PurePosixPath(path).suffix.lower() in _POLYGONS:
+        raise section.refuse(
+            "path", "a GeoTIFF for labels of pixels: make one of the polygons first (`gdal_rasterize -a COLUMN -tr …`)"
+        )
+    return path
+
+
+def _gsd_m(section: Section, tile_m: float) -> float:
+    gsd_m: float = section.number("gsd_m")
+    if centimetres(tile_m, "tile_m") % centimetres(gsd_m, f"{section.where}, gsd_m"):
+        raise section.refuse("gsd_m", f"a spacing that divides the tile of {tile_m:g} m")
+    return gsd_m
+
+
+def _limits(section: Section) -> tuple[float, float] | None:
+    if not section.has("limits"):
+        return None
+    expected = "the least and the greatest value, as [0, 50]"
+    limits = section.numbers("limits", expected)
+    if len(limits) != 2 or not limits[0] < limits[1]:
+        raise section.refuse("limits", expected)
+    return limits
+
+
+def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tuple[int, ...]:
+    """Stored number of each class: as given; else the names, where all are whole numbers; else counted from 0."""
+    values = section.wholes("values")
+    if not values and is_raster and all(re.fullmatch("-?[0-9]+", name) for name in classes):
+        values = tuple(map(int, classes))
+        if not all(map(fits, values)):
+            raise section.refuse("classes", "whole numbers of 64 bits")
+    if values and len(set(values)) != len(classes):
+        raise section.refuse("values", f"one number for each of the {len(classes)} classes")
+    return values or tuple(range(len(classes)))
+
+
+def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...]:
+    """Names given, else those found in the table, in alphabetical order."""
+    given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
+    if given:
+        if len(set(map(str, given))) < len(given):
+            raise section.refuse("classes", "each name once")
+        if any(map(is_no_label, map(str, given))):
+            raise section.refuse("classes", "names other than nan and the empty one, which stand for no label")
+        return tuple(map(str, given))
+    if section.has("path") or table is None:
+        raise section.refuse("classes", "a list of names")
+    if not table.is_file():
+        raise MissingFileError(table, f"the table of {file}, tiles; give {section.where.rpartition(', ')[2]}, "
+                               "classes, where the table lies in the data folder")  # fmt: skip
+    column, separator = section.text("column"), section.text("separator", None)
+    cells = [row[column] for row in read_table(table, (column,))]
+    names = {name.strip() for cell in cells for name in (cell.split(separator) if separator else [cell])}
+    if unclear := sorted(filter(is_missing_word, names)):
+        raise SourceError(
+            table, f"{unclear[0]!r} in column {column!r} may be a class or may stand for no label",
+            "leave cells without a label empty, or list it among the `classes` of the target",
+        )  # fmt: skip
+    return tuple(sorted(name for name in names if not is_no_label(name)))
