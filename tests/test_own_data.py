@@ -100,11 +100,11 @@ def test_an_own_dataset_travels_to_a_worker_process_in_another_folder(page_fores
 
 def test_every_key_of_the_page_s_table_is_known(page_forest):
     """The keys the reader knows and those the page explains are the same."""
-    from anysat.data.own import description, targets
+    from anysat.data.own import description, modalities, targets
 
     rows = re.findall(r"^\| ([^|]+) \|", PAGE.split("## The keys")[1], re.M)[1:]
     written = {name for row in rows for name in re.findall(r"`(?:… )?(\w+)`", row)}
-    known = {*description._KEYS, *targets._KEYS, "units", "bands", "optional", "block_m", "seed"}
+    known = {*description._KEYS, *targets._KEYS, *modalities._KEYS, "block_m", "seed"}
     assert written == known - {"column", "path", "classes", "gsd_m", "unit"}
 
 

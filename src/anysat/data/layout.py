@@ -6,6 +6,7 @@ arrays and observations in and out by an entry's name.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class DatasetFolder:
         seen: set[tuple[str, ...]] = set()
         for pattern in (self.layout[name].path for name in names):
             expression = re.compile(_regex(pattern))
-            for path in sorted(self.root.glob(FIELD.sub("*", pattern))):
+            for path in sorted(self.root.glob(glob_of(pattern))):
                 found = expression.fullmatch(path.relative_to(self.root).as_posix())
                 fields = found.groupdict() if found is not None else {}
                 key = tuple(fields[name] for name in sorted(fields))
@@ -245,6 +246,15 @@ class DatasetFolder:
         for name in names:
             files.setdefault(self.path(name, **fields), []).append(name)
         return files
+
+
+def glob_of(path: str) -> str:
+    """The files that a path with fields may be, as a pattern to find them by; the rest of it is taken letter by letter.
+
+    >>> glob_of("S2 [L2A]/{id}.tif")
+    'S2 [[]L2A]/*.tif'
+    """
+    return "*".join(glob.escape(part) for part in FIELD.split(path)[::2])
 
 
 def _regex(pattern: str) -> str:

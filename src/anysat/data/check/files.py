@@ -5,7 +5,7 @@ Looking a file up costs microseconds and is done for all samples; only those of 
 
 from __future__ import annotations
 
-import re
+import glob
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit, SeenFile
 from anysat.data.files import FORMATS, read_file
-from anysat.data.layout import SOURCE, TEXT, DatasetFolder, Entry
+from anysat.data.layout import FIELD, SOURCE, TEXT, DatasetFolder, Entry
 from anysat.errors import AnySatError, MissingFileError, MissingKeyError
 
 LARGE_BYTES = 200_000_000
@@ -98,11 +98,12 @@ def _paths(folder: DatasetFolder, entry: Entry, row: Mapping[str, Any]) -> Itera
 
 
 def _pattern(path: str, row: Mapping[str, Any]) -> str:
-    def shown(field: re.Match[str]) -> str:
-        value = row.get(field[1], "")
-        return f"{value}*" if isinstance(value, str) else f"*{value}"
+    def shown(name: str) -> str:
+        value = row.get(name, "")
+        return f"{glob.escape(value)}*" if isinstance(value, str) else f"*{value}"
 
-    return re.sub(r"{(\w+)}", shown, path)
+    parts = FIELD.split(path)
+    return "".join(shown(part) if index % 2 else glob.escape(part) for index, part in enumerate(parts))
 
 
 def _see(folder: DatasetFolder, entry: Entry, path: Path) -> Iterator[SeenFile]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
 from anysat.data.base import DatasetRecord
-from anysat.data.layout import SOURCE, Entry, Layout
+from anysat.data.layout import SOURCE, Entry, Layout, glob_of
 from anysat.data.own.description import OwnData, OwnSplits, read_yaml
+from anysat.data.own.paths import file_of
 from anysat.data.own.tables import SPLIT
 from anysat.data.own.tiles import list_classes, list_tiles, read_tile
 
@@ -64,20 +64,19 @@ def _split_rule(splits: OwnSplits) -> str:
 
 
 def _layout(data: OwnData) -> Layout:
+    found = str(data.file)
     entries = [
-        Entry(name=own.key, path=_file(own.path), dtype=SOURCE, is_optional=own.is_optional, source=str(data.file),
+        Entry(name=own.key, path=file_of(own.path), dtype=SOURCE, is_optional=own.is_optional, source=found,
               about=f"imagery of {own.record.sensor}")
         for own in data.modalities
     ] + [
-        Entry(name=f"{own.target.name}-raster", path=own.path, dtype=SOURCE, source=str(data.file),
+        Entry(name=f"{own.key}-quality", path=file_of(own.quality_path), dtype=SOURCE, is_optional=own.is_optional,
+              source=found, about=f"quality layer of {own.key}")
+        for own in data.modalities if own.quality_path is not None
+    ] + [
+        Entry(name=f"{own.target.name}-raster", path=own.path, dtype=SOURCE, source=found,
               about=f"raster of target {own.target.name}")
         for own in data.targets if own.path is not None
     ]  # fmt: skip
-    first = next(own.path for own in data.modalities if not own.is_optional)
-    return Layout(name="own", marker=re.sub(r"{\w+}", "*", _file(first)), entries=tuple(entries),
+    return Layout(name="own", marker=glob_of(file_of(data.first.path)), entries=tuple(entries),
                   checked_against="the user's own files")  # fmt: skip
-
-
-def _file(path: str) -> str:
-    """The file or folder of a path that may name a part and a date: `cube.nc::s2@2024-06-01`."""
-    return re.sub(r"@[^/]*$", "", path).partition("::")[0]

@@ -5,43 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from anysat.data.layout import FIELD
+from anysat.data.own.modalities import OwnModality, read_own_modalities
+from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import Section
 from anysat.data.own.tables import SUFFIXES
 from anysat.data.own.targets import OwnTarget, read_targets
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from anysat.modalities import MODALITIES, NOT_RELEASED, UNITS, Modality, band_key, find_modality, read_modalities
+from anysat.modalities import MODALITIES, NOT_RELEASED, Modality
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
 
 SPLITS = ("train", "val", "test")
 DEFAULT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-SKIPPED = "-"
-"""In `bands`, a stored band that is not read."""
 MAX_TILE_M = 1e7
 """Metres above which a length is a mistake: a quarter of the Earth's girth."""
 _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
 _KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "centre",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnModality:
-    """Where the imagery of one modality lies."""
-
-    record: Modality
-    path: str
-    """Below the data folder, with columns of the table in braces; `::PART` and `@DATE` as in `anysat embed`."""
-    units: Mapping[tuple[str, str | None], str]
-    bands: tuple[str, ...]
-    is_optional: bool
-
-    @property
-    def key(self) -> str:
-        """Key of the modality."""
-        return self.record.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +58,17 @@ class OwnData:
     targets: tuple[OwnTarget, ...]
     splits: OwnSplits
 
+    @property
+    def first(self) -> OwnModality:
+        """The first modality that every tile has, by whose files tiles are found without a table."""
+        return next(own for own in self.modalities if not own.is_optional)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All paths below the data folder, with fields in braces."""
+        of_modalities = (pattern for own in self.modalities for pattern in own.patterns)
+        return (*of_modalities, *(own.path for own in self.targets if own.path is not None))
+
     def table_path(self, root: Path | None = None) -> Path | None:
         """Where the table lies: beside the YAML file, else in the data folder."""
         if self.tiles is None:
@@ -105,7 +97,7 @@ def read_yaml(path: Path) -> OwnData:
     if centre not in _CENTRES:
         raise UnknownNameError(f"centre of {path}", centre, _CENTRES)
     tile_m = top.number("tile_m", most=MAX_TILE_M)
-    modalities = _modalities(top, path)
+    modalities = read_own_modalities(top, path)
     data = OwnData(
         file=path,
         name=_name(top),
@@ -141,76 +133,20 @@ def _table_name(top: Section) -> str | None:
 def _check_without_table(data: OwnData) -> None:
     """Tiles are found by the path of the first modality; all else must follow from its fields."""
     where = f"{data.file}, tiles"
-    if data.is_centred_on_table or data.splits.column or data.splits.block_m:
-        raise RecordError(where, None, "a table, because `centre: table` and splits by column or block_m need one")
-    first, *others = [own.path for own in sorted(data.modalities, key=lambda own: own.is_optional)]
-    fields = set(FIELD.findall(first))
+    if data.is_centred_on_table or data.splits.block_m:
+        raise RecordError(where, None, "a table, because `centre: table` and splits by block_m need one")
+    first = data.first.path
+    fields = fields_of(file_of(first))
     if "id" not in fields:
         raise RecordError(where, None, f"a table, because {first!r} has no {{id}} by which tiles could be found")
-    for path in (*others, *(own.path for own in data.targets if own.path is not None)):
-        for name in FIELD.findall(path):
+    if data.splits.column is not None and data.splits.column not in fields:
+        why = f"a table, because {as_written(first)!r} has no field for splits by column {data.splits.column!r}"
+        raise RecordError(where, None, why)
+    for path in data.patterns:
+        for name in fields_of(path):
             if name not in fields:
-                raise RecordError(where, None, f"a table, because {{{name}}} of {path!r} is not in {first!r}")
-
-
-def _modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
-    known = dict(MODALITIES)
-    if top.has("modality_records"):
-        known |= {record.key: record for record in read_modalities(file.parent / top.text("modality_records"))}
-    given = top.get("modalities", dict, "at least one modality, such as `s2: {path: ...}`")
-    if not given:
-        raise top.refuse("modalities", "at least one modality")
-    found = []
-    for key, content in given.items():
-        record = find_modality(key, known.values())
-        section = top.part(f"modalities.{key}", content, ("path", "units", "bands", "optional"))
-        found.append(
-            OwnModality(
-                record=record,
-                path=section.path(),
-                units=_units(section, record),
-                bands=_bands(section, record),
-                is_optional=bool(section.get("optional", bool, "true or false", False)),
-            )
-        )
-    if all(modality.is_optional for modality in found):
-        raise top.refuse("modalities", "one that every tile has, by which tiles are found")
-    return tuple(found)
-
-
-def _bands(section: Section, record: Modality) -> tuple[str, ...]:
-    """Names of the stored bands, all of the modality; `SKIPPED` for those not to read."""
-    given = section.listed("bands", (str, type(None)), f"a list of names, null or {SKIPPED!r} for a band not to read")
-    names = tuple(SKIPPED if name is None else name for name in given)
-    read = [_find_band(section, "bands", record, name) for name in names if name != SKIPPED]
-    if names and not read:
-        raise section.refuse("bands", f"at least one band of {record.key}")
-    if len(set(read)) < len(read):
-        raise section.refuse("bands", "each band once")
-    return names
-
-
-def _find_band(section: Section, key: str, record: Modality, name: Any) -> int:
-    for index, band in enumerate(record.bands):
-        if isinstance(name, str) and band_key(name) in band.match_keys:
-            return index
-    known = {name for band in record.bands for name in (band.name, band.common_name) if name}
-    advice = f"Write null or {SKIPPED!r} for a band that is not to be read" if key == "bands" else ""
-    raise UnknownNameError(f"band of {section.where}, {key}", name, known, advice)
-
-
-def _units(section: Section, record: Modality) -> dict[tuple[str, str | None], str]:
-    given = section.content.get("units")
-    by_band = {None: given} if isinstance(given, str) else given or {}
-    if not isinstance(by_band, Mapping):
-        raise section.refuse("units", "a unit, or a unit for each band")
-    for unit in by_band.values():
-        if unit not in UNITS:
-            raise UnknownNameError(f"unit in {section.where}", unit, UNITS)
-    return {
-        (record.key, None if band is None else record.band_names[_find_band(section, "units", record, band)]): unit
-        for band, unit in by_band.items()
-    }
+                why = f"{{{name}}} of {as_written(path)!r} is not in {as_written(first)!r}"
+                raise RecordError(where, None, f"a table, because {why}")
 
 
 def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> tuple[float, ...]:

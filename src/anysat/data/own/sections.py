@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
-from anysat.data.layout import FIELD
+from anysat.data.own.paths import as_pattern, is_pattern, leads_out
 from anysat.errors import RecordError, UnknownNameError
 
 MAX_INT = 2**63 - 1
@@ -94,12 +93,11 @@ class Section:
     def path(self) -> str:
         """Value of the key `path`: a path below the data folder, with columns in braces."""
         path: str = self.text("path")
-        parts = PurePosixPath(path)
-        if parts.is_absolute() or ".." in parts.parts:
+        if leads_out(path):
             raise self.refuse("path", "a path below the data folder")
-        if set("{}") & set(FIELD.sub("", path)):
+        if not is_pattern(path):
             raise self.refuse("path", "columns of the table in braces, such as {id}")
-        return path
+        return as_pattern(path)
 
     def part(self, key: str, content: Any, known: Sequence[str]) -> Section:
         """A mapping inside this one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from anysat.batch import Tile
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
+from anysat.data.own.paths import as_written, fields_of, leads_out, with_cell
 from anysat.data.own.tables import PLACE, SPLIT, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
@@ -22,6 +23,8 @@ from anysat.geo.layers import reading
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
+
+    from anysat.geo.source import Source
 
 _SHOWN = 5
 _MAX_VALUE = float(np.finfo(np.float32).max)
@@ -41,7 +44,8 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
         _check_paths(data, row, number, source)
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise SourceError(source, f"several tiles are called {twice[0]!r}", "give each its own id")
+        raise SourceError(source, f"several tiles are called {twice[0]!r}", "give each its own id, "
+                          "in a table where files of other folders have the same name")  # fmt: skip
     for own in data.targets:
         if own.column is not None:
             _check_labels(own, rows, source)
@@ -54,11 +58,20 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
     if path is not None:
         if not path.is_file():
             raise MissingFileError(path, f"the table of the tiles there, or beside {data.file}")
-        fields = {name for entry in folder.layout.entries for name in entry.fields}
+        fields = {name for pattern in data.patterns for name in fields_of(pattern)}
         labels = {own.column for own in data.targets if own.column} | {data.splits.column or "id"}
-        return read_table(path, ["id", *sorted(fields | labels)]), path
-    first = next(modality.key for modality in data.modalities if not modality.is_optional)
-    return [row for row in folder.find(first) if not row["id"].startswith(".")], folder.root / folder.layout[first].path
+        rows = read_table(path, ["id", *sorted(fields | labels)])
+        return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
+    found = folder.find(data.first.key)
+    kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
+    return [with_cell(row) for row in kept], folder.root / as_written(data.first.path)
+
+
+def _is_imagery(path: Path) -> bool:
+    """Whether a file or folder is of a kind that is read."""
+    from anysat.geo.formats import KINDS
+
+    return any(kind.fits(path) for kind in KINDS)
 
 
 def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
@@ -66,11 +79,10 @@ def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
     name = row["id"]
     if not name or name in (".", "..") or set("/\\") & set(name):
         raise SourceError(source, f"row {number} has the id {name!r}", "give each tile a name without slashes")
-    patterns = [own.path for own in data.modalities] + [own.path for own in data.targets if own.path is not None]
-    for pattern in patterns:
-        path = PurePosixPath(pattern.format(**row).replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts:
-            problem = f"row {number}, tile {name!r}, makes {pattern!r} the path {str(path)!r}"
+    for pattern in data.patterns:
+        path = pattern.format(**row)
+        if leads_out(path):
+            problem = f"row {number}, tile {name!r}, makes {as_written(pattern)!r} the path {path!r}"
             raise SourceError(source, problem, "correct its cells: files lie below the data folder")
 
 
@@ -151,13 +163,8 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
     The ground does not depend on which modalities are asked for.
     """
     from anysat.geo.grid import plan_tile
-    from anysat.geo.sources import InputPath, Source, open_source
 
-    sources: dict[str, Source] = {}
-    for own in data.modalities:
-        given = InputPath.parse(f"{own.key}={folder.root / own.path.format(**row)}")
-        if Path(given.path).exists() or (own.key in modalities and not own.is_optional):
-            sources[own.key] = open_source(given, own.record, own.units, own.bands)
+    sources = _open_sources(data, folder, row, modalities)
     place = None
     if data.is_centred_on_table:
         columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
@@ -181,6 +188,18 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
             assert target.gsd_m is not None, target
             targets[target.name] = _raster(wanted, folder.root / wanted.path.format(**row), grid.at(target.gsd_m))
     return Tile.of(*observations, targets=targets, geobox=grid.geobox)
+
+
+def _open_sources(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> dict[str, Source]:
+    """What is there of a tile, and what must be of the modalities asked for."""
+    from anysat.geo.sources import open_sources
+
+    sources: dict[str, Source] = {}
+    for own in data.modalities:
+        is_there = folder.path(own.key, **row).exists()
+        if is_there or (own.key in modalities and not own.is_optional):
+            sources |= open_sources({own.key: own.source_of(row, folder.root)}, {own.key: own.record}, own.units)
+    return sources
 
 
 def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:

@@ -1,0 +1,156 @@
+"""Modalities of a user's own data, as the YAML file describes them: where their files lie, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from anysat.data.base import Row
+from anysat.data.own.paths import fields_of, is_pattern, leads_out
+from anysat.data.own.sections import Section
+from anysat.errors import MissingFileError, UnknownNameError
+from anysat.geo.descriptions import SourceDescription
+from anysat.geo.quality import QUALITY_KINDS, Quality
+from anysat.modalities import MODALITIES, UNITS, Modality, band_key, find_modality, read_modalities
+
+SKIPPED = "-"
+"""In `bands`, a stored band that is not read."""
+_SAID = ("nodata", "scale", "offset", "offset_from", "quality", "dates")
+"""What is said about the numbers of a source, as in the YAML file of `anysat embed`."""
+_KEYS = ("path", "units", "bands", "optional", *_SAID)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnModality:
+    """Where the imagery of one modality lies, and how its numbers are to be understood."""
+
+    record: Modality
+    source: SourceDescription
+    """Its paths are below the data folder, with columns of the table in braces."""
+    units: Mapping[tuple[str, str | None], str]
+    is_optional: bool
+
+    @property
+    def key(self) -> str:
+        """Key of the modality."""
+        return self.record.key
+
+    @property
+    def path(self) -> str:
+        """Pattern of its files; `::PART` and `@DATE` as in `anysat embed`."""
+        assert self.source.path is not None, self.source
+        return self.source.path
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of all stored bands where they are given; `SKIPPED` for those not to read."""
+        return tuple(self.source.bands)
+
+    @property
+    def quality_path(self) -> str | None:
+        """Pattern of the raster that masks it, where that is a file of its own."""
+        layer = None if self.source.quality is None else self.source.quality.layer
+        return layer if layer is not None and (fields_of(layer) or "/" in layer) else None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Paths of its files."""
+        return (self.path,) if self.quality_path is None else (self.path, self.quality_path)
+
+    def source_of(self, row: Row, root: Path) -> SourceDescription:
+        """Where the files of one tile lie.
+
+        Raises:
+            MissingFileError: the raster that masks it is not there.
+        """
+        source = replace(self.source, path=self.path.format(**row))
+        if self.quality_path is not None:
+            assert source.quality is not None, source
+            layer = self.quality_path.format(**row)
+            if not (root / layer.partition("::")[0]).exists():
+                raise MissingFileError(root / layer, f"the quality layer of {self.key!r}")
+            source = replace(source, quality=replace(source.quality, layer=layer))
+        return source.of_folder(root)
+
+
+def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
+    """The modalities of a YAML file.
+
+    Raises:
+        MissingFileError: there is no file of the modality records it names.
+        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be.
+    """
+    known = dict(MODALITIES)
+    if top.has("modality_records"):
+        known |= {record.key: record for record in read_modalities(file.parent / top.text("modality_records"))}
+    given = top.get("modalities", dict, "at least one modality, such as `s2: {path: ...}`")
+    if not given:
+        raise top.refuse("modalities", "at least one modality")
+    found = []
+    for key, content in given.items():
+        record = find_modality(key, known.values())
+        section = top.part(f"modalities.{key}", content, _KEYS)
+        found.append(
+            OwnModality(
+                record=record,
+                units=_units(section, record),
+                source=_source(section, record),
+                is_optional=bool(section.get("optional", bool, "true or false", False)),
+            )
+        )
+    if all(modality.is_optional for modality in found):
+        raise top.refuse("modalities", "one that every tile has, by which tiles are found")
+    return tuple(found)
+
+
+def _source(section: Section, record: Modality) -> SourceDescription:
+    """Where the files lie and how their numbers are to be understood, as for one source of `anysat embed`."""
+    said = {key: section.content[key] for key in _SAID if section.has(key)}
+    quality = said.get("quality")
+    if isinstance(quality, str) and quality not in QUALITY_KINDS:
+        raise UnknownNameError(f"kind of quality layer in {section.where}", quality, QUALITY_KINDS)
+    if isinstance(quality, Mapping):
+        section.part("quality", quality, [field.name for field in fields(Quality)])
+    given = {"path": section.path(), "bands": _bands(section, record), **said}
+    source = SourceDescription.from_dict(given, section.where)
+    layer = "" if source.quality is None else source.quality.layer or ""
+    if leads_out(layer) or not is_pattern(layer):
+        raise section.refuse("quality", "a layer below the data folder, with columns in braces")
+    return source
+
+
+def _bands(section: Section, record: Modality) -> tuple[str, ...]:
+    """Names of the stored bands, all of the modality; `SKIPPED` for those not to read."""
+    given = section.listed("bands", (str, type(None)), f"a list of names, null or {SKIPPED!r} for a band not to read")
+    names = tuple(SKIPPED if name is None else name for name in given)
+    read = [_find_band(section, "bands", record, name) for name in names if name != SKIPPED]
+    if names and not read:
+        raise section.refuse("bands", f"at least one band of {record.key}")
+    if len(set(read)) < len(read):
+        raise section.refuse("bands", "each band once")
+    return names
+
+
+def _find_band(section: Section, key: str, record: Modality, name: Any) -> int:
+    for index, band in enumerate(record.bands):
+        if isinstance(name, str) and band_key(name) in band.match_keys:
+            return index
+    known = {name for band in record.bands for name in (band.name, band.common_name) if name}
+    advice = f"Write null or {SKIPPED!r} for a band that is not to be read" if key == "bands" else ""
+    raise UnknownNameError(f"band of {section.where}, {key}", name, known, advice)
+
+
+def _units(section: Section, record: Modality) -> dict[tuple[str, str | None], str]:
+    given = section.content.get("units")
+    by_band = {None: given} if isinstance(given, str) else given or {}
+    if not isinstance(by_band, Mapping):
+        raise section.refuse("units", "a unit, or a unit for each band")
+    for unit in by_band.values():
+        if unit not in UNITS:
+            raise UnknownNameError(f"unit in {section.where}", unit, UNITS)
+    return {
+        (record.key, None if band is None else record.band_names[_find_band(section, "units", record, band)]): unit
+        for band, unit in by_band.items()
+    }

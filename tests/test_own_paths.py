@@ -1,0 +1,150 @@
+"""Where a user's own files lie, and what is said about their numbers: odd names, folders that are splits, masks."""
+
+import datetime
+
+import numpy as np
+import pytest
+
+from anysat.data.base import find_dataset, open_dataset
+from anysat.data.check import check_dataset
+from anysat.errors import MissingFileError, RecordError, UnknownNameError
+from geo_builders import geobox, ramp, write_tif
+from own_builders import S2, described, image, tabled
+
+
+def _open(root, **content):
+    return open_dataset(described(root, **content), root, "all")
+
+
+def _at(path, **more):
+    return {"modalities": {"s2": {"path": path, **more}}}
+
+
+@pytest.mark.parametrize("name", ["t0@20cm.tif", "t0@2020.tif"])
+def test_only_a_day_behind_an_at_sign_is_a_date(tmp_path, name):
+    image(tmp_path / "s2" / name)
+    dataset = _open(tmp_path, **_at("s2/" + name.replace("t0", "{id}")))
+    assert (dataset.ids, len(dataset[0].observations)) == (["t0"], 1)
+    assert check_dataset(str(tmp_path / "mine.yaml"), tmp_path).num_read == 1
+
+
+def test_the_date_of_a_path_may_be_a_column(tmp_path):
+    image(tmp_path / "s2" / "t0.tif", tags={})
+    dataset = tabled(tmp_path, "id,day\nt0,2021-07-01\n", **_at("s2/{id}.tif@{day}"))
+    assert dataset[0].observations["s2"].dates.astype(str).tolist() == ["2021-07-01"]
+    assert dataset.folder.layout["s2"].path == "s2/{id}.tif"
+
+
+@pytest.mark.parametrize("folder", ["S2 [L2A]", "a*b", "what?"])
+def test_a_folder_with_brackets_or_stars_is_taken_by_its_name(tmp_path, folder):
+    image(tmp_path / folder / "t0.tif")
+    image(tmp_path / "axb" / "t1.tif")
+    assert _open(tmp_path, **_at(folder + "/{id}.tif")).ids == ["t0"]
+
+
+def test_the_table_s_split_leads_to_the_file_whatever_split_is_drawn(tmp_path):
+    for split in ("train", "test"):
+        image(tmp_path / split / "t0.tif", ramp(len(S2), 8, 8, start=1 + 1000 * (split == "test")))
+    dataset = tabled(
+        tmp_path, "id,split\nt0,test\n", splits={"shares": {"train": 1}}, **_at("{split}/{id}.tif"),
+    )  # fmt: skip
+    assert dataset.samples.columns["split"].tolist() == ["train"]
+    assert dataset[0].observations["s2"].values.min() > 1000
+    report = check_dataset(str(tmp_path / "mine.yaml"), tmp_path)
+    assert [finding.kind for finding in report.findings if finding.kind == "missing-file"] == []
+
+
+@pytest.mark.parametrize("field", ["fold", "split"])
+def test_folders_may_be_the_splits_without_a_table(tmp_path, field):
+    for folder in ("training", "testing"):
+        image(tmp_path / folder / f"{folder}0.tif")
+    splits = {"column": field, "train": ["training"], "test": ["testing"]}
+    content = _at(f"{{{field}}}/{{id}}.tif")
+    assert open_dataset(described(tmp_path, splits=splits, **content), tmp_path, "test").ids == ["testing0"]
+
+
+def test_a_split_column_that_no_path_has_needs_a_table(tmp_path):
+    with pytest.raises(RecordError, match=r"tiles: expected a table, because .*splits by column 'fold'"):
+        find_dataset(described(tmp_path, splits={"column": "fold"}))
+
+
+def test_kinds_of_file_that_are_not_read_are_no_tiles(tmp_path):
+    image(tmp_path / "s2" / "t0" / "20200601.tif")
+    (tmp_path / "s2" / "README.txt").write_text("about")
+    assert _open(tmp_path, **_at("s2/{id}")).ids == ["t0"]
+
+
+# What is said about stored numbers.
+
+
+def test_nodata_of_the_description_is_no_value(tmp_path):
+    image(tmp_path / "s2" / "t0.tif", np.where(ramp(len(S2), 8, 8) % 8 < 4, 0, 500).astype("uint16"))
+    assert _open(tmp_path, **_at("s2/{id}.tif", nodata=0))[0].observations["s2"].valid.mean() == 0.5
+
+
+def test_scale_and_offset_of_the_description_make_the_values(tmp_path):
+    image(tmp_path / "s2" / "t0.tif", np.full((len(S2), 8, 8), 3000, "uint16"))
+    said = {"scale": 0.0001, "offset": -0.1, "units": "reflectance"}
+    np.testing.assert_allclose(
+        _open(tmp_path, **_at("s2/{id}.tif", **said))[0].observations["s2"].values, 0.2, rtol=1e-5
+    )
+
+
+def test_an_offset_may_begin_on_a_day(tmp_path):
+    image(tmp_path / "s2" / "t0.tif", np.full((len(S2), 8, 8), 3000, "uint16"))
+    for day, expected in ((datetime.date(2020, 6, 1), 2000), (datetime.date(2020, 6, 2), 3000)):
+        content = _at("s2/{id}.tif", offset=-1000, offset_from=day)
+        assert _open(tmp_path, **content)[0].observations["s2"].values.max() == expected
+
+
+def test_dates_of_the_description_are_those_taken(tmp_path):
+    for day in ("20200601", "20200801"):
+        image(tmp_path / "s2" / "t0" / f"{day}.tif", tags={})
+    content = _at("s2/{id}", dates=[datetime.date(2020, 7, 1), datetime.date(2020, 9, 1)])
+    assert _open(tmp_path, **content)[0].observations["s2"].dates.astype(str).tolist() == ["2020-08-01"]
+
+
+def _mask(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tif(
+        path, np.where(np.arange(64) % 8 < 4, 9, 4).reshape(1, 8, 8).astype("uint8"), geobox((8, 8)), names=["SCL"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mask", "quality"),
+    [("s2/t0/20200601_SCL.tif", "scl"), ("scl/t0.tif", {"kind": "scl", "layer": "scl/{id}.tif"})],
+)
+def test_a_quality_layer_masks_clouds(tmp_path, mask, quality):
+    image(tmp_path / "s2" / "t0" / "20200601.tif", tags={})
+    _mask(tmp_path / mask)
+    seen = _open(tmp_path, **_at("s2/{id}", quality=quality))[0].observations["s2"]
+    assert seen.valid[..., 2:].all()
+    assert not seen.valid[..., :2].any()
+
+
+def test_a_quality_raster_that_is_missing_is_named(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    content = _at("s2/{id}.tif", quality={"kind": "scl", "layer": "scl/{id}.tif"})
+    with pytest.raises(MissingFileError, match=r"scl/t0\.tif: no such file.*quality layer of 's2'"):
+        _open(tmp_path, **content)[0]
+    report = check_dataset(str(tmp_path / "mine.yaml"), tmp_path)
+    assert [finding.where for finding in report.findings if finding.kind == "missing-file"] == [
+        "s2-quality: scl/t0.tif"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"scale": 0}, r"mine\.yaml, modalities\.s2, scale: expected a number other than 0"),
+        ({"nodata": "none"}, r"mine\.yaml, modalities\.s2, nodata: expected a number"),
+        ({"quality": "sql"}, r"mine\.yaml, modalities\.s2.* 'sql'; closest: scl"),
+        ({"quality": {"kind": "scl", "band": 1}}, r"mine\.yaml, modalities\.s2.* 'band'"),
+        ({"quality": {"kind": "scl", "layer": "../scl/{id}.tif"}}, r"modalities\.s2, quality: expected a layer below"),
+        ({"dates": "2020"}, r"mine\.yaml, modalities\.s2, dates: expected the first and the last day"),
+    ],
+)
+def test_what_cannot_be_said_is_named_by_file_and_key(tmp_path, said, message):
+    with pytest.raises((RecordError, UnknownNameError), match=message):
+        find_dataset(described(tmp_path, **_at("s2/{id}.tif", **said)))
