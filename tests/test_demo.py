@@ -18,7 +18,16 @@ from anysat.model.encoder import AnySat
 from anysat.workflows import demo_data
 from anysat.workflows.demo import DemoConfig, demo
 from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Report, render
-from anysat.workflows.demo_steps import LARGE_CROP_M, affordable_m, apart, choose_model, cosine
+from anysat.workflows.demo_steps import (
+    LARGE_CROP_M,
+    SizeResult,
+    affordable_m,
+    apart,
+    choose_model,
+    cosine,
+    maps_of,
+    size_for_queries,
+)
 
 needs_imagery = pytest.mark.skipif(
     importlib.util.find_spec(demo_data.PACKAGE) is None, reason=f"imagery is missing: {demo_data.INSTALL}"
@@ -43,7 +52,7 @@ def _report(**changes: object) -> Report:
     match = Match(where="A", image=image, similarity=0.5)
     values = {
         "untrained": False, "story": "Weights: mine.", "patch_sizes_m": [40.0, 120.0], "pairs": pairs,
-        "similarity": np.eye(2, dtype=np.float32), "queries": [QueryView(query=match, nearest=[match])],
+        "similarity": np.eye(2, dtype=np.float32), "queries": [QueryView(query=match, nearest=[match])], "query_size_m": 120.0,
         "facts": [], "timings": [], "command": "anysat demo",
     }  # fmt: skip
     return Report(**{**values, **changes})  # type: ignore[arg-type]
@@ -173,3 +182,33 @@ def test_demo_takes_the_model_that_ships_and_asks_nobody(monkeypatch: pytest.Mon
     assert not chosen.untrained
     assert chosen.model.config.dim == 160
     assert "nano" in chosen.story
+
+
+def _results(*shapes: tuple[int, int]) -> list[SizeResult]:
+    rng = np.random.default_rng(0)
+    return [
+        SizeResult(patch_size_m=600.0 / rows, tile=rng.normal(size=(2, 8)).astype(np.float32), dense=None, seconds=1.0,
+                   patch=rng.normal(size=(2, rows, cols, 8)).astype(np.float32))
+        for rows, cols in shapes
+    ]  # fmt: skip
+
+
+def test_neighbours_are_sought_among_the_largest_patches_of_which_a_tile_has_several() -> None:
+    several, one = _results((3, 3), (1, 1))
+    assert size_for_queries([several, one]) is several
+    assert size_for_queries([one]) is None
+
+
+def test_a_tile_of_one_patch_has_no_map_that_sets_it_apart() -> None:
+    """Less the mean of its own pair nothing is left of it."""
+    several, one = _results((3, 3), (1, 1))
+    captions = [caption for caption, _ in maps_of("patches", [several.patch, one.patch], [" a", " b"])]
+    assert captions == ["patches a: as they are", "patches a: set apart", "patches b: as they are"]
+    assert len(maps_of("patches", [one.patch])) == 1
+
+
+def test_a_page_of_one_patch_per_tile_says_why_there_are_no_neighbours() -> None:
+    page = render(_report(queries=[], query_size_m=None))
+    assert "Which patches are alike?" not in page
+    assert "each pair is one patch" in page
+    assert "The middle patch of each pair" in render(_report())

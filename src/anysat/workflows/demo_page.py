@@ -63,6 +63,8 @@ class Report:
     similarity: NDArray[np.float32]
     """(pair pair), cosine of tile embeddings."""
     queries: Sequence[QueryView]
+    query_size_m: float | None
+    """Patch size of the queries; None where each pair is one patch, so that there are none."""
     facts: Sequence[tuple[str, str]]
     timings: Sequence[tuple[str, str]]
     command: str
@@ -80,8 +82,7 @@ def render(report: Report) -> str:
         ),
         pairs="".join(_pair(pair) for pair in report.pairs),
         matrix=_matrix(report.pairs, report.similarity),
-        queries="".join(_query(query) for query in report.queries),
-        query_size=escape(sizes[-1]),
+        queries=_queries(report),
         tile_size=escape(sizes[0]),
         facts=rows(report.facts),
         timings=rows(report.timings),
@@ -132,6 +133,22 @@ def _cell(value: float, is_same: bool, low: float, high: float) -> str:
         return '<td class="same">–</td>'
     share = (value - low) / (high - low) if high > low else 0.5
     return f'<td style="--share:{100 * share:.0f}%">{value:.3f}</td>'
+
+
+def _queries(report: Report) -> str:
+    """The nearest patches of the middle patch of each pair, or why there are none."""
+    if report.query_size_m is None:
+        return (
+            '<p class="soft">Nearest patches are left out: here each pair is one patch, and nothing sets the one patch '
+            "of a pair apart from the pair. Give smaller patches (<code>--patch-sizes-m</code>) to see them.</p>"
+        )
+    found = "".join(_query(query) for query in report.queries)
+    return f"""<h2>Which patches are alike?</h2>
+<p>The middle patch of each pair (not chosen by hand) and the four nearest patches in the <em>other</em> pairs, among
+all patches of {report.query_size_m:g} m. The frame is the patch; around it lies half a patch of its surroundings. The
+number is the cosine similarity of what sets the patches apart (as in the maps): 1 is the same direction, 0
+unrelated.</p>
+{found}"""
 
 
 def _query(query: QueryView) -> str:
@@ -211,11 +228,6 @@ $pairs
 of two different places, so it exaggerates small differences: read the numbers.</p>
 $matrix
 
-<h2>Which patches are alike?</h2>
-<p>The middle patch of each pair (not chosen by hand) and the four nearest patches in the <em>other</em> pairs, among
-all patches of $query_size. The frame is the patch; around it lies half a patch of its surroundings. The number is the
-cosine similarity of what sets the patches apart (as in the maps): 1 is the same direction, 0
-unrelated.</p>
 $queries
 
 <h2>What to keep in mind</h2>

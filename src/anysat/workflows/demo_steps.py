@@ -159,8 +159,8 @@ def _pair_views(pairs: Sequence[Pair], results: Sequence[SizeResult]) -> list[Pa
     maps: list[tuple[str, list[NDArray[np.uint8]]]] = []
     dense = results[0].dense
     if dense is not None:
-        maps += _maps("dense, 10 m", [dense])
-    maps += _maps("patches", [r.patch for r in results], [f", {r.patch_size_m:g} m" for r in results])
+        maps += maps_of("dense, 10 m", [dense])
+    maps += maps_of("patches", [r.patch for r in results], [f", {r.patch_size_m:g} m" for r in results])
     views = []
     for index, pair in enumerate(pairs):
         inputs = [
@@ -180,17 +180,30 @@ def _pair_views(pairs: Sequence[Pair], results: Sequence[SizeResult]) -> list[Pa
     return views
 
 
-def _maps(
+def maps_of(
     name: str, stacks: Sequence[NDArray[np.float32]], suffixes: Sequence[str] = ("",)
 ) -> list[tuple[str, list[NDArray[np.uint8]]]]:
-    """Caption and one picture per pair, for each stack (pair row col dim) as it is and set apart; two bases in all."""
-    others = [apart(stack) for stack in stacks]
-    whole, differing = (fit_pca([tile for stack in kind for tile in stack]) for kind in (stacks, others))
+    """Caption and one picture per pair, for each stack (pair row col dim) as it is and set apart; two bases in all.
+
+    Where a pair is one place there is nothing to set apart.
+    """
+    others = [apart(stack) if stack[0, ..., 0].size > 1 else None for stack in stacks]
+    whole, differing = (
+        fit_pca(tiles) if (tiles := [tile for stack in kind if stack is not None for tile in stack]) else None
+        for kind in (stacks, others)
+    )
     made = []
     for stack, other, suffix in zip(stacks, others, suffixes, strict=True):
+        assert whole is not None, stacks
         made.append((f"{name}{suffix}: as they are", [pca_rgb(tile, whole) for tile in stack]))
-        made.append((f"{name}{suffix}: set apart", [pca_rgb(tile, differing) for tile in other]))
+        if other is not None and differing is not None:
+            made.append((f"{name}{suffix}: set apart", [pca_rgb(tile, differing) for tile in other]))
     return made
+
+
+def size_for_queries(results: Sequence[SizeResult]) -> SizeResult | None:
+    """The largest patches of which a pair has several; None where each pair is one patch, which nothing sets apart."""
+    return next((result for result in reversed(results) if result.num_patches > len(result.patch)), None)
 
 
 def _query_views(pairs: Sequence[Pair], result: SizeResult) -> list[QueryView]:
@@ -233,7 +246,8 @@ def make_report(
 ) -> Report:
     """Everything the page shows; `timings` are those of the steps before the embedding."""
     started = time.perf_counter()
-    views, queries = _pair_views(pairs, results), _query_views(pairs, results[-1])
+    views, asked = _pair_views(pairs, results), size_for_queries(results)
+    queries = [] if asked is None else _query_views(pairs, asked)
     return Report(
         untrained=chosen.untrained,
         story=chosen.story,
@@ -241,6 +255,7 @@ def make_report(
         pairs=views,
         similarity=cosine(results[0].tile, results[0].tile),
         queries=queries,
+        query_size_m=None if asked is None else asked.patch_size_m,
         facts=_facts(chosen, pairs),
         timings=[
             *timings,
