@@ -439,6 +439,21 @@ def test_make_that_is_stopped_leaves_nothing_and_keeps_what_was_there(tmp_path, 
     assert (out / "old.txt").read_text() == "old"
 
 
+@pytest.mark.parametrize("held", [[], ["old.txt"]])
+def test_make_writes_into_the_folder_that_a_link_leads_to(tmp_path, held):
+    (tmp_path / "disk" / "d").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    for name in held:
+        (tmp_path / "disk" / "d" / name).write_text("old")
+    link = tmp_path / "here" / "link"
+    link.symlink_to(tmp_path / "disk" / "d")
+    words = ("--overwrite", "true") if held else ()
+    assert make(link, "--layout", "so2sat", "--tiles", 1, *words) == 0
+    assert link.is_symlink()
+    assert sorted(path.suffix for path in (tmp_path / "disk" / "d").iterdir()) == [".h5"] * 3
+    assert [len(list((tmp_path / folder).iterdir())) for folder in ("disk", "here")] == [1, 1]
+
+
 def test_make_names_the_layouts_a_dataset_has(tmp_path, capsys):
     assert make(tmp_path / "d", "--layout", "treesatai_ts", "--form", "trainig") == 2
     assert "unknown layout of treesatai_ts 'trainig'; closest: training" in capsys.readouterr().err

@@ -21,19 +21,20 @@ def make_dataset(config: WorldMakeConfig) -> str:
     record = find_dataset(config.layout)
     layout = record.layouts[0] if config.form is None else record.layout(config.form)
     out = Path(config.out)
+    place = out.resolve()  # a link stays, and what it leads to is written
     is_there = out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
     if is_there and not config.overwrite:
         raise OutputExistsError([out])
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as unfinished:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as unfinished:
             folder = DatasetFolder(Path(unfinished) / "new", layout)
             folder.root.mkdir()
             _write(record, folder, config)
-            _put_in_place(folder.root, out, Path(unfinished) / "old")
+            _put_in_place(folder.root, place, Path(unfinished) / "old")
     except OSError as error:
         raise WriteError(out, error) from error
-    files = [path for path in out.rglob("*") if path.is_file()]
+    files = [path for path in place.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     return (
         f"{config.tiles} generated tiles in the {layout.name} layout of {record.title}: {len(files)} files, "
