@@ -123,6 +123,8 @@ class DatasetRecord:
     read_crops: Callable[[DatasetFolder, Row, Sequence[str]], Crops] | None = None
     """Tiles that together cover all of a sample that is larger than a tile, as its authors score it; None where a tile
     is the sample."""
+    read_notes: Callable[[DatasetFolder, Row], Mapping[str, Sequence[str]]] | None = None
+    """What opening the files of a sample tells, by modality, for `check`; None where the layout table says it all."""
     list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
     """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None

@@ -27,7 +27,8 @@ FIELD = re.compile(r"{(\w+)}")
 TEXT = "text"
 """`dtype` of an entry that is text or a document, whose shape is not checked."""
 SOURCE = "source"
-"""`dtype` of an entry that is a file or folder of imagery which `geo.sources` reads; only its place is checked."""
+"""`dtype` of an entry that is a file or folder of imagery which `geo.sources` reads; only its place is checked,
+and its unit is for the file to say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Entry:
     """Where the fact comes from."""
 
     def __post_init__(self) -> None:
-        if self.modality is None:
+        if self.modality is None or self.dtype == SOURCE:
             return
         given = (self.unit,) if isinstance(self.unit, str) else self.unit
         for unit in given:

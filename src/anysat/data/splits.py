@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.errors import RecordError
 
-_EQUAL_AREA = "EPSG:6933"
+EQUAL_AREA = "EPSG:6933"
 """Metres all over the world, for blocks of ground."""
 
 
@@ -44,7 +44,7 @@ def ground_m(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], NDArr
     """Metres to the east and north, in a projection in which a block is as large everywhere, of degrees (WGS 84)."""
     from pyproj import Transformer
 
-    x_m, y_m = Transformer.from_crs("EPSG:4326", _EQUAL_AREA, always_xy=True).transform(lon, lat)
+    x_m, y_m = Transformer.from_crs("EPSG:4326", EQUAL_AREA, always_xy=True).transform(lon, lat)
     return np.asarray(x_m, float), np.asarray(y_m, float)
 
 

@@ -107,6 +107,7 @@ def findings(report: Report) -> Group:
         style = "bold red" if finding.severity == "error" else "yellow"
         parts.append(Text.assemble((f"{finding.severity} {finding.kind}", style), f"  {finding.where}{times}"))
         parts.append(Text(f"    {finding.message}"))
+    parts += [Text(f"note  {note}") for note in report.notes]
     parts.append(Text(f"{report.count('error')} errors, {report.count('warning')} warnings" if report.findings
                       else "nothing looks wrong"))  # fmt: skip
     return Group(*parts)

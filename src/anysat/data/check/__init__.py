@@ -7,15 +7,16 @@ and documentation follow.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
-from anysat.data.check import dates, files, labels, offset, values
+from anysat.data.base import PACK_INDEX, DatasetRecord, Row, Samples, TileDataset, find_dataset, open_dataset
+from anysat.data.check import dates, files, labels, offset, places, values
 from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ERROR, WARNING = "error", "warning"
 NUM_EXAMPLES = 3
+MAX_NOTES = 12
+"""Notes that are told."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ CHECKS: dict[str, Check] = {
     "empty-band": Check(WARNING, values.empty_bands),
     "duplicated-band": Check(ERROR, values.duplicated_bands),
     "saturated-band": Check(WARNING, values.saturated_bands),
+    "hidden-nodata": Check(WARNING, values.hidden_nodata),
     "nothing-valid": Check(WARNING, values.nothing_valid),
     "impossible-date": Check(ERROR, dates.impossible_dates),
     "unordered-dates": Check(WARNING, dates.unordered_dates),
@@ -72,7 +76,7 @@ CHECKS: dict[str, Check] = {
     "one-class": Check(WARNING, labels.one_class),
     "unseen-class": Check(WARNING, labels.unseen_classes),
     "leaked-name": Check(ERROR, labels.leaked_names),
-    "leaked-place": Check(WARNING, labels.leaked_places),
+    "leaked-place": Check(WARNING, places.leaked_places),
     "repeated-tile": Check(ERROR, labels.repeated_tiles),
 }
 """Every kind of finding."""
@@ -109,6 +113,8 @@ class Report:
     num_looked_up: int
     """Samples of which every required file was looked up, without opening it."""
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    """What opening the files told, which is no fault: bands not used, masks not applied, where units come from."""
 
     @property
     def exit_status(self) -> int:
@@ -170,12 +176,14 @@ def look(
     done: set[Any] = set()
     for index in watch(chosen):
         row = dataset.samples.row(index)
-        found = list(files.see_files(dataset.folder, row, done))
-        seen += found
+        seen += files.see_files(dataset.folder, row, done)
         try:
-            tiles.append(see_tile(dataset[index], str(row["id"]), str(row["split"]), rng))
+            tile = see_tile(dataset[index], str(row["id"]), str(row["split"]), rng)
+            tiles.append(replace(tile, notes=_notes(dataset, row)))
         except (AnySatError, KeyError, IndexError, ValueError, TypeError) as error:
-            if not any(file.problem for file in seen) or not isinstance(error, MissingFileError | SourceError):
+            told = {file.path for file in seen if file.problem}
+            is_told = isinstance(error, MissingFileError | SourceError) and files.is_told(dataset.folder, row, told)
+            if not is_told:
                 unread.append(Hit(subject="samples", example=str(row["id"]), message=_told(error)))
     num_looked_up, absent = files.look_up(dataset.folder, dataset.samples, done)
     return Evidence(
@@ -183,6 +191,13 @@ def look(
         files=(*seen, *absent), unread=tuple(unread), is_complete=len(chosen) == len(dataset),
         num_looked_up=num_looked_up,
     )  # fmt: skip
+
+
+def _notes(dataset: TileDataset | PackedDataset, row: Row) -> tuple[str, ...]:
+    """What opening the files of a sample tells."""
+    read = dataset.record.read_notes if isinstance(dataset, TileDataset) else None
+    notes = {} if read is None else read(dataset.folder, row)
+    return tuple(f"{key}: {note}" for key, group in notes.items() for note in group)
 
 
 def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) -> Evidence:
@@ -201,8 +216,15 @@ def _report(evidence: Evidence) -> Report:
         dataset=evidence.record.name, root=str(evidence.folder.root), layout=layout.name,
         checked_against=layout.checked_against, num_read=len(evidence.tiles), num_samples=len(evidence.samples),
         num_looked_up=evidence.num_looked_up,
-        findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)),
+        findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)), notes=_counted(evidence),
     )  # fmt: skip
+
+
+def _counted(evidence: Evidence) -> tuple[str, ...]:
+    """The notes of all tiles, the most frequent first."""
+    counts = Counter(note for tile in evidence.tiles for note in tile.notes)
+    shown = [f"{note} ({count} tiles)" if count > 1 else note for note, count in counts.most_common(MAX_NOTES)]
+    return (*shown, f"and {len(counts) - MAX_NOTES} more") if len(counts) > MAX_NOTES else tuple(shown)
 
 
 def find(kind: str, evidence: Evidence) -> Iterator[Finding]:
@@ -224,11 +246,11 @@ def spread_choice(samples: Samples, count: int, rng: np.random.Generator) -> lis
     if count >= len(order):
         return [int(index) for index in np.sort(order)]
     edges = np.linspace(0, len(order), count + 1)
-    places = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
+    drawn = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
     splits, firsts = np.unique(samples.columns["split"][order], return_index=True)
-    missed = set(splits.tolist()) - set(samples.columns["split"][order[places]].tolist())
+    missed = set(splits.tolist()) - set(samples.columns["split"][order[drawn]].tolist())
     extra = [int(first) for split, first in zip(splits.tolist(), firsts, strict=True) if split in missed]
-    return [int(index) for index in np.sort(order[np.unique([*places, *extra])])]
+    return [int(index) for index in np.sort(order[np.unique([*drawn, *extra])])]
 
 
 def _told(error: Exception) -> str:

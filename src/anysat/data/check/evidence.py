@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Samples
-from anysat.data.layout import DatasetFolder
+from anysat.data.layout import SOURCE, DatasetFolder
 from anysat.modalities import Modality, band_key
 from anysat.observation import Observation
 
@@ -26,6 +26,10 @@ FLOOR_PERCENT = 5.0
 """Percentile of a band on a date that stands for its dark pixels."""
 FLOOR_PIXELS = 1024
 """Pixels of each date, evenly spread, from which it is taken."""
+NODATA_NUMBERS = (-9999.0, -32768.0)
+"""Numbers that stand for no data in many files, and are no measurement."""
+MAX_NUMBER = 1e38
+"""Beyond it lie the ends of 32-bit numbers, which stand for no data as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,8 @@ class SeenModality:
     """(band) different values in the kept spectra."""
     same_bands: tuple[tuple[int, int], ...]
     """Pairs of bands with the same values everywhere."""
+    shared: tuple[float, float]
+    """The number that most pixels have in all of their bands, and the share of pixels that have it."""
     blank_frac: float
     """Share of dates on which every valid value is the same."""
     floors: NDArray[np.float32]
@@ -103,6 +109,8 @@ class SeenTile:
     geobox: Any
     modalities: Mapping[str, SeenModality]
     targets: Mapping[str, SeenTarget]
+    notes: tuple[str, ...] = ()
+    """What opening its files told."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,6 +130,16 @@ class Evidence:
     """True when every sample was read."""
     num_looked_up: int = 0
     """Samples of which every required file was looked up."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own data, described in a YAML file."""
+        return any(entry.dtype == SOURCE for entry in self.folder.layout.entries)
+
+    @property
+    def described_in(self) -> str:
+        """Where what is known of the files is written, for advice."""
+        return "the YAML file" if self.is_own else "the layout table"
 
     @cached_property
     def split_of(self) -> Mapping[str, str]:
@@ -195,6 +213,7 @@ def _see_modality(observation: Observation, rng: np.random.Generator) -> SeenMod
         top_frac=at_top / np.maximum(1, counts),
         num_levels=np.array([len(np.unique(band[np.isfinite(band)])) for band in spectra.T]),
         same_bands=_same_bands(observation, low, high),
+        shared=_shared(observation.modality, values, valid),
         blank_frac=_blank_frac(observation),
         floors=_floors(observation),
         spectra=spectra,
@@ -228,6 +247,23 @@ def _same_bands(
     ]
     planes = np.moveaxis(observation.values, -3, 0)
     return tuple(pair for pair in pairs if np.array_equal(planes[pair[0]], planes[pair[1]]))
+
+
+def _shared(modality: Modality, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[float, float]:
+    """The number that most of the pixels (pixel band) have in all of their bands, and their share.
+
+    Of a single band only numbers that stand for no data in many files count.
+    """
+    used = [index for index, band in enumerate(modality.bands) if band.ratio_of is None and valid[:, index].any()]
+    whole = values[valid[:, used].all(axis=1)][:, used] if used else values[:0]
+    same = is_nodata_number(whole[:, 0]) if len(used) == 1 else (whole == whole[:, :1]).all(axis=1)
+    numbers, counts = np.unique(whole[same, :1], return_counts=True)
+    return (float(numbers[counts.argmax()]), float(counts.max() / len(whole))) if len(counts) else (0.0, 0.0)
+
+
+def is_nodata_number(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which numbers stand for no data in many files."""
+    return np.isin(values, NODATA_NUMBERS) | (np.abs(values) > MAX_NUMBER)
 
 
 def _blank_frac(observation: Observation) -> float:

@@ -42,6 +42,12 @@ def see_files(
                 yield from _see(folder, entry, path)
 
 
+def is_told(folder: DatasetFolder, row: Mapping[str, Any], told: Collection[str]) -> bool:
+    """Whether a file of a sample is among those of which a fault is told already, by path below the folder."""
+    paths = (path for entry in folder.layout.entries for path in _paths(folder, entry, row))
+    return any(path.relative_to(folder.root).as_posix() in told for path in paths)
+
+
 def look_up(
     folder: DatasetFolder, samples: Samples, done: Collection[tuple[str, Path]], limit: int = MAX_LOOKED_UP
 ) -> tuple[int, list[SeenFile]]:

@@ -1,16 +1,17 @@
-"""Targets, extents and splits: labels in range, tiles of one size, no place in two splits."""
+"""Targets, extents and splits: labels in range, tiles of one size, no sample in two splits."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.base import Samples, Target
-from anysat.data.check.evidence import Evidence, Hit, SeenTarget, SeenTile
+from anysat.data.base import Target
+from anysat.data.check.evidence import Evidence, Hit, SeenTarget, SeenTile, is_nodata_number
+from anysat.data.check.places import EXTENT_TOLERANCE, side_m
 from anysat.data.files import read_file
 from anysat.data.layout import TEXT
 from anysat.errors import AnySatError
@@ -19,14 +20,7 @@ MIN_TILES = 8
 """Tiles from which one single class or value is remarkable."""
 TILES_PER_CLASS = 20
 """Training tiles read, per class, from which a class that never came is reported."""
-EXTENT_TOLERANCE = 0.05
-"""Share by which the ground of a georeferenced tile may differ from the record's, for cropped edges."""
-MIN_OVERLAP_FRAC = 0.1
-"""Share of a tile that must lie in a tile of another split: neighbours may share an edge."""
-MAX_FOOTPRINTS = 4000
-"""Samples whose georeference is read, spread over the dataset."""
 _SPLIT_WORDS = ("training", "valid", "validation", "testing")
-_METRES_PER_DEGREE = 111_320.0
 
 
 def label_ranges(evidence: Evidence) -> Iterator[Hit]:
@@ -50,6 +44,8 @@ def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str
     if target.kind == "value":
         low, high = target.limits or (-np.inf, np.inf)
         known = values[np.isfinite(values)]  # NaN: no label
+        if target.limits is None:
+            return known[is_nodata_number(known)], "a measurement: such numbers stand for no data"
         return known[(known < low) | (known > high)], f"{low:g} to {high:g} {target.unit}".strip()
     top = 1 if target.kind == "labels" else len(target.classes) - 1
     odd = values[((values < 0) | (values > top)) & (values != (top if target.ignore is None else target.ignore))]
@@ -118,18 +114,10 @@ def wrong_extents(evidence: Evidence) -> Iterator[Hit]:
                 message=f"covers {sides[0]:g} x {sides[1]:g} m, expected {expected:g} m; cut or resample it",
             )
     for tile in evidence.tiles:
-        side = _side_m(tile.geobox)
+        side = side_m(tile.geobox)
         if side is not None and abs(side / expected - 1) > EXTENT_TOLERANCE:
             yield Hit(subject="georeference", example=tile.id, message=f"says {side:.6g} m from north to south, "
                       f"expected {expected:g} m; the pixel size in the file is not that of the modality")  # fmt: skip
-
-
-def _side_m(geobox: Any) -> float | None:
-    """Length of a georeferenced tile from north to south; None where its projection has no true lengths."""
-    if geobox is None or geobox.crs is None or geobox.crs.epsg == 3857:
-        return None
-    box = geobox.extent.boundingbox
-    return float((box.top - box.bottom) * (_METRES_PER_DEGREE if geobox.crs.geographic else 1.0))
 
 
 def leaked_names(evidence: Evidence) -> Iterator[Hit]:
@@ -182,62 +170,3 @@ def repeated_tiles(evidence: Evidence) -> Iterator[Hit]:
                 if splits[0] != splits[1]
                 else "the same values in every modality",
             )
-
-
-def leaked_places(evidence: Evidence) -> Iterator[Hit]:
-    """Georeferenced tiles of different splits on the same ground."""
-    from shapely import STRtree, box
-
-    groups: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-    for name, split, geobox in _footprints(evidence):
-        bounds = geobox.extent.boundingbox
-        shape = box(bounds.left, bounds.bottom, bounds.right, bounds.top)
-        groups[str(geobox.crs)].append((name, evidence.split_of.get(split, split), shape))
-    for members in groups.values():
-        shapes = [shape for _, _, shape in members]
-        for first, second in STRtree(shapes).query(shapes, predicate="intersects").T.tolist():
-            (one, split, shape), (other, other_split, other_shape) = members[first], members[second]
-            if first < second and split != other_split:
-                frac = shape.intersection(other_shape).area / min(shape.area, other_shape.area)
-                if frac > MIN_OVERLAP_FRAC:
-                    yield Hit(subject=" and ".join(sorted((split, other_split))), example=f"{one} and {other}",
-                              message=f"tiles of two splits share ground ({frac:.0%}), expected none; split by place, "
-                              "see `split_by_place`")  # fmt: skip
-
-
-def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, Any]]:
-    """Id, split and georeference of the tiles that were read, else of many samples by a raster of the tile's size."""
-    read = [(tile.id, tile.split, tile.geobox) for tile in evidence.tiles if tile.geobox is not None]
-    yield from read
-    known = {name for name, _, _ in read}
-    side = next((side for _, _, box in read if (side := _side_m(box)) is not None), None)
-    entry = _georeferenced_entry(evidence, side) if side is not None else None
-    if entry is not None:
-        for row in _spread(evidence.samples, MAX_FOOTPRINTS):
-            if row["id"] not in known and evidence.folder.has(entry, **row):
-                try:
-                    box = evidence.folder.geobox(entry, **row)
-                except AnySatError:
-                    continue  # its pixels are for the file rules, of the samples that are read
-                if box is not None:
-                    yield row["id"], row["split"], box
-
-
-def _georeferenced_entry(evidence: Evidence, side_m: float) -> str | None:
-    """An entry whose rasters cover one tile each."""
-    row = evidence.samples.row(0) if len(evidence.samples) else {}
-    for entry in evidence.folder.layout.entries:
-        is_raster = entry.modality is not None and entry.path.lower().endswith((".tif", ".tiff"))
-        if is_raster and set(entry.fields) <= set(row) and evidence.folder.has(entry.name, **row):
-            try:
-                side = _side_m(evidence.folder.geobox(entry.name, **row))
-            except AnySatError:
-                continue
-            if side is not None and abs(side / side_m - 1) <= EXTENT_TOLERANCE:
-                return entry.name
-    return None
-
-
-def _spread(samples: Samples, count: int) -> Iterable[dict[str, Any]]:
-    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return samples.take(places)

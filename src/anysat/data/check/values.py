@@ -28,6 +28,8 @@ GROUP_EDGES_NM = (690.0, 1000.0)
 """Ends of those groups; bands of one group are too much alike to be told apart."""
 GROUP_SPECTRA = 500
 """Spectra whose correlation counts as one vote."""
+MIN_TILES = 3
+"""Tiles from which there is a vote: the fields of one or two may be in any order."""
 INDEX_EDGE, MIN_REVERSED_FRAC = 0.15, 0.2
 """Normalised difference of infrared and red beyond which a pixel votes, and the share of reversed votes that counts."""
 MIN_BRIGHTER = 1.25
@@ -38,6 +40,8 @@ MIN_SHARE = 0.5
 """Share of tiles with a duplicated band from which it is no accident of dark or uniform ground."""
 MAX_BLANK_FRAC = 0.1
 """Share of dates with one and the same value everywhere."""
+MAX_SHARED_FRAC = 0.05
+"""Share of pixels with one number in all bands above which it looks like a mark of no data."""
 MIN_VALID_FRAC = 0.01
 """Share of valid values below which a modality is as good as missing."""
 
@@ -47,14 +51,17 @@ def swapped_bands(evidence: Evidence) -> Iterator[Hit]:
     for key, seen in evidence.by_modality.items():
         modality = seen[0][1].modality
         if modality.is_radar:
-            yield from _weak_co_polarisation(modality, seen)
+            yield from _weak_co_polarisation(modality, seen, evidence.described_in)
         else:
-            found = _out_of_order(modality, evidence.spectra(key)) or _reversed_red(modality, evidence.spectra(key))
+            spectra = evidence.spectra(key)
+            found = _out_of_order(modality, spectra, len(seen)) or _reversed_red(modality, spectra)
             if found:
-                yield Hit(subject=key, message=f"{found}; correct the order of the bands in the layout table")
+                yield Hit(subject=key, message=f"{found}; correct the order of the bands in {evidence.described_in}")
 
 
-def _weak_co_polarisation(modality: Modality, seen: list[tuple[SeenTile, SeenModality]]) -> Iterator[Hit]:
+def _weak_co_polarisation(
+    modality: Modality, seen: list[tuple[SeenTile, SeenModality]], described_in: str
+) -> Iterator[Hit]:
     polarisations = [band.polarisation or "" for band in modality.bands]
     for co, sent_received in enumerate(polarisations):
         crossed = {"VV": "VH", "HH": "HV"}.get(sent_received)
@@ -66,7 +73,7 @@ def _weak_co_polarisation(modality: Modality, seen: list[tuple[SeenTile, SeenMod
         if share < MIN_CO_FRAC:
             yield Hit(subject=f"{modality.key}, {sent_received} and {crossed}",
                       message=f"{sent_received} exceeds {crossed} on {share:.0%} of the pixels (median of tiles), "
-                      "expected most; they look exchanged: correct their order in the layout table")  # fmt: skip
+                      f"expected most; they look exchanged: correct their order in {described_in}")  # fmt: skip
 
 
 def _share(votes: NDArray[np.bool_], spectra: NDArray[np.float32]) -> float:
@@ -74,7 +81,7 @@ def _share(votes: NDArray[np.bool_], spectra: NDArray[np.float32]) -> float:
     return float(votes[whole].mean()) if whole.any() else float("nan")
 
 
-def _out_of_order(modality: Modality, spectra: NDArray[np.float32]) -> str:
+def _out_of_order(modality: Modality, spectra: NDArray[np.float32], num_tiles: int) -> str:
     """What exchanging two bands would mend, for sensors with many bands between red and infrared."""
     optical = [(b.wavelength_nm, i) for i, b in enumerate(modality.bands) if b.wavelength_nm and b.wavelength_nm < 3000]
     order = [index for _, index in sorted(optical) if np.isfinite(spectra[:, index]).any()]
@@ -83,7 +90,9 @@ def _out_of_order(modality: Modality, spectra: NDArray[np.float32]) -> str:
     if len(steps) < 3 or steps.max() > MAX_GAP_NM:
         return ""
     whole = spectra[np.isfinite(spectra[:, order]).all(axis=1)][:, order].astype(np.float64)
-    groups = np.array_split(whole, max(1, len(whole) // GROUP_SPECTRA))
+    if num_tiles < MIN_TILES or len(whole) < GROUP_SPECTRA:
+        return ""
+    groups = np.array_split(whole, len(whole) // GROUP_SPECTRA)
     gains = np.array([gain for group in groups if (gain := _exchange_gains(group)) is not None])
     if not len(gains):
         return ""
@@ -152,7 +161,7 @@ def wrong_units(evidence: Evidence) -> Iterator[Hit]:
                 yield Hit(
                     subject=f"{key}, {names}",
                     message=f"declared as {unit}, but values (1 %, median, 99 %: {low:.4g}, {middle:.4g}, "
-                    f"{high:.4g}) {found[0][1]}; correct the unit in the layout table or convert the files",
+                    f"{high:.4g}) {found[0][1]}; correct the unit in {evidence.described_in} or convert the files",
                 )
 
 
@@ -226,13 +235,13 @@ def constant_bands(evidence: Evidence) -> Iterator[Hit]:
         for name in names:
             message = (
                 "one and the same value all over the tile, expected a picture; was a band left out, or is its nodata "
-                "value missing in the layout table?"
+                f"value missing in {evidence.described_in}?"
             )
             yield Hit(subject=f"{seen.modality.key}, {name}", example=tile.id, message=message)
         if seen.blank_frac > MAX_BLANK_FRAC and not seen.is_constant.all():
             yield Hit(subject=f"{seen.modality.key}, dates", example=tile.id,
                       message=f"{seen.blank_frac:.0%} of the dates hold one and the same value everywhere; are they "
-                      "gaps whose nodata value is missing in the layout table?")  # fmt: skip
+                      f"gaps whose nodata value is missing in {evidence.described_in}?")  # fmt: skip
 
 
 def empty_bands(evidence: Evidence) -> Iterator[Hit]:
@@ -245,8 +254,26 @@ def empty_bands(evidence: Evidence) -> Iterator[Hit]:
                 yield Hit(
                     subject=f"{seen.modality.key}, {seen.modality.bands[index].name}",
                     example=tile.id,
-                    message="no valid value though other bands have some; everything is nodata or NaN",
+                    message=_why_empty(evidence),
                 )
+
+
+def _why_empty(evidence: Evidence) -> str:
+    if not evidence.is_own:
+        return "no valid value though other bands have some; everything is nodata or NaN"
+    return ("no valid value though other bands have some: no file has it by this name, or everything is nodata. Where "
+            "it was not measured, list the stored `bands` in the YAML file")  # fmt: skip
+
+
+def hidden_nodata(evidence: Evidence) -> Iterator[Hit]:
+    """Many pixels with one and the same number in all bands: a mark of no data that nobody told."""
+    advice = "`nodata` in the YAML file" if evidence.is_own else "its nodata value in the layout table"
+    for tile, seen in evidence.each():
+        value, frac = seen.shared
+        if frac > MAX_SHARED_FRAC and not seen.is_constant[seen.valid_frac > 0].all():
+            yield Hit(subject=seen.modality.key, example=tile.id,
+                      message=f"{frac:.0%} of the pixels are {value:g} in all bands, expected a picture; if this "
+                      f"stands for no data, give {advice}")  # fmt: skip
 
 
 def nothing_valid(evidence: Evidence) -> Iterator[Hit]:

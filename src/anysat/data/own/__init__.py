@@ -10,7 +10,7 @@ from anysat.data.layout import SOURCE, Entry, Layout, glob_of
 from anysat.data.own.description import OwnData, OwnSplits, read_yaml
 from anysat.data.own.paths import file_of
 from anysat.data.own.tables import SPLIT
-from anysat.data.own.tiles import list_classes, list_tiles, read_tile
+from anysat.data.own.tiles import list_classes, list_tiles, read_notes, read_tile
 
 
 def read_record(path: Path) -> DatasetRecord:
@@ -49,6 +49,7 @@ def read_record(path: Path) -> DatasetRecord:
         layouts=(_layout(data),),
         list_samples=partial(list_tiles, data),
         read_sample=partial(read_tile, data),
+        read_notes=partial(read_notes, data),
         list_labels=partial(list_classes, data, classes[0]) if classes else None,
         found_as=str(path),
     )
@@ -67,7 +68,7 @@ def _layout(data: OwnData) -> Layout:
     found = str(data.file)
     entries = [
         Entry(name=own.key, path=file_of(own.path), dtype=SOURCE, is_optional=own.is_optional, source=found,
-              about=f"imagery of {own.record.sensor}")
+              modality=own.key, bands=own.band_names, about=f"imagery of {own.record.sensor}")
         for own in data.modalities
     ] + [
         Entry(name=f"{own.key}-quality", path=file_of(own.quality_path), dtype=SOURCE, is_optional=own.is_optional,

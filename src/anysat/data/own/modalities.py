@@ -44,9 +44,10 @@ class OwnModality:
         return self.source.path
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of all stored bands where they are given; `SKIPPED` for those not to read."""
-        return tuple(self.source.bands)
+    def band_names(self) -> tuple[str, ...]:
+        """Bands that its files are to hold: those given, without those not to read; else all that are measured."""
+        given = tuple(name for name in self.source.bands if name != SKIPPED)
+        return given or tuple(band.name for band in self.record.bands if band.ratio_of is None)
 
     @property
     def quality_path(self) -> str | None:

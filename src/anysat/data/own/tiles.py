@@ -190,6 +190,12 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
     return Tile.of(*observations, targets=targets, geobox=grid.geobox)
 
 
+def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tuple[str, ...]]:
+    """What opening the imagery of a tile tells, by modality: bands that are not used, where units come from."""
+    keys = [own.key for own in data.modalities]
+    return {key: source.notes for key, source in _open_sources(data, folder, row, keys).items()}
+
+
 def _open_sources(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> dict[str, Source]:
     """What is there of a tile, and what must be of the modalities asked for."""
     from anysat.geo.sources import open_sources
