@@ -45,7 +45,9 @@ def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str
         low, high = target.limits or (-np.inf, np.inf)
         known = values[np.isfinite(values)]  # NaN: no label
         if target.limits is None:
-            return known[is_nodata_number(known)], "a measurement: such numbers stand for no data"
+            return known[
+                is_nodata_number(known)
+            ], "a measurement, as such a number stands for no data (write it into the files as nodata)"
         return known[(known < low) | (known > high)], f"{low:g} to {high:g} {target.unit}".strip()
     top = 1 if target.kind == "labels" else len(target.classes) - 1
     odd = values[((values < 0) | (values > top)) & (values != (top if target.ignore is None else target.ignore))]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit
+from anysat.data.own.tables import PLACE, as_number
 from anysat.data.splits import EQUAL_AREA, ground_m
 from anysat.errors import AnySatError
 
@@ -99,9 +100,9 @@ def _unbroken(x_m: NDArray[np.float64]) -> NDArray[np.float64]:
 def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
     """Id, split and corners of a user's own tiles that are not known otherwise, by their place in the table."""
     columns = evidence.samples.columns
-    if not evidence.is_own or not {"lon", "lat"} <= set(columns):
+    if not evidence.is_own or not set(PLACE) <= set(columns):
         return
-    lon, lat = (_numbers(columns[name]) for name in ("lon", "lat"))
+    lon, lat = (np.array([as_number(cell) for cell in columns[name].tolist()]) for name in PLACE)
     kept = (np.abs(lon) <= 180) & (np.abs(lat) < 90) & ~np.isin(columns["id"], list(known))
     keys = np.stack([lon[kept], lat[kept], np.unique(columns["split"][kept], return_inverse=True)[1]], axis=-1)
     places = np.flatnonzero(kept)[np.sort(np.unique(keys, axis=0, return_index=True)[1])]
@@ -111,18 +112,6 @@ def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDA
     x_m, y_m = ground_m(lon + (np.array(_EAST) - 0.5) * wide, lat + (np.array(_NORTH) - 0.5) * high)
     for place, corners in zip(places, np.stack([_unbroken(x_m), y_m], axis=-1), strict=True):
         yield str(columns["id"][place]), str(columns["split"][place]), corners
-
-
-def _numbers(texts: NDArray[Any]) -> NDArray[np.float64]:
-    """Cells as numbers; NaN where they are none."""
-
-    def number(text: Any) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            return float("nan")
-
-    return np.array([number(text) for text in texts.tolist()])
 
 
 def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, GeoBox]]:

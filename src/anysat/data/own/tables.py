@@ -75,6 +75,18 @@ def is_missing_word(name: str) -> bool:
     return name.strip().lower() in _MISSING_WORDS
 
 
+def as_number(cell: Any) -> float:
+    """A cell as a number; NaN where it is none.
+
+    >>> as_number("10.5"), as_number("")
+    (10.5, nan)
+    """
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
+
+
 def _text(value: Any) -> str:
     """A cell as text; whole numbers are written without a point, so that 1 and 1.0 are one."""
     whole = isinstance(value, float) and value.is_integer()

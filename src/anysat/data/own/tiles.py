@@ -15,7 +15,7 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.paths import as_written, fields_of, leads_out, with_cell
-from anysat.data.own.tables import PLACE, SPLIT, is_missing_word, is_no_label, read_table
+from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
@@ -141,20 +141,13 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
 def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.float64]:
     """A coordinate of every tile."""
     texts = columns.get(name, np.full(len(columns["id"]), ""))
-    found = np.array([_number(text) for text in texts.tolist()])
+    found = np.array([as_number(text) for text in texts.tolist()])
     limit = 180 if name == PLACE[0] else 90
     if not (np.abs(found) <= limit).all():
         first = str(columns["id"][np.argmin(np.abs(found) <= limit)])
         raise SourceError(source, f"tile {first!r} has no {name} in degrees", "its place is needed for block_m and "
                           "`centre: table`: columns lon and lat, or geometry of a GeoJSON")  # fmt: skip
     return found
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
