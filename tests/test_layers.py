@@ -199,6 +199,45 @@ def test_attention_of_two_tokens_is_that_of_any_number(queries, dtype, most):
     torch.testing.assert_close(unhidden, (query @ key.transpose(2, 3) / 4).softmax(-1) @ value)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 1.2e-2)])
+@pytest.mark.parametrize("pairs", [0, layers.LEARNT_PAIRS], ids=["by-torch", "written-out"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_gradients_of_attention_are_those_of_its_definition(has_bias, pairs, dtype, most, monkeypatch):
+    monkeypatch.setattr(layers, "LEARNT_PAIRS", pairs)
+    torch.manual_seed(0)
+    parts = [torch.randn(3, 2, 9, 16, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    table = torch.randn(3, 1, 9, 9, dtype=torch.float64, requires_grad=True)
+    valid = torch.rand(3, 9) > 0.3
+    valid[:, 0] = True
+    given = [*parts, *[table] * has_bias]
+
+    def gradients(dtype, attention):
+        query, key, value, *bias = (part.detach().to(dtype).requires_grad_() for part in given)
+        found = attention(query, key, value, masked_bias(bias[0], valid) if bias else None)
+        return found, *torch.autograd.grad(found.square().sum(), [query, key, value, *bias])
+
+    def defined(query, key, value, bias):
+        scores = query @ key.transpose(2, 3) / 4
+        return (scores if bias is None else scores + bias).softmax(-1) @ value
+
+    for found, wanted in zip(gradients(dtype, attend), gradients(torch.float64, defined), strict=True):
+        assert found.dtype == dtype
+        assert float((found - wanted).detach().norm() / wanted.detach().norm()) < most
+
+
+def test_attention_that_is_learnt_asks_torch_where_scores_would_fill_the_memory(monkeypatch):
+    query = torch.zeros(1, 1, 1, 8, requires_grad=True).expand(1, 12, 4096, 8)
+    asked = []
+    monkeypatch.setattr(
+        layers.functional, "scaled_dot_product_attention", lambda query, *_, **__: asked.append(1) or query
+    )
+    attend(query, query, query, None)
+    assert asked
+    few = query[:, :, :1024]
+    assert attend(few, few, few, None).shape == few.shape
+    assert len(asked) == 1
+
+
 def test_an_invalid_subpatch_leaves_the_spatial_attention():
     spatial = random_model().spatial
     tokens = torch.randn(2, 9, 128)

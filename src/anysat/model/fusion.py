@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
-from anysat.model.layers import Block, FeedForward, RelativePosition, masked_bias
+from anysat.model.layers import Block, FeedForward, RelativePosition, attend, masked_bias
 from anysat.model.positions import SKIP_BUCKET, buckets_between, sincos_code
 
 NORM_EPS = 1e-6
@@ -78,9 +78,7 @@ class PlaceAttention(nn.Module):
             query = queries[:, :, some]
             bias = masked_bias(self.relative(query, bucket_of(some)), valid)
             assert bias is not None
-            mixed = functional.scaled_dot_product_attention(
-                query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, attn_mask=bias.to(key.dtype)
-            )
+            mixed = attend(query.expand(x.shape[0], -1, -1, -1).to(key.dtype), key, value, bias)
             return rearrange(mixed, "batch head place dim -> batch place (head dim)")
 
         parts = slices(slice(0, queries.shape[2]), max_pairs, x.shape[0] * x.shape[1])
