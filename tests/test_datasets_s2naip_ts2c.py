@@ -385,7 +385,8 @@ def test_columns_are_matched_by_name(copy_of):
     root = copy_of("timesen2crop")
     path = series(root)
     before = of_file(root, path).observations["s2"]
-    rows = [[str(i), *row[::-1]] for i, row in enumerate(rows_of(path))]
+    rows = [["B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12", "Flag"], *rows_of(path)[1:]]
+    rows = [[str(i), *row[::-1]] for i, row in enumerate(rows)]
     path.write_text("\n".join(",".join(row) for row in rows))
     np.testing.assert_array_equal(of_file(root, path).observations["s2"].values, before.values)
 
@@ -460,7 +461,9 @@ def test_a_series_without_flags_is_named(copy_of):
     root = copy_of("timesen2crop")
     path = series(root)
     path.write_text(path.read_text().replace("Flag", "flags"))
-    with pytest.raises(SourceError, match=rf"{path.name}: .*'Flag'.*expected columns B2, .* and Flag"):
+    with pytest.raises(
+        SourceError, match=rf"{path.name}: it has columns B1, .* flags; expected columns B1, .* and Flag"
+    ):
         of_file(root, path)
 
 

@@ -27,6 +27,8 @@ LEFT_OUT = ("2019_33UVP",)
 """Folders of another year than the rest, which belong to no split."""
 CLEAR, CLOUD, SHADOW, SNOW = range(4)
 _BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12")
+_NAMED, _NUMBERED = (*_BANDS, "Flag"), (*(f"B{place}" for place in range(1, 10)), "Flag")
+"""Headers of a series: with the names of the bands, or as released, where `B1` to `B9` only count its nine bands."""
 _PAGE = "spec 4.8; description of the dataset (ai4europe.eu/research/ai-catalog/timesen2crop)"
 _SERIES = "{id}.csv"
 
@@ -35,8 +37,8 @@ PUBLISHED = Layout(
     marker="*/dates.csv",
     entries=(
         Entry(name="s2", path=_SERIES, dtype="int16", modality="s2", bands=_BANDS, unit="reflectance_1e4", nodata=0,
-              about="a row for each date, a column for each band but B8; `id` is S2 tile, number of the class, sample",
-              source=_PAGE),
+              about="a row for each date, a column for each band but B8, named B1 to B9 in their order, or by the "
+              "bands; `id` is S2 tile, number of the class, sample", source=_PAGE),
         Entry(name="flag", path=_SERIES, key="Flag", dtype=TEXT, shape=("T",),
               unit="0 clear, 1 cloud, 2 shadow, 3 snow", source=_PAGE),
         Entry(name="dates", path="{s2_tile}/dates.csv", key="acquisition_date", dtype=TEXT, shape=("T",),
@@ -73,23 +75,33 @@ def _folders(home: Path) -> list[str]:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One pixel of 10 m; dates with cloud or shadow are invalid, those with snow are not."""
+    """One pixel of 10 m; dates with cloud or shadow, or without a flag, are invalid, those with snow are not."""
     del modalities  # there is one
     path = folder.path("s2", **row)
     (rows,) = read_file(path, expected=folder.layout["s2"].described)
+    names = _columns(list(rows[0]), path) if rows else _NUMBERED
     try:
-        table = np.array([[line[name] for name in (*_BANDS, "Flag")] for line in rows], np.float32)
-    except (KeyError, ValueError, TypeError) as error:
-        wanted = f"expected columns {', '.join(_BANDS)} and Flag, numbers only"
-        raise SourceError(path, f"it cannot be understood ({error!r})", wanted) from None
+        table = np.array([[line[name].strip() or "nan" for name in names] for line in rows], np.float32)
+    except ValueError as error:
+        raise SourceError(path, f"it cannot be understood ({error})", "expected numbers, or nothing") from None
     times = folder.path("dates", s2_tile=row["id"].split("/")[0])
     dates = _dates(times, folder.layout["dates"])
     if len(table) != len(dates) or not len(table):
         raise SourceError(path, f"it has {len(table)} rows", f"{times} has {len(dates)}")
-    clear = ~np.isin(table[:, -1], (CLOUD, SHADOW))
+    clear = ~np.isin(table[:, -1], (CLOUD, SHADOW)) & np.isfinite(table[:, -1])
     values = table[:, :-1, None, None]
     observation = folder.observe("s2", values, dates=dates, valid=clear, **row)
     return Tile.of(observation, targets={"crop": np.array(row["crop"], np.int64)})
+
+
+def _columns(header: Sequence[str], path: Path) -> Sequence[str]:
+    """Names under which bands and flag are found; a B8 or B2 may be one of nine or a band, so names never mix."""
+    if tuple(header) == _NUMBERED:
+        return _NUMBERED
+    if set(_NAMED) <= set(header) and not {"B1", "B9"} & set(header):
+        return _NAMED
+    wanted = " or ".join(f"{', '.join(names[:-1])} and Flag" for names in (_NUMBERED, _NAMED))
+    raise SourceError(path, f"it has columns {', '.join(header)}", f"expected columns {wanted}")
 
 
 def _dates(path: Path, entry: Entry) -> NDArray[np.str_]:
@@ -122,7 +134,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
         values = folder.store("s2", seen)[:, :, 0, 0]
         crop = (5 * max(int(tile.raster("crop", 10.0)[0, 0]), -1) + index) % len(CROPS)
         table = np.column_stack([values, np.where(is_clear, CLEAR, CLOUD)])
-        rows = [dict(zip((*_BANDS, "Flag"), line, strict=True)) for line in table.tolist()]
+        rows = [dict(zip(_NUMBERED, line, strict=True)) for line in table.tolist()]
         folder.write({"s2": rows}, id=f"{place}/{crop}/{index}")
         folder.write({"dates": [str(date).replace("-", "") for date in dates[place]]}, s2_tile=place)
     folder.write({"dates": ["20190615"]}, s2_tile=LEFT_OUT[0])
@@ -150,6 +162,8 @@ DATASET = DatasetRecord(
     list_labels=list_labels,
     write_miniature=write_miniature,
     notes=(
+        "Columns B1 to B9 of the files are B2 to B7, B8A, B11 and B12 in this order.",
+        "A row without values is a date without values.",
         "B8 is not among the bands and stays invalid; the published loader puts B8A in its place.",
         "Dates flagged as cloud or shadow are invalid, snow is not; the published loader uses them all.",
     ),
