@@ -6,14 +6,17 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from anysat.errors import MissingKeyError, SourceError
 
 _MAGIC = b"\x93NUMPY"
+_AT_ONCE = 1 << 22
+"""Bytes of a member that are unpacked at a time."""
 _NOT_READ = "it could run code, so it is not read; have it saved as plain numbers"
 
 
@@ -24,7 +27,7 @@ def read_npy(path: Path, rows: int | slice | None) -> Any:
         SourceError: it is no array of plain values, or shorter than its header claims.
     """
     with path.open("rb") as file:
-        shape, dtype = _header(file, path, "it")
+        shape, dtype, _ = _header(file, path, "it")
         start, stored = file.tell(), path.stat().st_size
         if _size(shape, dtype) > stored - start:
             raise SourceError(path, _short("it", shape, dtype, stored - start), "check that the file is complete")
@@ -54,19 +57,32 @@ def _member(
     if key is None or key not in names:
         raise MissingKeyError(path, f"it has no {key!r}, only {', '.join(names)}")
     with archive.open(names[key]) as file:
-        shape, dtype = _header(file, path, key)
-        start = file.tell()
-    stored = archive.getinfo(names[key]).file_size - start
-    if _size(shape, dtype) > stored:
-        raise SourceError(path, _short(key, shape, dtype, stored), "check that the file is complete")
-    refuse_giant(path, key, _size(shape, dtype))
-    with archive.open(names[key]) as file:
-        array = npy.read_array(file, allow_pickle=False)
+        shape, dtype, is_fortran = _header(file, path, key)
+        stored = archive.getinfo(names[key]).file_size - file.tell()
+        if _size(shape, dtype) > stored:
+            raise SourceError(path, _short(key, shape, dtype, stored), "check that the file is complete")
+        refuse_giant(path, key, _size(shape, dtype))
+        array = _filled(file, shape, dtype, "F" if is_fortran else "C")
+        while file.read(_AT_ONCE):  # the checksum is looked at where a member ends
+            pass
     return array if rows is None else array[rows]
 
 
-def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type by the header of an array; a pickle, which has none, is not looked into."""
+def _filled(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"]) -> NDArray[Any]:
+    """The array whose values come next in a stream."""
+    content = np.empty(_size(shape, dtype), np.uint8)
+    at = 0
+    while at < len(content):
+        part = file.read(min(_AT_ONCE, len(content) - at))
+        if not part:
+            raise EOFError(f"it ends after {at} of {len(content)} bytes")
+        content[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    return np.ndarray(shape, dtype, content if len(content) else None, order=order)
+
+
+def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, type and order by the header of an array; a pickle, which has none, is not looked into."""
     begin = file.read(len(_MAGIC))
     if begin != _MAGIC:
         reason = f"{name} is no NumPy array (it begins with {begin!r})"
@@ -74,12 +90,12 @@ def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np
     major = file.read(2)[:1]
     if major not in (b"\x01", b"\x02", b"\x03"):
         raise SourceError(path, f"{name} is in version {major!r} of the NumPy format, or cut off", "known: 1 to 3")
-    shape, _, dtype = npy.read_array_header_1_0(file) if major == b"\x01" else npy.read_array_header_2_0(file)
+    shape, is_fortran, dtype = npy.read_array_header_1_0(file) if major == b"\x01" else npy.read_array_header_2_0(file)
     if dtype.hasobject:
         raise SourceError(path, f"{name} holds pickled objects", _NOT_READ)
     if any(side < 0 for side in shape):
         raise SourceError(path, f"{name} claims shape {shape}", "check that the file is complete")
-    return shape, dtype
+    return shape, dtype, is_fortran
 
 
 def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -7,6 +7,7 @@ corrupt memory. Here these names stand for `_Array` and `_Type`, which only ever
 from __future__ import annotations
 
 import datetime
+import math
 import pickle
 import warnings
 import zipfile
@@ -32,7 +33,7 @@ def read_tensors(path: Path) -> Any:
     """
     import torch
 
-    _refuse_deflated(path)
+    _refuse_unsound(path)
     try:
         with torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a newer pickle, which is refused in our words
@@ -46,8 +47,8 @@ def read_tensors(path: Path) -> Any:
         raise SourceError(path, "it is a TorchScript program", _COULD_RUN) from error
 
 
-def _refuse_deflated(path: Path) -> None:
-    """Torch does not compress tensors; a member that is compressed could unfold to any size."""
+def _refuse_unsound(path: Path) -> None:
+    """What torch does not look at: checksums, and members that are compressed, which could unfold to any size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -55,6 +56,10 @@ def _refuse_deflated(path: Path) -> None:
             if member.file_size > path.stat().st_size:
                 raise SourceError(path, f"its member {member.filename!r} would unfold to {member.file_size} bytes",
                                   "torch.save does not compress; have it saved again")  # fmt: skip
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise SourceError(path, f"its member {damaged!r} does not fit its checksum",
+                          "check that the file is complete, and saved with its checksums")  # fmt: skip
 
 
 def _refused(path: Path, message: str) -> SourceError:
@@ -99,7 +104,7 @@ class _Array:
         if kind.dtype.hasobject:
             self.array = _objects(values, shape)
             return
-        flat = np.frombuffer(_as_bytes(values), kind.dtype)
+        flat = np.frombuffer(_as_bytes(values, math.prod(shape) * kind.dtype.itemsize), kind.dtype)
         self.array = flat.reshape(shape, order="F" if is_fortran else "C").copy()
 
 
@@ -119,7 +124,7 @@ def _reconstruct(_kind: Any, _shape: Any, _code: Any) -> _Array:
 def _scalar(kind: _Type, value: Any = b"") -> Any:
     if not isinstance(kind, _Type) or kind.dtype.hasobject:
         raise pickle.UnpicklingError("GLOBAL numpy scalar that is no plain value")
-    return np.frombuffer(_as_bytes(value), kind.dtype)[0]
+    return np.frombuffer(_as_bytes(value, kind.dtype.itemsize), kind.dtype)[0]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -134,7 +139,12 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _as_bytes(values: Any) -> bytes:
+def _as_bytes(values: Any, size: int) -> bytes:
+    """Bytes as pickles hold them, so many; of a number, `bytes` would make as many."""
+    if not isinstance(values, (bytes, bytearray, str)):
+        raise pickle.UnpicklingError(f"GLOBAL numpy.ndarray whose content is a {type(values).__name__}, not bytes")
+    if len(values) != size:
+        raise pickle.UnpicklingError(f"GLOBAL numpy.ndarray of {len(values)} bytes, {size} expected")
     return values.encode("latin1") if isinstance(values, str) else bytes(values)
 
 
