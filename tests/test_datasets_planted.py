@@ -309,9 +309,14 @@ def test_days_are_those_of_utc_in_every_time_zone(copy_of, monkeypatch, zone):
     assert set(tile.observations["s2"].dates.astype(str)) == {"2017-03-01"}
 
 
-def test_an_unknown_species_is_named_with_the_closest(copy_of):
-    with pytest.raises(SourceError, match=r"record at byte 0: unknown species 'Pinus tada'; closest: Pinus taeda"):
-        rewritten(copy_of("planted"), lambda record: record.update(species="Pinus tada"))
+@pytest.mark.parametrize("species", ["", "Pinus", None])
+def test_a_record_without_one_of_the_species_is_read_and_has_none(copy_of, species):
+    root = copy_of("planted")
+    change = (
+        (lambda record: record.pop("species")) if species is None else lambda record: record.update(species=species)
+    )
+    assert rewritten(root, change).targets["species"] == find_dataset("planted").target("species").ignore == -1
+    assert open_dataset("planted", root).labels()[0] == -1
 
 
 def test_a_species_may_be_spelt_with_underscores(copy_of):

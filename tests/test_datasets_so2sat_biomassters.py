@@ -234,3 +234,11 @@ def test_biomassters_layout_fits_the_layout_fixtures_but_for_their_size(shared_d
     stored = _read(root / "train_features" / "0003d2eb_S2_02.tif")
     np.testing.assert_array_equal(s2.values[1], np.where(stored[10] < 40_000, stored[:10], 0))
     np.testing.assert_array_equal(tile.targets["biomass"], _read(root / "train_agbm" / "0003d2eb_agbm.tif")[0])
+
+
+def test_biomassters_chip_of_a_list_without_radar_is_read(tmp_path):
+    root = _copy(tmp_path, "training")
+    tile = open_dataset("biomassters", root, "all")[0]
+    for path in root.glob(f"*_features/{tile.id}_S1_*.tif"):
+        path.unlink()
+    assert set(open_dataset("biomassters", root, "all")[0].observations) == {"s2"}

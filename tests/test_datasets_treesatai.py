@@ -154,3 +154,37 @@ def test_a_small_share_is_no_label(copy):
     dataset = open_dataset("treesatai_ts", copy, "all", modalities=["aerial"])
     genera = dataset[dataset.ids.index(first.removesuffix(".tif"))].targets["genera"]
     assert [GENERA[i] for i in np.flatnonzero(genera)] == ["Tilia"]
+
+
+def _changed(copy, change):
+    """The first tile after a change of its file of series."""
+    path = next(copy.glob("sentinel-ts/World_0_0_*.h5"))
+    with h5py.File(path, "r+") as file:
+        change(file)
+    dataset = open_dataset("treesatai_ts", copy, "all")
+    return dataset[dataset.ids.index("World_0_0_GEN_NLF")]
+
+
+def _emptied(file, key):
+    for name in [name for name in file if name.startswith(key)]:
+        kept = file[name][:0]
+        del file[name]
+        file[name] = kept
+
+
+def _deleted(file, key):
+    for name in [name for name in file if name.startswith(key)]:
+        del file[name]
+
+
+@pytest.mark.parametrize("change", [_emptied, _deleted])
+@pytest.mark.parametrize(("key", "left_out"), [("sen-1-asc", "s1-asc"), ("sen-1-des", "s1-des"), ("sen-2", "s2")])
+def test_a_series_without_dates_or_keys_is_left_out(copy, change, key, left_out):
+    tile = _changed(copy, lambda file: change(file, key))
+    assert set(tile.observations) == {"aerial", "s2", "s1-asc", "s1-des"} - {left_out}
+
+
+@pytest.mark.parametrize("key", ["sen-1-asc-products", "sen-2-masks"])
+def test_values_without_what_belongs_to_them_are_refused(copy, key):
+    with pytest.raises(SourceError, match=f"h5: it has no '{key}'"):
+        _changed(copy, lambda file: _deleted(file, key))

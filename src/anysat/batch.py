@@ -220,9 +220,13 @@ class Embeddings:
 
 def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:
     present = [tile.observations[key] for tile in tiles if key in tile.observations]
+    units = {observation.units for observation in present}
+    if len(units) > 1:  # where nothing is valid, no value has a unit
+        present.sort(key=lambda observation: not observation.valid.any())
+        units = {observation.units for observation in present if observation.valid.any()}
     first = present[0]
     for observation in present[1:]:
-        if observation.modality != first.modality or observation.units != first.units:
+        if observation.modality != first.modality or len(units) > 1:
             raise InputError(f"batch, {key}", f"one record and units {first.units}", observation.units)
         if observation.shape_px != first.shape_px:
             raise InputError(f"batch, {key}", f"tiles of {first.shape_px} pixels", observation.shape_px)

@@ -269,7 +269,7 @@ def _standardise(statistics: BandStatistics, observation: StackedObservation) ->
             f"needed: {', '.join(modality.band_names)}",
         )
     for band, ours, theirs in zip(statistics.bands, observation.units, statistics.units, strict=True):
-        if ours != theirs:
+        if ours != theirs and bool(observation.valid.any()):  # where nothing is valid, no value has a unit
             raise StatisticsError(
                 f"{modality.key} band {band}",
                 f"they are in {theirs!r}, the data in {ours!r}",

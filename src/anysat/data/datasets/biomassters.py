@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
@@ -24,6 +25,7 @@ FIRST_MONTH = "2018-09"
 VAL_FRAC = TEST_FRAC = 0.15
 """Shares of the training chips held out where there is no list."""
 _SIDE = 256
+TILE_M = 10.0 * _SIDE
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _ORBITS = ("s1-ascending", "s1-descending")
 _SOURCE = "problem description of the challenge (drivendata.org/competitions/99); spec 4.13"
@@ -110,7 +112,7 @@ def _of_lists(folder: DatasetFolder) -> Samples:
     rows = []
     for split in ("train", "val", "test"):
         for chip in map(str, folder.read(f"{split}-list")):
-            part = next((part for part in ("train", "test") if (part, chip) in months["s1-ascending"]), None)
+            part = next((part for part in ("train", "test") if any((part, chip) in of for of in months.values())), None)
             if part is None:
                 where = folder.path("s1-ascending", part="train", id=chip, month="00")
                 raise SourceError(folder.path(f"{split}-list"), f"it names {chip!r}, of which there is no image",
@@ -128,7 +130,8 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     where: dict[str, Any] = {"part": row["part"], "id": row["id"]}
     read = {"s1": _read_s1, "s2": _read_s2}
     observations = [read[key](folder, row[key].split(","), where) for key in modalities if row[key]]
-    return Tile.of(*observations, targets={"biomass": folder.read("biomass", **where)[0].astype(np.float32)})
+    targets = {"biomass": folder.read("biomass", **where)[0].astype(np.float32)}
+    return tile_of(observations, modalities, TILE_M, targets=targets)
 
 
 def _read_s1(folder: DatasetFolder, months: Sequence[str], where: dict[str, Any]) -> Observation:
@@ -212,7 +215,7 @@ DATASET = DatasetRecord(
     title="BioMassters",
     about="Above-ground biomass of 11,462 squares of Finnish forest",
     modalities=("s2", "s1"),
-    tile_m=10.0 * _SIDE,
+    tile_m=TILE_M,
     patch_sizes_m=(40.0, 80.0, 160.0),
     targets=(Target(name="biomass", level="pixel", kind="value", gsd_m=10.0, unit="t/ha", limits=(0.0, 10_000.0),
                     about="above-ground biomass, from airborne laser scans and field plots"),),

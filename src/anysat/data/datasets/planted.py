@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.cache import cached, watched
 from anysat.data.files import read_file
@@ -32,7 +33,7 @@ from anysat.data.files.tfrecord_files import (
 )
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.world import FACTORS, World, WorldTile
-from anysat.errors import SourceError, UnknownNameError
+from anysat.errors import SourceError
 from anysat.observation import Observation
 
 SPECIES = (
@@ -46,6 +47,9 @@ SPECIES = (
     "Cornus controversa", "Theobroma cacao",
 )  # fmt: skip
 """Classes in the order of their numbers (spec, appendix X1)."""
+NO_SPECIES = -1
+"""Number of a sample without a species, or with one that is no class."""
+TILE_M = 120.0
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # by the word in the names of shards
 _SHARD = "planted_public-{split}.tfrecord-{shard}-of-{shards}"
 _SPEC = "spec 4.4"
@@ -195,9 +199,8 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
                   for key in modalities if folder.has(key, **row)}  # fmt: skip
     else:
         species, arrays = _read_example(folder, row, modalities)
-    seen = [_observe(folder, key, row, *found) for key, found in arrays.items()]
-    targets = {"species": np.array(species, np.int64)}
-    return Tile.of(*(observation for observation in seen if observation is not None), targets=targets)
+    seen = (_observe(folder, key, row, *found) for key, found in arrays.items())
+    return tile_of(seen, modalities, TILE_M, targets={"species": np.array(species, np.int64)})
 
 
 def _names(key: str) -> tuple[str, str, str]:
@@ -224,7 +227,7 @@ def _read_example(
         entries = [folder.layout[name] for name in _names(modality)]
         if str(entries[0].key) in found:
             arrays[modality] = tuple(_numbers(found, entry, table, where) for entry in entries)
-    return _class_of(text_of(found.get("species"), "species", where), where), arrays
+    return _class_of(text_of(found.get("species"), "species", where)), arrays
 
 
 def _numbers(found: Mapping[str, bytes], entry: Entry, table: Mapping[str, Feature], where: str) -> NDArray[Any]:
@@ -257,12 +260,10 @@ def _number_of(table: Any, sample: str, path: Path) -> int:
     raise SourceError(path, f"a class is {stored!r}", f"expected a number from 0 to {len(SPECIES) - 1}")
 
 
-def _class_of(name: str, where: object) -> int:
+def _class_of(name: str) -> int:
     """Number of a species, however its words are joined."""
     plain = name.replace("_", " ").strip().capitalize()
-    if plain not in SPECIES:
-        raise SourceError(where, str(UnknownNameError("species", name, SPECIES)))
-    return SPECIES.index(plain)
+    return SPECIES.index(plain) if plain in SPECIES else NO_SPECIES
 
 
 def _observe(
@@ -304,7 +305,7 @@ def _species_of(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
         shards = list(zip(numbers, paths, strict=True))
         for number, path in watched(shards, "Species of PLANTED", len(shards)):
             texts = read_texts(path, places[samples.columns["shard"] == number], "species")
-            names += [_class_of(text, path) for text in texts]
+            names += [_class_of(text) for text in texts]
         return {"species": np.array(names, np.int64)}
 
     return cached("planted-species", paths, gather)["species"]
@@ -374,9 +375,10 @@ DATASET = DatasetRecord(
     title="PLANTED",
     about="Planted tree species at 1,346,662 places in 41 countries",
     modalities=("s2", "s1", "l7", "alos", "modis"),
-    tile_m=120.0,
+    tile_m=TILE_M,
     patch_sizes_m=(30.0, 60.0),
-    targets=(Target(name="species", level="tile", kind="class", classes=SPECIES, about="planted species"),),
+    targets=(Target(name="species", level="tile", kind="class", classes=SPECIES, ignore=NO_SPECIES,
+                    about="planted species; records without one of the 40 are ignored"),),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="official",
     date_rule="real, from time stamps in milliseconds, as days of UTC",
@@ -397,4 +399,4 @@ DATASET = DatasetRecord(
         "Classes of all samples, for balanced sampling, take one pass over all shards and are then cached.",
         "Units follow the conventions of Earth Engine; the release does not state them.",
     ),
-)
+)  # fmt: skip

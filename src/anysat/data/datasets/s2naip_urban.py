@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.cache import cached
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
@@ -202,8 +203,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     """One tile of 640 m; a series of which there is no scene is left out."""
     zone, col, line = _place(folder, row["id"])
     seen = [_photo(folder, row) if key == "naip" else _series(folder, key, row) for key in modalities]
-    present = [observation for observation in seen if observation is not None]
-    return Tile.of(*present, geobox=_geobox(zone, col, line))
+    return tile_of(seen, modalities, TILE_M, geobox=_geobox(zone, col, line))
 
 
 def _geobox(zone: int, col: int, row: int) -> Any:

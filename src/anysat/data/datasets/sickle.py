@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
@@ -48,7 +49,7 @@ def _bands(modality: str) -> tuple[Entry, ...]:
     return tuple(
         Entry(name=f"{modality}-{band}", path=f"images/{_SENSORS[modality]}/npy/{{id}}/{{product}}.npz", key=key,
               dtype="float32", shape=("H", "W"), modality=modality, bands=(band,), unit=_UNITS[modality], nodata=0,
-              is_optional=key == "ST_B10", about=_ABOUT[modality], source=_SOURCE)
+              is_optional=key == list(_STORED[modality])[-1], about=_ABOUT[modality], source=_SOURCE)
         for key, band in _STORED[modality].items()
     )  # fmt: skip
 
@@ -69,17 +70,20 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All rows of the table, with their plot and split."""
+    """The rows of the table with their plot and split; the official test samples, which are not labelled, are left out.
+
+    The official validation samples are our test (spec 4.7).
+    """
     ids, plots, official = (np.asarray(column).astype(str) for column in folder.read("ids", "plots", "splits"))
     unknown = set(official.tolist()) - {"train", "val", "test"}
     if unknown:
         raise SourceError(folder.path("splits"), f"column SPLIT has {sorted(unknown)}", "expected train, val or test")
-    splits = official.astype("<U5")
-    if "test" not in official:
-        splits[official == "val"] = "test"
-        is_train = official == "train"
+    splits, is_train = np.full(len(ids), "test", "<U5"), official == "train"
+    if is_train.any():
         splits[is_train] = split_by_name(plots[is_train].tolist(), {"train": 0.85, "val": 0.15})
-    return Samples(id=ids, split=splits, plot=plots)
+    samples = Samples(id=ids, split=splits, plot=plots)
+    return samples.take([row["official"] != "test" or folder.has("masks", **row)
+                         for row in samples.with_columns(official=official)])  # fmt: skip
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
@@ -90,7 +94,8 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     plot, crop = _nearest(folder.read("masks", **row)[:2])
     is_labelled = np.isin(plot, plots) & (plot > 0) & (crop >= 1)
     paddy = np.where(is_labelled, (crop > 1).astype(np.int64), IGNORE)
-    return Tile.of(*(_observe(folder, key, row) for key in modalities), targets={"paddy": paddy})
+    seen = (_observe(folder, key, row) for key in modalities)
+    return tile_of(seen, modalities, SIDE_PX * GSD_M, targets={"paddy": paddy})
 
 
 @lru_cache(maxsize=16)
@@ -102,12 +107,15 @@ def _plots(folder: DatasetFolder, split: str, _version: tuple[int, int] | None) 
         raise SourceError(folder.path("plots"), f"a PLOT_ID is no number ({error})") from error
 
 
-def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
+def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation | None:
+    """All dates of a sensor; None where the sample has none, though others have."""
     entries = [entry for entry in folder.layout.entries if entry.modality == key]
     home = folder.path(entries[0].name, product="DATE", **row).parent
     paths = sorted(home.glob("*.npz"))
+    if not home.parent.is_dir():
+        raise MissingFileError(home.parent, f"npz files of {MODALITIES[key].sensor}, a folder for each sample")
     if not paths:
-        raise MissingFileError(home, f"npz files of {MODALITIES[key].sensor}, one per date")
+        return None
     dated = sorted((_date(key, path), path.stem) for path in paths)
     images = [_image(folder, entries, {**row, "product": product}) for _, product in dated]
     dates = np.array([date for date, _ in dated], "datetime64[D]")
@@ -127,16 +135,20 @@ def _per_band(units: Sequence[str], place: int) -> NDArray[np.float32]:
 
 
 def _image(folder: DatasetFolder, entries: Sequence[Entry], fields: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Bands of one date (band row col) on the common grid; an optional band that the file lacks is NaN."""
+    """Bands of one date (band row col) on the common grid; the last one is NaN where the file lacks it."""
     names = [entry.name for entry in entries]
     try:
         arrays = folder.read(*names, **fields)
     except MissingKeyError:
         needed = [entry.name for entry in entries if not entry.is_optional]
-        arrays = folder.read(*needed, **fields)
-        found = dict(zip(needed, arrays, strict=True))
+        found = dict(zip(needed, _as_tuple(folder.read(*needed, **fields)), strict=True))
         arrays = [found.get(name, np.full((1, 1), np.nan)) for name in names]
     return np.stack([_nearest(np.asarray(array, np.float32)) for array in arrays])
+
+
+def _as_tuple(read: Any) -> tuple[Any, ...]:
+    """What `read` gives of several entries, whether it was asked for one or more."""
+    return read if isinstance(read, tuple) else (read,)
 
 
 def _nearest(array: NDArray[Any]) -> NDArray[Any]:
@@ -194,7 +206,7 @@ def _write_series(folder: DatasetFolder, tile: WorldTile, key: str, sample: int)
             values[~seen.valid[place, index]] = 0
             if place == 0:
                 values[:2] = np.nan if key == "s1" else 0
-            if not (entry.is_optional and place == 3):
+            if not (entry.key == "ST_B10" and place == 3):
                 contents[entry.name] = values
         folder.write(contents, id=sample, product=_product(key, stamp, place))
 
@@ -219,8 +231,9 @@ DATASET = DatasetRecord(
                about="pixels outside the surveyed plots of the sample's split are ignored"),
     ),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule="column SPLIT of the table; where it only has train and val, the official val is our test and 15 % of "
-    "the training plots are our val, by a seeded hash of the plot: the published code tests on the split it selects on",
+    split_rule="column SPLIT of the table: the official val is our test, and 15 % of the training plots are our val, "
+    "by a seeded hash of the plot: the published code tests on the split it selects on; official test samples are test "
+    "where they have a mask, and left out where they have none",
     date_rule="real, from file names",
     licence="on request, for research (form of the dataset's authors)",
     size="2,370 tiles, about 209,000 images",
@@ -231,6 +244,7 @@ DATASET = DatasetRecord(
     read_sample=read_sample,
     write_miniature=write_miniature,
     notes=(
+        "A sensor without a file of a sample is absent from its tile; a file without its last band lacks only that.",
         "The published training code reads the same files (spec 4.7). Bands are matched by name: it swaps B8 and B8A, "
         "and gives the absent panchromatic, cirrus and second thermal band of Landsat values; here they are invalid.",
         "Landsat is converted from the numbers of Collection 2 to reflectance times 10 000 and kelvin.",

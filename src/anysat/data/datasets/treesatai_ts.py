@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
 from anysat.data.world import FACTORS, World
-from anysat.errors import SourceError
+from anysat.errors import MissingKeyError, SourceError
 from anysat.observation import Dates, Observation
 
 GENERA = ("Abies", "Acer", "Alnus", "Betula", "Cleared", "Fagus", "Fraxinus", "Larix", "Picea", "Pinus", "Populus",
@@ -26,7 +27,7 @@ CLOUD_PERCENT = 50
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _REAL = "five real tiles"
 _SPEC = "files of the archive; spec 4.1"
-_TILE_PX = 300
+TILE_M, _TILE_PX = 60.0, 300
 _CROP_PX = 2  # a photo of 304 px covers 60.8 m, the series 60 m: cut to the ground they share
 
 
@@ -102,17 +103,27 @@ def _read(folder: DatasetFolder, row: Row, modalities: Sequence[str], corner: tu
     observations = [_observe(folder, key, row, cut) for key in modalities]
     present = np.isin(GENERA, row["genera"].split(",")).astype(np.int64)
     geobox = folder.geobox("aerial", **row) if "aerial" in modalities else None
-    return Tile.of(*observations, targets={"genera": present}, geobox=geobox[cut] if geobox else None)
+    return tile_of(observations, modalities, TILE_M, targets={"genera": present}, geobox=geobox and geobox[cut])
 
 
-def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]) -> Observation:
+def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]) -> Observation | None:
+    """The photo or a series; None of a series that the file lacks, or that has no date."""
     if key == "aerial":
         return folder.observe(key, folder.read(key, **row)[:, *cut], **row)
+    others = [f"{key}-products", *(["s2-masks"] if key == "s2" else [])]
+    try:
+        values, products, *masks = folder.read(key, *others, **row)
+    except MissingKeyError:
+        try:
+            folder.read(key, **row)
+        except MissingKeyError:
+            return None
+        raise  # what is missing belongs to values that are there
+    if not len(values):
+        return None
     if key != "s2":
-        values, products = folder.read(key, f"{key}-products", **row)
         return folder.observe(key, values, dates=_dates(products, 4), **row)
-    values, products, masks = folder.read(key, f"{key}-products", f"{key}-masks", **row)
-    valid = (masks[:, 1:2] < CLOUD_PERCENT) & (values > 0)
+    valid = (masks[0][:, 1:2] < CLOUD_PERCENT) & (values > 0)
     return folder.observe(key, values - _offset(products), dates=_dates(products, 2), valid=valid, **row)
 
 
@@ -166,7 +177,7 @@ DATASET = DatasetRecord(
     title="TreeSatAI-TS",
     about="Genera of trees in 50,381 forest tiles of Lower Saxony, Germany",
     modalities=("aerial", "s2", "s1-asc", "s1-des"),
-    tile_m=60.0,
+    tile_m=TILE_M,
     patch_sizes_m=(10.0, 20.0, 30.0),
     targets=(Target(name="genera", level="tile", kind="labels", classes=GENERA,
                     about=f"genera on more than {MIN_AREA_FRAC:.0%} of the tile"),),

@@ -100,7 +100,7 @@ def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
     """One text feature of the records at these places, read in one pass.
 
     Raises:
-        SourceError: a record lacks it or is damaged; the message names the offset.
+        SourceError: a record is damaged, or the feature is no text; the message names the offset.
     """
     with _open(path) as file:
         return [
@@ -110,8 +110,10 @@ def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
 
 
 def text_of(feature: bytes | None, name: str, where: object) -> str:
-    """The text of an encoded feature."""
+    """The text of an encoded feature, empty where a record has none."""
     kind, values = ("nothing", []) if feature is None else _values(feature, name, where)
+    if not values:
+        return ""
     if kind != "bytes_list" or len(values) != 1:
         raise SourceError(where, f"feature {name!r} is {kind} of {len(values)}", "expected one text")
     try:
