@@ -114,7 +114,7 @@ class DatasetRecord:
     list_samples: Callable[[DatasetFolder], Samples]
     """All samples of a folder, with their splits; reads lists and names, no pixels."""
     read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
-    """One sample: folder, row of its table, modalities wanted."""
+    """One sample: folder, row of its table, modalities wanted. Targets that `folder.wants` does not may be left out."""
     read_drawn: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile] | None = None
     """A sample for training, of which what is larger than a tile is cut at a place that the generator draws; None where
     nothing is larger."""
@@ -245,7 +245,7 @@ class TileDataset:
     def _read(self, index: int, read: Callable[[DatasetFolder, Row, Sequence[str]], Tile]) -> Tile:
         row = self.samples.row(range(len(self))[index])
         try:
-            tile = read(self.folder, row, self.modalities)
+            tile = read(replace(self.folder, targets=self.targets), row, self.modalities)
             targets = self._targets(tile, row)
         except (MissingFileError, SourceError):
             raise

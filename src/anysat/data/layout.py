@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anysat.data.files import Rows, read_file, read_geobox, write_file
+from anysat.data.files import Part, read_file, read_geobox, read_shape, write_file
 from anysat.errors import InputError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key
 from anysat.observation import Observation
@@ -128,6 +128,12 @@ class DatasetFolder:
 
     root: Path
     layout: Layout
+    targets: tuple[str, ...] | None = None
+    """Names of the targets that are asked for; None for all."""
+
+    def wants(self, *targets: str) -> bool:
+        """Whether one of these targets is asked for: a reader may leave out files that only they need."""
+        return self.targets is None or not set(targets).isdisjoint(self.targets)
 
     def path(self, name: str, /, **fields: Any) -> Path:
         """Where an entry of a sample lies; its first path where it is missing."""
@@ -159,12 +165,13 @@ class DatasetFolder:
                     seen.add(key)
                     yield fields
 
-    def read(self, *names: str, rows: Rows = None, **fields: Any) -> Any:
+    def read(self, *names: str, rows: Part = None, **fields: Any) -> Any:
         """Value of one entry, or a tuple of several; entries of one file are read together.
 
         Args:
             names: entries.
-            rows: part of the first axis to read, of files that allow it (npy, npz, HDF5).
+            rows: part of the first axis to read, or a slice of each of the first axes, of files that allow it (npy,
+                npz, HDF5).
             fields: fields of the path.
 
         Raises:
@@ -179,6 +186,14 @@ class DatasetFolder:
                 _check_stored(self.layout[name], value, path, is_part=isinstance(rows, int))
                 found[name] = value
         return found[names[0]] if len(names) == 1 else tuple(found[name] for name in names)
+
+    def shape(self, name: str, **fields: Any) -> tuple[int, ...]:
+        """Shape of an entry that is a .npy file, by its header.
+
+        Raises:
+            MissingFileError, SourceError: as `read`.
+        """
+        return read_shape(self.path(name, **fields), self.layout[name].described)
 
     def write(self, contents: Mapping[str, Any], geobox: Any = None, **fields: Any) -> None:
         """Write the entries of one sample, those of one file together, in the types and shapes of the table."""

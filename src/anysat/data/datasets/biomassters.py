@@ -130,7 +130,9 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     where: dict[str, Any] = {"part": row["part"], "id": row["id"]}
     read = {"s1": _read_s1, "s2": _read_s2}
     observations = [read[key](folder, row[key].split(","), where) for key in modalities if row[key]]
-    targets = {"biomass": folder.read("biomass", **where)[0].astype(np.float32)}
+    targets = {}
+    if folder.wants("biomass"):
+        targets["biomass"] = folder.read("biomass", **where)[0].astype(np.float32)
     return tile_of(observations, modalities, TILE_M, targets=targets)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ VAL_DOMAINS = ("D004_2021", "D014_2020", "D029_2021", "D031_2019", "D058_2020", 
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _SOURCE = "documentation of FLAIR #2; spec 4.3"
 TILE_M = 100.0
-_CROP_PX = 6  # a photo of 512 px covers 102.4 m: cut to the 100 m that 10 px of Sentinel-2 cover
+SIDE_PX, _CROP_PX = 512, 6  # a photo of 512 px covers 102.4 m: cut to the 100 m that 10 px of Sentinel-2 cover
 _HALF_PX = 5
 _SEN = "{prefix}_sen_{part}/{domain}/{area}/sen/SEN2_sp_{domain}-{area}"
 
@@ -115,27 +114,34 @@ def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Cr
     sides = (0, 2 * _CROP_PX)
     corners = (*((top, left) for top in sides for left in sides), (_CROP_PX, _CROP_PX))
     tiles, labels = _read(folder, row, modalities, corners)
-    gsd_m = TILE_M / (labels.shape[0] - 2 * _CROP_PX)
+    assert labels is not None, folder
+    gsd_m = TILE_M / (SIDE_PX - 2 * _CROP_PX)
     return Crops(tiles=tuple(tiles), corners_m=tuple((top * gsd_m, left * gsd_m) for top, left in corners),
-                 extent_m=(labels.shape[0] * gsd_m, labels.shape[1] * gsd_m), targets=_targets(labels))  # fmt: skip
+                 extent_m=(SIDE_PX * gsd_m, SIDE_PX * gsd_m), targets=_targets(labels))  # fmt: skip
 
 
 def _read(
     folder: DatasetFolder, row: Row, modalities: Sequence[str], corners: Sequence[tuple[int, int]]
-) -> tuple[list[Tile], NDArray[np.int64]]:
-    """The tiles whose upper left corners are at these pixels of the photo, and the labels of all of it."""
-    stored = folder.read("labels", **row)[0]
-    labels = np.where((stored >= 1) & (stored <= len(CLASSES)), stored.astype(np.int64) - 1, OTHER)
+) -> tuple[list[Tile], NDArray[np.int64] | None]:
+    """The tiles whose upper left corners are at these pixels of the photo, and the labels of all of it where wanted."""
+    labels = _labels(folder, row) if folder.wants("land_cover", "land_cover_present") else None
     has_photo = "aerial-flair" in modalities
     photo = folder.read("aerial-flair", **row) if has_photo else None
     geobox = folder.geobox("aerial-flair", **row) if has_photo else None
     series = [_series(folder, row)] if "s2" in modalities else []
     tiles = []
     for corner in corners:
-        cut = tuple(slice(start, start + side - 2 * _CROP_PX) for start, side in zip(corner, labels.shape, strict=True))
+        cut = tuple(slice(start, start + SIDE_PX - 2 * _CROP_PX) for start in corner)
         seen = [] if photo is None else [folder.observe("aerial-flair", photo[:, *cut], **row)]
-        tiles.append(Tile.of(*seen, *series, targets=_targets(labels[cut]), geobox=geobox[cut] if geobox else None))
+        targets = {} if labels is None else _targets(labels[cut])
+        tiles.append(Tile.of(*seen, *series, targets=targets, geobox=geobox[cut] if geobox else None))
     return tiles, labels
+
+
+def _labels(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
+    """Class of each pixel of the photo."""
+    stored = folder.read("labels", **row)[0]
+    return np.where((stored >= 1) & (stored <= len(CLASSES)), stored.astype(np.int64) - 1, OTHER)
 
 
 def _targets(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -150,25 +156,22 @@ def _series(folder: DatasetFolder, row: Row) -> Observation:
             "the row and column of each photo in the Sentinel-2 array of its area; the arrays have no georeference, so "
             "the place is not known without it: get the file with the dataset, or read modalities=['aerial-flair']",
         )
-    values, masks, products = folder.read("s2", "s2-masks", "s2-products", **row)
-    if masks.shape[2:] != values.shape[2:] or len(masks) != len(values):
-        problem = f"masks of shape {masks.shape} for {folder.path('s2', **row).name} of shape {values.shape}"
+    whole, masked = (folder.shape(name, **row) for name in ("s2", "s2-masks"))
+    if (masked[:1], masked[2:]) != (whole[:1], whole[2:]):
+        problem = f"masks of shape {masked} for {folder.path('s2', **row).name} of shape {whole}"
         raise SourceError(folder.path("s2-masks", **row), problem, "they must have the same dates and pixels")
-    shape = values.shape[2:]
+    shape = whole[2:]
     if not (row["row_px"] < shape[0] and row["col_px"] < shape[1]):
         problem = f"IMG_{row['number']}.tif lies at ({row['row_px']}, {row['col_px']}), outside {shape} pixels"
         raise SourceError(folder.path("s2", **row), problem, f"compare {folder.path('centroids').name}")
-    window, clouds = (_window(array, row["row_px"], row["col_px"]) for array in (values, masks[:, 1:]))
-    return folder.observe("s2", window, dates=_dates(folder, products, row), valid=clouds < CLOUD_PERCENT, **row)
-
-
-def _window(array: NDArray[Any], row_px: int, col_px: int) -> NDArray[Any]:
-    """Pixels around a place (… row col); outside the array 0, which is no data."""
-    rows, cols = (place + np.arange(-_HALF_PX, _HALF_PX) for place in (row_px, col_px))
-    height, width = array.shape[-2:]
-    inside = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width))
-    found = array[..., rows.clip(0, height - 1)[:, None], cols.clip(0, width - 1)]
-    return np.where(inside, found, 0).astype(array.dtype)
+    starts = [row[name] - _HALF_PX for name in ("row_px", "col_px")]
+    inside = tuple(slice(max(start, 0), start + 2 * _HALF_PX) for start in starts)
+    stored, masks = (folder.read(name, rows=(slice(None), slice(None), *inside), **row) for name in ("s2", "s2-masks"))
+    before = [max(-start, 0) for start in starts]
+    around = [(short, 2 * _HALF_PX - short - side) for short, side in zip(before, stored.shape[2:], strict=True)]
+    window, clouds = (np.pad(array, ((0, 0), (0, 0), *around)) for array in (stored, masks[:, 1:]))  # 0 is no data
+    dates = _dates(folder, folder.read("s2-products", **row), row)
+    return folder.observe("s2", window, dates=dates, valid=clouds < CLOUD_PERCENT, **row)
 
 
 def _dates(folder: DatasetFolder, products: Sequence[str], row: Row) -> Dates:

@@ -51,12 +51,14 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
     """One scene of 512 pixels of 30 m."""
     del modalities  # there is only one
-    values, mask = folder.read("hls", **row), folder.read("burn", **row)[0].astype(np.int64)
+    values, targets = folder.read("hls", **row), {}
     observation = folder.observe(
         "hls", values[None], dates=[_date(folder, row)], valid=~np.isin(values, FILLS)[None], **row
     )
-    target = np.where(np.isin(mask, (0, 1)), mask, IGNORE)
-    return Tile.of(observation, targets={"burn": target}, geobox=folder.geobox("hls", **row))
+    if folder.wants("burn"):
+        mask = folder.read("burn", **row)[0].astype(np.int64)
+        targets["burn"] = np.where(np.isin(mask, (0, 1)), mask, IGNORE)
+    return Tile.of(observation, targets=targets, geobox=folder.geobox("hls", **row))
 
 
 def _date(folder: DatasetFolder, row: Row) -> np.datetime64:

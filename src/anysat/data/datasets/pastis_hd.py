@@ -86,9 +86,16 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     Raises:
         SourceError: the crops do not cover the ground of the observations, or a series has no dates.
     """
+    observations = [_observe(folder, key, row) for key in modalities]
+    targets = _targets(folder, row, observations) if folder.wants("crops", "crops_present") else {}
+    geobox = folder.geobox("spot", **row) if "spot" in modalities else None
+    return Tile.of(*observations, targets=targets, geobox=geobox)
+
+
+def _targets(folder: DatasetFolder, row: Row, observations: Sequence[Observation]) -> dict[str, NDArray[np.int64]]:
+    """The crops of each pixel and of the tile, on the ground of the observations."""
     stored = folder.read("crops", **row)[0]
     crops = np.where(stored < len(CROPS), stored, VOID).astype(np.int64)
-    observations = [_observe(folder, key, row) for key in modalities]
     for seen in observations:
         sides_px = tuple(round(side * seen.modality.gsd_m / LABEL_GSD_M) for side in seen.shape_px)
         if sides_px != crops.shape:
@@ -96,9 +103,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
             files = f"{folder.path(seen.modality.key, **row).name} and {folder.path('crops', **row).name}"
             advice = f"the files of a patch must cover the same ground: compare {files}"
             raise SourceError(folder.path("crops", **row), problem, advice)
-    present = np.isin(np.arange(1, len(CROPS)), crops).astype(np.int64)
-    geobox = folder.geobox("spot", **row) if "spot" in modalities else None
-    return Tile.of(*observations, targets={"crops": crops, "crops_present": present}, geobox=geobox)
+    return {"crops": crops, "crops_present": np.isin(np.arange(1, len(CROPS)), crops).astype(np.int64)}
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:

@@ -88,9 +88,11 @@ def _days_by_location(folder: DatasetFolder) -> dict[str, dict[str, str]]:
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
     """One chip of 512 pixels, taken as 10 m."""
     observations = [folder.observe(key, folder.read(key, **row)[None], dates=[row[key]], **row) for key in modalities]
-    label = folder.read("label", **row)[0].astype(np.int64)
-    target = np.where(np.isin(label, (0, 1)), label, IGNORE)
-    return Tile.of(*observations, targets={"flood": target}, geobox=folder.geobox("label", **row))
+    targets = {}
+    if folder.wants("flood"):
+        label = folder.read("label", **row)[0].astype(np.int64)
+        targets["flood"] = np.where(np.isin(label, (0, 1)), label, IGNORE)
+    return Tile.of(*observations, targets=targets, geobox=folder.geobox(modalities[0], **row))
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:

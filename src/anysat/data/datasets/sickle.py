@@ -87,15 +87,20 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 320 m; only plots of the sample's own split are labelled."""
+    """One tile of 320 m."""
+    seen = (_observe(folder, key, row) for key in modalities)
+    targets = {"paddy": _paddy(folder, row)} if folder.wants("paddy") else {}
+    return tile_of(seen, modalities, SIDE_PX * GSD_M, targets=targets)
+
+
+def _paddy(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
+    """Labels of the plots of the sample's own split; those of others are ignored."""
     table = folder.path("plots")
     facts = table.stat() if table.is_file() else None
     plots = _plots(folder, row["split"], facts and (facts.st_mtime_ns, facts.st_size))
     plot, crop = _nearest(folder.read("masks", **row)[:2])
     is_labelled = np.isin(plot, plots) & (plot > 0) & (crop >= 1)
-    paddy = np.where(is_labelled, (crop > 1).astype(np.int64), IGNORE)
-    seen = (_observe(folder, key, row) for key in modalities)
-    return tile_of(seen, modalities, SIDE_PX * GSD_M, targets={"paddy": paddy})
+    return np.where(is_labelled, (crop > 1).astype(np.int64), IGNORE)
 
 
 @lru_cache(maxsize=16)

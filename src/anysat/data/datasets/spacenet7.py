@@ -101,18 +101,15 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     del modalities  # there is only one
     image = _fitted(folder, "planet", row)
     geobox = folder.geobox("planet", **row)
-    seen = image[3] > 0
-    if "raster" in folder.layout:
-        buildings = _fitted(folder, "raster", row)[0] > 0
-    else:
-        if geobox is None:
-            raise SourceError(folder.path("planet", **row), "it has no georeference, so footprints cannot be drawn")
-        buildings = _drawn(folder, "buildings", row, geobox)
-        if folder.has("masked", **row):
-            seen &= ~_drawn(folder, "masked", row, geobox)
-    target = np.where(seen, buildings, IGNORE).astype(np.int64)
+    seen, targets = image[3] > 0, {}
+    if folder.has("masked", **row):
+        seen &= ~_drawn(folder, "masked", row, geobox)
+    if folder.wants("buildings"):
+        is_raster = "raster" in folder.layout
+        buildings = _fitted(folder, "raster", row)[0] > 0 if is_raster else _drawn(folder, "buildings", row, geobox)
+        targets["buildings"] = np.where(seen, buildings, IGNORE).astype(np.int64)
     observation = folder.observe("planet", image, valid=seen[None], **row)
-    return Tile.of(observation, targets={"buildings": target}, geobox=geobox and geobox.expand((SIDE_PX, SIDE_PX)))
+    return Tile.of(observation, targets=targets, geobox=geobox and geobox.expand((SIDE_PX, SIDE_PX)))
 
 
 def _fitted(folder: DatasetFolder, name: str, row: Row) -> NDArray[np.uint8]:
@@ -130,6 +127,8 @@ def _drawn(folder: DatasetFolder, name: str, row: Row, geobox: Any) -> NDArray[n
     from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
+    if geobox is None:
+        raise SourceError(folder.path("planet", **row), "it has no georeference, so footprints cannot be drawn")
     features = folder.read(name, **row)
     try:
         geometries = [feature["geometry"] for feature in features]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import pickle
 import re
 import struct
@@ -24,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from anysat.data.files.numpy_files import read_npy, read_npz, refuse_giant
+from anysat.data.files.numpy_files import Part as Part
+from anysat.data.files.numpy_files import npy_shape, read_npy, read_npz, refuse_giant
 from anysat.data.files.png_files import require_whole_png
 from anysat.data.files.tensor_files import read_tensors
 from anysat.errors import MissingFileError, MissingKeyError, SourceError, UnknownNameError
@@ -32,8 +34,6 @@ from anysat.geo.layers import reading
 
 Keys = Sequence[str | None]
 """Names inside a file; a file that is one array has the single key None."""
-Rows = int | slice | None
-"""Part of the first axis to read; None for all of it."""
 _DAMAGED = (EOFError, zipfile.BadZipFile, struct.error, zlib.error, pickle.UnpicklingError, csv.Error, MemoryError,
             ArithmeticError, AssertionError, AttributeError, SyntaxError, tokenize.TokenError)  # fmt: skip
 """What libraries raise about a damaged file beyond what `reading` knows."""
@@ -44,13 +44,13 @@ class Format:
     """How files with certain suffixes are read and written."""
 
     suffixes: tuple[str, ...]
-    read: Callable[[Path, Keys, Rows], tuple[Any, ...]]
+    read: Callable[[Path, Keys, Part], tuple[Any, ...]]
     """Path, keys and rows to one value per key."""
     write: Callable[[Path, Mapping[str | None, Any], Any], None]
     """Path, value by key, and georeference (an `odc.geo.GeoBox` or None)."""
 
 
-def read_file(path: Path, keys: Keys = (None,), rows: Rows = None, expected: str = "a file") -> tuple[Any, ...]:
+def read_file(path: Path, keys: Keys = (None,), rows: Part = None, expected: str = "a file") -> tuple[Any, ...]:
     """Values of some keys of a file.
 
     Raises:
@@ -59,6 +59,12 @@ def read_file(path: Path, keys: Keys = (None,), rows: Rows = None, expected: str
     """
     with _opening(path, expected):
         return find_format(path).read(path, keys, rows)
+
+
+def read_shape(path: Path, expected: str = "an array") -> tuple[int, ...]:
+    """Shape of a .npy file, without its values. Raises as `read_file`."""
+    with _opening(path, expected):
+        return npy_shape(path)
 
 
 @contextmanager
@@ -95,7 +101,7 @@ def find_format(path: Path) -> Format:
     raise UnknownNameError("file suffix", path.suffix, [suffix for form in FORMATS for suffix in form.suffixes])
 
 
-def _sliced(array: Any, rows: Rows) -> Any:
+def _sliced(array: Any, rows: Part) -> Any:
     return array if rows is None else array[rows]
 
 
@@ -104,7 +110,7 @@ def _only(keys: Keys, path: Path) -> None:
         raise SourceError(path, f"a {path.suffix} file has no parts, asked for {', '.join(map(str, keys))}")
 
 
-def _read_npy(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
+def _read_npy(path: Path, keys: Keys, rows: Part) -> tuple[Any, ...]:
     _only(keys, path)
     return (read_npy(path, rows),) * len(keys)
 
@@ -123,22 +129,28 @@ def _known(key: str | None, names: Sequence[str], path: Path) -> str:
     return str(key)
 
 
-def _read_hdf5(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
+def _read_hdf5(path: Path, keys: Keys, rows: Part) -> tuple[Any, ...]:
     import h5py
 
     with h5py.File(path, "r") as file:
         return tuple(_hdf5_array(file[_known(key, list(file), path)], path, key, rows) for key in keys)
 
 
-def _hdf5_array(dataset: Any, path: Path, key: str | None, rows: Rows) -> Any:
+def _hdf5_array(dataset: Any, path: Path, key: str | None, rows: Part) -> Any:
     import h5py
 
     if not isinstance(dataset, h5py.Dataset):
         raise SourceError(path, f"{key!r} is a {type(dataset).__name__.lower()}, not an array")
-    length = len(dataset) if dataset.ndim else 1
-    asked = length if rows is None else 1 if isinstance(rows, int) else len(range(*rows.indices(length)))
-    refuse_giant(path, str(key), dataset.size // max(length, 1) * asked * dataset.dtype.itemsize)
+    refuse_giant(path, str(key), _asked_size(dataset.shape, rows) * dataset.dtype.itemsize)
     return dataset[() if rows is None else rows]
+
+
+def _asked_size(shape: Sequence[int], rows: Part) -> int:
+    """Number of values in a part of an array."""
+    parts = rows if isinstance(rows, tuple) else () if rows is None else (rows,)
+    asked = [1 if isinstance(part, int) else len(range(*part.indices(length)))
+             for part, length in zip(parts, shape, strict=False)]  # fmt: skip
+    return math.prod((*asked, *shape[len(asked) :]))
 
 
 def _write_hdf5(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
@@ -150,7 +162,7 @@ def _write_hdf5(path: Path, contents: Mapping[str | None, Any], _geobox: Any) ->
             file[str(key)] = array.astype(bytes) if array.dtype.kind == "U" else array
 
 
-def _read_raster(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
+def _read_raster(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
     import warnings
 
     import rasterio
@@ -207,7 +219,7 @@ def read_geobox(path: Path) -> Any:
             return GeoBox(file.shape, file.transform, file.crs.to_string())
 
 
-def _read_tensors(path: Path, keys: Keys, rows: Rows) -> tuple[Any, ...]:
+def _read_tensors(path: Path, keys: Keys, rows: Part) -> tuple[Any, ...]:
     content = read_tensors(path)
     if list(keys) == [None]:
         return (_sliced(content, rows),)
@@ -228,7 +240,7 @@ def _write_tensors(path: Path, contents: Mapping[str | None, Any], _geobox: Any)
         torch.save({key: stored(value) for key, value in contents.items()}, path)
 
 
-def _read_json(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
+def _read_json(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
     content = json.loads(path.read_text("utf-8"))
     if any(key is not None for key in keys) and not isinstance(content, Mapping):
         raise SourceError(path, f"it holds a {type(content).__name__}, not {', '.join(map(str, keys))} by name")
@@ -239,7 +251,7 @@ def _write_json(path: Path, contents: Mapping[str | None, Any], _geobox: Any) ->
     path.write_text(json.dumps(contents[None] if list(contents) == [None] else dict(contents)), "utf-8")
 
 
-def _read_csv(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
+def _read_csv(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
     """Columns by name as arrays of text; the whole file, without a key, as a list of rows by column name.
 
     Keys `#1`, `#2` … are the columns of a table without a header.
@@ -285,7 +297,7 @@ def _numbered(keys: Keys) -> list[str] | None:
     return [f"#{place + 1}" for place in range(max(int(number[1]) for number in numbers if number))]
 
 
-def _read_lines(path: Path, keys: Keys, _rows: Rows) -> tuple[Any, ...]:
+def _read_lines(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
     _only(keys, path)
     return ([line for line in path.read_text("utf-8").splitlines() if line.strip()],) * len(keys)
 

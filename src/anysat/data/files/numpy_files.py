@@ -14,14 +14,26 @@ from numpy.typing import NDArray
 
 from anysat.errors import MissingKeyError, SourceError
 
+Part = int | slice | tuple[slice, ...] | None
+"""What of an array is read: of its first axis, or a slice of each of its first axes; None for all."""
 _MAGIC = b"\x93NUMPY"
 _AT_ONCE = 1 << 22
 """Bytes of a member that are unpacked at a time."""
 _NOT_READ = "it could run code, so it is not read; have it saved as plain numbers"
 
 
-def read_npy(path: Path, rows: int | slice | None) -> Any:
-    """The array of a .npy file, or a part of its first axis.
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the array of a .npy file, by its header.
+
+    Raises:
+        SourceError: it is no array of plain values.
+    """
+    with path.open("rb") as file:
+        return _header(file, path, "it")[0]
+
+
+def read_npy(path: Path, rows: Part) -> Any:
+    """The array of a .npy file, or a part of it, of which only that is read.
 
     Raises:
         SourceError: it is no array of plain values, or shorter than its header claims.
@@ -37,7 +49,7 @@ def read_npy(path: Path, rows: int | slice | None) -> Any:
     return np.array(np.load(path, allow_pickle=False, mmap_mode="r")[rows])
 
 
-def read_npz(path: Path, keys: Sequence[str | None], rows: int | slice | None) -> tuple[Any, ...]:
+def read_npz(path: Path, keys: Sequence[str | None], rows: Part) -> tuple[Any, ...]:
     """Arrays of a .npz file by key; only these are read.
 
     Raises:
@@ -51,9 +63,7 @@ def read_npz(path: Path, keys: Sequence[str | None], rows: int | slice | None) -
         return tuple(_member(archive, key, names, path, rows) for key in keys)
 
 
-def _member(
-    archive: zipfile.ZipFile, key: str | None, names: dict[str, str], path: Path, rows: int | slice | None
-) -> Any:
+def _member(archive: zipfile.ZipFile, key: str | None, names: dict[str, str], path: Path, rows: Part) -> Any:
     if key is None or key not in names:
         raise MissingKeyError(path, f"it has no {key!r}, only {', '.join(names)}")
     with archive.open(names[key]) as file:
