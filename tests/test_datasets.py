@@ -169,6 +169,7 @@ UNNOTICED = {
     ("s2naip_urban", "s2-scenes", "truncated"): "a text cut within a row: scenes of later tiles are unknown",
     ("s2naip_urban", "s1-scenes", "truncated"): "a text cut within a row: scenes of later tiles are unknown",
     ("sen1floods11", "train-images", "truncated"): "a list cut at the end of a row is a shorter list",
+    ("so2sat", "s1", "missing"): "a split whose file is not there was not downloaded",
     ("sickle", "s2-B2", "missing"): "a date is a file: one less is read",
     ("sickle", "s1-VV", "missing"): "a date is a file: one less is read",
     ("sickle", "l8-B1", "missing"): "a date is a file: one less is read",

@@ -115,3 +115,14 @@ def test_flair_crops_for_evaluation_have_their_labels():
     dataset = open_dataset("flair", miniature("flair"), "all", targets=())
     crops = find_dataset("flair").read_crops(dataset.folder, dataset.samples.row(0), dataset.modalities)
     assert crops.targets["land_cover"].shape == (512, 512)
+
+
+@pytest.mark.parametrize("kind", ["_merged.tif", ".mask.tif"])
+def test_hls_burn_scars_are_tested_without_the_training_scenes(tmp_path, kind):
+    root = shutil.copytree(miniature("hls_burn_scars"), tmp_path / "copy")
+    shutil.rmtree(root / "training")
+    count = len(open_dataset("hls_burn_scars", root, "test"))
+    assert count == len(open_dataset("hls_burn_scars", root, "all")) > 0
+    for path in root.glob(f"validation/*{kind}"):
+        path.unlink()
+    assert len(open_dataset("hls_burn_scars", root, "test")) == count

@@ -88,10 +88,17 @@ def test_so2sat_refuses_a_label_that_is_not_one_zone(tmp_path):
         open_dataset("so2sat", tmp_path)[1]
 
 
-def test_so2sat_without_its_test_file_says_which_is_missing(tmp_path):
+@pytest.mark.parametrize("part", ["training", "validation", "testing"])
+def test_so2sat_needs_the_file_of_the_split_that_is_opened_and_no_other(tmp_path, part):
     _so2sat(tmp_path)
-    (tmp_path / "testing.h5").unlink()
-    with pytest.raises(MissingFileError, match=r"testing\.h5.*sen1, sen2 and label"):
+    for other in {"training", "validation", "testing"} - {part}:
+        (tmp_path / f"{other}.h5").unlink()
+    split = {"training": "train", "validation": "val", "testing": "test"}[part]
+    assert len(list(open_dataset("so2sat", tmp_path, split))) == len(open_dataset("so2sat", tmp_path, "all")) == 2
+
+
+def test_so2sat_without_any_file_says_what_is_missing(tmp_path):
+    with pytest.raises(MissingFileError, match=r"training\.h5 or validation\.h5 or testing\.h5"):
         open_dataset("so2sat", tmp_path)
 
 

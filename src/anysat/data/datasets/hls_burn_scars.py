@@ -27,6 +27,7 @@ _COARSE = 2  # the world is drawn in pixels of 60 m, so that miniatures stay sma
 PUBLISHED = Layout(
     name="published",
     marker="training/*.mask.tif",
+    also=("validation/*.mask.tif", "training/*_merged.tif", "validation/*_merged.tif"),
     entries=(
         Entry(name="hls", path=f"{_STEM}_merged.tif", dtype="float32", shape=(6, 512, 512), modality="hls",
               bands=("B2", "B3", "B4", "B8A", "B11", "B12"), unit="reflectance", nodata=FILLS[0],

@@ -13,7 +13,7 @@ from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import DatasetFolder, Entry, Layout
 from anysat.data.world import FACTORS, World, WorldTile
-from anysat.errors import MissingFileError, SourceError
+from anysat.errors import SourceError
 from anysat.geo.layers import reading
 from anysat.observation import Observation
 
@@ -35,6 +35,7 @@ _SAR = (
 PUBLISHED = Layout(
     name="published",
     marker="training.h5",
+    also=("validation.h5", "testing.h5"),
     entries=(
         Entry(name="s1", path="{part}.h5", key="sen1", dtype="float64", shape=("N", _SIDE, _SIDE, len(_SAR)),
               modality="s1", bands=_SAR, unit="linear", source=_README,
@@ -51,8 +52,9 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """One sample per row of the three files."""
-    counts = [_count(folder.path("labels", part=part)) for part in _PARTS]
+    """One sample per row of the files that are there, of three."""
+    paths = {part: folder.path("labels", part=part) for part in _PARTS}
+    counts = [_count(path) if path.exists() else 0 for path in paths.values()]
     rows = np.concatenate([np.arange(count) for count in counts])
     parts = np.repeat(_PARTS, counts)
     ids = np.array([f"{part}-{row:06d}" for part, row in zip(parts, rows, strict=True)])
@@ -62,8 +64,6 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def _count(path: Path) -> int:
     import h5py
 
-    if not path.is_file():
-        raise MissingFileError(path, "HDF5 with sen1, sen2 and label of one part of So2Sat")
     with reading(path), h5py.File(path) as file:
         return len(file["label"])
 
