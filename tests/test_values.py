@@ -458,3 +458,21 @@ def test_bands_that_are_none_are_refused(tmp_path, bands):
     (tmp_path / "m.yaml").write_text(f"key: a\nsensor: b\nbands: {bands}\ngsd_m: 1\nis_temporal: true")
     with pytest.raises(RecordError, match="band"):
         read_modalities(tmp_path / "m.yaml")
+
+
+@pytest.mark.parametrize("bands", ["red", "{red: 1}", "3"])
+def test_bands_that_are_no_list_are_refused(tmp_path, bands):
+    (tmp_path / "m.yaml").write_text(f"key: a\nsensor: b\nbands: {bands}\ngsd_m: 1\nis_temporal: true")
+    with pytest.raises(RecordError, match=r"modality 'a', bands: expected a list of bands, such as \[red, nir\]"):
+        read_modalities(tmp_path / "m.yaml")
+    with pytest.raises(RecordError, match="a list of bands"):
+        Modality(key="a", sensor="b", bands="red", gsd_m=1, is_temporal=True)
+
+
+@pytest.mark.parametrize("flag", ["is_temporal", "is_radar", "covers_tile", "normalises_over_dates"])
+@pytest.mark.parametrize("value", ['"false"', "0", "null", "[]"])
+def test_flags_that_are_neither_true_nor_false_are_refused(tmp_path, flag, value):
+    text = f"key: a\nsensor: b\nbands: [red]\ngsd_m: 1\n{flag}: {value}\n"
+    (tmp_path / "m.yaml").write_text(text + "is_temporal: true" * (flag != "is_temporal"))
+    with pytest.raises(RecordError, match=f"modality 'a', {flag}: expected true or false"):
+        read_modalities(tmp_path / "m.yaml")

@@ -97,7 +97,13 @@ class Modality:
         def refuse(name: str, expected: str) -> None:
             raise RecordError(f"modality {self.key!r}, {name}", getattr(self, name), expected)
 
-        object.__setattr__(self, "bands", tuple(self.bands))
+        bands: Any = self.bands
+        if not isinstance(bands, (tuple, list)) or not all(isinstance(band, Band) for band in bands):
+            refuse("bands", "a list of bands, such as [red, nir]")
+        for name in ("is_temporal", "is_radar", "covers_tile", "normalises_over_dates"):
+            if not isinstance(getattr(self, name), bool):
+                refuse(name, "true or false")
+        object.__setattr__(self, "bands", tuple(bands))
         if not self.key or any(c.isspace() or c in "._" for c in self.key):
             refuse("key", "a short name without spaces, dots or underscores")
         names = [band.name for band in self.bands]
@@ -166,10 +172,10 @@ class Modality:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Modality:
         """Make a modality from plain values; refuses unknown or missing fields."""
-        bands = [
-            Band(name=band) if isinstance(band, str) else _record(Band, band, "band")
-            for band in record.get("bands") or ()
-        ]
+        given = record.get("bands") or ()
+        if not isinstance(given, (list, tuple)):
+            raise RecordError(f"modality {record.get('key')!r}, bands", given, "a list of bands, such as [red, nir]")
+        bands = [Band(name=band) if isinstance(band, str) else _record(Band, band, "band") for band in given]
         return cast("Modality", _record(cls, {**record, "bands": tuple(bands)}, "modality"))
 
 

@@ -159,25 +159,28 @@ class DatasetRecord:
                 return layout
         raise UnknownNameError(f"layout of {self.name}", name, [layout.name for layout in self.layouts])
 
-    def folder(self, root: str | Path) -> DatasetFolder:
-        """The dataset's folder, its layout recognised by its marker.
+    def folder(self, root: str | Path, layout: str | None = None) -> DatasetFolder:
+        """The dataset's folder, its layout recognised by its marker where it is not named.
 
         Raises:
+            UnknownNameError: there is no layout of this name.
             MissingFileError: there is no such folder, or no layout is recognised in it.
             SourceError: it is a file.
         """
         root = Path(root)
         markers = " or ".join(
-            f"{' or '.join((layout.marker, *layout.also))} ({layout.name} layout)" for layout in self.layouts
+            f"{' or '.join((known.marker, *known.also))} ({known.name} layout)" for known in self.layouts
         )
         expected = f"the folder of {self.title}, with {markers}; get it from {self.homepage}"
         if root.is_file():
             raise SourceError(root, "it is a file, not a folder", f"give {expected}")
         if not root.is_dir():
             raise MissingFileError(root, expected)
-        for layout in self.layouts:
-            if layout.is_at(root):
-                return DatasetFolder(root, layout)
+        if layout is not None:
+            return DatasetFolder(root, self.layout(layout))
+        for known in self.layouts:
+            if known.is_at(root):
+                return DatasetFolder(root, known)
         raise MissingFileError(root / self.layouts[0].marker, expected)
 
 
@@ -320,8 +323,14 @@ def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileData
         from anysat.data.pack import open_pack
 
         return open_pack(record, root)
-    folder = record.folder(root) if layout is None else DatasetFolder(root, record.layout(layout))
-    samples = record.list_samples(folder)
+    folder = record.folder(root, layout)
+    try:
+        samples = record.list_samples(folder)
+    except AnySatError:
+        raise
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        expected = f"expected the lists and folders of {record.title}, layout {folder.layout.name!r}"
+        raise SourceError(folder.root, f"its samples cannot be listed ({error!r})", expected) from error
     if not len(samples):
         raise SourceError(folder.root, f"no sample of {record.title} was found", f"layout {folder.layout.name!r}")
     return TileDataset(record, folder, samples, record.modalities)

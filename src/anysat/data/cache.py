@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anysat.errors import RecordError
+
 WORTH_S = 2.0
 """Work shorter than this is done again rather than kept, and shows no progress."""
 Item = TypeVar("Item")
@@ -50,11 +52,14 @@ def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version
 
 def _keep(path: Path, arrays: Arrays) -> None:
     """Write beside, then rename, so that two processes cannot spoil each other's copy."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise RecordError(f"array {name!r} of the cache", array.dtype, "plain values, which no pickle holds")
+    part, named = path.with_suffix(f".{os.getpid()}.part"), dict[str, Any](arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **named)  # numpy before 2.1 has no other argument
         part.replace(path)
     except OSError:  # a home that is full or cannot be written: the work is done again next time
         part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anysat.data.files import Part, read_file, read_geobox, read_shape, write_file
-from anysat.errors import InputError, RecordError, SourceError, UnknownNameError
+from anysat.errors import AnySatError, InputError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key
 from anysat.observation import Observation
 
@@ -186,6 +187,22 @@ class DatasetFolder:
                 _check_stored(self.layout[name], value, path, is_part=isinstance(rows, int))
                 found[name] = value
         return found[names[0]] if len(names) == 1 else tuple(found[name] for name in names)
+
+    @contextmanager
+    def understood(self, name: str, **fields: Any) -> Iterator[None]:
+        """Say with its file what is wrong with the content of an entry that is another than expected.
+
+        Raises:
+            SourceError: something inside does not find what it looks for.
+        """
+        try:
+            yield
+        except AnySatError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            entry = self.layout[name]
+            expected = f"expected {entry.unit or entry.described}"
+            raise SourceError(self.path(name, **fields), f"it cannot be understood ({error!r})", expected) from error
 
     def shape(self, name: str, **fields: Any) -> tuple[int, ...]:
         """Shape of an entry that is a .npy file, by its header.

@@ -159,16 +159,18 @@ def _dates(months: Sequence[str]) -> Dates:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world, a few months each; every sixth is in the test part.
+    """Tiles of the generated world, a few months each; every sixth is in the test part, of fewer the last.
 
     Only a quarter of a tile is generated, and mirrored to the whole, so that writing stays quick.
     """
+    num_tiles = max(num_tiles, 3)  # no list is empty
     table: list[dict[str, str]] = []
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for index in range(num_tiles):
-        part = "test" if index % 6 == 5 else "train"
+        turn = (index if num_tiles > 5 else 6 - num_tiles + index) % 6
+        part = "test" if turn == 5 else "train"
         chip = f"{index:04x}{world.seed:04x}"
-        lists["val" if index % 6 == 4 else part].append(chip)
+        lists["val" if turn == 4 else part].append(chip)
         tile = world.tile(index, extent_m=5.0 * _SIDE, year=2018)
         months = {"S1": ["00", "09"], "S2": _clearest(tile, 1 + index % 2)}
         _write_chip(folder, tile, months, {"part": part, "id": chip})

@@ -62,14 +62,15 @@ PUBLISHED = Layout(
 def list_samples(folder: DatasetFolder) -> Samples:
     """All photos by their names, or their labels', with the split of their domain and their place in Sentinel-2."""
     photos = list(folder.find("aerial-flair", "labels"))
-    centroids = folder.read("centroids") if folder.has("centroids") else None
+    has_places = folder.has("centroids")
+    places = folder.read("centroids") if has_places else {}
     split_of = _splits(folder, {(photo["part"], photo["domain"]) for photo in photos})
     rows = []
     for photo in photos:
         split = split_of.get((photo["part"], photo["domain"]))
         if split is not None:
             name = "/".join(photo[field] for field in ("domain", "area", "number"))
-            row_px, col_px = (-1, -1) if centroids is None else _centroid(folder, centroids, photo["number"])
+            row_px, col_px = _centroid(folder, places, photo["number"]) if has_places else (-1, -1)
             rows.append({"id": name, "split": split, **photo, "row_px": row_px, "col_px": col_px})
     return Samples.of_rows(rows)
 
@@ -92,10 +93,11 @@ def _splits(folder: DatasetFolder, domains: set[tuple[str, str]]) -> dict[tuple[
 
 def _centroid(folder: DatasetFolder, centroids: Mapping[str, Sequence[int]], number: str) -> tuple[int, int]:
     name = f"IMG_{number}.tif"
-    place = centroids.get(name)
-    if place is None or len(place) != 2:
-        raise SourceError(folder.path("centroids"), f"place of {name} is {place}", "expected its row and column")
-    return round(place[0]), round(place[1])
+    with folder.understood("centroids"):
+        place = centroids.get(name)
+        if place is None or len(place) != 2:
+            raise SourceError(folder.path("centroids"), f"place of {name} is {place}", "expected its row and column")
+        return round(place[0]), round(place[1])
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:

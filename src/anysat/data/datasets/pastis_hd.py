@@ -64,12 +64,13 @@ def list_samples(folder: DatasetFolder) -> Samples:
     """All patches, with their fold as split and their dates as text."""
     path = folder.path("patches")
     rows = []
-    for place, feature in enumerate(folder.read("patches")):
-        facts = feature.get("properties") or {}
-        if "ID_PATCH" not in facts or "Fold" not in facts:
-            raise SourceError(path, f"feature {place} has no ID_PATCH or no Fold, only {', '.join(facts)}")
-        dates = {key: _listed(facts.get(key) or {}, path) for key in _DATES_OF.values()}
-        rows.append({"id": str(facts["ID_PATCH"]), "split": f"fold{facts['Fold']}", **dates})
+    with folder.understood("patches"):
+        for place, feature in enumerate(folder.read("patches")):
+            facts = feature.get("properties") or {}
+            if "ID_PATCH" not in facts or "Fold" not in facts:
+                raise SourceError(path, f"feature {place} has no ID_PATCH or no Fold, only {', '.join(facts)}")
+            dates = {key: _listed(facts.get(key) or {}, path) for key in _DATES_OF.values()}
+            rows.append({"id": str(facts["ID_PATCH"]), "split": f"fold{facts['Fold']}", **dates})
     return Samples.of_rows(rows)
 
 

@@ -117,18 +117,11 @@ TRAINING = Layout(
     marker="*/labels2.json",
     also=("labels2.json",),
     entries=(
-        Entry(
-            name="labels",
-            path="{split}/labels2.json",
-            also=("labels2.json",),
-            dtype=TEXT,
-            source=_SPEC,
-            unit="number of the species by sample",
-            about="one for each split, or one for all",
-        ),
+        Entry(name="labels", path="{split}/labels2.json", also=("labels2.json",), dtype=TEXT, source=_SPEC,
+              unit="number of the species by sample", about="one for each split, or one for all"),
         *_series("{split}/{id}/{id}_{m}{part}.npz", ("arr_0", "arr_0", "arr_0")),
     ),
-)
+)  # fmt: skip
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
@@ -187,7 +180,8 @@ def _list_folders(folder: DatasetFolder) -> Samples:
         if names and path not in tables:
             tables[path] = folder.read("labels", split=split)
         ids, splits = ids + names, splits + [split] * len(names)
-        species += [_number_of(tables[path], name, path) for name in names]
+        with folder.understood("labels", split=split):
+            species += [_number_of(tables[path], name, path) for name in names]
     return Samples(id=np.array(ids, str), split=np.array(splits, str), species=np.array(species, np.int64))
 
 
@@ -397,6 +391,7 @@ DATASET = DatasetRecord(
         "Images without a time are dropped; a sensor without an image is absent.",
         "Samples are named by split, shard and position, so that listing a million opens no record.",
         "Classes of all samples, for balanced sampling, take one pass over all shards and are then cached.",
+        "A record without a species, or with another than the 40, has the class -1, which is ignored.",
         "Units follow the conventions of Earth Engine; the release does not state them.",
     ),
 )  # fmt: skip

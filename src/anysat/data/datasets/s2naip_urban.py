@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,17 +108,22 @@ def list_samples(folder: DatasetFolder) -> Samples:
     if "train-dict" in folder.layout:
         return _list_dictionaries(folder)
     homes = [home for home in (folder.root / "naip", folder.root / "openstreetmap") if home.is_dir()]
-    parts = {entry.name.rpartition(".") for home in homes for entry in os.scandir(home)}
-    names = sorted({stem for stem, _, suffix in parts if suffix in ("png", "geojson")})
-    blocks = []
-    for name in names:
-        zone, col, row = _place(folder, name)
-        blocks.append(f"{zone}/{col // BLOCK_TILES}/{row // BLOCK_TILES}")
     tables = [folder.path(f"{key}-scenes") for key in _SCENES]
     if not all(table.is_file() for table in tables):
         folder.read(*(f"{key}-scenes" for key in _SCENES))  # says which is missing and what it should be
-    found = cached("s2naip-scenes", [*homes, *tables], lambda: _gather(folder, names), version=2)
-    return Samples(id=np.array(names, str), split=split_by_name(blocks, SHARES), **found)
+    found = dict(cached("s2naip-scenes", [*homes, *tables], lambda: _gather(folder, _names(homes)), version=3))
+    names = np.char.decode(found.pop("name"), "utf-8")
+    blocks = []
+    for name in names.tolist():
+        zone, col, row = _place(folder, name)
+        blocks.append(f"{zone}/{col // BLOCK_TILES}/{row // BLOCK_TILES}")
+    return Samples(id=names, split=split_by_name(blocks, SHARES), **found)
+
+
+def _names(homes: Sequence[Path]) -> list[str]:
+    """Names of the tiles that have a photo or a map."""
+    parts = {entry.name.rpartition(".") for home in homes for entry in os.scandir(home)}
+    return sorted({stem for stem, _, suffix in parts if suffix in ("png", "geojson")})
 
 
 def _place(folder: DatasetFolder, name: str) -> tuple[int, int, int]:
@@ -129,8 +135,8 @@ def _place(folder: DatasetFolder, name: str) -> tuple[int, int, int]:
 
 
 def _gather(folder: DatasetFolder, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-    """Dates of every series of the tiles, packed, and which images of Sentinel-2 carry an offset."""
-    columns = {}
+    """Names of the tiles, dates of all their series, packed, and which images of Sentinel-2 carry an offset."""
+    columns = {"name": np.array([name.encode() for name in names], bytes)}
     for key in _SCENES:
         days, raised = _read_scenes(folder, key, names)
         columns[key] = np.array([bytes(days[name]) for name in names], bytes)
@@ -185,17 +191,14 @@ def _list_dictionaries(folder: DatasetFolder) -> Samples:
     for split in SHARES:
         if not folder.has(f"{split}-dict"):
             continue
-        path, table = folder.path(f"{split}-dict"), folder.read(f"{split}-dict")
-        try:
+        table = folder.read(f"{split}-dict")
+        with folder.understood(f"{split}-dict"):
             columns = {name: list(column.values() if isinstance(column, dict) else column)
                        for name, column in table.items()}  # fmt: skip
             for name, *dates in zip(columns["name"], *(columns[f"{key}_dates"] for key in _SCENES), strict=True):
                 packed = {key: _pack(words) for key, words in zip(_SCENES, dates, strict=True)}
                 raised = bytes(48 + (_unpack(packed["s2"]) >= FIRST_RAISED).astype(np.uint8))
                 rows.append({"id": name, "split": split, "s2_raised": raised, **packed})
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            expected = folder.layout[f"{split}-dict"].unit
-            raise SourceError(path, f"it cannot be understood ({error!r})", f"expected {expected}") from error
     return Samples.of_rows(rows)
 
 

@@ -77,12 +77,14 @@ def list_samples(folder: DatasetFolder) -> Samples:
     years = {found["id"]: found.get("year", "") for found in folder.find("s2")}
     rows = []
     for name, split in split_of.items():
-        if name not in labels:
-            raise SourceError(folder.path("labels"), f"it has no labels of {name}, which a list names")
-        if any(area > MIN_AREA_FRAC for _, area in labels[name]):
+        with folder.understood("labels"):
+            if name not in labels:
+                raise SourceError(folder.path("labels"), f"it has no labels of {name}, which a list names")
+            genera = [genus for genus, area in labels[name] if area > MIN_AREA_FRAC]
+        if genera:
             stem = name.removesuffix(".tif")
-            genera = ",".join(genus for genus, area in labels[name] if area > MIN_AREA_FRAC)
-            rows.append({"id": stem, "split": str(split), "year": years.get(stem, "YEAR"), "genera": genera})
+            found = {"year": years.get(stem, "YEAR"), "genera": ",".join(genera)}
+            rows.append({"id": stem, "split": str(split), **found})
     return Samples.of_rows(rows)
 
 
@@ -141,7 +143,8 @@ def _offset(products: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world; every sixth is in the test list."""
+    """Tiles of the generated world; every sixth is in the test list, of fewer the last: no list is empty."""
+    num_tiles = max(num_tiles, 2)
     labels: dict[str, list[list[Any]]] = {}
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for index in range(num_tiles):
@@ -168,7 +171,8 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
         genera = [GENERA[3 * i % len(GENERA)] for i in range(len(FACTORS["species"]))]
         found = [[genus, round(float(share), 5)] for genus, share in zip(genera, shares, strict=True) if share > 0]
         labels[f"{name}.tif"] = found if shares.max() > MIN_AREA_FRAC else [*found, ["Cleared", 1.0]]
-        lists["test" if index % 6 == 5 else "train"].append(f"{name}.tif")
+        is_test = index % 6 == 5 or (num_tiles < 6 and index == num_tiles - 1)
+        lists["test" if is_test else "train"].append(f"{name}.tif")
     folder.write({"labels": labels, **{f"{split}-list": names for split, names in lists.items()}})
 
 
