@@ -42,7 +42,9 @@ def test_a_picture_damaged_in_the_middle_is_refused(png, where):
 def test_a_picture_whose_part_claims_another_length_is_refused(png):
     at = png.read_bytes().index(b"IDAT")
     overwritten(png, at - 4, struct.pack(">I", 1 << 30))
-    with pytest.raises(SourceError, match=rf"a.png: its part IDAT at byte {at - 4} is longer than the file"):
+    with pytest.raises(
+        SourceError, match=rf"a.png: its end is missing: part IDAT at byte {at - 4} is longer than the file"
+    ):
         read_file(png)
 
 

@@ -26,8 +26,7 @@ def require_whole_png(path: Path) -> None:
         name = kind.decode("latin1") if kind.isalpha() else repr(kind)
         end = at + _FRAME_SIZE + length
         if end > len(content):
-            reason = f"its part {name} at byte {at} is longer than the file, or its end is missing"
-            raise SourceError(path, reason, _ADVICE)
+            raise SourceError(path, f"its end is missing: part {name} at byte {at} is longer than the file", _ADVICE)
         if zlib.crc32(content[at + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
             raise SourceError(path, f"its part {name} at byte {at} does not fit its checksum", _ADVICE)
         if kind == b"IEND":
