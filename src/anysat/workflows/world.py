@@ -17,7 +17,7 @@ class WorldMakeConfig:
     form: str | None = None
     """Which of its layouts: `published` or `training`. Null takes the first the dataset has."""
     tiles: int = 6
-    """Number of tiles."""
+    """Number of tiles; of very few, some datasets get two or three, so that none of their lists is empty."""
     seed: int = 0
     """Seed of the world; the same seed gives the same files."""
     overwrite: bool = False
