@@ -148,3 +148,13 @@ def test_a_quality_raster_that_is_missing_is_named(tmp_path):
 def test_what_cannot_be_said_is_named_by_file_and_key(tmp_path, said, message):
     with pytest.raises((RecordError, UnknownNameError), match=message):
         find_dataset(described(tmp_path, **_at("s2/{id}.tif", **said)))
+
+
+def test_a_tile_without_the_optional_sensor_asked_for_is_one_that_nothing_is_known_of(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    both = {"s2": {"path": "s2/{id}.tif"}, "s1": {"path": "s1/{id}.tif", "optional": True}}
+    dataset = open_dataset(described(tmp_path, modalities=both), tmp_path, "all", modalities=["s1"])
+    seen = dataset[0].observations["s1"]
+    assert seen.values.shape == (1, 3, 4, 4)
+    assert not seen.valid.any()
+    assert dataset[0].geobox is not None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anysat.batch import Tile
-from anysat.modalities import MODALITIES
+from anysat.modalities import MODALITIES, Modality
 from anysat.observation import Observation
 
 PLACEHOLDER_DATE = "2020-01-01"
@@ -28,11 +28,11 @@ def tile_of(seen: Iterable[Observation | None], asked: Sequence[str], extent_m: 
         options: the other fields of the tile.
     """
     present = [observation for observation in seen if observation is not None]
-    return Tile.of(*(present or [_nothing(key, extent_m) for key in asked[:1]]), **options)
+    return Tile.of(*(present or [nothing_of(MODALITIES[key], extent_m) for key in asked[:1]]), **options)
 
 
-def _nothing(key: str, extent_m: float) -> Observation:
-    modality = MODALITIES[key]
+def nothing_of(modality: Modality, extent_m: float) -> Observation:
+    """An observation of so much ground (side in metres) without a valid value."""
     dates = [PLACEHOLDER_DATE] if modality.is_temporal else None
     side_px = 1 if modality.covers_tile else round(extent_m / modality.gsd_m)
     shape = (*([1] if dates else []), len(modality.bands), side_px, side_px)

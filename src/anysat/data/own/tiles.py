@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
@@ -172,6 +173,9 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
         for own in data.modalities
         if own.key in modalities and own.key in sources
     ]
+    if not observations:
+        record = next(own.record for own in data.modalities if own.key == modalities[0])
+        observations = [nothing_of(record, data.tile_m)]
     targets = {}
     for wanted in data.targets:
         target = wanted.target
