@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def begin_long(out):
 def begin(out):
     """Train in another process, from what there is."""
     train(out, objective=Lingering(), resume=True)
+
+
+class Slow(Toy):
+    """Leaves time to be stopped between two steps."""
+
+    def forward(self, draw, generator):
+        time.sleep(0.1)
+        return super().forward(draw, generator)
+
+
+def begin_as_a_job(out):
+    """Train, with processes that read, in a group of processes of its own."""
+    os.setpgrp()
+    fitted = train(out, objective=Slow(), num_steps=200, keep={"save_every": 100}, engine={"num_workers": 2})
+    sys.exit(fitted.exit_status)
 
 
 @pytest.fixture
@@ -128,6 +144,19 @@ def test_a_signal_saves_and_ends(number, handler, toy_run, tmp_path):
     assert signal.getsignal(number) is handler
     train(tmp_path / "run", resume=True)
     assert_same(tensors_of(tmp_path / "run"), tensors_of(toy_run))
+
+
+def test_a_signal_to_all_processes_of_a_job_saves_and_ends(context, tmp_path):
+    """As schedulers send it: those that read are told, too, and wait for the training to end them."""
+    process = context.Process(target=begin_as_a_job, args=(tmp_path / "run",))
+    process.start()
+    while process.is_alive() and _last_step(tmp_path / "run") < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 130
+    (step,) = checkpoint_steps(tmp_path / "run" / "checkpoints")
+    assert step < 100
 
 
 def test_a_signal_within_an_accumulated_step_leaves_that_step_to_be_done_again(toy_accumulated, tmp_path):

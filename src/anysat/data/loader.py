@@ -7,6 +7,7 @@ batch is not copied again and open files do not run out.
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -98,7 +99,10 @@ class Loader:
         if self.num_workers:
             pool = Pool(self.num_workers, self.prefetch + 2)  # kept ready, at hand, and being filled
             reader = Reader(pool)
-            options = {"prefetch_factor": self.prefetch, "multiprocessing_context": self.start_method}
+            options = {
+                "prefetch_factor": self.prefetch, "multiprocessing_context": self.start_method,
+                "worker_init_fn": _leave_stopping_to_the_parent,
+            }  # fmt: skip
         steps = range(self.start, self.stop)
         loader: DataLoader[Any] = DataLoader(
             _Steps(self.source, pool), sampler=steps, batch_size=None, collate_fn=_as_it_is,  # type: ignore[arg-type]
@@ -115,6 +119,12 @@ class Loader:
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
+    """A signal to all processes of a job must not end those whose batches the parent waits for; it ends them itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
