@@ -12,21 +12,27 @@ import torch
 
 import anysat
 import toy_training
+from anysat.train.checkpoints import checkpoint_steps
 from toy_training import ACCUMULATED, losses_of, tensors_of, train
+
+
+def run_sessions(out, *sessions):
+    """Train in several processes, started from a command line as Lightning needs it."""
+    command = [sys.executable, toy_training.__file__, str(out), json.dumps(sessions)]
+    own = ("PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT")  # the port that a test in shards listens at
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A training of two processes in two sessions, started from a command line as Lightning needs it."""
+    """A training of two processes in two sessions."""
     out = tmp_path_factory.mktemp("parallel") / "pair"
     sessions = [
         {"engine": {"devices": 2}, "max_steps": 2, **ACCUMULATED},
         {"engine": {"devices": 2}, "resume": True, **ACCUMULATED},
     ]
-    command = [sys.executable, toy_training.__file__, str(out), json.dumps(sessions)]
-    own = ("PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT")  # the port that a test in shards listens at
-    environment = {name: value for name, value in os.environ.items() if name not in own}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, check=False)
+    done = run_sessions(out, *sessions)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
@@ -57,6 +63,13 @@ def test_a_run_of_two_processes_is_gone_on_with_by_one(pair, toy_accumulated, tm
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
     train(tmp_path / "run", engine={"accumulate": 2}, resume=True, **ACCUMULATED)
     assert_near(tmp_path / "run", toy_accumulated)
+
+
+def test_a_collapse_that_one_process_finds_ends_all_with_a_checkpoint(tmp_path):
+    done = run_sessions(tmp_path / "run", {"engine": {"devices": 2}, "collapsing_on": 1, **ACCUMULATED})
+    assert done.returncode == 1
+    assert done.stderr.count("CollapseError: the embeddings collapsed by step 2: all alike") >= 1
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2]
 
 
 def test_weights_in_shards_train_as_whole_ones(tmp_path):

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from anysat.batch import Batch
 from anysat.data.mixture import Mixture, Part
+from anysat.errors import CollapseError
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
@@ -139,9 +140,25 @@ class Watch:
         return {"loss": self.values[len(self.seen) - 1]}
 
 
+class CollapsingOn:
+    """A monitor that finds a collapse on one rank, after some steps."""
+
+    name, every_steps = "health", 2
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def __call__(self, objective, step):
+        if step and int(os.environ.get("LOCAL_RANK", 0)) == self.rank:
+            raise CollapseError("all alike", step=step)
+        return {"spread": 1.0}
+
+
 def main(out, *sessions):
     """Train in some sessions, and leave the names of what has moments on this rank after the last."""
     for options in sessions:
+        if "collapsing_on" in options:
+            options["monitors"] = [CollapsingOn(options.pop("collapsing_on"))]
         optimisers, objective = set(), Toy()
         hook = register_optimizer_step_post_hook(lambda optimiser, *_, seen=optimisers: seen.add(optimiser))
         train(out, objective=objective, **options)

@@ -174,24 +174,28 @@ class Keeper(Callback):
         trainer.should_stop = True
 
     def _end_if_collapsed(self, trainer: Trainer, module: Training, collapse: CollapseError | None) -> None:
-        if trainer.strategy.reduce_boolean_decision(collapse is not None, all=False):
+        if collapse is not None:
             self.save(trainer, module)
-            raise trainer.strategy.broadcast(collapse) or collapse or RuntimeError("collapse on another rank")
+            raise collapse
 
     # -- metrics -----------------------------------------------------------------------------------
 
     def _measure(
         self, trainer: Trainer, module: Training, step: int, due: Sequence[Monitor]
     ) -> tuple[dict[str, float], CollapseError | None]:
-        """What monitors say, averaged over ranks."""
+        """What monitors say, averaged over ranks, up to a collapse that any rank has found."""
         metrics: dict[str, float] = {}
         for monitor in due:
             seed_monitor(module.seed, step, trainer.global_rank)
+            found: dict[str, float] = {}
+            collapse = None
             with _evaluating(module.objective):
                 try:
                     found = dict(monitor(module.objective, step))
                 except CollapseError as error:
-                    return metrics, error
+                    collapse = error
+            if (collapse := _of_any_rank(trainer, collapse)) is not None:
+                return metrics, collapse
             metrics |= _mean_over_ranks(trainer, {f"{monitor.name}/{name}": value for name, value in found.items()})
         return metrics, None
 
@@ -328,6 +332,15 @@ def _evaluating(objective: nn.Module) -> Iterator[None]:
             module.reshard()
         for every, mode in modes:
             every.training = mode
+
+
+def _of_any_rank(trainer: Trainer, error: CollapseError | None) -> CollapseError | None:
+    """What the first rank that has an error has found, the same on every rank."""
+    if trainer.world_size == 1 or not trainer.strategy.reduce_boolean_decision(error is not None, all=False):
+        return error
+    found: list[CollapseError | None] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, error)
+    return next(one for one in found if one is not None)
 
 
 def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, float]:
