@@ -171,8 +171,10 @@ class _Parcel:
     """With a `_Place` for each tensor."""
     lent: Lent
     """The memory they lie in."""
+    used: int
+    """Bytes of it that hold the batch."""
     pinned: Tensor | None = None
-    """A page-locked copy of it."""
+    """A page-locked copy of those."""
 
     @classmethod
     def of(cls, plan: Plan, tiles: list[Tile], buffer: Tensor, lent: Lent) -> _Parcel:
@@ -188,11 +190,12 @@ class _Parcel:
             return tensor
 
         batch = Batch.of(tiles, allocate).map(lambda tensor: placed[id(tensor)])  # type: ignore[arg-type,return-value]
-        return cls(Draw(step=plan.step, dataset=plan.dataset, patch_size_m=plan.patch_size_m, batch=batch), lent)
+        draw = Draw(step=plan.step, dataset=plan.dataset, patch_size_m=plan.patch_size_m, batch=batch)
+        return cls(draw, lent, used)
 
     def pin_memory(self) -> _Parcel:
         """Called by torch where memory is to be page-locked."""
-        return replace(self, pinned=self.lent.open().pin_memory())
+        return replace(self, pinned=self.lent.open()[: self.used].pin_memory())
 
     def open(self) -> Draw:
         """The draw with its tensors."""
@@ -207,5 +210,8 @@ def _most_bytes(tiles: list[Tile]) -> int:
         for key, seen in tile.observations.items():
             dates = 0 if seen.dates is None else 8 * len(seen.dates)
             most[key] = max(most.get(key, 0), 5 * seen.values.size + dates)
-    targets = sum(np.asarray(target).nbytes for target in tiles[0].targets.values())
+    targets = 0
+    for name in tiles[0].targets:
+        arrays = [np.asarray(tile.targets[name]) for tile in tiles if name in tile.targets]
+        targets += max(array.size for array in arrays) * np.result_type(*arrays).itemsize
     return len(tiles) * (sum(most.values()) + targets) + _ALIGN * (3 * len(most) + len(tiles[0].targets) + 1)

@@ -1,0 +1,51 @@
+"""What a batch takes in memory, where its tiles differ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from anysat.batch import Tile
+from anysat.data.loader import Loader, Plan
+from anysat.modalities import MODALITIES
+from anysat.observation import Observation
+
+
+@dataclass
+class Rasters:
+    """Steps of two small tiles with a raster of each of some types."""
+
+    types: tuple[str, ...]
+
+    def plan(self, step):
+        return Plan(step=step, dataset="rasters", patch_size_m=10.0, indices=np.arange(2))
+
+    def read(self, plan):
+        return [
+            Tile.of(
+                Observation.of(MODALITIES["s2"], np.ones((1, 10, 4, 4)), dates=["2020-01-01"]),
+                id=str(index), dataset="rasters", targets={"cover": np.ones((200, 200), kind)},
+            )
+            for index, kind in zip(plan.indices, self.types, strict=True)
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("types", "wanted"), [(("u1", "i2"), torch.int16), (("u1", "f8"), torch.float64),
+                                               (("u1", "i1"), torch.int16), (("u1", "u1"), torch.uint8)])  # fmt: skip
+def test_targets_whose_tiles_are_of_several_types_fit(types, wanted):
+    (draw,) = Loader(source=Rasters(types), start=0, stop=1)
+    assert draw.batch.targets["cover"].dtype == wanted
+    assert bool((draw.batch.targets["cover"] == 1).all())
+
+
+def test_only_the_bytes_of_a_batch_are_pinned(monkeypatch):
+    """The memory is that of the largest batch so far."""
+    from anysat.data import loader
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(len(tensor)) or tensor.clone())
+    monkeypatch.setattr(loader, "_most_bytes", lambda tiles: 10_000_000)
+    draw = loader._Steps(Rasters(("u1", "u1")), None)[0].pin_memory().open()
+    needed = sum(t.nbytes for t in (draw.batch.targets["cover"], draw.batch.observations["s2"].values))
+    assert needed <= pinned[0] < 2 * needed
