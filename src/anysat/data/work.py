@@ -262,7 +262,7 @@ def work_through(job: Job, units: Sequence[int], *, workers: int, advance: Advan
         kept_in: where finished units lie, for messages.
 
     Raises:
-        UnfinishedError: the disk is full, or a process was killed; what was finished is kept.
+        UnfinishedError: the disk is full, or a process was killed or failed; what was finished is kept.
         AnySatError: whatever a unit raises.
     """
     if workers <= 1 or len(units) < 2:
@@ -295,17 +295,24 @@ def _watch(processes: Sequence[Any], done: Any, errors: Any, advance: Advance, k
     shown, running = 0, list(processes)
     while running:
         wait([process.sentinel for process in running], timeout=_WATCH_SECONDS)
+        ended = [process for process in running if process.exitcode is not None]  # before looking at what they left
         count = int(done.value)
         advance(count - shown)
         shown = count
         if not errors.empty():
             error = errors.get()
+            if isinstance(error, str):
+                raise UnfinishedError(kept_in, f"a worker process ended with {error}")
             raise _unfinished(kept_in, error) if isinstance(error, OSError) else error
-        failed = [process.exitcode for process in running if process.exitcode]
-        if failed:
-            raise UnfinishedError(kept_in, f"a worker process ended with status {failed[0]}: out of memory?")
-        running = [process for process in running if process.exitcode is None]
+        for process in ended:
+            running.remove(process)
+            if process.exitcode:
+                raise UnfinishedError(kept_in, f"a worker process {_ending(process.exitcode)}")
     advance(int(done.value) - shown)
+
+
+def _ending(status: int) -> str:
+    return f"ended with status {status}" if status > 0 else f"was ended by signal {-status}: out of memory?"
 
 
 def _unfinished(kept_in: Path, error: OSError) -> Exception:
@@ -332,6 +339,9 @@ def _work(job: Job, units: Sequence[int], taken: Any, done: Any, errors: Any) ->
         except (AnySatError, OSError) as error:
             errors.put(error)
             return
+        except Exception as error:  # of any kind, which may not travel; the process prints where it was
+            errors.put(f"{type(error).__name__}: {error}")
+            raise
 
 
 def _end_with_parent() -> None:
