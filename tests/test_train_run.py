@@ -203,6 +203,23 @@ def test_a_run_is_not_begun_among_other_files(tmp_path):
         train(tmp_path)
 
 
+@pytest.mark.parametrize("written", ["keep_config", "_write_facts"])
+def test_a_run_that_was_killed_while_it_was_begun_is_gone_on_with(written, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    options = {"config": {"a": 1}, "seed": 0, "resume": True}
+    with monkeypatch.context() as begun:
+        begun.setattr(f"anysat.train.run.{written}", killed)
+        with pytest.raises(Killed), open_run(tmp_path / "run", **options):
+            pass
+    with open_run(tmp_path / "run", **options) as run:
+        assert run.checkpoints.is_dir()
+
+
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     options = {"config": {}, "seed": 1, "resume": True}
     with (

@@ -91,10 +91,10 @@ def open_run(
         if begun:
             _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change), json.loads(json.dumps(defaults or {})))
         try:
+            keep_config(path, plain)  # first, for by it a folder is known as a run
             _write_facts(path / FACTS, seed)
             if normaliser is not None:
                 write_whole(path / STATISTICS, to_json(normaliser.to_dict()))
-            keep_config(path, plain)
             make_folder(path / "checkpoints")
         except OSError as error:
             raise WriteError(path, error) from error
