@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from anysat.errors import CollapseError, DivergedError, RecordError
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.config import OptimiserConfig
 from anysat.train.keeper import Keeper
+from anysat.train.metrics import read_metrics
 from anysat.train.run import check_same
 from anysat.train.schedule import Plateau
 from anysat.train.tensors import load_moments
@@ -126,6 +128,17 @@ def test_a_measurement_that_is_no_number_is_no_gain():
     config = OptimiserConfig(learning_rate=1.0, schedule="plateau", plateau_patience=5)
     plateau = Plateau().after(float("nan"), config).after(2.0, config)
     assert (plateau.best, plateau.num_without_gain) == (2.0, 0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, torch.tensor])
+def test_a_run_whose_monitors_give_numbers_of_other_types_is_gone_on_with(kind, tmp_path):
+    class Typed(Watch):
+        def __call__(self, objective, step):
+            return {"loss": kind(1 - step / 8)}
+
+    train(tmp_path / "run", monitors=[Typed([])], max_steps=2)
+    train(tmp_path / "run", monitors=[Typed([])], max_steps=4, resume=True)
+    assert read_metrics(tmp_path / "run" / "metrics.csv")["val/loss"] == [(0, 1.0), (2, 0.75), (4, 0.5)]
 
 
 def test_options_in_a_list_of_tables_are_compared_one_by_one():

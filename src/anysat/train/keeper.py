@@ -191,7 +191,7 @@ class Keeper(Callback):
             collapse = None
             with _evaluating(module.objective):
                 try:
-                    found = dict(monitor(module.objective, step))
+                    found = {name: float(value) for name, value in monitor(module.objective, step).items()}
                 except CollapseError as error:
                     collapse = error
             if (collapse := _of_any_rank(trainer, collapse)) is not None:

@@ -15,7 +15,7 @@ _HEAD = "step,name,value"
 
 def write_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Add the metrics measured after `step` steps."""
-    rows = "".join(f"{step},{name},{value!r}\n" for name, value in metrics.items())
+    rows = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
     new = not path.exists()
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{_HEAD}\n{rows}" if new else rows)
