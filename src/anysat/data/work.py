@@ -64,6 +64,16 @@ def fingerprint(dataset: AnyDataset, **options: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def tiles_facts(dataset: AnyDataset, *, by_class: bool = False) -> dict[str, Any]:
+    """How many tiles, and a text that is another for other names, splits or order of them, however they lie on disk.
+
+    With `by_class`, another for other classes, too.
+    """
+    told: list[Any] = [dataset.samples.columns[name].astype(str).tolist() for name in ("id", "split")]
+    told += [dataset.labels().tolist()] if by_class else []
+    return {"tiles": len(dataset), "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest()}
+
+
 def _plain(record: Any) -> dict[str, Any]:
     return {name: fact for name, fact in asdict(record).items() if name not in _WORDS}
 

@@ -23,7 +23,7 @@ from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
 from anysat.errors import InputError, RecordError, RunExistsError, WriteError
 from anysat.normalise import Normaliser
 
-CONFIG, FACTS, STATISTICS = "config.yaml", "facts.json", "statistics.json"
+CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
 MAY_CHANGE = frozenset({
     "max_steps", "resume", "out", "devices", "num_nodes", "accelerator", "strategy", "accumulate", "num_workers",
     "threads", "save_every", "keep_last", "keep_best", "best_is_highest", "log_every", "loggers",
@@ -60,6 +60,7 @@ def wait_for(path: Path) -> None:
 def open_run(
     path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
     normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
 
@@ -71,10 +72,11 @@ def open_run(
         normaliser: statistics of the data.
         may_change: names of options, wherever they stand in `config`, that may differ besides `MAY_CHANGE`.
         defaults: options as they are where nothing is asked for; a run of an earlier version lacks newer ones.
+        data: which tiles are used for what, as `tiles_facts` tells; a run of an earlier version has none.
 
     Raises:
         RunExistsError: there is a run, and `resume` is False.
-        InputError: another process is at work there; it holds something else.
+        InputError: another process is at work there; it holds something else; it was begun with other tiles.
         RecordError: the run was begun with other options.
         WriteError: it cannot be written.
     """
@@ -90,9 +92,12 @@ def open_run(
             raise RunExistsError(path)
         if begun:
             _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change), json.loads(json.dumps(defaults or {})))
+            _check_data(path, data or {})
         try:
             keep_config(path, plain)  # first, for by it a folder is known as a run
             _write_facts(path / FACTS, seed)
+            if data and not (path / DATA).is_file():
+                write_whole(path / DATA, to_json(data))
             if normaliser is not None:
                 write_whole(path / STATISTICS, to_json(normaliser.to_dict()))
             make_folder(path / "checkpoints")
@@ -143,6 +148,23 @@ def _check_same(
     except yaml.YAMLError as error:
         raise InputError(str(path), "the options of the run", f"no valid YAML ({error})") from error
     check_same(str(path), begun if isinstance(begun, Mapping) else {}, config, may_change, defaults)
+
+
+def _check_data(path: Path, data: Mapping[str, Any]) -> None:
+    """What is drawn, and what is held out, follows from which tiles there are, in their order."""
+    begun = json.loads((path / DATA).read_text("utf-8")) if data and (path / DATA).is_file() else {}
+    for what in dict.fromkeys((*begun, *data)) if begun else ():
+        old, new = begun.get(what), data.get(what)
+        if old != new:
+            raise InputError(
+                f"{path}, {what}",
+                f"{_counted(old, 'the', 'tiles')} the run was begun with, of the same names, splits and order",
+                _counted(new, "", "others"), "put the data back as they were, or begin another run with another --out",
+            )  # fmt: skip
+
+
+def _counted(facts: Mapping[str, Any] | None, before: str, after: str) -> str:
+    return "none" if facts is None else f"{before} {facts['tiles']} {after}".strip()
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

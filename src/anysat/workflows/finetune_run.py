@@ -14,7 +14,7 @@ import torch
 
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation
-from anysat.data.work import to_json, write_whole
+from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric
@@ -56,6 +56,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
         defaults=type(config)().to_dict(),
+        data={split: tiles_facts(getattr(data, split)) for split in ("train", "val", "test")},
     ) as run:  # fmt: skip
         predictor, whose = _prepared(config, data, run)
         began_with = known_weights(predictor.encoder)

@@ -16,7 +16,7 @@ from anysat.data.cache import cache_folder
 from anysat.data.mixture import Mixture, Part
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
-from anysat.data.work import to_json, write_whole
+from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RecordError, RunStoppedError
 from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.encoder import AnySat
@@ -76,7 +76,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     _check_watched(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=_defaults(config),
+        defaults=_defaults(config), data=_data_facts(parts),
     ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
         objective = make_objective(config, normaliser)
@@ -104,6 +104,17 @@ def _defaults(config: PretrainConfig) -> dict[str, Any]:
     """What a run did whose options lack some that came later."""
     parts = [asdict(PartConfig(dataset=part.dataset, cut_at_random=False)) for part in config.data]
     return type(config)().to_dict() | {"data": parts}
+
+
+def _data_facts(parts: Sequence[OpenPart]) -> dict[str, Any]:
+    """Which tiles each part draws from, and is watched on."""
+    facts = {}
+    for number, part in enumerate(parts, 1):
+        where, by_class = f"part {number} ({part.record.name})", part.config.sampler == "sqrt_frequency"
+        facts[f"{where}, {part.config.split}"] = tiles_facts(part.train, by_class=by_class)
+        if part.held_out is not None:
+            facts[f"{where}, {part.config.val_split}"] = tiles_facts(part.held_out)
+    return facts
 
 
 def _report(
