@@ -1,7 +1,9 @@
 """What may go wrong around packing and statistics: other classes, changed files, two runs at once, foreign indexes."""
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 import warnings
 
@@ -10,11 +12,15 @@ import numpy as np
 import pytest
 import yaml
 
+from anysat.batch import Batch, Tile
 from anysat.cli import main
 from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.pack.tile import decode_tile, encode_tile
 from anysat.data.pack.write import pack_dataset
 from anysat.data.statistics import compute_statistics
 from anysat.errors import AnySatError, SourceError, WriteError
+from anysat.modalities import MODALITIES
+from anysat.observation import Observation
 from geo_builders import geobox, ramp, write_tif
 from miniatures import miniature
 
@@ -60,6 +66,105 @@ def test_a_pack_whose_classes_are_others_by_now_is_not_opened(forest, tmp_path):
     (forest / "tiles.csv").write_text("id,kind\na,beech\nb,spruce\nc,alder\n")
     with pytest.raises(AnySatError, match="kind"):
         open_dataset(name, tmp_path / "packed", "all")
+
+
+def edited(root, **changes):
+    """The description of own data, with other values under some of its keys."""
+    path = root / "forest.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"splits": {"shares": {"train": 0.5, "test": 0.5}}}, "splits"),
+        ({"tile_m": 20}, "tile_m"),
+        ({"modalities": {"aerial": {"path": "aerial/{id}.tif", "bands": ["G", "NIR", "B", "R"]}}}, "modalities.aerial"),
+        ({"targets": {"kind": {"column": "id"}}}, "kind"),
+    ],
+)
+def test_a_pack_whose_description_says_something_else_by_now_is_not_opened(changes, told, forest, tmp_path):
+    name = str(forest / "forest.yaml")
+    pack_dataset(open_dataset(name, forest, "all"), tmp_path / "packed")
+    with pytest.raises(SourceError, match=f"changed since it was packed: .*{told}.*pack the dataset anew"):
+        open_dataset(edited(forest, **changes), tmp_path / "packed", "all")
+
+
+def test_words_of_a_description_and_what_was_not_packed_may_change(forest, tmp_path):
+    name = str(forest / "forest.yaml")
+    pack_dataset(open_dataset(name, forest, "all", targets=()), tmp_path / "packed")
+    both = {"aerial": {"path": "aerial/{id}.tif"}, "spot": {"path": "spot/{id}.tif", "optional": True}}
+    with (forest / "forest.yaml").open("a") as file:
+        file.write("# a remark\n")
+    name = edited(forest, title="My forest", modalities=both, targets={"kind": {"column": "id"}})
+    assert len(open_dataset(name, tmp_path / "packed", "all")) == 2
+
+
+def test_a_pack_of_an_earlier_version_which_lacks_the_description_is_opened(forest, tmp_path):
+    pack_dataset(open_dataset(str(forest / "forest.yaml"), forest, "all"), tmp_path / "packed")
+    index = json.loads((tmp_path / "packed" / PACK_INDEX).read_text())
+    for key in ("description", "tile_m", "split_names", "targets_left_out"):
+        del index[key]
+    (tmp_path / "packed" / PACK_INDEX).write_text(json.dumps(index))
+    assert len(open_dataset(edited(forest, tile_m=20), tmp_path / "packed", "all")) == 2
+
+
+@pytest.mark.parametrize("fact", ["tile_m", "split_names"])
+def test_a_pack_of_a_dataset_that_is_cut_or_split_otherwise_by_now_is_not_opened(fact, trees, tmp_path):
+    pack_dataset(open_dataset(NAME, trees, "all", modalities=["s2"]), tmp_path / "packed")
+    index = json.loads((tmp_path / "packed" / PACK_INDEX).read_text())
+    index[fact] = {"tile_m": 30.0, "split_names": ["train", "val"]}[fact]
+    (tmp_path / "packed" / PACK_INDEX).write_text(json.dumps(index))
+    told = {"tile_m": "tile_m was 30 and is 60 now", "split_names": "splits were train, val and are test, train, val"}
+    with pytest.raises(SourceError, match=f"changed since it was packed: {told[fact]}"):
+        open_dataset(NAME, tmp_path / "packed", "all")
+
+
+def test_targets_that_were_not_packed_are_refused(forest, tmp_path):
+    name = str(forest / "forest.yaml")
+    pack_dataset(open_dataset(name, forest, "all", targets=()), tmp_path / "packed")
+    pack_dataset(open_dataset(name, tmp_path / "packed", "all"), tmp_path / "again")
+    for folder in ("packed", "again"):
+        assert not open_dataset(name, tmp_path / folder, "all")[0].targets
+        with pytest.raises(SourceError, match="kind was not packed, only none; pack it anew"):
+            open_dataset(name, tmp_path / folder, "all", targets=("kind",))
+
+
+def test_a_packed_tile_without_what_was_asked_for_is_wholly_invalid(forest, tmp_path):
+    """Not damaged: a sample may lack a sensor."""
+    box = geobox((10, 10), 1.0)
+    (forest / "spot").mkdir()
+    write_tif(forest / "spot" / "a.tif", ramp(3, 10, 10, dtype="uint8"), box)
+    spot = {"path": "spot/{id}.tif", "optional": True}
+    name = edited(forest, modalities={"aerial": {"path": "aerial/{id}.tif"}, "spot": spot})
+    pack_dataset(open_dataset(name, forest, "all"), tmp_path / "packed")
+    having, lacking = open_dataset(name, tmp_path / "packed", "all", modalities=["spot"])
+    assert having.observations["spot"].valid.all()
+    assert not lacking.observations["spot"].valid.any()
+    assert lacking.observations["spot"].values.shape == (3, 10, 10)
+    assert Batch.of([having, lacking]).observations["spot"].valid.flatten(1).all(1).tolist() == [True, False]
+
+
+def test_a_member_of_a_shard_without_what_was_asked_for_says_what_it_has():
+    seen = Observation.of(MODALITIES["s2"], np.ones((1, 10, 4, 4)), dates=["2020-01-01"])
+    with pytest.raises(SourceError, match="sample t has none of s1, only s2"):
+        decode_tile(encode_tile(Tile.of(seen, id="t"))[0], modalities=["s1"])
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.EMFILE, "ulimit -n"), (errno.EIO, "disk or the network"), (errno.ESTALE, "network")]
+)
+def test_a_shard_that_the_system_cannot_read_is_not_called_damaged(number, advice, trees, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    pack_dataset(open_dataset(NAME, trees, "all", modalities=["s2"]), tmp_path / "packed")
+    tiles = open_dataset(NAME, tmp_path / "packed", "all")
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SourceError, match=rf"\.tar: sample .*{os.strerror(number)}.*{advice}") as caught:
+        tiles[0]
+    assert "anew" not in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["stats", "pack"])

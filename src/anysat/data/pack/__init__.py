@@ -7,6 +7,7 @@ one is read with two short reads, and what its checksum is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -24,6 +25,7 @@ from anysat.batch import Tile
 from anysat.data.base import PACK_INDEX, DatasetRecord, Samples
 from anysat.data.files import read_file
 from anysat.data.layout import DatasetFolder, Layout
+from anysat.data.pack.record import changes
 from anysat.data.pack.tile import build_tile, parts_are_sound, read_header
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
 from anysat.modalities import MODALITIES, Band, Modality
@@ -93,6 +95,14 @@ class PackedDataset:
     shards: Shards = field(repr=False)
     records: Mapping[str, Modality] = field(repr=False)
     """Modalities by key."""
+    left_out: tuple[str, ...] = ()
+    """Targets that were not packed."""
+
+    def __post_init__(self) -> None:
+        for name in self.targets or ():
+            if name in self.left_out:
+                packed = ", ".join(t.name for t in self.record.targets if t.name not in self.left_out) or "none"
+                raise SourceError(self.folder.root, f"{name} was not packed, only {packed}", "pack it anew")
 
     @property
     def name(self) -> str:
@@ -130,16 +140,18 @@ class PackedDataset:
             start = 8 + int.from_bytes(head[:8], "little")
             return build_tile(
                 header, facts, head[start:], lambda begin, size: self.shards.read(shard, offset + begin, size), start,
-                self.modalities, self.targets, self.records, as_stored,
+                self.modalities, self.targets, self.records, as_stored, self.record.tile_m,
             )  # fmt: skip
         except MissingFileError:
             raise
-        except (AnySatError, OSError, ValueError) as error:
-            raise self._damaged(index, error) from error
+        except OSError as error:
+            raise self._failed(index, error, _advice(error)) from error
+        except (AnySatError, ValueError) as error:
+            advice = "pack the dataset anew, or copy the shard again; `anysat datasets pack --verify true` checks all"
+            raise self._failed(index, error, advice) from error
 
-    def _damaged(self, index: int, error: Exception) -> SourceError:
+    def _failed(self, index: int, error: Exception, advice: str) -> SourceError:
         path = self.folder.root / self.shards.names[self._place(index)[0]]
-        advice = "pack the dataset anew, or copy the shard again; `anysat datasets pack --verify true` checks all"
         return SourceError(path, f"sample {self.samples.columns['id'][index]}: {error}", advice)
 
     def _place(self, index: int) -> list[int]:
@@ -163,6 +175,15 @@ class PackedDataset:
         return replace(self, samples=self.samples.take(indices))
 
 
+def _advice(error: OSError) -> str:
+    """What to do where the system could not read, which says nothing of what is in the file."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "let processes have more files open (`ulimit -n`), or read with fewer workers"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "see who may read it"
+    return "the disk or the network failed: try again, and see to it if that does not help"
+
+
 def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
     """All samples of a packed folder.
 
@@ -177,7 +198,11 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
     if content["dataset"] != record.name:
         raise SourceError(root / PACK_INDEX, f"it holds the packed {content['dataset']}, not {record.name}")
     try:
-        _check_record(record, root, content)
+        if found := changes(record, content):
+            raise SourceError(
+                root / PACK_INDEX, f"the record of {record.name} has changed since it was packed: {'; '.join(found)}",
+                "pack the dataset anew, or undo the change",
+            )  # fmt: skip
         samples = _read_samples(root, content)
         is_own = record.found_as.endswith((".yaml", ".yml"))  # whose sensors may have keys that the package has, too
         records = {key: _modality(facts, root, is_own=is_own) for key, facts in content["records"].items()}
@@ -186,33 +211,9 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
             raise
         raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset anew") from error
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
-    return PackedDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", None, shards, records)
-
-
-def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
-    """What numbers of the targets mean, as plain values."""
-    return [
-        {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
-         if name not in ("about", "colours")}
-        for target in record.targets
-    ]  # fmt: skip
-
-
-def _check_record(record: DatasetRecord, root: Path, content: Mapping[str, Any]) -> None:
-    """Refuse numbers that were written under other names than the record has today."""
-    packed = {target["name"]: target for target in content["targets"]}
-    today = {target["name"]: target for target in target_facts(record)}
-    found = [
-        f"target {name!r} is only {'in the record' if name in today else 'in the pack'}"
-        for name in sorted(packed.keys() ^ today.keys())
-    ]
-    for name in packed.keys() & today.keys():
-        found += [f"{fact} of target {name!r} were {packed[name].get(fact)!r} and are {value!r} now"
-                  for fact, value in today[name].items() if packed[name].get(fact) != value]  # fmt: skip
-    found += [f"the record has no modality {key}" for key in content["records"] if key not in record.modalities]
-    if found:
-        raise SourceError(root / PACK_INDEX, f"the record of {record.name} has changed since it was packed: "
-                          + "; ".join(found), "pack the dataset anew, or undo the change")  # fmt: skip
+    left_out = tuple(content.get("targets_left_out", ()))
+    return PackedDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", None, shards, records,
+                         left_out)  # fmt: skip
 
 
 def read_index(root: Path) -> dict[str, Any]:

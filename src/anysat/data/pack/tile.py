@@ -203,16 +203,19 @@ def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 def build_tile(
     header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
     modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool = False,
+    extent_m: float | None = None,
 ) -> Tile:  # fmt: skip
     """A tile from its header and bytes; `read` is asked for the modalities wanted only, whose bytes are checked.
 
     With `as_stored`, values are of the stored type where they can be, and masks are views: good for copying only.
+    Of a tile of `extent_m` that has none of the modalities, the first is wholly invalid.
 
     Raises:
-        SourceError: the bytes are damaged, or the header does not describe them.
+        SourceError: the bytes are damaged, or the header does not describe them; the tile has none of the modalities,
+            and its extent is not given.
     """
     try:
-        return _build(header, facts, targets, read, start, modalities, wanted, records, as_stored)
+        return _build(header, facts, targets, read, start, modalities, wanted, records, as_stored, extent_m)
     except (SourceError, FileNotFoundError):
         raise
     except (AnySatError, KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
@@ -222,6 +225,7 @@ def build_tile(
 def _build(
     header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
     modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool,
+    extent_m: float | None,
 ) -> Tile:  # fmt: skip
     found = {}
     for name, kind in facts["targets"].items():
@@ -236,8 +240,21 @@ def _build(
             if len(content) < size or zlib.crc32(content) != facts["parts"][key]["crc"]:
                 raise SourceError("packed tile", f"{key} of sample {facts['id']} is damaged: its checksum differs")
             observations[key] = _decode(records[key], facts["parts"][key], header, content, first, as_stored)
+    if not observations and modalities:
+        if extent_m is None:
+            problem = f"sample {facts['id']} has none of {', '.join(modalities)}, only {', '.join(facts['parts'])}"
+            raise SourceError("packed tile", problem, "ask for one of these, or leave it out")
+        observations[modalities[0]] = _nothing(records[modalities[0]], extent_m)
     return Tile(observations=observations, id=facts["id"], dataset=facts["dataset"], targets=found,
                 geobox=_geobox(facts.get("geobox")))  # fmt: skip
+
+
+def _nothing(modality: Modality, extent_m: float) -> Observation:
+    """What a sensor that saw nothing tells of a tile: a series has one date."""
+    side_px = 1 if modality.covers_tile else round(extent_m / modality.gsd_m)
+    shape = (*([1] if modality.is_temporal else []), len(modality.bands), side_px, side_px)
+    dates = ["2020-01-01"] if modality.is_temporal else None
+    return Observation.of(modality, np.zeros(shape, np.float32), dates=dates, valid=np.zeros(shape, bool))
 
 
 def parts_are_sound(content: bytes) -> bool:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from anysat.data.base import PACK_INDEX
 from anysat.data.files import read_file
-from anysat.data.pack import FORMAT, SAMPLES, modality_facts, target_facts
+from anysat.data.pack import FORMAT, SAMPLES, modality_facts
+from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
 from anysat.data.work import (
@@ -266,12 +267,18 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
     content = {
         **plan, "folder": dataset.folder.root.resolve().name, "title": dataset.record.title,
         "licence": dataset.record.licence, "has_labels": has_labels,
-        "targets": target_facts(dataset.record), "columns": list(columns),
+        **record_facts(dataset.record, dataset.modalities, _targets_read(dataset)), "columns": list(columns),
         "samples_sha256": hashlib.sha256((job.folder / SAMPLES).read_bytes()).hexdigest(),
         "records": {key: modalities[key] for key in dataset.modalities if key in modalities}, "units": units,
         "shards": [{key: facts[key] for key in ("file", "samples", "bytes", "sha256")} for facts in found],
     }  # fmt: skip
     write_whole(job.folder / PACK_INDEX, to_json(content))
+
+
+def _targets_read(dataset: AnyDataset) -> list[str]:
+    """Names of the targets that its tiles come with."""
+    every = [target.name for target in dataset.record.targets] if dataset.targets is None else dataset.targets
+    return [name for name in every if name not in getattr(dataset, "left_out", ())]
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

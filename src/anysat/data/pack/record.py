@@ -1,0 +1,100 @@
+"""What a packed dataset was made by, kept in its index, and whether the dataset's record still says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anysat.data.base import DatasetRecord
+
+_WORDS = ("name", "title", "about", "licence", "homepage", "citation", "patch_sizes_m")
+"""Keys of a description that say nothing of what is packed."""
+_PARTS = ("modalities", "targets")
+"""Keys whose parts may be packed one without the other."""
+
+
+def record_facts(record: DatasetRecord, modalities: Collection[str], targets: Collection[str]) -> dict[str, Any]:
+    """What the tiles of a pack follow from, as plain values.
+
+    Args:
+        record: of the dataset.
+        modalities: keys of those that are packed.
+        targets: names of those that are packed.
+    """
+    return {
+        "targets": [facts for facts in target_facts(record) if facts["name"] in targets],
+        "targets_left_out": [target.name for target in record.targets if target.name not in targets],
+        "tile_m": record.tile_m,
+        "split_names": _split_names(record),
+        "description": _description(record, {*modalities, *targets}),
+    }
+
+
+def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
+    """What numbers of the targets mean, as plain values."""
+    return [
+        {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
+         if name not in ("about", "colours")}
+        for target in record.targets
+    ]  # fmt: skip
+
+
+def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
+    """In which facts a record differs from the index of a pack, in words; what an older index lacks may be anything."""
+    found = _target_changes(record, packed)
+    found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
+    if packed.get("description") is not None:
+        names = {*packed["records"], *(target["name"] for target in packed["targets"])}
+        old, new = packed["description"], _description(record, names) or {}
+        differing = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
+        return found + [f"{', '.join(differing)} of {record.found_as}"] * bool(differing)
+    if packed.get("tile_m", record.tile_m) != record.tile_m:
+        found.append(f"tile_m was {packed['tile_m']:g} and is {record.tile_m:g} now")
+    if packed.get("split_names", _split_names(record)) != _split_names(record):
+        found.append(f"splits were {', '.join(packed['split_names'])} and are {', '.join(_split_names(record))} now")
+    return found
+
+
+def _target_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
+    left_out = packed.get("targets_left_out", ())
+    old = {target["name"]: target for target in packed["targets"]}
+    new = {target["name"]: target for target in target_facts(record) if target["name"] not in left_out}
+    found = [
+        f"target {name!r} is only {'in the record' if name in new else 'in the pack'}"
+        for name in sorted(old.keys() ^ new.keys())
+    ]
+    for name in old.keys() & new.keys():
+        found += [f"{fact} of target {name!r} were {old[name].get(fact)!r} and are {value!r} now"
+                  for fact, value in new[name].items() if old[name].get(fact) != value]  # fmt: skip
+    return found
+
+
+def _split_names(record: DatasetRecord) -> list[str]:
+    """Values of the column `split`; which of them make up a split is decided when it is opened."""
+    return sorted(member for members in record.splits.values() for member in members)
+
+
+def _description(record: DatasetRecord, packed: Collection[str]) -> dict[str, str] | None:
+    """A checksum of what each key of the YAML file of own data says; None for other datasets."""
+    path = Path(record.found_as)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return None
+    import yaml
+
+    found: dict[str, str] = {}
+    for key, content in yaml.safe_load(path.read_text("utf-8")).items():
+        if key in _PARTS and isinstance(content, Mapping):
+            found |= {f"{key}.{name}": _checksum(part) for name, part in content.items() if name in packed}
+        elif key not in _WORDS:
+            found[key] = _checksum(content)
+    return found
+
+
+def _checksum(content: Any) -> str:
+    if isinstance(content, Mapping):
+        content = {str(key): part for key, part in content.items() if key not in ("about", "colours")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
