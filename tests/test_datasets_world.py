@@ -1,13 +1,16 @@
 """Generated and shipped data: the world as a dataset, six real pairs, and folders made ready to train on."""
 
+import fcntl
 import importlib.util
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from anysat.data.base import PACK_INDEX, open_dataset
 from anysat.data.datasets import bigearthnet_pairs as pairs
 from anysat.data.datasets.world import KEYS, MARKER, WorldSettings
 from anysat.data.pack import verify_pack
-from anysat.data.prepare import prepare, prepare_world
+from anysat.data.prepare import prepare, prepare_fetched, prepare_world
 from anysat.data.statistics import compute_statistics
 from anysat.data.world import FACTORS, THEMES, World
 from anysat.errors import RecordError, SourceError, UnknownNameError
@@ -254,6 +257,64 @@ def test_other_parameters_of_the_world_are_prepared_elsewhere(tmp_path, monkeypa
     before, _ = prepare_world(settings(), tmp_path)
     monkeypatch.setattr("anysat.data.world.PARAMETERS_SHA256", "other")
     assert prepare_world(settings(), tmp_path)[0] != before
+
+
+def test_another_format_of_packs_is_prepared_elsewhere(tmp_path, monkeypatch):
+    """An upgrade leaves alone what the version before it, which may still be in use, has made."""
+    monkeypatch.setattr("anysat.data.prepare.prepare", lambda name, root, home, **_: (home, None))
+    before, _ = prepare_world(settings(), tmp_path)
+    monkeypatch.setattr("anysat.data.pack.FORMAT", 3)
+    assert prepare_world(settings(), tmp_path)[0] != before
+
+
+@pytest.mark.parametrize("change", [{"format": 1}, {"targets": []}, {"shards": None}])
+def test_a_prepared_copy_that_cannot_be_opened_is_made_again(change, tmp_path):
+    root, _ = prepare_world(settings(), tmp_path)
+    index = json.loads((root / PACK_INDEX).read_text())
+    (root / PACK_INDEX).write_text(json.dumps(index | change))
+    root, _ = prepare_world(settings(), tmp_path)
+    assert json.loads((root / PACK_INDEX).read_text()) == index
+
+
+def test_statistics_that_cannot_be_read_are_made_again(tmp_path):
+    root, before = prepare_world(settings(), tmp_path)
+    (root.parent / "statistics.json").write_text("{")
+    assert prepare_world(settings(), tmp_path)[1].statistics == before.statistics
+
+
+def test_unfinished_work_of_another_version_is_begun_again(tmp_path, monkeypatch):
+    """Nobody could name another place for it, as the messages of the commands advise."""
+    with monkeypatch.context() as other:
+        other.setattr("anysat.data.pack.write.versions", lambda: {"numpy": "1"})
+        other.setattr("anysat.data.pack.write._finish", None)
+        with pytest.raises(TypeError):
+            prepare_world(settings(), tmp_path)
+    assert list(tmp_path.glob("*/packed.partial/*.tar"))
+    root, _ = prepare_world(settings(), tmp_path)
+    with monkeypatch.context() as other:
+        other.setattr("anysat.data.statistics.versions", lambda: {"numpy": "1"})
+        other.setattr("anysat.data.statistics._joined", None)
+        (root.parent / "statistics.json").unlink()
+        with pytest.raises(TypeError):
+            prepare_world(settings(), tmp_path)
+    assert list(tmp_path.glob("*/statistics.partial"))
+    assert prepare_world(settings(), tmp_path)[0] == root
+
+
+def test_files_are_fetched_only_where_there_is_no_copy_and_by_one_process_at_a_time(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(folder):
+        with (folder.parent / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fetched.append(folder)
+        return shutil.copytree(miniature("bigearthnet_pairs"), folder)
+
+    monkeypatch.setattr(pairs, "DATASET", replace(pairs.DATASET, fetch=fetch))
+    first = prepare_fetched("bigearthnet_pairs", tmp_path)
+    again = prepare_fetched("bigearthnet_pairs", tmp_path)
+    assert len(fetched) == 1
+    assert (again[0], again[1].statistics) == (first[0], first[1].statistics)
 
 
 def test_what_is_done_is_shown(tmp_path):

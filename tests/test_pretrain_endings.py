@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from anysat.data import statistics
 from anysat.errors import CollapseError, DivergedError, RunStoppedError
+from anysat.normalise import Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train import checkpoints
 from anysat.workflows import pretrain_report
 from anysat.workflows.pretrain import pretrain
-from tiny_pretraining import tiny
+from anysat.workflows.pretrain_run import open_part
+from tiny_pretraining import RADAR, tiny, world
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +62,34 @@ def test_a_loss_that_is_no_number_is_told_in_the_report(tmp_path, monkeypatch):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<b>Not finished:</b> 2 of 4 steps" in page
     assert "the loss was NaN or infinite" in page
+
+
+def test_statistics_of_two_parts_of_one_dataset_go_on_where_they_stopped(tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    config = tiny(tmp_path / "run", world(val_split=None), world("s1", val_split=None), resume=True, max_steps=1)
+    parts = [open_part(config, part) for part in config.data]
+    config = replace(config, data=[replace(one, world=None, root=str(opened.train.folder.root))
+                                   for one, opened in zip(config.data, parts, strict=True)])  # fmt: skip
+    done, do = [], statistics._Chunks.__call__
+
+    def stop_within_the_second(job, unit, advance):
+        if job.dataset.modalities == ("s1",) and unit == 3 and len(done) < 100:
+            done.extend([None] * 100)
+            raise Stopped
+        done.append(job.dataset.modalities)
+        do(job, unit, advance)
+
+    monkeypatch.setattr(statistics._Chunks, "__call__", stop_within_the_second)
+    with pytest.raises(Stopped):
+        pretrain(config)
+    pretrain(config)
+    after = done[done.index(None) :]
+    assert RADAR not in [tuple(sorted(one)) for one in after if one]
+    kept = Normaliser.read(tmp_path / "run" / "statistics.json")
+    assert set(kept.table("world")) == {"alos", "s1"}
+    assert [path.name for path in (tmp_path / "run").glob("statistics*")] == ["statistics.json"]
 
 
 def refuse(*args, **kwargs):

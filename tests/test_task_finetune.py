@@ -1,5 +1,7 @@
 """`anysat finetune` on small data: what it trains, and how it ends."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
 from anysat.tasks.predictor import load_task
 from anysat.train.checkpoints import checkpoint_steps
+from anysat.train.config import EngineConfig
 from anysat.train.metrics import read_metrics
+from anysat.workflows.finetune_run import _steps_per_epoch
 from task_commands import scores_of, world_words
 
 
@@ -22,6 +26,16 @@ def test_fine_tuning_changes_what_it_should_and_nothing_else(trained, run_task, 
     wanted = {"head": set(), "projectors": {"projectors"}, "lora": {"spatial", "fusion"}}
     assert changed == wanted.get(trained, {"projectors", "spatial", "fusion"})
     assert anysat.load(tmp_path / "run").config == load(small_weights).config
+
+
+def test_an_epoch_is_one_of_the_processes_that_train(monkeypatch):
+    """On a processor one, however many graphics cards there are."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = SimpleNamespace(train=range(320))
+    for accelerator, steps in (("cpu", 80), ("auto", 10)):
+        config = SimpleNamespace(batch_size=4, engine=EngineConfig(devices="auto", accelerator=accelerator))
+        assert _steps_per_epoch(config, data) == steps
 
 
 def test_layer_decay_moves_what_lies_below_less(run_task, small_weights, tmp_path):

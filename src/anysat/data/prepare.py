@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.base import DatasetRecord, find_dataset, open_dataset
 from anysat.data.work import Advance, make_folder, to_json, write_whole
+from anysat.errors import AnySatError, InputError
 
 if TYPE_CHECKING:
     from anysat.data.datasets.world import WorldSettings
@@ -33,13 +35,15 @@ def silent(_what: str, _total: int) -> Iterator[Advance]:
 
 
 def prepare(
-    name: str, root: Path, home: Path, *, workers: int = 1, progress: Progress = silent
+    name: str, root: Path | Callable[[], Path], home: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
     """The folder of a packed copy of a dataset, and the statistics of its training split.
 
+    What lies in `home` and cannot be opened or gone on with is made again.
+
     Args:
         name: dataset.
-        root: its folder.
+        root: its folder, or what makes it, which is called where there is no copy, by one process at a time.
         home: folder in which the copy (`packed`) and `statistics.json` are kept; the same for the same `root` only.
         workers: processes to work with.
         progress: shows what is done and how far it is.
@@ -49,24 +53,31 @@ def prepare(
         WriteError: the folder cannot be made.
         MissingFileError, SourceError: a tile cannot be read.
     """
-    from anysat.data.pack.write import pack_dataset
-    from anysat.data.statistics import compute_statistics
-    from anysat.normalise import Normaliser
-
     packed, statistics = home / "packed", home / "statistics.json"
     with _waiting(home):
-        if not (packed / PACK_INDEX).is_file():
-            every = open_dataset(name, root, "all")
-            with progress(f"packing {name}", len(every)) as advance:
-                pack_dataset(every, packed, shard_mb=SHARD_MB, workers=workers, advance=advance)
-        if not statistics.is_file():
-            train = open_dataset(name, packed, "train", targets=())
-            with progress(f"statistics of {name}", len(train)) as advance:
-                compute_statistics(
-                    train, partial=home / "statistics.partial", workers=workers, advance=advance,
-                    keep=lambda made: write_whole(statistics, to_json(made.to_dict())),
-                )  # fmt: skip
-    return packed, Normaliser.read(statistics)
+        if not _is_sound(lambda: open_dataset(name, packed, "all", layout="packed")):
+            shutil.rmtree(packed, ignore_errors=True)
+            _pack(name, root() if callable(root) else root, packed, workers, progress)
+        if not _is_sound(lambda: _read(statistics)):
+            _count(name, packed, statistics, workers, progress)
+    return packed, _read(statistics)
+
+
+def prepare_fetched(
+    name: str, cache: Path, *, workers: int = 1, progress: Progress = silent
+) -> tuple[Path, Normaliser]:
+    """Tiles that an installed package holds, packed, and their statistics; see `prepare`.
+
+    Args:
+        name: dataset whose record has `fetch`.
+        cache: folder of all that is prepared, as `data.cache.cache_folder` gives.
+        workers: processes to work with.
+        progress: shows what is done and how far it is.
+    """
+    record = find_dataset(name)
+    fetch, home = record.fetch, cache / f"{record.name}-{_digest(record)}"
+    assert fetch is not None, name
+    return prepare(name, lambda: fetch(home / "files"), home, workers=workers, progress=progress)
 
 
 def prepare_world(
@@ -74,8 +85,8 @@ def prepare_world(
 ) -> tuple[Path, Normaliser]:
     """Generated tiles, packed, and their statistics; see `prepare`.
 
-    They are kept in a folder of the cache whose name follows from the settings and from the parameters of
-    the world, so that another world is never taken for this one.
+    They are kept in a folder of the cache whose name follows from the settings, from the parameters of the world
+    and from how it is packed, so that another world, or that of another version, is never taken for this one.
 
     Args:
         settings: which tiles.
@@ -87,11 +98,65 @@ def prepare_world(
     from anysat.data.world import PARAMETERS_SHA256
 
     content = to_json(settings.to_dict())
-    home = cache / f"world-{hashlib.sha256(content + PARAMETERS_SHA256.encode()).hexdigest()[:16]}"
+    home = cache / f"world-{_digest(find_dataset('world'), content + PARAMETERS_SHA256.encode())}"
     with _waiting(home):
         if not (home / MARKER).is_file():  # written once: its time tells whether finished shards are still true
             write_whole(home / MARKER, content)
     return prepare("world", home, home, workers=workers, progress=progress)
+
+
+def _digest(record: DatasetRecord, content: bytes = b"") -> str:
+    """Another text for another way to pack, other targets or splits, and other content."""
+    from anysat.data.pack import FORMAT
+    from anysat.data.pack.record import record_facts
+
+    facts = record_facts(record, record.modalities, [target.name for target in record.targets])
+    return hashlib.sha256(to_json({"format": FORMAT, **facts}) + content).hexdigest()[:16]
+
+
+def _pack(name: str, root: Path, packed: Path, workers: int, progress: Progress) -> None:
+    from anysat.data.pack.write import pack_dataset
+
+    every = open_dataset(name, root, "all")
+    with progress(f"packing {name}", len(every)) as advance:
+        _do(
+            packed.with_name(f"{packed.name}.partial"),
+            lambda: pack_dataset(every, packed, shard_mb=SHARD_MB, workers=workers, advance=advance),
+        )
+
+
+def _count(name: str, packed: Path, statistics: Path, workers: int, progress: Progress) -> None:
+    from anysat.data.statistics import compute_statistics
+
+    train, partial = open_dataset(name, packed, "train", targets=()), statistics.with_name("statistics.partial")
+    with progress(f"statistics of {name}", len(train)) as advance:
+        _do(partial, lambda: compute_statistics(
+            train, partial=partial, workers=workers, advance=advance,
+            keep=lambda made: write_whole(statistics, to_json(made.to_dict())),
+        ))  # fmt: skip
+
+
+def _do(partial: Path, work: Callable[[], object]) -> None:
+    """Go on with unfinished work; where it is that of something else, such as an earlier version, begin again."""
+    try:
+        work()
+    except InputError:
+        shutil.rmtree(partial, ignore_errors=True)
+        work()
+
+
+def _read(statistics: Path) -> Normaliser:
+    from anysat.normalise import Normaliser
+
+    return Normaliser.read(statistics)
+
+
+def _is_sound(opened: Callable[[], object]) -> bool:
+    try:
+        opened()
+    except (AnySatError, ValueError, LookupError, TypeError, AttributeError):  # of values that are not what they were
+        return False
+    return True
 
 
 @contextlib.contextmanager

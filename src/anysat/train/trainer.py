@@ -95,7 +95,7 @@ def fit(
     stop = num_steps if max_steps is None else min(max_steps, num_steps)
     mathematics = {
         "optimiser": asdict(optimiser), "seed": seed, "num_steps": num_steps, "precision": engine.precision,
-        "micro_batches_per_step": _num_devices(engine) * engine.num_nodes * engine.accumulate,
+        "micro_batches_per_step": micro_batches_per_step(engine),
     }  # fmt: skip
     tensors = {}
     if found is not None:
@@ -166,6 +166,11 @@ def _uses_cuda(engine: EngineConfig) -> bool:
 def device_of(engine: EngineConfig) -> torch.device:
     """Where this process computes what follows a training, which leaves the objective on the processor."""
     return torch.device("cuda" if _uses_cuda(engine) else "cpu")
+
+
+def micro_batches_per_step(engine: EngineConfig) -> int:
+    """Of all processes together."""
+    return _num_devices(engine) * engine.num_nodes * engine.accumulate
 
 
 def _num_devices(engine: EngineConfig) -> int:

@@ -27,7 +27,7 @@ from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoin
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
-from anysat.train.trainer import Fitted, device_of, fit
+from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
@@ -181,9 +181,7 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
 
 
 def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
-    engine: Any = config.engine
-    devices = engine.devices if isinstance(engine.devices, int) else max(1, torch.cuda.device_count())
-    in_a_step = min(config.batch_size, len(data.train)) * devices * engine.num_nodes * engine.accumulate
+    in_a_step = min(config.batch_size, len(data.train)) * micro_batches_per_step(config.engine)
     return max(1, len(data.train) // in_a_step)
 
 

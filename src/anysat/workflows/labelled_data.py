@@ -76,7 +76,7 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
         InputError, MissingFileError: no folder is given, or there is none.
     """
     from anysat.data.cache import cache_folder
-    from anysat.data.prepare import prepare, prepare_world
+    from anysat.data.prepare import prepare_fetched, prepare_world
     from anysat.workflows.progress import progress_bar
 
     record = find_dataset(data.dataset)
@@ -85,8 +85,7 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
 
         return prepare_world(WorldSettings.of(data.world), cache_folder(), workers=2, progress=progress_bar)
     if data.root is None and record.fetch is not None:
-        home = cache_folder() / record.name
-        return prepare(data.dataset, record.fetch(home / "files"), home, progress=progress_bar)
+        return prepare_fetched(data.dataset, cache_folder(), progress=progress_bar)
     if data.root is None:
         raise InputError("--data.root", f"the folder of {record.title}", "none", f"get it from {record.homepage}")
     if not Path(data.root).exists():

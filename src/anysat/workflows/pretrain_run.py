@@ -133,7 +133,7 @@ def _report(
 
 def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:
     """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache."""
-    from anysat.data.prepare import prepare, prepare_world
+    from anysat.data.prepare import prepare_fetched, prepare_world
 
     record, normaliser = find_dataset(part.dataset), None
     if part.world is not None:
@@ -141,8 +141,7 @@ def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:
 
         root, normaliser = prepare_world(WorldSettings.of(part.world), cache_folder(), workers=2, progress=progress_bar)
     elif part.root is None and config.data_root is None and record.fetch is not None:
-        home = cache_folder() / record.name
-        root, normaliser = prepare(part.dataset, record.fetch(home / "files"), home, progress=progress_bar)
+        root, normaliser = prepare_fetched(part.dataset, cache_folder(), progress=progress_bar)
     else:
         root = config.folder_of(part)
 
@@ -255,18 +254,28 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
         wait_for(kept)
         return Normaliser.read(kept)
     if not kept.is_file():
-        made = [part.normaliser or _computed(config, part, run) for part in parts]
+        made = [part.normaliser or _computed(config, number, part, run) for number, part in enumerate(parts, 1)]
         write_whole(kept, to_json(_together(made).to_dict()))
+        for part_kept in run.path.glob(_STATISTICS_OF_PART.format("*", "*")):
+            part_kept.unlink()
     return Normaliser.read(kept)
 
 
-def _computed(config: PretrainConfig, part: OpenPart, run: RunFolder) -> Normaliser:
+_STATISTICS_OF_PART = "statistics-{}-{}.json"
+"""File of one part's figures until those of all are there: its number, and its dataset."""
+
+
+def _computed(config: PretrainConfig, number: int, part: OpenPart, run: RunFolder) -> Normaliser:
     """Statistics of a part's training tiles, kept so that a run that is stopped meanwhile goes on."""
+    kept = run.path / _STATISTICS_OF_PART.format(number, part.train.name)
+    if kept.is_file():
+        return Normaliser.read(kept)
     count = min(len(part.train), config.statistics_tiles)
     with progress_bar(f"statistics of {part.train.name}", count) as advance:
         return compute_statistics(
-            part.train, partial=run.path / f"statistics-{part.train.name}.tmp", advance=advance,
+            part.train, partial=kept.with_suffix(".tmp"), advance=advance,
             workers=max(1, config.engine.num_workers), num_samples=config.statistics_tiles, seed=config.seed,
+            keep=lambda made: write_whole(kept, to_json(made.to_dict())),
         )  # fmt: skip
 
 
