@@ -1,6 +1,9 @@
 """What a batch takes in memory, where its tiles differ."""
 
+import multiprocessing
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +32,26 @@ class Rasters:
             )
             for index, kind in zip(plan.indices, self.types, strict=True)
         ]  # fmt: skip
+
+
+KEPT = []
+
+
+def leave_open():
+    """Ends while a loader is read, as where an error's trace keeps it."""
+    KEPT.append(iter(Loader(source=Rasters(("u1", "u1")), start=0, stop=1000, num_workers=1)))
+    next(KEPT[0])
+
+
+def test_a_process_that_ends_with_a_loader_open_ends_those_that_read(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    process = multiprocessing.get_context("spawn").Process(target=leave_open)
+    process.start()
+    process.join(60)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(("types", "wanted"), [(("u1", "i2"), torch.int16), (("u1", "f8"), torch.float64),

@@ -7,7 +7,10 @@ batch is not copied again and open files do not run out.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -122,9 +125,22 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    """A signal to all processes of a job must not end those whose batches the parent waits for; it ends them itself."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """A signal to all processes of a job must not end those whose batches the parent waits for; it ends them itself.
+
+    To ignore SIGTERM would not do: the parent ends by it those that it has not told to end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by, args=(parent.pid,), daemon=True).start()
+
+
+def _end_by(process: int) -> None:
+    """End at once when this process sends SIGTERM, with the status that torch gives then."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(0)
 
 
 @dataclass(frozen=True)
