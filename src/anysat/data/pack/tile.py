@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
+from anysat.data.absent import nothing_of
 from anysat.data.files.numpy_files import refuse_giant
 from anysat.errors import AnySatError, InputError, SourceError
 from anysat.modalities import MODALITIES, Modality
@@ -244,17 +245,9 @@ def _build(
         if extent_m is None:
             problem = f"sample {facts['id']} has none of {', '.join(modalities)}, only {', '.join(facts['parts'])}"
             raise SourceError("packed tile", problem, "ask for one of these, or leave it out")
-        observations[modalities[0]] = _nothing(records[modalities[0]], extent_m)
+        observations[modalities[0]] = nothing_of(records[modalities[0]], extent_m)
     return Tile(observations=observations, id=facts["id"], dataset=facts["dataset"], targets=found,
                 geobox=_geobox(facts.get("geobox")))  # fmt: skip
-
-
-def _nothing(modality: Modality, extent_m: float) -> Observation:
-    """What a sensor that saw nothing tells of a tile: a series has one date."""
-    side_px = 1 if modality.covers_tile else round(extent_m / modality.gsd_m)
-    shape = (*([1] if modality.is_temporal else []), len(modality.bands), side_px, side_px)
-    dates = ["2020-01-01"] if modality.is_temporal else None
-    return Observation.of(modality, np.zeros(shape, np.float32), dates=dates, valid=np.zeros(shape, bool))
 
 
 def parts_are_sound(content: bytes) -> bool:
