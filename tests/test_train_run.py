@@ -255,6 +255,12 @@ def test_a_metric_that_nothing_measures_is_refused(tmp_path):
         train(tmp_path / "b", keep={"keep_best": "val/accuracy"}, monitors=[Watch([1.0] * 9)])
 
 
+@pytest.mark.parametrize(("warmup", "told"), [(1, False), (2, True)])
+def test_a_learning_rate_that_only_rises_is_told(tmp_path, caplog, warmup, told):
+    train(tmp_path / "run", num_steps=2, optimiser={"warmup_steps": warmup})
+    assert ("the learning rate only rises" in caplog.text) == told
+
+
 def test_float16_is_refused_on_a_cpu(tmp_path):
     with pytest.raises(RecordError, match="precision: expected '32' or 'bf16' on a CPU, got '16'"):
         train(tmp_path / "run", engine={"precision": "16"})

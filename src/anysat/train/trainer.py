@@ -30,6 +30,7 @@ from anysat.train.schedule import Plateau
 from anysat.train.signals import handlers_put_back
 from anysat.train.tensors import load_objective
 
+_log = logging.getLogger(__name__)
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -135,6 +136,10 @@ def _check(
         raise RecordError("max_steps", max_steps, "1 or more, or null")
     if engine.precision == "16" and not _uses_cuda(engine):
         raise RecordError("precision", engine.precision, "'32' or 'bf16' on a CPU")
+    if optimiser.warmup_steps >= num_steps:
+        _log.warning(
+            "the learning rate only rises: %d warm-up steps in a training of %d", optimiser.warmup_steps, num_steps
+        )
     if optimiser.schedule == "plateau":
         check_metric("plateau_metric", optimiser.plateau_metric, monitors)
     if keep.keep_best is not None:
