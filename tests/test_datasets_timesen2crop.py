@@ -46,6 +46,15 @@ def test_columns_with_the_names_of_the_bands_are_read_by_name(root):
     assert whole.values[0, whole.modality.find_band("B8A"), 0, 0] == 700
 
 
+@pytest.mark.parametrize("header", [["index", *GENERIC], [*REAL, "B1", "B9"], [*REAL, "B8"]])
+def test_further_columns_are_left_out(root, header):
+    count = len(header) - 10
+    seen = rewritten(root, header, lambda rows: [["7"] * count + row if header[0] == "index" else row + ["7"] * count
+                                                 for row in rows])  # fmt: skip
+    assert seen.values[0, seen.modality.find_band("B12"), 0, 0] == 900
+    assert not (seen.values == 7).any()
+
+
 @pytest.mark.parametrize(
     "header",
     [

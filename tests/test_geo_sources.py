@@ -99,8 +99,17 @@ def test_files_without_a_date_are_all_named(tmp_path):
         write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES)
     with pytest.raises(SourceError, match=r"a.tif, .*b.tif: no date in the file name .*as 20200601$"):
         opened(f"s2={tmp_path}")
-    with pytest.raises(SourceError, match=r"a.tif, .*b.tif: .*show the same ground, and @2020-06-01 would make one"):
-        opened(f"s2={tmp_path}@2020-06-01")
+
+
+@pytest.mark.parametrize("given", ["aerial={}", "aerial={}@2020-06-01"])
+def test_undated_files_of_the_same_ground_are_told_to_make_one_image(tmp_path, given):
+    for name in ("a.tif", "b.tif"):
+        write_tif(tmp_path / name, ramp(4, 10, 10), geobox((10, 10), 0.2))
+    write_tif(tmp_path / "c.tif", ramp(4, 10, 10), geobox((10, 10), 0.2, LEFT + 1.2))  # shares less than half
+    note = "one image is made of files without a date that show the same ground, the first on top: a.tif, b.tif"
+    assert note in opened(given.format(tmp_path)).notes
+    (tmp_path / "b.tif").unlink()
+    assert not any("one image" in note for note in opened(given.format(tmp_path)).notes)
 
 
 def test_undated_pieces_of_one_image_may_be_given_its_date(tmp_path):
@@ -117,15 +126,23 @@ def test_a_date_is_found_in_a_name(tmp_path, name):
     assert str(opened(f"s2={path}").dates[0]) == "2020-04-12"
 
 
-def test_a_pixel_size_and_a_number_are_no_date():
-    assert date_in("tile_2020_10_20m") is None
-    assert date_in("20200412991031") is None
+@pytest.mark.parametrize("text", ["tile_2020_10_20m", "20200412991031", "GOES_s20201101201150"])
+def test_other_numbers_are_no_date(text):
+    assert date_in(text) is None
+
+
+def test_numbers_of_a_grid_are_no_dates_of_a_photo(tmp_path):
+    for name, left in (("ortho_2000_10_11.tif", 0), ("ortho_2000_10_12.tif", 2)):
+        write_tif(tmp_path / name, ramp(4, 10, 10), geobox((10, 10), 0.2, LEFT + left))
+    assert len(opened(f"aerial={tmp_path}").footprint.geoboxes) == 2
 
 
 def test_files_written_on_one_day_are_no_series_of_that_day(tmp_path):
+    tags = {"TIFFTAG_DATETIME": "2023:01:15 10:00:00"}
+    write_tif(tmp_path / "a.tif", ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES, tags=tags)
+    assert str(opened(f"s2={tmp_path}").dates[0]) == "2023-01-15"
     for name in ("a.tif", "b.tif"):
-        write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES,
-                  tags={"TIFFTAG_DATETIME": "2023:01:15 10:00:00"})  # fmt: skip
+        write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5)), names=S2_NAMES, tags=tags)
     with pytest.raises(SourceError, match=r"a.tif, .*b.tif: no date in the file name"):
         opened(f"s2={tmp_path}")
 

@@ -226,16 +226,21 @@ def test_gradients_of_attention_are_those_of_its_definition(has_bias, pairs, dty
 
 
 def test_attention_that_is_learnt_asks_torch_where_scores_would_fill_the_memory(monkeypatch):
-    query = torch.zeros(1, 1, 1, 8, requires_grad=True).expand(1, 12, 4096, 8)
+    query = torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16, requires_grad=True).expand(1, 12, 1024, 8)
     asked = []
     monkeypatch.setattr(
         layers.functional, "scaled_dot_product_attention", lambda query, *_, **__: asked.append(1) or query
     )
     attend(query, query, query, None)
     assert asked
-    few = query[:, :, :1024]
+    few = query[:, :, :512]
     assert attend(few, few, few, None).shape == few.shape
     assert len(asked) == 1
+    attend(few.float(), few.float(), few.float(), None)  # whose own gradient is as quick
+    assert len(asked) == 2
+    learnt = torch.zeros(1, 1, 1024, 1024, requires_grad=True)  # with which torch fuses nothing
+    assert attend(query, query, query, learnt).shape == query.shape
+    assert len(asked) == 2
 
 
 def test_an_invalid_subpatch_leaves_the_spatial_attention():

@@ -1,14 +1,18 @@
 """Samples of which no sensor asked for has anything: wholly invalid tiles, which end no training."""
 
+import json
 import shutil
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
 from anysat.batch import Batch, Tile
-from anysat.data.base import open_dataset
+from anysat.data.base import PACK_INDEX, open_dataset
 from anysat.data.pack.tile import decode_tile, encode_tile
+from anysat.data.pack.write import pack_dataset
+from anysat.data.statistics import compute_statistics
 from anysat.errors import InputError, StatisticsError
 from anysat.modalities import MODALITIES
 from anysat.normalise import Normaliser
@@ -105,6 +109,22 @@ def test_it_stacks_beside_tiles_that_have_something_and_is_packed(tmp_path):
     assert batch.observations["s1"].units == tiles[1].observations["s1"].units
     back = decode_tile(encode_tile(tiles[0])[0])
     assert not back.observations["s1"].valid.any()
+
+
+def no_first_radar(root):
+    path = sorted(root.glob("sentinel/*.h5"))[0]
+    with h5py.File(path, "a") as file:
+        del file["sen-1-asc-data"]
+
+
+def test_statistics_and_packs_have_the_unit_of_what_was_seen(tmp_path):
+    """TreeSatAI's radar is linear, that of the table is in dB, which is what a tile without any says."""
+    tiles = opened("treesatai_ts", "training", tmp_path, no_first_radar, ["s1-asc"])
+    units = {tile.observations["s1-asc"].units[0] for tile in tiles}
+    assert units == {"dB", "linear"}
+    assert compute_statistics(tiles).statistics["treesatai_ts"]["s1-asc"].units[0] == "linear"
+    pack_dataset(tiles, tmp_path / "packed")
+    assert json.loads((tmp_path / "packed" / PACK_INDEX).read_text())["units"]["s1-asc"][0] == "linear"
 
 
 def test_asking_for_nothing_at_all_is_still_refused():

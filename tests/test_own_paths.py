@@ -9,7 +9,7 @@ from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from geo_builders import geobox, ramp, write_tif
-from own_builders import S2, described, image, tabled
+from own_builders import COVER, S2, described, image, tabled
 
 
 def _open(root, **content):
@@ -121,6 +121,35 @@ def test_a_quality_layer_masks_clouds(tmp_path, mask, quality):
     seen = _open(tmp_path, **_at("s2/{id}", quality=quality))[0].observations["s2"]
     assert seen.valid[..., 2:].all()
     assert not seen.valid[..., :2].any()
+
+
+def test_the_split_in_the_path_of_a_mask_is_the_cell_of_the_table(tmp_path):
+    write_tif(image(tmp_path / "mask" / "there" / "t0.tif"), np.zeros((1, 8, 8), "uint8"), geobox((8, 8)))
+    quality = {"kind": "scl", "layer": "mask/{split}/{id}.tif"}
+    content = _at("s2/{id}.tif", quality=quality) | {"splits": {"shares": {"train": 0.5, "val": 0.5}}}
+    seen = tabled(tmp_path, "id,split\nt0,there\n", **content)[0].observations["s2"]
+    assert not seen.valid.any()
+
+
+def test_a_mask_of_a_sensor_that_is_not_asked_for_is_not_looked_for(tmp_path):
+    for name in ("s2", "s1"):
+        image(tmp_path / name / "t0.tif")
+    masked = {
+        "path": "s2/{id}.tif",
+        "quality": {"kind": "scl", "layer": "scl/{id}.tif"},
+        "dates": ["1999-01-01", "1999-12-31"],
+    }
+    both = {"s1": {"path": "s1/{id}.tif", "bands": [*["-"] * 8, "VV", "VH"]}, "s2": masked}
+    dataset = open_dataset(described(tmp_path, modalities=both), tmp_path, "all", modalities=["s1"])
+    assert dataset[0].observations["s1"].valid.any()
+
+
+def test_label_rasters_that_are_not_asked_for_are_not_read(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    described(tmp_path, targets={"cover": COVER})
+    assert open_dataset(str(tmp_path / "mine.yaml"), tmp_path, "all", targets=())[0].targets == {}
+    with pytest.raises(MissingFileError, match="raster of target 'cover'"):
+        open_dataset(str(tmp_path / "mine.yaml"), tmp_path, "all")[0]
 
 
 def test_a_quality_raster_that_is_missing_is_named(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,7 +15,8 @@ import yaml
 
 from anysat.batch import Batch, Tile
 from anysat.cli import main
-from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.base import PACK_INDEX, find_dataset, open_dataset
+from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import decode_tile, encode_tile
 from anysat.data.pack.write import pack_dataset
 from anysat.data.statistics import compute_statistics
@@ -144,6 +146,20 @@ def test_a_packed_tile_without_what_was_asked_for_is_wholly_invalid(forest, tmp_
     assert not lacking.observations["spot"].valid.any()
     assert lacking.observations["spot"].values.shape == (3, 10, 10)
     assert Batch.of([having, lacking]).observations["spot"].valid.flatten(1).all(1).tolist() == [True, False]
+
+
+def test_a_pack_in_which_no_tile_has_an_optional_sensor_is_opened(forest, tmp_path):
+    spot = {"path": "spot/{id}.tif", "optional": True}
+    name = edited(forest, modalities={"aerial": {"path": "aerial/{id}.tif"}, "spot": spot})
+    pack_dataset(open_dataset(name, forest, "all"), tmp_path / "packed")
+    assert len(open_dataset(name, tmp_path / "packed", "all")) == 2
+
+
+def test_a_key_of_a_description_may_be_a_number_beside_words(forest, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text("title: odd\nsplits: {shares: {1: a, b: 2}}\n")
+    record = replace(find_dataset(str(forest / "forest.yaml")), found_as=str(path))
+    assert record_facts(record, (), ())["description"].keys() == {"splits"}
 
 
 def test_a_member_of_a_shard_without_what_was_asked_for_says_what_it_has():

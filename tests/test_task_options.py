@@ -41,6 +41,7 @@ def test_the_shape_of_a_new_encoder_is_refused_beside_weights():
     with pytest.raises(RecordError, match="--weights null"):
         FinetuneConfig(model=shape)
     assert FinetuneConfig(model=shape, weights=None).model is shape
+    FinetuneConfig(model=shape, resume=True)  # a run that was begun when nothing listened to it
 
 
 def test_fine_tuning_in_shards_is_refused_before_it_begins():

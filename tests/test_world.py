@@ -396,6 +396,8 @@ def test_make_writes_a_dataset_and_says_what_to_do_next(tmp_path, capsys):
     assert f"anysat datasets check treesatai_ts {tmp_path / 'd'}" in said
     assert "2 generated tiles in the training layout of TreeSatAI-TS" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+    assert make(tmp_path / "e", "--layout", "biomassters", "--form", "training", "--tiles", 1) == 0
+    assert "3 generated tiles" in capsys.readouterr().out  # of which each list has one
 
 
 def test_make_gives_the_same_files_for_the_same_seed(tmp_path):

@@ -57,6 +57,10 @@ class InputError(AnySatError, ValueError):
         super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
 
 
+class OtherWorkError(InputError):
+    """A folder of unfinished work that was begun otherwise, or holds other files."""
+
+
 class ExtentError(AnySatError, ValueError):
     """Modalities of one tile that do not cover the same ground."""
 

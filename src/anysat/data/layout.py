@@ -210,7 +210,11 @@ class DatasetFolder:
         Raises:
             MissingFileError, SourceError: as `read`.
         """
-        return read_shape(self.path(name, **fields), self.layout[name].described)
+        path, entry = self.path(name, **fields), self.layout[name]
+        found = read_shape(path, entry.described)
+        if entry.shape and len(found) != len(entry.shape):
+            raise SourceError(path, f"it is of shape {found}", f"expected {entry.described}")
+        return found
 
     def write(self, contents: Mapping[str, Any], geobox: Any = None, **fields: Any) -> None:
         """Write the entries of one sample, those of one file together, in the types and shapes of the table."""

@@ -127,7 +127,8 @@ def _as_it_is(item: Any) -> Any:
 def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
     """A signal to all processes of a job must not end those whose batches the parent waits for; it ends them itself.
 
-    To ignore SIGTERM would not do: the parent ends by it those that it has not told to end.
+    Of processes that were forked; others may have threads by then, which take the signal as before. To ignore SIGTERM
+    would not do: the parent ends by it those that it has not told to end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

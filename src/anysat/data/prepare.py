@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from anysat.data.base import DatasetRecord, find_dataset, open_dataset
 from anysat.data.work import Advance, make_folder, to_json, write_whole
-from anysat.errors import AnySatError, InputError
+from anysat.errors import AnySatError, OtherWorkError
 
 if TYPE_CHECKING:
     from anysat.data.datasets.world import WorldSettings
@@ -140,7 +140,7 @@ def _do(partial: Path, work: Callable[[], object]) -> None:
     """Go on with unfinished work; where it is that of something else, such as an earlier version, begin again."""
     try:
         work()
-    except InputError:
+    except OtherWorkError:
         shutil.rmtree(partial, ignore_errors=True)
         work()
 

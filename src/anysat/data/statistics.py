@@ -84,6 +84,14 @@ class BandSums:
             is_whole=np.ones(num, bool), histogram=np.zeros((num, 1 << _CODE_BITS), np.int64),
         )  # fmt: skip
 
+    def require_units(self, units: Sequence[str], where: str) -> None:
+        """Refuse valid values in other units than those before; what was never valid has none."""
+        if not self.count.any():
+            self.units = tuple(units)
+        elif self.units != tuple(units):
+            raise StatisticsError(where, f"its units are {', '.join(units)}, those of tiles before it "
+                                  f"{', '.join(self.units)}", "one dataset has one unit per band")  # fmt: skip
+
     def add(self, observation: Observation) -> None:
         """Take in the values of one tile."""
         for index in range(len(self.bands)):
@@ -218,7 +226,9 @@ class _Chunks:
             for key, observation in tile.observations.items():
                 if key not in sums:
                     sums[key] = BandSums.empty(observation.modality.band_names, observation.units)
-                _check_units(sums[key], observation.units, f"{key} in tile {tile.id} of {self.dataset.name}")
+                if observation.valid.any():
+                    where = f"{key} in tile {tile.id} of {self.dataset.name}"
+                    sums[key].require_units(observation.units, where)
                 sums[key].add(observation)
             advance(1)
         content: dict[str, Any] = {
@@ -227,12 +237,6 @@ class _Chunks:
         file = io.BytesIO()
         np.savez_compressed(file, modalities=np.array(list(sums), dtype=str), files=np.array(digest), **content)
         write_whole(self.path(unit), file.getvalue())
-
-
-def _check_units(sums: BandSums, units: Sequence[str], where: str) -> None:
-    if sums.units != tuple(units):
-        raise StatisticsError(where, f"its units are {', '.join(units)}, those of tiles before it "
-                              f"{', '.join(sums.units)}", "one dataset has one unit per band")  # fmt: skip
 
 
 def compute_statistics(
@@ -318,7 +322,8 @@ def _joined(paths: Iterable[Path]) -> dict[str, BandSums]:
             bands, units = names.tolist()
             if key not in sums:
                 sums[key] = BandSums.empty(bands, units)
-            _check_units(sums[key], units, f"{key} in {path}")
+            if figures[1].any():  # values that are valid
+                sums[key].require_units(units, f"{key} in {path}")
             sums[key].join_arrays(figures, histogram)
     return sums
 

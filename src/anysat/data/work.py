@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import anysat
-from anysat.data.layout import DatasetFolder, Layout
-from anysat.errors import AnySatError, InputError, UnfinishedError, WriteError
+from anysat.data.layout import FIELD, DatasetFolder, Layout
+from anysat.errors import AnySatError, InputError, OtherWorkError, UnfinishedError, WriteError
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -39,7 +38,6 @@ Job = Callable[[int, Advance], object]
 """Does one unit, by number; must travel to another process."""
 PLAN = "plan.json"
 LOCK = "lock"
-_FIELD = re.compile(r"{(\w+)}")
 _WORDS = ("source", "about")
 """Parts of a record that say nothing of what is read."""
 _WATCH_SECONDS = 0.2
@@ -110,7 +108,7 @@ class TileFiles:
                     self._add(pattern, DatasetFolder(self.root, only), entry.name)
 
     def _add(self, pattern: str, folder: DatasetFolder, name: str) -> None:
-        fields = tuple(dict.fromkeys(_FIELD.findall(pattern)))
+        fields = tuple(dict.fromkeys(FIELD.findall(pattern)))
         known = tuple(field for field in fields if field in self.samples.columns)
         rows = range(len(self.samples))
         if known == fields:
@@ -180,13 +178,13 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
     """Open the folder of unfinished work, or find it as it was left.
 
     Raises:
-        InputError: what lies there is the beginning of something else.
+        OtherWorkError: what lies there is the beginning of something else.
     """
     path = folder / PLAN
     make_folder(folder)
     others = (child for child in folder.iterdir() if child.name != LOCK and not child.name.endswith(".tmp"))
     if not path.exists() and any(others):
-        raise InputError(str(folder), "an empty folder or unfinished work", "other files", "give another --out")
+        raise OtherWorkError(str(folder), "an empty folder or unfinished work", "other files", "give another --out")
     if not path.exists():
         write_whole(path, to_json(plan))
     compare(folder, json.loads(path.read_text("utf-8")), plan)
@@ -247,11 +245,11 @@ def compare(folder: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     """Refuse to go on with work that was begun by another plan.
 
     Raises:
-        InputError: a fact of the plan differs from what was found.
+        OtherWorkError: a fact of the plan differs from what was found.
     """
     differing = [key for key, fact in json.loads(to_json(plan)).items() if found.get(key) != fact]
     if differing:
-        raise InputError(
+        raise OtherWorkError(
             f"unfinished work in {folder}", f"the beginning of this ({_shown(plan, differing)})",
             f"that of something else ({_shown(found, differing)})", "remove that folder, or give another --out",
         )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anysat.errors import RecordError
 from anysat.geo.conventions import uri
-from anysat.geo.outline import bbox_of, outline
+from anysat.geo.outline import outline
 from anysat.geo.stored import StoredGroup, open_stored, provenance_of
 from anysat.geo.tables import times_of
 from anysat.geo.writers import staged
@@ -175,10 +175,10 @@ def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
     from pystac.extensions.processing import ProcessingExtension
     from pystac.extensions.projection import ProjectionExtension
 
-    footprint = outline(group.geobox)
+    footprint, bbox = outline(group.geobox)
     start, end = _interval(group, run)
     item = pystac.Item(
-        id=f"{store.stem}-{group.name}", geometry=footprint, bbox=bbox_of(footprint), datetime=None, properties={},
+        id=f"{store.stem}-{group.name}", geometry=footprint, bbox=bbox, datetime=None, properties={},
         start_datetime=start, end_datetime=end,
     )  # fmt: skip
     item.common_metadata.gsd = abs(group.geobox.resolution.x)

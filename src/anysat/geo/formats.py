@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
     """One GeoTIFF: all its bands, one date."""
     _refuse_part(path, wanted.part)
-    return [_tiff_layer(path, (*_DATE_TAGS, _WRITTEN_TAG))]
+    return [_tiff_layer(path, wanted, (*_DATE_TAGS, _WRITTEN_TAG))]
 
 
 def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
@@ -56,7 +56,8 @@ def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF)
     if not files:
         raise SourceError(path, "the folder holds no GeoTIFF", "give a folder of .tif files, a file or a .zarr folder")
-    return [_tiff_layer(file, _DATE_TAGS) for file in files]  # of a series all may have been written on one day
+    tags = _DATE_TAGS if len(files) > 1 else (*_DATE_TAGS, _WRITTEN_TAG)  # all may have been written on one day
+    return [_tiff_layer(file, wanted, tags) for file in files]
 
 
 def read_netcdf(path: Path, wanted: Wanted) -> list[Layer]:
@@ -165,7 +166,7 @@ def _open_tiff(path: Path) -> Any:
     return rasterio.open(path, driver=_DRIVER)
 
 
-def _tiff_layer(path: Path, date_tags: Sequence[str]) -> Layer:
+def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
     from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -180,7 +181,7 @@ def _tiff_layer(path: Path, date_tags: Sequence[str]) -> Layer:
             scalings = tuple(zip(file.scales, file.offsets, strict=True))
     if len(bands) == 1 and not bands[0]:
         bands = [names_in_stem(path)]
-    date = date_in(path.stem)
+    date = date_in(path.stem, is_strict=not wanted.modality.is_temporal)
     for tag in date_tags:
         date = date or date_in(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(tag, "")))
     scaled = any(scaling != (1, 0) for scaling in scalings)

@@ -41,7 +41,7 @@ _UNIT_OF = {spelling: unit for unit, spellings in _UNIT_SPELLINGS.items() for sp
 _TIME = r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?(?!\d)"
 _DATES = (
     re.compile(r"(?<!\d)((?:19|20)\d\d)(-?)(\d\d)\2(\d\d)(?!\d)"),
-    re.compile(r"(?<!\d)((?:19|20)\d\d)()(\d\d)(\d\d)" + _TIME),  # 20200412101031
+    re.compile(r"(?<![0-9A-Za-z])((?:19|20)\d\d)()(\d\d)(\d\d)" + _TIME),  # 20200412101031
     re.compile(r"(?<!\d)((?:19|20)\d\d)([_.])(\d\d)\2(\d\d)(?![0-9A-SU-Za-z])"),  # but not 2020_10_20m
 )
 """Spellings of a date, those that are least mistaken first."""
@@ -183,13 +183,15 @@ def known_unit(spelling: str | None) -> str | None:
     return _UNIT_OF.get((spelling or "").strip().lower())
 
 
-def date_in(text: str) -> np.datetime64 | None:
+def date_in(text: str, *, is_strict: bool = False) -> np.datetime64 | None:
     """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text, else YYYYMMDDhhmmss, YYYY_MM_DD or YYYY.MM.DD.
+
+    The strict do not look for the latter, which may be other numbers.
 
     >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02"), date_in("s2_2020_04_12")
     (np.datetime64('2017-06-13'), np.datetime64('2020-04-12'))
     """
-    for spelling in _DATES:
+    for spelling in _DATES[:1] if is_strict else _DATES:
         for year, _, month, day in spelling.findall(text):
             try:
                 return np.datetime64(f"{year}-{month}-{day}", "D")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.layers import Layer, known_unit
@@ -140,7 +139,7 @@ def match_dates(
         raise SourceError(
             some([c.layer.path for c in undated]),
             f"no date in the file name or its tags, and {modality.key!r} needs one",
-            f"write that of each into its name, as 20200601{f'; or {give}' if one_day(undated) else ''}",
+            f"write that of each into its name, as 20200601{'' if twins(undated) else f'; or {give}'}",
         )
     if undated:
         return [c._replace(steps=(0,)) for c in chosen], None
@@ -162,38 +161,28 @@ def match_dates(
     return [c for c in placed if c.times], dates
 
 
-def refuse_twins(undated: Sequence[Chosen], date: np.datetime64) -> None:
-    """Refuse undated layers that the given date would make one image, of which one would hide the others.
-
-    Raises:
-        SourceError: two of them show the same ground in the same band.
-    """
-    if not one_day(undated):
-        raise SourceError(
-            some([c.layer.path for c in undated]),
-            f"they do not tell their dates and show the same ground, and @{date} would make one image of them",
-            "write the date of each into its name, as 20200601",
-        )
-
-
-def one_day(undated: Sequence[Chosen]) -> bool:
-    """Whether undated layers may be parts of one image: none shows most of another's ground in the same band."""
-    found: dict[object, list[tuple[float, ...]]] = {}
+def twins(undated: Sequence[Chosen]) -> list[str]:
+    """Paths of undated layers that are no parts of one image: two show most of each other's ground in one band."""
+    found: dict[object, dict[str, tuple[float, ...]]] = {}
     for c in undated:
         if (geobox := c.layer.geobox) is not None:
+            grid = str(geobox.crs), round(geobox.resolution.x, 6)
             for target in c.targets:
-                found.setdefault((target, str(geobox.crs)), []).append(geobox.boundingbox.bbox)
-    return not any(_has_twins(np.array(boxes)) for boxes in found.values())
+                found.setdefault((target, *grid), {})[c.layer.path] = geobox.boundingbox.bbox
+    alike = {tuple(boxes.items()) for boxes in found.values()}  # of most files all bands lie on one grid
+    return sorted({path for boxes in alike for path in _alike(dict(boxes))})
 
 
-def _has_twins(boxes: NDArray[np.float64]) -> bool:
-    """Whether two of some boxes (left bottom right top) share more than half of the smaller one."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    np.fill_diagonal(shared, 0)
-    return bool((shared > np.minimum(area[:, None], area[None]) / 2).any())
+def _alike(boxes: Mapping[str, tuple[float, ...]]) -> list[str]:
+    """Those of some boxes (left bottom right top) that share more than half of the larger one with another."""
+    import shapely
+
+    paths, shapes = list(boxes), shapely.box(*np.array(list(boxes.values())).T)
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    one, other = one[one != other], other[one != other]
+    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+    most = np.maximum(shapely.area(shapes[one]), shapely.area(shapes[other]))
+    return [paths[place] for place in np.unique(one[shared > most / 2])]
 
 
 def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Chosen:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
@@ -16,33 +16,63 @@ _DIGITS = 7
 """Of degrees: to the centimetre."""
 
 
-def outline(geobox: GeoBox) -> dict[str, Any]:
-    """The edge of a grid in longitude and latitude (WGS 84): a polygon, or one on either side of 180 degrees."""
+class Outline(NamedTuple):
+    """The edge of a grid in longitude and latitude (WGS 84)."""
+
+    geometry: dict[str, Any]
+    """A polygon, or polygons on either side of 180 degrees."""
+    bbox: list[float]
+    """West, south, east and north; west is greater than east where it lies on both sides of 180 degrees."""
+
+
+def outline(geobox: GeoBox) -> Outline:
+    """Where a grid lies on the globe; what holds a pole reaches from it to the southernmost or northernmost edge."""
     import shapely
+
+    lon, lat = boundary_in(geobox, CRS("EPSG:4326"))
+    closed = np.unwrap(np.append(lon, lon[:1]), period=360).round(_DIGITS)
+    lon, lat = closed[:-1], lat.round(_DIGITS)
+    holds_pole = abs(closed[-1] - closed[0]) > 180
+    if holds_pole or np.ptp(lon) >= 360:
+        south, north = float(lat.min()), float(lat.max())
+        if holds_pole:
+            south, north = (south, 90.0) if lat.mean() > 0 else (-90.0, north)
+        return Outline(_geometry([shapely.box(-180, south, 180, north)]), [-180.0, south, 180.0, north])
+    bbox = [_wrapped(lon.min(), -180), float(lat.min()), _wrapped(lon.max(), 180), float(lat.max())]
+    return Outline(_geometry(_pieces(lon, lat)), bbox)
+
+
+def _pieces(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Any]:
+    """Polygons between -180 and 180 degrees, of a ring that may reach beyond."""
+    import shapely
+
+    whole = shapely.Polygon(np.stack([lon, lat], -1))
+    first, last = math.floor((lon.min() + 180) / 360), math.ceil((lon.max() + 180) / 360) - 1
+    if first == last == 0:
+        return [whole]
+    found: list[Any] = []
+    for turn in range(first, last + 1):  # once round the globe each
+        west = 360 * turn - 180
+        inside = shapely.get_parts(shapely.intersection(whole, shapely.box(west, -90, west + 360, 90)))
+        found += [
+            shapely.transform(piece, lambda points, turn=turn: (points - (360 * turn, 0)).round(_DIGITS))
+            for piece in inside
+            if piece.geom_type == "Polygon"
+        ]
+    return found
+
+
+def _geometry(polygons: list[Any]) -> dict[str, Any]:
     from shapely.geometry import mapping
     from shapely.geometry.polygon import orient
 
-    lon, lat = boundary_in(geobox, CRS("EPSG:4326"))
-    lon, lat = np.unwrap(lon, period=360).round(_DIGITS), lat.round(_DIGITS)
-    whole = orient(shapely.Polygon(np.stack([lon, lat], -1)))
-    first, last = math.floor((lon.min() + 180) / 360), math.ceil((lon.max() + 180) / 360) - 1
-    if first == last == 0:
-        return {"type": "Polygon", "coordinates": mapping(whole)["coordinates"]}
-    pieces = []
-    for turn in range(first, last + 1):  # once round the globe each
-        west = 360 * turn - 180
-        piece = orient(shapely.intersection(whole, shapely.box(west, -90, west + 360, 90)))
-        pieces.append(shapely.transform(piece, lambda points, turn=turn: (points - (360 * turn, 0)).round(_DIGITS)))
-    return {"type": "MultiPolygon", "coordinates": [mapping(piece)["coordinates"] for piece in pieces]}
+    rings = [mapping(orient(polygon))["coordinates"] for polygon in polygons]
+    if len(rings) == 1:
+        return {"type": "Polygon", "coordinates": rings[0]}
+    return {"type": "MultiPolygon", "coordinates": rings}
 
 
-def bbox_of(outline: Mapping[str, Any]) -> list[float]:
-    """West, south, east and north of an outline; west is greater than east where it lies on both sides of 180 degrees.
-
-    >>> bbox_of({"type": "Polygon", "coordinates": [[[5, 50], [6, 50], [6, 51], [5, 50]]]})
-    [5.0, 50.0, 6.0, 51.0]
-    """
-    polygons = outline["coordinates"] if outline["type"] == "MultiPolygon" else [outline["coordinates"]]
-    edges = [np.asarray(polygon[0], float) for polygon in polygons]
-    low, high = (np.array([limit(edge, axis=0) for edge in edges]) for limit in (np.min, np.max))
-    return [float(low[0, 0]), float(low[:, 1].min()), float(high[-1, 0]), float(high[:, 1].max())]
+def _wrapped(longitude: float, end: int) -> float:
+    """A longitude between -180 and 180, of which both are the same place; `end` is the one to take."""
+    found = round((float(longitude) + 180) % 360 - 180, _DIGITS)
+    return float(end) if found in (-180, 180) else found

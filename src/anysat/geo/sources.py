@@ -19,7 +19,7 @@ from anysat.geo.arrays import array_layers
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted
 from anysat.geo.layers import Layer
-from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, refuse_twins, some, units_of
+from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, twins, units_of
 from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
 from anysat.geo.source import Source
 from anysat.modalities import UNITS, Modality, find_modality
@@ -213,12 +213,9 @@ def _assemble(
     if not layers:
         raise SourceError(name, "it holds nothing", "give data with at least one date")
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
-    undated = {layer.path for layer in layers if layer.dates is None}
     imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
     imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
     chosen, unused = match_bands(name, imagery, modality)
-    if date is not None:
-        refuse_twins([c for c in chosen if c.layer.path in undated], date)
     chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
         raise SourceError(name, "it holds no date", "give a series with at least one")
@@ -247,6 +244,10 @@ def _notes(
     stated = [day for layer in layers if layer.dates is not None for day in layer.dates]
     if date is not None and stated and date not in stated:
         yield f"dated as given, though the file says {stated[0]}"
+    undated = {layer.path for layer in layers if layer.dates is None}
+    if hidden := twins([c for c in chosen if c.layer.path in undated]):
+        names = some([Path(path).name for path in hidden])
+        yield f"one image is made of files without a date that show the same ground, the first on top: {names}"
     if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
         yield "bands not named in the file, taken in the model's order"
     known = {} if found else {key: find_quality(layers, kind.layers) for key, kind in QUALITY_KINDS.items()}

@@ -80,8 +80,9 @@ def is_plain(layer: nn.Module) -> bool:
 FEW_TOKENS = 8
 """Up to so many tokens the fused attention of low precision takes longer than the products written out."""
 
-LEARNT_PAIRS = 2**25
-"""Up to so many pairs of tokens, over all heads, attention is written out where it is learned on a processor."""
+LEARNT_PAIRS = 2**23
+"""Up to so many pairs of tokens, over all heads, attention in low precision is written out where it is learned on a
+processor."""
 
 
 def attend(
@@ -90,10 +91,10 @@ def attend(
     value: Float[Tensor, "batch head key dim"],
     bias: Float[Tensor, "#batch #head #query key"] | None,
 ) -> Float[Tensor, "batch head query dim"]:
-    """Softmax attention with an additive term."""
+    """Softmax attention with an additive term, which leaves each query a key at least."""
     bias = None if bias is None else bias.to(query.dtype)
     learns, num_tokens = torch.is_grad_enabled() or torch.compiler.is_exporting(), key.shape[2]  # of any, if exported
-    if learns and _is_learnt_written_out(query, key):
+    if learns and _is_learnt_written_out(query, key, bias):
         return _attend_written_out(query, key, value, bias)
     if not learns and num_tokens == 2:
         return _attend_two(query, key, value, bias)
@@ -103,14 +104,16 @@ def attend(
     return (scores if bias is None else scores + bias).softmax(-1) @ value
 
 
-def _is_learnt_written_out(query: Tensor, key: Tensor) -> bool:
-    """Whether the products one by one are quicker to learn.
+def _is_learnt_written_out(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
+    """Whether the products one by one are quicker to learn, and take no more memory than is there.
 
     Torch's own gradient on processors takes ten times as long in bf16; where the bias has one, too, nothing is fused.
     """
     if query.device.type != "cpu" or torch.compiler.is_exporting():
         return False
-    return query.shape[:-1].numel() * key.shape[2] <= LEARNT_PAIRS
+    if bias is not None and bias.requires_grad:
+        return True
+    return query.dtype.itemsize < 4 and query.shape[:-1].numel() * key.shape[2] <= LEARNT_PAIRS
 
 
 def _attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

@@ -123,7 +123,7 @@ class FinetuneConfig:
             raise RecordError("--engine.strategy", "fsdp", "auto or ddp: what is kept is the best of whole weights")
         if self.warmup_epochs and self.optimiser.warmup_steps:
             raise RecordError("--warmup-epochs", self.warmup_epochs, "0 where --optimiser.warmup-steps is given")
-        if self.weights is not None and self.model != ModelOptions():
+        if not self.resume and self.weights is not None and self.model != ModelOptions():
             raise RecordError("--model", "a shape", f"--weights null beside it: {self.weights} has a shape of its own")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")

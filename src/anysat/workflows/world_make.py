@@ -34,10 +34,11 @@ def make_dataset(config: WorldMakeConfig) -> str:
             _put_in_place(folder.root, place, Path(unfinished) / "old")
     except OSError as error:
         raise WriteError(out, error) from error
+    num_tiles = len(record.list_samples(DatasetFolder(place, layout)))
     files = [path for path in place.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     return (
-        f"{config.tiles} generated tiles in the {layout.name} layout of {record.title}: {len(files)} files, "
+        f"{num_tiles} generated tiles in the {layout.name} layout of {record.title}: {len(files)} files, "
         f"{size_mb:.1f} MB in {out} (seed {config.seed}).\nNext: anysat datasets check {record.name} {out}"
     )
 

@@ -95,11 +95,11 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _columns(header: Sequence[str], path: Path) -> Sequence[str]:
-    """Names under which bands and flag are found; a B8 or B2 may be one of nine or a band, so names never mix."""
-    if tuple(header) == _NUMBERED:
-        return _NUMBERED
-    if set(_NAMED) <= set(header) and not {"B1", "B9"} & set(header):
+    """Names under which bands and flag are found: a B2 is the second of nine where no name above nine is there."""
+    if set(_NAMED) <= set(header):
         return _NAMED
+    if [name for name in header if name in _NUMBERED] == list(_NUMBERED):
+        return _NUMBERED
     wanted = " or ".join(f"{', '.join(names[:-1])} and Flag" for names in (_NUMBERED, _NAMED))
     raise SourceError(path, f"it has columns {', '.join(header)}", f"expected columns {wanted}")
 

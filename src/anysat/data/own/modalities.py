@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.data.base import Row
-from anysat.data.own.paths import fields_of, is_pattern, leads_out
+from anysat.data.own.paths import as_pattern, fields_of, is_pattern, leads_out
 from anysat.data.own.sections import Section
 from anysat.errors import MissingFileError, UnknownNameError
 from anysat.geo.descriptions import SourceDescription
@@ -60,14 +60,21 @@ class OwnModality:
         """Paths of its files."""
         return (self.path,) if self.quality_path is None else (self.path, self.quality_path)
 
-    def source_of(self, row: Row, root: Path) -> SourceDescription:
+    def source_of(self, row: Row, root: Path, *, is_read: bool = True) -> SourceDescription:
         """Where the files of one tile lie.
+
+        Args:
+            row: of the tile.
+            root: the data folder.
+            is_read: False to know the ground alone: neither dates nor what masks it are asked for.
 
         Raises:
             MissingFileError: the raster that masks it is not there.
         """
         source = replace(self.source, path=self.path.format(**row))
-        if self.quality_path is not None:
+        if not is_read:
+            source = replace(source, quality=None, dates=None)
+        elif self.quality_path is not None:
             assert source.quality is not None, source
             layer = self.quality_path.format(**row)
             if not (root / layer.partition("::")[0]).exists():
@@ -116,10 +123,12 @@ def _source(section: Section, record: Modality) -> SourceDescription:
         section.part("quality", quality, [field.name for field in fields(Quality)])
     given = {"path": section.path(), "bands": _bands(section, record), **said}
     source = SourceDescription.from_dict(given, section.where)
-    layer = "" if source.quality is None else source.quality.layer or ""
+    if source.quality is None or source.quality.layer is None:
+        return source
+    layer = source.quality.layer
     if leads_out(layer) or not is_pattern(layer):
         raise section.refuse("quality", "a layer below the data folder, with columns in braces")
-    return source
+    return replace(source, quality=replace(source.quality, layer=as_pattern(layer)))
 
 
 def _bands(section: Section, record: Modality) -> tuple[str, ...]:

@@ -72,10 +72,13 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
     ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
     if is_raster and ignore in values:
         shown = ", ".join(map(str, values[:_SHOWN])) + (" …" if len(values) > _SHOWN else "")
+        other = "give the number that each class is stored as in `values`"
+        if not section.has("ignore"):
+            other = f"pixels of {ignore} have none unless `ignore` says otherwise"
         raise section.refuse(
-            "ignore", f"a number that is none of `values` ({shown}), for pixels without a label, unlike {ignore}; give "
-            "the number that each class is stored as in `values`",
-        )  # fmt: skip
+            "ignore",
+            f"a number that is none of `values` ({shown}), for pixels without a label, unlike {ignore}; {other}",
+        )
     is_free = ignore is None or not is_raster or not 0 <= ignore < len(classes)
     target = Target(
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,

@@ -179,6 +179,8 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
     targets = {}
     for wanted in data.targets:
         target = wanted.target
+        if not folder.wants(target.name):
+            continue
         if wanted.path is None:
             targets[target.name] = label_of(wanted, row)
         else:
@@ -201,7 +203,8 @@ def _open_sources(data: OwnData, folder: DatasetFolder, row: Row, modalities: Se
     for own in data.modalities:
         is_there = folder.path(own.key, **row).exists()
         if is_there or (own.key in modalities and not own.is_optional):
-            sources |= open_sources({own.key: own.source_of(row, folder.root)}, {own.key: own.record}, own.units)
+            described = own.source_of(row, folder.root, is_read=own.key in modalities)
+            sources |= open_sources({own.key: described}, {own.key: own.record}, own.units)
     return sources
 
 

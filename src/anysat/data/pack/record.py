@@ -48,7 +48,7 @@ def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
     found = _target_changes(record, packed)
     found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
     if packed.get("description") is not None:
-        names = {*packed["records"], *(target["name"] for target in packed["targets"])}
+        names = {*packed.get("modalities", packed["records"]), *(target["name"] for target in packed["targets"])}
         old, new = packed["description"], _description(record, names) or {}
         differing = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
         return found + [f"{', '.join(differing)} of {record.found_as}"] * bool(differing)
@@ -96,5 +96,12 @@ def _description(record: DatasetRecord, packed: Collection[str]) -> dict[str, st
 
 def _checksum(content: Any) -> str:
     if isinstance(content, Mapping):
-        content = {str(key): part for key, part in content.items() if key not in ("about", "colours")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        content = {key: part for key, part in content.items() if key not in ("about", "colours")}
+    return hashlib.sha256(json.dumps(_textual(content), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _textual(content: Any) -> Any:
+    """With text for every key, so that they have an order."""
+    if isinstance(content, Mapping):
+        return {str(key): _textual(part) for key, part in content.items()}
+    return [_textual(part) for part in content] if isinstance(content, list) else content

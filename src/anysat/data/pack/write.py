@@ -111,7 +111,8 @@ class _Pack:
                 places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
                 writer.write({"__key__": f"{index:09d}", MEMBER: content})
                 for key, observation in tile.observations.items():
-                    units.setdefault(key, list(observation.units))
+                    if observation.valid.any():  # where nothing is, no value has a unit
+                        units.setdefault(key, list(observation.units))
                     modalities.setdefault(key, modality_facts(observation.modality))
                 advance(1)
             writer.close()
