@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from torch import nn
 
 from anysat.batch import Batch
 from anysat.data.base import dataset_names, find_dataset, open_dataset
@@ -111,6 +112,7 @@ def _learnt(objective, draw):
         optimiser.zero_grad()
         now = seen if is_frozen else predictor.see(draw.batch, draw.patch_size_m)
         task.loss(predictor.head(now), truth).backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)  # as by default: a rare large step would forget all
         optimiser.step()
     return score
 
