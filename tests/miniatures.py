@@ -1,13 +1,17 @@
 """Miniatures of every dataset, written by the generated world once per test process."""
 
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 
-from anysat.data.base import dataset_names, find_dataset
+import numpy as np
+
+from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.datasets import world as generated
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
+from anysat.modalities import MODALITIES
 
 TILES = 6
 generated.observe = functools.cache(generated.observe)
@@ -32,3 +36,25 @@ def _written(name: str, layout: str, tiles: int, seed: int) -> Path:
     root.mkdir()
     record.write_miniature(DatasetFolder(root, record.layout(layout)), World(seed), tiles)
     return root
+
+
+def samples_of(name, split="all", root=None, **options):
+    """A miniature opened, or the dataset in another folder."""
+    return open_dataset(name, root or miniature(name), split, **options)
+
+
+def copied(name, tmp_path):
+    """A copy of a miniature, which a test may change."""
+    return shutil.copytree(miniature(name), tmp_path / name)
+
+
+def index_of(key, band):
+    """Place of a band in its modality."""
+    return MODALITIES[key].find_band(band)
+
+
+def gap(seen, shown):
+    """Greatest difference of the values both have, in the bands of the modality that are shown."""
+    both = seen.valid & shown.valid
+    assert both.mean() > 0.3
+    return np.abs(seen.values - shown.values)[both].max()

@@ -1,7 +1,6 @@
 """Facts particular to PASTIS-HD and FLAIR #2."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -11,30 +10,11 @@ from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from anysat.modalities import MODALITIES
 from anysat.observation import day_numbers
-from miniatures import miniature
-
-
-def samples_of(name, split="all", root=None, **options):
-    return open_dataset(name, root or miniature(name), split, **options)
-
-
-def copied(name, tmp_path):
-    return shutil.copytree(miniature(name), tmp_path / name)
+from miniatures import copied, gap, index_of, miniature, samples_of
 
 
 def folder_of(name, root):
     return find_dataset(name).folder(root)
-
-
-def index_of(key, band):
-    return MODALITIES[key].find_band(band)
-
-
-def gap(seen, shown):
-    """Greatest difference of the values both have, in the bands of the modality that are shown."""
-    both = seen.valid & shown.valid
-    assert both.mean() > 0.3
-    return np.abs(seen.values - shown.values)[both].max()
 
 
 STORED_ORDERS = [

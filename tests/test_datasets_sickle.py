@@ -5,31 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.base import find_dataset
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from anysat.modalities import MODALITIES
-from miniatures import miniature
-
-
-def samples_of(name, split="all", root=None, **options):
-    return open_dataset(name, root or miniature(name), split, **options)
-
-
-def copied(name, tmp_path):
-    return shutil.copytree(miniature(name), tmp_path / name)
-
-
-def index_of(key, band):
-    return MODALITIES[key].find_band(band)
-
-
-def gap(seen, shown):
-    """Greatest difference of the values both have, in the bands of the modality that are shown."""
-    both = seen.valid & shown.valid
-    assert both.mean() > 0.3
-    return np.abs(seen.values - shown.values)[both].max()
+from miniatures import copied, gap, index_of, samples_of
 
 
 def sickle_world(index):
