@@ -300,6 +300,14 @@ def test_nothing_is_found_on_a_clean_miniature(name, layout):
     assert check_dataset(name, miniature(name, layout), layout=layout).findings == ()
 
 
+def test_a_split_without_files_is_noted(tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(miniature("so2sat"), root)
+    (root / "validation.h5").unlink()
+    assert check_dataset("so2sat", root).notes == ("no sample of the split val",)
+    assert check_dataset("so2sat", root, "train").notes == ()
+
+
 @pytest.fixture
 def real_tiles(shared_data, tmp_path):
     """The real TreeSatAI-TS tiles in the published layout."""

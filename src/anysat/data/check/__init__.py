@@ -114,7 +114,7 @@ class Report:
     """Samples of which every required file was looked up, without opening it."""
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
-    """What opening the files told, which is no fault: bands not used, masks not applied, where units come from."""
+    """What is no fault by itself: splits without samples, bands not used, masks not applied, where units come from."""
 
     @property
     def exit_status(self) -> int:
@@ -189,7 +189,7 @@ def look(
     return Evidence(
         record=dataset.record, folder=dataset.folder, samples=dataset.samples, tiles=tuple(tiles),
         files=(*seen, *absent), unread=tuple(unread), is_complete=len(chosen) == len(dataset),
-        num_looked_up=num_looked_up,
+        num_looked_up=num_looked_up, split=dataset.split,
     )  # fmt: skip
 
 
@@ -216,8 +216,17 @@ def _report(evidence: Evidence) -> Report:
         dataset=evidence.record.name, root=str(evidence.folder.root), layout=layout.name,
         checked_against=layout.checked_against, num_read=len(evidence.tiles), num_samples=len(evidence.samples),
         num_looked_up=evidence.num_looked_up,
-        findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)), notes=_counted(evidence),
+        findings=tuple(finding for kind in CHECKS for finding in find(kind, evidence)),
+        notes=(*_empty_splits(evidence), *_counted(evidence)),
     )  # fmt: skip
+
+
+def _empty_splits(evidence: Evidence) -> Iterator[str]:
+    """Splits of which nothing is there, in a folder of which all was asked for: lists or files may be missing."""
+    there = set(evidence.samples.columns["split"].tolist())
+    for split, members in evidence.record.splits.items():
+        if evidence.split == "all" and there and there.isdisjoint(members):
+            yield f"no sample of the split {split}"
 
 
 def _counted(evidence: Evidence) -> tuple[str, ...]:

@@ -130,6 +130,8 @@ class Evidence:
     """True when every sample was read."""
     num_looked_up: int = 0
     """Samples of which every required file was looked up."""
+    split: str = "all"
+    """What was asked for."""
 
     @property
     def is_own(self) -> bool:
