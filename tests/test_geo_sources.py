@@ -279,6 +279,14 @@ def test_a_finer_source_is_averaged_over_its_valid_pixels(tmp_path):
     assert observation.valid.sum() == 3 * 5
 
 
+def test_pixels_of_a_source_in_feet_are_told_in_metres(tmp_path):
+    feet = geobox((12, 12), 10 / 0.3048006096, crs="EPSG:2263", left=980_000, top=200_000)
+    path = write_tif(tmp_path / "feet_20200103.tif", ramp(10, 12, 12), feet, names=S2_NAMES)
+    left, bottom, _, top = feet.extent.to_crs("EPSG:32618").boundingbox
+    _, how = opened(f"s2={path}").observe(geobox((4, 4), left=left + 30, top=(bottom + top) / 2, crs="EPSG:32618"))
+    assert how == "bilinear of 10 m pixels"
+
+
 def test_a_source_in_degrees_lands_in_its_place(tmp_path):
     fine = geobox((60, 60))
     x, y = np.meshgrid(np.arange(60), np.arange(60))
@@ -350,6 +358,17 @@ def test_a_cube_without_a_reference_system_is_refused(tmp_path):
         dataset[axis].attrs.clear()
     with pytest.raises(SourceError, match="it has no georeference"):
         opened(f"s2={write_nc(tmp_path / 'c.nc', dataset)}")
+
+
+def test_a_cube_of_one_column_with_a_reference_system_lacks_the_size_of_its_pixels(tmp_path):
+    dataset = cube(ramp(1, 10, 4, 5), geobox((4, 5)), DATES[:1], S2_NAMES).isel(x=[0])
+    dataset.spatial_ref.attrs.pop("GeoTransform", None)
+    with pytest.raises(
+        SourceError, match="the size of its pixels is not known: it has one row or column.*GeoTransform"
+    ):
+        opened(f"s2={write_nc(tmp_path / 'c.nc', dataset)}")
+    dataset.spatial_ref.attrs["GeoTransform"] = f"{LEFT} 10 0 {TOP} 0 -10"
+    assert opened(f"s2={write_nc(tmp_path / 'd.nc', dataset)}").chosen[0].layer.geobox.shape == (4, 1)
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):

@@ -14,10 +14,10 @@ import anysat
 from anysat.batch import Batch
 from anysat.data.base import Target
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
-from anysat.model.checkpoint import save
+from anysat.model.checkpoint import TASK_FORMAT, save
 from anysat.picture_samples import class_colours, colours_of, with_colours
 from anysat.tasks.base import make_task
-from anysat.tasks.predictor import FORMAT, PREDICTOR_FILE, Predictor, View, load_task
+from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, load_task
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
 
 LABELS = Target(name="genera", level="tile", kind="labels", classes=("Abies", "Acer"))
@@ -100,7 +100,7 @@ def test_the_door_opens_folder_and_file_alike(predictor, saved):
 
 def test_a_file_holds_tensors_and_json_only(predictor, saved):
     with safe_open(saved, framework="pt") as file:
-        assert json.loads(file.metadata()["anysat"])["format"] == FORMAT
+        assert json.loads(file.metadata()["anysat"])["format"] == TASK_FORMAT
         assert set(file.keys()) == set(predictor.state_dict())
 
 
@@ -127,7 +127,7 @@ def test_an_encoder_file_is_refused_saying_what_takes_it(tmp_path):
 
 
 def test_a_predictor_file_is_no_encoder(saved):
-    with pytest.raises(WeightsError, match="format 'anysat-task-1'"):
+    with pytest.raises(WeightsError, match="a predictor of a task.*'anysat-task-1'.*give it, .*, to `anysat predict`"):
         anysat.load(saved)
 
 

@@ -112,6 +112,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
         units=(array.attrs.get("units"),) * len(bands),
         shape_px=(array.sizes[spatial[0]], array.sizes[spatial[1]]),
         geobox=array.odc.geobox if array.odc.crs is not None else None,
+        has_crs=array.odc.crs is not None,
         load=partial(read, fill, pending),
         dates=_dates(path, array, time),
         scalings=() if scaling == (1, 0) else (scaling,) * len(bands),

@@ -74,6 +74,8 @@ class Layer:
     """Rows and columns."""
     geobox: GeoBox | None
     """Pixel grid; None without georeference."""
+    has_crs: bool = False
+    """Whether its reference system is known, even where its grid is not; told of cubes only."""
     load: Load
     dates: Dates | None = None
     """One per time; None for a single time without a date."""

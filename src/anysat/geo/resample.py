@@ -133,5 +133,5 @@ def _crs(crs: CRS) -> object:
 
 
 def _pixel_size(geobox: GeoBox) -> str:
-    side = abs(geobox.affine.determinant) ** 0.5
-    return f"{side:.4g} m" if crs_of(geobox).projected else f"{side:.3g} degree"
+    side, crs = abs(geobox.affine.determinant) ** 0.5, crs_of(geobox)
+    return f"{side * crs.proj.axis_info[0].unit_conversion_factor:.4g} m" if crs.projected else f"{side:.3g} degree"

@@ -267,6 +267,11 @@ def _labels(mask: Found) -> tuple[str, ...]:
 def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
     without = [c.layer.path for c in chosen if c.layer.geobox is None]
     if without and not (may_float and len(chosen) == 1):
+        if all(c.layer.has_crs for c in chosen if c.layer.geobox is None):
+            raise SourceError(
+                some(without), "the size of its pixels is not known: it has one row or column, or no coordinates",
+                "write a `GeoTransform` beside the reference system, as an attribute of `spatial_ref`",
+            )  # fmt: skip
         raise SourceError(
             some(without), "it has no georeference (no reference system or no transform)",
             "write one into the file, or give a cube one with `.odc.assign_crs(...)`",

@@ -38,6 +38,8 @@ FROM_DATA = "from-data"
 TEACHER = "target_encoder."
 SHIPPED = {"nano": Path(__file__).with_name("weights") / "nano.safetensors"}
 """Weights that are part of the package, by name; their card lies beside them. Add others here."""
+TASK_FORMAT = "anysat-task-1"
+"""Of a predictor's file, encoder and head in one, which `anysat.tasks.predictor` reads."""
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
 _RENAMES = (  # ours -> published, applied in turn
@@ -297,6 +299,11 @@ def _read_safetensors(path: Path) -> WeightFile:
     if meta is None:
         return WeightFile(str(path), tensors, published=True)
     meta = meta if isinstance(meta, dict) else {}
+    if meta.get("format") == TASK_FORMAT:
+        raise WeightsError(
+            path, f"a predictor of a task, encoder and head in one (format {TASK_FORMAT!r})",
+            "give it, or its run folder, to `anysat predict`; in Python its encoder is `anysat.load_task(...).encoder`",
+        )  # fmt: skip
     if meta.get("format") != FORMAT:
         raise WeightsError(
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",

@@ -21,6 +21,7 @@ from anysat.batch import Batch, Embeddings
 from anysat.data.base import Target
 from anysat.data.work import write_whole
 from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError, WriteError
+from anysat.model.checkpoint import TASK_FORMAT
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
@@ -29,7 +30,6 @@ from anysat.tasks.base import Task, make_task
 from anysat.tasks.heads import Head, HeadConfig, config_of, head_config, make_head
 
 PREDICTOR_FILE = "predictor.safetensors"
-FORMAT = "anysat-task-1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Predictor(nn.Module):
         """
         encoder = self.encoder
         meta = {
-            "format": FORMAT,
+            "format": TASK_FORMAT,
             "anysat": anysat.__version__,
             "encoder": encoder.config.to_dict(),
             "normaliser": None if encoder.normaliser is None else encoder.normaliser.to_dict(),
@@ -203,10 +203,10 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"not a readable safetensors file ({error})") from error
     meta = meta if isinstance(meta, dict) else {}
-    if meta.get("format") != FORMAT:
+    if meta.get("format") != TASK_FORMAT:
         raise WeightsError(
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
-            f"this is anysat {anysat.__version__}, which reads {FORMAT!r}: `anysat.load` takes encoders",
+            f"this is anysat {anysat.__version__}, which reads {TASK_FORMAT!r}: `anysat.load` takes encoders",
         )  # fmt: skip
     try:
         predictor = _made(meta)
