@@ -28,6 +28,24 @@ def test_fine_tuning_changes_what_it_should_and_nothing_else(trained, run_task, 
     assert anysat.load(tmp_path / "run").config == load(small_weights).config
 
 
+@pytest.mark.parametrize("trained", ["head", "lora"])
+def test_an_encoder_that_is_trained_says_for_what_and_from_what(trained, run_task, small_weights, tmp_path):
+    """It is no longer what it began from; one that was kept is."""
+    model = load(small_weights)
+    model.provenance = {"weights": "pretrained", "name": "nano", "data": "world", "licence": "MIT"}
+    save(model, tmp_path / "named.safetensors")
+    words = [f"--weights={tmp_path / 'named.safetensors'}", f"--trained={trained}", "--epochs=1", "--report=false"]
+    status, _, err = run_task("finetune", *world_words(), *words)
+    assert status == 0, err
+    told = {
+        "weights": "fine-tuned by anysat for land_cover of world, trained lora", "data": "world", "seed": "0",
+        "begun_from": str(tmp_path / "named.safetensors"), "licence": "MIT",
+    }  # fmt: skip
+    wanted = model.provenance if trained == "head" else told
+    assert load_task(tmp_path / "run").encoder.provenance == anysat.load(tmp_path / "run").provenance == wanted
+    assert scores_of(tmp_path / "run")["began_with"]["name"] == "nano"
+
+
 def test_an_epoch_is_one_of_the_processes_that_train(monkeypatch):
     """On a processor one, however many graphics cards there are."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)

@@ -12,7 +12,7 @@ from anysat.data.base import Target
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import Prediction
-from anysat.workflows.task_report import SHOWN, _number, _tiles, best_and_worst
+from anysat.workflows.task_report import SHOWN, _facts, _number, _tiles, best_and_worst
 from meadow import Meadow
 
 TARGET = Target(name="cover", level="pixel", kind="class", classes=("water", "wood"), gsd_m=10.0)
@@ -105,3 +105,12 @@ def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
 )
 def test_figures_above_one_keep_the_digits_by_which_they_differ(value, told):
     assert _number(value) == told
+
+
+def test_weights_are_told_as_what_the_run_began_with():
+    found = {
+        "config": {"weights": "nano", "data": {"dataset": "world"}}, "began_with": {"weights": "pretrained"},
+        "weights": {"weights": "fine-tuned"}, "data": {}, "head": "both", "head_parameters": 1,
+        "encoder_parameters": 1, "versions": {},
+    }  # fmt: skip
+    assert dict(_facts(found))["Weights"] == "nano: pretrained"

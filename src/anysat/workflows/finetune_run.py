@@ -60,6 +60,8 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     ) as run:  # fmt: skip
         predictor, whose = _prepared(config, data, run)
         began_with = known_weights(predictor.encoder)
+        if config.trained != "head":
+            predictor.encoder.provenance = _provenance(config, data, predictor.encoder)
         objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early:
@@ -115,6 +117,17 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     )
     torch.manual_seed(config.seed)
     return Predictor(encoder, _task(config, data), view, head), whose
+
+
+def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict[str, str]:
+    """What a trained encoder says of itself: it is no longer that which it began from, whose licence it keeps."""
+    return {
+        "weights": f"fine-tuned by anysat for {data.target.name} of {data.record.name}, trained {config.trained}",
+        "data": data.record.name,
+        "seed": str(config.seed),
+        "begun_from": config.weights or f"random weights, {config.model.first_weights}",
+        **{name: encoder.provenance[name] for name in ("licence", "new_projectors") if name in encoder.provenance},
+    }
 
 
 def _new(config: FinetuneConfig) -> AnySat:

@@ -274,7 +274,7 @@ def _name(number: NDArray[Any], target: Target) -> str:
 def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, seconds = found["config"], found.get("seconds", {})
     facts = [
-        ("Weights", f"{config['weights']}: {found['weights'].get('weights', '')}"),
+        ("Weights", f"{config['weights']}: {found.get('began_with', found['weights']).get('weights', '')}"),
         ("Data", f"{config['data']['dataset']}, " + ", ".join(f"{v['tiles']} {k}" for k, v in found["data"].items())),
         ("Head", f"{found['head']}, {found['head_parameters']:,} parameters"),
         ("Encoder", f"{found['encoder_parameters']:,} parameters"),
