@@ -128,6 +128,19 @@ def test_stores_of_different_weights_are_loudly_refused(capsys, tmp_path):
     assert errors(capsys, tmp_path / "a.zarr", tmp_path / "c.zarr", "--quick") == []
     (told,) = errors(capsys, tmp_path / "a.zarr", tmp_path / "b.zarr", "--quick")
     assert "MIXED MODELS, whose embeddings do not compare: a.zarr by abc; b.zarr by xyz" in told
+    finished(tmp_path / "other" / "a.zarr", made_from=MADE_FROM | {"weights": "xyz"})
+    (told,) = errors(capsys, tmp_path / "a.zarr", tmp_path / "other" / "a.zarr", "--quick")
+    assert f"{tmp_path / 'a.zarr'} by abc; {tmp_path / 'other' / 'a.zarr'} by xyz" in told
+
+
+def test_of_a_store_without_a_digest_of_its_weights_it_is_not_known_who_made_it(capsys, tmp_path):
+    for name, weights in (("a", {"name": "nano", "digest": "abc"}), ("b", {"name": "nano"}), ("c", {"name": "nano"})):
+        finished(tmp_path / f"{name}.zarr", made_from=MADE_FROM | {"weights": weights})
+    stores = [str(tmp_path / f"{name}.zarr") for name in "abc"]
+    assert main(["catalog", "validate", *stores, "--quick"]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "model:" in line]
+    assert told.startswith("warning")
+    assert "not known whether one model made them all: no digest of the weights is kept in b.zarr, c.zarr" in told
 
 
 def test_an_unfinished_store_is_told(capsys, tmp_path):

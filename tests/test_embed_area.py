@@ -1,5 +1,6 @@
 """`anysat embed`, `plan` and `anysat.embed` on ground larger than a tile, from files to files."""
 
+import json
 import os
 import random
 import shutil
@@ -76,6 +77,18 @@ def test_an_area_is_written_where_it_lies(run, s2, tmp_path):
     assert int((~found.valid).sum()) == 6
     assert np.isnan(found.embedding.values[0, :, 4, 10]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "out.stac", "out.zarr"]
+
+
+@pytest.mark.parametrize("words", [[], ["--readers=1"]], ids=["tile", "area"])
+def test_weights_that_ship_have_an_address_that_is_the_same_everywhere(run, s2, tmp_path, words):
+    status, _, err = run(f"s2={s2}", *words)
+    assert status == 0, err
+    told = json.loads((tmp_path / "out.zarr" / "patch" / "zarr.json").read_text())["attributes"]
+    assert told["geoemb:model"] == "pkg:generic/anysat#model/weights/nano.safetensors"
+    if words:
+        model = json.loads((tmp_path / "out.stac" / "model.json").read_text())
+        assert (model["assets"]["weights"]["href"], model["properties"]["mlm:name"]) == (told["geoemb:model"], "nano")
+        assert main(["catalog", "validate", str(tmp_path / "out.zarr")]) == 0
 
 
 def test_formats_hold_the_same(run, s2, tmp_path):

@@ -16,6 +16,7 @@ import xarray
 
 from anysat import AnySat, ModelConfig
 from anysat.cli import main
+from anysat.geo.validate import validate_models
 from anysat.modalities import MODALITIES as M
 from anysat.model.checkpoint import save
 from anysat.normalise import BandStatistics, Normaliser
@@ -116,6 +117,18 @@ def test_the_output_tells_where_it_comes_from(run, tmp_path, s2):
     assert known["inputs"]["s2"]["dates"] == ["2020-01-03", "2020-06-30", "2021-02-11"]
     assert known["statistics"].startswith("computed from this tile")
     assert known["weights"]["weights"] == "untrained"
+
+
+def test_tiles_and_areas_are_told_apart_by_their_weights_alone(run, tmp_path, s2):
+    """What weights say of where they come from is no proof: two may say the same."""
+    torch.manual_seed(1)
+    save(AnySat(ModelConfig(dim=DIM, depth=1, num_heads=2).with_modalities(M["s1-des"])), tmp_path / "w.safetensors")
+    run(s2, out="tile.zarr")
+    run(s2, "--readers=1", out="area.zarr")
+    run(s2, f"--weights={tmp_path / 'w.safetensors'}", out="other.zarr")
+    tile, area, other = (tmp_path / f"{name}.zarr" for name in ("tile", "area", "other"))
+    assert [found.level for found in validate_models([tile, area])] == ["ok"]
+    assert [found.level for found in validate_models([tile, other])] == ["error"]
 
 
 @pytest.mark.parametrize(("dense", "key"), [("aerial", "aerial"), ("first", "s2"), ("null", None)])

@@ -39,7 +39,7 @@ class ModelFacts:
     """The model that made a store."""
 
     name: str
-    """Hub id, path or address of the weights."""
+    """Hub id, path or address of the weights, or the name under which they ship."""
     digest: str
     """Of the weights: `sha256:…`."""
     num_parameters: int
@@ -52,6 +52,8 @@ class ModelFacts:
     """What values are standardised with."""
     tasks: Sequence[str] = ("similarity-search",)
     """Of the mlm extension's list."""
+    address: str = ""
+    """Where the weights are found, if not by their name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,9 +282,8 @@ def model_item(run: RunFacts) -> pystac.Item:
         name=_model_name(model.name), architecture="AnySat", tasks=[TaskType(task) for task in model.tasks],
         framework="PyTorch", total_parameters=model.num_parameters, pretrained=True, input=inputs, output=[output],
     )  # fmt: skip
-    asset = pystac.Asset(
-        href=uri(model.name), roles=["mlm:model"], title="weights", media_type="application/octet-stream"
-    )
+    href = uri(model.address or model.name)
+    asset = pystac.Asset(href=href, roles=["mlm:model"], title="weights", media_type="application/octet-stream")
     item.add_asset("weights", asset)
     AssetGeneralMLMExtension.ext(asset).apply(artifact_type="safetensors.torch.save_file")
     item.properties = {key: value for key, value in item.properties.items() if value not in (None, "")}

@@ -97,8 +97,8 @@ def joined(*attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def uri(name: str) -> str:
-    """A hub id, a path or an address as the conventions want it."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
+    """A hub id, a path, an address or a package's as the conventions want it."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|pkg:", name):
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
         return f"https://huggingface.co/{name}"

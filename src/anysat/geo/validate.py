@@ -6,6 +6,7 @@ Nothing is fetched, and nothing is changed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,24 +79,32 @@ def num_steps(path: Path) -> int:
 
 def validate_models(paths: Sequence[Path]) -> list[Finding]:
     """Whether stores come from one model: embeddings of different weights do not compare."""
-    weights = {path.name: weights_of(path) for path in paths if path.exists() and not path.name.endswith(".partial")}
+    there = dict.fromkeys(path for path in paths if path.exists() and not path.name.endswith(".partial"))
+    if len(there) < 2:
+        return []
+    names = Counter(path.name for path in there)
+    weights = {path.name if names[path.name] == 1 else str(path): weights_of(path) for path in there}
+    found = []
     known = {name: told for name, told in weights.items() if told}
-    if len(set(known.values())) <= 1:
-        return [] if len(known) < 2 else [Finding(level="ok", where="all", check="model", text="made by one model")]
-    text = "MIXED MODELS, whose embeddings do not compare: " + "; ".join(f"{n} by {t}" for n, t in known.items())
-    return [Finding(level="error", where="all", check="model", text=text)]
+    if unknown := ", ".join(name for name in weights if name not in known):
+        text = f"not known whether one model made them all: no digest of the weights is kept in {unknown}; embed anew"
+        found.append(Finding(level="warning", where="all", check="model", text=text))
+    if len(set(known.values())) > 1:
+        text = "MIXED MODELS, whose embeddings do not compare: " + "; ".join(f"{n} by {t}" for n, t in known.items())
+        found.append(Finding(level="error", where="all", check="model", text=text))
+    return found or [Finding(level="ok", where="all", check="model", text="made by one model")]
 
 
 def weights_of(path: Path) -> str:
-    """What a store says of the weights it was made with; empty where it says nothing."""
+    """The digest of the weights a store was made with; empty where it keeps none, as tiles once did."""
     told = provenance_of(path)
     made_from = told.get("made_from")
     for place in (made_from, told):
         if isinstance(place, Mapping) and place.get("weights"):
             weights = place["weights"]
             if isinstance(weights, Mapping):
-                weights = next((weights[key] for key in ("digest", "sha256", "weights") if weights.get(key)), weights)
-            return weights if isinstance(weights, str) else json.dumps(weights, sort_keys=True)
+                weights = next((weights[key] for key in ("digest", "sha256") if weights.get(key)), "")
+            return str(weights)
     return ""
 
 

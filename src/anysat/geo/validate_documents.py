@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _links(path: Path, document: Mapping[str, Any]) -> Iterator[str]:
     told = [(link["rel"], link["href"]) for link in document.get("links", ())]
     told += [(f"asset {name}", asset["href"]) for name, asset in document.get("assets", {}).items()]
     for what, href in told:
-        if "://" not in href and not (path.parent / href).exists():
+        if not urlsplit(href).scheme and not (path.parent / href).exists():
             yield f"{what} leads to {href}, where nothing is"
 
 

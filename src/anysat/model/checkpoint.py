@@ -136,6 +136,15 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
+def address_of(weights: str) -> str:
+    """Where others find weights: of those that ship, their place in this package, the same everywhere; else as given.
+
+    >>> address_of("nano")
+    'pkg:generic/anysat#model/weights/nano.safetensors'
+    """
+    return f"pkg:generic/anysat#model/weights/{SHIPPED[weights].name}" if weights in SHIPPED else weights
+
+
 def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
     """A normaliser given as itself, a file or a preset name; None for `from-data`."""
     if isinstance(statistics, Normaliser):

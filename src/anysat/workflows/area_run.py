@@ -25,6 +25,7 @@ from anysat.geo.periods import Period
 from anysat.geo.store import AreaStore, partial_of
 from anysat.geo.stored import find_group, open_stored, provenance_of
 from anysat.geo.writers import check_apart, staged
+from anysat.model.checkpoint import address_of
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
@@ -301,5 +302,5 @@ def model_facts(name: str, encoder: AnySat, *tasks: str) -> ModelFacts:
     return ModelFacts(
         name=name, digest=digest(encoder), num_parameters=sum(p.numel() for p in encoder.parameters()),
         dim=encoder.config.dim, modalities=encoder.config.modalities, statistics=statistics,
-        licence=encoder.provenance.get("licence", ""), **({"tasks": tasks} if tasks else {}),
+        licence=encoder.provenance.get("licence", ""), address=address_of(name), **({"tasks": tasks} if tasks else {}),
     )  # fmt: skip

@@ -29,7 +29,7 @@ from anysat.geo.source import Source
 from anysat.geo.store import AreaStore
 from anysat.geo.writers import check_apart
 from anysat.modalities import Modality, read_modalities
-from anysat.model.checkpoint import load
+from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.growth import Keep, num_bytes
@@ -110,7 +110,7 @@ class Prepared:
         gsd_m = min(source.modality.gsd_m for source in tiling) if dense is None else pixel_m
         dim, side = self.model.config.dim * (1 if dense is None else 2), round(job.area.patch_size_m / gsd_m)
         attributes = embedding_attributes(
-            kind="chip" if dense is None else "pixel", dim=dim, model=self.config.weights,
+            kind="chip" if dense is None else "pixel", dim=dim, model=address_of(self.config.weights),
             sources=[source.name for source in job.sources.values()], gsd_m=gsd_m,
             dtype="int8" if kind.startswith("int8") else kind, version=anysat.__version__,
             chip_px=(side, side) if dense is None else None, quantisation=quantisation(kind),

@@ -23,7 +23,8 @@ from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
 from anysat.geo.writers import Product, check_apart, check_free, find_writer, staged
 from anysat.modalities import Modality, read_modalities
-from anysat.model.checkpoint import load
+from anysat.model.checkpoint import address_of, load
+from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
@@ -64,7 +65,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             embeddings=embeddings,
             grid=read.grid,
             modalities=[source.modality for source in read.sources.values()],
-            model=config.weights,
+            model=address_of(config.weights),
             sources=[source.where for source in given.values()],
             provenance=_provenance(config, model, read, statistics[0], precision),
         )
@@ -158,7 +159,7 @@ def _provenance(
 ) -> dict[str, Any]:
     return {
         "version": anysat.__version__,
-        "weights": dict(model.provenance),
+        "weights": dict(model.provenance) | {"digest": digest(model)},
         "precision": precision,
         "statistics": statistics,
         "patch_size_m": config.patch_size_m,
