@@ -166,3 +166,10 @@ def test_few_pixels_do_not_tell_that_bands_are_exchanged(tmp_path):
             write_tif(target, values, geobox((1, 1), 10.0, LEFT + 500 * index), names=S2)
     path.write_text(yaml.safe_dump({"name": "mine", "tile_m": 10, "modalities": {"s2": {"path": "s2/{id}"}}}))
     assert "swapped-bands" not in {finding.kind for finding in check_dataset(str(path), tmp_path).findings}
+
+
+def test_a_split_that_the_draw_leaves_empty_is_noted(tmp_path):
+    for name in ("t0", "t1"):
+        image(tmp_path / "s2" / f"{name}.tif")
+    report = check_dataset(described(tmp_path, splits={"shares": {"val": 1}}), tmp_path)
+    assert report.notes[:2] == ("no sample of the split train", "no sample of the split test")

@@ -60,8 +60,15 @@ def test_the_code_of_the_page_runs_on_its_folder(page_forest, monkeypatch):
     assert len(said["batch"]) == 2
 
 
-def _page(home, **options):
-    return open_dataset(str(home / "forest" / "my_forest.yaml"), home / "forest", "all", **options)
+def _page(home, split="all"):
+    return open_dataset(str(home / "forest" / "my_forest.yaml"), home / "forest", split)
+
+
+def test_every_split_of_the_page_s_table_holds_a_tile(page_forest):
+    """So that the next page's command trains, with photos among its tiles."""
+    counts = {split: len(_page(page_forest, split)) for split in ("train", "val", "test")}
+    assert counts == {"train": 2, "val": 1, "test": 1}
+    assert all("aerial" in tile.observations for tile in _page(page_forest, "train"))
 
 
 def test_files_are_cut_to_the_tile_at_their_middle(page_forest):

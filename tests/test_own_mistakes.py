@@ -7,7 +7,9 @@ import pytest
 
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.own.tiles import read_nearest
-from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.errors import InputError, MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.workflows.labelled_data import open_data
+from anysat.workflows.supervised import LabelledData
 from geo_builders import geobox, ramp, write_tif
 from own_builders import COVER, cover, described, tabled
 
@@ -210,3 +212,12 @@ def test_a_number_of_no_label_is_refused_where_a_tile_has_several(tmp_path):
     targets = {"genera": {"column": "genera", "separator": ";", "classes": ["Abies", "Acer"], "ignore": -1}}
     with pytest.raises(RecordError, match="ignore: expected nothing, it has no effect here"):
         tabled(tmp_path, "id,genera\nt1,Abies\n", targets=targets)
+
+
+@pytest.mark.parametrize(("option", "rows"), [("train", "t0,val\nt1,test\n"), ("test", "t0,train\nt1,val\n")])
+def test_a_split_without_tiles_says_how_many_each_has_and_where_that_is_decided(tmp_path, option, rows):
+    dataset = tabled(tmp_path, f"id,part\n{rows}", splits={"column": "part"}, targets={"cover": COVER})
+    told = ", ".join(f"{split} {int(split != option)}" for split in ("train", "val", "test"))
+    asked = LabelledData(dataset=dataset.record.found_as, root=str(tmp_path))
+    with pytest.raises(InputError, match=rf"split {option}: .*none of 2 \({told}\); see to `splits` in .*mine\.yaml"):
+        open_data(asked, seed=0)

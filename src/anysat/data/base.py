@@ -145,6 +145,11 @@ class DatasetRecord:
     def __reduce__(self) -> Any:
         return find_dataset, (self.found_as or self.name,)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own data, described in the YAML file `found_as`."""
+        return self.found_as.endswith((".yaml", ".yml"))
+
     def target(self, name: str) -> Target:
         """The target of this name."""
         for target in self.targets:

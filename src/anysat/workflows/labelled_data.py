@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
 from anysat.errors import InputError, MissingFileError
 from anysat.normalise import Normaliser
 from anysat.workflows.supervised import LabelledData
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,18 +50,31 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
         return open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(target.name,))
 
     train, test = opened(data.train), opened(data.test)
+    for option, tiles in (("train", train), ("test", test)):
+        if not len(tiles):
+            raise _empty(option, getattr(data, option), open_dataset(data.dataset, root, "all"))
     val, selected_on = opened(data.val) if data.val is not None else None, data.val
     if val is None or selected_on is None or not len(val):
         selected_on = f"{data.val_frac:.3g} of {data.train}, held out"
         train, val = _held_out(train, data.val_frac, seed)
     train = _share(train, data.train_frac, seed)
-    for name, one in (("train", train), ("val", val), ("test", test)):
-        if not len(one):
-            raise InputError(f"{record.name}, {name} split", "at least one tile", "none",
-                             f"name another split in --data.{name}")  # fmt: skip
     _check_apart({"train": train, "val": val, "test": test}, record.name)
     return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
                     selected_on=selected_on)  # fmt: skip
+
+
+def _empty(option: str, split: str, every: AnyDataset) -> InputError:
+    """An option that names a split without tiles: how many each has, and where that is decided."""
+    column = every.samples.columns["split"]
+    counts = {name: int(np.isin(column, members).sum()) for name, members in every.record.splits.items()}
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    advice = f"name another split in --data.{option}"
+    if every.record.is_own:
+        advice = (f"see to `splits` in {every.record.found_as}: another `seed`, a smaller `block_m`, other `shares`, "
+                  "or a `column` that names the split of every tile")  # fmt: skip
+    return InputError(
+        f"{every.record.name}, split {split}", "at least one tile", f"none of {len(every)} ({told})", advice
+    )
 
 
 def _target(record: DatasetRecord, name: str | None) -> Target:

@@ -204,7 +204,7 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
                 "pack the dataset anew, or undo the change",
             )  # fmt: skip
         samples = _read_samples(root, content)
-        is_own = record.found_as.endswith((".yaml", ".yml"))  # whose sensors may have keys that the package has, too
+        is_own = record.is_own  # whose sensors may have keys that the package has, too
         records = {key: _modality(facts, root, is_own=is_own) for key, facts in content["records"].items()}
     except _CRAFTED as error:
         if isinstance(error, AnySatError):

@@ -81,7 +81,7 @@ def _split_names(record: DatasetRecord) -> list[str]:
 def _description(record: DatasetRecord, packed: Collection[str]) -> dict[str, str] | None:
     """A checksum of what each key of the YAML file of own data says; None for other datasets."""
     path = Path(record.found_as)
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if not record.is_own or not path.is_file():
         return None
     import yaml
 
