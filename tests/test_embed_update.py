@@ -301,6 +301,23 @@ def test_what_cannot_be_added_to_is_refused(inputs, tmp_path, capsys):
     assert "not the aerial image" in capsys.readouterr().err
 
 
+def test_a_store_of_which_nothing_was_kept_says_so(inputs, tmp_path, capsys):
+    """Of a tile and of an area; a store that tells nothing of its making, and a folder that is no store, are others."""
+    import zarr
+
+    assert main(["embed", *inputs, f"--out={tmp_path / 'tile.zarr'}", *WAY[:3]]) == 0
+    assert embed(inputs, tmp_path / "area.zarr") == 0
+    assert embed(inputs, tmp_path / "gone.zarr", "--keep=series") == 0
+    (next((tmp_path / "gone.series").iterdir()) / "about.json").unlink()
+    zarr.open_group(tmp_path / "area.zarr").attrs.clear()
+    told = {"tile": "it was made without --keep; embed anew with --keep series", "area": "says nothing of how it was made",
+            "gone": "what was kept of it is not in gone.series", "in": "it is no Zarr store"}  # fmt: skip
+    for name, message in told.items():
+        store = tmp_path / (name if name == "in" else f"{name}.zarr")
+        assert main(["embed", "--update", str(store)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_files_made_from_a_store_follow_it(inputs, tmp_path):
     out = tmp_path / "a.zarr"
     assert embed(inputs, out, "--keep=series", "--period=season", "--dates=2020-01-01/2020-02-28", "--also=.tif") == 0

@@ -24,7 +24,7 @@ from anysat.areas.job import Job
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
 from anysat.data.work import write_whole
-from anysat.errors import MissingFileError, RecordError, SourceError
+from anysat.errors import RecordError, SourceError
 from anysat.geo.area import Area
 from anysat.geo.descriptions import InputPath, describe_sources
 from anysat.geo.periods import Period
@@ -63,15 +63,22 @@ class Earlier:
         """Of the store at a place.
 
         Raises:
-            MissingFileError: there is no store, or nothing was kept beside it.
+            MissingFileError: there is no store.
+            SourceError: it is no store of ours, nothing was kept beside it, or that is damaged.
         """
         AreaStore.bring_back(store)
         open_stored(store)
         told = provenance_of(store)
-        folder = series_of(store) / str(told.get("fingerprint"))
+        if not told:
+            raise SourceError(
+                store, "it says nothing of how it was made", "give a store written by `anysat embed --keep`"
+            )
+        folder, beside = series_of(store) / str(told.get("fingerprint")), series_of(store)
         if not (folder / _ABOUT).is_file():
-            raise MissingFileError(folder / _ABOUT, "what `anysat embed --keep series` keeps beside a store, so that "
-                                   "dates can be added")  # fmt: skip
+            problem = (
+                f"what was kept of it is not in {beside.name}" if beside.exists() else "it was made without --keep"
+            )
+            raise SourceError(store, problem, "embed anew with --keep series")
         try:
             about = json.loads((folder / _ABOUT).read_text())
         except ValueError as error:
