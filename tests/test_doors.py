@@ -307,6 +307,50 @@ def test_words_and_options_come_in_any_order(tmp_path):
     assert (found.variants, found.overwrite) == (4, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "wanted"),
+    [
+        ("probe --patch-sizes-m 20", "patch_sizes_m", [20.0]),
+        ("probe --patch-sizes-m=20,40", "patch_sizes_m", [20.0, 40.0]),
+        ("probe --patch-sizes-m [20]", "patch_sizes_m", [20.0]),
+        ("probe --data.modalities s2", "data.modalities", ["s2"]),
+        ("probe --data.modalities null", "data.modalities", None),
+        ("pretrain --model.pixel-widths 8", "model.pixel_widths", [8]),
+        ("evaluate --weights isometric:nano", "weights", ["isometric:nano"]),
+        ("embed s2=a.nc --units s1=dB --out m.tif --patch-size-m 20", "units", ["s1=dB"]),
+    ],
+)
+def test_a_list_may_be_given_as_its_one_value(words, name, wanted):
+    from importlib import import_module
+
+    from anysat.cli import _parse, make_parser
+
+    command, *options = words.split()
+    module, config, _ = COMMANDS[command]
+    config = getattr(import_module(module), config)
+    found = _parse(make_parser(command, config), config, options)
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs/forest"], "MODALITY=PATH: expected inputs, such as s2=cube.nc, got none"),
+        (
+            ["s2=series.nc"],
+            "RUN: expected the run's folder, or its predictor file, as the first word, got s2=series.nc",
+        ),
+        (["s2=a.nc", "s1=b.nc"], "as the first word, got s2=a.nc"),
+        ([], "RUN: expected a value"),
+    ],
+)
+def test_predict_says_which_of_its_words_is_missing(words, message, capsys):
+    assert main(["predict", *words, "--out=map.tif"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_brackets_in_what_is_told_are_told(capsys, monkeypatch):
     monkeypatch.setattr("anysat.workflows.weights.convert", lambda _: "wrote /d/out[v2]/x [/x] :smile:")
     assert main(["weights", "convert", "a.pth", "--out", "b.safetensors"]) == 0

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from anysat import __version__
 from anysat.errors import AnySatError, MissingExtraError, RecordError
@@ -140,6 +140,7 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     fields = dataclasses.fields(config)
     switches = {field.name for field in fields if str(field.type) == "bool"}
     typed = _ordered([_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)])
+    typed = _bracketed(typed, _lists(config))
     parsed = parser.parse_args(typed)
     if hasattr(config, "starting_point"):
         begun = config.starting_point(parsed.as_dict())
@@ -180,6 +181,35 @@ def _ordered(words: Sequence[str]) -> list[str]:
         if word.startswith("--") and "=" not in word and word not in _ALONE and rest:
             options.append(rest.pop(0))
     return options + others
+
+
+def _lists(config: type[Any], prefix: str = "") -> set[str]:
+    """Options that take lists of plain values, by their dotted names."""
+    found = set()
+    for name, kind in get_type_hints(config).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found |= _lists(kind, f"{prefix}{name}.")
+        elif any(part in (list[str], list[float], list[int]) for part in (kind, *get_args(kind))):
+            found.add(prefix + name)
+    return found
+
+
+def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Ordered words, where what is given to an option that takes a list is one, though typed without brackets."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if equals and name[2:] in lists and name.startswith("--"):
+            word = f"{name}={_as_list(value)}"
+        elif place and words[place - 1].startswith("--") and words[place - 1][2:] in lists:
+            word = _as_list(word)
+        found.append(word)
+    return found
+
+
+def _as_list(value: str) -> str:
+    """A value as YAML of a list, if it is not, or null."""
+    return value if value.lstrip().startswith(("[", "- ")) or value in ("", "null") else f"[{value}]"
 
 
 def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anysat.errors import LargeGroundError, RecordError, UnknownNameError
+from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
@@ -19,10 +19,12 @@ class PredictConfig(AreaOptions):
         metadata={"positional": "RUN", "help": "Run folder of `anysat probe` or `finetune`, or its predictor file."}
     )
     inputs: list[str] = field(
+        default_factory=list,
         metadata={
             "positional": "MODALITY=PATH",
+            "optional": True,
             "help": "Inputs, as for `anysat embed`: s2=cube.nc s1=radar/ aerial=photo.tif.",
-        }
+        },
     )
     out: str
     """Output of a target of pixels: NAME.tif, of classes or values; a picture NAME.png is written beside it. Of a
@@ -46,6 +48,10 @@ class PredictConfig(AreaOptions):
     """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
+        if "=" in self.run and not Path(self.run).exists():
+            raise InputError("RUN", "the run's folder, or its predictor file, as the first word", self.run)
+        if not self.inputs:
+            raise InputError("MODALITY=PATH", "inputs, such as s2=cube.nc", "none")
         allowed = (".tif", ".zarr", ".parquet") if self.is_area else (".tif", ".json")
         if Path(self.out).suffix not in allowed:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}")
