@@ -153,3 +153,11 @@ def test_every_modality_nests_in_the_tile():
         )
         sides = np.array(grid.of(M[key]).shape) * M[key].gsd_m
         assert np.allclose(sides, (grid.patches.height_m, grid.patches.width_m)), key
+
+
+def test_a_planned_tile_lies_on_the_pixels_of_the_coarsest_source_of_its_own_spacing():
+    """A photo whose edge is off the series' grid by 3 m does not move the series."""
+    series = Footprint(name="s2", modality=M["s2"], geoboxes=(geobox((8, 8)),))
+    photo = Footprint(name="photo", modality=M["aerial"], geoboxes=(geobox((400, 400), 0.2, LEFT + 3, TOP - 3),))
+    grid = plan_tile([series, photo], 40.0)
+    assert (grid.geobox.affine.c - LEFT) % 10 == (TOP - grid.geobox.affine.f) % 10 == 0

@@ -11,15 +11,16 @@ import yaml
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from anysat.cli import main
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
 from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.grid import Footprint, plan_tile
 from anysat.modalities import MODALITIES
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
 
-PAGE = (Path(__file__).parents[1] / "docs" / "howto" / "own-data.md").read_text()
+HOWTO = Path(__file__).parents[1] / "docs" / "howto"
+PAGE = (HOWTO / "own-data.md").read_text()
 S2 = MODALITIES["s2"].band_names
 IDS = ("a01", "a02", "a03", "a04")
 
@@ -58,6 +59,15 @@ def test_the_code_of_the_page_runs_on_its_folder(page_forest, monkeypatch):
     exec(_block("python"), said)  # the page is ours
     assert said["tile"].targets["cover"].shape == (6, 6)
     assert len(said["batch"]) == 2
+
+
+def test_which_date_matters_is_told_of_the_page_s_folder(page_forest, monkeypatch):
+    """The lines of docs/howto/areas.md, with the statistics that they ask for."""
+    monkeypatch.chdir(page_forest)
+    assert main(["datasets", "stats", "forest/my_forest.yaml", "forest", "--out", "forest.json"]) == 0
+    said = {}
+    exec(re.search(r"matters\?\n.*?```python\n(.*?)```", (HOWTO / "areas.md").read_text(), re.S)[1], said)
+    assert (said["turned"].numpy() > 0).all(axis=(1, 2)).tolist() == [True] * len(said["dates"])
 
 
 def _page(home, split="all"):
@@ -488,13 +498,3 @@ def test_a_folder_without_the_files_names_the_pattern(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(MissingFileError, match=r"empty/s2/\*\.tif"):
         open_dataset(str(tmp_path / "mine.yaml"), tmp_path / "empty")
-
-
-def test_a_planned_tile_lies_on_the_pixels_of_the_coarsest_source_of_its_own_spacing():
-    """A photo whose edge is off the series' grid by 3 m does not move the series."""
-    series = Footprint(name="s2", modality=MODALITIES["s2"], geoboxes=(geobox((8, 8)),))
-    photo = Footprint(
-        name="photo", modality=MODALITIES["aerial"], geoboxes=(geobox((400, 400), 0.2, LEFT + 3, TOP - 3),)
-    )
-    grid = plan_tile([series, photo], 40.0)
-    assert (grid.geobox.affine.c - LEFT) % 10 == (TOP - grid.geobox.affine.f) % 10 == 0
