@@ -16,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.base import PACK_INDEX, find_dataset, open_dataset
 from anysat.data.datasets import bigearthnet_pairs as pairs
 from anysat.data.datasets.world import KEYS, MARKER, WorldSettings
 from anysat.data.pack import verify_pack
 from anysat.data.prepare import prepare, prepare_fetched, prepare_world
 from anysat.data.statistics import compute_statistics
+from anysat.data.work import fingerprint
 from anysat.data.world import FACTORS, THEMES, World
 from anysat.errors import RecordError, SourceError, UnknownNameError
 from anysat.normalise import Normaliser
 from anysat.patches import PatchGrid
+from anysat.picture_samples import colours_of
 from miniatures import miniature
 
 RADAR = ("alos", "s1")
@@ -74,6 +76,24 @@ def test_targets_are_the_maps_of_the_world_and_cost_nothing_where_they_are_not_a
 def test_classes_of_targets_are_those_of_the_world():
     record = open_dataset("world", miniature("world"), "all").record
     assert {target.name: target.classes for target in record.targets}.items() <= FACTORS.items()
+
+
+@pytest.mark.parametrize("name", ["land_cover", "crop", "change", "flood"])
+def test_classes_have_colours_of_the_ground_that_are_told_apart(name, tmp_path):
+    """They take no part in what a dataset is known by: results and prepared copies of the world keep theirs."""
+    write_world(tmp_path, {"tiles": 3})
+    dataset = open_dataset("world", tmp_path, "all")
+    target = dataset.record.target(name)
+    colours = colours_of(target)
+    apart = np.abs(colours[:, None] - colours).sum(-1) + np.eye(len(colours))
+    assert apart.min() > 0.3
+    plain = replace(dataset.record, targets=tuple(replace(one, colours=()) for one in dataset.record.targets))
+    assert fingerprint(dataset) == fingerprint(replace(dataset, record=plain))
+
+
+def test_water_is_blue_and_forest_green():
+    (water, forest), found = (0, 1), colours_of(find_dataset("world").target("land_cover"))
+    assert (found[water].argmax(), found[forest].argmax()) == (2, 1)
 
 
 def test_every_split_meets_every_theme(tmp_path):

@@ -46,14 +46,14 @@ _WATCH_SECONDS = 0.2
 def fingerprint(dataset: AnyDataset, **options: Any) -> str:
     """A short text that is another for another dataset, split, table of tiles, set of modalities, or record.
 
-    It says nothing of where the files lie, nor of what is in them: see `place_facts` and `TileFiles`.
+    It says nothing of colours, of where the files lie, nor of what is in them: see `place_facts` and `TileFiles`.
     """
     record, layout = dataset.record, dataset.folder.layout
     facts = {
         "dataset": dataset.name,
         "layout": layout.name,
         "entries": [_plain(entry) for entry in layout.entries],
-        "targets": [_plain(target) for target in record.targets],
+        "targets": [_plain(replace(target, colours=())) for target in record.targets],
         "split": dataset.split,
         "modalities": list(dataset.modalities),
         "samples": {name: _column_digest(column) for name, column in dataset.samples.columns.items()},

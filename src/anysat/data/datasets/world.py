@@ -30,6 +30,15 @@ _ABOUT = {
     "change": "forest cut in the year",
     "flood": "under water on any day of the year",
 }
+_COLOURS = {
+    "land_cover": {"water": "#2f6fb0", "forest": "#1f5d2b", "cropland": "#e6cc7f", "grassland": "#9ccb6b",
+                   "built": "#b5413a", "bare": "#a07850", "shrub": "#6f7a1e"},
+    "crop": {"wheat": "#d9a441", "barley": "#efdfa6", "rapeseed": "#f7e600", "maize": "#6fae3f", "beet": "#a8326e",
+             "potato": "#7a4e2d"},
+    "change": {"stable": "#c9d6b5", "cleared": "#c2571a"},
+    "flood": {"dry": "#ece8d6", "flooded": "#2f6fb0"},
+}  # fmt: skip
+"""As a map of the ground would have them; species have those that are told apart best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +176,8 @@ DATASET = DatasetRecord(
     patch_sizes_m=(30.0, 60.0, 120.0),
     targets=tuple(
         Target(name=name, level="pixel", kind="class", classes=FACTORS[name], gsd_m=GSD_M, about=about,
-               ignore=-1 if "-1" in about else None)
+               ignore=-1 if "-1" in about else None, colours=tuple(_COLOURS[name][c] for c in FACTORS[name])
+               if name in _COLOURS else ())
         for name, about in _ABOUT.items()
     ),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
