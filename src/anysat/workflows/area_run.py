@@ -31,6 +31,7 @@ from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
 from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
+from anysat.workflows.progress import Lines
 
 _SHOWN = 5
 
@@ -287,11 +288,14 @@ def tell_first(line: str) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Tick]:
-    """A bar on stderr, only where someone watches, gone when done."""
+    """A bar on stderr, gone when done; where it is no terminal, a line every half minute."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(what).tell
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
