@@ -102,6 +102,14 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
         assert line in report
 
 
+def test_dates_without_a_valid_value_are_told(run, tmp_path):
+    values = np.full((3, 10, 6, 6), 900, np.float32)
+    values[1] = np.nan
+    dates = ["2020-01-03", "2020-06-30", "2021-02-11"]
+    path = write_nc(tmp_path / "s2.nc", cube(values, geobox((6, 6)), dates, S2_NAMES))
+    assert "3 dates 2020-01-03 to 2021-02-11, 1 of them without a valid value here, bands" in run(f"s2={path}")[1]
+
+
 def test_the_geotiff_and_the_zarr_hold_the_same(run, tmp_path, s2):
     assert run(s2, out="out")[0] == 0
     found = groups(tmp_path / "out.zarr")

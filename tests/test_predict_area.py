@@ -160,3 +160,19 @@ def test_rows_of_a_table_name_their_class(run, tmp_path):
     assert run(CROPS, AREA, out="map.parquet")[0] == 0
     table = geopandas.read_parquet(tmp_path / "map.parquet")
     assert len(table) == 40 * 56 - 48
+
+
+def test_a_tile_tells_how_its_inputs_were_understood_and_which_are_not_given(s2, tmp_path, capsys):
+    """As `anysat embed` does; of an area it says what is not given, too."""
+    predictor(CROPS, keys=("s2", "s1")).save(tmp_path / "run.safetensors")
+    for words in ([], [AREA]):
+        argv = ["predict", tmp_path / "run.safetensors", f"s2={s2}", f"--out={tmp_path / f'{len(words)}.tif'}", *words]
+        assert main([str(word) for word in argv]) == 0
+        said = capsys.readouterr().out
+        assert "fitted with s1, too, which is not given" in said
+        assert f"s2: {s2}, 2 dates 2020-01-03 to 2020-06-30, bands B2 B3" in said
+        assert "statistics: " in said
+        if not words:
+            for line in ("40 x 56 pixels of 10 m", "% valid, exact", "of the 400.0 x 560.0 m that the inputs share",
+                         "multiplied in ", "absent, without a valid value: none"):  # fmt: skip
+                assert line in said

@@ -28,20 +28,47 @@ from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
+from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
 from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Read:
-    """Inputs on their common grid."""
+class ReadTile:
+    """Inputs on their common grid, as source values."""
 
     sources: Mapping[str, Source]
     grid: TileGrid
     tile: Tile
     ways: Mapping[str, str]
     """How each modality's pixels got onto the grid."""
+
+    def told(self, statistics: Sequence[str]) -> list[str]:
+        """A line for each input, one for the ground, and one for how values are standardised."""
+        grid, shared = self.grid, self.grid.shared
+        return [
+            *(self._input_line(key, source) for key, source in self.sources.items()),
+            f"tile: {grid.patches.num_rows} x {grid.patches.num_cols} patches of {grid.patches.patch_size_m:g} m, "
+            f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.height_m:.1f} x "
+            f"{shared.width_m:.1f} m that the inputs share, in {grid.geobox.crs} ({grid.crs_reason})",
+            f"statistics: {'; '.join(statistics)}",
+        ]
+
+    def _input_line(self, key: str, source: Source) -> str:
+        observation = self.tile.observations[key]
+        rows, cols = observation.shape_px
+        return ", ".join(
+            [
+                f"read {key}: {source.name}",
+                *_dates(source, observation),
+                f"bands {' '.join(source.bands)}",
+                f"{rows} x {cols} pixels of {source.modality.gsd_m:g} m",
+                f"{observation.valid.mean():.1%} valid",
+                self.ways[key],
+                *source.notes,
+            ]
+        )
 
 
 def embed_tile(config: EmbedConfig) -> Text:
@@ -104,7 +131,7 @@ def _read(
     order: SubpatchOrder,
     progress: Progress,
     finals: Sequence[Path],
-) -> _Read:
+) -> ReadTile:
     """The pixels; that `finals` can be written is seen to once the ground is known to be that of a tile.
 
     Of a larger one they may be there, made by an earlier run of the same that is to be gone on with.
@@ -118,11 +145,14 @@ def _read(
         _next(progress, f"reading {key}")
         observations[key], ways[key] = source.observe(grid.of(source.modality))
     tile = Tile(observations=observations, id=Path(config.out).stem, dataset=config.dataset, geobox=grid.geobox)
-    return _Read(sources=sources, grid=grid, tile=tile, ways=ways)
+    return ReadTile(sources=sources, grid=grid, tile=tile, ways=ways)
 
 
-def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -> Tile:
+def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -> tuple[Tile, list[str]]:
     """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none.
+
+    Returns:
+        The tile, and what is to be told of how it was read.
 
     Raises:
         OutputExistsError: one of `finals` is there, and the config does not overwrite.
@@ -130,32 +160,33 @@ def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -
     given = describe_sources(config.inputs)
     with _progress(len(given)) as progress:
         records = _records(config, given, model)
-        tile = _read(given, records, config, model.config.subpatch_order, progress, finals).tile
+        read = _read(given, records, config, model.config.subpatch_order, progress, finals)
+    tile, statistics = _in_units(model, read.tile)
+    return tile, read.told(statistics)
+
+
+def _in_units(model: AnySat, tile: Tile) -> tuple[Tile, list[str]]:
+    """The tile in the units of the statistics, made from it if there are none; their source, then conversions."""
     if model.normaliser is None:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
-    return model.normaliser.in_units(tile)[0]
+        return tile, ["computed from this tile: its embeddings do not compare with those of other runs"]
+    tile, said = model.normaliser.in_units(tile)
+    return tile, [model.normaliser.source, *said]
 
 
 def _encode(model: AnySat, tile: Tile, config: EmbedConfig, precision: Precision) -> tuple[Embeddings, list[str]]:
-    """The embeddings, and what was done to standardise: the statistics' source first, then conversions."""
-    said: list[str] = []
-    if model.normaliser is not None:
-        tile, said = model.normaliser.in_units(tile)
-        said.insert(0, model.normaliser.source)
-    batch = Batch.of([tile])
-    if model.normaliser is None:
-        model.normaliser = Normaliser.from_batch(batch)
-        said = ["computed from this tile: its embeddings do not compare with those of other runs"]
+    """The embeddings, and what was done to standardise."""
+    tile, said = _in_units(model, tile)
     dense = config.dense
     if dense == FIRST:
         seen = (k for k, o in tile.observations.items() if o.valid.any() and not o.modality.covers_tile)
         dense = next(seen, None)
     with torch.inference_mode(), multiplying(precision, model.device):
-        return model.encode(batch, config.patch_size_m, dense=dense), said
+        return model.encode(Batch.of([tile]), config.patch_size_m, dense=dense), said
 
 
 def _provenance(
-    config: EmbedConfig, model: AnySat, read: _Read, statistics: str, precision: Precision
+    config: EmbedConfig, model: AnySat, read: ReadTile, statistics: str, precision: Precision
 ) -> dict[str, Any]:
     return {
         "version": anysat.__version__,
@@ -177,47 +208,37 @@ def _provenance(
 
 
 def _report(
-    read: _Read, embeddings: Embeddings, statistics: Sequence[str], precision: Precision, written: Sequence[Path],
+    read: ReadTile, embeddings: Embeddings, statistics: Sequence[str], precision: Precision, written: Sequence[Path],
     seconds: float,
 ) -> Text:  # fmt: skip
-    grid, shared = read.grid, read.grid.shared
-    lines = [_input_line(key, source, read) for key, source in read.sources.items()]
-    lines += [
-        f"tile: {grid.patches.num_rows} x {grid.patches.num_cols} patches of {grid.patches.patch_size_m:g} m, "
-        f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.height_m:.1f} x {shared.width_m:.1f} m "
-        f"that the inputs share, in {grid.geobox.crs} ({grid.crs_reason})",
-        f"statistics: {'; '.join(statistics)}",
+    lines = [
+        *read.told(statistics),
         f"embeddings: {int(embeddings.valid.sum())} of {embeddings.valid.numel()} patches seen, "
         + (f"dense of {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense")
         + f", multiplied in {precision}",
-        f"absent, without a valid value: {', '.join(embeddings.absent) or 'none'}",
+        absent_line(read.tile),
         *(f"wrote {path}" for path in written),
         f"{seconds:.1f} s",
     ]
     return Text("\n".join(lines))
 
 
-def _input_line(key: str, source: Source, read: _Read) -> str:
-    observation = read.tile.observations[key]
-    rows, cols = observation.shape_px
-    return ", ".join(
-        [
-            f"read {key}: {source.name}",
-            _dates(source),
-            f"bands {' '.join(source.bands)}",
-            f"{rows} x {cols} pixels of {source.modality.gsd_m:g} m",
-            f"{observation.valid.mean():.1%} valid",
-            read.ways[key],
-            *source.notes,
-        ]
-    )
+def absent_line(tile: Tile) -> str:
+    """Which inputs count as if they were not given."""
+    absent = [key for key, observation in tile.observations.items() if not observation.valid.any()]
+    return f"absent, without a valid value: {', '.join(absent) or 'none'}"
 
 
-def _dates(source: Source) -> str:
+def _dates(source: Source, observation: Observation) -> list[str]:
+    """The dates of a source, and how many of them show nothing of the tile."""
     if source.dates is None:
-        return "undated"
+        return ["undated"]
     first, last = min(source.dates), max(source.dates)
-    return str(first) if first == last else f"{len(source.dates)} dates {first} to {last}"
+    told = str(first) if first == last else f"{len(source.dates)} dates {first} to {last}"
+    if not observation.modality.is_temporal:
+        return [told]
+    empty = len(source.dates) - int(observation.valid.any(axis=(1, 2, 3)).sum())
+    return [told, f"{empty} of them without a valid value here"] if 0 < empty < len(source.dates) else [told]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,14 @@ class PredictConfig(AreaOptions):
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
         return super().is_area or self.variants > 0 or Path(self.out).suffix in (".zarr", ".parquet")
+
+
+def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:
+    """Of the modalities a run was fitted with, those it is to do without."""
+    lacking = [key for key in fitted if key not in given]
+    if not lacking:
+        return []
+    return [f"fitted with {', '.join(lacking)}, too, which {'is' if len(lacking) == 1 else 'are'} not given"]
 
 
 def predict(config: PredictConfig) -> Scored:

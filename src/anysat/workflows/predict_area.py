@@ -25,7 +25,7 @@ from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.predict import PredictConfig
+from anysat.workflows.predict import PredictConfig, told_not_given
 from anysat.workflows.probe import Scored
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
@@ -55,7 +55,10 @@ def predict_area(config: PredictConfig) -> Scored:
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
-    return run_parts(parts, config, inputs.told(), overwrite=config.overwrite, inputs=[*given, config.run])
+    said = [*inputs.told(), *told_not_given(view.modalities, inputs.sources)]
+    if encoder.normaliser is not None:
+        said.append(f"statistics: {encoder.normaliser.source}")
+    return run_parts(parts, config, said, overwrite=config.overwrite, inputs=[*given, config.run])
 
 
 def _part(

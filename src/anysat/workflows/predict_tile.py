@@ -19,8 +19,8 @@ from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
-from anysat.workflows.embed_tile import read_tile
-from anysat.workflows.predict import PredictConfig
+from anysat.workflows.embed_tile import absent_line, read_tile
+from anysat.workflows.predict import PredictConfig, told_not_given
 from anysat.workflows.probe import Scored
 
 
@@ -44,8 +44,10 @@ def predict_tile(config: PredictConfig) -> Scored:
     reading = EmbedConfig(
         inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
     )
-    tile = read_tile(reading, predictor.encoder, finals)
-    with multiplying(find_precision(config.precision, predictor.device), predictor.device):
+    tile, said = read_tile(reading, predictor.encoder, finals)
+    said += [*told_not_given(predictor.view.modalities, given), absent_line(tile)]
+    precision = find_precision(config.precision, predictor.device)
+    with multiplying(precision, predictor.device):
         if config.crop_m is None:
             found = predictor.predict(Batch.of([tile]).to(predictor.device))
         else:
@@ -59,7 +61,8 @@ def predict_tile(config: PredictConfig) -> Scored:
             (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
         else:
             _write_map(predictor, tile, found, folder / out.name, tags, [folder / path.name for path in finals])
-    return Scored(text="\n".join([_told(predictor, found), *(f"wrote {path}" for path in finals)]))
+    answered = f"{_told(predictor, found)}, multiplied in {precision}"
+    return Scored(text="\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 
 
 def _write_map(

@@ -50,7 +50,7 @@ def attention_agreement(
     from anysat.workflows.embed_tile import read_tile  # reading files needs the geo extra, the other facts do not
 
     asked = EmbedConfig(inputs=inputs, out="tile", patch_size_m=patch_size_m, dense=None, dataset=dataset)
-    tile = read_tile(asked, model)
+    tile, _ = read_tile(asked, model)
     alone = [
         Batch.of([Tile.of(o, dataset=tile.dataset)]) for o in tile.observations.values() if not o.modality.covers_tile
     ]
