@@ -102,6 +102,19 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
         assert line in report
 
 
+def test_of_several_datasets_the_statistics_of_the_chosen_one_are_told_and_kept(run, s2, tmp_path):
+    for area, words in enumerate(([], ["--window=8"])):
+        status, report, _ = run(s2, "--weights=nano", "--dataset=world", *words, out=f"{area}.zarr")
+        assert status == 0
+        assert "statistics: computed from 654 of 654 tiles of world, split train;" in report
+        assert "bigearthnet" not in report
+        known = json.loads((tmp_path / f"{area}.zarr" / "zarr.json").read_text())["attributes"]["anysat"]
+        kept = known["made_from"]["statistics"]["source"] if area else known["statistics"]
+        assert kept.startswith("computed from 654 of 654 tiles of world, split train")
+        assert "bigearthnet" not in kept
+    assert "bigearthnet" not in (tmp_path / "1.stac" / "model.json").read_text()
+
+
 def test_dates_without_a_valid_value_are_told(run, tmp_path):
     values = np.full((3, 10, 6, 6), 900, np.float32)
     values[1] = np.nan

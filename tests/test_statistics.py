@@ -481,3 +481,10 @@ def test_standardised_values_of_the_dataset_have_mean_zero_and_deviation_one(tra
         for band, mask in zip(values, valid, strict=True):
             assert float(band[mask].mean()) == pytest.approx(0, abs=1e-4)
             assert float(band[mask].std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_source_of_one_of_several_datasets_is_its_own(computed):
+    assert computed.source_of(None) == computed.source_of(NAME) == computed.source
+    joined = Normaliser.joined([computed, compute_statistics(made(ragged))])
+    assert joined.source_of(NAME) == computed.source
+    assert replace(joined, source="by hand").source_of("made") == "those of made, among: by hand"

@@ -17,6 +17,9 @@ from torch import Tensor
 from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
 
+BETWEEN_SOURCES = "; "
+"""Between the sources of several datasets that are joined."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BandStatistics:
@@ -121,6 +124,18 @@ class Normaliser:
             )
         return self.statistics[dataset]
 
+    def source_of(self, dataset: str | None) -> str:
+        """Where the figures of one dataset come from; None stands for the only one there is.
+
+        Raises:
+            StatisticsError: there are none for it.
+        """
+        self.table(dataset)
+        if len(self.statistics) == 1:
+            return self.source
+        own = [part for part in self.source.split(BETWEEN_SOURCES) if f" of {dataset}," in part]  # as they are computed
+        return BETWEEN_SOURCES.join(own) if own else f"those of {dataset}, among: {self.source}"
+
     def _of(self, table: Mapping[str, BandStatistics], key: str) -> BandStatistics:
         if key not in table:
             raise StatisticsError(
@@ -189,7 +204,7 @@ class Normaliser:
                 raise StatisticsError(f"dataset {name!r}", "they are given twice", "leave one of them out")
         return cls(
             statistics={name: table for part in parts for name, table in part.statistics.items()},
-            source="; ".join(dict.fromkeys(part.source for part in parts)),
+            source=BETWEEN_SOURCES.join(dict.fromkeys(part.source for part in parts)),
             provenance={name: facts for part in parts for name, facts in part.provenance.items()},
         )
 

@@ -300,9 +300,9 @@ def progress(what: str) -> Iterator[Tick]:
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def model_facts(name: str, encoder: AnySat, *tasks: str) -> ModelFacts:
+def model_facts(name: str, encoder: AnySat, *tasks: str, dataset: str | None = None) -> ModelFacts:
     """What a catalog tells of an encoder."""
-    statistics = "" if encoder.normaliser is None else encoder.normaliser.source
+    statistics = "" if encoder.normaliser is None else encoder.normaliser.source_of(dataset)
     return ModelFacts(
         name=name, digest=digest(encoder), num_parameters=sum(p.numel() for p in encoder.parameters()),
         dim=encoder.config.dim, modalities=encoder.config.modalities, statistics=statistics,

@@ -84,7 +84,7 @@ class Prepared:
 
         return Part(
             area=job.area, output=output, layouts=layouts, periods=periods, made_from=made_from, work=work,
-            model=model_facts(self.config.weights, self.model), at_end=at_end,
+            model=model_facts(self.config.weights, self.model, dataset=job.dataset), at_end=at_end,
             grows=self.earlier is not None and not self.earlier.has_unreadable,
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class Prepared:
         return {
             "version": anysat.__version__,
             "weights": dict(self.model.provenance) | {"digest": digest(self.model)},
-            "statistics": statistics_facts(self.model.normaliser),
+            "statistics": statistics_facts(self.model.normaliser, job.dataset),
             "inputs": inputs,
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
@@ -299,7 +299,7 @@ def layout_of(area: Area, name: str, pixel_m: float, **options: Any) -> Layout:
 def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     """What values are standardised with; measured on windows from all over the area where nothing is given."""
     if model.normaliser is not None:
-        return model.normaliser.source
+        return model.normaliser.source_of(jobs[0].dataset)
     with progress("measuring statistics"):
         tiles = [tile for job in jobs for tile in sample_tiles(job)]
     if not tiles:
@@ -309,12 +309,12 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     return f"computed from {len(tiles)} windows of this area: its embeddings do not compare with those of other runs"
 
 
-def statistics_facts(normaliser: Normaliser | None) -> dict[str, str] | None:
+def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) -> dict[str, str] | None:
     """What tells statistics from others."""
     if normaliser is None:
         return None
     content = repr(normaliser.to_dict()["statistics"])
-    return {"source": normaliser.source, "digest": hashlib.sha256(content.encode()).hexdigest()[:16]}
+    return {"source": normaliser.source_of(dataset), "digest": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
 def _records(config: EmbedConfig, model: AnySat) -> dict[str, Modality]:

@@ -171,7 +171,7 @@ def _in_units(model: AnySat, tile: Tile) -> tuple[Tile, list[str]]:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
         return tile, ["computed from this tile: its embeddings do not compare with those of other runs"]
     tile, said = model.normaliser.in_units(tile)
-    return tile, [model.normaliser.source, *said]
+    return tile, [model.normaliser.source_of(tile.dataset), *said]
 
 
 def _encode(model: AnySat, tile: Tile, config: EmbedConfig, precision: Precision) -> tuple[Embeddings, list[str]]:

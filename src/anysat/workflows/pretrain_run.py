@@ -22,7 +22,7 @@ from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
-from anysat.normalise import BandStatistics, Normaliser
+from anysat.normalise import BETWEEN_SOURCES, BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.objective import Monitor
@@ -289,7 +289,7 @@ def _together(made: Iterable[Normaliser]) -> Normaliser:
         for name, table in normaliser.statistics.items():
             by_name[name] = {**table, **by_name.get(name, {})}
             provenance.setdefault(name, normaliser.provenance.get(name, {}))
-    return Normaliser(statistics=by_name, source="; ".join(sources), provenance=provenance)
+    return Normaliser(statistics=by_name, source=BETWEEN_SOURCES.join(sources), provenance=provenance)
 
 
 def _told(run: RunFolder, fitted: Fitted, seconds: float) -> str:
