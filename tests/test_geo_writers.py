@@ -11,7 +11,7 @@ import torch
 import xarray
 
 from anysat.batch import Embeddings
-from anysat.errors import UnknownNameError, WriteError
+from anysat.errors import OutputExistsError, UnknownNameError, WriteError
 from anysat.geo.grid import Footprint, plan_grid
 from anysat.geo.writers import WRITERS, Product, find_writer, staged
 from anysat.modalities import MODALITIES as M
@@ -145,6 +145,11 @@ def test_old_files_come_back_when_the_last_step_fails(tmp_path, monkeypatch):
         replace_all(finals)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert [path.read_text() for path in finals] == ["old", "old"]
+
+
+def test_several_files_exist_and_one_exists():
+    assert "a, b exist; give" in str(OutputExistsError(["a", "b"]))
+    assert "a exists; give" in str(OutputExistsError(["a"]))
 
 
 def test_what_exists_is_not_replaced_unless_asked_to(tmp_path):

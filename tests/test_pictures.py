@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pytest
 import torch
 
 from anysat.batch import Batch, Embeddings, Tile
 from anysat.errors import InputError
+from anysat.geo.store import AreaStore
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
+from anysat.picture_areas import area_figure
 from anysat.pictures import fit_pca, pca_rgb, quicklook, tile_figure
+from store_builders import class_layout, parts, patch_layout
 
 WHITE = [255, 255, 255]
 DATES = ["2020-01-05", "2020-04-05", "2020-07-05"]
@@ -33,6 +38,20 @@ def _image(key: str, rows: int, cols: int) -> Observation:
 
 def _vectors(rows: int = 5, cols: int = 7, dim: int = 16, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, cols, dim))
+
+
+def test_a_picture_says_what_of_a_store_it_does_not_show(tmp_path) -> None:
+    months = [(date(2020, month, 1), date(2020, month, 28)) for month in range(1, 9)]
+    for name, layouts, told in (
+        ("a", [patch_layout()], "first 6 of 8 periods"),
+        ("b", [class_layout(), patch_layout()], "first 6 of 8 periods of classes, no patch"),
+        ("c", [patch_layout()], None),
+    ):
+        store = AreaStore.open(tmp_path / f"{name}.zarr", layouts, months if told else months[:6], {})
+        for unit in store.remaining():
+            store.write(unit, parts(layouts, unit._replace(period=0)))
+        title = area_figure(store.finish(), "a title").get_suptitle()
+        assert title == (f"a title\n{told}" if told else "a title")
 
 
 @pytest.mark.parametrize("key", MODALITIES)

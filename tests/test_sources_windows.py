@@ -170,6 +170,9 @@ def test_a_source_beside_the_area_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"nothing of it lies in the area, longitude 10 to 11 and latitude 50 to 51"):
         open_sources([f"s2={tmp_path}"], M, bbox=(10, 50, 11, 51))
     west, south, east, north = geobox((6, 8)).extent.to_crs("EPSG:4326").boundingbox.bbox
+    where = rf"it lies in {west:.4f},{south:.4f},{east:.4f},{north:.4f} \(WEST,SOUTH,EAST,NORTH\)"
+    with pytest.raises(SourceError, match=where):  # of latitude and longitude in the other order
+        open_sources([f"s2={tmp_path}"], M, bbox=(south, west, north, east))
     assert open_sources([f"s2={tmp_path}"], M, bbox=(west, south, east, north))["s2"].bands == S2
 
 

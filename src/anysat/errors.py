@@ -159,7 +159,8 @@ class OutputExistsError(WriteError, FileExistsError):
     """An output that is there already."""
 
     def __init__(self, paths: Sequence[object]) -> None:
-        OSError.__init__(self, f"{_listed(paths)} exists; give another name, or replace it with --overwrite true")
+        exist = "exists" if len(paths) == 1 else "exist"
+        OSError.__init__(self, f"{_listed(paths)} {exist}; give another name, or replace it with --overwrite true")
 
 
 class UnfinishedError(WriteError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +21,29 @@ BASIS_PX = 96
 """Pixels along the longer side from which the colours of vectors are chosen."""
 MOST_PANELS = 6
 _INCHES, _MOST_CLASSES = 4.2, 12
+_Planned = tuple[str, StoredGroup, range]
+"""A group by name, and its periods that are shown."""
 
 
 def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: None) -> Figure:
     """A panel for each group and period of a store (the first `MOST_PANELS`): colours of vectors, classes or values.
 
+    The title says what is left out.
     Colours of vectors are three principal components of all periods together, so that they compare between periods.
     Every shard of what is shown is read, of vectors twice; `advance` is told after each.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = _shown(store)
+    planned = _planned(store)
+    shown, left_out = _shown(planned), _left_out(planned)
     images = {name: _images(group, periods, advance) for name, group, periods in shown}
     count = sum(len(periods) for _, _, periods in shown)
     cols = min(count, 3)
     rows = -(-count // cols)
     figure = Figure(figsize=(_INCHES * cols, _INCHES * rows + 0.5), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle("\n".join([title, *left_out]))
     places = iter(figure.subplots(rows, cols, squeeze=False).ravel())
     for name, group, periods in shown:
         for period, image in zip(periods, images[name], strict=True):
@@ -62,7 +66,7 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
 
 def num_shards(store: Path) -> int:
     """Shards that `area_figure` reads."""
-    return sum(len(periods) * group.shards[0] * group.shards[1] for _, group, periods in _shown(store))
+    return sum(len(periods) * group.shards[0] * group.shards[1] for _, group, periods in _shown(_planned(store)))
 
 
 def overview(
@@ -82,15 +86,31 @@ def overview(
     return np.concatenate([np.concatenate(parts, axis=1) for _, parts in sorted(strips.items())])
 
 
-def _shown(store: Path) -> list[tuple[str, StoredGroup, range]]:
-    """Groups and their periods, as many as there are panels."""
-    shown, left = [], MOST_PANELS
+def _planned(store: Path) -> list[_Planned]:
+    """Groups and as many of their periods as there are panels for."""
+    planned, left = [], MOST_PANELS
     for name, group in open_stored(store).items():
-        count = min(left, max(1, len(group.periods)))
-        if count and group.name != "dense" and not (group.bands and name == "probability"):
-            shown.append((name, group, range(count)))
+        if group.name != "dense" and not (group.bands and name == "probability"):
+            count = min(left, max(1, len(group.periods)))
+            planned.append((name, group, range(count)))
             left -= count
-    return shown or [(name, group, range(1)) for name, group in list(open_stored(store).items())[:1]]
+    return planned or [(name, group, range(1)) for name, group in list(open_stored(store).items())[:1]]
+
+
+def _shown(planned: Sequence[_Planned]) -> list[_Planned]:
+    return [one for one in planned if one[2]]
+
+
+def _left_out(planned: Sequence[_Planned]) -> list[str]:
+    """A line on what there was no panel for; none where all is shown."""
+    told = []
+    for name, group, periods in planned:
+        of = f" of {name}" if len(planned) > 1 else ""
+        if 0 < len(periods) < len(group.periods):
+            told.append(f"first {len(periods)} of {len(group.periods)} periods{of}")
+        elif not periods:
+            told.append(f"no {name}")
+    return [", ".join(told)] if told else []
 
 
 def _images(group: StoredGroup, periods: range, advance: Callable[[], None]) -> list[NDArray[Any]]:

@@ -18,6 +18,7 @@ from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNam
 from anysat.geo.arrays import array_layers
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted
+from anysat.geo.grid import bounds_of
 from anysat.geo.layers import Layer
 from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, twins, units_of
 from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
@@ -335,7 +336,9 @@ def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:
     area = GeoBox.from_bbox(bbox, _WGS84, shape=(1, 1))
     if not source.touching(area):
         west, south, east, north = bbox
+        own = bounds_of(source.footprint, _WGS84)
         raise SourceError(
             source.name, f"nothing of it lies in the area, longitude {west:g} to {east:g} and latitude {south:g} to "
-            f"{north:g} degrees", "give sources of the same ground",
+            f"{north:g} degrees", f"it lies in {own.left:.4f},{own.bottom:.4f},{own.right:.4f},{own.top:.4f} "
+            "(WEST,SOUTH,EAST,NORTH); give sources of the same ground",
         )  # fmt: skip
