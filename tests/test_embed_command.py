@@ -102,6 +102,22 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
         assert line in report
 
 
+def test_a_small_tile_that_becomes_an_area_says_why_and_how_to_have_a_geotiff(run, s2):
+    year = "--dates=2020-01-01/2020-12-31"
+    for number, (words, told) in enumerate([
+        ([year, "--store=float16"], "as an area, because of --dates, --store; --also .tif writes GeoTIFF, too\n"),
+        (["--also=.tif"], "as an area, because of --also\n"),
+        ([], None),
+    ]):  # fmt: skip
+        status, report, _ = run(s2, *words, out=f"{number}.zarr")
+        assert (status, report.startswith(told or "read s2")) == (0, True)
+
+
+def test_a_yaml_file_of_inputs_describes_a_tile_too(run, s2, tmp_path):
+    (tmp_path / "sources.yaml").write_text("s2: s2.nc\n")
+    assert "tile: 3 x 4 patches" in run(tmp_path / "sources.yaml")[1]
+
+
 def test_of_several_datasets_the_statistics_of_the_chosen_one_are_told_and_kept(run, s2, tmp_path):
     for area, words in enumerate(([], ["--window=8"])):
         status, report, _ = run(s2, "--weights=nano", "--dataset=world", *words, out=f"{area}.zarr")

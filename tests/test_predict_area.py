@@ -170,6 +170,7 @@ def test_a_tile_tells_how_its_inputs_were_understood_and_which_are_not_given(s2,
         assert main([str(word) for word in argv]) == 0
         said = capsys.readouterr().out
         assert "fitted with s1, too, which is not given" in said
+        assert said.startswith("as an area, because of --dates\n" if words else "read s2")
         assert f"s2: {s2}, 2 dates 2020-01-03 to 2020-06-30, bands B2 B3" in said
         assert "statistics: " in said
         if not words:

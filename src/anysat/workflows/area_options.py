@@ -17,8 +17,10 @@ class AreaOptions:
     """Where, when, and with how much of this machine, or of others."""
 
     area: str | None = None
-    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, or a file of polygons. Null is all that the inputs share,
-    as one tile where it has at most 4096 patches and 262,144 sub-patches of a modality, else window by window."""
+    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, such as --area=-5,50,-4,51 (with = before a minus), or a
+    file of polygons. Null is all that the inputs share, as one tile where it has at most 4096 patches and 262,144
+    sub-patches of a modality, else window by window. This option, and any from here to --scheduler, takes a small tile
+    as an area, too; embeddings are then written as Zarr, and as GeoTIFF with --also .tif."""
     dates: str | None = None
     """Days to use of a series, FIRST/LAST, such as 2020-01-01/2020-12-31; null is all."""
     period: str = "all"
@@ -55,9 +57,22 @@ class AreaOptions:
         return [] if self.also is None else [word.strip() for word in self.also.split(",")]
 
     @property
+    def asked_of_area(self) -> list[str]:
+        """Options given that only an area has, as they are typed."""
+        given = (one.name for one in fields(AreaOptions) if getattr(self, one.name) != one.default)
+        return [f"--{name.replace('_', '-')}" for name in given]
+
+    @property
     def is_area(self) -> bool:
         """Whether something is asked for that only an area has."""
-        return any(getattr(self, one.name) != one.default for one in fields(AreaOptions))
+        return bool(self.asked_of_area)
+
+    def told_as_area(self, out: str) -> str:
+        """Why the ground is taken as an area, and how to have what a tile would give."""
+        asked = self.asked_of_area
+        why = f"because of {', '.join(asked)}" if asked else "because a tile cannot be that large"
+        is_alone = Path(out).suffix in ("", ".zarr") and ".tif" not in self.formats
+        return f"as an area, {why}" + ("; --also .tif writes GeoTIFF, too" if is_alone else "")
 
     def check_also(self, out: str) -> None:
         """Refuse formats beside an output that is no store."""

@@ -43,8 +43,8 @@ class EmbedConfig(AreaOptions):
             "positional": "MODALITY=PATH",
             "optional": True,
             "help": "Inputs: a modality key and its GeoTIFF, folder of dated GeoTIFFs, NetCDF or Zarr cube, or "
-            "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif; of an area also STAC catalogs, or "
-            "one YAML file that describes all inputs. PATH@2020-06-01 gives an "
+            "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif; or one YAML file that describes "
+            "all inputs, among them STAC catalogs (an API needs --area). PATH@2020-06-01 gives an "
             "undated image its date, PATH::NAME picks a series of an HDF5 file or a variable of a cube.",
         },
     )
@@ -120,11 +120,12 @@ class EmbedConfig(AreaOptions):
         return [self.weights] if self.weights not in SHIPPED and Path(self.weights).exists() else []
 
     @property
-    def is_area(self) -> bool:
-        """Whether something is asked for that only an area has."""
-        own = (self.store, self.places, self.keep) != ("float32", "removed", None)
-        asked = super().is_area or own or self.update is not None
-        return asked or Path(self.out).suffix not in ("", *SUFFIXES)
+    def asked_of_area(self) -> list[str]:
+        """Options given that only an area has, as they are typed."""
+        own = {"--store": self.store != "float32", "--places": self.places != "removed",
+               "--keep": self.keep is not None, "--update": self.update is not None,
+               f"--out NAME{Path(self.out).suffix}": Path(self.out).suffix not in ("", *SUFFIXES)}  # fmt: skip
+        return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 
 def embed(config: EmbedConfig) -> Text | Scored:

@@ -144,7 +144,8 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Sc
     if data is None:
         given = [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
         check_apart([Path(asked.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], given)
-    said = [*prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
+    why = [] if config.update is not None else [config.told_as_area(config.out)]
+    said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
     if prepared.earlier is not None:
         said += _added(prepared)
     jobs = prepared.jobs  # of which steps of quantisation, as they will be stored, tell the store

@@ -66,9 +66,11 @@ class PredictConfig(AreaOptions):
         self.check_also(self.out)
 
     @property
-    def is_area(self) -> bool:
-        """Whether something is asked for that only an area has."""
-        return super().is_area or self.variants > 0 or Path(self.out).suffix in (".zarr", ".parquet")
+    def asked_of_area(self) -> list[str]:
+        """Options given that only an area has, as they are typed."""
+        suffix = Path(self.out).suffix
+        own = {"--variants": self.variants > 0, f"--out NAME{suffix}": suffix in (".zarr", ".parquet")}
+        return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 
 def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:

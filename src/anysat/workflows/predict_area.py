@@ -55,7 +55,7 @@ def predict_area(config: PredictConfig) -> Scored:
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
-    said = [*inputs.told(), *told_not_given(view.modalities, inputs.sources)]
+    said = [config.told_as_area(config.out), *inputs.told(), *told_not_given(view.modalities, inputs.sources)]
     if encoder.normaliser is not None:
         said.append(f"statistics: {encoder.normaliser.source}")
     return run_parts(parts, config, said, overwrite=config.overwrite, inputs=[*given, config.run])
