@@ -30,6 +30,7 @@ from anysat.geo.grid import (
     is_metric,
     snap,
 )
+from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 from anysat.modalities import Modality
 from anysat.patches import SubpatchOrder
 
@@ -160,7 +161,7 @@ def plan_areas(
 
     Patches are counted from the north-west corner of the shared ground, so that the areas cut from the same sources
     have the same patches; those at the edges may reach over it. The reference system is that of the source with the
-    finest pixels among those in true metres, else the UTM zone. Where the finest source lies in several zones, or
+    finest pixels among those in true metres, else that of the place. Where the finest source lies in several zones, or
     degrees reach over several, each zone is an area of its own.
 
     Args:
@@ -262,13 +263,16 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
             return [(crs, reason, None)]
         widened = _widened({band for band in bands if band is not None})
         return [(s, f"zones of {finest.name}", widened[_utm_band(s)]) for s in systems]
+    if _utm_band(crs) is None:  # beyond the zones, where one system is for all longitudes
+        return [(crs, reason, None)]
     west, _, east, _ = _degrees(tiling) if wanted is None else wanted.bounds
     south, north = (_degrees(tiling) if wanted is None else wanted.bounds)[1::2]
     first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - 1e-9))
     if first == last:
         return [(crs, reason, None)]
     middles = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
-    return [(CRS.utm(sum(band) / 2, (south + north) / 2), "UTM zones, because no input is in true metres", band)
+    latitude = min(max((south + north) / 2, SOUTHERNMOST_DEG), NORTHERNMOST_DEG)
+    return [(CRS.utm(sum(band) / 2, latitude), "UTM zones, because no input is in true metres", band)
             for band in middles]  # fmt: skip
 
 

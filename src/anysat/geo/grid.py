@@ -18,6 +18,7 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import LargeGroundError, PatchSizeError, SourceError
+from anysat.geo.zones import system_at
 from anysat.modalities import Modality
 from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
 
@@ -125,9 +126,9 @@ class TileGrid:
 def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder = "cell") -> TileGrid:
     """The tile of whole patches in the ground that the sources share, counted from its north-west corner.
 
-    Its reference system is that of the source with the finest pixels among those in true metres, else
-    the UTM zone of the centre. It lies on the pixels of a source where one fits, so that this source,
-    and all that nest with it, are not resampled. Sources without georeference are centred.
+    Its reference system is that of the source with the finest pixels among those in true metres, else the UTM zone of
+    the centre, and polar stereographic where there is none. It lies on the pixels of a source where one fits, so that
+    this source, and all that nest with it, are not resampled. Sources without georeference are centred.
 
     Raises:
         SourceError: nothing has a georeference; sources do not overlap; the area is too large.
@@ -255,7 +256,7 @@ def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs
 
 
 def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
-    """Reference system of the finest source among those in true metres, else the UTM zone; and why."""
+    """Reference system of the finest source among those in true metres, else that of the place; and why."""
     metric = [
         (abs(geobox.affine.determinant) ** 0.5, footprint.name, crs_of(geobox))
         for footprint in footprints
@@ -266,8 +267,8 @@ def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
         _, name, crs = min(metric, key=lambda found: found[0])
         return crs, f"that of {name}"
     longitude, latitude = centre_deg(footprints[0].geoboxes[0])
-    zone = CRS.utm(longitude, latitude)
-    return zone, "the UTM zone of the centre, because no input is in true metres"
+    crs, what = system_at(longitude, latitude)
+    return crs, f"{what}, because no input is in true metres"
 
 
 def centre_deg(geobox: GeoBox) -> tuple[float, float]:
@@ -287,7 +288,7 @@ def is_metric(geobox: GeoBox) -> bool:
     from pyproj import Proj
 
     crs = crs_of(geobox)
-    if not crs.projected or set(crs.units) != {"metre"}:
+    if not crs.projected or {axis.unit_name for axis in crs.proj.axis_info[:2]} != {"metre"}:
         return False
     factors = Proj(crs.proj).get_factors(*centre_deg(geobox))
     scales = (factors.meridional_scale, factors.parallel_scale)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import MissingFileError, RecordError, SourceError
+from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 
 _PARTS = 64
 """Into which the longest side of projected polygons is cut, before they are in degrees."""
-NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
-"""Latitudes between which there are UTM zones."""
 
 
 def read_ground(words: str) -> Any:
@@ -104,5 +103,6 @@ def _checked(words: str, ground: Any) -> Any:
                           "polygons across the antimeridian are given as two areas")  # fmt: skip
     if south < SOUTHERNMOST_DEG or north > NORTHERNMOST_DEG:
         raise RecordError("area", words, f"latitudes from {SOUTHERNMOST_DEG:g} to {NORTHERNMOST_DEG:g}, where there "
-                          f"are UTM zones, and it reaches from {south:g} to {north:g}")  # fmt: skip
+                          f"are UTM zones, and it reaches from {south:g} to {north:g}; to take files beyond them "
+                          "whole, leave it out")  # fmt: skip
     return ground

@@ -1,0 +1,16 @@
+"""Which reference system in true metres a place has: its UTM zone, and polar stereographic where there are none."""
+
+from __future__ import annotations
+
+from odc.geo import CRS
+
+NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
+"""Latitudes between which there are UTM zones."""
+_NORTH_POLE, _SOUTH_POLE = "EPSG:32661", "EPSG:32761"
+
+
+def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:
+    """Reference system of a place in WGS 84 degrees, and what it is: a UTM zone, beyond them that of a pole (UPS)."""
+    if latitude > NORTHERNMOST_DEG or latitude < SOUTHERNMOST_DEG:
+        return CRS(_NORTH_POLE if latitude > 0 else _SOUTH_POLE), "polar stereographic (UPS)"
+    return CRS.utm(longitude, latitude), "the UTM zone of the centre"
