@@ -23,6 +23,7 @@ from miniatures import miniature
 
 KEYS = ("aerial-flair", "s2")
 NUM_CLASSES, VOID = 12, 12
+LAND_COVER = find_dataset("world").target("land_cover")
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +112,34 @@ def test_crops_lie_in_the_corners_and_in_the_middle_and_cover_what_they_can():
         five_corners(radar(6, 6), 60.0)
 
 
-def test_a_place_that_one_crop_did_not_see_is_answered_by_the_others(flair):
+def world_predictor(tile, target=LAND_COVER):
+    """A predictor of radar with random weights, which looks at patches of 30 m."""
     encoder = AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s1"],)))
-    tile = radar(9, 9, unseen=[(0, 0), (4, 4)])
     encoder.normaliser = Normaliser.from_batch(Batch.of([tile]))
-    target = find_dataset("world").target("land_cover")
-    predictor = Predictor(
-        encoder, make_task(target), View(patch_sizes_m=(30.0,), modalities=("s1",), dense="s1"), "dense"
+    is_map = target.level == "pixel"
+    view = View(patch_sizes_m=(30.0,), modalities=("s1",), dense="s1" if is_map else None)
+    return randomise(Predictor(encoder, make_task(target), view, "dense" if is_map else "both")).eval()
+
+
+@pytest.mark.parametrize(("rows", "cols", "side", "least"), [(9, 9, 30, "45"), (9, 15, 60, "75")])
+def test_crops_of_a_map_that_leave_ground_out_are_refused_with_the_smallest_side(rows, cols, side, least):
+    tile = radar(rows, cols)
+    with pytest.raises(InputError, match=f"a side of at least {least} m, so that they cover.*got {side} m"):
+        predict_crops(world_predictor(tile), tile, side)
+
+
+def test_crops_of_half_the_tile_cover_it_and_an_answer_for_a_tile_needs_no_cover():
+    tile = radar(12, 12)
+    assert (predict_crops(world_predictor(tile), tile, 60.0).answer != -1).all()
+    assert (
+        predict_crops(world_predictor(tile, find_dataset("treesatai_ts").targets[0]), tile, 30.0).answer.shape[0] == 1
     )
-    answer = predict_crops(randomise(predictor), tile, 60.0).answer[0]
+
+
+def test_a_place_that_one_crop_did_not_see_is_answered_by_the_others(flair):
+    tile = radar(9, 9, unseen=[(0, 0), (4, 4)])
+    predictor = world_predictor(tile).train()
+    answer = predict_crops(predictor, tile, 60.0).answer[0]
     assert answer.shape == (9, 9)
     assert {tuple(place) for place in (answer == -1).nonzero().tolist()} == {(0, 0), (4, 4)}
     assert predictor.training, "left as it was"

@@ -47,9 +47,11 @@ def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
     The mean over the crops that saw a place; NaN where none did. The predictor is used as it is: set its mode before.
 
     Raises:
-        InputError: a crop does not begin at a pixel of the target.
+        InputError: a crop does not begin at a pixel of the target, or crops leave some of them out.
     """
     target = predictor.task.target
+    if target.gsd_m is not None:
+        _check_covered(crops)
     found = predictor(predictor.of_dataset(Batch.of(crops.tiles)).to(predictor.device))
     if target.gsd_m is None:
         return found.nanmean(0)
@@ -63,6 +65,17 @@ def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
         total[place] += outputs.where(seen, 0.0)
         count[place] += seen
     return total / count.where(count > 0, torch.nan)
+
+
+def _check_covered(crops: Crops) -> None:
+    """Crops in the corners meet where they are at least half as long as the ground; no other one reaches its edges."""
+    sides, extent = extent_m(crops.tiles[0]), crops.extent_m
+    if any(2 * side < length - 1e-6 for side, length in zip(sides, extent, strict=True)):
+        raise InputError(
+            f"five crops of tile {crops.tiles[0].id!r}",
+            f"a side of at least {max(extent) / 2:g} m, so that they cover its {extent[0]:g} x {extent[1]:g} m",
+            f"{sides[0]:g} m", "take a larger --crop-m, or leave it out to see the tile at once",
+        )  # fmt: skip
 
 
 def score_crops(
