@@ -131,6 +131,13 @@ def test_a_fold_that_stops_early_ends_the_command(run, tmp_path):
     assert json.loads((tmp_path / "run" / "folds.json").read_text())["command"] == "finetune"
 
 
+def test_folds_that_an_option_kept_from_beginning_are_begun_with_the_right_one(run, tmp_path):
+    assert run("finetune", "--monitor=nothing")[0] == 2
+    status, _, err = run("finetune", "--max-steps=1", "--batch-size=1")
+    assert status == 0, err
+    assert main(["finetune", f"--out={tmp_path / 'run'}", "--resume"]) == 0, "with the options that were right"
+
+
 def test_folds_are_for_one_process(run):
     status, _, err = run("finetune", "--engine.devices=2")
     assert status == 2

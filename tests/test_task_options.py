@@ -25,6 +25,7 @@ from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import fitted_task
+from task_commands import world_words
 
 
 @pytest.mark.parametrize(("keep", "instead"), [
@@ -195,3 +196,14 @@ def test_a_place_of_a_coarser_target_has_the_mean_of_the_pixels_it_covers():
     np.testing.assert_allclose(found[:, 0], [(1 + 8 + 9) / 3, values[0, 6:8, 4:6].mean()])
     same = at_places({"s2": values[:, :4, :4]}, places, 0, (4, 4))
     np.testing.assert_array_equal(same[:, 0], [values[0, 0, 0], values[0, 3, 2]])
+
+
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_a_run_that_an_option_kept_from_beginning_is_begun_with_the_right_one(command, run_task, tmp_path):
+    words = [*world_words(), "--epochs=1", "--report=false"]
+    status, _, err = run_task(command, *words, "--monitor=rmse")
+    assert (status, "rmse" in err) == (2, True), err
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"features"}, "embeddings are kept"
+    status, _, err = run_task(command, *words)
+    assert status == 0, err
+    assert (tmp_path / "run" / "scores.json").is_file()

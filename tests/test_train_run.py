@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import anysat
-from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError
+from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError, WriteError
 from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
@@ -218,6 +218,39 @@ def test_a_run_that_was_killed_while_it_was_begun_is_gone_on_with(written, tmp_p
             pass
     with open_run(tmp_path / "run", **options) as run:
         assert run.checkpoints.is_dir()
+
+
+def refuse(folder, error, made=None, **options):
+    """A run that ends by an error, with a file or without."""
+    with open_run(folder, config={"a": 1}, seed=0, **options) as run:
+        if made is not None:
+            (run.path / made).touch()
+        raise error
+
+
+def test_a_run_that_is_refused_before_it_made_anything_can_be_begun_otherwise(tmp_path):
+    with pytest.raises(RecordError, match="another"):
+        refuse(tmp_path, RecordError("a", 1, "another"), "statistics.json", data={"train": 1})
+    assert list(tmp_path.iterdir()) == []
+    with open_run(tmp_path, config={"a": 2}, seed=0, resume=True):
+        pass
+
+
+@pytest.mark.parametrize("error", [RecordError("a", 1, "b"), OSError("a crash"), WriteError("disk", OSError("full"))])
+@pytest.mark.parametrize("made", ["checkpoints/step", "metrics.csv", "statistics.tmp", None])
+def test_a_run_is_kept_where_it_has_made_something_or_could_go_on(error, made, tmp_path):
+    with pytest.raises(type(error)):
+        refuse(tmp_path, error, made)
+    kept = made is not None or not isinstance(error, RecordError)
+    assert (tmp_path / "config.yaml").exists() == (tmp_path / "facts.json").exists() == kept
+
+
+def test_a_run_that_was_killed_is_not_taken_away_by_a_refusal(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        refuse(tmp_path, KeyboardInterrupt())
+    with pytest.raises(RecordError, match="1 or more"):
+        refuse(tmp_path, RecordError("max_steps", 0, "1 or more"), resume=True)
+    assert (tmp_path / "config.yaml").exists()
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):

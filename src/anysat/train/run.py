@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
-from anysat.errors import InputError, RecordError, RunExistsError, WriteError
+from anysat.errors import AnySatError, InputError, RecordError, RunExistsError, WriteError
 from anysat.normalise import Normaliser
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
@@ -60,9 +60,11 @@ def wait_for(path: Path) -> None:
 def open_run(
     path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
     normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None, caches: Collection[str] = (),
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
+
+    A run that is begun here and refused before it has made anything leaves none, so that it can be begun otherwise.
 
     Args:
         path: the folder.
@@ -73,6 +75,7 @@ def open_run(
         may_change: names of options, wherever they stand in `config`, that may differ besides `MAY_CHANGE`.
         defaults: options as they are where nothing is asked for; a run of an earlier version lacks newer ones.
         data: which tiles are used for what, as `tiles_facts` tells; a run of an earlier version has none.
+        caches: names of folders in it whose files tell by themselves what they are of, so that any run may find them.
 
     Raises:
         RunExistsError: there is a run, and `resume` is False.
@@ -86,7 +89,7 @@ def open_run(
     with alone_in(path):
         plain = json.loads(json.dumps(config))
         begun = (path / CONFIG).exists()
-        if not begun and any(c.name != LOCK and not c.name.endswith(".tmp") for c in path.iterdir()):
+        if not begun and any(c.name not in (LOCK, *caches) and not c.name.endswith(".tmp") for c in path.iterdir()):
             raise InputError(str(path), "an empty folder or a run", "other files", "give another --out")
         if begun and not resume:
             raise RunExistsError(path)
@@ -106,8 +109,24 @@ def open_run(
         began = time.monotonic(), time.process_time()
         try:
             yield RunFolder(path=path)
+        except AnySatError as error:
+            if not begun and not isinstance(error, WriteError):  # of which a full disk is one, that is gone on after
+                _take_away(path, caches)
+            raise
         finally:
             _note_time(path / FACTS, *began)
+
+
+def _take_away(path: Path, caches: Collection[str]) -> None:
+    """What makes a folder a run, where there is no more than that in it: nothing trained, nor begun to be computed."""
+    written = (STATISTICS, DATA, FACTS, CONFIG)  # the options last, for by them it is known as a run
+    found = {one.name for one in path.iterdir()}
+    if found - {LOCK, "checkpoints", *written, *caches} or any((path / "checkpoints").iterdir()):
+        return
+    with contextlib.suppress(OSError):
+        (path / "checkpoints").rmdir()
+        for name in written:
+            (path / name).unlink(missing_ok=True)
 
 
 def keep_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -112,11 +112,12 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
         dense=config.dense, needs_dense=needs_dense,
     )  # fmt: skip
+    task = _task(config, data)  # before what takes longer
     whose = with_statistics(
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer
     )
     torch.manual_seed(config.seed)
-    return Predictor(encoder, _task(config, data), view, head), whose
+    return Predictor(encoder, task, view, head), whose
 
 
 def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict[str, str]:

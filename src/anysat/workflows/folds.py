@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.data.work import make_folder, to_json, write_whole
-from anysat.train.run import CONFIG, keep_config, open_run
+from anysat.train.run import CONFIG, FACTS, keep_config, open_run
 from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, paper_line
@@ -28,7 +28,8 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
         RecordError: a fold was begun with other options.
     """
     found: dict[str, dict[str, Any]] = {}
-    if not (out / CONFIG).exists():  # so that `--out` and `--resume` alone go on
+    is_begun = any((out / name).exists() for name in (FACTS, *(f"{turn}/{CONFIG}" for turn in config.data.turns())))
+    if not is_begun or not (out / CONFIG).exists():  # so that `--out` and `--resume` alone go on
         make_folder(out)
         keep_config(out, config.to_dict())
     for name, data in config.data.turns().items():

@@ -32,6 +32,8 @@ from anysat.workflows.task_parts import SCORES, fitted_task, make_view, number_d
 from anysat.workflows.task_text import summary
 
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
+FEATURES = "features"
+"""Folder of a run that keeps embeddings."""
 
 
 def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
@@ -40,7 +42,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
     data = open_data(config.data, config.seed)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=type(config)().to_dict(),
+        defaults=type(config)().to_dict(), caches=(FEATURES,),
     ) as run:  # fmt: skip
         encoder, task, view, features, whose = _prepared(config, data, run)
         counted = time.monotonic()
@@ -82,7 +84,7 @@ def _prepared(
     )  # fmt: skip
     whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
     precision = find_precision(config.precision, encoder.device)
-    cache = Path(config.cache) if config.cache is not None else run.path / "features"
+    cache = Path(config.cache) if config.cache is not None else run.path / FEATURES
     features = {
         split: [
             extract(encoder, tiles, size, cache, modalities=modalities, dense=view.dense,
