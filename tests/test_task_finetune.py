@@ -127,6 +127,19 @@ def test_fine_tuning_ends_no_earlier_than_it_may_and_warms_up_by_epochs(run_task
     assert "0 where --optimiser.warmup-steps is given" in run_task("finetune", *words, "--optimiser.warmup-steps=3")[2]
 
 
+@pytest.mark.parametrize(("rate", "is_better"), [(1e-12, False), (10.0, True)])
+def test_a_training_that_only_made_it_worse_tells_so(rate, is_better, run_task, tmp_path):
+    words = [*world_words(), "--trained=head", "--epochs=1", "--warmup-epochs=0", "--report=false"]
+    words += ["--monitor=calibration_error", f"--optimiser.learning-rate={rate}"]
+    status, out, err = run_task("finetune", *words)
+    assert status == 0, err
+    found = scores_of(tmp_path / "run")
+    first = read_metrics(tmp_path / "run" / "metrics.csv")["val/calibration_error"][0][1]
+    assert found["selection"]["start"] == first
+    assert (found["scores"]["val"]["figures"]["calibration_error"] > first + 1e-4) == is_better
+    assert ("before training calibration error was" in out) == is_better
+
+
 def test_new_sensors_get_projectors_of_their_own(run_task, tmp_path):
     torch.manual_seed(0)
     save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")

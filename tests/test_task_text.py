@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anysat.workflows.task_presets import FINETUNES, PROBES
-from anysat.workflows.task_text import _edge_lines, paper_line
+from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line
 
 
 def line(command, name, split=None, **changes):
@@ -79,3 +79,11 @@ def test_a_learning_rate_at_the_edge_of_those_tried_is_told(scores, told):
 def test_what_has_no_learning_rates_has_no_edge():
     assert _edge_lines({"primary": "miou"}) == []
     assert _edge_lines({"primary": "miou", "selection": {"miou": 1, "tried": [{"num_neighbours": 3, "miou": 1}]}}) == []
+
+
+def test_a_start_that_no_epoch_was_as_good_as_is_told():
+    found = {"primary": "rmse", "selected_on": "val", "selection": {"start": 5.4753, "start_was_better": True}}
+    (line,) = _start_lines(found)
+    assert "before training RMSE was 5.475 on val, which is better: try a lower --optimiser.learning-rate" in line
+    assert _start_lines({**found, "selection": {"start": 5.4753, "start_was_better": False}}) == []
+    assert _start_lines({**found, "selection": {}}) == [], "a probe, or a run of an earlier version"

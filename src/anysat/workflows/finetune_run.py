@@ -78,6 +78,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         selection = {
             "trained": config.trained, "step": best.step, "epoch": best.step // per_epoch,
             "curve": _curve(run.path / METRICS, done.task.primary, per_epoch, fitted.num_steps),
+            **_start(run.path / METRICS, done.task, scores["val"].figures[done.task.primary]),
         }  # fmt: skip
         facts: dict[str, Any] = {
             "began_with": began_with,
@@ -215,6 +216,15 @@ def _curve(path: Path, primary: str, per_epoch: int, num_steps: int) -> list[dic
         mean = sum(trained) / len(trained) if trained else None
         points.append({"loss": mean, "val_loss": loss, primary: scores.get(step)})
     return points
+
+
+def _start(path: Path, task: Task, kept: float) -> dict[str, Any]:
+    """The validation score before the first step, and whether it is better by what is told, where it is known."""
+    measured = dict(read_metrics(path).get(f"val/{task.primary}", [])) if path.is_file() else {}
+    if 0 not in measured:
+        return {}
+    before, after = round(measured[0], 3), round(kept, 3)
+    return {"start": measured[0], "start_was_better": before > after if task.highest_is_best else before < after}
 
 
 def _best(run: RunFolder) -> tuple[Checkpoint, bool]:

@@ -29,7 +29,7 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
         [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_unseen_lines(found),
-         *_edge_lines(found), f"scores: {run / 'scores.json'}"]
+         *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
     )  # fmt: skip
 
 
@@ -51,6 +51,15 @@ def _edge_lines(found: Mapping[str, Any]) -> list[str]:
         return []
     edge, other = ("largest", "larger") if best == {rates[-1]} else ("smallest", "smaller")
     return [f"  the {edge} learning rate tried was the best, {best.pop():g}: try {other} ones, too (--learning-rates)"]
+
+
+def _start_lines(found: Mapping[str, Any]) -> list[str]:
+    """That no epoch of a fine-tuning was as good as what it began with."""
+    selection, title = found.get("selection", {}), FIGURES.get(found["primary"], found["primary"])
+    if not selection.get("start_was_better"):
+        return []
+    return [f"  before training {title} was {selection['start']:.3f} on {found['selected_on']}, which is better: "
+            "try a lower --optimiser.learning-rate, or more --epochs"]  # fmt: skip
 
 
 def score_lines(
