@@ -1,9 +1,10 @@
-"""Ground beyond the UTM zones: which system it is seen in, and that what is read there lies where it should."""
+"""Ground in degrees, and beyond the UTM zones: which system it is seen in, and that what is read there lies where it should."""
 
 import math
 
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
@@ -91,3 +92,12 @@ def test_pixels_read_beyond_the_zones_are_those_of_an_independent_calculation(la
     np.testing.assert_allclose(seen.values[0, 0][valid], (1000 + 10 * col)[valid], atol=6)  # of a pixel: 0.6
     np.testing.assert_allclose(seen.values[0, 1][valid], (1000 + 10 * row)[valid], atol=6)
     assert valid[(col > 1) & (col < 79) & (row > 1) & (row < 79)].all()
+
+
+@pytest.mark.parametrize(("west", "system"), [(1.0, "EPSG:32631"), (13.0, "EPSG:32633"), (28.0, "EPSG:32635")])
+def test_an_area_of_a_wide_file_in_degrees_is_seen_in_its_own_zone(west, system):
+    wide = GeoBox((1000, 30_000), Affine(1e-3, 0, 0, 0, -1e-3, 51), "EPSG:4326")
+    wanted = shapely.box(west, 50.2, west + 0.1, 50.3)
+    (found,) = plan_areas([of(wide)], 100, "cell", shard=8, wanted=wanted)
+    assert found.geobox.crs == system
+    assert found.crs_reason == "the UTM zone of the centre, because no input is in true metres"

@@ -30,7 +30,7 @@ from anysat.geo.grid import (
     is_metric,
     snap,
 )
-from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
+from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG, system_at
 from anysat.modalities import Modality
 from anysat.patches import SubpatchOrder
 
@@ -269,6 +269,8 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
     south, north = (_degrees(tiling) if wanted is None else wanted.bounds)[1::2]
     first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - 1e-9))
     if first == last:
+        if wanted is not None:  # its zone, wherever the middle of the files is
+            crs, reason = system_at((west + east) / 2, (south + north) / 2)
         return [(crs, reason, None)]
     middles = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
     latitude = min(max((south + north) / 2, SOUTHERNMOST_DEG), NORTHERNMOST_DEG)

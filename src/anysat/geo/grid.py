@@ -267,8 +267,7 @@ def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
         _, name, crs = min(metric, key=lambda found: found[0])
         return crs, f"that of {name}"
     longitude, latitude = centre_deg(footprints[0].geoboxes[0])
-    crs, what = system_at(longitude, latitude)
-    return crs, f"{what}, because no input is in true metres"
+    return system_at(longitude, latitude)
 
 
 def centre_deg(geobox: GeoBox) -> tuple[float, float]:

@@ -10,7 +10,8 @@ _NORTH_POLE, _SOUTH_POLE = "EPSG:32661", "EPSG:32761"
 
 
 def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:
-    """Reference system of a place in WGS 84 degrees, and what it is: a UTM zone, beyond them that of a pole (UPS)."""
+    """Reference system of a place in WGS 84 degrees that no input has one for, and why: UTM, beyond its zones UPS."""
+    crs, what = None, "the UTM zone of the centre"
     if latitude > NORTHERNMOST_DEG or latitude < SOUTHERNMOST_DEG:
-        return CRS(_NORTH_POLE if latitude > 0 else _SOUTH_POLE), "polar stereographic (UPS)"
-    return CRS.utm(longitude, latitude), "the UTM zone of the centre"
+        crs, what = CRS(_NORTH_POLE if latitude > 0 else _SOUTH_POLE), "polar stereographic (UPS)"
+    return crs or CRS.utm(longitude, latitude), f"{what}, because no input is in true metres"
