@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import anysat
 from anysat.data.base import Target, find_dataset
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError, WriteError
 from anysat.geo.descriptions import SourceDescription
@@ -24,7 +25,7 @@ from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
-from anysat.workflows.task_parts import fitted_task
+from anysat.workflows.task_parts import fitted_task, with_statistics
 from task_commands import world_words
 
 
@@ -207,3 +208,13 @@ def test_a_run_that_an_option_kept_from_beginning_is_begun_with_the_right_one(co
     status, _, err = run_task(command, *words)
     assert status == 0, err
     assert (tmp_path / "run" / "scores.json").is_file()
+
+
+def test_of_weights_with_several_datasets_a_run_keeps_the_statistics_and_the_source_of_its_own(tmp_path):
+    encoder, name = anysat.load("nano"), "bigearthnet_pairs"
+    assert "of world," in encoder.normaliser.source
+    data = SimpleNamespace(record=SimpleNamespace(name=name), normaliser=None)
+    with_statistics(encoder, data, None, ["s2"], tmp_path, 0)
+    assert list(encoder.normaliser.statistics) == [name]
+    assert f"of {name}," in encoder.normaliser.source
+    assert "world" not in encoder.normaliser.source

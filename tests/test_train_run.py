@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import anysat
-from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError, WriteError
+from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError, SourceError, WriteError
 from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
@@ -243,6 +243,13 @@ def test_a_run_is_kept_where_it_has_made_something_or_could_go_on(error, made, t
         refuse(tmp_path, error, made)
     kept = made is not None or not isinstance(error, RecordError)
     assert (tmp_path / "config.yaml").exists() == (tmp_path / "facts.json").exists() == kept
+
+
+@pytest.mark.parametrize(("made", "kept"), [("statistics.json", True), (None, False)])
+def test_statistics_that_were_computed_outlive_a_file_that_cannot_be_read(made, kept, tmp_path):
+    with pytest.raises(SourceError, match="damaged"):
+        refuse(tmp_path, SourceError("a.tif", "damaged", "get it anew"), made)
+    assert (tmp_path / "statistics.json").exists() == (tmp_path / "config.yaml").exists() == kept
 
 
 def test_a_run_that_was_killed_is_not_taken_away_by_a_refusal(tmp_path):

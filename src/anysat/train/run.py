@@ -20,7 +20,15 @@ from typing import Any
 import yaml
 
 from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
-from anysat.errors import AnySatError, InputError, RecordError, RunExistsError, WriteError
+from anysat.errors import (
+    AnySatError,
+    InputError,
+    MissingFileError,
+    RecordError,
+    RunExistsError,
+    SourceError,
+    WriteError,
+)
 from anysat.normalise import Normaliser
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
@@ -110,7 +118,9 @@ def open_run(
         try:
             yield RunFolder(path=path)
         except AnySatError as error:
-            if not begun and not isinstance(error, WriteError):  # of which a full disk is one, that is gone on after
+            has_computed = normaliser is None and (path / STATISTICS).exists()  # which took long, and is true still
+            after = (WriteError, SourceError, MissingFileError) if has_computed else WriteError
+            if not begun and not isinstance(error, after):  # a full disk, a file: mended, and gone on after
                 _take_away(path, caches)
             raise
         finally:

@@ -48,7 +48,8 @@ def with_statistics(
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer)
     name = data.record.name
-    encoder.normaliser = replace(found, statistics={name: found.table(name if name in found.statistics else None)})
+    of = name if name in found.statistics else None
+    encoder.normaliser = replace(found, statistics={name: found.table(of)}, source=found.source_of(of))
     return whose
 
 
