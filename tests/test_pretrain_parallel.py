@@ -103,7 +103,7 @@ def test_weights_in_shards_train_as_whole_ones(tmp_path, monkeypatch):
     """Modules in shards are not made ready, so neither are the whole ones: they would round otherwise."""
     threads = torch.get_num_threads()
     pretrain(options(tmp_path / "shards", accumulate=2, strategy="fsdp"))
-    monkeypatch.setattr(ready, "_is_special", lambda module: True)
+    monkeypatch.setattr(ready, "is_special", lambda module: True)
     pretrain(options(tmp_path / "whole", accumulate=2))
     torch.set_num_threads(threads)
     assert_near(tmp_path / "shards", tmp_path / "whole", 1e-4)

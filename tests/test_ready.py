@@ -1,5 +1,7 @@
 """What is made ready for a pass is made for that pass: no weights of another day, and none for those that learn."""
 
+import contextvars
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.nn.utils import prune
 
 import anysat.model.ready as ready_module
 from anysat.errors import InputError, UnknownNameError
+from anysat.modalities import MODALITIES
 from anysat.model.layers import ChannelNorm, RowLayers
 from anysat.model.precision import multiplying
 from anysat.model.ready import ReadyLinear, ReadyRows, keeping_ready, made_ready
@@ -342,3 +345,58 @@ def test_bf16_is_refused_of_weights_that_it_does_not_fit(dtype):
     with pytest.raises(InputError, match="precision bf16: expected weights in float32 or bfloat16"):
         model(x, 10, precision="bf16")
     assert model(x, 10).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_the_step_of_a_fused_optimiser_is_seen(name):
+    model, x = random_model(modalities=[MODALITIES["s2"]]).requires_grad_(), random_input(("s2",), 20)
+    optimiser = getattr(torch.optim, name)(model.parameters(), lr=1e-2, fused=True)
+
+    def encoded():
+        with torch.no_grad():
+            return model(x, 10)
+
+    with keeping_ready():
+        before = encoded()
+        model(x, 10).sum().backward()
+        encoded()  # as it was before the step
+        optimiser.step()
+        after = encoded()
+    assert not torch.allclose(after, before, atol=1e-3)
+    torch.testing.assert_close(after, encoded(), rtol=0, atol=0)
+
+
+def test_a_pass_that_learns_forgets_what_was_kept():
+    layers = rows()
+    with keeping_ready():
+        with torch.no_grad(), made_ready(layers) as (first,):
+            pass
+        with made_ready(layers):
+            pass
+        with torch.no_grad(), made_ready(layers) as (second,):
+            assert second is not first
+
+
+def _each(count):
+    with keeping_ready():
+        yield from range(count)
+
+
+def test_loops_in_generators_that_end_in_any_order_keep_nothing():
+    layers = rows()
+    for _ in zip(_each(2), _each(3), strict=False):
+        pass
+    first, second = _each(2), _each(2)
+    next(first), next(second)
+    first.close()
+    assert ready_module._keeping() is not None
+    second.close()
+    with torch.no_grad(), made_ready(layers) as (one,), made_ready(layers) as (other,):
+        assert one is not other
+
+
+def test_a_loop_in_a_generator_can_be_closed_from_another_context():
+    begun = _each(2)
+    next(begun)
+    contextvars.Context().run(begun.close)
+    assert ready_module._keeping() is None

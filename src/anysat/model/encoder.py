@@ -22,7 +22,7 @@ from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
 from anysat.model.precision import Precision, multiplying
 from anysat.model.projectors import make_projector
-from anysat.model.ready import made_ready
+from anysat.model.ready import is_special, made_ready
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import CoreOutput, SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import (
@@ -342,7 +342,8 @@ class AnySat(nn.Module):
     ) -> CoreOutput:
         """The core in chunks; what comes out must be finite."""
         every = (*self.parameters(), *(pixels.values for pixels in ready.values()))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(one.requires_grad for one in every)):
+        learns = any(one.requires_grad for one in every) or is_special(self)  # a hook may hold what learns
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             found = self.core(
                 ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
                 recompute=grid.num_patches > RECOMPUTE_PATCHES,

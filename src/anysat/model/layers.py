@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import module as torch_module
 
 from anysat.model.positions import NUM_BUCKETS
 
@@ -70,11 +71,18 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
 def is_plain(layer: nn.Module) -> bool:
     """Whether nothing but its weights tells what a layer does: its class is ours or torch's, and nobody changed it.
 
-    That is, it has no hook, no `forward` of its own, and was not quantised.
+    That is, it has no hook, nor have all modules, no `forward` of its own, and was neither quantised nor parametrised.
     """
     home = type(layer).__module__.split(".")
     is_known = home[0] in ("anysat", "torch") and home[:2] != ["torch", "ao"] and "forward" not in vars(layer)
-    return is_known and not layer._forward_hooks and not layer._forward_pre_hooks
+    is_hooked = layer._forward_hooks or layer._forward_pre_hooks
+    are_all_hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    return is_known and not is_hooked and not are_all_hooked and "parametrizations" not in layer._modules
+
+
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer is a weight and a bias, which others may read, and nothing else."""
+    return isinstance(layer, nn.Linear) and layer.bias is not None and is_plain(layer)
 
 
 FEW_TOKENS = 8
@@ -202,7 +210,7 @@ class Attention(nn.Module):
 
     def _projected(self, x: Tensor, first_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (batch head token dim); only the first token's query where the others do not ask."""
-        if not first_alone or not is_plain(self.qkv):
+        if not first_alone or not is_plain_linear(self.qkv):
             layout = "batch token (three head dim) -> three batch head token dim"
             query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
             return query[:, :, :1] if first_alone else query, key, value
@@ -225,7 +233,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*token dim"]) -> Float[Tensor, "*token dim"]:
         """Each token by itself."""
-        if torch.is_grad_enabled() or not is_plain(self.fc1):
+        if torch.is_grad_enabled() or not is_plain_linear(self.fc1):
             return self.fc2(functional.gelu(self.fc1(x)))
         # in place where nothing is learned: to fill fresh memory takes longer than to compute
         return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, "gelu"))
@@ -238,7 +246,7 @@ class ChannelNorm(nn.GroupNorm):
         """Normalise each row by itself; twice as fast as the general norm, which learning keeps."""
         if torch.is_grad_enabled():
             return super().forward(x)
-        groups = x.reshape(len(x), self.num_groups, -1)
+        groups = x.unflatten(1, (self.num_groups, -1))  # type: ignore[no-untyped-call]
         normal = functional.layer_norm(groups, groups.shape[2:], eps=self.eps).flatten(1)
         return normal.mul_(self.weight).add_(self.bias)
 
@@ -274,9 +282,9 @@ class Block(nn.Module):
         """Attention, then feed-forward; arguments as of the attention."""
         mixed = self.attention(self.norm1(x), valid, bucket, first_alone)
         x = x[:, :1] if first_alone else x
-        is_ours = mixed.dtype == x.dtype and is_plain(self.attention) and is_plain(self.attention.out)
+        is_ours = mixed.dtype == x.dtype and is_plain(self.attention) and is_plain_linear(self.attention.out)
         x = _added(mixed, x, is_ours)
-        is_ours = is_plain(self.norm2) and is_plain(self.mlp) and is_plain(self.mlp.fc2)
+        is_ours = is_plain(self.norm2) and is_plain(self.mlp) and is_plain_linear(self.mlp.fc2)
         return _added(self.mlp(self.norm2(x)), x, is_ours)
 
 

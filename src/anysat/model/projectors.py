@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from anysat.modalities import Modality
 from anysat.model.config import NUM_TEMPORAL_HEADS, ModelConfig
-from anysat.model.layers import ChannelNorm, RowLayers
+from anysat.model.layers import ChannelNorm, RowLayers, is_plain, is_plain_linear
 from anysat.model.positions import day_code
 
 Tokens = tuple[Float[Tensor, "patch sub dim"], Bool[Tensor, "patch sub"] | None]
@@ -72,7 +72,15 @@ class ImageProjector(nn.Module):
 
     def project(self, pixels: Float[Tensor, "patch sub pixel"]) -> Float[Tensor, "patch sub dim"]:
         """Convolution and MLP."""
-        return self.mlp(functional.linear(pixels, self.embed.weight.flatten(1)))
+        if self.is_embedding_plain:
+            return self.mlp(functional.linear(pixels, self.embed.weight.flatten(1)))
+        squares = rearrange(pixels, "patch sub (band y x) -> (patch sub) band y x", y=self.side_px, x=self.side_px)
+        return self.mlp(self.embed(squares).flatten(1).unflatten(0, pixels.shape[:2]))
+
+    @property
+    def is_embedding_plain(self) -> bool:
+        """Whether the convolution is its weights alone, so that it can be a product."""
+        return type(self.embed) is nn.Conv2d and self.embed.bias is None and is_plain(self.embed)
 
 
 LEAST_ABSENT = 0.05
@@ -155,8 +163,8 @@ def _finite(largest: Tensor) -> Tensor:
 class TemporalPooling(nn.Module):
     """Attention over the dates of a pixel with one learned query per head; no value projection (L-TAE).
 
-    The query is folded into the key projection, and the day code, the same for all pixels of a
-    tile, joins after the weighted sum: the published arithmetic, in another order.
+    The query is folded into the key projection, where that is a linear layer and nothing else, and the day code, the
+    same for all pixels of a tile, joins after the weighted sum: the published arithmetic, in another order.
     """
 
     def __init__(self, config: ModelConfig, key_dim: int = 8) -> None:
@@ -197,6 +205,9 @@ class TemporalPooling(nn.Module):
     def _asked(self, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub time head"]:
         """What the query of each head says of each date."""
         heads, key_dim = self.query.shape
+        if not is_plain_linear(self.key):
+            keys = self.key(x + when.repeat(1, 1, heads)[:, None])
+            return torch.einsum("psthk,hk->psth", keys.unflatten(-1, (heads, key_dim)), self.query) / math.sqrt(key_dim)
         weight = rearrange(self.key.weight, "(head key) dim -> head key dim", head=heads)
         asked = torch.einsum("hk,hkd->hd", self.query, weight) / math.sqrt(key_dim)
         offset = (self.query * self.key.bias.view(heads, key_dim)).sum(-1) / math.sqrt(key_dim)

@@ -17,8 +17,17 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from anysat.model.layers import HAS_FUSED_LINEAR, ChannelNorm, RelativePosition, RowLayers, is_plain, linear
+from anysat.model.layers import (
+    HAS_FUSED_LINEAR,
+    ChannelNorm,
+    RelativePosition,
+    RowLayers,
+    is_plain,
+    is_plain_linear,
+    linear,
+)
 from anysat.model.projectors import ImageProjector, TemporalPooling
 
 _log = logging.getLogger(__name__)
@@ -36,8 +45,16 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
     """The modules as this pass runs them: ready, or as they are where it learns, is exported, or they are special."""
     device = next(modules[0].parameters()).device.type
     learns, is_exported = torch.is_grad_enabled(), torch.compiler.is_exporting()
-    if learns or is_exported or any(map(_is_special, modules)):
-        why = "it learns" if learns else "it is exported" if is_exported else "parts are compiled, hooked or foreign"
+    if learns and (kept := _keeping()) is not None:  # for then weights are about to change
+        kept.clear()
+    if learns or is_exported or any(map(is_special, modules)):
+        why = (
+            "it learns"
+            if learns
+            else "it is exported"
+            if is_exported
+            else "parts are compiled, hooked, changed or foreign"
+        )
         _log.debug("%s runs as it is: %s", type(modules[0]).__name__, why)
         yield modules
         return
@@ -56,26 +73,53 @@ class _Made(NamedTuple):
     ready: nn.Module
 
 
-_KEPT: ContextVar[dict[tuple[int, torch.dtype | None], _Made] | None] = ContextVar("kept", default=None)
+class _Kept(dict[tuple[int, torch.dtype | None], _Made]):
+    """What one loop keeps until it ends, and the loop around it."""
+
+    def __init__(self, around: _Kept | None) -> None:
+        super().__init__()
+        self.around, self.has_ended = around, False
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
+def _keeping() -> _Kept | None:
+    """What the innermost loop that goes on keeps.
+
+    Generators end in any order, and in other contexts than they began: what they leave here is passed over.
+    """
+    kept = _KEPT.get()
+    while kept is not None and kept.has_ended:
+        kept = kept.around
+    return kept
 
 
 @contextmanager
 def keeping_ready() -> Iterator[None]:
     """Passes inside share what they make ready: for loops over many tiles.
 
-    Weights that are replaced, loaded or changed in place inside are made ready anew. A change through `.data` or of
-    memory that is shared with something else is not noticed: do not do that inside. In bfloat16 products inside may be
-    summed in another order than outside.
+    Weights that are replaced, loaded, changed in place or by an optimiser's step inside are made ready anew, and so is
+    everything after a pass that learns. No other change is noticed: one through `.data`, by kernels that torch's
+    counters do not tell of, of memory that is shared with something else, of what is no weight, such as a norm's `eps`
+    or an activation. Do not do that inside. In bfloat16 products inside may be summed in another order than outside.
     """
-    token = _KEPT.set({})
+    kept = _Kept(_keeping())
+    _KEPT.set(kept)
+    # Fused steps raise no counter of a weight.
+    watching = register_optimizer_step_post_hook(lambda *_: kept.clear())
     try:
         yield
     finally:
-        _KEPT.reset(token)
+        watching.remove()
+        kept.clear()
+        kept.has_ended = True
+        if _KEPT.get() is kept:
+            _KEPT.set(_keeping())
 
 
 def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    kept, weights = _KEPT.get(), list(module.parameters())
+    kept, weights = _keeping(), list(module.parameters())
     if kept is None:
         return ready(module, dtype)
     if any(weight.is_inference() for weight in weights):  # whose changes no counter tells
@@ -92,17 +136,30 @@ def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return found.ready
 
 
-def _is_special(module: nn.Module) -> bool:
-    """Whether parts are compiled, somebody else's or have hooks, or weights lie in shards over several processes."""
+def is_special(module: nn.Module) -> bool:
+    """Whether parts are compiled, hooked, somebody else's or of a kind that is not made ready, or weights are.
+
+    Weights are special that lie in shards over several processes, and tensors that are no parameters.
+    """
     for part in module.modules():
         if part._compiled_call_impl is not None or hasattr(part, "unshard") or not is_plain(part):
+            return True
+        if not _is_known(part) or any(isinstance(value, Tensor) for value in vars(part).values()):
             return True
     return any(type(weight) is not nn.Parameter for weight in module.parameters())
 
 
+def _is_known(part: nn.Module) -> bool:
+    """Whether what has weights of its own is ours, or a layer of torch that has all of them."""
+    if not part._parameters or type(part).__module__.startswith("anysat."):
+        return True
+    has_all = all(weight is not None for weight in part._parameters.values())
+    return isinstance(part, nn.Conv2d) or (has_all and isinstance(part, nn.Linear | nn.LayerNorm))
+
+
 def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """A copy that shares what need not change; `dtype` is that of the matrices, None for that of the weights."""
-    if isinstance(module, RowLayers) and not module.training:
+    if isinstance(module, RowLayers) and ReadyRows.fits(module):
         return ReadyRows(module, dtype)
     if isinstance(module, nn.Linear):
         return ReadyLinear(module, dtype or module.weight.dtype)
@@ -114,26 +171,24 @@ def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     found._modules = {name: None if child is None else ready(child, dtype) for name, child in module._modules.items()}
     if dtype is not None and isinstance(module, RelativePosition):
         found._parameters = {"weight": module.weight.to(dtype)}  # type: ignore[dict-item]
-    if isinstance(module, ImageProjector):
-        found.__dict__["project"] = _ready_image(module, dtype)
+    if isinstance(module, ImageProjector) and module.is_embedding_plain and is_plain_linear(module.mlp[0]):
+        found.__dict__["project"] = _ready_image(module, module.mlp[0], dtype)
     return found
 
 
-def _ready_image(projector: ImageProjector, dtype: torch.dtype | None) -> Step:
+def _ready_image(projector: ImageProjector, first: nn.Linear, dtype: torch.dtype | None) -> Step:
     """The convolution joins the first layer, linear as it is itself."""
-    first, *others = projector.mlp
-    assert isinstance(first, nn.Linear), first
     joined = _linear(first.weight @ projector.embed.weight.flatten(1), first.bias, dtype or first.weight.dtype)
-    then = nn.Sequential(*(ready(other, dtype) for other in others))
+    then = nn.Sequential(*(ready(other, dtype) for other in projector.mlp[1:]))
     return lambda pixels: then(joined(pixels))
 
 
-class ReadyLinear(nn.Module):
+class ReadyLinear(nn.Linear):
     """A linear layer whose weights are in another type, which is that of what comes out."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight, self.bias = _stored(layer.weight, dtype), layer.bias.to(dtype)
+        nn.Module.__init__(self)  # whose weights are plain tensors
+        self.__dict__ |= {"weight": _stored(layer.weight, dtype), "bias": layer.bias.to(dtype)}
 
     def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
         """Multiply and add."""
@@ -159,6 +214,12 @@ class ReadyRows(nn.Module):
     for the layer after it: with the sign of a weight moved to the layer before, `relu(w z + b)` is
     `|w| (max(z, -b / |w|) + b / |w|)`, and both the factor and the sum are linear.
     """
+
+    @staticmethod
+    def fits(layers: RowLayers) -> bool:
+        """Whether there are no others, and none of them drops out values."""
+        known = all(isinstance(one, nn.Linear | ChannelNorm) or not [*one.parameters()] for one in layers)
+        return known and not any(part.training for part in layers.modules())
 
     def __init__(self, layers: RowLayers, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -236,7 +297,7 @@ def _stored(weight: Tensor, dtype: torch.dtype) -> Tensor:
     One pass over a small tile would not make up for the copy.
     """
     is_cast = dtype == torch.bfloat16 != weight.dtype and weight.device.type == "cpu"
-    by_column = is_cast and HAS_FUSED_LINEAR and _KEPT.get() is not None
+    by_column = is_cast and HAS_FUSED_LINEAR and _keeping() is not None
     weight = weight.to(dtype)
     return weight.t().contiguous().t() if by_column else weight.contiguous()
 
