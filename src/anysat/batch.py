@@ -26,7 +26,7 @@ Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device="cpu")  # where numpy fills it, whatever torch makes by default
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,8 +49,13 @@ class Tile:
         """A tile of these observations; `options` are the other fields.
 
         Raises:
-            InputError: two are of one modality; the tile cannot be.
+            InputError: they are no observations, or two of one modality; the tile cannot be.
         """
+        for observation in observations:
+            if not isinstance(observation, Observation):
+                raise InputError(
+                    "tile", "observations one by one, such as Tile.of(s2, aerial)", type(observation).__name__
+                )
         keys = [observation.modality.key for observation in observations]
         if len(set(keys)) < len(keys):
             raise InputError("tile", "one observation of each modality", ", ".join(keys))
@@ -62,13 +67,18 @@ class Tile:
         for key, observation in self.observations.items():
             if key != observation.modality.key:
                 raise InputError(f"tile {self.id!r}", f"the observation of {key!r} under that key", observation)
-        extents = {
+        extents = self._extents_m
+        if len({*map(_rounded, extents.values())}) > 1:
+            raise ExtentError(extents, f"crop the observations of tile {self.id!r} to the ground they share")
+
+    @property
+    def _extents_m(self) -> dict[str, tuple[float, float]]:
+        """Height and width of what each modality that lies in patches covers."""
+        return {
             key: (o.shape_px[0] * o.modality.gsd_m, o.shape_px[1] * o.modality.gsd_m)
             for key, o in self.observations.items()
             if not o.modality.covers_tile
         }
-        if len({(round(100 * h), round(100 * w)) for h, w in extents.values()}) > 1:
-            raise ExtentError(extents, f"crop the observations of tile {self.id!r} to the ground they share")
 
     def __repr__(self) -> str:
         return f"Tile({self.id!r}, {', '.join(repr(o) for o in self.observations.values())})"
@@ -127,8 +137,13 @@ class Batch:
         if len(names) > 1:
             raise InputError("batch", "the same targets in every tile", sorted(names))
         keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
+        observations = {key: _stack(key, tiles, allocate) for key in keys}
+        sizes = {_rounded(extent): extent for tile in tiles for extent in tile._extents_m.values()}
+        if len(sizes) > 1:  # of tiles that share no modality
+            got = ", ".join(f"{height:g} x {width:g} m" for height, width in sizes.values())
+            raise InputError("batch", "tiles of one size", got)
         return cls(
-            observations={key: _stack(key, tiles, allocate) for key in keys},
+            observations=observations,
             ids=tuple(tile.id for tile in tiles),
             dataset=tiles[0].dataset,
             targets={name: _stack_targets(name, tiles, allocate) for name in tiles[0].targets},
@@ -216,6 +231,12 @@ class Embeddings:
     def __repr__(self) -> str:
         dense = f", dense {tuple(self.dense.shape)}" if self.dense is not None else ""
         return f"Embeddings(tile {tuple(self.tile.shape)}, patch {tuple(self.patch.shape)}{dense})"
+
+
+def _rounded(extent_m: tuple[float, float]) -> tuple[int, int]:
+    """In centimetres."""
+    height_m, width_m = extent_m
+    return round(100 * height_m), round(100 * width_m)
 
 
 def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:

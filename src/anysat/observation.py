@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -74,7 +74,7 @@ class Observation:
         modality: Modality,
         values: ArrayLike,
         *,
-        bands: Sequence[str] | None = None,
+        bands: Iterable[str] | None = None,
         units: str | Sequence[str] | None = None,
         dates: Any = None,
         valid: ArrayLike | None = None,
@@ -88,14 +88,14 @@ class Observation:
         Args:
             modality: the stream the values belong to.
             values: (band row col), or (time band row col) for a series, any real type.
-            bands: names of the bands as stored; None when they are the modality's, in its order.
+            bands: names of the bands as stored, also as a coordinate; None when they are the modality's, in its order.
             units: one unit, or one per stored band; None for the modality's own.
             dates: one per time step, anything numpy reads as a date; an image has none.
             valid: True where data is real: (time,), or the axes of `values`, of length 1 where they do not matter.
-            nodata: source value that means "no data".
+            nodata: source value that means "no data", rounded as the values are.
 
         Raises:
-            InputError: wrong rank, lengths, type, dates or an empty series.
+            InputError: wrong rank, lengths, type, dates, nodata or an empty series.
             UnknownNameError: a band or unit the modality does not have.
 
         Examples:
@@ -116,8 +116,8 @@ class Observation:
         unit_of = _stored_units(modality, names, units)
         with np.errstate(over="ignore"):
             seen = np.isfinite(array.astype(np.float32)) & ~_masked(values)
-        if nodata is not None and np.isfinite(nodata):
-            seen &= array != nodata
+        if nodata is not None:
+            seen &= array != _as_stored(modality, nodata, values, array.dtype)
         if valid is not None:
             seen &= _as_valid(modality, valid, array.shape)
         array = np.where(seen, array, 0).astype(np.float32)
@@ -161,8 +161,10 @@ class Observation:
 
 
 def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
-    detach = getattr(values, "detach", None)  # a tensor that takes part in a gradient
-    array = np.asarray(values if detach is None else detach())
+    values = _detached(values)
+    if str(getattr(values, "dtype", "")) == "torch.bfloat16":  # which numpy does not have
+        values = values.float()  # type: ignore[union-attr]
+    array = np.asarray(values)
     axes = "(time band row col)" if modality.is_temporal else "(band row col)"
     if array.ndim != (4 if modality.is_temporal else 3):
         raise InputError(modality.key, f"{axes}, rank {4 if modality.is_temporal else 3}", f"shape {array.shape}")
@@ -173,12 +175,31 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     return array
 
 
+def _detached(values: Any) -> Any:
+    """The same; a tensor without its part in a gradient."""
+    detach = getattr(values, "detach", None)
+    return values if detach is None else detach()
+
+
+def _as_stored(modality: Modality, nodata: object, values: Any, dtype: np.dtype[Any]) -> float:
+    """The number that stands for no data, rounded to the type of the values: those of files are wider."""
+    number = np.asarray(_detached(nodata))
+    if number.size != 1 or number.dtype.kind not in "fiu":
+        raise InputError(f"{modality.key} nodata", "one number such as -9999", repr(nodata))
+    number = number.item()
+    if dtype.kind != "f":
+        return number
+    with np.errstate(over="ignore"):
+        stored = dtype.type(number) if not hasattr(values, "new_tensor") else values.new_tensor(number).item()
+    return float(stored)
+
+
 def _masked(values: object) -> NDArray[np.bool_] | np.bool_:
     return np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.False_
 
 
 def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.asarray(valid)
+    mask = np.asarray(_detached(valid))
     if modality.is_temporal and mask.ndim == 1:
         mask = mask[:, None, None, None]
     fits = mask.ndim == len(shape) and all(a in (1, b) for a, b in zip(mask.shape, shape, strict=True))
@@ -228,7 +249,7 @@ def _calendar_date(date: object) -> object:
     return "-".join(found.group(1, 3, 4))
 
 
-def _stored_bands(modality: Modality, num_bands: int, bands: Sequence[str] | None) -> list[int]:
+def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None) -> list[int]:
     """Model index of each stored band."""
     if bands is None:
         measured = [i for i, band in enumerate(modality.bands) if band.ratio_of is None]
@@ -240,13 +261,12 @@ def _stored_bands(modality: Modality, num_bands: int, bands: Sequence[str] | Non
         raise InputError(
             modality.key, f"{len(modality.bands)} bands ({names})", num_bands, "name them with bands=[...]"
         )
+    bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # of a coordinate, too
     if len(bands) != num_bands:
-        raise InputError(
-            f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {list(bands)}"
-        )
+        raise InputError(f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {bands}")
     indices = [modality.find_band(name) for name in bands]
     if len(set(indices)) < len(indices):
-        raise InputError(f"{modality.key} bands", "each band once", list(bands))
+        raise InputError(f"{modality.key} bands", "each band once", bands)
     return indices
 
 

@@ -36,8 +36,13 @@ def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Pi
 
     Raises:
         UnknownNameError: a key that names no modality of the model.
-        InputError: wrong rank, bands, type, dates, mask or batch size.
+        InputError: no dict; wrong rank, bands, type, dates, mask or batch size.
     """
+    if not isinstance(x, Mapping):
+        raise InputError(
+            "input", "a dict of tensors by modality, such as {'s2': ..., 's2_dates': ...}", type(x).__name__,
+            "a Batch of source values is for `encode`",
+        )  # fmt: skip
     inputs = {}
     companions = {key + suffix for key in x for suffix in (_DATES, _MASK)}
     for key, values in x.items():

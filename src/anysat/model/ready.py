@@ -178,8 +178,9 @@ def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 def _ready_image(projector: ImageProjector, first: nn.Linear, dtype: torch.dtype | None) -> Step:
     """The convolution joins the first layer, linear as it is itself."""
+    _, *others = projector.mlp
     joined = _linear(first.weight @ projector.embed.weight.flatten(1), first.bias, dtype or first.weight.dtype)
-    then = nn.Sequential(*(ready(other, dtype) for other in projector.mlp[1:]))
+    then = nn.Sequential(*(ready(other, dtype) for other in others))
     return lambda pixels: then(joined(pixels))
 
 

@@ -1,0 +1,99 @@
+"""Values as callers happen to have them: tensors, numbers and coordinates are read as what they are, or refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from anysat.batch import Batch, Tile
+from anysat.errors import InputError, UnknownNameError
+from anysat.modalities import MODALITIES
+from anysat.observation import Observation
+from builders import random_model
+
+S2, AERIAL = MODALITIES["s2"], MODALITIES["aerial"]
+DAY = ["2020-01-01"]
+
+
+def filled(fill, dtype=np.float32):
+    values = np.ones((1, 10, 2, 2), dtype)
+    values[0, 0, 0, 0] = fill
+    return values
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.array, torch.tensor])
+@pytest.mark.parametrize("fill", [1e20, 0.1, -3.4e38])
+def test_a_fill_that_is_no_number_of_float32_is_still_no_data(fill, kind):
+    found = Observation.of(S2, filled(fill), dates=DAY, nodata=kind(fill))
+    assert (~found.valid).sum() == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "uint8"])
+def test_a_fill_is_told_in_tensors_of_any_type(dtype):
+    tensor = torch.from_numpy(filled(201.0)).to(getattr(torch, dtype))
+    assert (~Observation.of(S2, tensor, dates=DAY, nodata=201).valid).sum() == 1
+    assert Observation.of(S2, tensor, dates=DAY, nodata=-9999).valid.all()
+    assert Observation.of(S2, tensor, dates=DAY, nodata=float("nan")).valid.all()
+
+
+def test_a_fill_is_rounded_as_the_values_are():
+    tensor = torch.from_numpy(filled(-9999.0)).bfloat16()
+    assert (~Observation.of(S2, tensor, dates=DAY, nodata=-9999).valid).sum() == 1
+
+
+@pytest.mark.parametrize("nodata", ["255", [0, 255], True, None.__class__])
+def test_what_is_no_number_is_no_fill(nodata):
+    with pytest.raises(InputError, match="s2 nodata: expected one number such as -9999, got"):
+        Observation.of(S2, filled(0), dates=DAY, nodata=nodata)
+
+
+def test_bands_are_named_by_anything_that_goes_through_them():
+    names = list(S2.band_names)[::-1]
+    values = np.arange(10.0)[None, :, None, None]
+    wanted = Observation.of(S2, values, bands=names, dates=DAY).values
+    xarray = pytest.importorskip("xarray")
+    cube = xarray.DataArray(values, dims=("time", "band", "y", "x"), coords={"band": names})
+    for bands in (cube.band, (name for name in names), np.array(names)):
+        assert np.array_equal(Observation.of(S2, values, bands=bands, dates=DAY).values, wanted)
+    with pytest.raises(UnknownNameError, match="unknown band '1'"):
+        Observation.of(S2, values, bands=range(1, 11), dates=DAY)
+
+
+def test_valid_masks_that_take_part_in_a_gradient_are_read():
+    mask = torch.ones(1, 10, 2, 2, requires_grad=True)
+    assert Observation.of(S2, filled(0), dates=DAY, valid=mask).valid.all()
+
+
+@pytest.mark.parametrize("given", [lambda seen: [seen], lambda seen: seen.values])
+def test_a_tile_takes_observations_one_by_one(given):
+    with pytest.raises(InputError, match=r"observations one by one, such as Tile.of\(s2, aerial\), got (list|ndarray)"):
+        Tile.of(given(Observation.of(S2, filled(0), dates=DAY)))
+
+
+def test_tiles_of_different_sizes_without_a_common_modality_are_no_batch():
+    large = Tile.of(Observation.of(S2, np.ones((1, 10, 4, 4)), dates=DAY))
+    small = Tile.of(Observation.of(AERIAL, np.ones((4, 50, 50))))
+    with pytest.raises(InputError, match="batch: expected tiles of one size, got 40 x 40 m, 10 x 10 m"):
+        Batch.of([large, small])
+    modis = Tile.of(Observation.of(MODALITIES["modis"], np.ones((1, 7, 1, 1)), dates=DAY))
+    assert len(Batch.of([large, modis])) == 2
+
+
+@pytest.mark.parametrize("given", [torch.zeros(1, 1, 10, 4, 4), [torch.zeros(1, 1, 10, 4, 4)], "batch"])
+def test_the_published_call_takes_a_dict_and_says_where_a_batch_goes(given):
+    if given == "batch":
+        given = Batch.of([Tile.of(Observation.of(S2, filled(0), dates=DAY))])
+    with pytest.raises(
+        InputError, match="input: expected a dict of tensors .* a Batch of source values is for `encode`"
+    ):
+        random_model(modalities=[S2])(given, 20)
+
+
+def test_batches_are_made_in_ordinary_memory_wherever_torch_makes_tensors():
+    tile = Tile.of(Observation.of(S2, filled(0), dates=DAY), targets={"label": np.array(1)})
+    torch.set_default_device("meta")
+    try:
+        found = Batch.of([tile])
+    finally:
+        torch.set_default_device(None)
+    assert found.observations["s2"].values.device.type == "cpu"
+    assert found.targets["label"].tolist() == [1]
