@@ -49,6 +49,34 @@ def test_what_cannot_be_exported_is_refused():
         export(model, ["s2", "l7"], 20)
     with pytest.raises(InputError, match="lie in patches"):
         export(model, ["modis"], 250)
+    with pytest.raises(InputError, match="export: expected at least one modality, got none"):
+        export(model, [], 20)
+
+
+@pytest.mark.parametrize("guard", ["no_grad", "inference_mode"])
+def test_a_program_is_free_and_drops_nothing_however_the_model_is_held(guard):
+    """Made where nothing is learned, of a model in training."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, guard], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
+
+
+HELD = """
+import sys, torch
+from anysat.modalities import MODALITIES
+from anysat.model.export import export
+from builders import random_input, random_model
+model = random_model(modalities=[MODALITIES["s2"]]).train()
+model.spatial.eval()
+with getattr(torch, sys.argv[1])():
+    program = export(model, ["s2"], 20).module()
+assert model.training and model.projectors["s2"].dropout.training and not model.spatial.training
+x = random_input(("s2",), 120, width_m=180, batch=3, times=5)
+found = program({"s2": x["s2"]}, {"s2": x["s2_dates"].float()})
+torch.testing.assert_close(found[1], model.eval()(x, 20), atol=1e-5, rtol=1e-5)
+print("same")
+"""
 
 
 def test_state_dicts_survive_a_round_trip():

@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 from anysat.errors import InputError
 from anysat.model.encoder import AnySat
 from anysat.model.inputs import PixelInput
+from anysat.model.modes import evaluating
 from anysat.patches import centimetres, patch_unit_m, subpatches_per_side
 
 _MOST_DATES, _MOST_PATCHES_PER_SIDE, _LARGEST_BATCH = 1000, 256, 1024
@@ -33,20 +34,22 @@ class CoreModule(nn.Module):
 def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: str | None = None) -> ExportedProgram:
     """Export an encoder that takes `({key: values}, {key: days})` and gives (tile, patch[, dense]).
 
-    Values are standardised and all valid; checks, masks and chunks stay in the Python call. Every
+    Values are standardised and all valid, days are float32; checks, masks and chunks stay in the Python call. Every
     modality's number of dates, the batch size and the tile's sides are free. A tile has two patches or more
     a side, a series two dates or more: give a single one twice, which changes nothing.
 
     Args:
-        model: in eval mode.
-        keys: the modalities the program takes; they must lie in patches.
+        model: the program computes as in eval mode; the model stays in the mode it has.
+        keys: the modalities the program takes, one or more; they must lie in patches.
         patch_size_m: fixed side of a patch.
         dense: modality of a dense output, or None.
 
     Raises:
         UnknownNameError: the model has no such modality.
-        InputError: the patch does not hold whole sub-patches, or a modality covers the tile.
+        InputError: no modality; the patch does not hold whole sub-patches, or a modality covers the tile.
     """
+    if not keys:
+        raise InputError("export", "at least one modality", "none")
     modalities = [model.config.modality(key) for key in keys]
     unit_m = patch_unit_m(modalities, model.config.subpatch_order)
     if any(modality.covers_tile for modality in modalities) or centimetres(patch_size_m, "patch size") % centimetres(
@@ -74,4 +77,5 @@ def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: st
             free_values[modality.key][1] = time
             free_days[modality.key] = {0: batch, 1: time}
     core = CoreModule(model, keys, patch_size_m, dense)
-    return torch.export.export(core, (values, days), dynamic_shapes=(free_values, free_days))
+    with evaluating(model):
+        return torch.export.export(core, (values, days), dynamic_shapes=(free_values, free_days))
