@@ -7,19 +7,40 @@ dependencies = ["torch", "numpy", "einops", "safetensors", "huggingface_hub", "j
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
+import torch  # noqa: E402
+
+from anysat.errors import UnknownNameError  # noqa: E402
 from anysat.model.checkpoint import PUBLISHED_REPO, load  # noqa: E402
 from anysat.model.config import SIZES  # noqa: E402
 from anysat.model.encoder import AnySat  # noqa: E402
 
 
-def anysat(pretrained: bool = True, size: str = "base", weights: str = PUBLISHED_REPO, **options):
+def anysat(
+    pretrained: bool = True,
+    size: str = "base",
+    weights: str = PUBLISHED_REPO,
+    *,
+    flash_attn: bool = True,  # noqa: ARG001
+    device="cpu",
+    dtype=torch.float32,
+    **options,
+):
     """The encoder, in eval mode.
 
     Args:
         pretrained: load `weights`; False gives an untrained model of `size`.
         size: `base`, `small` or `tiny`; only base has published weights.
         weights: hub id, file or folder; see `anysat.load`, which also takes `options`.
+        flash_attn: an option of the authors' entry, taken for its callers; torch chooses how attention is computed.
+        device, dtype: where the weights go, and of which type they are.
+        options: those of `anysat.load`, or of the configuration of an untrained model.
+
+    Raises:
+        UnknownNameError: there is no such size.
     """
+    if size not in SIZES:
+        raise UnknownNameError("size", size, SIZES)
     if pretrained:
-        return load(weights if weights != PUBLISHED_REPO or size == "base" else size, **options)
-    return AnySat(SIZES[size](**options)).eval()
+        source = weights if weights != PUBLISHED_REPO or size == "base" else size
+        return load(source, device=device, dtype=dtype, **options)
+    return AnySat(SIZES[size](**options)).to(device=device, dtype=dtype).eval()

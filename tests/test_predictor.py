@@ -14,7 +14,8 @@ import anysat
 from anysat.batch import Batch
 from anysat.data.base import Target
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
-from anysat.model.checkpoint import TASK_FORMAT, save
+from anysat.model.checkpoint import save
+from anysat.model.weight_files import TASK_FORMAT
 from anysat.picture_samples import class_colours, colours_of, with_colours
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, load_task

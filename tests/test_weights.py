@@ -1,17 +1,20 @@
 """Weight files: published names in, our own file, the hub's folder, and everything that can be wrong with a file."""
 
 import io
+import json
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import anysat
-from anysat.errors import MissingFileError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
 from anysat.modalities import MODALITIES, Band, Modality
 from anysat.model import checkpoint
 from anysat.model.config import ModelConfig
@@ -283,3 +286,89 @@ def test_keys_that_are_no_names_are_refused(tmp_path):
     torch.save({1: torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="holds no state dict but dict"):
         anysat.load(tmp_path / "a.pth")
+
+
+def test_wide_weights_are_not_rounded_on_their_way_into_a_wide_model(tmp_path, small):
+    wide = {name: tensor.double() + 1e-12 for name, tensor in small.published_state_dict().items()}
+    torch.save(wide, tmp_path / "a.pth")
+    found = anysat.load(tmp_path / "a.pth", config=SMALL, dtype=torch.float64).published_state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wide.items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pointer_of_git_lfs_is_told(tmp_path, suffix):
+    path = tmp_path / f"AnySat{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n")
+    with pytest.raises(WeightsError, match="a pointer of Git LFS, not the weights; fetch them with `git lfs pull`"):
+        anysat.load(path)
+
+
+def test_bytes_of_no_kind_are_not_called_a_pickle(tmp_path):
+    for start in (b"", b"\x00\x01", b"hello"):
+        (tmp_path / "a.pth").write_bytes(start + bytes(range(256)))
+        with pytest.raises(WeightsError, match=r"not a readable checkpoint \(neither of torch nor of safetensors\)"):
+            anysat.load(tmp_path / "a.pth")
+
+
+def test_a_safetensors_file_is_known_by_its_content(tmp_path, small):
+    checkpoint.save(small, tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.pth")
+    assert same_numbers(anysat.load(tmp_path / "a.pth"), small)
+
+
+@pytest.mark.parametrize("name", ["./missing", "../missing", "/missing", "~/missing", "a/b/c", "", "~nobody/missing"])
+def test_what_can_only_be_a_path_is_not_asked_of_the_hub(name, monkeypatch):
+    monkeypatch.setattr(checkpoint, "download", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(MissingFileError, match=f"^{name or repr(name)}: no such file or folder"):
+        anysat.load(name)
+
+
+def test_the_users_home_is_written_with_a_tilde(tmp_path, small, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small.save_pretrained("~/kept")
+    assert {one.name for one in (tmp_path / "kept").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert same_numbers(anysat.load("~/kept"), small)
+
+
+def test_the_entry_of_torch_hub_takes_what_the_authors_does_and_a_type(small, tmp_path):
+    entry = partial(torch.hub.load, str(Path(__file__).parents[1]), "anysat", source="local")
+    with pytest.raises(UnknownNameError, match="unknown size 'huge'"):
+        entry(pretrained=False, size="huge")
+    made = entry(
+        pretrained=False, size="tiny", flash_attn=False, device="cpu", dtype=torch.bfloat16, depth=1,
+        modalities=(MODALITIES["s2"],),
+    )  # fmt: skip
+    assert (made.dtype, made.config.depth, made.training) == (torch.bfloat16, 1, False)
+    checkpoint.save(small, tmp_path / "w.safetensors")
+    assert same_numbers(entry(weights=str(tmp_path / "w.safetensors"), flash_attn=True), small)
+
+
+def test_weights_that_are_one_tensor_are_told_where_they_are_saved(tmp_path):
+    model = random_model(SMALL)
+    block = model.spatial.blocks[0]
+    block.norm2.weight = block.norm1.weight
+    named = "spatial.blocks.0.norm1.weight, spatial.blocks.0.norm2.weight"
+    with pytest.raises(WeightsError, match=f"these are one tensor: {named}; give each its own"):
+        model.save_pretrained(tmp_path / "tied")
+    assert not (tmp_path / "tied").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_tensors_of_types_that_are_not_computed_with_are_refused(tmp_path, small, dtype):
+    path = write_published(tmp_path / "a.pth", small, cls_token=torch.zeros(1, 1, 64).to(dtype))
+    with pytest.raises(WeightsError, match=f"1 tensors of a type that is not computed with .cls_token {dtype}"):
+        anysat.load(path, config=SMALL)
+
+
+@pytest.mark.parametrize("changes", [{"depth": 1.0}, {"num_heads": 2.0}, {"dim": 64.0}, {"pixel_widths": (8.0,)}])
+def test_counts_that_are_no_whole_numbers_are_refused(changes, tmp_path, small):
+    with pytest.raises(RecordError, match=f"ModelConfig.{next(iter(changes))}: expected (a whole|multiples)"):
+        ModelConfig(**changes)
+    assert ModelConfig(dim=np.int64(64), num_heads=2).dim == 64
+    checkpoint.save(small, tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        meta = json.loads(file.metadata()["anysat"])
+    meta["config"] |= changes
+    save_file({"a": torch.zeros(1)}, tmp_path / "b.safetensors", {"anysat": json.dumps(meta)})
+    with pytest.raises(WeightsError, match=r"unreadable metadata \(ModelConfig"):
+        anysat.load(tmp_path / "b.safetensors")

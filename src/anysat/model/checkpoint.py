@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import tempfile
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 import anysat
-from anysat.errors import MissingFileError, RecordError, StatisticsError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import MissingFileError, UnknownNameError, WeightsError, WriteError
 from anysat.model.config import SIZES, ModelConfig
 from anysat.model.encoder import AnySat
+from anysat.model.weight_files import FORMAT, SUFFIXES, WeightFile, read_file
 from anysat.normalise import PRESETS, Normaliser, write_text
 
 PUBLISHED_REPO = "g-astruc/AnySat"
@@ -33,14 +32,10 @@ PUBLISHED_FILE = "models/AnySat.pth"
 PUBLISHED_LICENCE = "MIT"
 UNKNOWN_LICENCE = "unknown"
 OWN_FILE = "model.safetensors"
-FORMAT = "anysat-1"
 FROM_DATA = "from-data"
-TEACHER = "target_encoder."
+_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHIPPED = {"nano": Path(__file__).with_name("weights") / "nano.safetensors"}
 """Weights that are part of the package, by name; their card lies beside them. Add others here."""
-TASK_FORMAT = "anysat-task-1"
-"""Of a predictor's file, encoder and head in one, which `anysat.tasks.predictor` reads."""
-_PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
 _RENAMES = (  # ours -> published, applied in turn
     (r"^fusion\.tile_token$", "cls_token"),
@@ -79,22 +74,6 @@ def published_name(name: str, depth: int) -> str:
     return name.format(depth=depth)
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """What a weight file holds, read but not yet put into a model."""
-
-    source: str
-    """Path or hub id, for messages."""
-    tensors: Mapping[str, Tensor]
-    """By our names or by the published ones."""
-    published: bool
-    """Whether the tensors carry the published names."""
-    config: ModelConfig | None = None
-    """Kept in our own files only."""
-    normaliser: Normaliser | None = None
-    provenance: Mapping[str, str] | None = None
-
-
 def load(
     source: str | Path,
     *,
@@ -126,6 +105,7 @@ def load(
     """
     file = read_weights(source, revision=revision, token=token)
     model = AnySat(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
+    model.to(dtype=dtype)  # before the tensors, which may be wider than float32
     if file.published:
         load_published(model, file.tensors, source=file.source)
     else:
@@ -133,7 +113,7 @@ def load(
     model.provenance = dict(file.provenance or {"weights": file.source, "licence": UNKNOWN_LICENCE})
     if statistics is not None:
         model.normaliser = find_statistics(statistics)
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device=device).eval()
 
 
 def address_of(weights: str) -> str:
@@ -159,8 +139,13 @@ def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
 
 
 def save(model: AnySat, path: str | Path) -> None:
-    """Write our own file; it appears whole or not at all."""
-    path = Path(path)
+    """Write our own file; it appears whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+        WeightsError: two weights are one tensor, which no file of this kind keeps.
+    """
+    path = _expanded(path)
     meta = {
         "format": FORMAT,
         "anysat": anysat.__version__,
@@ -169,6 +154,14 @@ def save(model: AnySat, path: str | Path) -> None:
         "provenance": model.provenance,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names_of.setdefault(tensor.data_ptr(), []).append(name)
+    if tied := [", ".join(names) for names in names_of.values() if len(names) > 1]:
+        raise WeightsError(
+            "of the model", f"these are one tensor: {'; '.join(tied[:4])}",
+            "give each its own, as in `layer.weight = nn.Parameter(layer.weight.detach().clone())`",
+        )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -184,8 +177,9 @@ def save_folder(model: AnySat, folder: Path) -> None:
     """Write weights, shape and card, as hubs and `load` take them.
 
     Raises:
-        WriteError: they cannot be written.
+        WriteError, WeightsError: they cannot be written, see `save`.
     """
+    folder = _expanded(folder)
     save(model, folder / OWN_FILE)
     write_text(folder / "config.json", json.dumps(model.config.to_dict(), indent=1))
     write_text(folder / "README.md", model_card(model))
@@ -211,6 +205,11 @@ def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str
     with tempfile.TemporaryDirectory() as folder:
         save_folder(model, Path(folder))
         return str(hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload))
+
+
+def _expanded(path: str | Path) -> Path:
+    """With the user's home in the place of `~`; an unknown user's stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises
 
 
 def _umask() -> int:
@@ -243,26 +242,26 @@ Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
 def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
     """Find and read a weight file without building a model."""
     name = str(source)
-    path = SHIPPED.get(name, Path(source))
-    if path.is_dir():
+    path = SHIPPED.get(name) or _expanded(source)
+    if name and path.is_dir():
         path = path / OWN_FILE
         if not path.is_file():
             raise MissingFileError(path, f"a folder with {OWN_FILE}")
-    if not path.is_file():
+    if not name or not path.is_file():
         if name in SIZES:
             raise WeightsError(
                 repr(name), "this is a size, not weights, and only base has published weights",
                 f"load {PUBLISHED_REPO!r}, or make an untrained one with AnySat(ModelConfig.{name}())",
             )  # fmt: skip
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in (*_PICKLED, ".safetensors"):
-            file = replace(_read_file(download(name, revision, token)), source=name)
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and path.suffix not in SUFFIXES:
+            file = replace(read_file(download(name, revision, token)), source=name)
             licence = PUBLISHED_LICENCE if name == PUBLISHED_REPO else UNKNOWN_LICENCE
             return replace(file, provenance=file.provenance or {"weights": name, "licence": licence})
         shipped = ", ".join(SHIPPED)
         raise MissingFileError(
-            name, f"a weight file, a folder that holds one, {shipped}, or a hub id such as g-astruc/AnySat"
+            name or "''", f"a weight file, a folder that holds one, {shipped}, or a hub id such as g-astruc/AnySat"
         )
-    return _read_file(path)
+    return read_file(path)
 
 
 def download(repo: str, revision: str | None = None, token: str | None = None) -> Path:
@@ -285,80 +284,6 @@ def download(repo: str, revision: str | None = None, token: str | None = None) -
         repo, f"could not be fetched from the hub ({type(problem).__name__}: {problem})",
         "check the name and the connection, or give a local file",
     ) from problem  # fmt: skip
-
-
-def _read_file(path: Path) -> WeightFile:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in _PICKLED:
-        tensors = _teacher(_read_pickle(path))
-        return WeightFile(str(path), tensors, published=True)
-    raise WeightsError(
-        path, f"unknown suffix {path.suffix!r}", f"expected .safetensors or one of {', '.join(_PICKLED)}"
-    )
-
-
-def _read_safetensors(path: Path) -> WeightFile:
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
-    if meta is None:
-        return WeightFile(str(path), tensors, published=True)
-    meta = meta if isinstance(meta, dict) else {}
-    if meta.get("format") == TASK_FORMAT:
-        raise WeightsError(
-            path, f"a predictor of a task, encoder and head in one (format {TASK_FORMAT!r})",
-            "give it, or its run folder, to `anysat predict`; in Python its encoder is `anysat.load_task(...).encoder`",
-        )  # fmt: skip
-    if meta.get("format") != FORMAT:
-        raise WeightsError(
-            path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
-            f"this is anysat {anysat.__version__}, which reads {FORMAT!r}: install that version",
-        )  # fmt: skip
-    try:
-        config = ModelConfig.from_dict(meta["config"])
-        normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
-        provenance = {str(key): str(value) for key, value in meta["provenance"].items()}
-    except (KeyError, TypeError, AttributeError, RecordError, UnknownNameError, StatisticsError) as error:
-        raise WeightsError(path, f"unreadable metadata ({error})") from error
-    return WeightFile(str(path), tensors, False, config, normaliser, provenance)
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refusal follows where it matters
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "global" in str(error).lower():
-            raise WeightsError(
-                path, f"holds more than tensors and was refused, nothing of it was run ({_first_line(error)})",
-                "save its state dict alone where you trust the file",
-            ) from error  # fmt: skip
-        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise WeightsError(path, f"holds no state dict but {type(content).__name__}")
-    return dict(content)
-
-
-def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The averaged teacher's encoder if this is a whole training checkpoint, else the tensors as they are."""
-    teacher = {name.removeprefix(TEACHER): t for name, t in tensors.items() if name.startswith(TEACHER)}
-    return teacher or tensors
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().split("\n")[0].split(" Re-running")[0].split(" In PyTorch 2.6")[0]
-    return line or type(error).__name__
 
 
 def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
@@ -390,6 +315,11 @@ def _load_strict(
     ]
     if missing or extra or misshapen:
         raise WeightsError.mismatch(source, missing, extra, misshapen)
+    if odd := [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _TYPES]:
+        raise WeightsError(
+            source, f"{len(odd)} tensors of a type that is not computed with ({', '.join(odd[:4])})",
+            f"save them in one of {', '.join(map(str, _TYPES))}",
+        )  # fmt: skip
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise WeightsError(source, f"NaN or infinity in {len(broken)} tensors ({', '.join(broken[:4])})")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})

@@ -63,6 +63,10 @@ class ModelConfig:
             raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
 
         object.__setattr__(self, "modalities", tuple(self.modalities))
+        for name in ("dim", "depth", "num_heads"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                refuse(name, "a whole number")
+            object.__setattr__(self, name, int(getattr(self, name)))
         if self.dim < 64 or self.dim % 32:  # a group norm over a single channel would erase the pixels
             refuse("dim", "a multiple of 32, 64 or more")
         if self.depth < 1:
@@ -78,7 +82,9 @@ class ModelConfig:
             refuse("rpe_heads", "'first' or 'each'")
         if self.pixel_widths is not None:
             object.__setattr__(self, "pixel_widths", tuple(self.pixel_widths))
-            if not self.pixel_widths or any(width < 4 or width % 4 for width in self.pixel_widths):
+            if not self.pixel_widths or any(
+                not isinstance(width, int | np.integer) or width < 4 or width % 4 for width in self.pixel_widths
+            ):
                 refuse("pixel_widths", "multiples of 4, one or more, or null")
         if self.fusion_attention not in ("tokens", "within_token"):
             refuse("fusion_attention", "'tokens' or 'within_token'")

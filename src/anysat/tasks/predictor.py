@@ -21,10 +21,10 @@ from anysat.batch import Batch, Embeddings
 from anysat.data.base import Target
 from anysat.data.work import write_whole
 from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError, WriteError
-from anysat.model.checkpoint import TASK_FORMAT
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
+from anysat.model.weight_files import TASK_FORMAT
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.heads import Head, HeadConfig, config_of, head_config, make_head

@@ -1,0 +1,132 @@
+"""What a weight file holds, told by its content; nothing is put into a model here, nor unpickled beyond tensors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import anysat
+from anysat.errors import RecordError, StatisticsError, UnknownNameError, WeightsError
+from anysat.model.config import ModelConfig
+from anysat.normalise import Normaliser
+
+FORMAT = "anysat-1"
+TASK_FORMAT = "anysat-task-1"
+"""Of a predictor's file, encoder and head in one, which `anysat.tasks.predictor` reads."""
+TEACHER = "target_encoder."
+_PICKLED = (".pth", ".pt", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", *_PICKLED)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands where Git LFS has yet to put the weights."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds, read but not yet put into a model."""
+
+    source: str
+    """Path or hub id, for messages."""
+    tensors: Mapping[str, Tensor]
+    """By our names or by the published ones."""
+    published: bool
+    """Whether the tensors carry the published names."""
+    config: ModelConfig | None = None
+    """Kept in our own files only."""
+    normaliser: Normaliser | None = None
+    provenance: Mapping[str, str] | None = None
+
+
+def read_file(path: Path) -> WeightFile:
+    """Read a file of one of `SUFFIXES`; its content says of which kind it is.
+
+    Raises:
+        WeightsError: it is of another kind, damaged, or holds more than tensors (which are not run).
+    """
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            path, f"unknown suffix {path.suffix!r}", f"expected .safetensors or one of {', '.join(_PICKLED)}"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_POINTER))
+    except OSError as error:
+        raise WeightsError(path, f"not a readable file ({error})") from error
+    if head == _POINTER:
+        raise WeightsError(path, "a pointer of Git LFS, not the weights", "fetch them with `git lfs pull`")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # after the length of a header in JSON
+        return _read_safetensors(path)
+    if not head.startswith((b"PK", b"\x80")):
+        raise WeightsError(path, "not a readable checkpoint (neither of torch nor of safetensors)")
+    return WeightFile(str(path), _teacher(_read_pickle(path)), published=True)
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+    if meta is None:
+        return WeightFile(str(path), tensors, published=True)
+    meta = meta if isinstance(meta, dict) else {}
+    if meta.get("format") == TASK_FORMAT:
+        raise WeightsError(
+            path, f"a predictor of a task, encoder and head in one (format {TASK_FORMAT!r})",
+            "give it, or its run folder, to `anysat predict`; in Python its encoder is `anysat.load_task(...).encoder`",
+        )  # fmt: skip
+    if meta.get("format") != FORMAT:
+        raise WeightsError(
+            path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
+            f"this is anysat {anysat.__version__}, which reads {FORMAT!r}: install that version",
+        )  # fmt: skip
+    try:
+        config = ModelConfig.from_dict(meta["config"])
+        normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
+        provenance = {str(key): str(value) for key, value in meta["provenance"].items()}
+    except (KeyError, TypeError, AttributeError, RecordError, UnknownNameError, StatisticsError) as error:
+        raise WeightsError(path, f"unreadable metadata ({error})") from error
+    return WeightFile(str(path), tensors, False, config, normaliser, provenance)
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refusal follows where it matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "global" in str(error).lower():
+            raise WeightsError(
+                path, f"holds more than tensors and was refused, nothing of it was run ({_first_line(error)})",
+                "save its state dict alone where you trust the file",
+            ) from error  # fmt: skip
+        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise WeightsError(path, f"holds no state dict but {type(content).__name__}")
+    return dict(content)
+
+
+def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The averaged teacher's encoder if this is a whole training checkpoint, else the tensors as they are."""
+    teacher = {name.removeprefix(TEACHER): t for name, t in tensors.items() if name.startswith(TEACHER)}
+    return teacher or tensors
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().split("\n")[0].split(" Re-running")[0].split(" In PyTorch 2.6")[0]
+    return line or type(error).__name__
