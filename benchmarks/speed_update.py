@@ -5,8 +5,8 @@ python benchmarks/speed_update.py print docs/experiments/speed-update.json
 
 A tile of PASTIS (320 m, SPOT, 40 dates of Sentinel-2 and Sentinel-1, patches of 40 m) gets a 41st date of both, base
 size, float32. *Projector*: pixel tokens of one sensor from what is kept and the new date, beside those of 41 dates.
-*Refresh*: embeddings of all patches, from what is kept of both, the tokens of SPOT, and the new dates, beside the whole
-forward pass. Both take turns; ratios are those of each turn.
+*Refresh*: embeddings of all patches when a sensor or both get a date, from what is kept of their dates, the patches'
+tokens of all others, and the new dates, beside the whole forward pass. Both take turns; ratios are those of each turn.
 """
 
 from __future__ import annotations
@@ -75,18 +75,19 @@ def grown(model: AnySat, key: str, pixels: PixelInput, before: Remembered | None
     )  # fmt: skip
 
 
-def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], keep: Keep) -> list[Callable[[], Any]]:
-    """Embeddings of all patches: anew, and from what is kept."""
-    side = round(CASE.side_m / CASE.patch_m)
-    still = model.see({"spot": inputs["spot"]}, CASE.patch_m, chunk_rows=CHUNK_ROWS)
-    kept = {key: grown(model, key, dates_of(inputs[key], slice(0, -1)), None, keep)[1] for key in SERIES}
+def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: Keep) -> list[Callable[[], Any]]:
+    """Embeddings of all patches when one of the series, or `all`, gets a date: anew, and from what is kept."""
+    side, growing = round(CASE.side_m / CASE.patch_m), SERIES if key == "all" else (key,)
+    others = {other: pixels for other, pixels in inputs.items() if other not in growing}
+    still = model.see(others, CASE.patch_m, chunk_rows=CHUNK_ROWS)
+    kept = {key: grown(model, key, dates_of(inputs[key], slice(0, -1)), None, keep)[1] for key in growing}
 
     def anew() -> Any:
         return model.core(inputs, CASE.patch_m, chunk_rows=CHUNK_ROWS).patch.flatten(1, 2)
 
     def updated() -> Any:
         seen = dict(still)
-        for key in SERIES:
+        for key in growing:
             last = dates_of(inputs[key], slice(-1, None))
             seen[key], _ = grown(model, key, last, kept[key], keep)
         ordered = {key: seen[key] for key in inputs}
@@ -104,10 +105,11 @@ def run(times: int, others: float, path: Path | None) -> None:
         ("projector", key, keep, projector_ways)
         for key, keep in (("s1-asc", "series"), ("s2", "features"), ("s2", "series"))
     ]
-    works += [("refresh", "all", keep, refresh_ways) for keep in ("series", "features")]
+    works += [("refresh", "s1-asc", "series", refresh_ways)]
+    works += [("refresh", key, keep, refresh_ways) for key in ("s2", "all") for keep in ("series", "features")]
     with torch.inference_mode():
         for what, key, keep, make in works:
-            one = make(model, inputs, key, keep) if what == "projector" else make(model, inputs, keep)
+            one = make(model, inputs, key, keep)
             turns = [[seconds_of(way) for way in one] for _ in range(times)]
             anew, updated = (statistics.median(column) for column in zip(*turns, strict=True))
             keys = SERIES if key == "all" else (key,)

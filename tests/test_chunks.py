@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,28 @@ def test_what_a_part_frees_is_kept_for_the_next():
         for way in ("ours", "torch alone")
     ]
     assert mapped == [0, 1]
+
+
+COUNT_HUGE = """
+import sys, torch
+if sys.argv[1] == "after a tensor":
+    torch.ones(1)
+import anysat
+held = torch.ones(2**24)
+lines = open("/proc/self/smaps_rollup").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="how Linux keeps memory")
+@pytest.mark.parametrize(
+    ("way", "told", "is_huge"), [("first", None, True), ("first", "0", False), ("after a tensor", None, False)]
+)
+def test_large_tensors_lie_in_large_pages_unless_the_environment_says_no(way, told, is_huge):
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not pages.exists() or "[madvise]" not in pages.read_text():
+        pytest.skip("this system gives large pages to nobody, or to everybody")
+    env = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    env |= {} if told is None else {"THP_MEM_ALLOC_ENABLE": told}
+    found = subprocess.run([sys.executable, "-c", COUNT_HUGE, way], check=True, capture_output=True, env=env).stdout
+    assert (int(found) >= 2**14) == is_huge

@@ -5,10 +5,14 @@ The public names are loaded when first used, so that importing the package is qu
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+"""Torch's large tensors lie in pages of 2 MiB where Linux has them; it asks once, at the first tensor of a process."""
 
 _HOME = {
     "AnySat": "anysat.model.encoder",

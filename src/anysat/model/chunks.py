@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +17,17 @@ first, smaller ones it gives back to the system, which fills them with zeros at 
 torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")  # freed at once: a pass in bfloat16 takes a tenth less
 
 
-def slices(whole: slice, chunk_rows: int | None, rows_each: int) -> list[slice]:
+FEWEST_ROWS = 256
+"""Rows that a thread of Python takes at least: to start one takes as long as a few of them."""
+
+Found = TypeVar("Found")
+
+
+def slices(whole: slice, chunk_rows: int | None, rows_each: int, workers: int = 1) -> list[slice]:
     """Consecutive parts of at most `chunk_rows` rows, one item at least; everything at once without a limit.
 
-    Parts are alike in size: a small last one would be multiplied slowly.
+    Parts are alike in size: a small last one would be multiplied slowly. There are as many for each of the workers, if
+    there are rows enough.
     """
     length = whole.stop - whole.start
     if chunk_rows is None:
@@ -26,6 +35,8 @@ def slices(whole: slice, chunk_rows: int | None, rows_each: int) -> list[slice]:
     if not length:
         return []
     count = math.ceil(length / max(1, chunk_rows // rows_each))
+    workers = min(workers, length * rows_each // FEWEST_ROWS)
+    count = min(length, math.ceil(count / workers) * workers) if workers > 1 else count
     step = math.ceil(length / count)
     return [slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step)]
 
@@ -36,3 +47,38 @@ def joined(parts: Sequence[Sequence[Tensor | None]], dim: int) -> list[Tensor | 
         None if found[0] is None else torch.cat([one for one in found if one is not None], dim)
         for found in zip(*parts, strict=True)
     ]
+
+
+def num_workers(device: torch.device) -> int:
+    """Threads of Python that may share the work of a pass: those that torch has on a processor.
+
+    One where somebody looks on, who would not see other threads: a profiler, a counter of operations, a compiler.
+    """
+    is_watched = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    is_watched = is_watched or torch.autograd._profiler_enabled() or torch.compiler.is_compiling()
+    return torch.get_num_threads() if device.type == "cpu" and not is_watched else 1
+
+
+def each(work: Callable[[slice], Found], parts: Sequence[slice], workers: int) -> list[Found]:
+    """What some work finds in each part, which so many threads of Python take in turn; one takes them itself.
+
+    Each multiplies with one of torch's threads, of which none waits for another after every operation. For work in
+    which nothing is learned.
+    """
+    if min(workers, len(parts)) < 2:
+        return [work(part) for part in parts]
+    threads, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def begin() -> None:
+        torch.get_num_threads()  # which sets those of a new thread, and would undo what is set before it
+        torch.set_num_threads(1)
+
+    def run(part: slice) -> Found:
+        with torch.inference_mode(is_inference), torch.no_grad():
+            return work(part)
+
+    try:
+        with ThreadPoolExecutor(min(workers, len(parts)), initializer=begin) as pool:
+            return list(pool.map(run, parts))
+    finally:
+        torch.set_num_threads(threads)  # those of threads that begin later, too

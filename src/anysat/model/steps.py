@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from anysat.modalities import Modality
-from anysat.model.chunks import joined, slices
+from anysat.model.chunks import each, joined, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer, Hidden
 from anysat.model.inputs import PixelInput
@@ -75,10 +75,12 @@ def see(
     leave_out: bool = True,
     chunk_rows: int | None = None,
     recompute: bool = False,
+    workers: int = 1,
 ) -> SeenPatches:
     """Projector and spatial transformer over all patches of one modality, some patches at a time.
 
-    `recompute` keeps no activations of them for the backward pass, which computes them again.
+    `recompute` keeps no activations of them for the backward pass, which computes them again; `workers` threads share
+    the patches where nothing is learned.
     """
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
@@ -104,7 +106,7 @@ def see(
 
     return over_patches(
         spatial, config, modality, patch_size_m, (pixels.values.shape[0], rows, cols), project,
-        keep_sub=keep_sub, chunk_rows=chunk_rows, recompute=recompute,
+        keep_sub=keep_sub, chunk_rows=chunk_rows, recompute=recompute, workers=workers,
     )  # fmt: skip
 
 
@@ -119,6 +121,7 @@ def over_patches(
     keep_sub: bool,
     chunk_rows: int | None,
     recompute: bool = False,
+    workers: int = 1,
 ) -> SeenPatches:
     """The spatial transformer over the tokens of sub-patches, some patches at a time.
 
@@ -144,7 +147,7 @@ def over_patches(
         def run(part: slice) -> Sequence[Tensor | None]:
             return checkpoint(see_some, part, use_reentrant=False)
 
-    parts = [run(part) for part in slices(slice(0, math.prod(grid)), chunk_rows, side * side)]
+    parts = each(run, slices(slice(0, math.prod(grid)), chunk_rows, side * side, workers), workers)
     patch, patch_valid, sub, sub_valid = (
         None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=grid[1], pc=grid[2])
         for found in joined(parts, dim=0)

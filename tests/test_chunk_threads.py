@@ -1,0 +1,125 @@
+"""Work in parts that threads share: the same numbers, and nobody outside notices."""
+
+import threading
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import anysat.model.steps as steps
+from anysat.model.chunks import each, num_workers, slices
+from anysat.model.precision import multiplying
+from builders import random_input, random_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def takers(monkeypatch):
+    """Which threads took parts of which passes."""
+    found = []
+
+    def noting(work, parts, workers):
+        names = set()
+
+        def noted(part):
+            names.add(threading.current_thread().name)
+            return work(part)
+
+        result = each(noted, parts, workers)
+        found.append(names)
+        return result
+
+    monkeypatch.setattr(steps, "each", noting)
+    return found
+
+
+def test_parts_are_as_many_for_each_worker_where_there_are_rows_enough():
+    assert [len(slices(slice(0, 288), 2560, 26, workers)) for workers in (1, 2, 3, 4)] == [3, 4, 3, 4]
+    assert len(slices(slice(0, 20), 2560, 26, 2)) == 2
+    assert len(slices(slice(0, 19), 2560, 26, 2)) == 1
+    assert len(slices(slice(0, 3), 2560, 2500, 8)) == 3
+    assert slices(slice(0, 0), 2560, 26, 2) == []
+    assert slices(slice(0, 9), None, 26, 2) == [slice(0, 9)]
+
+
+def test_each_part_is_taken_once_and_found_in_order_as_outside(two_threads):
+    def work(part):
+        return part, torch.get_num_threads(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    parts = slices(slice(0, 100), 10, 1)
+    for is_inference in (False, True):
+        with torch.inference_mode(is_inference), torch.no_grad():
+            assert each(work, parts, 2) == [(part, 1, is_inference, False) for part in parts]
+            assert each(work, parts, 1) == [(part, 2, is_inference, False) for part in parts]
+
+
+def test_threads_that_begin_later_have_as_many_as_before(two_threads):
+    each(lambda part: torch.ones(2) + part.start, slices(slice(0, 4), 1, 1), 2)
+    found = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert (torch.get_num_threads(), found) == (2, [2])
+
+
+def test_what_goes_wrong_in_a_part_is_told_and_the_rest_is_left(two_threads):
+    taken = []
+
+    def work(part):
+        taken.append(part)
+        raise ValueError(part.start)
+
+    with pytest.raises(ValueError, match="0"):
+        each(work, slices(slice(0, 1000), 1, 1), 2)
+    assert len(taken) < 1000
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+def test_threads_give_what_one_gives(dtype, workers, takers, monkeypatch):
+    model, x = random_model(), random_input(("aerial", "s2", "s1-asc"), side_m=120, batch=2)
+    found = []
+    for count in (1, workers):
+        monkeypatch.setattr("anysat.model.encoder.num_workers", lambda _, count=count: count)
+        with torch.inference_mode(), multiplying(dtype, CPU):
+            found.append([model(x, 20, output) for output in ("patch", "dense")])
+    assert max(map(len, takers)) == workers
+    bound = {"atol": 1e-6, "rtol": 1e-5} if dtype is None else {"atol": 0.05, "rtol": 0.05}
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(many, one, **bound)
+
+
+def test_a_pass_that_learns_or_is_looked_at_stays_in_its_thread(two_threads, takers):
+    model, x = random_model(), random_input(("aerial", "s2"), side_m=120, batch=2)
+    here = {threading.current_thread().name}
+
+    def passes():
+        takers.clear()
+        model(x, 20)
+        return takers
+
+    with torch.inference_mode():
+        assert passes()[0] != here
+        with FlopCounterMode(display=False):
+            assert passes() == [here, here]
+        with torch.autograd.profiler.profile():
+            assert passes() == [here, here]
+        hook = model.spatial.register_forward_hook(lambda *_: None)
+        assert passes() == [here, here]
+        hook.remove()
+    model.requires_grad_(True)
+    assert passes() == [here, here]
+
+
+def test_there_are_as_many_workers_as_torch_has_threads_on_a_processor(two_threads):
+    assert (num_workers(CPU), num_workers(torch.device("cuda"))) == (2, 1)
