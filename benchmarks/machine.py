@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -52,6 +54,13 @@ def machine_facts(times: int, others: float) -> dict[str, Any]:
     rate = 2 * 2048**3 / min(seconds_of(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
     return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "gflop_per_s": rate, "load": others, "times": times}  # fmt: skip
+
+
+@contextlib.contextmanager
+def memory_as_it_comes(is_plain: bool) -> Iterator[None]:
+    """Processes begun inside have torch's own pages where they compute plainly, not the large ones that we ask for."""
+    with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} if is_plain else {}):
+        yield
 
 
 def processor() -> str:

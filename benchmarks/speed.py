@@ -6,13 +6,13 @@ python benchmarks/speed.py print docs/experiments/speed.json
 
 `make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
 seed. Ways of computing it take turns, each in a process of its own, so that whatever else the machine does meets all of
-them: the plain float32 forward pass of `plain.py`, the encoder's own in float32 and, where the machine computes with
-it, in bfloat16, made ready once for all turns. Seconds are medians, ratios those of each turn. Machines that are shared
-with others change their rate. A product is timed before and after each turn, and the lower rate is the turn's; a turn
-is *quiet* where it is four fifths or more of the best of all turns of the case. Medians of quiet turns are told by
-themselves, with their ratio. The floor is what remains to be multiplied at the rate at which this machine multiplies
-matrices of those very shapes, one after the other; its share is that over the seconds taken. Nothing is reported from a
-machine that is busy with something else, unless `--busy` is given.
+them: the plain float32 forward pass of `plain.py`, with memory in pages as torch has them by itself, the encoder's own
+in float32 and, where the machine computes with it, in bfloat16, made ready once for all turns. Seconds are medians,
+ratios those of each turn. Machines that are shared with others change their rate. A product is timed before and after
+each turn, and the lower rate is the turn's; a turn is *quiet* where it is four fifths or more of the best of all turns
+of the case. Medians of quiet turns are told by themselves, with their ratio. The floor is what remains to be multiplied
+at the rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over
+the seconds taken. Nothing is reported from a machine that is busy with something else, unless `--busy` is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from machine import machine_facts, others_busy, seconds_of
+from machine import machine_facts, memory_as_it_comes, others_busy, seconds_of
 from plain import plain
 from speed_cases import CASES, GROWTH, QUICK, Case
 from speed_table import table
@@ -214,7 +214,8 @@ class Elsewhere:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.worker = context.Process(target=working, args=(name, way, theirs), daemon=True)
-        self.worker.start()
+        with memory_as_it_comes(is_plain=way.startswith("plain")):
+            self.worker.start()
         theirs.close()
 
     def _ask(self, word: str) -> Any:

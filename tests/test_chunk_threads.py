@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import anysat.model.steps as steps
-from anysat.model.chunks import each, num_workers, slices
+from anysat.model.chunks import each, num_workers, rows_of_each, slices
 from anysat.model.precision import multiplying
 from builders import random_input, random_model
 
@@ -51,6 +51,11 @@ def test_parts_are_as_many_for_each_worker_where_there_are_rows_enough():
     assert slices(slice(0, 9), None, 26, 2) == [slice(0, 9)]
 
 
+def test_many_workers_take_fewer_rows_each():
+    assert [rows_of_each(2560, workers) for workers in (1, 2, 4, 8, 64)] == [2560, 2560, 1280, 640, 640]
+    assert (rows_of_each(100, 8), rows_of_each(None, 8)) == (100, None)
+
+
 def test_each_part_is_taken_once_and_found_in_order_as_outside(two_threads):
     def work(part):
         return part, torch.get_num_threads(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
@@ -90,7 +95,7 @@ def test_threads_give_what_one_gives(dtype, workers, takers, monkeypatch):
     model, x = random_model(), random_input(("aerial", "s2", "s1-asc"), side_m=120, batch=2)
     found = []
     for count in (1, workers):
-        monkeypatch.setattr("anysat.model.encoder.num_workers", lambda _, count=count: count)
+        monkeypatch.setattr(steps, "num_workers", lambda _, count=count: count)
         with torch.inference_mode(), multiplying(dtype, CPU):
             found.append([model(x, 20, output) for output in ("patch", "dense")])
     assert max(map(len, takers)) == workers

@@ -20,6 +20,9 @@ torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")  # freed at once: a p
 FEWEST_ROWS = 256
 """Rows that a thread of Python takes at least: to start one takes as long as a few of them."""
 
+LEAST_CHUNK = 640
+"""Rows that one of many threads takes at once: fewer are multiplied slowly."""
+
 Found = TypeVar("Found")
 
 
@@ -55,8 +58,18 @@ def num_workers(device: torch.device) -> int:
     One where somebody looks on, who would not see other threads: a profiler, a counter of operations, a compiler.
     """
     is_watched = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    is_watched = is_watched or torch.autograd._profiler_enabled() or torch.compiler.is_compiling()
+    is_watched = is_watched or torch._C._autograd._profiler_enabled() or torch.compiler.is_compiling()
     return torch.get_num_threads() if device.type == "cpu" and not is_watched else 1
+
+
+def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:
+    """Rows that each of the workers takes at once: two take as many as one, more together twice as many.
+
+    Not fewer than `LEAST_CHUNK`, so that memory grows with the workers where they are many.
+    """
+    if chunk_rows is None or workers <= 2:
+        return chunk_rows
+    return max(2 * chunk_rows // workers, min(chunk_rows, LEAST_CHUNK))
 
 
 def each(work: Callable[[slice], Found], parts: Sequence[slice], workers: int) -> list[Found]:

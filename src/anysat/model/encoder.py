@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
-from anysat.model.chunks import num_workers
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
@@ -273,12 +272,11 @@ class AnySat(nn.Module):
         `keep_sub` names the modalities whose sub-patch tokens are wanted, too.
         """
         with made_ready(self.spatial, *(self.projectors[key] for key in inputs)) as (spatial, *projectors):
-            workers = 1 if spatial is self.spatial else num_workers(self.device)
             return {
                 key: see(
                     projector, spatial, self.config, self.config.modality(key), pixels, patch_size_m,
                     keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
-                    workers=workers,
+                    is_shared=spatial is not self.spatial,
                 )
                 for projector, (key, pixels) in zip(projectors, inputs.items(), strict=True)
             }  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from anysat.modalities import Modality
-from anysat.model.chunks import each, joined, slices
+from anysat.model.chunks import each, joined, num_workers, rows_of_each, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer, Hidden
 from anysat.model.inputs import PixelInput
@@ -75,12 +75,12 @@ def see(
     leave_out: bool = True,
     chunk_rows: int | None = None,
     recompute: bool = False,
-    workers: int = 1,
+    is_shared: bool = False,
 ) -> SeenPatches:
     """Projector and spatial transformer over all patches of one modality, some patches at a time.
 
-    `recompute` keeps no activations of them for the backward pass, which computes them again; `workers` threads share
-    the patches where nothing is learned.
+    `recompute` keeps no activations of them for the backward pass, which computes them again. Threads share
+    the patches if `is_shared`, which asks that nothing is learned and nobody's hooks are called.
     """
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
@@ -89,6 +89,8 @@ def see(
     when = projector.date_code(pixels.days)
     when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
     num_sub, dates = side * side, math.prod(values.shape[2:-1])
+    workers = num_workers(values.device) if is_shared else 1
+    chunk_rows = rows_of_each(chunk_rows, workers)
 
     def project_few(part: slice) -> Sequence[Tensor | None]:
         """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
