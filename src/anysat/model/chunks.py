@@ -17,7 +17,7 @@ first, smaller ones it gives back to the system, which fills them with zeros at 
 torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")  # freed at once: a pass in bfloat16 takes a tenth less
 
 
-FEWEST_ROWS = 256
+FEWEST_ROWS = 64
 """Rows that a thread of Python takes at least: to start one takes as long as a few of them."""
 
 LEAST_CHUNK = 640
