@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -135,6 +135,9 @@ class DatasetRecord:
     """What differs from the published loader, and what a user should know."""
     found_as: str = ""
     """What `find_dataset` was asked for; other processes find the record by it."""
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How a user says that the files of a modality are to be understood, by its key: fields of a `SourceDescription`,
+    without places and days. A predictor keeps them, for other files of the same kind."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
 _TIME_NAMES, _BAND_NAMES = ("time", "t", "date", "dates"), ("band", "bands", "channel", "variable")
+_NODATA_NAMES = ("nodata", "_FillValue", "missing_value")
 Opening = Callable[[bool], AbstractContextManager["xarray.Dataset"]]
 """Opens the cube for reading, True for its numbers as stored."""
 
@@ -117,6 +118,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
         dates=_dates(path, array, time),
         scalings=() if scaling == (1, 0) else (scaling,) * len(bands),
         load_stored=partial(read, None, None),
+        nodata=_stated_nodata(array),
         scene=Path(path).stem,
     )
 
@@ -138,10 +140,16 @@ def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, .
 
 def _fill_value(array: xarray.DataArray, decoded: tuple[float, float]) -> float | None:
     """Number that means "no data" in what xarray gives, where xarray has not seen to it."""
-    for name in ("nodata", "_FillValue", "missing_value"):
+    for name in _NODATA_NAMES:
         if array.attrs.get(name) is not None:
             return float(array.attrs[name]) * decoded[0] + decoded[1]
     return None
+
+
+def _stated_nodata(array: xarray.DataArray) -> float | None:
+    """The number that means "no data" as it is stored, whether xarray has seen to it or not; None for none, or NaN."""
+    given = [said.get(name) for said in (array.attrs, array.encoding) for name in _NODATA_NAMES]
+    return next((float(number) for number in given if number is not None and np.isfinite(number)), None)
 
 
 def _read(

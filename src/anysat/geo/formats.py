@@ -179,6 +179,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
             geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
             shape, units = file.shape, tuple(unit or None for unit in file.units)
             scalings = tuple(zip(file.scales, file.offsets, strict=True))
+            stated = [number for number in file.nodatavals if number is not None and np.isfinite(number)]
     if len(bands) == 1 and not bands[0]:
         bands = [names_in_stem(path)]
     date = date_in(path.stem, is_strict=not wanted.modality.is_temporal)
@@ -195,6 +196,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
         dates=None if date is None else np.array([date]),
         scalings=scalings if scaled else (),
         load_stored=partial(_read_tiff, path.absolute(), None),
+        nodata=stated[0] if stated else None,
         scene=path.stem,
     )
 

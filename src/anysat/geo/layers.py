@@ -83,6 +83,8 @@ class Layer:
     """Scale and offset of each stored band that `load` applies; none when the file has none."""
     load_stored: Load | None = None
     """The same numbers as they lie in the file, no-data included; None where `load` gives just these."""
+    nodata: float | None = None
+    """Number that the file states to stand for no data, of `load` no more than NaN; None for none."""
     scene: str = ""
     """Acquisition it is part of: the stem of its file, the item of a catalog."""
 

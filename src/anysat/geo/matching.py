@@ -191,14 +191,16 @@ def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Cho
     return chosen._replace(times=times, steps=tuple(steps))
 
 
-def units_of(chosen: Sequence[Chosen], modality: Modality, given: Units) -> tuple[dict[int, str], list[str]]:
-    """Unit of each band: as given, else as the file says, else as the record has it; and where from."""
+def units_of(
+    chosen: Sequence[Chosen], modality: Modality, given: Units, trained: Units
+) -> tuple[dict[int, str], list[str]]:
+    """Unit of each band: as given, else as the file says, as in training, or as the record has it; and where from."""
     units: dict[int, str] = {}
     notes: dict[str, None] = {}
     for layer, _, _, bands, targets, _ in chosen:
         for stored, target in zip(bands, targets, strict=True):
             band = modality.bands[target]
-            unit, origin = _unit_of(layer, stored, modality, target, given)
+            unit, origin = _unit_of(layer, stored, modality, target, given, trained)
             if units.setdefault(target, unit) != unit:
                 raise SourceError(
                     layer.path, f"{band.name} is in {unit} here, in {units[target]} in another file",
@@ -211,15 +213,21 @@ def units_of(chosen: Sequence[Chosen], modality: Modality, given: Units) -> tupl
     return units, list(notes)
 
 
-def _unit_of(layer: Layer, stored: int, modality: Modality, target: int, given: Units) -> tuple[str, str]:
+def _unit_of(
+    layer: Layer, stored: int, modality: Modality, target: int, given: Units, trained: Units
+) -> tuple[str, str]:
     """Unit of a stored band, and where it is known from."""
     band, spelling = modality.bands[target], layer.units[stored]
     in_file = known_unit(spelling)
-    asked = given.get((modality.key, band.name), given.get((modality.key, None)))
+    asked, before = (
+        units.get((modality.key, band.name), units.get((modality.key, None))) for units in (given, trained)
+    )
     if asked is not None and band.ratio_of is None:
         return asked, "as given" + (f", though the file says {in_file}" if in_file not in (None, asked) else "")
     if in_file is not None:
-        return in_file, "as the file says"
+        return in_file, "as the file says" + (f", though in training {before}" if before not in (None, in_file) else "")
+    if before is not None and band.ratio_of is None:
+        return before, "as in training"
     is_scaled = bool(layer.scalings) and abs(layer.scalings[stored][0]) < _MUCH_SMALLER
     unit = _UNIT_ONCE_SCALED.get(band.unit, band.unit) if is_scaled else band.unit
     return unit, "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")

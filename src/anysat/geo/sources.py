@@ -19,6 +19,7 @@ from anysat.geo.arrays import array_layers
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted
 from anysat.geo.grid import bounds_of
+from anysat.geo.in_training import as_in_training, own_units
 from anysat.geo.layers import Layer
 from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, twins, units_of
 from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
@@ -59,6 +60,7 @@ def open_sources(
     *,
     bbox: LonLatBox | None = None,
     between: Between | None = None,
+    trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Source]:
     """Open all inputs, by modality key; see `describe_sources` for what can be given.
 
@@ -69,6 +71,8 @@ def open_sources(
         bbox: west, south, east and north of the area, in degrees; where STAC APIs are searched, and what the sources
             must touch.
         between: first and last day to use, both included.
+        trained: what was said of the files in training by modality key, `SourceDescription.to_dict`; it holds where
+            neither a file nor its description says otherwise.
 
     Raises:
         MissingFileError, RecordError, UnknownNameError: a source that is not there, or not described as one can be.
@@ -78,7 +82,9 @@ def open_sources(
     for key, described in describe_sources(given).items():
         modality = find_modality(key, modalities.values())
         if isinstance(described, SourceDescription):
-            source = _open(described, modality, units or {}, bbox, between)
+            before = (trained or {}).get(key)
+            known = None if before is None else SourceDescription(**before)
+            source = _open(described, known, modality, units or {}, bbox, between)
         else:
             source = source_of(described, modality, _units_of_modality(units or {}, key), name=key).within(between)
         _check_in_area(source, bbox)
@@ -109,7 +115,7 @@ def open_source(
         SourceError: it cannot be read, has no georeference, no band of the modality, or no dates.
         UnknownNameError: it has no part of that name.
     """
-    return _of_file(given, SourceDescription(path=given.path, bands=tuple(bands)), modality, units or {})
+    return _of_file(given, SourceDescription(path=given.path, bands=tuple(bands)), None, modality, units or {})
 
 
 def source_of(
@@ -141,22 +147,23 @@ def source_of(
     asked = {(modality.key, band): unit for band, unit in by_band.items()}
     items = [] if hasattr(data, "dims") or not isinstance(data, Iterable) else list(data)
     if items and all(hasattr(item, "assets") for item in items):
-        return _of_items(name, items, described, modality, asked)
-    layers = array_layers(name, data, _quality_names(described))
+        return _of_items(name, items, described, None, modality, asked)
+    layers = array_layers(name, data, _quality_names(described, None))
     return _assemble(name, layers, described, modality, asked).within(described.dates)
 
 
 def _open(
-    described: SourceDescription, modality: Modality, units: Units, bbox: LonLatBox | None, between: Between | None
-) -> Source:
+    described: SourceDescription, trained: SourceDescription | None, modality: Modality, units: Units,
+    bbox: LonLatBox | None, between: Between | None,
+) -> Source:  # fmt: skip
     if described.stac is None:
         given = InputPath.parse(f"{modality.key}={described.path}")
-        return _of_file(given, described, modality, units).within(between)
+        return _of_file(given, described, trained, modality, units).within(between)
     from anysat.geo.stac_search import find_items
 
     days = _both(described, between)
     items = find_items(described.stac, described.collection, bbox=bbox, between=days)
-    return _of_items(described.stac, items, described, modality, units).within(days)
+    return _of_items(described.stac, items, described, trained, modality, units).within(days)
 
 
 def _both(described: SourceDescription, between: Between | None) -> Between | None:
@@ -177,25 +184,29 @@ def _both(described: SourceDescription, between: Between | None) -> Between | No
 
 
 def _of_items(
-    name: str, items: Sequence[Any], described: SourceDescription, modality: Modality, units: Units
-) -> Source:
+    name: str, items: Sequence[Any], described: SourceDescription, trained: SourceDescription | None,
+    modality: Modality, units: Units,
+) -> Source:  # fmt: skip
     """A source of STAC items, whose layers come with the bands and the scale that the description says."""
     from anysat.geo.stac import item_layers
 
-    layers = item_layers(name, items, modality, described, _quality_names(described))
+    layers = item_layers(name, items, modality, described, _quality_names(described, trained))
     seen_to = replace(described, bands={}, scale=None, offset=None, offset_from=None, nodata=None)
-    return _assemble(name, layers, seen_to, modality, units).within(described.dates)
+    return _assemble(name, layers, seen_to, modality, units, trained=trained, is_stac=True).within(described.dates)
 
 
-def _of_file(given: InputPath, described: SourceDescription, modality: Modality, units: Units) -> Source:
+def _of_file(
+    given: InputPath, described: SourceDescription, trained: SourceDescription | None, modality: Modality, units: Units
+) -> Source:
     path = Path(given.path)
     if not path.exists():
         raise MissingFileError(path, f"an input for {modality.key!r}")
     kind = _kind_of(path)
-    layers = kind.read(path, Wanted(modality, given.part, _quality_names(described)))
+    layers = kind.read(path, Wanted(modality, given.part, _quality_names(described, trained)))
     source = _assemble(
-        str(given), layers, described, modality, units, date=given.date, may_float=not kind.is_georeferenced
-    )
+        str(given), layers, described, modality, units, trained=trained, date=given.date,
+        may_float=not kind.is_georeferenced,
+    )  # fmt: skip
     return source.within(described.dates)
 
 
@@ -208,11 +219,13 @@ def _kind_of(path: Path) -> Kind:
 
 def _assemble(
     name: str, layers: Sequence[Layer], described: SourceDescription, modality: Modality, units: Units, *,
-    date: np.datetime64 | None = None, may_float: bool = False,
+    trained: SourceDescription | None = None, date: np.datetime64 | None = None, may_float: bool = False,
+    is_stac: bool = False,
 ) -> Source:  # fmt: skip
     """A source of opened layers; `date` is the one the user gave, a source that may float may lack a georeference."""
     if not layers:
         raise SourceError(name, "it holds nothing", "give data with at least one date")
+    described, before, taken = as_in_training(described, trained, layers, modality, units, is_stac=is_stac)
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
     imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
     imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
@@ -221,8 +234,8 @@ def _assemble(
     if not chosen:
         raise SourceError(name, "it holds no date", "give a series with at least one")
     _check_located(chosen, may_float)
-    unit_of, unit_notes = units_of(chosen, modality, {**_own_units(described, modality), **units})
-    notes = [*_notes(layers, chosen, unused, found, date), *unit_notes]
+    unit_of, unit_notes = units_of(chosen, modality, {**own_units(described.units, modality), **units}, before)
+    notes = [*_notes(layers, chosen, unused, found, date), *unit_notes, *taken]
     if described.quality is not None:
         chosen, said = _screened(name, chosen, found, described.quality)
         notes += said
@@ -279,20 +292,12 @@ def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
         )  # fmt: skip
 
 
-def _own_units(described: SourceDescription, modality: Modality) -> Units:
-    """Units that the description says."""
-    if isinstance(described.units, str):
-        return {(modality.key, None): described.units}
-    return {
-        (modality.key, modality.band_names[modality.find_band(band)]): unit for band, unit in described.units.items()
-    }
-
-
-def _quality_names(described: SourceDescription) -> tuple[str, ...]:
+def _quality_names(described: SourceDescription, trained: SourceDescription | None) -> tuple[str, ...]:
     """Names of quality layers to look for: the one that was asked for, or those that could be."""
     if described.quality is not None:
         return described.quality.names
-    return tuple(name for kind in QUALITY_KINDS.values() for name in kind.layers)
+    before = () if trained is None or trained.quality is None else trained.quality.names
+    return (*before, *(name for kind in QUALITY_KINDS.values() for name in kind.layers))
 
 
 def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modality: Modality) -> list[Found]:

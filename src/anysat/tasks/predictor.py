@@ -82,6 +82,8 @@ class Predictor(nn.Module):
         self.head: Head = make_head(self.head_config)
         self.provenance: dict[str, Any] = {}
         """How it was trained and selected, kept in the file."""
+        self.sources: dict[str, Mapping[str, Any]] = {}
+        """What a user said of the files it was trained on, by modality key: `DatasetRecord.sources`."""
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +137,7 @@ class Predictor(nn.Module):
             "view": asdict(self.view),
             "head": asdict(self.head_config),
             "provenance": self.provenance,
+            "sources": self.sources,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         try:
@@ -225,6 +228,7 @@ def _made(meta: Mapping[str, Any]) -> Predictor:
     head, view = config_of(meta["head"]), meta["view"]
     predictor = Predictor(encoder, task, View(**{name: _tuple(value) for name, value in view.items()}), head)
     predictor.provenance = dict(meta["provenance"])
+    predictor.sources = {str(key): dict(said) for key, said in meta.get("sources", {}).items()}
     return predictor
 
 

@@ -69,7 +69,7 @@ class AreaInputs:
 def open_inputs(
     options: AreaOptions, given: Sequence[str] | Mapping[str, Any], units: Sequence[str],
     records: Mapping[str, Modality], *, known: Period | None = None,
-    known_ground: Any = None,
+    known_ground: Any = None, trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> AreaInputs:  # fmt: skip
     """Open the inputs of an area, and cut the days into periods.
 
@@ -80,6 +80,7 @@ def open_inputs(
         records: of the modalities.
         known: first and last day of what is in a store that is updated, whose ground counts in place of the option's.
         known_ground: that.
+        trained: what was said of such inputs in training, see `open_sources`.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, RecordError: an input, an area or days that cannot be used.
@@ -90,7 +91,7 @@ def open_inputs(
     between = None if options.dates is None else read_range(options.dates)
     days = None if between is None else (np.datetime64(between[0], "D"), np.datetime64(between[1], "D"))
     bounds = None if ground is None else ground.bounds
-    sources = open_sources(given, records, parse_units(units, records), bbox=bounds, between=days)
+    sources = open_sources(given, records, parse_units(units, records), bbox=bounds, between=days, trained=trained)
     periods = tuple(cut_periods(options.period, between or _with(_all_days(sources), known)))
     if between is not None and any(first < between[0] or last > between[1] for first, last in periods):
         raise RecordError("--period", options.period, f"days within --dates {options.dates}")

@@ -131,13 +131,14 @@ def _read(
     order: SubpatchOrder,
     progress: Progress,
     finals: Sequence[Path],
+    trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ReadTile:
     """The pixels; that `finals` can be written is seen to once the ground is known to be that of a tile.
 
     Of a larger one they may be there, made by an earlier run of the same that is to be gone on with.
     """
     units = parse_units(config.units, records)
-    sources = open_sources(given, records, units)
+    sources = open_sources(given, records, units, trained=trained)
     grid = plan_grid([source.footprint for source in sources.values()], config.patch_size_m, order)
     check_free(finals, overwrite=config.overwrite)
     observations, ways = {}, {}
@@ -148,8 +149,13 @@ def _read(
     return ReadTile(sources=sources, grid=grid, tile=tile, ways=ways)
 
 
-def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -> tuple[Tile, list[str]]:
+def read_tile(
+    config: EmbedConfig, model: AnySat, finals: Sequence[Path] = (),
+    trained: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Tile, list[str]]:  # fmt: skip
     """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none.
+
+    `trained` is what was said of such inputs in training, see `open_sources`.
 
     Returns:
         The tile, and what is to be told of how it was read.
@@ -160,7 +166,7 @@ def read_tile(config: EmbedConfig, model: AnySat, finals: Sequence[Path] = ()) -
     given = describe_sources(config.inputs)
     with _progress(len(given)) as progress:
         records = _records(config, given, model)
-        read = _read(given, records, config, model.config.subpatch_order, progress, finals)
+        read = _read(given, records, config, model.config.subpatch_order, progress, finals, trained)
     tile, statistics = _in_units(model, read.tile)
     return tile, read.told(statistics)
 

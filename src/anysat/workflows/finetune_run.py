@@ -90,6 +90,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
             facts["selected_on"] = NOTHING
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts)
         done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
+        done.sources = dict(data.record.sources)
         done.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))
         told = summary(json.loads((run.path / SCORES).read_text()), run.path)

@@ -24,7 +24,8 @@ class PredictConfig(AreaOptions):
         metadata={
             "positional": "MODALITY=PATH",
             "optional": True,
-            "help": "Inputs, as for `anysat embed`: s2=cube.nc s1=radar/ aerial=photo.tif.",
+            "help": "Inputs, as for `anysat embed`: s2=cube.nc s1=radar/ aerial=photo.tif; or a YAML file that "
+            "describes them. What neither it nor a file says is as in the description of the data trained on.",
         },
     )
     out: str

@@ -41,7 +41,7 @@ def predict_area(config: PredictConfig) -> Scored:
     if config.probabilities and predictor.task.target.kind == "value":
         raise RecordError("--probabilities", True, f"nothing, because {predictor.task.target.name!r} has no classes")
     records = {key: encoder.config.modality(key) for key in view.modalities}
-    inputs = open_inputs(config, config.inputs, config.units, records)
+    inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     if view.dense is not None and view.dense not in inputs.sources:
         raise InputError("inputs", f"the modality {view.dense}, whose sub-patches are answered for",
                          ", ".join(inputs.sources))  # fmt: skip
@@ -91,8 +91,9 @@ def _part(
 
 
 def _head_digest(predictor: Predictor) -> str:
-    """What tells a head, its task and how tiles are looked at from others."""
+    """What tells a head, its task, and how tiles are looked at and files understood, from others."""
     facts = [asdict(predictor.head_config), asdict(predictor.view), predictor.task.to_dict()]
+    facts += [predictor.sources] if predictor.sources else []
     total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for _, tensor in sorted(predictor.head.state_dict().items()):
         total.update(bytes_of(tensor))

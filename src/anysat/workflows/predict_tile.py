@@ -44,7 +44,7 @@ def predict_tile(config: PredictConfig) -> Scored:
     reading = EmbedConfig(
         inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
     )
-    tile, said = read_tile(reading, predictor.encoder, finals)
+    tile, said = read_tile(reading, predictor.encoder, finals, predictor.sources)
     said += [*told_not_given(predictor.view.modalities, given), absent_line(tile)]
     precision = find_precision(config.precision, predictor.device)
     with multiplying(precision, predictor.device):

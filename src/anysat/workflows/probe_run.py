@@ -59,6 +59,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
         predictor.to(predictor.device)  # the head was fitted to embeddings on the processor
         predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
+        predictor.sources = dict(data.record.sources)
         predictor.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))
         told = summary(json.loads((run.path / SCORES).read_text()), run.path)

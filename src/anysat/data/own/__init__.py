@@ -52,6 +52,7 @@ def read_record(path: Path) -> DatasetRecord:
         read_notes=partial(read_notes, data),
         list_labels=partial(list_classes, data, classes[0]) if classes else None,
         found_as=str(path),
+        sources={own.key: said for own in data.modalities if (said := own.said)},
     )
 
 

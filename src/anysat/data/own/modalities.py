@@ -60,6 +60,12 @@ class OwnModality:
         """Paths of its files."""
         return (self.path,) if self.quality_path is None else (self.path, self.quality_path)
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What is said of its files besides where they lie and which days count, in plain values."""
+        units = self.units.get((self.key, None)) or {band: unit for (_, band), unit in self.units.items() if band}
+        return replace(self.source, path=None, dates=None, units=units).to_dict()
+
     def source_of(self, row: Row, root: Path, *, is_read: bool = True) -> SourceDescription:
         """Where the files of one tile lie.
 

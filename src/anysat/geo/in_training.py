@@ -1,0 +1,96 @@
+"""What a source does not say of itself, taken from how the data that a predictor was trained on were described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from anysat.geo.descriptions import SourceDescription
+from anysat.geo.layers import Layer, known_unit
+from anysat.geo.matching import Units, band_index
+from anysat.geo.quality import find_quality
+from anysat.modalities import Modality
+
+
+class Completed(NamedTuple):
+    """A description with what was said in training where neither it nor the source says anything."""
+
+    described: SourceDescription
+    units: Units
+    """Those of training, for bands whose unit the source does not say."""
+    notes: tuple[str, ...]
+    """What was taken over, and what could not be."""
+
+
+def own_units(units: str | Mapping[str, str], modality: Modality) -> Units:
+    """Units by modality key and band, None for all, of those that a description says."""
+    if isinstance(units, str):
+        return {(modality.key, None): units}
+    return {(modality.key, modality.band_names[modality.find_band(band)]): unit for band, unit in units.items()}
+
+
+def as_in_training(
+    described: SourceDescription, trained: SourceDescription | None, layers: Sequence[Layer], modality: Modality,
+    units: Units, *, is_stac: bool,
+) -> Completed:  # fmt: skip
+    """Complete a description.
+
+    Names of bands hold for files that name none the modality has. Unit, scale and offset are one statement: they hold
+    where the source states none of them. What the description or the options say counts before all.
+
+    Args:
+        described: what is said of the source.
+        trained: what was said in training, without places and days; None for nothing.
+        layers: of the source, as the files say.
+        modality: what it is to be.
+        units: those of the options.
+        is_stac: of a catalog, which names bands and states scale and no-data in its own way.
+    """
+    if trained is None:
+        return Completed(described, {}, ())
+    taken: list[str] = []
+    missed: list[str] = []
+    if trained.bands and not described.bands and not is_stac and not _are_named(layers, modality):
+        counts = {len(layer.bands) for layer in layers}
+        if counts == {len(trained.bands)}:
+            described = replace(described, bands=trained.bands)
+            taken.append(f"bands {' '.join(trained.bands)}")
+        else:
+            missed.append(f"in training files had {len(trained.bands)} bands, {' '.join(trained.bands)}")
+    before: Units = {}
+    if described.scale is None and described.offset is None and not _are_scaled(layers):
+        before = own_units(trained.units, modality)
+        has_unit = described.units or any(key == modality.key for key, _ in units) or _have_units(layers)
+        if not (is_stac or has_unit) and (trained.scale is not None or trained.offset is not None):
+            scale, offset, first = trained.scale, trained.offset, trained.offset_from
+            described = replace(described, scale=scale, offset=offset, offset_from=first)
+            taken += [f"scale {scale:g}"] if scale is not None else []
+            taken += [f"offset {offset:g}" + (f" from {first}" if first else "")] if offset is not None else []
+    if trained.nodata is not None and described.nodata is None and not is_stac:
+        stated = {layer.nodata for layer in layers if layer.nodata is not None}
+        if stated - {trained.nodata}:
+            missed.append(f"no data is {min(stated):g} as the file says, though in training {trained.nodata:g}")
+        elif not stated:
+            described = replace(described, nodata=trained.nodata)
+            taken.append(f"nodata {trained.nodata:g}")
+    if trained.quality is not None and described.quality is None:
+        if find_quality(layers, trained.quality.names):
+            described = replace(described, quality=trained.quality)
+            taken.append("quality")
+        else:
+            missed.append(f"nothing is masked; in training it was, by {trained.quality}, which is not there")
+    notes = [f"as in training: {', '.join(taken)}"] if taken else []
+    return Completed(described, before, (*notes, *missed))
+
+
+def _are_named(layers: Iterable[Layer], modality: Modality) -> bool:
+    return any(band_index(name, modality) is not None for layer in layers for names in layer.bands for name in names)
+
+
+def _are_scaled(layers: Iterable[Layer]) -> bool:
+    return any(layer.scalings for layer in layers)
+
+
+def _have_units(layers: Iterable[Layer]) -> bool:
+    return any(known_unit(unit) is not None for layer in layers for unit in layer.units)
