@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from anysat.batch import Batch
+from anysat.cli import main
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.world import World
+from anysat.errors import UnknownNameError
 
 PAGE = Path(__file__).parents[1] / "docs" / "howto" / "dataset.md"
 
@@ -39,3 +41,18 @@ def test_the_module_of_the_page_is_a_dataset(clearings):
     assert {tile.dataset for tile in tiles} == {"clearings"}
     seen = World(0).tile(0, extent_m=240).observe("s1", count=6)
     np.testing.assert_allclose(tiles[0].observations["s1"].values[:, :2], seen.values[:, :2], atol=0.01)
+
+
+def test_what_to_do_next_with_its_miniature_is_told_by_the_name_it_was_asked_for(clearings, capsys):
+    name, root = clearings
+    assert main(["world", "make", str(root), f"--layout={name}", "--tiles=3"]) == 0
+    assert f"Next: anysat datasets check {name} {root}" in capsys.readouterr().out
+
+
+def test_a_module_that_is_not_on_the_path_is_told_with_what_to_do():
+    with pytest.raises(
+        UnknownNameError, match=r"No module named 'no_such_package'.*`python -m anysat …`.*PYTHONPATH=\."
+    ):
+        find_dataset("no_such_package.clearings")
+    with pytest.raises(UnknownNameError, match="No module named 'anysat.nowhere'$"):
+        find_dataset("anysat.nowhere")

@@ -360,6 +360,14 @@ def dataset_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_DATASETS).__path__))
 
 
+def _not_found(name: str, error: ModuleNotFoundError) -> str:
+    """What Python did not find, and where the command line does not look, if that may be why."""
+    if error.name != name.partition(".")[0]:
+        return str(error)
+    return (f"{error}. The command `anysat` does not look into the current folder: run `python -m anysat …` there, or "
+            "set PYTHONPATH=.")  # fmt: skip
+
+
 def find_dataset(name: str) -> DatasetRecord:
     """The record of a dataset: shipped, of an importable module by dotted name, or of a YAML file.
 
@@ -376,7 +384,7 @@ def find_dataset(name: str) -> DatasetRecord:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise UnknownNameError("dataset module", name, dataset_names(), str(error)) from error
+            raise UnknownNameError("dataset module", name, dataset_names(), _not_found(name, error)) from error
     else:
         raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` tells about all")
     record = getattr(module, "DATASET", None)

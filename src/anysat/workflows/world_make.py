@@ -39,7 +39,7 @@ def make_dataset(config: WorldMakeConfig) -> str:
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     return (
         f"{num_tiles} generated tiles in the {layout.name} layout of {record.title}: {len(files)} files, "
-        f"{size_mb:.1f} MB in {out} (seed {config.seed}).\nNext: anysat datasets check {record.name} {out}"
+        f"{size_mb:.1f} MB in {out} (seed {config.seed}).\nNext: anysat datasets check {config.layout} {out}"
     )
 
 
