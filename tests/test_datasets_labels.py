@@ -10,6 +10,7 @@ from anysat.data.base import find_dataset, open_dataset
 from anysat.data.files import read_file
 from anysat.data.files.numpy_files import npy_shape
 from anysat.errors import MissingFileError, SourceError
+from anysat.picture_samples import colours_of
 from miniatures import LAYOUTS, miniature
 
 LABELS = {
@@ -126,3 +127,15 @@ def test_hls_burn_scars_are_tested_without_the_training_scenes(tmp_path, kind):
     for path in root.glob(f"validation/*{kind}"):
         path.unlink()
     assert len(open_dataset("hls_burn_scars", root, "test")) == count
+
+
+def test_paddy_is_green_and_the_background_of_crops_is_grey_and_not_like_what_has_no_label():
+    paddy, other = colours_of(find_dataset("sickle").target("paddy"))
+    assert paddy.argmax() == 1
+    assert other.min() > paddy.max(), "what is not asked for is pale"
+    crops = colours_of(find_dataset("pastis_hd").target("crops"))
+    assert np.ptp(crops[0]) == 0
+    apart = np.abs(crops[:, None] - crops).sum(-1) + np.eye(len(crops))
+    assert apart.min() > 0.15
+    assert np.abs(crops - 0.85).sum(1).min() > 0.3
+    np.testing.assert_array_equal(colours_of(find_dataset("pastis_hd").target("crops_present")), crops[1:])

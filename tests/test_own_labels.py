@@ -108,3 +108,22 @@ def test_a_word_for_what_is_missing_beside_listed_classes_is_to_be_left_empty(tm
     target = {"column": "crop", "classes": ["rye"], "ignore": -1}
     with pytest.raises(SourceError, match=r"tile 't1' has 'NA' in column 'crop'.*leave cells without a label empty"):
         tabled(tmp_path, "id,crop\nt0,rye\nt1,NA\n", targets={"crop": target})
+
+
+def test_classes_have_the_colours_that_are_given(tmp_path):
+    target = COVER | {"colours": ["#1F5D2B", "#2f6fb0"]}
+    assert find_dataset(described(tmp_path, targets={"cover": target})).target("cover").colours == (
+        "#1f5d2b",
+        "#2f6fb0",
+    )
+
+
+@pytest.mark.parametrize(("target", "told"), [
+    (COVER | {"colours": ["#1f5d2b"]}, r"cover, colours: expected a colour for each of the 2 classes \(a, b\), as '#1f7"),
+    (COVER | {"colours": ["green", "#2f6fb0"]}, r"cover, colours: .*as '#1f77b4' in quotes, got \['green'"),
+    (COVER | {"colours": [None, None]}, r"cover, colours: .*in quotes"),
+    ({"path": "{id}.tif", "gsd_m": 20, "unit": "m", "colours": ["#1f5d2b"]}, r"cover, colours: expected nothing"),
+])  # fmt: skip
+def test_colours_that_cannot_be_are_refused_by_file_and_key(tmp_path, target, told):
+    with pytest.raises(RecordError, match=rf"mine\.yaml, targets\.{told}"):
+        find_dataset(described(tmp_path, targets={"cover": target}))

@@ -19,6 +19,10 @@ from anysat.observation import Dates, Observation
 CROPS = ("background", "meadow", "soft winter wheat", "corn", "winter barley", "winter rapeseed", "spring barley",
          "sunflower", "grapevine", "beet", "winter triticale", "winter durum wheat", "fruits, vegetables, flowers",
          "potatoes", "leguminous fodder", "soybeans", "orchard", "mixed cereal", "sorghum")  # fmt: skip
+COLOURS = ("#8f8f8f", "#2ca02c", "#ffbb78", "#ff7f0e", "#dbdb8d", "#f2e205", "#c49c94", "#ff9896", "#9467bd",
+           "#e377c2", "#8c564b", "#a88cc4", "#d62728", "#7b4173", "#98df8a", "#17becf", "#637939", "#00e0a0",
+           "#843c39")  # fmt: skip
+"""Of the crops; the background, half of a picture, is grey."""
 VOID = 19
 """Number of pixels whose crop is not known."""
 LABEL_GSD_M = 10.0
@@ -179,8 +183,9 @@ DATASET = DatasetRecord(
     patch_sizes_m=(40.0, 80.0, 160.0),
     targets=(
         Target(name="crops", level="pixel", kind="class", classes=CROPS, ignore=VOID, gsd_m=LABEL_GSD_M,
+               colours=COLOURS,
                about="crop of the parcel; void parcels are ignored"),
-        Target(name="crops_present", level="tile", kind="labels", classes=CROPS[1:],
+        Target(name="crops_present", level="tile", kind="labels", classes=CROPS[1:], colours=COLOURS[1:],
                about="crops that occur in the tile, without background and void"),
     ),
     splits={"train": ("fold1", "fold2", "fold3"), "val": ("fold4",), "test": ("fold5",)},

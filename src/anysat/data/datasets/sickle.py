@@ -21,6 +21,7 @@ from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 
 CLASSES = ("paddy", "non-paddy")
+COLOURS = ("#3f8f3a", "#ede8d1")
 IGNORE = -1
 SIDE_PX, GSD_M = 32, 10.0
 """Every array is brought to this grid by its nearest pixel, as the published loader does."""
@@ -232,7 +233,7 @@ DATASET = DatasetRecord(
     tile_m=320.0,
     patch_sizes_m=(10.0,),
     targets=(
-        Target(name="paddy", level="pixel", kind="class", classes=CLASSES, ignore=IGNORE, gsd_m=GSD_M,
+        Target(name="paddy", level="pixel", kind="class", classes=CLASSES, ignore=IGNORE, gsd_m=GSD_M, colours=COLOURS,
                about="pixels outside the surveyed plots of the sample's split are ignored"),
     ),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},

@@ -16,7 +16,7 @@ IGNORE = 255
 """Stored number of a pixel without a label unless the file says otherwise."""
 _NO_CLASS = -1
 """Number of a pixel without a label where there are so many classes that `IGNORE` is one."""
-_KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "about")
+_KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "colours", "about")
 _POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
 """Ends of files of polygons, which are no labels of pixels."""
 _SHOWN = 5
@@ -84,7 +84,7 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,
         gsd_m=_gsd_m(section, tile_m) if is_raster else None,
         ignore=ignore if is_free else IGNORE if len(classes) <= IGNORE else _NO_CLASS,
-        unit=section.text("unit", "", may_be_empty=True), limits=_limits(section),
+        unit=section.text("unit", "", may_be_empty=True), limits=_limits(section), colours=_colours(section, classes),
         about=section.text("about", "", may_be_empty=True),
     )  # fmt: skip
     return OwnTarget(
@@ -95,7 +95,7 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
 
 def _refuse_unused(section: Section, is_raster: bool) -> None:
     unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
-    unused += ("classes", "values", "separator", "ignore") if section.has("unit") else ("limits",)
+    unused += ("classes", "values", "separator", "ignore", "colours") if section.has("unit") else ("limits",)
     unused += ("ignore",) if section.has("separator") else ()  # a tile has the labels its cell names, and no others
     for key in unused:
         if section.has(key):
@@ -126,6 +126,16 @@ def _limits(section: Section) -> tuple[float, float] | None:
     if len(limits) != 2 or not limits[0] < limits[1]:
         raise section.refuse("limits", expected)
     return limits
+
+
+def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the classes in maps and pictures, in their order; none where none are given."""
+    names = ", ".join(classes[:_SHOWN]) + (" …" if len(classes) > _SHOWN else "")
+    expected = f"a colour for each of the {len(classes)} classes ({names}), as '#1f77b4' in quotes"
+    given: tuple[str, ...] = section.listed("colours", str, expected)
+    if given and not (len(given) == len(classes) and all(re.fullmatch("#[0-9a-fA-F]{6}", one) for one in given)):
+        raise section.refuse("colours", expected)
+    return tuple(one.lower() for one in given)
 
 
 def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tuple[int, ...]:
