@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from anysat.batch import Tile
 from anysat.errors import InputError, MissingFileError, WriteError
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
-from anysat.probing.health import HealthLimits
+from anysat.probing.health import ABOUT, Health, HealthLimits
 from anysat.train.metrics import write_metrics
 from anysat.workflows import pretrain_curves
 from anysat.workflows.pretrain_curves import panels_of
@@ -99,6 +100,25 @@ def test_a_collapse_is_loud() -> None:
 
 def test_a_healthy_run_is_not_loud() -> None:
     assert 'role="alert"' not in render(_given(), _curves())
+
+
+def test_where_most_of_what_differs_is_position_the_quiet_line_says_so() -> None:
+    page = render(_given(), _curves(health__position_within_share=0.656))
+    assert (
+        "no figure is beyond its limit. But most of what differs between patches of a tile, 66 %, is position" in page
+    )
+    assert "But most" not in render(_given(), _curves(health__position_within_share=0.45))
+
+
+def test_every_figure_of_health_is_explained_in_the_report_and_on_the_page() -> None:
+    names = {item.name for item in fields(Health)} - {"num_samples", "retrieval_chance"}
+    assert set(ABOUT) == names | {"neighbours", "linear"}
+    howto = (Path(__file__).parents[1] / "docs" / "howto" / "pretrain.md").read_text()
+    for name, about in ABOUT.items():
+        told = render(_given(), _curves(**{f"health__{name}": 0.5}))
+        assert f"<dt>{name}</dt><dd>{about}</dd>" in told
+        assert f"| `{name}` | {about} |" in howto
+    assert "retrieval" not in render(_given(), _curves()), "what was not measured is not explained"
 
 
 def test_limits_of_the_run_decide_what_is_loud() -> None:

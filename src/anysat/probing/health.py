@@ -105,6 +105,30 @@ def problems(figures: dict[str, float], limits: HealthLimits | None = None) -> t
     return tuple(found)
 
 
+ABOUT = {
+    "finite_frac": "share of the patches that were seen whose vectors are finite",
+    "effective_rank": "how many directions the vectors use; 1 for constant ones, at most the dimensions",
+    "rank_frac": "effective rank over the highest that is possible: dimensions, or samples less one where they are "
+    "fewer",
+    "top_frac": "share of the variance along the direction of most variance; 1 for constant vectors",
+    "spread": "how far vectors at length 1 differ: 0 for constant ones, 1 for directions drawn at random",
+    "dead_frac": "share of the dimensions that are nearly the same for every patch",
+    "uniformity": "how evenly directions fill the sphere: 0 for constant vectors, towards -4 for independent ones",
+    "alignment": "mean squared distance at length 1 of two looks at a patch, with all and half the dates: 0 for equal "
+    "directions, 2 for unrelated ones; constant vectors have 0, too",
+    "position_share": "share of the variance that position in the tile explains: 1 for vectors that are the same in "
+    "every tile",
+    "position_within_share": "the same of what differs within tiles: 1 where patches of a tile differ by their place "
+    "alone",
+    "retrieval": "how often the token of one modality that is most like that of another is of the same patch",
+    "neighbours": "how often the nearest patch of other tiles tells the class of a patch, mean over the classes",
+    "linear": "how often a linear probe does",
+}
+"""What figures of health say, in a line each; the last two are of the target that is watched."""
+MOSTLY_POSITION = 0.5
+"""Share within tiles from which most of what differs between patches is position. It sounds no alarm, see
+`HealthLimits`, and is told."""
+
 _COLLAPSE = (
     "Try a weight on the contrast (without it, nothing keeps vectors apart), a teacher's momentum nearer to 1, "
     "a lower learning rate or a longer warm-up."

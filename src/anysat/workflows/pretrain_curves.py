@@ -21,7 +21,8 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]
 _COLUMNS, _PANEL_INCHES, _DPI = 3, (3.9, 2.5), 110
 _MANY, _FEW = 150, 40
 """Values above which a moving average is drawn, and up to which each value is a dot."""
-_HEADINGS = {"train": "Training", "val": "Training", "health": "Health", "neighbours": "Nearest neighbours"}
+HEALTH = "Health"
+_HEADINGS = {"train": "Training", "val": "Training", "health": HEALTH, "neighbours": "Nearest neighbours"}
 _LINE_COLOURS = ("#1f7a5c", "#b5651d", "#3b5b92", "#7a3b7a")
 _LIMIT_COLOUR, _CHANCE_COLOUR = "#b3261e", "#555555"
 

@@ -19,10 +19,10 @@ from anysat.batch import Tile
 from anysat.data.work import write_whole
 from anysat.errors import MissingFileError, WriteError
 from anysat.pictures import fit_pca, pca_rgb, quicklook
-from anysat.probing.health import HealthLimits, problems
+from anysat.probing.health import ABOUT, MOSTLY_POSITION, HealthLimits, problems
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows
-from anysat.workflows.pretrain_curves import Curves, curve_figure, panels_of
+from anysat.workflows.pretrain_curves import HEALTH, Curves, curve_figure, panels_of
 
 REPORT = "report.html"
 _MOST_PX = 320
@@ -154,7 +154,12 @@ def _alarm(curves: Curves, limits: HealthLimits) -> str:
         return f'<div class="banner untrained" role="alert"><strong>{count}</strong><ul>{items}</ul></div>'
     if not figures:
         return '<p class="banner trained">Health was not measured yet.</p>'
-    return f'<p class="banner trained">Healthy at step {step:,}: no figure is beyond its limit.</p>'
+    within = figures.get("position_within_share", 0.0)
+    but = ""
+    if within >= MOSTLY_POSITION:
+        but = (f" But most of what differs between patches of a tile, {100 * within:.0f} %, is position: it is the same "
+               "in every tile (position_within_share).")  # fmt: skip
+    return f'<p class="banner trained">Healthy at step {step:,}: no figure is beyond its limit.{but}</p>'
 
 
 def _curves(curves: Curves, limits: HealthLimits) -> str:
@@ -163,8 +168,17 @@ def _curves(curves: Curves, limits: HealthLimits) -> str:
         figure = png_tag(curve_figure(panels), f"Curves: {heading}", "plot")
         latest = "".join(_latest(name, curves) for panel in panels for name in panel.lines.values())
         table = f'<table class="figures"><tr><th>metric</th><th>last</th><th>at step</th></tr>{latest}</table>'
-        parts.append(f"<h3>{escape(heading)}</h3>{figure}<details><summary>Last values</summary>{table}</details>")
+        about = _about(curves) if heading == HEALTH else ""
+        last = f"<details><summary>Last values</summary>{table}</details>"
+        parts.append(f"<h3>{escape(heading)}</h3>{figure}{about}{last}")
     return "".join(parts) or '<p class="soft">Nothing was logged yet.</p>'
+
+
+def _about(curves: Curves) -> str:
+    """What the figures of health say that were measured."""
+    told = {name: about for name, about in ABOUT.items() if f"health/{name}" in curves}
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(about)}</dd>" for name, about in told.items())
+    return f'<dl class="about">{lines}</dl>'
 
 
 def _latest(name: str, curves: Curves) -> str:
@@ -240,6 +254,8 @@ _PAGE = Template(
 .untrained li { margin: .3rem 0; } summary { cursor: pointer; color: var(--soft); padding: .3rem 0; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .25rem; padding: .6rem; overflow-x: auto;
   font-size: .85rem; }
+.about { font-size: .85rem; color: var(--soft); display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
+.about dd { margin: 0; }
 .figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
 .figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
 @media print { body { max-width: none; padding: 0; }
