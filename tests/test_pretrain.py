@@ -195,6 +195,7 @@ def test_a_run_of_before_an_option_of_parts_goes_on_as_it_was(whole, tmp_path):
         (["--preset", "geoplex", "--out", "{out}"], "dataset 'treesatai_ts': .*--data-root FOLDER"),
         (["--preset", "geoplex", "--data-root", "{out}", "--out", "{out}/run"], "treesatai_ts: .*no such"),
         (["--preset", "world-nano"], "--out"),
+        (["--out", "{out}", "--resume"], "config.yaml: no such file .* the run that is to be gone on with"),
         (["--out", "{out}"], "--data: .*--preset world-nano"),
         (["--preset", "world-nano", "--out", "{out}", "--masking.num_blocks", "0"], "masking.num_blocks"),
     ],

@@ -144,6 +144,12 @@ def test_training_and_validation_share_a_panel_and_the_loss_is_first() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_of_one_dataset_is_not_drawn_twice() -> None:
+    names = ["train/loss", "train/world/loss", "train/my/world/loss"]
+    assert "train/world" in panels_of({name: [(1, 1.0)] for name in names}, HealthLimits())
+    assert list(panels_of({name: [(1, 1.0)] for name in names[:2]}, HealthLimits())) == ["Training"]
+
+
 def test_every_metric_has_a_panel() -> None:
     names = {"train/loss", "val/loss", "health/retrieval", "health/retrieval_chance", "health/spread", "epoch",
              "neighbours/accuracy", "neighbours/chance", "own/metric"}  # fmt: skip

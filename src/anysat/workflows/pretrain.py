@@ -13,7 +13,7 @@ from anysat.model.config import ModelConfig
 from anysat.patches import SubpatchOrder
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
-from anysat.workflows.kept import kept_options
+from anysat.workflows.kept import CONFIG_FILE, kept_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,12 +242,15 @@ def pretrain(config: PretrainConfig) -> Pretrained:
 
     Raises:
         InputError: no run folder, no data, data without its folder.
+        MissingFileError: there is no run in the folder that is to be gone on with, and no data are given.
         RunExistsError: there is a run in the folder and --resume is not given.
         RecordError: the run was begun with other options.
         RunStoppedError, CollapseError, DivergedError: it ended early; the last checkpoint is kept.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")
+    if not config.data and config.resume:
+        raise MissingFileError(Path(config.out) / CONFIG_FILE, "the options of the run that is to be gone on with")
     if not config.data:
         raise InputError(
             "--data", "at least one dataset", "none", "begin with --preset world-nano, which needs no files"

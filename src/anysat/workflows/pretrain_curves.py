@@ -43,10 +43,14 @@ def panels_of(curves: Curves, limits: HealthLimits) -> dict[str, list[Panel]]:
     """Panels by heading, the loss first.
 
     Training and validation share a panel, as `loss` of `train/loss` and `val/loss`; what chance gives (`chance`,
-    `X_chance`) lies in the panels it belongs to; a figure of health has its limits.
+    `X_chance`) lies in the panels it belongs to; a figure of health has its limits. What is of one dataset is left out
+    where there is no other: it would be that of the training once more.
     """
     groups: dict[str, dict[str, Panel]] = {}
-    names = sorted((name for name in curves if not _is_chance(name)), key=lambda name: not name.endswith("/loss"))
+    of_datasets = {name.rpartition("/")[0] for name in curves if name.startswith("train/") and name.count("/") > 1}
+    again = next(iter(of_datasets)) + "/" if len(of_datasets) == 1 else None
+    shown = (name for name in curves if not _is_chance(name) and not (again and name.startswith(again)))
+    names = sorted(shown, key=lambda name: not name.endswith("/loss"))
     for name in names:
         prefix, _, short = name.rpartition("/")
         heading = _HEADINGS.get(prefix, prefix or "Other")

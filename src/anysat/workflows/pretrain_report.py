@@ -157,8 +157,8 @@ def _alarm(curves: Curves, limits: HealthLimits) -> str:
     within = figures.get("position_within_share", 0.0)
     but = ""
     if within >= MOSTLY_POSITION:
-        but = (f" But most of what differs between patches of a tile, {100 * within:.0f} %, is position, the same in every "
-               "tile (position_within_share).")  # fmt: skip
+        but = (f" But most of what differs between patches of a tile, {100 * within:.0f} %, is position, the same in "
+               "every tile (position_within_share).")  # fmt: skip
     return f'<p class="banner trained">Healthy at step {step:,}: no figure is beyond its limit.{but}</p>'
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +32,9 @@ from anysat.train.trainer import Fitted, fit
 from anysat.workflows.pretrain import PartConfig, PretrainConfig, Pretrained
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
 from anysat.workflows.progress import progress_bar
+
+if TYPE_CHECKING:
+    from anysat.data.work import Advance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +75,8 @@ class OpenPart:
 def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrained:
     """See `pretrain`."""
     began = time.monotonic()
-    parts = [open_part(config, part) for part in config.data]
+    parts = [open_part(config, part, _name_of(config, number)) for number, part in enumerate(config.data)]
+    prepared_s = time.monotonic() - began
     _check_modalities(config, parts)
     _check_watched(config, parts)
     with open_run(
@@ -95,7 +100,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
             with contextlib.suppress(AnySatError, OSError):  # the disk may be full; why it ended is told in any case
                 _report(config, objective, watched, run, kept, ended=str(error))
             raise
-        told = _told(run, fitted, time.monotonic() - began)
+        told = _told(run, fitted, time.monotonic() - began, prepared_s)
         told += _report(config, objective, watched, run, fitted.steps)
     return Pretrained(text=told, exit_status=fitted.exit_status)
 
@@ -131,17 +136,32 @@ def _report(
     return f"\nreport: {write_report(run.path, given)}"
 
 
-def open_part(config: PretrainConfig, part: PartConfig) -> OpenPart:
-    """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache."""
+def _name_of(config: PretrainConfig, number: int) -> str:
+    """What tells a part from others of the same dataset: its number and its sensors; empty where there is no other."""
+    part = config.data[number]
+    if [other.dataset for other in config.data].count(part.dataset) < 2:
+        return ""
+    sensors = f" ({' '.join(part.modalities)})" if part.modalities else ""
+    return f", part {number + 1} of {len(config.data)}{sensors}"
+
+
+def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> OpenPart:
+    """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache.
+
+    `told_as` follows the name of the dataset in lines of progress.
+    """
     from anysat.data.prepare import prepare_fetched, prepare_world
+
+    def shown(what: str, total: int) -> AbstractContextManager[Advance]:
+        return progress_bar(what + told_as, total)
 
     record, normaliser = find_dataset(part.dataset), None
     if part.world is not None:
         from anysat.data.datasets.world import WorldSettings
 
-        root, normaliser = prepare_world(WorldSettings.of(part.world), cache_folder(), workers=2, progress=progress_bar)
+        root, normaliser = prepare_world(WorldSettings.of(part.world), cache_folder(), workers=2, progress=shown)
     elif part.root is None and config.data_root is None and record.fetch is not None:
-        root, normaliser = prepare_fetched(part.dataset, cache_folder(), progress=progress_bar)
+        root, normaliser = prepare_fetched(part.dataset, cache_folder(), progress=shown)
     else:
         root = config.folder_of(part)
 
@@ -271,7 +291,7 @@ def _computed(config: PretrainConfig, number: int, part: OpenPart, run: RunFolde
     if kept.is_file():
         return Normaliser.read(kept)
     count = min(len(part.train), config.statistics_tiles)
-    with progress_bar(f"statistics of {part.train.name}", count) as advance:
+    with progress_bar(f"statistics of {part.train.name}{_name_of(config, number - 1)}", count) as advance:
         return compute_statistics(
             part.train, partial=kept.with_suffix(".tmp"), advance=advance,
             workers=max(1, config.engine.num_workers), num_samples=config.statistics_tiles, seed=config.seed,
@@ -292,9 +312,10 @@ def _together(made: Iterable[Normaliser]) -> Normaliser:
     return Normaliser(statistics=by_name, source=BETWEEN_SOURCES.join(sources), provenance=provenance)
 
 
-def _told(run: RunFolder, fitted: Fitted, seconds: float) -> str:
+def _told(run: RunFolder, fitted: Fitted, seconds: float, prepared_s: float) -> str:
     state = "stopped" if fitted.interrupted else "done"
     if fitted.stopped_early:
         state += f" at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(fitted.metrics.items()) if "loss" in name)
-    return f"{state}, {seconds:.0f} s{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"
+    took = f"{seconds:.0f} s" + (f", {prepared_s:.0f} s of them to prepare data" if prepared_s >= 1 else "")
+    return f"{state}, {took}{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"
