@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ IGNORE = -1
 SIDE_PX, GSD_M = 32, 10.0
 """Every array is brought to this grid by its nearest pixel, as the published loader does."""
 _SOURCE = "documentation and loader of the dataset's authors; spec 4.7"
+_SHARES = {"train": 0.85, "val": 0.15}
+"""Of the plots of the official training split."""
 _TABLE = "sickle_dataset_tabular.csv"
 _SENSORS = {"s2": "S2", "s1": "S1", "l8": "L8"}
 _STORED = {
@@ -81,7 +84,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
         raise SourceError(folder.path("splits"), f"column SPLIT has {sorted(unknown)}", "expected train, val or test")
     splits, is_train = np.full(len(ids), "test", "<U5"), official == "train"
     if is_train.any():
-        splits[is_train] = split_by_name(plots[is_train].tolist(), {"train": 0.85, "val": 0.15})
+        splits[is_train] = split_by_name(plots[is_train].tolist(), _SHARES)
     samples = Samples(id=ids, split=splits, plot=plots)
     return samples.take([row["official"] != "test" or folder.has("masks", **row)
                          for row in samples.with_columns(official=official)])  # fmt: skip
@@ -175,15 +178,25 @@ def _date(key: str, path: Path) -> str:
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
     """Tiles of two plots each: the sample's own, and its neighbour's, which is of another split in places."""
+    num_tiles = max(num_tiles, 3)  # no list is empty
     splits = ["val" if index % 3 == 2 else "train" for index in range(num_tiles)]
+    plots = _plot_numbers(splits)
     for index in range(num_tiles):
         tile, sample = world.tile(index, extent_m=320.0, year=2018), 100 + index
-        _write_mask(folder, tile, sample, (10 + index, 10 + (index + 1) % num_tiles))
+        _write_mask(folder, tile, sample, (plots[index], plots[(index + 1) % num_tiles]))
         for key in _SENSORS:
             _write_series(folder, tile, key, sample)
     ids = [100 + index for index in range(num_tiles)]
-    plots = [10 + index for index in range(num_tiles)]
     folder.write({"ids": ids, "plots": plots, "splits": splits})
+
+
+def _plot_numbers(splits: Sequence[str]) -> list[int]:
+    """A number for each sample's plot, by which one of those for training at least is held out for validation."""
+    plots = [10 + index for index in range(len(splits))]
+    training = [index for index, split in enumerate(splits) if split == "train"]
+    if "val" not in split_by_name([str(plots[index]) for index in training], _SHARES):
+        plots[training[-1]] = next(n for n in count(10 + len(splits)) if split_by_name([str(n)], _SHARES)[0] == "val")
+    return plots
 
 
 def _write_mask(folder: DatasetFolder, tile: WorldTile, sample: int, plots: tuple[int, int]) -> None:
