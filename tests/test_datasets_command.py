@@ -161,7 +161,7 @@ def test_picture_shows_every_modality_with_its_dates_and_the_labels_in_words():
     figure.canvas.draw()
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split(":")[0] for title in titles] == ["aerial", "s2", "s1-asc", "s1-des"]
-    assert "24 dates, 2018-" in titles[1]
+    assert "median of 24 dates, 2018-" in titles[1]
     assert "genera: " in figure.get_suptitle()
     assert "° N" in figure.get_suptitle()
 
@@ -197,6 +197,12 @@ def test_picture_of_values_has_a_scale():
         Tile.of(s2, targets={"biomass": biomass}), find_dataset("biomassters").targets, "biomassters"
     )
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>"] == ["t/ha"]
+
+
+def test_a_panel_of_one_pixel_has_no_true_colours():
+    pixel = Observation.of(MODALITIES["s2"], np.ones((2, 10, 1, 1)), dates=["2019-09-18", "2019-10-18"])
+    title = sample_figure(Tile.of(pixel), [], "PLANTED").axes[0].get_title()
+    assert title == "s2: median of 2 dates, 2019-09-18 to 2019-10-18\none pixel, 100% valid"
 
 
 @pytest.mark.parametrize("count", [2, 10, 20, 40, 60])

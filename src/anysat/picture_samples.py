@@ -159,12 +159,14 @@ def _dated(observation: Observation) -> str:
     if observation.dates is None:
         return "image"
     first, last, count = observation.dates.min(), observation.dates.max(), len(observation.dates)
-    return str(first) if count == 1 else f"{count} dates, {first} to {last}"
+    return str(first) if count == 1 else f"median of {count} dates, {first} to {last}"
 
 
 def _shown_bands(observation: Observation) -> str:
-    """Which bands are red, green and blue, and the unit."""
+    """Which bands are red, green and blue; of a single pixel, whose colour is stretched to nothing, none."""
     modality = observation.modality
+    if observation.shape_px == (1, 1):
+        return "one pixel"
     named = {band.common_name for band in modality.bands}
     if modality.is_radar:
         first, second = modality.bands[0].name, modality.bands[min(1, len(modality.bands) - 1)].name
