@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import os
 import re
 import signal
 import sys
@@ -50,6 +51,8 @@ _GEO = {
 _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
+_WIDEST = 10_000
+"""Characters of a line in a pipe."""
 _ALONE = ("--help", "--print_config")
 """Options without a value."""
 
@@ -94,10 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     if result is not None:
-        from rich.console import Console
-
-        Console(soft_wrap=True, markup=False, emoji=False).print(result)  # paths may have brackets
+        _print(result)
     return int(getattr(result, "exit_status", 0))
+
+
+def _print(result: Any) -> None:
+    """Onto the screen; elsewhere, as in a pipe, tables are as wide as they would be, unless COLUMNS says otherwise."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # paths may have brackets
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), result).maximum
+        console.width = max(console.width, wanted)
+    console.print(result)
 
 
 def make_parser(command: str, config: type[Any]) -> Any:
@@ -117,6 +130,9 @@ def make_parser(command: str, config: type[Any]) -> Any:
         def format_usage(self) -> str:
             return _dashed(super().format_usage())
 
+        def error(self, message: str, *others: Any, **named: Any) -> Any:
+            return super().error(_required(message), *others, **named)
+
     parser = Parser(prog=f"anysat {command}")
     parser.add_argument("--config", action="config", help="YAML file with any of what follows, dashes as underscores.")
     fields = [field for field in dataclasses.fields(config) if "positional" in field.metadata]
@@ -128,6 +144,16 @@ def make_parser(command: str, config: type[Any]) -> Any:
         )
     parser.add_class_arguments(config, None, skip={field.name for field in fields})
     return parser
+
+
+def _required(message: str) -> str:
+    """What the parser says, with the options that are missing as they are typed."""
+    said, missing, names = message.partition("arguments are required: ")
+    return (
+        said + missing + re.sub(r"[^\s,]+", lambda name: f"--{name[0].replace('_', '-')}", names)
+        if missing
+        else message
+    )
 
 
 def _dashed(text: str) -> str:

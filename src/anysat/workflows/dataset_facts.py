@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from anysat.data.base import DatasetRecord, Target
@@ -38,7 +38,7 @@ def patch_sizes(record: DatasetRecord) -> str:
 
 def description(record: DatasetRecord) -> list[RenderableType]:
     """Everything a record says, as tables and lines."""
-    told = Table("fact", "value", show_header=False, title=f"{record.title} ({record.name})")
+    told = Table(*_folded("fact", "value"), show_header=False, title=f"{record.title} ({record.name})")
     for fact, value in {
         "what": record.about,
         "modalities": ", ".join(record.modalities),
@@ -52,7 +52,7 @@ def description(record: DatasetRecord) -> list[RenderableType]:
         "cite": record.citation,
     }.items():
         told.add_row(fact, Text(value))
-    targets = Table("target", "of", "classes or values", title="Targets")
+    targets = Table(*_folded("target", "of", "classes or values"), title="Targets")
     for target in record.targets:
         values = ", ".join(target.classes) or f"{target.unit} {target.limits or ''}".strip()
         ignored = f" ({target.ignore}: no label)" if target.ignore is not None else ""
@@ -65,13 +65,19 @@ def description(record: DatasetRecord) -> list[RenderableType]:
     return [*parts, *(Text(f"- {note}") for note in record.notes)]
 
 
+def _folded(*names: str) -> list[Column]:
+    """Columns in which words that are too long go on in the next line."""
+    return [Column(name, overflow="fold") for name in names]
+
+
 def _kind(target: Target) -> str:
     return f"{target.level}, {target.kind}" + (f", {target.gsd_m:g} m" if target.gsd_m else "")
 
 
 def _layout_table(layout: Layout) -> Table:
     checked = layout.checked_against and f"checked against {layout.checked_against}"
-    table = Table("entry", "file", "type", "holds", title=Text(f"Layout {layout.name!r}: {checked or NOT_CHECKED}"))
+    title = Text(f"Layout {layout.name!r}: {checked or NOT_CHECKED}")
+    table = Table(*_folded("entry", "file", "type", "holds"), title=title)
     for entry in layout.entries:
         table.add_row(Text(entry.name), Text(entry.path + (f" [{entry.key}]" if entry.key else "")),
                       Text(stored(entry)), Text(holds(entry)))  # fmt: skip

@@ -50,9 +50,10 @@ def pack(config: PackConfig) -> str:
 
 def _write(config: PackConfig, out: Path) -> str:
     from anysat.data.base import open_dataset
-    from anysat.data.pack.write import pack_dataset
+    from anysat.data.pack.write import check_out, pack_dataset
     from anysat.workflows.progress import progress_bar
 
+    check_out(out, config.overwrite)
     dataset = open_dataset(config.name, config.path, config.split, modalities=config.modalities or None)
     with progress_bar(f"packing {dataset.name}", len(dataset)) as advance:
         pack_dataset(dataset, out, shard_mb=config.shard_mb, workers=config.workers, overwrite=config.overwrite,

@@ -44,9 +44,8 @@ def list_datasets(config: ListConfig) -> Answer:
     records = [find_dataset(name) for name in dataset_names()]
     if config.json:
         return _json([facts(record) for record in records])
-    table = Table(
-        Column("name", no_wrap=True), "modalities", Column("tile", no_wrap=True), "patches", "size", "licence"
-    )
+    folded = [Column(name, overflow="fold") for name in ("modalities", "patches", "size", "licence")]
+    table = Table(Column("name", no_wrap=True), folded[0], Column("tile", no_wrap=True), *folded[1:])
     for record in records:
         table.add_row(
             record.name,

@@ -23,9 +23,8 @@ def sensors(config: SensorsConfig) -> Table:
     """A table with one row per modality."""
     from rich.table import Column, Table
 
-    table = Table(
-        Column("key", no_wrap=True), "sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights"
-    )
+    columns = ("sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights")
+    table = Table(Column("key", no_wrap=True), *(Column(name, overflow="fold") for name in columns))
     own = read_modalities(config.modalities) if config.modalities else ()
     for modality in (*MODALITIES.values(), *own):
         kind = f"{'radar' if modality.is_radar else 'optical'} {'series' if modality.is_temporal else 'image'}"

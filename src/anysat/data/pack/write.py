@@ -169,7 +169,7 @@ def pack_dataset(
     """
     import webdataset  # noqa: F401  (missing is told before work begins)
 
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     if not len(dataset):
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
     partial = out.with_name(f"{out.name}.partial")
@@ -184,7 +184,7 @@ def pack_dataset(
         left = [unit for unit in units if not job.is_done(unit)]
         advance(len(dataset) - sum(len(shards[unit].samples) for unit in left))
         work_through(job, left, workers=workers, advance=advance, kept_in=partial)
-        _check_out(out, overwrite)  # another run may have been quicker
+        check_out(out, overwrite)  # another run may have been quicker
         try:
             _finish(job, plan)
             _appear(job, out)
@@ -217,7 +217,13 @@ def _appear(job: _Pack, out: Path) -> None:
     shutil.rmtree(out / _PARTS, ignore_errors=True)
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
+    """See that a packed dataset can be written there.
+
+    Raises:
+        OutputExistsError: it is there.
+        SourceError: it is a link, or no packed dataset and so not replaced.
+    """
     if out.is_symlink():
         advice = "give the folder it points to, or remove the link"
         raise SourceError(out, "it is a link, which is neither followed nor replaced", advice)

@@ -1,0 +1,59 @@
+"""What commands say: options as they are typed, nothing before it is refused, names and tables whole."""
+
+import pytest
+
+from anysat.cli import main
+from anysat.data.base import open_dataset
+from anysat.workflows.pretrain import PartConfig, PretrainConfig
+from anysat.workflows.pretrain_run import _name_of
+from miniatures import miniature
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), [(["world", "make", "x"], "--layout"), (["predict", "run", "s2=x"], "--out")]
+)
+def test_an_option_that_is_missing_is_named_as_it_is_typed(words, option, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"the following arguments are required: {option}\n" in capsys.readouterr().err
+
+
+def test_packing_into_a_folder_that_is_there_is_refused_before_anything_is_said_to_be_done(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    words = ["datasets", "pack", "treesatai_ts", str(miniature("treesatai_ts")), f"--out={tmp_path / 'there'}"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "to do" not in said
+    assert "exists; give another name" in said
+
+
+def test_parts_of_one_dataset_are_told_apart_by_number_and_sensors():
+    parts = [
+        PartConfig(dataset=name, modalities=keys) for name, keys in (("world", ["s2"]), ("a", None), ("world", None))
+    ]
+    told = [_name_of(PretrainConfig(data=parts), number) for number in range(3)]
+    assert told == [", part 1 of 3 (s2)", "", ", part 3 of 3"]
+
+
+def test_every_split_of_a_small_sickle_has_a_sample(tmp_path):
+    for tiles in (2, 3, 8):
+        assert main(["world", "make", str(tmp_path / str(tiles)), "--layout=sickle", f"--tiles={tiles}"]) == 0
+        splits = [len(open_dataset("sickle", tmp_path / str(tiles), split)) for split in ("train", "val", "test")]
+        assert min(splits) > 0, (tiles, splits)
+
+
+@pytest.mark.parametrize(("words", "held"), [
+    ("sensors", "aerial orthophoto (TreeSatAI)"), ("datasets list", "CDLA-Permissive-1.0"),
+    ("datasets describe flair", "building, pervious surface, impervious surface, bare soil, water, coniferous"),
+])  # fmt: skip
+def test_tables_are_whole_in_a_pipe_and_folded_where_lines_are_short(words, held, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(words.split()) == 0
+    wide = capsys.readouterr().out
+    assert held in wide
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words.split()) == 0
+    narrow = capsys.readouterr().out
+    assert max(len(line) for line in narrow.splitlines() if line.startswith("│")) <= 80
+    assert narrow.count("…") == wide.count("…") == 0
