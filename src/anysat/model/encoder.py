@@ -343,8 +343,8 @@ class AnySat(nn.Module):
     ) -> CoreOutput:
         """The core in chunks; what comes out must be finite."""
         every = (*self.parameters(), *(pixels.values for pixels in ready.values()))
-        learns = any(one.requires_grad for one in every) or is_special(self)  # a hook may hold what learns
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+        wanted = any(one.requires_grad for one in every)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (wanted or is_special(self))):  # what hooks hold learns
             found = self.core(
                 ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
                 recompute=grid.num_patches > RECOMPUTE_PATCHES,

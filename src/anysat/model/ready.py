@@ -142,7 +142,7 @@ def is_special(module: nn.Module) -> bool:
     Weights are special that lie in shards over several processes, and tensors that are no parameters.
     """
     for part in module.modules():
-        if part._compiled_call_impl is not None or hasattr(part, "unshard") or not is_plain(part):
+        if part._compiled_call_impl is not None or hasattr(type(part), "unshard") or not is_plain(part):
             return True
         if not _is_known(part) or any(isinstance(value, Tensor) for value in vars(part).values()):
             return True
