@@ -71,13 +71,13 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
 def is_plain(layer: nn.Module) -> bool:
     """Whether nothing but its weights tells what a layer does: its class is ours or torch's, and nobody changed it.
 
-    That is, it has no hook, nor have all modules, no `forward` of its own, and was neither quantised nor parametrised.
+    That is, it has no hook, no `forward` of its own, and was neither quantised nor parametrised. Hooks of all modules,
+    with which torch counts operations, do not count: they see modules as they were made ready.
     """
     home = type(layer).__module__.split(".")
     is_known = home[0] in ("anysat", "torch") and home[:2] != ["torch", "ao"] and "forward" not in vars(layer)
     is_hooked = layer._forward_hooks or layer._forward_pre_hooks
-    are_all_hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return is_known and not is_hooked and not are_all_hooked and "parametrizations" not in layer._modules
+    return is_known and not is_hooked and "parametrizations" not in layer._modules
 
 
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -291,9 +291,10 @@ class Block(nn.Module):
 def _added(fresh: Tensor, x: Tensor, is_ours: bool) -> Tensor:
     """The sum, in the place of what nobody else holds where nothing is learned: of `fresh`, or of a wider `x`.
 
-    They are not ours alone where hooks may have kept them, or given them.
+    They are not ours alone where hooks, of these layers or of all modules, may have kept them, or given them.
     """
-    if torch.is_grad_enabled() or not is_ours:
+    are_all_hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    if torch.is_grad_enabled() or not is_ours or are_all_hooked:
         return x + fresh
     return fresh.add_(x) if fresh.dtype == x.dtype else x.add_(fresh)
 
