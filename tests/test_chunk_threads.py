@@ -1,9 +1,12 @@
 """Work in parts that threads share: the same numbers, and nobody outside notices."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 import anysat.model.steps as steps
@@ -122,9 +125,27 @@ def test_a_pass_that_learns_or_is_looked_at_stays_in_its_thread(two_threads, tak
         hook = model.spatial.register_forward_hook(lambda *_: None)
         assert passes() == [here, here]
         hook.remove()
+        hook = register_module_forward_hook(lambda *_: None)
+        assert passes() == [here, here]
+        hook.remove()
     model.requires_grad_(True)
     assert passes() == [here, here]
 
 
 def test_there_are_as_many_workers_as_torch_has_threads_on_a_processor(two_threads):
     assert (num_workers(CPU), num_workers(torch.device("cuda"))) == (2, 1)
+
+
+def test_a_thread_that_outlives_the_program_embeds_by_itself():
+    code = """
+import threading, time, torch
+from anysat.model.chunks import each, num_workers
+torch.set_num_threads(2)
+def late():
+    threading.main_thread().join()
+    workers = num_workers(torch.device("cpu"))
+    print(workers, each(lambda part: part, [1, 2], workers))
+threading.Thread(target=late).start()
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("1 [1, 2]\n", "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as torch_module
 
 LARGEST_KEPT = 2**25 - 2**16
 """Bytes of the largest piece of memory that glibc keeps for the next of its kind once one was freed; larger and, at
@@ -55,11 +57,21 @@ def joined(parts: Sequence[Sequence[Tensor | None]], dim: int) -> list[Tensor | 
 def num_workers(device: torch.device) -> int:
     """Threads of Python that may share the work of a pass: those that torch has on a processor.
 
-    One where somebody looks on, who would not see other threads: a profiler, a counter of operations, a compiler.
+    One where somebody looks on, who would not see other threads: a profiler, a counter of operations, a compiler, a
+    hook of all modules; and when the program is about to end, and begins no threads.
     """
-    is_watched = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    is_watched = is_watched or torch._C._autograd._profiler_enabled() or torch.compiler.is_compiling()
-    return torch.get_num_threads() if device.type == "cpu" and not is_watched else 1
+    is_watched = (
+        torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+        or torch._C._autograd._profiler_enabled() or torch.compiler.is_compiling() or all_are_hooked()
+    )  # fmt: skip
+    if device.type != "cpu" or is_watched or not threading.main_thread().is_alive():
+        return 1
+    return torch.get_num_threads()
+
+
+def all_are_hooked() -> bool:
+    """Whether a hook is called for every module there is."""
+    return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
 def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:

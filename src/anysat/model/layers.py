@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_module
 
+from anysat.model.chunks import all_are_hooked
 from anysat.model.positions import NUM_BUCKETS
 
 
@@ -293,8 +293,7 @@ def _added(fresh: Tensor, x: Tensor, is_ours: bool) -> Tensor:
 
     They are not ours alone where hooks, of these layers or of all modules, may have kept them, or given them.
     """
-    are_all_hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    if torch.is_grad_enabled() or not is_ours or are_all_hooked:
+    if torch.is_grad_enabled() or not is_ours or all_are_hooked():
         return x + fresh
     return fresh.add_(x) if fresh.dtype == x.dtype else x.add_(fresh)
 
