@@ -74,10 +74,15 @@ class Features:
     num_new: int = field(default=0, compare=False)
     """Tiles that had to be embedded now."""
     unseen: tuple[str, ...] = ()
-    """Names of tiles without a valid value, whose embeddings are NaN."""
+    """Names of tiles without a valid value, of `dense` where it is wanted: there embeddings are NaN."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def dense_key(self) -> str | None:
+        """Key of `dense`."""
+        return None if self.dense is None else self.dense.key
 
     def embeddings(self, indices: Sequence[int] | NDArray[np.int64]) -> Embeddings:
         """Of some tiles, in the order asked for."""
@@ -128,14 +133,13 @@ def extract(
             path = folder / f"{_digest(batch, own)}.safetensors"
             if grid is None:
                 grid = encoder.grid(batch, patch_size_m)
-            kept_tile = _checked(path)
-            if kept_tile is None:
+            made = _checked(path)
+            if made is None:
                 num_new += len(batch)
                 made = _embedded(encoder, batch, patch_size_m, dense, precision)
                 _write(path, made)
-                kept_tile = made["tile"]
-            empty = kept_tile.isnan().all(1).tolist()
-            unseen += [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
+            seen = made["sub_valid"].flatten(1).any(1) if "sub_valid" in made else ~made["tile"].isnan().all(1)
+            unseen += [name for name, is_seen in zip(batch.ids, seen.tolist(), strict=True) if not is_seen]
             files.append(path)
             for name, target in draw.batch.targets.items():
                 targets.setdefault(name, []).append(target.clone())
@@ -200,15 +204,15 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         raise WriteError(path, error) from error
 
 
-def _checked(path: Path) -> Tensor | None:
-    """Tile embeddings of a file that is there, whole and as it was written; None where it has to be made again."""
+def _checked(path: Path) -> dict[str, Tensor] | None:
+    """What a file holds that is there, whole and as it was written; None where it has to be made again."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             is_same = (file.metadata() or {}).get(CHECKSUM) == _sum_of(tensors)
     except (SafetensorError, OSError, ValueError):
         return None
-    return tensors["tile"] if is_same and "tile" in tensors else None
+    return tensors if is_same and "tile" in tensors else None
 
 
 def _sum_of(tensors: dict[str, Tensor]) -> str:

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anysat.errors import InputError
 from anysat.probing.cache import TILES_PER_FILE, Features, batches
 from anysat.probing.samples import directions
 from anysat.tasks.base import Task
 from anysat.tasks.heads import HeadConfig, NeighbourHead, averaged, make_head
-from anysat.tasks.probe import is_better
+from anysat.tasks.probe import is_better, nothing_seen
 
 MOST_SAMPLES = 20_000
 """Training embeddings that are kept at most: of the base size 60 MB, and 120 MB of sub-patches."""
@@ -95,7 +94,7 @@ def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: 
             vectors.append(seen[number].reshape(-1, seen.shape[-1])[places])
             targets.append(wanted[number].reshape(-1, wanted.shape[-1])[places])
     if not sum(map(len, vectors)):
-        raise InputError(f"training tiles, {task.target.name}", "one with a label and a valid value", "none")
+        raise nothing_seen(task.target, train.dense_key if head.dense else None)
     return directions(torch.cat(vectors)), torch.cat(targets)
 
 

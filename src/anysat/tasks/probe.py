@@ -154,6 +154,37 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
         )  # fmt: skip
 
 
+def check_answered(task: Task, head: nn.Module, train: Sequence[Features]) -> None:
+    """Refuse training tiles of which no labelled place has an answer: a head would learn nothing from them.
+
+    Args:
+        task: what is predicted.
+        head: of any weights.
+        train: features of the training tiles, one for each patch size; no more are read than it takes.
+
+    Raises:
+        InputError: it names the modality that pixels are told by.
+    """
+    truth = train[0].targets[task.target.name]
+    with torch.inference_mode():
+        for indices in batches(len(train[0]), TILES_PER_FILE):
+            seen = outputs_of(head.eval(), [one.embeddings(indices) for one in train]).isfinite().all(-1)
+            known = labelled(task.target, truth[torch.from_numpy(indices)])
+            if bool(((known.any(-1) if known.ndim > seen.ndim else known) & seen).any()):
+                return
+    raise nothing_seen(task.target, train[0].dense_key)
+
+
+def nothing_seen(target: Target, dense: str | None) -> InputError:
+    """What is said where no training label has a valid value beside it."""
+    if dense is None:
+        return InputError(f"training tiles, {target.name}", "one with a label and a valid value", "none")
+    return InputError(
+        f"training tiles, {target.name}", f"a labelled pixel with a valid value of {dense}, which pixels are told by",
+        "none", "name a modality that the tiles hold in --dense",
+    )  # fmt: skip
+
+
 def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
     batch_size: int = TILES_PER_FILE, losses: list[float] | None = None,

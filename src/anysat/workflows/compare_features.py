@@ -28,7 +28,7 @@ from anysat.workflows.compare_turns import SPLITS, TRAIN, Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import known_weights, make_view, number_days, with_statistics
+from anysat.workflows.task_parts import check_seen, known_weights, make_view, number_days, with_statistics
 
 Table = NDArray[np.float64]
 """(sample feature)"""
@@ -59,7 +59,7 @@ class FeatureSet:
     num_kept: int = 0
     """Tiles whose embeddings were found in the cache, counted in each turn they were made for."""
     encoder: Mapping[str, Any] | None = None
-    """Its name, where its weights come from, their digest, layer and number of parameters; None without a network."""
+    """Name, where its weights come from, their digest, layer, parameters, dense modality; None without a network."""
 
 
 Made = tuple[FeatureSet, tuple[Table, ...]]
@@ -108,7 +108,9 @@ def _embeddings(
     modalities = config.data.modalities or list(data.record.modalities)
     is_pixel = data.target.level == "pixel"
     view = make_view(encoder, data.record, data.target, modalities=modalities, patch_sizes_m=[size], dense=config.dense,
-                     needs_dense=is_pixel)  # fmt: skip
+                     needs_dense=is_pixel, held=lambda: data.held)  # fmt: skip
+    check_seen(data, view.dense)
+    facts["dense"] = view.dense
     seen = _extracted(config, data, encoder, view, samples.turns, folder)
     took, num_kept = time.process_time() - began, sum(len(one) - one.num_new for found in set(seen) for one in found)
     for pooling, vectors in (_OF_PIXELS if is_pixel else _OF_TILES).items():

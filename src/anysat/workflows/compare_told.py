@@ -102,6 +102,8 @@ class Comparison:
             mark = "the baseline" if verdict == "baseline" else f"{self._difference(number)} {verdict} band statistics"
             told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
                         f"  {mark}; {_cost(one)}")  # fmt: skip
+        if dense := {str(e["dense"]) for one in self.lines if (e := one.features.encoder) and e.get("dense")}:
+            told.append(f"dense embeddings are those of sub-patches of {', '.join(sorted(dense))}")
         return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {_LEGEND}"])
 
     def _difference(self, number: int) -> str:

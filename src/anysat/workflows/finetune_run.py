@@ -35,6 +35,7 @@ from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
     SCORES,
+    check_seen,
     extended,
     fitted_task,
     known_weights,
@@ -112,9 +113,10 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     needs_dense = head in HEADS and HEADS[head].dense
     view = make_view(
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
-        dense=config.dense, needs_dense=needs_dense,
+        dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
     )  # fmt: skip
-    task = _task(config, data)  # before what takes longer
+    check_seen(data, view.dense)  # before what takes longer
+    task = _task(config, data)
     whose = with_statistics(
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +14,15 @@ import numpy as np
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
 from anysat.errors import InputError, MissingFileError
 from anysat.normalise import Normaliser
+from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
+
+
+LOOKED_AT = 32
+"""Training tiles by which it is told what tiles hold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +38,21 @@ class OpenData:
     """Statistics that came with the data."""
     selected_on: str = "val"
     """What `val` is: the name of a split, or a share of the training tiles."""
+
+    @cached_property
+    def held(self) -> Mapping[str, float]:
+        """Share of the training tiles with a valid value of each modality that any has; of a sample over all of them.
+
+        A record names what a dataset may have; of a generated world, or where a sensor is optional, tiles have less.
+        """
+        count = min(LOOKED_AT, len(self.train))
+        found: Counter[str] = Counter()
+        with progress_bar(f"modalities of {self.record.name}", count) as advance:
+            for number in np.linspace(0, len(self.train) - 1, count).astype(int).tolist():
+                seen = self.train[number].observations
+                found.update(key for key, one in seen.items() if one.valid.any())
+                advance(1)
+        return {key: times / count for key, times in found.items()}
 
 
 def open_data(data: LabelledData, seed: int) -> OpenData:
@@ -93,7 +116,6 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
     """
     from anysat.data.cache import cache_folder
     from anysat.data.prepare import prepare_fetched, prepare_world
-    from anysat.workflows.progress import progress_bar
 
     record = find_dataset(data.dataset)
     if data.world is not None:

@@ -36,8 +36,8 @@ class ProbeConfig:
     patch_sizes_m: list[float] = field(default_factory=list)
     """Patch sizes in metres; outputs of several are averaged. Empty: the first of the dataset's that fits."""
     dense: str | None = None
-    """Modality whose sub-patches are classified, for a target of pixels; null takes the one with the finest sub-patches
-    that are no finer than the target's pixels, else the finest."""
+    """Modality whose sub-patches are classified, for a target of pixels; null takes, of those that most tiles hold, the
+    one with the finest sub-patches that are no finer than the target's pixels, else the finest; it is told which."""
     head: str | None = None
     """tile, pooled or both (tile token, mean of the patches, both) for a target of tiles; dense, patches or conv for
     one of pixels; null for `both` and `dense`."""

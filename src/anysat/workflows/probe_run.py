@@ -22,13 +22,21 @@ from anysat.tasks.base import Task
 from anysat.tasks.heads import HEADS, NEIGHBOURS, make_head
 from anysat.tasks.neighbours import fit_neighbours
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, head_of
-from anysat.tasks.probe import Recipe, Trained, check_labelled, fit_heads, grid, score_heads
+from anysat.tasks.probe import Recipe, Trained, check_answered, check_labelled, fit_heads, grid, score_heads
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import ProbeConfig, Scored
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.task_parts import SCORES, fitted_task, make_view, number_days, result, with_statistics
+from anysat.workflows.task_parts import (
+    SCORES,
+    check_seen,
+    fitted_task,
+    make_view,
+    number_days,
+    result,
+    with_statistics,
+)
 from anysat.workflows.task_text import summary
 
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
@@ -81,8 +89,9 @@ def _prepared(
     needs_dense = head in HEADS and HEADS[head].dense
     view = make_view(
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
-        dense=config.dense, needs_dense=needs_dense,
+        dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
     )  # fmt: skip
+    check_seen(data, view.dense)
     whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
     precision = find_precision(config.precision, encoder.device)
     cache = Path(config.cache) if config.cache is not None else run.path / FEATURES
@@ -111,6 +120,7 @@ def _fitted(
 ) -> tuple[Predictor, dict[str, Any]]:
     """A predictor with the best trained head, and how it was chosen."""
     predictor = Predictor(encoder, task, view, _head_name(config, task.target))
+    check_answered(task, make_head(predictor.head_config), features["train"])
     settings = list(grid(config.learning_rates, config.weight_decays))
     recipe = Recipe(schedule=config.schedule, warmup_epochs=config.warmup_epochs, clip_norm=config.clip_norm,
                     min_epochs=config.min_epochs)  # fmt: skip

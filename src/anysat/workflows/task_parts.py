@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +23,10 @@ from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
 from anysat.picture_samples import with_colours
-from anysat.tasks.base import Task, make_task
+from anysat.tasks.base import Task, labelled, make_task
 from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
+from anysat.tasks.probe import nothing_seen
 from anysat.tasks.scores import Scores
 from anysat.train.run import STATISTICS, wait_for
 from anysat.workflows.ground_blocks import over_blocks, unit_of
@@ -124,8 +125,20 @@ def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> No
 def make_view(
     encoder: AnySat, record: DatasetRecord, target: Target, *, modalities: Sequence[str],
     patch_sizes_m: Sequence[float], dense: str | None, needs_dense: bool,
+    held: Callable[[], Mapping[str, float]] = dict,
 ) -> View:  # fmt: skip
     """How the encoder looks at the dataset's tiles.
+
+    Args:
+        encoder: which has to have the modalities.
+        record: of the dataset.
+        target: what is predicted.
+        modalities: keys to look at.
+        patch_sizes_m: in metres; of none the first of the dataset's.
+        dense: modality whose sub-patches a head of pixels takes; None chooses.
+        needs_dense: whether the head takes any.
+        held: share of the tiles with a valid value of each modality; asked for where one is to be chosen of several,
+            and taken as all of them where it says nothing.
 
     Raises:
         UnknownNameError: the encoder does not have a modality.
@@ -144,17 +157,49 @@ def make_view(
     if not sizes:
         raise InputError("--patch-sizes-m", "a patch size in metres", "none, and the dataset recommends none")
     if needs_dense and dense is None:
-        dense = _finest([known[key] for key in modalities], target)
+        dense = _finest([known[key] for key in modalities], target, held)
     return View(patch_sizes_m=sizes, modalities=tuple(modalities), dense=dense if needs_dense else None)
 
 
-def _finest(modalities: Sequence[Modality], target: Target) -> str:
-    """The modality whose sub-patches are the finest, but no finer than the target's pixels where there is one."""
+_OFTEN_ENOUGH, _AS_OFTEN = 0.5, 0.1
+"""Share of the tiles, of those that the commonest modality is in, that has to hold a modality for it to be chosen; and
+by how much shares may differ that count as equal, for clouds hide a few."""
+
+
+def _finest(modalities: Sequence[Modality], target: Target, held: Callable[[], Mapping[str, float]]) -> str:
+    """The modality whose sub-patches are the finest, but no finer than the target's pixels where there is one.
+
+    What fewer than half as many tiles hold as another takes no part; of equally fine ones, the first of those that the
+    most tiles hold.
+    """
     tiling = sorted((m for m in modalities if not m.covers_tile), key=lambda m: m.subpatch_m)
     if not tiling:
         raise InputError("--dense", "a modality whose pixels lie in patches", [m.key for m in modalities])
-    coarse = [m for m in tiling if target.gsd_m is not None and m.subpatch_m >= target.gsd_m]
-    return (coarse or tiling)[0].key
+    share = {m.key: 1.0 for m in tiling}
+    if len(tiling) > 1 and (found := held()):
+        share = {key: found.get(key, 0.0) for key in share}
+    often = [m for m in tiling if share[m.key] >= _OFTEN_ENOUGH * max(share.values())]
+    coarse = [m for m in often if target.gsd_m is not None and m.subpatch_m >= target.gsd_m]
+    as_fine = [m for m in often if m.subpatch_m == (coarse or often)[0].subpatch_m]
+    most = max(share[m.key] for m in as_fine)
+    return next(m.key for m in as_fine if share[m.key] >= most - _AS_OFTEN)
+
+
+def check_seen(data: OpenData, dense: str | None) -> None:
+    """Refuse training tiles of which none has a label and a valid value of the modality that pixels are told by.
+
+    Tiles are read up to the first that has both.
+
+    Raises:
+        InputError: it names the modality.
+    """
+    if dense is None or not len(data.train):
+        return
+    for tile in (data.train[number] for number in range(len(data.train))):
+        seen, truth = tile.observations.get(dense), torch.as_tensor(tile.targets[data.target.name])
+        if seen is not None and seen.valid.any() and bool(labelled(data.target, truth).any()):
+            return
+    raise nothing_seen(data.target, dense)
 
 
 def fitted_task(
@@ -216,6 +261,7 @@ def result(
         "target": predictor.task.target.name,
         "classes": list(predictor.task.target.classes),
         "head": predictor.head_config.name,
+        "dense": predictor.view.dense,
         "head_parameters": sum(p.numel() for p in predictor.head.parameters()),
         "encoder_parameters": sum(p.numel() for p in predictor.encoder.parameters()),
         "weights": known_weights(predictor.encoder),

@@ -277,6 +277,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Weights", f"{config['weights']}: {found.get('began_with', found['weights']).get('weights', '')}"),
         ("Data", f"{config['data']['dataset']}, " + ", ".join(f"{v['tiles']} {k}" for k, v in found["data"].items())),
         ("Head", f"{found['head']}, {found['head_parameters']:,} parameters"),
+        ("Pixels are told by", found.get("dense") or ""),
         ("Encoder", f"{found['encoder_parameters']:,} parameters"),
         ("Statistics", str(found.get("statistics", ""))),
         ("Seed", str(found.get("seed", ""))),

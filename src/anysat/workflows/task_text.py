@@ -28,15 +28,32 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
     tiles = test["num_tiles"]
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
-        [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_unseen_lines(found),
-         *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
+        [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_dense_lines(found),
+         *_unseen_lines(found), *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
     )  # fmt: skip
 
 
+def _dense_lines(found: Mapping[str, Any]) -> list[str]:
+    """Which modality's sub-patches are classified, and how many of the labelled test pixels it does not show."""
+    if found.get("dense") is None:
+        return []
+    confusion = found["scores"]["test"].get("confusion") or []
+    total, unanswered = sum(map(sum, confusion)), sum(line[-1] for line in confusion)
+    told = f"  dense: {found['dense']}"
+    if unanswered:
+        told += (
+            f"; {100 * unanswered / total:.1f} % of the labelled pixels of test not answered, where it has no valid "
+            "value: mistakes in accuracy and recall, no answers in precision, so that accuracy is below micro F1; "
+            "--dense names another"
+        )
+    return [told]
+
+
 def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
-    """Which tiles had no valid value, if any."""
+    """Which tiles had no valid value, of the dense modality where there is one, if any."""
+    of = "" if found.get("dense") is None else f" of {found['dense']}"
     return [
-        f"  {len(names)} tiles of {split} without a valid value, never trained on and scored as not answered: "
+        f"  {len(names)} tiles of {split} without a valid value{of}, never trained on and scored as not answered: "
         f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         for split, names in found.get("unseen", {}).items() if names
     ]  # fmt: skip
