@@ -12,7 +12,7 @@ from anysat.data.base import Target
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import Prediction
-from anysat.workflows.task_report import SHOWN, _facts, _number, _tiles, best_and_worst
+from anysat.workflows.task_report import SHOWN, _classes, _facts, _number, _selection, _tiles, best_and_worst, render
 from meadow import Meadow
 
 TARGET = Target(name="cover", level="pixel", kind="class", classes=("water", "wood"), gsd_m=10.0)
@@ -114,3 +114,55 @@ def test_weights_are_told_as_what_the_run_began_with():
         "encoder_parameters": 1, "versions": {},
     }  # fmt: skip
     assert dict(_facts(found))["Weights"] == "nano: pretrained"
+
+
+@pytest.mark.parametrize(("target", "unit"), [(TARGET, "pixels"), (GENUS, "tiles")])
+def test_support_is_a_count_and_says_of_what(target, unit):
+    per_class = {"f1": [0.5, 1.0], "support": [1.0, 12345.0]}
+    test = {"per_class": per_class, "class_intervals": {"f1": [[0.4, 0.6], [1.0, 1.0]]}}
+    page = _classes({"scores": {"test": test}, "classes": target.classes[:2]}, target)
+    assert f">support, {unit}<" in page
+    assert "<td>1</td>" in page
+    assert "<td>12,345</td>" in page
+    assert "<td>1.000</td>" in page, "and no interval of no width"
+
+
+def test_no_label_is_in_the_legend_only_where_a_tile_shown_has_none():
+    truth, answer = np.zeros((2, 2), np.int64), np.zeros((2, 2), np.int64)
+    target = replace(TARGET, ignore=-1)
+    for label, is_told in ((0, False), (-1, True)):
+        truth[0, 0] = label
+        shown = best_and_worst(Told(target, {"tile0": answer}), tiles_of([truth], "cover"))
+        assert ("no label" in _tiles(shown, target)) == is_told
+
+
+def test_values_have_no_label_in_the_legend_only_where_a_pixel_has_none():
+    mass = Target(name="mass", level="pixel", kind="value", gsd_m=10.0, unit="t/ha", ignore=-9999)
+    for least, is_told in ((3.0, False), (-9999.0, True)):
+        (tile,) = tiles_of([np.array([[least, 100.0], [100.0, 400.0]])], "mass")
+        page = _tiles([SimpleNamespace(tile=tile, right=-1.0, answer=np.ones((2, 2)), probabilities=None)], mass)
+        assert ("no label" in page) == is_told
+
+
+def test_curves_are_by_epoch_and_of_the_chosen_setting():
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anysat.workflows.pretrain_curves._draw", lambda axes, panel: seen.append(panel.along))
+        point = {"loss": 0.5, "miou": 0.1}
+        tried = [{"learning_rate": 0.1, "miou": 0.1}, {"learning_rate": 0.01, "miou": 0.0}]
+        page = _selection({"primary": "miou", "selection": {"curve": [point, point], "tried": tried}})
+        alone = _selection({"primary": "miou", "selection": {"curve": [point, point]}})
+    assert seen == ["epoch"] * 4
+    assert "Curves of the chosen setting" in page
+    assert "chosen setting" not in alone
+
+
+def test_the_page_says_what_intervals_over_few_tiles_are_worth():
+    test = {"figures": {"accuracy": 1.0}, "intervals": {"accuracy": [1.0, 1.0]}, "intervals_over": "tiles",
+            "per_class": {}, "class_intervals": {}, "num_tiles": 18, "num_labelled_tiles": 11}  # fmt: skip
+    found = {"scores": {"test": test}, "primary": "accuracy", "selected_on": "val", "selection": {}, "classes": [],
+             "config": {"weights": "nano", "data": {"dataset": "x"}}, "weights": {}, "head": "both", "versions": {},
+             "data": {"test": {"tiles": 18}}, "head_parameters": 1, "encoder_parameters": 1}  # fmt: skip
+    page = render(found, GENUS, [])
+    assert "<h1>genus: 11 of 18 test tiles, which have a label</h1>" in page
+    assert "a draw that lacks a class leaves it out" in page

@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from anysat.data.base import Target
+from anysat.tasks.base import make_task
 from anysat.workflows.task_presets import FINETUNES, PROBES
-from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line
+from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line, tiles_told, with_interval
 
 
 def line(command, name, split=None, **changes):
@@ -87,3 +90,24 @@ def test_a_start_that_no_epoch_was_as_good_as_is_told():
     assert "before training RMSE was 5.475 on val, which is better: try a lower --optimiser.learning-rate" in line
     assert _start_lines({**found, "selection": {"start": 5.4753, "start_was_better": False}}) == []
     assert _start_lines({**found, "selection": {}}) == [], "a probe, or a run of an earlier version"
+
+
+@pytest.mark.parametrize(("kind", "truth", "outputs", "wanted"), [
+    ("class", torch.tensor([0, -1, 1]), torch.eye(2)[[0, 1, 1]], "2 of 3 test tiles, which have a label"),
+    ("class", torch.tensor([0, 0, 1]), torch.eye(2)[[0, 1, 1]], "3 test tiles"),
+    ("labels", torch.tensor([[0, 0], [1, 0], [0, 1]]), torch.zeros(3, 2), "3 test tiles"),
+    ("value", torch.tensor([torch.nan, 1.0, 2.0]), torch.zeros(3, 1), "2 of 3 test tiles, which have a label"),
+])  # fmt: skip
+def test_tiles_without_a_label_are_not_said_to_be_scored(kind, truth, outputs, wanted):
+    target = Target(name="t", level="tile", kind=kind, classes=("a", "b") if kind != "value" else (),
+                    ignore=-1 if kind == "class" else None)  # fmt: skip
+    task = make_task(target)
+    sheet = task.metric()
+    task.score(sheet, outputs, truth)
+    assert tiles_told(sheet.compute().to_dict(), "test tiles") == wanted
+
+
+def test_an_interval_of_no_width_is_not_told_as_if_it_were_certain():
+    scores = {"figures": {"accuracy": 0.0, "f1_macro": 0.5}, "intervals": {"accuracy": [0, 0], "f1_macro": [0.4, 0.6]}}
+    assert with_interval(scores, "accuracy") == "0.000"
+    assert with_interval(scores, "f1_macro") == "0.500 (0.400 to 0.600)"

@@ -66,6 +66,10 @@ class Counts(Protocol):
     def truth(self) -> Tensor:
         """(tile any), the same for every model on the same tiles."""
 
+    @property
+    def places(self) -> Tensor:
+        """(tile) how many of its places have a label."""
+
     def totals(self, weights: Tensor) -> Any:
         """Sums weighted by (draw tile)."""
 
@@ -89,6 +93,11 @@ class ClassCounts:
     def truth(self) -> Tensor:
         """Support."""
         return self.margins[:, 0]
+
+    @property
+    def places(self) -> Tensor:
+        """(tile) how many of its places have a label."""
+        return self.margins[:, 0].sum(-1)
 
     def totals(self, weights: Tensor) -> ClassTotals:
         """Sums weighted by (draw tile)."""
@@ -118,6 +127,11 @@ class LabelCounts:
         """Support."""
         return self.margins[:, 0]
 
+    @property
+    def places(self) -> Tensor:
+        """(tile) how many of its places have a label."""
+        return torch.ones(len(self.margins), dtype=torch.float64)
+
     def totals(self, weights: Tensor) -> LabelTotals:
         """Sums weighted by (draw tile)."""
         support, predicted, right = _weighted(weights, self.margins).unbind(1)
@@ -141,6 +155,11 @@ class ValueCounts:
         """Number and mean."""
         count, truth = self.sums[:, :2].unbind(1)
         return torch.stack([count, ratio(truth, count).nan_to_num() + self.centre], 1)
+
+    @property
+    def places(self) -> Tensor:
+        """(tile) how many of its places have a label."""
+        return self.sums[:, 0]
 
     def totals(self, weights: Tensor) -> ValueTotals:
         """Sums weighted by (draw tile)."""
@@ -186,6 +205,11 @@ class Scores:
             confusion=None if confusion is None else confusion.cpu().numpy(),
             num_tiles=num_tiles, num_samples=num_samples, counts=counts, groups=groups,
         )  # fmt: skip
+
+    @property
+    def num_labelled_tiles(self) -> int:
+        """Tiles of which a place has a label: no others are scored."""
+        return int((self.counts.places > 0).sum())
 
     def interval(
         self, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0, groups: ArrayLike | None = None
@@ -259,6 +283,7 @@ class Scores:
             "per_class": {name: [_plain(value) for value in values] for name, values in self.per_class.items()},
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "num_tiles": self.num_tiles,
+            "num_labelled_tiles": self.num_labelled_tiles,
             "num_samples": self.num_samples,
         }
 

@@ -25,7 +25,7 @@ from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import all_versions, described, known_weights
-from anysat.workflows.task_text import paper_line, score_lines
+from anysat.workflows.task_text import paper_line, score_lines, tiles_told
 
 
 def evaluate_run(config: EvaluateConfig) -> Scored:
@@ -83,5 +83,7 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
         "versions": all_versions(),
     }  # fmt: skip
     command = "finetune" if "trained" in options else "probe"
-    head = f"{predictor.task.target.name} in {len(tiles)} tiles of {split}, chosen on {content['selected_on']}"
+    head = (
+        f"{predictor.task.target.name} in {tiles_told(sheet, f'tiles of {split}')}, chosen on {content['selected_on']}"
+    )
     return content, [head, *score_lines(sheet, command, options, split, config.crop_m)]

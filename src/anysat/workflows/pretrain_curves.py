@@ -37,6 +37,8 @@ class Panel:
     limits: tuple[float, ...] = ()
     points: dict[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     """By label."""
+    along: str = "step"
+    """What is counted from left to right."""
 
 
 def panels_of(curves: Curves, limits: HealthLimits) -> dict[str, list[Panel]]:
@@ -113,7 +115,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for limit in panel.limits:
         axes.axhline(limit, linestyle="--", color=_LIMIT_COLOUR, linewidth=1, label=f"limit {limit:g}")
     axes.set_title(panel.name.replace("_", " "), fontsize="medium")
-    axes.set_xlabel("step", fontsize="small")
+    axes.set_xlabel(panel.along, fontsize="small")
     axes.tick_params(labelsize="small")
     if len(every := {step for points in panel.points.values() for step, _ in points}) == 1:
         axes.set_xlim(min(every) - 1, max(every) + 1)

@@ -23,7 +23,7 @@ from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.page import HEAD, STYLE, img, rows, table
-from anysat.workflows.task_text import FIGURES, with_interval
+from anysat.workflows.task_text import FIGURES, tiles_told, with_interval
 
 REPORT = "report.html"
 SHOWN = 3
@@ -91,13 +91,13 @@ def _shown(predictor: Predictor, tile: Tile, right: float) -> Shown:
 
 def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> str:
     """The page as text; it loads nothing from anywhere."""
-    title = f"{target.name}: {found['data']['test']['tiles']} test tiles"
+    title = f"{target.name}: {tiles_told(found['scores']['test'], 'test tiles')}"
     return _PAGE.substitute(
         style=STYLE,
         title=escape(title),
         lead=_lead(found),
         scores=_scores(found),
-        classes=_classes(found),
+        classes=_classes(found, target),
         confusion=_confusion(found),
         curve=_selection(found),
         tiles=_tiles(tiles, target),
@@ -110,7 +110,14 @@ def _lead(found: Mapping[str, Any]) -> str:
     title = FIGURES.get(name, name)
     told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over "
     told += f"{escape(test['intervals_over'])}. Chosen on {escape(found['selected_on'])}."
-    return f'<p class="banner trained">{told}</p>'
+    return f'<p class="banner trained">{told}</p><p>{escape(_INTERVALS)}</p>'
+
+
+_INTERVALS = (
+    "Intervals are of 2,000 draws of as many tiles or blocks as there are; a draw that lacks a class leaves it out of "
+    "means over classes, and where all draws agree no interval is told: over few tiles, or few of a class, intervals "
+    "are too narrow."
+)
 
 
 def _scores(found: Mapping[str, Any]) -> str:
@@ -124,23 +131,30 @@ def _scores(found: Mapping[str, Any]) -> str:
     return table(lines)
 
 
-def _classes(found: Mapping[str, Any]) -> str:
+def _classes(found: Mapping[str, Any], target: Target) -> str:
     per_class, bounds = (found["scores"]["test"][name] for name in ("per_class", "class_intervals"))
     if not per_class:
         return ""
     names = list(per_class)
-    lines = ["<tr><th>class</th>" + "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"]
+    titles = {"support": f"support, {target.level}s"}
+    head = "".join(f'<th scope="col">{escape(titles.get(name, name))}</th>' for name in names)
+    lines = [f"<tr><th>class</th>{head}</tr>"]
     for number, class_name in enumerate(found["classes"]):
         cells = "".join(
-            f"<td>{_number(per_class[name][number])}{_bounds(bounds[name][number]) if name in bounds else ''}</td>"
-            for name in names
-        )
+            f"<td>{_number(int(value) if name == 'support' else value)}"
+            f"{_bounds(bounds[name][number]) if name in bounds else ''}</td>"
+            for name in names for value in [per_class[name][number]]
+        )  # fmt: skip
         lines.append(f'<tr><th scope="row">{escape(class_name)}</th>{cells}</tr>')
     return f"<h2>Classes</h2>{table(lines)}"
 
 
 def _bounds(interval: Sequence[float | None]) -> str:
-    return "" if None in interval else " <small>({} to {})</small>".format(*map(_number, interval))
+    return (
+        ""
+        if None in interval or interval[0] == interval[1]
+        else " <small>({} to {})</small>".format(*map(_number, interval))
+    )
 
 
 def _number(value: float | int | None) -> str:
@@ -183,8 +197,11 @@ def _selection(found: Mapping[str, Any]) -> str:
         curve = list(enumerate(selection["curve"], start=1))
         points = {key: [(n, float(point[key])) for n, point in curve if point[key] is not None] for key in curve[0][1]}
         panels = [
-            Panel(name=FIGURES.get(key, key), lines={key: key}, points={key: line}) for key, line in points.items()
+            Panel(name=FIGURES.get(key, key), lines={key: key}, points={key: line}, along="epoch")
+            for key, line in points.items()
         ]
+        if len(selection.get("tried", ())) > 1:
+            parts.append("<p>Curves of the chosen setting; those of all are in sweep.csv.</p>")
         parts.append(png_tag(curve_figure(panels), "Curves of loss and validation score by epoch", "plot"))
     if selection.get("tried"):
         titles = {name: f"{FIGURES.get(name, name)}, validation"}
@@ -247,14 +264,28 @@ def _legend(tiles: Sequence[Shown], target: Target, span: tuple[float, float]) -
         ends = zip(("rgb(255, 255, 255)", "rgb(0, 127, 0)"), span, strict=True)
         items = "".join(f'<li><i style="background: {colour}"></i>{_number(end)} {escape(target.unit)}</li>'
                         for colour, end in ends)  # fmt: skip
-        return f'<ul class="labels">{items}<li><i style="background: #d9d9d9"></i>no label</li></ul>'
+        return f'<ul class="labels">{items}{_grey(tiles, target)}</ul>'
     seen = {int(n) for one in tiles for part in (one.answer, one.tile.targets[target.name]) for n in np.unique(part)}
     colours = (colours_of(target) * 255).astype(int)
     items = "".join(
         f'<li><i style="background: rgb({", ".join(map(str, colours[n]))})"></i>{escape(target.classes[n])}</li>'
         for n in sorted(seen) if 0 <= n < len(target.classes)
     )  # fmt: skip
-    return f'<ul class="labels">{items}<li><i style="background: #d9d9d9"></i>no label</li></ul>'
+    return f'<ul class="labels">{items}{_grey(tiles, target)}</ul>'
+
+
+def _grey(tiles: Sequence[Shown], target: Target) -> str:
+    """What is grey on the page, where anything is."""
+    told = {
+        "no label": any(not has_label(np.asarray(one.tile.targets[target.name]), target).all() for one in tiles),
+        "no answer": any(bool((_unanswered(one.answer, target)).any()) for one in tiles),
+    }
+    words = " or ".join(word for word, is_there in told.items() if is_there)
+    return f'<li><i style="background: #d9d9d9"></i>{words}</li>' if words else ""
+
+
+def _unanswered(answer: NDArray[Any], target: Target) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(answer) if target.kind == "value" else answer < 0)
 
 
 def _in_words(one: Shown, truth: NDArray[Any], target: Target) -> str:

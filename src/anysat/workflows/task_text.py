@@ -25,10 +25,10 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
     if "val" in found["scores"] and found["selected_on"] != NOTHING:
         title = FIGURES.get(found["primary"], found["primary"])
         chosen += f": {title} {with_interval(found['scores']['val'], found['primary'])}"
-    tiles = test["num_tiles"]
+    tiles = tiles_told(test, "test tiles")
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
-        [f"{found['target']} in {tiles} test tiles ({head}; {chosen})", *lines, *_dense_lines(found),
+        [f"{found['target']} in {tiles} ({head}; {chosen})", *lines, *_dense_lines(found),
          *_unseen_lines(found), *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
     )  # fmt: skip
 
@@ -132,10 +132,18 @@ def _differences(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[t
     return [(name, ours, theirs) for name, ours, theirs in pairs if ours != theirs]
 
 
+def tiles_told(scores: Mapping[str, Any], tiles: str) -> str:
+    """How many were scored of what is called tiles: of those without a label nothing is known."""
+    every = scores["num_tiles"]
+    known = scores.get("num_labelled_tiles", every)
+    return f"{every} {tiles}" if known == every else f"{known} of {every} {tiles}, which have a label"
+
+
 def with_interval(scores: Mapping[str, Any], name: str) -> str:
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval; without one where all draws agree, which tiles too few or all alike do, too."""
     value = scores["figures"].get(name)
     if value is None:
         return "–"
     low, high = scores["intervals"].get(name, (None, None))
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+    has_width = low is not None and high is not None and low < high
+    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if has_width else "")
