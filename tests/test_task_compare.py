@@ -6,16 +6,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from anysat.data.base import Target
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest as sha256
+from anysat.tasks.base import make_task
+from anysat.tasks.simple import MODELS, called
 from anysat.workflows import compare as compare_module
+from anysat.workflows.compare_features import FeatureSet
+from anysat.workflows.compare_told import Comparison, Line
+from anysat.workflows.compare_turns import Turns
 from miniatures import miniature
 from task_commands import of_miniature, scores_of, world_words
 
 
-def test_a_comparison_tells_who_is_below_band_statistics(run_task, small_weights, tmp_path):
+def test_a_comparison_tells_who_is_worse_than_band_statistics(run_task, small_weights, tmp_path):
     words = ["--compare", *world_words()[:4], "--patch-sizes-m=[30]", "--models=[logistic,neighbours]",
              f"--weights=[{small_weights}]", "--max-pixels=200", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
     status, out, err = run_task("evaluate", *words, f"--json={tmp_path / 'all.json'}")
@@ -28,9 +34,9 @@ def test_a_comparison_tells_who_is_below_band_statistics(run_task, small_weights
         "patch",
         "dense",
     }
-    below = [line for line in lines if line["against_baseline"] == "below"]
-    assert all(line["difference"][1] < 0 for line in below)
-    assert len(re.findall(r"\) below band statistics", out)) == len(below)
+    worse = [line for line in lines if line["against_baseline"] == "worse"]
+    assert all(line["difference"][1] < 0 for line in worse)
+    assert len(re.findall(r"\) worse than band statistics", out)) == len(worse)
     num_weights = sum(p.numel() for p in load(small_weights).parameters())
     for line in lines:
         has_encoder = line["features"].endswith(("patch", "dense"))
@@ -120,3 +126,39 @@ def test_answers_of_simple_models_are_kept_within_the_limits_of_a_target(limits,
     )
     compare_module._score(sheet, None, np.zeros((3, 1)), np.arange(3), samples, SimpleNamespace(target=target))
     assert told == [wanted, 3, 3]
+
+
+def test_what_is_fitted_to_values_is_called_what_it_is():
+    assert called("logistic", "value") == "ridge"
+    assert [called(model, "class") for model in MODELS] == list(MODELS)
+
+
+@pytest.mark.parametrize(("kind", "told", "wanted"), [
+    ("value", [[3.0], [3.0]], True), ("value", [[3.0], [4.0]], False), ("class", [[0.1, 0.9], [0.1, 0.9]], True),
+])  # fmt: skip
+def test_a_model_that_gives_one_answer_for_all_is_known(kind, told, wanted, monkeypatch):
+    """Boosting on fewer than forty samples never splits."""
+    target = Target(name="x", level="tile", kind=kind, classes=("a", "b") if kind == "class" else ())
+    samples = SimpleNamespace(places=SimpleNamespace(truth=np.array([0, 1]), tile=np.arange(2)),
+                              turns=SimpleNamespace(groups=np.arange(2)))  # fmt: skip
+    monkeypatch.setattr(compare_module, "outputs", lambda *_: np.array(told))
+    task = make_task(target)
+    assert compare_module._score(task.metric(), None, np.zeros((2, 1)), np.arange(2), samples, task) == wanted
+
+
+def test_values_are_told_as_worse_where_the_error_is_larger_and_constants_as_such():
+    task = make_task(Target(name="height", level="tile", kind="value"))
+    truth = torch.linspace(0, 10, 60)
+
+    def line(features, model, values, **facts):
+        sheet = task.metric()
+        sheet.update(values, truth)
+        made = FeatureSet(name=features, num_features=1, seconds=0.0)
+        return Line(features=made, model=model, scores=sheet.compute(), seconds=0.0, **facts)
+
+    both = [line("statistics", "ridge", truth + 0.1), line("ours", "boosting", 5 + 0 * truth, is_constant=True)]
+    turns = Turns(roles=np.full((1, 60), 2), groups=np.arange(60), unit="tiles", selected_on="val")
+    told = str(Comparison(lines=both, task=task, turns=turns))
+    assert re.search(r"boosting .*\+2\.\d+ \(\+.*\) worse than band statistics; one answer for all; ", told), told
+    assert "ridge" in told
+    assert "never" in told.splitlines()[-1]

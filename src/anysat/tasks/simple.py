@@ -280,6 +280,11 @@ def _or_constant(model: Any) -> Any:
 MODELS = ("logistic", "neighbours", "forest", "boosting")
 
 
+def called(model: str, kind: str) -> str:
+    """What a model is called where it is told what it came to: of values `logistic` is a ridge regression."""
+    return "ridge" if (model, kind) == ("logistic", "value") else model
+
+
 def check_models(names: Sequence[str]) -> None:
     """Refuse names that no model has.
 

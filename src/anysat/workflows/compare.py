@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.tasks.base import Task
-from anysat.tasks.simple import check_models, draw_places, joined_places, models, outputs
+from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets
 from anysat.workflows.compare_told import Comparison, Line
 from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, VAL, make_turns
@@ -77,7 +77,7 @@ def _fitted(
     lines = []
     with progress_bar(f"models on {features.name}", len(config.models)) as advance:
         for model in config.models:
-            began, sheet = time.process_time(), task.metric()
+            began, sheet, is_constant = time.process_time(), task.metric(), True
             for turn in range(len(samples.turns.roles)):
                 train, val, test = (samples.rows(turn, role) for role in (TRAIN, VAL, TEST))
                 ready = _standardised(tables[turn], train)
@@ -91,9 +91,9 @@ def _fitted(
                     if best is None or value > best[0]:
                         best = value, fitted
                 assert best is not None, model
-                _score(sheet, best[1], ready, test, samples, task)
-            seconds = time.process_time() - began
-            lines.append(Line(features=features, model=model, scores=sheet.compute(), seconds=seconds))
+                is_constant &= _score(sheet, best[1], ready, test, samples, task)
+            lines.append(Line(features=features, model=called(model, task.target.kind), scores=sheet.compute(),
+                              seconds=time.process_time() - began, is_constant=is_constant))  # fmt: skip
             advance(1)
     return lines
 
@@ -117,8 +117,8 @@ def _standardised(table: Table, train: NDArray[np.int64]) -> Table:
     return np.nan_to_num((table - mean) / spread)
 
 
-def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], samples: Samples, task: Task) -> None:
-    """Put samples on a sheet, whose intervals are over the groups of the turns."""
+def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], samples: Samples, task: Task) -> bool:
+    """Put samples on a sheet, whose intervals are over the groups of the turns; whether all have the same answer."""
     target = task.target
     told = torch.from_numpy(outputs(model, ready[rows], target.kind, len(target.classes)))
     truth = torch.as_tensor(samples.places.truth[rows])
@@ -128,3 +128,4 @@ def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], sample
         sheet.update(values, truth.double(), groups)
     else:
         task.score(sheet, told, truth, groups)
+    return bool((told == told[:1]).all())

@@ -31,6 +31,8 @@ class Line:
     scores: Scores
     seconds: float
     """Of processor time, to tune and to fit."""
+    is_constant: bool = False
+    """Whether all test samples of a turn have one answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +61,12 @@ class Comparison:
         return [described(one.scores, self.turns.unit) for one in self.lines]
 
     def verdict(self, number: int) -> str:
-        """`above` or `below` the baseline where the whole interval of the difference says so, else `not above`."""
+        """`better` or `worse` than the baseline where all of the difference's interval says so, else `not better`."""
         if self.lines[number] is self.baseline:
             return "baseline"
         low, high = self.differences[number]
         worst, best = (low, high) if self.task.highest_is_best else (-high, -low)
-        return "above" if worst > 0 else "below" if best < 0 else "not above"
+        return "better" if worst > 0 else "worse" if best < 0 else "not better"
 
     def to_dict(self, config: EvaluateConfig, data: OpenData) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -88,7 +90,7 @@ class Comparison:
             "features_cpu_s": round(features.seconds, 2), "tiles_from_cache": features.num_kept,
             "weights": encoder.get("name"), "layer": encoder.get("layer"),
             "encoder_parameters": encoder.get("parameters", 0), "cpu_s": round(one.seconds, 2),
-            "against_baseline": self.verdict(number),
+            "is_constant": one.is_constant, "against_baseline": self.verdict(number),
             "difference": [None if math.isnan(edge) else edge for edge in self.differences[number]],
             **self.sheets[number],
         }  # fmt: skip
@@ -99,12 +101,18 @@ class Comparison:
         told = [f"{self.task.target.name}: {name} of {self.lines[0].scores.num_samples} test samples, {self.turns}"]
         for number, one in enumerate(self.lines):
             verdict = self.verdict(number)
-            mark = "the baseline" if verdict == "baseline" else f"{self._difference(number)} {verdict} band statistics"
+            mark = (
+                "the baseline"
+                if verdict == "baseline"
+                else f"{self._difference(number)} {verdict} than band statistics"
+            )
+            mark += "; one answer for all" if one.is_constant else ""
             told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
                         f"  {mark}; {_cost(one)}")  # fmt: skip
         if dense := {str(e["dense"]) for one in self.lines if (e := one.features.encoder) and e.get("dense")}:
             told.append(f"dense embeddings are those of sub-patches of {', '.join(sorted(dense))}")
-        return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {_LEGEND}"])
+        legend = _LEGEND + (_CONSTANT if any(one.is_constant for one in self.lines) else "")
+        return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {legend}"])
 
     def _difference(self, number: int) -> str:
         primary, (low, high) = self.task.primary, self.differences[number]
@@ -115,9 +123,10 @@ class Comparison:
 _OF_A_LINE = ("name", "layer", "parameters")
 _LEGEND = (
     "the baseline is the best model on statistics of the bands, chosen on the test samples in its favour. Beside each "
-    "other score: its difference to the baseline's, with the 95 % interval of both on the same draws. `Above` and "
-    "`below` are said where all of that interval agrees, `not above` where it holds 0. Seconds are of processor time."
+    "other score: its difference to the baseline's, with the 95 % interval of both on the same draws. `Better` and "
+    "`worse` are said where all of that interval agrees, `not better` where it holds 0. Seconds are of processor time."
 )
+_CONSTANT = " `One answer for all`: nothing was told apart; boosting never does on fewer than 40 training samples."
 
 
 def _cost(line: Line) -> str:

@@ -54,7 +54,7 @@ class EvaluateConfig:
     `spatial.N`, each modality by itself after N blocks of the spatial transformer, mean over modalities."""
     models: list[str] = field(default_factory=lambda: ["logistic", "neighbours", "forest", "boosting"])
     """Models fitted to each feature set, all tuned alike on the validation split; `logistic` is a ridge regression of
-    values."""
+    values, and called `ridge` there."""
     max_pixels: int = 20_000
     """Most labelled pixels of each split, of a comparison over folds of all tiles, that models are fitted to and scored
     on: as many from each tile, drawn from the seed."""
