@@ -18,6 +18,7 @@ from anysat.model.checkpoint import save
 from anysat.model.weight_files import TASK_FORMAT
 from anysat.picture_samples import class_colours, colours_of, with_colours
 from anysat.tasks.base import make_task
+from anysat.tasks.heads import HEADS, TileHead
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, load_task
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
 
@@ -292,3 +293,17 @@ def test_a_palette_is_a_colour_for_each_class():
     for wrong in (("#000000",), ("#000000", "#ff0000", "blue"), ("#00000", "#ff0000f", "#0000ff")):
         with pytest.raises(RecordError, match="none, or 3 as #rrggbb"):
             replace(KIND, colours=wrong)
+
+
+def test_a_predictor_of_a_head_that_is_not_known_here_names_the_module_to_import(tmp_path, monkeypatch):
+    class Mine(TileHead):
+        """A head of somebody's own."""
+
+    Mine.__module__ = "my_package.heads"
+    monkeypatch.setitem(HEADS, "mine", Mine)
+    made = make_predictor(KIND, WHOLE, "mine")
+    made.save(tmp_path / "mine.safetensors")
+    assert load_task(tmp_path / "mine.safetensors").head_config.name == "mine"
+    monkeypatch.delitem(HEADS, "mine")
+    with pytest.raises(WeightsError, match="head 'mine' is not known here; `import my_package.heads`.*howto/tasks"):
+        load_task(tmp_path / "mine.safetensors")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anysat.data.base import find_dataset
+from anysat.errors import UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
@@ -149,3 +150,8 @@ def test_pixels_are_told_by_the_published_modality_where_none_is_named(command, 
     view = make_view(encoder, record, target, modalities=[key for key in record.modalities if key in wanted],
                      patch_sizes_m=config.patch_sizes_m, dense=None, needs_dense=True)  # fmt: skip
     assert view.dense == config.dense
+
+
+def test_projectors_of_a_sensor_of_one_s_own_are_made_by_pretraining_which_is_said():
+    with pytest.raises(UnknownNameError, match=r"'drone'.*anysat pretrain --model.modality-files"):
+        extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), ["s2", "drone"])

@@ -1,5 +1,7 @@
 """From embeddings to outputs: of a tile, of every pixel. To add a head, write one class and name it in `HEADS`.
 
+One of your own may do so from its own module, which has to be imported wherever the head is used (docs/howto/tasks.md).
+
 A head takes `Embeddings` and gives outputs channel-last, NaN where nothing was seen. The linear ones are the published
 layout (spec section 5): layer norm, then one linear map.
 """

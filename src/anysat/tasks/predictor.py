@@ -27,7 +27,7 @@ from anysat.model.modes import evaluating
 from anysat.model.weight_files import TASK_FORMAT
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
-from anysat.tasks.heads import Head, HeadConfig, config_of, head_config, make_head
+from anysat.tasks.heads import HEADS, Head, HeadConfig, config_of, head_config, make_head
 
 PREDICTOR_FILE = "predictor.safetensors"
 
@@ -136,6 +136,7 @@ class Predictor(nn.Module):
             "task": self.task.to_dict(),
             "view": asdict(self.view),
             "head": asdict(self.head_config),
+            "head_module": type(self.head).__module__,
             "provenance": self.provenance,
             "sources": self.sources,
         }
@@ -193,7 +194,7 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
 
     Raises:
         MissingFileError: there is none.
-        WeightsError: it is no such file, or was written by another version.
+        WeightsError: it is no such file, was written by another version, or has a head that is not known here.
     """
     path = Path(source)
     path = path / PREDICTOR_FILE if path.is_dir() else path
@@ -211,12 +212,25 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
             f"this is anysat {anysat.__version__}, which reads {TASK_FORMAT!r}: `anysat.load` takes encoders",
         )  # fmt: skip
+    _check_head(path, meta)
     try:
         predictor = _made(meta)
         predictor.load_state_dict(tensors)
     except (KeyError, TypeError, AttributeError, RuntimeError, AnySatError) as error:
         raise WeightsError(path, f"unreadable content ({error})") from error
     return predictor.to(device).eval()
+
+
+def _check_head(path: Path, meta: Mapping[str, Any]) -> None:
+    """Refuse a head of somebody's own whose module was not imported: code is never found by what a file says."""
+    name = (meta.get("head") or {}).get("name")
+    if name is not None and name not in HEADS:
+        module = meta.get("head_module", "the module that has it")
+        raise WeightsError(
+            path, f"its head {name!r} is not known here",
+            f"`import {module}`, which has to name it in `anysat.tasks.heads.HEADS`, before it is loaded; how on the "
+            "command line, see docs/howto/tasks.md",
+        )  # fmt: skip
 
 
 def _made(meta: Mapping[str, Any]) -> Predictor:

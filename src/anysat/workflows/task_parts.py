@@ -90,7 +90,7 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
     new = [key for key in modalities if key not in known]
     for key in new:
         if key not in MODALITIES:
-            raise UnknownNameError("modality", key, {*known, *MODALITIES})
+            raise UnknownNameError("modality", key, {*known, *MODALITIES}, _OWN_SENSOR)
     if not new:
         return encoder, []
     added = (*encoder.config.modalities, *(MODALITIES[key] for key in new))
@@ -100,6 +100,12 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
     made.load_state_dict(encoder.state_dict())
     made.provenance = {**encoder.provenance, "new_projectors": ", ".join(new)}
     return made, new
+
+
+_OWN_SENSOR = (
+    "New projectors are of sensors of the table, `anysat sensors`; one of your own is trained with `anysat pretrain "
+    "--model.modality-files [FILE.yaml]`, whose weights then know it (docs/howto/sensor.md)"
+)
 
 
 def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> None:
