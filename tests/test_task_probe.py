@@ -26,6 +26,7 @@ def test_a_probe_leaves_predictor_scores_and_page(run_task, tmp_path):
     status, out, _ = run_task("probe", *world_words(), "--epochs=4", "--learning-rates=[0.01,0.001]")
     assert status == 0
     folder = tmp_path / "run"
+    assert not (folder / "checkpoints").exists(), "of which a probe has none"
     found = scores_of(folder)
     assert len(found["selection"]["tried"]) == 4
     assert (found["selected_on"], found["primary"]) == ("val", "miou")

@@ -44,7 +44,7 @@ class ProbeConfig:
     method: Method = "linear"
     """`linear` trains the head; `knn` trains nothing: it asks the nearest training tiles, or sub-patches for a target
     of pixels, up to 20,000 of which are kept in the predictor."""
-    learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2])
+    learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
     """Each is tried with each weight decay, all at once; the best on the validation split is kept."""
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
     """See learning_rates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             from anysat.workflows.task_report import write_report
 
             told += f"\nreport: {write_report(run.path, found, data, predictor)}"
+        with contextlib.suppress(OSError):  # there are none, but in a folder that is not of a probe alone
+            run.checkpoints.rmdir()
     return Scored(text=told)
 
 
