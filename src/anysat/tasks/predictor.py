@@ -227,7 +227,7 @@ def _check_head(path: Path, meta: Mapping[str, Any]) -> None:
     if name is not None and name not in HEADS:
         module = meta.get("head_module", "the module that has it")
         raise WeightsError(
-            path, f"its head {name!r} is not known here",
+            path, f"unreadable content: its head {name!r} is not known here",
             f"`import {module}`, which has to name it in `anysat.tasks.heads.HEADS`, before it is loaded; how on the "
             "command line, see docs/howto/tasks.md",
         )  # fmt: skip
