@@ -185,7 +185,7 @@ def _in_words(value: NDArray[np.generic], target: Target) -> str:
 def _where(tile: Tile) -> str:
     if tile.geobox is None or tile.geobox.crs is None:
         return ""
-    from anysat.geo.grid import centre_deg
+    from anysat.geo.degrees import centre_deg
 
     lon, lat = centre_deg(tile.geobox)
     return f"{abs(lat):.4f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.4f}° {'E' if lon >= 0 else 'W'}"

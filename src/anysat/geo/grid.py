@@ -18,6 +18,7 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import LargeGroundError, PatchSizeError, SourceError
+from anysat.geo.degrees import centre_deg
 from anysat.geo.zones import system_at
 from anysat.modalities import Modality
 from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
@@ -268,18 +269,6 @@ def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
         return crs, f"that of {name}"
     longitude, latitude = centre_deg(footprints[0].geoboxes[0])
     return system_at(longitude, latitude)
-
-
-def centre_deg(geobox: GeoBox) -> tuple[float, float]:
-    """Longitude and latitude (WGS 84) of the middle of a grid, whose edge may cross 180 degrees."""
-    from pyproj import Transformer
-
-    affine, col, row = geobox.affine, geobox.width / 2, geobox.height / 2
-    transformer = Transformer.from_crs(crs_of(geobox).proj, "EPSG:4326", always_xy=True)
-    longitude, latitude = transformer.transform(
-        affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
-    )
-    return float(longitude), float(latitude)
 
 
 def is_metric(geobox: GeoBox) -> bool:

@@ -17,6 +17,7 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import AnySatError, SourceError
+from anysat.geo.degrees import crosses_180, wrapped
 from anysat.observation import Dates
 
 Pixels = NDArray[np.float32]
@@ -94,15 +95,26 @@ class Layer:
         return 1 if self.dates is None else len(self.dates)
 
     def north_up(self) -> Layer:
-        """The same layer with rows from north to south and columns from west to east, and a plain reference system."""
+        """The same layer with rows from north to south and columns from west to east, and a plain reference system.
+
+        Longitudes are those from -180 to 180.
+
+        Raises:
+            SourceError: it lies on both sides of 180 degrees.
+        """
         if self.geobox is None or self.geobox.crs is None:
             return replace(self, geobox=None)
-        affine, (rows, cols) = self.geobox.affine, self.shape_px
+        if crosses_180(placed := wrapped(self.geobox)):
+            raise SourceError(
+                self.path, "it is in degrees and lies on both sides of 180 degrees",
+                "cut it there, or reproject it to metres, as with `gdalwarp -t_srs EPSG:32760`",
+            )  # fmt: skip
+        affine, (rows, cols) = placed.affine, self.shape_px
         epsg = self.geobox.crs.to_epsg()
         crs = CRS(f"EPSG:{epsg}") if epsg else self.geobox.crs
         is_rotated = bool(affine.b or affine.d)
         flip_rows, flip_cols = affine.e > 0 and not is_rotated, affine.a < 0 and not is_rotated
-        if not (flip_rows or flip_cols) and str(crs) == str(self.geobox.crs):
+        if not (flip_rows or flip_cols) and str(crs) == str(self.geobox.crs) and placed is self.geobox:
             return self
         if flip_rows:
             affine = Affine(affine.a, affine.b, affine.c, affine.d, -affine.e, affine.f + rows * affine.e)

@@ -16,9 +16,10 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.arrays import array_layers
+from anysat.geo.degrees import has_place, is_on_earth
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted
-from anysat.geo.grid import bounds_of
+from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.in_training import as_in_training, own_units
 from anysat.geo.layers import Layer
 from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, twins, units_of
@@ -289,6 +290,14 @@ def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
         raise SourceError(
             some(without), "it has no georeference (no reference system or no transform)",
             "write one into the file, or give a cube one with `.odc.assign_crs(...)`",
+        )  # fmt: skip
+    places = dict.fromkeys((c.layer.geobox, c.layer.path) for c in chosen if c.layer.geobox is not None)
+    systems = {str(geobox.crs): (geobox, path) for geobox, path in places}
+    lost = [path for geobox, path in systems.values() if not is_on_earth(crs_of(geobox))]
+    if lost or (places and not any(has_place(geobox) for geobox, _ in places)):
+        raise SourceError(
+            some(lost or [path for _, path in places]), "where it lies on Earth is not known: its reference system "
+            "does not tell, or its transform is wrong", "write both into it, as with `gdal_edit.py -a_srs … -a_ullr …`",
         )  # fmt: skip
 
 

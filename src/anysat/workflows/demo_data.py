@@ -52,7 +52,8 @@ def read_pairs(archives: dict[str, Path]) -> list[Pair]:
 
 def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
     from anysat.batch import Tile
-    from anysat.geo.grid import centre_deg, plan_grid
+    from anysat.geo.degrees import centre_deg
+    from anysat.geo.grid import plan_grid
     from anysat.geo.sources import InputPath, open_source
 
     sources = {

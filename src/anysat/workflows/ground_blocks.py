@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anysat.data.splits import block_numbers, ground_m
 from anysat.errors import InputError
-from anysat.geo.grid import centre_deg
+from anysat.geo.degrees import centre_deg
 from anysat.tasks.scores import Scores
 
 

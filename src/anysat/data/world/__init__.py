@@ -132,7 +132,7 @@ class WorldTile:
     @property
     def lon_lat(self) -> tuple[float, float]:
         """Centre, WGS 84 degrees."""
-        from anysat.geo.grid import centre_deg
+        from anysat.geo.degrees import centre_deg
 
         return centre_deg(self.geobox(self.extent_m))
 

@@ -1,0 +1,65 @@
+"""Where grids lie in longitude and latitude (WGS 84)."""
+
+from __future__ import annotations
+
+import math
+
+from affine import Affine
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+_TURN_DEG, _HALF_DEG, _QUARTER_DEG = 360.0, 180.0, 90.0
+
+
+def centre_deg(geobox: GeoBox) -> tuple[float, float]:
+    """Longitude and latitude (WGS 84) of the middle of a grid, whose edge may cross 180 degrees."""
+    from pyproj import Transformer
+
+    assert geobox.crs is not None, geobox
+    affine, col, row = geobox.affine, geobox.width / 2, geobox.height / 2
+    transformer = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
+    longitude, latitude = transformer.transform(
+        affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
+    )
+    return float(longitude), float(latitude)
+
+
+def is_on_earth(crs: CRS) -> bool:
+    """Whether places in a reference system have a longitude and latitude: not so in one of a building site."""
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        Transformer.from_crs(crs.proj, "EPSG:4326", always_xy=True)
+    except ProjError:
+        return False
+    return True
+
+
+def has_place(geobox: GeoBox) -> bool:
+    """Whether the middle of a grid is a place on Earth, and not beyond the map of its reference system."""
+    if geobox.crs is None or not is_on_earth(geobox.crs):
+        return False
+    longitude, latitude = centre_deg(geobox)
+    return math.isfinite(longitude) and abs(latitude) <= _QUARTER_DEG
+
+
+def wrapped(geobox: GeoBox) -> GeoBox:
+    """The same grid, if in degrees with its middle where longitudes of -180 to 180 have it; those to 360 are others."""
+    assert geobox.crs is not None, geobox
+    affine = geobox.affine
+    if not geobox.crs.geographic:
+        return geobox
+    middle = affine.a * geobox.width / 2 + affine.b * geobox.height / 2 + affine.c
+    turns = math.floor((middle + _HALF_DEG) / _TURN_DEG)
+    moved = Affine(affine.a, affine.b, affine.c - turns * _TURN_DEG, affine.d, affine.e, affine.f)
+    return geobox if turns == 0 else GeoBox(geobox.shape, moved, geobox.crs)
+
+
+def crosses_180(geobox: GeoBox) -> bool:
+    """Whether a grid in degrees reaches over 180 degrees east or west by more than a pixel."""
+    assert geobox.crs is not None, geobox
+    if not geobox.crs.geographic:
+        return False
+    bounds, pixel = geobox.boundingbox, abs(geobox.affine.a) + abs(geobox.affine.b)
+    return bool(bounds.left < -_HALF_DEG - pixel or bounds.right > _HALF_DEG + pixel)
