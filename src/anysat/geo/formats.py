@@ -212,14 +212,14 @@ def _read_tiff(
         stored = file.read(indexes, window=window)
         if scalings is None:
             return stored.astype(np.float32)[None]
-        seen = np.True_ if _alpha_is_read(file, bands) else file.read_masks(indexes, window=window) > 0
+        seen = np.True_ if alpha_is_read(file, bands) else file.read_masks(indexes, window=window) > 0
     scale, offset = (np.array([scalings[band][part] for band in bands])[:, None, None] for part in (0, 1))
     plain = bool((scale == 1).all() and (offset == 0).all())
     pixels = stored.astype(np.float32) if plain else stored * scale + offset
     return np.where(seen, pixels, np.nan).astype(np.float32)[None]
 
 
-def _alpha_is_read(file: Any, bands: Sequence[int]) -> bool:
+def alpha_is_read(file: Any, bands: Sequence[int]) -> bool:
     """Whether a band said to be transparency is taken as imagery, as in infrared photos written as RGBA."""
     from rasterio.enums import ColorInterp
 

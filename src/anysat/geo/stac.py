@@ -1,11 +1,12 @@
-"""STAC items as layers, read by odc-stac's reader window by window.
+"""STAC items as layers, read window by window in the environment that odc-stac is configured with.
 
-It applies no scale and no offset, so the layers do, once: see `scaling_of`.
+Scale and offset are applied once, see `scaling_of`; masks and no-data count as in a GeoTIFF given by its path.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -20,10 +21,12 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.descriptions import SourceDescription
+from anysat.geo.formats import alpha_is_read
 from anysat.geo.layers import Layer, Pixels, reading
 from anysat.geo.matching import some
-from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_scaling, scaling_of
-from anysat.geo.stac_search import day_of, importing
+from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
+from anysat.geo.stac_grids import StatedGrid, shift_px, stated_grid
+from anysat.geo.stac_search import day_of, importing, moment_of
 from anysat.modalities import Modality
 
 _DRIVER_OF = {".jp2": "JP2OpenJPEG"}
@@ -38,7 +41,7 @@ class _Header(NamedTuple):
     """What a file says of itself."""
 
     geobox: GeoBox | None
-    nodata: tuple[float | None, ...]
+    shape_px: tuple[int, int]
     scalings: tuple[tuple[float, float], ...]
 
 
@@ -48,6 +51,7 @@ class _Stored(NamedTuple):
     uri: str
     number: int
     nodata: float | None
+    """Stated by the user or the metadata; None leaves it to the file."""
     scaling: tuple[float, float]
     unit: str | None
     names: tuple[str, ...]
@@ -67,7 +71,7 @@ def item_layers(
     """
     importing("odc.stac", "odc-stac")
     logging.getLogger("odc.loader").addHandler(logging.NullHandler())  # what fails is raised, and said once
-    ordered = sorted(items, key=lambda item: (day_of(item), str(item.datetime), item.id))
+    ordered = sorted(items, key=lambda item: (moment_of(item), item.id))
     samples = _Samples(ordered)
     layers: list[Layer] = []
     seen: dict[str, None] = {}
@@ -77,7 +81,7 @@ def item_layers(
         wanted = choose_bands(bands, modality, described.bands)
         masks = [(band, n) for band in bands for n in quality if n.upper() in {known.upper() for known in band.names}]
         layers += _grouped(item, wanted, described, samples)
-        layers += _grouped(item, masks[:1], SourceDescription(), samples)
+        layers += _grouped(item, masks[:1], SourceDescription(scale=1.0), samples)
     found = {names[0] for layer in layers for names in layer.bands}
     if isinstance(described.bands, Mapping):
         for band, asset in described.bands.items():
@@ -101,11 +105,9 @@ def _grouped(
     if not wanted:
         return
     by_grid: dict[GeoBox, list[_Stored]] = {}
-    sources = _sources(item, [band.asset for band, _ in wanted])
     for band, name in wanted:
-        source = sources.get((band.asset, band.number))
-        grid = samples.grid(_grid(_uri(item.assets[band.asset]), source))
-        by_grid.setdefault(grid, []).append(_stored(item, band, name, source, described, samples))
+        grid = samples.grid_of(item, band.asset)
+        by_grid.setdefault(grid, []).append(_stored(item, band, name, described, samples))
     date = np.array([day_of(item)], "datetime64[D]")
     for geobox, bands in by_grid.items():
         scalings = tuple(band.scaling for band in bands)
@@ -123,28 +125,7 @@ def _grouped(
         )
 
 
-def _sources(item: Any, assets: Sequence[str]) -> Mapping[tuple[str, int], Any]:
-    """What odc-stac makes of the assets: address, place, no-data and unit; nothing where the metadata are wanting."""
-    from copy import copy
-
-    from odc.stac import parse_item
-
-    slim = copy(item)
-    slim.assets = {key: item.assets[key] for key in assets}
-    try:
-        return dict(parse_item(slim).bands)
-    except (ValueError, TypeError, KeyError):  # a projection that is half stated
-        return {}
-
-
-def _stored(
-    item: Any,
-    band: AssetBand,
-    name: str,
-    source: Any,
-    described: SourceDescription,
-    samples: _Samples,
-) -> _Stored:
+def _stored(item: Any, band: AssetBand, name: str, described: SourceDescription, samples: _Samples) -> _Stored:
     """Where a band lies and what its numbers mean: as the user says, else the metadata, else its file."""
     uri = _uri(item.assets[band.asset])
     decoding = described.decoding
@@ -156,48 +137,85 @@ def _stored(
         said = said_scaling(band.said)
         if said == (None, None):
             header_scalings = samples.header(item, band.asset).scalings
-        scaling = scaling_of(item.properties, said, header_scalings, band.number)
-    of_item = None if source is None else source.meta.nodata
-    nodata = of_item if decoding.nodata is None else decoding.nodata
+        about = {**item.properties, "id": item.id, "collection": item.collection_id}
+        scaling = scaling_of(about, said, header_scalings, band.number)
+    nodata = said_nodata(item, band.said) if decoding.nodata is None else decoding.nodata
     unit = band.said.get("unit")
     return _Stored(uri, band.number, nodata, scaling, unit, (name,), header_scalings)
 
 
-def _grid(uri: str, source: Any) -> GeoBox:
-    """Pixel grid of an asset as its item states it, else its file."""
-    stated = None if source is None else source.geobox
-    geobox: GeoBox | None = stated if stated is not None and stated.crs is not None else _header(uri).geobox
-    if geobox is None:
-        raise SourceError(uri, "it has no georeference, nor has its STAC item", "write one into the file")
-    return geobox
-
-
 class _Samples:
-    """What items share: headers of one file per collection and asset, for what metadata do not state, and grids."""
+    """What items share: one file per collection and asset, for what metadata do not state, and grids."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self._items = items
-        self._headers: dict[tuple[object, str], _Header] = {}
+        self._read: dict[tuple[object, str], tuple[Any, _Header] | SourceError] = {}
         self._grids: dict[GeoBox, GeoBox] = {}
 
-    def grid(self, geobox: GeoBox) -> GeoBox:
-        """The one object that stands for all equal grids, so that a source travels light."""
+    def grid_of(self, item: Any, asset: str) -> GeoBox:
+        """Pixel grid of an asset, one object for all equal ones, so that a source travels light.
+
+        It is the one that the asset states, or the item, if a file of the collection has these pixels; else that of
+        the file.
+        """
+        uri, stated = _uri(item.assets[asset]), stated_grid(item, asset)
+        if stated is not None and (stated.is_own or self._lies_as_stated(item, asset)):
+            geobox = stated.geobox
+        else:
+            geobox = _grid_of_file(uri, stated)
         return self._grids.setdefault(geobox, geobox)
 
     def header(self, item: Any, asset: str) -> _Header:
         """Header of the first file of the item's collection that can be read."""
+        found = self._sample(item, asset)
+        if isinstance(found, SourceError):
+            raise found
+        return found[1]
+
+    def _lies_as_stated(self, item: Any, asset: str) -> bool:
+        """Whether the first file that can be read has the pixels that its item states; so, too, where none can."""
+        found = self._sample(item, asset)
+        if isinstance(found, SourceError):
+            return True
+        sample, header = found
+        stated = stated_grid(sample, asset)
+        return stated is not None and shift_px(stated.geobox, header.shape_px, header.geobox) is not None
+
+    def _sample(self, item: Any, asset: str) -> tuple[Any, _Header] | SourceError:
         key = item.collection_id, asset
-        if key in self._headers:
-            return self._headers[key]
-        alike = [one for one in self._items if one.collection_id == item.collection_id and asset in one.assets]
-        failed: SourceError | None = None
-        for one in alike[:_TRIED]:
-            try:
-                return self._headers.setdefault(key, _header(_uri(one.assets[asset])))
-            except SourceError as error:
-                failed = failed or error
-        assert failed is not None, key
-        raise failed
+        if key not in self._read:
+            alike = [one for one in self._items if one.collection_id == item.collection_id and asset in one.assets]
+            self._read[key] = _first_read(alike[:_TRIED], asset)
+        return self._read[key]
+
+
+def _grid_of_file(uri: str, stated: StatedGrid | None) -> GeoBox:
+    """Grid that a file states, else its item; of a file that cannot be read, too, which reading it will tell."""
+    try:
+        own = _header(uri).geobox
+    except SourceError:
+        if stated is None:
+            raise
+        own = None
+    if own is not None:
+        return own
+    if stated is not None:
+        return stated.geobox
+    raise SourceError(
+        uri, "it has no georeference, nor has its STAC item one that can be used",
+        "write one into the file, or give its item `proj:code`, `proj:shape` and `proj:transform`",
+    )  # fmt: skip
+
+
+def _first_read(items: Sequence[Any], asset: str) -> tuple[Any, _Header] | SourceError:
+    failed: SourceError | None = None
+    for item in items:
+        try:
+            return item, _header(_uri(item.assets[asset]))
+        except SourceError as error:
+            failed = failed or error
+    assert failed is not None, asset
+    return failed
 
 
 def _uri(asset: Any) -> str:
@@ -206,26 +224,26 @@ def _uri(asset: Any) -> str:
 
 @lru_cache(maxsize=8192)
 def _header(uri: str) -> _Header:
-    """Grid, no-data and scale of a file that is a raster of a kind that is read, and nothing else."""
-    import rasterio
-
-    driver = _DRIVER_OF.get(Path(urlsplit(uri).path).suffix.lower(), _DRIVER)
-    with _asset(uri), rasterio.open(uri, driver=driver) as file:
+    """Grid and scale of a file that is a raster of a kind that is read, and nothing else."""
+    with _opened(uri) as file:
         located = file.crs is not None and not file.transform.is_identity
         geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
-        return _Header(geobox, tuple(file.nodatavals), tuple(zip(file.scales, file.offsets, strict=True)))
+        return _Header(geobox, file.shape, tuple(zip(file.scales, file.offsets, strict=True)))
 
 
 @contextmanager
-def _asset(uri: str) -> Iterator[Any]:
-    """What opens an asset, in the environment of `odc.stac.configure_rio`; what goes wrong is told under its name."""
+def _opened(uri: str) -> Iterator[Any]:
+    """An asset opened in the environment of `odc.stac.configure_rio`; what goes wrong is told under its name."""
+    import rasterio
     from odc.loader import RioDriver
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    driver = RioDriver()
-    with reading(uri), driver.restore_env(driver.capture_env(), driver.new_load(_NOWHERE)) as context:
+    env, name = RioDriver(), _DRIVER_OF.get(Path(urlsplit(uri).path).suffix.lower(), _DRIVER)
+    with reading(uri), env.restore_env(env.capture_env(), env.new_load(_NOWHERE)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may tell
         try:
-            yield partial(driver.open, ctx=context)
+            with rasterio.open(uri, driver=name) as file:
+                yield file
         except RasterioError as error:
             raise OSError(str(error.__cause__ or error)) from error
 
@@ -235,31 +253,63 @@ def _read(
     row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
     """A part of the bands of an item, on their own grid."""
-    window = geobox[row, col]
-    return np.stack([_read_band(bands[place], window, as_stored) for place in places])[None]
+    wanted = [bands[place] for place in places]
+    found = np.full((len(wanted), row.stop - row.start, col.stop - col.start), np.nan, np.float32)
+    for band, out in zip(wanted, found, strict=True):
+        top, left = _shift(band, geobox)
+        height, width = _header(band.uri).shape_px
+        rows, cols = _part(row, top, height), _part(col, left, width)
+        if rows.start < rows.stop and cols.start < cols.stop:
+            inside = (slice(one.start - shift - all_of.start, one.stop - shift - all_of.start)
+                      for one, shift, all_of in ((rows, top, row), (cols, left, col)))  # fmt: skip
+            beside = [other.number - 1 for other in wanted if other.uri == band.uri]
+            out[tuple(inside)] = _read_band(band, beside, rows, cols, as_stored)
+    return found[None]
 
 
-def _read_band(band: _Stored, window: GeoBox, as_stored: bool) -> NDArray[np.float32]:
-    from odc.loader import RasterLoadParams, RasterSource
+def _part(wanted: slice, shift: int, length: int) -> slice:
+    """Rows or columns of a file, of which there are so many, under those of a grid that begins at its row `shift`."""
+    return slice(max(wanted.start + shift, 0), min(wanted.stop + shift, length))
 
+
+def _shift(band: _Stored, geobox: GeoBox) -> tuple[int, int]:
+    """Row and column of the file at which the grid of the layer begins."""
     header = _header(band.uri)
-    of_others = band.header_scalings
-    if of_others is not None and header.scalings != of_others:
-        own, other = header.scalings[band.number - 1], of_others[band.number - 1]
+    if band.header_scalings is not None and header.scalings != band.header_scalings:
+        own, other = header.scalings[band.number - 1], band.header_scalings[band.number - 1]
         raise SourceError(
             band.uri, f"its header states scale and offset {own}, and that of another item {other}",
             "give `scale` and `offset` in the description of the source",
         )  # fmt: skip
-    with _asset(band.uri) as opened:
-        reader = opened(RasterSource(band.uri, band=band.number))
-        (rows, cols), stored = reader.read(RasterLoadParams(fail_on_error=True), window)
-    nodata = header.nodata[band.number - 1] if band.nodata is None else band.nodata
-    values = stored.astype(np.float32)
-    if not as_stored:
-        if band.scaling != (1, 0):
-            values = (stored * band.scaling[0] + band.scaling[1]).astype(np.float32)
-        if nodata is not None:
-            values[stored == float(nodata)] = np.nan
-    placed = np.full(window.shape, np.nan, np.float32)
-    placed[rows, cols] = values
-    return placed
+    found = shift_px(geobox, header.shape_px, header.geobox)
+    if found is None:
+        raise SourceError(
+            band.uri, f"its pixels ({_told(header.shape_px, header.geobox)}) are not those its STAC item states "
+            f"({_told((geobox.height, geobox.width), geobox)})",
+            "correct `proj:shape` and `proj:transform`, or give the files by `path`",
+        )  # fmt: skip
+    return found
+
+
+def _told(shape_px: tuple[int, int], geobox: GeoBox | None) -> str:
+    """A grid in a few words."""
+    place = "without georeference" if geobox is None else f"of {geobox.resolution.x:g} in {geobox.crs}"
+    return f"{shape_px[0]} x {shape_px[1]} {place}"
+
+
+def _read_band(band: _Stored, beside: Sequence[int], rows: slice, cols: slice, as_stored: bool) -> NDArray[np.float32]:
+    """A part of a file; `beside` are all bands that are read of it, counted from 0."""
+    from rasterio.enums import MaskFlags
+
+    with _opened(band.uri) as file:
+        window = ((rows.start, rows.stop), (cols.start, cols.stop))
+        stored = file.read(band.number, window=window)
+        if as_stored:
+            return np.asarray(stored, np.float32)
+        has_mask = band.nodata is None or MaskFlags.per_dataset in file.mask_flag_enums[band.number - 1]
+        is_masked = has_mask and not alpha_is_read(file, beside)
+        seen = file.read_masks(band.number, window=window) > 0 if is_masked else np.ones(stored.shape, dtype=bool)
+    if band.nodata is not None:
+        seen &= stored != float(band.nodata)
+    values = stored.astype(np.float32) if band.scaling == (1, 0) else stored * band.scaling[0] + band.scaling[1]
+    return np.where(seen, values, np.nan).astype(np.float32)

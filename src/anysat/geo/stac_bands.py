@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from anysat.errors import SourceError
 from anysat.geo.layers import names_of
 from anysat.geo.matching import band_index
 from anysat.modalities import Modality, band_key
@@ -21,18 +22,35 @@ class OffsetRule:
 
     about: str
     applies: Callable[[Mapping[str, Any]], bool]
-    """Asked with the properties of the item."""
+    """Asked with the properties of the item, its `id` and its `collection`."""
     offset: float
     """In stored numbers."""
 
 
+_BASELINE = re.compile(r"N?(\d{1,2}?)(\.?\d{2}|\.\d)?", re.IGNORECASE)
+"""As 05.09, N0509 or 0509."""
+_PLATFORM = re.compile(r"(sentinel[-_ ]?2|s2)[-_ ]?[a-d]?", re.IGNORECASE)
+_PRODUCT = re.compile(r"s2[a-d]_msi|sentinel-?2.*l(1c|2a)", re.IGNORECASE)
+
+
 def _is_baseline_4(properties: Mapping[str, Any]) -> bool:
-    platform = str(properties.get("constellation") or properties.get("platform") or "").lower()
     baseline = properties.get("s2:processing_baseline")
-    if baseline is None and platform.startswith("sentinel-2"):
-        baseline = properties.get("processing:version")
-    found = re.search(r"\d+(\.\d+)?", str(baseline or ""))
-    return found is not None and 4 <= float(found[0]) < 90
+    stated = baseline or (properties.get("processing:version") if _is_sentinel_2(properties) else None)
+    found = _BASELINE.fullmatch(str(stated or "").strip())
+    if found is None and baseline:
+        raise SourceError(
+            properties.get("id", "STAC item"), f"its s2:processing_baseline {baseline!r} is none such as 05.09, so "
+            "that it is not known whether its numbers carry an extra 1000", "give `offset`: -1000 if they do, else 0",
+        )  # fmt: skip
+    return found is not None and 4 <= int(found[1]) < 90
+
+
+def _is_sentinel_2(properties: Mapping[str, Any]) -> bool:
+    """Whether an item says so: by its platform, else by its name or that of its collection."""
+    stated = properties.get("constellation") or properties.get("platform")
+    if stated:
+        return _PLATFORM.fullmatch(str(stated)) is not None
+    return any(_PRODUCT.match(str(properties.get(name, ""))) for name in ("id", "collection"))
 
 
 OFFSET_RULES = (
@@ -117,6 +135,16 @@ def said_scaling(said: Mapping[str, Any]) -> tuple[float | None, float | None]:
         value = said.get(name, said.get(f"raster:{name}"))
         stated.append(None if value is None else float(value))
     return stated[0], stated[1]
+
+
+def said_nodata(item: Any, said: Mapping[str, Any]) -> float | None:
+    """Number without data that the metadata of a band state, by the names of both versions of STAC."""
+    stated = next((one for one in (said.get("nodata"), said.get("raster:nodata"), item.properties.get("nodata"))
+                   if one is not None), None)  # fmt: skip
+    try:
+        return None if stated is None else float(stated)  # which "nan" and "-inf" are, too
+    except (ValueError, TypeError) as error:
+        raise SourceError(item.id, f"its nodata {stated!r} is no number", "give `nodata`") from error
 
 
 def scaling_of(

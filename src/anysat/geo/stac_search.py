@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import json
 import warnings
@@ -66,12 +67,19 @@ def importing(module: str, package: str) -> Any:
         raise MissingExtraError(package, "geo") from error
 
 
-def day_of(item: Any) -> np.datetime64:
-    """Day (UTC) an item was taken, or began to be."""
+def moment_of(item: Any) -> datetime.datetime:
+    """When (UTC) an item was taken, or began to be; in what has no offset, UTC is meant."""
     moment = item.datetime or item.common_metadata.start_datetime
     if moment is None:
         raise SourceError(item.id, "the STAC item has neither datetime nor start_datetime", "give it one")
-    return np.datetime64(f"{moment:%Y-%m-%d}", "D")
+    moment = moment if moment.tzinfo is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    assert isinstance(moment, datetime.datetime), moment
+    return moment
+
+
+def day_of(item: Any) -> np.datetime64:
+    """Day (UTC) an item was taken, or began to be."""
+    return np.datetime64(f"{moment_of(item):%Y-%m-%d}", "D")
 
 
 def _opened(location: str) -> Any:

@@ -1,0 +1,106 @@
+"""Pixel grids as STAC items state them in `proj:*`, whether they declare the extension or not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from affine import Affine
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+
+from anysat.geo.degrees import has_place
+from anysat.geo.grid import boundary_in, crs_of, mapped
+
+_EDGE_POINTS = 21
+_SHIFT_PX = 0.5 + 1e-6
+"""How far pixels of a file may be from those that its item states: both conventions of where a pixel begins count."""
+
+_LEAN_FRAC = 1e-3
+"""Cosine up to which the sides of a pixel count as at right angles."""
+
+
+class StatedGrid(NamedTuple):
+    """A grid that an item states for an asset."""
+
+    geobox: GeoBox
+    is_own: bool
+    """Whether the asset states it; that of an item is a default, and some of its assets may have other pixels."""
+
+
+def stated_grid(item: Any, key: str) -> StatedGrid | None:
+    """Grid of an asset; None where it is not stated, by half, or so that it is no place on Earth."""
+    own, common = item.assets[key].extra_fields, item.properties
+    said = [own.get(name, common.get(name)) for name in ("proj:shape", "proj:transform")]
+    shape_px, affine, crs = _shape(said[0]), _affine(said[1]), _crs(own) or _crs(common)
+    if shape_px is None or affine is None or crs is None:
+        return None
+    geobox = GeoBox(shape_px, affine, crs)
+    is_own = own.get("proj:shape") is not None and own.get("proj:transform") is not None
+    return StatedGrid(geobox, is_own) if _has_place(geobox) else None
+
+
+def shift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) -> tuple[int, int] | None:
+    """Row and column of a file at which a stated grid begins; None where its pixels are others.
+
+    Those of a file without georeference are taken to be the stated ones if they are as many.
+    """
+    if of_file is None:
+        return (0, 0) if tuple(stated.shape) == shape_px else None
+    x, y = boundary_in(stated, crs_of(of_file))
+    col, row = mapped(~of_file.affine, x, y)
+    own_col, own_row = stated.boundary(_EDGE_POINTS).T
+    drift = np.array([row - own_row, col - own_col])
+    if not np.isfinite(drift).all():
+        return None
+    top, left = (round(float(part)) for part in (drift.max(axis=1) + drift.min(axis=1)) / 2)
+    return (top, left) if np.abs(drift - [[top], [left]]).max() <= _SHIFT_PX else None
+
+
+@lru_cache(maxsize=8192)
+def _has_place(geobox: GeoBox) -> bool:
+    return has_place(geobox)
+
+
+def _numbers(given: Any, counts: Sequence[int]) -> list[float] | None:
+    """A list of as many finite numbers, or None."""
+    if not isinstance(given, (list, tuple)) or len(given) not in counts:
+        return None
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in given):
+        return None
+    return [float(number) for number in given]
+
+
+def _shape(given: Any) -> tuple[int, int] | None:
+    sides = _numbers(given, [2])
+    return None if sides is None or min(sides) < 1 else (int(sides[0]), int(sides[1]))
+
+
+def _affine(given: Any) -> Affine | None:
+    numbers = _numbers(given, [6, 9])
+    if numbers is None or numbers[6:] not in ([], [0, 0, 1]):
+        return None
+    affine = Affine(*numbers[:6])
+    along_row, along_col = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
+    lean = abs(affine.a * affine.b + affine.d * affine.e)  # not so in the order of GDAL, which is no affine map
+    return None if affine.is_degenerate or lean > _LEAN_FRAC * along_row * along_col else affine
+
+
+def _crs(fields: Mapping[str, Any]) -> CRS | None:
+    """Reference system that a level of the metadata states, by the names of all versions; the first that is known."""
+    from pyproj.exceptions import CRSError
+
+    stated = [fields.get(f"proj:{name}") for name in ("code", "epsg", "wkt2", "projjson")]
+    if stated[1]:
+        stated[1] = f"EPSG:{str(stated[1]).rpartition(':')[2]}"
+    for spelling in stated:
+        if spelling:
+            try:
+                return CRS(spelling if isinstance(spelling, str) else json.dumps(spelling))
+            except (CRSError, ValueError):  # a code that nobody has given
+                continue
+    return None
