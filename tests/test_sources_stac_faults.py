@@ -171,3 +171,55 @@ def test_the_day_of_an_item_is_that_of_greenwich(moment, day):
 def test_of_two_times_the_earlier_counts_whatever_their_offset(tmp_path):
     items = [item(tmp_path, "a", "2020-06-01T11:00:00+02:00", 1), item(tmp_path, "b", "2020-06-01T10:00:00+00:00", 2)]
     assert set(np.unique(seen(*items)[0].values[0, 0])) == {1}
+
+
+def several(folder, names, **fields):
+    made = item(folder, "a", "2020-06-01", fields=fields, key="data")
+    path = Path(made.assets["data"].href)
+    path.unlink()
+    write_tif(path, ramp(2, 20, 30), BOX, names=names)
+    return made
+
+
+@pytest.mark.parametrize("fields", [{}, {"raster:bands": [{"nodata": 0}, {"nodata": 0}]}])
+def test_an_asset_of_several_bands_takes_the_names_of_its_file(tmp_path, fields):
+    source = source_of([several(tmp_path, ["B03", "B02"], **fields)], M["s2"])
+    assert source.bands == ("B2", "B3")
+    np.testing.assert_array_equal(source.observe(BOX)[0].values[0, 1::-1], ramp(2, 20, 30))
+
+
+def test_an_asset_of_several_bands_that_nobody_names_is_refused_with_what_can_be_done(tmp_path):
+    with pytest.raises(
+        SourceError, match="the 2 bands of its asset 'data' are is not known: .*give the files by `path`"
+    ):
+        seen(several(tmp_path, None))
+
+
+def test_a_geotiff_is_known_by_its_name_where_its_type_is_odd(tmp_path):
+    made = item(tmp_path, "a", "2020-06-01", ramp(20, 30), fields=band("B02") | {"media": "image/x.geotiff"})
+    np.testing.assert_array_equal(seen(made)[0].values[0, 0], ramp(20, 30))
+
+
+def test_assets_of_no_kind_that_is_read_are_refused_with_their_types(tmp_path):
+    made = item(tmp_path, "a", "2020-06-01")
+    made.assets["B02"].media_type, made.assets["B02"].href = "image/png", "a.png"
+    with pytest.raises(SourceError, match=r"none of its 1 items has an asset that is read, .*; theirs are image/png;"):
+        seen(made)
+
+
+def test_a_collection_is_found_though_an_item_of_another_is_gone(tmp_path):
+    items = [item(tmp_path, "a", "2020-06-01"), item(tmp_path, "b", "2020-06-02", collection="other")]
+    catalog = write_catalog(tmp_path, items)
+    (tmp_path / "other" / "b" / "b.json").unlink()
+    assert opened(catalog, collection=S2).dates.astype(str).tolist() == ["2020-06-01"]
+    with pytest.raises(SourceError, match="it cannot be read as STAC"):
+        opened(catalog, collection="other")
+
+
+def test_items_of_catalogs_within_a_collection_are_its_own(tmp_path):
+    catalog = pystac.Catalog.from_file(write_catalog(tmp_path, [item(tmp_path, "a", "2020-06-01")]))
+    year = pystac.Catalog("2021", "a year of it")
+    catalog.get_child(S2).add_child(year)
+    year.add_item(item(tmp_path, "b", "2021-06-01"))
+    catalog.normalize_and_save(str(tmp_path), pystac.CatalogType.SELF_CONTAINED)
+    assert len(opened(tmp_path, collection=S2).dates) == 2

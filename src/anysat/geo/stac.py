@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -43,6 +43,7 @@ class _Header(NamedTuple):
     geobox: GeoBox | None
     shape_px: tuple[int, int]
     scalings: tuple[tuple[float, float], ...]
+    names: tuple[str | None, ...]
 
 
 class _Stored(NamedTuple):
@@ -73,26 +74,63 @@ def item_layers(
     logging.getLogger("odc.loader").addHandler(logging.NullHandler())  # what fails is raised, and said once
     ordered = sorted(items, key=lambda item: (moment_of(item), item.id))
     samples = _Samples(ordered)
-    layers: list[Layer] = []
-    seen: dict[str, None] = {}
-    for item in ordered:
-        bands = list(asset_bands(item))
-        seen |= dict.fromkeys(known for band in bands for known in band.names)
-        wanted = choose_bands(bands, modality, described.bands)
-        masks = [(band, n) for band in bands for n in quality if n.upper() in {known.upper() for known in band.names}]
-        layers += _grouped(item, wanted, described, samples)
-        layers += _grouped(item, masks[:1], SourceDescription(scale=1.0), samples)
+    layers, seen = _layers(ordered, modality, described, quality, samples, lambda *_: ())
+    if not _has_any(layers, modality):  # the files may name the bands that the items do not
+        layers, seen = _layers(ordered, modality, described, quality, samples, samples.names)
     found = {names[0] for layer in layers for names in layer.bands}
     if isinstance(described.bands, Mapping):
         for band, asset in described.bands.items():
             if modality.band_names[modality.find_band(band)] not in found:
                 raise UnknownNameError(f"band of {name}", asset, seen, f"It was given for {band}")
-    if found.isdisjoint(modality.band_names):
-        raise SourceError(
-            name, f"none of the assets of its {len(items)} items ({some(list(seen))}) is known to be a band of "
-            f"{modality.key!r}", f"name them with `bands`; the modality has {', '.join(modality.band_names)}",
-        )  # fmt: skip
+    if not _has_any(layers, modality):
+        raise _nothing_known(name, ordered, seen, modality, samples)
     return layers
+
+
+def _layers(
+    items: Sequence[Any], modality: Modality, described: SourceDescription, quality: Sequence[str], samples: _Samples,
+    names: Callable[[Any, str], Sequence[str | None]],
+) -> tuple[list[Layer], list[str]]:  # fmt: skip
+    """Layers of items, and all names of bands; `names` gives those in the file of an item's asset."""
+    layers: list[Layer] = []
+    seen: dict[str, None] = {}
+    for item in items:
+        bands = list(asset_bands(item, partial(names, item)))
+        seen |= dict.fromkeys(known for band in bands for known in band.names)
+        wanted = choose_bands(bands, modality, described.bands)
+        masks = [(band, n) for band in bands for n in quality if n.upper() in {known.upper() for known in band.names}]
+        layers += _grouped(item, wanted, described, samples)
+        layers += _grouped(item, masks[:1], SourceDescription(scale=1.0), samples)
+    return layers, list(seen)
+
+
+def _has_any(layers: Sequence[Layer], modality: Modality) -> bool:
+    return any(names[0] in modality.band_names for layer in layers for names in layer.bands)
+
+
+def _nothing_known(
+    name: str, items: Sequence[Any], seen: Sequence[str], modality: Modality, samples: _Samples
+) -> SourceError:
+    """What to say where no asset is known to be a band of the modality."""
+    there = f"the modality has {', '.join(modality.band_names)}"
+    several = {key: len(names) for key in items[0].assets if len(names := samples.names(items[0], key)) > 1}
+    if several:
+        key, count = next(iter(several.items()))
+        return SourceError(
+            name, f"which bands of {modality.key!r} the {count} bands of its asset {key!r} are is not known: neither "
+            "items nor files name them so", f"name them in `eo:bands` of the items or in the files, or give the files "
+            f"by `path` with `bands: [NAME, …]`; {there}",
+        )  # fmt: skip
+    if not seen:
+        media = dict.fromkeys(asset.media_type or "unknown" for item in items for asset in item.assets.values())
+        return SourceError(
+            name, f"none of its {len(items)} items has an asset that is read, a GeoTIFF or JPEG 2000 with "
+            f"measurements; theirs are {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
+        )  # fmt: skip
+    return SourceError(
+        name, f"none of the assets of its {len(items)} items ({some(seen)}) is known to be a band of "
+        f"{modality.key!r}", f"name them with `bands`; {there}",
+    )  # fmt: skip
 
 
 def _grouped(
@@ -172,6 +210,14 @@ class _Samples:
             raise found
         return found[1]
 
+    def names(self, item: Any, asset: str) -> tuple[str | None, ...]:
+        """Names of the bands of a file; of one that cannot be read those of the first of its collection."""
+        try:
+            return _header(_uri(item.assets[asset])).names
+        except SourceError:
+            found = self._sample(item, asset)
+            return () if isinstance(found, SourceError) else found[1].names
+
     def _lies_as_stated(self, item: Any, asset: str) -> bool:
         """Whether the first file that can be read has the pixels that its item states; so, too, where none can."""
         found = self._sample(item, asset)
@@ -224,11 +270,11 @@ def _uri(asset: Any) -> str:
 
 @lru_cache(maxsize=8192)
 def _header(uri: str) -> _Header:
-    """Grid and scale of a file that is a raster of a kind that is read, and nothing else."""
+    """Grid, scale and names of a file that is a raster of a kind that is read, and nothing else."""
     with _opened(uri) as file:
         located = file.crs is not None and not file.transform.is_identity
         geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
-        return _Header(geobox, file.shape, tuple(zip(file.scales, file.offsets, strict=True)))
+        return _Header(geobox, file.shape, tuple(zip(file.scales, file.offsets, strict=True)), tuple(file.descriptions))
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from anysat.errors import SourceError
 from anysat.geo.layers import names_of
@@ -14,6 +16,8 @@ from anysat.modalities import Modality, band_key
 
 _NO_IMAGERY = {"thumbnail", "overview", "visual", "metadata"}
 """Roles of assets that are looked at, not measured."""
+_MEDIA, _SUFFIXES = ("image/tiff", "image/jp2", "image/vnd"), (".tif", ".tiff", ".jp2")
+"""Beginnings of media types, and ends of names where the type is an odd one."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +77,22 @@ class AssetBand(NamedTuple):
     """The least is taken where several assets hold one band."""
 
 
-def asset_bands(item: Any) -> Iterator[AssetBand]:
-    """All bands of the assets that hold measurements."""
+def asset_bands(item: Any, names_in_file: Callable[[str], Sequence[str | None]] = lambda _: ()) -> Iterator[AssetBand]:
+    """All bands of the assets that hold measurements; the second gives the names that the file of an asset has."""
     for key, asset in item.assets.items():
         media = (asset.media_type or "image/tiff").lower()
-        if _NO_IMAGERY & set(asset.roles or ()) or not media.startswith(("image/tiff", "image/jp2", "image/vnd")):
+        suffix = PurePosixPath(urlsplit(asset.href).path).suffix.lower()
+        if _NO_IMAGERY & set(asset.roles or ()) or not (media.startswith(_MEDIA) or suffix in _SUFFIXES):
             continue
         fields = asset.to_dict()
         described = [fields.get(name) or [] for name in ("eo:bands", "raster:bands", "bands")]
-        num_bands = max(1, *map(len, described))
+        inside = names_in_file(key)
+        num_bands = max(1, len(inside), *map(len, described))
         for place in range(num_bands):
             said = dict(fields)
             for bands in described:
                 said |= bands[place] if place < len(bands) else {}
-            own = [said.get("name"), said.get("common_name"), said.get("eo:common_name")]
+            own = [said.get("name"), said.get("common_name"), said.get("eo:common_name"), *inside[place : place + 1]]
             labels = [*([key] if num_bands == 1 else []), *(str(label) for label in own if label)]
             names = tuple(dict.fromkeys(n for label in labels for n in (label, *names_of(label))))
             gsd_m = said.get("spatial_resolution") or said.get("raster:spatial_resolution") or said.get("gsd") or 0

@@ -44,7 +44,7 @@ def find_items(
         if _can_search(root):
             items = _searched(location, root, collections, bbox, between)
         else:
-            items = list(root.get_items(recursive=True)) if hasattr(root, "get_items") else list(root)
+            items = _walked(root, collections)
     known = dict.fromkeys(_product(item) for item in items)
     for name in collections:
         if name not in known:
@@ -53,6 +53,36 @@ def find_items(
     if len(known) > 1 and not collections:
         raise SourceError(location, f"it holds several collections: {some(list(known))}", "choose with `collection`")
     return _in_range(location, items, bbox, between)
+
+
+def _walked(root: Any, collections: Sequence[str]) -> list[Any]:
+    """All items of what is on disk; where it has all collections that are wanted, no others are looked at."""
+    if not hasattr(root, "get_items"):
+        return list(root)
+    found = [one for one in _collections_in(root) if one.id in collections] if collections else []
+    if not found or {one.id for one in found} != set(collections):
+        return list(root.get_items(recursive=True))
+    return [item for one in found for item in _items_below(one)]
+
+
+def _collections_in(catalog: Any) -> Iterator[Any]:
+    """All collections of a catalog, itself included, the outermost first."""
+    import pystac
+
+    if isinstance(catalog, pystac.Collection):
+        yield catalog
+    for child in catalog.get_children():
+        yield from _collections_in(child)
+
+
+def _items_below(catalog: Any) -> Iterator[Any]:
+    """Items of a collection and of the catalogs in it, but for other collections."""
+    import pystac
+
+    yield from catalog.get_items()
+    for child in catalog.get_children():
+        if not isinstance(child, pystac.Collection):
+            yield from _items_below(child)
 
 
 def importing(module: str, package: str) -> Any:
