@@ -1,11 +1,12 @@
 """Files that lie where nobody expects them, or say odd things: read as they should be, or refused under their name."""
 
 import numpy as np
+import pyproj
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import SourceError
+from anysat.errors import InputError, SourceError
 from anysat.geo.grid import plan_grid
 from geo_builders import geobox, ramp, write_tif
 from test_geo_sources import S2_NAMES, opened
@@ -46,3 +47,47 @@ def test_a_file_that_does_not_lie_on_earth_is_refused(tmp_path, box):
     path = write_tif(tmp_path / "a_20200103.tif", ramp(10, 60, 60), box, names=S2_NAMES)
     with pytest.raises(SourceError, match=r"a_20200103.tif: where it lies on Earth is not known"):
         opened(f"s2={path}")
+
+
+def test_a_folder_tells_what_it_holds_beside_its_geotiffs(tmp_path):
+    write_tif(tmp_path / "a_20200103.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES)
+    for name in ("more", "odd.tif", "cube.zarr", "texts"):
+        (tmp_path / name).mkdir()
+    for name in ("more/b_20200104.TIF", "odd.tif/c_20200105.tiff", "d_20200106.jp2", "texts/read.me", "a.json"):
+        (tmp_path / name).touch()
+    source = opened(f"s2={tmp_path}")
+    assert "not read, for only its GeoTIFFs are: cube.zarr/, d_20200106.jp2, more/, odd.tif/" in source.notes
+    (tmp_path / "a_20200103.tif").unlink()
+    with pytest.raises(
+        SourceError, match=r"the folder holds no GeoTIFF; it holds cube.zarr/, d_20200106.jp2, more/, odd"
+    ):
+        opened(f"s2={tmp_path}")
+
+
+def test_a_folder_of_geotiffs_may_have_any_name(tmp_path):
+    (tmp_path / "s2.tif").mkdir()
+    write_tif(tmp_path / "s2.tif" / "a_20200103.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES)
+    source = opened(f"s2={tmp_path / 's2.tif'}")
+    assert len(source.dates) == 1
+    assert not any("not read" in note for note in source.notes)
+
+
+def test_metres_of_heights_are_no_unit_of_a_reflectance(tmp_path):
+    heights = geobox((6, 6), crs=pyproj.CRS("EPSG:32631+5773").to_wkt())
+    path = write_tif(tmp_path / "a_20200103.tif", ramp(10, 6, 6), heights, names=S2_NAMES)
+    assert set(opened(f"s2={path}").units.values()) == {"reflectance_1e4"}
+    path = write_tif(tmp_path / "b_20200103.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES, units="metre")
+    observation = opened(f"s2={path}").observe(geobox((6, 6)))[0]
+    with pytest.raises(
+        InputError, match=r"s2 band B2: .* got 'm'; give the unit .*, as `--units \[s2=reflectance_1e4\]`"
+    ):
+        observation.in_units("reflectance_1e4")
+
+
+def test_a_file_of_a_folder_whose_header_cannot_be_read_is_named(tmp_path):
+    paths = [
+        write_tif(tmp_path / f"{k}_2020010{k}.tif", ramp(10, 6, 6), geobox((6, 6)), names=S2_NAMES) for k in (1, 2)
+    ]
+    paths[1].write_bytes(paths[1].read_bytes()[:100])
+    with pytest.raises(SourceError, match=r"2_20200102.tif: it cannot be read .*; check that the file is complete"):
+        opened(f"s2={tmp_path}")

@@ -137,8 +137,10 @@ class Observation:
                 continue
             if (source, target) not in _CONVERSIONS:
                 raise InputError(
-                    f"{self.modality.key} band {band.name}", f"a unit that converts to {target!r}", repr(source)
-                )
+                    f"{self.modality.key} band {band.name}", f"a unit that converts to {target!r}", repr(source),
+                    f"give the unit that its numbers are in, as `--units [{self.modality.key}={target}]` or `units` of "
+                    "its description",
+                )  # fmt: skip
             with np.errstate(over="ignore"):
                 converted = _CONVERSIONS[source, target](values[..., index, :, :])
             valid[..., index, :, :] &= np.isfinite(converted)

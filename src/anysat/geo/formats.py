@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from odc.geo import CRS
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.arrays import file_layers
-from anysat.geo.layers import Layer, Pixels, date_in, names_in_stem, names_of, reading
+from anysat.geo.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
+from anysat.geo.matching import some
 from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")
+_OTHER = (".jp2", ".vrt", ".img", ".hdf", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")
+"""Other rasters, which a folder of GeoTIFFs may hold but is not read for."""
 _DRIVER = "GTiff"
 """No other: a VRT under another name could lead to other files, or to the network."""
 _DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME")
@@ -53,11 +57,24 @@ def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
 def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
     """GeoTIFFs of several dates, or of several bands, in one folder."""
     _refuse_part(path, wanted.part)
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF and not file.is_dir())
     if not files:
-        raise SourceError(path, "the folder holds no GeoTIFF", "give a folder of .tif files, a file or a .zarr folder")
+        besides = f"; it holds {some(left)}" if (left := beside_geotiffs(path)) else ""
+        raise SourceError(
+            path, f"the folder holds no GeoTIFF{besides}", "give a folder of .tif files, a file or a .zarr folder"
+        )
     tags = _DATE_TAGS if len(files) > 1 else (*_DATE_TAGS, _WRITTEN_TAG)  # all may have been written on one day
     return [_tiff_layer(file, wanted, tags) for file in files]
+
+
+def beside_geotiffs(path: Path) -> list[str]:
+    """Imagery in a folder that is not read with its GeoTIFFs: other kinds of raster, and folders with GeoTIFFs."""
+    return sorted(
+        f"{entry.name}/" if entry.is_dir() else entry.name
+        for entry in path.iterdir()
+        if (any(entry.glob("*.[tT][iI][fF]*")) if entry.is_dir() and entry.suffix not in _OTHER
+            else entry.suffix.lower() in _OTHER)
+    )  # fmt: skip
 
 
 def read_netcdf(path: Path, wanted: Wanted) -> list[Layer]:
@@ -121,10 +138,12 @@ class Kind:
     read: Callable[[Path, Wanted], list[Layer]]
     is_georeferenced: bool = True
     """False for a kind that never says where it lies, and is placed by the other inputs."""
+    left_out: Callable[[Path], Sequence[str]] = lambda _: ()
+    """Names of what looks like imagery and is not read."""
 
 
 def _suffix(*suffixes: str) -> Callable[[Path], bool]:
-    return lambda path: path.suffix.lower() in suffixes
+    return lambda path: path.suffix.lower() in suffixes and not path.is_dir()
 
 
 KINDS = (
@@ -132,7 +151,7 @@ KINDS = (
     Kind("NetCDF (.nc)", _suffix(".nc", ".nc4"), read_netcdf),
     Kind("TreeSatAI-TS HDF5 (.h5)", _suffix(".h5", ".hdf5"), read_treesatai, is_georeferenced=False),
     Kind("Zarr (.zarr)", lambda path: path.suffix == ".zarr" or (path / "zarr.json").is_file(), read_zarr),
-    Kind("folder of GeoTIFFs", Path.is_dir, read_folder),
+    Kind("folder of GeoTIFFs", Path.is_dir, read_folder, left_out=beside_geotiffs),
 )
 """Kinds of input, the first that fits is taken."""
 
@@ -177,7 +196,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
             tags = {key.upper(): value for key, value in file.tags().items()}
             located = file.crs is not None and not file.transform.is_identity
             geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
-            shape, units = file.shape, tuple(unit or None for unit in file.units)
+            shape, units = file.shape, _units(file, geobox.crs if geobox else None, wanted.modality)
             scalings = tuple(zip(file.scales, file.offsets, strict=True))
             stated = [number for number in file.nodatavals if number is not None and np.isfinite(number)]
     if len(bands) == 1 and not bands[0]:
@@ -199,6 +218,15 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
         nodata=stated[0] if stated else None,
         scene=path.stem,
     )
+
+
+def _units(file: Any, crs: CRS | None, modality: Modality) -> tuple[str | None, ...]:
+    """Units of the bands; not the metres of heights, which GDAL tells of every band where the system has heights."""
+    units = tuple(unit or None for unit in file.units)
+    has_heights = crs is not None and len(crs.proj.axis_info) > 2
+    if has_heights and all(known_unit(unit) == "m" for unit in units) and all(b.unit != "m" for b in modality.bands):
+        return (None,) * len(units)
+    return units
 
 
 def _read_tiff(

@@ -208,6 +208,8 @@ def _of_file(
         str(given), layers, described, modality, units, trained=trained, date=given.date,
         may_float=not kind.is_georeferenced,
     )  # fmt: skip
+    if left := kind.left_out(path):
+        source = replace(source, notes=(*source.notes, f"not read, for only its GeoTIFFs are: {some(left)}"))
     return source.within(described.dates)
 
 
