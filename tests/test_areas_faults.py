@@ -166,13 +166,14 @@ def test_workers_that_outlive_a_run_compute_with_the_weights_of_the_next(tmp_pat
     np.testing.assert_allclose(arrays_of(tmp_path / "a.zarr")[0], alone, atol=1e-6)
 
 
-def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path):
+@pytest.mark.parametrize("out", ["a.zarr", "a.tif"])
+def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path, out):
     predictor(CROPS).save(tmp_path / "run.safetensors")
     data = cube(np.ones((2, 2, 40, 40), np.float32), geobox((40, 40)), ["2020-01-03", "2020-06-30"], ["VV", "VH"])
-    words = f"s1={write_nc(tmp_path / 's1.nc', data)}", "--units=[s1=dB]", f"--out={tmp_path / 'a.zarr'}"
+    words = f"s1={write_nc(tmp_path / 's1.nc', data)}", "--units=[s1=dB]", f"--out={tmp_path / out}"
     status, _, errors = run(tmp_path / "run.safetensors", *words, command="predict")
     assert status == 2
-    assert "modality s2" in errors
+    assert "the modality s2, whose sub-patches are answered for, got s1; the run was trained on s2, s1" in errors
 
 
 def map_job(made, tmp_path, **options):

@@ -82,6 +82,19 @@ def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:
     return [f"fitted with {', '.join(lacking)}, too, which {'is' if len(lacking) == 1 else 'are'} not given"]
 
 
+def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[str]) -> None:
+    """Refuse inputs without the modality whose sub-patches a run answers for.
+
+    Raises:
+        InputError: it is not among those given.
+    """
+    if dense is not None and dense not in given:
+        raise InputError(
+            "inputs", f"the modality {dense}, whose sub-patches are answered for", ", ".join(given),
+            f"the run was trained on {', '.join(fitted)}: give {dense}=PATH, too",
+        )  # fmt: skip
+
+
 def predict(config: PredictConfig) -> Scored:
     """Read, answer and write.
 

@@ -25,7 +25,7 @@ from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.predict import PredictConfig, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, told_not_given
 from anysat.workflows.probe import Scored
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
@@ -42,9 +42,7 @@ def predict_area(config: PredictConfig) -> Scored:
         raise RecordError("--probabilities", True, f"nothing, because {predictor.task.target.name!r} has no classes")
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
-    if view.dense is not None and view.dense not in inputs.sources:
-        raise InputError("inputs", f"the modality {view.dense}, whose sub-patches are answered for",
-                         ", ".join(inputs.sources))  # fmt: skip
+    check_answered(view.dense, view.modalities, inputs.sources)
     patch_size_m, windowing = max(view.patch_sizes_m), Windowing(side=config.window, overlap=config.overlap)
     loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
     heaviest = max(loads, key=lambda one: one.values)

@@ -20,7 +20,7 @@ from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed_tile import absent_line, read_tile
-from anysat.workflows.predict import PredictConfig, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, told_not_given
 from anysat.workflows.probe import Scored
 
 
@@ -41,6 +41,7 @@ def predict_tile(config: PredictConfig) -> Scored:
     for key in given:
         if key not in predictor.view.modalities:
             raise UnknownNameError("modality", key, predictor.view.modalities, "The run looks at no other")
+    check_answered(predictor.view.dense, predictor.view.modalities, given)
     reading = EmbedConfig(
         inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
     )
