@@ -5,7 +5,6 @@ Scale and offset are applied once, see `scaling_of`; masks and no-data count as 
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,6 @@ def item_layers(
         MissingExtraError: odc-stac is not installed.
     """
     importing("odc.stac", "odc-stac")
-    logging.getLogger("odc.loader").addHandler(logging.NullHandler())  # what fails is raised, and said once
     ordered = sorted(items, key=lambda item: (moment_of(item), item.id))
     samples = _Samples(ordered)
     layers, seen = _layers(ordered, modality, described, quality, samples, lambda *_: ())
