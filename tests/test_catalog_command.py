@@ -53,7 +53,7 @@ def attributes(path: Path, **changes):
 def test_a_good_store_and_its_documents_pass(capsys, good):
     assert main(["catalog", "validate", str(good / "a.zarr")]) == 0
     told = capsys.readouterr().out
-    assert "0 errors, 0 warnings in 47 checks" in told
+    assert "0 errors, 0 warnings in 52 checks" in told
     assert "11 x 7 of 20 in EPSG:32737" in told
     assert errors(capsys, good / "a.stac", "--quick") == []
 
@@ -181,3 +181,94 @@ def test_an_area_with_one_period_and_no_checksums_group_name_clash(tmp_path):
 
     with pytest.raises(RecordError, match="none 'checksums'"):
         AreaStore.open(tmp_path / "a.zarr", [patch_layout(name="checksums", grid=GRID)], PERIODS[:1], {})
+
+
+# Coordinates, of which no checksum is kept
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        ("patch/y", "patch place: coordinate y holds no number at 11 of 11 places"),
+        ("patch/x", "patch place: coordinate x holds no number at 7 of 7 places"),
+        ("patch/time", "patch coordinates: time is not where the periods of time_bnds begin"),
+        ("patch/time_bnds", "time_bnds ends before it begins: 1970-01-01 to 1969-12-31"),
+        ("int8-scale/scale", "int8-scale coordinates: scale holds 6 steps of 6 that are not above 0"),
+    ],
+)
+def test_coordinates_that_are_lost_are_told(capsys, folder, array, told):
+    shutil.rmtree(folder / "a.zarr" / array / "c")
+    found = errors(capsys, folder / "a.zarr", "--quick")
+    assert any(told in line for line in found), found
+
+
+def test_a_coordinate_that_cannot_be_read_is_named(capsys, folder):
+    (folder / "a.zarr" / "patch" / "y" / "c" / "0").write_bytes(b"no such frame")
+    (told,) = errors(capsys, folder / "a.zarr", "--quick")
+    assert "a.zarr/patch place: damaged (coordinate y: it cannot be read (" in told
+
+
+def test_periods_that_are_not_those_the_store_is_made_for_are_told(capsys, folder):
+    for name in ("time", "time_bnds"):
+        array = zarr.open_array(folder / "a.zarr", path=f"classes/{name}", mode="r+")
+        array[:] = array[:] + 1
+    (told, item) = errors(capsys, folder / "a.zarr", "--quick")
+    assert "classes coordinates: time_bnds says [['2020-01-02', '2020-07-01']" in told
+    assert "classes/item.json documents: anysat:periods" in item
+
+
+def test_a_group_that_is_lost_is_told(capsys, folder):
+    shutil.rmtree(folder / "a.zarr" / "float16")
+    assert "a.zarr group: float16 is missing, of whose arrays checksums are kept" in errors(capsys, folder / "a.zarr")
+
+
+# What is damaged
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("zarr.json", "[]", "a.zarr/zarr.json: it is no Zarr store, or a damaged one"),
+        ("patch/embedding/zarr.json", "{", "a.zarr/patch/embedding/zarr.json: it is no Zarr store, or a damaged one"),
+        ("checksums/zarr.json", "", "a.zarr/checksums/zarr.json: it is no Zarr store, or a damaged one"),
+    ],
+)
+def test_damaged_metadata_are_named(capsys, folder, file, text, told):
+    (folder / "a.zarr" / file).write_text(text)
+    assert main(["catalog", "validate", str(folder / "a.zarr")]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["x", [1, 2], None])
+def test_a_transform_that_is_none_names_its_file(capsys, folder, given):
+    attributes(folder / "a.zarr" / "patch", spatial__transform=given or [None] * 6)
+    assert main(["catalog", "validate", str(folder / "a.zarr")]) == 2
+    assert "a.zarr/patch/zarr.json: spatial:transform is" in capsys.readouterr().err
+
+
+def test_one_damaged_store_or_document_does_not_hide_the_others(capsys, folder, tmp_path):
+    finished(tmp_path / "b.zarr")
+    (tmp_path / "b.zarr" / "patch" / "zarr.json").write_text("{")
+    (folder / "a.stac" / "patch" / "item.json").write_text("{")
+    found = errors(capsys, folder / "a.zarr", tmp_path / "b.zarr", "--quick")
+    assert [line.partition(" ")[0] for line in found] == ["a.stac/patch/item.json", "b.zarr"], found
+    assert "it is no JSON" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("item", lambda d: d["bbox"].__setitem__(0, d["bbox"][0] + 1), "bbox [3"),
+        ("item", lambda d: d["geometry"]["coordinates"][0][3].__setitem__(0, 0.0), "its geometry lies within"),
+        ("item", lambda d: d["properties"].__setitem__("proj:transform", "x"), "damaged"),
+        ("collection", lambda d: d["extent"]["spatial"]["bbox"][0].__setitem__(3, 1.0), "bbox [3"),
+    ],
+)
+def test_documents_of_another_place_are_told(capsys, folder, name, change, told):
+    path = folder / "a.stac" / "patch" / f"{name}.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    (found,) = errors(capsys, folder / "a.zarr", "--quick")
+    assert found.startswith(f"a.stac/patch/{name}.json documents: ")
+    assert told in found

@@ -305,7 +305,8 @@ class AreaStore:
         losses = {name: loss.summary() for name, loss in self.losses().items()}
         kept: Any = root.attrs.get("anysat", {})
         facts = json.loads((self.partial / _FACTS).read_text())
-        found = {**kept, "made_from": facts["made_from"], "fingerprint": fingerprint_of(facts), "summary": summary}
+        found = {**kept, "made_from": facts["made_from"], "periods": facts["periods"],
+                 "fingerprint": fingerprint_of(facts), "summary": summary}  # fmt: skip
         root.attrs["anysat"] = found | ({"quantisation_loss": losses} if losses else {})
         for name, loss in losses.items():
             root[name].attrs["quantisation_loss"] = loss

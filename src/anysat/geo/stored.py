@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -18,6 +20,9 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.geo.layout import Period
 from anysat.geo.quantise import from_power, from_scale
 from anysat.geo.store import Unit, partial_of
+
+DAMAGED = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError)
+"""What zarr, its codecs, pyproj and Python raise where files or metadata of a store are not as they must be."""
 
 _COORDINATES = frozenset({"time", "time_bnds", "band", "y", "x", "spatial_ref", "scale", "valid", "norm", "tile"})
 
@@ -129,7 +134,7 @@ def open_stored(path: Path) -> dict[str, StoredGroup]:
 
     Raises:
         MissingFileError: there is nothing at the path.
-        SourceError: it is no Zarr store, is unfinished, or has no such group.
+        SourceError: it is no Zarr store, is unfinished or damaged, or has no such group.
     """
     import zarr
 
@@ -137,15 +142,17 @@ def open_stored(path: Path) -> dict[str, StoredGroup]:
         raise SourceError(path, f"it is unfinished: what is done lies in {partial_of(path)}", "give its command again")
     if not path.exists():
         raise MissingFileError(path, "a store written by `anysat embed` or `anysat predict`")
-    try:
+    with _undamaged(path):
         names = sorted(name for name, _ in zarr.open_group(path, mode="r", use_consolidated=False).groups())
-        groups = {name: zarr.open_group(path, path=name, mode="r", use_consolidated=False) for name in names}
-        found = {name: group for name, group in groups.items() if "spatial:transform" in group.attrs}
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(path, f"it is no Zarr store ({type(error).__name__})") from error
+    found = {}
+    for name in names:
+        with _undamaged(path / name):
+            group = zarr.open_group(path, path=name, mode="r", use_consolidated=False)
+            if "spatial:transform" in group.attrs:
+                found[name] = _stored_group(path, name, group)
     if not found:
         raise SourceError(path, "it has no group with spatial: attributes", "give a store written by `anysat embed`")
-    return {name: _stored_group(path, name, group) for name, group in found.items()}
+    return found
 
 
 def find_group(path: Path, name: str | None = None) -> StoredGroup:
@@ -165,6 +172,40 @@ def provenance_of(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def told_of(error: Exception) -> str:
+    """What is wrong with something damaged, in a line."""
+    return str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Opening a store, or a group of one.
+
+    Raises:
+        SourceError: it names the file that is damaged, where that is known.
+    """
+    try:
+        yield
+    except SourceError:
+        raise
+    except DAMAGED as error:
+        where = _damaged_file(path) or path
+        raise SourceError(where, f"it is no Zarr store, or a damaged one ({told_of(error)})") from error
+
+
+def _damaged_file(path: Path) -> Path | None:
+    """The first file of metadata that is no JSON object."""
+    for pattern in ("zarr.json", "*/zarr.json", "*/*/zarr.json"):
+        for file in sorted(path.glob(pattern)):
+            try:
+                told = json.loads(file.read_text())
+            except (OSError, ValueError):
+                return file
+            if not isinstance(told, dict):
+                return file
+    return None
+
+
 def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
     arrays = {key: array for key, array in group.arrays() if key not in _COORDINATES}
     if len(arrays) != 1:
@@ -176,9 +217,14 @@ def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
     crs = attributes.get("proj:code") or attributes.get("proj:wkt2") or attributes.get("proj:projjson")
     if crs is None:
         raise SourceError(path, f"its group {name} has no reference system (proj:code, proj:wkt2 or proj:projjson)")
+    transform = attributes["spatial:transform"]
+    if not (isinstance(transform, list) and len(transform) == 6 and all(isinstance(n, int | float) for n in transform)):
+        raise SourceError(path / name / "zarr.json", f"spatial:transform is {transform!r}, expected six numbers")
+    axes = array.metadata.dimension_names or ()
+    if missing := [key for key in ("time", "time_bnds") if "time" in axes and key not in group]:
+        raise SourceError(path / name, f"{' and '.join(missing)} is missing, by which its periods are known")
     return StoredGroup(
-        name=name, group=group, variable=variable,
-        geobox=GeoBox((height, width), Affine(*attributes["spatial:transform"]), crs),
+        name=name, group=group, variable=variable, geobox=GeoBox((height, width), Affine(*transform), crs),
         periods=_periods(group), bands=tuple(map(str, group["band"][:])) if "band" in group else (),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from anysat.geo.grid import crs_of
 from anysat.geo.layout import NO_CLASS
 from anysat.geo.quantise import NODATA
 from anysat.geo.store import CHECKSUMS, Unit, checksum_of, partial_of
-from anysat.geo.stored import StoredGroup, open_stored, provenance_of
+from anysat.geo.stored import DAMAGED, StoredGroup, open_stored, provenance_of, told_of
 
 _OFF_PX = 1e-3
 """Share of a pixel that two tellings of one place may differ by."""
@@ -61,12 +61,18 @@ def validate_store(path: Path, *, reads_all: bool = True, advance: Advance = lam
                              text=f"it is unfinished, with {done} units done: give its command again"))  # fmt: skip
         if not path.exists() or path == unfinished:
             return found
-    for name, group in open_stored(path).items():
-        where = f"{path.name}/{name}"
-        told = [*_conventions(group), *_metadata(path, group), *_place(group), *_nodata(group), *_gaps(path, group)]
-        told += _contents(path, group, advance) if reads_all else []
-        found += [Finding(level=level, where=where, check=check, text=text) for level, check, text in told]
-    return found
+    groups = open_stored(path)
+    for name, group in groups.items():
+        looks = {
+            "conventions": _conventions(group), "metadata": _metadata(path, group), "place": _place(group),
+            "coordinates": _coordinates(path, group), "nodata": _nodata(group), "gaps": _gaps(path, group),
+        } | ({"values": _contents(path, group, advance)} if reads_all else {})  # fmt: skip
+        told = [line for check, look in looks.items() for line in _unless_damaged(check, look)]
+        found += [
+            Finding(level=level, where=f"{path.name}/{name}", check=check, text=text) for level, check, text in told
+        ]
+    lost = _unless_damaged("checksums", _lost(path, groups))
+    return [*found, *(Finding(level=level, where=path.name, check=check, text=text) for level, check, text in lost)]
 
 
 def num_steps(path: Path) -> int:
@@ -109,6 +115,25 @@ def weights_of(path: Path) -> str:
 
 
 Told = tuple[Literal["ok", "warning", "error"], str, str]
+
+
+def _unless_damaged(check: str, look: Iterator[Told]) -> Iterator[Told]:
+    """What a look tells, or why there is nothing to be looked at."""
+    try:
+        yield from look
+    except DAMAGED as error:
+        yield "error", check, f"damaged ({told_of(error)})"
+
+
+def _lost(path: Path, groups: Collection[str]) -> Iterator[Told]:
+    """Groups of whose arrays checksums are kept, and that are not there."""
+    import zarr
+
+    root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
+    if CHECKSUMS in root:
+        kept = {str(array.attrs.get("array", "")).partition("/")[0] for _, array in root[CHECKSUMS].arrays()}
+        for name in sorted(kept - {"", *groups}):
+            yield "error", "group", f"{name} is missing, of whose arrays checksums are kept"
 
 
 def _conventions(group: StoredGroup) -> Iterator[Told]:
@@ -181,17 +206,64 @@ def _place(group: StoredGroup) -> Iterator[Told]:
     if affine.b or affine.d or affine.e >= 0 or affine.a <= 0:
         problems.append(f"spatial:transform {list(affine)[:6]} is not north-up")
     names = facts.get("spatial:dimensions", ["y", "x"])
-    for name, start, step in zip(names, (affine.f, affine.c), (affine.e, affine.a), strict=True):
+    for name, start, step, count in zip(names, (affine.f, affine.c), (affine.e, affine.a), shape, strict=True):
         if name not in group.group:
             problems.append(f"coordinate {name} is missing")
             continue
-        centres = np.asarray(group.group[name][:])
-        if len(centres) != shape[0 if name == names[0] else 1]:
+        centres = _coordinate(group, name)
+        off = np.abs((centres - start) / step - np.arange(len(centres)) - 0.5)
+        if len(centres) != count:
             problems.append(f"coordinate {name} has {len(centres)} values")
-        elif (off := float(np.abs((centres - start) / step - np.arange(len(centres)) - 0.5).max())) > _OFF_PX:
-            problems.append(f"coordinate {name} is {off:.3g} pixels off spatial:transform")
+        elif not np.isfinite(off).all():
+            problems.append(f"coordinate {name} holds no number at {int((~np.isfinite(off)).sum())} of {count} places")
+        elif off.max() > _OFF_PX:
+            problems.append(f"coordinate {name} is {off.max():.3g} pixels off spatial:transform")
     problems += _reference_problems(group)
     yield _verdict("place", problems, f"{shape[0]} x {shape[1]} of {abs(affine.a):g} in {crs_of(group.geobox)}")
+
+
+def _coordinate(group: StoredGroup, name: str) -> NDArray[Any]:
+    """All of a small array, of which no checksum is kept."""
+    try:
+        return np.asarray(group.group[name][:])
+    except DAMAGED as error:
+        raise SourceError(f"coordinate {name}", f"it cannot be read ({told_of(error)})") from error
+
+
+def _coordinates(path: Path, group: StoredGroup) -> Iterator[Told]:
+    """Those beside rows and columns, against each other and what the store is made from."""
+    names: list[str] = []
+    problems: list[str] = []
+    if group.periods:
+        names += ["time", "time_bnds"]
+        problems += _period_problems(path, group)
+    if "scale" in group.group:
+        names.append("scale")
+        steps = _coordinate(group, "scale")
+        if wrong := int((~(np.isfinite(steps) & (steps > 0))).sum()):
+            problems.append(f"scale holds {wrong} steps of {len(steps)} that are not above 0")
+    if group.bands:
+        names.append("band")
+        if "" in group.bands or len(set(group.bands)) < len(group.bands):
+            problems.append(
+                f"band holds names that are empty or the same: {', '.join(map(repr, group.bands[:_SHOWN]))}"
+            )
+    if names:
+        yield _verdict("coordinates", problems, f"{', '.join(names)} are whole")
+
+
+def _period_problems(path: Path, group: StoredGroup) -> Iterator[str]:
+    starts, bounds, count = _coordinate(group, "time"), _coordinate(group, "time_bnds"), group.array.shape[0]
+    if not len(starts) == len(bounds) == count:
+        yield f"time has {len(starts)} values and time_bnds {len(bounds)}, the array {count} periods"
+    elif (starts != bounds[:, 0]).any():
+        yield "time is not where the periods of time_bnds begin"
+    told = [[str(first), str(last)] for first, last in group.periods]
+    if wrong := [" to ".join(days) for days, (first, last) in zip(told, group.periods, strict=True) if first > last]:
+        yield f"time_bnds ends before it begins: {', '.join(wrong[:_SHOWN])}"
+    kept = provenance_of(path).get("periods")  # which older stores do not keep
+    if kept is not None and kept != told:
+        yield f"time_bnds says {told[:_SHOWN]}, the store is made for {kept[:_SHOWN]}"
 
 
 def _reference_problems(group: StoredGroup) -> list[str]:

@@ -12,11 +12,14 @@ import numpy as np
 
 from anysat.errors import MissingFileError, SourceError
 from anysat.geo.catalog import EMB, catalog_of
-from anysat.geo.stored import StoredGroup, open_stored
+from anysat.geo.outline import outline
+from anysat.geo.stored import DAMAGED, StoredGroup, open_stored, told_of
 from anysat.geo.validate import Finding, weights_of
 
 _REQUIRED = ("emb:type", "emb:dimensions", "data_type", "license", "extent")
 _LINKS = ("emb:model", "emb:source-data")
+_OFF_DEG = 1e-5
+"""By which two tellings of one place may differ: a metre."""
 
 
 def validate_documents(store: Path) -> list[Finding]:
@@ -28,30 +31,42 @@ def validate_documents(store: Path) -> list[Finding]:
     found = []
     for path in sorted(folder.rglob("*.json")):
         where = f"{folder.name}/{path.relative_to(folder)}"
-        document = _read(path)
-        problems = [*_form(document), *_links(path, document)]
-        group = groups.get(path.parent.name)
-        if group is not None:
-            problems += [*_group_problems(document, group), *_model_problems(document, store)]
+        problems = list(_problems(path, store, groups.get(path.parent.name)))
         text = "; ".join(problems) or "its form is right, its links lead somewhere, and it tells of this store"
         found.append(Finding(level="error" if problems else "ok", where=where, check="documents", text=text))
     return found
+
+
+def _problems(path: Path, store: Path, group: StoredGroup | None) -> Iterator[str]:
+    """What is wrong with a document, as far as it can be read."""
+    try:
+        document = _read(path)
+        yield from _form(document)
+        yield from _links(path, document)
+        if group is not None:
+            yield from _group_problems(document, group)
+            yield from _model_problems(document, store)
+    except DAMAGED as error:
+        yield f"damaged ({told_of(error)})"
 
 
 def store_of(path: Path) -> Path:
     """The store that a path means: a store, the folder of its documents, or one of them.
 
     Raises:
-        SourceError: a document has no asset that is a store.
+        SourceError: a document has no asset that is a store, or cannot be read.
     """
     folder = next((place for place in (path, *path.parents) if place.suffix == ".stac"), None)
     if folder is None and path.suffix != ".json":
         return path
     items = [path] if path.suffix == ".json" else sorted((folder or path).rglob("item.json"))
     for item in items:
-        for asset in _read(item).get("assets", {}).values():
-            if asset["href"].endswith(".zarr"):
-                return Path(item.parent / asset["href"]).resolve()
+        try:
+            hrefs = [str(asset["href"]) for asset in _read(item).get("assets", {}).values()]
+        except DAMAGED as error:
+            raise SourceError(item, f"damaged ({told_of(error)})") from error
+        if stores := [href for href in hrefs if href.endswith(".zarr")]:
+            return Path(item.parent / stores[0]).resolve()
     if folder is not None and folder.with_suffix(".zarr").exists():
         return folder.with_suffix(".zarr")
     raise SourceError(path, "it has no asset that is a Zarr store", "give NAME.zarr, NAME.stac or an item of it")
@@ -115,6 +130,10 @@ def _group_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator
     transform = properties.get("proj:transform")
     if transform is not None and not np.allclose(transform[:6], list(group.geobox.affine)[:6], rtol=0, atol=1e-6):
         yield f"proj:transform {transform}, the store has {list(group.geobox.affine)[:6]}"
+    yield from _place_problems(document, group)
+    periods = [[str(first), str(last)] for first, last in group.periods]
+    if properties.get("anysat:periods", periods) != periods:
+        yield f"anysat:periods {properties['anysat:periods']}, the store has {periods}"
     shape = properties.get("proj:shape")
     if shape is not None and list(shape) != list(group.geobox.shape):
         yield f"proj:shape {shape}, the store has {list(group.geobox.shape)}"
@@ -122,6 +141,21 @@ def _group_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator
         yield f"emb:dimensions {document['emb:dimensions']}, the store has {group.dim}"
     if document.get("data_type", group.array.dtype.name) != group.array.dtype.name:
         yield f"data_type {document['data_type']}, the store has {group.array.dtype.name}"
+
+
+def _place_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator[str]:
+    """Whether a document says that the group lies elsewhere on the globe."""
+    from shapely.geometry import shape
+
+    here = outline(group.geobox)
+    if document.get("type") == "Feature":
+        bbox, geometry = document.get("bbox"), shape(document["geometry"])
+        if not geometry.hausdorff_distance(shape(here.geometry)) <= _OFF_DEG:
+            yield f"its geometry lies within {list(geometry.bounds)}, the store within {here.bbox}"
+    else:
+        bbox = document["extent"]["spatial"]["bbox"][0]
+    if bbox is None or not np.allclose(bbox, here.bbox, rtol=0, atol=_OFF_DEG):
+        yield f"bbox {bbox}, the store has {here.bbox}"
 
 
 def _model_problems(document: Mapping[str, Any], store: Path) -> Iterator[str]:

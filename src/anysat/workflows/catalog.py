@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anysat.errors import AnySatError, MissingFileError, SourceError
+
 if TYPE_CHECKING:
     from anysat.geo.validate import Finding
 
@@ -46,24 +48,41 @@ def validate(config: ValidateConfig) -> Report:
     """Look at each store and its documents; changes nothing.
 
     Raises:
-        MissingFileError, SourceError: a path is no store.
+        MissingFileError, SourceError: none of the paths is a store; where some are, it is told of the others.
     """
-    from anysat.geo.validate import num_steps, validate_models, validate_store
-    from anysat.geo.validate_documents import store_of, validate_documents
-    from anysat.workflows.progress import progress_bar
+    from anysat.geo.validate import Finding, validate_models
+    from anysat.geo.validate_documents import store_of
 
-    stores = [store_of(Path(path)) for path in config.paths]
     found: list[Finding] = []
-    for store in stores:
-        total = 0 if config.quick or not store.exists() else num_steps(store)
-        with progress_bar(f"reading {store.name}", total) as advance:
-            found += validate_store(store, reads_all=not config.quick, advance=advance)
-        if store.exists() and not store.name.endswith(".partial"):
-            found += validate_documents(store)
+    stores: list[Path] = []
+    failed: list[AnySatError] = []
+    for path in config.paths:
+        try:
+            store = store_of(Path(path))
+            found += _findings(store, config.quick)
+            stores.append(store)
+        except (MissingFileError, SourceError) as error:
+            failed.append(error)
+            found.append(Finding(level="error", where=Path(path).name, check="opened", text=str(error)))
+    if failed and not stores:
+        raise failed[0]
     found += validate_models(stores)
     num_errors = sum(finding.level == "error" for finding in found)
     content = _as_json(found) if config.json else _as_text(found, num_errors)
     return Report(content, 1 if num_errors else 0)
+
+
+def _findings(store: Path, quick: bool) -> list[Finding]:
+    """Of a store, and of the documents beside it."""
+    from anysat.geo.validate import num_steps, validate_store
+    from anysat.geo.validate_documents import validate_documents
+    from anysat.workflows.progress import progress_bar
+
+    with progress_bar(f"reading {store.name}", 0 if quick or not store.exists() else num_steps(store)) as advance:
+        found = validate_store(store, reads_all=not quick, advance=advance)
+    if store.exists() and not store.name.endswith(".partial"):
+        found += validate_documents(store)
+    return found
 
 
 def _as_text(findings: Sequence[Finding], num_errors: int) -> Any:
