@@ -163,6 +163,33 @@ def test_a_unit_whose_file_is_not_as_it_was_written_is_done_again(tmp_path):
     assert same(tmp_path / "a.zarr", tmp_path / "whole.zarr")
 
 
+@pytest.mark.parametrize("left", ["", "{", "[]", "{}", "\0" * 40])
+def test_a_unit_whose_note_is_damaged_is_done_again(tmp_path, left):
+    """As a power cut may leave it."""
+    finished(tmp_path / "whole.zarr")
+    store = begin(tmp_path / "a.zarr", [patch_layout()])
+    write_all(store)
+    (store.partial / "done" / "1-1-0.json").write_text(left)
+    again = begin(tmp_path / "a.zarr", [patch_layout()])
+    assert again.remaining() == [Unit(1, 1, 0)]
+    assert len(list(again.notes())) == 11
+    write_all(again)
+    again.finish({"seam_score": 1.05})
+    assert same(tmp_path / "a.zarr", tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("left", ["", "{", "[]"])
+def test_a_store_that_does_not_say_what_it_is_made_from_is_begun_anew(tmp_path, left, overwrite):
+    write_all(begin(tmp_path / "a.zarr", [patch_layout()]))
+    (tmp_path / "a.zarr.partial" / "made-from.json").write_text(left)
+    again = begin(tmp_path / "a.zarr", [patch_layout()], overwrite=overwrite)
+    assert len(again.remaining()) == 12
+    assert "begun anew: what" in again.begun_anew
+    assert "made-from.json" in again.begun_anew
+    assert not begin(tmp_path / "a.zarr", [patch_layout()]).begun_anew
+
+
 def test_what_a_killed_writer_left_is_swept(tmp_path):
     store = begin(tmp_path / "a.zarr", [patch_layout()])
     left = [store.data / "patch" / "embedding" / "0.1f.partial", store.partial / "done" / "0-0-0.json.7.tmp",

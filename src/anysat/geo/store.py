@@ -7,7 +7,6 @@ whole, by one thread; units come in any order.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from anysat.geo.claims import claim, release
 from anysat.geo.fingerprints import differences, facts_of, fingerprint_of
 from anysat.geo.layout import Layout, Period, create_group
 from anysat.geo.quantise import Loss
+from anysat.geo.whole_files import checksum, read_object, write_whole
 
 _DATA, _DONE, _FACTS, _OLD = "store.zarr", "done", "made-from.json", "replaced"
 CHECKSUMS = "checksums"
@@ -63,6 +63,8 @@ class AreaStore:
         self.partial = partial_of(final)
         self.layouts = {layout.name: layout for layout in layouts}
         self.num_periods = num_periods
+        self.begun_anew = ""
+        """Why what was unfinished there is not gone on with; empty where it is, or there was nothing."""
 
     @classmethod
     def open(
@@ -153,16 +155,16 @@ class AreaStore:
     def notes(self) -> Iterator[tuple[Unit, dict[str, Any]]]:
         """What was kept with each unit that is done."""
         for unit in self.units():
-            if self.is_done(unit):
-                yield unit, json.loads(self._marker(unit).read_text())["notes"]
+            if (kept := self._kept(unit)) is not None:
+                yield unit, kept["notes"]
 
     def losses(self) -> dict[str, Loss]:
         """What the units that are done lost by being stored in less than float32, by layout."""
         found: dict[str, Loss] = {}
         for unit in self.units():
-            if self.is_done(unit):
-                for name, kept in json.loads(self._marker(unit).read_text())["losses"].items():
-                    found[name] = found.get(name, Loss()) + Loss.from_dict(kept)
+            if (kept := self._kept(unit)) is not None:
+                for name, loss in kept["losses"].items():
+                    found[name] = found.get(name, Loss()) + Loss.from_dict(loss)
         return found
 
     def write(
@@ -192,7 +194,7 @@ class AreaStore:
                 if loss is not None:
                     losses[name] = loss.to_dict()
             kept = {"files": files, "losses": losses, "notes": dict(notes or {})}
-            _write_whole(self._marker(unit), json.dumps(kept))
+            write_whole(self._marker(unit), json.dumps(kept), to_disk=any(files.values()))
         except OSError as error:
             raise UnfinishedError(self.partial, error.strerror or error) from error
 
@@ -228,6 +230,10 @@ class AreaStore:
     def _marker(self, unit: Unit) -> Path:
         return self.partial / _DONE / f"{unit.period}-{unit.row}-{unit.col}.json"
 
+    def _kept(self, unit: Unit) -> dict[str, Any] | None:
+        """What the marker of a unit holds; None where there is none, or one that is damaged."""
+        return read_object(self._marker(unit), ("files", "losses", "notes"))
+
     def _shard_file(self, unit: Unit, name: str, array: str) -> Path:
         layout = self.layouts[name]
         depth = ("0",) if array == layout.variable and layout.dim else ()
@@ -243,7 +249,7 @@ class AreaStore:
         rows, cols = self.layouts[name].shard_slices(unit.row, unit.col)
         target = zarr.open_array(self.data, path=f"{name}/{array}", mode="r+")
         target[(unit.period, ..., rows, cols)] = part
-        return _checksum(path)
+        return checksum(path, to_disk=True)
 
     def _begin(self, facts: Mapping[str, Any], periods: Sequence[Period], attributes: Mapping[str, Any]) -> None:
         """Build the empty store under another name, so that what is called unfinished can always be taken up."""
@@ -256,7 +262,7 @@ class AreaStore:
             for layout in self.layouts.values():
                 create_group(new / _DATA, layout, periods)
             (new / _DONE).mkdir()
-            (new / _FACTS).write_text(json.dumps(facts))
+            write_whole(new / _FACTS, json.dumps(facts))
             new.chmod(0o777 & ~_umask())
             new.rename(self.partial)
         finally:
@@ -268,11 +274,13 @@ class AreaStore:
         if not self.partial.exists():
             return False
         claim(self.partial)
-        kept = json.loads((self.partial / _FACTS).read_text()) if (self.partial / _FACTS).exists() else None
+        kept = read_object(self.partial / _FACTS, ("made_from", "periods", "layouts"))
         if kept == facts:
             return True
         if kept is not None and not throw_away:
             raise StoreMismatchError(self.partial, differences(kept, facts))
+        if kept is None and (self.partial / _DONE).exists():
+            self.begun_anew = f"begun anew: what {self.partial} was made from cannot be read ({_FACTS} in it)"
         self.bring_back(self.final)
         shutil.rmtree(self.partial)
         release(self.partial)
@@ -289,8 +297,10 @@ class AreaStore:
                 self._marker(unit).unlink()
 
     def _is_whole(self, unit: Unit) -> bool:
-        files = json.loads(self._marker(unit).read_text())["files"]
-        for key, kept in files.items():
+        found = self._kept(unit)
+        if found is None:
+            return False
+        for key, kept in found["files"].items():
             path = self._shard_file(unit, *key.split("/"))
             if kept is not None and not (path.exists() and path.stat().st_size == kept["bytes"]):
                 return False
@@ -319,7 +329,10 @@ class AreaStore:
             f"{x.name}/{array}": np.zeros(self.shape, np.uint64) for x in self.layouts.values() for array in x.arrays
         }
         for unit in self.units():
-            for key, kept in json.loads(self._marker(unit).read_text())["files"].items():
+            found = self._kept(unit)
+            if found is None:
+                raise UnfinishedError(self.partial, f"what was kept of unit {tuple(unit)} is damaged")
+            for key, kept in found["files"].items():
                 sums[key][unit] = 0 if kept is None else int(kept["blake2b"], 16)
         group = zarr.open_group(self.data, mode="r+").create_group(CHECKSUMS, overwrite=True)
         for key, values in sums.items():
@@ -344,12 +357,6 @@ def consolidate(store: Path, groups: Sequence[str]) -> None:
             zarr.consolidate_metadata(store, path=group or None, zarr_format=3)
 
 
-def checksum_of(path: Path) -> int:
-    """The number kept for a shard's file; 0 where there is none."""
-    found = _checksum(path)
-    return 0 if found is None else int(found["blake2b"], 16)
-
-
 def _check(layouts: Sequence[Layout], periods: Sequence[Period]) -> None:
     if not layouts or not periods:
         raise RecordError("layouts, periods", (len(layouts), len(periods)), "one or more of each")
@@ -357,26 +364,6 @@ def _check(layouts: Sequence[Layout], periods: Sequence[Period]) -> None:
         raise RecordError("layouts", [x.name for x in layouts], f"names that differ, and none {CHECKSUMS!r}")
     if len({layout.shards for layout in layouts}) > 1:
         raise RecordError("layouts", {x.name: x.shards for x in layouts}, "the same number of shards in all")
-
-
-def _checksum(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    digest = hashlib.blake2b(digest_size=8)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        new.write_text(text)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def _umask() -> int:

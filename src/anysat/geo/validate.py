@@ -21,8 +21,9 @@ from anysat.geo.conventions import CONVENTIONS
 from anysat.geo.grid import crs_of
 from anysat.geo.layout import NO_CLASS
 from anysat.geo.quantise import NODATA
-from anysat.geo.store import CHECKSUMS, Unit, checksum_of, partial_of
+from anysat.geo.store import CHECKSUMS, Unit, partial_of
 from anysat.geo.stored import DAMAGED, StoredGroup, open_stored, provenance_of, told_of
+from anysat.geo.whole_files import checksum_of
 
 _OFF_PX = 1e-3
 """Share of a pixel that two tellings of one place may differ by."""
