@@ -260,6 +260,8 @@ def test_what_is_asked_of_an_area_makes_one(run, s2, tmp_path):
         (["--also=.parquet", "--out=a.tif"], "--also"),
         (["--period=2020-01-01/2021-12-31", "--out=a.zarr"], "--dates"),
         (["--also=.tif", "--out=mine.zarr"], "mine.tif exists"),
+        (["--period=2020-01-01/2020-06-30,2020-01-01/2020-06-30", "--out=a.zarr"], "one of them is given twice"),
+        (["--scheduler=inproc://10.0.0.1/1/1", "--out=a.zarr"], "one that is reached from other processes"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(run, s2, tmp_path, monkeypatch, words, told):
@@ -319,3 +321,38 @@ def test_a_model_that_embeds_data_stays_in_its_mode():
     data = {"s2": cube(values(6, 6), geobox((6, 6)), ["2020-01-03", "2020-06-30"], NAMES)}
     anysat.embed(data, 20.0, weights=model)
     assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "words", "status"),
+    [("s2", "s2.zarr", [], 0), ("s2.tif", "s2.zarr", [], 0), ("s2.tif", "s2.zarr", ["--also=.tif"], 2)],
+)
+def test_an_output_may_be_named_like_an_input_that_it_does_not_replace(run, tmp_path, given, out, words, status):
+    path = tmp_path / given / "2020-01-03.tif" if given == "s2" else tmp_path / given
+    path.parent.mkdir(exist_ok=True)
+    write_tif(path, values(46, 38, 1)[0], geobox((46, 38)), names=NAMES)
+    word = f"s2={tmp_path / given}" + ("" if given == "s2" else "@2020-01-03")
+    found, _, errors = run(word, DAYS, f"--out={tmp_path / out}", *words)
+    assert found == status, errors
+    assert ("expected a place that is not that of an input" in errors) == (status == 2)
+
+
+def test_periods_come_in_the_order_of_time(run, s2, tmp_path):
+    status, said, _ = run(
+        f"s2={s2}", "--period=2020-06-01/2020-06-30,2020-01-01/2020-05-31", f"--out={tmp_path / 'a.zarr'}"
+    )
+    assert status == 0
+    assert "days: 2020-01-01 to 2020-06-30 in 2 periods" in said
+    with xarray.open_zarr(tmp_path / "a.zarr", group="patch") as found:
+        assert [str(day)[:10] for day in found.time.values] == ["2020-01-01", "2020-06-01"]
+
+
+def test_a_scheduler_is_asked_before_anything_is_measured(run, s2, tmp_path, monkeypatch):
+    import dask
+
+    monkeypatch.setattr("anysat.workflows.embed_area.prepare", stop)
+    with dask.config.set({"distributed.comm.timeouts.connect": "100ms"}):
+        status, _, errors = run(f"s2={s2}", "--scheduler=tcp://127.0.0.1:9", f"--out={tmp_path / 'a.zarr'}")
+    assert status == 2
+    assert "--scheduler: expected a Dask scheduler that answers" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["s2.nc"]

@@ -31,11 +31,15 @@ def read_range(words: str, option: str = "dates") -> Period:
 def cut_periods(words: str, whole: Period) -> list[Period]:
     """A range of days as `all` of it, each `month`, `season` (December to February …) or `year`, or `FIRST/LAST,…`.
 
-    Calendar periods at the ends of the range are cut to it.
+    Calendar periods at the ends of the range are cut to it; those of one's own come in the order of time and
+    may overlap.
 
     Examples:
         >>> [str(first) for first, _ in cut_periods("month", read_range("2020-01-20/2020-03-02"))]
         ['2020-01-20', '2020-02-01', '2020-03-01']
+
+    Raises:
+        RecordError: it is none of these, or one period is given twice.
     """
     if words == "all":
         return [whole]
@@ -46,7 +50,10 @@ def cut_periods(words: str, whole: Period) -> list[Period]:
         return list(zip(starts, ends, strict=True))
     if "/" not in words:
         raise RecordError("period", words, f"all, {', '.join(_STARTS)}, or FIRST/LAST,FIRST/LAST,…")
-    return [read_range(one, "period") for one in words.split(",")]
+    found = [read_range(one, "period") for one in words.split(",")]
+    if len(set(found)) < len(found):
+        raise RecordError("period", words, "periods that differ; one of them is given twice")
+    return sorted(found)
 
 
 _STARTS: dict[str, Callable[[date], bool]] = {

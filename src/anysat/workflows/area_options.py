@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,8 +20,9 @@ class AreaOptions:
     area: str | None = None
     """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, such as --area=-5,50,-4,51 (with = before a minus), or a
     file of polygons. Null is all that the inputs share, as one tile where it has at most 4096 patches and 262,144
-    sub-patches of a modality, else window by window. This option, and any from here to --scheduler, takes a small tile
-    as an area, too; embeddings are then written as Zarr, and as GeoTIFF with --also .tif."""
+    sub-patches of a modality, else window by window. This option, and any from here to --scheduler that is
+    not as by default, takes a small tile as an area, too; embeddings are then written as Zarr, and as GeoTIFF with
+    --also .tif."""
     dates: str | None = None
     """Days to use of a series, FIRST/LAST, such as 2020-01-01/2020-12-31; null is all."""
     period: str = "all"
@@ -46,6 +48,10 @@ class AreaOptions:
             raise RecordError("--readers", self.readers, "one or more")
         if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
             raise RecordError("--scheduler", self.scheduler, "the address of a Dask scheduler, as tcp://10.0.0.1:8786")
+        if (self.scheduler or "").startswith("inproc:") and str(os.getpid()) not in str(self.scheduler).split("/"):
+            raise RecordError(
+                "--scheduler", self.scheduler, "one that is reached from other processes, as tcp://10.0.0.1:8786"
+            )
         if not self.memory_gb > 0:
             raise RecordError("--memory-gb", self.memory_gb, "a positive number of gigabytes")
         if self.window < 1 or not 0 <= self.overlap < 1:

@@ -170,6 +170,8 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found,
         told = provenance_of(part.store)["summary"]
         return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Timing()
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
+    if store.begun_anew:
+        tell_first(store.begun_anew)
     try:
         work = part.work(store.partial / "between")
         with progress(f"computing {part.output.stem}") as tick:
@@ -198,14 +200,27 @@ def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> tupl
 
         timing = run_here(work, store, metered, readers=options.readers)
         return timing, None if meter is None else meter.read()
+    with _client(options.scheduler) as client:
+        return run_on(client, work, store, tick), None
+
+
+def check_scheduler(options: AreaOptions) -> None:
+    """Ask the scheduler for an answer, if there is to be one, before anything is measured or written.
+
+    Raises:
+        RecordError: it does not answer.
+    """
+    if options.scheduler is not None:
+        _client(options.scheduler, set_as_default=False).close()
+
+
+def _client(address: str, *, set_as_default: bool = True) -> Any:
     from distributed import Client
 
     try:
-        connected = Client(options.scheduler)  # type: ignore[no-untyped-call]
+        return Client(address, set_as_default=set_as_default)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise RecordError("--scheduler", options.scheduler, f"a Dask scheduler that answers ({error})") from error
-    with connected as client:
-        return run_on(client, work, store, tick), None
+        raise RecordError("--scheduler", address, f"a Dask scheduler that answers ({error})") from error
 
 
 def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> dict[str, list[Path]]:

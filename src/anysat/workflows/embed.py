@@ -97,7 +97,7 @@ class EmbedConfig(AreaOptions):
             raise UnknownNameError("--keep", self.keep, KEEPS)
         if self.keep is not None and (Path(self.out).suffix not in ("", ".zarr") or self.precision == "bf16"):
             raise RecordError("--keep", self.keep, "--out NAME.zarr and float32, which is what can be gone on with")
-        if self.update is not None and not self.out:  # the rest comes from what is kept beside the store
+        if self.update is not None and not (self.out and self.patch_size_m):  # these come from what is kept beside it
             return
         if Path(self.out).suffix not in ("", *AREA_SUFFIXES) or not Path(self.out).name:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(AREA_SUFFIXES)}, or without suffix")

@@ -37,8 +37,8 @@ from anysat.model.modes import in_eval
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_run import Part, model_facts, output_of, progress, run_parts, tell_first
-from anysat.workflows.embed import AREA_SUFFIXES, FIRST, SUFFIXES, EmbedConfig
+from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, progress, run_parts, tell_first
+from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.probe import Scored
 
@@ -139,11 +139,13 @@ class Prepared:
 
 def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Scored:
     """See `anysat.workflows.embed.embed`; `data` are cubes in memory, in place of the config's inputs."""
+    check_scheduler(config)
     prepared = prepare(config, data) if config.update is None else prepare_update(config)
     asked, given = prepared.config, []
     if data is None:
         given = [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
-        check_apart([Path(asked.out).with_suffix(s) for s in ("", *AREA_SUFFIXES)], given)
+        written = [Path(asked.out).suffix or SUFFIXES[0], *asked.formats, ".png", ".stac"]
+        check_apart([Path(asked.out).with_suffix(suffix) for suffix in written], given)
     why = [] if config.update is not None else [config.told_as_area(config.out)]
     said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
     if prepared.earlier is not None:
@@ -230,7 +232,7 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     model.normaliser = earlier.statistics
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
         raise WeightsError(config.weights, f"their digest is {found[:12]}…, that of the store's weights {wanted[:12]}…")
-    whole = earlier.periods[0][0], earlier.periods[-1][1]
+    whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
     inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole,
                          known_ground=earlier.ground)  # fmt: skip
     earlier.check_inputs(inputs.sources, inputs.facts())

@@ -23,7 +23,7 @@ from anysat.model.precision import find_device, find_precision
 from anysat.picture_samples import colours_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_run import Part, model_facts, output_of, run_parts
+from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, told_not_given
 from anysat.workflows.probe import Scored
@@ -36,6 +36,7 @@ def predict_area(config: PredictConfig) -> Scored:
     """See `anysat.workflows.predict.predict`."""
     given = [source.file for source in describe_sources(config.inputs).values()]
     check_apart([Path(config.out)], [*given, config.run])
+    check_scheduler(config)
     predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
     if config.probabilities and predictor.task.target.kind == "value":
