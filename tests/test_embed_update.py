@@ -188,6 +188,8 @@ def test_what_could_not_be_read_is_read_with_the_new_dates(inputs, tmp_path, mon
 MISTAKES = [
     (["--update", "{out}", "--window=4"], "--window"),
     (["--update", "{tmp}/none.zarr"], "none.zarr"),
+    (["--update", "{out}", "--out={tmp}/b.zarr"], "as a.zarr was made, got '--out'"),
+    (["--update", "{tmp}/z.zarr"], "z.zarr: no such file, but a store of each zone: z-utm31n.zarr, z-utm32n.zarr"),
     (["s2={tmp}/in/s2", "--update", "{plain}"], "--keep series"),
     (["l8={tmp}/in/s2", "--update", "{out}"], "l8"),
     (["--update", "{out}", "--period=month", "--dates=2020-02-01/2020-03-31"], "2020-01-03"),
@@ -204,6 +206,8 @@ def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, ca
     assert embed(inputs, out, "--keep=series") == 0
     assert embed(inputs[:1], plain) == 0
     names, before = {"out": out, "tmp": tmp_path, "plain": plain}, patches(out).embedding.values
+    for zone in (31, 32):
+        (tmp_path / f"z-utm{zone}n.zarr").mkdir()
     there = sorted(path.name for path in tmp_path.iterdir())
     for words, told in MISTAKES:
         capsys.readouterr()
@@ -288,15 +292,24 @@ def test_scenes_of_other_ground_are_not_in_the_store(inputs, tmp_path, capsys):
 
 
 def test_what_cannot_be_added_to_is_refused(inputs, tmp_path, capsys):
-    """Another image, and context whose earlier dates are gone."""
+    """Another image, though not the same one that was moved."""
     image = np.full((4, 26 * 50, 30 * 50), 120, np.float32)
     fine = geobox((ROWS, COLS)).zoom_out(0.02)
     photo = write_tif(tmp_path / "photo.tif", image, fine, names=M["aerial"].band_names)
     words = [f"s1={tmp_path / 'in' / 's1'}", f"aerial={photo}@2020-05-01"]
     way = [*(word for word in WAY if "dataset" not in word), "--statistics=from-data"]
     assert main(["embed", *words, f"--out={tmp_path / 'a.zarr'}", *way, "--keep=series", "--memory-gb=2"]) == 0
+    before = patches(tmp_path / "a.zarr").embedding.values
     write_tif(tmp_path / "other.tif", image + 1, fine, names=M["aerial"].band_names)
+    later(tmp_path, ["s1"])
+    (tmp_path / "moved").mkdir()
+    photo.rename(tmp_path / "moved" / "same.tif")  # the same image, wherever it lies
+    moved = f"aerial={tmp_path / 'moved' / 'same.tif'}@2020-05-01"
+    assert main(["embed", moved, "--update", str(tmp_path / "a.zarr")]) == 0
+    assert np.abs(patches(tmp_path / "a.zarr").embedding.values - before).max() > 1e-3
     capsys.readouterr()
+    assert main(["embed", "--update", str(tmp_path / "a.zarr")]) == 0
+    assert "computed by an earlier run" in capsys.readouterr().out
     assert main(["embed", f"aerial={tmp_path / 'other.tif'}@2021-05-01", "--update", str(tmp_path / "a.zarr")]) == 2
     assert "not the aerial image" in capsys.readouterr().err
 

@@ -23,6 +23,8 @@ from anysat.modalities import Modality
 from anysat.workflows.area_options import AreaOptions
 
 Days = tuple[np.datetime64, np.datetime64]
+_BLOCK, _BLOCKS = 1 << 20, 64
+"""Bytes, and how many times as many, of a file that are looked at: all of what is not larger."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +61,7 @@ class AreaInputs:
             bands = f"bands {' '.join(source.bands)}"
             lines.append(", ".join([f"input {key}: {source.name}", dates, bands, *source.notes]))
         several = f" in {len(self.periods)} periods" if len(self.periods) > 1 else ""
-        return [*lines, f"days: {self.periods[0][0]} to {self.periods[-1][1]}{several}"]
+        return [*lines, f"days: {self.periods[0][0]} to {max(last for _, last in self.periods)}{several}"]
 
     def facts(self) -> dict[str, Any]:
         """What must be the same for unfinished work to be gone on with."""
@@ -136,11 +138,36 @@ def _said(described: SourceDescription) -> dict[str, Any]:
     return plain
 
 
+def content_of(source: Source) -> str:
+    """What tells the files of a source from others, wherever they lie: their bytes, of large ones some all through."""
+    told = [_bytes_of(name) for name in _layers_of(source)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _bytes_of(name: str) -> str:
+    path = Path(name.split("::")[0])
+    if not path.exists():
+        return name
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            size = file.stat().st_size
+            found.update(f"{file.relative_to(path)} {size} ".encode())
+            with file.open("rb") as content:
+                for start in np.unique(np.linspace(0, max(0, size - _BLOCK), _BLOCKS).astype(np.int64)):
+                    content.seek(int(start))
+                    found.update(content.read(_BLOCK))
+    return found.hexdigest()
+
+
+def _layers_of(source: Source) -> list[str]:
+    masks = [screen.layer.path for one in source.chosen for screen in one.screens]
+    return list(dict.fromkeys([*(one.layer.path for one in source.chosen), *masks]))
+
+
 def _version_of(source: Source) -> str:
     """What tells that files were changed: their names, and of those on this disk their sizes and times."""
-    masks = [screen.layer.path for one in source.chosen for screen in one.screens]
-    names = dict.fromkeys([source.name, *(one.layer.path for one in source.chosen), *masks])
-    told = dict.fromkeys(line for name in names for line in _told_of(name))
+    told = dict.fromkeys(line for name in dict.fromkeys([source.name, *_layers_of(source)]) for line in _told_of(name))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 

@@ -32,6 +32,7 @@ from anysat.geo.source import Source
 from anysat.geo.store import AreaStore
 from anysat.geo.stored import open_stored, provenance_of
 from anysat.normalise import Normaliser
+from anysat.workflows.area_inputs import content_of
 from anysat.workflows.embed import GIVEN_ANEW, EmbedConfig
 
 if TYPE_CHECKING:
@@ -64,9 +65,14 @@ class Earlier:
 
         Raises:
             MissingFileError: there is no store.
-            SourceError: it is no store of ours, nothing was kept beside it, or that is damaged.
+            SourceError: it is no store of ours, one of several zones, nothing was kept beside it, or that is damaged.
         """
         AreaStore.bring_back(store)
+        zones = [path.name for path in sorted(store.parent.glob(f"{store.stem}-utm*{store.suffix}"))]
+        if zones and not store.exists():
+            raise SourceError(
+                store, f"no such file, but a store of each zone: {', '.join(zones)}", "update each of them"
+            )
         open_stored(store)
         told = provenance_of(store)
         if not told:
@@ -158,7 +164,8 @@ class Earlier:
                               f"{', '.join(sources)}", "embed other inputs into a store of their own")  # fmt: skip
         for key, source in sources.items():
             modality, was = source.modality, self.made_from["inputs"][key]
-            if not modality.is_temporal and facts[key]["version"] != was["version"]:
+            is_same = facts[key]["version"] == was["version"]  # else it may have been moved, or copied
+            if not (modality.is_temporal or is_same or content_of(source) == self.about.get("images", {}).get(key)):
                 raise SourceError(source.name, f"it is not the {key} image that the store was made from",
                                   "give that one; images are not replaced by an update")  # fmt: skip
             why = "of which something could not be read and must be read now" if self.has_unreadable else ""
@@ -250,6 +257,7 @@ def keep_about(
         },
         "ground": None if ground is None else ground.wkb_hex,
         "block": job.block,
+        "images": {key: content_of(one) for key, one in job.sources.items() if not one.modality.is_temporal},
         "statistics": None if statistics is None else statistics.to_dict(),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
