@@ -21,7 +21,7 @@ from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
 from anysat.model.precision import Precision, multiplying
-from anysat.model.projectors import make_projector
+from anysat.model.projectors import draws, make_projector
 from anysat.model.ready import is_special, made_ready
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import CoreOutput, SeenPatches, ShownPatches, fuse, see
@@ -276,7 +276,7 @@ class AnySat(nn.Module):
                 key: see(
                     projector, spatial, self.config, self.config.modality(key), pixels, patch_size_m,
                     keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
-                    is_shared=spatial is not self.spatial,
+                    is_shared=spatial is not self.spatial and not draws(self.projectors[key]),
                 )
                 for projector, (key, pixels) in zip(projectors, inputs.items(), strict=True)
             }  # fmt: skip

@@ -80,7 +80,7 @@ def see(
     """Projector and spatial transformer over all patches of one modality, some patches at a time.
 
     `recompute` keeps no activations of them for the backward pass, which computes them again. Threads share
-    the patches if `is_shared`, which asks that nothing is learned and nobody's hooks are called.
+    the patches if `is_shared`, which asks that nothing is learned, drawn, or kept by somebody's hooks.
     """
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
