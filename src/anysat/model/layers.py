@@ -71,13 +71,15 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
 def is_plain(layer: nn.Module) -> bool:
     """Whether nothing but its weights tells what a layer does: its class is ours or torch's, and nobody changed it.
 
-    That is, it has no hook, no `forward` of its own, and was neither quantised nor parametrised. Hooks of all modules,
-    with which torch counts operations, do not count: they see modules as they were made ready.
+    That is, it has no hook, no `forward` of its own, and was neither quantised nor, unless it is linear, parametrised,
+    as by low-rank additions. Hooks of all modules, with which torch counts operations, do not count: they see modules
+    as they were made ready.
     """
     home = type(layer).__module__.split(".")
     is_known = home[0] in ("anysat", "torch") and home[:2] != ["torch", "ao"] and "forward" not in vars(layer)
     is_hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return is_known and not is_hooked and "parametrizations" not in layer._modules
+    is_changed = "parametrizations" in layer._modules and not isinstance(layer, nn.Linear)
+    return is_known and not is_hooked and not is_changed
 
 
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from anysat.model.layers import (
@@ -150,8 +151,9 @@ def is_special(module: nn.Module) -> bool:
 
 
 def _is_known(part: nn.Module) -> bool:
-    """Whether what has weights of its own is ours, or a layer of torch that has all of them."""
-    if not part._parameters or type(part).__module__.startswith("anysat."):
+    """Whether what has weights of its own is ours, what parametrises a layer, or a layer of torch with all of them."""
+    is_ours = type(part).__module__.startswith("anysat.")
+    if not part._parameters or is_ours or isinstance(part, ParametrizationList):
         return True
     has_all = all(weight is not None for weight in part._parameters.values())
     return isinstance(part, nn.Conv2d) or (has_all and isinstance(part, nn.Linear | nn.LayerNorm))
