@@ -152,7 +152,7 @@ def test_more_classes_than_bytes_tell_are_refused():
 @pytest.mark.parametrize(("scale", "unit"), [(1e-4, "reflectance"), (2.75e-5, "reflectance"), (1e4, "reflectance_1e4")])
 def test_a_scale_that_makes_the_models_numbers_leaves_their_unit(scale, unit):
     layer = SimpleNamespace(units=[None], scalings=[(scale, 0.0)])
-    assert _unit_of(layer, 0, S2, 0, {}) == (unit, "assumed")
+    assert _unit_of(layer, 0, S2, 0, {}, {}) == (unit, "assumed")
 
 
 def test_ground_that_only_the_neighbour_zone_s_scene_covers_is_no_gap():
