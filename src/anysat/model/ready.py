@@ -49,13 +49,8 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
     if learns and (kept := _keeping()) is not None:  # for then weights are about to change
         kept.clear()
     if learns or is_exported or any(map(is_special, modules)):
-        why = (
-            "it learns"
-            if learns
-            else "it is exported"
-            if is_exported
-            else "parts are compiled, hooked, changed or foreign"
-        )
+        special = "parts are compiled, hooked, changed or foreign"
+        why = "it learns" if learns else "it is exported" if is_exported else special
         _log.debug("%s runs as it is: %s", type(modules[0]).__name__, why)
         yield modules
         return

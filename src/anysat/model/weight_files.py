@@ -69,13 +69,22 @@ def read_file(path: Path) -> WeightFile:
     return WeightFile(str(path), _teacher(_read_pickle(path)), published=True)
 
 
-def _read_safetensors(path: Path) -> WeightFile:
+def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """What a safetensors file says of itself under our name, None where it does not, and its tensors.
+
+    Raises:
+        WeightsError: it is no such file, or damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return meta, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    meta, tensors = read_tensors(path)
     if meta is None:
         return WeightFile(str(path), tensors, published=True)
     meta = meta if isinstance(meta, dict) else {}

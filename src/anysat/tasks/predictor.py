@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from anysat.errors import AnySatError, InputError, MissingFileError, WeightsErro
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
-from anysat.model.weight_files import TASK_FORMAT
+from anysat.model.weight_files import TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.heads import HEADS, Head, HeadConfig, config_of, head_config, make_head
@@ -200,12 +199,7 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
     path = path / PREDICTOR_FILE if path.is_dir() else path
     if not path.is_file():
         raise MissingFileError(path, "the folder of a probe or fine-tuning run that is done, or its predictor file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+    meta, tensors = read_tensors(path)
     meta = meta if isinstance(meta, dict) else {}
     if meta.get("format") != TASK_FORMAT:
         raise WeightsError(
