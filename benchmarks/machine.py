@@ -57,9 +57,9 @@ def machine_facts(times: int, others: float) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def memory_as_it_comes(is_plain: bool) -> Iterator[None]:
-    """Processes begun inside have torch's own pages where they compute plainly, not the large ones that we ask for."""
-    with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} if is_plain else {}):
+def small_pages(wanted: bool = True) -> Iterator[None]:
+    """Processes begun inside have torch's own pages, not the large ones that we ask for where nothing is learned."""
+    with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} if wanted else {}):
         yield
 
 

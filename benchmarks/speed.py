@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from machine import machine_facts, memory_as_it_comes, others_busy, seconds_of
+from machine import machine_facts, others_busy, seconds_of, small_pages
 from plain import plain
 from speed_cases import CASES, GROWTH, QUICK, Case
 from speed_table import table
@@ -214,7 +214,7 @@ class Elsewhere:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.worker = context.Process(target=working, args=(name, way, theirs), daemon=True)
-        with memory_as_it_comes(is_plain=way.startswith("plain")):
+        with small_pages(way.startswith("plain")):
             self.worker.start()
         theirs.close()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine_facts, measure_or_print, memory_as_it_comes
+from machine import machine_facts, measure_or_print, small_pages
 from plain import plain, seen
 from pretraining_step import make_tiles
 from torch import Tensor
@@ -115,7 +115,7 @@ def in_turns(ways: Sequence[str], times: int) -> list[dict[str, Any]]:
     for way in ways:
         mine, theirs = context.Pipe()
         worker = context.Process(target=working, args=(way, theirs), daemon=True)
-        with memory_as_it_comes(is_plain=way.startswith("plain")):
+        with small_pages():
             worker.start()
         rows.append({"way": way, "pipe": mine, "worker": worker, "wall": [], "losses": []})
     for _ in range(times + 1):

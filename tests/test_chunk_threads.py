@@ -9,8 +9,11 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+import anysat.model.ready as ready
 import anysat.model.steps as steps
 from anysat.model.chunks import each, num_workers, rows_of_each, slices
+from anysat.model.growth import find_kind, grow
+from anysat.model.inputs import PixelInput, read_published
 from anysat.model.precision import multiplying
 from builders import random_input, random_model
 
@@ -98,7 +101,7 @@ def test_threads_give_what_one_gives(dtype, workers, takers, monkeypatch):
     model, x = random_model(), random_input(("aerial", "s2", "s1-asc"), side_m=120, batch=2)
     found = []
     for count in (1, workers):
-        monkeypatch.setattr(steps, "num_workers", lambda _, count=count: count)
+        monkeypatch.setattr(ready, "num_workers", lambda _, count=count: count)
         with torch.inference_mode(), multiplying(dtype, CPU):
             found.append([model(x, 20, output) for output in ("patch", "dense")])
     assert max(map(len, takers)) == workers
@@ -119,20 +122,48 @@ def test_a_pass_that_learns_or_is_looked_at_stays_in_its_thread(two_threads, tak
     with torch.inference_mode():
         assert passes()[0] != here
         with FlopCounterMode(display=False):
-            assert passes() == [here, here]
+            assert passes() == [here]
         with torch.autograd.profiler.profile():
-            assert passes() == [here, here]
+            assert passes() == [here]
         hook = model.spatial.register_forward_hook(lambda *_: None)
-        assert passes() == [here, here]
+        assert passes()[0] == here
         hook.remove()
         model.projectors["aerial"].mlp[0].train()  # draws of dropout would come in any order
         assert passes()[0] == here
         model.eval()
         hook = register_module_forward_hook(lambda *_: None)
-        assert passes() == [here, here]
+        assert passes() == [here]
         hook.remove()
     model.requires_grad_(True)
-    assert passes() == [here, here]
+    assert passes() == [here]
+
+
+def test_threads_share_the_parts_of_all_modalities_and_then_the_tiles_that_are_fused(two_threads, takers):
+    model = random_model()
+    with torch.inference_mode():
+        model(random_input(("aerial", "s2"), side_m=120, batch=2), 20)
+        model(random_input(("aerial", "s2"), side_m=120, batch=1), 20)
+    assert [len(names) for names in takers] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("keep", ["series", "features"])
+@pytest.mark.parametrize("key", ["s1", "s2"])
+def test_threads_let_a_series_grow_as_one_does(key, keep, monkeypatch):
+    model = random_model()
+    pixels = read_published(random_input((key,), side_m=120, batch=1), model.config)[key]
+    projector, modality, found = model.projectors[key], model.config.modality(key), []
+    for count in (1, 3):
+        monkeypatch.setattr(ready, "num_workers", lambda _, count=count: count)
+        kept = None
+        with torch.inference_mode():
+            for some in (slice(0, 2), slice(2, None)):
+                given = PixelInput(pixels.values[:, some], pixels.days[:, some], None)
+                seen, kept = grow(
+                    projector, model.spatial, model.config, modality, kept, given, 20,
+                    kind=find_kind(projector, keep), chunk_rows=100,
+                )  # fmt: skip
+        found.append((seen.patch, kept.parts))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
 
 
 def test_there_are_as_many_workers_as_torch_has_threads_on_a_processor(two_threads):

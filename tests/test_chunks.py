@@ -59,3 +59,22 @@ def test_large_tensors_lie_in_large_pages_unless_the_environment_says_no(way, to
     env |= {} if told is None else {"THP_MEM_ALLOC_ENABLE": told}
     found = subprocess.run([sys.executable, "-c", COUNT_HUGE, way], check=True, capture_output=True, env=env).stdout
     assert (int(found) >= 2**14) == is_huge
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "expected"),
+    [("embed", None, "1"), ("pretrain", None, "0"), ("finetune", None, "0"), ("pretrain", "1", "1"), ("", None, "1")],
+)
+def test_commands_that_learn_ask_for_no_large_pages_unless_the_environment_says_so(words, told, expected):
+    code = (
+        "import os, sys, anysat.cli as cli\n"
+        "sys.argv = ['anysat', *sys.argv[1:]]\n"
+        "cli.main = lambda: print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)\n"
+        "cli.run()\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    env |= {} if told is None else {"THP_MEM_ALLOC_ENABLE": told}
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], check=True, capture_output=True, env=env, text=True
+    )
+    assert found.stdout.split() == [expected, "False"]

@@ -12,7 +12,6 @@ from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.growth import Sums, find_kind, grow, num_bytes
 from anysat.model.influence import date_influence
 from anysat.model.inputs import PixelInput, read_published
-from anysat.model.steps import see
 from builders import random_input, random_model
 
 SERIES = [modality.key for modality in RELEASED if modality.is_temporal and not modality.covers_tile]
@@ -53,7 +52,7 @@ def test_dates_that_join_give_what_all_dates_at_once_give(model, key, keep):
     pixels, patch_m = pixels_of(model, key, times=9)
     projector, modality = model.projectors[key], model.config.modality(key)
     with torch.inference_mode():
-        wanted = see(projector, model.spatial, model.config, modality, pixels, patch_m, keep_sub=True)
+        wanted = model.see({modality.key: pixels}, patch_m, (modality.key,))[modality.key]
         kept = None
         for which in ([6, 7, 1], [3], [0, 8, 2, 4, 5]):
             found, kept = grow(
@@ -90,7 +89,7 @@ def test_a_date_that_outweighs_all_others_may_come_first_or_last(model, scale):
     pixels = pixels._replace(values=pixels.values * scale)
     projector, modality = model.projectors["s1"], model.config.modality("s1")
     with torch.inference_mode():
-        wanted = see(projector, model.spatial, model.config, modality, pixels, patch_m, keep_sub=True)
+        wanted = model.see({modality.key: pixels}, patch_m, (modality.key,))[modality.key]
         for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
             kept = None
             for which in order:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-"""Torch's large tensors lie in pages of 2 MiB where Linux has them; it asks once, at the first tensor of a process."""
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Whether torch's large tensors lie in pages of 2 MiB where Linux has them: asked once, at a process's first tensor."""
+IS_TOLD_PAGES = LARGE_PAGES in os.environ
+os.environ.setdefault(LARGE_PAGES, "1")
 
 _HOME = {
     "AnySat": "anysat.model.encoder",

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
-from anysat import __version__
+from anysat import IS_TOLD_PAGES, LARGE_PAGES, __version__
 from anysat.errors import AnySatError, MissingExtraError, RecordError
 
 COMMANDS = {
@@ -44,6 +44,9 @@ COMMANDS = {
 }
 """Command, module, config and function. The config's docstring and fields are the help."""
 
+_LEARNING = ("pretrain", "finetune")
+"""Commands that hold gradients and moments of all weights: in large pages they take more memory, and are slower."""
+
 _GEO = {
     "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pyarrow", "pyproj", "pystac",
     "rasterio", "xarray", "zarr", "zarr_cm",
@@ -59,6 +62,8 @@ _ALONE = ("--help", "--print_config")
 
 def run() -> int:
     """The command line as a program of its own, which ends after it."""
+    if not IS_TOLD_PAGES and sys.argv[1:2] and sys.argv[1] in _LEARNING:
+        os.environ[LARGE_PAGES] = "0"
     status = main()
     gc.freeze()  # else the interpreter looks once more, at its end, through all that torch and others have made: 0.7 s
     return status

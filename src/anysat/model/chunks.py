@@ -25,6 +25,7 @@ FEWEST_ROWS = 64
 LEAST_CHUNK = 640
 """Rows that one of many threads takes at once: fewer are multiplied slowly."""
 
+Part = TypeVar("Part")
 Found = TypeVar("Found")
 
 
@@ -84,7 +85,7 @@ def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:
     return max(2 * chunk_rows // workers, min(chunk_rows, LEAST_CHUNK))
 
 
-def each(work: Callable[[slice], Found], parts: Sequence[slice], workers: int) -> list[Found]:
+def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> list[Found]:
     """What some work finds in each part, which so many threads of Python take in turn; one takes them itself.
 
     Each multiplies with one of torch's threads, of which none waits for another after every operation. For work in
@@ -98,7 +99,7 @@ def each(work: Callable[[slice], Found], parts: Sequence[slice], workers: int) -
         torch.get_num_threads()  # which sets those of a new thread, and would undo what is set before it
         torch.set_num_threads(1)
 
-    def run(part: slice) -> Found:
+    def run(part: Part) -> Found:
         with torch.inference_mode(is_inference), torch.no_grad():
             return work(part)
 

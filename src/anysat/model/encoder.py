@@ -21,8 +21,8 @@ from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
 from anysat.model.positions import cell_sequence
 from anysat.model.precision import Precision, multiplying
-from anysat.model.projectors import draws, make_projector
-from anysat.model.ready import is_special, made_ready
+from anysat.model.projectors import make_projector
+from anysat.model.ready import is_special, made_ready, num_workers_of
 from anysat.model.spatial import SpatialTransformer
 from anysat.model.steps import CoreOutput, SeenPatches, ShownPatches, fuse, see
 from anysat.model.validity import (
@@ -271,15 +271,13 @@ class AnySat(nn.Module):
 
         `keep_sub` names the modalities whose sub-patch tokens are wanted, too.
         """
-        with made_ready(self.spatial, *(self.projectors[key] for key in inputs)) as (spatial, *projectors):
-            return {
-                key: see(
-                    projector, spatial, self.config, self.config.modality(key), pixels, patch_size_m,
-                    keep_sub=key in keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
-                    is_shared=spatial is not self.spatial and not draws(self.projectors[key]),
-                )
-                for projector, (key, pixels) in zip(projectors, inputs.items(), strict=True)
-            }  # fmt: skip
+        own = (self.spatial, *(self.projectors[key] for key in inputs))
+        with made_ready(*own) as made:
+            return see(
+                dict(zip(inputs, made[1:], strict=True)), made[0], self.config, inputs, patch_size_m,
+                keep_sub=keep_sub, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute,
+                workers=num_workers_of(own, made),
+            )  # fmt: skip
 
     def fuse(
         self,
@@ -292,7 +290,8 @@ class AnySat(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
         with made_ready(self.fusion) as (fusion,):
-            return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
+            workers = num_workers_of([self.fusion], [fusion])
+            return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone, workers)
 
     def _grid_of(self, values: Mapping[str, Tensor], patch_size_m: float) -> PatchGrid:
         shapes = {self.config.modality(key): (one.shape[-2], one.shape[-1]) for key, one in values.items()}

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from anysat.errors import UnknownNameError
 from anysat.modalities import Modality
-from anysat.model.chunks import slices
+from anysat.model.chunks import each, rows_of_each, slices
 from anysat.model.config import ModelConfig
 from anysat.model.inputs import PixelInput
 from anysat.model.projectors import DateSums, SeriesProjector, Tokens
-from anysat.model.ready import made_ready
+from anysat.model.ready import made_ready, num_workers_of
 from anysat.model.spatial import SpatialTransformer
-from anysat.model.steps import SeenPatches, over_patches
+from anysat.model.steps import SeenPatches, carry_out, plan_patches
 from anysat.patches import subpatches_per_side
 
 Keep = Literal["series", "features"]
@@ -159,7 +159,7 @@ def grow(
 ) -> tuple[SeenPatches, Remembered]:
     """What one modality sees of all dates, given what is kept of the earlier ones and the pixels of the others.
 
-    As `steps.see` on all dates at once, up to rounding, of one tile.
+    As `AnySat.see` on all dates at once, up to rounding, of one tile.
 
     Args:
         projector: of the modality.
@@ -190,23 +190,30 @@ def grow(
     code = projector.date_code(days[None])[0]
     new = code[len(days) - values.shape[1] :]
 
-    found: list[Parts] = []
-    tokens: list[Tensor] = []
-    present: list[Tensor] = []
-    with torch.autocast(values.device.type, enabled=False), made_ready(projector) as (ready,):  # float32 alone
-        for some in slices(slice(0, len(values)), chunk_rows, len(days)):
-            parts = kind.of(ready, values[some], new)
+    own = projector, spatial
+    with torch.autocast(values.device.type, enabled=False), made_ready(*own) as made:  # float32 alone
+        workers = num_workers_of(own, made)
+
+        def take(some: slice) -> tuple[Parts, Tensor, Tensor]:
+            """What is kept of some pixels, their tokens, and which of them have a date."""
+            parts = kind.of(made[0], values[some], new)
             if before is not None:
                 parts = kind.joined({name: part[some] for name, part in before.parts.items()}, parts)
-            found.append(parts)
-            some_tokens, seen = kind.tokens(ready, parts, code)
-            tokens.append(some_tokens[0])
-            present.append(some_tokens.new_ones(some_tokens.shape[1], dtype=torch.bool) if seen is None else seen[0])
-    kept = Remembered(days, {name: torch.cat([parts[name] for parts in found]) for name in found[0]})
-    seen_of = seen_again(
-        spatial, config, modality, (rows, cols), torch.cat(tokens), torch.cat(present), patch_size_m,
-        keep_sub=keep_sub, chunk_rows=chunk_rows,
-    )  # fmt: skip
+            tokens, present = kind.tokens(made[0], parts, code)
+            return (
+                parts,
+                tokens[0],
+                tokens.new_ones(tokens.shape[1], dtype=torch.bool) if present is None else present[0],
+            )
+
+        rows_at_once = rows_of_each(chunk_rows, workers)
+        several = slices(slice(0, len(values)), rows_at_once, len(days), workers)
+        found, tokens, present = zip(*each(take, several, workers), strict=True)
+        kept = Remembered(days, {name: torch.cat([parts[name] for parts in found]) for name in found[0]})
+        seen_of = seen_again(
+            made[1], config, modality, (rows, cols), torch.cat(tokens), torch.cat(present), patch_size_m,
+            keep_sub=keep_sub, chunk_rows=rows_at_once, workers=workers,
+        )  # fmt: skip
     return seen_of, kept
 
 
@@ -221,6 +228,7 @@ def seen_again(
     *,
     keep_sub: bool = False,
     chunk_rows: int | None = None,
+    workers: int = 1,
 ) -> SeenPatches:
     """The spatial transformer over the tokens of pixels, patch by patch, of one tile of rows and columns of patches."""
     num_sub = subpatches_per_side(patch_size_m, modality) ** 2
@@ -230,9 +238,11 @@ def seen_again(
     def project(part: slice) -> tuple[Tensor, Tensor | None]:
         return by_patch[part], None if present_of is None else present_of[part]
 
-    return over_patches(
-        spatial, config, modality, patch_size_m, (1, *grid), project, keep_sub=keep_sub, chunk_rows=chunk_rows
-    )
+    planned = plan_patches(
+        spatial, config, modality, patch_size_m, (1, *grid), project, keep_sub=keep_sub, chunk_rows=chunk_rows,
+        workers=workers,
+    )  # fmt: skip
+    return carry_out({modality.key: planned}, workers)[modality.key]
 
 
 def _filled(values: Float[Tensor, "pixel time band"]) -> tuple[Tensor, Tensor]:

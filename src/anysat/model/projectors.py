@@ -316,8 +316,3 @@ class SeriesProjector(nn.Module):
 def make_projector(modality: Modality, config: ModelConfig) -> ImageProjector | SeriesProjector:
     """The projector that fits a modality's record."""
     return SeriesProjector(modality, config) if modality.is_temporal else ImageProjector(modality, config)
-
-
-def draws(projector: nn.Module) -> bool:
-    """Whether a dropout may be at work in it, whose draws come in the order in which it is asked."""
-    return any(part.training for part in projector.modules())

@@ -8,7 +8,7 @@ Nothing is kept between passes, so that no weights of another day are served, bu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from anysat.model.chunks import num_workers
 from anysat.model.layers import (
     HAS_FUSED_LINEAR,
     ChannelNorm,
@@ -58,6 +59,16 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
     _log.debug("%s runs made ready, products in %s", type(modules[0]).__name__, mixed or "the type of its weights")
     with torch.autocast(device, enabled=False):
         yield tuple(_made(module, mixed) for module in modules)
+
+
+def num_workers_of(modules: Sequence[nn.Module], made: Sequence[nn.Module]) -> int:
+    """Threads of Python that may share a pass of modules that were made ready: one where they run as they are.
+
+    One, too, where a dropout may be at work, whose draws come in the order in which it is asked.
+    """
+    draws = any(part.training for module in modules for part in module.modules())
+    is_ready = all(one is not module for one, module in zip(made, modules, strict=True))
+    return num_workers(next(modules[0].parameters()).device) if is_ready and not draws else 1
 
 
 class _Made(NamedTuple):

@@ -6,7 +6,9 @@ Inference takes every patch; pretraining shows the second step some of the patch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from anysat.modalities import Modality
-from anysat.model.chunks import each, joined, num_workers, rows_of_each, slices
+from anysat.model.chunks import each, joined, rows_of_each, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer, Hidden
 from anysat.model.inputs import PixelInput
@@ -35,6 +37,10 @@ class SeenPatches(NamedTuple):
     """(batch patch_row patch_col sub dim)"""
     sub_valid: Tensor | None
     """(batch patch_row patch_col sub)"""
+
+    def tiles(self, part: slice) -> SeenPatches:
+        """Of some tiles."""
+        return SeenPatches(self.patch[part], *(None if one is None else one[part] for one in self[1:]))
 
 
 class ShownPatches(NamedTuple):
@@ -63,7 +69,59 @@ class CoreOutput(NamedTuple):
     """(batch row col)"""
 
 
+class Plan(NamedTuple):
+    """How one modality is seen: some patches by themselves, then others, in any order."""
+
+    works: list[Callable[[], Sequence[Tensor | None]]]
+    """Each gives the fields of `SeenPatches` for its patches (patch ...)."""
+    grid: tuple[int, int, int]
+    """Tiles, and rows and columns of patches."""
+
+
 def see(
+    projectors: Mapping[str, Any],
+    spatial: SpatialTransformer,
+    config: ModelConfig,
+    inputs: Mapping[str, PixelInput],
+    patch_size_m: float,
+    *,
+    keep_sub: Collection[str] = (),
+    leave_out: bool = True,
+    chunk_rows: int | None = None,
+    recompute: bool = False,
+    workers: int = 1,
+) -> dict[str, SeenPatches]:
+    """Projector and spatial transformer over all patches of each modality, some patches at a time.
+
+    `keep_sub` names modalities whose tokens of sub-patches are wanted. `recompute` keeps no activations for the
+    backward pass, which computes them again. So many threads share all the work, which asks that nothing is learned,
+    drawn, or kept by somebody's hooks.
+    """
+    plans = {
+        key: plan(
+            projectors[key], spatial, config, config.modality(key), pixels, patch_size_m, keep_sub=key in keep_sub,
+            leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute, workers=workers,
+        )
+        for key, pixels in inputs.items()
+    }  # fmt: skip
+    return carry_out(plans, workers)
+
+
+def carry_out(plans: Mapping[str, Plan], workers: int) -> dict[str, SeenPatches]:
+    """What each modality sees, whose works threads take in turn; see `see`."""
+    found = iter(each(lambda work: work(), [work for plan in plans.values() for work in plan.works], workers))
+    seen = {}
+    for key, plan in plans.items():
+        patch, *others = (
+            None if part is None else rearrange(part, "(b pr pc) ... -> b pr pc ...", pr=plan.grid[1], pc=plan.grid[2])
+            for part in joined(list(islice(found, len(plan.works))), dim=0)
+        )
+        assert patch is not None, key
+        seen[key] = SeenPatches(patch, *others)
+    return seen
+
+
+def plan(
     projector: Any,
     spatial: SpatialTransformer,
     config: ModelConfig,
@@ -71,17 +129,13 @@ def see(
     pixels: PixelInput,
     patch_size_m: float,
     *,
-    keep_sub: bool = False,
-    leave_out: bool = True,
-    chunk_rows: int | None = None,
-    recompute: bool = False,
-    is_shared: bool = False,
-) -> SeenPatches:
-    """Projector and spatial transformer over all patches of one modality, some patches at a time.
-
-    `recompute` keeps no activations of them for the backward pass, which computes them again. Threads share
-    the patches if `is_shared`, which asks that nothing is learned, drawn, or kept by somebody's hooks.
-    """
+    keep_sub: bool,
+    leave_out: bool,
+    chunk_rows: int | None,
+    recompute: bool,
+    workers: int,
+) -> Plan:
+    """Projector and spatial transformer over all patches of one modality, in parts for so many workers; see `see`."""
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
     values = projector.cut(pixels.values, side)
@@ -89,7 +143,6 @@ def see(
     when = projector.date_code(pixels.days)
     when = None if when is None else when.repeat_interleave(rows * cols, dim=0)
     num_sub, dates = side * side, math.prod(values.shape[2:-1])
-    workers = num_workers(values.device) if is_shared else 1
     chunk_rows = rows_of_each(chunk_rows, workers)
 
     def project_few(part: slice) -> Sequence[Tensor | None]:
@@ -106,13 +159,13 @@ def see(
     def project(part: slice) -> Sequence[Tensor | None]:
         return joined([project_few(few) for few in slices(part, chunk_rows, num_sub * dates)], dim=0)
 
-    return over_patches(
+    return plan_patches(
         spatial, config, modality, patch_size_m, (pixels.values.shape[0], rows, cols), project,
         keep_sub=keep_sub, chunk_rows=chunk_rows, recompute=recompute, workers=workers,
     )  # fmt: skip
 
 
-def over_patches(
+def plan_patches(
     spatial: SpatialTransformer,
     config: ModelConfig,
     modality: Modality,
@@ -124,8 +177,8 @@ def over_patches(
     chunk_rows: int | None,
     recompute: bool = False,
     workers: int = 1,
-) -> SeenPatches:
-    """The spatial transformer over the tokens of sub-patches, some patches at a time.
+) -> Plan:
+    """The spatial transformer over the tokens of sub-patches, in parts for so many workers.
 
     `grid` is the number of tiles and of rows and columns of patches; `project` makes the tokens (patch sub dim) of some
     patches, and which of them are valid.
@@ -149,13 +202,8 @@ def over_patches(
         def run(part: slice) -> Sequence[Tensor | None]:
             return checkpoint(see_some, part, use_reentrant=False)
 
-    parts = each(run, slices(slice(0, math.prod(grid)), chunk_rows, side * side, workers), workers)
-    patch, patch_valid, sub, sub_valid = (
-        None if found is None else rearrange(found, "(b pr pc) ... -> b pr pc ...", pr=grid[1], pc=grid[2])
-        for found in joined(parts, dim=0)
-    )
-    assert patch is not None, modality.key
-    return SeenPatches(patch, patch_valid, sub, sub_valid)
+    parts = slices(slice(0, math.prod(grid)), chunk_rows, side * side, workers)
+    return Plan([partial(run, part) for part in parts], grid)
 
 
 def fuse(
@@ -167,11 +215,37 @@ def fuse(
     shown: ShownPatches | None = None,
     max_pairs: int | None = None,
     tile_alone: bool = False,
+    workers: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None.
 
-    With `tile_alone` no patch asks, and there are no fused tokens.
+    With `tile_alone` no patch asks, and there are no fused tokens. Several workers take some of the tiles each, where
+    all patches are shown.
     """
+    count, tokens_each = len(next(iter(seen.values())).patch), math.prod(grid) * len(seen)
+    parts = slices(slice(0, count), None if max_pairs is None else count * tokens_each, tokens_each, workers)
+    if shown is not None or len(parts) < 2:
+        return _fuse(fusion, config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
+
+    def fuse_some(part: slice) -> tuple[Tensor, Tensor]:
+        some = {key: tokens.tiles(part) for key, tokens in seen.items()}
+        pairs = None if max_pairs is None else max_pairs // workers
+        return _fuse(fusion, config, some, grid, patch_size_m, None, pairs, tile_alone)
+
+    tiles, fused = zip(*each(fuse_some, parts, workers), strict=True)
+    return torch.cat(tiles), torch.cat(fused)
+
+
+def _fuse(
+    fusion: FusionTransformer,
+    config: ModelConfig,
+    seen: Mapping[str, SeenPatches],
+    grid: tuple[int, int],
+    patch_size_m: float,
+    shown: ShownPatches | None,
+    max_pairs: int | None,
+    tile_alone: bool,
+) -> tuple[Tensor, Tensor]:
     context = {key: tokens for key, tokens in seen.items() if config.modality(key).covers_tile}
     tiling = [tokens for key, tokens in seen.items() if key not in context]
     first = next(iter(seen.values())).patch
