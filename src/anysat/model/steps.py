@@ -222,17 +222,18 @@ def fuse(
     With `tile_alone` no patch asks, and there are no fused tokens. Several workers take some of the tiles each, where
     all patches are shown.
     """
-    count, tokens_each = len(next(iter(seen.values())).patch), math.prod(grid) * len(seen)
-    parts = slices(slice(0, count), None if max_pairs is None else count * tokens_each, tokens_each, workers)
-    if shown is not None or len(parts) < 2:
+    several = []
+    if workers > 1 and max_pairs is not None and shown is None:
+        count, tokens_each = len(next(iter(seen.values())).patch), math.prod(grid) * len(seen)
+        several = slices(slice(0, count), count * tokens_each, tokens_each, workers)
+    if max_pairs is None or len(several) < 2:
         return _fuse(fusion, config, seen, grid, patch_size_m, shown, max_pairs, tile_alone)
 
     def fuse_some(part: slice) -> tuple[Tensor, Tensor]:
         some = {key: tokens.tiles(part) for key, tokens in seen.items()}
-        pairs = None if max_pairs is None else max_pairs // workers
-        return _fuse(fusion, config, some, grid, patch_size_m, None, pairs, tile_alone)
+        return _fuse(fusion, config, some, grid, patch_size_m, None, max_pairs // workers, tile_alone)
 
-    tiles, fused = zip(*each(fuse_some, parts, workers), strict=True)
+    tiles, fused = zip(*each(fuse_some, several, workers), strict=True)
     return torch.cat(tiles), torch.cat(fused)
 
 
