@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,10 +11,11 @@ from torch.nn import functional
 
 from anysat.batch import Batch, Tile
 from anysat.errors import UnknownNameError
-from anysat.model.chunks import slices
+from anysat.model.chunks import each, rows_of_each, slices
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Features, grow, seen_again
 from anysat.model.projectors import SeriesProjector
+from anysat.model.ready import made_ready, num_workers_of
 from anysat.model.steps import SeenPatches
 from anysat.model.validity import any_of, mark_unseen
 
@@ -65,20 +68,25 @@ def date_influence(
     assert isinstance(projector, SeriesProjector), modality
     own = projector, model.spatial, model.config, model.config.modality(modality)
     all_dates, kept = grow(*own, None, inputs[modality], patch_size_m, kind=kind, chunk_rows=CHUNK_ROWS)
-    whole = _fused(model, {**seen, modality: all_dates}, grid, patch_size_m)
     code, found = projector.date_code(kept.days[None])[0], []
-    for date in range(len(dates)):
-        tokens: list[Tensor] = []
-        present = kept.parts["present"].clone()
-        present[:, date] = False
-        for some in slices(slice(0, len(present)), CHUNK_ROWS, len(dates)):
-            parts = {"features": kept.parts["features"][some], "present": present[some]}
-            tokens.append(kind.tokens(projector, parts, code)[0][0])
-        without = seen_again(
-            *own[1:], grid, torch.cat(tokens), present.any(1), patch_size_m, chunk_rows=CHUNK_ROWS
-        )  # fmt: skip
-        turned = _fused(model, {**seen, modality: without}, grid, patch_size_m)
-        found.append(1 - functional.cosine_similarity(whole, turned, dim=-1))
+    with torch.autocast(code.device.type, enabled=False), made_ready(*own[:2]) as made:
+        whole, workers = _fused(model, {**seen, modality: all_dates}, grid, patch_size_m), num_workers_of(own[:2], made)
+        rows = rows_of_each(CHUNK_ROWS, workers)
+        parts = slices(slice(0, len(kept.parts["present"])), rows, len(dates), workers)
+
+        def tokens_of(present: Tensor, some: slice) -> Tensor:
+            few = {"features": kept.parts["features"][some], "present": present[some]}
+            return kind.tokens(made[0], few, code)[0][0]
+
+        for date in range(len(dates)):
+            present = kept.parts["present"].clone()
+            present[:, date] = False
+            tokens = torch.cat(each(partial(tokens_of, present), parts, workers))
+            without = seen_again(
+                made[1], *own[2:], grid, tokens, present.any(1), patch_size_m, chunk_rows=rows, workers=workers
+            )
+            turned = _fused(model, {**seen, modality: without}, grid, patch_size_m)
+            found.append(1 - functional.cosine_similarity(whole, turned, dim=-1))
     return torch.stack(found)
 
 
