@@ -82,6 +82,34 @@ def test_threads_that_begin_later_have_as_many_as_before(two_threads):
     assert (torch.get_num_threads(), found) == (2, [2])
 
 
+def test_threads_that_begin_meanwhile_have_as_many_as_before(two_threads):
+    found = []
+
+    def work(part):
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        return torch.get_num_threads()
+
+    assert each(work, slices(slice(0, 4), 1, 1), 2) == [1, 1, 1, 1]
+    assert found == [2, 2, 2, 2]
+
+
+def test_a_thread_that_cannot_begin_is_told(two_threads, monkeypatch):
+    begin, begun = threading.Thread.start, []
+
+    def start(thread):
+        begun.append(thread)
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        each(lambda part: part, slices(slice(0, 4), 1, 1), 2)
+    assert torch.get_num_threads() == 2
+
+
 def test_what_goes_wrong_in_a_part_is_told_and_the_rest_is_left(two_threads):
     taken = []
 

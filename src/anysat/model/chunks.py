@@ -91,7 +91,8 @@ def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> 
     Each multiplies with one of torch's threads, of which none waits for another after every operation. For work in
     which nothing is learned.
     """
-    if min(workers, len(parts)) < 2:
+    count = min(workers, len(parts))
+    if count < 2:
         return [work(part) for part in parts]
     threads, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
@@ -103,8 +104,15 @@ def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> 
         with torch.inference_mode(is_inference), torch.no_grad():
             return work(part)
 
-    try:
-        with ThreadPoolExecutor(min(workers, len(parts)), initializer=begin) as pool:
-            return list(pool.map(run, parts))
-    finally:
-        torch.set_num_threads(threads)  # those of threads that begin later, too
+    all_have_begun = threading.Barrier(count + 1)
+    with ThreadPoolExecutor(count, initializer=begin) as pool:
+        try:
+            for _ in range(count):
+                pool.submit(all_have_begun.wait)
+            all_have_begun.wait()
+        except BaseException:  # such as that no thread can begin any more: the others wait no longer
+            all_have_begun.abort()
+            raise
+        finally:
+            torch.set_num_threads(threads)  # of threads that others begin from now on, which take the last number set
+        return list(pool.map(run, parts))
