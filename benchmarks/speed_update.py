@@ -7,6 +7,7 @@ A tile of PASTIS (320 m, SPOT, 40 dates of Sentinel-2 and Sentinel-1, patches of
 size, float32. *Projector*: pixel tokens of one sensor from what is kept and the new date, beside those of 41 dates.
 *Refresh*: embeddings of all patches when a sensor or both get a date, from what is kept of their dates, the patches'
 tokens of all others, and the new dates, beside the whole forward pass. Both take turns; ratios are those of each turn.
+*Of operations*: of those of matrix products, counted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from machine import machine_facts, measure_or_print, seconds_of
 from speed import base_model
 from speed_cases import PASTIS, Case
+from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.model.encoder import CHUNK_ROWS, MAX_PAIRS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow, num_bytes
@@ -97,6 +99,13 @@ def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: K
     return [anew, updated]
 
 
+def flops_of(way: Callable[[], Any]) -> int:
+    """Operations of matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return int(counter.get_total_flops())
+
+
 def run(times: int, others: float, path: Path | None) -> None:
     """Measure, print, and keep."""
     model, found = base_model(), {"machine": machine_facts(times, others), "rows": []}
@@ -112,10 +121,11 @@ def run(times: int, others: float, path: Path | None) -> None:
             one = make(model, inputs, key, keep)
             turns = [[seconds_of(way) for way in one] for _ in range(times)]
             anew, updated = (statistics.median(column) for column in zip(*turns, strict=True))
+            flops_anew, flops_updated = map(flops_of, one)
             keys = SERIES if key == "all" else (key,)
             found["rows"].append({
                 "what": what, "sensor": key, "keep": keep, "anew_s": anew, "updated_s": updated,
-                "ratio": statistics.median(b / a for a, b in turns),
+                "ratio": statistics.median(b / a for a, b in turns), "flops_ratio": flops_updated / flops_anew,
                 "kept_bytes_per_pixel": sum(num_bytes(model.projectors[k], keep, 41) for k in keys),
             })  # fmt: skip
     print(table(found))
@@ -129,13 +139,13 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; medians of "
         f"{machine['times']}, {machine['load']:.1f} cores busy with something else.",
-        "", "| what | of | kept | 41 dates anew, s | 41st date added, s | ratio | kept bytes a pixel |",
-        "|---|---|---|---|---|---|---|",
+        "", "| what | of | kept | 41 dates anew, s | 41st date added, s | ratio | of operations | kept bytes a pixel |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in found["rows"]:
         lines.append(
             f"| {row['what']} | {row['sensor']} | {row['keep']} | {row['anew_s']:.2f} | {row['updated_s']:.3f} | "
-            f"{row['ratio']:.3f} | {row['kept_bytes_per_pixel']} |"
+            f"{row['ratio']:.3f} | {row['flops_ratio']:.3f} | {row['kept_bytes_per_pixel']} |"
         )
     return "\n".join(lines)
 
