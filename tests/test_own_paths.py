@@ -7,8 +7,8 @@ import pytest
 
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
-from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from geo_builders import geobox, ramp, write_tif
+from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from geo_builders import LEFT, TOP, geobox, ramp, write_tif
 from own_builders import COVER, S2, described, image, tabled
 
 
@@ -187,3 +187,70 @@ def test_a_tile_without_the_optional_sensor_asked_for_is_one_that_nothing_is_kno
     assert seen.values.shape == (1, 3, 4, 4)
     assert not seen.valid.any()
     assert dataset[0].geobox is not None
+
+
+def _optional(path="s1/{scene}", **more):
+    """Two tiles of `s2`, and `s1` by a column of the table that is empty for the second."""
+    return {
+        "modalities": {
+            "s2": {"path": "s2/{id}.tif"},
+            "s1": {"path": path, "bands": [*["-"] * 8, "VV", "VH"], "optional": True, **more},
+        }
+    }
+
+
+def test_an_empty_cell_is_no_path_to_the_folder_of_other_tiles(tmp_path):
+    for name in ("s2/t0.tif", "s2/t1.tif", "s1/20200601.tif"):
+        image(tmp_path / name)
+    for path in ("s1/{scene}", "{scene}"):
+        table = f"id,scene\nt0,{'20200601.tif' if '/' in path else 's1'}\nt1,\n"
+        dataset = tabled(tmp_path, table, **_optional(path))
+        assert [sorted(tile.observations) for tile in dataset] == [["s1", "s2"], ["s2"]]
+
+
+def test_an_empty_cell_in_a_path_that_every_tile_has_is_refused_by_row(tmp_path):
+    message = r"tiles\.csv: row 2, tile 't1', has nothing in column 'scene', which 's2/\{scene\}' needs; .*optional"
+    with pytest.raises(SourceError, match=message):
+        tabled(tmp_path, "id,scene\nt0,t0.tif\nt1,\n", **_at("s2/{scene}"))
+
+
+def test_an_empty_cell_in_the_path_of_a_mask_is_refused_by_row(tmp_path):
+    masked = _optional("s1/{id}.tif", quality={"kind": "scl", "layer": "scl/{mask}"})
+    with pytest.raises(
+        SourceError, match=r"row 1, tile 't0', has nothing in column 'mask', which 'scl/\{mask\}' needs"
+    ):
+        tabled(tmp_path, "id,mask\nt0,\n", **masked)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"), [(["20190601.tif"], "no date of it is between 2020-01-01 and 2020-12-31"),
+                        ([], "the folder holds no GeoTIFF")],
+)  # fmt: skip
+def test_optional_imagery_with_nothing_to_give_counts_as_absent_and_is_told(tmp_path, files, told):
+    image(tmp_path / "s2" / "t0.tif")
+    (tmp_path / "s1" / "t0").mkdir(parents=True)
+    for name in files:
+        image(tmp_path / "s1" / "t0" / name, tags={})
+    dataset = _open(tmp_path, **_optional("s1/{id}", dates=["2020-01-01", "2020-12-31"]))
+    assert sorted(dataset[0].observations) == ["s2"]
+    report = check_dataset(str(tmp_path / "mine.yaml"), tmp_path)
+    assert (report.num_read, f"s1: counts as absent: {told}" in report.notes) == (1, True)
+    alone = open_dataset(str(tmp_path / "mine.yaml"), tmp_path, "all", modalities=["s1"])
+    assert not alone[0].observations["s1"].valid.any()
+
+
+def test_optional_imagery_that_counts_as_absent_does_not_move_the_ground(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    write_tif(image(tmp_path / "s1" / "t0" / "20190601.tif"), ramp(10, 4, 4), geobox((4, 4), 10.0, LEFT + 40, TOP - 40))
+    dated = _optional("s1/{id}", dates=["2020-01-01", "2020-12-31"])
+    for asked in (None, ["s2"]):
+        tile = open_dataset(described(tmp_path, **dated), tmp_path, "all", modalities=asked)[0]
+        assert tile.geobox.boundingbox.left == LEFT + 20
+
+
+def test_a_folder_of_another_kind_of_imagery_is_no_absent_one(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    (tmp_path / "s1" / "t0").mkdir(parents=True)
+    (tmp_path / "s1" / "t0" / "20200601.jp2").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"the folder holds no GeoTIFF; it holds 20200601\.jp2"):
+        _open(tmp_path, **_optional("s1/{id}"))[0]

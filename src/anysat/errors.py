@@ -140,6 +140,17 @@ class SourceError(AnySatError, ValueError):
         super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
 
 
+class EmptySourceError(SourceError):
+    """A source that is there and has nothing to give: no file, or no date among those asked for."""
+
+    problem: str = ""
+    """What it lacks, without its path."""
+
+    def __init__(self, path: object, problem: str, advice: str = "") -> None:
+        super().__init__(path, problem, advice)
+        self.problem = problem
+
+
 class LargeGroundError(SourceError):
     """Ground that is too large to be seen as one tile."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from odc.geo import CRS
 
-from anysat.errors import SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, SourceError, UnknownNameError
 from anysat.geo.arrays import file_layers
 from anysat.geo.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
 from anysat.geo.matching import some
@@ -59,10 +59,10 @@ def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
     _refuse_part(path, wanted.part)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF and not file.is_dir())
     if not files:
-        besides = f"; it holds {some(left)}" if (left := beside_geotiffs(path)) else ""
-        raise SourceError(
-            path, f"the folder holds no GeoTIFF{besides}", "give a folder of .tif files, a file or a .zarr folder"
-        )
+        left, advice = beside_geotiffs(path), "give a folder of .tif files, a file or a .zarr folder"
+        if left:
+            raise SourceError(path, f"the folder holds no GeoTIFF; it holds {some(left)}", advice)
+        raise EmptySourceError(path, "the folder holds no GeoTIFF", advice)
     tags = _DATE_TAGS if len(files) > 1 else (*_DATE_TAGS, _WRITTEN_TAG)  # all may have been written on one day
     return [_tiff_layer(file, wanted, tags) for file in files]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import SourceError
+from anysat.errors import EmptySourceError
 from anysat.geo.descriptions import Between
 from anysat.geo.grid import Footprint, boundary_in
 from anysat.geo.matching import Chosen, some
@@ -69,7 +69,7 @@ class Source:
         """The same source with no other dates than these; an image, which is no series, stays as it is.
 
         Raises:
-            SourceError: none of its dates is among them.
+            EmptySourceError: none of its dates is among them.
         """
         if between is None or not self.modality.is_temporal or self.dates is None:
             return self
@@ -77,7 +77,7 @@ class Source:
         if not len(kept):
             first, last = min(self.dates), max(self.dates)
             there = str(first) if first == last else f"{len(self.dates)} dates from {first} to {last}"
-            raise SourceError(
+            raise EmptySourceError(
                 self.name, f"no date of it is between {between[0]} and {between[1]}", f"it has {there}: "
                 f"{some(np.unique(self.dates).tolist())}",
             )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.arrays import array_layers
 from anysat.geo.degrees import has_place, is_on_earth
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
@@ -227,7 +227,7 @@ def _assemble(
 ) -> Source:  # fmt: skip
     """A source of opened layers; `date` is the one the user gave, a source that may float may lack a georeference."""
     if not layers:
-        raise SourceError(name, "it holds nothing", "give data with at least one date")
+        raise EmptySourceError(name, "it holds nothing", "give data with at least one date")
     described, before, taken = as_in_training(described, trained, layers, modality, units, is_stac=is_stac)
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
     imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
@@ -235,7 +235,7 @@ def _assemble(
     chosen, unused = match_bands(name, imagery, modality)
     chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
-        raise SourceError(name, "it holds no date", "give a series with at least one")
+        raise EmptySourceError(name, "it holds no date", "give a series with at least one")
     _check_located(chosen, may_float)
     unit_of, unit_notes = units_of(chosen, modality, {**own_units(described.units, modality), **units}, before)
     notes = [*_notes(layers, chosen, unused, found, date), *unit_notes, *taken]

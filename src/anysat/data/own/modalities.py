@@ -72,14 +72,15 @@ class OwnModality:
         Args:
             row: of the tile.
             root: the data folder.
-            is_read: False to know the ground alone: neither dates nor what masks it are asked for.
+            is_read: False to know the ground alone: what masks it is not asked for, nor which days count, where every
+                tile is to have it.
 
         Raises:
             MissingFileError: the raster that masks it is not there.
         """
         source = replace(self.source, path=self.path.format(**row))
         if not is_read:
-            source = replace(source, quality=None, dates=None)
+            source = replace(source, quality=None, dates=source.dates if self.is_optional else None)
         elif self.quality_path is not None:
             assert source.quality is not None, source
             layer = self.quality_path.format(**row)

@@ -44,6 +44,16 @@ def file_of(pattern: str) -> str:
     return _DATE.sub("", pattern).partition("::")[0]
 
 
+def empty_field(pattern: str, row: Mapping[str, Any]) -> str | None:
+    """The first column that a path needs and that is empty in a row, as the table calls it; None where none is.
+
+    >>> empty_field("s2/{scene}", {"id": "a", "scene": ""})
+    'scene'
+    """
+    found = (name for name in FIELD.findall(pattern) if row.get(name) == "")
+    return next((SPLIT if name == SPLIT_CELL else name for name in found), None)
+
+
 def leads_out(path: str) -> bool:
     """Whether a path leads out of the data folder."""
     parts = PurePosixPath(path.replace("\\", "/"))

@@ -15,11 +15,11 @@ from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
-from anysat.data.own.paths import as_written, fields_of, leads_out, with_cell
+from anysat.data.own.paths import as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
-from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _is_imagery(path: Path) -> bool:
 
 
 def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
-    """Refuse cells that lead a path out of the data folder, and ids that are none."""
+    """Refuse cells that lead a path out of the data folder or are empty where it needs them, and ids that are none."""
     name = row["id"]
     if not name or name in (".", "..") or set("/\\") & set(name):
         raise SourceError(source, f"row {number} has the id {name!r}", "give each tile a name without slashes")
@@ -85,6 +85,15 @@ def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
         if leads_out(path):
             problem = f"row {number}, tile {name!r}, makes {as_written(pattern)!r} the path {path!r}"
             raise SourceError(source, problem, "correct its cells: files lie below the data folder")
+    for own in data.modalities:
+        for pattern in () if own.is_optional and empty_field(own.path, row) else own.patterns:
+            if column := empty_field(pattern, row):
+                where = f"row {number}, tile {name!r}"
+                advice = "" if own.is_optional else f"; where some tiles lack {own.key!r}, give it `optional: true`"
+                raise SourceError(
+                    source, f"{where}, has nothing in column {column!r}, which {as_written(pattern)!r} needs",
+                    f"fill it in, or leave the tile out{advice}",
+                )  # fmt: skip
 
 
 def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
@@ -158,7 +167,7 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
     """
     from anysat.geo.grid import plan_tile
 
-    sources = _open_sources(data, folder, row, modalities)
+    sources, _ = _open_sources(data, folder, row, modalities)
     place = None
     if data.is_centred_on_table:
         columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
@@ -191,21 +200,34 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
 
 def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tuple[str, ...]]:
     """What opening the imagery of a tile tells, by modality: bands that are not used, where units come from."""
-    keys = [own.key for own in data.modalities]
-    return {key: source.notes for key, source in _open_sources(data, folder, row, keys).items()}
+    sources, absent = _open_sources(data, folder, row, [own.key for own in data.modalities])
+    told = {key: (f"counts as absent: {why}",) for key, why in absent.items()}
+    return {key: source.notes for key, source in sources.items()} | told
 
 
-def _open_sources(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> dict[str, Source]:
-    """What is there of a tile, and what must be of the modalities asked for."""
+def _open_sources(
+    data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]
+) -> tuple[dict[str, Source], dict[str, str]]:
+    """What is there of a tile, and what must be of the modalities asked for; and why what is there has nothing to give.
+
+    An optional modality that has nothing to give counts as absent.
+    """
     from anysat.geo.sources import open_sources
 
     sources: dict[str, Source] = {}
+    absent: dict[str, str] = {}
     for own in data.modalities:
-        is_there = folder.path(own.key, **row).exists()
-        if is_there or (own.key in modalities and not own.is_optional):
-            described = own.source_of(row, folder.root, is_read=own.key in modalities)
-            sources |= open_sources({own.key: described}, {own.key: own.record}, own.units)
-    return sources
+        is_read = own.key in modalities
+        is_there = empty_field(own.path, row) is None and folder.path(own.key, **row).exists()
+        if is_there or (is_read and not own.is_optional):
+            described = own.source_of(row, folder.root, is_read=is_read)
+            try:
+                sources |= open_sources({own.key: described}, {own.key: own.record}, own.units)
+            except EmptySourceError as error:
+                if not own.is_optional:
+                    raise
+                absent[own.key] = error.problem
+    return sources, absent
 
 
 def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
