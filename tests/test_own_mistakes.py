@@ -164,6 +164,32 @@ def test_shares_count_more_than_a_column_called_split(tmp_path):
     assert dataset.samples.columns["split"].tolist() == ["train", "train"]
 
 
+def test_splits_that_say_nothing_leave_the_column_called_split(tmp_path):
+    dataset = tabled(tmp_path, "id,split\nt0,test\nt1,val\nt2,train\n", splits={})
+    assert dataset.samples.columns["split"].tolist() == ["test", "val", "train"]
+    assert "column 'split'" in dataset.record.split_rule
+
+
+def test_a_seed_beside_a_column_called_split_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=r"mine\.yaml, splits, seed: expected nothing.* column 'split' .*`shares`"):
+        tabled(tmp_path, "id,split\nt0,test\n", splits={"seed": 1})
+
+
+def test_a_seed_alone_draws_other_splits_of_a_table_without_them(tmp_path):
+    text = "id\n" + "".join(f"t{number}\n" for number in range(30))
+    drawn = [tabled(tmp_path, text, **said).samples.columns["split"].tolist()
+             for said in ({}, {"splits": {"seed": 0}}, {"splits": {"seed": 1}})]  # fmt: skip
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_target_of_the_column_called_split_is_its_cell_whatever_split_is_drawn(tmp_path):
+    target = {"part": {"column": "split", "classes": ["train", "val", "test"]}}
+    splits = {"shares": {"val": 1}}
+    dataset = tabled(tmp_path, "id,split\nt0,test\n", targets=target, splits=splits)
+    assert dataset.samples.columns["split"].tolist() == ["val"]
+    assert (int(dataset[0].targets["part"]), dataset.labels().tolist()) == (2, [2])
+
+
 @pytest.mark.parametrize("value", ["trian", ""])
 def test_a_column_called_split_with_another_value_is_refused_by_row(tmp_path, value):
     with pytest.raises(UnknownNameError, match=rf"column 'split' of .*tiles\.csv '{value}'; .*Row 2 has it, tile 't1'"):

@@ -30,12 +30,14 @@ class OwnSplits:
     """How tiles are split: by a column, or by shares."""
 
     is_given: bool
-    """False when the file does not say, so that a column `split` of the table does where there is one."""
+    """False when the file says neither column nor shares nor block_m: a column `split` of the table does, if any."""
     column: str | None
     members: Mapping[str, tuple[str, ...]]
     """Values of the column that make up each split."""
     shares: Mapping[str, float]
     seed: int
+    is_seeded: bool
+    """True when the file gives the seed."""
     block_m: float | None
     """Side of the squares of ground that stay together."""
 
@@ -179,7 +181,8 @@ def _splits(top: Section) -> OwnSplits:
         column=section.text("column", None),
         members={split: members[split] or (split,) for split in SPLITS},
         shares={split: part.number(split) for split in SPLITS if part.has(split)},
-        is_given=top.has("splits"),
+        is_given=any(map(section.has, ("column", "shares", "block_m"))),
         seed=section.whole("seed", 0),
+        is_seeded=section.has("seed"),
         block_m=section.number("block_m", None, least=0.01, most=MAX_TILE_M),
     )

@@ -15,7 +15,7 @@ from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
-from anysat.data.own.paths import as_written, empty_field, fields_of, leads_out, with_cell
+from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
@@ -60,8 +60,8 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
         if not path.is_file():
             raise MissingFileError(path, f"the table of the tiles there, or beside {data.file}")
         fields = {name for pattern in data.patterns for name in fields_of(pattern)}
-        labels = {own.column for own in data.targets if own.column} | {data.splits.column or "id"}
-        rows = read_table(path, ["id", *sorted(fields | labels)])
+        fields |= {own.column for own in data.targets if own.column}
+        rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})])
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
     found = folder.find(data.first.key)
     kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
@@ -102,22 +102,28 @@ def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
             label_of(own, row)
         except (ValueError, KeyError) as error:
             advice = f"; its classes are {', '.join(own.target.classes[:_SHOWN])} …" if own.target.classes else ""
-            problem = f"tile {row['id']!r} has {row[own.column or '']!r} in column {own.column!r}{advice}"
+            problem = f"tile {row['id']!r} has {_cell(own, row)!r} in column {own.column!r}{advice}"
             raise SourceError(source, problem, _label_advice(own, row)) from error
 
 
 def _label_advice(own: OwnTarget, row: Row) -> str:
     if own.target.kind == "value":
         return "write a number, or nothing where there is none"
-    if any(map(is_missing_word, row[own.column or ""].split(own.separator))):
+    if any(map(is_missing_word, _cell(own, row).split(own.separator))):
         needs_ignore = own.target.kind == "class" and own.target.ignore is None
         return "leave cells without a label empty" + (" and give `ignore`" if needs_ignore else "")
     return "correct it, or give `ignore` for cells without a label"
 
 
+def _cell(own: OwnTarget, row: Row) -> str:
+    """Text of a target in its column: of a column `split` the table's own, whatever split is drawn."""
+    name = own.column or ""
+    return str(row.get(SPLIT_CELL, row[name]) if name == SPLIT else row[name])
+
+
 def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
     """A tile's target in its cell of the table; a cell without a label is NaN or `ignore`."""
-    text, target = row[own.column or ""], own.target
+    text, target = _cell(own, row), own.target
     if target.kind == "value":
         if text and not abs(float(text)) <= _MAX_VALUE:
             raise ValueError("neither infinite nor NaN")
@@ -132,6 +138,9 @@ def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
 def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.str_]:
     splits = data.splits
     column = SPLIT if not splits.is_given and SPLIT in columns else splits.column
+    if column == SPLIT and splits.is_seeded:
+        expected = f"nothing, because column {SPLIT!r} of {source} splits the tiles; to draw them anew, give `shares`"
+        raise RecordError(f"{data.file}, splits, seed", splits.seed, expected)
     if column is not None:
         known = [value for group in splits.members.values() for value in group]
         for value, first in zip(*np.unique(columns[column], return_index=True), strict=True):
@@ -234,7 +243,8 @@ def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples:
     """Class number of every tile, of a target in the table; -1 of one without a label."""
     if own.column not in samples.columns:
         raise RecordError(f"{data.file}, targets.{own.target.name}", own.column, "a column of the table")
-    found = np.array([label_of(own, {own.column: text}) for text in samples.columns[own.column].tolist()], np.int64)
+    column = SPLIT_CELL if own.column == SPLIT and SPLIT_CELL in samples.columns else own.column
+    found = np.array([label_of(own, {own.column: text}) for text in samples.columns[column].tolist()], np.int64)
     return found if own.target.ignore is None else np.where(found == own.target.ignore, -1, found)
 
 
