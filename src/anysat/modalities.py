@@ -212,11 +212,13 @@ def read_modalities(path: str | Path) -> tuple[Modality, ...]:
     """
     import yaml  # only this door needs it
 
+    from anysat.yaml_files import parse_yaml
+
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(path, "a YAML file with one modality record or a list of them")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse_yaml(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecordError(f"modality file {path}", str(error), "valid YAML") from error
     records = content if isinstance(content, list) else [content]

@@ -228,10 +228,12 @@ def _of_word(word: str) -> dict[str, SourceDescription]:
 def _of_yaml(file: Path) -> dict[str, SourceDescription]:
     import yaml
 
+    from anysat.yaml_files import parse_yaml
+
     if not file.is_file():
         raise MissingFileError(file, "a YAML file of sources")
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = parse_yaml(file.read_text("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecordError(str(file), str(error), "valid YAML") from error
     if not isinstance(content, Mapping) or not content:

@@ -88,10 +88,12 @@ def read_yaml(path: Path) -> OwnData:
     """
     import yaml
 
+    from anysat.yaml_files import parse_yaml
+
     if not path.is_file():
         raise MissingFileError(path, "a YAML file that describes a dataset")
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = parse_yaml(path.read_text("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that cannot be
         raise RecordError(str(path), str(error), "valid YAML") from error
     top = Section(content, str(path), _KEYS)

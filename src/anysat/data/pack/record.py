@@ -83,10 +83,10 @@ def _description(record: DatasetRecord, packed: Collection[str]) -> dict[str, st
     path = Path(record.found_as)
     if not record.is_own or not path.is_file():
         return None
-    import yaml
+    from anysat.yaml_files import parse_yaml
 
     found: dict[str, str] = {}
-    for key, content in yaml.safe_load(path.read_text("utf-8")).items():
+    for key, content in parse_yaml(path.read_text("utf-8")).items():
         if key in _PARTS and isinstance(content, Mapping):
             found |= {f"{key}.{name}": _checksum(part) for name, part in content.items() if name in packed}
         elif key not in _WORDS:
