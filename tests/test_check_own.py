@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import yaml
 
+from anysat.data.base import open_dataset
 from anysat.data.check import check_dataset
+from anysat.data.pack.write import pack_dataset
 from geo_builders import LEFT, SOUTH, TOP, geobox, write_tif
 from own_builders import COVER, S2, described, image
 
@@ -152,6 +154,24 @@ def test_places_of_the_table_tell_of_tiles_that_are_not_read(tmp_path):
     found, report = _findings(tmp_path, samples=2, tiles="tiles.csv", modalities=source, centre="table")
     assert (report.num_read, "unreadable-sample" in found) == (2, False)
     assert found["leaked-place"].where == "test and train: t101 and t200"
+
+
+def test_places_of_the_table_tell_of_packed_tiles_too(tmp_path):
+    """Of four tiles two of which lie on one place, one of each split is read."""
+    from pyproj import Transformer
+
+    tops = (TOP, TOP + 1000, TOP + 2000, TOP)
+    _pairs(tmp_path, [(LEFT, top, SOUTH) for top in tops], "id\n")
+    to_degrees = Transformer.from_crs(SOUTH, "EPSG:4326", always_xy=True).transform
+    places = [to_degrees(LEFT + 40, top - 40) for top in tops]
+    rows = [f"t{i},{lon},{lat},{'test' if i == 3 else 'train'}\n" for i, (lon, lat) in enumerate(places)]
+    (tmp_path / "tiles.csv").write_text("id,lon,lat,split\n" + "".join(rows))
+    name = described(tmp_path, tiles="tiles.csv")
+    pack_dataset(open_dataset(name, tmp_path, "all"), tmp_path / "packed")
+    for root in (tmp_path, tmp_path / "packed"):
+        found = check_dataset(name, root, samples=1).findings
+        assert [one.where for one in found if one.kind == "leaked-place"] == ["test and train: t3 and t0"]
+        assert all("`block_m` in the YAML file" in one.message for one in found if one.kind == "leaked-place")
 
 
 def test_few_pixels_do_not_tell_that_bands_are_exchanged(tmp_path):

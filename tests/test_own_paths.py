@@ -5,9 +5,11 @@ import datetime
 import numpy as np
 import pytest
 
+from anysat.batch import Batch
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.modalities import MODALITIES
 from geo_builders import LEFT, TOP, geobox, ramp, write_tif
 from own_builders import COVER, S2, described, image, tabled
 
@@ -187,6 +189,21 @@ def test_a_tile_without_the_optional_sensor_asked_for_is_one_that_nothing_is_kno
     assert seen.values.shape == (1, 3, 4, 4)
     assert not seen.valid.any()
     assert dataset[0].geobox is not None
+
+
+def test_context_that_is_missing_has_the_pixels_of_context_that_is_there(tmp_path):
+    """A tile of 600 m has 3 x 3 pixels of MODIS, so that tiles with and without it make one batch."""
+    both = {"s2": {"path": "s2/{id}.tif"}, "modis": {"path": "modis/{id}.tif", "optional": True}}
+    for name in ("t0", "t1"):
+        path = image(tmp_path / "s2" / f"{name}.tif")
+        write_tif(path, ramp(10, 60, 60), geobox((60, 60)), names=S2, tags={"DATETIME": "2020:06:01"})
+    box, bands = geobox((6, 6), 250.0, LEFT - 500, TOP + 500), MODALITIES["modis"].band_names
+    (tmp_path / "modis").mkdir()
+    write_tif(tmp_path / "modis" / "t0.tif", ramp(7, 6, 6), box, names=bands, tags={"DATETIME": "2020:06:01"})
+    name = described(tmp_path, tile_m=600, modalities=both)
+    tiles = list(open_dataset(name, tmp_path, "all", modalities=["modis"]))
+    assert Batch.of(tiles).observations["modis"].values.shape == (2, 1, 7, 3, 3)
+    assert [tile.observations["modis"].valid.any() for tile in tiles] == [True, False]
 
 
 def _optional(path="s1/{scene}", **more):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def tile_of(seen: Iterable[Observation | None], asked: Sequence[str], extent_m: 
 def nothing_of(modality: Modality, extent_m: float) -> Observation:
     """An observation of so much ground (side in metres) without a valid value."""
     dates = [PLACEHOLDER_DATE] if modality.is_temporal else None
-    side_px = 1 if modality.covers_tile else round(extent_m / modality.gsd_m)
+    count = math.ceil if modality.covers_tile else round  # as in `geo.grid.TileGrid.of`
+    side_px = count(round(extent_m / modality.gsd_m, 6))
     shape = (*([1] if dates else []), len(modality.bands), side_px, side_px)
     return Observation.of(modality, np.zeros(shape, np.float32), dates=dates, valid=np.zeros(shape, bool))

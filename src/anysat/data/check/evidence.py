@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Samples
-from anysat.data.layout import SOURCE, DatasetFolder
+from anysat.data.layout import DatasetFolder
 from anysat.modalities import Modality, band_key
 from anysat.observation import Observation
 
@@ -136,7 +136,7 @@ class Evidence:
     @property
     def is_own(self) -> bool:
         """Whether it is a user's own data, described in a YAML file."""
-        return any(entry.dtype == SOURCE for entry in self.folder.layout.entries)
+        return self.record.is_own
 
     @property
     def described_in(self) -> str:
