@@ -168,12 +168,10 @@ def _bradd(tmp_path, **changes):
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        lambda moment: moment.date(),
-        lambda moment: moment.replace(hour=9, minute=59),
-        lambda moment: moment.replace(hour=23, tzinfo=datetime.UTC),
-    ],
-)
+    [lambda moment: moment.date(), lambda moment: moment.replace(hour=9, minute=59),
+     lambda moment: moment.replace(hour=23, tzinfo=datetime.UTC),
+     lambda moment: moment.replace(hour=1, tzinfo=datetime.UTC).astimezone(datetime.timezone(-datetime.timedelta(hours=3)))],
+)  # fmt: skip
 def test_dates_of_any_kind_are_days(tmp_path, kind):
     expected = open_dataset("bradd_s1ts", miniature("bradd_s1ts"), "all")[0].observations["s1"].dates
     tile = _bradd(tmp_path, image_dates=lambda moments: [kind(moment) for moment in moments])

@@ -14,7 +14,6 @@ from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.world import FACTORS, World
 from anysat.errors import SourceError
-from anysat.observation import Dates
 
 CLASSES = ("forest or other", "deforested")
 IGNORE = -1
@@ -57,15 +56,10 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     values, dates, label = folder.read("s1", "dates", "label", **row)
     if len(label) < 2:
         raise SourceError(folder.path("label", **row), f"it has {len(label)} label", "expected one before, one after")
-    observation = folder.observe("s1", values, dates=_days(dates), **row)
+    observation = folder.observe("s1", values, dates=list(dates), **row)
     cleared = label[1].astype(np.int64)
     target = np.where(np.isin(cleared, (0, 1)), cleared, IGNORE)
     return Tile.of(observation, targets={"deforestation": target})
-
-
-def _days(stamps: Sequence[Any]) -> Dates:
-    """Days of dates, or of moments with or without a time zone."""
-    return np.array([str(stamp)[:10] for stamp in stamps], "datetime64[D]")
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
