@@ -21,7 +21,7 @@ from anysat.data.base import dataset_names, open_dataset
 from anysat.data.mixture import GEOPLEX, Loader, Mixture, OrderedPass, Part
 from anysat.data.pack.write import pack_dataset
 from anysat.data.transforms import Augmentation
-from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError
+from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES
 from meadow import Meadow, tensors
 from miniatures import miniature
@@ -148,6 +148,22 @@ def test_patch_sizes_that_do_not_divide_the_tile_are_refused():
         Part(tiles=trees, batch_size=1, patch_sizes_m=(25,))
     with pytest.raises(RecordError, match="sizes that divide the 30 m of a crop"):
         Part(tiles=trees, batch_size=1, patch_sizes_m=(20,), augmentation=Augmentation(crop_m=30))
+
+
+def test_patch_sizes_divide_the_side_of_the_world_that_is_there(tmp_path):
+    for extent_m, fits, breaks in ((240, 80, 100), (90, 45, 60)):
+        (tmp_path / "world.json").write_text(f'{{"tiles": 3, "extent_m": {extent_m}, "modalities": ["s2"]}}')
+        tiles = open_dataset("world", tmp_path, "all")
+        Part(tiles=tiles, batch_size=1, patch_sizes_m=(fits,))
+        with pytest.raises(RecordError, match=f"sizes that divide the {extent_m} m of a tile, got {breaks}"):
+            Part(tiles=tiles, batch_size=1, patch_sizes_m=(breaks,))
+
+
+@pytest.mark.parametrize("option", ["max_dates_of", "keep_dates_frac_of"])
+def test_dates_of_a_modality_that_the_tiles_lack_are_refused(option):
+    trees = open_dataset("treesatai_ts", miniature("treesatai_ts"), "all")
+    with pytest.raises(UnknownNameError, match=f"modality of part 'treesatai_ts', {option} 'sentinel2'; .*s2"):
+        Part(tiles=trees, batch_size=1, patch_sizes_m=(10,), augmentation=Augmentation(**{option: {"sentinel2": 1}}))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -173,12 +173,20 @@ def test_a_quality_raster_that_is_missing_is_named(tmp_path):
         ({"quality": "sql"}, r"mine\.yaml, modalities\.s2.* 'sql'; closest: scl"),
         ({"quality": {"kind": "scl", "band": 1}}, r"mine\.yaml, modalities\.s2.* 'band'"),
         ({"quality": {"kind": "scl", "layer": "../scl/{id}.tif"}}, r"modalities\.s2, quality: expected a layer below"),
+        ({"dates": ["2020-01-02", "2020-01-01"]}, r"modalities\.s2, dates: expected a first day that is not after"),
         ({"dates": "2020"}, r"mine\.yaml, modalities\.s2, dates: expected the first and the last day"),
     ],
 )
 def test_what_cannot_be_said_is_named_by_file_and_key(tmp_path, said, message):
     with pytest.raises((RecordError, UnknownNameError), match=message):
         find_dataset(described(tmp_path, **_at("s2/{id}.tif", **said)))
+
+
+def test_days_of_a_single_image_are_refused(tmp_path):
+    photo = {"aerial": {"path": "aerial/{id}.tif", "dates": ["2020-01-01", "2020-12-31"]}}
+    message = r"mine\.yaml, modalities\.aerial, dates: expected nothing, as 'aerial' is a single image"
+    with pytest.raises(RecordError, match=message):
+        find_dataset(described(tmp_path, modalities=photo))
 
 
 def test_a_tile_without_the_optional_sensor_asked_for_is_one_that_nothing_is_known_of(tmp_path):

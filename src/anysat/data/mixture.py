@@ -20,7 +20,7 @@ from anysat.batch import Batch, Tile
 from anysat.data.base import Tiles
 from anysat.data.loader import Draw, Loader, Plan
 from anysat.data.transforms import Augmentation, augment
-from anysat.errors import InputError, RecordError
+from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.patches import centimetres
 
 SAMPLERS = ("shuffle", "sqrt_frequency")
@@ -54,17 +54,35 @@ class Part:
             raise InputError(where, "at least one sample", "none")
         if self.batch_size < 1:
             raise RecordError(f"{where}, batch_size", self.batch_size, "at least one tile")
-        side_m = self.augmentation.crop_m or getattr(getattr(self.tiles, "record", None), "tile_m", None)
+        crop_m = self.augmentation.crop_m
         if not self.patch_sizes_m:
             raise RecordError(f"{where}, patch_sizes_m", self.patch_sizes_m, "at least one patch size")
         for patch_size_m in self.patch_sizes_m:
             size = centimetres(patch_size_m, f"{where}, patch_sizes_m")
-            if side_m is not None and centimetres(side_m, where) % size:
-                expected = f"sizes that divide the {side_m:g} m of a {'crop' if self.augmentation.crop_m else 'tile'}"
-                raise RecordError(f"{where}, patch_sizes_m", patch_size_m, expected)
+            for side_m in [crop_m] if crop_m else sides_m(self.tiles):
+                if centimetres(side_m, where) % size:
+                    expected = f"sizes that divide the {side_m:g} m of a {'crop' if crop_m else 'tile'}"
+                    raise RecordError(f"{where}, patch_sizes_m", patch_size_m, expected)
         if self.sampler not in SAMPLERS:
             raise RecordError(f"{where}, sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
         _ratio(self.weight, where)
+        there = getattr(self.tiles, "modalities", None)
+        for option in ("max_dates_of", "keep_dates_frac_of"):
+            for key in getattr(self.augmentation, option):
+                if there is not None and key not in there:
+                    raise UnknownNameError(f"modality of {where}, {option}", key, there)
+
+
+def sides_m(tiles: Tiles) -> list[float]:
+    """Sides that tiles have, by numbers in a column `extent_m` of their table, else by their record; empty if unknown.
+
+    The generated world has such a column, as `world.json` may ask for another side than its record.
+    """
+    samples, record = (getattr(tiles, name, None) for name in ("samples", "record"))
+    column = None if samples is None else samples.columns.get("extent_m")
+    if column is not None and column.dtype.kind in "iuf":
+        return [float(side) for side in np.unique(column)]
+    return [] if record is None else [record.tile_m]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

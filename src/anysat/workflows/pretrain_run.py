@@ -14,7 +14,7 @@ import torch
 
 from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
 from anysat.data.cache import cache_folder
-from anysat.data.mixture import Mixture, Part
+from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
@@ -53,8 +53,8 @@ class OpenPart:
     def patch_sizes_m(self) -> tuple[float, ...]:
         """Those asked for, else those of the dataset that fit."""
         given = tuple(self.config.patch_sizes_m)
-        side = self.config.crop_m or self.record.tile_m
-        return given or tuple(size for size in self.record.patch_sizes_m if side % size == 0)
+        sides = [self.config.crop_m] if self.config.crop_m else sides_m(self.train) or [self.record.tile_m]
+        return given or tuple(size for size in self.record.patch_sizes_m if not any(side % size for side in sides))
 
     def part(self, tiles: Tiles, *, validation: bool = False) -> Part:
         """How it is drawn; of held-out tiles each as often as any."""

@@ -128,6 +128,8 @@ def _source(section: Section, record: Modality) -> SourceDescription:
         raise UnknownNameError(f"kind of quality layer in {section.where}", quality, QUALITY_KINDS)
     if isinstance(quality, Mapping):
         section.part("quality", quality, [field.name for field in fields(Quality)])
+    if "dates" in said and not record.is_temporal:
+        raise section.refuse("dates", f"nothing, as {record.key!r} is a single image, read whatever its day")
     given = {"path": section.path(), "bands": _bands(section, record), **said}
     source = SourceDescription.from_dict(given, section.where)
     if source.quality is None or source.quality.layer is None:
