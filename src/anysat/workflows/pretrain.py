@@ -23,9 +23,10 @@ class PartConfig:
     dataset: str
     """Name of a dataset, dotted name of a module, or YAML file of one's own data."""
     root: str | None = None
-    """Its folder, loose or packed. Without it: the folder of this name in --data-root."""
+    """Its folder, loose or packed. Without it: the folder of this name, of a module or file the last part of it, in
+    --data-root."""
     world: dict[str, Any] | None = None
-    """For the dataset `world`: what `world.json` is to hold; tiles are generated and kept in the cache."""
+    """For the dataset `world`: what `world.json` is to hold; tiles are generated and kept in the cache; no `root`."""
     split: str = "train"
     """Split that is trained on."""
     val_split: str | None = "val"
@@ -154,7 +155,7 @@ class PretrainConfig:
     seed: int = 0
     """Of everything that is drawn."""
     weights: str | None = None
-    """Weights to begin with, of the same shape; null for new ones."""
+    """Weights to begin with, of the same shape and habits; null for new ones."""
     statistics: str | None = None
     """JSON file of statistics, or a preset; null computes those of the training splits, once."""
     statistics_tiles: int = 2000
@@ -215,12 +216,14 @@ class PretrainConfig:
             InputError: neither a root nor a data root is given.
             MissingFileError: there is no such folder.
         """
+        is_file = part.dataset.endswith((".yaml", ".yml"))
+        name = Path(part.dataset).stem if is_file else part.dataset.rpartition(".")[2]
         if part.root is None and self.data_root is None:
             raise InputError(
                 f"dataset {part.dataset!r}", "its folder", "none",
-                f"give --data-root FOLDER, which holds {part.dataset}/, or `root` in --data",
+                f"give --data-root FOLDER, which holds {name}/, or `root` in --data",
             )  # fmt: skip
-        root = Path(part.root) if part.root is not None else Path(str(self.data_root)) / Path(part.dataset).stem
+        root = Path(part.root) if part.root is not None else Path(str(self.data_root)) / name
         if not root.exists():
             raise MissingFileError(root, f"the folder of {part.dataset}")
         return root

@@ -20,6 +20,7 @@ from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RecordError, RunStoppedError
 from anysat.model.checkpoint import find_statistics, load, read_weights
+from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
@@ -149,6 +150,10 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
     """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache.
 
     `told_as` follows the name of the dataset in lines of progress.
+
+    Raises:
+        InputError: a folder and a world to generate, or neither a root nor a data root.
+        MissingFileError: there is no such folder.
     """
     from anysat.data.prepare import prepare_fetched, prepare_world
 
@@ -156,6 +161,11 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
         return progress_bar(what + told_as, total)
 
     record, normaliser = find_dataset(part.dataset), None
+    if part.world is not None and part.root is not None:
+        raise InputError(
+            f"dataset {part.dataset!r}", "`root`, a folder that is there, or `world`, tiles to generate",
+            f"both, with root {part.root}", "leave one of them out",
+        )  # fmt: skip
     if part.world is not None:
         from anysat.data.datasets.world import WorldSettings
 
@@ -185,32 +195,50 @@ def new_encoder(config: PretrainConfig) -> AnySat:
 
 
 def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretraining:
-    """The student, new or from given weights, and all that trains it; the same for the same seed."""
+    """The student, new or from given weights, and all that trains it; the same for the same seed.
+
+    Raises:
+        InputError: the weights were made with other options.
+    """
     torch.manual_seed(config.seed)
-    model_config = config.model.config()
     if config.weights is None:
         student = new_encoder(config)
         student.normaliser = normaliser
     else:
-        kept = read_weights(config.weights).config
-        differing = [] if kept is None else [f for f in asdict(kept) if getattr(kept, f) != getattr(model_config, f)]
-        if differing:
-            asked = ", ".join(f"{name} {getattr(model_config, name)}" for name in differing if name != "modalities")
-            raise InputError(
-                f"--weights {config.weights}", f"a model of the same {', '.join(differing)}", asked or "others",
-                "set the options of --model to those of the weights",
-            )  # fmt: skip
-        student = load(config.weights, config=model_config, statistics=normaliser)
+        _check_made_alike(config.weights, config)
+        student = load(config.weights, config=config.model.config(), statistics=normaliser)
     student.provenance = {
         "weights": f"pretrained by anysat, preset {config.preset}, goal {config.objective.goal}",
         "data": ", ".join(dict.fromkeys(part.dataset for part in config.data)),
         "seed": str(config.seed),
         "begun_from": config.weights or f"random weights, {config.model.first_weights}",
+        **{name: student.provenance[name] for name in ("licence",) if name in student.provenance},
     }
     objective = Pretraining(student, config.masking, config.objective, recompute=config.recompute)
     if config.model.first_weights == "isometric":
-        init_transformer(objective.predictor, objective.predictor.blocks, isometric_std(model_config.dim))
+        init_transformer(objective.predictor, objective.predictor.blocks, isometric_std(config.model.dim))
     return objective
+
+
+_HABITS = ("subpatch_order", "rpe_heads", "patch_position_unit_m")
+"""What weights were trained with and their shapes do not show; files with the published names do not say it either."""
+
+
+def _check_made_alike(weights: str, config: PretrainConfig) -> None:
+    """Refuse weights that other options than those of the run belong to."""
+    asked = config.model.config()
+    published = replace(asked, **{name: getattr(ModelConfig(), name) for name in _HABITS})
+    kept = read_weights(weights).config or published
+    differing = [name for name in asdict(kept) if getattr(kept, name) != getattr(asked, name)]
+    if not differing:
+        return
+    told = [name for name in differing if name != "modalities"]
+    options = [f"--model.{name.replace('_', '-')} {getattr(kept, name)}" for name in told if name in _HABITS]
+    raise InputError(
+        f"--weights {weights}", f"a model of the same {', '.join(differing)}",
+        ", ".join(f"{name} {getattr(asked, name)}" for name in told) or "others",
+        f"set the options of --model to those of the weights{': ' if options else ''}{' '.join(options)}",
+    )  # fmt: skip
 
 
 def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:
