@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anysat.data.work import write_whole
 
 METRICS = "metrics.csv"
-_HEAD = "step,name,value"
+_HEAD = ("step", "name", "value")
 
 
 def write_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Add the metrics measured after `step` steps."""
-    rows = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
+    rows = [(step, name, repr(float(value))) for name, value in metrics.items()]
     new = not path.exists()
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{_HEAD}\n{rows}" if new else rows)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(_text([_HEAD, *rows] if new else rows))
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -32,15 +33,22 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 def cut_metrics(path: Path, step: int) -> None:
     """Leave out the rows of later steps than this one."""
     if path.exists():
-        kept = [f"{row_step},{name},{value!r}" for row_step, name, value in _rows(path) if row_step <= step]
-        write_whole(path, "\n".join((_HEAD, *kept, "")).encode())
+        kept = [(row_step, name, repr(value)) for row_step, name, value in _rows(path) if row_step <= step]
+        write_whole(path, _text([_HEAD, *kept]).encode())
+
+
+def _text(rows: Iterable[Iterable[object]]) -> str:
+    """As CSV: a name with a comma is quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _rows(path: Path) -> list[tuple[int, str, float]]:
-    text = path.read_text("utf-8")
-    lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].decode()
     rows = []
-    for row in csv.reader(lines[1:]):
-        if len(row) == 3 and row[0].isdecimal():
+    for row in csv.reader(io.StringIO(whole, newline="")):
+        if len(row) == len(_HEAD) and row[0].isdecimal():
             rows.append((int(row[0]), row[1], float(row[2]) if row[2] else math.nan))
     return rows
