@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 import torch  # noqa: E402
 
-from anysat.errors import UnknownNameError  # noqa: E402
+from anysat.errors import InputError, UnknownNameError  # noqa: E402
 from anysat.model.checkpoint import PUBLISHED_REPO, load  # noqa: E402
 from anysat.model.config import SIZES  # noqa: E402
 from anysat.model.encoder import AnySat  # noqa: E402
@@ -30,17 +30,20 @@ def anysat(
     Args:
         pretrained: load `weights`; False gives an untrained model of `size`.
         size: `base`, `small` or `tiny`; only base has published weights.
-        weights: hub id, file or folder; see `anysat.load`, which also takes `options`.
+        weights: hub id, file or folder, of any size; see `anysat.load`, which also takes `options`.
         flash_attn: an option of the authors' entry, taken for its callers; torch chooses how attention is computed.
         device, dtype: where the weights go, and of which type they are.
         options: those of `anysat.load`, or of the configuration of an untrained model.
 
     Raises:
         UnknownNameError: there is no such size.
+        InputError: `weights` for an untrained model, or with a `size`, which they have themselves.
     """
     if size not in SIZES:
         raise UnknownNameError("size", size, SIZES)
+    if weights != PUBLISHED_REPO and (not pretrained or size != "base"):
+        given = "pretrained=False" if not pretrained else f"size={size!r}"
+        raise InputError("weights", f"none with {given}", repr(weights), f"leave out {given} to load them")
     if pretrained:
-        source = weights if weights != PUBLISHED_REPO or size == "base" else size
-        return load(source, device=device, dtype=dtype, **options)
+        return load(weights if size == "base" else size, device=device, dtype=dtype, **options)
     return AnySat(SIZES[size](**options)).to(device=device, dtype=dtype).eval()

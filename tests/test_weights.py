@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import anysat
-from anysat.errors import MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
 from anysat.modalities import MODALITIES, Band, Modality
 from anysat.model import checkpoint
 from anysat.model.config import ModelConfig
@@ -341,6 +341,17 @@ def test_the_entry_of_torch_hub_takes_what_the_authors_does_and_a_type(small, tm
     assert (made.dtype, made.config.depth, made.training) == (torch.bfloat16, 1, False)
     checkpoint.save(small, tmp_path / "w.safetensors")
     assert same_numbers(entry(weights=str(tmp_path / "w.safetensors"), flash_attn=True), small)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"pretrained": False, "size": "tiny", "weights": "mine.safetensors"}, {"size": "small", "weights": "nano"}],
+    ids=str,
+)
+def test_the_entry_of_torch_hub_refuses_weights_beside_what_goes_without_them(options):
+    entry = partial(torch.hub.load, str(Path(__file__).parents[1]), "anysat", source="local")
+    with pytest.raises(InputError, match="weights: expected none .*, got '(mine.safetensors|nano)'; leave out"):
+        entry(**options)
 
 
 def test_weights_that_are_one_tensor_are_told_where_they_are_saved(tmp_path):
