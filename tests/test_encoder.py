@@ -1,5 +1,6 @@
 """Facts about embeddings: what changes them, what does not, and where."""
 
+import dataclasses
 import json
 
 import pytest
@@ -279,12 +280,27 @@ def test_unknown_outputs_are_refused(nano):
     "options",
     [{"dim": 100}, {"num_heads": 5}, {"depth": 0}, {"modalities": ()}, {"rpe_heads": "all"}, {"day_convention": "doy"},
      {"subpatch_order": "spiral"}, {"fusion_attention": "none"}, {"temporal_dropout_prob": 1.0},
-     {"patch_position_unit_m": 0.0}, {"pixel_widths": ()}, {"pixel_widths": (8, 6)}, {"pixel_dropout_prob": 1.0}],
+     {"patch_position_unit_m": 0.0}, {"pixel_widths": ()}, {"pixel_widths": (8, 6)}, {"pixel_widths": (64, 4)}, {"pixel_dropout_prob": 1.0}],
     ids=str,
 )  # fmt: skip
 def test_impossible_configurations_are_refused_by_the_option_name(options):
     with pytest.raises(ValueError, match=rf"ModelConfig\.{next(iter(options))}"):
         ModelConfig(**options)
+
+
+@pytest.mark.parametrize("given", [["s2"], "s2", MODALITIES["s2"], MODALITIES, [MODALITIES["s2"], "s1"]])
+def test_modalities_of_a_model_are_records_and_not_keys(given):
+    with pytest.raises(
+        ValueError, match=r"ModelConfig\.modalities: expected records, such as anysat\.MODALITIES\['s2'\]"
+    ):
+        ModelConfig(modalities=given)
+
+
+def test_a_modality_has_no_name_that_torch_could_not_keep_its_projector_under():
+    """`nn.ModuleDict` refuses the names of what it has itself."""
+    for name in (name for name in dir(nn.ModuleDict()) if "_" not in name):
+        with pytest.raises(ValueError, match=f"modality '{name}', key: expected another name"):
+            dataclasses.replace(MODALITIES["s2"], key=name)
 
 
 def test_pixel_layers_have_the_widths_and_the_dropout_asked_for():

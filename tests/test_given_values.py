@@ -63,6 +63,45 @@ def test_valid_masks_that_take_part_in_a_gradient_are_read():
     assert Observation.of(S2, filled(0), dates=DAY, valid=mask).valid.all()
 
 
+def test_a_mask_with_nan_is_refused_for_what_it_holds_and_not_for_its_shape():
+    mask = np.ones((4, 2, 2))
+    mask[1, 0, 1] = np.nan
+    with pytest.raises(InputError, match="^aerial valid mask: expected True and False, or 1 and 0, got nan$"):
+        Observation.of(AERIAL, np.ones((4, 2, 2)), valid=mask)
+    x = {"aerial": torch.zeros(1, 4, 50, 50), "aerial_mask": torch.full((1, 4, 50, 50), float("nan"))}
+    with pytest.raises(InputError, match="^aerial_mask: expected 1 where data is real and 0 elsewhere, got nan$"):
+        random_model(modalities=[AERIAL])(x, 10)
+
+
+def test_a_mask_of_another_shape_is_told_which_it_should_have():
+    with pytest.raises(InputError, match=r"all of \(4, 2, 2\), 1 for an axis that does not matter, got"):
+        Observation.of(AERIAL, np.ones((4, 2, 2)), valid=np.ones((3, 3)))
+    x = {"aerial": torch.zeros(1, 4, 50, 50), "aerial_mask": torch.ones(3, 3)}
+    with pytest.raises(InputError, match=r"all of \(1, 4, 50, 50\), 1 for an axis that does not matter, got \(3, 3\)"):
+        random_model(modalities=[AERIAL])(x, 10)
+
+
+def test_a_masked_date_is_no_date():
+    dates = np.ma.array(["2020-01-01", "2020-02-01"], "datetime64[D]", mask=[False, True])
+    with pytest.raises(InputError, match="s2 dates: expected a date at every time step, got a masked one at step 1"):
+        Observation.of(S2, np.ones((2, 10, 2, 2)), dates=dates)
+    dates.mask = False
+    assert len(Observation.of(S2, np.ones((2, 10, 2, 2)), dates=dates).dates) == 2
+
+
+@pytest.mark.parametrize("day", [20200601, 2020153, 1.59e9, -719163.0])
+def test_numbers_that_are_no_day_numbers_are_refused_in_the_published_call(day):
+    x = {"s2": torch.zeros(1, 2, 10, 2, 2), "s2_dates": torch.tensor([[32, day]])}
+    told = rf"s2_dates: expected day numbers, such as 32 for 1 February, got {day:.0f}; .*day_numbers"
+    with pytest.raises(InputError, match=told):
+        random_model(modalities=[S2])(x, 10)
+
+
+def test_day_numbers_since_any_day_of_three_centuries_are_taken():
+    x = {"s2": torch.zeros(1, 2, 10, 2, 2), "s2_dates": torch.tensor([[-109572, 109572]])}
+    assert random_model(modalities=[S2])(x, 10).isfinite().all()
+
+
 @pytest.mark.parametrize("given", [lambda seen: [seen], lambda seen: seen.values])
 def test_a_tile_takes_observations_one_by_one(given):
     with pytest.raises(InputError, match=r"observations one by one, such as Tile.of\(s2, aerial\), got (list|ndarray)"):

@@ -97,6 +97,12 @@ def test_a_users_yaml_record_enters_by_the_same_door(tmp_path):
         ("key: a\nsensr: b", UnknownNameError, "unknown modality field 'sensr'; closest: sensor"),
         ("key: a\nsensor: b\nbands: [x]\n", RecordError, "all required fields"),
         ("key: a b\nsensor: b\nbands: [x]\ngsd_m: 1\nis_temporal: true", RecordError, "a short name without spaces"),
+        ("key: 8\nsensor: b\nbands: [x]\ngsd_m: 1\nis_temporal: true", RecordError, "key: expected a short name"),
+        (
+            "key: values\nsensor: b\nbands: [x]\ngsd_m: 1\nis_temporal: true",
+            RecordError,
+            "key: expected another name.*got 'values'",
+        ),
         ("key: a\nsensor: b\nbands: [x, x]\ngsd_m: 1\nis_temporal: true", RecordError, "each name once"),
         ("key: a\nsensor: b\nbands: [x]\ngsd_m: -1\nis_temporal: true", RecordError, "positive number of metres"),
         ("key: a\nsensor: b\nbands: [x]\ngsd_m: 1\nis_temporal: true\nsubpatch_px: 2", RecordError, "1 for a series"),

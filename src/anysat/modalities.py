@@ -104,8 +104,10 @@ class Modality:
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "true or false")
         object.__setattr__(self, "bands", tuple(bands))
-        if not self.key or any(c.isspace() or c in "._" for c in self.key):
+        if not isinstance(self.key, str) or not self.key or any(c.isspace() or c in "._" for c in self.key):
             refuse("key", "a short name without spaces, dots or underscores")
+        if self.key in _TAKEN:
+            refuse("key", "another name, for torch keeps something else under this one")
         names = [band.name for band in self.bands]
         if not names or len(set(names)) < len(names):
             refuse("bands", "at least one band, each name once")
@@ -186,6 +188,13 @@ def _of_table(key: str) -> Modality:
 def _restore(cls: type[Modality], values: dict[str, Any]) -> Modality:
     return cls(**values)
 
+
+_TAKEN = frozenset(
+    ["apply", "bfloat16", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float",
+     "forward", "half", "ipu", "items", "keys", "modules", "mtia", "parameters", "pop", "to", "train", "training",
+     "type", "update", "values", "xpu"]
+)  # fmt: skip
+"""Names that `torch.nn.ModuleDict`, in which projectors are kept by key, has itself; written down to need no torch."""
 
 _SEEN_FIELDS = ("gsd_m", "is_temporal", "subpatch_px", "covers_tile", "normalises_over_dates", "date_period_days")
 

@@ -205,10 +205,13 @@ def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> N
     if modality.is_temporal and mask.ndim == 1:
         mask = mask[:, None, None, None]
     fits = mask.ndim == len(shape) and all(a in (1, b) for a, b in zip(mask.shape, shape, strict=True))
-    if not fits or not np.isin(mask, (0, 1)).all():
-        short = " or (time,)" if modality.is_temporal else ""
-        expected = f"True and False, all of {shape}, 1 for an axis that does not matter,{short}"
-        raise InputError(f"{modality.key} valid mask", expected, f"{mask.dtype} of shape {np.shape(valid)}")
+    where = f"{modality.key} valid mask"
+    if not fits:
+        short = ", or (time,)" if modality.is_temporal else ""
+        expected = f"True and False, all of {shape}, 1 for an axis that does not matter{short}"
+        raise InputError(where, expected, f"{mask.dtype} of shape {np.shape(valid)}")
+    if (odd := mask[~np.isin(mask, (0, 1))]).size:
+        raise InputError(where, "True and False, or 1 and 0", odd[0])
     return np.broadcast_to(mask.astype(bool), shape)
 
 
@@ -216,6 +219,8 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
     where = f"{modality.key} dates"
     if dates is None:
         raise InputError(where, f"{num_times} dates, one per time step", "none", "pass dates=[...]")
+    if (hidden := np.atleast_1d(_masked(dates))).any():
+        raise InputError(where, "a date at every time step", f"a masked one at step {int(hidden.argmax())}")
     given = np.asarray(dates)
     if given.dtype.kind in "biufc" and given.size:
         raise InputError(where, "dates such as 2020-06-01", "numbers", "day numbers belong to the published call")

@@ -49,7 +49,8 @@ class ModelConfig:
     patch_position_unit_m: float = 10.0
     """Metres per unit of the patch position code; the published weights count in tens of metres."""
     pixel_widths: tuple[int, ...] | None = None
-    """Hidden widths of the layers that each pixel of each date of a series passes, multiples of 4. None, as published:
+    """Hidden widths of the layers that each pixel of each date of a series passes, multiples of 4, 8 or more, for four
+    groups of channels are normalised, each by itself: one channel alone would be 0 always. None, as published:
     an eighth, a half, one and two times `dim`, of which the first is too narrow for ten bands where `dim` is small."""
     pixel_dropout_prob: float | None = None
     """Dropout between those layers while training; None for what each modality's record says, as published."""
@@ -62,7 +63,12 @@ class ModelConfig:
         def refuse(name: str, expected: str) -> None:
             raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
 
-        object.__setattr__(self, "modalities", tuple(self.modalities))
+        given: Any = self.modalities  # a string and a dict hold keys
+        records = (given,) if isinstance(given, Modality) else tuple(given)
+        if isinstance(given, Modality) or not all(isinstance(record, Modality) for record in records):
+            told = ", ".join(str(getattr(record, "key", record)) for record in records)
+            raise RecordError("ModelConfig.modalities", told, "records, such as anysat.MODALITIES['s2'], in a tuple")
+        object.__setattr__(self, "modalities", records)
         for name in ("dim", "depth", "num_heads"):
             if not isinstance(getattr(self, name), int | np.integer):
                 refuse(name, "a whole number")
@@ -83,9 +89,9 @@ class ModelConfig:
         if self.pixel_widths is not None:
             object.__setattr__(self, "pixel_widths", tuple(self.pixel_widths))
             if not self.pixel_widths or any(
-                not isinstance(width, int | np.integer) or width < 4 or width % 4 for width in self.pixel_widths
+                not isinstance(width, int | np.integer) or width < 8 or width % 4 for width in self.pixel_widths
             ):
-                refuse("pixel_widths", "multiples of 4, one or more, or null")
+                refuse("pixel_widths", "multiples of 4, each 8 or more, at least one, or null")
         if self.fusion_attention not in ("tokens", "within_token"):
             refuse("fusion_attention", "'tokens' or 'within_token'")
         if not self.patch_position_unit_m > 0:

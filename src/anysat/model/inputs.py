@@ -13,6 +13,8 @@ from anysat.modalities import Modality
 from anysat.model.config import ModelConfig
 
 _DATES, _MASK = "_dates", "_mask"
+_MOST_DAYS = 110_000
+"""Three centuries, as long as dates may be apart; dates written as numbers, and seconds, are far beyond."""
 
 
 class PixelInput(NamedTuple):
@@ -100,7 +102,13 @@ def _read_days(modality: Modality, values: Tensor, days: Tensor | None) -> Tenso
         raise InputError(where, f"a tensor of day numbers of shape {expected}", got)
     if days.is_complex() or days.dtype == torch.bool or not bool(torch.isfinite(days).all()):
         raise InputError(where, "finite day numbers", f"type {days.dtype} or a value that is not finite")
-    return days.to(torch.float32)
+    numbers = days.to(torch.float32)
+    if bool((odd := numbers.abs() > _MOST_DAYS).any()):
+        raise InputError(
+            where, "day numbers, such as 32 for 1 February", f"{days[odd][0].item():.0f}",
+            "make them from dates, as `anysat.observation.day_numbers` does",
+        )  # fmt: skip
+    return numbers
 
 
 def _read_mask(modality: Modality, values: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -110,13 +118,13 @@ def _read_mask(modality: Modality, values: Tensor, mask: Tensor | None) -> Tenso
     if not isinstance(mask, Tensor):
         raise InputError(where, "a torch tensor", type(mask).__name__)
     if mask.dtype != torch.bool:
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise InputError(where, "1 where data is real and 0 elsewhere", f"other values, type {mask.dtype}")
+        if bool((odd := (mask != 0) & (mask != 1)).any()):
+            raise InputError(where, "1 where data is real and 0 elsewhere", mask[odd][0].item())
         mask = mask.bool()
     given = tuple(mask.shape)
     if modality.is_temporal and mask.ndim == 2:
         mask = mask[:, :, None, None, None]
     if mask.ndim == values.ndim and all(a in (1, b) for a, b in zip(mask.shape, values.shape, strict=True)):
         return mask.expand(values.shape)
-    short = " or (batch, time)" if modality.is_temporal else ""
-    raise InputError(where, f"all of {tuple(values.shape)}, 1 for an axis that does not matter,{short}", given)
+    short = ", or (batch, time)" if modality.is_temporal else ""
+    raise InputError(where, f"all of {tuple(values.shape)}, 1 for an axis that does not matter{short}", given)

@@ -100,7 +100,8 @@ class ObjectiveConfig:
     momentum: float = 0.996
     """Momentum of the teacher at the first step."""
     final_momentum: float = 1.0
-    """Where it arrives, in a line, at the last step; the paper keeps it constant."""
+    """Where a line from there leads to after the last step, which comes one step short of it; the paper keeps it
+    constant."""
     projection_loss: ProjectionLoss = "discriminate"
     """`discriminate`: which of all patches a projection is of (patch discrimination). `regress`: what it is, each of
     its numbers scaled to unit spread."""
