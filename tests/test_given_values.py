@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from anysat.batch import Batch, Tile
-from anysat.errors import InputError, UnknownNameError
+from anysat.errors import InputError, StatisticsError, UnknownNameError
 from anysat.modalities import MODALITIES
+from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation
 from builders import random_model
 
@@ -136,3 +137,13 @@ def test_batches_are_made_in_ordinary_memory_wherever_torch_makes_tensors():
         torch.set_default_device(None)
     assert found.observations["s2"].values.device.type == "cpu"
     assert found.targets["label"].tolist() == [1]
+
+
+def test_a_deviation_that_values_overflow_by_is_no_deviation():
+    """Standardised, they would be infinite and count as missing."""
+    with pytest.raises(StatisticsError, match="deviations positive, 1e-30 or more"):
+        BandStatistics(bands=("a",), mean=(100.0,), std=(1e-37,), units=("DN",))
+    nearly_constant = np.ones((4, 2, 2), np.float32) * 1e-40
+    nearly_constant[:, 0, 0] = 0
+    found = Normaliser.from_batch(Batch.of([Tile.of(Observation.of(AERIAL, nearly_constant))]))
+    assert found.statistics["data"]["aerial"].std == (1.0,) * 4

@@ -19,6 +19,8 @@ from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, W
 
 BETWEEN_SOURCES = "; "
 """Between the sources of several datasets that are joined."""
+LEAST_DEVIATION = 1e-30
+"""Less is no spread: values divided by it would leave the range of float32, and count as missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,13 @@ class BandStatistics:
         if not len(self.bands) == len(self.mean) == len(self.std) == len(self.units):
             lengths = [len(part) for part in (self.bands, self.mean, self.std, self.units)]
             raise StatisticsError(where, f"lengths {lengths} differ", "give one mean, deviation and unit per band")
-        if not all(math.isfinite(mean) for mean in self.mean) or not all(0 < std < math.inf for std in self.std):
+        if not all(math.isfinite(mean) for mean in self.mean) or not all(
+            LEAST_DEVIATION <= std < math.inf for std in self.std
+        ):
             raise StatisticsError(
-                where, f"mean {self.mean}, deviation {self.std}", "means are finite and deviations positive"
+                where,
+                f"mean {self.mean}, deviation {self.std}",
+                f"means are finite and deviations positive, {LEAST_DEVIATION:g} or more",
             )
 
 
@@ -266,7 +272,7 @@ def _measure(observation: StackedObservation) -> BandStatistics:
     values = observation.values.double()
     mean = (values * weight).sum(axes) / count
     variance = ((values - mean.view(shape)).square() * weight).sum(axes) / count
-    std = torch.where(variance > 0, variance.sqrt(), 1.0)
+    std = torch.where(variance.sqrt() >= LEAST_DEVIATION, variance.sqrt(), 1.0)
     return BandStatistics(
         bands=observation.modality.band_names,
         mean=tuple(mean.tolist()),

@@ -39,7 +39,7 @@ from anysat.errors import (
     StatisticsError,
     UnfinishedError,
 )  # fmt: skip
-from anysat.normalise import BandStatistics, Normaliser
+from anysat.normalise import LEAST_DEVIATION, BandStatistics, Normaliser
 from anysat.observation import Observation
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class BandSums:
         return BandStatistics(
             bands=self.bands,
             mean=tuple(mean.tolist()),
-            std=tuple(np.where(std > 0, std, 1.0).tolist()),
+            std=tuple(np.where(std >= LEAST_DEVIATION, std, 1.0).tolist()),
             units=self.units,
             count=tuple(self.count.tolist()),
             invalid_frac=tuple((1.0 - self.count / np.maximum(self.total, 1)).tolist()),
