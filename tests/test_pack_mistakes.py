@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import unicodedata
 import warnings
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from geo_builders import geobox, ramp, write_tif
 from miniatures import miniature
+from own_builders import described, image
 
 NAME = "treesatai_ts"
 
@@ -269,3 +271,29 @@ def test_a_photo_cut_in_half_is_not_read_as_zeros(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(SourceError, match=r"photo\.png: its end is missing"):
         read_file(path)
+
+
+@pytest.mark.parametrize("values", [("fold 1", "fold-1", "Fold 1"), ("a b", "a-b", "a-b-2"), ("ä", "a\u0308", "Ä")])
+def test_splits_whose_names_look_alike_in_files_are_packed_apart(values, tmp_path):
+    """Not even by upper and lower case or by composed accents may names of shards agree: some disks do not tell them."""
+    rows = zip("abc", values, strict=True)
+    for number, name in enumerate("abc"):
+        image(tmp_path / "s2" / f"{name}.tif", ramp(10, 8, 8, start=1000 * number))
+    (tmp_path / "tiles.csv").write_text("id,fold\n" + "".join(f"{name},{value}\n" for name, value in rows))
+    splits = {"column": "fold", "train": list(values)}
+    name = described(tmp_path, tiles="tiles.csv", splits=splits)
+    loose = open_dataset(name, tmp_path, "all")
+    packed = open_dataset(name, pack_dataset(loose, tmp_path / "packed"), "all")
+    assert len({unicodedata.normalize("NFC", shard).casefold() for shard in packed.shards.names}) == 3
+    for before, after in zip(loose, packed, strict=True):
+        np.testing.assert_array_equal(before.observations["s2"].values, after.observations["s2"].values)
+
+
+def test_an_index_that_names_a_shard_twice_is_refused(trees, tmp_path):
+    """As earlier versions wrote it of two splits whose shards had the same name: tiles of one are lost."""
+    packed = pack_dataset(open_dataset(NAME, trees, "all", modalities=["s2"]), tmp_path / "packed")
+    index = json.loads((packed / PACK_INDEX).read_text())
+    index["shards"][1]["file"] = index["shards"][0]["file"]
+    (packed / PACK_INDEX).write_text(json.dumps(index))
+    with pytest.raises(SourceError, match=r"names the shard .* twice.*pack the dataset anew"):
+        open_dataset(NAME, packed, "all")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -237,6 +237,10 @@ def read_index(root: Path) -> dict[str, Any]:
         name = shard.get("file") if isinstance(shard, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.tar", name):
             raise SourceError(path, f"it names the shard {name!r}, which is no file of this folder", "pack it anew")
+    names = [shard["file"] for shard in shards]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        problem = f"it names the shard {twice[0]!r} twice, so that tiles of one are lost"
+        raise SourceError(path, problem, "pack the dataset anew")
     return content
 
 

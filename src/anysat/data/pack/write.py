@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
 import shutil
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -245,13 +247,29 @@ def _cut(dataset: AnyDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
     """Shards of one split each, tiles in the order of the dataset."""
     splits = dataset.samples.columns["split"].astype(str)
     shards = []
-    for split in np.unique(splits).tolist():
+    for split, name in _shard_names(np.unique(splits).tolist()).items():
         members = np.flatnonzero(splits == split)
-        name = re.sub(r"[^\w.-]+", "-", split)
         for number, start in enumerate(range(0, len(members), tiles_per_shard)):
             part = members[start : start + tiles_per_shard]
             shards.append(_ShardPlan(name=f"{name}-{number:06d}.tar", samples=part))
+    assert len({shard.name for shard in shards}) == len(shards), shards
     return tuple(shards)
+
+
+def _shard_names(splits: Sequence[str]) -> dict[str, str]:
+    """What the shards of each split are called: apart even on disks that tell neither case nor ways to write accents.
+
+    >>> _shard_names(["Fold 1", "fold 1", "fold-2"])
+    {'Fold 1': 'Fold-1', 'fold 1': 'fold-1-2', 'fold-2': 'fold-2'}
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for split in splits:
+        cleaned = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", split))
+        tries = (cleaned if number == 1 else f"{cleaned}-{number}" for number in itertools.count(1))
+        names[split] = next(name for name in tries if name.casefold() not in taken)
+        taken.add(names[split].casefold())
+    return names
 
 
 def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
