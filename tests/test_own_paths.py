@@ -279,3 +279,62 @@ def test_a_folder_of_another_kind_of_imagery_is_no_absent_one(tmp_path):
     (tmp_path / "s1" / "t0" / "20200601.jp2").write_bytes(b"")
     with pytest.raises(SourceError, match=r"the folder holds no GeoTIFF; it holds 20200601\.jp2"):
         _open(tmp_path, **_optional("s1/{id}"))[0]
+
+
+@pytest.mark.parametrize("name", ["a@2021-06-01", "a::b"])
+def test_a_cell_that_looks_like_a_date_or_a_part_is_neither(tmp_path, name):
+    """Only what the description writes behind a path is one; else the files of another tile would be read."""
+    for number, each in enumerate(("a", name)):
+        image(tmp_path / "s2" / each / "20200601.tif", ramp(len(S2), 8, 8, start=number), tags={})
+        _mask(tmp_path / "scl" / each / "20200601.tif")
+    quality = {"kind": "scl", "layer": "scl/{id}"}
+    dataset = _open(tmp_path, **_at("s2/{id}", quality=quality))
+    seen = {each: dataset[number].observations["s2"] for number, each in enumerate(dataset.ids)}
+    assert seen[name].dates.astype(str).tolist() == ["2020-06-01"]
+    assert (seen[name].values == seen["a"].values + 1)[seen["a"].valid].all()
+
+
+def test_a_part_and_a_date_written_behind_such_a_cell_count(tmp_path):
+    image(tmp_path / "s2" / "a@2021-06-01" / "image.tif", tags={})
+    content = _at("s2/{id}@{day}") | {"tiles": "tiles.csv"}
+    (tmp_path / "tiles.csv").write_text("id,day\na@2021-06-01,2020-05-01\n")
+    assert _open(tmp_path, **content)[0].observations["s2"].dates.astype(str).tolist() == ["2020-05-01"]
+
+
+@pytest.mark.parametrize("cell", ["", "20210701", "2021-13-01", "2021-07-01::x"])
+def test_a_cell_that_is_no_date_is_refused_where_one_is_written(tmp_path, cell):
+    image(tmp_path / "s2" / "t0.tif", tags={})
+    dataset = tabled(tmp_path, f"id,day\nt0,{cell}\n", **_at("s2/{id}.tif@{day}"))
+    with pytest.raises(SourceError, match=rf"sample t0 .*the day behind the path of s2: expected one .*, got '{cell}'"):
+        dataset[0]
+
+
+def _grounds(root, **more):
+    """Where tiles lie by what is asked for: photos of 80 m over a series whose files of 2019 show a part of it."""
+    for side, day in ((16, "20200601"), (12, "20190601")):
+        path = root / "s2" / "t0" / f"{day}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tif(path, ramp(len(S2), side, side), geobox((side, side)), names=S2)
+    (root / "aerial").mkdir()
+    write_tif(root / "aerial" / "t0.tif", np.ones((4, 800, 800), "uint8"), geobox((800, 800), 0.2))
+    both = {"aerial": {"path": "aerial/{id}.tif"}, "s2": {"path": "s2/{id}", **more}}
+    name = described(root, modalities=both)
+    return {asked: open_dataset(name, root, "all", modalities=asked)[0].geobox for asked in (None, ("aerial",))}
+
+
+def test_the_ground_follows_from_the_dates_of_the_description_whatever_is_asked_for(tmp_path):
+    found = _grounds(tmp_path, dates=[datetime.date(2020, 1, 1), datetime.date(2020, 12, 31)])
+    assert found[None] == found["aerial",]
+
+
+def test_optional_imagery_without_a_date_that_counts_is_not_there(tmp_path):
+    found = _grounds(tmp_path, optional=True, dates=[datetime.date(2018, 1, 1), datetime.date(2018, 12, 31)])
+    assert found[None] == found["aerial",]
+    tile = open_dataset(str(tmp_path / "mine.yaml"), tmp_path, "all")[0]
+    assert tuple(tile.observations) == ("aerial",)
+
+
+def test_imagery_that_is_asked_for_has_a_date_that_counts(tmp_path):
+    dates = [datetime.date(2018, 1, 1), datetime.date(2018, 12, 31)]
+    with pytest.raises(SourceError, match="no date of it is between 2018-01-01 and 2018-12-31"):
+        _grounds(tmp_path, dates=dates)

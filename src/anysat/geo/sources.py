@@ -102,6 +102,8 @@ def open_source(
     modality: Modality,
     units: Units | None = None,
     bands: Sequence[str] = (),
+    *,
+    description: SourceDescription | None = None,
 ) -> Source:
     """Open an input: which of its bands and dates the modality takes, in which units, on which grid.
 
@@ -110,13 +112,15 @@ def open_source(
         modality: what it is to be.
         units: unit by modality key and band, None for all bands; the file's own where none is given.
         bands: names of the stored bands of every file; the file's own where none are given.
+        description: all that is said of it besides where it lies; `bands` are its own then.
 
     Raises:
         MissingFileError: there is no such path.
         SourceError: it cannot be read, has no georeference, no band of the modality, or no dates.
         UnknownNameError: it has no part of that name.
     """
-    return _of_file(given, SourceDescription(path=given.path, bands=tuple(bands)), None, modality, units or {})
+    described = description or SourceDescription(path=given.path, bands=tuple(bands))
+    return _of_file(given, described, None, modality, units or {})
 
 
 def source_of(
@@ -313,7 +317,10 @@ def _quality_names(described: SourceDescription, trained: SourceDescription | No
 
 def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modality: Modality) -> list[Found]:
     """The layers that mask: of the source itself, or of a raster of their own."""
-    given = InputPath.parse(f"{modality.key}={quality.names[0]}")
+    name_or_path = quality.names[0]
+    given = InputPath(key=modality.key, path=name_or_path)
+    if not Path(name_or_path).exists():
+        given = InputPath.parse(f"{modality.key}={name_or_path}")
     path = Path(given.path)
     if quality.layer is not None and path.exists():
         found = [Found(layer.as_stored(), 0) for layer in _kind_of(path).read(path, Wanted(modality, given.part))]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from anysat.data.base import Row
-from anysat.data.own.paths import as_pattern, fields_of, is_pattern, leads_out
+from anysat.data.own.paths import as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of
 from anysat.data.own.sections import Section
-from anysat.errors import MissingFileError, UnknownNameError
-from anysat.geo.descriptions import SourceDescription
+from anysat.errors import MissingFileError, RecordError, UnknownNameError
+from anysat.geo.descriptions import InputPath, SourceDescription
 from anysat.geo.quality import QUALITY_KINDS, Quality
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key, find_modality, read_modalities
+
+if TYPE_CHECKING:
+    from anysat.geo.source import Source
 
 SKIPPED = "-"
 """In `bands`, a stored band that is not read."""
@@ -66,28 +73,47 @@ class OwnModality:
         units = self.units.get((self.key, None)) or {band: unit for (_, band), unit in self.units.items() if band}
         return replace(self.source, path=None, dates=None, units=units).to_dict()
 
-    def source_of(self, row: Row, root: Path, *, is_read: bool = True) -> SourceDescription:
-        """Where the files of one tile lie.
+    def open(self, row: Row, root: Path, *, is_read: bool = True) -> Source:
+        """The imagery of one tile, within the days that count.
 
         Args:
             row: of the tile.
             root: the data folder.
-            is_read: False to know the ground alone: what masks it is not asked for, nor which days count, where every
-                tile is to have it.
+            is_read: False to know the ground alone: what masks it is not asked for.
 
         Raises:
-            MissingFileError: the raster that masks it is not there.
+            MissingFileError: the imagery, or the raster that masks it, is not there.
+            RecordError: the day behind its path is none.
+            EmptySourceError: it has nothing to give: an empty folder, or no day that counts.
+            SourceError: it cannot be read.
         """
-        source = replace(self.source, path=self.path.format(**row))
-        if not is_read:
-            source = replace(source, quality=None, dates=source.dates if self.is_optional else None)
-        elif self.quality_path is not None:
-            assert source.quality is not None, source
-            layer = self.quality_path.format(**row)
-            if not (root / layer.partition("::")[0]).exists():
-                raise MissingFileError(root / layer, f"the quality layer of {self.key!r}")
-            source = replace(source, quality=replace(source.quality, layer=layer))
-        return source.of_folder(root)
+        from anysat.geo.sources import open_source
+
+        description = self._description(row, root, is_read=is_read)
+        source = open_source(self._input(row, root), self.record, self.units, description=description)
+        return source.within(self.source.dates)
+
+    def _input(self, row: Row, root: Path) -> InputPath:
+        file, part, day = (piece.format(**row) for piece in parts_of(self.path))
+        date = None
+        if parts_of(self.path)[2]:
+            with contextlib.suppress(ValueError):
+                date = np.datetime64(day, "D") if re.fullmatch(r"\d{4}-\d\d-\d\d", day) else None
+            if date is None:
+                raise RecordError(f"the day behind the path of {self.key}", day, "one such as 2024-06-01")
+        return InputPath(key=self.key, path=str(root / file), part=part or None, date=date)
+
+    def _description(self, row: Row, root: Path, *, is_read: bool) -> SourceDescription:
+        """What is said of the files of one tile, and where the raster lies that masks it."""
+        said = replace(self.source, path=None, dates=None)
+        if not is_read or said.quality is None:
+            return replace(said, quality=None)
+        if self.quality_path is None:
+            return said.of_folder(root)
+        layer = root / self.quality_path.format(**row)
+        if not (root / file_of(self.quality_path).format(**row)).exists():
+            raise MissingFileError(layer, f"the quality layer of {self.key!r}")
+        return replace(said, quality=replace(said.quality, layer=str(layer)))
 
 
 def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:

@@ -13,7 +13,7 @@ from anysat.data.own.tables import SPLIT
 SPLIT_CELL = "split_cell"
 """Field of a path that is written `{split}`: the table's own cell, as `split` is the split that a tile is in."""
 _DATE = re.compile(r"@(\d{4}-\d\d-\d\d|(?:[\d-]*{\w+})+[\d-]*)$")
-"""A day behind a path, as `geo.descriptions.InputPath` takes it off, or columns that make one."""
+"""A day behind a path, or columns that make one."""
 
 
 def as_pattern(path: str) -> str:
@@ -41,7 +41,20 @@ def file_of(pattern: str) -> str:
     >>> file_of("cube.nc::s2@2024-06-01"), file_of("{id}.tif@{day}"), file_of("{id}@20cm.tif")
     ('cube.nc', '{id}.tif', '{id}@20cm.tif')
     """
-    return _DATE.sub("", pattern).partition("::")[0]
+    return parts_of(pattern)[0]
+
+
+def parts_of(pattern: str) -> tuple[str, str, str]:
+    """The file or folder of a path, the part of it and its day, which are empty where none is written.
+
+    They are told apart before columns are filled in, so that a cell may hold any name.
+
+    >>> parts_of("{id}.nc::s2@{year}-06-01"), parts_of("{id}@20cm.tif")
+    (('{id}.nc', 's2', '{year}-06-01'), ('{id}@20cm.tif', '', ''))
+    """
+    found = _DATE.search(pattern)
+    file, _, part = pattern[: found.start() if found else None].partition("::")
+    return file, part, found[1] if found else ""
 
 
 def empty_field(pattern: str, row: Mapping[str, Any]) -> str | None:

@@ -219,21 +219,18 @@ def _open_sources(
 ) -> tuple[dict[str, Source], dict[str, str]]:
     """What is there of a tile, and what must be of the modalities asked for; and why what is there has nothing to give.
 
-    An optional modality that has nothing to give counts as absent.
+    What has nothing to give counts as absent, unless it is asked for and not optional.
     """
-    from anysat.geo.sources import open_sources
-
     sources: dict[str, Source] = {}
     absent: dict[str, str] = {}
     for own in data.modalities:
         is_read = own.key in modalities
         is_there = empty_field(own.path, row) is None and folder.path(own.key, **row).exists()
         if is_there or (is_read and not own.is_optional):
-            described = own.source_of(row, folder.root, is_read=is_read)
             try:
-                sources |= open_sources({own.key: described}, {own.key: own.record}, own.units)
+                sources[own.key] = own.open(row, folder.root, is_read=is_read)
             except EmptySourceError as error:
-                if not own.is_optional:
+                if is_read and not own.is_optional:
                     raise
                 absent[own.key] = error.problem
     return sources, absent
