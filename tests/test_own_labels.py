@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.enums import ColorInterp
 
 from anysat.data.base import find_dataset
 from anysat.errors import RecordError, SourceError
+from geo_builders import LEFT, TOP, geobox, write_tif
 from own_builders import COVER, cover, described, tabled
 
 ONE_TO_THREE = np.array([[[1, 2], [3, 1]]], "uint8")
@@ -64,14 +67,9 @@ def test_a_label_raster_of_several_bands_is_refused(tmp_path, num_bands):
 
 
 def test_transparency_beside_the_labels_is_no_second_band(tmp_path, monkeypatch):
-    import rasterio
-    from rasterio.enums import ColorInterp
-
     import own_builders
 
     def with_alpha(path, *args, **options):
-        from geo_builders import write_tif
-
         write_tif(path, *args, **options)
         if "cover" in str(path):
             with rasterio.open(path, "r+") as file:
@@ -127,3 +125,26 @@ def test_classes_have_the_colours_that_are_given(tmp_path):
 def test_colours_that_cannot_be_are_refused_by_file_and_key(tmp_path, target, told):
     with pytest.raises(RecordError, match=rf"mine\.yaml, targets\.{told}"):
         find_dataset(described(tmp_path, targets={"cover": target}))
+
+
+@pytest.mark.parametrize("nodata", [None, 0, 255])
+@pytest.mark.parametrize("place", [0, 1])
+def test_labels_under_transparency_are_none(tmp_path, place, nodata):
+    """Whatever number is stored there, and whichever band the transparency is."""
+    bands = [np.array([[1, 1], [2, 2]], "uint8")]
+    bands.insert(place, np.array([[0, 9], [0, 255]], "uint8"))
+    (tmp_path / "cover").mkdir()
+    path = write_tif(tmp_path / "cover" / "t0.tif", np.stack(bands), geobox((2, 2), 20.0, LEFT + 20, TOP - 20),
+                     nodata=nodata)  # fmt: skip
+    with rasterio.open(path, "r+") as file:
+        meanings = [ColorInterp.gray]
+        meanings.insert(place, ColorInterp.alpha)
+        file.colorinterp = meanings
+    seen = tabled(tmp_path, "id\nt0\n", targets={"cover": COVER | {"values": [1, 2]}})[0].targets["cover"]
+    assert seen.tolist() == [[255, 0], [255, 1]]
+
+
+@pytest.mark.parametrize("values", [[1, 1, 2], [1, 2, 3], [1]])
+def test_there_is_one_stored_number_for_each_class(tmp_path, values):
+    with pytest.raises(RecordError, match="cover, values: expected one number for each of the 2 classes, each once"):
+        find_dataset(described(tmp_path, targets={"cover": COVER | {"values": values}}))

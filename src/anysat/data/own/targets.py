@@ -145,8 +145,8 @@ def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tupl
         values = tuple(map(int, classes))
         if not all(map(fits, values)):
             raise section.refuse("classes", "whole numbers of 64 bits")
-    if values and len(set(values)) != len(classes):
-        raise section.refuse("values", f"one number for each of the {len(classes)} classes")
+    if values and not len(classes) == len(values) == len(set(values)):
+        raise section.refuse("values", f"one number for each of the {len(classes)} classes, each once")
     return values or tuple(range(len(classes)))
 
 

@@ -273,15 +273,14 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
 
 
 def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
-    """The one band of a raster on a grid, unmixed; NaN outside it and where it has no data.
+    """The one band of a raster on a grid, unmixed; NaN outside it, where it has no data, and where it is transparent.
 
     Raises:
         SourceError: it cannot be read, has several bands, no georeference, or lies elsewhere.
     """
     import rasterio
     from odc.geo import CRS
-    from rasterio.enums import ColorInterp, Resampling
-    from rasterio.warp import reproject
+    from rasterio.enums import ColorInterp
 
     from anysat.data.files import read_geobox
     from anysat.geo.grid import boundary_in
@@ -293,15 +292,31 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
     box = own.boundingbox
     if x.max() <= box.left or x.min() >= box.right or y.max() <= box.bottom or y.min() >= box.top:
         raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
-    found = np.full(geobox.shape, np.nan)
     with reading(path), rasterio.open(path, driver="GTiff") as file:
-        num_bands = sum(meaning != ColorInterp.alpha for meaning in file.colorinterp)
-        if num_bands != 1:
+        meant = [meaning != ColorInterp.alpha for meaning in file.colorinterp]
+        if sum(meant) != 1:
             advice = "write one number per pixel: the class, or the value"
-            raise SourceError(path, f"it has {num_bands} bands, expected one", advice)
-        reproject(
-            rasterio.band(file, 1), found, dst_transform=geobox.affine,
-            dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
-            resampling=Resampling.nearest, tolerance=0.0,
-        )  # fmt: skip
-        return np.asarray(found * file.scales[0] + file.offsets[0])
+            raise SourceError(path, f"it has {sum(meant)} bands, expected one", advice)
+        place = meant.index(True)
+        found = _nearest(file, place, geobox) * file.scales[place] + file.offsets[place]
+        for band in (band for band, is_meant in enumerate(meant) if not is_meant):
+            seen = _nearest(file, band, geobox)  # NaN where it is the number that stands for no data, whatever that is
+            is_hidden = (seen == 0) | (np.isnan(seen) if file.nodatavals[band] == 0 else False)
+            found[is_hidden] = np.nan
+        return found
+
+
+def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
+    """A band, counted from 0, of an opened raster on a grid; NaN outside it and where it has no data."""
+    import rasterio
+    from odc.geo import CRS
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    found = np.full(geobox.shape, np.nan)
+    reproject(
+        rasterio.band(file, band + 1), found, dst_transform=geobox.affine,
+        dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
+        resampling=Resampling.nearest, tolerance=0.0,
+    )  # fmt: skip
+    return found
