@@ -21,7 +21,7 @@ from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import decode_tile, encode_tile
 from anysat.data.pack.write import pack_dataset
 from anysat.data.statistics import compute_statistics
-from anysat.errors import AnySatError, SourceError, WriteError
+from anysat.errors import AnySatError, OtherWorkError, SourceError, WriteError
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from geo_builders import geobox, ramp, write_tif
@@ -297,3 +297,49 @@ def test_an_index_that_names_a_shard_twice_is_refused(trees, tmp_path):
     (packed / PACK_INDEX).write_text(json.dumps(index))
     with pytest.raises(SourceError, match=r"names the shard .* twice.*pack the dataset anew"):
         open_dataset(NAME, packed, "all")
+
+
+CAMERA = {"key": "cam", "sensor": "my camera", "bands": ["red", "nir"], "gsd_m": 10, "is_temporal": False}
+
+
+def _photographed(root, **changes):
+    """Two tiles of a sensor of the user's own, whose record is changed as given."""
+    for name in "ab":
+        if not (path := root / "cam" / f"{name}.tif").exists():
+            image(path, ramp(2, 8, 8, dtype="uint8"), names=["red", "nir"], tags={})
+    (root / "sensors.yaml").write_text(yaml.safe_dump(CAMERA | changes))
+    name = described(root, modality_records="sensors.yaml", modalities={"cam": {"path": "cam/{id}.tif", "units": "DN"}})
+    return open_dataset(name, root, "all")
+
+
+CHANGES = [{"gsd_m": 20}, {"bands": ["nir", "red"]}, {"bands": [{"name": "red", "unit": "dB"}, "nir"]}]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_a_pack_of_a_sensor_that_is_another_by_now_is_not_opened(changes, tmp_path):
+    pack_dataset(_photographed(tmp_path), tmp_path / "packed")
+    name = _photographed(tmp_path, **changes).record.found_as
+    with pytest.raises(SourceError, match=f"{', '.join(changes)} of the modality record of cam.*pack the dataset anew"):
+        open_dataset(name, tmp_path / "packed", "all")
+
+
+def test_a_pack_of_a_sensor_of_another_name_is_opened(tmp_path):
+    pack_dataset(_photographed(tmp_path), tmp_path / "packed")
+    name = _photographed(tmp_path, sensor="our camera").record.found_as
+    assert len(open_dataset(name, tmp_path / "packed", "all")) == 2
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("command", ["pack", "statistics"])
+def test_unfinished_work_does_not_go_on_with_a_sensor_that_is_another_by_now(changes, command, tmp_path):
+    def work(dataset):
+        if command == "pack":
+            return pack_dataset(dataset, tmp_path / "out")
+        return compute_statistics(dataset, partial=tmp_path / "out")
+
+    broken = _photographed(tmp_path)
+    (tmp_path / "cam" / "b.tif").write_bytes(b"II*\0")
+    with pytest.raises(SourceError, match=r"b\.tif"):
+        work(broken)
+    with pytest.raises(OtherWorkError, match="fingerprint"):
+        work(_photographed(tmp_path, **changes))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anysat.data.pack import PackedDataset
     from anysat.data.transforms import Crops
     from anysat.data.world import World
+    from anysat.modalities import Modality
 
 _DATASETS = "anysat.data.datasets"
 PACK_INDEX = "anysat-pack.json"
@@ -138,6 +139,8 @@ class DatasetRecord:
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How a user says that the files of a modality are to be understood, by its key: fields of a `SourceDescription`,
     without places and days. A predictor keeps them, for other files of the same kind."""
+    sensors: Mapping[str, Modality] = field(default_factory=dict)
+    """Records of the user's own sensors, by key of the modality."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -38,7 +38,7 @@ Job = Callable[[int, Advance], object]
 """Does one unit, by number; must travel to another process."""
 PLAN = "plan.json"
 LOCK = "lock"
-_WORDS = ("source", "about")
+_WORDS = ("source", "about", "sensor")
 """Parts of a record that say nothing of what is read."""
 _WATCH_SECONDS = 0.2
 
@@ -59,6 +59,8 @@ def fingerprint(dataset: AnyDataset, **options: Any) -> str:
         "samples": {name: _column_digest(column) for name, column in dataset.samples.columns.items()},
         **options,
     }
+    if record.sensors:
+        facts["sensors"] = {key: _plain(sensor) for key, sensor in record.sensors.items()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

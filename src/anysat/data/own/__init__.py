@@ -11,6 +11,7 @@ from anysat.data.own.description import OwnData, OwnSplits, read_yaml
 from anysat.data.own.paths import file_of
 from anysat.data.own.tables import SPLIT
 from anysat.data.own.tiles import list_classes, list_tiles, read_notes, read_tile
+from anysat.modalities import MODALITIES
 
 
 def read_record(path: Path) -> DatasetRecord:
@@ -53,6 +54,7 @@ def read_record(path: Path) -> DatasetRecord:
         list_labels=partial(list_classes, data, classes[0]) if classes else None,
         found_as=str(path),
         sources={own.key: said for own in data.modalities if (said := own.said)},
+        sensors={own.key: own.record for own in data.modalities if MODALITIES.get(own.key) != own.record},
     )
 
 

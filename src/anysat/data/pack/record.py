@@ -45,7 +45,7 @@ def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
 
 def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
     """In which facts a record differs from the index of a pack, in words; what an older index lacks may be anything."""
-    found = _target_changes(record, packed)
+    found = _target_changes(record, packed) + _sensor_changes(record, packed)
     found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
     if packed.get("description") is not None:
         names = {*packed.get("modalities", packed["records"]), *(target["name"] for target in packed["targets"])}
@@ -70,6 +70,16 @@ def _target_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[st
     for name in old.keys() & new.keys():
         found += [f"{fact} of target {name!r} were {old[name].get(fact)!r} and are {value!r} now"
                   for fact, value in new[name].items() if old[name].get(fact) != value]  # fmt: skip
+    return found
+
+
+def _sensor_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
+    """Of a user's own sensors; what they are called in words may be anything."""
+    found = []
+    for key in record.sensors.keys() & packed["records"].keys():
+        old, new = packed["records"][key], json.loads(json.dumps(asdict(record.sensors[key])))
+        differing = [name for name in new if name != "sensor" and old.get(name, new[name]) != new[name]]
+        found += [f"{', '.join(differing)} of the modality record of {key}"] * bool(differing)
     return found
 
 
