@@ -7,7 +7,7 @@ import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import date_in
-from anysat.geo.sources import InputPath, open_source, parse_units
+from anysat.geo.sources import InputPath, open_source, open_sources, parse_units
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
 
@@ -77,6 +77,49 @@ def test_infrared_said_to_be_transparency_is_no_mask(tmp_path):
         file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("red", "green", "blue", "alpha")]
         file.write(np.zeros((20, 20), np.uint8), 4)
     assert read(f"naip={path}", geobox((20, 20), 1.25)).valid.all()
+
+
+def _photo(path, *, mask=None, last="alpha", nodata=None):
+    """A photo of infrared, green, blue and red, of which the last band is said to be something, with a mask."""
+    write_tif(path, ramp(4, 20, 20, dtype="uint8", start=1) | 1, geobox((20, 20), 0.2), names=["R", "G", "B", "NIR"])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("red", "green", "blue", last)]
+        if mask is not None:
+            file.write_mask(mask)
+        file.nodata = nodata
+    return path
+
+
+HALF = np.arange(400).reshape(20, 20) % 20 < 10
+
+
+@pytest.mark.parametrize("last", ["alpha", "undefined"])
+@pytest.mark.parametrize("said", [{}, {"nodata": 0}, {"scale": 2.0}, {"nodata": 3, "scale": 2.0}])
+def test_what_the_mask_of_a_file_hides_stays_hidden(tmp_path, last, said):
+    """Whatever its last band is called, and whatever is said of its numbers."""
+    path = _photo(tmp_path / "photo.tif", mask=HALF, last=last)
+    source = open_sources({"aerial": {"path": str(path), **said}}, M)["aerial"]
+    valid = source.observe(geobox((20, 20), 0.2))[0].valid
+    assert not valid[:, ~HALF].any()
+    assert (valid[:, HALF].mean() == 1) == (said.get("nodata") != 3)
+
+
+def test_a_number_that_is_said_to_be_no_data_counts_beside_infrared_said_to_be_transparency(tmp_path):
+    path = _photo(tmp_path / "photo.tif", nodata=3)
+    seen = read(f"aerial={path}", geobox((20, 20), 0.2))
+    assert 0 < seen.valid.mean() < 1
+    assert not (seen.values[seen.valid] == 3).any()
+
+
+@pytest.mark.parametrize("nodata", [None, 78])
+def test_transparency_that_is_not_read_hides_whatever_number_is_no_data(tmp_path, nodata):
+    path = write_tif(tmp_path / "photo.tif", np.stack([*ramp(3, 20, 20, dtype="uint8", start=1), HALF * np.uint8(255)]),
+                     geobox((20, 20), 0.2), names=["R", "G", "B", "A"], nodata=nodata)  # fmt: skip
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("red", "green", "blue", "alpha")]
+    for said in ({}, {"nodata": 77}):
+        source = open_sources({"aerial": {"path": str(path), **said}}, M)["aerial"]
+        assert not source.observe(geobox((20, 20), 0.2))[0].valid[:, ~HALF].any()
 
 
 def test_a_folder_has_one_date_per_file_and_files_of_a_date_are_its_bands(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo import CRS
 
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
@@ -215,6 +216,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
         dates=None if date is None else np.array([date]),
         scalings=scalings if scaled else (),
         load_stored=partial(_read_tiff, path.absolute(), None),
+        load_masked=partial(_read_masked, path.absolute()),
         nodata=stated[0] if stated else None,
         scene=path.stem,
     )
@@ -240,15 +242,45 @@ def _read_tiff(
         stored = file.read(indexes, window=window)
         if scalings is None:
             return stored.astype(np.float32)[None]
-        seen = np.True_ if alpha_is_read(file, bands) else file.read_masks(indexes, window=window) > 0
+        seen = _unmasked(file, bands, window, stored)
     scale, offset = (np.array([scalings[band][part] for band in bands])[:, None, None] for part in (0, 1))
     plain = bool((scale == 1).all() and (offset == 0).all())
     pixels = stored.astype(np.float32) if plain else stored * scale + offset
     return np.where(seen, pixels, np.nan).astype(np.float32)[None]
 
 
-def alpha_is_read(file: Any, bands: Sequence[int]) -> bool:
-    """Whether a band said to be transparency is taken as imagery, as in infrared photos written as RGBA."""
-    from rasterio.enums import ColorInterp
+def _read_masked(path: Path, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
+    """Numbers as stored, NaN where a mask or transparency hides them, whatever number the file says to be no data."""
+    with reading(path), _open_tiff(path) as file:
+        window = ((row.start, row.stop), (col.start, col.stop))
+        stored = file.read([band + 1 for band in bands], window=window)
+        seen = _unmasked(file, bands, window, None)
+    return np.where(seen, stored, np.nan).astype(np.float32)[None]
 
-    return ColorInterp.alpha in [file.colorinterp[band] for band in bands]
+
+def _unmasked(file: Any, bands: Sequence[int], window: Any, stored: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """What neither a mask nor transparency hides; of `stored` numbers also what the file does not say to be no data."""
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    if mask_is_read(file, bands):
+        return np.array(True)
+    flags, meanings = [file.mask_flag_enums[band] for band in bands], list(file.colorinterp)
+    if ColorInterp.alpha in meanings and any(MaskFlags.nodata in some_flags for some_flags in flags):
+        alpha = meanings.index(ColorInterp.alpha)  # which GDAL leaves out where a number stands for no data
+        seen = np.array(True) if alpha in bands else file.read(alpha + 1, window=window) > 0
+        nodata = np.array([file.nodatavals[band] for band in bands], np.float32)[:, None, None]
+        return seen if stored is None else seen & (stored.astype(np.float32) != nodata)
+    if stored is None and not any(MaskFlags.per_dataset in some_flags for some_flags in flags):
+        return np.array(True)
+    return np.asarray(file.read_masks([band + 1 for band in bands], window=window) > 0)
+
+
+def mask_is_read(file: Any, bands: Sequence[int]) -> bool:
+    """Whether what would mask is a band said to be transparency that is imagery, as in infrared photos kept as RGBA.
+
+    A mask beside the bands, or a number that stands for no data, is none.
+    """
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    is_transparency = any(MaskFlags.alpha in file.mask_flag_enums[band] for band in bands)
+    return is_transparency and ColorInterp.alpha in [file.colorinterp[band] for band in bands]

@@ -84,6 +84,8 @@ class Layer:
     """Scale and offset of each stored band that `load` applies; none when the file has none."""
     load_stored: Load | None = None
     """The same numbers as they lie in the file, no-data included; None where `load` gives just these."""
+    load_masked: Load | None = None
+    """Those with NaN where a mask of the file or its transparency hides them; None where it can have neither."""
     nodata: float | None = None
     """Number that the file states to stand for no data, of `load` no more than NaN; None for none."""
     scene: str = ""
@@ -126,6 +128,7 @@ class Layer:
             flips = rows if flip_rows else None, cols if flip_cols else None
             turned |= {"load": partial(_flipped, self.load, *flips)}
             turned |= {"load_stored": self.load_stored and partial(_flipped, self.load_stored, *flips)}
+            turned |= {"load_masked": self.load_masked and partial(_flipped, self.load_masked, *flips)}
         return replace(self, **turned)
 
     def placed_at(self, left: float, top: float, pixel_m: float, crs: CRS | None) -> Layer:
@@ -164,13 +167,16 @@ def _decoded(
     layer: Layer, decoding: Decoding, scalings: Sequence[tuple[float, float]],
     times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part of a layer, its stored numbers scaled as the user says; its own no-data counts where no other is given."""
+    """A part of a layer, its stored numbers scaled as the user says; its own no-data counts where no other is given.
+
+    What a mask of the file hides stays hidden.
+    """
     where = (times, bands, row, col)
     if decoding.nodata is None:
         seen = np.isfinite(decoded := layer.load(*where))
         numbers = layer.as_stored().load(*where) if layer.scalings else decoded
     else:
-        numbers = layer.as_stored().load(*where)
+        numbers = (layer.load_masked or layer.as_stored().load)(*where)
         seen = numbers != np.float32(decoding.nodata)
     scale, offset = np.array([scalings[band] for band in bands]).T[:, None, :, None, None]
     if decoding.offset_from is not None and layer.dates is not None:

@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.descriptions import SourceDescription
-from anysat.geo.formats import alpha_is_read
+from anysat.geo.formats import mask_is_read
 from anysat.geo.layers import Layer, Pixels, reading
 from anysat.geo.matching import some
 from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
@@ -351,7 +351,7 @@ def _read_band(band: _Stored, beside: Sequence[int], rows: slice, cols: slice, a
         if as_stored:
             return np.asarray(stored, np.float32)
         has_mask = band.nodata is None or MaskFlags.per_dataset in file.mask_flag_enums[band.number - 1]
-        is_masked = has_mask and not alpha_is_read(file, beside)
+        is_masked = has_mask and not mask_is_read(file, beside)
         seen = file.read_masks(band.number, window=window) > 0 if is_masked else np.ones(stored.shape, dtype=bool)
     if band.nodata is not None:
         seen &= stored != float(band.nodata)
