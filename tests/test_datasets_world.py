@@ -296,6 +296,14 @@ def test_a_prepared_copy_that_cannot_be_opened_is_made_again(change, tmp_path):
     assert json.loads((root / PACK_INDEX).read_text()) == index
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 1000)])
+def test_a_prepared_copy_whose_shard_is_gone_or_cut_off_is_made_again(damage, tmp_path):
+    root, _ = prepare_world(settings(), tmp_path)
+    damage(next(root.glob("*.tar")))
+    root, _ = prepare_world(settings(), tmp_path)
+    assert verify_pack(root) == 3
+
+
 def test_statistics_that_cannot_be_read_are_made_again(tmp_path):
     root, before = prepare_world(settings(), tmp_path)
     (root.parent / "statistics.json").write_text("{")

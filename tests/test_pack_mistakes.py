@@ -17,11 +17,12 @@ import yaml
 from anysat.batch import Batch, Tile
 from anysat.cli import main
 from anysat.data.base import PACK_INDEX, find_dataset, open_dataset
+from anysat.data.pack import Shards
 from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import decode_tile, encode_tile
 from anysat.data.pack.write import pack_dataset
 from anysat.data.statistics import compute_statistics
-from anysat.errors import AnySatError, OtherWorkError, SourceError, WriteError
+from anysat.errors import AnySatError, InputError, OtherWorkError, SourceError, WriteError
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from geo_builders import geobox, ramp, write_tif
@@ -343,3 +344,28 @@ def test_unfinished_work_does_not_go_on_with_a_sensor_that_is_another_by_now(cha
         work(broken)
     with pytest.raises(OtherWorkError, match="fingerprint"):
         work(_photographed(tmp_path, **changes))
+
+
+def test_a_long_read_that_the_system_cuts_short_goes_on(tmp_path, monkeypatch):
+    """Linux gives no more than 2 GiB at once."""
+    (tmp_path / "a.tar").write_bytes(content := np.random.default_rng(0).bytes(3 * 2**22 + 7))
+    short = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda number, parts, place: short(number, [parts[0][: 2**22]], place))
+    assert bytes(Shards(tmp_path, ["a.tar"]).read(0, 5, len(content))) == content[5:]
+
+
+def test_columns_of_the_table_whose_names_those_of_a_pack_begin_with_are_kept(forest, tmp_path):
+    (forest / "tiles.csv").write_text("id,kind,pack_type\na,beech,x\nb,spruce,y\n")
+    dataset = open_dataset(str(forest / "forest.yaml"), forest, "all")
+    packed = open_dataset(dataset.record.found_as, pack_dataset(dataset, tmp_path / "packed"), "all")
+    assert packed.samples.columns["pack_type"].tolist() == ["x", "y"]
+    again = open_dataset(dataset.record.found_as, pack_dataset(packed, tmp_path / "again"), "all")
+    assert again.samples.columns["pack_type"].tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("column", ["pack_size", "pack_label"])
+def test_columns_of_the_table_that_are_called_as_those_of_a_pack_are_refused(forest, tmp_path, column):
+    (forest / "tiles.csv").write_text(f"id,kind,{column}\na,beech,1\nb,spruce,2\n")
+    dataset = open_dataset(str(forest / "forest.yaml"), forest, "all")
+    with pytest.raises(InputError, match=f"no column {column}.*rename"):
+        pack_dataset(dataset, tmp_path / "packed")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from anysat.data.base import DatasetRecord, find_dataset, open_dataset
 from anysat.data.work import Advance, make_folder, to_json, write_whole
-from anysat.errors import AnySatError, OtherWorkError
+from anysat.errors import AnySatError, OtherWorkError, SourceError
 
 if TYPE_CHECKING:
     from anysat.data.datasets.world import WorldSettings
@@ -39,7 +39,8 @@ def prepare(
 ) -> tuple[Path, Normaliser]:
     """The folder of a packed copy of a dataset, and the statistics of its training split.
 
-    What lies in `home` and cannot be opened or gone on with is made again.
+    What lies in `home` and cannot be opened or gone on with is made again, as is a copy of which a shard is not there
+    or is not as long as it was written.
 
     Args:
         name: dataset.
@@ -55,7 +56,7 @@ def prepare(
     """
     packed, statistics = home / "packed", home / "statistics.json"
     with _waiting(home):
-        if not _is_sound(lambda: open_dataset(name, packed, "all", layout="packed")):
+        if not _is_sound(lambda: _open(name, packed)):
             shutil.rmtree(packed, ignore_errors=True)
             _pack(name, root() if callable(root) else root, packed, workers, progress)
         if not _is_sound(lambda: _read(statistics)):
@@ -143,6 +144,16 @@ def _do(partial: Path, work: Callable[[], object]) -> None:
     except OtherWorkError:
         shutil.rmtree(partial, ignore_errors=True)
         work()
+
+
+def _open(name: str, packed: Path) -> None:
+    from anysat.data.pack import read_index
+
+    open_dataset(name, packed, "all", layout="packed")
+    for shard in read_index(packed)["shards"]:
+        path = packed / shard["file"]
+        if not path.is_file() or path.stat().st_size != shard["bytes"]:
+            raise SourceError(path, f"a shard of {shard['bytes']} bytes is not there as it was written")
 
 
 def _read(statistics: Path) -> Normaliser:

@@ -35,6 +35,8 @@ SAMPLES = "samples.npz"
 LAYOUT = Layout(name="packed", marker=PACK_INDEX, entries=(), checked_against="its own index and checksums")
 PLACES = ("shard", "offset", "size", "head", "crc")
 """Where a tile lies: number of the shard, first byte and bytes in it, bytes of header and targets, their CRC-32."""
+COLUMNS = tuple(f"pack_{name}" for name in (*PLACES, "label"))
+"""Columns that a pack adds to the table of samples."""
 _CRAFTED = (KeyError, ValueError, TypeError, AttributeError, IndexError)
 """What reading plain values raises that are not what they should be."""
 _MOST_OPEN = 64
@@ -78,7 +80,12 @@ class Shards:
         if size < _LARGE:
             return os.pread(file.number, size, offset)
         content = np.empty(size, np.uint8)  # numpy asks for large pages, which are handed out several times faster
-        return content.data[: os.preadv(file.number, [content.data], offset)]
+        done = 0
+        while count := os.preadv(file.number, [content.data[done:]], offset + done):  # 2 GiB at most at once
+            done += count
+            if done == size:
+                break
+        return content.data[:done]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +253,7 @@ def read_index(root: Path) -> dict[str, Any]:
 
 def _read_samples(root: Path, content: Mapping[str, Any]) -> Samples:
     path = root / SAMPLES
-    columns = [*content["columns"], *(f"pack_{name}" for name in PLACES), *["pack_label"] * content["has_labels"]]
+    columns = [*content["columns"], *COLUMNS[: len(PLACES)], *["pack_label"] * content["has_labels"]]
     arrays = read_file(path, columns, expected="the table of samples of a packed dataset")
     samples = Samples(**dict(zip(columns, arrays, strict=True)))
     numbers = samples.columns["pack_shard"]

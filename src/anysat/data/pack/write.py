@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from anysat.data.base import PACK_INDEX
 from anysat.data.files import read_file
-from anysat.data.pack import FORMAT, SAMPLES, modality_facts
+from anysat.data.pack import COLUMNS, FORMAT, SAMPLES, PackedDataset, modality_facts
 from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
@@ -164,7 +164,8 @@ def pack_dataset(
 
     Raises:
         OutputExistsError: `out` is there.
-        InputError: unfinished work of something else lies in its place, or another process is at work there.
+        InputError: unfinished work of something else lies in its place, another process is at work there, or a column
+            of the table of samples is called as one that a pack adds.
         UnfinishedError: the disk is full.
         WriteError: its folder cannot be made.
         MissingFileError, SourceError: a tile cannot be read.
@@ -174,6 +175,9 @@ def pack_dataset(
     check_out(out, overwrite)
     if not len(dataset):
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
+    for column in COLUMNS:
+        if column in dataset.samples.columns and not isinstance(dataset, PackedDataset):
+            raise InputError(f"table of {dataset.name}", f"no column {column}, which a pack adds", "one", "rename it")
     partial = out.with_name(f"{out.name}.partial")
     plan = {"format": FORMAT, "fingerprint": fingerprint(dataset), "dataset": dataset.name, "split": dataset.split,
             "layout": dataset.folder.layout.name, "modalities": list(dataset.modalities), "tiles": len(dataset),
@@ -281,7 +285,7 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
         table[shard.samples, 0] = number
         table[shard.samples, 1:] = facts["places"]
     kinds = {"shard": np.int32, "offset": np.int64, "size": np.int64, "head": np.int32, "crc": np.uint32}
-    columns = {name: column for name, column in dataset.samples.columns.items() if not name.startswith("pack_")}
+    columns = {name: column for name, column in dataset.samples.columns.items() if name not in COLUMNS}
     arrays = {**columns, **{f"pack_{name}": table[:, i].astype(kind) for i, (name, kind) in enumerate(kinds.items())}}
     has_labels = dataset.record.list_labels is not None
     if has_labels:
