@@ -1,10 +1,12 @@
 """What goes wrong on the way to an area: nothing is mixed, nothing is lost, and one message says what it was."""
 
 import dataclasses
+import datetime
 import warnings
 
 import geopandas
 import numpy as np
+import pystac
 import pytest
 import torch
 import xarray
@@ -20,12 +22,16 @@ from anysat.areas.windows import Windowing
 from anysat.batch import Tile
 from anysat.cli import main
 from anysat.errors import InputError
+from anysat.geo.sources import source_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
+from anysat.workflows.area_inputs import AreaInputs
 from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
 from area_builders import LEFT as WAVES_LEFT
 from area_builders import TOP as WAVES_TOP
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc, write_tif
+from stac_builders import BOX, write_cog
+from stac_builders import item as stac_item
 
 NAMES = M["s2"].band_names
 DAYS = "--dates=2020-01-01/2020-12-31"
@@ -116,6 +122,31 @@ def test_an_input_that_is_read_otherwise_is_not_mixed_in(run, s2, tmp_path, monk
     status, _, errors = run(*words)
     assert status == 2
     assert f"described.{change.split(':')[0]}" in errors
+
+
+@pytest.mark.parametrize("change", ["file", "scale", "nodata", "transform"])
+def test_a_catalog_whose_files_or_items_changed_is_not_mixed_in(tmp_path, change):
+    """A signature in the address of a file, which is another each time, changes nothing."""
+    stac_item(tmp_path, "a", "2020-06-01", 2000)
+    path = tmp_path / "files" / "a_B02.tif"
+
+    def facts(href=str(path), **raster):
+        made = pystac.Item("a", None, None, datetime.datetime(2020, 6, 1), {"proj:code": SOUTH}, collection="s2")
+        left = raster.pop("left", BOX.affine.c)
+        grid = {"proj:shape": list(BOX.shape), "proj:transform": [10, 0, left, 0, -10, BOX.affine.f]}
+        fields = {**grid, "raster:bands": [{"scale": 1e-4, "offset": 0.0, **raster}]}
+        made.add_asset("B02", pystac.Asset(href, media_type="image/tiff", extra_fields=fields))
+        sources = {"s2": source_of([made], M["s2"])}
+        return AreaInputs(sources=sources, periods=(), ground=None, described={}).facts()
+
+    before = facts()
+    assert facts() == before
+    if change == "file":
+        write_cog(path, np.full(BOX.shape, 3000, np.uint16), BOX)
+    changed = {"scale": {"scale": 2e-4}, "nodata": {"nodata": 7}, "transform": {"left": BOX.affine.c + 10}}
+    assert facts(**changed.get(change, {})) != before
+    signed = [facts(f"http://127.0.0.1:9/a.tif?sig={number}") for number in range(2)]
+    assert signed[0] == signed[1]
 
 
 def test_polygons_that_changed_are_not_mixed_in(run, s2, tmp_path, monkeypatch):

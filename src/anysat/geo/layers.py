@@ -90,6 +90,10 @@ class Layer:
     """Number that the file states to stand for no data, of `load` no more than NaN; None for none."""
     scene: str = ""
     """Acquisition it is part of: the stem of its file, the item of a catalog."""
+    files: tuple[str, ...] = ()
+    """Addresses of the files it lies in, where its path is a name in a catalog."""
+    stated: str = ""
+    """What a catalog states of its numbers and its grid: with others it is another layer."""
 
     @property
     def num_times(self) -> int:

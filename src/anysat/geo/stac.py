@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from affine import Affine
@@ -158,6 +158,8 @@ def _grouped(
             scalings=() if all(scaling == (1, 0) for scaling in scalings) else scalings,
             load_stored=partial(_read, tuple(bands), geobox, True),
             scene=item.id,
+            files=tuple(dict.fromkeys(_unsigned(band.uri) for band in bands)),
+            stated=str(([band._replace(uri=_unsigned(band.uri)) for band in bands], geobox)),
         )
 
 
@@ -264,6 +266,14 @@ def _first_read(items: Sequence[Any], asset: str) -> tuple[Any, _Header] | Sourc
 
 def _uri(asset: Any) -> str:
     return str(asset.get_absolute_href() or asset.href)
+
+
+def _unsigned(uri: str) -> str:
+    """An address without what signs it, which is another each time; of a file on this disk its path."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return unquote(parts.path)
+    return uri if "://" not in uri else parts._replace(query="", fragment="").geturl()
 
 
 @lru_cache(maxsize=8192)

@@ -16,6 +16,7 @@ from anysat.areas.sizes import num_dates
 from anysat.errors import RecordError, SourceError
 from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.ground import read_ground
+from anysat.geo.layers import Layer
 from anysat.geo.periods import Period, cut_periods, read_range
 from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
@@ -140,7 +141,7 @@ def _said(described: SourceDescription) -> dict[str, Any]:
 
 def content_of(source: Source) -> str:
     """What tells the files of a source from others, wherever they lie: their bytes, of large ones some all through."""
-    told = [_bytes_of(name) for name in _layers_of(source)]
+    told = [*(_bytes_of(place) for layer in _layers_of(source) for place in _places(layer)), *_stated(source)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
@@ -160,14 +161,24 @@ def _bytes_of(name: str) -> str:
     return found.hexdigest()
 
 
-def _layers_of(source: Source) -> list[str]:
-    masks = [screen.layer.path for one in source.chosen for screen in one.screens]
-    return list(dict.fromkeys([*(one.layer.path for one in source.chosen), *masks]))
+def _layers_of(source: Source) -> list[Layer]:
+    masks = [screen.layer for one in source.chosen for screen in one.screens]
+    layers = [*(one.layer for one in source.chosen), *masks]
+    return list({(layer.path, layer.files, layer.stated): layer for layer in layers}.values())
+
+
+def _places(layer: Layer) -> tuple[str, ...]:
+    return layer.path, *layer.files
+
+
+def _stated(source: Source) -> list[str]:
+    return [layer.stated for layer in _layers_of(source) if layer.stated]
 
 
 def _version_of(source: Source) -> str:
-    """What tells that files were changed: their names, and of those on this disk their sizes and times."""
-    told = dict.fromkeys(line for name in dict.fromkeys([source.name, *_layers_of(source)]) for line in _told_of(name))
+    """What tells that inputs were changed: names, of files on this disk sizes and times, what a catalog states."""
+    places = dict.fromkeys([source.name, *(place for layer in _layers_of(source) for place in _places(layer))])
+    told = dict.fromkeys([*(line for place in places for line in _told_of(place)), *_stated(source)])
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
