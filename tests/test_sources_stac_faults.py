@@ -107,12 +107,33 @@ def test_an_asset_that_states_other_pixels_than_its_file_has_is_named(tmp_path):
         seen(made)
 
 
-def test_pixels_half_a_pixel_from_where_they_are_stated_are_read(tmp_path):
-    made = item(tmp_path, "a", "2020-06-01", ramp(20, 30))
+def off(made, left_m, down_m):
     grid = made.assets["B02"].extra_fields["proj:transform"]
-    made.assets["B02"].extra_fields["proj:transform"] = [*grid[:2], grid[2] + 5, *grid[3:5], grid[5] - 5]
+    made.assets["B02"].extra_fields["proj:transform"] = [*grid[:2], grid[2] + left_m, *grid[3:5], grid[5] - down_m]
+    return made
+
+
+def test_pixels_half_a_pixel_from_where_they_are_stated_are_read(tmp_path):
+    made = off(item(tmp_path, "a", "2020-06-01", ramp(20, 30)), 5, 5)
     moved = geobox((20, 30), left=BOX.affine.c + 5, top=BOX.affine.f - 5)
     assert (seen(made, box=moved)[0].values[0, 0] > 0).sum() >= 19 * 29
+
+
+@pytest.mark.parametrize("by_m", [5, -5, 3])
+def test_where_items_state_a_part_of_a_pixel_more_the_files_tell_the_place(tmp_path, by_m):
+    made = [off(item(tmp_path, name, f"2020-0{name}-01", ramp(20, 30)), by_m, by_m) for name in "67"]
+    source = source_of(made, M["s2"])
+    found, how = source.observe(BOX)
+    assert how == "exact"
+    np.testing.assert_array_equal(found.values[:, 0], [ramp(20, 30)] * 2)
+    told = f"placed as the files say; their items state {by_m / 10:+g} rows and {by_m / 10:+g} columns"
+    assert told in source.notes
+
+
+def test_a_file_that_lies_a_part_of_a_pixel_elsewhere_than_those_before_is_refused(tmp_path):
+    made = [item(tmp_path, "a", "2020-06-01", ramp(20, 30)), off(item(tmp_path, "b", "2020-07-01", ramp(20, 30)), 5, 5)]
+    with pytest.raises(SourceError, match=r"b_B02.tif: its pixels .* are not those its .*0.5 rows and 0.5 columns"):
+        seen(*made)
 
 
 def test_items_that_lie_nowhere_are_refused(tmp_path):

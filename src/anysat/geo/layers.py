@@ -90,6 +90,8 @@ class Layer:
     """Number that the file states to stand for no data, of `load` no more than NaN; None for none."""
     scene: str = ""
     """Acquisition it is part of: the stem of its file, the item of a catalog."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it."""
     files: tuple[str, ...] = ()
     """Addresses of the files it lies in, where its path is a name in a catalog."""
     stated: str = ""

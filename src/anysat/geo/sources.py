@@ -269,6 +269,7 @@ def _notes(
     if hidden := twins([c for c in chosen if c.layer.path in undated]):
         names = some([Path(path).name for path in hidden])
         yield f"one image is made of files without a date that show the same ground, the first on top: {names}"
+    yield from dict.fromkeys(note for c in chosen for note in c.layer.notes)
     if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
         yield "bands not named in the file, taken in the model's order"
     known = {} if found else {key: find_quality(layers, kind.layers) for key, kind in QUALITY_KINDS.items()}

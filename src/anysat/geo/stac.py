@@ -24,7 +24,7 @@ from anysat.geo.formats import mask_is_read
 from anysat.geo.layers import Layer, Pixels, reading
 from anysat.geo.matching import some
 from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
-from anysat.geo.stac_grids import StatedGrid, shift_px, stated_grid
+from anysat.geo.stac_grids import StatedGrid, drift_px, part_px, shift_px, stated_grid
 from anysat.geo.stac_search import day_of, importing, moment_of
 from anysat.modalities import Modality
 
@@ -141,8 +141,10 @@ def _grouped(
     if not wanted:
         return
     by_grid: dict[GeoBox, list[_Stored]] = {}
+    notes: dict[GeoBox, tuple[str, ...]] = {}
     for band, name in wanted:
         grid = samples.grid_of(item, band.asset)
+        notes[grid] = samples.notes(item, band.asset)
         by_grid.setdefault(grid, []).append(_stored(item, band, name, described, samples))
     date = np.array([day_of(item)], "datetime64[D]")
     for geobox, bands in by_grid.items():
@@ -158,6 +160,7 @@ def _grouped(
             scalings=() if all(scaling == (1, 0) for scaling in scalings) else scalings,
             load_stored=partial(_read, tuple(bands), geobox, True),
             scene=item.id,
+            notes=notes[geobox],
             files=tuple(dict.fromkeys(_unsigned(band.uri) for band in bands)),
             stated=str(([band._replace(uri=_unsigned(band.uri)) for band in bands], geobox)),
         )
@@ -189,16 +192,19 @@ class _Samples:
         self._items = items
         self._read: dict[tuple[object, str], tuple[Any, _Header] | SourceError] = {}
         self._grids: dict[GeoBox, GeoBox] = {}
+        self._drifts: dict[tuple[object, str], tuple[float, float] | None] = {}
 
     def grid_of(self, item: Any, asset: str) -> GeoBox:
         """Pixel grid of an asset, one object for all equal ones, so that a source travels light.
 
         It is the one that the asset states, or the item, if a file of the collection has these pixels; else that of
-        the file.
+        the file. Where that one lies a part of a pixel beside, so do all of them.
         """
         uri, stated = _uri(item.assets[asset]), stated_grid(item, asset)
-        if stated is not None and (stated.is_own or self._lies_as_stated(item, asset)):
-            geobox = stated.geobox
+        drift = self._drift(item, asset)
+        if stated is not None and (stated.is_own or drift is not None):
+            row, col = part_px(drift or (0.0, 0.0))
+            geobox = stated.geobox.translate_pix(-col, -row) if row or col else stated.geobox
         else:
             geobox = _grid_of_file(uri, stated)
         return self._grids.setdefault(geobox, geobox)
@@ -218,14 +224,24 @@ class _Samples:
             found = self._sample(item, asset)
             return () if isinstance(found, SourceError) else found[1].names
 
-    def _lies_as_stated(self, item: Any, asset: str) -> bool:
-        """Whether the first file that can be read has the pixels that its item states; so, too, where none can."""
-        found = self._sample(item, asset)
-        if isinstance(found, SourceError):
-            return True
-        sample, header = found
-        stated = stated_grid(sample, asset)
-        return stated is not None and shift_px(stated.geobox, header.shape_px, header.geobox) is not None
+    def notes(self, item: Any, asset: str) -> tuple[str, ...]:
+        """What a user should know of where the grid of an asset lies."""
+        row, col = part_px(self._drift(item, asset) or (0.0, 0.0))
+        said = f"placed as the files say; their items state {row:+.3g} rows and {col:+.3g} columns"
+        return (said,) if (row or col) and stated_grid(item, asset) is not None else ()
+
+    def _drift(self, item: Any, asset: str) -> tuple[float, float] | None:
+        """Where the grid that its item states begins in the first file that can be read; at its corner if none can."""
+        key = item.collection_id, asset
+        if key not in self._drifts:
+            found = self._sample(item, asset)
+            self._drifts[key] = (0.0, 0.0)
+            if not isinstance(found, SourceError):
+                sample, header = found
+                stated = stated_grid(sample, asset)
+                of_file = header.shape_px, header.geobox
+                self._drifts[key] = None if stated is None else drift_px(stated.geobox, *of_file)
+        return self._drifts[key]
 
     def _sample(self, item: Any, asset: str) -> tuple[Any, _Header] | SourceError:
         key = item.collection_id, asset
@@ -335,11 +351,13 @@ def _shift(band: _Stored, geobox: GeoBox) -> tuple[int, int]:
             band.uri, f"its header states scale and offset {own}, and that of another item {other}",
             "give `scale` and `offset` in the description of the source",
         )  # fmt: skip
-    found = shift_px(geobox, header.shape_px, header.geobox)
+    drift = drift_px(geobox, header.shape_px, header.geobox)
+    found = None if drift is None else shift_px(drift)
     if found is None:
+        beside = "" if drift is None else f", {drift[0]:.3g} rows and {drift[1]:.3g} columns beside them"
         raise SourceError(
             band.uri, f"its pixels ({_told(header.shape_px, header.geobox)}) are not those its STAC item states "
-            f"({_told((geobox.height, geobox.width), geobox)})",
+            f"({_told((geobox.height, geobox.width), geobox)}{beside})",
             "correct `proj:shape` and `proj:transform`, or give the files by `path`",
         )  # fmt: skip
     return found

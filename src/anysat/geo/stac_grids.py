@@ -14,12 +14,15 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.geo.degrees import has_place
-from anysat.geo.grid import boundary_in, crs_of, mapped
+from anysat.geo.grid import ALIGNED_PX, boundary_in, crs_of, mapped
 
 _EDGE_POINTS = 21
-_SHIFT_PX = 0.5 + 1e-6
-"""How far pixels of a file may be from those that its item states: both conventions of where a pixel begins count."""
-
+_BEND_PX = 0.5
+"""How far edges of a file may be from those that its item states, once the one lies on the middle of the other."""
+_PART_PX = 0.1
+"""How far pixels of a file may lie beside whole ones of its grid."""
+_TIE_PX = 1e-4
+"""Half a pixel, even with what is lost in computing, counts to the smaller shift: no row or column is lost."""
 _LEAN_FRAC = 1e-3
 """Cosine up to which the sides of a pixel count as at right angles."""
 
@@ -44,21 +47,33 @@ def stated_grid(item: Any, key: str) -> StatedGrid | None:
     return StatedGrid(geobox, is_own) if _has_place(geobox) else None
 
 
-def shift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) -> tuple[int, int] | None:
-    """Row and column of a file at which a stated grid begins; None where its pixels are others.
+def drift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) -> tuple[float, float] | None:
+    """Row and column of a file, in parts of pixels, where a stated grid begins; None where its pixels are others.
 
     Those of a file without georeference are taken to be the stated ones if they are as many.
     """
     if of_file is None:
-        return (0, 0) if tuple(stated.shape) == shape_px else None
+        return (0.0, 0.0) if tuple(stated.shape) == shape_px else None
     x, y = boundary_in(stated, crs_of(of_file))
     col, row = mapped(~of_file.affine, x, y)
     own_col, own_row = stated.boundary(_EDGE_POINTS).T
     drift = np.array([row - own_row, col - own_col])
     if not np.isfinite(drift).all():
         return None
-    top, left = (round(float(part)) for part in (drift.max(axis=1) + drift.min(axis=1)) / 2)
-    return (top, left) if np.abs(drift - [[top], [left]]).max() <= _SHIFT_PX else None
+    top, left = (float(middle) for middle in (drift.max(axis=1) + drift.min(axis=1)) / 2)
+    return (top, left) if np.abs(drift - [[top], [left]]).max() <= _BEND_PX else None
+
+
+def part_px(drift: tuple[float, float]) -> tuple[float, float]:
+    """Parts of a row and of a column by which grids that lie so miss each other; none where they count as aligned."""
+    parts = tuple(round(one - round(one - math.copysign(_TIE_PX, one)), 6) for one in drift)
+    return (parts[0], parts[1]) if max(map(abs, parts)) > ALIGNED_PX else (0.0, 0.0)
+
+
+def shift_px(drift: tuple[float, float]) -> tuple[int, int] | None:
+    """Whole rows and columns of a drift; None where it is not whole."""
+    top, left = map(round, drift)
+    return (top, left) if max(abs(drift[0] - top), abs(drift[1] - left)) <= _PART_PX else None
 
 
 @lru_cache(maxsize=8192)
