@@ -52,6 +52,20 @@ def test_one_date_may_be_a_scalar_coordinate():
     assert source_of(array()[1], M["s2"]).dates.astype(str).tolist() == [DATES[1]]
 
 
+def test_two_scenes_of_a_day_in_a_cube_are_joined_the_first_counts_pixel_by_pixel():
+    """Whether bands lie on an axis or are variables; dates come in their order."""
+    data = array(ramp(3, 10, 5, 7, dtype="float32"))
+    data = data.assign_coords(time=np.array(["2020-07-01", "2020-06-01T10:00", "2020-06-01T10:05"], "datetime64[ns]"))
+    data.values[1, :, 0] = np.nan
+    expected = data.values[[1, 0]]
+    expected[0, :, 0] = data.values[2, :, 0]
+    for given in (data, data.to_dataset("band")):
+        source = source_of(given, M["s2"])
+        found, _ = source.observe(BOX)
+        assert found.dates.astype(str).tolist() == source.dates.astype(str).tolist() == ["2020-06-01", "2020-07-01"]
+        np.testing.assert_array_equal(found.values, expected)
+
+
 def test_rows_from_the_south_are_turned():
     observation, _ = source_of(array()[:, :, ::-1], M["s2"]).observe(BOX)
     np.testing.assert_array_equal(observation.values, ramp(3, 10, 5, 7))

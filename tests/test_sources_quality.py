@@ -155,12 +155,14 @@ def test_a_band_of_a_cube_masks_it(tmp_path):
 
 
 def test_several_readings_of_one_day_keep_each_their_own_mask():
+    """They are joined: where the first is masked the second counts, and nothing where both are."""
     values = ramp(2, 3, 6, 8)
     values[:, 2] = 4
-    values[1, 2, :3] = 9
+    values[0, 2, :3] = values[1, 2, 2:] = 9
     twice = cube(values, BOX, ["2020-01-03", "2020-01-03"], ["B02", "B03", "SCL"])
-    seen = source_of(twice, M["s2"], description=SourceDescription(quality="scl")).observe(BOX)[0].valid[:, 0]
-    assert seen.sum(axis=(1, 2)).tolist() == [48, 24]
+    found = source_of(twice, M["s2"], description=SourceDescription(quality="scl")).observe(BOX)[0]
+    expected = np.concatenate([values[1, 0, :2], np.full((1, 8), np.nan), values[0, 0, 3:]])
+    np.testing.assert_array_equal(np.where(found.valid[:, 0], found.values[:, 0], np.nan), expected[None])
 
 
 def test_a_quality_layer_that_is_there_and_not_asked_for_is_told(tmp_path):

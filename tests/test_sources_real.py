@@ -89,7 +89,7 @@ def test_the_scene_classification_of_a_real_series_masks_it(patch, tmp_path):
 
 
 def test_flags_of_a_real_landsat_series_mask_it(patch, tmp_path):
-    """Flags of Collection 1, where bit 3 is cloud shadow and bit 5 cloud."""
+    """Flags of Collection 1, where bit 3 is cloud shadow and bit 5 cloud; scenes of one day are joined."""
     box = grid(patch, 10, 64)
     bands = ["B2", "B3", "B4", "B5", "B6", "B7", "B10", "B11"]
     imagery = cube(patch["l8"], box, patch["l8_dates"], bands)
@@ -97,4 +97,7 @@ def test_flags_of_a_real_landsat_series_mask_it(patch, tmp_path):
     described = SourceDescription(quality={"kind": "bits", "layer": "pixel_qa", "invalid": [3, 5]})
     observation, _ = source_of(imagery, M["l8"], description=described).observe(box)
     clear = (patch["l8_pixel_qa"].astype(int) & 0b101000) == 0
+    days = np.unique(patch["l8_dates"])
+    assert len(days) < len(clear)
+    clear = np.stack([clear[patch["l8_dates"] == day].any(axis=0) for day in days])
     np.testing.assert_array_equal(observation.valid[:, 4], clear[clear.any(axis=(1, 2))])

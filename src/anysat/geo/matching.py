@@ -144,12 +144,12 @@ def match_dates(
     if undated:
         return [c._replace(steps=(0,)) for c in chosen], None
     stamps = [np.asarray(c.layer.dates) for c in chosen]
-    dates = stamps[0] if len(stamps) == 1 else np.unique(np.concatenate(stamps))
+    dates = np.unique(np.concatenate(stamps))  # scenes of one day are joined, see `Source.observe`
     if own is not None:
         if own not in dates:
             if len(dates) > 1:
                 raise SourceError(name, f"it has no date {own}", f"it has {some(dates.tolist())}")
-            stamps, dates = [np.array([own])] * len(stamps), np.array([own])
+            stamps, dates = [np.full(len(stamp), own) for stamp in stamps], np.array([own])
         dates = dates[dates == own]
     if not modality.is_temporal and len(dates) > 1:
         raise SourceError(
@@ -157,7 +157,7 @@ def match_dates(
             f"{modality.key!r} is a single image, and this holds {len(dates)} dates ({some(dates.tolist())})",
             f"choose one: {modality.key}={name}@{dates[0]}",
         )
-    placed = [_with_steps(c, own, dates, len(stamps) == 1) for c, own in zip(chosen, stamps, strict=True)]
+    placed = [_with_steps(c, own, dates) for c, own in zip(chosen, stamps, strict=True)]
     return [c for c in placed if c.times], dates
 
 
@@ -185,10 +185,9 @@ def _alike(boxes: Mapping[str, tuple[float, ...]]) -> list[str]:
     return [paths[place] for place in np.unique(one[shared > most / 2])]
 
 
-def _with_steps(chosen: Chosen, own: Dates, dates: Dates, is_alone: bool) -> Chosen:
+def _with_steps(chosen: Chosen, own: Dates, dates: Dates) -> Chosen:
     times = tuple(np.flatnonzero(np.isin(own, dates)).tolist())
-    steps = range(len(times)) if is_alone else np.searchsorted(dates, own[list(times)]).tolist()
-    return chosen._replace(times=times, steps=tuple(steps))
+    return chosen._replace(times=times, steps=tuple(np.searchsorted(dates, own[list(times)]).tolist()))
 
 
 def units_of(

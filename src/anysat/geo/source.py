@@ -118,8 +118,8 @@ class Source:
         """Read it on a grid of the modality's pixel size; and how its pixels got there.
 
         Where several layers of one date overlap, the first in name (STAC: time and name) order that has valid data
-        counts, pixel by pixel. Dates of a series without a valid pixel here are left out; where none
-        remains, there is one date without a valid pixel.
+        counts, pixel by pixel; so do scenes of one day in a cube, in the order of its time axis. Dates of a series
+        without a valid pixel here are left out; where none remains, there is one date without a valid pixel.
 
         Args:
             geobox: the grid.
