@@ -13,7 +13,7 @@ from odc.geo.xr import xr_coords
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.sources import SourceDescription, open_sources, source_of
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, TOP, cube, geobox, ramp
+from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc
 
 S2 = M["s2"].band_names
 DATES = ["2020-01-03", "2020-06-30", "2021-02-11"]
@@ -135,6 +135,20 @@ def test_scale_offset_and_nodata_in_the_attributes_are_applied_once():
     again = source_of(decoded, M["s2"]).observe(BOX)[0]
     assert again.values[0, 1] == pytest.approx(0.2)
     assert again.units == observation.units
+
+
+@pytest.mark.parametrize("said", [{"scale": 2e-4}, {"offset": 5.0}, {"nodata": 0}, {"nodata": 3000}])
+def test_what_is_said_of_stored_numbers_means_the_same_of_a_decoded_cube_and_its_file(tmp_path, said):
+    """Whose encoding tells how it was stored."""
+    stored = array(np.full((1, 10, 5, 7), 3000, np.uint16), scale_factor=1e-4, add_offset=-0.1, _FillValue=7)
+    stored.values[0, :, 0, 0], stored.values[0, :, 0, 1] = 7, 0
+    path = write_nc(tmp_path / "a.nc", stored.to_dataset(name="pixels"))
+    of_file = open_sources({"s2": {"path": str(path), **said}}, M)["s2"].observe(BOX)[0]
+    for decoded in (True, False):
+        with xarray.open_dataset(path, decode_coords="all", mask_and_scale=decoded) as held:
+            found = source_of(held.load(), M["s2"], description=SourceDescription(**said)).observe(BOX)[0]
+        np.testing.assert_array_equal(found.valid, of_file.valid)
+        np.testing.assert_allclose(found.values, of_file.values, rtol=1e-5)
 
 
 def test_names_of_bands_may_be_in_the_long_name():

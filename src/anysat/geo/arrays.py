@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.layers import Layer, Pixels, date_in, names_of, reading
@@ -51,7 +52,7 @@ def _opened(path: Path, options: dict[str, Any], stored: bool) -> Iterator[xarra
 
 
 def _held(dataset: xarray.Dataset, stored: bool) -> AbstractContextManager[xarray.Dataset]:
-    del stored  # what is in memory is as it is
+    del stored  # what is in memory is as it is; its encoding tells how it was stored
     return nullcontext(dataset)
 
 
@@ -164,12 +165,25 @@ def _read(
         window |= {band: list(bands)} if band else {}
         lazy = dataset[name].isel(window).transpose(*(axis for axis in axes if axis is not None))
         pixels = lazy.compute(scheduler="synchronous").values  # windows are read side by side; blocks are not
+        if pending is None:
+            pixels = _encoded(pixels, dataset[name].encoding)
     if fill is not None:
         pixels = np.where(np.isclose(pixels, fill), np.nan, pixels)
     if pending is not None and pending != (1, 0):
         pixels = pixels * pending[0] + pending[1]
     pixels = pixels[None] if time is None else pixels
     return np.asarray(pixels if band else pixels[:, None], np.float32)
+
+
+def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
+    """Numbers as they were stored before xarray decoded them, no-data included; of a file opened so they are so."""
+    scale, offset = float(encoding.get("scale_factor", 1.0)), float(encoding.get("add_offset", 0.0))
+    fill = next((float(encoding[name]) for name in _NODATA_NAMES if encoding.get(name) is not None), None)
+    if (scale, offset) != (1, 0):
+        pixels = (pixels.astype(np.float64) - offset) / scale
+        if np.dtype(encoding.get("dtype", float)).kind in "iu":
+            pixels = np.round(pixels)
+    return pixels if fill is None else np.where(np.isnan(pixels), fill, pixels)
 
 
 def _check_even(path: str, array: xarray.DataArray, dim: str) -> None:
