@@ -1,5 +1,6 @@
 """Cubes in memory become sources: axes in any order, lazy blocks window by window, mistakes named."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
@@ -64,6 +65,19 @@ def test_two_scenes_of_a_day_in_a_cube_are_joined_the_first_counts_pixel_by_pixe
         found, _ = source.observe(BOX)
         assert found.dates.astype(str).tolist() == source.dates.astype(str).tolist() == ["2020-06-01", "2020-07-01"]
         np.testing.assert_array_equal(found.values, expected)
+
+
+def test_a_day_written_with_an_offset_is_that_of_greenwich():
+    west = array().assign_coords(time=["2020-01-02T23:30:00-08:00", "2020-06-30T01:00:00Z", "2021-02-11"])
+    assert source_of(west, M["s2"]).dates.astype(str).tolist() == DATES
+
+
+def test_a_calendar_that_needs_a_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cftime", None)
+    data = array().to_dataset(name="pixels").drop_vars("time")
+    data = data.assign_coords(time=("time", [2, 180, 400], {"units": "days since 2020-01-01", "calendar": "noleap"}))
+    with pytest.raises(SourceError, match=r"a.nc: its dates are of the calendar 'noleap'.*; `pip install cftime`"):
+        open_sources([f"s2={write_nc(tmp_path / 'a.nc', data)}"], M)
 
 
 def test_rows_from_the_south_are_turned():

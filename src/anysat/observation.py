@@ -225,7 +225,7 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
     if given.dtype.kind in "biufc" and given.size:
         raise InputError(where, "dates such as 2020-06-01", "numbers", "day numbers belong to the published call")
     try:
-        made = np.array([_calendar_date(date) for date in np.atleast_1d(given)], dtype="datetime64[D]")
+        made = np.array([calendar_date(date) for date in np.atleast_1d(given)], dtype="datetime64[D]")
     except (ValueError, TypeError) as error:
         raise InputError(where, "dates such as 2020-06-01", error) from None
     if made.shape != (num_times,):
@@ -238,7 +238,7 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
     return made
 
 
-def _calendar_date(date: object) -> object:
+def calendar_date(date: object) -> object:
     """What numpy reads as a day, in UTC; text must begin as a calendar date, so that nothing is guessed."""
     if isinstance(date, datetime) and date.tzinfo is not None:
         return date.astimezone(UTC).date()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.layers import Layer, Pixels, date_in, names_of, reading
+from anysat.observation import calendar_date
 
 if TYPE_CHECKING:
     import xarray
@@ -47,7 +49,17 @@ def array_layers(name: str, data: xarray.Dataset | xarray.DataArray, also: Seque
 def _opened(path: Path, options: dict[str, Any], stored: bool) -> Iterator[xarray.Dataset]:
     import xarray
 
-    with xarray.open_dataset(path, decode_coords="all", mask_and_scale=not stored, **options) as dataset:
+    try:
+        dataset = xarray.open_dataset(path, decode_coords="all", mask_and_scale=not stored, **options)
+    except ValueError as error:
+        if "cftime" not in str(error):
+            raise
+        calendar = re.search(r"calendar '(\w+)'", str(error))
+        raise SourceError(
+            path, f"its dates are of the calendar {calendar[1] if calendar else 'of a model'!r}, which needs a package",
+            "`pip install cftime`; days that the common calendar lacks, as 30 February, are refused",
+        ) from error  # fmt: skip
+    with dataset:
         yield dataset
 
 
@@ -210,7 +222,16 @@ def _dates(path: str, array: xarray.DataArray, time: str | None) -> Any:
         raise SourceError(
             path, f"its axis {time!r} holds {stamps.dtype}, not dates", "write a coordinate of dates (CF time)"
         )
-    dates = [date_in(str(stamp)) for stamp in stamps]
+    dates = [_day(str(stamp)) for stamp in stamps]
     if unread := [str(stamp) for stamp, date in zip(stamps, dates, strict=True) if date is None]:
         raise SourceError(path, f"{unread[0]!r} on its axis {time!r} is no date", "write dates as 2020-06-01")
     return np.array(dates, "datetime64[D]")
+
+
+def _day(stamp: str) -> np.datetime64 | None:
+    """Day in UTC, as everywhere; else the first date in a text, None without one."""
+    try:
+        day = np.datetime64(str(calendar_date(stamp)), "D")
+    except ValueError:  # text that does not begin with a date
+        return date_in(stamp)
+    return None if np.isnat(day) else day
