@@ -18,8 +18,8 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError
+from anysat.geo.boxes import Box
 from anysat.geo.grid import (
-    Box,
     Footprint,
     boundary_in,
     bounds_of,
@@ -28,13 +28,15 @@ from anysat.geo.grid import (
     choose_crs,
     crs_of,
     is_metric,
+    shared_degrees,
     snap,
 )
-from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG, system_at
+from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 from anysat.modalities import Modality
 from anysat.patches import SubpatchOrder
 
 _ZONE_DEG, _FURTHEST_DEG, _STEP_DEG = 6.0, 84.0, 0.05
+_ZONE_EDGE_DEG = 1e-9
 _TOUCHES = 1e-3
 """Share of a patch by which ground may reach into it without taking it in."""
 
@@ -254,7 +256,7 @@ def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
 
 def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:
     """Reference systems, why, and the longitudes of each where there are several."""
-    crs, reason = choose_crs(tiling)
+    crs, reason = choose_crs(tiling, wanted)
     finest = min((f for f in tiling if any(is_metric(box) for box in f.geoboxes)), key=_pixel_m, default=None)
     if finest is not None:
         systems = list(dict.fromkeys(crs_of(box) for box in finest.geoboxes if is_metric(box)))
@@ -265,17 +267,25 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
         return [(s, f"zones of {finest.name}", widened[_utm_band(s)]) for s in systems]
     if _utm_band(crs) is None:  # beyond the zones, where one system is for all longitudes
         return [(crs, reason, None)]
-    west, _, east, _ = _degrees(tiling) if wanted is None else wanted.bounds
-    south, north = (_degrees(tiling) if wanted is None else wanted.bounds)[1::2]
-    first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - 1e-9))
-    if first == last:
-        if wanted is not None:  # its zone, wherever the middle of the files is
-            crs, reason = system_at((west + east) / 2, (south + north) / 2)
+    ground = shared_degrees(tiling, wanted)
+    if ground.is_empty:
         return [(crs, reason, None)]
-    middles = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
+    west, south, east, north = ground.bounds
+    first, last = (math.floor(longitude / _ZONE_DEG) for longitude in (west, east - _ZONE_EDGE_DEG))
+    ranges = [(zone * _ZONE_DEG, (zone + 1) * _ZONE_DEG) for zone in range(first, last + 1)]
+    ranges = [one for one in ranges if _lies_in(ground, one)]
+    if len(ranges) < 2:
+        return [(crs, reason, None)]
     latitude = min(max((south + north) / 2, SOUTHERNMOST_DEG), NORTHERNMOST_DEG)
-    return [(CRS.utm(sum(band) / 2, latitude), "UTM zones, because no input is in true metres", band)
-            for band in middles]  # fmt: skip
+    return [(CRS.utm(sum(one) / 2, latitude), "UTM zones, because no input is in true metres", one)
+            for one in ranges]  # fmt: skip
+
+
+def _lies_in(ground: Any, band: tuple[float, float]) -> bool:
+    import shapely
+
+    inner = shapely.box(band[0] + _ZONE_EDGE_DEG, -_FURTHEST_DEG, band[1] - _ZONE_EDGE_DEG, _FURTHEST_DEG)
+    return bool(inner.intersects(ground))
 
 
 def _widened(bands: Collection[tuple[float, float]]) -> dict[Any, tuple[float, float]]:
@@ -303,11 +313,6 @@ def _utm_band(crs: CRS) -> tuple[float, float] | None:
 
 def _zone_name(crs: CRS) -> str:
     return f"utm{(crs.epsg or 0) % 100:02d}{'n' if (crs.epsg or 0) // 100 == 326 else 's'}"
-
-
-def _degrees(footprints: Sequence[Footprint]) -> Box:
-    """Longitudes and latitudes that all sources share."""
-    return _all_share([bounds_of(footprint, CRS("EPSG:4326")) for footprint in footprints])
 
 
 def _clipped(wanted: Any, band: tuple[float, float] | None) -> Any:

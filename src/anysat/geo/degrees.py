@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 from affine import Affine
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
@@ -22,6 +24,21 @@ def centre_deg(geobox: GeoBox) -> tuple[float, float]:
         affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
     )
     return float(longitude), float(latitude)
+
+
+def middle_deg(ground: Any) -> tuple[float, float]:
+    """Longitude and latitude of the middle of a geometry in degrees, whose parts may lie on both sides of 180."""
+    import shapely
+
+    west, south, east, north = ground.bounds
+    if east - west > _HALF_DEG:
+        parts = [shapely.transform(part, lambda points: np.add(points, (_TURN_DEG, 0))) if part.centroid.x < 0 else part
+                 for part in shapely.get_parts(ground)]  # fmt: skip
+        moved_west, _, moved_east, _ = shapely.GeometryCollection(parts).bounds
+        if moved_east - moved_west < east - west:
+            west, east = moved_west, moved_east
+    longitude = (west + east) / 2
+    return longitude - _TURN_DEG * math.floor((longitude + _HALF_DEG) / _TURN_DEG), (south + north) / 2
 
 
 def is_on_earth(crs: CRS) -> bool:

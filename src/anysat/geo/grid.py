@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -18,7 +18,9 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import LargeGroundError, PatchSizeError, SourceError
-from anysat.geo.degrees import centre_deg
+from anysat.geo.boxes import EVERYWHERE, NOWHERE, Box
+from anysat.geo.degrees import centre_deg, middle_deg
+from anysat.geo.wide import is_wide, parts_near
 from anysat.geo.zones import system_at
 from anysat.modalities import Modality
 from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
@@ -31,51 +33,8 @@ ALIGNED_PX = 0.02
 """Grids closer than this share of a pixel count as one grid."""
 SCALE_TOLERANCE = 0.03
 """How far a metre of a map projection may be from a metre on the ground."""
-_SHOWN_SIZES, _EDGE_POINTS = 12, 21
-
-
-class Box(NamedTuple):
-    """Bounds in metres of the tile's reference system."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def __str__(self) -> str:
-        return f"x {self.left:.1f}..{self.right:.1f}, y {self.bottom:.1f}..{self.top:.1f}"
-
-    @property
-    def width_m(self) -> float:
-        """West-east side."""
-        return self.right - self.left
-
-    @property
-    def height_m(self) -> float:
-        """North-south side."""
-        return self.top - self.bottom
-
-    def shared_with(self, other: Box) -> Box:
-        """Intersection; its sides are not positive where there is none."""
-        return Box(
-            max(self.left, other.left),
-            max(self.bottom, other.bottom),
-            min(self.right, other.right),
-            min(self.top, other.top),
-        )
-
-    def joined_with(self, other: Box) -> Box:
-        """Smallest box around both."""
-        return Box(
-            min(self.left, other.left),
-            min(self.bottom, other.bottom),
-            max(self.right, other.right),
-            max(self.top, other.top),
-        )
-
-    def is_empty(self, tolerance_m: float = 0.0) -> bool:
-        """Whether a side is not longer than the tolerance."""
-        return min(self.width_m, self.height_m) <= tolerance_m
+_WGS84, _HALF_DEG = CRS("EPSG:4326"), 180.0
+_SHOWN_SIZES, _EDGE_POINTS, _WIDE_EDGE_POINTS = 12, 21, 181
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +123,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         SourceError: nothing has a georeference, or one source has none; sources do not overlap; the shared ground is
             smaller than the tile by a pixel or more, or does not hold the place.
     """
-    located, bounding, crs, reason, shared = _shared_ground(footprints)
+    located, bounding, crs, reason, shared = _shared_ground(footprints, lon_lat)
     names = ", ".join(footprint.name for footprint in bounding)
     if len(located) < len(footprints):
         without = next(footprint.name for footprint in footprints if not footprint.geoboxes)
@@ -202,8 +161,12 @@ def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side
     return shared
 
 
-def _shared_ground(footprints: Sequence[Footprint]) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:
+def _shared_ground(
+    footprints: Sequence[Footprint], lon_lat: tuple[float, float] | None = None
+) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:
     """Sources with a georeference, those of them that bound the tile, a reference system and why, the shared ground."""
+    import shapely
+
     located = [footprint for footprint in footprints if footprint.geoboxes]
     if not located:
         raise SourceError(
@@ -212,7 +175,7 @@ def _shared_ground(footprints: Sequence[Footprint]) -> tuple[list[Footprint], li
             "give it together with a georeferenced input of the same ground",
         )
     bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
-    crs, reason = choose_crs(bounding)
+    crs, reason = choose_crs(bounding, None if lon_lat is None else shapely.Point(*lon_lat))
     check_overlap([(footprint.name, bounds_of(footprint, crs)) for footprint in located])
     shared = bounds_of(bounding[0], crs)
     for footprint in bounding[1:]:
@@ -234,12 +197,20 @@ def crs_of(geobox: GeoBox) -> CRS:
 
 
 def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates of points around the edge of a grid, in a reference system."""
+    """Coordinates of points around the edge of a grid, in a reference system; not finite where it cannot show them.
+
+    Of a grid of whole continents, around the edges of its parts near the place that the system is made for.
+    """
     from pyproj import Transformer
 
     x, y = mapped(geobox.affine, *geobox.boundary(_EDGE_POINTS).T)
     if geobox.crs == crs:
         return x, y
+    if is_wide(geobox):
+        edges = [mapped(part.affine, *part.boundary(_WIDE_EDGE_POINTS).T) for part in parts_near(geobox, crs)]
+        if not edges:
+            return np.array([math.inf]), np.array([math.inf])
+        x, y = np.concatenate(edges, axis=1)
     transformer = Transformer.from_crs(crs_of(geobox).proj, crs.proj, always_xy=True)
     x, y = transformer.transform(x, y)
     return x, y
@@ -256,8 +227,11 @@ def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs
     return GeoBox((rows, cols), Affine(pixel_m, 0, round(left, 4), 0, -pixel_m, round(top, 4)), crs)
 
 
-def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
-    """Reference system of the finest source among those in true metres, else that of the place; and why."""
+def choose_crs(footprints: Sequence[Footprint], wanted: Any = None) -> tuple[CRS, str]:
+    """Reference system of the finest source among those in true metres, else that of the place; and why.
+
+    The place is the middle of the ground that all share, or of the part of it that is wanted (shapely, in degrees).
+    """
     metric = [
         (abs(geobox.affine.determinant) ** 0.5, footprint.name, crs_of(geobox))
         for footprint in footprints
@@ -267,8 +241,31 @@ def choose_crs(footprints: Sequence[Footprint]) -> tuple[CRS, str]:
     if metric:
         _, name, crs = min(metric, key=lambda found: found[0])
         return crs, f"that of {name}"
-    longitude, latitude = centre_deg(footprints[0].geoboxes[0])
-    return system_at(longitude, latitude)
+    ground = shared_degrees(footprints, wanted)
+    is_known = not (ground.is_empty or ground.equals(_world()))
+    return system_at(*(middle_deg(ground) if is_known else centre_deg(footprints[0].geoboxes[0])))
+
+
+def shared_degrees(footprints: Sequence[Footprint], wanted: Any = None) -> Any:
+    """Longitudes and latitudes (a shapely geometry) that all sources show, of those that are wanted."""
+    import shapely
+
+    ground = _world() if wanted is None else wanted
+    for footprint in footprints:
+        boxes = [bounds_of(replace(footprint, geoboxes=(geobox,)), _WGS84) for geobox in footprint.geoboxes]
+        if any(
+            box.width_m >= _HALF_DEG and not crs_of(geobox).geographic
+            for box, geobox in zip(boxes, footprint.geoboxes, strict=True)
+        ):
+            continue  # around a pole, or on both sides of 180 degrees: its edges do not tell what it shows
+        ground = ground.intersection(shapely.union_all(shapely.box(*np.array(boxes).T)))
+    return ground
+
+
+def _world() -> Any:
+    import shapely
+
+    return shapely.box(-_HALF_DEG, -_HALF_DEG / 2, _HALF_DEG, _HALF_DEG / 2)
 
 
 def is_metric(geobox: GeoBox) -> bool:
@@ -284,13 +281,19 @@ def is_metric(geobox: GeoBox) -> bool:
 
 
 def bounds_of(footprint: Footprint, crs: CRS) -> Box:
-    """Bounds of all rasters of a source that has a georeference, in a reference system."""
-    found = None
+    """Bounds of all rasters of a source that has a georeference, in a reference system.
+
+    They are infinite where the system cannot show a whole raster, and those of nothing where it shows none.
+    """
+    assert footprint.geoboxes, footprint
+    found = NOWHERE
     for geobox in footprint.geoboxes:
         x, y = boundary_in(geobox, crs)
-        box = Box(float(x.min()), float(y.min()), float(x.max()), float(y.max()))
-        found = box if found is None else found.joined_with(box)
-    assert found is not None, footprint
+        seen = np.isfinite(x) & np.isfinite(y)
+        if seen.all():
+            found = found.joined_with(Box(float(x.min()), float(y.min()), float(x.max()), float(y.max())))
+        elif seen.any():
+            found = EVERYWHERE
     return found
 
 

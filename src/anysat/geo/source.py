@@ -211,8 +211,9 @@ def _touches(
 ) -> NDArray[np.bool_] | bool:
     """Which of several boxes a window may touch; a few too many do no harm."""
     x, y = boundary_in(geobox, crs)
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):  # beyond what this system can show
-        return False
+    seen = np.isfinite(x) & np.isfinite(y)
+    if not seen.all():  # beyond what this system can show
+        return bool(seen.any())
     margins = margins + _MARGIN_FRAC * max(np.ptp(x), np.ptp(y))
     left, bottom, right, top = bounds.T
     beside = (x.max() + margins < left) | (x.min() - margins > right)

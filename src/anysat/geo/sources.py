@@ -357,7 +357,7 @@ def _screened(
 def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:
     if bbox is None or not source.footprint.geoboxes:
         return
-    area = GeoBox.from_bbox(bbox, _WGS84, shape=(1, 1))
+    area = GeoBox.from_bbox(bbox, _WGS84, shape=(1, 1), tight=True)
     if not source.touching(area):
         west, south, east, north = bbox
         own = bounds_of(source.footprint, _WGS84)

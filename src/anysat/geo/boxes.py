@@ -1,0 +1,58 @@
+"""Bounds in a reference system."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """Bounds in metres of the tile's reference system."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def __str__(self) -> str:
+        if self == NOWHERE:
+            return "ground far from here"
+        return f"x {self.left:.1f}..{self.right:.1f}, y {self.bottom:.1f}..{self.top:.1f}"
+
+    @property
+    def width_m(self) -> float:
+        """West-east side."""
+        return self.right - self.left
+
+    @property
+    def height_m(self) -> float:
+        """North-south side."""
+        return self.top - self.bottom
+
+    def shared_with(self, other: Box) -> Box:
+        """Intersection; its sides are not positive where there is none."""
+        return Box(
+            max(self.left, other.left),
+            max(self.bottom, other.bottom),
+            min(self.right, other.right),
+            min(self.top, other.top),
+        )
+
+    def joined_with(self, other: Box) -> Box:
+        """Smallest box around both."""
+        return Box(
+            min(self.left, other.left),
+            min(self.bottom, other.bottom),
+            max(self.right, other.right),
+            max(self.top, other.top),
+        )
+
+    def is_empty(self, tolerance_m: float = 0.0) -> bool:
+        """Whether a side is not longer than the tolerance."""
+        return min(self.width_m, self.height_m) <= tolerance_m
+
+
+NOWHERE = Box(math.inf, math.inf, -math.inf, -math.inf)
+"""Bounds of nothing."""
+EVERYWHERE = Box(-math.inf, -math.inf, math.inf, math.inf)
+"""Bounds of what has none that are known."""
