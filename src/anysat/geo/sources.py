@@ -22,8 +22,9 @@ from anysat.geo.formats import KINDS, Kind, Wanted
 from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.in_training import as_in_training, own_units
 from anysat.geo.layers import Layer
-from anysat.geo.matching import Chosen, Units, match_bands, match_dates, name_bands, some, twins, units_of
+from anysat.geo.matching import Chosen, Units, band_index, match_bands, match_dates, name_bands, some, twins, units_of
 from anysat.geo.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
+from anysat.geo.rivals import Claim, without_rivals
 from anysat.geo.source import Source
 from anysat.modalities import UNITS, Modality, find_modality
 
@@ -234,9 +235,11 @@ def _assemble(
         raise EmptySourceError(name, "it holds nothing", "give data with at least one date")
     described, before, taken = as_in_training(described, trained, layers, modality, units, is_stac=is_stac)
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
-    imagery = [_dated(layer, date) for layer in name_bands(layers, described.bands, modality)]
+    imagery, rivals = (layers, []) if is_stac else without_rivals(layers, _claim(described, modality))
+    imagery = [_dated(layer, date) for layer in name_bands(imagery, described.bands, modality)]
     imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
     chosen, unused = match_bands(name, imagery, modality)
+    unused += rivals
     chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
         raise EmptySourceError(name, "it holds no date", "give a series with at least one")
@@ -250,6 +253,16 @@ def _assemble(
         name=name, modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes),
         quality=described.quality,
     )  # fmt: skip
+
+
+def _claim(described: SourceDescription, modality: Modality) -> Claim:
+    """Which of the modality's bands a name in a file is, as the user says where the user does."""
+    if not described.bands:
+        return lambda name: band_index(name, modality)
+    if isinstance(described.bands, Mapping):
+        wanted = {stored: modality.find_band(band) for band, stored in described.bands.items()}
+        return wanted.get
+    return lambda _: None  # names in order, whatever the file says
 
 
 def _dated(layer: Layer, date: np.datetime64 | None) -> Layer:

@@ -1,0 +1,120 @@
+"""Files and variables whose names merely hold that of a band, as `B4_std` beside `B4`: told from those that are it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from anysat.errors import SourceError
+from anysat.geo.layers import Layer, names_in_stem
+
+_PLAIN = re.compile(r"\d+|\d+(m|cm)|v\d+\w*|\d{8}t\w*|doy\d+", re.IGNORECASE)
+"""Words after the name of a band that say nothing of what the numbers are: size of pixels, date, version."""
+Claim = Callable[[str], int | None]
+"""The modality's band of a name, None for none."""
+
+
+class _File(NamedTuple):
+    layer: Layer
+    target: int
+    before: tuple[str, ...]
+    """Words before that of the band …"""
+    after: frozenset[str]
+    """… and after it, but for the plain ones."""
+
+
+def without_rivals(layers: Sequence[Layer], claim: Claim) -> tuple[list[Layer], list[str]]:
+    """Layers without those that only look like a band, and the names of these.
+
+    Of the variables of one cube, the one that is called as the band is it. Of the files of a folder, those count whose
+    words after the band's name are those of files of all bands; of several over one ground the one with the fewest.
+
+    Raises:
+        SourceError: it cannot be told which one is the band.
+    """
+    left_out = _rival_variables(layers, claim) | _rival_files(layers, claim)
+    kept = [layer for layer in layers if layer.path not in left_out]
+    return kept, [Path(path).name.rpartition("::")[2] for path in left_out]
+
+
+def _rival_variables(layers: Sequence[Layer], claim: Claim) -> dict[str, None]:
+    found: dict[tuple[str, int], list[tuple[int, Layer]]] = {}
+    for layer in layers:
+        cube, is_variable, _ = layer.path.rpartition("::")
+        if is_variable and len(layer.bands) == 1:
+            ranked = [(rank, target) for rank, name in enumerate(layer.bands[0]) if (target := claim(name)) is not None]
+            for rank, target in ranked[:1]:
+                found.setdefault((cube, target), []).append((rank, layer))
+    left_out: dict[str, None] = {}
+    for (cube, _), rivals in found.items():
+        best = min(rank for rank, _ in rivals)
+        exact = [layer.path for rank, layer in rivals if rank == best]
+        if len(exact) > 1:
+            names = [path.rpartition("::")[2] for path in exact]
+            raise SourceError(
+                cube, f"several of its variables may be one band: {', '.join(names)}",
+                "say which one is, as with `bands` in a description of the source, or leave the others out",
+            )  # fmt: skip
+        left_out |= {layer.path: None for rank, layer in rivals if rank != best}
+    return left_out
+
+
+def _rival_files(layers: Sequence[Layer], claim: Claim) -> dict[str, None]:
+    files = [file for layer in layers if (file := _file(layer, claim)) is not None]
+    targets = {file.target for file in files}
+    seen: dict[str, set[int]] = {}
+    for file in files:
+        for word in file.after:
+            seen.setdefault(word, set()).add(file.target)
+    common = {word for word, of in seen.items() if of == targets}
+    kept = [file for file in files if file.after <= common]
+    if not kept:
+        return {}
+    left_out = {file.layer.path: None for file in files if not file.after <= common}
+    groups: dict[tuple[int, tuple[str, ...]], list[_File]] = {}
+    for file in kept:
+        groups.setdefault((file.target, file.before), []).append(file)
+    for group in groups.values():
+        if len({file.after for file in group}) > 1:
+            left_out |= _rivals_of_ground(group)
+    return left_out
+
+
+def _file(layer: Layer, claim: Claim) -> _File | None:
+    """A file whose only band is named by its own name."""
+    words = names_in_stem(Path(layer.path))
+    if len(layer.bands) != 1 or layer.bands[0] != words:
+        return None
+    for number, word in enumerate(words):
+        if (target := claim(word)) is not None:
+            after = frozenset(other.lower() for other in words[:number] if not _PLAIN.fullmatch(other))
+            return _File(layer, target, words[number + 1 :], after)
+    return None
+
+
+def _rivals_of_ground(group: Sequence[_File]) -> dict[str, None]:
+    """Files with more words than another that shows most of the same ground on the same days."""
+    pairs = [(file, other) for file in group for other in group if _one_image(file.layer, other.layer)]
+    left_out = {file.layer.path: None for file, other in pairs if file.after > other.after}
+    for file, other in pairs:
+        if file.after != other.after and not {file.layer.path, other.layer.path} & set(left_out):
+            raise SourceError(
+                Path(file.layer.path).parent, "several of its files may be one band of one image: "
+                f"{Path(file.layer.path).name}, {Path(other.layer.path).name}",
+                "leave only those in the folder that are",
+            )  # fmt: skip
+    return left_out
+
+
+def _one_image(one: Layer, other: Layer) -> bool:
+    if one.geobox is None or other.geobox is None or one.geobox.crs != other.geobox.crs:
+        return False
+    if one.dates is not None and other.dates is not None and not set(one.dates) & set(other.dates):
+        return False
+    a, b = one.geobox.boundingbox, other.geobox.boundingbox
+    across = min(a.right, b.right) - max(a.left, b.left)
+    along = min(a.top, b.top) - max(a.bottom, b.bottom)
+    smaller = min(a.span_x * a.span_y, b.span_x * b.span_y)
+    return bool(across > 0 and along > 0 and across * along > smaller / 2)
