@@ -211,6 +211,18 @@ def test_uneven_coordinates_are_refused():
         source_of(array()[..., [0, 1, 3, 4]], M["s2"])
 
 
+def test_degrees_rounded_to_float32_are_evenly_spaced_but_gaps_are_not():
+    lon = (115.9 + 8.983e-5 * (np.arange(50) + 0.5)).astype(np.float32)
+    lat = (-32 - 8.983e-5 * (np.arange(50) + 0.5)).astype(np.float32)
+    coords = {"time": np.array(DATES[:1], "datetime64[ns]"), "latitude": lat, "longitude": lon}
+    pixels = xarray.DataArray(np.ones((1, 50, 50)), coords, ("time", "latitude", "longitude"), name="B2")
+    located = pixels.to_dataset().odc.assign_crs("EPSG:4326")
+    (box,) = source_of(located, M["s2"]).footprint.geoboxes
+    assert box.affine.a == pytest.approx(8.983e-5, rel=0.01)
+    with pytest.raises(SourceError, match="not evenly spaced"):
+        source_of(located.isel(longitude=[0, 1, 3, 4]), M["s2"])
+
+
 def test_what_is_no_cube_is_refused():
     with pytest.raises(SourceError, match="a ndarray is no xarray cube"):
         source_of(np.ones((3, 4)), M["s2"])

@@ -114,6 +114,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
         raise SourceError(where, f"its dimensions {array.dims} are not (time, band, y, x)")
     for dim in spatial:
         _check_even(where, array, str(dim))
+    array = _unrounded(array, [str(dim) for dim in spatial])
     bands = _band_names(array, band)
     decoded = float(array.encoding.get("scale_factor", 1.0)), float(array.encoding.get("add_offset", 0.0))
     pending = float(array.attrs.get("scale_factor", 1.0)), float(array.attrs.get("add_offset", 0.0))
@@ -200,12 +201,25 @@ def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
 
 def _check_even(path: str, array: xarray.DataArray, dim: str) -> None:
     """Refuse coordinates with gaps: they are no pixel grid."""
-    steps = np.diff(np.asarray(array[dim].values, np.float64)) if dim in array.coords else np.empty(0)
-    if len(steps) and np.abs(steps - steps.mean()).max() > 0.01 * abs(steps.mean()):
+    places = array[dim].values if dim in array.coords else np.empty(0)
+    steps = np.diff(np.asarray(places, np.float64))
+    rounded = np.finfo(np.float32).eps * np.abs(places).max() if places.dtype == np.float32 and len(steps) else 0.0
+    allowed = max(0.01 * abs(steps.mean()), min(rounded, 0.5 * abs(steps.mean()))) if len(steps) else 0.0
+    if len(steps) and np.abs(steps - steps.mean()).max() > allowed:
         raise SourceError(
             path, f"its coordinate {dim!r} is not evenly spaced: steps from {steps.min():g} to {steps.max():g}",
             "resample it to a regular grid",
         )  # fmt: skip
+
+
+def _unrounded(array: xarray.DataArray, dims: Sequence[str]) -> xarray.DataArray:
+    """The same array with even coordinates where they were rounded to float32: their first step is not the mean one."""
+    even = {
+        dim: (dim, np.linspace(float(array[dim][0]), float(array[dim][-1]), array.sizes[dim]), array[dim].attrs)
+        for dim in dims
+        if dim in array.coords and array[dim].dtype == np.float32 and array.sizes[dim] > 1
+    }
+    return array.assign_coords(even) if even else array
 
 
 def _dates(path: str, array: xarray.DataArray, time: str | None) -> Any:
