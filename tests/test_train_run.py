@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import anysat
 from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError, SourceError, WriteError
@@ -180,6 +181,28 @@ def test_what_the_sessions_of_a_run_took_is_summed_and_one_that_told_nothing_is_
     facts.write_text(json.dumps(content))
     found = spent(tmp_path / "run")
     assert found == {"wall_s": 90, "cpu_s": 29, "threads": first["threads"], "sessions": 3, "untimed": 1}
+
+
+@pytest.mark.parametrize(("rank", "node"), [(1, "0"), (0, "1")])
+def test_a_process_that_trains_alone_writes_whatever_number_another_launcher_gave_it(rank, node, tmp_path, monkeypatch):
+    """As each of `srun -n 4 anysat pretrain --seed …` does."""
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "four"}
+    for name, value in {"NODE_RANK": node, **slurm}.items():
+        monkeypatch.setenv(name, value)
+    train(tmp_path / "run", num_steps=1, keep={"loggers": ["csv", "tensorboard"]})
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "facts.json", "metrics.csv", "model.safetensors"} <= found
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events*")
+    assert events.stat().st_size > 100
+    assert rank_zero_only.rank == rank
+
+
+def test_of_several_processes_that_train_together_the_first_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with open_run(tmp_path / "run", config={}, seed=0, processes=2) as run:
+        assert not run.is_writer
+    assert not run.path.exists()
 
 
 def test_compiled_parts_keep_their_names(tmp_path, monkeypatch):

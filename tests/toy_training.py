@@ -22,7 +22,7 @@ from anysat.train.checkpoints import newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
 from anysat.train.run import open_run
-from anysat.train.trainer import fit
+from anysat.train.trainer import fit, num_processes
 from meadow import Meadow
 
 NUM_STEPS = 6
@@ -92,13 +92,15 @@ def train(
     """A short training in a folder, with one thread: more would round otherwise."""
     threads = torch.get_num_threads()
     options = {"learning_rate": 1e-2, "warmup_steps": 2, **(optimiser or {})}
+    engine = EngineConfig(**{"accelerator": "cpu", "threads": 1, **(engine or {})})
+    begun = {"config": config or {"out": str(out)}, "seed": seed, "resume": resume}
     try:
-        with open_run(Path(out), config=config or {"out": str(out)}, seed=seed, resume=resume) as run:
+        with open_run(Path(out), **begun, processes=num_processes(engine)) as run:
             return fit(
                 objective or Toy(),
                 sources,
                 optimiser=OptimiserConfig(**options),
-                engine=EngineConfig(**{"accelerator": "cpu", "threads": 1, **(engine or {})}),
+                engine=engine,
                 keep=KeepConfig(**{"save_every": 2, "log_every": 1, "loggers": ("csv",), **(keep or {})}),
                 seed=seed,
                 num_steps=num_steps,

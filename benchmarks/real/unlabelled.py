@@ -37,7 +37,7 @@ from anysat.observation import Observation
 from anysat.train.config import KeepConfig
 from anysat.train.objective import Monitor
 from anysat.train.run import open_run
-from anysat.train.trainer import Fitted, fit
+from anysat.train.trainer import Fitted, fit, num_processes
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain_presets import nano
 from anysat.workflows.pretrain_run import OpenPart, make_objective, open_part
@@ -263,7 +263,7 @@ def pretrain(
              "num_tiles": {name: len(tiles) for name, tiles in found.items()}, **about}  # fmt: skip
     joined = Normaliser.joined([statistics(found), *_of_world(world)])
     with open_run(out, config=given, seed=options.seed, resume=True, normaliser=joined,
-                  may_change=options.MAY_CHANGE) as run:  # fmt: skip
+                  may_change=options.MAY_CHANGE, processes=num_processes(options.engine)) as run:  # fmt: skip
         objective = make_objective(options, joined)
         data = ", ".join((*(["generated world"] if world else []), *found))
         for kept in (objective.student, objective.encoder()):  # a teacher is a copy

@@ -68,7 +68,7 @@ def wait_for(path: Path) -> None:
 def open_run(
     path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
     normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
-    data: Mapping[str, Any] | None = None, caches: Collection[str] = (),
+    data: Mapping[str, Any] | None = None, caches: Collection[str] = (), processes: int = 1,
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
 
@@ -84,6 +84,8 @@ def open_run(
         defaults: options as they are where nothing is asked for; a run of an earlier version lacks newer ones.
         data: which tiles are used for what, as `tiles_facts` tells; a run of an earlier version has none.
         caches: names of folders in it whose files tell by themselves what they are of, so that any run may find them.
+        processes: how many train together, as `num_processes` tells; one that is alone writes, whatever number a
+            launcher of other work has given it.
 
     Raises:
         RunExistsError: there is a run, and `resume` is False.
@@ -91,7 +93,7 @@ def open_run(
         RecordError: the run was begun with other options.
         WriteError: it cannot be written.
     """
-    if not _is_first_process():
+    if processes > 1 and not _is_first_process():
         yield RunFolder(path=path, is_writer=False)
         return
     with alone_in(path):

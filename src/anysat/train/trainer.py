@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
@@ -118,7 +120,7 @@ def fit(
         moments=tensors, plateau=Plateau(**state.get("plateau", {})),
     )  # fmt: skip
     keeper = Keeper(run, keep, monitors, _loggers(run, keep, start), mathematics, state)
-    with _quiet_lightning(), handlers_put_back(), memory_kept(), _as_keyboard_interrupt():
+    with _quiet_lightning(), handlers_put_back(), memory_kept(), _as_keyboard_interrupt(), _first_if_alone(engine):
         _trainer(engine, run, keeper).fit(training)
     return Fitted(
         steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, finished=keeper.finished,
@@ -150,16 +152,28 @@ def _trainer(engine: EngineConfig, run: RunFolder, keeper: Keeper) -> Trainer:
     return Trainer(
         accelerator=engine.accelerator, devices=_num_devices(engine), num_nodes=engine.num_nodes,
         strategy=_strategy(engine), precision=_PRECISIONS[engine.precision], accumulate_grad_batches=engine.accumulate,
-        callbacks=[keeper], max_epochs=1, default_root_dir=run.path, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        plugins=_Alone() if num_processes(engine) == 1 else None, callbacks=[keeper], max_epochs=1,
+        default_root_dir=run.path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
 
 
+class _Alone(LightningEnvironment):
+    """One process: what launchers of other work tell of theirs, as `srun -n 4` does, is not about this training."""
+
+    def local_rank(self) -> int:
+        """The first."""
+        return 0
+
+    def node_rank(self) -> int:
+        """The first."""
+        return 0
+
+
 def _strategy(engine: EngineConfig) -> Strategy | str:
-    num_processes = _num_devices(engine) * engine.num_nodes
     if engine.strategy == "fsdp":
-        return ModelParallelStrategy(data_parallel_size=num_processes, tensor_parallel_size=1)
-    if engine.strategy == "ddp" or num_processes > 1:
+        return ModelParallelStrategy(data_parallel_size=num_processes(engine), tensor_parallel_size=1)
+    if engine.strategy == "ddp" or num_processes(engine) > 1:
         return DDPStrategy(find_unused_parameters=True)  # a step's dataset does not have every modality
     return "auto"
 
@@ -175,7 +189,12 @@ def device_of(engine: EngineConfig) -> torch.device:
 
 def micro_batches_per_step(engine: EngineConfig) -> int:
     """Of all processes together."""
-    return _num_devices(engine) * engine.num_nodes * engine.accumulate
+    return num_processes(engine) * engine.accumulate
+
+
+def num_processes(engine: EngineConfig) -> int:
+    """How many train together, on all machines."""
+    return _num_devices(engine) * engine.num_nodes
 
 
 def _num_devices(engine: EngineConfig) -> int:
@@ -223,6 +242,18 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _first_if_alone(engine: EngineConfig) -> Iterator[None]:
+    """Lightning's loggers take the number that any launcher has given this process for its place in the training."""
+    shared: Any = rank_zero_only
+    rank = getattr(shared, "rank", None)
+    shared.rank = 0 if num_processes(engine) == 1 else rank
+    try:
+        yield
+    finally:
+        shared.rank = rank
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoin
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
-from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step
+from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.probe import Scored
@@ -56,7 +56,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     data = open_data(config.data, config.seed)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=type(config)().to_dict(),
+        defaults=type(config)().to_dict(), processes=num_processes(config.engine),
         data={split: tiles_facts(getattr(data, split)) for split in ("train", "val", "test")},
     ) as run:  # fmt: skip
         predictor, whose = _prepared(config, data, run)

@@ -11,6 +11,7 @@ from typing import Any
 
 from anysat.data.work import make_folder, to_json, write_whole
 from anysat.train.run import CONFIG, FACTS, keep_config, open_run
+from anysat.train.trainer import num_processes
 from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, paper_line
@@ -38,6 +39,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
             with open_run(
                 path, config=one.to_dict(), seed=one.seed, resume=True, may_change=one.MAY_CHANGE,
                 defaults=type(one)().to_dict(),
+                processes=num_processes(one.engine) if hasattr(one, "engine") else 1,
             ):  # fmt: skip
                 pass  # begun with the same options
         else:

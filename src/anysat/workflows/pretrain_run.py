@@ -29,7 +29,7 @@ from anysat.pretrain.objective import Pretraining
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
-from anysat.train.trainer import Fitted, fit
+from anysat.train.trainer import Fitted, fit, num_processes
 from anysat.workflows.pretrain import PartConfig, PretrainConfig, Pretrained
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
 from anysat.workflows.progress import progress_bar
@@ -82,7 +82,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     _check_watched(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=_defaults(config), data=_data_facts(parts),
+        defaults=_defaults(config), data=_data_facts(parts), processes=num_processes(config.engine),
     ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
         objective = make_objective(config, normaliser)
