@@ -301,20 +301,29 @@ def published(model: AnySat) -> dict[str, Tensor]:
     return {published_name(name, model.config.depth): tensor for name, tensor in model.state_dict().items()}
 
 
+def check_fitting(source: object, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a model, by their names and shapes.
+
+    Raises:
+        WeightsError: naming what is missing, extra or misshapen.
+    """
+    missing = [name for name in own if name not in tensors]
+    extra = [name for name in tensors if name not in own]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if missing or extra or misshapen:
+        raise WeightsError.mismatch(source, missing, extra, misshapen)
+
+
 def _load_strict(
     model: AnySat, tensors: Mapping[str, Tensor], source: object, ours: Mapping[str, str] | None = None
 ) -> None:
     own = model.state_dict()
     ours = ours or {name: name for name in own}
-    missing = [name for name in ours if name not in tensors]
-    extra = [name for name in tensors if name not in ours]
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[ours[name]].shape)}"
-        for name in ours
-        if name in tensors and tensors[name].shape != own[ours[name]].shape
-    ]
-    if missing or extra or misshapen:
-        raise WeightsError.mismatch(source, missing, extra, misshapen)
+    check_fitting(source, tensors, {name: own[our] for name, our in ours.items()})
     if odd := [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _TYPES]:
         raise WeightsError(
             source, f"{len(odd)} tensors of a type that is not computed with ({', '.join(odd[:4])})",

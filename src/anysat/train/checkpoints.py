@@ -25,6 +25,7 @@ from torch import Tensor
 from anysat.data.work import to_json
 from anysat.model.checkpoint import OWN_FILE, save
 from anysat.model.encoder import AnySat
+from anysat.model.weight_files import WeightFile, read_file
 
 FORMAT = "anysat-training-1"
 TRAINING, STATE = "training.safetensors", "state.json"
@@ -45,6 +46,10 @@ class Checkpoint:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, by name."""
         return load_file(self.path / TRAINING)
+
+    def encoder(self) -> WeightFile:
+        """The encoder that the run left then, not yet put into a model."""
+        return read_file(self.path / OWN_FILE)
 
 
 def write_checkpoint(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from anysat.model.checkpoint import check_fitting
+
 _OBJECTIVE, _ADAM = "objective/", "adam/"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -42,9 +44,14 @@ def copied(tensor: Tensor, wanted: bool = True) -> Tensor | None:
     return tensor.detach().to("cpu", copy=True).contiguous() if wanted else None
 
 
-def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `training_tensors` gave into an objective, before it is put into shards."""
+def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Put what `training_tensors` gave into an objective, before it is put into shards; `source` is for messages.
+
+    Raises:
+        WeightsError: they are of another objective.
+    """
     own = {name.removeprefix(_OBJECTIVE): t for name, t in tensors.items() if name.startswith(_OBJECTIVE)}
+    check_fitting(source, own, objective.state_dict())
     objective.load_state_dict(own)
 
 

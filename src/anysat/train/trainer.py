@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from torch import nn
 
 from anysat.errors import RecordError
 from anysat.model.checkpoint import OWN_FILE
-from anysat.train.checkpoints import clear_away, newest_checkpoint, publish
+from anysat.model.config import ModelConfig
+from anysat.train.checkpoints import Checkpoint, clear_away, newest_checkpoint, publish
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.keeper import Keeper, check_metric
 from anysat.train.memory import memory_kept
@@ -85,7 +87,8 @@ def fit(
         monitors: what is measured on the way.
 
     Raises:
-        RecordError: the checkpoint was made with other options; an option that cannot be.
+        RecordError: the checkpoint was made with other options, or of another model; an option that cannot be.
+        WeightsError: its tensors are not those of the objective.
         RunStoppedError: the disk is full, or the like; the last checkpoint is kept.
         DivergedError, CollapseError: see there.
     """
@@ -103,8 +106,9 @@ def fit(
     tensors = {}
     if found is not None:
         check_same(str(found.path), state["mathematics"], _plain(mathematics), ())
+        _check_model(found, objective)
         tensors = found.tensors()
-        load_objective(objective, tensors)
+        load_objective(objective, tensors, found.path)
     if run.is_writer:
         clear_away(run.checkpoints, start)
         cut_metrics(run.path / METRICS, start if found else -1)
@@ -146,6 +150,27 @@ def _check(
         check_metric("plateau_metric", optimiser.plateau_metric, monitors)
     if keep.keep_best is not None:
         check_metric("keep_best", keep.keep_best, monitors)
+
+
+def _check_model(found: Checkpoint, objective: Any) -> None:
+    """Refuse an encoder that is not made as that of the checkpoint, as where the record of a modality was changed.
+
+    Raises:
+        RecordError: naming each field that differs.
+    """
+    old, new = found.encoder().config, objective.encoder().config
+    assert old is not None, found.path
+    check_same(str(found.path), {"model": _learned(old)}, {"model": _learned(new)}, _WORDS)
+
+
+_WORDS = ("sensor", "wavelength_nm", "polarisation", "common_name")
+"""Fields of modalities and their bands that a training does not depend on, which may be told otherwise."""
+
+
+def _learned(config: ModelConfig) -> dict[str, Any]:
+    """A model's options as JSON gives them back, modalities by their keys."""
+    plain = json.loads(json.dumps(config.to_dict()))
+    return plain | {"modalities": {modality["key"]: modality for modality in plain["modalities"]}}
 
 
 def _trainer(engine: EngineConfig, run: RunFolder, keeper: Keeper) -> Trainer:

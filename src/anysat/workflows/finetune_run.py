@@ -71,7 +71,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         if not run.is_writer:  # what follows is for one process
             return Scored(text="", exit_status=fitted.exit_status)
         best, is_chosen = _best(run)
-        load_objective(objective, best.tensors())
+        load_objective(objective, best.tensors(), best.path)
         done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
         scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
