@@ -1,5 +1,8 @@
 """A run is gone on with on the data it was begun with, loose or packed, and on no others."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -9,7 +12,8 @@ from anysat.data.pack.write import pack_dataset
 from anysat.data.work import tiles_facts
 from anysat.errors import InputError
 from anysat.train.run import DATA, open_run
-from anysat.workflows.pretrain import pretrain
+from anysat.workflows.pretrain import PretrainConfig, pretrain
+from anysat.workflows.pretrain_run import _check_names, open_part
 from geo_builders import geobox, ramp, write_tif
 from tiny_pretraining import tiny, world
 
@@ -80,6 +84,30 @@ def test_pretraining_is_not_gone_on_with_on_tiles_of_another_table(meadows, tmp_
     list_tiles(root, TILES + 2)
     with pytest.raises(InputError, match=r"part 1 \(meadows\), train"):
         pretrain(tiny(tmp_path / "run", part, resume=True))
+
+
+def part_of(root, description, **options):
+    return world(dataset=str(description), world=None, root=str(root), val_split=None, patch_sizes_m=[20], **options)
+
+
+@pytest.mark.parametrize("other", ["its own description", "its own folder"])
+def test_two_datasets_of_one_name_are_not_mixed(other, meadows, tmp_path):
+    """They would share statistics, and metrics."""
+    root, name = meadows
+    copied = shutil.copytree(root, tmp_path / "far")
+    parts = [part_of(root, name), part_of(copied, copied / "meadows.yaml" if other.endswith("description") else name)]
+    told = r"part 2 of the mixture: expected another name than part 1.*'meadows'.*give one of them another `name`"
+    with pytest.raises(InputError, match=told):
+        pretrain(tiny(tmp_path / "run", *parts))
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_one_dataset_and_of_generated_worlds_are_mixed(meadows, monkeypatch, own_cache):
+    root, name = meadows
+    monkeypatch.chdir(root)
+    there = os.path.relpath(name)
+    parts = [part_of(root, name), part_of(".", there, batch_size=1), world("s1", tiles=8), world("alos", tiles=6)]
+    _check_names([open_part(PretrainConfig(data=parts), part) for part in parts])
 
 
 def test_classes_that_tell_what_is_drawn_are_part_of_the_data(meadows, tmp_path):

@@ -18,7 +18,17 @@ from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
-from anysat.errors import AnySatError, CollapseError, DivergedError, InputError, RecordError, RunStoppedError
+from anysat.errors import (
+    AnySatError,
+    CollapseError,
+    DivergedError,
+    InputError,
+    MissingFileError,
+    RecordError,
+    RunStoppedError,
+    StatisticsError,
+    UnknownNameError,
+)
 from anysat.model.checkpoint import find_statistics, load, read_weights
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
@@ -26,7 +36,7 @@ from anysat.model.first_weights import init_isometric, isometric_std
 from anysat.model.layers import init_transformer
 from anysat.normalise import BETWEEN_SOURCES, BandStatistics, Normaliser
 from anysat.pretrain.objective import Pretraining
-from anysat.train.checkpoints import checkpoint_steps
+from anysat.train.checkpoints import Checkpoint, checkpoint_steps, newest_checkpoint
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
 from anysat.train.trainer import Fitted, fit, num_processes
@@ -79,13 +89,15 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
     parts = [open_part(config, part, _name_of(config, number)) for number, part in enumerate(config.data)]
     prepared_s = time.monotonic() - began
     _check_modalities(config, parts)
+    _check_names(parts)
     _check_watched(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
         defaults=_defaults(config), data=_data_facts(parts), processes=num_processes(config.engine),
     ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
-        objective = make_objective(config, normaliser)
+        begun = newest_checkpoint(run.checkpoints) if config.weights is not None else None
+        objective = make_objective(config, normaliser, begun)
         watched = monitors(config, parts)
         try:
             fitted = fit(
@@ -194,14 +206,16 @@ def new_encoder(config: PretrainConfig) -> AnySat:
     return encoder
 
 
-def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretraining:
+def make_objective(config: PretrainConfig, normaliser: Normaliser, begun: Checkpoint | None = None) -> Pretraining:
     """The student, new or from given weights, and all that trains it; the same for the same seed.
+
+    Where training goes on from a checkpoint, the weights it was begun with are not read again: they may be gone.
 
     Raises:
         InputError: the weights were made with other options.
     """
     torch.manual_seed(config.seed)
-    if config.weights is None:
+    if config.weights is None or begun is not None:
         student = new_encoder(config)
         student.normaliser = normaliser
     else:
@@ -214,6 +228,8 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser) -> Pretrainin
         "begun_from": config.weights or f"random weights, {config.model.first_weights}",
         **{name: student.provenance[name] for name in ("licence",) if name in student.provenance},
     }
+    if begun is not None:
+        student.provenance |= begun.encoder().provenance or {}
     objective = Pretraining(student, config.masking, config.objective, recompute=config.recompute)
     if config.model.first_weights == "isometric":
         init_transformer(objective.predictor, objective.predictor.blocks, isometric_std(config.model.dim))
@@ -275,6 +291,26 @@ def _check_modalities(config: PretrainConfig, parts: Iterable[OpenPart]) -> None
             )  # fmt: skip
 
 
+def _check_names(parts: Iterable[OpenPart]) -> None:
+    """Refuse different datasets of one name, by which statistics and metrics are kept; parts of one may share it."""
+    first: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for number, part in enumerate(parts, 1):
+        name, source = part.record.name, _source(part)
+        before, other = first.setdefault(name, (number, source))
+        if source != other:
+            raise InputError(
+                f"part {number} of the mixture", f"another name than part {before}, of {' in '.join(other)}",
+                f"{name!r} of {' in '.join(source)}", "give one of them another `name` in its description",
+            )  # fmt: skip
+
+
+def _source(part: OpenPart) -> tuple[str, ...]:
+    """What tells a dataset from others: how it is found; of a user's own, its description and its folder."""
+    if not part.record.is_own:
+        return (part.record.found_as,)
+    return str(Path(part.record.found_as).resolve()), str(part.train.folder.root.resolve())
+
+
 def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
     """Refuse what nothing could be asked for."""
     watch, held = config.watch, [part for part in parts if part.held_out is not None]
@@ -289,24 +325,52 @@ def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
 
 
 def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> Normaliser:
-    """Those given, else those kept in the run, else computed; the first process makes them for all."""
+    """Those kept in the run, else those given, else computed; the first process makes them for all.
+
+    Raises:
+        StatisticsError: those given are not those that the run was begun with.
+    """
     kept = run.path / STATISTICS
-    if config.statistics is not None:
-        given = find_statistics(config.statistics)
-        if given is None:
-            raise InputError("--statistics", "a file or a preset", config.statistics, "leave it out to compute them")
-        if run.is_writer:
-            write_whole(kept, to_json(given.to_dict()))
-        return given
+    given = None if config.statistics is None else _given(config.statistics, is_needed=not kept.is_file())
     if not run.is_writer:
         wait_for(kept)
-        return Normaliser.read(kept)
-    if not kept.is_file():
-        made = [part.normaliser or _computed(config, number, part, run) for number, part in enumerate(parts, 1)]
-        write_whole(kept, to_json(_together(made).to_dict()))
+    elif not kept.is_file():
+        made = given or _together(
+            part.normaliser or _computed(config, number, part, run) for number, part in enumerate(parts, 1)
+        )
+        write_whole(kept, to_json(made.to_dict()))
         for part_kept in run.path.glob(_STATISTICS_OF_PART.format("*", "*")):
             part_kept.unlink()
-    return Normaliser.read(kept)
+    found = Normaliser.read(kept)
+    if given is not None and (differing := _differing(found, given)):
+        raise StatisticsError(
+            "; ".join(differing), f"{config.statistics} has others than {kept}, which the run was begun with",
+            "put them back as they were, or begin another run with another --out",
+        )  # fmt: skip
+    return found
+
+
+def _given(statistics: str, *, is_needed: bool) -> Normaliser | None:
+    """Those of a file or a preset; None where the file is gone and not needed."""
+    try:
+        found = find_statistics(statistics)
+    except (MissingFileError, UnknownNameError):
+        if is_needed:
+            raise
+        return None
+    if found is None:
+        raise InputError("--statistics", "a file or a preset", statistics, "leave it out to compute them")
+    return found
+
+
+def _differing(ours: Normaliser, theirs: Normaliser) -> list[str]:
+    """Datasets and modalities that two standardise otherwise."""
+    old, new = (
+        {(name, key): (one.bands, one.mean, one.std, one.units) for name, table in made.statistics.items()
+         for key, one in table.items()}
+        for made in (ours, theirs)
+    )  # fmt: skip
+    return [", ".join(where) for where in dict.fromkeys((*old, *new)) if old.get(where) != new.get(where)]
 
 
 _STATISTICS_OF_PART = "statistics-{}-{}.json"
