@@ -24,8 +24,9 @@ from anysat.model.checkpoint import SHIPPED, load, save
 from anysat.model.encoder import AnySat
 from anysat.probing.health import problems
 from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import monitors, new_encoder, open_part
+from anysat.workflows.pretrain_run import monitors, open_part
 from anysat.workflows.pretrain_watch import HealthMonitor
 
 PATCH_SIZE_M = 20.0

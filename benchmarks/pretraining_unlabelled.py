@@ -40,8 +40,8 @@ from anysat.pretrain.pixels import describe
 from anysat.train.config import KeepConfig
 from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
+from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.pretrain_presets import world_nano
-from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.pretrain_watch import HealthMonitor
 
 SOURCES = {

@@ -32,8 +32,8 @@ from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.finetune_run import run_finetuning
 from anysat.workflows.labelled_data import open_data
+from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import new_encoder
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_run import run_probe
 from anysat.workflows.task_presets import FINETUNES, PROBES

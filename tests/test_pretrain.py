@@ -30,8 +30,9 @@ from anysat.train.metrics import read_metrics
 from anysat.train.run import open_run
 from anysat.train.trainer import fit
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, WatchConfig, pretrain
+from anysat.workflows.pretrain_objective import make_objective
 from anysat.workflows.pretrain_presets import PRESETS
-from anysat.workflows.pretrain_run import make_objective, monitors, open_part
+from anysat.workflows.pretrain_run import monitors, open_part
 from miniatures import miniature
 from tiny_pretraining import STEPS, tiny, world
 
