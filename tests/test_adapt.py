@@ -199,6 +199,15 @@ def test_the_head_learns_at_the_full_rate_and_no_decay_changes_nothing():
         assert plain.learning_rate_scale(name) == 1
 
 
+def test_a_new_projector_learns_at_the_full_rate_and_one_that_is_known_at_that_of_its_place():
+    tuned = make_tuning("all", layer_decay=0.5, new=["spot"])
+    names = [name for name, _ in tuned.named_parameters() if name.startswith("predictor.encoder.projectors.")]
+    scales = {name.split(".")[3]: tuned.learning_rate_scale(name) for name in names}
+    assert scales["spot"] == 1
+    assert all(scale == pytest.approx(0.5 ** (2 * DEPTH + 1)) for key, scale in scales.items() if key != "spot")
+    assert len(scales) > 1
+
+
 # --- the objective
 
 

@@ -300,6 +300,12 @@ def test_it_ends_when_no_setting_has_improved_for_so_many_epochs(data):
     assert len(late.curve) == 5, "no end before as many epochs as it must last"
 
 
+def test_epochs_without_any_score_are_not_counted_as_without_an_improvement(data):
+    assert len(fit(*data, task=Told([NAN] * 6), epochs=6, patience=2).curve) == 6
+    later = fit(*data, task=Told([NAN] * 3 + [0.5, NAN, 0.4, 0.9]), epochs=7, patience=2)
+    assert (len(later.curve), later.score, later.epoch) == (6, 0.5, 4)
+
+
 # --- what cannot be
 
 
@@ -325,6 +331,27 @@ def test_a_grid_is_every_rate_with_every_decay():
         (2, 0),
         (2, 0.5),
     ]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_head_of_values_that_diverges_has_no_score_though_what_nobody_saw_is_scored_as_the_mean(share, tmp_path):
+    class Breaking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.steps = make_head(HeadConfig(name="tile", dim=DIM, num_outputs=1)), 0
+
+        def forward(self, seen):
+            self.steps += self.training
+            outputs = self.inner(seen) + 5  # of the deviation, so that the mean is the better answer
+            broken = torch.arange(len(outputs)) < share * len(outputs) if self.steps > 4 else torch.zeros(1).bool()
+            return outputs.where(~broken[:, None], NAN)  # from the second epoch on
+
+    truth = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    parts = [make_features(tmp_path / str(n), truth, target="mass") for n in range(2)]
+    trained = fit(*parts, [SLOW], task=make_task(MASS), make=Breaking, epochs=3)
+    assert trained.epoch == 1
+    assert trained.score > 2
+    assert [math.isnan(point["rmse"]) for point in trained.curve] == [False, True, True]
 
 
 def test_a_head_that_diverges_is_left_as_it_was_before_and_its_loss_is_no_number(data):

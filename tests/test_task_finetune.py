@@ -9,10 +9,12 @@ import anysat
 from anysat import AnySat, ModelConfig
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
+from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import load_task
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.config import EngineConfig
 from anysat.train.metrics import read_metrics
+from anysat.workflows import finetune_run
 from anysat.workflows.finetune_run import _steps_per_epoch
 from task_commands import scores_of, world_words
 
@@ -140,7 +142,11 @@ def test_a_training_that_only_made_it_worse_tells_so(rate, is_better, run_task, 
     assert ("before training calibration error was" in out) == is_better
 
 
-def test_new_sensors_get_projectors_of_their_own(run_task, tmp_path):
+def test_new_sensors_get_projectors_of_their_own(run_task, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        finetune_run, "FineTuning", lambda *given, **how: made.append(how["new"]) or FineTuning(*given, **how)
+    )
     torch.manual_seed(0)
     save(AnySat(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(MODALITIES["s2"],))), tmp_path / "s2.safetensors")
     words = [*world_words(), f"--weights={tmp_path / 's2.safetensors'}", "--trained=projectors", "--epochs=1"]
@@ -149,3 +155,4 @@ def test_new_sensors_get_projectors_of_their_own(run_task, tmp_path):
     left = load_task(tmp_path / "run").encoder
     assert set(left.projectors) == {"s2", "s1"}
     assert left.provenance["new_projectors"] == "s1"
+    assert made == [["s1"]], "which learn at the full rate"

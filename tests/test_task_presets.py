@@ -86,6 +86,7 @@ def test_what_is_recommended_differs_in_settings_alone(command, name):
         assert ours.trained == published.trained
         assert ours.optimiser.clip_norm == 1
         assert ours.warmup_epochs == ours.epochs / 10
+        assert ours.layer_decay == (1 if ours.trained == "projectors" else 0.8), "new projectors are not lower blocks"
     assert (ours.min_epochs, ours.patience) != (LEAST, None)
 
 

@@ -17,6 +17,7 @@ from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
 from anysat.model.digest import digest as sha256
 from anysat.tasks.predictor import load_task
+from anysat.tasks.scores import ClassCounts
 from anysat.workflows import labelled_data
 from anysat.workflows.supervised import LabelledData
 from task_commands import WORLD, digest, of_miniature, scores_of, world_words
@@ -162,9 +163,8 @@ def test_the_mean_average_precision_of_labels_is_told(run_task, tmp_path):
 def test_weights_and_outputs_of_a_frozen_encoder_are_the_same_to_the_bit_after_a_probe(
     how, run_task, small_weights, tmp_path
 ):
-    words = (
-        ["finetune", "--trained=head", "--epochs=1"] if how == "head" else ["probe", f"--method={how}", "--epochs=2"]
-    )
+    words = ["finetune", "--trained=head", "--epochs=1"] if how == "head" else ["probe", f"--method={how}"]
+    words += ["--epochs=2"] if how == "linear" else []
     status, _, err = run_task(words[0], *world_words(), *words[1:], "--report=false")
     assert status == 0, err
     kept, before = load_task(tmp_path / "run"), load(small_weights)
@@ -239,6 +239,20 @@ def test_a_head_of_neighbours_is_not_to_be_trained(run_task):
         status, _, err = run_task(command, *world_words(), "--head=dense-neighbours", "--epochs=1", out=command)
         assert status == 2
         assert "`anysat probe --method knn` makes it" in err
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_a_probe_without_any_validation_score_says_that_nothing_was_chosen(method, run_task, tmp_path, monkeypatch):
+    monkeypatch.setitem(ClassCounts.formulas, "kappa", lambda totals: totals.right.sum(-1) * torch.nan)
+    words = [*world_words(), f"--method={method}", "--monitor=kappa"]
+    words += ["--epochs=3", "--patience=1", "--learning-rates=[0.01]"] if method == "linear" else []
+    status, out, err = run_task("probe", *words)
+    assert status == 0, err
+    found = scores_of(tmp_path / "run")
+    assert found["selected_on"] == "nothing"
+    assert "chosen on nothing)" in out
+    assert found["selection"].get("epoch", 3) == 3, "the weights are those of the last"
+    assert "Chosen on nothing." in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.fixture

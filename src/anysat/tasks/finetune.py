@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -30,11 +30,16 @@ class FineTuning(nn.Module):
         trained: which part of the encoder.
         layer_decay: what the learning rate of each block is multiplied with, relative to the block above; 1 for none.
         rank: of `lora`.
+        new: modalities whose projectors have random weights: they learn at the full rate.
     """
 
-    def __init__(self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8) -> None:
+    def __init__(
+        self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8,
+        new: Collection[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.predictor, self.trained, self.layer_decay = predictor, trained, layer_decay
+        self._new = tuple(f"projectors.{key}." for key in new)
         adapt(predictor.encoder, trained, rank=rank, modalities=predictor.view.modalities)
         self.predictor.head.requires_grad_(True)
 
@@ -64,9 +69,9 @@ class FineTuning(nn.Module):
         return merged(self.predictor.encoder)
 
     def learning_rate_scale(self, name: str) -> float:
-        """Less for lower blocks of the encoder, 1 for the head."""
+        """Less for lower blocks of the encoder, 1 for the head and for new projectors, which have all to learn."""
         of_encoder = name.removeprefix("predictor.encoder.")
-        if self.layer_decay == 1 or of_encoder == name:
+        if self.layer_decay == 1 or of_encoder == name or of_encoder.startswith(self._new):
             return 1.0
         return depth_scale(of_encoder, self.predictor.encoder.config.depth, self.layer_decay)
 

@@ -64,13 +64,13 @@ class Trained:
     head: nn.Module
     setting: Setting
     epoch: int
-    """After which it was best, from 1."""
+    """After which it was best, from 1; 0 where no score was a number, and the weights are the last."""
     score: float
     """Its primary score there."""
     curve: tuple[Mapping[str, float], ...]
     """Of every epoch: loss, validation loss and score of the setting that won."""
     tried: tuple[tuple[Setting, float, int], ...]
-    """Every setting, its best score, and after which epoch."""
+    """Every setting, its best score, and after which epoch, 0 where it has none."""
     curves: tuple[tuple[Mapping[str, float], ...], ...]
     """The curve of every setting, in the same order."""
 
@@ -96,7 +96,8 @@ def fit_heads(
 ) -> Trained:  # fmt: skip
     """Train a head for every setting on the same batches; the best epoch of the best setting on `val` wins.
 
-    AdamW; every setting begins with the same weights.
+    AdamW; every setting begins with the same weights. An epoch without a training loss, or after which a head no longer
+    answers all that it answered at the beginning, has no score: such a head has diverged.
 
     Args:
         task: what is predicted; its target is among those of the features.
@@ -107,7 +108,8 @@ def fit_heads(
         epochs: passes over the training tiles.
         batch_size: tiles per step.
         seed: of first weights and order.
-        patience: epochs without an improvement of any setting after which it ends; None for none.
+        patience: epochs without an improvement of any setting after which it ends, counted from the first score that is
+            a number; None for none.
         recipe: how the learning rate goes.
         advance: called after each epoch.
 
@@ -121,7 +123,7 @@ def fit_heads(
     truth, num_tiles = train[0].targets[task.target.name], len(train[0])
     runners = [_begin(make, setting, seed) for setting in settings]
     per_epoch, step = -(-num_tiles // batch_size), 0
-    since = 0
+    num_seen, since = _num_answered(runners[0].head, val), 0
     for epoch in range(1, epochs + 1):
         losses: list[list[float]] = []
         for indices in batches(num_tiles, batch_size, np.random.default_rng([seed, epoch])):
@@ -129,13 +131,15 @@ def fit_heads(
             factor, step = _factor(step, epochs * per_epoch, per_epoch, recipe), step + 1
             losses.append([_step(runner, task, seen, wanted, factor, recipe.clip_norm) for runner in runners])
         val_losses: list[float] = []
-        scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses)
+        answered: list[int] = []
+        scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses, answered=answered)
         improved, means = False, torch.tensor(losses).nanmean(0).tolist()  # NaN are batches that saw nothing
-        for runner, loss, val_loss, found in zip(runners, means, val_losses, scores, strict=True):
+        for runner, loss, val_loss, found, count in zip(runners, means, val_losses, scores, answered, strict=True):
             runner.plateau.step(val_loss)
-            improved |= _note(runner, task, epoch, {"loss": loss, "val_loss": val_loss}, found)
+            score = math.nan if math.isnan(loss) or count < num_seen else found.figures[task.primary]
+            improved |= _note(runner, task, epoch, {"loss": loss, "val_loss": val_loss}, score)
         advance(1)
-        since = 0 if improved else since + 1
+        since = since + 1 if not improved and any(runner.best_epoch for runner in runners) else 0
         if patience is not None and since >= patience and epoch >= recipe.min_epochs:
             break
     return _chosen(task, runners)
@@ -187,9 +191,13 @@ def nothing_seen(target: Target, dense: str | None) -> InputError:
 
 def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
-    batch_size: int = TILES_PER_FILE, losses: list[float] | None = None,
+    batch_size: int = TILES_PER_FILE, losses: list[float] | None = None, answered: list[int] | None = None,
 ) -> list[Scores]:  # fmt: skip
-    """Scores of several heads on the same tiles; the mean loss of each head is put on `losses`."""
+    """Scores of several heads on the same tiles.
+
+    The mean loss of each head is put on `losses`, the number of places with finite outputs on `answered`.
+    """
+    counts = [0] * len(heads)
     sheets = [task.metric() for _ in heads]
     of_batches: list[list[float]] = [[] for _ in heads]
     labels: list[int] = []
@@ -202,13 +210,28 @@ def score_heads(
             told = [outputs_of(head.eval(), seen) for head in heads]
             for outputs, sheet in zip(told, sheets, strict=True):
                 task.score(sheet, outputs, truth[rows], of_tiles)
+            counts = [
+                count + int(outputs.isfinite().all(-1).sum()) for count, outputs in zip(counts, told, strict=True)
+            ]
             if losses is not None:
                 labels.append(int(labelled(task.target, truth[rows]).sum()))
                 for outputs, mine in zip(told, of_batches, strict=True):
                     mine.append(float(task.loss(outputs, truth[rows])))
     if losses is not None:
         losses += [mean_loss(mine, labels) for mine in of_batches]
+    if answered is not None:
+        answered += counts
     return [sheet.compute() for sheet in sheets]
+
+
+def _num_answered(head: nn.Module, features: Sequence[Features]) -> int:
+    """Places for which a head has finite outputs."""
+    count = 0
+    with torch.inference_mode():
+        for indices in batches(len(features[0]), TILES_PER_FILE):
+            outputs = outputs_of(head.eval(), [one.embeddings(indices) for one in features])
+            count += int(outputs.isfinite().all(-1).sum())
+    return count
 
 
 def outputs_of(head: nn.Module, seen: Sequence[Embeddings]) -> Tensor:
@@ -260,9 +283,8 @@ def _step(
     return float(loss.detach())
 
 
-def _note(runner: _Runner, task: Task, epoch: int, losses: Mapping[str, float], found: Scores) -> bool:
+def _note(runner: _Runner, task: Task, epoch: int, losses: Mapping[str, float], score: float) -> bool:
     """Whether this epoch is the runner's best."""
-    score = found.figures[task.primary]
     assert runner.curve is not None, epoch
     runner.curve.append({**losses, task.primary: score})
     if not is_better(score, runner.best_score, task):

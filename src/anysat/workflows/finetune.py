@@ -52,9 +52,10 @@ class FinetuneConfig:
     batch_size: int = 16
     """Tiles in a micro-batch of one process."""
     layer_decay: float = 1.0
-    """What the learning rate of each block is multiplied with, relative to the block above it; 1 for none."""
+    """What the learning rate of each block is multiplied with, relative to the block above it; 1 for none. Projectors
+    that the weights lack learn at the full rate."""
     lora_rank: int = 8
-    """Rank of the additions of `lora`."""
+    """Rank of the additions of `lora`, which do not decay unless with --optimiser.decay-all."""
     class_weights: ClassWeights = "none"
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False

@@ -59,11 +59,13 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         defaults=type(config)().to_dict(), processes=num_processes(config.engine),
         data={split: tiles_facts(getattr(data, split)) for split in ("train", "val", "test")},
     ) as run:  # fmt: skip
-        predictor, whose = _prepared(config, data, run)
+        predictor, whose, new = _prepared(config, data, run)
         began_with = known_weights(predictor.encoder)
         if config.trained != "head":
             predictor.encoder.provenance = _provenance(config, data, predictor.encoder)
-        objective = FineTuning(predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank)
+        objective = FineTuning(
+            predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank, new=new
+        )
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
@@ -102,13 +104,15 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
     return Scored(text=told, exit_status=fitted.exit_status)
 
 
-def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str]:
+def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:
+    """The predictor as it begins, whose statistics it has, and the modalities whose projectors are new."""
     encoder = load(config.weights) if config.weights is not None else _new(config)
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
+    new: list[str] = []
     torch.manual_seed(config.seed)
     if config.trained in ("projectors", "all"):
-        encoder, _ = extended(encoder, modalities)
+        encoder, new = extended(encoder, modalities)
     head = config.head or DEFAULT_HEADS[data.target.level]
     needs_dense = head in HEADS and HEADS[head].dense
     view = make_view(
@@ -121,7 +125,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer
     )
     torch.manual_seed(config.seed)
-    return Predictor(encoder, task, view, head), whose
+    return Predictor(encoder, task, view, head), whose, new
 
 
 def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict[str, str]:

@@ -51,7 +51,7 @@ class ProbeConfig:
     epochs: int = 50
     """Most passes over the training tiles."""
     patience: int | None = 15
-    """Epochs without a better validation score after which it ends; null for none."""
+    """Epochs without a better validation score after which it ends, once there is a score; null for none."""
     min_epochs: int = 0
     """Epochs before which patience ends nothing."""
     monitor: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -38,7 +39,7 @@ from anysat.workflows.task_parts import (
     result,
     with_statistics,
 )
-from anysat.workflows.task_text import summary
+from anysat.workflows.task_text import NOTHING, summary
 
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
 FEATURES = "features"
@@ -65,6 +66,8 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             "statistics": whose, "seed": config.seed, "unseen": {k: list(v[0].unseen) for k, v in features.items()},
             "seconds": {"embed": round(counted - began, 1), "train": round(time.monotonic() - counted, 1)},
         }  # fmt: skip
+        if math.isnan(selection[task.primary]):
+            facts["selected_on"] = NOTHING
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
         predictor.to(predictor.device)  # the head was fitted to embeddings on the processor
         predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
@@ -161,9 +164,10 @@ def _asked(
 
 
 def _selection(trained: Trained, task: Task) -> dict[str, Any]:
+    """How a head was chosen; where nothing chose, it is that of the last epoch."""
     return {
         **asdict(trained.setting),
-        "epoch": trained.epoch,
+        "epoch": trained.epoch or len(trained.curve),
         task.primary: trained.score,
         "curve": [dict(point) for point in trained.curve],
         "tried": [{**asdict(setting), task.primary: score, "epoch": epoch} for setting, score, epoch in trained.tried],

@@ -39,7 +39,7 @@ def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
     """What we would do with the data of a published experiment: its weights and view, and otherwise our own settings.
 
     A probe sweeps learning rates and decays and ends early; fine-tuning warms up for a tenth of its epochs, falls by a
-    cosine, is clipped, and trains lower blocks less.
+    cosine, is clipped, and trains lower blocks less, where blocks are trained.
     """
 
     def made() -> Any:
@@ -50,7 +50,8 @@ def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
         }
         if isinstance(given, ProbeConfig):
             return ProbeConfig(**kept)
-        return FinetuneConfig(**kept, trained=given.trained, engine=given.engine, warmup_epochs=5, layer_decay=0.8)
+        decay = 1.0 if given.trained == "projectors" else 0.8
+        return FinetuneConfig(**kept, trained=given.trained, engine=given.engine, warmup_epochs=5, layer_decay=decay)
 
     return made
 

@@ -158,7 +158,7 @@ def _bounds(interval: Sequence[float | None]) -> str:
 
 
 def _number(value: float | int | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
