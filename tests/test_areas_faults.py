@@ -305,9 +305,10 @@ def test_what_cannot_be_is_said_before_anything_is_computed(run, s2, tmp_path, m
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_values_have_no_probabilities(run, s2, tmp_path):
+@pytest.mark.parametrize("words", [[DAYS], []])  # of an area, and of a tile
+def test_values_have_no_probabilities(run, s2, tmp_path, words):
     predictor(HEIGHT, keys=("s2",)).save(tmp_path / "run.safetensors")
-    words = tmp_path / "run.safetensors", f"s2={s2}", DAYS, "--probabilities", f"--out={tmp_path / 'a.tif'}"
+    words = tmp_path / "run.safetensors", f"s2={s2}", *words, "--probabilities", f"--out={tmp_path / 'a.tif'}"
     status, _, errors = run(*words, command="predict")
     assert status == 2
     assert "--probabilities" in errors

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from anysat.model.first_weights import init_isometric
 from anysat.normalise import Normaliser
 from anysat.tasks.base import make_task
 from anysat.tasks.simple import MODELS, models, outputs
+from anysat.workflows.compare import _score
 from anysat.workflows.compare_features import FeatureSet
 from anysat.workflows.compare_told import Comparison, Line
 from anysat.workflows.compare_turns import Turns
@@ -133,6 +135,8 @@ def test_folds_of_blocks_give_what_an_obvious_loop_gives(compared, ground):
         drawn.append(right / count)
     assert line["intervals"]["accuracy"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
     assert (found["folds"]["turns"], found["folds"]["groups"]) == (FOLDS, len(set(blocks)))
+    assert found["lines"][0]["num_tiles"] == found["lines"][0]["num_labelled_tiles"] == len(tiles)
+    assert found["lines"][0]["num_samples"] == 36 * len(tiles)
     assert f"{FOLDS} folds, 95 % interval over {len(set(blocks))} blocks of {BLOCK_KM} km" in out
 
 
@@ -178,7 +182,7 @@ def verdicts(kind, truth, lines, baseline):
     for seed, (own, simple) in enumerate(zip(lines, baseline, strict=False)):
         both = [line("statistics", simple, seed), line("ours", own, seed + 10)]
         turns = Turns(roles=np.zeros((1, 60)), groups=np.arange(60), unit="tiles", selected_on="val")
-        comparison = Comparison(lines=both, task=task, turns=turns)
+        comparison = Comparison(lines=both, task=task, turns=turns, num_tiles=60)
         assert comparison.verdict(0) == "baseline"
         found.append(comparison.verdict(1))
     return found
@@ -326,6 +330,21 @@ def test_labels_and_values_are_compared_too(dataset, modality, primary, tmp_path
     assert found["primary"] == primary
     assert {line["model"] for line in found["lines"]} == {"ridge" if primary == "rmse" else "logistic"}
     assert all(np.isfinite(line["figures"][primary]) for line in found["lines"])
+
+
+@pytest.mark.parametrize(("kind", "outputs_of", "is_constant"), [
+    ("class", [[0.9, 0.1], [0.7, 0.3]], True), ("class", [[0.9, 0.1], [0.3, 0.7]], False),
+    ("labels", [[-1.0, -2.0], [-3.0, -0.5]], True), ("labels", [[-1.0, 2.0], [-3.0, -0.5]], False),
+    ("value", [[1.0], [1.0]], True), ("value", [[1.0], [1.1]], False),
+])  # fmt: skip
+def test_one_answer_for_all_is_told_by_answers_not_by_probabilities(kind, outputs_of, is_constant, monkeypatch):
+    monkeypatch.setattr("anysat.workflows.compare.outputs", lambda *_: np.array(outputs_of))
+    truth = np.array([[0, 1], [1, 0]]) if kind == "labels" else np.array([0, 1])
+    target = Target(name="t", level="tile", kind=kind, classes=() if kind == "value" else ("a", "b"))
+    samples = SimpleNamespace(places=SimpleNamespace(truth=truth, tile=np.arange(2)),
+                              turns=SimpleNamespace(groups=np.arange(2)))  # fmt: skip
+    task = make_task(target)
+    assert _score(task.metric(), None, np.zeros((2, 1)), np.arange(2), samples, task) == is_constant
 
 
 @pytest.mark.parametrize("name", MODELS)

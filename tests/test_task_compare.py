@@ -158,7 +158,7 @@ def test_values_are_told_as_worse_where_the_error_is_larger_and_constants_as_suc
 
     both = [line("statistics", "ridge", truth + 0.1), line("ours", "boosting", 5 + 0 * truth, is_constant=True)]
     turns = Turns(roles=np.full((1, 60), 2), groups=np.arange(60), unit="tiles", selected_on="val")
-    told = str(Comparison(lines=both, task=task, turns=turns))
+    told = str(Comparison(lines=both, task=task, turns=turns, num_tiles=60))
     assert re.search(r"boosting .*\+2\.\d+ \(\+.*\) worse than band statistics; one answer for all; ", told), told
     assert "ridge" in told
     assert "never" in told.splitlines()[-1]

@@ -26,7 +26,7 @@ from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import fitted_task, with_statistics
-from anysat.workflows.task_presets import PROBES
+from anysat.workflows.task_presets import FINETUNES, PROBES
 from task_commands import world_words
 
 
@@ -184,6 +184,12 @@ def test_balanced_classes_of_a_sample_leave_none_out(has_list, monkeypatch):
     [
         ({"run": "r", "data": {"modalities": ["s2"]}}, "--data.modalities.*nothing with --run"),
         ({"run": "r", "patch_sizes_m": [10.0]}, "--patch-sizes-m.*nothing with --run"),
+        ({"run": "r", "max_pixels": 5}, "--max-pixels.*nothing with --run"),
+        ({"run": "r", "seed": 5}, "--seed.*nothing with --run"),
+        ({"run": "r", "cache": "c"}, "--cache.*nothing with --run"),
+        ({"run": "r", "crop_m": 60.0, "batch_size": 2}, "--batch-size.*with --crop-m"),
+        ({"compare": True, "batch_size": 2}, "--batch-size.*with --compare"),
+        ({"compare": True, "data": {"folds": ["a", "b", "c"], "val": None}}, "--data.val: .*with --data.folds"),
         ({"compare": True, "split": "val"}, "--split.*--data.test"),
         ({"compare": True, "folds": 5, "data": {"train_frac": 0.1}}, "--data.train-frac.*folds"),
         ({"compare": True, "data": {"train_frac": 0.1, "folds": ["a", "b", "c"]}}, "--data.train-frac.*folds"),
@@ -193,7 +199,56 @@ def test_what_would_not_be_heard_by_an_evaluation_is_refused(words, told):
     with pytest.raises(RecordError, match=told):
         EvaluateConfig(**words)
     EvaluateConfig(run="r", data={"root": "/moved"}, split="val")
-    EvaluateConfig(compare=True, data={"train_frac": 0.1})
+    EvaluateConfig(run="r", batch_size=2)
+    EvaluateConfig(compare=True, data={"train_frac": 0.1}, seed=5, cache="c", max_pixels=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "told"),
+    [
+        (ProbeConfig, {"method": "knn", "learning_rates": [5.0]}, "--learning-rates: .*with --method knn"),
+        (ProbeConfig, {"method": "knn", "weight_decays": [0.0]}, "--weight-decays: .*with --method knn"),
+        (ProbeConfig, {"method": "knn", "epochs": 1}, "--epochs: .*with --method knn"),
+        (ProbeConfig, {"method": "knn", "patience": None}, "--patience: .*with --method knn"),
+        (ProbeConfig, {"method": "knn", "void_output": True}, "--void-output: .*with --method knn"),
+        (ProbeConfig, {"method": "knn", "batch_size": 4}, "--batch-size: .*with --method knn"),
+        (ProbeConfig, {"num_neighbours": [7]}, "--num-neighbours: .*with --method linear"),
+        (ProbeConfig, {"data": {"folds": ["a", "b", "c"], "train": "x"}}, "--data.train: .*with --data.folds"),
+        (FinetuneConfig, {"data": {"folds": ["a", "b", "c"], "test": "x"}}, "--data.test: .*with --data.folds"),
+        (FinetuneConfig, {"data": {"folds": ["a", "b", "c"], "val_frac": 0.3}}, "--data.val-frac: .*with --data.folds"),
+        (FinetuneConfig, {"trained": "head", "layer_decay": 0.5}, "--layer-decay: .*with --trained head"),
+        (FinetuneConfig, {"trained": "all", "lora_rank": 4}, "--lora-rank: .*with --trained all"),
+    ],
+)
+def test_options_that_what_is_asked_for_does_not_hear_are_refused(config, words, told):
+    with pytest.raises(RecordError, match=told):
+        config(**words)
+    begun = config(**words, resume=True)  # by an earlier version, which accepted them
+    assert begun.to_dict()["resume"] is False
+    config(**{name: value for name, value in words.items() if name in ("method", "trained")})
+
+
+def test_what_a_preset_has_that_is_not_heard_nobody_asked_for():
+    pastis = PROBES["pastis"]()
+    ProbeConfig(**{**vars(pastis), "preset": "pastis", "method": "knn", "head": None})
+    with pytest.raises(RecordError, match="--epochs: .*with --method knn"):
+        ProbeConfig(**{**vars(pastis), "preset": "pastis", "method": "knn", "head": None, "epochs": 3})
+    recommended = {**vars(FINETUNES["bradd-recommended"]()), "preset": "bradd-recommended"}
+    FinetuneConfig(**{**recommended, "trained": "head"})
+    with pytest.raises(RecordError, match="--layer-decay: .*with --trained head"):
+        FinetuneConfig(**{**recommended, "trained": "head", "layer_decay": 0.5})
+
+
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_a_run_that_was_begun_with_an_option_nobody_hears_can_be_gone_on_with(command, run_task, tmp_path):
+    words = ["--method=knn"] if command == "probe" else ["--trained=head", "--epochs=1"]
+    assert run_task(command, *world_words(), *words, "--report=false")[0] == 0
+    kept = tmp_path / "run" / "config.yaml"
+    old, new = ("epochs: 50", "epochs: 3") if command == "probe" else ("lora_rank: 8", "lora_rank: 4")
+    assert old in kept.read_text()
+    kept.write_text(kept.read_text().replace(old, new))
+    status, _, err = run_task(command, "--resume")
+    assert status == 0, err
 
 
 def test_a_place_of_a_coarser_target_has_the_mean_of_the_pixels_it_covers():

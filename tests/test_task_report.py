@@ -12,7 +12,17 @@ from anysat.data.base import Target
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import Prediction
-from anysat.workflows.task_report import SHOWN, _classes, _facts, _number, _selection, _tiles, best_and_worst, render
+from anysat.workflows.task_report import (
+    SHOWN,
+    Shown,
+    _classes,
+    _facts,
+    _number,
+    _selection,
+    _tiles,
+    best_and_worst,
+    render,
+)
 from meadow import Meadow
 
 TARGET = Target(name="cover", level="pixel", kind="class", classes=("water", "wood"), gsd_m=10.0)
@@ -62,6 +72,12 @@ def test_a_tile_s_truth_and_answer_are_said_as_what_they_are():
     assert [(one, words.split(" (")[0]) for one, words in said] == [
         ("tile0, 0% right", "truth: oak; answer: pine"), ("tile1, 100% right", "truth: larch; answer: larch"),
     ]  # fmt: skip
+
+
+def test_where_there_is_no_answer_nobody_is_said_to_be_sure_of_it():
+    (tile,) = tiles_of([np.int64(0)], "genus")
+    unseen = Shown(tile=tile, right=0.0, answer=np.array(-1), probabilities=np.full(3, np.nan, np.float32))
+    assert "<p>truth: oak; answer: none</p>" in _tiles([unseen], GENUS)
 
 
 def test_answer_and_truth_of_pixels_stand_under_their_names():

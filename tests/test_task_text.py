@@ -57,6 +57,11 @@ def test_a_mean_of_folds_and_answers_by_crops_stand_beside_their_like_alone():
     assert "answered by five crops of 60 m, not by whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
 
 
+def test_of_the_papers_probe_of_pastis_it_is_said_that_its_folds_are_not_known():
+    assert line("probe", "pastis") == line("probe", "pastis-folds")
+    assert line("probe", "pastis")[0].endswith("(table 1, linear probe; it does not say of which folds)")
+
+
 def test_what_the_paper_does_not_have_has_no_line():
     assert line("probe", "world-crop") == []
 

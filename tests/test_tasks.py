@@ -300,3 +300,12 @@ def test_balanced_classes_weigh_alike_whatever_their_number():
     labels = Target(name="genera", level="tile", kind="labels", classes=("oak", "never"))
     found = fitted_task(labels, torch.tensor([[1, 0], [0, 0], [0, 0], [0, 0]]), balanced=True).class_weights
     assert found == pytest.approx((3.0, 1.0))
+
+
+@pytest.mark.parametrize(("answers", "wanted"), [([1, 1, 1], 1.0), ([1, 0, 1], 0.0)])
+def test_kappa_of_one_class_is_one_where_all_is_right_so_that_a_perfect_head_can_be_chosen(answers, wanted):
+    target = Target(name="kind", level="tile", kind="class", classes=("a", "b"))
+    task = make_task(target, {"monitor": "kappa"})
+    sheet = task.metric()
+    task.score(sheet, torch.eye(2)[answers], torch.ones(3, dtype=torch.long))
+    assert sheet.compute().figures["kappa"] == wanted

@@ -117,10 +117,11 @@ def f1_weighted(totals: Totals) -> Tensor:
 
 
 def kappa(totals: ClassTotals) -> Tensor:
-    """Accuracy beyond chance, as a share of what is possible."""
+    """Accuracy beyond chance, as a share of what is possible; 1 where all is right, though chance would be, too."""
     total = totals.support.sum(-1)
     chance = ratio((totals.support * totals.predicted).sum(-1), total**2)
-    return ratio(accuracy(totals) - chance, 1 - chance)
+    right = accuracy(totals)
+    return ratio(right - chance, 1 - chance).where(right < 1, right)
 
 
 def calibration_error(totals: BinnedTotals) -> Tensor:

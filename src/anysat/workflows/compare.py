@@ -37,7 +37,7 @@ def compare(config: EvaluateConfig) -> Scored:
     with tempfile.TemporaryDirectory(prefix="anysat-compare-") as folder:
         for features, tables in feature_sets(config, data, samples, Path(folder)):
             lines += _fitted(features, tables, samples, task, config)
-    found = Comparison(lines=lines, task=task, turns=samples.turns)
+    found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
     if config.json is not None:
         write_whole(Path(config.json), to_json(found.to_dict(config, data)))
     return Scored(text=str(found))
@@ -118,14 +118,18 @@ def _standardised(table: Table, train: NDArray[np.int64]) -> Table:
 
 
 def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], samples: Samples, task: Task) -> bool:
-    """Put samples on a sheet, whose intervals are over the groups of the turns; whether all have the same answer."""
+    """Put samples on a sheet, whose intervals are over the groups of the turns; whether all have the same answer.
+
+    Of classes an answer is the likeliest, of labels those that are given, however the probabilities differ.
+    """
     target = task.target
     told = torch.from_numpy(outputs(model, ready[rows], target.kind, len(target.classes)))
     truth = torch.as_tensor(samples.places.truth[rows])
     groups = torch.from_numpy(samples.turns.groups[samples.places.tile[rows]])
     if target.kind == "value":
-        values = told[:, 0] if target.limits is None else told[:, 0].clamp(*target.limits)
-        sheet.update(values, truth.double(), groups)
+        answers = told[:, 0] if target.limits is None else told[:, 0].clamp(*target.limits)
+        sheet.update(answers, truth.double(), groups)
     else:
         task.score(sheet, told, truth, groups)
-    return bool((told == told[:1]).all())
+        answers = task.answer(told)
+    return bool((answers == answers[:1]).all())

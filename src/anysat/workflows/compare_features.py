@@ -24,7 +24,7 @@ from anysat.probing.cache import Features, extract
 from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
 from anysat.tasks.simple import SIMPLE, Places, at_places
-from anysat.workflows.compare_turns import SPLITS, TRAIN, Turns
+from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
@@ -46,6 +46,11 @@ class Samples:
     def rows(self, turn: int, role: int) -> NDArray[np.int64]:
         """Numbers of the samples that have a role."""
         return np.flatnonzero(self.turns.roles[turn][self.places.tile] == role)
+
+    @property
+    def num_scored_tiles(self) -> int:
+        """Tiles of which a sample is scored in any turn."""
+        return len(np.unique(self.places.tile[(self.turns.roles == TEST).any(0)[self.places.tile]]))
 
 
 @dataclass(frozen=True, kw_only=True)

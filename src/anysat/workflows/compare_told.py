@@ -42,6 +42,8 @@ class Comparison:
     lines: Sequence[Line]
     task: Task
     turns: Turns
+    num_tiles: int
+    """Of which a sample is scored."""
 
     @cached_property
     def baseline(self) -> Line:
@@ -92,7 +94,7 @@ class Comparison:
             "encoder_parameters": encoder.get("parameters", 0), "cpu_s": round(one.seconds, 2),
             "is_constant": one.is_constant, "against_baseline": self.verdict(number),
             "difference": [None if math.isnan(edge) else edge for edge in self.differences[number]],
-            **self.sheets[number],
+            **self.sheets[number], "num_tiles": self.num_tiles, "num_labelled_tiles": self.num_tiles,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -126,7 +128,10 @@ _LEGEND = (
     "other score: its difference to the baseline's, with the 95 % interval of both on the same draws. `Better` and "
     "`worse` are said where all of that interval agrees, `not better` where it holds 0. Seconds are of processor time."
 )
-_CONSTANT = " `One answer for all`: nothing was told apart; boosting never does on fewer than 40 training samples."
+_CONSTANT = (
+    " `One answer for all`: no test sample is answered otherwise than another; boosting never does on fewer than 40 "
+    "training samples."
+)
 
 
 def _cost(line: Line) -> str:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
+from anysat.workflows.kept import check_heard
 from anysat.workflows.probe import Scored
 from anysat.workflows.supervised import LabelledData
 
 BLOCK_KM = 10.0
 """Side of a block of folds, where none is given."""
-_OF_COMPARISONS = ("weights", "patch_sizes_m", "dense", "day_convention", "statistics", "layers", "models", "folds")
+_OF_COMPARISONS = (
+    "weights", "patch_sizes_m", "dense", "day_convention", "statistics", "layers", "models", "max_pixels", "folds",
+    "seed", "cache",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +69,9 @@ class EvaluateConfig:
     """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks instead of tiles, and of
     `folds` neighbours in one block are never on two sides. Null for 10 with `folds`, and for tiles without."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Of everything that is drawn in a comparison."""
     cache: str | None = None
-    """Folder of embeddings; null for one in the cache of the package."""
+    """Of a comparison: folder of embeddings; null for one in the cache of the package."""
     json: str | None = None
     """File for the figures."""
     device: str = "cpu"
@@ -76,7 +80,7 @@ class EvaluateConfig:
     """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
     float32 gives the same figures on every machine."""
     batch_size: int = 8
-    """Tiles at a time."""
+    """Tiles of a run at a time."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
@@ -96,6 +100,11 @@ class EvaluateConfig:
             raise RecordError("--data.train-frac", self.data.train_frac, "1 with folds, in which every tile is scored")
         if self.run is not None and not self.compare:
             self._check_of_run()
+        if self.compare:
+            self.data.check_heard()
+            check_heard(self, ("batch_size",), "with --compare, which reads a file of tiles at a time")
+        if self.crop_m is not None:
+            check_heard(self, ("batch_size",), "with --crop-m, which answers one tile at a time")
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):
             raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
         if self.block_km is not None and not self.block_km > 0:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
-from anysat.workflows.kept import kept_options
+from anysat.workflows.kept import check_heard, kept_options
 from anysat.workflows.pretrain import ModelOptions
 from anysat.workflows.probe import ClassWeights, Scored
 from anysat.workflows.supervised import LabelledData
@@ -128,6 +128,21 @@ class FinetuneConfig:
             raise RecordError("--model", "a shape", f"--weights null beside it: {self.weights} has a shape of its own")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
+        if not self.resume:  # a run may have been begun when these were accepted
+            self.data.check_heard()
+            self._check_heard()
+
+    def _check_heard(self) -> None:
+        """Refuse options of what is not trained."""
+        from_preset = None
+        if self.preset is not None:
+            from anysat.workflows.task_presets import FINETUNES
+
+            from_preset = FINETUNES[self.preset]() if self.preset in FINETUNES else None
+        if self.trained == "head":
+            check_heard(self, ("layer_decay",), "with --trained head, which trains no block", from_preset)
+        if self.trained != "lora":
+            check_heard(self, ("lora_rank",), f"with --trained {self.trained}, which adds nothing", from_preset)
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,8 +160,8 @@ class FinetuneConfig:
         return asdict(FINETUNES[given["preset"]]())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML, as kept in the run folder."""
-        return asdict(self)
+        """Plain values for YAML, as kept in the run folder; whether it was gone on with is nothing of the run."""
+        return asdict(self) | {"resume": False}
 
 
 def finetune(config: FinetuneConfig) -> Scored:
@@ -162,7 +177,7 @@ def finetune(config: FinetuneConfig) -> Scored:
         raise InputError("--out", "a folder for the run", "none")
     from anysat.workflows.finetune_run import run_finetuning
 
-    asked, out = replace(config, resume=False), Path(config.out)
+    out = Path(config.out)
     if config.data.folds is not None:
         if (config.engine.devices, config.engine.num_nodes) != (1, 1):
             got = f"{config.engine.devices} devices on {config.engine.num_nodes} nodes"
@@ -171,5 +186,5 @@ def finetune(config: FinetuneConfig) -> Scored:
             )
         from anysat.workflows.folds import run_folds
 
-        return run_folds(asked, out, config.resume, run_finetuning)
-    return run_finetuning(asked, out, config.resume)
+        return run_folds(config, out, config.resume, run_finetuning)
+    return run_finetuning(config, out, config.resume)

@@ -1,10 +1,13 @@
-"""Options that a run was begun with, for a command that goes on with it; imports no torch."""
+"""Options that a run was begun with, for a command that goes on with it; and options nobody hears. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
+
+from anysat.errors import RecordError
 
 CONFIG_FILE = "config.yaml"
 _OF_A_SESSION = ("out", "resume", "max_steps")
@@ -19,3 +22,26 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
     found = yaml.safe_load(path.read_text("utf-8"))
     return {k: v for k, v in found.items() if k not in _OF_A_SESSION} if isinstance(found, Mapping) else {}
+
+
+def check_heard(config: Any, names: Collection[str], why: str, preset: Any = None, prefix: str = "") -> None:
+    """Refuse options that have no effect beside others; those that are the default, or the preset's, nobody asked for.
+
+    Args:
+        config: what was asked for, a dataclass.
+        names: its fields that nothing hears.
+        why: what else is asked for, which does not hear them.
+        preset: the config that was begun with; None for the defaults alone.
+        prefix: of the names of options.
+
+    Raises:
+        RecordError: the first of them that was asked for.
+    """
+    usual = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(config) if one.name in names
+    }  # fmt: skip
+    for name in names:
+        value = getattr(config, name)
+        if value != usual[name] and (preset is None or value != getattr(preset, name)):
+            raise RecordError(f"--{prefix}{name.replace('_', '-')}", value, f"what is the default, {why}")

@@ -12,7 +12,7 @@ from anysat.areas.maps import MapJob
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
-from anysat.errors import InputError, RecordError
+from anysat.errors import InputError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.layout import Layout
@@ -25,7 +25,7 @@ from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.predict import PredictConfig, check_answered, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 from anysat.workflows.probe import Scored
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
@@ -39,8 +39,7 @@ def predict_area(config: PredictConfig) -> Scored:
     check_scheduler(config)
     predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
-    if config.probabilities and predictor.task.target.kind == "value":
-        raise RecordError("--probabilities", True, f"nothing, because {predictor.task.target.name!r} has no classes")
+    check_probabilities(config, predictor.task.target)
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)

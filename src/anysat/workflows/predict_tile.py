@@ -20,7 +20,7 @@ from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed_tile import absent_line, read_tile
-from anysat.workflows.predict import PredictConfig, check_answered, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 from anysat.workflows.probe import Scored
 
 
@@ -28,13 +28,14 @@ def predict_tile(config: PredictConfig) -> Scored:
     """See `predict`."""
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
+    check_probabilities(config, target)
     wanted = ".tif" if target.level == "pixel" else ".json"
     if out.suffix != wanted:
         raise InputError("--out", f"a name ending in {wanted} for {target.name!r}, of each {target.level}", config.out)
     finals = [out]
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
-        if config.probabilities and target.kind != "value":
+        if config.probabilities:
             finals.append(out.with_name(f"{out.stem}_probabilities.tif"))
     given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
     check_apart(finals, [*(source.file for source in given.values()), config.run])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
-from anysat.workflows.kept import kept_options
+from anysat.workflows.kept import check_heard, kept_options
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
 Schedule = Literal["cosine", "plateau"]
 ClassWeights = Literal["none", "balanced"]
+_OF_TRAINING = (
+    "learning_rates", "weight_decays", "epochs", "patience", "min_epochs", "schedule", "warmup_epochs", "clip_norm",
+    "batch_size", "void_output",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,21 @@ class ProbeConfig:
             values = getattr(self, name)
             if not values or any(value < 0 or (name == "learning_rates" and value == 0) for value in values):
                 raise RecordError(f"--{name.replace('_', '-')}", values, "at least one, none negative")
+        if not self.resume:  # a run may have been begun when these were accepted
+            self.data.check_heard()
+            self._check_heard()
+
+    def _check_heard(self) -> None:
+        """Refuse options that the method does not hear."""
+        from_preset = None
+        if self.preset is not None:
+            from anysat.workflows.task_presets import PROBES
+
+            from_preset = PROBES[self.preset]() if self.preset in PROBES else None
+        if self.method == "knn":
+            check_heard(self, _OF_TRAINING, "with --method knn, which trains nothing", from_preset)
+        else:
+            check_heard(self, ("num_neighbours",), f"with --method {self.method}, which asks none", from_preset)
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,8 +168,8 @@ class ProbeConfig:
         return asdict(PROBES[given["preset"]]())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML, as kept in the run folder."""
-        return asdict(self)
+        """Plain values for YAML, as kept in the run folder; whether it was gone on with is nothing of the run."""
+        return asdict(self) | {"resume": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +195,9 @@ def probe(config: ProbeConfig) -> Scored:
         raise InputError("--out", "a folder for the run", "none")
     from anysat.workflows.probe_run import run_probe
 
-    asked, out = replace(config, resume=False), Path(config.out)
+    out = Path(config.out)
     if config.data.folds is not None:
         from anysat.workflows.folds import run_folds
 
-        return run_folds(asked, out, config.resume, run_probe)
-    return run_probe(asked, out, config.resume)
+        return run_folds(config, out, config.resume, run_probe)
+    return run_probe(config, out, config.resume)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anysat.errors import RecordError
+from anysat.workflows.kept import check_heard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,16 @@ class LabelledData:
             raise RecordError("data.train_frac", self.train_frac, "a share above 0, up to 1")
         if self.folds is not None and (len(self.folds) < 3 or len(set(self.folds)) < len(self.folds)):
             raise RecordError("data.folds", self.folds, "three or more members, each once")
+
+    def check_heard(self) -> None:
+        """Refuse splits beside `folds`, which makes them.
+
+        Raises:
+            RecordError: one is given.
+        """
+        if self.folds is not None:
+            names = ("train", "val", "val_frac", "test")
+            check_heard(self, names, "with --data.folds, which names all splits of a turn", prefix="data.")
 
     def turns(self) -> dict[str, LabelledData]:
         """The splits of each turn of `folds`, by the member that is scored; itself, as `""`, where there are none."""

@@ -294,7 +294,7 @@ def _in_words(one: Shown, truth: NDArray[Any], target: Target) -> str:
     if target.kind == "labels":
         names = [", ".join(target.classes[n] for n in np.flatnonzero(part)) or "none" for part in (truth, one.answer)]
         return f"truth: {names[0]}; answer: {names[1]}"
-    sure = "" if one.probabilities is None else f" ({float(one.probabilities.max()):.0%})"
+    sure = "" if one.probabilities is None or int(one.answer) < 0 else f" ({float(one.probabilities.max()):.0%})"
     return f"truth: {_name(truth, target)}; answer: {_name(one.answer, target)}{sure}"
 
 
