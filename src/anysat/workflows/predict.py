@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.area_options import AreaOptions
 from anysat.workflows.probe import Scored
-
-if TYPE_CHECKING:
-    from anysat.data.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +95,14 @@ def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[s
         )  # fmt: skip
 
 
-def check_probabilities(config: PredictConfig, target: Target) -> None:
+def check_probabilities(asked: bool, kind: str, name: str) -> None:
     """Refuse to be asked for probabilities of values.
 
     Raises:
-        RecordError: the target has no classes.
+        RecordError: the target, of this kind and name, has no classes.
     """
-    if config.probabilities and target.kind == "value":
-        raise RecordError("--probabilities", True, f"nothing, because {target.name!r} has no classes")
+    if asked and kind == "value":
+        raise RecordError("--probabilities", True, f"nothing, because {name!r} has no classes")
 
 
 def predict(config: PredictConfig) -> Scored:

@@ -39,7 +39,7 @@ def predict_area(config: PredictConfig) -> Scored:
     check_scheduler(config)
     predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
-    check_probabilities(config, predictor.task.target)
+    check_probabilities(config.probabilities, predictor.task.target.kind, predictor.task.target.name)
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)

@@ -28,7 +28,7 @@ def predict_tile(config: PredictConfig) -> Scored:
     """See `predict`."""
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
-    check_probabilities(config, target)
+    check_probabilities(config.probabilities, target.kind, target.name)
     wanted = ".tif" if target.level == "pixel" else ".json"
     if out.suffix != wanted:
         raise InputError("--out", f"a name ending in {wanted} for {target.name!r}, of each {target.level}", config.out)
