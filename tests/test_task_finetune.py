@@ -9,13 +9,18 @@ import anysat
 from anysat import AnySat, ModelConfig
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
+from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import load_task
 from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.config import EngineConfig
 from anysat.train.metrics import read_metrics
+from anysat.train.objective import is_due
 from anysat.workflows import finetune_run
+from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.finetune_run import _steps_per_epoch
+from labelled import KIND
+from meadow import Meadow
 from task_commands import scores_of, world_words
 
 
@@ -56,6 +61,19 @@ def test_an_epoch_is_one_of_the_processes_that_train(monkeypatch):
     for accelerator, steps in (("cpu", 80), ("auto", 10)):
         config = SimpleNamespace(batch_size=4, engine=EngineConfig(devices="auto", accelerator=accelerator))
         assert _steps_per_epoch(config, data) == steps
+
+
+@pytest.mark.parametrize(("tiles", "steps"), [(31, [2, 4, 6, 8, 10]), (17, [2, 3, 4, 5, 6]), (3, [1, 2, 3, 4, 5])])
+def test_epochs_are_passes_over_all_tiles(tiles, steps, monkeypatch, tmp_path):
+    """Of 31 tiles in batches of 16 five epochs are 10 steps, not 5; of 17 they are 6."""
+    monkeypatch.setattr(finetune_run, "fit", lambda *_, **given: given)
+    data = SimpleNamespace(train=Meadow(tiles), val=Meadow(2))
+    predictor = SimpleNamespace(task=make_task(KIND), view=SimpleNamespace(patch_sizes_m=(10.0,)))
+    config = FinetuneConfig(epochs=5, warmup_epochs=3, min_epochs=4)
+    given = finetune_run._fitted(config, data, SimpleNamespace(predictor=predictor), tmp_path)
+    (scoring,) = given["monitors"]
+    assert [step for step in range(1, given["num_steps"] + 1) if is_due(step, scoring.every_steps)] == steps
+    assert (given["optimiser"].warmup_steps, given["keep"].min_steps) == (steps[2], steps[3])
 
 
 def test_layer_decay_moves_what_lies_below_less(run_task, small_weights, tmp_path):

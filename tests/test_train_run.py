@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -28,6 +29,12 @@ def test_monitors_measure_before_between_and_after_in_eval_mode(tmp_path):
     assert {(training, grad) for _, training, grad, _ in watch.seen} == {(False, False)}
     assert fitted.metrics["val/loss"] == 0.5
     assert read_metrics(tmp_path / "run" / "metrics.csv")["val/loss"] == [(0, 3.0), (2, 2.0), (3, 0.5)]
+
+
+def test_patience_counts_measurements_where_they_come_after_a_step_and_a_half_each(tmp_path):
+    watch = Watch([3.0, 2.0, 2.0], every_steps=Fraction(3, 2))
+    fitted = train(tmp_path / "run", monitors=[watch], keep={"keep_best": "val/loss", "patience": 1})
+    assert ([step for step, *_ in watch.seen], fitted.steps, fitted.finished) == ([0, 2, 3], 3, True)
 
 
 def test_monitors_change_nothing_and_draw_the_same_after_a_resume(toy_run, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 import torch
@@ -91,7 +92,7 @@ _Loss = tuple[float, int]
 class Scoring:
     """Loss and scores on held-out tiles, shared out among the processes; `val/<score>` are those of all of them."""
 
-    every_steps: int
+    every_steps: int | Fraction
     tiles: Tiles
     batch_size: int = 8
     precision: Precision = "float32"

@@ -22,7 +22,7 @@ from anysat.train.checkpoints import keep_only, publish, write_checkpoint
 from anysat.train.config import KeepConfig
 from anysat.train.metrics import METRICS, read_metrics, write_metrics
 from anysat.train.module import Training
-from anysat.train.objective import Monitor
+from anysat.train.objective import Monitor, is_due
 from anysat.train.progress import TrainingProgress
 from anysat.train.randomness import seed_monitor
 from anysat.train.run import RunFolder
@@ -98,11 +98,11 @@ class Keeper(Callback):
         metrics = {}
         if step % self.keep.log_every == 0 or last:
             metrics = self._training_metrics(trainer, pl_module, batch.dataset)
-        due = [monitor for monitor in self.monitors if last or step % monitor.every_steps == 0]
+        due = [monitor for monitor in self.monitors if last or is_due(step, monitor.every_steps)]
         measured, collapse = self._measure(trainer, pl_module, step, due)
         self._log(trainer, step, metrics | measured)
         self._follow_plateau(pl_module, step, measured)
-        counts = [monitor for monitor in due if step % monitor.every_steps == 0 or step == pl_module.num_steps]
+        counts = [monitor for monitor in due if is_due(step, monitor.every_steps) or step == pl_module.num_steps]
         is_best = self._follow_best(step, measured, counts)
         self.finished = self._waited_enough(step, counts)
         self._end_if_collapsed(trainer, pl_module, collapse)
@@ -257,7 +257,7 @@ class Keeper(Callback):
         """Only measurements that come at their time count: where a session stops must change nothing."""
         name = module.settings.plateau_metric
         monitor = _monitor_of(name, self.monitors)
-        if module.settings.schedule != "plateau" or monitor is None or step % monitor.every_steps:
+        if module.settings.schedule != "plateau" or monitor is None or not is_due(step, monitor.every_steps):
             return
         if _says_something(monitor, measured):
             module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
@@ -285,7 +285,7 @@ class Keeper(Callback):
             return False
         if step < self.keep.min_steps:
             return False
-        return step - int(self.best["step"]) >= patience * monitor.every_steps
+        return step // monitor.every_steps - int(self.best["step"]) // monitor.every_steps >= patience
 
 
 def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -53,8 +54,12 @@ class Monitor(Protocol):
         """What its metrics' names begin with: `val` gives `val/loss`."""
 
     @property
-    def every_steps(self) -> int:
-        """Steps between two measurements; there is one before the first step and one after the last, too."""
+    def every_steps(self) -> int | Fraction:
+        """Steps between two measurements, 1 or more; there is one before the first step and one after the last, too.
+
+        Of a fraction, such as 31/16 for a pass over 31 tiles in batches of 16, each comes after the step that completes
+        a multiple of it.
+        """
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:
         """Scalars by name, averaged over ranks by the engine (NaN: this rank has nothing to tell).
@@ -78,6 +83,15 @@ class SourceFactory(Protocol):
 
         `read` must not depend on the rank: any of them may be asked to read what another planned.
         """
+
+
+def is_due(step: int, every_steps: int | Fraction) -> bool:
+    """Whether a step is the first to reach a multiple of so many steps.
+
+    >>> [step for step in range(1, 9) if is_due(step, Fraction(5, 2))]
+    [3, 5, 8]
+    """
+    return step // every_steps > (step - 1) // every_steps
 
 
 def compiled_parts(objective: nn.Module) -> list[nn.Module]:

@@ -46,7 +46,7 @@ class FinetuneConfig:
     head: str | None = None
     """tile, pooled or both for a target of tiles; dense, patches or conv of pixels; null for `both`, `dense`."""
     epochs: int = 50
-    """Passes over the training tiles that schedules are made for."""
+    """Passes over the training tiles that schedules are made for, each of a step at least."""
     warmup_epochs: int = 0
     """Epochs over which the learning rate rises first, in place of --optimiser.warmup-steps."""
     batch_size: int = 16

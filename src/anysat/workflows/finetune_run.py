@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from anysat.tasks.heads import HEADS
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from anysat.train.metrics import METRICS, read_metrics
+from anysat.train.objective import is_due
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
@@ -187,27 +190,28 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
         keep_best=f"val/{task.primary}",
         best_is_highest=task.highest_is_best,
         patience=config.patience,
-        min_steps=config.min_epochs * per_epoch,
+        min_steps=math.ceil(config.min_epochs * per_epoch),
     )
     optimiser = config.optimiser
     if config.warmup_epochs:
-        optimiser = replace(optimiser, warmup_steps=config.warmup_epochs * per_epoch)
+        optimiser = replace(optimiser, warmup_steps=math.ceil(config.warmup_epochs * per_epoch))
     return fit(
         objective,
         lambda rank, world_size: Mixture(parts=[part], seed=config.seed, rank=rank, world_size=world_size),
         optimiser=optimiser, engine=config.engine, keep=keep, seed=config.seed,
-        num_steps=config.epochs * per_epoch, max_steps=config.max_steps, run=run,
+        num_steps=math.ceil(config.epochs * per_epoch), max_steps=config.max_steps, run=run,
         monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size,
                           precision=_precision(config))],
     )  # fmt: skip
 
 
-def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> int:
+def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> Fraction:
+    """Of a pass over all training tiles, what is left of which begins the next one's first batch; 1 or more."""
     in_a_step = min(config.batch_size, len(data.train)) * micro_batches_per_step(config.engine)
-    return max(1, len(data.train) // in_a_step)
+    return max(Fraction(1), Fraction(len(data.train), in_a_step))
 
 
-def _curve(path: Path, primary: str, per_epoch: int, num_steps: int) -> list[dict[str, float | None]]:
+def _curve(path: Path, primary: str, per_epoch: Fraction, num_steps: int) -> list[dict[str, float | None]]:
     """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file.
 
     What was measured between two epochs, because a session stopped there, is left out.
@@ -215,7 +219,7 @@ def _curve(path: Path, primary: str, per_epoch: int, num_steps: int) -> list[dic
     if not path.is_file():
         return []
     measured = read_metrics(path)
-    losses = [(at, loss) for at, loss in measured.get("val/loss", []) if at % per_epoch == 0 or at == num_steps]
+    losses = [(at, loss) for at, loss in measured.get("val/loss", []) if is_due(at, per_epoch) or at == num_steps]
     scores = dict(measured.get(f"val/{primary}", []))
     points: list[dict[str, float | None]] = []
     for (before, _), (step, loss) in pairwise(losses):  # the first was measured before the first step
