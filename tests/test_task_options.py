@@ -1,5 +1,6 @@
 """Options of labelled tasks: what is refused, what a run that is gone on with knows, what is made before hours of work."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -12,13 +13,14 @@ import torch
 import yaml
 
 import anysat
-from anysat.data.base import Target, find_dataset
+from anysat import AnySat, ModelConfig
+from anysat.data.base import Target, find_dataset, open_dataset
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError, WriteError
 from anysat.geo.descriptions import SourceDescription
 from anysat.tasks.simple import Places, at_places, models
 from anysat.train.config import EngineConfig, KeepConfig
-from anysat.train.run import check_same, wait_for
-from anysat.workflows import finetune_run, predict, predict_tile
+from anysat.train.run import STATISTICS, check_same, wait_for
+from anysat.workflows import finetune_run, predict, predict_tile, task_parts
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
@@ -27,6 +29,7 @@ from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import fitted_task, with_statistics
 from anysat.workflows.task_presets import FINETUNES, PROBES
+from miniatures import miniature
 from task_commands import world_words
 
 
@@ -280,3 +283,17 @@ def test_of_weights_with_several_datasets_a_run_keeps_the_statistics_and_the_sou
     assert list(encoder.normaliser.statistics) == [name]
     assert f"of {name}," in encoder.normaliser.source
     assert "world" not in encoder.normaliser.source
+
+
+def test_statistics_kept_by_a_probe_are_computed_again_where_they_are_of_other_tiles(tmp_path, monkeypatch):
+    """As where tiles came to the data before `--resume`; where there are many, they are of a sample."""
+    monkeypatch.setattr(task_parts, "MOST_STATISTICS_TILES", 4)
+    parts = {}
+    for tiles in (6, 9, 9):
+        train = open_dataset("timesen2crop", miniature("timesen2crop", tiles=tiles), "all")
+        encoder, data = AnySat(ModelConfig.tiny()), SimpleNamespace(record=train.record, train=train, normaliser=None)
+        with_statistics(encoder, data, None, ["s2"], tmp_path, 0)
+        parts.setdefault(tiles, []).append((tmp_path / STATISTICS).stat().st_mtime_ns)
+        told = json.loads((tmp_path / STATISTICS).read_text())["provenance"]["timesen2crop"]
+        assert (told["tiles"], told["tiles_available"]) == (4, tiles)
+    assert len(set(parts[9])) == 1, "once"

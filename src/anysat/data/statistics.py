@@ -271,8 +271,7 @@ def compute_statistics(
     available = len(dataset)
     if not available:
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
-    if num_samples is not None and num_samples < available:
-        dataset = dataset.take(draw_evenly(available, num_samples, seed))
+    dataset = _taken(dataset, num_samples, seed)
     facts = _facts(dataset, available, seed)
     with alone_in(partial):
         sums = _work(dataset, facts, partial, workers, advance)
@@ -287,6 +286,18 @@ def compute_statistics(
             raise error if isinstance(error, AnySatError) else UnfinishedError(partial, error) from error
         shutil.rmtree(partial)
     return normaliser
+
+
+def are_of(normaliser: Normaliser, dataset: AnyDataset, *, num_samples: int | None = None, seed: int = 0) -> bool:
+    """Whether statistics are of the tiles that `compute_statistics` would take; it reads none."""
+    facts = normaliser.provenance.get(dataset.name, {})
+    return facts.get("fingerprint") == fingerprint(_taken(dataset, num_samples, seed))
+
+
+def _taken(dataset: AnyDataset, num_samples: int | None, seed: int) -> AnyDataset:
+    if num_samples is None or num_samples >= len(dataset):
+        return dataset
+    return dataset.take(draw_evenly(len(dataset), num_samples, seed))
 
 
 def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance: Advance) -> dict[str, BandSums]:

@@ -125,8 +125,9 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     check_seen(data, view.dense)  # before what takes longer
     task = _task(config, data)
     whose = with_statistics(
-        encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer
-    )
+        encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
+        tiles_are_known=True,
+    )  # fmt: skip
     torch.manual_seed(config.seed)
     return Predictor(encoder, task, view, head), whose, new
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anysat.data.base import DatasetRecord, Target
-from anysat.data.statistics import compute_statistics
+from anysat.data.statistics import are_of, compute_statistics
 from anysat.data.work import fingerprint, to_json, versions, write_whole
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Modality
@@ -39,15 +39,16 @@ MOST_STATISTICS_TILES = 2000
 
 def with_statistics(
     encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
-    is_writer: bool = True,
+    is_writer: bool = True, tiles_are_known: bool = False,
 ) -> str:  # fmt: skip
     """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
 
     Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, once, and kept in the folder `run`, which must be one of this training split alone; of several
-    processes the writer computes them.
+    training split, and kept in the folder `run`; of several processes the writer computes them. Those that are there
+    and of other tiles are computed again, but where it is known that they are not (`tiles_are_known`), as after
+    `open_run`, which was told of the tiles: what was trained with them goes on with them.
     """
-    found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer)
+    found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, tiles_are_known)
     name = data.record.name
     of = name if name in found.statistics else None
     encoder.normaliser = replace(found, statistics={name: found.table(of)}, source=found.source_of(of))
@@ -55,8 +56,9 @@ def with_statistics(
 
 
 def _statistics(
-    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int, is_writer: bool
-) -> tuple[Normaliser, str]:
+    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int,
+    is_writer: bool, tiles_are_known: bool,
+) -> tuple[Normaliser, str]:  # fmt: skip
     name, own = data.record.name, encoder.normaliser
     if asked is not None:
         found = find_statistics(asked)
@@ -70,8 +72,11 @@ def _statistics(
     kept = run / STATISTICS
     if not is_writer:
         wait_for(kept)
-    if not kept.is_file():
-        count = min(len(data.train), MOST_STATISTICS_TILES)
+    count = min(len(data.train), MOST_STATISTICS_TILES)
+    is_made = kept.is_file()
+    if is_made and is_writer and not tiles_are_known:
+        is_made = are_of(Normaliser.read(kept), data.train, num_samples=count, seed=seed)
+    if not is_made:
         with progress_bar(f"statistics of {name}", count) as advance:
             made = compute_statistics(
                 data.train, partial=run / "statistics.tmp", advance=advance, num_samples=count, seed=seed
