@@ -121,6 +121,19 @@ def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):
     assert "seed" in err
 
 
+def test_a_fold_of_other_data_is_refused_before_it_enters_the_mean(run, tmp_path):
+    """As where tiles came to the data after it was done."""
+    assert run("probe")[0] == 0
+    path = tmp_path / "run" / "val" / "scores.json"
+    found = json.loads(path.read_text())
+    found["data"]["train"] = {"tiles": 11, "fingerprint": "0123456789abcdef"}
+    path.write_text(json.dumps(found))
+    status, _, err = run("probe", "--resume")
+    assert status == 2
+    assert "fold val, train: expected the 11 tiles it was scored with" in err
+    assert "others, 2" in err
+
+
 def test_a_fold_that_stops_early_ends_the_command(run, tmp_path):
     status, out, err = run("finetune", "--max-steps=1", "--batch-size=1")
     assert status == 0, err

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anysat.data.work import make_folder, to_json, write_whole
+from anysat.data.work import fingerprint, make_folder, to_json, write_whole
+from anysat.errors import InputError
 from anysat.train.run import CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
+from anysat.workflows.labelled_data import open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, paper_line
@@ -27,6 +29,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
     Raises:
         RunExistsError: a fold was begun, and `resume` is False.
         RecordError: a fold was begun with other options.
+        InputError: a fold that is done is of other tiles.
     """
     found: dict[str, dict[str, Any]] = {}
     is_begun = any((out / name).exists() for name in (FACTS, *(f"{turn}/{CONFIG}" for turn in config.data.turns())))
@@ -41,7 +44,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
                 defaults=type(one)().to_dict(),
                 processes=num_processes(one.engine) if hasattr(one, "engine") else 1,
             ):  # fmt: skip
-                pass  # begun with the same options
+                _check_tiles(one, path)  # begun with the same options
         else:
             told = run(one, path, resume)
             if not (path / SCORES).is_file():
@@ -55,6 +58,20 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
 
         lines.append(f"report: {write_folds_report(out, json.loads((out / FOLDS).read_text()))}")
     return Scored(text="\n".join(lines))
+
+
+def _check_tiles(config: Any, path: Path) -> None:
+    """Refuse a fold of other tiles than there are now: a mean is of one dataset."""
+    begun, now = json.loads((path / SCORES).read_text())["data"], open_data(config.data, config.seed)
+    for split, told in begun.items():
+        tiles = getattr(now, split)
+        if told["fingerprint"] != fingerprint(tiles):
+            raise InputError(
+                f"{path.parent}, fold {path.name}, {split}",
+                f"the {told['tiles']} tiles it was scored with, of the same names, layout and columns",
+                f"others, {len(tiles)}",
+                f"put the data back as they were, remove {path} to run that fold again, or give another --out",
+            )
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
