@@ -111,8 +111,10 @@ def ground(tmp_path_factory):
     for tile in tiles:
         place, (rows, cols) = tile.geobox.affine, tile.geobox.shape
         middle = (place.c + place.a * cols / 2, place.f + place.e * rows / 2)
-        x_m, y_m = Transformer.from_crs(str(tile.geobox.crs), "EPSG:6933", always_xy=True).transform(*middle)
-        corners.append((x_m // (1000 * BLOCK_KM), y_m // (1000 * BLOCK_KM)))
+        lon, lat = Transformer.from_crs(str(tile.geobox.crs), "EPSG:4326", always_xy=True).transform(*middle)
+        row = lat * 111.195 // BLOCK_KM
+        width = np.cos(np.radians((row + 0.5) * BLOCK_KM / 111.195))
+        corners.append((lon * 111.195 * width // BLOCK_KM, row))
     return tiles, np.array([sorted(set(corners)).index(corner) for corner in corners])
 
 

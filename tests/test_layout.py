@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from pyproj import Transformer
 
 from anysat.data.base import DatasetRecord, Samples, Target, find_dataset, open_dataset
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
-from anysat.data.splits import split_by_name, split_by_place
+from anysat.data.splits import block_numbers, ground_m, split_by_name, split_by_place
 from anysat.errors import InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
@@ -154,6 +155,26 @@ def test_neighbours_are_in_one_split():
     block = (x // 10_000).astype(int) * 100 + (y // 10_000).astype(int)
     assert all(len(set(split[block == number])) == 1 for number in np.unique(block))
     assert set(split) == {"train", "test"}
+
+
+@pytest.mark.parametrize("lat", [-69.0, -33.0, 0.0, 52.0, 69.0])
+def test_a_block_is_as_wide_as_it_is_high_wherever_it_is(lat):
+    """At 52 degrees a square of an equal-area map would be 7 km wide and 14 km high."""
+    to_m = Transformer.from_crs(f"+proj=aeqd +lon_0=21 +lat_0={lat}", "EPSG:4326", always_xy=True)
+    side = np.arange(-30_000, 30_000, 200.0)
+    x, y = (values.ravel() for values in np.meshgrid(side, side))
+    numbers = block_numbers(*ground_m(*to_m.transform(x, y), 10_000), 10_000)
+    inside = numbers == numbers[np.argmin(np.hypot(x, y))]
+    assert np.ptp(x[inside]) + 200 == pytest.approx(10_000, rel=0.06)
+    assert np.ptp(y[inside]) + 200 == pytest.approx(10_000, rel=0.06)
+
+
+def test_blocks_end_at_180_degrees_which_is_one_place_east_and_west():
+    lon, lat = np.array([180.0, -180.0, 179.999, -179.999, 0.0, -1e-9]), np.full(6, 52.0)
+    numbers = block_numbers(*ground_m(lon, lat, 10_000), 10_000)
+    assert numbers[0] == numbers[1] == numbers[3] != numbers[2]
+    assert numbers[4] != numbers[5], "those west of Greenwich are others"
+    assert len(set(block_numbers(*ground_m([60, 60, 170], [90.0, 88, 8], 1e8), 1e8))) == 1, "wider than the world"
 
 
 def test_impossible_shares_are_refused():

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.errors import RecordError
 
-EQUAL_AREA = "EPSG:6933"
-"""Metres all over the world, for blocks of ground."""
+METRES_PER_DEGREE = 111_195.0
+"""Of a great circle on a sphere as large as the Earth."""
 
 
 def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> NDArray[np.str_]:
@@ -35,17 +35,26 @@ def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int =
 def split_by_place(
     x_m: ArrayLike, y_m: ArrayLike, shares: Mapping[str, float], block_m: float, seed: int = 0
 ) -> NDArray[np.str_]:
-    """A split for each place, the same for all places of one square block of the ground."""
+    """A split for each place, the same for all places of one square block of the ground; see `ground_m`."""
     columns, rows = (np.floor(np.asarray(values, float) / block_m).astype(int) for values in (x_m, y_m))
     return split_by_name([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], shares, seed)
 
 
-def ground_m(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Metres to the east and north, in a projection in which a block is as large everywhere, of degrees (WGS 84)."""
-    from pyproj import Transformer
+def ground_m(
+    lon: ArrayLike, lat: ArrayLike, block_m: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """Metres to the east and north of degrees (WGS 84), such that blocks of `block_m` are as wide as they are high.
 
-    x_m, y_m = Transformer.from_crs("EPSG:4326", EQUAL_AREA, always_xy=True).transform(lon, lat)
-    return np.asarray(x_m, float), np.asarray(y_m, float)
+    Blocks lie in rows from the equator on. Metres to the east are those along the middle of a place's row, from 0
+    degrees on, so that the block beside 180 degrees may be narrower.
+
+    >>> [values.round().tolist() for values in ground_m([0.2, 0.2], [0.0, 60.0], 10_000.0)]
+    [[22239.0, 11110.0], [0.0, 6671700.0]]
+    """
+    east, y_m = np.asarray(lon, float), METRES_PER_DEGREE * np.asarray(lat, float)
+    east = np.where(east >= 180, east - 360, np.where(east < -180, east + 360, east))
+    middle = np.clip((np.floor(y_m / block_m) + 0.5) * block_m / METRES_PER_DEGREE, -90, 90)
+    return METRES_PER_DEGREE * east * np.cos(np.radians(middle)), y_m
 
 
 def block_numbers(x_m: ArrayLike, y_m: ArrayLike, block_m: float) -> NDArray[np.int64]:

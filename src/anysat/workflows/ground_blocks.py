@@ -27,7 +27,8 @@ def blocks(geoboxes: Sequence[Any], names: Sequence[str], block_km: float) -> ND
             raise InputError("blocks of ground", "tiles with coordinates", f"tile {name!r} without",
                              "leave --block-km and --folds out")  # fmt: skip
     lon, lat = np.array([centre_deg(box) for box in geoboxes]).T
-    return block_numbers(*ground_m(lon, lat), 1000 * block_km)
+    block_m = 1000 * block_km
+    return block_numbers(*ground_m(lon, lat, block_m), block_m)
 
 
 def over_blocks(found: Scores, tiles: Any, block_km: float | None) -> Scores:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit
 from anysat.data.own.tables import PLACE, as_number
-from anysat.data.splits import EQUAL_AREA, ground_m
 from anysat.errors import AnySatError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ MIN_OVERLAP_FRAC = 0.1
 MAX_FOOTPRINTS = 4000
 """Samples whose georeference is read, spread over the dataset."""
 _METRES_PER_DEGREE = 111_320.0
+_EQUAL_AREA = "EPSG:6933"
 _EAST, _NORTH = (0, 1, 1, 0), (0, 0, 1, 1)
 """Corners of a box, as parts of its width and height."""
 _HALF_WORLD_M = 17_367_530.45
@@ -86,7 +86,7 @@ def _corners_m(boxes: Sequence[GeoBox]) -> list[NDArray[np.float64]]:
         x, y = bounds[:, [0, 2]][:, _EAST], bounds[:, [1, 3]][:, _NORTH]
         crs = boxes[places[0]].crs
         if crs is not None:
-            x, y = Transformer.from_crs(crs.to_wkt(), EQUAL_AREA, always_xy=True).transform(x, y)
+            x, y = Transformer.from_crs(crs.to_wkt(), _EQUAL_AREA, always_xy=True).transform(x, y)
         found[places] = np.stack([_unbroken(x), y], axis=-1)
     return list(found)
 
@@ -99,6 +99,8 @@ def _unbroken(x_m: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
     """Id, split and corners of a user's own tiles that are not known otherwise, by their place in the table."""
+    from pyproj import Transformer
+
     columns = evidence.samples.columns
     if not evidence.is_own or not set(PLACE) <= set(columns):
         return
@@ -109,7 +111,8 @@ def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDA
     lon, lat = lon[places, None], lat[places, None]
     high = evidence.record.tile_m / _METRES_PER_DEGREE
     wide = high / np.cos(np.radians(lat))
-    x_m, y_m = ground_m(lon + (np.array(_EAST) - 0.5) * wide, lat + (np.array(_NORTH) - 0.5) * high)
+    x, y = lon + (np.array(_EAST) - 0.5) * wide, lat + (np.array(_NORTH) - 0.5) * high
+    x_m, y_m = Transformer.from_crs("EPSG:4326", _EQUAL_AREA, always_xy=True).transform(x, y)
     for place, corners in zip(places, np.stack([_unbroken(x_m), y_m], axis=-1), strict=True):
         yield str(columns["id"][place]), str(columns["split"][place]), corners
 

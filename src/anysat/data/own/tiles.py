@@ -153,7 +153,7 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
     if splits.block_m is None:
         return split_by_name(columns["id"].tolist(), splits.shares, splits.seed)
     lon, lat = (_degrees(name, columns, source) for name in PLACE)
-    x_m, y_m = ground_m(lon, lat)
+    x_m, y_m = ground_m(lon, lat, splits.block_m)
     return split_by_place(x_m, y_m, splits.shares, splits.block_m, splits.seed)
 
 
