@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ import yaml
 import anysat
 from anysat import AnySat, ModelConfig
 from anysat.data.base import Target, find_dataset, open_dataset
-from anysat.errors import LargeGroundError, RecordError, UnknownNameError, WriteError
+from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError, WriteError
 from anysat.geo.descriptions import SourceDescription
 from anysat.tasks.simple import Places, at_places, models
 from anysat.train.config import EngineConfig, KeepConfig
@@ -24,12 +26,14 @@ from anysat.workflows import finetune_run, predict, predict_tile, task_parts
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.labelled_data import open_data
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import fitted_task, with_statistics
 from anysat.workflows.task_presets import FINETUNES, PROBES
 from miniatures import miniature
+from own_builders import described, image
 from task_commands import world_words
 
 
@@ -297,3 +301,32 @@ def test_statistics_kept_by_a_probe_are_computed_again_where_they_are_of_other_t
         told = json.loads((tmp_path / STATISTICS).read_text())["provenance"]["timesen2crop"]
         assert (told["tiles"], told["tiles_available"]) == (4, tiles)
     assert len(set(parts[9])) == 1, "once"
+
+
+def _in_blocks(root, num_blocks):
+    """Own data of so many squares of ground, five tiles in each."""
+    rows = [f"b{n}t{m},{0.05 + 0.2 * n},{52 + m / 1000},{'pq'[m % 2]}" for n in range(num_blocks) for m in range(5)]
+    image(root / "s2" / "b0t0.tif")
+    (root / "tiles.csv").write_text("id,lon,lat,kind\n" + "\n".join(rows) + "\n")
+    found = described(root, tiles="tiles.csv", targets={"kind": {"column": "kind"}},
+                      splits={"shares": {"train": 0.7, "test": 0.3}, "block_m": 3000, "seed": 1})  # fmt: skip
+    return LabelledData(dataset=found, root=str(root))
+
+
+def test_validation_is_held_out_by_the_blocks_of_ground_that_the_data_are_split_by(tmp_path):
+    """Else every validation tile would have a training tile beside it."""
+    data = open_data(_in_blocks(tmp_path, 12), 0)
+    blocks = {name: {one[:-2] for one in getattr(data, name).ids} for name in ("train", "val", "test")}
+    assert not blocks["val"] & blocks["train"]
+    assert not (blocks["val"] | blocks["train"]) & blocks["test"]
+    assert len(data.val) == 5 * len(blocks["val"]), "whole blocks"
+    assert 0.2 <= len(data.val) / (len(data.train) + len(data.val)) < 0.2 + 5 / 30
+    assert data.selected_on == "0.2 of train, held out by blocks of 3000 m"
+
+
+def test_validation_cannot_be_held_out_of_one_block(tmp_path):
+    data = _in_blocks(tmp_path, 12)
+    text = Path(data.dataset).read_text()
+    Path(data.dataset).write_text(text.replace("block_m: 3000", "block_m: 2.0e+6").replace("test: 0.3", "test: 1.0e-9"))
+    with pytest.raises(InputError, match="training tiles in two blocks of 2e.06 m or more, one of which is held out"):
+        open_data(replace(data, test="train", val=None), 0)

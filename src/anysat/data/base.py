@@ -100,6 +100,9 @@ class DatasetRecord:
     """Where the splits come from, in a sentence."""
     date_rule: str
     """Where dates come from, in a sentence."""
+    block_m: float | None = None
+    """Side of the squares of ground whose tiles stay in one split, by `lon` and `lat` of the table; None where they do
+    not."""
     has_real_dates: bool = True
     """False where day, month or year stand for others, so that season or year mean nothing."""
     day_convention: str = "day_of_year"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
+from anysat.data.own.tables import PLACE, as_number
+from anysat.data.splits import block_numbers, ground_m
 from anysat.errors import InputError, MissingFileError
 from anysat.normalise import Normaliser
 from anysat.workflows.progress import progress_bar
@@ -78,8 +80,9 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
             raise _empty(option, getattr(data, option), open_dataset(data.dataset, root, "all"))
     val, selected_on = opened(data.val) if data.val is not None else None, data.val
     if val is None or selected_on is None or not len(val):
-        selected_on = f"{data.val_frac:.3g} of {data.train}, held out"
-        train, val = _held_out(train, data.val_frac, seed)
+        by = "" if record.block_m is None else f" by blocks of {record.block_m:g} m"
+        selected_on = f"{data.val_frac:.3g} of {data.train}, held out{by}"
+        train, val = _held_out(train, data.val_frac, seed, record.block_m)
     train = _share(train, data.train_frac, seed)
     _check_apart({"train": train, "val": val, "test": test}, record.name)
     return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
@@ -131,13 +134,31 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
     return Path(data.root), None
 
 
-def _held_out(tiles: Any, share: float, seed: int) -> tuple[Any, Any]:
-    """Training and validation tiles, drawn."""
-    count = max(1, round(share * len(tiles)))
+def _held_out(tiles: Any, share: float, seed: int, block_m: float | None) -> tuple[Any, Any]:
+    """Training and validation tiles, drawn; by whole blocks of ground where the dataset is split so."""
+    count, rng = max(1, round(share * len(tiles))), np.random.default_rng([seed, 1])
+    if block_m is not None:
+        return _blocks_held_out(tiles, count, rng, block_m)
     if count >= len(tiles):
         raise InputError("validation", "at least two training tiles, one of which is held out", len(tiles))
-    order = np.random.default_rng([seed, 1]).permutation(len(tiles))
+    order = rng.permutation(len(tiles))
     return tiles.take(np.sort(order[count:])), tiles.take(np.sort(order[:count]))
+
+
+def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: float) -> tuple[Any, Any]:
+    """As many blocks, in a drawn order, as it takes to hold out so many tiles, but for one that is left to train on."""
+    lon, lat = (np.array([as_number(cell) for cell in tiles.samples.columns[name].tolist()]) for name in PLACE)
+    blocks = block_numbers(*ground_m(lon, lat, block_m), block_m)
+    held = np.bincount(blocks)
+    if len(held) < 2:
+        raise InputError(
+            "validation", f"training tiles in two blocks of {block_m:g} m or more, one of which is held out",
+            f"{len(tiles)} in one", "take a smaller `block_m`, or give `val` a share of its own",
+        )  # fmt: skip
+    order = rng.permutation(len(held))
+    num_blocks = min(int(np.searchsorted(np.cumsum(held[order]), count)) + 1, len(held) - 1)
+    is_val = np.isin(blocks, order[:num_blocks])
+    return tiles.take(np.flatnonzero(~is_val)), tiles.take(np.flatnonzero(is_val))
 
 
 def _share(tiles: Any, share: float, seed: int) -> Any:

@@ -28,7 +28,8 @@ class LabelledData:
     val: str | None = "val"
     """Split on which settings and epochs are chosen; null takes `val_frac` of the training tiles."""
     val_frac: float = 0.2
-    """Share of the training tiles that is held out where `val` is null or empty, drawn from the seed."""
+    """Share of the training tiles that is held out where `val` is null or empty, drawn from the seed; whole blocks of
+    ground where your own data are split by `block_m`."""
     test: str = "test"
     """Split that is scored once, at the end."""
     train_frac: float = 1.0

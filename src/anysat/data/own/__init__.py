@@ -43,6 +43,7 @@ def read_record(path: Path) -> DatasetRecord:
         splits=data.splits.members,
         split_rule=_split_rule(data.splits),
         date_rule="as in the files and their names",
+        block_m=data.splits.block_m,
         licence=data.texts.get("licence", "not stated"),
         size="not counted",
         homepage=data.texts.get("homepage", f"where {path} says"),
