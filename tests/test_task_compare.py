@@ -12,7 +12,7 @@ from anysat.data.base import Target
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest as sha256
 from anysat.tasks.base import make_task
-from anysat.tasks.simple import MODELS, called
+from anysat.tasks.simple import MODELS, called, draw_places
 from anysat.workflows import compare as compare_module
 from anysat.workflows.compare_features import FeatureSet
 from anysat.workflows.compare_told import Comparison, Line
@@ -162,3 +162,14 @@ def test_values_are_told_as_worse_where_the_error_is_larger_and_constants_as_suc
     assert re.search(r"boosting .*\+2\.\d+ \(\+.*\) worse than band statistics; one answer for all; ", told), told
     assert "ridge" in told
     assert "never" in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("counts", "most", "wanted"), [
+    ([0] * 90 + [36] * 10, 200, [20] * 10), ([2, 2, 36, 36], 40, [2, 2, 18, 18]), ([3, 4], 40, [3, 4]),
+    ([36] * 4, 40, [10] * 4), ([36] * 4, 3, [1] * 4),
+])  # fmt: skip
+def test_as_many_pixels_are_drawn_as_allowed_where_few_have_a_label(counts, most, wanted):
+    target = Target(name="cover", level="pixel", kind="class", classes=("a", "b"), gsd_m=10.0, ignore=-1)
+    truths = [np.where(np.arange(36) < count, 1, -1).reshape(6, 6) for count in counts]
+    drawn = np.bincount(draw_places(truths, target, most, seed=0).tile, minlength=len(counts))
+    assert drawn[np.array(counts) > 0].tolist() == wanted

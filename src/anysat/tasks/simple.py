@@ -44,7 +44,7 @@ class Places:
 
 
 def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -> Places:
-    """All labelled places of some tiles, or so many of them, as many of each tile as there are, drawn.
+    """All labelled places of some tiles, or so many of them, drawn: as many of each tile, where it has so many.
 
     Args:
         truths: the target of each tile.
@@ -59,7 +59,7 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
             kept = np.flatnonzero(has_label(truth, target))
         return Places(tile=kept, row=None, col=None, truth=truth[kept])
     rng, found = np.random.default_rng([seed, 3]), []
-    each = max(1, most // max(1, len(truths)))
+    each = _of_each([int(has_label(np.asarray(raster), target).sum()) for raster in truths], most)
     for number, raster in enumerate(truths):
         places = np.argwhere(has_label(np.asarray(raster), target))
         places = rng.permutation(places)[:each]
@@ -67,6 +67,15 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
     tile, row, col = np.concatenate(found).T
     truth = np.array([truths[t][r, c] for t, r, c in zip(tile, row, col, strict=True)])
     return Places(tile=tile, row=row, col=col, truth=truth)
+
+
+def _of_each(counts: Sequence[int], most: int) -> int:
+    """How many may be drawn of each tile, of those it has, for no more than `most` in all; 1 at least."""
+    low, high = 1, max([1, *counts])
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(counts, middle).sum() <= most else (low, middle - 1)
+    return low
 
 
 def joined_places(parts: Sequence[Places], num_tiles: Sequence[int]) -> Places:
