@@ -40,9 +40,7 @@ def split_by_place(
     return split_by_name([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], shares, seed)
 
 
-def ground_m(
-    lon: ArrayLike, lat: ArrayLike, block_m: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+def ground_m(lon: ArrayLike, lat: ArrayLike, block_m: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Metres to the east and north of degrees (WGS 84), such that blocks of `block_m` are as wide as they are high.
 
     Blocks lie in rows from the equator on. Metres to the east are those along the middle of a place's row, from 0
