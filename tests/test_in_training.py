@@ -24,9 +24,9 @@ PHOTO = {"path": "{id}.tif", "bands": RGBN, "units": "reflectance", "nodata": 7,
 MASKED = {"path": "{id}.tif", "bands": [*RGBN, "-"], "quality": {"kind": "values", "layer": "mask", "invalid": [1]}}
 
 
-def described(tmp_path, **photo):
+def described(tmp_path, key="aerial", **said):
     """What a predictor keeps of a description."""
-    content = {"name": "mine", "tile_m": 10, "modalities": {"aerial": photo}}
+    content = {"name": "mine", "tile_m": 10, "modalities": {key: said}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     return json.loads(json.dumps(find_dataset(str(tmp_path / "mine.yaml")).sources))
 
@@ -129,6 +129,6 @@ def test_a_predictor_written_before_keeps_nothing(tmp_path):
 
 
 def test_days_and_places_of_the_training_are_not_kept(tmp_path):
-    said = described(tmp_path, path="{id}.tif", dates=["2020-01-01", "2020-12-31"], units={"R": "DN"})
-    assert said == {"aerial": {"units": {"R": "DN"}}}
+    said = described(tmp_path, "s2", path="{id}.tif", dates=["2020-01-01", "2020-12-31"], units={"B4": "DN"})
+    assert said == {"s2": {"units": {"B4": "DN"}}}
     assert described(tmp_path, path="{id}.tif") == {}
