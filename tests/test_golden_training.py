@@ -95,8 +95,8 @@ def test_teacher_targets_predictions_and_contrast_tokens_are_the_published_ones(
         expected = NUMBERS[f"{case['name']}/{name}"]
         index = np.arange(expected.size) * found.numel() // expected.size
         ours = found.detach().flatten().numpy()[index]
-        # Values of unit spread are rounded to 1e-6 of it: those next to 0 may be farther off than the bound allows.
-        assert np.isclose(ours, expected, **BOUND).mean() > 0.995, name  # how many are depends on the threads
+        # Values of unit spread are rounded to 1e-6 of it, here and there; where, depends on the number of threads.
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-6, err_msg=name)
         assert np.abs(ours - expected).max() < 1e-5, name
         assert found.double().norm().item() == pytest.approx(case["expected"][name]["l2"], rel=1e-5), name
 

@@ -19,7 +19,6 @@ from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
-from anysat.model.first_weights import init_isometric
 from anysat.model.precision import Precision
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
@@ -33,6 +32,7 @@ from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
+from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.probe import Scored
 from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
@@ -109,7 +109,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:
     """The predictor as it begins, whose statistics it has, and the modalities whose projectors are new."""
-    encoder = load(config.weights) if config.weights is not None else _new(config)
+    encoder = load(config.weights) if config.weights is not None else new_encoder(config)
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     new: list[str] = []
@@ -141,14 +141,6 @@ def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict
         "begun_from": config.weights or f"random weights, {config.model.first_weights}",
         **{name: encoder.provenance[name] for name in ("licence", "new_projectors") if name in encoder.provenance},
     }
-
-
-def _new(config: FinetuneConfig) -> AnySat:
-    torch.manual_seed(config.seed)
-    encoder = AnySat(config.model.config())
-    if config.model.first_weights == "isometric":
-        init_isometric(encoder)
-    return encoder
 
 
 def _task(config: FinetuneConfig, data: OpenData) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,8 +18,11 @@ from anysat.pretrain.objective import Pretraining
 from anysat.train.checkpoints import Checkpoint
 from anysat.workflows.pretrain import PretrainConfig
 
+if TYPE_CHECKING:
+    from anysat.workflows.finetune import FinetuneConfig
 
-def new_encoder(config: PretrainConfig) -> AnySat:
+
+def new_encoder(config: PretrainConfig | FinetuneConfig) -> AnySat:
     """The untrained encoder that a run begins with; the same for the same seed."""
     torch.manual_seed(config.seed)
     encoder = AnySat(config.model.config())
