@@ -10,6 +10,7 @@ from anysat.batch import Batch, Tile
 from anysat.data.loader import Draw
 from anysat.errors import EmptyTileError, RecordError
 from anysat.modalities import MODALITIES, RELEASED
+from anysat.model import chunks, steps
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.fusion import Hidden
@@ -307,6 +308,26 @@ def test_keeping_activations_or_not_gives_the_same_gradient():
         found.append({name: p.grad for name, p in objective.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5) for name in found[0])
+
+
+def test_activations_are_computed_again_a_quarter_of_a_chunk_at_a_time(monkeypatch):
+    rows = []
+
+    def counted(part_of, part, **options):
+        rows.append((part.stop - part.start) * 4)  # 4 sub-patches of 10 m in each patch of 20 m
+        return part_of(part)
+
+    monkeypatch.setattr(steps, "checkpoint", counted)
+    monkeypatch.setattr(chunks, "LEAST_CHUNK", 8)
+    monkeypatch.setattr("anysat.pretrain.objective.chunk_rows_on", lambda _: 64)
+    objective = make_objective()
+    objective.recompute = True
+    objective(make_draw(("s2",), 20.0), generator())
+    assert sum(rows) == 2 * 9 * 4
+    assert max(rows) == 16
+    with torch.no_grad():
+        objective(make_draw(("s2",), 20.0), generator())
+    assert sum(rows) == 2 * 9 * 4
 
 
 def with_nothing(batch, tile, key):

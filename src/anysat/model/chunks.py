@@ -23,7 +23,8 @@ FEWEST_ROWS = 64
 """Rows that a thread of Python takes at least: to start one takes as long as a few of them."""
 
 LEAST_CHUNK = 640
-"""Rows that one of many threads takes at once: fewer are multiplied slowly."""
+"""Rows taken at once at least, by one of many threads or where activations are computed again: fewer are multiplied
+slowly."""
 
 Part = TypeVar("Part")
 Found = TypeVar("Found")
@@ -83,6 +84,11 @@ def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:
     if chunk_rows is None or workers <= 2:
         return chunk_rows
     return max(2 * chunk_rows // workers, min(chunk_rows, LEAST_CHUNK))
+
+
+def rows_recomputed(chunk_rows: int | None) -> int | None:
+    """Rows taken at once where activations are computed again, all of which are held: a quarter, if not too few."""
+    return None if chunk_rows is None else min(chunk_rows, max(LEAST_CHUNK, chunk_rows // 4))
 
 
 def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> list[Found]:

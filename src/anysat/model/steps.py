@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from anysat.modalities import Modality
-from anysat.model.chunks import each, joined, rows_of_each, slices
+from anysat.model.chunks import each, joined, rows_of_each, rows_recomputed, slices
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer, Hidden
 from anysat.model.inputs import PixelInput
@@ -94,9 +94,11 @@ def see(
     """Projector and spatial transformer over all patches of each modality, some patches at a time.
 
     `keep_sub` names modalities whose tokens of sub-patches are wanted. `recompute` keeps no activations for the
-    backward pass, which computes them again. So many threads share all the work, which asks that nothing is learned,
-    drawn, or kept by somebody's hooks.
+    backward pass, which computes them again, in smaller chunks: it holds all of one at a time. So many threads share
+    all the work, which asks that nothing is learned, drawn, or kept by somebody's hooks.
     """
+    recompute = recompute and torch.is_grad_enabled()
+    chunk_rows = rows_recomputed(chunk_rows) if recompute else chunk_rows
     plans = {
         key: plan(
             projectors[key], spatial, config, config.modality(key), pixels, patch_size_m, keep_sub=key in keep_sub,
@@ -197,7 +199,7 @@ def plan_patches(
         return patch, None if present is None else present.any(-1), sub_tokens, present
 
     run: Callable[[slice], Sequence[Tensor | None]] = see_some
-    if recompute and torch.is_grad_enabled():
+    if recompute:
 
         def run(part: slice) -> Sequence[Tensor | None]:
             return checkpoint(see_some, part, use_reentrant=False)
