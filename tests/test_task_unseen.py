@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from anysat.batch import Batch
+from anysat.data.base import Target
 from anysat.data.loader import Draw
 from anysat.errors import InputError
 from anysat.modalities import MODALITIES
 from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning, score
 from anysat.tasks.predictor import Predictor, View
+from anysat.tasks.regression import Regression
 from anysat.workflows.compare_features import _side_by_side
-from anysat.workflows.task_report import best_and_worst
+from anysat.workflows.task_parts import described
+from anysat.workflows.task_report import best_and_worst, render
+from anysat.workflows.task_text import summary
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
 from meadow import Meadow
 
@@ -65,6 +69,36 @@ def test_a_tile_without_the_dense_modality_is_answered_alone_as_beside_others():
     assert score(predictor, tiles, 1).figures == pytest.approx(score(predictor, tiles, 4).figures, nan_ok=True)
     with pytest.raises(InputError, match="the modality s2"):  # of a user's input that is told, not answered by nothing
         predictor.predict(Batch.of([tiles[1]]))
+
+
+def test_pixels_of_values_without_an_answer_are_scored_as_the_mean_counted_and_told(tmp_path):
+    height = Target(name="height", level="pixel", kind="value", unit="m", ignore=-1, gsd_m=10.0)
+    task = Regression(target=height, mean=5.0, deviation=2.0)
+    outputs, truth = torch.zeros(2, 2, 2, 1), torch.tensor([[[5.0, -1.0], [7.0, 5.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    outputs[0, :, :, 0] = float("nan")
+    sheet = task.metric()
+    task.score(sheet, outputs, truth)
+    found = sheet.compute()
+    assert (found.num_samples, found.num_unanswered) == (7, 3)
+    assert found.figures["mae"] == pytest.approx(2 / 7)
+    told = {"scores": {"test": described(found)}, "command": "probe", "config": {"preset": None}, "primary": "rmse",
+            "selected_on": "val", "head": "dense", "head_parameters": 1, "target": "height", "dense": "s2"}  # fmt: skip
+    assert told["scores"]["test"]["num_unanswered"] == 3
+    assert "dense: s2; 42.9 % of the labelled pixels of test not answered" in summary(told, tmp_path)
+    assert "scored as the mean of training" in summary(told, tmp_path)
+    told |= {"selection": {}, "classes": [], "config": {"weights": None, "data": {"dataset": "own"}}, "data": {},
+             "weights": {}, "encoder_parameters": 1, "versions": {}}  # fmt: skip
+    assert "Not answered, where nothing was seen: 3 of 7 labels." in render(told, height, [])
+
+
+@pytest.mark.parametrize("target", [COVER, KIND, replace(KIND, kind="labels")])
+def test_of_classes_and_labels_what_has_no_answer_is_counted_too(target):
+    task, is_many = make_task(target), target.kind == "labels"
+    sheet = task.metric()
+    outputs = torch.zeros(2, len(target.classes))
+    outputs[0] = float("nan")
+    task.score(sheet, outputs, torch.ones(2, 3) if is_many else torch.tensor([1, 2]))
+    assert sheet.compute().num_unanswered == 1
 
 
 def test_the_page_shows_tiles_beside_one_that_lacks_the_dense_modality():

@@ -141,8 +141,9 @@ class ClassScores(_Sheet):
     def compute(self) -> Scores:
         """Scores of all tiles on all ranks."""
         counts = ClassCounts(margins=self._joined("margins").double(), bins=self._joined("bins"))
-        num_samples = int(self.confusion.sum())
-        return Scores.of(counts, num_samples=num_samples, groups=self._groups(), confusion=self.confusion)
+        num_samples, num_unanswered = int(self.confusion.sum()), int(self.confusion[:, -1].sum())
+        return Scores.of(counts, num_samples=num_samples, num_unanswered=num_unanswered, groups=self._groups(),
+                         confusion=self.confusion)  # fmt: skip
 
     def _refuse_strangers(self, labels: Tensor, kept: Tensor) -> None:
         strange = kept & ((labels < 0) | (labels >= self.num_classes))
@@ -219,7 +220,8 @@ class LabelScores(_Sheet):
         bins = _bins(tiles, outputs.double().sigmoid().flatten(), answered, answered & there, len(truth))
         margins = torch.stack([truth, predicted, truth * predicted], 1)
         counts = LabelCounts(margins=margins, bins=bins, outputs=outputs)
-        return Scores.of(counts, num_samples=len(outputs), groups=self._groups())
+        num_unanswered = int((~outputs.isfinite()).any(1).sum())
+        return Scores.of(counts, num_samples=len(outputs), num_unanswered=num_unanswered, groups=self._groups())
 
 
 class ValueScores(_Sheet):
@@ -235,13 +237,17 @@ class ValueScores(_Sheet):
 
     Args:
         ignore: value of what has no label.
+        missing: value that is scored where there is a label but the output is NaN, as of patches nobody saw; None
+            refuses them.
     """
 
     moments: list[Tensor]
+    unanswered: Tensor
 
-    def __init__(self, ignore: float | None = None) -> None:
+    def __init__(self, ignore: float | None = None, missing: float | None = None) -> None:
         super().__init__({"moments": ((6,), torch.float64)})
-        self.ignore = ignore
+        self.ignore, self.missing = ignore, missing
+        self.add_state("unanswered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Count some tiles.
@@ -252,7 +258,7 @@ class ValueScores(_Sheet):
             groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
 
         Raises:
-            InputError: shapes that do not fit, an infinite truth, or NaN where there is a label.
+            InputError: shapes that do not fit, an infinite truth, or infinity or NaN where there is a label.
         """
         found = outputs.detach()[..., 0] if outputs.shape == (*truth.shape, 1) else outputs.detach()
         if found.shape != truth.shape:
@@ -262,10 +268,14 @@ class ValueScores(_Sheet):
         known = ~wanted.isnan() if self.ignore is None else ~wanted.isnan() & (wanted != self.ignore)
         if bool((known & wanted.isinf()).any()):
             raise InputError("truth", "finite values, or NaN where there is none", "infinity")
+        unanswered = known & found.isnan()
+        if self.missing is not None:
+            found = found.where(~found.isnan(), self.missing)
         _refuse_missing(found.isfinite(), known, "give NaN as truth of patches that nobody saw")
         rows = (len(truth), math.prod(truth.shape[1:]))
         self._append(groups, len(truth), moments=_moments(found.double().reshape(rows), wanted.reshape(rows),
                                                           known.reshape(rows)))  # fmt: skip
+        self.unanswered = self.unanswered + unanswered.sum()
 
     def compute(self) -> Scores:
         """Scores of all tiles on all ranks."""
@@ -274,7 +284,8 @@ class ValueScores(_Sheet):
         centre = float(count @ mean) / total if total else 0.0
         truth = count * (mean - centre)
         sums = torch.stack([count, truth, spread + truth * (mean - centre), *errors], 1)
-        return Scores.of(ValueCounts(sums=sums, centre=centre), num_samples=int(total), groups=self._groups())
+        return Scores.of(ValueCounts(sums=sums, centre=centre), num_samples=int(total),
+                         num_unanswered=int(self.unanswered), groups=self._groups())  # fmt: skip
 
 
 def _kind(tensor: Tensor) -> str:

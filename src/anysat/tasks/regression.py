@@ -71,25 +71,21 @@ class Regression:
         return found if self.target.limits is None else found.clamp(*self.target.limits)
 
     def metric(self) -> ValueScores:
-        """Scores of values in the target's unit."""
+        """Scores of values in the target's unit; where nothing was seen, who knows no better says the mean."""
         from anysat.tasks.metrics import ValueScores
 
-        return ValueScores(ignore=self.target.ignore)
+        return ValueScores(ignore=self.target.ignore, missing=self.mean)
 
     def score(self, sheet: ValueScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Put some tiles on a score sheet."""
-        sheet.update(self._guessed(outputs), truth.float(), groups)
+        sheet.update(self.answer(outputs), truth.float(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Mean distance of each tile's values, negative."""
         known = self._labelled(truth).reshape(len(truth), -1)
-        apart = (self._guessed(outputs) - truth.float()).abs().reshape(len(truth), -1)
-        return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
-
-    def _guessed(self, outputs: Tensor) -> Tensor:
-        """Answers as they are scored: where nothing was seen, who knows no better says the mean."""
         answer = self.answer(outputs)
-        return answer.where(~answer.isnan(), self.mean)
+        apart = (answer.where(~answer.isnan(), self.mean) - truth.float()).abs().reshape(len(truth), -1)
+        return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
 
     def _labelled(self, truth: Tensor) -> Tensor:
         known = truth.isfinite() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)

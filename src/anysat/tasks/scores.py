@@ -186,14 +186,17 @@ class Scores:
     num_tiles: int
     num_samples: int
     """Labelled places; tiles for labels."""
+    num_unanswered: int
+    """Of `num_samples` those without an answer, because nothing was seen there."""
     counts: Counts = field(repr=False)
     groups: Tensor | None = field(repr=False, default=None)
     """(tile), such as the spatial block each is in."""
 
     @classmethod
     def of(
-        cls, counts: Counts, *, num_samples: int, groups: Tensor | None = None, confusion: Tensor | None = None
-    ) -> Scores:
+        cls, counts: Counts, *, num_samples: int, num_unanswered: int, groups: Tensor | None = None,
+        confusion: Tensor | None = None,
+    ) -> Scores:  # fmt: skip
         """From what is known of each tile."""
         num_tiles = len(counts.truth)
         totals = counts.totals(torch.ones(1, num_tiles, dtype=torch.float64))
@@ -203,7 +206,7 @@ class Scores:
         return cls(
             figures={name: float(formula(totals)) for name, formula in counts.formulas.items()}, per_class=per_class,
             confusion=None if confusion is None else confusion.cpu().numpy(),
-            num_tiles=num_tiles, num_samples=num_samples, counts=counts, groups=groups,
+            num_tiles=num_tiles, num_samples=num_samples, num_unanswered=num_unanswered, counts=counts, groups=groups,
         )  # fmt: skip
 
     @property
@@ -285,6 +288,7 @@ class Scores:
             "num_tiles": self.num_tiles,
             "num_labelled_tiles": self.num_labelled_tiles,
             "num_samples": self.num_samples,
+            "num_unanswered": self.num_unanswered,
         }
 
     def _figure(self, name: str, weights: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ def _lead(found: Mapping[str, Any]) -> str:
     title = FIGURES.get(name, name)
     told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over "
     told += f"{escape(test['intervals_over'])}. Chosen on {escape(found['selected_on'])}."
+    if unanswered := test.get("num_unanswered", 0):
+        told += f" Not answered, where nothing was seen: {unanswered:,} of {test['num_samples']:,} labels."
     return f'<p class="banner trained">{told}</p><p>{escape(_INTERVALS)}</p>'
 
 

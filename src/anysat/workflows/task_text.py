@@ -37,16 +37,18 @@ def _dense_lines(found: Mapping[str, Any]) -> list[str]:
     """Which modality's sub-patches are classified, and how many of the labelled test pixels it does not show."""
     if found.get("dense") is None:
         return []
-    confusion = found["scores"]["test"].get("confusion") or []
-    total, unanswered = sum(map(sum, confusion)), sum(line[-1] for line in confusion)
+    test = found["scores"]["test"]
     told = f"  dense: {found['dense']}"
-    if unanswered:
+    if unanswered := test.get("num_unanswered", 0):
+        share = 100 * unanswered / test["num_samples"]
         told += (
-            f"; {100 * unanswered / total:.1f} % of the labelled pixels of test not answered, where it has no valid "
-            "value: mistakes in accuracy and recall, no answers in precision, so that accuracy is below micro F1; "
-            "--dense names another"
+            f"; {share:.1f} % of the labelled pixels of test not answered, where it has no valid value: "
+            f"{_CLASSES_UNANSWERED if test['confusion'] else 'scored as the mean of training'}; --dense names another"
         )
     return [told]
+
+
+_CLASSES_UNANSWERED = "mistakes in accuracy and recall, no answers in precision, so that accuracy is below micro F1"
 
 
 def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
