@@ -146,6 +146,29 @@ def test_a_model_that_gives_one_answer_for_all_is_known(kind, told, wanted, monk
     assert compare_module._score(task.metric(), None, np.zeros((2, 1)), np.arange(2), samples, task) == wanted
 
 
+def test_a_first_setting_whose_score_is_undefined_does_not_win_over_one_that_has_a_score(monkeypatch):
+    class Sheet:
+        def compute(self):
+            return SimpleNamespace(figures={"miou": self.figure})
+
+    tried, asked = {"first": float("nan"), "second": 0.4, "third": float("nan")}, []
+
+    def scored(sheet, setting, *_):
+        sheet.figure = tried[setting]
+        asked.append(setting)
+        return False
+
+    monkeypatch.setattr(compare_module, "models", lambda *_: {"logistic": list(tried)})
+    monkeypatch.setattr(compare_module, "_fit", lambda setting, *_: setting)
+    monkeypatch.setattr(compare_module, "_score", scored)
+    task = SimpleNamespace(metric=Sheet, primary="miou", highest_is_best=True, target=SimpleNamespace(kind="class"))
+    places, config = SimpleNamespace(truth=np.zeros(3)), SimpleNamespace(models=["logistic"], seed=0)
+    samples = SimpleNamespace(turns=SimpleNamespace(roles=np.zeros((1, 3))), places=places, rows=lambda *_: [0])
+    made = FeatureSet(name="ours", num_features=1, seconds=0.0)
+    compare_module._fitted(made, [np.zeros((3, 1))], samples, task, config)
+    assert asked == [*tried, "second"]
+
+
 def test_values_are_told_as_worse_where_the_error_is_larger_and_constants_as_such():
     task = make_task(Target(name="height", level="tile", kind="value"))
     truth = torch.linspace(0, 10, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import warnings
@@ -88,7 +89,7 @@ def _fitted(
                     _score(trial, fitted, ready, val, samples, task)
                     found = trial.compute().figures[task.primary]
                     value = found if task.highest_is_best else -found
-                    if best is None or value > best[0]:
+                    if best is None or math.isnan(best[0]) or value > best[0]:
                         best = value, fitted
                 assert best is not None, model
                 is_constant &= _score(sheet, best[1], ready, test, samples, task)
