@@ -12,6 +12,8 @@ from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
 from anysat.model.digest import digest
 from anysat.workflows import probe_run
+from anysat.workflows.folds import joined
+from anysat.workflows.folds_report import write_folds_report
 from anysat.workflows.task_presets import FINETUNES, PROBES
 from miniatures import miniature
 
@@ -94,6 +96,19 @@ def test_a_run_over_folds_is_scored_again_fold_by_fold_and_has_a_page(run, tmp_p
     for name in ("miou", "accuracy"):
         assert again["figures"][name] == pytest.approx(first["figures"][name], abs=1e-6)
     assert "land_cover in 3 folds, mean ± deviation" in said.out
+
+
+@pytest.mark.parametrize(("chosen", "told"), [
+    (("test", "train", "val"), "the fold before"), (("nothing",) * 3, "nothing"),
+    (("test", "nothing", "val"), "the fold before, in val nothing"),
+])  # fmt: skip
+def test_folds_in_which_nothing_was_chosen_are_told_as_such(tmp_path, chosen, told):
+    one = {"scores": {"test": {"figures": {"rmse": 1.0}, "intervals": {}}}, "weights": {}, "data": {}, "selection": {},
+           "command": "probe", "target": "height", "primary": "rmse", "seed": 0, "versions": {}}  # fmt: skip
+    found = joined({name: one | {"selected_on": on} for name, on in zip(MEMBERS, chosen, strict=True)})
+    assert found["selected_on"] == told
+    content = found | {"config": {"data": {"dataset": "world"}, "weights": None}}
+    assert f"settings were chosen on {told};" in write_folds_report(tmp_path, content).read_text()
 
 
 def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):

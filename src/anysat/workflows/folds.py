@@ -16,7 +16,7 @@ from anysat.train.trainer import num_processes
 from anysat.workflows.labelled_data import open_data
 from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
-from anysat.workflows.task_text import FIGURES, paper_line
+from anysat.workflows.task_text import FIGURES, NOTHING, paper_line
 
 FOLDS = "folds.json"
 
@@ -88,10 +88,18 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
     figures = spread_of([one["figures"] for one in folds.values()])
     kept = {name: first[name] for name in ("command", "target", "primary", "seed", "versions")}
-    return {**kept, "selected_on": "the fold before", "figures": figures, "folds": folds}
+    return {**kept, "selected_on": _selected_on(folds), "figures": figures, "folds": folds}
 
 
 _LONG = ("curve", "tried")
+
+
+def _selected_on(folds: Mapping[str, Mapping[str, Any]]) -> str:
+    """What settings were chosen on, in words, and in which folds nothing was chosen."""
+    without = [name for name, one in folds.items() if one["selected_on"] == NOTHING]
+    if len(without) == len(folds):
+        return NOTHING
+    return "the fold before" + (f", in {', '.join(without)} {NOTHING}" if without else "")
 
 
 def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:

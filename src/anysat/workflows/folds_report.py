@@ -30,7 +30,8 @@ def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
     title = f"{content['target']}: {len(folds)} folds"
     facts = [("Command", content["command"]), ("Data", content["config"]["data"]["dataset"]),
              ("Weights", str(content["config"]["weights"])), ("Seed", str(content["seed"]))]  # fmt: skip
-    page = _PAGE.substitute(style=STYLE, title=escape(title), scores=_scores(run, content), facts=rows(facts))
+    page = _PAGE.substitute(style=STYLE, title=escape(title), scores=_scores(run, content), facts=rows(facts),
+                            chosen=escape(content["selected_on"]))  # fmt: skip
     try:
         write_whole(run / REPORT, page.encode())
     except OSError as error:
@@ -62,7 +63,7 @@ _PAGE = Template(
 <body>
 <header>
 <h1>$title</h1>
-<p>Each fold is scored once, by a run whose settings were chosen on another; intervals of 95 % are over its tiles.</p>
+<p>Each fold is scored once, by a run whose settings were chosen on $chosen; intervals of 95 % are over its tiles.</p>
 </header>
 <h2>Scores</h2>
 $scores
