@@ -20,7 +20,7 @@ from shapely.geometry import box
 import store_builders
 from anysat.areas.maps import _disagreement, _mean
 from anysat.cli import main
-from anysat.errors import InputError, WriteError
+from anysat.errors import InputError, MissingFileError, SourceError, UnknownNameError, WriteError
 from anysat.geo.area import _projected, plan_areas
 from anysat.geo.exports import export
 from anysat.geo.grid import Footprint, plan_grid
@@ -133,6 +133,23 @@ def test_a_grid_across_180_degrees_stays_in_its_zone():
     assert str(plan_grid([Footprint(name="s2", modality=S2, geoboxes=(box,))], 100).geobox.crs) == "EPSG:32760"
     beyond, within, elsewhere = [-179.9, -17.9, -179.85, -17.1], [179.2, -17.9, 179.4, -17.1], [10, -18, 11, -17]
     assert [_overlap([178.9, -18, -179.8, -17], one) for one in (beyond, within, elsewhere)] == [True, True, False]
+
+
+def test_of_a_file_of_several_layers_the_one_that_is_the_area_is_named(tmp_path):
+    path, boxes = tmp_path / "a.gpkg", {"north": box(4, 51, 5, 52), "south": box(4, 49, 5, 50)}
+    for name, one in boxes.items():
+        geopandas.GeoDataFrame(geometry=[one], crs="EPSG:4326").to_file(path, layer=name)
+    with pytest.raises(SourceError, match="several layers with geometries: north, south; .* as in .*a.gpkg:north"):
+        read_ground(str(path))
+    for name, one in boxes.items():
+        assert read_ground(f"{path}:{name}").equals(one)
+    with pytest.raises(UnknownNameError, match="nroth"):
+        read_ground(f"{path}:nroth")
+    with pytest.raises(MissingFileError):
+        read_ground(f"{tmp_path / 'b.gpkg'}:north")
+    geopandas.GeoDataFrame(geometry=[box(4, 51, 5, 52)], crs="EPSG:4326").to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="no layers"):
+        read_ground(f"{tmp_path / 'a.parquet'}:north")
 
 
 def test_edges_of_projected_polygons_stay_straight(tmp_path):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from anysat.errors import MissingFileError, RecordError, SourceError
+from anysat.errors import AnySatError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 
 _PARTS = 64
@@ -17,9 +17,13 @@ _PARTS = 64
 def read_ground(words: str) -> Any:
     """What is meant by `WEST,SOUTH,EAST,NORTH` in degrees, or by the polygons of a vector file: a shapely geometry.
 
+    Of a file with several layers the one is named after a colon, as in `areas.gpkg:north`.
+
     Raises:
         RecordError: the numbers are no bounds; the area crosses the antimeridian or reaches a pole.
-        MissingFileError, SourceError: the file is not there, cannot be read, has no georeference or no valid polygon.
+        MissingFileError, SourceError: the file is not there, cannot be read, has no georeference, no valid polygon, or
+            several layers of which none is named.
+        UnknownNameError: it has no layer of that name.
 
     Examples:
         >>> read_ground("4.3,50.8,4.4,50.9").bounds
@@ -52,10 +56,10 @@ def _box(words: str) -> Any:
 def _polygons(words: str) -> Any:
     import shapely
 
-    path = Path(words)
+    path, layer = _file_and_layer(words)
     if not path.exists():
         raise MissingFileError(path, "polygons of an area, or WEST,SOUTH,EAST,NORTH in degrees")
-    geometries, crs = _read(path)
+    geometries, crs = _read(path, layer)
     if crs is None:
         raise SourceError(path, "its polygons have no reference system", "write one into the file")
     found = [one for one in geometries if one is not None and not one.is_empty]
@@ -69,16 +73,43 @@ def _polygons(words: str) -> Any:
     return shapely.union_all(_in_degrees(found, crs))
 
 
-def _read(path: Path) -> tuple[Any, Any]:
+def _file_and_layer(words: str) -> tuple[Path, str | None]:
+    """A file, and the layer of it that is named after a colon."""
+    file, _, layer = words.rpartition(":")
+    if file and Path(file).exists() and not Path(words).exists():
+        return Path(file), layer
+    return Path(words), None
+
+
+def _read(path: Path, layer: str | None) -> tuple[Any, Any]:
     """Geometries and their reference system."""
     import geopandas
 
+    is_table = path.suffix == ".parquet"
+    if is_table and layer is not None:
+        raise SourceError(path, f"it has no layers, and {layer!r} is named", "give the file alone")
     try:
-        table = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+        table = geopandas.read_parquet(path) if is_table else geopandas.read_file(path, layer=_layer(path, layer))
         return table.geometry.values, table.crs
+    except AnySatError:
+        raise
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})", "give GeoJSON, GeoPackage, "
                           "Shapefile or GeoParquet, or WEST,SOUTH,EAST,NORTH in degrees") from error  # fmt: skip
+
+
+def _layer(path: Path, wanted: str | None) -> str | None:
+    """The layer of that name, or the only one with geometries: others are tables, as of styles."""
+    import geopandas
+
+    table = geopandas.list_layers(path)
+    names = [str(name) for name in table["name"][table["geometry_type"].notna()]]
+    if wanted is not None and wanted not in names:
+        raise UnknownNameError(f"layer of {path}", wanted, names)
+    if wanted is None and len(names) > 1:
+        raise SourceError(path, f"several layers with geometries: {', '.join(names)}",
+                          f"name the one that is the area after a colon, as in {path}:{names[0]}")  # fmt: skip
+    return wanted or next(iter(names), None)
 
 
 def _in_degrees(geometries: list[Any], crs: Any) -> Any:
