@@ -7,8 +7,10 @@ import torch
 
 import anysat
 from anysat import AnySat, ModelConfig
+from anysat.errors import InputError
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import load, save
+from anysat.normalise import Normaliser
 from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import load_task
@@ -16,10 +18,12 @@ from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.config import EngineConfig
 from anysat.train.metrics import read_metrics
 from anysat.train.objective import is_due
+from anysat.train.run import RunFolder
 from anysat.workflows import finetune_run
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.finetune_run import _steps_per_epoch
-from labelled import KIND
+from anysat.workflows.task_parts import check_begun
+from labelled import KIND, meadow_batch
 from meadow import Meadow
 from task_commands import scores_of, world_words
 
@@ -51,6 +55,28 @@ def test_an_encoder_that_is_trained_says_for_what_and_from_what(trained, run_tas
     wanted = model.provenance if trained == "head" else told
     assert load_task(tmp_path / "run").encoder.provenance == anysat.load(tmp_path / "run").provenance == wanted
     assert scores_of(tmp_path / "run")["began_with"]["name"] == "nano"
+
+
+def test_a_run_goes_on_with_the_weights_it_was_begun_with_only(run_task, small_weights, tmp_path):
+    weights, model = tmp_path / "own.safetensors", load(small_weights)
+    words = [*world_words(), "--batch-size=2", "--report=false", f"--weights={weights}"]
+    save(model, weights)
+    assert run_task("finetune", *words, "--max-steps=1")[0] == 0
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    save(model, weights)
+    status, _, err = run_task("finetune", *words, "--resume", "--max-steps=2")
+    assert (status, "weights: expected those it was begun with" in err) == (2, True), err
+    save(load(small_weights), weights)
+    assert run_task("finetune", *words, "--resume", "--max-steps=2")[0] == 0
+
+
+def test_a_run_goes_on_with_the_statistics_it_was_begun_with_only(tmp_path):
+    run, tables = RunFolder(path=tmp_path), [Normaliser.from_batch(meadow_batch(count)) for count in (2, 3)]
+    check_begun(run, "abc", tables[0])
+    check_begun(run, "abc", tables[0])
+    with pytest.raises(InputError, match="statistics: expected those it was begun with"):
+        check_begun(run, "abc", tables[1])
 
 
 def test_an_epoch_is_one_of_the_processes_that_train(monkeypatch):

@@ -32,6 +32,8 @@ from anysat.errors import (
 from anysat.normalise import Normaliser
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
+BEGUN_WITH = "begun-with.json"
+"""Digests of files that a run was begun with."""
 MAY_CHANGE = frozenset({
     "max_steps", "resume", "out", "devices", "num_nodes", "accelerator", "strategy", "accumulate", "num_workers",
     "threads", "save_every", "keep_last", "keep_best", "best_is_highest", "log_every", "loggers",
@@ -131,7 +133,7 @@ def open_run(
 
 def _take_away(path: Path, caches: Collection[str]) -> None:
     """What makes a folder a run, where there is no more than that in it: nothing trained, nor begun to be computed."""
-    written = (STATISTICS, DATA, FACTS, CONFIG)  # the options last, for by them it is known as a run
+    written = (STATISTICS, BEGUN_WITH, DATA, FACTS, CONFIG)  # the options last, for by them it is known as a run
     found = {one.name for one in path.iterdir()}
     if found - {LOCK, "checkpoints", *written, *caches} or any((path / "checkpoints").iterdir()):
         return

@@ -18,6 +18,7 @@ from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.model.checkpoint import load
+from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision
 from anysat.tasks.base import Task
@@ -38,6 +39,7 @@ from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
     SCORES,
+    check_begun,
     check_seen,
     extended,
     fitted_task,
@@ -110,6 +112,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:
     """The predictor as it begins, whose statistics it has, and the modalities whose projectors are new."""
     encoder = load(config.weights) if config.weights is not None else new_encoder(config)
+    read = None if config.weights is None else digest(encoder)
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     new: list[str] = []
@@ -128,6 +131,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
         tiles_are_known=True,
     )  # fmt: skip
+    check_begun(run, read, encoder.normaliser)
     torch.manual_seed(config.seed)
     return Predictor(encoder, task, view, head), whose, new
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +30,7 @@ from anysat.tasks.classification import inverse_frequency
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.probe import nothing_seen
 from anysat.tasks.scores import Scores
-from anysat.train.run import STATISTICS, wait_for
+from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
 from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
@@ -83,6 +85,32 @@ def _statistics(
             )
         write_whole(kept, to_json(made.to_dict()))
     return Normaliser.read(kept), "computed from the training split"
+
+
+def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | None) -> None:
+    """Keep digests of what a run begins with; refuse to go on with other files that came under the same names.
+
+    Args:
+        run: the run; one of an earlier version has none.
+        weights: digest of those that were read; None for random ones.
+        normaliser: statistics that the input is standardised with.
+
+    Raises:
+        InputError: weights or statistics are not those it was begun with.
+    """
+    table = b"" if normaliser is None else to_json(normaliser.to_dict()["statistics"])
+    found = {"weights": weights, "statistics": hashlib.sha256(table).hexdigest()}
+    path = run.path / BEGUN_WITH
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        for name in (name for name, one in found.items() if kept.get(name) != one):
+            raise InputError(
+                f"{run.path}, {name}", f"those it was begun with (digest {str(kept.get(name))[:12]}…)",
+                f"others ({str(found[name])[:12]}…)",
+                "put the file back as it was, or begin another run with another --out",
+            )  # fmt: skip
+    elif run.is_writer:
+        write_whole(path, to_json(found))
 
 
 def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[str]]:
