@@ -6,7 +6,7 @@ import xarray
 from odc.geo.xr import wrap_xr
 
 from anysat.errors import SourceError
-from anysat.geo.sources import open_sources
+from anysat.geo.sources import SourceDescription, open_sources
 from anysat.modalities import MODALITIES as M
 from geo_builders import geobox, ramp, write_tif
 
@@ -63,6 +63,21 @@ def test_pieces_of_a_band_side_by_side_are_all_read(tmp_path):
     folder(tmp_path, "20200601_B4_north")
     source = folder(tmp_path, "20200601_B4_south", box=geobox((4, 4), top=BOX.boundingbox.bottom))
     assert names(source) == {"20200601_B4_north", "20200601_B4_south"}
+
+
+@pytest.mark.parametrize("stem", ["count_B4", "B4_std", "20200601_qa_B4", "B4_MASK_v2"])
+def test_a_file_that_says_it_is_no_band_is_none_though_no_other_is_there(tmp_path, stem):
+    with pytest.raises(SourceError, match=f"{stem}.tif.*of a band, not the band"):
+        folder(tmp_path, stem)
+    source = folder(tmp_path, "20200601_B2", "20200601_SR_B3")
+    assert {one.layer.scene for one in source.chosen} == {"20200601_B2", "20200601_SR_B3"}
+    assert any(note.startswith("not used") and stem in note for note in source.notes)
+
+
+def test_a_file_that_is_named_as_a_band_by_the_user_is_it(tmp_path):
+    write_tif(tmp_path / "20200601_std_B4.tif", ramp(1, 4, 4), BOX)
+    given = SourceDescription(path=str(tmp_path / "20200601_std_B4.tif"), bands=["B4"])
+    assert len(open_sources({"s2": given}, M)["s2"].chosen) == 1
 
 
 @pytest.mark.parametrize("keys", [("B2", "B4", "std_B4", "count_B4"), ("NDVI_B8-B4", "B2", "B4")])

@@ -12,6 +12,11 @@ from anysat.geo.layers import Layer, names_in_stem
 
 _PLAIN = re.compile(r"\d+|\d+(m|cm)|v\d+\w*|\d{8}t\w*|doy\d+", re.IGNORECASE)
 """Words after the name of a band that say nothing of what the numbers are: size of pixels, date, version."""
+_NO_BAND = {
+    "count", "counts", "num", "std", "stdev", "stddev", "stderr", "var", "variance", "uncertainty", "mask", "cloudmask",
+    "qa", "flag", "flags",
+}  # fmt: skip
+"""Words of a file's name that say that it tells of a band, and is none, be it alone or not."""
 Claim = Callable[[str], int | None]
 """The modality's band of a name, None for none."""
 
@@ -31,11 +36,23 @@ def without_rivals(layers: Sequence[Layer], claim: Claim) -> tuple[list[Layer], 
     Of the variables of one cube, the one that is called as the band is it. Of the files of a folder, those count whose
     words after the band's name are those of files of all bands; of several over one ground the one with the fewest.
 
+    A file whose name says that it is a count, a deviation or a mask of a band is none, though it is the only one.
+
     Raises:
-        SourceError: it cannot be told which one is the band.
+        SourceError: it cannot be told which one is the band, or no file is one.
     """
     left_out = _rival_variables(layers, claim) | _rival_files(layers, claim)
     kept = [layer for layer in layers if layer.path not in left_out]
+    other = {layer.path: None for layer in kept if _is_no_band(layer, claim)}
+    if other and len(other) == len(kept):
+        paths = [Path(path) for path in other]
+        raise SourceError(
+            paths[0].parent, f"{', '.join(path.name for path in paths[:3])}: what is counted or measured of a band, "
+            "not the band, by the name",
+            "if it is, give it another name, or a list of `bands` in a description of the source",
+        )  # fmt: skip
+    left_out |= other
+    kept = [layer for layer in kept if layer.path not in other]
     return kept, [Path(path).name.rpartition("::")[2] for path in left_out]
 
 
@@ -92,6 +109,12 @@ def _file(layer: Layer, claim: Claim) -> _File | None:
             after = frozenset(other.lower() for other in words[:number] if not _PLAIN.fullmatch(other))
             return _File(layer, target, words[number + 1 :], after)
     return None
+
+
+def _is_no_band(layer: Layer, claim: Claim) -> bool:
+    """Whether a file is a band by one word of its name, and by another what is told of one."""
+    others = (word.lower() for word in names_in_stem(Path(layer.path)) if claim(word) is None)
+    return _file(layer, claim) is not None and any(word in _NO_BAND for word in others)
 
 
 def _rivals_of_ground(group: Sequence[_File]) -> dict[str, None]:
