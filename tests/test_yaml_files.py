@@ -3,10 +3,13 @@
 import pytest
 import yaml
 
+from anysat.cli import _parse, make_parser
 from anysat.data.base import find_dataset
 from anysat.errors import RecordError
 from anysat.geo.descriptions import describe_sources
 from anysat.modalities import read_modalities
+from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.probe import ProbeConfig
 
 OWN = "name: mine\ntile_m: 40\nmodalities:\n  s2: {path: 's2/{id}'}\n  s2: {path: 'other/{id}'}\n"
 SENSOR = "key: drone\nsensor: camera\ngsd_m: 10\ngsd_m: 5\nis_temporal: false\nbands: [{name: R, unit: DN}]\n"
@@ -36,3 +39,21 @@ def test_keys_that_come_again_elsewhere_or_by_merging_are_taken():
     )
     assert parse_yaml(text) == yaml.safe_load(text)
     assert parse_yaml(text)["again"]["b"] == {"a": 2}
+
+
+def test_a_file_of_options_may_give_one_value_where_a_list_is_taken(tmp_path):
+    path, config = tmp_path / "o.yaml", ProbeConfig
+    path.write_text("patch_sizes_m: 20\nlearning_rates: 1e-2\ndata: {dataset: world, modalities: s2, folds: null}\n")
+    found = _parse(make_parser("probe", config), config, ["--config", str(path), "--out=run"])
+    assert (found.patch_sizes_m, found.learning_rates) == ([20.0], [0.01])
+    assert (found.data.modalities, found.data.folds, found.data.dataset) == (["s2"], None, "world")
+    path.write_text("inputs: s2=a.nc\nout: a.zarr\npatch_size_m: 20\n")
+    assert _parse(make_parser("embed", EmbedConfig), EmbedConfig, ["--config", str(path)]).inputs == ["s2=a.nc"]
+
+
+def test_a_file_of_options_may_still_not_give_words_where_numbers_are_taken(tmp_path, capsys):
+    path = tmp_path / "o.yaml"
+    path.write_text("patch_sizes_m: wide\n")
+    with pytest.raises(SystemExit):
+        _parse(make_parser("probe", ProbeConfig), ProbeConfig, ["--config", str(path), "--out=run"])
+    assert "patch_sizes_m" in capsys.readouterr().err

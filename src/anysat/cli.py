@@ -127,6 +127,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    lists = _lists(config)
 
     class Parser(ArgumentParser):  # options are shown with dashes, as they are typed everywhere else
         def format_help(self, *formatter: Any) -> str:
@@ -134,6 +135,11 @@ def make_parser(command: str, config: type[Any]) -> Any:
 
         def format_usage(self) -> str:
             return _dashed(super().format_usage())
+
+        def _apply_actions(
+            self, cfg: Any, *others: Any, **named: Any
+        ) -> Any:  # what a file of options holds, among all
+            return super()._apply_actions(_listed(cfg, lists), *others, **named)
 
         def error(self, message: str, *others: Any, **named: Any) -> Any:
             return super().error(_required(message), *others, **named)
@@ -241,6 +247,13 @@ def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:
 def _as_list(value: str) -> str:
     """A value as YAML of a list, if it is not, or null."""
     return value if value.lstrip().startswith(("[", "- ")) or value in ("", "null") else f"[{value}]"
+
+
+def _listed(options: Any, lists: Collection[str], prefix: str = "") -> Any:
+    """Options out of a file, where one value that is given to an option that takes a list is a list of it."""
+    if type(options) is dict:
+        return {key: _listed(value, lists, f"{prefix}.{key}" if prefix else str(key)) for key, value in options.items()}
+    return [options] if prefix in lists and isinstance(options, str | float | int) else options
 
 
 def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str, Any]:
