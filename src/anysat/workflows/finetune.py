@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
-from anysat.workflows.kept import check_heard, kept_options
+from anysat.workflows.kept import check_heard, kept_options, preset_config
 from anysat.workflows.pretrain import ModelOptions
 from anysat.workflows.probe import ClassWeights, Scored
 from anysat.workflows.supervised import LabelledData
@@ -134,11 +134,7 @@ class FinetuneConfig:
 
     def _check_heard(self) -> None:
         """Refuse options of what is not trained."""
-        from_preset = None
-        if self.preset is not None:
-            from anysat.workflows.task_presets import FINETUNES
-
-            from_preset = FINETUNES[self.preset]() if self.preset in FINETUNES else None
+        from_preset = preset_config("finetune", self.preset)
         if self.trained == "head":
             check_heard(self, ("layer_decay",), "with --trained head, which trains no block", from_preset)
         if self.trained != "lora":

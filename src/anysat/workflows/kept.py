@@ -24,6 +24,16 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in _OF_A_SESSION} if isinstance(found, Mapping) else {}
 
 
+def preset_config(command: str, name: str | None) -> Any:
+    """What a preset of `probe` or `finetune` asks for; None where none is named, or there is no such one."""
+    if name is None:
+        return None
+    from anysat.workflows.task_presets import FINETUNES, PROBES
+
+    presets: Mapping[str, Any] = PROBES if command == "probe" else FINETUNES
+    return presets[name]() if name in presets else None
+
+
 def check_heard(config: Any, names: Collection[str], why: str, preset: Any = None, prefix: str = "") -> None:
     """Refuse options that have no effect beside others; those that are the default, or the preset's, nobody asked for.
 

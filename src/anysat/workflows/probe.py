@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
-from anysat.workflows.kept import check_heard, kept_options
+from anysat.workflows.kept import check_heard, kept_options, preset_config
 from anysat.workflows.supervised import LabelledData
 
 Method = Literal["linear", "knn"]
@@ -142,11 +142,7 @@ class ProbeConfig:
 
     def _check_heard(self) -> None:
         """Refuse options that the method does not hear."""
-        from_preset = None
-        if self.preset is not None:
-            from anysat.workflows.task_presets import PROBES
-
-            from_preset = PROBES[self.preset]() if self.preset in PROBES else None
+        from_preset = preset_config("probe", self.preset)
         if self.method == "knn":
             check_heard(self, _OF_TRAINING, "with --method knn, which trains nothing", from_preset)
         else:
