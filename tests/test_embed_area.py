@@ -232,6 +232,48 @@ def test_a_finished_store_is_kept_unless_it_is_to_be_replaced(run, s2):
     assert run(f"s2={s2}", f"--area={ALL}", "--overwrite")[0] == 0
 
 
+def test_files_made_from_a_store_go_with_it_and_those_of_others_stay(run, s2, tmp_path):
+    assert run(f"s2={s2}", f"--area={ALL}", "--also=.tif,.parquet")[0] == 0
+    (tmp_path / "out_mine.tif").write_text("not of the store")
+    status, said, _ = run(f"s2={s2}", f"--area={ALL}", "--overwrite", patch_size_m=40)
+    assert status == 0
+    left = ["out.png", "out.stac", "out.zarr", "out_mine.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    for name in ("out.tif", "out.parquet"):
+        assert f"removed {tmp_path / name}, made from the store as it was before" in said
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("words", [["--also=.tif"], []], ids=["beside a store", "alone"])
+def test_what_was_stopped_between_store_and_geotiff_goes_on_with_the_geotiff(run, s2, tmp_path, monkeypatch, words):
+    asked, out = (f"s2={s2}", f"--area={ALL}", *words), "out.zarr" if words else "out.tif"
+    assert run(*asked, out=out)[0] == 0
+    before = (tmp_path / "out.tif").stat().st_size
+    monkeypatch.setattr("anysat.workflows.area_run.export", killed)
+    assert run(*asked, "--overwrite", out=out, patch_size_m=40)[0] == 130
+    monkeypatch.undo()
+    status, said, err = run(*asked, out=out, patch_size_m=40)
+    assert (status, err) == (0, "")
+    assert "computed by an earlier run" in said
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.res == (40, 40)
+    assert (tmp_path / "out.tif").stat().st_size < before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_was_stopped_before_its_geotiff_is_not_gone_on_with_by_other_options(run, s2, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.workflows.area_run.export", killed)
+    assert run(f"s2={s2}", f"--area={ALL}", out="out.tif")[0] == 130
+    monkeypatch.undo()
+    status, _, err = run(f"s2={s2}", f"--area={ALL}", out="out.tif", patch_size_m=40)
+    assert status == 2
+    assert "patch_size_m was 20" in err
+    assert run(f"s2={s2}", f"--area={ALL}", "--overwrite", out="out.tif", patch_size_m=40)[0] == 0
+
+
 def test_a_file_that_cannot_be_read_is_named_and_left_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr("anysat.areas.job.RETRY_AFTER_S", 0.0)
     folder = tmp_path / "s2"

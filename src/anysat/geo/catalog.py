@@ -171,6 +171,21 @@ def write_catalog(
     return final / "catalog.json"
 
 
+def recorded_files(store: Path) -> list[Path]:
+    """Files beside a store that its documents name as made from it; none where there are no documents."""
+    import json
+
+    found: dict[Path, None] = {}
+    for document in sorted(catalog_of(store.absolute()).glob("*/item.json")):
+        try:
+            assets = json.loads(document.read_text())["assets"].values()
+            paths = [(document.parent / asset["href"]).resolve() for asset in assets]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not as they were written
+            continue
+        found |= {store.with_name(path.name): None for path in paths if path.parent == store.parent.resolve()}
+    return [path for path in found if path.is_file()]
+
+
 def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
     """The item of one group: its place, time, processing, and the store as its asset."""
     import pystac

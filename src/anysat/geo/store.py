@@ -118,6 +118,23 @@ class AreaStore:
         return bool(kept.get("fingerprint") == fingerprint_of(facts_of(layouts, periods, made_from)))
 
     @staticmethod
+    def check_same(
+        final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]
+    ) -> None:
+        """Refuse a finished store, out of which something is still to be made, that was made from something else.
+
+        Raises:
+            StoreMismatchError: it says what differs.
+        """
+        import zarr
+
+        if (final / "zarr.json").exists() and not AreaStore.is_made(final, layouts, periods, made_from):
+            kept: Any = zarr.open_group(final, mode="r").attrs.get("anysat", {})
+            facts = facts_of(layouts, periods, made_from)
+            differing = differences({name: kept.get(name, value) for name, value in facts.items()}, facts)
+            raise StoreMismatchError(final, differing or ["how its values are stored was different"])
+
+    @staticmethod
     def fingerprint(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> str:
         """What tells a store from those made from something else, as its attributes have it."""
         return fingerprint_of(facts_of(layouts, periods, made_from))

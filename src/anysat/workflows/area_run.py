@@ -18,7 +18,7 @@ from anysat.areas.meter import Meter
 from anysat.areas.run import Tick, Timing, Work, run_here, run_on
 from anysat.errors import OutputExistsError, RecordError, SourceError
 from anysat.geo.area import Area
-from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, write_catalog
+from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, recorded_files, write_catalog
 from anysat.geo.exports import Content, export, find_export, num_steps
 from anysat.geo.layout import Layout
 from anysat.geo.periods import Period
@@ -120,8 +120,8 @@ def run_parts(
     if not overwrite:
         _check_free(parts, options)
     for part in parts:
-        written, found, timing = _run_part(part, options, overwrite)
-        lines += [*_told(part, found, timing), *(f"wrote {path}" for path in written)]
+        told, found = _run_part(part, options, overwrite)
+        lines += told
         problems += found.unreadable
     for part in parts:
         if not part.is_store:
@@ -138,32 +138,48 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 
     Raises:
         OutputExistsError: it says what is in the way.
+        StoreMismatchError: a run of something else stopped before its store was written as it is to be.
     """
     if all(part.is_complete(options) for part in parts):
         raise OutputExistsError([part.output for part in parts])
     for part in parts:
         if not part.is_computed() and (taken := [path for path in part.finals(options) if path.exists()]):
             raise OutputExistsError(taken)
+        if not part.is_store and not partial_of(part.store).exists():
+            AreaStore.check_same(part.store, part.layouts, part.periods, part.made_from)
 
 
-def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[Path], Found, Timing]:
-    """What was written, what is to be said of it, and where the time went."""
-    older = _files(part, options) if overwrite and part.store.exists() else []
-    found, timing = _computed(part, options, overwrite)
+def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[str], Found]:
+    """What is to be said of it, in words and as it is kept."""
+    older = _older(part, options) if overwrite else []
+    found, timing = _computed(part, options, overwrite, older)
     with progress("writing") as tick:
         exported = _exported(part, options, overwrite, tick)
-    for path in set(older) - {path for paths in exported.values() for path in paths}:
-        path.unlink(missing_ok=True)  # of days or periods that the store does not have any more
     written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
     with progress("drawing") as tick:
         written.append(_drawn(part, tick))
     if part.is_store:
         written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
-    return written, found, timing
+    gone = [f"removed {path}, made from the store as it was before" for path in older if not path.exists()]
+    return [*_told(part, found, timing), *(f"wrote {path}" for path in written), *gone], found
 
 
-def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found, Timing]:
-    """Finish the store, unless an earlier run did: what is to be said of it, and where the time went."""
+def _older(part: Part, options: AreaOptions) -> list[Path]:
+    """What would tell another thing than the store that is about to take the place of what lies there."""
+    if not part.is_store:
+        found = part.finals(options)
+    elif part.store.exists():
+        found = [*recorded_files(part.store), *_files(part, options), part.picture, catalog_of(part.store)]
+    else:
+        found = []
+    return [path for path in dict.fromkeys(found) if path.exists()]
+
+
+def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence[Path]) -> tuple[Found, Timing]:
+    """Finish the store, unless an earlier run did: what is to be said of it, and where the time went.
+
+    What was made of an older one goes before, so that a run that stops between the two leaves nothing of both.
+    """
     if part.is_computed() and (part.grows or not (overwrite and part.is_store)):
         shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
         part.at_end()
@@ -181,6 +197,8 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool) -> tuple[Found,
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),
             "last_run": {name: round(value, 3) for name, value in asdict(timing).items()} | {"joules": joules},
         }  # fmt: skip
+        for path in older:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         store.finish(summary)
         part.at_end()
     finally:
