@@ -293,11 +293,12 @@ def test_patches_alone_cost_a_tenth_less_than_patches_with_their_sub_patches():
     assert 0.84 < flops[1] / flops[0] < 0.9
 
 
-def test_a_norm_over_dates_of_low_precision_tells_small_differences_of_large_numbers():
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_norm_over_dates_of_low_precision_tells_small_differences_of_large_numbers(weights):
     norm, x = DateNorm(16, 64), 10 + torch.randn(200, 1, 4, 64, generator=torch.Generator().manual_seed(0))
     rounded = x.bfloat16()
     with torch.no_grad():
-        exact, found = norm.double()(rounded.double()), norm.float()(rounded).double()
+        exact, found = norm.double()(rounded.double()), norm.to(weights)(rounded).double()
     assert float((found - exact).norm() / exact.norm()) < 0.05
 
 

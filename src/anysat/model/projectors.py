@@ -105,7 +105,8 @@ class DateNorm(nn.GroupNorm):
         """Normalise; dates that are not `present` do not count."""
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
         # Sums of each date and group first, for these are few; the general variance is ten times as slow.
-        own = self.weight.dtype  # in which the difference of two large numbers is told
+        # In float32 at least, in which the difference of two large numbers is told, whatever type the weights have.
+        own = torch.promote_types(self.weight.dtype, torch.float32)
         exact = groups.to(own)  # once: each sum would do it by itself
         mean, square = exact.sum(-1), torch.linalg.vector_norm(exact, dim=-1).square()
         share = None if present is None else present[..., None] / present.sum(2)[..., None, None].clamp_min(1)
