@@ -199,6 +199,18 @@ def test_the_head_learns_at_the_full_rate_and_no_decay_changes_nothing():
         assert plain.learning_rate_scale(name) == 1
 
 
+@pytest.mark.parametrize(("asked", "found"), [(None, {"s2": 0.0, "l8": 0.2}), (0.0, {"s2": 0.0, "l8": 0.0}),
+                                              (0.3, {"s2": 0.3, "l8": 0.3})])  # fmt: skip
+def test_dropout_of_pixels_is_that_of_the_weights_unless_one_is_asked_for(asked, found):
+    """That of the temporal attention stays."""
+    projectors = make_tuning("all", pixel_dropout_prob=asked).predictor.encoder.projectors
+    for key, prob in found.items():
+        layers = [layer for layer in projectors[key].modules() if isinstance(layer, torch.nn.Dropout)]
+        others = [layer.p for layer in layers if layer is not projectors[key].pooling.dropout]
+        assert others == [prob] * 6
+        assert projectors[key].pooling.dropout.p == 0.1
+
+
 def test_a_new_projector_learns_at_the_full_rate_and_one_that_is_known_at_that_of_its_place():
     tuned = make_tuning("all", layer_decay=0.5, new=["spot"])
     names = [name for name, _ in tuned.named_parameters() if name.startswith("predictor.encoder.projectors.")]

@@ -94,6 +94,7 @@ OPTIONS = {
         "epochs",
         "batch_size",
         "layer_decay",
+        "pixel_dropout_prob",
         "lora_rank",
         "class_weights",
         "void_output",

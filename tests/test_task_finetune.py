@@ -102,6 +102,18 @@ def test_epochs_are_passes_over_all_tiles(tiles, steps, monkeypatch, tmp_path):
     assert (given["optimiser"].warmup_steps, given["keep"].min_steps) == (steps[2], steps[3])
 
 
+def test_fine_tuning_has_the_dropout_of_pixels_that_is_asked_for(run_task, monkeypatch):
+    made = {}
+
+    def noted(*_, **given):
+        made.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune_run, "FineTuning", noted)
+    run_task("finetune", *world_words(), "--pixel-dropout-prob=0.3")
+    assert made["pixel_dropout_prob"] == 0.3
+
+
 def test_layer_decay_moves_what_lies_below_less(run_task, small_weights, tmp_path):
     words = [*world_words(), "--epochs=1", "--batch-size=4", "--report=false", "--warmup-epochs=0"]
     words += ["--optimiser.schedule=constant", "--optimiser.weight-decay=0"]

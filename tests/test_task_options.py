@@ -225,6 +225,8 @@ def test_what_would_not_be_heard_by_an_evaluation_is_refused(words, told):
         (FinetuneConfig, {"data": {"folds": ["a", "b", "c"], "val_frac": 0.3}}, "--data.val-frac: .*with --data.folds"),
         (FinetuneConfig, {"trained": "head", "layer_decay": 0.5}, "--layer-decay: .*with --trained head"),
         (FinetuneConfig, {"trained": "all", "lora_rank": 4}, "--lora-rank: .*with --trained all"),
+        (FinetuneConfig, {"trained": "head", "pixel_dropout_prob": 0.1}, "--pixel-dropout-prob: .*with --trained head"),
+        (FinetuneConfig, {"trained": "lora", "pixel_dropout_prob": 0.1}, "--pixel-dropout-prob: .*with --trained lora"),
     ],
 )
 def test_options_that_what_is_asked_for_does_not_hear_are_refused(config, words, told):

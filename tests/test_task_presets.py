@@ -69,6 +69,13 @@ def test_presets_are_the_published_settings(command, name):
 
 
 @pytest.mark.parametrize("name", [name for command, name in TABLE if command == "finetune"])
+def test_fine_tuning_drops_nothing_in_projectors_as_published(name):
+    """Spec 2.16; what is recommended keeps the dropout of the weights."""
+    assert FINETUNES[name]().pixel_dropout_prob == 0
+    assert FINETUNES[f"{name}-recommended"]().pixel_dropout_prob is None
+
+
+@pytest.mark.parametrize("name", [name for command, name in TABLE if command == "finetune"])
 def test_fine_tuning_sees_the_published_share_of_dates(name):
     """One minus the temporal dropout of the datasets (spec 4)."""
     drawn = {"flair": 0.3, "planted": 0.7, "bradd": 0.5, "sickle": 0.8, "timesen2crop": 0.7}

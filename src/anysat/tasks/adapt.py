@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from anysat.errors import UnknownNameError
 from anysat.model.encoder import AnySat
+from anysat.model.projectors import SeriesProjector
 
 Trained = Literal["head", "projectors", "lora", "all"]
 _ADAPTED = re.compile(r"\.(attention\.(qkv|out|key|value)|mlp\.(fc1|fc2))$")
@@ -71,6 +72,15 @@ def frozen_parts(encoder: AnySat, trained: Trained) -> list[nn.Module]:
     if trained in ("head", "lora"):
         return [encoder]
     return [encoder.spatial, encoder.fusion] if trained == "projectors" else []
+
+
+def set_pixel_dropout(encoder: AnySat, prob: float) -> None:
+    """Set the dropout of all projectors of series, of pixels and of their tokens, in place; not that of attention."""
+    for projector in encoder.projectors.values():
+        if isinstance(projector, SeriesProjector):
+            for layer in (*projector.pixel_mlp, projector.dropout):
+                if isinstance(layer, nn.Dropout):
+                    layer.p = prob
 
 
 def merged(encoder: AnySat) -> AnySat:

@@ -17,7 +17,7 @@ from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
 from anysat.model.ready import keeping_ready
-from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged
+from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged, set_pixel_dropout
 from anysat.tasks.base import labelled, mean_loss
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.scores import Scores
@@ -32,16 +32,19 @@ class FineTuning(nn.Module):
         layer_decay: what the learning rate of each block is multiplied with, relative to the block above; 1 for none.
         rank: of `lora`.
         new: modalities whose projectors have random weights: they learn at the full rate.
+        pixel_dropout_prob: dropout in the projectors of series; None for what they have.
     """
 
     def __init__(
         self, predictor: Predictor, trained: Trained, *, layer_decay: float = 1.0, rank: int = 8,
-        new: Collection[str] = (),
+        new: Collection[str] = (), pixel_dropout_prob: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.predictor, self.trained, self.layer_decay = predictor, trained, layer_decay
         self._new = tuple(f"projectors.{key}." for key in new)
         adapt(predictor.encoder, trained, rank=rank, modalities=predictor.view.modalities)
+        if pixel_dropout_prob is not None:
+            set_pixel_dropout(predictor.encoder, pixel_dropout_prob)
         self.predictor.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:

@@ -54,6 +54,8 @@ class FinetuneConfig:
     layer_decay: float = 1.0
     """What the learning rate of each block is multiplied with, relative to the block above it; 1 for none. Projectors
     that the weights lack learn at the full rate."""
+    pixel_dropout_prob: float | None = None
+    """Dropout in the projectors of series while they train; null as the weights were trained."""
     lora_rank: int = 8
     """Rank of the additions of `lora`, which do not decay unless with --optimiser.decay-all."""
     class_weights: ClassWeights = "none"
@@ -111,6 +113,8 @@ class FinetuneConfig:
         for name in ("layer_decay", "keep_dates_frac"):
             if not 0 < getattr(self, name) <= 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "a share above 0, up to 1")
+        if self.pixel_dropout_prob is not None and not 0 <= self.pixel_dropout_prob < 1:
+            raise RecordError("--pixel-dropout-prob", self.pixel_dropout_prob, "a probability below 1, or null")
         if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0, or null")
         for name in ("min_epochs", "warmup_epochs"):
@@ -137,6 +141,9 @@ class FinetuneConfig:
         from_preset = preset_config("finetune", self.preset)
         if self.trained == "head":
             check_heard(self, ("layer_decay",), "with --trained head, which trains no block", from_preset)
+        if self.trained in ("head", "lora"):
+            why = f"with --trained {self.trained}, which trains no projector"
+            check_heard(self, ("pixel_dropout_prob",), why, from_preset)
         if self.trained != "lora":
             check_heard(self, ("lora_rank",), f"with --trained {self.trained}, which adds nothing", from_preset)
 

@@ -69,8 +69,9 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         if config.trained != "head":
             predictor.encoder.provenance = _provenance(config, data, predictor.encoder)
         objective = FineTuning(
-            predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank, new=new
-        )
+            predictor, config.trained, layer_decay=config.layer_decay, rank=config.lora_rank, new=new,
+            pixel_dropout_prob=config.pixel_dropout_prob,
+        )  # fmt: skip
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"

@@ -165,12 +165,12 @@ def _published_finetune(
     dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float = 5e-5,
     *, schedule: Schedule = "plateau", weight_decay: float = 0.0, epochs: int = 200, **options: Any,
 ) -> FinetuneConfig:  # fmt: skip
-    """As published (spec 5): AdamW over everything, half precision, no clipping."""
+    """As published (spec 5): AdamW over everything, half precision, no clipping; projectors drop nothing (spec 2.16)."""
     return FinetuneConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, min_epochs=MIN_EPOCHS, patience=10,
         warmup_epochs=WARMUP_EPOCHS if schedule == "cosine" else 0, day_convention=_days_of(dataset),
-        turns_and_flips=False,
+        turns_and_flips=False, pixel_dropout_prob=0.0,
         optimiser=OptimiserConfig(
             learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, decay_all=True
         ),
