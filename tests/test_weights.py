@@ -48,12 +48,17 @@ def test_a_published_file_loads_strictly_in_eval_mode(tmp_path, small):
     assert loaded.provenance == {"weights": str(tmp_path / "AnySat.pth"), "licence": "unknown"}
 
 
-def test_the_teacher_of_a_training_checkpoint_is_what_is_loaded(tmp_path, small):
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_the_teacher_of_a_training_checkpoint_is_what_is_loaded(suffix, tmp_path, small):
     teacher = {f"target_encoder.{k}": t for k, t in small.published_state_dict().items()}
     student = {f"model.encoder.{k}": t + 1 for k, t in small.published_state_dict().items()}
     predictor = {"model.predictor.mask_token": torch.zeros(1, 1, 64), "model.masked_token": torch.zeros(1, 1, 64)}
-    torch.save({"state_dict": {**student, **predictor, **teacher}, "epoch": 3}, tmp_path / "full.ckpt")
-    assert same_numbers(anysat.load(tmp_path / "full.ckpt", config=SMALL), small)
+    tensors = {**student, **predictor, **teacher}
+    if suffix == "ckpt":
+        torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "full.ckpt")
+    else:
+        save_file(tensors, tmp_path / "full.safetensors")
+    assert same_numbers(anysat.load(tmp_path / f"full.{suffix}", config=SMALL), small)
 
 
 def test_published_names_are_the_inverse_of_loading_them(small):

@@ -86,7 +86,7 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
 def _read_safetensors(path: Path) -> WeightFile:
     meta, tensors = read_tensors(path)
     if meta is None:
-        return WeightFile(str(path), tensors, published=True)
+        return WeightFile(str(path), _teacher(tensors), published=True)
     meta = meta if isinstance(meta, dict) else {}
     if meta.get("format") == TASK_FORMAT:
         raise WeightsError(
