@@ -172,6 +172,19 @@ def test_faithful_fills_masked_values_and_keeps_them_in_the_attention(nano):
     assert not torch.allclose(nano(with_mask(x, "s2", mask), 20, "all"), nano(filled, 20, "all"), **CLOSE)
 
 
+@pytest.mark.parametrize("kept", ["s2", "modis"])
+def test_faithful_keeps_a_modality_that_is_masked_as_a_whole_filled(kept, nano):
+    x = random_input((kept, "s1"), side_m=500)
+    masked = with_mask(x, "s1", torch.zeros(2, 3))
+    filled = {**x, "s1": torch.zeros_like(x["s1"]) + nano.projectors["s1"].fill}
+    for output in ("all", "tile"):
+        found = nano(masked, 250, output, faithful=True)
+        assert torch.allclose(found, nano(filled, 250, output), **CLOSE)
+        assert not torch.allclose(found, nano({key: x[key] for key in (kept, f"{kept}_dates")}, 250, output), **CLOSE)
+    with pytest.raises(EmptyTileError):
+        nano(with_mask(masked, kept, torch.zeros(2, 3)), 250, faithful=True)
+
+
 def test_a_patch_of_modis_alone_that_saw_nothing_is_nan(nano):
     x = random_input(("modis",), side_m=500)
     valid = torch.ones(2, 3, 1, 2, 2, dtype=torch.bool)

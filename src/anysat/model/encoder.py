@@ -169,7 +169,7 @@ class AnySat(nn.Module):
         batch_size = len(next(iter(inputs.values())).values)
         with multiplying(precision, self.device, self.dtype):
             if output == "tile":
-                ready, grid, _ = self._check(inputs, range(batch_size), patch_size)
+                ready, grid, _ = self._check(inputs, range(batch_size), patch_size, keep_unseen=faithful)
                 return self._computed(ready, grid, None, faithful, tile_alone=True).tile
             found = self._embed(inputs, range(batch_size), patch_size, dense, faithful)
         if output == "all":
@@ -317,7 +317,7 @@ class AnySat(nn.Module):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must be there and lie in patches")
         ready, grid, absent = self._check(
-            inputs, ids, patch_size_m, dense=dense, refuse="one" if refuse_empty else "none"
+            inputs, ids, patch_size_m, dense=dense, refuse="one" if refuse_empty else "none", keep_unseen=faithful
         )
         found = self._computed(ready, grid, dense, faithful)
         return Embeddings(
@@ -379,11 +379,12 @@ class AnySat(nn.Module):
         *,
         refuse: Refuse = "one",
         dense: str | None = None,
+        keep_unseen: bool = False,
     ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
         """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
         grid = self._grid_of({key: pixels.values for key, pixels in inputs.items()}, patch_size_m)
         inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
-        marked, absent = mark_invalid(inputs, ids, refuse)
+        marked, absent = mark_invalid(inputs, ids, refuse, keep_unseen=keep_unseen)
         if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
             # Only context is left: the patches are still those of what was given, and nobody saw them.
             marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}

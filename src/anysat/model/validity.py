@@ -21,9 +21,9 @@ Refuse = Literal["one", "all", "none"]
 
 
 def mark_invalid(
-    inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse: Refuse = "one"
+    inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse: Refuse = "one", *, keep_unseen: bool = False
 ) -> tuple[dict[str, PixelInput], dict[str, int]]:
-    """Add what is not finite to what is invalid, drop modalities nobody sees, and count absences.
+    """Add what is not finite to what is invalid, drop modalities nobody sees unless `keep_unseen`, and count absences.
 
     Returns:
         The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
@@ -41,7 +41,7 @@ def mark_invalid(
         missing = int((~present).sum())
         if missing:
             absent[key] = missing
-        if missing < len(present):
+        if missing < len(present) or keep_unseen:
             marked[key] = pixels._replace(valid=None if bool(valid.all()) else valid)
     assert anything is not None, "no modality"
     if (refuse == "one" and not bool(anything.all())) or (refuse == "all" and not bool(anything.any())):
