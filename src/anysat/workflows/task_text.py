@@ -113,8 +113,6 @@ def paper_line(
     differing = [f"{name} {ours}, not {theirs}" for name, ours, theirs in _differences(config, wanted)]
     if split is not None and split != wanted["data"]["test"]:
         differing.append(f"split {split}, not {wanted['data']['test']}")
-    if paper.num_folds > 1 and config["data"].get("folds") is None:
-        differing.append(f"one fold, not {paper.num_folds}")
     if crop_m != paper.crop_m:
         ways = ["whole tiles" if side is None else f"five crops of {side:g} m" for side in (crop_m, paper.crop_m)]
         differing.append(f"answered by {ways[0]}, not by {ways[1]} (anysat evaluate --crop-m)")
