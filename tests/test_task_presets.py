@@ -35,7 +35,7 @@ TABLE = {
     ("finetune", "spacenet7"): ("planet", "planet", None, 8, 5e-5, 0, "plateau", 200, "miou"),
     ("finetune", "spacenet7-projectors"): ("planet", "planet", None, 8, 5e-5, 0, "plateau", 200, "miou"),
 }  # fmt: skip
-"""SpaceNet7's published scale does not nest in its pixels of 3 m: patches are of 48 m."""
+"""SpaceNet7's patches are 4 sub-patches of 4 pixels wide, which are 48 m; the published code calls them 40."""
 WARM_UP, LEAST = 20, 50
 
 
