@@ -61,6 +61,17 @@ def test_weights_of_published_names_are_taken_with_the_habits_of_the_published_m
     assert begun(PUBLISHED, published).config == PUBLISHED.config()
 
 
+def test_weights_whose_fusion_attends_within_tokens_are_trained_on_so_and_the_advice_names_the_option(
+    tmp_path, published
+):
+    within = replace(PUBLISHED, fusion_attention="within_token")
+    save(AnySat(within.config()), tmp_path / "within.safetensors")
+    with pytest.raises(InputError, match=r"same fusion_attention, .*--model\.fusion-attention within_token"):
+        begun(PUBLISHED, tmp_path / "within.safetensors")
+    for weights in (tmp_path / "within.safetensors", published):  # a published file may be read in either way
+        assert begun(within, weights).config.fusion_attention == "within_token"
+
+
 @pytest.mark.parametrize(("dataset", "folder"), [("mypkg.meadow", "meadow"), ("descriptions/fields.yaml", "fields")])
 def test_a_dataset_lies_in_the_data_root_by_the_last_part_of_its_name(dataset, folder, tmp_path):
     config, part = PretrainConfig(data_root=str(tmp_path)), PartConfig(dataset=dataset)

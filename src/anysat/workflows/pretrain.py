@@ -69,6 +69,8 @@ class ModelOptions:
     """`raster`, the true places of sub-patches, or `cell`, those of the published weights."""
     rpe_heads: Literal["first", "each"] = "each"
     """Whose query makes the relative-position term; the published weights learned `first`."""
+    fusion_attention: Literal["tokens", "within_token"] = "tokens"
+    """`tokens` mixes tokens; `within_token` mixes the heads of each, as the published training may have done."""
     pixel_widths: list[int] | None = None
     """Hidden widths of the layers that each pixel of each date passes; null for those that were published."""
     pixel_dropout_prob: float | None = None

@@ -62,7 +62,9 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser, begun: Checkp
 
 
 _HABITS = ("subpatch_order", "rpe_heads", "patch_position_unit_m")
-"""What weights were trained with and their shapes do not show; files with the published names do not say it either."""
+"""What weights were trained with and their shapes do not show; files with the published names do not say it either.
+
+How fusion attends is none: the published weights may have learned either way."""
 
 
 def _check_made_alike(weights: str, config: PretrainConfig) -> None:
@@ -74,7 +76,11 @@ def _check_made_alike(weights: str, config: PretrainConfig) -> None:
     if not differing:
         return
     told = [name for name in differing if name != "modalities"]
-    options = [f"--model.{name.replace('_', '-')} {getattr(kept, name)}" for name in told if name in _HABITS]
+    options = [
+        f"--model.{name.replace('_', '-')} {getattr(kept, name)}"
+        for name in told
+        if name in (*_HABITS, "fusion_attention")
+    ]
     raise InputError(
         f"--weights {weights}", f"a model of the same {', '.join(differing)}",
         ", ".join(f"{name} {getattr(asked, name)}" for name in told) or "others",
