@@ -277,6 +277,8 @@ def test_geoplex_has_the_settings_of_the_published_code():
     )  # fmt: skip
     assert (found.engine.devices, found.engine.precision, found.engine.accumulate) == (8, "16", 1)
     assert found.watch.validate_every == 2244  # once per epoch, which the patience counts
+    on_each_device = round(found.watch.val_batches * len(found.data) / found.engine.devices)
+    assert on_each_device == 513
 
 
 def test_geoplex_paper_differs_where_the_paper_does():

@@ -11,6 +11,7 @@ from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, WatchConfig
 
 _STEPS_PER_EPOCH, _EPOCHS = 2244, 200  # 359 046 // (10 * 2 * 8 devices), spec 3.6
+_VAL_BATCHES = 513 * 8 // 5 + 1  # of each dataset: 82 140 // (10 * 2 * 8 devices) of each device, spec 3.6
 _PAPER_DEVICES = 8
 
 
@@ -43,7 +44,7 @@ def geoplex() -> PretrainConfig:
         optimiser=OptimiserConfig(learning_rate=5e-5, weight_decay=0.05, decay_all=True, schedule="plateau"),
         engine=EngineConfig(devices=8, precision="16", num_workers=8),
         keep=KeepConfig(save_every=_STEPS_PER_EPOCH, keep_best="val/loss"),
-        watch=WatchConfig(validate_every=_STEPS_PER_EPOCH, health_every=_STEPS_PER_EPOCH),
+        watch=WatchConfig(validate_every=_STEPS_PER_EPOCH, val_batches=_VAL_BATCHES, health_every=_STEPS_PER_EPOCH),
     )
 
 
@@ -85,6 +86,7 @@ def geoplex_fixed() -> PretrainConfig:
             learning_rate=2e-4, weight_decay=0.05, betas=(0.9, 0.95), warmup_steps=5 * _STEPS_PER_EPOCH, clip_norm=1.0
         ),
         engine=EngineConfig(devices=8, precision="bf16", num_workers=8),
+        watch=replace(geoplex().watch, val_batches=WatchConfig().val_batches),  # no schedule hangs on them
     )
 
 
