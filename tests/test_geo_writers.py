@@ -55,18 +55,6 @@ def test_a_cog_reads_back_at_the_same_place_with_nodata_and_names(tmp_path, prod
             assert json.loads(tif.tags()["ANYSAT"]) == product.provenance
 
 
-def test_a_table_of_a_tile_has_a_row_per_patch_that_was_seen(tmp_path, product):
-    import geopandas
-
-    WRITERS[".parquet"].write(product, tmp_path / "e.parquet")
-    for file, (vectors, valid, box) in zip(("e.parquet", "e_dense.parquet"), product.maps.values(), strict=True):
-        table = geopandas.read_parquet(tmp_path / file)
-        assert table.crs == SOUTH
-        assert np.array_equal(np.stack(table["embedding"]), vectors[valid])
-        assert tuple(table.geometry.iloc[0].bounds) == tuple(box[0, 0].boundingbox)
-        assert set(table["start_datetime"].dt.date.astype(str)) == {"2020-01-01"}
-
-
 def test_the_geotiffs_are_cloud_optimised(tmp_path, product):
     from rio_cogeo.cogeo import cog_validate
 

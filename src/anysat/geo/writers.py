@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +21,6 @@ from anysat.errors import OutputExistsError, RecordError, UnknownNameError, Writ
 from anysat.geo.cogs import Cog, whole, write_cog
 from anysat.geo.conventions import embedding_attributes, grid_attributes, joined
 from anysat.geo.grid import TileGrid
-from anysat.geo.tables import PatchTable
 from anysat.modalities import Modality
 
 if TYPE_CHECKING:
@@ -116,26 +114,7 @@ class CogWriter:
             write_cog(_dense_file(path) if name == "dense" else path, cog, [(whole(geobox), bands)])
 
 
-class ParquetWriter:
-    """GeoParquet: a row per patch that was seen; NAME.parquet and NAME_dense.parquet."""
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        """One file per map; without dense embeddings there is no second."""
-        return path, _dense_file(path)
-
-    def write(self, product: Product, path: Path) -> None:
-        """Write each file; its time is that of all dated inputs."""
-        days = [date.fromisoformat(day) for found in product.provenance.get("inputs", {}).values()
-                for day in found.get("dates", ())]  # fmt: skip
-        for name, (vectors, valid, geobox) in product.maps.items():
-            place = _dense_file(path) if name == "dense" else path
-            with PatchTable(place, geobox, variable="embedding", dim=vectors.shape[-1], dtype=vectors.dtype,
-                            attributes=product.provenance) as table:  # fmt: skip
-                table.add(vectors, valid, corner=(0, 0), tile_id=path.stem,
-                          period=(min(days), max(days)) if days else None)  # fmt: skip
-
-
-WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter(), ".parquet": ParquetWriter()}
+WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter()}
 """Formats by suffix; add one here."""
 
 
