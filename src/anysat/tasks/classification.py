@@ -93,7 +93,7 @@ class Classification:
         """Scores of classes; what was not seen counts as a mistake."""
         from anysat.tasks.metrics import ClassScores
 
-        return ClassScores(len(self.target.classes), ignore=self.target.ignore, missing="wrong")
+        return ClassScores(len(self.target.classes), ignore=self.target.ignore)
 
     def score(self, sheet: ClassScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Put some tiles on a score sheet."""
@@ -174,7 +174,7 @@ class MultiLabel:
         """Scores of labels."""
         from anysat.tasks.metrics import LabelScores
 
-        return LabelScores(self.num_outputs, threshold=self.threshold, missing="wrong")
+        return LabelScores(self.num_outputs, threshold=self.threshold)
 
     def score(self, sheet: LabelScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Put some tiles on a score sheet; who saw nothing names no label."""

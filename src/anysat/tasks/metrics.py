@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from anysat.errors import InputError, RecordError
 from anysat.probing.samples import slices
 from anysat.tasks.scores import NUM_BINS, ClassCounts, LabelCounts, Scores, ValueCounts
 
-Missing = Literal["refuse", "wrong"]
 _NO_GROUP = torch.iinfo(torch.int64).min
 
 
@@ -79,7 +77,8 @@ class ClassScores(_Sheet):
     and `calibration_error` (ECE over 15 bins of confidence); of each class `iou`, `f1`, `precision`, `recall` and
     `support`. Means go over the classes that occur in truth or predictions, of recall over those that occur in truth;
     a class that occurs in neither is left out. If `ignore` is one of the classes, it is none to score, and to predict
-    it where another is true is a mistake, as giving no answer is.
+    it where another is true is a mistake. So are outputs that are NaN or infinite, as of patches nobody saw: they lower
+    recall and accuracy, not precision, and have no confidence.
 
     >>> scores = ClassScores(3, ignore=-1)
     >>> scores.update(10 * torch.eye(3)[[0, 0, 2, 2]], torch.tensor([0, 1, 2, -1]))
@@ -89,21 +88,17 @@ class ClassScores(_Sheet):
     Args:
         num_classes: number of outputs.
         ignore: number of what has no label.
-        missing: what to do where there is a label but the outputs are NaN or infinite, as of patches nobody saw:
-            `refuse`, or count a mistake, `wrong`. It lowers recall and accuracy, not precision; it has no confidence.
     """
 
     margins: list[Tensor]
     bins: list[Tensor]
     confusion: Tensor
 
-    def __init__(self, num_classes: int, ignore: int | None = None, missing: Missing = "refuse") -> None:
+    def __init__(self, num_classes: int, ignore: int | None = None) -> None:
         if num_classes < 2:
             raise RecordError("num_classes", num_classes, "at least 2")
-        if missing not in get_args(Missing):
-            raise RecordError("missing", missing, f"one of {get_args(Missing)}")
         super().__init__({"margins": ((3, num_classes), torch.int32), "bins": ((3, NUM_BINS), torch.float64)})
-        self.num_classes, self.ignore, self.missing = num_classes, ignore, missing
+        self.num_classes, self.ignore = num_classes, ignore
         empty = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", empty, dist_reduce_fx="sum")
 
@@ -116,7 +111,7 @@ class ClassScores(_Sheet):
             groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
 
         Raises:
-            InputError: shapes that do not fit, a truth that is no class, or NaN where there is a label.
+            InputError: shapes that do not fit, or a truth that is no class.
         """
         num_tiles, num_classes = len(truth), self.num_classes
         if truth.is_floating_point() or not outputs.is_floating_point() or outputs.shape != (*truth.shape, num_classes):
@@ -128,8 +123,6 @@ class ClassScores(_Sheet):
         self._refuse_strangers(labels, kept)
         answers, confidence = _answers(outputs.detach().flatten(0, -2))
         answered, right = kept & (answers != nothing), kept & (answers == labels)
-        if self.missing == "refuse":
-            _refuse_missing(answered, kept, "patches that nobody saw are NaN; missing='wrong' counts them as mistakes")
         labels = labels.where(kept, nothing)
         scored = kept if self.ignore is None else kept & (answers != self.ignore)
         columns = [labels, answers.where(scored, nothing), labels.where(right, nothing)]
@@ -161,6 +154,7 @@ class LabelScores(_Sheet):
     `map_macro` (mean average precision) and `calibration_error` (ECE of all single labels over 15 bins of probability);
     of each label `f1`, `precision`, `recall`, `average_precision` and `support`.
     `f1_macro` goes over the labels that occur in truth or predictions, `map_macro` over those that occur in truth.
+    Outputs that are NaN or infinite, as of a tile nobody saw, name no label and have no confidence.
 
     >>> scores = LabelScores(2)
     >>> scores.update(torch.tensor([[2.0, -1.0], [1.0, 3.0]]), torch.tensor([[1, 0], [0, 1]]))
@@ -170,22 +164,18 @@ class LabelScores(_Sheet):
     Args:
         num_labels: number of outputs.
         threshold: probability above which a label is given.
-        missing: what to do where the outputs are NaN or infinite, as of a tile nobody saw: `refuse`, or name no label,
-            `wrong`. Such a tile has no confidence.
     """
 
     outputs: list[Tensor]
     truth: list[Tensor]
 
-    def __init__(self, num_labels: int, threshold: float = 0.5, missing: Missing = "refuse") -> None:
-        if missing not in get_args(Missing):
-            raise RecordError("missing", missing, f"one of {get_args(Missing)}")
+    def __init__(self, num_labels: int, threshold: float = 0.5) -> None:
         if num_labels < 1:
             raise RecordError("num_labels", num_labels, "at least 1")
         if not 0 < threshold < 1:
             raise RecordError("threshold", threshold, "a probability between 0 and 1")
         super().__init__({"outputs": ((num_labels,), torch.float32), "truth": ((num_labels,), torch.uint8)})
-        self.num_labels, self.threshold, self.missing = num_labels, threshold, missing
+        self.num_labels, self.threshold = num_labels, threshold
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Count some tiles.
@@ -196,7 +186,7 @@ class LabelScores(_Sheet):
             groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
 
         Raises:
-            InputError: shapes that do not fit, a truth that is neither 0 nor 1, or outputs that are NaN.
+            InputError: shapes that do not fit, or a truth that is neither 0 nor 1.
         """
         num_tiles = len(truth)
         if not outputs.is_floating_point() or not outputs.shape == truth.shape == (num_tiles, self.num_labels):
@@ -206,9 +196,6 @@ class LabelScores(_Sheet):
         if len(strange):
             raise InputError("truth", "0 or 1", f"{len(strange)} others, such as {strange[:5].tolist()}")
         seen = outputs.isfinite()
-        if self.missing == "refuse":
-            advice = "leave out the tiles that nobody saw; missing='wrong' names no label of them"
-            _refuse_missing(seen, torch.ones_like(seen), advice)
         self._append(groups, num_tiles, outputs=outputs.detach().where(seen, float("-inf")), truth=truth)
 
     def compute(self) -> Scores:
