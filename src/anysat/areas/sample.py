@@ -18,15 +18,17 @@ SAMPLES = 8
 """Windows that are looked at."""
 PLACE_WINDOWS = 64
 """Windows from which the part of the place is measured."""
+_SIDE = 8
+"""Patches along a side of the tiles that are looked at, at most."""
 _ROUNDS = 6
 """How often parts of places and of patches are told apart anew; each leaves about an eighth of what was wrong."""
 
 
-def sample_spans(job: Job, shape: tuple[int, int], count: int = SAMPLES) -> list[Span]:
+def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
     """Rectangles of patches, evenly over what is wanted of the area; it must have as many rows and columns."""
     (high, wide), (height, width) = shape, job.area.span.shape
     rows, cols = np.nonzero(job.area.inside_cells(shape))
-    some = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    some = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int))
     found = []
     for row, col in zip(rows[some].tolist(), cols[some].tolist(), strict=True):
         top, left = min(row * high, height - high), min(col * wide, width - wide)
@@ -34,9 +36,9 @@ def sample_spans(job: Job, shape: tuple[int, int], count: int = SAMPLES) -> list
     return found
 
 
-def sample_tiles(job: Job, side: int = 8) -> Iterator[Tile]:
+def sample_tiles(job: Job) -> Iterator[Tile]:
     """What the inputs hold there, in each period; squares of one size, without those that hold nothing."""
-    side = min(side, job.block, *job.area.span.shape)
+    side = min(_SIDE, job.block, *job.area.span.shape)
     for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
             tile = job.read(period, span, list(job.sources)).tile
@@ -59,7 +61,7 @@ def sample_vectors(job: Job) -> dict[str, Floats]:
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def measure_places(job: Job, *, windows: int = PLACE_WINDOWS) -> Floats:
+def measure_places(job: Job) -> Floats:
     """What a patch's place in its window adds to its fused token (row col dim), the same for all content.
 
     The encoder asks for fused tokens by place, so that they tell of it. Windows from all over the area are pushed
@@ -70,7 +72,7 @@ def measure_places(job: Job, *, windows: int = PLACE_WINDOWS) -> Floats:
     seen = list(_windows(job, (rows, cols)))
     rng, found, flags, patches = np.random.default_rng(0), [], [], []
     numbers = np.arange(rows * cols).reshape(rows, cols)
-    for number in range(windows if seen else 0):
+    for number in range(PLACE_WINDOWS if seen else 0):
         which = number % len(seen)
         period, tokens = seen[which]
         by = int(rng.integers(rows)), int(rng.integers(cols))

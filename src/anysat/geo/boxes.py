@@ -47,9 +47,9 @@ class Box(NamedTuple):
             max(self.top, other.top),
         )
 
-    def is_empty(self, tolerance_m: float = 0.0) -> bool:
-        """Whether a side is not longer than the tolerance."""
-        return min(self.width_m, self.height_m) <= tolerance_m
+    def is_empty(self) -> bool:
+        """Whether there is nothing inside."""
+        return min(self.width_m, self.height_m) <= 0
 
 
 NOWHERE = Box(math.inf, math.inf, -math.inf, -math.inf)

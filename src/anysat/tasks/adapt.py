@@ -18,18 +18,20 @@ from anysat.model.projectors import SeriesProjector
 
 Trained = Literal["head", "projectors", "lora", "all"]
 _ADAPTED = re.compile(r"\.(attention\.(qkv|out|key|value)|mlp\.(fc1|fc2))$")
+_SCALE = 16.0
+"""Of low-rank additions, divided by their rank."""
 
 
 class LowRank(nn.Module):
     """A weight matrix plus a product of two thin ones, which begins at zero (LoRA, Hu et al. 2022)."""
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+    def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
         rows, columns = weight.shape
         rank = min(rank, rows, columns)
         self.down = nn.Parameter(torch.empty(rank, columns))
         self.up = nn.Parameter(torch.zeros(rows, rank))
-        self.share = alpha / rank
+        self.share = _SCALE / rank
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -37,9 +39,7 @@ class LowRank(nn.Module):
         return weight + self.share * (self.up @ self.down)
 
 
-def adapt(
-    encoder: AnySat, trained: Trained, *, rank: int = 8, alpha: float = 16.0, modalities: Collection[str] | None = None
-) -> None:
+def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, modalities: Collection[str] | None = None) -> None:
     """Choose what of an encoder takes gradients; in place. `lora` adds to every matrix of the transformers.
 
     Args:
@@ -47,7 +47,6 @@ def adapt(
         trained: `head`, nothing of the encoder; `projectors`, what turns pixels into tokens (the paper's probe of new
             sensors); `lora`; or `all`.
         rank: of the additions.
-        alpha: their scale, divided by the rank.
         modalities: whose projectors `projectors` trains; None for all.
 
     Raises:
@@ -62,7 +61,7 @@ def adapt(
     if trained == "lora":
         for name, layer in list(encoder.named_modules()):
             if isinstance(layer, nn.Linear) and _ADAPTED.search(name):
-                addition = LowRank(layer.weight, rank, alpha).to(layer.weight.device, layer.weight.dtype)
+                addition = LowRank(layer.weight, rank).to(layer.weight.device, layer.weight.dtype)
                 parametrize.register_parametrization(layer, "weight", addition)
                 layer.get_parameter("parametrizations.weight.original").requires_grad_(False)
 

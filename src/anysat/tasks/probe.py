@@ -190,8 +190,8 @@ def nothing_seen(target: Target, dense: str | None) -> InputError:
 
 
 def score_heads(
-    task: Task, heads: Sequence[nn.Module], features: Sequence[Features], groups: Tensor | None = None,
-    batch_size: int = TILES_PER_FILE, losses: list[float] | None = None, answered: list[int] | None = None,
+    task: Task, heads: Sequence[nn.Module], features: Sequence[Features],
+    losses: list[float] | None = None, answered: list[int] | None = None,
 ) -> list[Scores]:  # fmt: skip
     """Scores of several heads on the same tiles.
 
@@ -203,13 +203,12 @@ def score_heads(
     labels: list[int] = []
     truth = features[0].targets[task.target.name]
     with torch.inference_mode():
-        for indices in batches(len(features[0]), batch_size):
+        for indices in batches(len(features[0]), TILES_PER_FILE):
             rows = torch.from_numpy(indices)
             seen = [one.embeddings(indices) for one in features]
-            of_tiles = None if groups is None else groups[rows]
             told = [outputs_of(head.eval(), seen) for head in heads]
             for outputs, sheet in zip(told, sheets, strict=True):
-                task.score(sheet, outputs, truth[rows], of_tiles)
+                task.score(sheet, outputs, truth[rows])
             counts = [
                 count + int(outputs.isfinite().all(-1).sum()) for count, outputs in zip(counts, told, strict=True)
             ]
