@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from anysat.data.base import Target
 from anysat.errors import InputError, RecordError
-from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
+from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, labelled, nothing
 from anysat.tasks.scores import ClassCounts, LabelCounts
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class Classification:
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Cross-entropy."""
         truth = truth.long()
-        kept = outputs.isfinite().all(-1)
-        if self.target.ignore is not None:
-            kept = kept & (truth != self.target.ignore)
+        kept = outputs.isfinite().all(-1) & labelled(self.target, truth)
         if not bool(kept.any()):
             return nothing(outputs)
         wanted = truth[kept]
@@ -101,7 +99,7 @@ class Classification:
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Share of the labelled pixels answered rightly, or 1 and 0 of tiles."""
-        known = torch.ones_like(truth, dtype=torch.bool) if self.target.ignore is None else truth != self.target.ignore
+        known = labelled(self.target, truth)
         right = ((self.answer(outputs) == truth) & known).reshape(len(truth), -1)
         return right.sum(1) / known.reshape(len(truth), -1).sum(1)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anysat.probing.cache import TILES_PER_FILE, Features, batches
 from anysat.probing.samples import directions
-from anysat.tasks.base import Task
+from anysat.tasks.base import Task, labelled
 from anysat.tasks.heads import HeadConfig, NeighbourHead, averaged, make_head
 from anysat.tasks.probe import is_better, nothing_seen
 
@@ -104,7 +104,7 @@ def _wanted(task: Any, truth: Tensor) -> tuple[Tensor, Tensor]:
     task.loss(torch.zeros(shape), truth)  # which refuses what is no class and no label
     if target.kind == "labels":
         return truth.float(), torch.ones(len(truth), dtype=torch.bool)
-    known = truth.isfinite() & (truth != (torch.nan if target.ignore is None else target.ignore))
+    known = labelled(target, truth)
     if target.kind == "value":
         return ((truth.float() - task.mean) / task.deviation).nan_to_num()[..., None], known
     classes = truth.long().where(known, 0)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from anysat.data.base import Target
 from anysat.errors import RecordError
-from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, nothing
+from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, labelled, nothing
 from anysat.tasks.scores import ValueCounts
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Regression:
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Distance in units of the deviation."""
         found, wanted = outputs[..., 0].float(), (truth.float() - self.mean) / self.deviation
-        kept = found.isfinite() & self._labelled(truth)
+        kept = found.isfinite() & labelled(self.target, truth)
         if not bool(kept.any()):
             return nothing(outputs)
         measure = functional.mse_loss if self.distance == "l2" else functional.smooth_l1_loss
@@ -82,14 +82,10 @@ class Regression:
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Mean distance of each tile's values, negative."""
-        known = self._labelled(truth).reshape(len(truth), -1)
+        known = labelled(self.target, truth).reshape(len(truth), -1)
         answer = self.answer(outputs)
         apart = (answer.where(~answer.isnan(), self.mean) - truth.float()).abs().reshape(len(truth), -1)
         return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
-
-    def _labelled(self, truth: Tensor) -> Tensor:
-        known = truth.isfinite() if truth.is_floating_point() else torch.ones_like(truth, dtype=torch.bool)
-        return known if self.target.ignore is None else known & (truth != self.target.ignore)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -259,7 +259,7 @@ def fitted_task(
         raise InputError("--class-weights", "none for a target of values", "balanced")
     if target.kind == "value":
         values = truth.double().flatten()
-        known = values.isfinite() & (values != (math.nan if target.ignore is None else target.ignore))
+        known = labelled(target, values)
         if int(known.sum()) < 2:
             raise InputError(f"target {target.name!r}", "at least two training values", int(known.sum()))
         deviation = float(values[known].std(correction=0))
