@@ -10,7 +10,7 @@ import pretraining_tables as pages
 import pretraining_unlabelled as unlabelled
 import pytest
 
-from anysat.workflows.pretrain import Pretrained
+from anysat.workflows.answer import Answer
 
 RECORDS = sorted(experiments.RECORDS.glob("*.json"))
 TEXT = (experiments.RECORDS.parent / "pretraining.md").read_text("utf-8")
@@ -72,7 +72,7 @@ def test_the_interval_of_a_mean_over_seeds_lies_within_the_mean_of_their_interva
 
 def test_a_training_that_a_signal_ended_leaves_no_record(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "RECORDS", tmp_path)
-    monkeypatch.setattr(experiments, "run_pretraining", lambda *_, **__: Pretrained(text="stopped", exit_status=130))
+    monkeypatch.setattr(experiments, "run_pretraining", lambda *_, **__: Answer("stopped", exit_status=130))
     with pytest.raises(SystemExit) as ended:
         experiments.run("teacher", 0, tmp_path / "runs")
     assert ended.value.code == 130

@@ -225,6 +225,8 @@ class DenseNeighbourHead(NeighbourHead):
 
 
 Head = TileHead | BothHead | DenseHead | PatchHead | ConvHead | NeighbourHead
+DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
+"""By the target's level."""
 NEIGHBOURS = {"tile": "neighbours", "pixel": "dense-neighbours"}
 """Heads of `anysat probe --method knn`, by the target's level."""
 HEADS: dict[str, type[Any]] = {

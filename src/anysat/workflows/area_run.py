@@ -29,8 +29,8 @@ from anysat.model.checkpoint import address_of
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
+from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
-from anysat.workflows.probe import Scored
 from anysat.workflows.progress import Lines
 
 _SHOWN = 5
@@ -106,7 +106,7 @@ def output_of(out: str, area: Area, default: str) -> Path:
 
 def run_parts(
     parts: Sequence[Part], options: AreaOptions, said: Sequence[str], *, overwrite: bool, inputs: Sequence[str] = ()
-) -> Scored:
+) -> Answer:
     """Do all parts, one after the other, and report; `inputs` are files and folders that nothing may be written to.
 
     Raises:
@@ -130,7 +130,7 @@ def run_parts(
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more")
     lines.append(f"{time.perf_counter() - started:.1f} s")
-    return Scored(text="\n".join(lines), exit_status=1 if problems else 0)
+    return Answer("\n".join(lines), exit_status=1 if problems else 0)
 
 
 def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:

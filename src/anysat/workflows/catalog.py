@@ -8,23 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.errors import AnySatError, MissingFileError, SourceError
+from anysat.workflows.answer import Answer
 
 if TYPE_CHECKING:
     from anysat.geo.validate import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a command prints, and its exit status."""
-
-    content: Any
-    """Anything rich prints."""
-    exit_status: int = 0
-
-    def __rich__(self) -> Any:
-        return self.content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +33,7 @@ class ValidateConfig:
     """Print JSON, for scripts."""
 
 
-def validate(config: ValidateConfig) -> Report:
+def validate(config: ValidateConfig) -> Answer:
     """Look at each store and its documents; changes nothing.
 
     Raises:
@@ -69,7 +58,7 @@ def validate(config: ValidateConfig) -> Report:
     found += validate_models(stores)
     num_errors = sum(finding.level == "error" for finding in found)
     content = _as_json(found) if config.json else _as_text(found, num_errors)
-    return Report(content, 1 if num_errors else 0)
+    return Answer(content, 1 if num_errors else 0)
 
 
 def _findings(store: Path, quick: bool) -> list[Finding]:

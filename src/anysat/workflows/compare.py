@@ -18,17 +18,17 @@ from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.tasks.base import Task
 from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
+from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets
 from anysat.workflows.compare_told import Comparison, Line
 from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, VAL, make_turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData, open_data
-from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import fitted_task
 
 
-def compare(config: EvaluateConfig) -> Scored:
+def compare(config: EvaluateConfig) -> Answer:
     """Fit every model to every feature set; all are tuned on validation tiles and scored once, on test tiles."""
     check_models(config.models)
     data = open_data(config.data, config.seed)
@@ -41,7 +41,7 @@ def compare(config: EvaluateConfig) -> Scored:
     found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
     if config.json is not None:
         write_whole(Path(config.json), to_json(found.to_dict(config, data)))
-    return Scored(text=str(found))
+    return Answer(str(found))
 
 
 def _samples(config: EvaluateConfig, data: OpenData) -> Samples:

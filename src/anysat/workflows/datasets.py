@@ -8,21 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import RecordError
+from anysat.workflows.answer import Answer
 
 _NAME = "Name of a dataset (see `anysat datasets list`), dotted name of a module, or YAML file of your own data."
 _PATH = "Its folder on disk."
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command prints, and its exit status."""
-
-    content: Any
-    """Anything rich prints."""
-    exit_status: int = 0
-
-    def __rich__(self) -> Any:
-        return self.content
 
 
 @dataclass(frozen=True, kw_only=True)

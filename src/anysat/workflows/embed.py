@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from anysat.workflows.probe import Scored
+    from anysat.workflows.answer import Answer
 
 FIRST = "first"
 SUFFIXES = (".zarr", ".tif")
@@ -128,7 +128,7 @@ class EmbedConfig(AreaOptions):
         return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 
-def embed(config: EmbedConfig) -> Text | Scored:
+def embed(config: EmbedConfig) -> Text | Answer:
     """Read, encode and write; returns a report of what was done.
 
     Raises:

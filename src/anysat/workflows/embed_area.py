@@ -36,11 +36,11 @@ from anysat.model.growth import Keep, num_bytes
 from anysat.model.modes import in_eval
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
+from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, progress, run_parts, tell_first
 from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
-from anysat.workflows.probe import Scored
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -137,7 +137,7 @@ class Prepared:
         }  # fmt: skip
 
 
-def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Scored:
+def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Answer:
     """See `anysat.workflows.embed.embed`; `data` are cubes in memory, in place of the config's inputs."""
     check_scheduler(config)
     prepared = prepare(config, data) if config.update is None else prepare_update(config)

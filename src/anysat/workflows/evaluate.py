@@ -8,8 +8,8 @@ from pathlib import Path
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
+from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard
-from anysat.workflows.probe import Scored
 from anysat.workflows.supervised import LabelledData
 
 BLOCK_KM = 10.0
@@ -122,7 +122,7 @@ class EvaluateConfig:
                 raise RecordError(f"--{name.replace('_', '-')}", value, "nothing with --run, whose own options count")
 
 
-def evaluate(config: EvaluateConfig) -> Scored:
+def evaluate(config: EvaluateConfig) -> Answer:
     """Score a run, or compare.
 
     Raises:

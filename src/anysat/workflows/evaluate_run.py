@@ -17,18 +17,18 @@ from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
+from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.folds import FOLDS, spread_lines, spread_of
 from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import open_data, place_of
-from anysat.workflows.probe import Scored
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 from anysat.workflows.task_parts import all_versions, described, known_weights
 from anysat.workflows.task_text import paper_line, score_lines, tiles_told
 
 
-def evaluate_run(config: EvaluateConfig) -> Scored:
+def evaluate_run(config: EvaluateConfig) -> Answer:
     """See `evaluate`."""
     run = Path(str(config.run))
     if not (run / FOLDS).is_file():
@@ -44,7 +44,7 @@ def evaluate_run(config: EvaluateConfig) -> Scored:
         lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split, config.crop_m)]
     if config.json is not None:
         write_whole(Path(config.json), to_json(content))
-    return Scored(text="\n".join(lines))
+    return Answer("\n".join(lines))
 
 
 def _tiles(split: str, data: LabelledData, seed: int) -> tuple[str, Any]:

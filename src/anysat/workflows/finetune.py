@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard, kept_options, preset_config
 from anysat.workflows.pretrain import ModelOptions
-from anysat.workflows.probe import ClassWeights, Scored
+from anysat.workflows.probe import ClassWeights
 from anysat.workflows.supervised import LabelledData
 
 Trained = Literal["head", "projectors", "lora", "all"]
@@ -167,7 +168,7 @@ class FinetuneConfig:
         return asdict(self) | {"resume": False}
 
 
-def finetune(config: FinetuneConfig) -> Scored:
+def finetune(config: FinetuneConfig) -> Answer:
     """Train, keep what is best on the validation split, score it on the test split; leaves a `Predictor` and scores.
 
     Raises:

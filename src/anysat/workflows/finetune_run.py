@@ -23,7 +23,7 @@ from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
-from anysat.tasks.heads import HEADS
+from anysat.tasks.heads import DEFAULT_HEADS, HEADS
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from anysat.train.metrics import METRICS, read_metrics
@@ -31,11 +31,10 @@ from anysat.train.objective import is_due
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
+from anysat.workflows.answer import Answer
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.probe import Scored
-from anysat.workflows.probe_run import DEFAULT_HEADS
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
     SCORES,
@@ -55,7 +54,7 @@ MOST_TARGETS = 2000
 """Training tiles from whose targets class weights, mean and deviation are taken, where the dataset has no list."""
 
 
-def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
+def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
     """See `finetune`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
@@ -75,9 +74,9 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
-            return Scored(text=text, exit_status=fitted.exit_status)
+            return Answer(text, exit_status=fitted.exit_status)
         if not run.is_writer:  # what follows is for one process
-            return Scored(text="", exit_status=fitted.exit_status)
+            return Answer("", exit_status=fitted.exit_status)
         best, is_chosen = _best(run)
         load_objective(objective, best.tensors(), best.path)
         done = objective.finished().to(device_of(config.engine))
@@ -107,7 +106,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Scored:
             from anysat.workflows.task_report import write_report
 
             told += f"\nreport: {write_report(run.path, found, data, done)}"
-    return Scored(text=told, exit_status=fitted.exit_status)
+    return Answer(told, exit_status=fitted.exit_status)
 
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:

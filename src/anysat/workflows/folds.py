@@ -13,15 +13,15 @@ from anysat.data.work import fingerprint, make_folder, to_json, write_whole
 from anysat.errors import InputError
 from anysat.train.run import CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
+from anysat.workflows.answer import Answer
 from anysat.workflows.labelled_data import open_data
-from anysat.workflows.probe import Scored
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, NOTHING, paper_line
 
 FOLDS = "folds.json"
 
 
-def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool], Scored]) -> Scored:
+def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool], Answer]) -> Answer:
     """Run every turn of `config.data.folds` in a folder of the name of the fold that is scored.
 
     A fold that is done is not run again where `resume` is given; one that stops ends the command, to be gone on with.
@@ -48,7 +48,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
         else:
             told = run(one, path, resume)
             if not (path / SCORES).is_file():
-                return Scored(text=f"fold {name}: {told.text}", exit_status=told.exit_status)
+                return Answer(f"fold {name}: {told.content}", exit_status=told.exit_status)
         found[name] = json.loads((path / SCORES).read_text())
     content = joined(found) | {"config": config.to_dict()}
     write_whole(out / FOLDS, to_json(content))
@@ -57,7 +57,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
         from anysat.workflows.folds_report import write_folds_report
 
         lines.append(f"report: {write_folds_report(out, json.loads((out / FOLDS).read_text()))}")
-    return Scored(text="\n".join(lines))
+    return Answer("\n".join(lines))
 
 
 def _check_tiles(config: Any, path: Path) -> None:

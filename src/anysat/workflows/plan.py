@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anysat.errors import RecordError
+from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
-from anysat.workflows.probe import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class PlanConfig(EmbedConfig):
         super().__post_init__()
 
 
-def plan(config: PlanConfig) -> Scored:
+def plan(config: PlanConfig) -> Answer:
     """Open the inputs, cut the area, measure one window, and tell.
 
     Raises:

@@ -12,9 +12,9 @@ from anysat.areas.sample import NOTHING_SEEN, sample_spans
 from anysat.errors import SourceError
 from anysat.geo.area import Span
 from anysat.geo.layout import Layout
+from anysat.workflows.answer import Answer
 from anysat.workflows.embed_area import Prepared, measure_statistics, prepare
 from anysat.workflows.plan import PlanConfig
-from anysat.workflows.probe import Scored
 
 _VALUE_BYTES = 4
 
@@ -31,7 +31,7 @@ class Measured:
     fuse_flops: float
 
 
-def plan_area(config: PlanConfig) -> Scored:
+def plan_area(config: PlanConfig) -> Answer:
     """See `anysat.workflows.plan.plan`."""
     prepared = prepare(config)
     lines = prepared.inputs.told()
@@ -42,7 +42,7 @@ def plan_area(config: PlanConfig) -> Scored:
         if config.measure:
             lines += _estimated(prepared, job)
     lines.append(f"memory: at most {prepared.sizes.peak_bytes / 1e9:.2g} GB of {config.memory_gb:g} GB")
-    return Scored(text="\n".join(lines))
+    return Answer("\n".join(lines))
 
 
 def _counted(prepared: Prepared, job: Job) -> list[str]:

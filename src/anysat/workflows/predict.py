@@ -8,8 +8,8 @@ from pathlib import Path
 
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
+from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
-from anysat.workflows.probe import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def check_probabilities(asked: bool, kind: str, name: str) -> None:
         raise RecordError("--probabilities", True, f"nothing, because {name!r} has no classes")
 
 
-def predict(config: PredictConfig) -> Scored:
+def predict(config: PredictConfig) -> Answer:
     """Read, answer and write.
 
     Raises:

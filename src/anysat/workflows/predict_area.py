@@ -22,17 +22,17 @@ from anysat.model.digest import bytes_of, digest
 from anysat.model.precision import find_device, find_precision
 from anysat.picture_samples import colours_of
 from anysat.tasks.predictor import Predictor, load_task
+from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
-from anysat.workflows.probe import Scored
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
 """Of the mlm extension's list."""
 
 
-def predict_area(config: PredictConfig) -> Scored:
+def predict_area(config: PredictConfig) -> Answer:
     """See `anysat.workflows.predict.predict`."""
     given = [source.file for source in describe_sources(config.inputs).values()]
     check_apart([Path(config.out)], [*given, config.run])

@@ -18,13 +18,13 @@ from anysat.model.precision import find_device, find_precision, multiplying
 from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
+from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed_tile import absent_line, read_tile
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
-from anysat.workflows.probe import Scored
 
 
-def predict_tile(config: PredictConfig) -> Scored:
+def predict_tile(config: PredictConfig) -> Answer:
     """See `predict`."""
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
@@ -64,7 +64,7 @@ def predict_tile(config: PredictConfig) -> Scored:
         else:
             _write_map(predictor, tile, found, folder / out.name, tags, [folder / path.name for path in finals])
     answered = f"{_told(predictor, found)}, multiplied in {precision}"
-    return Scored(text="\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
+    return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 
 
 def _write_map(

@@ -13,6 +13,7 @@ from anysat.model.config import ModelConfig
 from anysat.patches import SubpatchOrder
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
+from anysat.workflows.answer import Answer
 from anysat.workflows.kept import CONFIG_FILE, kept_options
 
 
@@ -231,18 +232,7 @@ class PretrainConfig:
         return root
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What a run came to, as it is told at the end."""
-
-    text: str
-    exit_status: int = 0
-
-    def __rich__(self) -> str:
-        return self.text
-
-
-def pretrain(config: PretrainConfig) -> Pretrained:
+def pretrain(config: PretrainConfig) -> Answer:
     """Train, watch, and leave a run folder that `anysat.load` takes.
 
     Raises:

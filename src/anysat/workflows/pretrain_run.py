@@ -34,7 +34,8 @@ from anysat.train.checkpoints import checkpoint_steps, newest_checkpoint
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
 from anysat.train.trainer import Fitted, fit, num_processes
-from anysat.workflows.pretrain import PartConfig, PretrainConfig, Pretrained
+from anysat.workflows.answer import Answer
+from anysat.workflows.pretrain import PartConfig, PretrainConfig
 from anysat.workflows.pretrain_objective import make_objective
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
 from anysat.workflows.progress import progress_bar
@@ -78,7 +79,7 @@ class OpenPart:
         )  # fmt: skip
 
 
-def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrained:
+def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
     """See `pretrain`."""
     began = time.monotonic()
     parts = [open_part(config, part, _name_of(config, number)) for number, part in enumerate(config.data)]
@@ -110,7 +111,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Pretrain
             raise
         told = _told(run, fitted, time.monotonic() - began, prepared_s)
         told += _report(config, objective, watched, run, fitted.steps)
-    return Pretrained(text=told, exit_status=fitted.exit_status)
+    return Answer(told, exit_status=fitted.exit_status)
 
 
 def _defaults(config: PretrainConfig) -> dict[str, Any]:

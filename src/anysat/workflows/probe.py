@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
+from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard, kept_options, preset_config
 from anysat.workflows.supervised import LabelledData
 
@@ -168,18 +169,7 @@ class ProbeConfig:
         return asdict(self) | {"resume": False}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What a run came to, as it is told at the end."""
-
-    text: str
-    exit_status: int = 0
-
-    def __rich__(self) -> str:
-        return self.text
-
-
-def probe(config: ProbeConfig) -> Scored:
+def probe(config: ProbeConfig) -> Answer:
     """Embed, train, choose on the validation split, score on the test split; leaves a `Predictor` and the scores.
 
     Raises:

@@ -21,13 +21,14 @@ from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
 from anysat.probing.cache import Features, extract
 from anysat.tasks.base import Task
-from anysat.tasks.heads import HEADS, NEIGHBOURS, make_head
+from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, make_head
 from anysat.tasks.neighbours import fit_neighbours
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, head_of
 from anysat.tasks.probe import Recipe, Trained, check_answered, check_labelled, fit_heads, grid, score_heads
 from anysat.train.run import RunFolder, open_run
+from anysat.workflows.answer import Answer
 from anysat.workflows.labelled_data import OpenData, open_data
-from anysat.workflows.probe import ProbeConfig, Scored
+from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
@@ -41,12 +42,11 @@ from anysat.workflows.task_parts import (
 )
 from anysat.workflows.task_text import NOTHING, summary
 
-DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
 FEATURES = "features"
 """Folder of a run that keeps embeddings."""
 
 
-def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
+def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
     """See `probe`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
@@ -81,7 +81,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Scored:
             told += f"\nreport: {write_report(run.path, found, data, predictor)}"
         with contextlib.suppress(OSError):  # there are none, but in a folder that is not of a probe alone
             run.checkpoints.rmdir()
-    return Scored(text=told)
+    return Answer(told)
 
 
 def _prepared(

@@ -1,0 +1,18 @@
+"""What a command comes to, as it is told at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command prints, and its exit status."""
+
+    content: Any
+    """Anything rich prints."""
+    exit_status: int = 0
+
+    def __rich__(self) -> Any:
+        return self.content
