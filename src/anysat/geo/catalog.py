@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anysat.errors import RecordError
 from anysat.geo.conventions import uri
+from anysat.geo.exports import EXPORTS
 from anysat.geo.outline import outline
 from anysat.geo.stored import StoredGroup, open_stored, provenance_of
 from anysat.geo.tables import times_of
@@ -29,8 +30,7 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 """What pystac's extension writes as 1.4.0 is valid as 1.5.2."""
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
 """In whose list the bands are that inputs of the model refer to: STAC 1.1 itself has them in assets only."""
-_MEDIA = {".zarr": "application/vnd.zarr; version=3", ".parquet": "application/vnd.apache.parquet",
-          ".tif": "image/tiff; application=geotiff; profile=cloud-optimized"}  # fmt: skip
+_MEDIA = {".zarr": "application/vnd.zarr; version=3", **{suffix: one.media_type for suffix, one in EXPORTS.items()}}
 _DATA_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
 
 

@@ -45,6 +45,9 @@ class Content(NamedTuple):
 class Export(Protocol):
     """One format."""
 
+    media_type: str
+    """In documents."""
+
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """What `write` makes of a group."""
 
@@ -58,6 +61,8 @@ class CogExport:
     Codes come with their rule in the tags, and lengths in NAME_norm.tif; classes with a palette, and with their names
     in the tags and in NAME.tif.aux.xml.
     """
+
+    media_type = "image/tiff; application=geotiff; profile=cloud-optimized"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """NAME.tif, or NAME_2020-01-01.tif … where there are several periods."""
@@ -98,6 +103,7 @@ def _period_names(periods: Sequence[Period]) -> list[str]:
 class TableExport:
     """One GeoParquet file: a row per patch that was seen, a row group per shard; codes as they are stored."""
 
+    media_type = "application/vnd.apache.parquet"
     geometry: Geometry = "polygon"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:  # noqa: ARG002 - the file, whatever the group

@@ -10,6 +10,8 @@ from pathlib import Path
 from anysat.errors import RecordError, UnknownNameError
 
 ALSO = (".tif", ".parquet")
+AREA_SUFFIXES = (".zarr", *ALSO)
+"""Formats of an area."""
 _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 

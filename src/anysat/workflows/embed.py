@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
-from anysat.workflows.area_options import AreaOptions
+from anysat.workflows.area_options import AREA_SUFFIXES, AreaOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from anysat.workflows.answer import Answer
 
 FIRST = "first"
-SUFFIXES = (".zarr", ".tif")
-"""Formats a name without suffix stands for, of a tile; of an area it is the first."""
-AREA_SUFFIXES = (*SUFFIXES, ".parquet")
+TILE_SUFFIXES = (".zarr", ".tif")
+"""Formats of a tile; a name without suffix stands for both."""
 PLACES = ("removed", "kept")
 KEEPS = ("series", "features")
 GIVEN_ANEW = frozenset(
@@ -99,8 +98,9 @@ class EmbedConfig(AreaOptions):
             raise RecordError("--keep", self.keep, "--out NAME.zarr and float32, which is what can be gone on with")
         if self.update is not None and not (self.out and self.patch_size_m):  # these come from what is kept beside it
             return
-        if Path(self.out).suffix not in ("", *AREA_SUFFIXES) or not Path(self.out).name:
-            raise RecordError("--out", self.out, f"a name ending in {', '.join(AREA_SUFFIXES)}, or without suffix")
+        allowed = AREA_SUFFIXES if self.is_area else TILE_SUFFIXES
+        if Path(self.out).suffix not in ("", *allowed) or not Path(self.out).name:
+            raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}, or without suffix")
         if not (math.isfinite(self.patch_size_m) and self.patch_size_m > 0):
             raise RecordError("--patch-size-m", self.patch_size_m, "a positive number of metres")
         if self.store not in STORES:
@@ -124,7 +124,7 @@ class EmbedConfig(AreaOptions):
         """Options given that only an area has, as they are typed."""
         own = {"--store": self.store != "float32", "--places": self.places != "removed",
                "--keep": self.keep is not None, "--update": self.update is not None,
-               f"--out NAME{Path(self.out).suffix}": Path(self.out).suffix not in ("", *SUFFIXES)}  # fmt: skip
+               f"--out NAME{Path(self.out).suffix}": Path(self.out).suffix not in ("", *TILE_SUFFIXES)}  # fmt: skip
         return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 

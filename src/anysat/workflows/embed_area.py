@@ -39,7 +39,7 @@ from anysat.normalise import Normaliser
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, progress, run_parts, tell_first
-from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
+from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 
 
@@ -59,7 +59,7 @@ class Prepared:
 
     def part(self, job: Job) -> Part:
         """A job with its store; steps of quantisation are measured on windows of the area, what places add later."""
-        output, layouts = output_of(self.config.out, job.area, SUFFIXES[0]), self._layouts(job)
+        output, layouts = output_of(self.config.out, job.area, ".zarr"), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
         keep: Keep | None = self.config.keep  # type: ignore[assignment]
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
@@ -144,7 +144,7 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> An
     asked, given = prepared.config, []
     if data is None:
         given = [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
-        written = [Path(asked.out).suffix or SUFFIXES[0], *asked.formats, ".png", ".stac"]
+        written = [Path(asked.out).suffix or ".zarr", *asked.formats, ".png", ".stac"]
         check_apart([Path(asked.out).with_suffix(suffix) for suffix in written], given)
     why = [] if config.update is not None else [config.told_as_area(config.out)]
     said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]

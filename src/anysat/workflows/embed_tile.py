@@ -31,7 +31,7 @@ from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
-from anysat.workflows.embed import FIRST, SUFFIXES, EmbedConfig
+from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +106,7 @@ def embed_tile(config: EmbedConfig) -> Text:
 
 
 def _outputs(out: Path) -> list[Path]:
-    return [out] if out.suffix else [_named(out, suffix) for suffix in SUFFIXES]
+    return [out] if out.suffix else [_named(out, suffix) for suffix in TILE_SUFFIXES]
 
 
 def _named(out: Path, suffix: str) -> Path:

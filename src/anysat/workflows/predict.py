@@ -9,7 +9,9 @@ from pathlib import Path
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
-from anysat.workflows.area_options import AreaOptions
+from anysat.workflows.area_options import AREA_SUFFIXES, AreaOptions
+
+_TILE_SUFFIXES = (".tif", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class PredictConfig(AreaOptions):
             raise InputError("RUN", "the run's folder, or its predictor file, as the first word", self.run)
         if not self.inputs:
             raise InputError("MODALITY=PATH", "inputs, such as s2=cube.nc", "none")
-        allowed = (".tif", ".zarr", ".parquet") if self.is_area else (".tif", ".json")
+        allowed = AREA_SUFFIXES if self.is_area else _TILE_SUFFIXES
         if Path(self.out).suffix not in allowed:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}")
         if self.precision not in PRECISIONS:
@@ -70,7 +72,10 @@ class PredictConfig(AreaOptions):
     def asked_of_area(self) -> list[str]:
         """Options given that only an area has, as they are typed."""
         suffix = Path(self.out).suffix
-        own = {"--variants": self.variants > 0, f"--out NAME{suffix}": suffix in (".zarr", ".parquet")}
+        own = {
+            "--variants": self.variants > 0,
+            f"--out NAME{suffix}": suffix in AREA_SUFFIXES and suffix not in _TILE_SUFFIXES,
+        }
         return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 
