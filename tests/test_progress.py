@@ -31,9 +31,7 @@ def test_short_work_in_a_log_is_one_line(capsys):
 
 @pytest.mark.usefixtures("clock")
 def test_an_area_in_a_log_is_told_every_half_minute(capsys):
-    from anysat.workflows.area_run import progress as blocks
-
-    with blocks("windows") as tick:
+    with progress.tick_bar("windows") as tick:
         for done in range(1, 5):
             tick(done, 9)
     assert capsys.readouterr().err == "windows: 3 of 9\n"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from anysat.areas.job import Found
 from anysat.areas.meter import Meter
@@ -31,7 +29,7 @@ from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
-from anysat.workflows.progress import Lines
+from anysat.workflows.progress import tick_bar
 
 _SHOWN = 5
 
@@ -153,10 +151,10 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[s
     """What is to be said of it, in words and as it is kept."""
     older = _older(part, options) if overwrite else []
     found, timing = _computed(part, options, overwrite, older)
-    with progress("writing") as tick:
+    with tick_bar("writing") as tick:
         exported = _exported(part, options, overwrite, tick)
     written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
-    with progress("drawing") as tick:
+    with tick_bar("drawing") as tick:
         written.append(_drawn(part, tick))
     if part.is_store:
         written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
@@ -190,7 +188,7 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence
         tell_first(store.begun_anew)
     try:
         work = part.work(store.partial / "between")
-        with progress(f"computing {part.output.stem}") as tick:
+        with tick_bar(f"computing {part.output.stem}") as tick:
             timing, joules = _run(work, store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
         summary = {
@@ -317,20 +315,6 @@ def _throughput(timing: Timing, km2: float) -> list[str]:
 def tell_first(line: str) -> None:
     """Say something before a long work, to whoever watches."""
     Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(line, highlight=False)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Tick]:
-    """A bar on stderr, gone when done; where it is no terminal, a line every half minute."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Lines(what).tell
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def model_facts(name: str, encoder: AnySat, *tasks: str, dataset: str | None = None) -> ModelFacts:

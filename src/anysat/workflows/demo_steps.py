@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import anysat
 from anysat.batch import Batch
+from anysat.data.work import Advance
 from anysat.model.checkpoint import PUBLISHED_REPO, load
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
@@ -26,6 +24,7 @@ from anysat.patches import PatchGrid
 from anysat.pictures import fit_pca, pca_rgb, quicklook
 from anysat.workflows.demo_data import Pair
 from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Report
+from anysat.workflows.progress import progress_bar
 
 DENSE = "s2"
 """Modality whose pixels get a dense embedding."""
@@ -96,27 +95,21 @@ def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[fl
     shapes = {observation.modality: observation.shape_px for observation in pairs[0].tile.observations.values()}
     for size in patch_sizes_m:
         PatchGrid.fit(shapes, size, model.config.subpatch_order)  # refuse a size before the first is computed
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        for index, size in enumerate(patch_sizes_m):
-            task = progress.add_task(f"patches of {size:g} m", total=len(pairs))
-            results.append(
-                _embed_at(model, pairs, size, DENSE if index == 0 else None, partial(progress.advance, task))
-            )
+    for index, size in enumerate(patch_sizes_m):
+        with progress_bar(f"patches of {size:g} m", len(pairs)) as advance:
+            results.append(_embed_at(model, pairs, size, DENSE if index == 0 else None, advance))
     return results
 
 
-def _embed_at(
-    model: AnySat, pairs: Sequence[Pair], size: float, dense: str | None, advance: Callable[[], object]
-) -> SizeResult:
+def _embed_at(model: AnySat, pairs: Sequence[Pair], size: float, dense: str | None, advance: Advance) -> SizeResult:
 
     started = time.perf_counter()
     found = []
     for pair in pairs:
         with torch.inference_mode():
             found.append(model.encode(Batch.of([pair.tile]), size, dense=dense))
-        advance()
+        advance(1)
 
     def stacked(parts: list[torch.Tensor]) -> NDArray[np.float32]:
         return torch.cat(parts).float().cpu().numpy()

@@ -38,9 +38,10 @@ from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, progress, run_parts, tell_first
+from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
+from anysat.workflows.progress import tick_bar
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -192,7 +193,7 @@ def levelled(job: Job, config: EmbedConfig) -> Job:
     """The job with what places add measured, where that is to be taken away and there are several windows."""
     if job.places is not None or config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
         return job
-    with progress("measuring places"):
+    with tick_bar("measuring places"):
         return replace(job, places=measure_places(job))
 
 
@@ -303,7 +304,7 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     """What values are standardised with; measured on windows from all over the area where nothing is given."""
     if model.normaliser is not None:
         return model.normaliser.source_of(jobs[0].dataset)
-    with progress("measuring statistics"):
+    with tick_bar("measuring statistics"):
         tiles = [tile for job in jobs for tile in sample_tiles(job)]
     if not tiles:
         raise SourceError("the area", NOTHING_SEEN,

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anysat.areas.run import Tick
     from anysat.data.work import Advance
 
 
@@ -60,6 +61,26 @@ def progress_bar(what: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def tick_bar(what: str) -> Iterator[Tick]:
+    """A bar, gone when done; call what it gives with how many are done and how many there are.
+
+    Where stderr is no terminal it is a line every half minute.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(what).tell
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _counted(what: str, total: int) -> Advance:

@@ -6,13 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from anysat.data.base import DatasetRecord, find_dataset
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 from anysat.errors import InputError, OutputExistsError, WriteError
+from anysat.workflows.progress import tick_bar
 from anysat.workflows.world import WorldMakeConfig
 
 
@@ -47,9 +45,8 @@ def _write(record: DatasetRecord, folder: DatasetFolder, config: WorldMakeConfig
     """One call of the dataset's writer, which asks the world for its tiles one by one: progress counts them."""
     if record.write_miniature is None:
         raise InputError(f"dataset {record.name}", "one that can be generated", "one without a writer")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        shown = progress.add_task(f"tiles of {record.name}", total=config.tiles)
-        world = World(config.seed, on_tile=lambda index: progress.update(shown, completed=index))
+    with tick_bar(f"tiles of {record.name}") as tick:
+        world = World(config.seed, on_tile=lambda index: tick(index, config.tiles))
         record.write_miniature(folder, world, config.tiles)
 
 
