@@ -1,6 +1,7 @@
 """What a task is: a target, how many numbers tell it, the loss that trains them, what they mean, how they are scored.
 
-To add a task, write one file with a class that has what `Task` asks for, and name it in `make_task`.
+To add a task, write one file with a class that has what `Task` asks for, and name it in `make_task`. A new kind of
+target takes more: heads of neighbours, simple models, maps, pictures and reports look at `Target.kind`, too.
 """
 
 from __future__ import annotations
