@@ -32,12 +32,7 @@ WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
 TARGET, CLASSES = "land_cover", 7
 BLOCK_KM = 150
 FOLDS = 3
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Generated tiles are kept for the whole session, away from the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -19,12 +19,7 @@ from miniatures import miniature
 
 WORLD = '{"tiles": 18, "seed": 7, "modalities": ["s1"], "extent_m": 60}'
 MEMBERS = ("train", "val", "test")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Generated tiles are kept for the whole session, away from the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from anysat.workflows import finetune_run, predict, predict_tile, task_parts
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.labelled_data import open_data
+from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
@@ -123,7 +123,7 @@ class Part(list):
 def test_folds_may_be_splits_and_members_joined(folds, members, tested):
     record = find_dataset("pastis_hd")
     parts = [Part(part) for part in (members[:1], members[1:2], members[2:])]
-    data = SimpleNamespace(train=parts[0], val=parts[1], test=parts[2], record=record, selected_on="val")
+    data = OpenData(record=record, target=record.targets[0], train=parts[0], val=parts[1], test=parts[2])
     config = EvaluateConfig(compare=True, data=LabelledData(dataset="pastis_hd", folds=folds))
     turns = make_turns(config, data, [None] * len(members))
     assert np.argmax(turns.roles == TEST, axis=0).tolist() == tested

@@ -58,7 +58,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
+class TrainedHead:
     """The best of all settings and epochs on the validation tiles."""
 
     head: nn.Module
@@ -93,7 +93,7 @@ def fit_heads(
     task: Task, make: Callable[[], nn.Module], train: Sequence[Features], val: Sequence[Features],
     settings: Sequence[Setting], *, epochs: int, batch_size: int, seed: int, patience: int | None = None,
     recipe: Recipe = Recipe(), advance: Callable[[int], object] = lambda _: None,
-) -> Trained:  # fmt: skip
+) -> TrainedHead:  # fmt: skip
     """Train a head for every setting on the same batches; the best epoch of the best setting on `val` wins.
 
     AdamW; every setting begins with the same weights. An epoch without a training loss, or after which a head no longer
@@ -300,7 +300,7 @@ def is_better(score: float, than: float, task: Task) -> bool:
     return math.isnan(than) or (score > than if task.highest_is_best else score < than)
 
 
-def _chosen(task: Task, runners: Sequence[_Runner]) -> Trained:
+def _chosen(task: Task, runners: Sequence[_Runner]) -> TrainedHead:
     best = runners[0]
     for runner in runners[1:]:
         if is_better(runner.best_score, best.best_score, task):
@@ -308,7 +308,7 @@ def _chosen(task: Task, runners: Sequence[_Runner]) -> Trained:
     if best.best_state is not None:
         best.head.load_state_dict(best.best_state)
     assert best.curve is not None, best
-    return Trained(
+    return TrainedHead(
         head=best.head.eval(), setting=best.setting, epoch=best.best_epoch, score=best.best_score,
         curve=tuple(best.curve), tried=tuple((r.setting, r.best_score, r.best_epoch) for r in runners),
         curves=tuple(tuple(r.curve or ()) for r in runners),

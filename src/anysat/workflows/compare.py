@@ -21,7 +21,7 @@ from anysat.tasks.simple import called, check_models, draw_places, joined_places
 from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets
 from anysat.workflows.compare_told import Comparison, Line
-from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, VAL, make_turns
+from anysat.workflows.compare_turns import TEST, TRAIN, VAL, make_turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.progress import progress_bar
@@ -47,8 +47,7 @@ def compare(config: EvaluateConfig) -> Answer:
 def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
     """The places that are looked at: so many of each split, or of all tiles where folds take turns."""
     truths, geoboxes = [], []
-    for split in SPLITS:
-        tiles = getattr(data, split)
+    for split, tiles in data.splits.items():
         with progress_bar(f"targets of {tiles.name}, {split}", len(tiles)) as advance:
             for number in range(len(tiles)):
                 tile = tiles[number]
@@ -61,7 +60,7 @@ def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
     shapes = tuple(one.shape[-2:] if one.ndim >= 2 else None for one in truths)
     samples = Samples(places=joined_places(drawn, list(map(len, together))), shapes=shapes, turns=turns)
     for turn in range(len(turns.roles)):
-        for role, split in enumerate(SPLITS):
+        for role, split in enumerate(data.splits):
             where = f"{data.record.name}, " + (f"{split} part of turn {turn + 1}" if turns.is_crossed else split)
             truth = samples.places.truth[samples.rows(turn, role)]
             if not len(truth):

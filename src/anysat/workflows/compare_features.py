@@ -24,7 +24,7 @@ from anysat.probing.cache import Features, extract
 from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
 from anysat.tasks.simple import SIMPLE, Places, at_places
-from anysat.workflows.compare_turns import SPLITS, TEST, TRAIN, Turns
+from anysat.workflows.compare_turns import TEST, TRAIN, Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
@@ -82,8 +82,7 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
     """
     for name, make in SIMPLE.items():
         began, tables, first = time.process_time(), [], 0
-        for split in SPLITS:
-            tiles = getattr(data, split)
+        for split, tiles in data.splits.items():
             with progress_bar(f"{name}, {split}", len(tiles)) as advance:
                 for number in range(len(tiles)):
                     maps = make(tiles[number])
@@ -144,10 +143,10 @@ def _extracted(
         name = digest(encoder, statistics=True)
         if name not in seen:
             seen[name] = tuple(
-                extract(encoder, getattr(data, split), view.patch_sizes_m[0], cache, modalities=view.modalities,
+                extract(encoder, tiles, view.patch_sizes_m[0], cache, modalities=view.modalities,
                         dense=view.dense, precision=find_precision(config.precision, encoder.device),
                         progress=progress_bar)
-                for split in SPLITS
+                for tiles in data.splits.values()
             )  # fmt: skip
         of_turn.append(seen[name])
     return of_turn
@@ -157,7 +156,7 @@ def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
     """The data with the training tiles of a turn."""
     if not turns.is_crossed:
         return data
-    tables = [getattr(data, split).samples.columns for split in SPLITS]
+    tables = [tiles.samples.columns for tiles in data.splits.values()]
     every = TableOfTiles(**{name: np.concatenate([one[name] for one in tables]) for name in tables[0]})
     return replace(data, train=replace(data.train, samples=every.take(turns.roles[turn] == TRAIN)))
 

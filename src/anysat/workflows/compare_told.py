@@ -12,7 +12,7 @@ from anysat.data.work import fingerprint
 from anysat.tasks.base import Task
 from anysat.tasks.scores import Interval, Scores
 from anysat.workflows.compare_features import FeatureSet
-from anysat.workflows.compare_turns import SPLITS, Turns
+from anysat.workflows.compare_turns import Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.task_parts import all_versions, described
@@ -78,8 +78,8 @@ class Comparison:
             "seed": config.seed, "folds": self.turns.to_dict(), "baseline": BASELINE,
             "weights": {name: {k: v for k, v in one.items() if k not in _OF_A_LINE} for name, one in encoders.items()},
             "config": asdict(config),
-            "data": {split: {"tiles": len(getattr(data, split)), "fingerprint": fingerprint(getattr(data, split))}
-                     for split in SPLITS},
+            "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)}
+                     for split, tiles in data.splits.items()},
             "versions": all_versions(),
             "lines": [self._line(number) for number in range(len(self.lines))],
         }  # fmt: skip

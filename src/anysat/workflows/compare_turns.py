@@ -72,18 +72,18 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
     """
     if config.folds is not None and config.data.folds is not None:
         raise InputError("--folds", "folds of blocks, or the members in --data.folds", "both")
-    counts = [len(getattr(data, split)) for split in SPLITS]
+    counts = [len(tiles) for tiles in data.splits.values()]
     km = config.block_km if config.folds is None else config.block_km or BLOCK_KM
     groups = np.arange(sum(counts))
     if km is not None:
-        groups = blocks(geoboxes, [name for split in SPLITS for name in getattr(data, split).ids], km)
+        groups = blocks(geoboxes, [name for tiles in data.splits.values() for name in tiles.ids], km)
     if config.folds is not None:
         if len(np.unique(groups)) < config.folds:
             raise InputError(f"--folds {config.folds}", "at least as many blocks", f"{len(np.unique(groups))} "
                              f"{unit_of(km)}", "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
         roles = _roles(fold_numbers(groups, config.folds, config.seed))
     elif config.data.folds is not None:
-        members = np.concatenate([getattr(data, split).samples.columns["split"] for split in SPLITS])
+        members = np.concatenate([tiles.samples.columns["split"] for tiles in data.splits.values()])
         number = {
             member: fold for fold, name in enumerate(config.data.folds)
             for part in name.split("+") for member in data.record.splits.get(part, (part,))

@@ -61,7 +61,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
         defaults=type(config)().to_dict(), processes=num_processes(config.engine),
-        data={split: tiles_facts(getattr(data, split)) for split in ("train", "val", "test")},
+        data={split: tiles_facts(tiles) for split, tiles in data.splits.items()},
     ) as run:  # fmt: skip
         predictor, whose, new = _prepared(config, data, run)
         began_with = known_weights(predictor.encoder)
@@ -80,7 +80,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         best, is_chosen = _best(run)
         load_objective(objective, best.tensors(), best.path)
         done = objective.finished().to(device_of(config.engine))
-        unseen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
+        unseen: dict[str, list[str]] = {split: [] for split in data.splits}
         scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
         per_epoch = _steps_per_epoch(config, data)
         selection = {

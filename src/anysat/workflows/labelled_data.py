@@ -41,6 +41,11 @@ class OpenData:
     selected_on: str = "val"
     """What `val` is: the name of a split, or a share of the training tiles."""
 
+    @property
+    def splits(self) -> dict[str, Any]:
+        """Tiles by what they are for: `train`, `val` and `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     @cached_property
     def held(self) -> Mapping[str, float]:
         """Share of the training tiles with a valid value of each modality that any has; of a sample over all of them.

@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 from anysat.data.work import write_whole
-from anysat.tasks.probe import Trained
+from anysat.tasks.probe import TrainedHead
 
 SWEEP = "sweep.csv"
 TENSORBOARD = "tensorboard"
 
 
-def write_sweep(run: Path, trained: Trained, primary: str) -> None:
+def write_sweep(run: Path, trained: TrainedHead, primary: str) -> None:
     """Write `sweep.csv`, a row for each setting and epoch, and the same curves below `tensorboard`.
 
     Args:
@@ -35,7 +35,7 @@ def write_sweep(run: Path, trained: Trained, primary: str) -> None:
     _write_events(run / TENSORBOARD, trained, primary)
 
 
-def _write_events(folder: Path, trained: Trained, primary: str) -> None:
+def _write_events(folder: Path, trained: TrainedHead, primary: str) -> None:
     """A run of TensorBoard for each setting, whose steps are epochs."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -24,7 +24,7 @@ from anysat.tasks.base import Task
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, make_head
 from anysat.tasks.neighbours import fit_neighbours
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, head_of
-from anysat.tasks.probe import Recipe, Trained, check_answered, check_labelled, fit_heads, grid, score_heads
+from anysat.tasks.probe import Recipe, TrainedHead, check_answered, check_labelled, fit_heads, grid, score_heads
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.answer import Answer
 from anysat.workflows.labelled_data import OpenData, open_data
@@ -107,7 +107,7 @@ def _prepared(
                     precision=precision, num_workers=config.num_workers, progress=progress_bar)
             for size in view.patch_sizes_m
         ]
-        for split, tiles in (("train", data.train), ("val", data.val), ("test", data.test))
+        for split, tiles in data.splits.items()
     }  # fmt: skip
     for what, split in (("training", "train"), ("validation", "val")):
         check_labelled(data.target, features[split][0].targets[data.target.name], what)
@@ -163,7 +163,7 @@ def _asked(
     return predictor, selection
 
 
-def _selection(trained: Trained, task: Task) -> dict[str, Any]:
+def _selection(trained: TrainedHead, task: Task) -> dict[str, Any]:
     """How a head was chosen; where nothing chose, it is that of the last epoch."""
     return {
         **asdict(trained.setting),

@@ -288,11 +288,10 @@ def result(
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is said of a result, as plain values; intervals are over tiles or blocks of `block_km`."""
     km = config["block_km"]
-    splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "command": command,
         "scores": {
-            split: described(over_blocks(found, splits[split], km), unit_of(km)) for split, found in scores.items()
+            split: described(over_blocks(found, data.splits[split], km), unit_of(km)) for split, found in scores.items()
         },
         "primary": predictor.task.primary,
         "selected_on": data.selected_on,
@@ -304,7 +303,9 @@ def result(
         "head_parameters": sum(p.numel() for p in predictor.head.parameters()),
         "encoder_parameters": sum(p.numel() for p in predictor.encoder.parameters()),
         "weights": known_weights(predictor.encoder),
-        "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)} for split, tiles in splits.items()},
+        "data": {
+            split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)} for split, tiles in data.splits.items()
+        },
         "config": dict(config),
         "versions": all_versions(),
         **facts,
