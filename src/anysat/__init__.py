@@ -1,6 +1,6 @@
-"""Embeddings of any Earth-observation data: any sensors, resolutions and scales, one encoder (AnySat).
+"""Turn Earth-observation data from any combination of sensors into embeddings, with the AnySat encoder.
 
-The public names are loaded when first used, so that importing the package is quick.
+The public names are imported when first used, so that importing the package is quick.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Whether torch's large tensors lie in pages of 2 MiB where Linux has them: asked once, at a process's first tensor."""
+"""Environment variable that makes torch keep large tensors in pages of 2 MiB on Linux. Read at the first tensor."""
 IS_TOLD_PAGES = LARGE_PAGES in os.environ
 os.environ.setdefault(LARGE_PAGES, "1")
 

@@ -1,6 +1,6 @@
-"""The values that flow: Tile and Batch in, Embeddings out; padding and collation.
+"""Tiles and batches, the input of the encoder, and embeddings, its output.
 
-Arrays are numpy up to the tile, torch from the batch on. All hold source values.
+Tiles hold numpy arrays, batches hold torch tensors. Both are in source values.
 """
 
 from __future__ import annotations
@@ -20,36 +20,46 @@ from anysat.observation import Observation
 from anysat.patches import PatchGrid
 
 NO_DAY = int(np.iinfo(np.int64).min)
-"""Where there is no date: numpy's NaT."""
+"""The integer that stands for "no date": numpy's NaT."""
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
-"""Makes an empty tensor of a shape and type."""
+"""A function that allocates a tensor of a given shape and type."""
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="cpu")  # where numpy fills it, whatever torch makes by default
+    return torch.empty(shape, dtype=dtype, device="cpu")  # numpy fills it, whatever torch's default device is
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tile:
-    """One sample: observations of the same ground."""
+    """One sample: observations of the same rectangle of ground by one or more modalities.
+
+    Raises:
+        InputError: There is no observation, or one lies under another modality's key.
+        ExtentError: The observations do not cover the same ground. Context modalities (MODIS) are exempt.
+    """
 
     observations: Mapping[str, Observation]
-    """Observation of each modality, by its key."""
+    """One observation per modality, by the modality's key."""
     id: str = "tile"
     """Name used in messages and outputs."""
     dataset: str | None = None
-    """Name under which statistics are looked up; None when there is only one set."""
+    """Dataset whose statistics standardise the tile. None if the model has the statistics of one dataset only."""
     geobox: Any = None
     """Georeference of the ground (an `odc.geo.GeoBox`), or None."""
     targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Labels by name."""
+    """Targets by name."""
 
     @classmethod
     def of(cls, *observations: Observation, **options: Any) -> Tile:
-        """A tile of these observations; `options` are the other fields.
+        """Create a tile from observations.
+
+        Args:
+            *observations: At most one per modality.
+            **options: The other fields: `id`, `dataset`, `geobox`, `targets`.
 
         Raises:
-            InputError: they are no observations, or two of one modality; the tile cannot be.
+            InputError: An argument is not an observation, two are of one modality, or there are none.
+            ExtentError: The observations do not cover the same ground.
         """
         for observation in observations:
             if not isinstance(observation, Observation):
@@ -73,7 +83,7 @@ class Tile:
 
     @property
     def _extents_m(self) -> dict[str, tuple[float, float]]:
-        """Height and width of what each modality that lies in patches covers."""
+        """Height and width in metres covered by each modality, without context modalities."""
         return {
             key: (o.shape_px[0] * o.modality.gsd_m, o.shape_px[1] * o.modality.gsd_m)
             for key, o in self.observations.items()
@@ -86,22 +96,24 @@ class Tile:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StackedObservation:
-    """One modality of a batch."""
+    """The observations of one modality in a batch."""
 
     modality: Modality
     values: Tensor
     """(batch band row col) or (batch time band row col), source values."""
     valid: Tensor
-    """Same shape, boolean. Padded dates and absent tiles are False."""
+    """Same shape as `values`, boolean. False for padded dates and for tiles that lack the modality."""
     units: tuple[str, ...]
     """Unit of each band."""
     dates: Tensor | None = None
-    """(batch time) days since 1970-01-01, integers; `NO_DAY` where padded."""
+    """(batch time) whole days since 1970-01-01; `NO_DAY` where padded. None for single images."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Stacked tiles: same ground size, ragged dates padded under the valid mask.
+    """Several tiles of one ground size, stacked.
+
+    Series are padded to the longest one in the batch; padded dates are invalid and do not change the embeddings.
 
     Examples:
         >>> from anysat.modalities import MODALITIES
@@ -111,20 +123,26 @@ class Batch:
     """
 
     observations: Mapping[str, StackedObservation]
+    """One stacked observation per modality, by the modality's key."""
     ids: tuple[str, ...]
+    """Name of each tile."""
     dataset: str | None = None
+    """Dataset of the tiles, whose statistics standardise them."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    """Stacked targets by name, with a batch axis first."""
 
     @classmethod
     def of(cls, tiles: Sequence[Tile], allocate: Allocate = _allocate) -> Batch:
-        """Stack tiles. A modality that some tiles lack is wholly invalid there.
+        """Stack tiles into a batch.
+
+        The tiles may have different modalities; one that a tile lacks is invalid there.
 
         Args:
-            tiles: of one dataset and one size.
-            allocate: where the tensors are to lie; in ordinary memory when not given.
+            tiles: Tiles of one dataset and one ground size, with the same targets and units.
+            allocate: Allocates the tensors; by default in ordinary memory.
 
         Raises:
-            InputError: no tiles; tiles of different sizes, units, datasets or targets.
+            InputError: There are no tiles, or they differ in size, units, datasets or targets.
         """
         if not isinstance(tiles, Sequence) or not all(isinstance(tile, Tile) for tile in tiles):
             raise InputError("batch", "a list of tiles", type(tiles).__name__)
@@ -139,7 +157,7 @@ class Batch:
         keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
         observations = {key: _stack(key, tiles, allocate) for key in keys}
         sizes = {_rounded(extent): extent for tile in tiles for extent in tile._extents_m.values()}
-        if len(sizes) > 1:  # of tiles that share no modality
+        if len(sizes) > 1:  # tiles that share no modality, so that no stacking has compared them
             got = ", ".join(f"{height:g} x {width:g} m" for height, width in sizes.values())
             raise InputError("batch", "tiles of one size", got)
         return cls(
@@ -150,10 +168,11 @@ class Batch:
         )
 
     def having(self, modality: Modality) -> Batch:
-        """The same batch; a modality that no tile has is there, wholly invalid, as where other tiles have it.
+        """Return the batch with `modality` among its observations, all invalid if no tile has it.
 
         Raises:
-            InputError: its pixels do not fill the ground, or only modalities that cover the tile say what that is.
+            InputError: A whole number of its pixels does not fill the ground, or the batch has only context modalities,
+                which do not determine the size of the ground.
         """
         tiling = [seen for seen in self.observations.values() if not seen.modality.covers_tile]
         if modality.key in self.observations:
@@ -172,11 +191,11 @@ class Batch:
         return replace(self, observations={**self.observations, modality.key: nothing})
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with every tensor changed."""
+        """Return the batch with `change` applied to every tensor."""
         changed = {
             key: replace(
                 o,
@@ -198,27 +217,28 @@ class Batch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Embeddings:
-    """What the encoder gives: tile, patch and dense vectors, channels last, rows before columns.
+    """The output of the encoder: tile, patch and dense embeddings, channels last and rows before columns.
 
-    Where nothing was seen, vectors are NaN and `valid` is False.
+    Where nothing was observed, embeddings are NaN and `valid` is False. `AXES` names the axes of each tensor.
     """
 
     tile: Tensor
-    """(batch dim)"""
+    """(batch dim), one vector per tile."""
     patch: Tensor
-    """(batch patch_row patch_col dim)"""
+    """(batch patch_row patch_col dim), one vector per patch."""
     valid: Tensor
-    """(batch patch_row patch_col), True where at least one modality saw the patch."""
+    """(batch patch_row patch_col), True where at least one modality observed the patch."""
     grid: PatchGrid
-    """How the tile was cut."""
+    """How the tiles were divided into patches."""
     dense: Tensor | None = None
-    """(batch row col 2*dim), one vector per sub-patch of `dense_modality`: its patch's fused token, then its own."""
+    """(batch row col 2*dim), one vector per sub-patch of `dense_modality`: the fused token of its patch, followed by
+    the sub-patch's own token. None if no dense embeddings were requested."""
     dense_valid: Tensor | None = None
-    """(batch row col), True where that modality saw the sub-patch."""
+    """(batch row col), True where `dense_modality` observed the sub-patch."""
     dense_modality: Modality | None = None
-    """Modality whose sub-patches the dense vectors stand for."""
+    """Modality whose sub-patches the dense embeddings stand for."""
     absent: Mapping[str, int] = field(default_factory=dict)
-    """Modalities without a valid value, and in how many tiles of the batch."""
+    """Modalities without a single valid value, with the number of tiles of the batch where that is so."""
 
     AXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "tile": ("batch", "dim"),
@@ -234,7 +254,7 @@ class Embeddings:
 
 
 def _rounded(extent_m: tuple[float, float]) -> tuple[int, int]:
-    """In centimetres."""
+    """Height and width in whole centimetres, for comparison."""
     height_m, width_m = extent_m
     return round(100 * height_m), round(100 * width_m)
 
@@ -242,7 +262,7 @@ def _rounded(extent_m: tuple[float, float]) -> tuple[int, int]:
 def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:
     present = [tile.observations[key] for tile in tiles if key in tile.observations]
     units = {observation.units for observation in present}
-    if len(units) > 1:  # where nothing is valid, no value has a unit
+    if len(units) > 1:  # the units of an observation without a valid value do not count
         present.sort(key=lambda observation: not observation.valid.any())
         units = {observation.units for observation in present if observation.valid.any()}
     first = present[0]
@@ -265,7 +285,7 @@ def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObserv
 
 
 def _fill(row: NDArray[Any], seen: NDArray[Any], days: NDArray[Any] | None, observation: Observation) -> int:
-    """Copy one observation into its place; how much of the first axis was filled."""
+    """Copy one observation into its place; return how many entries of the first axis were filled."""
     steps = len(observation.values)
     row[:steps], seen[:steps] = observation.values, observation.valid
     if days is not None and observation.dates is not None:

@@ -1,7 +1,7 @@
-"""The error family: every mistake a user can make raises one of these, and each class builds its own message.
+"""The exceptions that the package raises on purpose; all are subclasses of `AnySatError`.
 
-A message says what was expected, what came, where, and what to do. Each class is also the
-fitting built-in, so `except ValueError` works too.
+Their messages say what was expected, what was given, where, and what to do. Each class is also a subclass of a built-in
+exception, so `except ValueError` works too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 
 class AnySatError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of all errors that the package raises on purpose."""
 
     def __reduce__(self) -> Any:
         return _remake, (type(self), str(self))
 
 
 def _remake(kind: type[AnySatError], message: str) -> AnySatError:
-    """An error that comes from another process, with its message as it was built there."""
+    """Unpickle an error from another process, with the message that was built there."""
     error = kind.__new__(kind)
     BaseException.__init__(error, message)
     return error
@@ -34,7 +34,7 @@ def _metres(value: float) -> str:
 
 
 class UnknownNameError(AnySatError, ValueError):
-    """A name (modality, band, preset …) that is not in the table it was looked up in."""
+    """A name, such as that of a modality, band or preset, is not known."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
@@ -44,25 +44,25 @@ class UnknownNameError(AnySatError, ValueError):
 
 
 class RecordError(AnySatError, ValueError):
-    """A value of a record or a configuration that cannot be."""
+    """A record or a configuration has a value that is not possible."""
 
     def __init__(self, where: str, got: object, expected: str) -> None:
         super().__init__(f"{where}: expected {expected}, got {got!r}")
 
 
 class InputError(AnySatError, ValueError):
-    """Input data with the wrong rank, length, type, dates or units."""
+    """Input data has a wrong rank, length, type, date or unit."""
 
     def __init__(self, where: str, expected: str, got: object, advice: str = "") -> None:
         super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
 
 
 class OtherWorkError(InputError):
-    """A folder of unfinished work that was begun otherwise, or holds other files."""
+    """A folder of unfinished work was started with other settings, or holds other files."""
 
 
 class ExtentError(AnySatError, ValueError):
-    """Modalities of one tile that do not cover the same ground."""
+    """The modalities of a tile do not cover the same ground."""
 
     def __init__(self, extents_m: Mapping[str, tuple[float, float]], advice: str) -> None:
         sides = _listed(f"{key} {h:g} x {w:g} m" for key, (h, w) in extents_m.items())
@@ -70,7 +70,7 @@ class ExtentError(AnySatError, ValueError):
 
 
 class PatchSizeError(AnySatError, ValueError):
-    """A patch size that does not nest in the tile or does not hold whole sub-patches."""
+    """A patch size does not divide the tile, or does not hold whole sub-patches."""
 
     def __init__(self, patch_size_m: object, reason: str, fitting_m: Sequence[float]) -> None:
         way_out = (
@@ -83,7 +83,7 @@ class PatchSizeError(AnySatError, ValueError):
 
 
 class EmptyTileError(AnySatError, ValueError):
-    """A tile without a single valid value in any modality."""
+    """A tile has no valid value in any modality."""
 
     def __init__(self, tiles: Sequence[object]) -> None:
         super().__init__(
@@ -93,14 +93,14 @@ class EmptyTileError(AnySatError, ValueError):
 
 
 class StatisticsError(AnySatError, ValueError):
-    """Statistics that are missing or do not describe the data they are to standardise."""
+    """Statistics are missing, or do not fit the data that they should standardise."""
 
     def __init__(self, where: str, problem: str, advice: str) -> None:
         super().__init__(f"statistics of {where}: {problem}; {advice}")
 
 
 class WeightsError(AnySatError, ValueError):
-    """A weight file that cannot be read, or whose tensors are not the model's."""
+    """A weight file cannot be read, or its tensors do not fit the model."""
 
     def __init__(self, source: object, problem: str, advice: str = "") -> None:
         super().__init__(f"weights {source}: {problem}" + (f"; {advice}" if advice else ""))
@@ -109,7 +109,7 @@ class WeightsError(AnySatError, ValueError):
     def mismatch(
         cls, source: object, missing: Sequence[str], extra: Sequence[str], misshapen: Sequence[str]
     ) -> WeightsError:
-        """Name the first few missing, extra and misshapen tensors of a file."""
+        """Create an error that names the first few missing, extra and misshapen tensors."""
         parts = [
             f"{len(names)} {word} ({_listed(names[:4])}{', …' if len(names) > 4 else ''})"
             for word, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
@@ -120,31 +120,31 @@ class WeightsError(AnySatError, ValueError):
 
 
 class MissingFileError(AnySatError, FileNotFoundError):
-    """A path given by the user that does not exist."""
+    """A given path does not exist."""
 
     def __init__(self, path: object, expected: str) -> None:
         super().__init__(f"{path}: no such file or folder; expected {expected}")
 
 
 class MissingExtraError(AnySatError, ImportError):
-    """An optional dependency that is not installed."""
+    """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package {package!r}: pip install 'anysat[{extra}]'")
 
 
 class SourceError(AnySatError, ValueError):
-    """A raster or cube that cannot be read, has no georeference, or lies elsewhere."""
+    """A raster or cube cannot be read, has no georeference, or lies elsewhere."""
 
     def __init__(self, path: object, problem: str, advice: str = "") -> None:
         super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
 
 
 class EmptySourceError(SourceError):
-    """A source that is there and has nothing to give: no file, or no date among those asked for."""
+    """A source exists but is empty: it has no file, or none of the requested dates."""
 
     problem: str = ""
-    """What it lacks, without its path."""
+    """What the source lacks, without its path."""
 
     def __init__(self, path: object, problem: str, advice: str = "") -> None:
         super().__init__(path, problem, advice)
@@ -152,22 +152,22 @@ class EmptySourceError(SourceError):
 
 
 class LargeGroundError(SourceError):
-    """Ground that is too large to be seen as one tile."""
+    """The ground is too large for one tile."""
 
 
 class MissingKeyError(SourceError):
-    """A file without a part of the name that was asked for."""
+    """A file has no part of the requested name."""
 
 
 class WriteError(AnySatError, OSError):
-    """An output that could not be written; nothing of it is left behind."""
+    """An output could not be written. No part of it is left behind."""
 
     def __init__(self, path: object, problem: object) -> None:
         super().__init__(f"{path}: could not be written ({problem}); nothing was left behind")
 
 
 class OutputExistsError(WriteError, FileExistsError):
-    """An output that is there already."""
+    """An output exists already."""
 
     def __init__(self, paths: Sequence[object]) -> None:
         exist = "exists" if len(paths) == 1 else "exist"
@@ -175,7 +175,7 @@ class OutputExistsError(WriteError, FileExistsError):
 
 
 class UnfinishedError(WriteError):
-    """A long work that stopped part-way; what is finished is kept and taken up again."""
+    """Long work stopped before its end. The finished part is kept, and the same command continues it."""
 
     def __init__(self, kept_in: object, problem: object) -> None:
         OSError.__init__(
@@ -185,7 +185,7 @@ class UnfinishedError(WriteError):
 
 
 class StoreMismatchError(WriteError):
-    """An unfinished store that was made from something else than what is to be written now."""
+    """An unfinished store was made from other inputs or settings than those given now."""
 
     def __init__(self, partial: object, differences: Sequence[str]) -> None:
         more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
@@ -196,14 +196,14 @@ class StoreMismatchError(WriteError):
 
 
 class RunExistsError(OutputExistsError):
-    """A training run in a folder where another is to begin."""
+    """The folder for a new training run holds a run already."""
 
     def __init__(self, folder: object) -> None:
         OSError.__init__(self, f"{folder} holds a run already; go on with it with --resume, or give another --out")
 
 
 class RunStoppedError(UnfinishedError):
-    """A training that could not write; its last checkpoint is kept."""
+    """Training stopped because it could not write. Its last checkpoint is kept."""
 
     def __init__(self, folder: object, step: int, problem: object) -> None:
         OSError.__init__(
@@ -213,7 +213,7 @@ class RunStoppedError(UnfinishedError):
 
 
 class DivergedError(AnySatError, ArithmeticError):
-    """A training whose loss is no number any more."""
+    """Training diverged: the loss is NaN or infinite."""
 
     def __init__(self, folder: object, step: int, got: object) -> None:
         super().__init__(
@@ -223,7 +223,7 @@ class DivergedError(AnySatError, ArithmeticError):
 
 
 class CollapseError(AnySatError, RuntimeError):
-    """A training whose embeddings have stopped to tell anything apart; `problem` says what was measured."""
+    """The embeddings collapsed during training: they no longer tell inputs apart. `problem` says what was measured."""
 
     def __init__(
         self, problem: str, *, step: int,

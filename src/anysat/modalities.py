@@ -1,8 +1,7 @@
-"""The table of modalities: every input stream the model knows, as one record each.
+"""The table of modalities: one record for each input stream that the package knows.
 
-Nothing else in the package knows a modality by name. To add a sensor, add a record here, or
-make a `Modality` (or the same fields in a YAML file, see `read_modalities`) and put it into
-`ModelConfig.modalities`.
+No other module knows a modality by name. To add a sensor, add a record here, or create a `Modality` in Python or YAML
+(see `read_modalities`) and pass it in `ModelConfig.modalities`.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from typing import Any, cast
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 
 UNITS = ("reflectance", "reflectance_1e4", "DN", "dB", "linear", "K", "m", "ratio")
-"""Units a band may be given in. `reflectance_1e4` is reflectance times 10 000, `linear` is radar power."""
+"""Units of band values. `reflectance_1e4` is reflectance times 10,000, `linear` is radar power."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """One channel of a modality, always addressed by name."""
+    """One channel of a modality, always identified by name."""
 
     name: str
     """Name used by the sensor's operator, without leading zeros: `B2`, `VV`, `NIR`."""
     unit: str = "DN"
-    """Unit the source values are in unless the data say otherwise, one of `UNITS`."""
+    """Default unit of the source values, one of `UNITS`. Data may state another."""
     wavelength_nm: float | None = None
-    """Centre wavelength; None for radar and for derived bands."""
+    """Centre wavelength in nanometres; None for radar and for derived bands."""
     polarisation: str | None = None
-    """Radar polarisation (sent, received): `VV`, `VH`, `HH`, `HV`."""
+    """Radar polarisation, first sent, then received: `VV`, `VH`, `HH`, `HV`."""
     common_name: str | None = None
-    """Name shared between sensors (`red`, `nir` …), also accepted when bands are matched."""
+    """Name shared between sensors, such as `red` or `nir`; also accepted when bands are matched."""
     ratio_of: tuple[str, str] | None = None
-    """Numerator and denominator when the band is made from two others."""
+    """Names of the numerator and the denominator if the band is the ratio of two others, else None."""
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -44,12 +43,12 @@ class Band:
 
     @property
     def match_keys(self) -> frozenset[str]:
-        """Spellings under which the band is recognised in a file."""
+        """Spellings that identify the band in a file."""
         return frozenset(band_key(name) for name in (self.name, self.common_name) if name)
 
 
 def band_key(name: str) -> str:
-    """Spelling of a band name that comparison uses: `B02`, `b2` and `B2` are one band.
+    """Return the spelling of a band name used for comparison: `B02`, `b2` and `B2` are the same band.
 
     Examples:
         >>> band_key("B02") == band_key("b2"), band_key("B8A")
@@ -62,7 +61,10 @@ def band_key(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """One input stream with fixed bands and spacing (paper section 4.1, tables 2 and C).
+    """One input stream with fixed bands and pixel spacing (paper section 4.1, tables 2 and C).
+
+    Raises:
+        RecordError: A field has a value that is not possible.
 
     Examples:
         >>> s2 = MODALITIES["s2"]
@@ -71,27 +73,27 @@ class Modality:
     """
 
     key: str
-    """Name of the stream in inputs and weights: `s2`, `s1-asc`, `aerial`."""
+    """Name of the modality in inputs and weights, such as `s2`, `s1-asc` or `aerial`."""
     sensor: str
-    """Instrument or product behind it."""
+    """The instrument or product behind it."""
     bands: tuple[Band, ...]
-    """Channels in the order of the model's weights."""
+    """Bands, in the order of the model's weights."""
     gsd_m: float
-    """Ground sampling distance: the side of one pixel, after any resampling by the provider."""
+    """Ground sampling distance: the side of one pixel in metres, after any resampling by the provider."""
     is_temporal: bool
     """True for a series with dates, False for a single image."""
     subpatch_px: int = 1
-    """Pixels per side of the piece that becomes one token; 1 for series."""
+    """Side of a sub-patch, the piece that becomes one token, in pixels; 1 for series."""
     is_radar: bool = False
     """True for radar, False for optical imagery."""
     covers_tile: bool = False
-    """True when one pixel is context for the whole tile: its tokens belong to no patch."""
+    """True for a context modality, whose pixels are larger than patches: its tokens stand for the whole tile."""
     normalises_over_dates: bool = False
-    """The projector normalises a pixel's features over channels and dates before pooling."""
+    """True if the projector normalises the features of a pixel over channels and dates before it pools the dates."""
     date_period_days: int = 367
-    """Base of the date code's denominators (the published weights: 367, 366 for `l8`)."""
+    """Base of the denominators of the date code. The published weights use 367, and 366 for `l8`."""
     dropout_prob: float = 0.0
-    """Dropout inside the projector while training."""
+    """Dropout probability inside the projector during training."""
 
     def __post_init__(self) -> None:
         def refuse(name: str, expected: str) -> None:
@@ -125,14 +127,14 @@ class Modality:
                 refuse("bands", f"the parts of the ratio band {band.name!r} among the bands")
 
     def __reduce__(self) -> Any:
-        """Between processes, a record of the table travels as its key: batches carry many."""
+        """Pickle a record of the table as its key, because the batches sent between processes hold many."""
         if MODALITIES.get(self.key) is self:
             return _of_table, (self.key,)
         return _restore, (type(self), dict(vars(self)))
 
     @property
     def subpatch_m(self) -> float:
-        """Side of a sub-patch in metres."""
+        """Side of a sub-patch, in metres."""
         return self.gsd_m * self.subpatch_px
 
     @property
@@ -142,14 +144,14 @@ class Modality:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Units of the bands unless the data say otherwise."""
+        """Default units of the bands, in the model's order."""
         return tuple(band.unit for band in self.bands)
 
     def find_band(self, name: str) -> int:
-        """Index of the band with this name or common name.
+        """Return the index of the band with this name or common name.
 
         Raises:
-            UnknownNameError: no band of the modality is called so.
+            UnknownNameError: The modality has no such band.
         """
         for index, band in enumerate(self.bands):
             if band_key(name) in band.match_keys:
@@ -157,10 +159,10 @@ class Modality:
         raise UnknownNameError("band", name, self.band_names, f"Bands of {self.key!r}: {', '.join(self.band_names)}")
 
     def check_same(self, other: Modality) -> None:
-        """Refuse another record of this key that would be seen differently by a model.
+        """Check that a model would treat `other`, a record with the same key, in the same way.
 
         Raises:
-            RecordError: naming the field that differs.
+            RecordError: A field differs that matters to the model. The message names it.
         """
         for name in ("band_names", *_SEEN_FIELDS):
             if getattr(other, name) != getattr(self, name):
@@ -168,12 +170,18 @@ class Modality:
                 raise RecordError(where, getattr(other, name), f"{getattr(self, name)!r}, as the model was made with")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as kept in a checkpoint and in YAML; `from_dict` is the inverse."""
+        """Return the fields as plain values, as stored in checkpoints and YAML. `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Modality:
-        """Make a modality from plain values; refuses unknown or missing fields."""
+        """Create a modality from plain values.
+
+        Bands may be given by name only.
+
+        Raises:
+            RecordError, UnknownNameError: A field is missing, unknown or not possible.
+        """
         given = record.get("bands") or ()
         if not isinstance(given, (list, tuple)):
             raise RecordError(f"modality {record.get('key')!r}, bands", given, "a list of bands, such as [red, nir]")
@@ -194,7 +202,7 @@ _TAKEN = frozenset(
      "forward", "half", "ipu", "items", "keys", "modules", "mtia", "parameters", "pop", "to", "train", "training",
      "type", "update", "values", "xpu"]
 )  # fmt: skip
-"""Names that `torch.nn.ModuleDict`, in which projectors are kept by key, has itself; written down to need no torch."""
+"""Names that `torch.nn.ModuleDict`, which holds the projectors by key, uses itself. Listed to avoid importing torch."""
 
 _SEEN_FIELDS = ("gsd_m", "is_temporal", "subpatch_px", "covers_tile", "normalises_over_dates", "date_period_days")
 
@@ -213,13 +221,19 @@ def _record(cls: type[Any], values: Mapping[str, Any], kind: str) -> Any:
 
 
 def read_modalities(path: str | Path) -> tuple[Modality, ...]:
-    """Read one or several modality records from a YAML file with the fields of `Modality`.
+    """Read modality records from a YAML file.
+
+    Args:
+        path: A file with one record or a list of records. Their fields are those of `Modality`.
+
+    Returns:
+        The modalities, in the order of the file.
 
     Raises:
-        MissingFileError: there is no such file.
-        RecordError, UnknownNameError: a field is missing, unknown or impossible.
+        MissingFileError: There is no such file.
+        RecordError, UnknownNameError: The file is not valid YAML, or a field is missing, unknown or not possible.
     """
-    import yaml  # only this door needs it
+    import yaml  # needed only here
 
     from anysat.yaml_files import parse_yaml
 
@@ -237,10 +251,10 @@ def read_modalities(path: str | Path) -> tuple[Modality, ...]:
 
 
 def find_modality(key: str, known: Iterable[Modality]) -> Modality:
-    """The modality with this key among `known`.
+    """Return the modality with this key among `known`.
 
     Raises:
-        UnknownNameError: none has it; the message names the closest and the command that lists all.
+        UnknownNameError: There is none. The message names the closest keys and the command that lists all.
     """
     known = tuple(known)
     for modality in known:
@@ -327,10 +341,10 @@ _RECORDS = (
 )  # fmt: skip
 
 MODALITIES: dict[str, Modality] = {modality.key: modality for modality in _RECORDS}
-"""Every modality the package ships, by key."""
+"""All modalities of the package, by key."""
 
 NOT_RELEASED = frozenset({"s1-des", "planet", "hls"})
-"""Keys for which the published weights hold no projector."""
+"""Keys of the modalities for which the published weights have no projector."""
 
 RELEASED: tuple[Modality, ...] = tuple(MODALITIES[key] for key in sorted(MODALITIES) if key not in NOT_RELEASED)
 """The 11 modalities of the published weights, in the order of their state dict."""

@@ -1,4 +1,4 @@
-"""Statistics with units, and the one place where source values become standardised ones."""
+"""Statistics with units, and the normaliser that standardises source values with them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,33 @@ from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
 
 BETWEEN_SOURCES = "; "
-"""Between the sources of several datasets that are joined."""
+"""Separates the sources of several joined datasets."""
 LEAST_DEVIATION = 1e-30
-"""Less is no spread: values divided by it would leave the range of float32, and count as missing."""
+"""The least standard deviation. Values divided by less would leave the range of float32, and count as missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BandStatistics:
-    """Mean and standard deviation of each band of one modality, in stated units."""
+    """Statistics of each band of one modality, in stated units.
+
+    Raises:
+        StatisticsError: The lengths differ, a number is not finite, or a standard deviation is not positive.
+    """
 
     bands: tuple[str, ...]
+    """Names of the bands, in the modality's order."""
     mean: tuple[float, ...]
+    """Mean of each band."""
     std: tuple[float, ...]
+    """Standard deviation of each band."""
     units: tuple[str, ...]
+    """Unit of each band."""
     count: tuple[int, ...] = ()
-    """Valid values of each band the figures were made from; empty where that is not known."""
+    """Number of valid values of each band that were used; empty if not known."""
     invalid_frac: tuple[float, ...] = ()
-    """Share of each band's values that were invalid, in the tiles that have the modality; empty where not known."""
+    """Fraction of each band's values that were invalid, in the tiles that have the modality; empty if not known."""
     percentiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    """Values of each band by percent, as text: `0` is the least, `50` the median, `100` the greatest."""
+    """Percentiles of each band, by percent as text: `0` is the minimum, `50` the median, `100` the maximum."""
 
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "units", "count", "invalid_frac"):
@@ -62,7 +70,10 @@ class BandStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Normaliser:
-    """Statistics by dataset and modality; standardises a batch once: (value - mean) / deviation.
+    """Statistics by dataset and modality, which standardise a batch: (value - mean) / standard deviation.
+
+    Raises:
+        StatisticsError: There are statistics of no dataset.
 
     Examples:
         >>> Normaliser.preset("treesatai_ts").statistics["treesatai_ts"]["aerial"].bands
@@ -70,31 +81,38 @@ class Normaliser:
     """
 
     statistics: Mapping[str, Mapping[str, BandStatistics]]
-    """By dataset name, then modality key."""
+    """Statistics by dataset name, then by modality key."""
     source: str = "unknown"
-    """Where the figures come from, kept in checkpoints and outputs."""
+    """Where the statistics come from; kept in checkpoints and outputs."""
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """What exactly they were computed from, by dataset: split, samples, seed, fingerprint, versions."""
+    """What the statistics were computed from, by dataset: split, samples, seed, fingerprint, versions."""
 
     def __post_init__(self) -> None:
         if not self.statistics:
             raise StatisticsError("normaliser", "no dataset", "give the statistics of at least one")
 
     def standardise(self, batch: Batch) -> dict[str, Tensor]:
-        """Standardised values of each modality, 0 where invalid.
+        """Standardise the values of a batch.
+
+        Returns:
+            The standardised values by modality key, in the shapes of the batch, 0 where invalid.
 
         Raises:
-            StatisticsError: no statistics for the dataset or modality, or other bands or units.
+            StatisticsError: There are no statistics for the dataset or a modality, or their bands or units differ from
+                those of the batch.
         """
         table = self.table(batch.dataset)
         return {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
 
     def in_units(self, tile: Tile) -> tuple[Tile, list[str]]:
-        """A tile in the units of the statistics, and what was converted.
+        """Convert a tile to the units of the statistics.
+
+        Returns:
+            The converted tile, and one sentence for each modality that was converted.
 
         Raises:
-            StatisticsError: no statistics for the dataset.
-            InputError: there is no conversion between a band's unit and that of the statistics.
+            StatisticsError: There are no statistics for the dataset.
+            InputError: There is no conversion from a band's unit to that of the statistics.
         """
         table, observations, said = self.table(tile.dataset), dict(tile.observations), []
         for key, observation in tile.observations.items():
@@ -108,10 +126,13 @@ class Normaliser:
         return replace(tile, observations=observations), said
 
     def table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
-        """Statistics of one dataset by modality; None stands for the only one there is.
+        """Return the statistics of a dataset, by modality key.
+
+        Args:
+            dataset: Name of the dataset. None if there are statistics of one dataset only.
 
         Raises:
-            StatisticsError: there are none for it.
+            StatisticsError: There are none for it, or `dataset` is None and there are several datasets.
         """
         if dataset is None and len(self.statistics) == 1:
             return next(iter(self.statistics.values()))
@@ -131,15 +152,18 @@ class Normaliser:
         return self.statistics[dataset]
 
     def source_of(self, dataset: str | None) -> str:
-        """Where the figures of one dataset come from; None stands for the only one there is.
+        """Return where the statistics of a dataset come from.
+
+        Args:
+            dataset: Name of the dataset. None if there are statistics of one dataset only.
 
         Raises:
-            StatisticsError: there are none for it.
+            StatisticsError: There are none for it, or `dataset` is None and there are several datasets.
         """
         self.table(dataset)
         if len(self.statistics) == 1:
             return self.source
-        own = [part for part in self.source.split(BETWEEN_SOURCES) if f" of {dataset}," in part]  # as they are computed
+        own = [part for part in self.source.split(BETWEEN_SOURCES) if f" of {dataset}," in part]  # as computed
         return BETWEEN_SOURCES.join(own) if own else f"those of {dataset}, among: {self.source}"
 
     def _of(self, table: Mapping[str, BandStatistics], key: str) -> BandStatistics:
@@ -152,7 +176,10 @@ class Normaliser:
 
     @classmethod
     def from_batch(cls, batch: Batch) -> Normaliser:
-        """Statistics over the valid values of a batch; a band without spread gets deviation 1."""
+        """Compute statistics over the valid values of a batch.
+
+        A band whose values are all equal gets a standard deviation of 1.
+        """
         name = batch.dataset or "data"
         return cls(
             statistics={name: {key: _measure(o) for key, o in batch.observations.items()}},
@@ -161,13 +188,17 @@ class Normaliser:
 
     @classmethod
     def preset(cls, name: str) -> Normaliser:
-        """Published figures by name (see `PRESETS`)."""
+        """Return published statistics by name, see `PRESETS`.
+
+        Raises:
+            UnknownNameError: There are none of this name.
+        """
         if name not in PRESETS:
             raise UnknownNameError("statistics preset", name, PRESETS)
         return PRESETS[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` is the inverse."""
+        """Return plain values for JSON. `from_dict` is the inverse."""
         content: dict[str, Any] = {
             "source": self.source,
             "statistics": {
@@ -180,7 +211,11 @@ class Normaliser:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Normaliser:
-        """Make a normaliser from plain values."""
+        """Create a normaliser from plain values.
+
+        Raises:
+            StatisticsError: The values do not have the form of `to_dict`, or are not possible.
+        """
         try:
             statistics = {
                 dataset: {key: _of_band_dict(s) for key, s in table.items()}
@@ -198,10 +233,10 @@ class Normaliser:
 
     @classmethod
     def joined(cls, normalisers: Iterable[Normaliser]) -> Normaliser:
-        """One normaliser with the statistics of several datasets, for training on a mixture of them.
+        """Join the statistics of several datasets in one normaliser, for training on a mixture of them.
 
         Raises:
-            StatisticsError: two hold the same dataset.
+            StatisticsError: Two normalisers hold the same dataset.
         """
         parts = list(normalisers)
         names = [name for part in parts for name in part.statistics]
@@ -215,16 +250,21 @@ class Normaliser:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file that `read` takes; it appears whole or not at all.
+        """Write a JSON file, which `read` reads. A failed write leaves no partial file.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: The file cannot be written.
         """
         write_text(Path(path), json.dumps(self.to_dict(), indent=1))
 
     @classmethod
     def read(cls, path: str | Path) -> Normaliser:
-        """Read a JSON file made by `save`."""
+        """Read a JSON file written by `save`.
+
+        Raises:
+            MissingFileError: There is no such file.
+            StatisticsError: The file does not hold valid statistics.
+        """
         path = Path(path)
         if not path.is_file():
             raise MissingFileError(path, f"a JSON file of statistics, or a preset: {', '.join(PRESETS)}")
@@ -240,7 +280,7 @@ _OPTIONAL = ("count", "invalid_frac")
 
 
 def statistics_of(batch: Batch) -> Normaliser:
-    """Those of a batch, where no others are known; it warns that they are."""
+    """Compute statistics from a batch, with a warning that none were given."""
     warnings.warn(
         f"no statistics were given: standardising with those of this batch of {len(batch)} tiles. Embeddings of "
         "different batches will not be comparable; pass statistics= a file or a preset to anysat.load",
@@ -250,7 +290,7 @@ def statistics_of(batch: Batch) -> Normaliser:
 
 
 def _band_dict(statistics: BandStatistics) -> dict[str, Any]:
-    """Plain values; what is not known is left out, as in files of earlier versions."""
+    """Return plain values; optional fields that are not known are left out, as in files of earlier versions."""
     content: dict[str, Any] = {name: list(getattr(statistics, name)) for name in _FIELDS}
     content |= {name: list(figures) for name in _OPTIONAL if (figures := getattr(statistics, name))}
     if statistics.percentiles:
@@ -290,7 +330,7 @@ def _standardise(statistics: BandStatistics, observation: StackedObservation) ->
             f"needed: {', '.join(modality.band_names)}",
         )
     for band, ours, theirs in zip(statistics.bands, observation.units, statistics.units, strict=True):
-        if ours != theirs and bool(observation.valid.any()):  # where nothing is valid, no value has a unit
+        if ours != theirs and bool(observation.valid.any()):  # units do not matter where nothing is valid
             raise StatisticsError(
                 f"{modality.key} band {band}",
                 f"they are in {theirs!r}, the data in {ours!r}",
@@ -323,14 +363,14 @@ PRESETS: dict[str, Normaliser] = {
         source="published with AnySat for TreeSatAI-TS (aerial and Sentinel-2)",
     )
 }
-"""Published statistics by name. The published Sentinel-1 figures contradict the data and are left out."""
+"""Published statistics by name. Those for Sentinel-1 contradict the data and are left out."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file that appears whole or not at all.
+    """Write a text file in UTF-8. A failed write leaves no partial file.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: The file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

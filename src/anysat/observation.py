@@ -1,6 +1,6 @@
-"""Observation: what one modality saw of one tile, in source values with units; and the day number.
+"""Observations, the pixels, dates and validity of one modality over one tile, and the model's day numbers.
 
-Observations hold what the provider delivered; standardising happens once, inside the model.
+An observation holds the values as the provider delivered them. They are standardised once, inside the model.
 """
 
 from __future__ import annotations
@@ -30,11 +30,20 @@ _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 
 
 def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.float32]:
-    """The model's day number of each date; the only place where one is made.
+    """Convert dates to the day numbers that the model receives.
 
-    A place without a date (NaT), which fills a batch up to its longest series, is day 0 as in the published code.
-    `day_of_year` counts from 1 on 1 January, so series over several years wrap, as in most of the
-    published loaders; `days_since YYYY-MM-DD` counts on from 0 at that date (published PASTIS).
+    All day numbers in the package are computed here.
+
+    Args:
+        dates: dates of any shape. NaT, which pads shorter series in a batch, becomes day 0 as in the published code.
+        convention: `day_of_year` counts from 1 on 1 January and starts again each year, as in most of the
+            published loaders. `days_since YYYY-MM-DD` counts from 0 on that date, as in the published PASTIS loader.
+
+    Returns:
+        Day numbers, of the shape of `dates`.
+
+    Raises:
+        RecordError: The convention is neither of the two.
 
     Examples:
         >>> day_numbers(np.array(["2020-01-01", "2021-02-01"], "datetime64[D]")).tolist()
@@ -56,17 +65,20 @@ def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.flo
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Observation:
-    """Source values of one modality over one tile; build it with `Observation.of`."""
+    """The pixels, dates and validity of one modality over one tile, in source values.
+
+    Create it with `Observation.of`, which checks its input.
+    """
 
     modality: Modality
     values: NDArray[np.float32]
     """(band row col), or (time band row col) for a series; bands in the modality's order."""
     valid: NDArray[np.bool_]
-    """Same shape, True where the value is real; elsewhere `values` is 0."""
+    """Same shape as `values`: True where a value is real. Elsewhere `values` is 0."""
     units: tuple[str, ...]
     """Unit of each band."""
     dates: Dates | None = None
-    """Date of each time step; None for an image."""
+    """(time) date of each time step; None for a single image."""
 
     @classmethod
     def of(
@@ -80,23 +92,30 @@ class Observation:
         valid: ArrayLike | None = None,
         nodata: float | None = None,
     ) -> Observation:
-        """Check and order source values.
+        """Create an observation from source values.
 
-        Bands are matched by name; those the source lacks become invalid, and a ratio band is made
-        from its parts. NaN, infinity and `nodata` are invalid.
+        Bands are matched by name. Bands that the source lacks become invalid, except ratio bands, which are computed
+        from their parts. NaN, infinity, masked values and `nodata` are invalid.
 
         Args:
-            modality: the stream the values belong to.
-            values: (band row col), or (time band row col) for a series, any real type.
-            bands: names of the bands as stored, also as a coordinate; None when they are the modality's, in its order.
-            units: one unit, or one per stored band; None for the modality's own.
-            dates: one per time step, anything numpy reads as a date; an image has none.
-            valid: True where data is real: (time,), or the axes of `values`, of length 1 where they do not matter.
-            nodata: source value that means "no data", rounded as the values are.
+            modality: The modality that the values belong to.
+            values: (band row col), or (time band row col) for a series; any real type.
+            bands: Names of the stored bands, as strings or as an xarray coordinate. None if they are the modality's
+                bands in its order, with or without the ratio bands.
+            units: One unit for all bands, or one per stored band. None for the modality's own units.
+            dates: One date per time step, in any form that numpy reads as a date, between 1900 and 2199. Times with
+                a time zone are converted to UTC. None for a single image.
+            valid: True where data is real. Either (time), or the axes of `values`, where an axis of length 1
+                applies to the whole axis.
+            nodata: The source value that means "no data". It is rounded to the type of `values` before comparing.
+
+        Returns:
+            The observation, with the bands in the modality's order and values in float32.
 
         Raises:
-            InputError: wrong rank, lengths, type, dates, nodata or an empty series.
-            UnknownNameError: a band or unit the modality does not have.
+            InputError: The values, bands, units, dates, mask or nodata value have a wrong shape, length or type, or the
+                series is empty.
+            UnknownNameError: The modality has no such band, or the unit is unknown.
 
         Examples:
             >>> from anysat.modalities import MODALITIES
@@ -125,10 +144,20 @@ class Observation:
         return cls(modality=modality, values=array, valid=seen, units=units_out, dates=dates)
 
     def in_units(self, units: str | Sequence[str]) -> Observation:
-        """The same observation with its bands in other units; a ratio band is made anew from its parts.
+        """Convert the observation to other units.
+
+        Supported are dB to and from linear power, and reflectance to and from reflectance times 10,000. Ratio bands
+        are computed again from the converted bands. Values that cannot be converted, such as powers of 0 or less to
+        dB, become invalid.
+
+        Args:
+            units: One unit for all bands, or one per band of the modality.
+
+        Returns:
+            The converted observation; the original is unchanged.
 
         Raises:
-            InputError: there is no conversion between a band's unit and the one asked for.
+            InputError: There is no conversion from a band's unit to the requested one.
         """
         wanted = [units] * len(self.units) if isinstance(units, str) else list(units)
         values, valid, units_out = self.values.copy(), self.valid.copy(), list(self.units)
@@ -153,7 +182,7 @@ class Observation:
 
     @property
     def shape_px(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and columns."""
         return self.values.shape[-2], self.values.shape[-1]
 
     def __repr__(self) -> str:
@@ -164,7 +193,7 @@ class Observation:
 
 def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     values = _detached(values)
-    if str(getattr(values, "dtype", "")) == "torch.bfloat16":  # which numpy does not have
+    if str(getattr(values, "dtype", "")) == "torch.bfloat16":  # numpy has no such type
         values = values.float()  # type: ignore[union-attr]
     array = np.asarray(values)
     axes = "(time band row col)" if modality.is_temporal else "(band row col)"
@@ -178,13 +207,13 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
 
 
 def _detached(values: Any) -> Any:
-    """The same; a tensor without its part in a gradient."""
+    """The values; a tensor is detached from the graph of gradients."""
     detach = getattr(values, "detach", None)
     return values if detach is None else detach()
 
 
 def _as_stored(modality: Modality, nodata: object, values: Any, dtype: np.dtype[Any]) -> float:
-    """The number that stands for no data, rounded to the type of the values: those of files are wider."""
+    """The nodata value, rounded to the type of the values: files store it at a higher precision."""
     number = np.asarray(_detached(nodata))
     if number.size != 1 or number.dtype.kind not in "fiu":
         raise InputError(f"{modality.key} nodata", "one number such as -9999", repr(nodata))
@@ -239,7 +268,13 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
 
 
 def calendar_date(date: object) -> object:
-    """What numpy reads as a day, in UTC; text must begin as a calendar date, so that nothing is guessed."""
+    """Turn a date into one that numpy reads as a day in UTC.
+
+    Text must begin with a full calendar date, such as 2020-06-01 or 20200601, so that nothing is guessed.
+
+    Raises:
+        ValueError: The text does not.
+    """
     if isinstance(date, datetime) and date.tzinfo is not None:
         return date.astimezone(UTC).date()
     if not isinstance(date, (str, bytes)) or date in ("NaT", b"NaT"):
@@ -249,15 +284,15 @@ def calendar_date(date: object) -> object:
     if found is None:
         raise ValueError(f"{text!r}")
     zone = re.search(r"[T ]\d\d(:?\d\d){0,2}([.,]\d+)?(\s*)[+-]\d\d(:?\d\d)?\s*$", text)
-    if zone is not None:  # where the day may differ
-        with contextlib.suppress(ValueError):  # such as a leap second: the day as written
+    if zone is not None:  # the day in UTC may be another
+        with contextlib.suppress(ValueError):  # such as a leap second: keep the day as written
             whole = text[: zone.start(3)] + text[zone.end(3) :]
             return datetime.fromisoformat(whole.strip()).astimezone(UTC).date()
     return "-".join(found.group(1, 3, 4))
 
 
 def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None) -> list[int]:
-    """Model index of each stored band."""
+    """Index of each stored band in the modality's order."""
     if bands is None:
         measured = [i for i, band in enumerate(modality.bands) if band.ratio_of is None]
         if num_bands == len(modality.bands):
@@ -268,7 +303,7 @@ def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | Non
         raise InputError(
             modality.key, f"{len(modality.bands)} bands ({names})", num_bands, "name them with bands=[...]"
         )
-    bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # of a coordinate, too
+    bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # or of a coordinate
     if len(bands) != num_bands:
         raise InputError(f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {bands}")
     indices = [modality.find_band(name) for name in bands]
@@ -303,7 +338,10 @@ def _in_model_order(
 
 
 def make_ratio(modality: Modality, index: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-    """Fill in a ratio band from its parts, as they are: a ratio of decibels is not one of powers."""
+    """Fill in a ratio band, in place, from its parts in the units they have.
+
+    A ratio of values in dB is therefore not the ratio of the powers.
+    """
     parts = modality.bands[index].ratio_of
     assert parts is not None, modality.bands[index]
     above, below = (modality.find_band(name) for name in parts)

@@ -1,7 +1,7 @@
-"""Metres to counts: how a tile is cut into patches, and patches into sub-patches.
+"""How a tile is divided into patches, and patches into sub-patches.
 
-Lengths are exact (integer centimetres inside, metres outside). In the published code's words, its
-`scale` is the patch side over ten metres, and its `input_res` is the sub-patch side in metres.
+Lengths are given in metres and computed exactly, in whole centimetres. The published code's `scale` is the patch side
+divided by ten metres, and its `input_res` is the sub-patch side in metres.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from anysat.modalities import Modality
 
 SubpatchOrder = Literal["cell", "raster"]
 MAX_SUBPATCHES = 4096
-"""Sub-patches of one modality that a patch may hold: the spatial transformer attends between all of them."""
+"""The most sub-patches of one modality in a patch. The spatial transformer attends between all of them."""
 CELL_M = 10.0
-"""Side of the ground cell by which the published weights order sub-patches smaller than it."""
+"""Side in metres of the ground cells by which the published weights order sub-patches smaller than a cell."""
 
 
 def centimetres(length_m: object, what: str) -> int:
-    """A length as whole centimetres; refuses a length that is not one.
+    """Convert a length in metres to whole centimetres.
+
+    Raises:
+        RecordError: It is not a positive length in whole centimetres. The message names `what` it is the length of.
 
     Examples:
         >>> centimetres(1.25, "pixel")
@@ -38,7 +41,9 @@ def centimetres(length_m: object, what: str) -> int:
 
 
 def cells_per_side(modality: Modality) -> int:
-    """Sub-patches per side of a 10 m ground cell; 1 when a cell does not hold whole ones, and has no order of them.
+    """Return the number of sub-patches per side of a 10 m ground cell.
+
+    It is 1 if a cell does not hold a whole number of sub-patches; cells then play no part in their order.
 
     Examples:
         >>> from anysat.modalities import MODALITIES
@@ -50,7 +55,10 @@ def cells_per_side(modality: Modality) -> int:
 
 
 def patch_unit_m(modalities: list[Modality], order: SubpatchOrder) -> float:
-    """Smallest patch side that holds whole sub-patches (and whole cells, in cell order) of all."""
+    """Return the smallest patch side, in metres, that holds whole sub-patches of all modalities.
+
+    In cell order, patches also hold whole 10 m cells of the modalities whose sub-patches are ordered by them.
+    """
     sides_cm = [_subpatch_cm(modality) for modality in modalities]
     if order == "cell":
         sides_cm += [centimetres(CELL_M, "cell") for modality in modalities if cells_per_side(modality) > 1]
@@ -63,7 +71,7 @@ def _subpatch_cm(modality: Modality) -> int:
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How one tile is cut: patches per side, and the ground they cover.
+    """How a tile is divided into patches. Create it with `PatchGrid.fit`, which checks that everything fits.
 
     Examples:
         >>> from anysat.modalities import MODALITIES as M
@@ -73,44 +81,51 @@ class PatchGrid:
     """
 
     patch_size_m: float
-    """Side of a patch on the ground."""
+    """Side of a patch on the ground, in metres."""
     num_rows: int
-    """Patches from north to south."""
+    """Number of patches from north to south."""
     num_cols: int
-    """Patches from west to east."""
+    """Number of patches from west to east."""
 
     @property
     def height_m(self) -> float:
-        """North-south side of the tile."""
+        """North-south side of the tile, in metres."""
         return self.num_rows * self.patch_size_m
 
     @property
     def width_m(self) -> float:
-        """East-west side of the tile."""
+        """East-west side of the tile, in metres."""
         return self.num_cols * self.patch_size_m
 
     @property
     def num_patches(self) -> int:
-        """Patches of the tile."""
+        """Number of patches in the tile."""
         return self.num_rows * self.num_cols
 
     def subpatches_per_side(self, modality: Modality) -> int:
-        """Sub-patches along one side of a patch."""
+        """Return the number of sub-patches along one side of a patch; 1 for a context modality."""
         return subpatches_per_side(self.patch_size_m, modality)
 
     @classmethod
     def fit(
         cls, shapes_px: Mapping[Modality, tuple[int, int]], patch_size_m: float, order: SubpatchOrder = "cell"
     ) -> PatchGrid:
-        """Cut a tile, given the rows and columns of each of its modalities.
+        """Divide a tile into patches.
 
-        Modalities that cover the tile as context must cover its ground; they set no patch. When
-        they are alone, their own extent is the tile.
+        Context modalities (`Modality.covers_tile`) must cover the ground of the others and do not restrict the patch
+        size. If there are only context modalities, the tile is their extent.
+
+        Args:
+            shapes_px: Number of rows and columns of each modality, in pixels.
+            patch_size_m: Side of a patch in metres.
+            order: Order of sub-patches smaller than 10 m, see `ModelConfig.subpatch_order`. With `cell`, patches must
+                hold whole 10 m cells of such modalities.
 
         Raises:
-            ExtentError: the modalities do not cover the same ground.
-            PatchSizeError: the patch does not divide the tile or holds broken sub-patches; the
-                message lists the sizes that fit.
+            InputError: There is no modality, one has no pixels, or a context modality does not cover the tile.
+            ExtentError: The modalities do not cover the same ground.
+            PatchSizeError: The patch does not divide the tile, does not hold whole sub-patches, or holds more than
+                4096 of one modality. The message lists the sizes that fit.
         """
         if not shapes_px:
             raise InputError("tile", "at least one modality", "none")
@@ -137,14 +152,14 @@ class PatchGrid:
 
 
 def subpatches_per_side(patch_size_m: float, modality: Modality) -> int:
-    """Sub-patches of a modality along one side of a patch; 1 for a modality that covers the tile."""
+    """Return the number of sub-patches of a modality along one side of a patch; 1 for a context modality."""
     if modality.covers_tile:
         return 1
     return centimetres(patch_size_m, "patch size") // centimetres(modality.subpatch_m, "sub-patch")
 
 
 def fitting_sizes_cm(height_cm: int, width_cm: int, unit_cm: int) -> list[int]:
-    """Patch sides that are multiples of the unit and divide both sides of the tile."""
+    """Return the patch sides that are multiples of the unit and divide both sides of the tile, in centimetres."""
     common = math.gcd(height_cm, width_cm)
     return [size for size in range(unit_cm, common + 1, unit_cm) if common % size == 0]
 

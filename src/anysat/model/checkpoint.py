@@ -1,7 +1,7 @@
-"""Weights in and out: the published files, our own file, the Hugging Face hub.
+"""Loading and saving weights: the published files, our own file format, and the Hugging Face hub.
 
-Our file is one safetensors file: weights, and as metadata the configuration with its modality
-records, the statistics, the provenance and the licence. Nothing is ever unpickled beyond tensors.
+Our format is one safetensors file with the weights and, as metadata, the configuration with its modality records, the
+statistics, the provenance and the licence. Nothing but tensors is ever unpickled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OWN_FILE = "model.safetensors"
 FROM_DATA = "from-data"
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHIPPED = {"nano": Path(__file__).with_name("weights") / "nano.safetensors"}
-"""Weights that are part of the package, by name; their card lies beside them. Add others here."""
+"""Weights that ship with the package, by name. Their model cards lie beside them. Add others here."""
 
 _RENAMES = (  # ours -> published, applied in turn
     (r"^fusion\.tile_token$", "cls_token"),
@@ -63,7 +63,7 @@ _RENAMES = (  # ours -> published, applied in turn
 
 
 def published_name(name: str, depth: int) -> str:
-    """The published state dict's name of one of our tensors.
+    """Return the name that one of our tensors has in the published state dict.
 
     Examples:
         >>> published_name("fusion.pooling.attention.query", depth=6)
@@ -84,28 +84,33 @@ def load(
     revision: str | None = None,
     token: str | None = None,
 ) -> AnySat:
-    """Load an encoder, in eval mode, on the device and in the type asked for.
+    """Load an encoder with its weights, in eval mode.
 
     Args:
-        source: `nano`, which ships with the package, a hub id (`g-astruc/AnySat`), a published `.pth` or
-            training checkpoint, our `.safetensors`, or a folder that holds one.
-        config: shape and modalities, needed where the file does not keep them and is not the
+        source: `nano`, which ships with the package; a hub id such as `g-astruc/AnySat`; a published `.pth` file or
+            training checkpoint; our `.safetensors` file; or a folder that holds one.
+        config: Configuration of the model. Needed only if the file does not store it and the model is not of the
             published base size with its 11 modalities.
-        statistics: what `encode` standardises with: a `Normaliser`, a JSON file, a preset name, or
-            `"from-data"` (computed from each batch, with a warning). None takes those in the file,
-            else `"from-data"`.
-        device: where the weights go.
-        dtype: type of the weights; bfloat16 halves memory.
-        revision: branch, tag or commit of a hub id.
-        token: for private hub repositories; None takes the one the hub's client knows.
+        statistics: Statistics that `encode` standardises with: a `Normaliser`, a JSON file, the name of a preset, or
+            `"from-data"` (computed from each batch, with a warning). None uses those stored in the file, or
+            `"from-data"` if there are none.
+        device: Device of the weights.
+        dtype: Data type of the weights. bfloat16 halves the memory.
+        revision: Branch, tag or commit of a hub repository.
+        token: Token for private hub repositories. None uses the one that the hub's client knows.
+
+    Returns:
+        The encoder, in eval mode.
 
     Raises:
-        MissingFileError, WeightsError: no such source; tensors missing, extra or misshapen; a pickle
-            with more than tensors (it is not run).
+        MissingFileError: There is no such file or folder.
+        UnknownNameError: There are no statistics of this name.
+        WeightsError: The weights cannot be fetched or read, tensors are missing, extra or of another shape, or the file
+            is a pickle of more than tensors, which is never run.
     """
     file = read_weights(source, revision=revision, token=token)
     model = AnySat(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
-    model.to(dtype=dtype)  # before the tensors, which may be wider than float32
+    model.to(dtype=dtype)  # before the tensors are loaded, which may be wider than float32
     if file.published:
         load_published(model, file.tensors, source=file.source)
     else:
@@ -117,7 +122,9 @@ def load(
 
 
 def address_of(weights: str) -> str:
-    """Where others find weights: of those that ship, their place in this package, the same everywhere; else as given.
+    """Return an address of weights that is the same on every machine.
+
+    For weights that ship with the package it is their place in it; others are returned as given.
 
     >>> address_of("nano")
     'pkg:generic/anysat#model/weights/nano.safetensors'
@@ -126,7 +133,11 @@ def address_of(weights: str) -> str:
 
 
 def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
-    """A normaliser given as itself, a file or a preset name; None for `from-data`."""
+    """Return the normaliser given as itself, a JSON file or the name of a preset; None for `from-data`.
+
+    Raises:
+        UnknownNameError, MissingFileError, StatisticsError: There is no such preset or file, or it is not valid.
+    """
     if isinstance(statistics, Normaliser):
         return statistics
     if str(statistics) == FROM_DATA:
@@ -139,11 +150,11 @@ def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
 
 
 def save(model: AnySat, path: str | Path) -> None:
-    """Write our own file; it appears whole or not at all.
+    """Write a model in our file format. A failed write leaves no partial file.
 
     Raises:
-        WriteError: it cannot be written.
-        WeightsError: two weights are one tensor, which no file of this kind keeps.
+        WriteError: The file cannot be written.
+        WeightsError: Two weights share one tensor, which safetensors files cannot store.
     """
     path = _expanded(path)
     meta = {
@@ -174,10 +185,10 @@ def save(model: AnySat, path: str | Path) -> None:
 
 
 def save_folder(model: AnySat, folder: Path) -> None:
-    """Write weights, shape and card, as hubs and `load` take them.
+    """Write a folder with weights, configuration and model card, in the form that the hub and `load` expect.
 
     Raises:
-        WriteError, WeightsError: they cannot be written, see `save`.
+        WriteError, WeightsError: It cannot be written, see `save`.
     """
     folder = _expanded(folder)
     save(model, folder / OWN_FILE)
@@ -186,19 +197,19 @@ def save_folder(model: AnySat, folder: Path) -> None:
 
 
 def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any) -> str:
-    """Upload a model to a repository of the hub, which is made where there is none.
+    """Upload a model to a repository of the hub, which is created if it does not exist.
 
     Args:
-        model: what is uploaded.
-        repo_id: `me/my-model`.
-        private: of a new repository; None for the owner's default.
-        token: None takes the one the hub's client knows.
-        upload: options of `HfApi.upload_folder`, as `commit_message`, `revision` and `create_pr`.
+        model: The model.
+        repo_id: The repository, such as `me/my-model`.
+        private: Whether a new repository is private. None for the owner's default.
+        token: Token of the hub. None uses the one that the hub's client knows.
+        upload: Options of `HfApi.upload_folder`, such as `commit_message`, `revision` and `create_pr`.
 
     Returns:
-        Its address.
+        The address of the upload.
     """
-    from huggingface_hub import HfApi  # imports much that only a hub needs
+    from huggingface_hub import HfApi  # a large import that only this needs
 
     hub = HfApi(token=token)
     repo = hub.create_repo(repo_id, private=private, exist_ok=True)
@@ -208,7 +219,7 @@ def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str
 
 
 def _expanded(path: str | Path) -> Path:
-    """With the user's home in the place of `~`; an unknown user's stays as it is."""
+    """Replace `~` by the user's home; that of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises
 
 
@@ -219,7 +230,7 @@ def _umask() -> int:
 
 
 def model_card(model: AnySat) -> str:
-    """The page a hub shows beside the weights: what they are, their licence, how to load them."""
+    """Return the page that a hub shows beside the weights: what they are, their licence, how to load them."""
     licence = model.provenance.get("licence", UNKNOWN_LICENCE).lower()
     keys = ", ".join(modality.key for modality in model.config.modalities)
     return f"""---
@@ -240,7 +251,7 @@ Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
 
 
 def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
-    """Find and read a weight file without building a model."""
+    """Find and read a weight file without building a model. For arguments and errors see `load`."""
     name = str(source)
     path = SHIPPED.get(name) or _expanded(source)
     if name and path.is_dir():
@@ -265,7 +276,11 @@ def read_weights(source: str | Path, *, revision: str | None = None, token: str 
 
 
 def download(repo: str, revision: str | None = None, token: str | None = None) -> Path:
-    """Fetch a repository's weight file through the hub's cache: ours if it is there, else the published one."""
+    """Fetch the weight file of a repository through the hub's cache: in our format if it is there, else published.
+
+    Raises:
+        WeightsError: It cannot be fetched.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -287,25 +302,25 @@ def download(repo: str, revision: str | None = None, token: str | None = None) -
 
 
 def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
-    """Put published tensors into a model: strict, exact names.
+    """Load tensors with the published names into a model. Names and shapes must match exactly.
 
     Raises:
-        WeightsError: naming what is missing, extra or misshapen.
+        WeightsError: Tensors are missing, extra or of another shape. The message names them.
     """
     ours = {published_name(name, model.config.depth): name for name in model.state_dict()}
     _load_strict(model, tensors, source, ours)
 
 
 def published(model: AnySat) -> dict[str, Tensor]:
-    """A model's state dict under the published names."""
+    """Return a model's state dict under the published names."""
     return {published_name(name, model.config.depth): tensor for name, tensor in model.state_dict().items()}
 
 
 def check_fitting(source: object, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of a model, by their names and shapes.
+    """Check that tensors have the names and shapes of a model's own.
 
     Raises:
-        WeightsError: naming what is missing, extra or misshapen.
+        WeightsError: Tensors are missing, extra or of another shape. The message names them.
     """
     missing = [name for name in own if name not in tensors]
     extra = [name for name in tensors if name not in own]

@@ -1,6 +1,6 @@
-"""What a model is: its widths, its modalities, and the named habits of the published weights.
+"""The configuration of a model: its size, its modalities and the conventions of its weights.
 
-Imports no torch, so that help and docs are quick.
+This module does not import torch, so that help and documentation load quickly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from anysat.observation import day_numbers
 from anysat.patches import SubpatchOrder
 
 NUM_TEMPORAL_HEADS = 16
-"""Heads of the temporal pooling; fixed in the published model."""
+"""Number of attention heads in the temporal pooling, fixed as in the published model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A model's shape and conventions; part of every checkpoint.
+    """Size, modalities and conventions of a model; stored in every checkpoint.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
 
     Examples:
         >>> ModelConfig.tiny().dim, len(ModelConfig().modalities)
@@ -30,40 +33,41 @@ class ModelConfig:
     """
 
     dim: int = 768
-    """Width of every token."""
+    """Width of every token, a multiple of 32, at least 64."""
     depth: int = 6
-    """Blocks of the spatial transformer, and self-attention blocks of the fusion transformer."""
+    """Number of blocks of the spatial transformer, and of self-attention blocks of the fusion transformer."""
     num_heads: int = 12
-    """Attention heads of both transformers."""
+    """Number of attention heads of both transformers; divides `dim`."""
     modalities: tuple[Modality, ...] = RELEASED
-    """Input streams with a projector each. The default are the 11 released ones."""
+    """Modalities of the model. Each has a projector. The default is the 11 released ones."""
     subpatch_order: SubpatchOrder = "cell"
-    """Positions of sub-patches smaller than 10 m. `cell` counts them cell by cell of 10 m, as the published
-    weights learned them (their code reads that sequence as a raster); `raster` is the true place."""
+    """How sub-patches smaller than 10 m are numbered for their positions. `cell` numbers them by 10 m cells, one cell
+    after another, as the published weights learned it (their code reads that sequence as a raster). `raster` uses
+    their true places."""
     rpe_heads: Literal["first", "each"] = "first"
-    """Whose query makes the relative-position term: `first` shares that of head 0 with all heads, as the
-    published weights learned it; `each` lets every head use its own."""
+    """Which query the relative-position term uses. `first` uses that of head 0 in all heads, as the published weights
+    learned it. `each` uses every head's own."""
     fusion_attention: Literal["tokens", "within_token"] = "tokens"
-    """`tokens` mixes tokens. `within_token` attends across the heads inside each token: what the published
-    training configurations may have trained (a fast-attention call with two axes swapped)."""
+    """`tokens` attends between tokens. `within_token` attends between the heads inside each token, which is what the
+    published training configurations may have trained (a fast-attention call with two axes swapped)."""
     patch_position_unit_m: float = 10.0
-    """Metres per unit of the patch position code; the published weights count in tens of metres."""
+    """Metres per unit of the patch position code. The published weights count in tens of metres."""
     pixel_widths: tuple[int, ...] | None = None
-    """Hidden widths of the layers that each pixel of each date of a series passes, multiples of 4, 8 or more, for four
-    groups of channels are normalised, each by itself: one channel alone would be 0 always. None, as published:
-    an eighth, a half, one and two times `dim`, of which the first is too narrow for ten bands where `dim` is small."""
+    """Hidden widths of the layers applied to each pixel of each date of a series: multiples of 4, at least 8. (The
+    channels are normalised in four groups; the single channel of a group of one would always be 0.) None, as published:
+    1/8, 1/2, 1 and 2 times `dim`. If `dim` is small, the first of these is too narrow for ten bands."""
     pixel_dropout_prob: float | None = None
-    """Dropout between those layers while training; None for what each modality's record says, as published."""
+    """Dropout probability between those layers during training. None, as published: that of each modality's record."""
     temporal_dropout_prob: float = 0.1
-    """Dropout of the temporal attention weights while training."""
+    """Dropout probability of the temporal attention weights during training."""
     day_convention: str = "day_of_year"
-    """How day numbers are made from dates: `day_of_year` (from 1) or `days_since YYYY-MM-DD`."""
+    """How dates become day numbers: `day_of_year` (from 1) or `days_since YYYY-MM-DD`."""
 
     def __post_init__(self) -> None:
         def refuse(name: str, expected: str) -> None:
             raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
 
-        given: Any = self.modalities  # a string and a dict hold keys
+        given: Any = self.modalities  # strings and dicts, which hold keys, are refused below
         records = (given,) if isinstance(given, Modality) else tuple(given)
         if isinstance(given, Modality) or not all(isinstance(record, Modality) for record in records):
             told = ", ".join(str(getattr(record, "key", record)) for record in records)
@@ -107,36 +111,44 @@ class ModelConfig:
 
     @classmethod
     def base(cls, **changes: Any) -> ModelConfig:
-        """The published size: 126 M parameters."""
+        """Return the configuration of the published size: 126 M parameters. `changes` replaces fields."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> ModelConfig:
-        """The hub's small size: 44 M parameters; no published weights exist."""
+        """Return the configuration of the hub's small size: 44 M parameters, no published weights."""
         return cls(**{"dim": 512, "depth": 4, "num_heads": 8, **changes})
 
     @classmethod
     def tiny(cls, **changes: Any) -> ModelConfig:
-        """The hub's tiny size: 8 M parameters; no published weights exist."""
+        """Return the configuration of the hub's tiny size: 8 M parameters, no published weights."""
         return cls(**{"dim": 256, "depth": 2, "num_heads": 4, **changes})
 
     def with_modalities(self, *modalities: Modality) -> ModelConfig:
-        """The same model with these modalities added, or put in place of those with the same key."""
+        """Return the configuration with these modalities added. They replace those with the same key."""
         added = {modality.key: modality for modality in modalities}
         kept = tuple(added.pop(modality.key, modality) for modality in self.modalities)
         return replace(self, modalities=(*kept, *added.values()))
 
     def modality(self, key: str) -> Modality:
-        """The record of one of this model's modalities; refuses a key it does not have."""
+        """Return the model's modality with this key.
+
+        Raises:
+            UnknownNameError: The model has no such modality.
+        """
         return find_modality(key, self.modalities)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and YAML; `from_dict` is the inverse."""
+        """Return plain values for JSON and YAML. `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Make a configuration from plain values; refuses unknown fields."""
+        """Create a configuration from plain values.
+
+        Raises:
+            UnknownNameError, RecordError: A field is unknown or has a value that is not possible.
+        """
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
@@ -148,4 +160,4 @@ class ModelConfig:
 
 
 SIZES = {"base": ModelConfig.base, "small": ModelConfig.small, "tiny": ModelConfig.tiny}
-"""Named sizes; add one here."""
+"""Named sizes. Add new ones here."""

@@ -1,7 +1,7 @@
-"""AnySat: one forward pass from any set of modalities to tile, patch and dense embeddings.
+"""The encoder, which turns observations by any set of modalities into tile, patch and dense embeddings.
 
-`encode` takes a batch of source values; calling the model takes the published dict of standardised
-tensors. Both check their input and end in `core`, which only takes tensors and can be exported.
+`encode` takes a batch of source values; calling the model takes the published dict of standardised tensors. Both check
+their input and then run `core`, which takes tensors only and can be exported.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
 CHUNK_ROWS = 2560
-"""Pixel-dates (sub-patches, for an image) taken at once through projector and spatial transformer: what is widest, four
-times the base size in float32, is just small enough to be kept (`chunks.LARGEST_KEPT`)."""
+"""Pixel-dates (for an image, sub-patches) that pass projector and spatial transformer at once. The widest tensor, four
+times the base size in float32, is then just within `chunks.LARGEST_KEPT`."""
 
 MAX_PAIRS = 1 << 25
-"""Pairs of place and token that are looked at at once where tokens are fused."""
+"""Pairs of place and token that are attended to at once when tokens are fused."""
 
 RECOMPUTE_PATCHES = 1024
-"""Patches of a tile beyond which training keeps no activations of projectors and spatial transformer but computes them
-again: for a tile of 512 x 512 sub-patches they would take gigabytes at any width."""
+"""For tiles with more patches, training recomputes the activations of projectors and spatial transformer instead of
+keeping them: for a tile of 512 x 512 sub-patches they would take gigabytes at any width."""
 
 Output = Literal["tile", "patch", "dense", "all"]
 
 
 class AnySat(nn.Module):
-    """The encoder (CVPR 2025, arXiv 2412.14123, section 3).
+    """The AnySat encoder (CVPR 2025, arXiv 2412.14123, section 3). Load one with weights by `anysat.load`.
 
     Examples:
         >>> model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2)).eval()
@@ -67,21 +67,21 @@ class AnySat(nn.Module):
         super().__init__()
         self.config = config or ModelConfig()
         self.normaliser = normaliser
-        """Statistics applied by `encode`; None computes them from each batch, with a warning."""
+        """Statistics that `encode` standardises with. None computes them from each batch, with a warning."""
         self.provenance: dict[str, str] = {"weights": "untrained"}
-        """Where the weights come from, and their licence; kept in every file this model is saved to."""
+        """Where the weights come from, and their licence. Stored in every file that the model is saved to."""
         self.projectors = nn.ModuleDict({m.key: make_projector(m, self.config) for m in self.config.modalities})
         self.spatial = SpatialTransformer(self.config)
         self.fusion = FusionTransformer(self.config)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.fusion.tile_token.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Data type of the weights."""
         return self.fusion.tile_token.dtype
 
     def encode(
@@ -94,23 +94,23 @@ class AnySat(nn.Module):
         refuse_empty: bool = True,
         precision: Precision | None = None,
     ) -> Embeddings:
-        """Embed a batch of source values; of many in turn, outside training, under `keeping_ready()`.
+        """Embed a batch of source values. Outside training, loop over batches within `model.ready.keeping_ready()`.
 
         Args:
-            batch: tiles of one size; their values are standardised here, once.
-            patch_size_m: side of a patch; it must nest in the tile and hold whole sub-patches.
-            dense: key of the modality whose sub-patches get an embedding each, or None.
-            faithful: compute as the published code does where ours is right and its is not: invalid
-                values are filled and stay in the attention, and aerial dense maps are scrambled.
-            refuse_empty: False to give NaN for a tile without a valid value, its tile embedding included.
-            precision: `float32` or `bf16`, in what matrices are multiplied; None as `torch.autocast` around has it.
+            batch: Tiles of one size, in source values. They are standardised here.
+            patch_size_m: Side of a patch in metres. It must divide the tile and hold whole sub-patches.
+            dense: Key of the modality that gets one dense embedding per sub-patch. None for no dense embeddings.
+            faithful: Reproduce two faults of the published code: invalid values are filled in and stay in the
+                attention, and dense maps of aerial imagery are scrambled inside each patch.
+            refuse_empty: Raise an error for a tile without a valid value. If False, all its embeddings are NaN.
+            precision: Type of matrix products, `float32` or `bf16`. None leaves it to `torch.autocast`.
 
         Raises:
-            InputError: `bf16` is asked for of weights that are neither that nor float32.
-            UnknownNameError: the model has no projector for a modality of the batch.
-            PatchSizeError, ExtentError: the patches do not nest.
-            StatisticsError: the normaliser does not fit the data.
-            EmptyTileError: a tile has no valid value at all.
+            InputError: `bf16` was requested for weights that are neither float32 nor bfloat16.
+            UnknownNameError: The model has no projector for a modality of the batch.
+            PatchSizeError, ExtentError: The patch size does not fit, or modalities cover different ground.
+            StatisticsError: The statistics do not fit the data.
+            EmptyTileError: A tile has no valid value in any modality.
         """
         with multiplying(precision, self.device, self.dtype):
             return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
@@ -118,20 +118,20 @@ class AnySat(nn.Module):
     def prepare(
         self, batch: Batch, patch_size_m: float, *, refuse_empty: bool = True
     ) -> tuple[dict[str, PixelInput], PatchGrid]:
-        """What the core takes, from a batch of source values, and how its tiles are cut.
+        """Return the input of the core for a batch of source values, and how its tiles are divided.
 
-        Tiles without a valid value stay, wholly invalid. Raises as `encode`; if `refuse_empty`, EmptyTileError where
-        all are so.
+        Raises the errors of `encode`, but tiles without a valid value are kept, and EmptyTileError is raised only if
+        `refuse_empty` is set and no tile has a valid value.
         """
         refuse: Refuse = "all" if refuse_empty else "none"
         inputs, grid, _ = self._check(self._standardise(batch), batch.ids, patch_size_m, refuse=refuse)
         return inputs, grid
 
     def grid(self, batch: Batch, patch_size_m: float) -> PatchGrid:
-        """How the tiles of a batch are cut.
+        """Return how the tiles of a batch are divided into patches.
 
         Raises:
-            PatchSizeError, ExtentError: the patches do not nest.
+            PatchSizeError, ExtentError: The patch size does not fit, or modalities cover different ground.
         """
         return self._grid_of({key: seen.values for key, seen in batch.observations.items()}, patch_size_m)
 
@@ -145,20 +145,20 @@ class AnySat(nn.Module):
         faithful: bool = False,
         precision: Precision | None = None,
     ) -> Tensor:
-        """The published call: standardised tensors in, one tensor out, nothing applied.
+        """Embed standardised tensors, with the interface of the published code. No statistics are applied.
 
         Args:
-            x: images (batch band row col) and series (batch time band row col) by modality key, with
-                `<key>_dates` (batch time) day numbers for series, and optional `<key>_mask`, 1 or True where
-                data is real, (batch time) or broadcastable to the values.
-            patch_size: side of a patch in metres.
-            output: `tile` (batch dim), `patch` (batch row col dim), `all` (batch 1+patch dim) or
-                `dense` (batch row col 2*dim); vectors nobody saw are NaN.
-            output_modality: modality of a dense output; the first of `x` by default.
-            faithful, precision: see `encode`.
+            x: Images (batch band row col) and series (batch time band row col) by modality key. Series need day
+                numbers `<key>_dates` (batch time). `<key>_mask` is optional, 1 or True where data is real: (batch
+                time), or broadcastable to the values.
+            patch_size: Side of a patch in metres.
+            output: `tile` (batch dim), `patch` (batch row col dim), `all` (batch 1+patch dim, the tile first) or
+                `dense` (batch row col 2*dim). Embeddings of places that nothing observed are NaN.
+            output_modality: Modality of a dense output; by default the first one in `x`.
+            faithful, precision: See `encode`.
 
         Raises:
-            InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: see the message.
+            InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: The input does not fit.
         """
         if output not in get_args(Output):
             raise UnknownNameError("output", output, get_args(Output))
@@ -179,36 +179,36 @@ class AnySat(nn.Module):
         return result
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Put tensors with the published names into this model; strict.
+        """Load a state dict with the published names. Names and shapes must match exactly.
 
         Raises:
-            WeightsError: naming what is missing, extra or misshapen.
+            WeightsError: Tensors are missing, extra or of another shape. The message names them.
         """
         from anysat.model.checkpoint import load_published
 
         load_published(self, state_dict)
 
     def published_state_dict(self) -> dict[str, Tensor]:
-        """This model's tensors under the published names; 418 of them for the base size."""
+        """Return the model's tensors under the published names; the base size has 418."""
         from anysat.model.checkpoint import published
 
         return published(self)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> AnySat:
-        """Load from a hub id, a folder or a file; the same as `anysat.load`."""
+        """Load a model from a hub id, a folder or a file. The same as `anysat.load`."""
         from anysat.model.checkpoint import load
 
         return load(pretrained_model_name_or_path, **options)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a folder that `from_pretrained` takes: weights, shape, and a card that tells their licence."""
+        """Write a folder that `from_pretrained` loads: weights, configuration, and a model card with the licence."""
         from anysat.model.checkpoint import save_folder
 
         save_folder(self, Path(save_directory))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload that folder to the hub; options are those of `anysat.model.checkpoint.push`. Returns its address."""
+        """Upload the folder of `save_pretrained` to the hub; see `anysat.model.checkpoint.push`. Return its address."""
         from anysat.model.checkpoint import push
 
         return push(self, repo_id, **options)
@@ -224,11 +224,11 @@ class AnySat(nn.Module):
         tile_alone: bool = False,
         recompute: bool = False,
     ) -> CoreOutput:
-        """The forward pass on checked tensors, on the device and in the type of the weights.
+        """Run the forward pass on checked tensors, which have the device and type of the weights.
 
-        It can be exported when `chunk_rows` is None. `leave_out=False` keeps invalid values in the
-        attention and gives dense maps in the published layout. `tile_alone` leaves the patches out, `recompute` keeps
-        no activations of the first step for the backward pass.
+        It can be exported if `chunk_rows` is None. `leave_out=False` keeps invalid values in the attention and returns
+        dense maps in the published layout. `tile_alone` computes no fused patch tokens. `recompute` keeps no
+        activations of the first step for the backward pass.
         """
         kept = () if dense is None else (dense,)
         seen = self.see(inputs, patch_size_m, kept, leave_out=leave_out, chunk_rows=chunk_rows, recompute=recompute)
@@ -267,9 +267,9 @@ class AnySat(nn.Module):
         chunk_rows: int | None = None,
         recompute: bool = False,
     ) -> dict[str, SeenPatches]:
-        """First step of the core: each modality by itself, its patches' tokens without their places; see `steps`.
+        """Run the first step of the core: encode each modality by itself, without patch positions; see `steps.see`.
 
-        `keep_sub` names the modalities whose sub-patch tokens are wanted, too.
+        `keep_sub` names the modalities whose sub-patch tokens are returned, too.
         """
         own = (self.spatial, *(self.projectors[key] for key in inputs))
         with made_ready(*own) as made:
@@ -288,7 +288,7 @@ class AnySat(nn.Module):
         max_pairs: int | None = None,
         tile_alone: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Second step of the core: tile token and fused patch tokens of `grid` rows and columns; see `steps`."""
+        """Run the second step of the core: the tile token and fused tokens of `grid` patches; see `steps.fuse`."""
         with made_ready(self.fusion) as (fusion,):
             workers = num_workers_of([self.fusion], [fusion])
             return fuse(fusion, self.config, seen, grid, patch_size_m, shown, max_pairs, tile_alone, workers)
@@ -312,7 +312,7 @@ class AnySat(nn.Module):
         faithful: bool,
         refuse_empty: bool = True,
     ) -> Embeddings:
-        """Checks, marks what is invalid, runs the core, and marks what nobody saw."""
+        """Check the input, mark invalid values, run the core, and put NaN where nothing was observed."""
         if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must be there and lie in patches")
@@ -340,10 +340,10 @@ class AnySat(nn.Module):
         *,
         tile_alone: bool = False,
     ) -> CoreOutput:
-        """The core in chunks; what comes out must be finite."""
+        """Run the core in chunks; its output must be finite."""
         every = (*self.parameters(), *(pixels.values for pixels in ready.values()))
         wanted = any(one.requires_grad for one in every)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (wanted or is_special(self))):  # what hooks hold learns
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (wanted or is_special(self))):  # hooks may need them
             found = self.core(
                 ready, grid.patch_size_m, dense, leave_out=not faithful, chunk_rows=CHUNK_ROWS, tile_alone=tile_alone,
                 recompute=grid.num_patches > RECOMPUTE_PATCHES,
@@ -355,7 +355,7 @@ class AnySat(nn.Module):
                 "embedding", "finite numbers", f"NaN or infinity from standardised values up to {largest:.3g}",
                 "is nodata marked, do the statistics fit, are the weights finite?",
             )  # fmt: skip
-        own = self.dtype  # which may be wider than that of the multiplications
+        own = self.dtype  # may be wider than the type of the matrix products
         dense_tokens = None if found.dense is None else found.dense.to(own)
         return found._replace(tile=found.tile.to(own), patch=found.patch.to(own), dense=dense_tokens)
 
@@ -381,14 +381,14 @@ class AnySat(nn.Module):
         dense: str | None = None,
         keep_unseen: bool = False,
     ) -> tuple[dict[str, PixelInput], PatchGrid, dict[str, int]]:
-        """Inputs in the type of the weights with what is invalid marked, the grid, and what is absent."""
+        """Return the inputs in the type of the weights with invalid values marked, the grid, and what is absent."""
         grid = self._grid_of({key: pixels.values for key, pixels in inputs.items()}, patch_size_m)
         inputs = {key: pixels.to(self.device) for key, pixels in inputs.items()}
         marked, absent = mark_invalid(inputs, ids, refuse, keep_unseen=keep_unseen)
         if marked.keys() and all(self.config.modality(key).covers_tile for key in marked):
-            # Only context is left: the patches are still those of what was given, and nobody saw them.
+            # Only context modalities are left: the patches stay those of the given modalities, all invalid.
             marked |= {k: nothing_of(p) for k, p in inputs.items() if not self.config.modality(k).covers_tile}
-        if dense is not None and dense not in marked:  # whose map is to be NaN, not missing
+        if dense is not None and dense not in marked:  # its map is NaN, not missing
             marked[dense] = nothing_of(inputs[dense])
         ready = {key: pixels._replace(values=pixels.values.to(self.dtype)) for key, pixels in marked.items()}
         return ready, grid, absent

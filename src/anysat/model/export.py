@@ -1,4 +1,4 @@
-"""The forward pass as an exported program: batch, number of dates and tile size stay free."""
+"""Export of the forward pass with `torch.export`; batch size, number of dates and tile size stay free."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ _MOST_DATES, _MOST_PATCHES_PER_SIDE, _LARGEST_BATCH = 1000, 256, 1024
 
 
 class CoreModule(nn.Module):
-    """The core for fixed modalities and patch size, all pixels valid."""
+    """The forward pass for fixed modalities and a fixed patch size, with all pixels valid."""
 
     def __init__(self, model: AnySat, keys: Sequence[str], patch_size_m: float, dense: str | None) -> None:
         super().__init__()
         self.model, self.keys, self.patch_size_m, self.dense = model, tuple(keys), patch_size_m, dense
 
     def forward(self, values: dict[str, Tensor], days: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Tile, patch and, when asked for, dense embeddings of standardised values."""
+        """Return tile, patch and, if requested, dense embeddings of standardised values."""
         inputs = {key: PixelInput(values[key], days.get(key)) for key in self.keys}
         found = self.model.core(inputs, self.patch_size_m, self.dense)
         return (found.tile, found.patch) if found.dense is None else (found.tile, found.patch, found.dense)
 
 
 def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: str | None = None) -> ExportedProgram:
-    """Export an encoder that takes `({key: values}, {key: days})` and gives (tile, patch[, dense]).
+    """Export an encoder as a program that takes `({key: values}, {key: days})` and returns (tile, patch[, dense]).
 
-    Values are standardised and all valid, days are float32; checks, masks and chunks stay in the Python call. Every
-    modality's number of dates, the batch size and the tile's sides are free. A tile has two patches or more
-    a side, a series two dates or more: give a single one twice, which changes nothing.
+    The program takes standardised values, all of them valid, and day numbers in float32. It has no checks, masks or
+    chunks. The batch size, the sides of the tile and the number of dates of each modality are free, but a tile needs
+    at least two patches per side and a series at least two dates. Give a single date twice: this changes nothing.
 
     Args:
-        model: the program computes as in eval mode; the model stays in the mode it has.
-        keys: the modalities the program takes, one or more; they must lie in patches.
-        patch_size_m: fixed side of a patch.
-        dense: modality of a dense output, or None.
+        model: The encoder. The program computes as in eval mode; the mode of the model does not change.
+        keys: One or more modalities that the program takes. Context modalities (MODIS) cannot be exported.
+        patch_size_m: Side of a patch in metres; fixed in the program.
+        dense: Modality of a dense output, or None.
+
+    Returns:
+        The exported program.
 
     Raises:
-        UnknownNameError: the model has no such modality.
-        InputError: no modality; the patch does not hold whole sub-patches, or a modality covers the tile.
+        UnknownNameError: The model has no such modality.
+        InputError: There is no modality, one is a context modality, or a patch does not hold whole sub-patches.
     """
     if not keys:
         raise InputError("export", "at least one modality", "none")

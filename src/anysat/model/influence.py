@@ -1,4 +1,4 @@
-"""Which dates of a series an embedding hangs on: each is left out in turn."""
+"""The influence of each date of a series on the embeddings."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from anysat.model.validity import any_of, mark_unseen
 def date_influence(
     model: AnySat, tile: Tile, patch_size_m: float, modality: str
 ) -> Float[Tensor, "time patch_row patch_col"]:
-    """How far the embedding of each patch turns when a date of a series is left out: one minus the cosine.
+    """Measure how far the embedding of each patch turns when a date of a series is left out.
 
-    What each date shows by itself is computed once; the rest of the forward pass once for each date.
+    The features of each date are computed only once; the rest of the forward pass is repeated for each date.
 
     Args:
-        model: in eval mode.
-        tile: what was seen of one place.
-        patch_size_m: side of a patch in metres.
-        modality: key of the series whose dates are left out; it must lie in patches.
+        model: The encoder, in eval mode.
+        tile: The tile.
+        patch_size_m: Side of a patch in metres.
+        modality: Key of the series whose dates are left out. It cannot be a context modality (MODIS).
 
     Returns:
-        For each of its dates in the tile; by what it shows of other patches, too, with which a patch is fused. NaN
-        where nobody sees the patch, or not without this date.
+        One minus the cosine between the embeddings with and without the date, (time patch_row patch_col). A date also
+        counts through what it shows of the other patches, with which a patch is fused. NaN where a patch is not
+        observed at all, or not without this date.
 
     Raises:
-        UnknownNameError: the tile has no such series.
-        Others as `AnySat.encode`.
+        UnknownNameError: The tile has no such series.
+        AnySatError: As `AnySat.encode`.
 
     Examples:
         >>> import numpy as np, anysat
@@ -93,7 +94,7 @@ def date_influence(
 def _fused(
     model: AnySat, seen: dict[str, SeenPatches], grid: tuple[int, int], patch_size_m: float
 ) -> Float[Tensor, "patch_row patch_col dim"]:
-    """Patch embeddings of one tile, NaN where nobody saw."""
+    """Return the patch embeddings of one tile, NaN where nothing was observed."""
     _, fused = model.fuse(seen, grid, patch_size_m, max_pairs=MAX_PAIRS)
     patch = fused.view(*grid, -1)
     flags = [tokens.patch_valid for key, tokens in seen.items() if not model.config.modality(key).covers_tile]

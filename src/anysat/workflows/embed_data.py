@@ -1,4 +1,4 @@
-"""Cubes in Python to embeddings in Python: lazy when they are, with georeference."""
+"""Embed xarray cubes in Python, with georeference, lazily if the cubes are lazy."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
 def embed(
     data: Mapping[str, Any], patch_size_m: float, *, weights: str | Path | AnySat = "g-astruc/AnySat", **options: Any
 ) -> xarray.Dataset:
-    """Embeddings of cubes of the same ground, by modality key: `embedding` (time dim y x) and `valid` (time y x).
+    """Embed cubes of the same ground. The values are those of `anysat embed`.
 
-    Lazy if any of the cubes is: each of its blocks is then computed where and when it is asked for, on a Dask cluster
-    too if one is connected. Values are those of `anysat embed`.
+    If any cube is lazy, so is the result: each of its blocks is computed when needed, on a Dask cluster if one is
+    connected.
 
     Args:
-        data: xarray Datasets or DataArrays with a reference system (time, band, y, x in any order), or paths.
-        patch_size_m: side of a patch in metres.
-        weights: as for `anysat.load`, or a model.
-        options: others of `anysat embed`: `area`, `dates`, `period`, `dense` (embeddings of its sub-patches are then
-            what is returned), `units`, `statistics`, `dataset`, `window`, `overlap`, `places`,
+        data: The cubes by modality key: xarray Datasets or DataArrays with a coordinate reference system and axes
+            time, band, y and x in any order, or paths.
+        patch_size_m: Side of a patch in metres.
+        weights: A source of weights as for `anysat.load`, or a model.
+        **options: Other options of `anysat embed`: `area`, `dates`, `period`, `dense` (returns the embeddings of
+            that modality's sub-patches instead), `units`, `statistics`, `dataset`, `window`, `overlap`, `places`,
             `memory_gb`, `device`, `precision`.
 
+    Returns:
+        A georeferenced Dataset with `embedding` (time dim y x) and `valid` (time y x).
+
     Raises:
-        SourceError, UnknownNameError, RecordError, PatchSizeError: as `anysat embed`.
+        InputError: An option is not one of these, or the ground lies in several UTM zones.
+        SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
 
     Examples:
         >>> import numpy as np, odc.geo.xr, xarray
@@ -69,7 +74,7 @@ def embed(
 
 
 def _graph(job: Job, layout: Layout) -> dict[str, tuple[tuple[str, ...], Any]]:
-    """Arrays of which each shard is a block that depends on the tokens of the shards around it."""
+    """Build lazy arrays. Each shard is a block that depends on the tokens of the shards around it."""
     import dask
     import dask.array
 
@@ -104,7 +109,7 @@ def _make(job: Job, unit: Unit) -> Any:
 
 
 def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:
-    """Vectors (time dim y x) and validity (time y x) of a shard."""
+    """Return the embeddings (time dim y x) and validity (time y x) of a shard."""
     own = next(part for part, other in zip(parts, job.needs(unit), strict=True) if other == unit)
     arrays, found = job.fuse(unit, parts, own.sub)
     for problem in found.unreadable:
