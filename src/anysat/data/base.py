@@ -1,4 +1,4 @@
-"""What a dataset is: a record of facts and three functions; and the datasets found by name.
+"""Datasets: the records that describe them, and the functions that find and open them.
 
 To add a dataset, write one file in `data/datasets/` (or any importable module) that exports `DATASET`, a
 `DatasetRecord`. Command line, contract tests, documentation, mixtures and shards follow from it.
@@ -32,34 +32,34 @@ if TYPE_CHECKING:
 
 _DATASETS = "anysat.data.datasets"
 PACK_INDEX = "anysat-pack.json"
-"""File by which a folder written by `anysat datasets pack` is recognised."""
+"""The file that marks a folder written by `anysat datasets pack`."""
 LEVELS, KINDS = ("tile", "pixel"), ("class", "labels", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One thing to predict.
+    """A quantity that can be predicted for a tile or for each of its pixels.
 
-    A tile's class is an integer (), its labels 0 and 1 (class), a value a float (); of pixels it is a raster (row col).
+    For a tile, a class is an integer (), labels are 0 and 1 (class), a value is a float (). For pixels: (row col).
     """
 
     name: str
     level: str
     """`tile` or `pixel`."""
     kind: str
-    """`class` (one of several), `labels` (any of several, tile only) or `value` (regression)."""
+    """`class` (one of several), `labels` (any of several; tiles only) or `value` (regression)."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of their numbers."""
+    """Names of the classes or labels, in the order of their numbers; empty for a value."""
     colours: tuple[str, ...] = ()
-    """Of the classes in maps and pictures, each as #rrggbb; none for those the package gives."""
+    """Colours of the classes in maps and pictures, each as #rrggbb. Empty for the package's own colours."""
     ignore: int | None = None
-    """Number of pixels or tiles without a label, outside the classes."""
+    """Number that marks pixels or tiles without a label. It cannot be the number of a class."""
     gsd_m: float | None = None
-    """Pixel side of a raster."""
+    """Side of a pixel in metres; None for a target of tiles."""
     unit: str = ""
     """Unit of a value."""
     limits: tuple[float, float] | None = None
-    """Least and greatest value that can be."""
+    """Least and greatest possible value."""
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -78,72 +78,72 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """Everything the package knows of one dataset."""
+    """Everything that the package knows about a dataset."""
 
     name: str
-    """Name on the command line and under which statistics are kept: `pastis_hd`."""
+    """Name of the dataset on the command line and of its statistics, such as `pastis_hd`."""
     title: str
     """Name as its authors write it."""
     about: str
     """One sentence: what, where, how many."""
     modalities: tuple[str, ...]
-    """Keys of its modalities; where pixels are told by the finest, the first of equals tells them."""
+    """Keys of its modalities. Pixel targets are by default predicted from the finest; if several, from the first."""
     tile_m: float
-    """Side of a tile as it is read."""
+    """Side of a tile as it is read, in metres."""
     patch_sizes_m: tuple[float, ...]
-    """Patch sizes it is used with (spec 3.6 and 5, paper table C)."""
+    """Patch sizes to use it with, in metres, the default first. Source: paper table C and the published code."""
     targets: tuple[Target, ...]
     """What can be predicted; may be empty."""
     splits: Mapping[str, tuple[str, ...]]
-    """Values of the column `split` that make up `train`, `val`, `test`; they never overlap."""
+    """Values of the column `split` of the samples that make up `train`, `val` and `test`; they never overlap."""
     split_rule: str
     """Where the splits come from, in a sentence."""
     date_rule: str
     """Where dates come from, in a sentence."""
     block_m: float | None = None
-    """Side of the squares of ground whose tiles stay in one split, by `lon` and `lat` of the table; None where they do
-    not."""
+    """Side in metres of squares of ground, located by the columns `lon` and `lat`, whose tiles are all in one split.
+    None if splits do not keep such squares together."""
     has_real_dates: bool = True
-    """False where day, month or year stand for others, so that season or year mean nothing."""
+    """False if day, month or year are placeholders, so that season or year mean nothing."""
     day_convention: str = "day_of_year"
-    """Day number recommended for its dates, see `day_numbers`; `notes` say where the published loader counts others."""
+    """Recommended day numbers, see `day_numbers`. `notes` say where the published loader uses others."""
     licence: str
     size: str
     """Number of tiles and bytes to download."""
     homepage: str
-    """Where to get it; nothing is downloaded by this package."""
+    """Where to get it; the package downloads nothing."""
     citation: str
     layouts: tuple[Layout, ...]
-    """Ways in which it may lie on disk, the first that is recognised is read."""
+    """Ways in which it may be stored on disk. The first one that is recognised is read."""
     list_samples: Callable[[DatasetFolder], Samples]
-    """All samples of a folder, with their splits; reads lists and names, no pixels."""
+    """List all samples of a folder, with their splits. Reads lists and file names, no pixels."""
     read_sample: Callable[[DatasetFolder, Row, Sequence[str]], Tile]
-    """One sample: folder, row of its table, modalities wanted. Targets that `folder.wants` does not may be left out."""
+    """Read a sample: folder, row of `Samples`, modality keys. May leave out targets that `folder.wants` does not."""
     read_drawn: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile] | None = None
-    """A sample for training, of which what is larger than a tile is cut at a place that the generator draws; None where
-    nothing is larger."""
+    """Read a sample for training, where samples are larger than tiles: cut at a place that the generator draws. None if
+    samples are not larger."""
     read_target: Callable[[DatasetFolder, Row, str], NDArray[Any]] | None = None
-    """A target that `read_sample` leaves out because making it takes long, made when asked for: folder, row, name."""
+    """Make a target that `read_sample` leaves out because it takes long: folder, row, name of the target."""
     read_crops: Callable[[DatasetFolder, Row, Sequence[str]], Crops] | None = None
-    """Tiles that together cover all of a sample that is larger than a tile, as its authors score it; None where a tile
-    is the sample."""
+    """Read tiles that together cover a sample larger than a tile, as its authors score it. None if a sample is one
+    tile."""
     read_notes: Callable[[DatasetFolder, Row], Mapping[str, Sequence[str]]] | None = None
-    """What opening the files of a sample tells, by modality, for `check`; None where the layout table says it all."""
+    """Return what the files of a sample tell when opened, by modality, for `check`. None if the layout says it all."""
     list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
-    """Class number of every sample, for samplers that balance classes; may take long. None where there is none."""
+    """Return the class of every sample, for samplers that balance classes; may be slow. None if there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
-    """Write so many tiles of the generated world in this layout."""
+    """Write a given number of tiles of the generated world in this layout."""
     fetch: Callable[[Path], Path] | None = None
-    """Makes the folder from an installed package and gives it back; None where it has to be got from `homepage`."""
+    """Create the folder from an installed package and return it. None if the dataset comes from `homepage`."""
     notes: tuple[str, ...] = ()
     """What differs from the published loader, and what a user should know."""
     found_as: str = ""
-    """What `find_dataset` was asked for; other processes find the record by it."""
+    """The name that was given to `find_dataset`, by which other processes find the record."""
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """How a user says that the files of a modality are to be understood, by its key: fields of a `SourceDescription`,
-    without places and days. A predictor keeps them, for other files of the same kind."""
+    """The user's description of the files of a modality, by its key: fields of a `SourceDescription` without places and
+    days. A predictor keeps them, for other files of the same kind."""
     sensors: Mapping[str, Modality] = field(default_factory=dict)
-    """Records of the user's own sensors, by key of the modality."""
+    """Records of the user's own sensors, by modality key."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
@@ -156,30 +156,30 @@ class DatasetRecord:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a user's own data, described in the YAML file `found_as`."""
+        """Whether this is a user's own data, described in the YAML file `found_as`."""
         return self.found_as.endswith((".yaml", ".yml"))
 
     def target(self, name: str) -> Target:
-        """The target of this name."""
+        """Return the target of this name."""
         for target in self.targets:
             if target.name == name:
                 return target
         raise UnknownNameError(f"target of {self.name}", name, [target.name for target in self.targets])
 
     def layout(self, name: str) -> Layout:
-        """The layout of this name."""
+        """Return the layout of this name."""
         for layout in self.layouts:
             if layout.name == name:
                 return layout
         raise UnknownNameError(f"layout of {self.name}", name, [layout.name for layout in self.layouts])
 
     def folder(self, root: str | Path, layout: str | None = None) -> DatasetFolder:
-        """The dataset's folder, its layout recognised by its marker where it is not named.
+        """Return the folder of the dataset at `root`. If no layout is named, it is recognised by its marker.
 
         Raises:
-            UnknownNameError: there is no layout of this name.
-            MissingFileError: there is no such folder, or no layout is recognised in it.
-            SourceError: it is a file.
+            UnknownNameError: There is no layout of this name.
+            MissingFileError: There is no such folder, or no layout is recognised in it.
+            SourceError: `root` is a file.
         """
         root = Path(root)
         markers = " or ".join(
@@ -199,11 +199,11 @@ class DatasetRecord:
 
 
 class Tiles(Protocol):
-    """Tiles by number: what streams, statistics and shards are made from; a loose or a packed dataset."""
+    """A sequence of tiles, loose or packed, from which streams, statistics and shards are made."""
 
     @property
     def name(self) -> str:
-        """Name of the dataset, under which statistics are kept."""
+        """Name of the dataset and of its statistics."""
 
     @property
     def ids(self) -> list[str]:
@@ -212,15 +212,15 @@ class Tiles(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tile:
-        """One tile, in source values."""
+        """Read one tile, in source values."""
 
     def labels(self) -> NDArray[np.int64]:
-        """Class number of every sample, for samplers that balance classes."""
+        """Return the class number of every sample, for samplers that balance classes."""
 
 
 @dataclass(frozen=True, eq=False)
 class TileDataset:
-    """Samples of one split, read when asked for; open it with `open_dataset`."""
+    """The samples of one split as a sequence of tiles, read on access. Open it with `open_dataset`."""
 
     record: DatasetRecord
     folder: DatasetFolder
@@ -229,11 +229,11 @@ class TileDataset:
     split: str = "train"
     """Name of the split, for messages."""
     targets: tuple[str, ...] | None = None
-    """Targets to read; None for all."""
+    """Names of the targets to read; None for all."""
 
     @property
     def name(self) -> str:
-        """Name of the dataset, under which statistics are kept."""
+        """Name of the dataset and of its statistics."""
         return self.record.name
 
     @property
@@ -245,15 +245,15 @@ class TileDataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Tile:
-        """One tile, in source values.
+        """Read one tile, in source values.
 
         Raises:
-            MissingFileError, SourceError: a file of it is missing, truncated or not what it should be.
+            MissingFileError, SourceError: A file is missing, truncated or not as described.
         """
         return self._read(index, self.record.read_sample)
 
     def drawn(self, index: int, generator: np.random.Generator) -> Tile:
-        """One tile for training: where photos are larger than tiles, cut at a place drawn anew. Raises as by index."""
+        """Read one tile for training, cut at a random place if samples are larger than tiles. Errors as by index."""
         read = self.record.read_drawn
         if read is None:
             return self[index]
@@ -266,12 +266,12 @@ class TileDataset:
             targets = self._targets(tile, row)
         except (MissingFileError, SourceError):
             raise
-        except (AnySatError, ValueError, IndexError) as error:  # such as a date that is none
+        except (AnySatError, ValueError, IndexError) as error:  # such as an invalid date
             raise SourceError(f"{self.folder.root}, sample {row['id']} of {self.record.title}", str(error)) from error
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
 
     def _targets(self, tile: Tile, row: Row) -> dict[str, NDArray[Any]]:
-        """Targets asked for; those that take long are made only then."""
+        """Return the requested targets; only here are those made that take long."""
         make, found = self.record.read_target, dict(tile.targets)
         if make is not None:
             asked = [target.name for target in self.record.targets] if self.targets is None else self.targets
@@ -282,17 +282,17 @@ class TileDataset:
         return (self[index] for index in range(len(self)))
 
     def labels(self) -> NDArray[np.int64]:
-        """Class number of every sample, for samplers that balance classes.
+        """Return the class number of every sample, for samplers that balance classes.
 
         Raises:
-            InputError: a sample of this dataset has no single class.
+            InputError: The samples of this dataset do not have one class each.
         """
         if self.record.list_labels is None:
             raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
         return self.record.list_labels(self.folder, self.samples)
 
     def take(self, indices: ArrayLike) -> TileDataset:
-        """Some samples, by number or by a mask."""
+        """Return a dataset of some of the samples, chosen by number or by a mask."""
         return replace(self, samples=self.samples.take(indices))
 
 
@@ -300,20 +300,20 @@ def open_dataset(
     name: str, root: str | Path, split: str = "train", *, modalities: Sequence[str] | None = None,
     layout: str | None = None, targets: Sequence[str] | None = None,
 ) -> TileDataset | PackedDataset:  # fmt: skip
-    """A dataset that lies on disk, loose or packed.
+    """Open a dataset on disk, loose or packed. Its items are tiles.
 
     Args:
-        name: one of `dataset_names()`, the dotted name of a module that exports `DATASET`, or a YAML file (see
-            `data.own`).
-        root: its folder.
-        split: `train`, `val`, `test` or `all`; or members of the table's own splits joined by `+`, as `fold1+fold2`.
-        modalities: keys to read; None for all it has.
-        layout: name of a layout, `packed` for one written by `anysat datasets pack`; None to recognise it.
-        targets: names of targets to read; None for all, empty for none, as in pretraining.
+        name: One of `dataset_names()`, the dotted name of a module that exports `DATASET`, or a YAML file that
+            describes your own data.
+        root: Folder of the dataset.
+        split: `train`, `val`, `test` or `all`, or several of the dataset's own splits, such as `fold1+fold2`.
+        modalities: Keys of the modalities to read; None for all.
+        layout: Name of the layout, or `packed` for `anysat datasets pack`. None to recognise it.
+        targets: Names of the targets to read; None for all, empty for none, as in pretraining.
 
     Raises:
-        UnknownNameError: of a dataset, split, modality, layout or target.
-        MissingFileError, SourceError: the folder does not hold the dataset.
+        UnknownNameError: There is no such dataset, split, modality, layout or target.
+        MissingFileError, SourceError: The folder does not hold the dataset.
     """
     record = find_dataset(name)
     for key in modalities or ():
@@ -332,7 +332,7 @@ def open_dataset(
 
 
 def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileDataset | PackedDataset:
-    """All samples of a folder."""
+    """Open all samples of a folder."""
     if layout == "packed" or (layout is None and (root / PACK_INDEX).is_file()):
         from anysat.data.pack import open_pack
 
@@ -362,12 +362,12 @@ def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, 
 
 
 def dataset_names() -> list[str]:
-    """Names of the datasets the package ships."""
+    """Return the names of the datasets that the package knows."""
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_DATASETS).__path__))
 
 
 def _not_found(name: str, error: ModuleNotFoundError) -> str:
-    """What Python did not find, and where the command line does not look, if that may be why."""
+    """Say what Python did not find, and that the command line does not look there, if that may be the reason."""
     if error.name != name.partition(".")[0]:
         return str(error)
     return (f"{error}. The command `anysat` does not look into the current folder: run `python -m anysat …` there, or "
@@ -375,10 +375,10 @@ def _not_found(name: str, error: ModuleNotFoundError) -> str:
 
 
 def find_dataset(name: str) -> DatasetRecord:
-    """The record of a dataset: shipped, of an importable module by dotted name, or of a YAML file.
+    """Return the record of a dataset: a known name, the dotted name of a module, or a YAML file of your own data.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: There is none.
     """
     if name.endswith((".yaml", ".yml")):
         from anysat.data.own import read_record

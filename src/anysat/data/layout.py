@@ -1,7 +1,7 @@
-"""How a dataset lies on disk: a table of entries that its reader, its miniature writer, `check` and the docs all use.
+"""Layouts: how a dataset is stored on disk, as a table used by its reader, its miniature writer, `check` and the docs.
 
-An entry is one kind of file, or one key in it. `DatasetFolder` ties a layout to a folder and moves
-arrays and observations in and out by an entry's name.
+An entry of the table is one kind of file, or one key in it. `DatasetFolder` applies a layout to a folder: it reads and
+writes arrays and observations by the name of their entry.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from anysat.modalities import MODALITIES, UNITS, Modality, band_key
 from anysat.observation import Observation
 
 FIELD = re.compile(r"{(\w+)}")
-"""A field of a path: `{id}`."""
+"""A field of a path, such as `{id}`."""
 TEXT = "text"
-"""`dtype` of an entry that is text or a document, whose shape is not checked."""
+"""`dtype` of an entry that is text or a document. Its shape is not checked."""
 SOURCE = "source"
-"""`dtype` of an entry that is a file or folder of imagery which `geo.sources` reads; only its place is checked,
-and its unit is for the file to say."""
+"""`dtype` of an entry that is a file or folder of imagery read by `geo.sources`. Only its path is checked, and its unit
+comes from the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,31 +37,31 @@ class Entry:
     """One kind of file of a dataset, or one key in it."""
 
     name: str
-    """Name under which reader and writer ask for it; one layout has it once."""
+    """Name of the entry for readers and writers, unique in a layout."""
     path: str
-    """Path below the dataset's folder, with fields in braces: `DATA_S2/S2_{id}.npy`."""
+    """Path below the dataset's folder, with fields in braces, such as `DATA_S2/S2_{id}.npy`."""
     also: tuple[str, ...] = ()
-    """Other paths where it is found, tried in order."""
+    """Other possible paths, tried in order."""
     key: str | None = None
-    """Name inside the file; None where the file is one array or document."""
+    """Name inside the file. None if the file is one array or document."""
     dtype: str
-    """Stored type, numpy's name; `text` for names, dates and documents."""
+    """Name of the stored numpy type, or `text` for names, dates and documents."""
     shape: tuple[int | str, ...] = ()
-    """Length of each axis; a word for a length that varies (`T`)."""
+    """Length of each axis; a word such as `T` for a length that varies."""
     modality: str | None = None
-    """Key of the modality whose values it holds."""
+    """Key of the modality whose values it holds, or None."""
     bands: tuple[str, ...] = ()
-    """Names of all stored bands, in stored order; those the modality does not have are not read."""
+    """Names of all stored bands, in stored order. Those that the modality does not have are not read."""
     unit: str | tuple[str, ...] = ""
-    """With `modality`: one of `UNITS`, or one per stored band. Else what the numbers are, in words."""
+    """With `modality`, one of `UNITS`, or one per stored band. Otherwise the meaning of the numbers, in words."""
     nodata: float | None = None
     """Stored value that means "no data"."""
     is_optional: bool = False
-    """True when a sample may lack it."""
+    """True if a sample may lack it."""
     about: str = ""
     """What a reader of the table should know."""
     source: str
-    """Where the fact comes from."""
+    """Where these facts come from."""
 
     def __post_init__(self) -> None:
         if self.modality is None or self.dtype == SOURCE:
@@ -75,12 +75,12 @@ class Entry:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names in braces of the path."""
+        """Names of the fields of the path."""
         return tuple(dict.fromkeys(FIELD.findall(self.path)))
 
     @property
     def described(self) -> str:
-        """What should be there, for messages."""
+        """Description of what should be there, for messages."""
         shape = f" ({', '.join(map(str, self.shape))})" if self.shape else ""
         key = f"{self.key!r}: " if self.key else ""
         return f"{key}{self.name}, {self.dtype}{shape}" + (f", {self.about}" if self.about else "")
@@ -88,17 +88,18 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way in which a dataset lies on disk."""
+    """One way of storing a dataset on disk."""
 
     name: str
-    """`published` as released by its authors, `training` as the published training code expects it."""
+    """`published` for the authors' release, `training` for what the published training code expects."""
     marker: str
     """Path pattern (glob) below the folder by which the layout is recognised."""
     also: tuple[str, ...] = ()
     """Other patterns by which it is recognised."""
     entries: tuple[Entry, ...]
+    """The entries, each name once."""
     checked_against: str | None = None
-    """Real files the table was tested against; None when it was written from descriptions only."""
+    """Real files that the layout was tested with. None if it was written from descriptions only."""
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
@@ -119,25 +120,25 @@ class Layout:
         return name in self.by_name
 
     def is_at(self, root: Path) -> bool:
-        """Whether a marker is found below a folder."""
+        """Whether one of the markers is found below a folder."""
         return any(next(root.glob(pattern), None) is not None for pattern in (self.marker, *self.also))
 
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """A dataset's folder on disk and the layout it has."""
+    """A dataset's folder on disk, with its layout."""
 
     root: Path
     layout: Layout
     targets: tuple[str, ...] | None = None
-    """Names of the targets that are asked for; None for all."""
+    """Names of the requested targets; None for all."""
 
     def wants(self, *targets: str) -> bool:
-        """Whether one of these targets is asked for: a reader may leave out files that only they need."""
+        """Whether one of these targets is requested. If not, a reader may skip files that only they need."""
         return self.targets is None or not set(targets).isdisjoint(self.targets)
 
     def path(self, name: str, /, **fields: Any) -> Path:
-        """Where an entry of a sample lies; its first path where it is missing."""
+        """Return the path of an entry of a sample; if no file is there, the first of its possible paths."""
         entry = self.layout[name]
         first = self.root / entry.path.format(**fields)
         if not entry.also or first.exists():
@@ -146,14 +147,14 @@ class DatasetFolder:
         return next((path for path in others if path.exists()), first)
 
     def has(self, name: str, /, **fields: Any) -> bool:
-        """Whether the file of an entry is there."""
+        """Whether the file of an entry exists."""
         return name in self.layout and self.path(name, **fields).is_file()
 
     def find(self, *names: str) -> Iterator[dict[str, str]]:
-        """The fields of every file that fits an entry's path, in name order.
+        """Yield the fields of every file that matches an entry's path, sorted by path.
 
-        Of several entries with the same fields, each that has a file of any is found once, those of the first entry
-        first: a sample whose image is gone is still found by its label.
+        If several entries with the same fields are given, every combination of fields that has a file of any of them is
+        found once, those of the first entry first. So a sample without its image is still found by its label.
         """
         seen: set[tuple[str, ...]] = set()
         for pattern in (self.layout[name].path for name in names):
@@ -167,17 +168,19 @@ class DatasetFolder:
                     yield fields
 
     def read(self, *names: str, rows: Part = None, **fields: Any) -> Any:
-        """Value of one entry, or a tuple of several; entries of one file are read together.
+        """Read one or several entries of a sample. Entries of one file are read together.
 
         Args:
-            names: entries.
-            rows: part of the first axis to read, or a slice of each of the first axes, of files that allow it (npy,
-                npz, HDF5).
-            fields: fields of the path.
+            *names: Names of the entries.
+            rows: Part of the first axis to read, or slices of the first axes, for files that allow it (npy, npz, HDF5).
+            **fields: Fields of the path.
+
+        Returns:
+            The value of the entry, or a tuple of the values of several.
 
         Raises:
-            MissingFileError: the file is not there; the message says what it should be.
-            SourceError: it is truncated, unsafe, or of another shape or type than the table says.
+            MissingFileError: There is no such file. The message says what it should be.
+            SourceError: The file is truncated or unsafe, or has another shape or type than the layout says.
         """
         found: dict[str, Any] = {}
         for path, group in self._by_file(names, fields).items():
@@ -190,10 +193,11 @@ class DatasetFolder:
 
     @contextmanager
     def understood(self, name: str, **fields: Any) -> Iterator[None]:
-        """Say with its file what is wrong with the content of an entry that is another than expected.
+        """Turn errors that unexpected content causes inside the `with` block into one that names the entry's file.
 
         Raises:
-            SourceError: something inside does not find what it looks for.
+            SourceError: The block failed with an `AttributeError`, `IndexError`, `KeyError`, `TypeError` or
+                `ValueError`.
         """
         try:
             yield
@@ -205,10 +209,10 @@ class DatasetFolder:
             raise SourceError(self.path(name, **fields), f"it cannot be understood ({error!r})", expected) from error
 
     def shape(self, name: str, **fields: Any) -> tuple[int, ...]:
-        """Shape of an entry that is a .npy file, by its header.
+        """Return the shape of an entry that is a .npy file, from its header.
 
         Raises:
-            MissingFileError, SourceError: as `read`.
+            MissingFileError, SourceError: As `read`.
         """
         path, entry = self.path(name, **fields), self.layout[name]
         found = read_shape(path, entry.described)
@@ -217,7 +221,7 @@ class DatasetFolder:
         return found
 
     def write(self, contents: Mapping[str, Any], geobox: Any = None, **fields: Any) -> None:
-        """Write the entries of one sample, those of one file together, in the types and shapes of the table."""
+        """Write entries of a sample in the types of the layout. Entries of one file are written together."""
         for path, group in self._by_file(tuple(contents), fields).items():
             values: dict[str | None, Any] = {}
             for name in group:
@@ -230,12 +234,12 @@ class DatasetFolder:
     def observe(
         self, name: str, values: ArrayLike, *, dates: Any = None, valid: ArrayLike | None = None, **fields: Any
     ) -> Observation:
-        """Stored values of an entry as an observation: bands, units and nodata are those of the table.
+        """Turn stored values of an entry into an observation, with the bands, units and nodata value of the layout.
 
         Stored bands that the modality does not have are left out.
 
         Raises:
-            SourceError: values, dates or mask do not fit; the message names the file.
+            SourceError: The values, dates or mask do not fit. The message names the file.
         """
         entry = self.layout[name]
         modality = _modality(entry)
@@ -253,9 +257,10 @@ class DatasetFolder:
             raise SourceError(self.path(name, **fields), str(error), f"expected {entry.described}") from error
 
     def store(self, name: str, observation: Observation) -> NDArray[Any]:
-        """The inverse of `observe`: values in the bands, order, unit and type of the table.
+        """Turn an observation into stored values: the inverse of `observe`.
 
-        Invalid values and bands that the modality does not have are `nodata`, else NaN, or 0 in integers.
+        Invalid values, and bands that the modality does not have, become `nodata`. If the entry has none, they become
+        NaN, or 0 in integers.
         """
         entry, modality = self.layout[name], observation.modality
         used = _used(entry, modality)
@@ -275,7 +280,7 @@ class DatasetFolder:
         return stored
 
     def geobox(self, name: str, /, **fields: Any) -> Any:
-        """Georeference of a raster entry, or None."""
+        """Return the georeference of a raster entry, or None."""
         return read_geobox(self.path(name, **fields))
 
     def _by_file(self, names: Sequence[str], fields: Mapping[str, Any]) -> dict[Path, list[str]]:
@@ -286,7 +291,7 @@ class DatasetFolder:
 
 
 def glob_of(path: str) -> str:
-    """The files that a path with fields may be, as a pattern to find them by; the rest of it is taken letter by letter.
+    """Return the glob pattern of the files that a path with fields stands for. All outside the fields is literal.
 
     >>> glob_of("S2 [L2A]/{id}.tif")
     'S2 [[]L2A]/*.tif'
@@ -295,7 +300,7 @@ def glob_of(path: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    """A path pattern as a regular expression; a field that comes twice must be the same twice."""
+    """Turn a path pattern into a regular expression. A field that occurs twice must have the same value."""
     seen: set[str] = set()
     made = []
     for index, part in enumerate(FIELD.split(pattern)):
@@ -314,13 +319,13 @@ def _modality(entry: Entry) -> Modality:
 
 
 def _used(entry: Entry, modality: Modality) -> list[int]:
-    """Places of the stored bands that the modality has."""
+    """Return the places of the stored bands that the modality has."""
     known = frozenset().union(*(band.match_keys for band in modality.bands))
     return [place for place, name in enumerate(entry.bands) if band_key(name) in known]
 
 
 def _check_stored(entry: Entry, value: Any, path: Path, is_part: bool = False) -> None:
-    """Refuse an array of another kind of number, rank or length than the table says."""
+    """Check that an array has the kind of number, rank and lengths of the layout."""
     if entry.dtype == TEXT or not entry.shape:
         return
     array, shape = np.asarray(value), entry.shape[1:] if is_part else entry.shape

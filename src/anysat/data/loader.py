@@ -1,7 +1,7 @@
-"""Batches from worker processes, in step order: every step is planned by a source and depends on nothing else.
+"""A loader that reads batches ahead in worker processes and returns them in the order of their steps.
 
-A worker lays all tensors of a batch into one piece of shared memory that is filled again later, so that a
-batch is not copied again and open files do not run out.
+A step depends only on its plan. A worker puts all tensors of a batch into one block of shared memory, which is reused
+later, so batches are not copied and the number of open files stays small.
 """
 
 from __future__ import annotations
@@ -32,59 +32,65 @@ class Plan:
     """What one step reads on one rank."""
 
     step: int
+    """Number of the step."""
     dataset: str
-    """Name of the one dataset of the step."""
+    """Name of the step's dataset."""
     patch_size_m: float
-    """Patch size of the step, the same on every rank."""
+    """Patch size of the step in metres, the same on every rank."""
     indices: NDArray[np.int64]
-    """Samples of this rank, numbers in the dataset."""
+    """Numbers of this rank's samples in the dataset."""
     seeds: tuple[tuple[int, ...], ...] = ()
-    """Seed of each sample's augmentation, for `numpy.random.default_rng`; none where nothing is drawn."""
+    """Seed of each sample's augmentation, for `numpy.random.default_rng`; empty if nothing is random."""
     part: int = 0
-    """Place of the dataset among the parts of a mixture."""
+    """Number of the dataset among the parts of a mixture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One batch and where it comes from."""
+    """One batch, with its dataset and patch size."""
 
     step: int
+    """Number of the step."""
     dataset: str
-    """Name of the one dataset of the batch."""
+    """Name of the batch's dataset."""
     patch_size_m: float
-    """Patch size to encode it with."""
+    """Patch size in metres to encode the batch with."""
     batch: Batch
+    """The tiles, in source values."""
 
 
 class Source(Protocol):
-    """What batches come from: any step's tiles, without regard to the steps before it."""
+    """A source of batches, which gives the tiles of any step independently of the steps before."""
 
     def plan(self, step: int) -> Plan:
-        """What a step reads; cheap."""
+        """Return what a step reads, without reading it."""
 
     def read(self, plan: Plan) -> list[Tile]:
-        """The tiles of a step, ready to be stacked."""
+        """Read the tiles of a step, ready to be stacked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Draws of the steps from `start` up to `stop`, in their order, each time it is iterated.
+    """An iterable over the batches of the steps from `start` up to but excluding `stop`, in order.
 
-    What comes does not depend on the number of workers. An error in the data is raised as it was in
-    the worker.
+    The batches do not depend on the number of workers. An error in the data is raised here as it was raised in the
+    worker.
     """
 
     source: Source
+    """Where the tiles come from."""
     start: int
+    """First step."""
     stop: int
+    """Step after the last."""
     num_workers: int = 0
-    """Processes that read ahead; 0 reads in this one, when a batch is asked for."""
+    """Number of processes that read ahead; 0 reads each batch in this process when it is needed."""
     prefetch: int = 2
-    """Batches each worker keeps ready."""
+    """Number of batches that each worker keeps ready."""
     pin_memory: bool = False
-    """True to place batches in page-locked memory, for faster copies to a GPU."""
+    """Put batches in page-locked memory, for faster copies to a GPU."""
     start_method: str | None = None
-    """How workers start: `fork`, `forkserver` or `spawn`; None for the platform's usual way."""
+    """How workers start: `fork`, `forkserver` or `spawn`. None for the platform's default."""
 
     def __post_init__(self) -> None:
         for name, least in (("start", 0), ("stop", self.start), ("num_workers", 0), ("prefetch", 1)):
@@ -100,7 +106,7 @@ class Loader:
         options: dict[str, Any] = {}
         pool = reader = None
         if self.num_workers:
-            pool = Pool(self.num_workers, self.prefetch + 2)  # kept ready, at hand, and being filled
+            pool = Pool(self.num_workers, self.prefetch + 2)  # the ready ones, one in use, one being filled
             reader = Reader(pool)
             options = {
                 "prefetch_factor": self.prefetch, "multiprocessing_context": self.start_method,
@@ -125,10 +131,10 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    """A signal to all processes of a job must not end those whose batches the parent waits for; it ends them itself.
+    """Keep a worker alive when a signal is sent to all processes of a job: the parent still waits for its batches.
 
-    Of processes that were forked; others may have threads by then, which take the signal as before. To ignore SIGTERM
-    would not do: the parent ends by it those that it has not told to end.
+    The parent ends its workers itself, partly by SIGTERM, so SIGTERM from the parent must still work. This is certain
+    only for forked workers; others may already have threads, which take the signal as before.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -138,7 +144,7 @@ def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
 
 
 def _end_by(process: int) -> None:
-    """End at once when this process sends SIGTERM, with the status that torch gives then."""
+    """End at once when `process` sends SIGTERM, with the exit status that torch uses."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
         pass
     os._exit(0)
@@ -146,7 +152,7 @@ def _end_by(process: int) -> None:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps by number, as torch asks for them in a worker."""
+    """A dataset for torch whose items are steps."""
 
     source: Source
     pool: Pool | None
@@ -159,7 +165,7 @@ class _Steps:
             return error
 
     def _fill(self, plan: Plan, tiles: list[Tile]) -> _Parcel:
-        """Stack tiles, in a worker into memory it shares with the process that asked."""
+        """Stack tiles; in a worker, into memory shared with the parent process."""
         worker = torch.utils.data.get_worker_info()
         if self.pool is None or worker is None:
             buffer = own_bytes(_most_bytes(tiles))
@@ -169,7 +175,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies in a buffer."""
+    """The place of a tensor in a buffer."""
 
     offset: int
     shape: tuple[int, ...]
@@ -182,16 +188,16 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A draw on its way between processes."""
+    """A draw that is passed between processes."""
 
     draw: Draw
-    """With a `_Place` for each tensor."""
+    """The draw, with a `_Place` instead of each tensor."""
     lent: Lent
-    """The memory they lie in."""
+    """The memory that holds the tensors."""
     used: int
-    """Bytes of it that hold the batch."""
+    """Number of its bytes that hold the batch."""
     pinned: Tensor | None = None
-    """A page-locked copy of those."""
+    """A page-locked copy of these bytes."""
 
     @classmethod
     def of(cls, plan: Plan, tiles: list[Tile], buffer: Tensor, lent: Lent) -> _Parcel:
@@ -211,17 +217,17 @@ class _Parcel:
         return cls(draw, lent, used)
 
     def pin_memory(self) -> _Parcel:
-        """Called by torch where memory is to be page-locked."""
+        """Copy the batch to page-locked memory; called by torch."""
         return replace(self, pinned=self.lent.open()[: self.used].pin_memory())
 
     def open(self) -> Draw:
-        """The draw with its tensors."""
+        """Return the draw with its tensors."""
         buffer = self.lent.open() if self.pinned is None else self.pinned
         return replace(self.draw, batch=self.draw.batch.map(lambda place: place.of(buffer)))  # type: ignore[attr-defined]
 
 
 def _most_bytes(tiles: list[Tile]) -> int:
-    """Enough for a batch of these tiles; what is not written to takes no memory."""
+    """Return a number of bytes that is enough for a batch of these tiles. Bytes never written take no memory."""
     most: dict[str, int] = {}
     for tile in tiles:
         for key, seen in tile.observations.items():

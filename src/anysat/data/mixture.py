@@ -1,7 +1,7 @@
-"""Several datasets as one endless stream of batches, a pure function of seed and step.
+"""Mixtures: several datasets as one endless stream of batches, determined by seed and step alone.
 
-Every batch is of one dataset and one patch size. There is no state to save: stopping and starting
-again at a step, or another number of workers, changes nothing (`docs/decisions/stream.md`).
+Every batch is of one dataset and one patch size. There is no state to save: neither a restart at any step nor another
+number of workers changes the batches (`docs/decisions/stream.md`).
 """
 
 from __future__ import annotations
@@ -25,28 +25,34 @@ from anysat.patches import centimetres
 
 SAMPLERS = ("shuffle", "sqrt_frequency")
 MAX_BLOCK = 10_000
-"""Steps after which every dataset has had its share; weights that need more are refused."""
+"""Largest number of steps after which every dataset has had its exact share. Weights that need more are refused."""
 ENDLESS = 2**62
-_SCHEDULE, _PATCH_SIZE, _ORDER, _AUGMENT = range(4)  # what a random number is for; never renumbered
+_SCHEDULE, _PATCH_SIZE, _ORDER, _AUGMENT = range(4)  # purposes of random numbers; never renumber them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """One dataset of a mixture and how it is drawn."""
+    """One dataset of a mixture, and how it is sampled.
+
+    Raises:
+        InputError: The dataset has no samples.
+        RecordError, UnknownNameError: A field has a value that is not possible, or a patch size does not fit.
+    """
 
     tiles: Tiles
-    """The dataset, opened with the modalities wanted."""
+    """The dataset, opened with the modalities to read."""
     batch_size: int
     """Tiles per step on each rank."""
     weight: float | Fraction = 1
-    """Its share of the steps, relative to the other parts; a ratio of small integers."""
+    """Share of the steps, relative to the other parts; a ratio of small integers."""
     patch_sizes_m: tuple[float, ...]
-    """Patch sizes, one of which is drawn for each step."""
+    """Patch sizes in metres. One is drawn for each step."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of each tile; none by default."""
     sampler: str = "shuffle"
-    """`shuffle`: every sample once per epoch. `sqrt_frequency`: a class with a probability proportional to the
-    square root of its frequency, then any sample of it (published PLANTED, spec 4.4); samples without a label, below 0,
-    are never drawn."""
+    """`shuffle` draws every sample once per epoch. `sqrt_frequency` draws a class with a probability proportional to
+    the square root of its frequency, then any of its samples (as published for PLANTED). It never draws samples without
+    a class, whose number is below 0."""
 
     def __post_init__(self) -> None:
         where = f"part {self.tiles.name!r}"
@@ -74,9 +80,10 @@ class Part:
 
 
 def sides_m(tiles: Tiles) -> list[float]:
-    """Sides that tiles have, by numbers in a column `extent_m` of their table, else by their record; empty if unknown.
+    """Return the sides that tiles have, in metres; empty if unknown.
 
-    The generated world has such a column, as `world.json` may ask for another side than its record.
+    They come from a column `extent_m` of the samples, or else from the dataset's record. The generated world has such a
+    column, because `world.json` may set another side than that of the record.
     """
     samples, record = (getattr(tiles, name, None) for name in ("samples", "record"))
     column = None if samples is None else samples.columns.get("extent_m")
@@ -87,20 +94,23 @@ def sides_m(tiles: Tiles) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture:
-    """An endless sequence of batches from several datasets; step `n` is the same whenever it is asked for.
+    """An endless sequence of batches from several datasets. A step has the same batch whenever it is drawn.
 
-    Datasets take turns in blocks of steps in which each has exactly its share. A part's samples come in epochs,
-    each sample once; what is left of an epoch starts the batch that the next one completes (such a batch may hold
-    a sample twice).
-    Two ranks with batches of 4 draw what one with batches of 8 does.
+    Datasets take turns in blocks of steps; in each block every dataset has exactly its share. The samples of a part
+    come in epochs, each sample once. The rest of an epoch starts a batch that the next epoch completes, so such a batch
+    may hold a sample twice. Two ranks with batches of 4 together draw the same as one rank with batches of 8.
+
+    Raises:
+        InputError, RecordError: There are no parts, or a field has a value that is not possible.
     """
 
     parts: Sequence[Part]
+    """The datasets of the mixture."""
     seed: int = 0
     rank: int = 0
     """Number of this process among those that train together."""
     world_size: int = 1
-    """How many train together."""
+    """Number of processes that train together."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -111,10 +121,10 @@ class Mixture:
             limits = f"0 to {self.world_size - 1}" if self.world_size > 0 else "a world_size of at least 1"
             raise RecordError("mixture, rank and world_size", (self.rank, self.world_size), limits)
         assert len(self._turns.block) <= MAX_BLOCK, self._turns.block
-        assert len(self._orders) == len(self.parts), self._orders  # made here, so that workers find them made
+        assert len(self._orders) == len(self.parts), self._orders  # made before workers start
 
     def plan(self, step: int) -> Plan:
-        """What a step reads on this rank: dataset, patch size, samples and the seeds of their augmentation."""
+        """Return what a step reads on this rank: dataset, patch size, samples and seeds of their augmentation."""
         if step < 0:
             raise RecordError("mixture, step", step, "0 or more")
         number, batches_before = self._turns.find(step)
@@ -133,7 +143,7 @@ class Mixture:
         )
 
     def read(self, plan: Plan) -> list[Tile]:
-        """The tiles of a plan, augmented."""
+        """Read the tiles of a plan, augmented."""
         part = self.parts[plan.part]
         tiles = []
         for index, seed in zip(plan.indices, plan.seeds, strict=True):
@@ -144,22 +154,22 @@ class Mixture:
         return tiles
 
     def draw(self, step: int) -> Draw:
-        """The batch of a step."""
+        """Return the batch of a step, with its dataset and patch size."""
         return _draw(self, step)
 
     def loader(
         self, start_step: int = 0, num_steps: int | None = None, *, num_workers: int = 0, prefetch: int = 2,
         pin_memory: bool = False, start_method: str | None = None,
     ) -> Loader:  # fmt: skip
-        """Batches from a step on, read ahead by worker processes.
+        """Return a loader of the batches from a step on, which worker processes read ahead.
 
         Args:
-            start_step: first step; where a run goes on, the number of steps it has done.
-            num_steps: how many; None for no end.
-            num_workers: worker processes.
-            prefetch: batches each worker keeps ready.
-            pin_memory: page-locked memory, for a GPU.
-            start_method: how workers start, see `Loader`.
+            start_step: First step. For a run that is resumed, the number of steps it has done.
+            num_steps: Number of steps; None for no end.
+            num_workers: Number of worker processes; 0 reads in this process.
+            prefetch: Number of batches that each worker keeps ready.
+            pin_memory: Put batches in page-locked memory, for faster copies to a GPU.
+            start_method: How workers start, see `Loader`.
         """
         stop = ENDLESS if num_steps is None else start_step + num_steps
         return Loader(source=self, start=start_step, stop=stop, num_workers=num_workers, prefetch=prefetch,
@@ -186,46 +196,50 @@ class Mixture:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OrderedPass:
-    """One pass over a dataset in its order, for validation: nothing augmented, dropped or repeated.
+    """One pass over a dataset in its order, for validation. Nothing is augmented, dropped or repeated.
 
-    The last batch may be smaller; a rank for which it holds nothing has one step less.
+    The last batch may be smaller. A rank that would get nothing of it has one step less.
     """
 
     tiles: Tiles
+    """The dataset."""
     batch_size: int
     """Tiles per step on each rank."""
     patch_size_m: float
+    """Patch size in metres of every step."""
     rank: int = 0
+    """Number of this process among those that work together."""
     world_size: int = 1
+    """Number of processes that work together."""
 
     def __len__(self) -> int:
-        """Steps of this rank."""
+        """Number of steps of this rank."""
         full, rest = divmod(len(self.tiles), self.batch_size * self.world_size)
         return full + (self.rank < rest)
 
     def plan(self, step: int) -> Plan:
-        """What a step reads on this rank."""
+        """Return what a step reads on this rank."""
         whole = self.batch_size * self.world_size
         every = np.arange(step * whole, min((step + 1) * whole, len(self.tiles)))
         indices = np.array_split(every, self.world_size)[self.rank]
         return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
 
     def read(self, plan: Plan) -> list[Tile]:
-        """The tiles of a plan."""
+        """Read the tiles of a plan."""
         return [_tile(self.tiles, index) for index in plan.indices]
 
     def draw(self, step: int) -> Draw:
-        """The batch of a step."""
+        """Return the batch of a step, with its dataset and patch size."""
         return _draw(self, step)
 
     def loader(self, *, num_workers: int = 0, prefetch: int = 2, pin_memory: bool = False) -> Loader:
-        """All its batches; it may be iterated again."""
+        """Return a loader of all batches, which can be iterated several times. Arguments as of `Mixture.loader`."""
         return Loader(source=self, start=0, stop=len(self), num_workers=num_workers, prefetch=prefetch,
                       pin_memory=pin_memory)  # fmt: skip
 
 
 def _tile(tiles: Tiles, index: np.int64) -> Tile:
-    """A tile to be stacked: where it can be had, with values in the type they are stored in."""
+    """Return a tile to be stacked, with values in the stored type if the dataset can give them."""
     as_stored = getattr(tiles, "as_stored", None)
     return tiles[int(index)] if as_stored is None else as_stored(int(index))
 
@@ -237,7 +251,7 @@ def _draw(source: Mixture | OrderedPass, step: int) -> Draw:
 
 
 def _ratio(weight: float | Fraction, where: str) -> Fraction:
-    """A weight as an exact ratio."""
+    """Return a weight as an exact ratio."""
     if not math.isfinite(weight) or weight <= 0:
         raise RecordError(f"{where}, weight", weight, "a positive number")
     ratio = Fraction(weight).limit_denominator(1000)
@@ -247,7 +261,7 @@ def _ratio(weight: float | Fraction, where: str) -> Fraction:
 
 
 class _Turns:
-    """Which part each step is of: blocks in which every part has its count, shuffled block by block."""
+    """The part of each step. A block of steps has a fixed number of steps of every part and is shuffled by itself."""
 
     def __init__(self, counts: Sequence[int], seed: int) -> None:
         self.counts, self.seed = counts, seed
@@ -255,7 +269,7 @@ class _Turns:
         self._last: tuple[int, NDArray[np.int64]] = (-1, self.block)
 
     def find(self, step: int) -> tuple[int, int]:
-        """The part of a step, and how many batches of it came before."""
+        """Return the part of a step, and the number of its batches before this one."""
         block, place = divmod(step, len(self.block))
         if self._last[0] != block:
             shuffled = np.random.default_rng((self.seed, _SCHEDULE, block)).permutation(self.block)
@@ -266,7 +280,7 @@ class _Turns:
 
 
 class _Order:
-    """Which sample stands at each position of a part's endless sequence, one epoch after the other."""
+    """The sample at each position of a part's endless sequence, one epoch after another."""
 
     def __init__(
         self, num_samples: int, batch: int, seed: tuple[int, ...], labels: NDArray[np.int64] | None, name: str
@@ -282,7 +296,7 @@ class _Order:
             self._classes = labelled[np.argsort(inverse, kind="stable")].astype(np.int32), counts
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The samples at some positions."""
+        """Return the samples at some positions."""
         epochs, places = np.divmod(positions, self.num_samples)
         found = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -302,9 +316,9 @@ class _Order:
         return generator.permutation(self.num_samples).astype(np.int32)
 
     def _draw(self, epoch: int) -> NDArray[np.int32]:
-        """A permutation whose head has no sample of the batch that the epoch before began.
+        """Return a permutation whose start repeats no sample of the batch begun by the epoch before.
 
-        Those are exchanged with samples of the middle, so that the ends of all epochs stay as they were drawn.
+        Such samples are exchanged with others from the middle, so that the end of every epoch stays as it was drawn.
         """
         order, begun = self._shuffled(epoch), epoch * self.num_samples % self.batch
         if not (epoch and begun) or self.num_samples < 3 * self.batch:
@@ -317,7 +331,7 @@ class _Order:
         return order
 
     def _choose(self, epoch: int) -> NDArray[np.int32]:
-        """Samples by the square root of their class's frequency."""
+        """Draw samples with the square root of their class's frequency."""
         assert self._classes is not None, self.seed
         generator = np.random.default_rng((*self.seed, epoch))
         members, counts = self._classes
@@ -329,21 +343,22 @@ class _Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a dataset takes part in the published pretraining: as its code is set, and as its paper says."""
+    """Settings of a dataset in the published pretraining, from the published code and from the paper."""
 
     modalities: tuple[str, ...]
+    """Keys of the modalities."""
     weight: int
     """Share of the steps, relative to the other datasets."""
     batch_size: int
-    """Tiles per step and GPU, as the code is set."""
+    """Tiles per step and GPU in the published code."""
     paper_batch_size: int
-    """Tiles per step, by the paper."""
+    """Tiles per step in the paper."""
     patch_sizes_m: tuple[float, ...]
-    """As the code is set."""
+    """Patch sizes in metres in the published code."""
     paper_patch_sizes_m: tuple[float, ...]
-    """By the paper."""
+    """Patch sizes in metres in the paper."""
     max_dates: int | None = None
-    """Most dates kept of each series."""
+    """Largest number of dates kept of each series; None for all."""
 
 
 GEOPLEX: Mapping[str, Recipe] = MappingProxyType({
@@ -358,5 +373,5 @@ GEOPLEX: Mapping[str, Recipe] = MappingProxyType({
     "s2naip_urban": Recipe(modalities=("naip", "l8", "s2", "s1"), weight=4, batch_size=2, paper_batch_size=16,
                            patch_sizes_m=(40, 80, 160), paper_patch_sizes_m=(40, 80, 160)),
 })  # fmt: skip
-"""The five datasets of the published pretraining, by name (spec 3.6). Its code counts batches per GPU under the name of
-a global batch; the paper's 384 and 96 are those of single datasets on 3 GPUs."""
+"""The five datasets of the published pretraining, by name. What the published code calls the global batch size is that
+of one GPU. The paper's 384 and 96 are those of single datasets on 3 GPUs."""

@@ -15,9 +15,12 @@ Row = Mapping[str, Any]
 
 
 class Samples:
-    """A table of samples in columns; columns `id` and `split` are always there.
+    """A table of samples, stored by column, always with the columns `id` and `split`.
 
-    Kept as numpy arrays, so that a million samples take megabytes and worker processes share them.
+    The columns are numpy arrays, so a million samples take megabytes, and worker processes share them.
+
+    Raises:
+        RecordError: The columns differ in length, or `id` or `split` is missing.
 
     >>> samples = Samples(id=["a", "b"], split=["train", "test"])
     >>> samples.of("test").row(0)["id"]
@@ -32,7 +35,7 @@ class Samples:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Row], columns: Sequence[str] = ("id", "split")) -> Samples:
-        """From rows that have the same columns; `columns` are those of an empty table."""
+        """Create a table from rows with the same columns. Without rows, the table has the given `columns`."""
         names = list(rows[0]) if rows else columns
         return cls(**{name: np.array([row[name] for row in rows]) for name in names})
 
@@ -40,22 +43,22 @@ class Samples:
         return len(self.columns["id"])
 
     def row(self, index: int) -> dict[str, Any]:
-        """One sample, as plain values."""
+        """Return one sample, as plain values."""
         return {name: column[index].item() for name, column in self.columns.items()}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.row(index) for index in range(len(self)))
 
     def take(self, indices: ArrayLike) -> Samples:
-        """Some samples, by number or by a mask."""
+        """Return a table of some samples, chosen by number or by a mask."""
         chosen = np.asarray(indices)
         chosen = chosen if chosen.size else chosen.astype(int)
         return Samples(**{name: column[chosen] for name, column in self.columns.items()})
 
     def of(self, *splits: str) -> Samples:
-        """The samples of some splits."""
+        """Return a table of the samples of some splits."""
         return self.take(np.isin(self.columns["split"], splits))
 
     def with_columns(self, /, **columns: ArrayLike) -> Samples:
-        """The same samples with columns added or replaced."""
+        """Return the table with columns added or replaced."""
         return Samples(**{**self.columns, **columns})

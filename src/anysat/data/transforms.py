@@ -1,7 +1,7 @@
-"""Seeded changes of a tile for training: crop, flips and quarter turns of the ground, fewer dates.
+"""Random augmentation of tiles for training: crops, flips, quarter turns, and fewer dates.
 
-Everything that lies on the ground moves together: all modalities, rasters among the targets, the
-georeference. Randomness comes in as a generator; the tile that comes in stays as it is.
+All modalities, target rasters and the georeference are changed together. Randomness comes from a given generator, and
+the original tile is not changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is drawn anew for every sample; by default nothing, and tiles pass unchanged.
+    """Random changes, drawn anew for every sample. By default there are none.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
 
     Examples:
         >>> Augmentation(keep_dates_frac=0.5, max_dates=20).num_dates("s2", 61)
@@ -33,20 +36,20 @@ class Augmentation:
     """
 
     turns_and_flips: bool = False
-    """Place the tile in one of the 8 ways a square fits on itself; one of 4 where it is no square."""
+    """Turn and flip the tile at random: one of the 8 ways to place a square on itself, or 4 if it is no square."""
     cut_at_random: bool = False
-    """Where a dataset holds more ground than a tile (photos of FLAIR and TreeSatAI), cut it at a random place, not in
-    the middle; of tiles that are read loose, packed ones are cut already."""
+    """If samples are larger than tiles (photos of FLAIR and TreeSatAI), cut them at a random place, not in the middle.
+    Has no effect on packed datasets, whose tiles are cut already."""
     crop_m: float | None = None
-    """Side of the square of ground to keep, at a random place; None for the whole tile."""
+    """Side in metres of a square of ground to keep, at a random place. None for the whole tile."""
     max_dates: int | None = None
-    """Most dates kept of each series; None for all."""
+    """Largest number of dates kept of each series; None for all."""
     keep_dates_frac: float = 1.0
-    """Share of the dates kept of each series, at least one date."""
+    """Fraction of the dates kept of each series; at least one date is kept."""
     max_dates_of: Mapping[str, int] = field(default_factory=dict)
-    """`max_dates` of single modalities, by key."""
+    """`max_dates` for single modalities, by key."""
     keep_dates_frac_of: Mapping[str, float] = field(default_factory=dict)
-    """`keep_dates_frac` of single modalities, by key."""
+    """`keep_dates_frac` for single modalities, by key."""
 
     def __post_init__(self) -> None:
         if self.crop_m is not None:
@@ -60,7 +63,7 @@ class Augmentation:
                 raise RecordError(f"keep_dates_frac {key}".strip(), share, "a share above 0, up to 1")
 
     def num_dates(self, key: str, given: int) -> int:
-        """Dates kept of a series of a modality that has so many."""
+        """Return how many dates are kept of a series of the modality `key` that has `given` dates."""
         share = self.keep_dates_frac_of.get(key, self.keep_dates_frac)
         most = self.max_dates_of.get(key, self.max_dates)
         kept = max(1, math.floor(given * share + 1e-9))
@@ -69,25 +72,26 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crops:
-    """Overlapping tiles of one sample, and the targets of all the ground they cover together."""
+    """Overlapping tiles of one sample, and the targets of all the ground that they cover together."""
 
     tiles: tuple[Tile, ...]
     corners_m: tuple[tuple[float, float], ...]
-    """Of each tile, metres from the upper left corner of that ground, down and right."""
+    """Upper left corner of each tile, in metres down and right from the upper left corner of that ground."""
     extent_m: tuple[float, float]
-    """Sides of that ground, down and right."""
+    """Height and width of that ground, in metres."""
     targets: Mapping[str, NDArray[Any]]
+    """Targets of that ground, by name."""
 
 
 def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generator) -> Tile:
-    """A changed copy of a tile; the same generator state gives the same one.
+    """Return a randomly changed copy of a tile. The same state of the generator gives the same copy.
 
-    First the crop, then flips and turns, then fewer dates. Dates stay in order and at least one date with
-    a valid value stays, where there is one. Values may be views of those that came in.
+    The tile is first cropped, then flipped and turned, then some dates are left out. The dates stay in order, and if
+    any date has a valid value, one such date is kept. Arrays may be views of those of the original tile.
 
     Raises:
-        InputError: the crop does not fit, or a modality that covers the tile has more than one pixel, which
-            would no longer lie over the ground it saw.
+        InputError: The crop does not fit, or a context modality has more than one pixel, which would no longer lie over
+            its ground.
     """
     if augmentation.crop_m is not None:
         top_m, left_m = _draw_place(tile, augmentation.crop_m, generator)
@@ -102,12 +106,12 @@ def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generat
 
 
 def crop(tile: Tile, top_m: float, left_m: float, side_m: float) -> Tile:
-    """The square of ground that begins so far from the upper left corner of a tile.
+    """Cut a square out of a tile, given the distance of its upper left corner from that of the tile.
 
-    The georeference is cut with it; it is dropped where the square holds no whole number of its pixels.
+    The georeference is cut, too. It is dropped if the square does not hold a whole number of its pixels.
 
     Raises:
-        InputError: the square leaves the tile, or cuts through a pixel of a modality or a target.
+        InputError: The square is not inside the tile, or cuts through a pixel of a modality or a target.
     """
     height, width = _extent_cm(tile)
     unit = _unit_cm(tile)
@@ -132,12 +136,12 @@ def crop(tile: Tile, top_m: float, left_m: float, side_m: float) -> Tile:
 
 
 def five_corners(tile: Tile, side_m: float) -> tuple[tuple[float, float], ...]:
-    """Upper left corners, metres down and right, of the squares in the four corners of a tile and in its middle.
+    """Return the upper left corners, in metres down and right, of squares in the four corners and middle of a tile.
 
-    The middle one lies where pixels of everything meet, up to one such step towards the upper left.
+    The middle square is moved towards the upper left by less than one step, so that it cuts no pixel.
 
     Raises:
-        InputError: the tile is no larger than the square.
+        InputError: The tile is not larger than the square.
     """
     unit, side, extent = _unit_cm(tile), centimetres(side_m, "crop side"), _extent_cm(tile)
     free = [length - side for length in extent]
@@ -150,12 +154,12 @@ def five_corners(tile: Tile, side_m: float) -> tuple[tuple[float, float], ...]:
 
 
 def turn(tile: Tile, quarters: int, *, is_mirrored: bool = False) -> Tile:
-    """A tile with left and right exchanged (if so), then turned counterclockwise by quarters.
+    """Mirror a tile left to right, if wanted, and then turn it counterclockwise by quarter turns.
 
-    A turned tile has no georeference: its rows no longer follow the axes of a map.
+    A changed tile has no georeference, because its rows no longer follow the axes of a map.
 
     Raises:
-        InputError: the tile is no square and would change its shape.
+        InputError: The tile is not square and would change its shape.
     """
     height, width = _extent_cm(tile)
     _check_context(tile)
@@ -174,7 +178,7 @@ def turn(tile: Tile, quarters: int, *, is_mirrored: bool = False) -> Tile:
 
 
 def _on_ground(tile: Tile, move: Callable[[Array], Array]) -> Tile:
-    """The tile with everything that lies on the ground moved; context of the whole tile stays."""
+    """Apply `move` to everything that lies on the ground. Context modalities stay."""
     tiling = _tiling(tile)
     observations = {
         key: replace(seen, values=move(seen.values), valid=move(seen.valid)) if key in tiling else seen
@@ -185,7 +189,7 @@ def _on_ground(tile: Tile, move: Callable[[Array], Array]) -> Tile:
 
 
 def _tiling(tile: Tile) -> Mapping[str, Observation]:
-    """Modalities whose pixels make up the ground; those that cover the tile only where there are no others."""
+    """Return the modalities whose pixels make up the ground; context modalities only if there are no others."""
     return {k: o for k, o in tile.observations.items() if not o.modality.covers_tile} or tile.observations
 
 
@@ -198,7 +202,7 @@ def _check_context(tile: Tile) -> None:
 
 
 def extent_m(tile: Tile) -> tuple[float, float]:
-    """Sides of a tile, down and right."""
+    """Return the height and width of a tile, in metres."""
     height, width = _extent_cm(tile)
     return height / 100, width / 100
 
@@ -210,7 +214,7 @@ def _extent_cm(tile: Tile) -> tuple[int, int]:
 
 
 def _unit_cm(tile: Tile) -> int:
-    """Shortest length that holds whole pixels of every modality and of every raster among the targets."""
+    """Return the shortest length that holds whole pixels of every modality and every target raster."""
     extent = _extent_cm(tile)
     sides = [centimetres(o.modality.gsd_m, f"gsd_m of {key!r}") for key, o in _tiling(tile).items()]
     for name, target in tile.targets.items():
@@ -225,7 +229,7 @@ def _unit_cm(tile: Tile) -> int:
 
 
 def _draw_place(tile: Tile, side_m: float, generator: np.random.Generator) -> tuple[float, float]:
-    """A random place for a square, on the grid where pixels of everything meet."""
+    """Draw a random place for a square, such that it cuts no pixel."""
     unit, side = _unit_cm(tile), centimetres(side_m, "crop_m")
     free = [max(0, length - side) // unit for length in _extent_cm(tile)]
     top, left = (int(generator.integers(count + 1)) * unit / 100 for count in free)
@@ -233,7 +237,7 @@ def _draw_place(tile: Tile, side_m: float, generator: np.random.Generator) -> tu
 
 
 def _cut_geobox(geobox: Any, top: float, left: float, height: float, width: float) -> Any:
-    """A part of a georeference, given as shares of its sides."""
+    """Return a part of a georeference, given as fractions of its sides."""
     if geobox is None:
         return None
     rows, cols = geobox.shape
@@ -244,7 +248,7 @@ def _cut_geobox(geobox: Any, top: float, left: float, height: float, width: floa
 
 
 def _thin(observation: Observation, augmentation: Augmentation, generator: np.random.Generator) -> Observation:
-    """Fewer dates of a series, in their order, one of them with a valid value where there is one."""
+    """Return a series with fewer dates, in their order; if any date has a valid value, one such date is kept."""
     if observation.dates is None:
         return observation
     given = len(observation.dates)
@@ -262,7 +266,7 @@ def _thin(observation: Observation, augmentation: Augmentation, generator: np.ra
 
 
 def _at_dates(array: Array, kept: NDArray[np.int64]) -> Array:
-    """Some dates of a series; what is repeated without taking memory stays so."""
+    """Return some dates of a series. Axes repeated without taking memory (stride 0) stay so."""
     is_repeated = [stride == 0 for stride in array.strides]
     if not any(is_repeated):
         return array[kept]

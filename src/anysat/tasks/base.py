@@ -1,7 +1,7 @@
-"""What a task is: a target, how many numbers tell it, the loss that trains them, what they mean, how they are scored.
+"""Tasks: a target with its number of outputs, their loss, their meaning and their scores.
 
-To add a task, write one file with a class that has what `Task` asks for, and name it in `make_task`. A new kind of
-target takes more: heads of neighbours, simple models, maps, pictures and reports look at `Target.kind`, too.
+To add a task, write one file with a class that implements `Task`, and name it in `make_task`. A new kind of target takes
+more: nearest-neighbour heads, simple models, maps, pictures and reports also look at `Target.kind`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """One target and everything that depends on its kind.
+    """A target and everything that depends on its kind: number of outputs, loss, answers and scores.
 
-    Outputs are channel-last: (tile output) of a tile's target, (tile row col output) of a pixel's. NaN where the
-    encoder saw nothing; such places are never trained on. In scores they count: a class as a mistake, a value as the
-    mean.
+    Outputs are channels-last: (tile output) for a target of tiles, (tile row col output) for one of pixels. They are
+    NaN where the encoder observed nothing. Such places are not trained on, but they count in the scores: a class as a
+    mistake, a value as if the mean had been predicted.
     """
 
     @property
@@ -33,7 +33,7 @@ class Task(Protocol):
 
     @property
     def num_outputs(self) -> int:
-        """Numbers per tile or pixel."""
+        """Number of outputs per tile or pixel."""
 
     @property
     def primary(self) -> str:
@@ -41,39 +41,45 @@ class Task(Protocol):
 
     @property
     def highest_is_best(self) -> bool:
-        """Whether a higher one is better."""
+        """Whether a higher primary score is better."""
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Mean over what has a label and was seen; 0 where nothing has, NaN where no output is a number."""
+        """Return the mean loss over the places that have a label and were observed.
+
+        It is 0 if there are none, and NaN if no output is finite.
+        """
 
     def probabilities(self, outputs: Tensor) -> Tensor | None:
-        """Of every class or label, same shape; None where outputs are values."""
+        """Return the probability of every class or label, in the shape of `outputs`; None for values."""
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """Class number ((tile) or (tile row col), -1 where nothing was seen), labels 0 and 1, or values."""
+        """Turn outputs into answers.
+
+        They are class numbers (tile) or (tile row col), -1 where nothing was observed; labels 0 and 1; or values.
+        """
 
     def metric(self) -> Metric:
-        """An empty score sheet, which `score` fills and whose `compute()` gives `Scores`."""
+        """Return an empty score sheet, which `score` fills and whose `compute()` returns `Scores`."""
 
     def score(self, sheet: Any, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Put some tiles on a score sheet; `groups` (tile) are what intervals draw together."""
+        """Add tiles to a score sheet. Tiles with the same number in `groups` (tile) are resampled together."""
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """How well each tile is answered (tile), higher is better, NaN for a tile without a label."""
+        """Return how well each tile is predicted (tile): higher is better, NaN for a tile without a label."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the target; `make_task` takes them."""
+        """Return plain values for JSON, without the target. `make_task` takes them."""
 
 
 LOWEST_IS_BEST = frozenset({"calibration_error", "rmse", "mae"})
-"""Figures of which a lower one is better."""
+"""Scores of which a lower one is better."""
 
 
 def check_monitor(name: str | None, figures: Collection[str]) -> None:
-    """Refuse a score to choose by that a task does not have, or of which neither end is the best.
+    """Check that a task has the score to choose by, and that either high or low values of it are good.
 
     Raises:
-        UnknownNameError: naming those there are.
+        UnknownNameError: It does not. The message names the scores to choose from.
     """
     known = [figure for figure in figures if figure != "bias"]
     if name is not None and name not in known:
@@ -81,35 +87,41 @@ def check_monitor(name: str | None, figures: Collection[str]) -> None:
 
 
 def nothing(outputs: Tensor) -> Tensor:
-    """Loss of a batch where nothing has a label and was seen: 0, with a gradient of 0.
+    """Return the loss of a batch in which no place has a label and was observed: 0, with a gradient of 0.
 
-    NaN where no output at all is a number: somebody always sees some of a batch, so that the model has diverged.
+    It is NaN if no output is finite. Some place of a batch is always observed, so the model has then diverged.
     """
     finite = outputs.isfinite()
     return (0.0 * (outputs.where(finite, 0.0) if bool(finite.any()) else outputs).float()).sum()
 
 
 def labelled(target: Target, truth: Tensor) -> Tensor:
-    """Which of a target's numbers are known, same shape."""
+    """Return where the target is known, in the shape of `truth`."""
     return truth.isfinite() if target.ignore is None else truth.isfinite() & (truth != target.ignore)
 
 
 def mean_loss(losses: Sequence[float], labels: Sequence[int]) -> float:
-    """Mean of the losses of some batches, each as often as it has labels; NaN where none has one and a loss."""
+    """Return the mean of the losses of several batches, weighted by their numbers of labels.
+
+    Batches without a label or with a loss of NaN do not count. The mean is NaN if no batch is left.
+    """
     told, counts = torch.tensor(losses, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
     known = (counts > 0) & ~told.isnan()
     return float((told * counts)[known].sum() / counts[known].sum())
 
 
 def make_task(target: Target, options: Mapping[str, Any] | None = None) -> Task:
-    """The task that fits a target's kind.
+    """Create the task that fits the kind of a target.
 
     Args:
-        target: what is predicted.
-        options: fields of the task's class, such as `class_weights`.
+        target: What is predicted.
+        options: Fields of the task's class, such as `class_weights`.
+
+    Returns:
+        The task: `Classification`, `MultiLabel` or `Regression`.
 
     Raises:
-        UnknownNameError: no task has such a kind or option.
+        UnknownNameError: There is no task for this kind of target, or it has no such option.
     """
     from anysat.tasks.classification import Classification, MultiLabel
     from anysat.tasks.regression import Regression

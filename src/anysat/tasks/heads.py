@@ -1,9 +1,10 @@
-"""From embeddings to outputs: of a tile, of every pixel. To add a head, write one class and name it in `HEADS`.
+"""Heads, which turn embeddings into the outputs of a task, for tiles or for pixels.
 
-One of your own may do so from its own module, which has to be imported wherever the head is used (docs/howto/tasks.md).
+A head takes `Embeddings` and returns outputs, channels-last, NaN where nothing was observed. The linear heads are as
+published: a layer norm, then one linear map.
 
-A head takes `Embeddings` and gives outputs channel-last, NaN where nothing was seen. The linear ones are the published
-layout (spec section 5): layer norm, then one linear map.
+To add a head, write one class and register it in `HEADS`. A head of your own can be registered from its own module,
+which must then be imported wherever the head is used (docs/howto/tasks.md).
 """
 
 from __future__ import annotations
@@ -26,33 +27,34 @@ from anysat.probing.samples import directions, slices
 
 NORM_EPS = 1e-5
 _NO_SHARE = 1e-6
-"""What a class or label that no neighbour has is worth."""
+"""Share given to a class or label that no neighbour has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What a head is made of."""
+    """Configuration of a head."""
 
     name: str
     """One of `HEADS`."""
     dim: int
     """Width of the encoder."""
     num_outputs: int
+    """Number of outputs per tile or pixel."""
     pixels_per_step: tuple[int, int] = (1, 1)
-    """Of a head of pixels: so many output pixels a side for so many sub-patches (of `patches`: patches) a side; one of
-    the two is 1."""
+    """For heads for pixels: the number of output pixels per side for this number of sub-patches (for `patches`,
+    patches) per side. One of the two is 1."""
     width: int = 64
-    """Channels of the hidden layers of `conv`."""
+    """Number of hidden channels of `conv`."""
     kind: str = "class"
-    """Of neighbours: what the target is, `class`, `labels` or `value`."""
+    """For neighbours: the kind of the target, `class`, `labels` or `value`."""
     num_samples: int = 0
-    """Of neighbours: training embeddings that are held."""
+    """For neighbours: the number of training embeddings that are stored."""
     num_neighbours: int = 0
-    """Of neighbours: of how many of these the answer is the mean."""
+    """For neighbours: the number of nearest ones whose targets are averaged."""
 
 
 class TileHead(nn.Module):
-    """From the tile's token."""
+    """Predict targets of tiles from the tile embedding: layer norm and linear map."""
 
     dense = False
 
@@ -61,20 +63,20 @@ class TileHead(nn.Module):
         self.norm, self.linear = nn.LayerNorm(config.dim, NORM_EPS), nn.Linear(config.dim, config.num_outputs)
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile output)."""
+        """Return the outputs (tile output)."""
         return _of_tiles(self, seen.tile, seen)
 
 
 class PooledHead(TileHead):
-    """From the mean of the tile's patches."""
+    """Predict targets of tiles from the mean of the patch embeddings: layer norm and linear map."""
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile output)."""
+        """Return the outputs (tile output)."""
         return _of_tiles(self, pooled(seen), seen)
 
 
 class BothHead(nn.Module):
-    """From the tile's token and the mean of its patches, side by side."""
+    """Predict targets of tiles from the tile embedding and the mean of the patch embeddings, concatenated."""
 
     dense = False
 
@@ -83,15 +85,15 @@ class BothHead(nn.Module):
         self.norm, self.linear = nn.LayerNorm(2 * config.dim, NORM_EPS), nn.Linear(2 * config.dim, config.num_outputs)
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile output)."""
+        """Return the outputs (tile output)."""
         return _of_tiles(self, torch.cat([seen.tile, pooled(seen)], dim=-1), seen)
 
 
 class DenseHead(nn.Module):
-    """From each sub-patch's dense embedding to its pixels, one or several (published layout).
+    """Predict targets of pixels from dense embeddings: layer norm and linear map, as published.
 
-    Of several pixels, the output's index is (row · side + column) · outputs + output. Where a pixel holds several
-    sub-patches, their embeddings are averaged.
+    If a sub-patch holds several pixels, the linear map gives all of them; the index of an output is
+    (row · side + column) · outputs + output. If a pixel holds several sub-patches, their embeddings are averaged.
     """
 
     dense = True
@@ -103,7 +105,7 @@ class DenseHead(nn.Module):
         self.linear = nn.Linear(2 * config.dim, config.num_outputs * self.side**2)
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile row col output)."""
+        """Return the outputs (tile row col output)."""
         dense, valid = dense_of(seen, self.pool)
         outputs = self.linear(self.norm(dense.masked_fill(~valid[..., None], 0.0)))
         outputs = rearrange(outputs, "b row col (y x out) -> b (row y) (col x) out", y=self.side, x=self.side)
@@ -111,9 +113,9 @@ class DenseHead(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """From each patch's token to all its pixels: the paper's naive head, an ablation.
+    """Predict all pixels of a patch from its patch embedding: the naive head of an ablation in the paper.
 
-    The output's index is output · side² + row · side + column.
+    The index of an output is output · side² + row · side + column.
     """
 
     dense = False
@@ -125,7 +127,7 @@ class PatchHead(nn.Module):
         self.linear = nn.Linear(config.dim, config.num_outputs * self.side**2)
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile row col output)."""
+        """Return the outputs (tile row col output)."""
         patch, valid = averaged(seen.patch, seen.valid, self.pool)
         outputs = self.linear(self.norm(patch.masked_fill(~valid[..., None], 0.0)))
         outputs = rearrange(outputs, "b row col (out y x) -> b (row y) (col x) out", y=self.side, x=self.side)
@@ -133,7 +135,7 @@ class PatchHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """A small U-shaped convolutional decoder over the dense embeddings: borders and textures, few weights."""
+    """Predict targets of pixels from dense embeddings with a small U-shaped convolutional decoder."""
 
     dense = True
 
@@ -147,7 +149,7 @@ class ConvHead(nn.Module):
         self.linear = nn.Linear(width, config.num_outputs * self.side**2)
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile row col output)."""
+        """Return the outputs (tile row col output)."""
         dense, valid = dense_of(seen, self.pool)
         x = self.embed(self.norm(dense.masked_fill(~valid[..., None], 0.0))) * valid[..., None]
         x = self.fine(rearrange(x, "b row col dim -> b dim row col"))
@@ -159,7 +161,7 @@ class ConvHead(nn.Module):
 
 
 class NeighbourHead(nn.Module):
-    """From the training tiles whose tokens point the same way (cosine): the mean of their targets; trains nothing.
+    """Predict targets of tiles as the mean of those of the nearest training tiles, by cosine. Nothing is trained.
 
     Outputs are log shares of classes, log odds of labels, or values in units of the task's deviation.
     """
@@ -180,11 +182,11 @@ class NeighbourHead(nn.Module):
         self.register_buffer("targets", torch.zeros(config.num_samples, config.num_outputs))
 
     def forward(self, seen: Embeddings) -> Tensor:
-        """Outputs (tile output), or (tile row col output) of pixels."""
+        """Return the outputs (tile output), or (tile row col output) for pixels."""
         return self.of_counts(seen, (self.num_neighbours,))[0]
 
     def of_counts(self, seen: Embeddings, counts: Sequence[int]) -> list[Tensor]:
-        """Outputs for several numbers of neighbours, looked up once."""
+        """Return the outputs for several numbers of neighbours, which are searched for only once."""
         vectors, valid = self.look(seen)
         asked, most = vectors[valid], len(self.vectors)
         means = [asked.new_zeros(len(asked), self.targets.shape[1]) for _ in counts]
@@ -196,11 +198,11 @@ class NeighbourHead(nn.Module):
         return [self._placed(mean, valid) for mean in means]
 
     def look(self, seen: Embeddings) -> tuple[Tensor, Tensor]:
-        """The vectors that are compared, and which were seen."""
+        """Return the vectors to compare, and which of them were observed."""
         return seen.tile, seen.tile.isfinite().all(-1)
 
     def _placed(self, mean: Tensor, valid: Tensor) -> Tensor:
-        """Mean targets of what was seen as outputs, at their places."""
+        """Turn the mean targets of observed places into outputs, at their places."""
         if self.kind == "class":
             mean = mean.clamp_min(_NO_SHARE).log()
         elif self.kind == "labels":
@@ -211,12 +213,12 @@ class NeighbourHead(nn.Module):
 
 
 class DenseNeighbourHead(NeighbourHead):
-    """The same from sub-patches; pixels of one sub-patch have one answer."""
+    """Predict targets of pixels like `NeighbourHead`, from sub-patches. All pixels of a sub-patch have one answer."""
 
     dense = True
 
     def look(self, seen: Embeddings) -> tuple[Tensor, Tensor]:
-        """The vectors that are compared, and which were seen."""
+        """Return the vectors to compare, and which of them were observed."""
         return dense_of(seen, self.pool)
 
     def _placed(self, mean: Tensor, valid: Tensor) -> Tensor:
@@ -228,7 +230,7 @@ Head = TileHead | BothHead | DenseHead | PatchHead | ConvHead | NeighbourHead
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
 """By the target's level."""
 NEIGHBOURS = {"tile": "neighbours", "pixel": "dense-neighbours"}
-"""Heads of `anysat probe --method knn`, by the target's level."""
+"""Names of the heads of `anysat probe --method knn`, by the level of the target."""
 HEADS: dict[str, type[Any]] = {
     "tile": TileHead,
     "pooled": PooledHead,
@@ -239,7 +241,7 @@ HEADS: dict[str, type[Any]] = {
     NEIGHBOURS["tile"]: NeighbourHead,
     NEIGHBOURS["pixel"]: DenseNeighbourHead,
 }
-"""By name; add one here."""
+"""Heads by name. Add new ones here."""
 _OF_LEVEL = {"tile": ("tile", "pooled", "both"), "pixel": ("dense", "patches", "conv")}
 
 
@@ -247,21 +249,21 @@ def head_config(
     name: str, target: Target, num_outputs: int, dim: int, *, patch_size_m: float, dense: Modality | None,
     width: int = 64,
 ) -> HeadConfig:  # fmt: skip
-    """What a head has to be for a target.
+    """Return the configuration that a head needs for a target.
 
     Args:
-        name: one of `HEADS`.
-        target: tile or pixel; its pixels and the sub-patches must be multiples of each other.
-        num_outputs: numbers per tile or pixel.
-        dim: width of the encoder.
-        patch_size_m: side of a patch.
-        dense: modality whose sub-patches are taken; of a target of pixels.
-        width: hidden channels of `conv`.
+        name: One of `HEADS`.
+        target: What is predicted. Its pixels must be multiples of the sub-patches, or the other way round.
+        num_outputs: Number of outputs per tile or pixel.
+        dim: Width of the encoder.
+        patch_size_m: Side of a patch in metres.
+        dense: Modality whose dense embeddings are used, for a target of pixels.
+        width: Number of hidden channels of `conv`.
 
     Raises:
-        UnknownNameError: there is no such head.
-        RecordError: it does not fit the target's level.
-        InputError: pixels do not nest.
+        UnknownNameError: There is no such head.
+        RecordError: The head does not fit the level of the target.
+        InputError: Pixels and sub-patches do not fit into each other, or `dense` is needed.
     """
     if name not in HEADS:
         raise UnknownNameError("head", name, HEADS)
@@ -280,10 +282,10 @@ def head_config(
 
 
 def make_head(config: HeadConfig) -> Head:
-    """A new head.
+    """Create an untrained head.
 
     Raises:
-        UnknownNameError: there is none of this name.
+        UnknownNameError: There is no head of this name.
     """
     if config.name not in HEADS:
         raise UnknownNameError("head", config.name, HEADS)
@@ -292,21 +294,25 @@ def make_head(config: HeadConfig) -> Head:
 
 
 def pooled(seen: Embeddings) -> Tensor:
-    """Mean of the patches that somebody saw (tile dim)."""
+    """Return the mean of the valid patch embeddings, (tile dim)."""
     weight = seen.valid[..., None]
     total = seen.patch.masked_fill(~weight, 0.0).sum((1, 2))
     return total / weight.sum((1, 2)).clamp_min(1)
 
 
 def dense_of(seen: Embeddings, pool: int = 1) -> tuple[Tensor, Tensor]:
-    """Dense embeddings (tile row col dim) and which were seen, averaged over squares of `pool` sub-patches."""
+    """Return dense embeddings (tile row col dim), averaged over squares of `pool` sub-patches per side, and validity.
+
+    Raises:
+        InputError: There are no dense embeddings.
+    """
     if seen.dense is None or seen.dense_valid is None:
         raise InputError("embeddings", "dense ones, for a head of pixels", "none", "name a modality in `dense`")
     return averaged(seen.dense, seen.dense_valid, pool)
 
 
 def averaged(vectors: Tensor, valid: Tensor, pool: int) -> tuple[Tensor, Tensor]:
-    """Means over squares of `pool` by `pool` vectors (tile row col dim), of those that were seen, and where any was."""
+    """Average the valid ones of each `pool` by `pool` vectors (tile row col dim); return also where there are any."""
     if pool == 1:
         return vectors, valid
     square = "b (row y) (col x) ... -> b row col ..."
@@ -316,14 +322,14 @@ def averaged(vectors: Tensor, valid: Tensor, pool: int) -> tuple[Tensor, Tensor]
 
 
 def _of_tiles(head: TileHead | BothHead, vectors: Tensor, seen: Embeddings) -> Tensor:
-    """Outputs (tile output) of vectors (tile dim), NaN for a tile that nobody saw, which leaves no gradient."""
+    """Return outputs (tile output) of vectors (tile dim). A tile without observation has NaN and gives no gradient."""
     known = seen.tile.isfinite().all(-1, keepdim=True)
     outputs: Tensor = head.linear(head.norm(vectors.where(known, 0.0)))
     return outputs.masked_fill(~known, torch.nan)
 
 
 def _marked(outputs: Tensor, valid: Tensor, side: int) -> Tensor:
-    """NaN where nothing was seen; (tile row col output), validity by step."""
+    """Put NaN into outputs (tile row col output) where nothing was observed; `valid` has one flag per `side` pixels."""
     seen = valid.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
     return outputs.masked_fill(~seen[..., None], torch.nan)
 
@@ -349,6 +355,6 @@ def _convolutions(width_in: int, width: int) -> nn.Sequential:
 
 
 def config_of(content: Mapping[str, Any]) -> HeadConfig:
-    """A head's record from plain values."""
+    """Create a head's configuration from plain values."""
     pixels = tuple(int(number) for number in content.get("pixels_per_step", (1, 1)))
     return HeadConfig(**{**content, "pixels_per_step": pixels})

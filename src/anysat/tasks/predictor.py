@@ -1,6 +1,7 @@
-"""What a supervised run leaves: encoder, head and task in one file, ready to answer.
+"""Predictors, the results of supervised runs: an encoder, a head and a task in one file.
 
-The file is one safetensors file: tensors of encoder and head, and as metadata everything needed to make them again.
+It is a safetensors file with the tensors of encoder and head and, as metadata, everything else that is needed to create
+them again.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ PREDICTOR_FILE = "predictor.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How an encoder looks at a tile for a task."""
+    """What an encoder uses of a tile for a task.
+
+    Raises:
+        InputError: There is no patch size, or `dense` is not one of the modalities.
+    """
 
     patch_sizes_m: tuple[float, ...]
-    """Patch sizes in metres; outputs of several are averaged."""
+    """Patch sizes in metres. The outputs for several sizes are averaged."""
     modalities: tuple[str, ...]
-    """Keys of the modalities that are looked at."""
+    """Keys of the modalities to use."""
     dense: str | None = None
-    """Modality whose sub-patches a head of pixels takes."""
+    """Modality whose dense embeddings a head for pixels takes; None for other heads."""
 
     def __post_init__(self) -> None:
         if not self.patch_sizes_m:
@@ -50,25 +55,28 @@ class View:
 
 
 class Prediction(NamedTuple):
-    """Answers for the tiles of a batch."""
+    """Predictions for the tiles of a batch."""
 
     answer: Tensor
-    """(tile) or (tile row col): class numbers, -1 where nothing was seen; labels (tile label); or values."""
+    """Class numbers (tile) or (tile row col), -1 where nothing was observed; labels (tile label); or values."""
     probabilities: Tensor | None
     """(tile … class), None for values."""
     outputs: Tensor
-    """(tile … output) before they are turned into answers."""
+    """(tile … output), the outputs of the head from which the answers were made."""
 
 
 class Predictor(nn.Module):
-    """An encoder with a head for one task, its statistics inside.
+    """An encoder with its statistics and a head for one task.
 
     Args:
-        encoder: any; its normaliser standardises what comes in.
-        task: what is predicted.
-        view: how tiles are looked at.
-        head: name of the head, or what it is made of.
-        width: hidden channels of the head `conv`, where it is named.
+        encoder: The encoder. Its normaliser standardises the input and has the statistics of at most one dataset.
+        task: What is predicted.
+        view: What the encoder uses of a tile.
+        head: Name of the head, or its configuration.
+        width: Number of hidden channels of the head `conv`, if it is given by name.
+
+    Raises:
+        InputError, RecordError, UnknownNameError: The parts do not fit together.
     """
 
     def __init__(self, encoder: AnySat, task: Task, view: View, head: str | HeadConfig, *, width: int = 64) -> None:
@@ -80,19 +88,19 @@ class Predictor(nn.Module):
         self.head_config = head if isinstance(head, HeadConfig) else head_of(encoder, task, view, head, width=width)
         self.head: Head = make_head(self.head_config)
         self.provenance: dict[str, Any] = {}
-        """How it was trained and selected, kept in the file."""
+        """How it was trained and selected; stored in the file."""
         self.sources: dict[str, Mapping[str, Any]] = {}
-        """What a user said of the files it was trained on, by modality key: `DatasetRecord.sources`."""
+        """The user's description of the files it was trained on, by modality key; see `DatasetRecord.sources`."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return self.encoder.device
 
     def forward(self, batch: Batch) -> Tensor:
-        """Outputs (tile … output) of source values; of several patch sizes, their mean.
+        """Compute the outputs of a batch of source values, (tile … output); for several patch sizes, their mean.
 
-        The head multiplies in the type of its weights, whatever the encoder does: as it was fitted.
+        The head multiplies in the type of its weights, as it was trained, even if the encoder does not.
         """
         seen = [self.see(batch, size) for size in self.view.patch_sizes_m]
         with torch.autocast(self.device.type, enabled=False):
@@ -100,29 +108,32 @@ class Predictor(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
     def see(self, batch: Batch, patch_size_m: float) -> Embeddings:
-        """What the encoder says of the view's modalities; NaN of a tile without a valid value.
+        """Embed the modalities of the view; the embeddings of a tile without a valid value are NaN.
 
         Raises:
-            InputError: none of them is there.
+            InputError: The batch has none of the modalities, or not that of the dense embeddings.
         """
         return self.encoder.encode(look(batch, self.view), patch_size_m, dense=self.view.dense, refuse_empty=False)
 
     def of_dataset(self, batch: Batch) -> Batch:
-        """A batch of a dataset's tiles, of which some, or all, may lack the modality of a dense head: unseen there."""
+        """Add the modality of a dense head to a batch that lacks it, all of it invalid."""
         return batch if self.view.dense is None else batch.having(self.encoder.config.modality(self.view.dense))
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Prediction:
-        """Answers for source values, on the encoder's device; in eval mode."""
+        """Predict the target of a batch of source values.
+
+        Runs in eval mode on the encoder's device, without gradients.
+        """
         with evaluating(self):
             outputs = self(batch)
         return Prediction(self.task.answer(outputs), self.task.probabilities(outputs), outputs)
 
     def save(self, path: str | Path) -> None:
-        """Write the file; it appears whole or not at all.
+        """Write the predictor to a file, which `load_task` loads. A failed write leaves no partial file.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: The file cannot be written.
         """
         encoder = self.encoder
         meta = {
@@ -147,16 +158,16 @@ class Predictor(nn.Module):
             raise WriteError(path, error) from error
 
     def extra_repr(self) -> str:
-        """The target and the view."""
+        """Name the target and the view in the text of the module."""
         return f"{self.task.target.name!r}, {self.view}"
 
 
 def head_of(encoder: AnySat, task: Task, view: View, head: str, *, width: int = 64) -> HeadConfig:
-    """What a head of this name has to be for a task.
+    """Return the configuration that a head of this name needs for a task.
 
     Raises:
-        UnknownNameError, RecordError, InputError: see `head_config`; its shape depends on the patch size, of which
-            there are several.
+        UnknownNameError, RecordError: See `head_config`.
+        InputError: See `head_config`; or the head's shape depends on the patch size, and there are several.
     """
     dense = None if view.dense is None else encoder.config.modality(view.dense)
     configs = {
@@ -170,12 +181,12 @@ def head_of(encoder: AnySat, task: Task, view: View, head: str, *, width: int = 
 
 
 def look(batch: Batch, view: View) -> Batch:
-    """A batch with the view's modalities alone, in the view's order.
+    """Return a batch with only the modalities of the view, in the view's order.
 
-    It is of no named dataset, for a predictor has one set of statistics, that of its training.
+    The batch names no dataset, because a predictor has only the statistics of its training.
 
     Raises:
-        InputError: none of them is there.
+        InputError: The batch has none of the modalities, or not that of the dense embeddings.
     """
     kept = {key: batch.observations[key] for key in view.modalities if key in batch.observations}
     if not kept or (view.dense is not None and view.dense not in kept):
@@ -185,15 +196,19 @@ def look(batch: Batch, view: View) -> Batch:
 
 
 def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
-    """Load what a probe or fine-tuning left, in eval mode.
+    """Load the predictor of a finished probe or fine-tuning run.
 
     Args:
-        source: the run folder, or the file `predictor.safetensors`.
-        device: where the weights go.
+        source: The run folder, or its file `predictor.safetensors`.
+        device: Device of the weights.
+
+    Returns:
+        The predictor, in eval mode.
 
     Raises:
-        MissingFileError: there is none.
-        WeightsError: it is no such file, was written by another version, or has a head that is not known here.
+        MissingFileError: There is no such file.
+        WeightsError: The file is not a predictor, has a format that this version cannot read, or has a head of your own
+            whose module has not been imported.
     """
     path = Path(source)
     path = path / PREDICTOR_FILE if path.is_dir() else path
@@ -216,7 +231,7 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
 
 
 def _check_head(path: Path, meta: Mapping[str, Any]) -> None:
-    """Refuse a head of somebody's own whose module was not imported: code is never found by what a file says."""
+    """Refuse a user's own head whose module is not imported: code is never imported because a file names it."""
     name = (meta.get("head") or {}).get("name")
     if name is not None and name not in HEADS:
         module = meta.get("head_module", "the module that has it")
