@@ -1,1 +1,1 @@
-"""Learning without labels: what is hidden, what is predicted, and how far off the prediction is."""
+"""Pretraining without labels: masks, goals, losses and the objective that combines them."""

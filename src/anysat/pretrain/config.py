@@ -1,4 +1,4 @@
-"""What pretraining hides and what it asks for; imports no torch."""
+"""Options of the pretraining objective. This module does not import torch, so that help loads quickly."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ def _refuse_unless(holds: bool, where: str, got: object, expected: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
-    """What the student does not see (paper section 3.2, spec 3.3 and 3.4)."""
+    """What is hidden from the student (paper section 3.2).
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     pattern: Pattern = "blocks"
-    """`blocks`: rectangles are predicted from what is left of one large rectangle. `random`: scattered patches are
-    predicted from other scattered patches (ablation of the paper)."""
+    """`blocks` predicts rectangles (targets) from the rest of one large rectangle (context). `random` predicts
+    scattered patches from other scattered patches (an ablation in the paper)."""
     num_blocks: int = 4
-    """Rectangles to predict in each tile."""
+    """Number of target rectangles per tile."""
     block_area_frac: tuple[float, float] = (0.2, 0.8)
-    """Least and greatest share of the tile in one of them."""
+    """Smallest and largest area of a target rectangle, as a fraction of the tile."""
     block_aspect: tuple[float, float] = (0.75, 1.5)
-    """Least and greatest ratio of its height to its width, relative to the tile's."""
+    """Smallest and largest ratio of height to width of a target rectangle, relative to that of the tile."""
     context_area_frac: tuple[float, float] = (0.85, 1.0)
-    """Least and greatest share of the tile in the context rectangle, from which what is to be predicted is cut."""
+    """Smallest and largest area of the context rectangle as a fraction of the tile, before the targets are removed."""
     random_context_frac: float = 0.2
-    """Share of the patches that are context where the pattern is `random`."""
+    """Fraction of the patches that are context with pattern `random`."""
     hide_modalities_frac: float = 0.5
-    """Share of the context's modality tokens that are hidden, besides one in each patch that never is."""
+    """Fraction of the context's modality tokens that are hidden, not counting one in each patch that is always kept."""
     keep_dates_frac: tuple[float, float] = (0.5, 0.5)
-    """Least and greatest share of the dates of a series that the student sees, drawn for each batch and series; at
-    least one date."""
+    """Smallest and largest fraction of the dates of a series that the student sees, drawn for each batch and series. At
+    least one date is kept."""
 
     def __post_init__(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:
@@ -60,59 +64,63 @@ class MaskingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is learnt from what is hidden (paper section 3.2, spec 3.1)."""
+    """What is learned from the hidden parts (paper section 3.2).
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     goal: Goal = "teacher"
-    """What the hidden patches are to be predicted as. `teacher`: their features by an averaged copy of the encoder that
-    sees everything (JEPA, the paper). `projection`: frozen random projections of their pixels, to be told apart from
-    those of other patches (patch discrimination); nothing moves, so nothing can collapse together."""
+    """What is predicted for hidden patches. `teacher`: their features by an averaged copy of the encoder, which sees
+    everything (JEPA, the paper). `projection`: frozen random projections of their pixels, to be told apart from those
+    of other patches (patch discrimination). As these targets never change, they cannot collapse with the encoder."""
     predict_weight: float = 1.0
     """Weight of the prediction loss."""
     complete_weight: float = 1.0
-    """Weight of the same loss for the patches of the context, of whose dates and modalities the student misses some,
-    told from their own fused tokens. 0, as published: only patches that are hidden as a whole are predicted."""
+    """Weight of the same loss for the context patches, predicted from their own fused tokens: the student misses some
+    of their dates and modalities. 0 as published, which predicts only wholly hidden patches."""
     dense_weight: float = 1.0
-    """Weight of telling from each sub-patch's token what its pixels hold over all dates, those that the student misses
-    included. 0, as published: nothing asks the tokens of the last spatial block, which are half of the dense output."""
+    """Weight of predicting from each sub-patch's token what its pixels hold over all dates, including those hidden from
+    the student. 0 as published, which trains nothing on the tokens after the last spatial block, though they are half
+    of the dense output."""
     harmonics: int = 2
-    """Harmonics of the year that tell what the pixels of a series hold, for `dense_weight` and the goal `projection`,
-    besides mean and deviation: 2 tell a season, 6 a month."""
+    """Number of harmonics of the year that describe the pixels of a series, besides mean and standard deviation, for
+    `dense_weight` and the goal `projection`: 2 resolve a season, 6 a month."""
     contrast_weight: float = 1.0
     """Weight of the contrast across modalities (paper equation 2)."""
     dates_weight: float = 0.0
-    """Weight of the same contrast between two halves of a series' dates, every other one, in each modality by itself
-    (after seasonal contrast: SeCo, 2021): what tells a patch whichever dates were seen. It asks of data of one sensor,
-    too, in which nothing can be contrasted across modalities. 0, as published."""
+    """Weight of the same contrast between two halves of the dates of a series (every other date), in each modality
+    separately, after seasonal contrast (SeCo, 2021): it rewards what identifies a patch whichever dates were seen. It
+    also works for data of one sensor, where modalities cannot be contrasted. 0 as published."""
     spread_weight: float = 1.0
-    """Weight of what keeps the student's tokens, fused and of each modality, spread over all their features (variance
-    and covariance terms of VICReg). 0, as published."""
+    """Weight of keeping the student's tokens, both fused ones and those of each modality, spread over all features
+    (variance and covariance terms of VICReg). 0 as published."""
     temperature: float = 0.1
     """Temperature of the contrast."""
     centred: bool = True
-    """Take away what all patches of a batch have in common: from each modality's tokens before the contrast, and from
-    the teacher's features, which are then scaled to unit spread. False, as published: while the common part is large, a
-    small encoder comes to give every patch the same vector, and stays there."""
+    """Subtract what all patches of a batch have in common, both from each modality's tokens before the contrast and
+    from the teacher's features, which are then scaled to unit spread. False as published: while the common part is
+    large, a small encoder comes to give every patch the same vector and does not recover."""
     gather_negatives: bool = False
-    """True to contrast modalities with the tiles of all devices, not only with one's own."""
+    """Contrast modalities with the tiles of all devices, not only with those of the same device."""
     distance: Distance = "smooth_l1"
-    """How far a prediction is from the teacher's features: `smooth_l1` (the published code), or `l2`, squared (the
+    """Distance between predictions and the teacher's features: `smooth_l1` (the published code) or `l2`, squared (the
     paper)."""
     momentum: float = 0.996
     """Momentum of the teacher at the first step."""
     final_momentum: float = 1.0
-    """Where a line from there leads to after the last step, which comes one step short of it; the paper keeps it
-    constant."""
+    """Momentum that the linear schedule would reach one step after the last. The paper keeps the momentum constant."""
     projection_loss: ProjectionLoss = "discriminate"
-    """`discriminate`: which of all patches a projection is of (patch discrimination). `regress`: what it is, each of
-    its numbers scaled to unit spread."""
+    """`discriminate` finds which of all patches a projection belongs to (patch discrimination). `regress` predicts its
+    numbers, each scaled to unit spread."""
     projection_temperature: float = 0.1
-    """Temperature at which projections are told apart."""
+    """Temperature of the discrimination of projections."""
     same_target_cosine: float = 0.999
-    """Projections more alike than this count as the same patch and are not told apart."""
+    """Projections with a higher cosine than this count as the same patch and are not told apart."""
     predictor_depth: int = 4
-    """Blocks of the predictor."""
+    """Number of blocks of the predictor."""
     predictor_heads: int = 16
-    """Attention heads of the predictor."""
+    """Number of attention heads of the predictor."""
 
     def __post_init__(self) -> None:
         def check(name: str, holds: bool, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Tokens of the other processes that train together, as further negatives of the contrast."""
+"""Exchange of tokens between processes that train together, as further negatives of the contrast."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch.distributed import _functional_collectives as collectives
 from torch.nn import functional
 
 _gather = getattr(collectives, "all_gather_single_autograd", None) or collectives.all_gather_tensor_autograd
-"""The name it has had since torch 2.13, or the one before."""
+"""Named so since torch 2.13, otherwise by the older name."""
 
 
 def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Tokens (other dim) and validity (other) of all other ranks, with gradients; None for a process alone.
-
-    Ranks may have different numbers of tokens.
+    """Gather the tokens of all other ranks, with gradients. Ranks may have different numbers of tokens.
 
     Args:
         tokens: (batch modality patch dim) of this rank.
-        valid: (batch modality patch), None when all are.
+        valid: (batch modality patch); None if all are valid.
+
+    Returns:
+        Tokens (other dim) and validity (other) of the other ranks; None for a single process.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return None
@@ -26,7 +27,7 @@ def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tens
     seen = flat.new_ones(len(flat), dtype=torch.bool) if valid is None else valid.flatten()
     most = torch.tensor(len(flat), device=flat.device)
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    if int(most) == 0:  # all processes know that
+    if int(most) == 0:  # so it is in all processes
         return flat, seen
     missing = int(most) - len(flat)
     padded = functional.pad(flat, (0, 0, 0, missing))

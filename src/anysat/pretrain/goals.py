@@ -1,6 +1,6 @@
-"""What hidden patches are to be predicted as: an averaged teacher's features, or frozen projections of their pixels.
+"""The prediction goals for hidden patches: features of an averaged teacher, or frozen projections of their pixels.
 
-Both take the same masks and the same predictor; `ObjectiveConfig.goal` chooses.
+Both use the same masks and the same predictor. `ObjectiveConfig.goal` selects one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEATURE_NORM_EPS = 1e-5
 
 
 class Targets(NamedTuple):
-    """What stands at every patch of a tile."""
+    """The prediction target of every patch."""
 
     tokens: Tensor
     """(batch patch dim)"""
@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     """(batch patch)"""
 
     def at(self, indices: Tensor) -> Targets:
-        """Those of some patches (block batch target)."""
+        """Return the targets of the patches with these numbers (block batch target)."""
         tokens, valid = (part.expand(len(indices), *part.shape) for part in self)
         return Targets(
             tokens.gather(2, indices[..., None].expand(-1, -1, -1, tokens.shape[-1])), valid.gather(2, indices)
@@ -43,7 +43,7 @@ class Targets(NamedTuple):
 
 
 class AveragedTeacher(nn.Module):
-    """A copy of the encoder that sees everything, never has a gradient, and follows the student slowly (spec 3.2)."""
+    """A copy of the encoder that sees everything, has no gradient, and follows the student as a moving average."""
 
     def __init__(self, student: AnySat, config: ObjectiveConfig) -> None:
         super().__init__()
@@ -51,14 +51,14 @@ class AveragedTeacher(nn.Module):
         self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher drops nothing out, whatever the mode."""
+        """Set the mode; the teacher's encoder always stays in eval mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> dict[str, Targets]:
-        """Fused features of every patch, each normalised over its channels."""
+        """Return the fused features of every patch, normalised over the channels."""
         found = self.encoder.core(inputs, grid.patch_size_m, chunk_rows=chunk_rows_on(self.encoder.device))
         tokens = found.patch.flatten(1, 2).float()
         tokens = functional.layer_norm(tokens, tokens.shape[-1:], eps=FEATURE_NORM_EPS)
@@ -69,29 +69,35 @@ class AveragedTeacher(nn.Module):
         return {"patch": Targets(tokens, everywhere if valid is None else valid)}
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
-        """Distance between prediction (block batch target dim) and features, where `counts` (block batch target)."""
+        """Compute the loss between predictions (block batch target dim) and features where `counts` is True.
+
+        `counts` is (block batch target).
+        """
         target = wanted["patch"]
         return prediction_loss(predicted, target.tokens, target.valid & counts, self.config.distance)
 
     @torch.no_grad()
     def follow(self, student: AnySat, progress_frac: float) -> None:
-        """One step of the average: momentum goes in a line from its first to its final value over the run."""
+        """Update the average by one step.
+
+        The momentum changes linearly from its first to its final value; `progress_frac` is the part done.
+        """
         first, last = self.config.momentum, self.config.final_momentum
         momentum = first + (last - first) * progress_frac
         for own, other in zip(self.encoder.parameters(), student.parameters(), strict=True):
             own.lerp_(other, 1.0 - momentum)
 
     def kept(self, student: AnySat) -> AnySat:  # noqa: ARG002 - one interface for both goals
-        """The encoder to keep: the teacher."""
+        """Return the encoder to keep: the teacher."""
         return self.encoder
 
 
 class FrozenProjections(nn.Module):
-    """Random projections of each patch's pixels, one per modality, fixed before training.
+    """Random projections of the pixels of each patch, one per modality, fixed before training.
 
-    After the frozen targets of OlmoEarth (2025) and UniverSat (2026). A patch is described by mean and deviation over
-    its sub-patches of the numbers that `describe` tells of them, each scaled to unit spread in the batch before it is
-    projected, so that small seasonal ones count.
+    They follow the frozen targets of OlmoEarth (2025) and UniverSat (2026). A patch is described by the mean and
+    standard deviation, over its sub-patches, of the numbers from `describe`. Each is scaled to unit spread in the batch
+    before it is projected, so that small seasonal numbers count.
     """
 
     def __init__(self, student: AnySat, config: ObjectiveConfig) -> None:
@@ -111,14 +117,14 @@ class FrozenProjections(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> dict[str, Targets]:
-        """Projections of every patch of each modality whose pixels lie in patches."""
+        """Return the projections of every patch for each modality, without context modalities if there are others."""
         found = {}
         for key, pixels in inputs.items():
             modality = self.modalities[key]
             values, valid = self._describe(modality, pixels, grid)
             if len(values) == len(pixels.values) * grid.num_patches:
                 matrix = getattr(self.matrices, key)
-                with multiplying("float32", matrix.device):  # targets are not rounded, whatever the student is
+                with multiplying("float32", matrix.device):  # targets are never rounded to bf16
                     tokens = values.to(matrix.dtype) @ matrix
                 shape = (len(pixels.values), grid.num_patches)
                 found[key] = Targets(tokens.view(*shape, -1), valid.view(shape))
@@ -126,7 +132,7 @@ class FrozenProjections(nn.Module):
         return tiling or found
 
     def _describe(self, modality: Any, pixels: PixelInput, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Mean and deviation over sub-patches ((batch patch) feature), and which patches have any."""
+        """Return the mean and deviation over sub-patches ((batch patch) feature), and which patches are valid."""
         cut, side = self._cuts[modality.key], subpatches_per_side(grid.patch_size_m, modality)
         known = None if pixels.valid is None else cut(pixels.valid, side)
         # (patch sub number)
@@ -138,7 +144,7 @@ class FrozenProjections(nn.Module):
         return unit_spread(torch.cat([mean, deviation], dim=-1), seen), seen
 
     def loss(self, predicted: Tensor, wanted: Mapping[str, Targets], counts: Tensor) -> Tensor:
-        """Mean over modalities of how well the patches (block batch target) are told."""
+        """Compute the loss of predictions (block batch target dim) where `counts` is True; the mean over modalities."""
         config, terms = self.config, []
         for key, target in wanted.items():
             valid, found = target.valid & counts, self.heads[key](predicted)
@@ -151,10 +157,10 @@ class FrozenProjections(nn.Module):
         return torch.stack(terms).mean() if terms else predicted.float().sum() * 0.0
 
     def follow(self, student: AnySat, progress_frac: float) -> None:
-        """Nothing moves."""
+        """Do nothing: the projections are fixed."""
 
     def kept(self, student: AnySat) -> AnySat:
-        """The encoder to keep: the student."""
+        """Return the encoder to keep: the student."""
         return student
 
 
@@ -162,9 +168,9 @@ GOALS: dict[str, type[AveragedTeacher] | type[FrozenProjections]] = {
     "teacher": AveragedTeacher,
     "projection": FrozenProjections,
 }
-"""By `ObjectiveConfig.goal`; add one here."""
+"""Goals by `ObjectiveConfig.goal`. Add new ones here."""
 
 
 def chunk_rows_on(device: torch.device) -> int:
-    """Pixel-dates taken at once: what fits a processor's caches, and more where launching costs more than memory."""
+    """Return the number of pixel-dates to compute at once: what fits the caches of a CPU, and more on a GPU."""
     return CHUNK_ROWS if device.type == "cpu" else 64 * CHUNK_ROWS

@@ -1,6 +1,6 @@
-"""The terms that are minimised: prediction of features and pixels, contrast across modalities, telling patches apart.
+"""The losses of pretraining: prediction, spread, contrast across modalities, and patch discrimination.
 
-All are computed in float32, whatever `torch.autocast` is around, and leave out what is not valid.
+All are computed in float32, even under `torch.autocast`, and leave out invalid tokens.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from anysat.pretrain.config import Distance
 _SPREAD_EPS = 1e-5
 _VARIANCE_EPS = 1e-4
 LEAST_SPREAD, COVARIANCE_SHARE = 1.0, 0.04
-"""As in VICReg: the deviation that is enough, and what covariance weighs beside it."""
+"""As in VICReg: the standard deviation that is enough, and the weight of the covariance term relative to it."""
 ROWS = 4096
-"""Tokens whose similarities to all others are held at a time; more are taken in parts, and again for the gradient."""
+"""Number of tokens whose similarities to all others are held at once. More are computed in parts, and recomputed for
+the gradient."""
 
 _Given = ParamSpec("_Given")
 
 
 def _in_float32(loss: Callable[_Given, Tensor]) -> Callable[_Given, Tensor]:
-    """Outside autocast, which would multiply what is float32 in a shorter type, and leave its sums there."""
+    """Compute a loss in float32, because autocast would multiply in a shorter type and keep the sums in it."""
 
     @wraps(loss)
     def run(*given: _Given.args, **options: _Given.kwargs) -> Tensor:
@@ -42,13 +43,13 @@ def _in_float32(loss: Callable[_Given, Tensor]) -> Callable[_Given, Tensor]:
 
 @_in_float32
 def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: Distance = "smooth_l1") -> Tensor:
-    """Smooth L1 (beta 1) or squared distance, mean over the features of the valid tokens (spec 3.1).
+    """Compute the smooth L1 (beta 1) or squared distance, the mean over the features of the valid tokens.
 
     Args:
         predicted: (*place dim).
         target: (*place dim), without a gradient.
-        valid: (*place); 0 is returned when nothing is.
-        distance: which of the two.
+        valid: (*place). If nothing is valid, the loss is 0.
+        distance: `smooth_l1` or `l2`.
     """
     measure = functional.smooth_l1_loss if distance == "smooth_l1" else functional.mse_loss
     each = measure(predicted.float(), target.float(), reduction="none").mean(-1)
@@ -56,12 +57,12 @@ def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: 
 
 
 def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tensor:
-    """Tokens without their mean over some axes, of the valid ones.
+    """Subtract from tokens the mean of the valid ones over some axes.
 
     Args:
         tokens: (*place dim).
-        valid: (*place), None when all are.
-        dims: axes of the places, which are averaged over.
+        valid: (*place); None if all are valid.
+        dims: Axes of the places to average over.
     """
     if valid is None:
         return tokens - tokens.mean(dims, keepdim=True)
@@ -74,10 +75,10 @@ def centred(tokens: Tensor, valid: Tensor | None, dims: tuple[int, ...]) -> Tens
 
 @_in_float32
 def spread_loss(tokens: Tensor) -> Tensor:
-    """How far tokens (token dim) are from filling their space: variance and covariance terms of VICReg (2022, 4.1).
+    """Penalise tokens (token dim) that do not spread: the variance and covariance terms of VICReg (2022, section 4.1).
 
-    Each feature is to have a deviation of `LEAST_SPREAD` or more, and features are to vary apart from each other. 0 for
-    fewer than two tokens.
+    Each feature should have a standard deviation of at least `LEAST_SPREAD`, and features should not be correlated. The
+    loss is 0 for fewer than two tokens.
     """
     if len(tokens) < 2:
         return tokens.float().sum() * 0.0
@@ -90,14 +91,14 @@ def spread_loss(tokens: Tensor) -> Tensor:
 
 @_in_float32
 def known_loss(told: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """Squared distance to numbers brought to mean 0 and deviation 1, mean over those that are known.
+    """Compute the squared distance to standardised numbers, the mean over the known ones.
 
-    1 for who always tells the mean.
+    The wanted numbers are scaled to mean 0 and standard deviation 1, so the loss is 1 if the mean is always predicted.
 
     Args:
-        told: (token number).
-        wanted: same shape, without a gradient.
-        known: same shape, which of the wanted numbers are.
+        told: (token number), the predictions.
+        wanted: Same shape, without a gradient.
+        known: Same shape, True where a wanted number is known.
     """
     wanted, known_once = wanted.float(), known.sum(0).clamp_min(1)
     apart = (wanted - (wanted * known).sum(0) / known_once) * known
@@ -106,7 +107,7 @@ def known_loss(told: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
 
 
 def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:
-    """Each feature of tokens (*place dim) without its mean over the valid places (*place), divided by its deviation."""
+    """Standardise each feature of tokens (*place dim) over the valid places (*place)."""
     places = tuple(range(tokens.ndim - 1))
     tokens = centred(tokens, valid, places)
     square = (tokens if valid is None else tokens.masked_fill(~valid[..., None], 0.0)).square().sum(places)
@@ -118,17 +119,17 @@ def unit_spread(tokens: Tensor, valid: Tensor | None) -> Tensor:
 def contrast_loss(
     tokens: Tensor, valid: Tensor | None, temperature: float, others: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """MIL-NCE between modalities (paper equation 2, as trained: spec 3.5).
+    """Compute the MIL-NCE contrast between modalities (paper equation 2, as in the published training code).
 
-    Each token is drawn to the tokens of the same patch in other modalities, against all tokens but those of its own
-    modality and tile. Invalid tokens are left out as anchors and as candidates; an anchor without a valid partner
-    has no positive term. The sum is divided by the number of all tokens.
+    Each token (anchor) is pulled to the tokens of the same patch in other modalities, and away from all tokens except
+    those of its own modality and tile. Invalid tokens are neither anchors nor candidates. An anchor without a valid
+    partner has no positive term. The sum is divided by the number of all tokens.
 
     Args:
-        tokens: (batch modality patch dim) before places are added.
-        valid: (batch modality patch); None when all are.
-        temperature: divides the cosine similarities.
-        others: tokens (other dim) and validity (other) of further tiles, as negatives only.
+        tokens: (batch modality patch dim), before positions are added.
+        valid: (batch modality patch); None if all are valid.
+        temperature: Divides the cosine similarities.
+        others: Tokens (other dim) and validity (other) of further tiles, used as negatives only.
     """
     _, num_modalities, patches, _ = tokens.shape
     features = functional.normalize(tokens.float(), dim=-1, eps=1e-8).flatten(0, 2)
@@ -136,14 +137,14 @@ def contrast_loss(
     number = torch.arange(len(features), device=features.device)
     block, place = number // patches, (number // (num_modalities * patches)) * patches + number % patches
     candidates, candidates_seen = features, seen
-    if others is not None:  # numbers no token of ours has
+    if others is not None:  # -1 is the number of no token of ours
         candidates = torch.cat([features, functional.normalize(others[0].float(), dim=-1, eps=1e-8)])
         candidates_seen = torch.cat([seen, others[1]])
         block = functional.pad(block, (0, len(others[1])), value=-1)
         place = functional.pad(place, (0, len(others[1])), value=-1)
 
     def rows(part: slice) -> Tensor:
-        """Sum of the terms of some anchors."""
+        """Return the sum of the terms of some anchors."""
         apart = block[: len(features)][part, None] != block
         similarity = features[part] @ candidates.T / temperature
         hidden = ~(apart & candidates_seen)
@@ -160,12 +161,12 @@ def contrast_loss(
 
 
 def _logsumexp(values: Tensor, any_finite: Tensor) -> Tensor:
-    """Log-sum-exp of rows; of rows without a finite value something finite, so that no gradient is NaN."""
+    """Return the log-sum-exp of rows. Rows without a finite value get a finite one, so that no gradient is NaN."""
     return values.masked_fill(~any_finite[:, None], 0.0).logsumexp(1)
 
 
 def _in_parts(rows: Callable[[slice], Tensor], count: int) -> Tensor:
-    """Sum over parts of the rows."""
+    """Sum over the rows, in parts."""
     parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
     if len(parts) == 1:
         return rows(parts[0])
@@ -176,16 +177,15 @@ def _in_parts(rows: Callable[[slice], Tensor], count: int) -> Tensor:
 def discrimination_loss(
     predicted: Tensor, target: Tensor, valid: Tensor, temperature: float, same_cosine: float
 ) -> Tensor:
-    """Patch discrimination (InfoNCE): which of all targets belongs to a prediction.
-
-    Targets more alike than `same_cosine`, such as those of one patch that lies in two blocks, are not told apart.
+    """Compute the patch discrimination loss (InfoNCE): find the target of each prediction among all targets.
 
     Args:
         predicted: (token dim).
         target: (token dim), frozen.
-        valid: (token); 0 is returned when none is.
-        temperature: divides the cosine similarities.
-        same_cosine: see above.
+        valid: (token). If none is valid, the loss is 0.
+        temperature: Divides the cosine similarities.
+        same_cosine: Targets with a higher cosine, such as those of one patch that lies in two blocks, are not told
+            apart.
     """
     predicted, target = predicted[valid], target[valid].float()
     if not len(predicted):
@@ -194,7 +194,7 @@ def discrimination_loss(
     wanted = functional.normalize(target, dim=-1, eps=1e-8)
 
     def rows(part: slice) -> Tensor:
-        """Sum of the terms of some predictions."""
+        """Return the sum of the terms of some predictions."""
         numbers = torch.arange(part.start, part.stop, device=found.device)
         logits = found[part] @ wanted.T / temperature
         with torch.no_grad():

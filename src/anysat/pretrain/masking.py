@@ -1,7 +1,7 @@
-"""What the student does not see: blocks of patches, modalities of a patch, dates of a series.
+"""What is hidden from the student: blocks of patches, modalities of a patch, dates of a series.
 
-Everything is drawn for the whole batch at once, on the CPU, from the generator that comes in, so that it is the
-same on every device. Nothing here knows a modality by name.
+Everything is drawn for the whole batch at once, on the CPU, from the given generator, so it is the same on every
+device.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _REDRAWS = 4
 
 
 class BlockMasks(NamedTuple):
-    """Which patches are seen and which are predicted; patches are numbered row by row."""
+    """Which patches are context and which are predicted. Patches are numbered row by row."""
 
     context: Tensor
-    """(batch patch), True where the student sees the patch"""
+    """(batch patch), True where the student sees the patch."""
     targets: Tensor
-    """(block batch target) numbers of the patches to predict"""
+    """(block batch target), numbers of the patches to predict."""
     targets_valid: Tensor
-    """(block batch), False for a block that a tile does not predict"""
+    """(block batch), False for a block that a tile does not predict."""
 
     def to(self, device: torch.device) -> BlockMasks:
-        """The same masks on another device."""
+        """Return the masks on another device."""
         return BlockMasks(*(tensor.to(device) for tensor in self))
 
 
 def draw_masks(rows: int, cols: int, batch: int, config: MaskingConfig, generator: Generator) -> BlockMasks:
-    """Masks of a batch of tiles of `rows` x `cols` patches.
+    """Draw the masks of a batch of tiles of `rows` x `cols` patches.
 
-    Context and targets never share a patch, except on a grid of one patch, which is both: there the student
-    has to predict what it does not see of the patch's dates and modalities.
+    Context and targets never share a patch. The exception is a tile of a single patch, which is both: the student then
+    predicts what it does not see of the patch's dates and modalities.
     """
     if rows * cols == 1:
         seen = torch.ones(batch, 1, dtype=torch.bool)
@@ -48,7 +48,7 @@ def draw_masks(rows: int, cols: int, batch: int, config: MaskingConfig, generato
 
 
 def _scatter(num_patches: int, batch: int, config: MaskingConfig, generator: Generator) -> BlockMasks:
-    """Scattered patches as context, all others to be predicted."""
+    """Draw scattered patches as context; all others are targets."""
     count = min(max(1, round(config.random_context_frac * num_patches)), num_patches - 1)
     order = torch.rand(batch, num_patches, generator=generator).argsort(1)
     context = torch.zeros(batch, num_patches, dtype=torch.bool).scatter_(1, order[:, :count], True)
@@ -57,10 +57,10 @@ def _scatter(num_patches: int, batch: int, config: MaskingConfig, generator: Gen
 
 
 def _draw_blocks(rows: int, cols: int, batch: int, config: MaskingConfig, generator: Generator) -> BlockMasks:
-    """Blocks to predict, of one size in the whole batch, and what they leave of the context rectangle.
+    """Draw target blocks, of one size in the whole batch, and the context: what they leave of its rectangle.
 
-    Where they leave nothing, a tile predicts fewer of them; where one leaves nothing, the context is drawn again, and
-    at last is all that this one leaves of the tile.
+    If nothing is left of it, a tile predicts fewer blocks. If even one block leaves nothing, the context is drawn
+    again, and after a few attempts it is the rest of the tile outside this block.
     """
     size = _draw_size(rows, cols, config.block_area_frac, config.block_aspect, generator)
     is_whole = min(config.context_area_frac) >= 1
@@ -81,7 +81,7 @@ def _draw_blocks(rows: int, cols: int, batch: int, config: MaskingConfig, genera
 
 
 def _union(blocks: Tensor, valid: Tensor) -> Tensor:
-    """(batch patch), True where a block (block batch patch) that counts lies."""
+    """Return (batch patch), True inside a valid block (block batch patch)."""
     return (blocks & valid[..., None]).any(0)
 
 
@@ -89,7 +89,10 @@ def _draw_size(
     rows: int, cols: int, area_frac: tuple[float, float], aspect: tuple[float, float], generator: Generator,
     leaves: bool = True,
 ) -> tuple[int, int]:  # fmt: skip
-    """Rows and columns of a rectangle that `leaves` a row and a column of the tile free, where it has two."""
+    """Draw the rows and columns of a rectangle.
+
+    With `leaves`, at least one row and one column of the tile stay free if it has two or more.
+    """
     area, ratio = (
         low + (high - low) * float(drawn)
         for (low, high), drawn in zip((area_frac, aspect), torch.rand(2, generator=generator), strict=True)
@@ -101,7 +104,7 @@ def _draw_size(
 
 
 def _place(rows: int, cols: int, size: tuple[int, int], shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Rectangles of one size at uniform places: (*shape patch), True inside."""
+    """Draw rectangles of one size at uniformly random places: (*shape patch), True inside."""
     height, width = size
     top = torch.randint(rows - height + 1, (*shape, 1, 1), generator=generator)
     left = torch.randint(cols - width + 1, (*shape, 1, 1), generator=generator)
@@ -111,10 +114,18 @@ def _place(rows: int, cols: int, size: tuple[int, int], shape: tuple[int, ...], 
 
 
 def hide_modalities(valid: Tensor, hide_frac: float, generator: Generator) -> Tensor:
-    """Which modality tokens (batch modality patch) of the context are hidden (spec 3.4).
+    """Draw which modality tokens of the context are hidden (paper section 3.2).
 
-    In each patch one modality that saw it stays, drawn anew; of all other tokens of a tile, `hide_frac` are
-    hidden, rounded up. Only tokens that are `valid` count.
+    In each patch, one random valid modality is kept. Of all other valid tokens of a tile, the fraction `hide_frac` is
+    hidden, rounded up.
+
+    Args:
+        valid: (batch modality patch), True where the modality observed the patch.
+        hide_frac: Fraction of the other tokens to hide.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        (batch modality patch), True where a token is hidden.
     """
     chance = torch.rand(valid.shape, generator=generator)
     kept = chance.masked_fill(~valid, 2.0).argmin(1, keepdim=True)
@@ -126,9 +137,14 @@ def hide_modalities(valid: Tensor, hide_frac: float, generator: Generator) -> Te
 
 
 def drop_dates(pixels: PixelInput, keep_frac: tuple[float, float], generator: Generator) -> PixelInput:
-    """A series with a share of its dates, drawn for each tile among those that saw anything; an image as it is.
+    """Keep a random part of the dates of a series. A single image is returned unchanged.
 
-    The share is drawn between two for the whole batch. At least one date stays. The order of the dates is kept.
+    The dates of each tile are drawn among those with a valid value, and keep their order. At least one is kept.
+
+    Args:
+        pixels: The series.
+        keep_frac: Smallest and largest fraction of the dates to keep; one fraction is drawn for the whole batch.
+        generator: Source of randomness, on the CPU.
     """
     low, high = keep_frac
     if pixels.days is None or low >= 1:
@@ -155,7 +171,7 @@ def drop_dates(pixels: PixelInput, keep_frac: tuple[float, float], generator: Ge
 
 
 def every_other_date(pixels: PixelInput, start: int) -> PixelInput:
-    """Of a series the dates `start`, `start + 2`, and so on."""
+    """Return a series of only the dates `start`, `start + 2`, and so on."""
     assert pixels.days is not None, "an image has no dates"
     valid = None if pixels.valid is None else pixels.valid[:, start::2]
     return PixelInput(pixels.values[:, start::2], pixels.days[:, start::2], valid)

@@ -1,7 +1,7 @@
-"""The objective of pretraining: hide, predict, contrast (paper section 3.2, spec 3.1 to 3.5).
+"""The pretraining objective: masks, prediction and contrast (paper section 3.2).
 
-The student sees part of the patches, modalities and dates of a tile; a predictor says what the hidden patches hold;
-tokens of one patch in different modalities are drawn together.
+The student sees some of the patches, modalities and dates of a tile. A predictor predicts the hidden patches, and the
+tokens of one patch in different modalities are pulled together.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ _log = logging.getLogger(__name__)
 
 
 class Pretraining(nn.Module):
-    """Student, predictor and what is to be predicted.
+    """The student with its predictor and prediction goal.
 
-    Call it with a batch and a generator for the parts of the loss; call `after_update` once after every
-    optimiser step; `encoder()` is what is kept.
+    Call it with a batch and a generator to get the terms of the loss, and call `after_update` once after every
+    optimiser step. `encoder()` returns the trained encoder.
+
+    Args:
+        student: The encoder to train.
+        masking: What is hidden from the student; by default the default options.
+        config: What is learned; by default the default options.
+        recompute: Recompute the student's activations for the backward pass instead of keeping them.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class Pretraining(nn.Module):
         super().__init__()
         self.masking, self.config = masking or MaskingConfig(), config or ObjectiveConfig()
         self.recompute = recompute
-        """True to compute activations of the student again for the gradient instead of keeping them."""
+        """Recompute the student's activations for the backward pass instead of keeping them."""
         self.student = student
         self.goal: AveragedTeacher | FrozenProjections = GOALS[self.config.goal](student, self.config)
         dim = student.config.dim
@@ -64,11 +70,14 @@ class Pretraining(nn.Module):
         self.hidden_token = nn.Parameter(torch.zeros(dim))
 
     def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:
-        """Parts of the loss of one batch, and `loss`, their weighted sum.
+        """Compute the loss of one batch.
 
         Args:
-            draw: a batch of source values and its patch size.
-            generator: on the CPU; masks, hidden modalities and dropped dates are drawn from it alone.
+            draw: A batch of source values with its patch size.
+            generator: A generator on the CPU, the only source of masks, hidden modalities and dropped dates.
+
+        Returns:
+            The terms of the loss by name, and their weighted sum, `loss`.
         """
         inputs, grid = self.student.prepare(draw.batch, draw.patch_size_m, refuse_empty=False)
         if all(pixels.valid is not None and not bool(pixels.valid.any()) for pixels in inputs.values()):
@@ -100,7 +109,7 @@ class Pretraining(nn.Module):
         return {"loss": torch.stack(weighted).sum(), **parts}
 
     def see(self, inputs: dict[str, PixelInput], grid: PatchGrid) -> dict[str, SeenPatches]:
-        """The student's tokens of every patch in each modality."""
+        """Return the student's tokens of every patch in each modality."""
         rows = chunk_rows_on(self.student.device)
         keep = tuple(inputs) if self.config.dense_weight else ()
         return self.student.see(inputs, grid.patch_size_m, keep, chunk_rows=rows, recompute=self.recompute)
@@ -108,7 +117,7 @@ class Pretraining(nn.Module):
     def show(
         self, seen: dict[str, SeenPatches], grid: PatchGrid, masks: BlockMasks, generator: Generator
     ) -> ShownPatches:
-        """The patches of the context that somebody saw, with some of their modality tokens hidden."""
+        """Return the observed patches of the context, with some of their modality tokens hidden."""
         flags = self._flags(seen, grid)  # (batch modality patch)
         context = masks.context & flags.any(1).cpu() if flags.shape[1] else masks.context
         count = max(1, int(context.sum(1).max()))
@@ -122,11 +131,11 @@ class Pretraining(nn.Module):
         return ShownPatches(indices.to(device), valid.to(device), Hidden(hidden.to(device), self.hidden_token))
 
     def fuse(self, seen: dict[str, SeenPatches], shown: ShownPatches, grid: PatchGrid) -> Tensor:
-        """The student's fused tokens of the context (batch shown dim)."""
+        """Return the student's fused tokens of the context (batch shown dim)."""
         return self.student.fuse(seen, (grid.num_rows, grid.num_cols), grid.patch_size_m, shown)[1]
 
     def predict(self, fused: Tensor, shown: ShownPatches, targets: Tensor, grid: PatchGrid) -> Tensor:
-        """What the predictor says of some patches (block batch target), (block batch target dim)."""
+        """Predict the patches `targets` (block batch target) from the context; returns (block batch target dim)."""
         unit = grid.patch_size_m / self.student.config.patch_position_unit_m
         places = raster_coordinates(grid.num_rows, grid.num_cols, fused.device)
         code = sincos_code(places, unit, self.student.config.dim)
@@ -137,18 +146,18 @@ class Pretraining(nn.Module):
     def predict_loss(
         self, fused: Tensor, shown: ShownPatches, masks: BlockMasks, wanted: Mapping[str, Targets], grid: PatchGrid
     ) -> Tensor:
-        """How far what the predictor says of the hidden patches is from what they hold."""
+        """Compute the loss between the predictions for the hidden patches and their targets."""
         counts = (masks.targets_valid & shown.valid.any(1))[..., None].expand_as(masks.targets)
         predicted = self.predict(fused, shown, masks.targets, grid)
         return self.goal.loss(predicted, {key: target.at(masks.targets) for key, target in wanted.items()}, counts)
 
     def complete_loss(self, said: Tensor, shown: ShownPatches, wanted: Mapping[str, Targets]) -> Tensor:
-        """How far what is said of the context's own patches (batch shown dim) is from all that they hold."""
+        """Compute the loss between predictions `said` for the context patches (batch shown dim) and their targets."""
         targets = {key: target.at(shown.indices[None]) for key, target in wanted.items()}
         return self.goal.loss(said[None], targets, shown.valid[None])
 
     def dense_loss(self, seen: Mapping[str, SeenPatches], inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
-        """Mean over modalities of how far what sub-patches say of their pixels is from all that these hold."""
+        """Compute the loss between predictions from sub-patch tokens and their pixels; the mean over modalities."""
         terms = []
         for key, part in seen.items():
             assert part.sub is not None, key
@@ -161,23 +170,23 @@ class Pretraining(nn.Module):
 
     @torch.no_grad()
     def _numbers(self, key: str, pixels: PixelInput, patch_size_m: float) -> tuple[Tensor, Tensor]:
-        """What the sub-patches of a modality hold (patch sub number), and which of it is known."""
+        """Return the numbers that describe the sub-patches of a modality (patch sub number), and which are known."""
         side = subpatches_per_side(patch_size_m, self.student.config.modality(key))
         cut: Callable[[Tensor, int], Tensor] = self.student.projectors[key].cut  # type: ignore[assignment]
         valid = None if pixels.valid is None else cut(pixels.valid, side)
         return describe(cut(pixels.values, side), valid, pixels.days, self.config.harmonics)
 
     def spread(self, seen: Mapping[str, SeenPatches], fused: Tensor) -> Tensor:
-        """Mean over the modalities' tokens and the fused ones (token dim) of how little they spread."""
+        """Compute the spread loss; the mean over the tokens of each modality and the fused ones (token dim)."""
         tokens = [fused]
         for part in seen.values():
             tokens.append(part.patch.flatten(0, 2) if part.patch_valid is None else part.patch[part.patch_valid])
         return torch.stack([spread_loss(one) for one in tokens]).mean()
 
     def contrast(self, seen: dict[str, SeenPatches]) -> Tensor:
-        """Contrast between the modalities whose pixels lie in patches; 0 where there is only one."""
+        """Compute the contrast between modalities, without context modalities. It is 0 if there is only one."""
         tiling = {key: part for key, part in seen.items() if not self.student.config.modality(key).covers_tile}
-        if len(tiling) < 2:  # other processes may have more, and wait for the tokens of this one: none
+        if len(tiling) < 2:  # others may have more modalities and wait for this process
             alone = next(iter(seen.values())).patch.flatten(1, 2)[:, None].float()
             others = self._others(alone[:, :0], None)
             return alone.sum() * 0.0 if others is None else (alone.sum() + others[0].sum()) * 0.0
@@ -190,7 +199,7 @@ class Pretraining(nn.Module):
         return contrast_loss(tokens, valid, self.config.temperature, self._others(tokens, valid))
 
     def contrast_dates(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
-        """Mean over the series of the contrast between every other date and those between; 0 where there is none."""
+        """Compute the contrast between even and odd dates; the mean over the series, 0 if there is none."""
         series = {key: pixels for key, pixels in inputs.items() if pixels.days is not None and pixels.days.shape[1] > 1}
         if not series:
             return self.hidden_token.float().sum() * 0.0
@@ -209,22 +218,22 @@ class Pretraining(nn.Module):
         return torch.stack(terms).mean()
 
     def _others(self, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Negatives of the other processes, one call of each in a step.
+        """Return the negatives of the other processes. All of them must call this once in a step.
 
-        Not in validation, where processes look at different numbers of batches, of different datasets.
+        Validation has none, because processes then see different numbers of batches of different datasets.
         """
         return from_other_ranks(tokens, valid) if self.config.gather_negatives and self.training else None
 
     def after_update(self, step: int, num_steps: int) -> None:
-        """Move the teacher; `step` is the number of the optimiser step that was just done, from 0."""
+        """Update the teacher; `step` is the number of the optimiser step just done, from 0."""
         self.goal.follow(self.student, step / num_steps)
 
     def encoder(self) -> AnySat:
-        """The encoder that a run leaves: the teacher, or the student where there is none."""
+        """Return the encoder to keep: the teacher, or the student if there is none."""
         return self.goal.kept(self.student)
 
     def _flags(self, seen: dict[str, SeenPatches], grid: PatchGrid) -> Tensor:
-        """Which patches each modality saw (batch modality patch), context of the tile left out."""
+        """Return which patches each modality observed (batch modality patch), without context modalities."""
         tiling = [part for key, part in seen.items() if not self.student.config.modality(key).covers_tile]
         first = next(iter(seen.values())).patch
         everywhere = first.new_ones(len(first), grid.num_patches, dtype=torch.bool)
@@ -233,7 +242,7 @@ class Pretraining(nn.Module):
 
 
 def _validity(parts: Collection[SeenPatches]) -> Tensor | None:
-    """Which patches each part saw (batch part patch); None where each saw all."""
+    """Return which patches each part observed (batch part patch); None if each observed all."""
     flags = [part.patch.new_ones(part.patch.shape[:3], dtype=torch.bool) if part.patch_valid is None
              else part.patch_valid for part in parts]  # fmt: skip
     valid = torch.stack([flag.flatten(1) for flag in flags], 1)

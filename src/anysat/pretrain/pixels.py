@@ -1,4 +1,4 @@
-"""What the pixels of a sub-patch hold, in numbers: what frozen targets are made of."""
+"""Numbers that describe the pixels of a sub-patch, from which frozen targets are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ YEAR_DAYS = 365.25
 
 
 def num_numbers(modality: Modality, harmonics: int) -> int:
-    """How many numbers describe a sub-patch; `harmonics` of the year tell a series."""
+    """Return how many numbers describe a sub-patch. Series are described by `harmonics` of the year."""
     return len(modality.bands) * (2 + 2 * harmonics if modality.is_temporal else modality.subpatch_px**2)
 
 
@@ -25,16 +25,19 @@ def describe(
     days: Real[Tensor, "batch time"] | None,
     harmonics: int,
 ) -> tuple[Float[Tensor, "patch sub number"], Bool[Tensor, "patch sub number"]]:
-    """Numbers of every sub-patch, and which are known.
+    """Describe every sub-patch by numbers.
 
-    Of an image: all its pixels. Of a series, band by band: the mean, the means under yearly harmonics of the day, and
-    the deviation over the dates.
+    For an image, these are all its pixels. For a series, they are for each band the mean, the mean weighted by each
+    yearly harmonic of the day, and the standard deviation over the dates.
 
     Args:
-        values: as a projector's `cut` gives them: (patch sub pixel), or (patch sub time band) of a series.
-        valid: same shape; None when all are.
-        days: of a series; its tiles have as many patches each.
-        harmonics: of the year, that tell a series.
+        values: The output of a projector's `cut`: (patch sub pixel), or (patch sub time band) for a series.
+        valid: Same shape; None if all are valid.
+        days: (batch time) day numbers of a series. All tiles have the same number of patches.
+        harmonics: Number of harmonics of the year, for a series.
+
+    Returns:
+        The numbers and which of them are known, (patch sub number) each.
     """
     known = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
     values = values.masked_fill(~known, 0.0)

@@ -1,4 +1,4 @@
-"""The predictor: from the fused tokens of the context, and the places of hidden patches, to what these hold."""
+"""The predictor of hidden patches from the fused tokens of the context and the positions of the hidden patches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ NORM_EPS = 1e-5
 
 
 class Completer(nn.Sequential):
-    """From the fused token of a patch that the student saw in part to all that it holds."""
+    """Predicts the target of a patch that the student saw in part, from its fused token."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
 
 class Predictor(nn.Module):
-    """A narrow transformer over context and places to predict, block by block (paper section 3.2, spec 2.12)."""
+    """A transformer over the context and the positions to predict, one block at a time (paper section 3.2).
+
+    Raises:
+        RecordError: `num_heads` does not divide `dim`.
+    """
 
     def __init__(self, dim: int, depth: int = 4, num_heads: int = 16) -> None:
         super().__init__()
@@ -43,13 +47,13 @@ class Predictor(nn.Module):
         context_code: Float[Tensor, "batch shown dim"],
         target_code: Float[Tensor, "block batch target dim"],
     ) -> Float[Tensor, "block batch target dim"]:
-        """What stands at the targets; each block is predicted without regard to the others.
+        """Predict the targets. Each block is predicted independently of the others.
 
         Args:
-            context: fused tokens of the student, the tile's left out.
-            context_valid: False where a tile has fewer; None when all are valid.
-            context_code: code of their places.
-            target_code: code of the places to predict.
+            context: Fused tokens of the student, without the tile token.
+            context_valid: False where a tile has fewer tokens; None if all are valid.
+            context_code: Position codes of the context.
+            target_code: Position codes of the patches to predict.
         """
         num_blocks, _, num_targets, _ = target_code.shape
         placed = self.embed(context) + context_code.to(context.dtype)

@@ -1,6 +1,6 @@
-"""Metrics that mean what they say: counts of every tile, joined across ranks, and the scores that follow from them.
+"""Metrics: they collect counts per tile, join them across ranks, and compute scores from them.
 
-What has no label is left out by ground truth only: wherever there is a label the prediction counts, whatever it is.
+Only places without a label are left out. Wherever there is a label, the prediction counts, whatever it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NO_GROUP = torch.iinfo(torch.int64).min
 
 
 class _Sheet(Metric):
-    """Lists of tensors with one row for each tile, among them the tiles' groups."""
+    """A metric whose state is lists of tensors with one row per tile, among them the groups of the tiles."""
 
     full_state_update = False
     is_differentiable = False
@@ -37,7 +37,7 @@ class _Sheet(Metric):
         self._begin()
 
     def _begin(self) -> None:
-        # A rank that saw no tile takes part in the exchange with tensors of the right shape and type.
+        # So that a rank without tiles takes part in the exchange with tensors of the right shape and type.
         for name, (shape, dtype) in self._rows.items():
             getattr(self, name).append(torch.zeros(0, *shape, dtype=dtype, device=self.device))
 
@@ -47,7 +47,7 @@ class _Sheet(Metric):
         self._begin()
 
     def _wrap_compute(self, compute: Callable[[], Scores]) -> Callable[[], Scores]:
-        # torchmetrics would go through the fields of a dataclass to change them, which a frozen one refuses.
+        # torchmetrics would try to change the fields of the result, a frozen dataclass.
         wrapped = super()._wrap_compute(lambda: SimpleNamespace(scores=compute()))
         return lambda: wrapped().scores
 
@@ -71,14 +71,16 @@ class _Sheet(Metric):
 
 
 class ClassScores(_Sheet):
-    """Scores of one of several classes, of tiles or of the places in them.
+    """Scores of a classification of tiles or of their pixels into one of several classes.
 
-    `accuracy`, `balanced_accuracy` (mean recall), `miou`, `f1_macro`, `f1_micro`, `f1_weighted` (by support), `kappa`
-    and `calibration_error` (ECE over 15 bins of confidence); of each class `iou`, `f1`, `precision`, `recall` and
-    `support`. Means go over the classes that occur in truth or predictions, of recall over those that occur in truth;
-    a class that occurs in neither is left out. If `ignore` is one of the classes, it is none to score, and to predict
-    it where another is true is a mistake. So are outputs that are NaN or infinite, as of patches nobody saw: they lower
-    recall and accuracy, not precision, and have no confidence.
+    The scores are `accuracy`, `balanced_accuracy` (mean recall), `miou`, `f1_macro`, `f1_micro`, `f1_weighted` (by
+    support), `kappa` and `calibration_error` (ECE over 15 bins of confidence), and for each class `iou`, `f1`,
+    `precision`, `recall` and `support`.
+
+    Means are taken over the classes that occur in the truth or the predictions, and for recall over those in the truth.
+    If `ignore` is one of the classes, this class is not scored, and predicting it where another class is true is a
+    mistake. So is giving no answer (NaN or infinity, as for patches that nothing observed): it lowers recall and
+    accuracy, but not precision, and has no confidence.
 
     >>> scores = ClassScores(3, ignore=-1)
     >>> scores.update(10 * torch.eye(3)[[0, 0, 2, 2]], torch.tensor([0, 1, 2, -1]))
@@ -86,8 +88,11 @@ class ClassScores(_Sheet):
     0.5
 
     Args:
-        num_classes: number of outputs.
-        ignore: number of what has no label.
+        num_classes: Number of outputs.
+        ignore: Number that marks places without a label.
+
+    Raises:
+        RecordError: An argument has a value that is not possible.
     """
 
     margins: list[Tensor]
@@ -103,15 +108,15 @@ class ClassScores(_Sheet):
         self.add_state("confusion", empty, dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Count some tiles.
+        """Add tiles.
 
         Args:
             outputs: (tile … class) logits.
             truth: (tile …) class numbers.
-            groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
+            groups: (tile) group numbers, the same on every rank; for all tiles or for none. See `Scores.interval`.
 
         Raises:
-            InputError: shapes that do not fit, or a truth that is no class.
+            InputError: The shapes do not fit, or the truth is not a class.
         """
         num_tiles, num_classes = len(truth), self.num_classes
         if truth.is_floating_point() or not outputs.is_floating_point() or outputs.shape != (*truth.shape, num_classes):
@@ -132,7 +137,7 @@ class ClassScores(_Sheet):
         self.confusion = self.confusion + _count(labels, answers, num_classes + 1, num_classes + 1)[:-1]
 
     def compute(self) -> Scores:
-        """Scores of all tiles on all ranks."""
+        """Return the scores of all tiles on all ranks."""
         counts = ClassCounts(margins=self._joined("margins").double(), bins=self._joined("bins"))
         num_samples, num_unanswered = int(self.confusion.sum()), int(self.confusion[:, -1].sum())
         return Scores.of(counts, num_samples=num_samples, num_unanswered=num_unanswered, groups=self._groups(),
@@ -148,13 +153,15 @@ class ClassScores(_Sheet):
 
 
 class LabelScores(_Sheet):
-    """Scores of any of several labels of a tile.
+    """Scores of a multi-label classification of tiles.
 
-    `f1_micro`, `f1_macro`, `f1_weighted` (by support), `accuracy` (share of all single labels that are right),
-    `map_macro` (mean average precision) and `calibration_error` (ECE of all single labels over 15 bins of probability);
-    of each label `f1`, `precision`, `recall`, `average_precision` and `support`.
-    `f1_macro` goes over the labels that occur in truth or predictions, `map_macro` over those that occur in truth.
-    Outputs that are NaN or infinite, as of a tile nobody saw, name no label and have no confidence.
+    The scores are `f1_micro`, `f1_macro`, `f1_weighted` (by support), `accuracy` (fraction of all single labels that
+    are right), `map_macro` (mean average precision) and `calibration_error` (ECE of all single labels over 15 bins of
+    probability), and for each label `f1`, `precision`, `recall`, `average_precision` and `support`.
+
+    `f1_macro` is the mean over the labels that occur in the truth or the predictions, `map_macro` over those in the
+    truth. Where outputs are NaN or infinite, as for a tile that nothing observed, no label is predicted, and there is no
+    confidence.
 
     >>> scores = LabelScores(2)
     >>> scores.update(torch.tensor([[2.0, -1.0], [1.0, 3.0]]), torch.tensor([[1, 0], [0, 1]]))
@@ -162,8 +169,11 @@ class LabelScores(_Sheet):
     [0.5, 1.0]
 
     Args:
-        num_labels: number of outputs.
-        threshold: probability above which a label is given.
+        num_labels: Number of outputs.
+        threshold: Probability above which a label is predicted.
+
+    Raises:
+        RecordError: An argument has a value that is not possible.
     """
 
     outputs: list[Tensor]
@@ -178,15 +188,15 @@ class LabelScores(_Sheet):
         self.num_labels, self.threshold = num_labels, threshold
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Count some tiles.
+        """Add tiles.
 
         Args:
             outputs: (tile label) logits.
             truth: (tile label) 0 and 1.
-            groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
+            groups: (tile) group numbers, the same on every rank; for all tiles or for none. See `Scores.interval`.
 
         Raises:
-            InputError: shapes that do not fit, or a truth that is neither 0 nor 1.
+            InputError: The shapes do not fit, or the truth is neither 0 nor 1.
         """
         num_tiles = len(truth)
         if not outputs.is_floating_point() or not outputs.shape == truth.shape == (num_tiles, self.num_labels):
@@ -199,7 +209,7 @@ class LabelScores(_Sheet):
         self._append(groups, num_tiles, outputs=outputs.detach().where(seen, float("-inf")), truth=truth)
 
     def compute(self) -> Scores:
-        """Scores of all tiles on all ranks."""
+        """Return the scores of all tiles on all ranks."""
         outputs, truth = self._joined("outputs"), self._joined("truth").double()
         predicted = (outputs.sigmoid() > self.threshold).double()
         tiles = torch.arange(len(truth)).repeat_interleave(self.num_labels)
@@ -212,10 +222,10 @@ class LabelScores(_Sheet):
 
 
 class ValueScores(_Sheet):
-    """Scores of values, of tiles or of the places in them, in the unit of the values.
+    """Scores of a regression for tiles or for their pixels, in the unit of the values.
 
-    `rmse`, `mae`, `bias` (prediction less truth) and `r2` (undefined where all truth is the same), over all labelled
-    places alike. A truth that is NaN or `ignore` is left out.
+    The scores are `rmse`, `mae`, `bias` (prediction minus truth) and `r2` (undefined if all truth is the same). All
+    labelled places count equally. A truth that is NaN or `ignore` is left out.
 
     >>> scores = ValueScores()
     >>> scores.update(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, torch.nan]]))
@@ -223,9 +233,7 @@ class ValueScores(_Sheet):
     -1.0
 
     Args:
-        ignore: value of what has no label.
-        missing: value that is scored where there is a label but the output is NaN, as of patches nobody saw; None
-            refuses them.
+        ignore: Value that marks places without a label.
     """
 
     moments: list[Tensor]
@@ -237,15 +245,16 @@ class ValueScores(_Sheet):
         self.add_state("unanswered", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Count some tiles.
+        """Add tiles.
 
         Args:
             outputs: (tile …) or (tile … 1), in the unit of the truth.
             truth: (tile …).
-            groups: (tile) numbers, meaning the same on every rank; for all tiles or for none.
+            groups: (tile) group numbers, the same on every rank; for all tiles or for none. See `Scores.interval`.
 
         Raises:
-            InputError: shapes that do not fit, an infinite truth, or infinity or NaN where there is a label.
+            InputError: The shapes do not fit, the truth is infinite, or an output is infinite or, without `missing`, NaN where
+                there is a label.
         """
         found = outputs.detach()[..., 0] if outputs.shape == (*truth.shape, 1) else outputs.detach()
         if found.shape != truth.shape:
@@ -265,7 +274,7 @@ class ValueScores(_Sheet):
         self.unanswered = self.unanswered + unanswered.sum()
 
     def compute(self) -> Scores:
-        """Scores of all tiles on all ranks."""
+        """Return the scores of all tiles on all ranks."""
         count, mean, spread, *errors = self._joined("moments").unbind(1)
         total = float(count.sum())
         centre = float(count @ mean) / total if total else 0.0
@@ -280,7 +289,10 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _answers(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Class with the highest of outputs (place class), the number of classes where none is; and its probability."""
+    """Return the class with the highest output of (place class), and its probability.
+
+    Where outputs are not finite, the class is the number of classes.
+    """
     num_places, num_classes = outputs.shape
     answers = torch.empty(num_places, dtype=torch.int64, device=outputs.device)
     confidence = torch.empty(num_places, dtype=torch.float64, device=outputs.device)
@@ -293,13 +305,13 @@ def _answers(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count(rows: Tensor, columns: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """(row column), how often each pair occurs."""
+    """Return (row column), how often each pair occurs."""
     counts = (rows * num_columns + columns).bincount(minlength=num_rows * num_columns)
     return counts.view(num_rows, num_columns)
 
 
 def _bins(tiles: Tensor, confidence: Tensor, answered: Tensor, right: Tensor, num_tiles: int) -> Tensor:
-    """(tile 3 bin) as in `BinnedTotals`; an extra bin takes what was not answered, and is cut off."""
+    """Return (tile 3 bin) as in `BinnedTotals`. Places without an answer go to an extra bin, which is cut off."""
     places = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1).where(answered, NUM_BINS)
     sums = confidence.new_zeros(num_tiles * (NUM_BINS + 1)).index_add_(0, tiles * (NUM_BINS + 1) + places, confidence)
     number, number_right = (
@@ -309,7 +321,11 @@ def _bins(tiles: Tensor, confidence: Tensor, answered: Tensor, right: Tensor, nu
 
 
 def _moments(found: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """(tile 6) of (tile place): number, mean and summed square deviation of truth; errors, their sizes and squares."""
+    """Return (tile 6) from (tile place).
+
+    For each tile: the number of known places, the mean of the truth, its sum of squared deviations, and the sums of the
+    errors, of the absolute errors and of the squared errors.
+    """
     count = known.sum(1).double()
     mean = wanted.where(known, 0).sum(1) / count.clamp_min(1)
     spread = ((wanted - mean[:, None]) ** 2).where(known, 0).sum(1)

@@ -1,7 +1,7 @@
-"""Scores of one model on one set of tiles: figures, and intervals that say how sure they are.
+"""Scores of one model on one set of tiles, with bootstrap intervals.
 
-Every figure is a function of weighted sums over tiles (`tasks.figures`). With all weights 1 that is the figure; with
-the number of times that each tile was drawn it is one draw of the bootstrap.
+Every score is a function of weighted sums over tiles (`tasks.figures`). With all weights 1, this is the score itself;
+with the number of times that each tile was drawn as weights, it is one draw of the bootstrap.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from anysat.tasks.figures import (
 )
 
 NUM_BINS = 15
-"""Of confidence, equally wide, from 0 to 1."""
+"""Number of bins of confidence, equally wide, from 0 to 1."""
 
 
-# --- what is known of each tile
+# --- counts of each tile
 
 
 Interval = tuple[float, float]
@@ -55,12 +55,12 @@ _F1: Formulas = {
 
 
 class Counts(Protocol):
-    """What is known of each tile, float64 on the CPU, and which figures follow."""
+    """Counts of each tile, in float64 on the CPU, and the scores that follow from them."""
 
     formulas: ClassVar[Formulas]
-    """Of figures: (...) from totals."""
+    """Formulas of the scores, (...) from totals."""
     per_class: ClassVar[Formulas]
-    """Of figures of each class: (... class) from totals."""
+    """Formulas of the scores of each class, (... class) from totals."""
 
     @property
     def truth(self) -> Tensor:
@@ -68,18 +68,18 @@ class Counts(Protocol):
 
     @property
     def places(self) -> Tensor:
-        """(tile) how many of its places have a label."""
+        """(tile), the number of places with a label in each tile."""
 
     def totals(self, weights: Tensor) -> Any:
-        """Sums weighted by (draw tile)."""
+        """Return the sums over tiles, weighted by (draw tile)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassCounts:
-    """One of several classes at every labelled place."""
+    """Counts for one of several classes at every labelled place."""
 
     margins: Tensor
-    """(tile 3 class): support, predicted, right."""
+    """(tile 3 class): how often the class is true, is predicted, and is predicted rightly."""
     bins: Tensor
     """(tile 3 bin), see `BinnedTotals`."""
 
@@ -91,26 +91,26 @@ class ClassCounts:
 
     @property
     def truth(self) -> Tensor:
-        """Support."""
+        """(tile class) how often each class or label is true."""
         return self.margins[:, 0]
 
     @property
     def places(self) -> Tensor:
-        """(tile) how many of its places have a label."""
+        """(tile), the number of places with a label in each tile."""
         return self.margins[:, 0].sum(-1)
 
     def totals(self, weights: Tensor) -> ClassTotals:
-        """Sums weighted by (draw tile)."""
+        """Return the sums over tiles, weighted by (draw tile)."""
         support, predicted, right = _weighted(weights, self.margins).unbind(1)
         return ClassTotals(support=support, predicted=predicted, right=right, bins=_weighted(weights, self.bins))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelCounts:
-    """Any of several labels of a tile."""
+    """Counts for any of several labels of a tile."""
 
     margins: Tensor
-    """(tile 3 label), 0 and 1: truth, predicted, both."""
+    """(tile 3 label), 0 or 1: the truth, the prediction, and both."""
     bins: Tensor
     """(tile 3 bin), see `LabelTotals`."""
     outputs: Tensor
@@ -124,16 +124,16 @@ class LabelCounts:
 
     @property
     def truth(self) -> Tensor:
-        """Support."""
+        """(tile class) how often each class or label is true."""
         return self.margins[:, 0]
 
     @property
     def places(self) -> Tensor:
-        """(tile) how many of its places have a label."""
+        """(tile), the number of places with a label in each tile."""
         return torch.ones(len(self.margins), dtype=torch.float64)
 
     def totals(self, weights: Tensor) -> LabelTotals:
-        """Sums weighted by (draw tile)."""
+        """Return the sums over tiles, weighted by (draw tile)."""
         support, predicted, right = _weighted(weights, self.margins).unbind(1)
         return LabelTotals(support=support, predicted=predicted, right=right, bins=_weighted(weights, self.bins),
                            weights=weights, outputs=self.outputs, truth=self.truth)  # fmt: skip
@@ -141,33 +141,34 @@ class LabelCounts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValueCounts:
-    """Values at every labelled place."""
+    """Sums for values at every labelled place."""
 
     sums: Tensor
     """(tile 6), see `ValueTotals`."""
     centre: float
+    """Value that is subtracted from the truth before it is summed."""
 
     formulas: ClassVar[Formulas] = {"rmse": rmse, "mae": mae, "bias": bias, "r2": r2}
     per_class: ClassVar[Formulas] = {}
 
     @property
     def truth(self) -> Tensor:
-        """Number and mean."""
+        """(tile 2), number and mean of the truth."""
         count, truth = self.sums[:, :2].unbind(1)
         return torch.stack([count, ratio(truth, count).nan_to_num() + self.centre], 1)
 
     @property
     def places(self) -> Tensor:
-        """(tile) how many of its places have a label."""
+        """(tile), the number of places with a label in each tile."""
         return self.sums[:, 0]
 
     def totals(self, weights: Tensor) -> ValueTotals:
-        """Sums weighted by (draw tile)."""
+        """Return the sums over tiles, weighted by (draw tile)."""
         return ValueTotals(self.centre, *_weighted(weights, self.sums).unbind(-1))
 
 
 def _weighted(weights: Tensor, table: Tensor) -> Tensor:
-    """(draw any) of weights (draw tile) and a table (tile any), which may have more axes."""
+    """Return the sums (draw any) of a table (tile any), weighted by (draw tile). The table may have more axes."""
     return (weights @ table.flatten(1)).view(len(weights), *table.shape[1:])
 
 
@@ -176,28 +177,32 @@ def _weighted(weights: Tensor, table: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """Figures of one model on one set of tiles. NaN where a figure is undefined."""
+    """Scores of one model on one set of tiles. A score that is undefined is NaN."""
 
     figures: dict[str, float]
+    """Scores by name."""
     per_class: dict[str, list[float]]
-    """Figures of each class, in the order of the classes; the keys end with `support`, how often it occurs."""
+    """Scores of each class by name, in the order of the classes. The last is `support`, how often each class occurs."""
     confusion: NDArray[np.int64] | None
-    """(class class+1), truth by prediction; the last column is what got no answer. None for labels and values."""
+    """(class class+1), truth by prediction. The last column counts places without an answer. None for labels and
+    values."""
     num_tiles: int
+    """Number of tiles."""
     num_samples: int
-    """Labelled places; tiles for labels."""
+    """Number of labelled places; for labels, of tiles."""
     num_unanswered: int
-    """Of `num_samples` those without an answer, because nothing was seen there."""
+    """Number of these that have no answer, because nothing was observed there."""
     counts: Counts = field(repr=False)
+    """Counts of each tile, from which intervals are computed."""
     groups: Tensor | None = field(repr=False, default=None)
-    """(tile), such as the spatial block each is in."""
+    """(tile), the group of each tile, such as its spatial block."""
 
     @classmethod
     def of(
         cls, counts: Counts, *, num_samples: int, num_unanswered: int, groups: Tensor | None = None,
         confusion: Tensor | None = None,
     ) -> Scores:  # fmt: skip
-        """From what is known of each tile."""
+        """Compute the scores from the counts of each tile."""
         num_tiles = len(counts.truth)
         totals = counts.totals(torch.ones(1, num_tiles, dtype=torch.float64))
         per_class = {name: formula(totals)[0].tolist() for name, formula in counts.per_class.items()}
@@ -211,26 +216,30 @@ class Scores:
 
     @property
     def num_labelled_tiles(self) -> int:
-        """Tiles of which a place has a label: no others are scored."""
+        """Number of tiles with a labelled place. Only these are scored."""
         return int((self.counts.places > 0).sum())
 
     def interval(
         self, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0, groups: ArrayLike | None = None
     ) -> tuple[float, float]:
-        """Bounds between which a figure lies, by the percentile bootstrap over tiles or groups of tiles.
+        """Compute a confidence interval of a score, by the percentile bootstrap over tiles or groups of tiles.
 
-        Draws in which the figure is undefined are left out. Both are NaN for fewer than two tiles or groups.
+        Draws in which the score is undefined are left out.
 
         Args:
-            name: one of `figures`.
-            level: how often such an interval holds the figure.
-            resamples: number of draws.
-            seed: of the draws.
-            groups: (tile), drawn as a whole; those given to `update` if None, and else every tile by itself.
+            name: One of `figures`.
+            level: Confidence level, between 0 and 1.
+            resamples: Number of draws.
+            seed: Seed of the draws.
+            groups: (tile) group numbers; the tiles of a group are drawn together. None uses the groups given to
+                `update`, or draws every tile by itself if there are none.
+
+        Returns:
+            Lower and upper bound. Both are NaN for fewer than two tiles or groups.
 
         Raises:
-            UnknownNameError: there is no such figure.
-            InputError: a level that is no share, no draw, or not one group for each tile.
+            UnknownNameError: There is no such score.
+            InputError: The level is not between 0 and 1, there are no draws, or `groups` has not one number per tile.
         """
         self._check(name)
         found = self._bounds(lambda weights: {name: self._figure(name, weights)}, level, resamples, seed, groups)
@@ -239,7 +248,7 @@ class Scores:
     def intervals(
         self, level: float = 0.95, resamples: int = 2000, seed: int = 0
     ) -> tuple[dict[str, Interval], dict[str, list[Interval]]]:
-        """Bounds as of `interval`, on the same draws, of all figures, and of those of each class in their order."""
+        """Compute the intervals of all scores, and of those of each class, on the same draws as `interval`."""
 
         def measure(weights: Tensor) -> dict[str, Tensor]:
             totals = self.counts.totals(weights)
@@ -255,11 +264,13 @@ class Scores:
         self, other: Scores, name: str, level: float = 0.95, resamples: int = 2000, seed: int = 0,
         groups: ArrayLike | None = None,
     ) -> tuple[float, float]:  # fmt: skip
-        """Bounds of this figure less the other's; both are taken on the same draws of the same tiles.
+        """Compute a confidence interval of a score of this model minus that of another, on the same draws of tiles.
+
+        Arguments as of `interval`.
 
         Raises:
-            UnknownNameError: there is no such figure.
-            InputError: not the same tiles in the same order; or see `interval`.
+            UnknownNameError: There is no such score.
+            InputError: The tiles are not the same in the same order; or as `interval`.
         """
         if self.num_tiles != other.num_tiles:
             raise InputError("difference", f"the same {self.num_tiles} tiles in the same order",
@@ -280,7 +291,7 @@ class Scores:
         return _pair(found[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; None for NaN."""
+        """Return plain values for JSON, with None for NaN."""
         return {
             "figures": {name: _plain(value) for name, value in self.figures.items()},
             "per_class": {name: [_plain(value) for value in values] for name, values in self.per_class.items()},
@@ -302,7 +313,7 @@ class Scores:
         self, measure: Callable[[Tensor], Mapping[str, Tensor]], level: float, resamples: int, seed: int,
         groups: ArrayLike | None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Lower and upper (2) or (2 class) of everything that is measured in each draw."""
+        """Return the lower and upper bounds, (2) or (2 class), of everything that `measure` returns for a draw."""
         if not 0 < level < 1 or resamples < 1:
             raise InputError("interval", "a level between 0 and 1 and at least one draw", (level, resamples))
         if groups is None:
@@ -324,7 +335,7 @@ def _pair(bounds: Tensor) -> Interval:
 
 
 def _draws(places: Tensor, num_groups: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Weights (draw tile), a few draws at once: as many groups as there are, drawn with replacement."""
+    """Yield weights (draw tile) of some draws at a time. Each draws as many groups as there are, with replacement."""
     generator = torch.Generator().manual_seed(seed)
     for part in slices(resamples, 2 * len(places)):
         drawn = torch.randint(num_groups, (part.stop - part.start, num_groups), generator=generator)

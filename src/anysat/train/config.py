@@ -1,4 +1,4 @@
-"""Options of the engine: optimiser, devices, and what is kept. Imports no torch, so that help is quick."""
+"""Options of training: optimiser, devices, and what is kept. Does not import torch, so that help loads quickly."""
 
 from __future__ import annotations
 
@@ -17,31 +17,36 @@ LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW and its learning rate."""
+    """Options of the AdamW optimiser and its learning rate.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     learning_rate: float = 1e-4
-    """The highest learning rate."""
+    """Highest learning rate."""
     weight_decay: float = 0.05
-    """Pulls weights towards zero, by this times the learning rate each step."""
+    """Decoupled weight decay: each step reduces the weights by this times the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Memory of the running mean of gradients, and of their squares."""
+    """Decay rates of the running means of the gradients and of their squares."""
     decay_all: bool = False
-    """True: norms, biases and tokens decay too, as in the published training. False: only weight matrices."""
+    """Apply weight decay to norms, biases and tokens, too, as in the published training. False: to weight matrices
+    only."""
     schedule: Schedule = "cosine"
-    """`cosine` falls to the final learning rate over the run, `constant` stays, `plateau` falls by a factor each time
-    a metric has stopped to improve. All begin with the warm-up."""
+    """`cosine` lowers the learning rate to its final value over the run, `constant` keeps it, `plateau` lowers it by a
+    factor each time a metric has stopped improving. All start with the warm-up."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises in a line."""
+    """Number of steps over which the learning rate rises linearly."""
     final_learning_rate_frac: float = 0.0
-    """Where `cosine` ends, as a share of the learning rate."""
+    """Final value of `cosine`, as a fraction of the learning rate."""
     clip_norm: float | None = None
-    """Longest gradient over all weights; None does not clip."""
+    """Largest norm of the gradient over all weights; longer ones are scaled down. None does not clip."""
     plateau_metric: str = "val/loss"
     """Metric that `plateau` watches each time it is measured; lower is better."""
     plateau_factor: float = 0.1
-    """What `plateau` multiplies the learning rate with."""
+    """Factor by which `plateau` multiplies the learning rate."""
     plateau_patience: int = 10
-    """Measurements without an improvement that `plateau` lets pass."""
+    """Number of measurements without improvement that `plateau` tolerates."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -58,27 +63,31 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """What it runs on."""
+    """Devices, precision and processes of a training.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     devices: Literal["auto"] | int = 1
-    """Processes per node, each with a GPU of its own where there are GPUs; `auto` takes every GPU."""
+    """Number of processes per node, each with its own GPU if there are GPUs. `auto` uses every GPU."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     accelerator: str = "auto"
-    """`auto`, `cpu`, `cuda`, or another that Lightning knows."""
+    """`auto`, `cpu`, `cuda`, or another accelerator that Lightning knows."""
     strategy: Strategy = "auto"
-    """How several processes share the work: `ddp`, a copy of the weights in each (`auto` with several), or `fsdp`
-    (FSDP2), weights in shards. `fsdp` has been tried with one process only."""
+    """How several processes share the work. `ddp` keeps a copy of the weights in each (`auto` with several processes);
+    `fsdp` (FSDP2) distributes the weights. `fsdp` has been tested with one process only."""
     precision: Precision = "32"
-    """`bf16` and `16` compute in half precision where that is safe; weights stay in single precision."""
+    """`bf16` and `16` compute in half precision where this is safe; weights stay in single precision."""
     accumulate: int = 1
-    """Micro-batches per step in each process: one process with 2 does what 2 processes with 1 do."""
+    """Number of micro-batches per step in each process. One process with 2 computes the same as 2 processes with 1."""
     compile: bool = False
     """Compile the blocks with `torch.compile`."""
     num_workers: int = 0
-    """Processes that read data, for each process that trains; 0 reads in between."""
+    """Number of data-loading processes for each training process; 0 reads data in the training process."""
     threads: int | None = None
-    """Threads of torch on the CPU; null leaves them as they are."""
+    """Number of CPU threads of torch; null does not change it."""
 
     def __post_init__(self) -> None:
         _check(self, "devices", self.devices == "auto" or _is_count(self.devices), "a number of processes or 'auto'")
@@ -94,25 +103,29 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepConfig:
-    """What a run leaves behind, and how often."""
+    """Checkpoints, metrics and early stopping of a run.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     save_every: int = 1000
-    """Steps between two checkpoints; what is killed loses at most these."""
+    """Number of steps between two checkpoints. A killed run loses at most this many."""
     keep_last: int = 2
-    """Checkpoints kept; older ones go."""
+    """Number of checkpoints to keep; older ones are deleted."""
     keep_best: str | None = None
-    """Metric, such as `val/loss`, whose best checkpoint is kept too; null keeps none."""
+    """Metric, such as `val/loss`, whose best checkpoint is also kept; null for none."""
     best_is_highest: bool = False
-    """Whether the best value of that metric is the highest, not the lowest."""
+    """Whether the highest value of that metric is the best, not the lowest."""
     patience: int | None = None
-    """Measurements of that metric without a better value after which the run ends; null goes on to the last step."""
+    """Stop the run after this many measurements of that metric without a better value; null runs to the last step."""
     min_steps: int = 0
-    """Steps before which `patience` ends nothing."""
+    """Number of steps before which `patience` does not stop the run."""
     log_every: int = 10
-    """Steps between two rows of metrics."""
+    """Number of steps between two rows of metrics."""
     loggers: tuple[str, ...] = ("csv", "tensorboard")
-    """Where metrics go: `csv` (metrics.csv, which the report is made from), `tensorboard`, and where they are
-    installed `wandb` and `mlflow`."""
+    """Where metrics are written: `csv` (metrics.csv, from which the report is made), `tensorboard`, and, if installed,
+    `wandb` and `mlflow`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loggers", tuple(self.loggers))

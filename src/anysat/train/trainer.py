@@ -1,4 +1,4 @@
-"""`fit`: trains an objective in a run folder, from its newest checkpoint on, on Lightning's Trainer."""
+"""The training loop `fit`, on Lightning's Trainer, which trains an objective in a run folder and can resume."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """How a training ended."""
+    """The outcome of `fit`."""
 
     steps: int
-    """Steps done, those of earlier sessions included."""
+    """Number of steps done, including those of earlier sessions."""
     num_steps: int
-    """Length of the schedules."""
+    """Number of steps of the whole training."""
     interrupted: bool = False
-    """Whether a signal ended it."""
+    """Whether a signal stopped it."""
     finished: bool = False
-    """Whether it ended before the last step because nothing became better (`KeepConfig.patience`)."""
+    """Whether it ended before the last step because there was no improvement (`KeepConfig.patience`)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The last value of each metric of this session."""
+    """The last value of each metric in this session."""
 
     @property
     def stopped_early(self) -> bool:
-        """Whether steps are left to be done."""
+        """Whether steps are left to do."""
         return self.steps < self.num_steps and not self.finished
 
     @property
     def exit_status(self) -> int:
-        """Of the command: 130 after a signal, else 0."""
+        """Exit status of the command: 130 after a signal, else 0."""
         return 130 if self.interrupted else 0
 
 
@@ -69,28 +69,33 @@ def fit(
     keep: KeepConfig, seed: int, num_steps: int, run: RunFolder, max_steps: int | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> Fitted:  # fmt: skip
-    """Train an objective, from the run's newest checkpoint where there is one, else from step 0.
+    """Train an objective, from the newest checkpoint of the run if there is one, otherwise from step 0.
 
-    What comes out is a function of the options and the seed: neither sessions, workers, nor (but for rounding) the
-    number of processes change it. Leaves `model.safetensors`, `checkpoints/` and the metrics in the run folder.
+    The result depends only on the options and the seed, not on the number of sessions or workers, nor, except for
+    rounding, on the number of processes. `model.safetensors`, `checkpoints/` and the metrics are written to the run
+    folder.
 
     Args:
-        objective: see `Objective`; it is trained in place.
-        sources: see `SourceFactory`.
-        optimiser: AdamW and the learning rate.
-        engine: devices, precision, accumulation.
-        keep: checkpoints and metrics.
-        seed: of masks, dates, dropout, and all that an objective draws.
-        num_steps: optimiser steps of the whole training, which the schedules are made for.
-        run: from `open_run`, which decides whether a run may be gone on with.
-        max_steps: stop after these steps, those of earlier sessions included; schedules do not change.
-        monitors: what is measured on the way.
+        objective: The objective, see `Objective`. It is trained in place.
+        sources: Makes the source of batches, see `SourceFactory`.
+        optimiser: Options of AdamW and the learning rate.
+        engine: Devices, precision and accumulation.
+        keep: Checkpoints and metrics.
+        seed: Seed of masks, dates, dropout and everything else that an objective draws.
+        num_steps: Number of optimiser steps of the whole training, for which the schedules are made.
+        run: The run folder from `open_run`, which decides whether a run may be resumed.
+        max_steps: Stop after this many steps, including those of earlier sessions. The schedules do not change.
+        monitors: What is measured during training.
+
+    Returns:
+        How the training ended.
 
     Raises:
-        RecordError: the checkpoint was made with other options, or of another model; an option that cannot be.
-        WeightsError: its tensors are not those of the objective.
-        RunStoppedError: the disk is full, or the like; the last checkpoint is kept.
-        DivergedError, CollapseError: see there.
+        RecordError: The checkpoint was made with other options or another model, or an option is not possible.
+        WeightsError: The tensors of the checkpoint do not fit the objective.
+        RunStoppedError: A file could not be written, for example because the disk is full. The last checkpoint is kept.
+        DivergedError: The loss became NaN or infinite.
+        CollapseError: A monitor found that the embeddings collapsed.
     """
     _check(optimiser, engine, keep, num_steps, max_steps, monitors)
     if engine.threads is not None:
@@ -153,10 +158,10 @@ def _check(
 
 
 def _check_model(found: Checkpoint, objective: Any) -> None:
-    """Refuse an encoder that is not made as that of the checkpoint, as where the record of a modality was changed.
+    """Check that the encoder has the configuration of the checkpoint, including the records of its modalities.
 
     Raises:
-        RecordError: naming each field that differs.
+        RecordError: A field differs. The message names all that do.
     """
     old, new = found.encoder().config, objective.encoder().config
     assert old is not None, found.path
@@ -164,11 +169,11 @@ def _check_model(found: Checkpoint, objective: Any) -> None:
 
 
 _WORDS = ("sensor", "wavelength_nm", "polarisation", "common_name")
-"""Fields of modalities and their bands that a training does not depend on, which may be told otherwise."""
+"""Descriptive fields of modalities and bands, which may change because training does not depend on them."""
 
 
 def _learned(config: ModelConfig) -> dict[str, Any]:
-    """A model's options as JSON gives them back, modalities by their keys."""
+    """Return a model's options after a round trip through JSON, with modalities by key."""
     plain = json.loads(json.dumps(config.to_dict()))
     return plain | {"modalities": {modality["key"]: modality for modality in plain["modalities"]}}
 
@@ -184,14 +189,14 @@ def _trainer(engine: EngineConfig, run: RunFolder, keeper: Keeper) -> Trainer:
 
 
 class _Alone(LightningEnvironment):
-    """One process: what launchers of other work tell of theirs, as `srun -n 4` does, is not about this training."""
+    """Environment of a single process, which ignores what a launcher such as `srun -n 4` says about other processes."""
 
     def local_rank(self) -> int:
-        """The first."""
+        """Return 0, the rank of the only process."""
         return 0
 
     def node_rank(self) -> int:
-        """The first."""
+        """Return 0, the rank of the only node."""
         return 0
 
 
@@ -208,17 +213,17 @@ def _uses_cuda(engine: EngineConfig) -> bool:
 
 
 def device_of(engine: EngineConfig) -> torch.device:
-    """Where this process computes what follows a training, which leaves the objective on the processor."""
+    """Return the device for what this process computes after training, which leaves the objective on the CPU."""
     return torch.device("cuda" if _uses_cuda(engine) else "cpu")
 
 
 def micro_batches_per_step(engine: EngineConfig) -> int:
-    """Of all processes together."""
+    """Return the number of micro-batches per step of all processes together."""
     return num_processes(engine) * engine.accumulate
 
 
 def num_processes(engine: EngineConfig) -> int:
-    """How many train together, on all machines."""
+    """Return the number of processes that train together, on all machines."""
     return _num_devices(engine) * engine.num_nodes
 
 
@@ -229,7 +234,7 @@ def _num_devices(engine: EngineConfig) -> int:
 
 
 def _plain(values: Any) -> Any:
-    """As JSON gives it back."""
+    """Return values as after a round trip through JSON."""
     if isinstance(values, Mapping):
         return {name: _plain(value) for name, value in values.items()}
     return list(values) if isinstance(values, tuple) else values
@@ -256,13 +261,13 @@ def _loggers(run: RunFolder, keep: KeepConfig, start: int) -> list[Logger]:
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's greetings and advice are about options that users of this package do not have."""
+    """Silence Lightning's messages, which are about options that users of this package do not have."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch 2.13 about what Lightning 2.6 does
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch 2.13, caused by Lightning 2.6
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
             yield
     finally:
@@ -271,7 +276,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _first_if_alone(engine: EngineConfig) -> Iterator[None]:
-    """Lightning's loggers take the number that any launcher has given this process for its place in the training."""
+    """Make a single process rank 0, because Lightning's loggers use the rank that any launcher has set."""
     shared: Any = rank_zero_only
     rank = getattr(shared, "rank", None)
     shared.rank = 0 if num_processes(engine) == 1 else rank
@@ -283,7 +288,7 @@ def _first_if_alone(engine: EngineConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_keyboard_interrupt() -> Iterator[None]:
-    """Lightning turns Ctrl-C into an exit of its own."""
+    """Raise KeyboardInterrupt on Ctrl-C, which Lightning turns into SystemExit."""
     try:
         yield
     except SystemExit as exit_:
