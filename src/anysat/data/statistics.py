@@ -1,7 +1,7 @@
-"""Statistics of the bands of a dataset over its valid values: mean, deviation, percentiles, share that is invalid.
+"""Statistics of the bands of a dataset over its valid values: mean, deviation, percentiles, fraction that is invalid.
 
-They are made chunk by chunk of tiles and joined in the order of the tiles, so that the number of processes,
-interruptions and luck have no part in them.
+They are computed for chunks of tiles and joined in the order of the tiles, so the result does not depend on the number
+of processes or on interruptions.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
 PERCENTS = (0, 1, 2, 5, 25, 50, 75, 95, 98, 99, 100)
-"""Percentiles that are kept; 0 and 100 are the least and the greatest value."""
+"""Percentiles that are computed; 0 and 100 are the minimum and the maximum."""
 RESOLUTION = 2.0**-10
-"""Relative error that a percentile may have; whole numbers below 1024 are exact."""
+"""Largest relative error of a percentile. Whole numbers below 1024 are exact."""
 _CODE_BITS, _DROPPED_BITS = 18, 14
 _MOST_CHUNKS = 200
 _FORMAT = 1
@@ -56,27 +56,27 @@ _FORMAT = 1
 
 @dataclass(eq=False, kw_only=True)
 class BandSums:
-    """What is kept of one modality while tiles go by; every array has one entry per band."""
+    """Running sums of one modality. Every array has one entry per band."""
 
     bands: tuple[str, ...]
     units: tuple[str, ...]
     total: NDArray[np.int64]
-    """Values seen, valid or not."""
+    """Number of values, valid or not."""
     count: NDArray[np.int64]
-    """Valid values."""
+    """Number of valid values."""
     mean: NDArray[np.float64]
     squares: NDArray[np.float64]
     """Sum of squared distances from the mean."""
     least: NDArray[np.float64]
     greatest: NDArray[np.float64]
     is_whole: NDArray[np.bool_]
-    """True while every value was a whole number."""
+    """True if every value was a whole number."""
     histogram: NDArray[np.int64] = field(repr=False)
-    """(band code), counts by the leading 18 bits of a value: 2 MB a band."""
+    """(band code), counts by the leading 18 bits of a value: 2 MB per band."""
 
     @classmethod
     def empty(cls, bands: Sequence[str], units: Sequence[str]) -> BandSums:
-        """Nothing seen yet."""
+        """Return the sums of no tiles."""
         num = len(bands)
         return cls(
             bands=tuple(bands), units=tuple(units), total=np.zeros(num, np.int64), count=np.zeros(num, np.int64),
@@ -85,7 +85,11 @@ class BandSums:
         )  # fmt: skip
 
     def require_units(self, units: Sequence[str], where: str) -> None:
-        """Refuse valid values in other units than those before; what was never valid has none."""
+        """Check that valid values have the units of those before. Before the first valid value, any units are taken.
+
+        Raises:
+            StatisticsError: The units differ.
+        """
         if not self.count.any():
             self.units = tuple(units)
         elif self.units != tuple(units):
@@ -93,7 +97,7 @@ class BandSums:
                                   f"{', '.join(self.units)}", "one dataset has one unit per band")  # fmt: skip
 
     def add(self, observation: Observation) -> None:
-        """Take in the values of one tile."""
+        """Add the values of one tile."""
         for index in range(len(self.bands)):
             valid = observation.valid[..., index, :, :]
             values = observation.values[..., index, :, :][valid]
@@ -109,7 +113,7 @@ class BandSums:
             _tally(self.histogram[index], _codes(values))
 
     def join_arrays(self, sums: NDArray[np.float64], histogram: NDArray[np.int64]) -> None:
-        """Take in what `arrays` gave of later tiles."""
+        """Add the output of `arrays` for later tiles."""
         total, count, mean, squares, least, greatest, is_whole = sums
         for index in np.flatnonzero(count).tolist():
             self._join(index, int(count[index]), mean[index], squares[index])
@@ -120,7 +124,7 @@ class BandSums:
         self.histogram[band, code] += tally
 
     def _join(self, index: int, count: int, mean: float, squares: float) -> None:
-        """Mean and squared distances of two sets together (Chan, Golub and LeVeque 1983)."""
+        """Update the mean and squared distances with those of another set (Chan, Golub and LeVeque 1983)."""
         before = int(self.count[index])
         total = before + count
         distance = mean - self.mean[index]
@@ -129,7 +133,7 @@ class BandSums:
         self.count[index] = total
 
     def statistics(self) -> BandStatistics:
-        """The figures; a band without spread gets deviation 1, one that is never valid mean 0 as well."""
+        """Return the statistics. A constant band has a deviation of 1; a band that is never valid also has mean 0."""
         seen = self.count > 0
         varies = seen & (self.greatest > self.least)
         std = np.where(varies, np.sqrt(self.squares / np.maximum(self.count, 1)), 1.0)
@@ -146,7 +150,7 @@ class BandSums:
         )
 
     def _percentiles(self, index: int) -> list[float]:
-        """Least value with at least so many percent of the values up to it."""
+        """Return for each percent the smallest value such that at least that percent of the values are not larger."""
         count = int(self.count[index])
         if not count:
             return [0.0] * len(PERCENTS)
@@ -158,7 +162,7 @@ class BandSums:
         return [float(value) for value in values]
 
     def arrays(self) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.int64]]:
-        """Plain arrays to keep in a file: names and units, sums, histogram without its zeros."""
+        """Return plain arrays to store in a file: names and units, sums, and the histogram without zeros."""
         codes = [np.flatnonzero(row != 0) for row in self.histogram]
         band, code = np.repeat(np.arange(len(codes)), [len(part) for part in codes]), np.concatenate(codes)
         sums = (self.total, self.count, self.mean, self.squares, self.least, self.greatest, self.is_whole)
@@ -174,14 +178,14 @@ _ARRAYS = ("names", "sums", "histogram")
 
 
 def _codes(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The leading bits of each value, in numbers that grow with the value."""
-    bits = (values + np.float32(0)).view(np.uint32)  # adding zero makes one zero of the two there are
+    """Return the leading bits of each value, as numbers that grow with the value."""
+    bits = (values + np.float32(0)).view(np.uint32)  # adding 0 turns -0 into 0
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (ordered >> _DROPPED_BITS).astype(np.int64)
 
 
 def _centres(codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The middle of what falls under a code."""
+    """Return the middle of the values that have a code."""
     ordered = (codes.astype(np.uint32) << _DROPPED_BITS) | np.uint32(1 << (_DROPPED_BITS - 1))
     bits = np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered)
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
@@ -197,7 +201,7 @@ def _tally(histogram: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunks:
-    """The work: sums of so many tiles in a row are one unit."""
+    """The work in units; one unit is the sums of `tiles` consecutive tiles."""
 
     dataset: AnyDataset
     folder: Path
@@ -211,7 +215,7 @@ class _Chunks:
         return range(unit * self.tiles, min((unit + 1) * self.tiles, len(self.dataset)))
 
     def is_done(self, unit: int) -> bool:
-        """Whether its file is there, made from files that are as they were."""
+        """Whether the file of a unit exists and the tiles' files have not changed since."""
         try:
             (digest,) = read_file(self.path(unit), ["files"])
         except (SourceError, MissingFileError):
@@ -219,7 +223,7 @@ class _Chunks:
         return str(digest) == self.files.digest(self.members(unit))
 
     def __call__(self, unit: int, advance: Advance) -> None:
-        digest = self.files.digest(self.members(unit))  # before they are read: what changes meanwhile is read again
+        digest = self.files.digest(self.members(unit))  # taken before reading, so that files changed meanwhile are read again
         sums: dict[str, BandSums] = {}
         for index in self.members(unit):
             tile = self.dataset[index]
@@ -243,26 +247,29 @@ def compute_statistics(
     dataset: AnyDataset, *, partial: Path | None = None, workers: int = 1, num_samples: int | None = None,
     seed: int = 0, advance: Advance = lambda _: None, keep: Callable[[Normaliser], object] = lambda _: None,
 ) -> Normaliser:  # fmt: skip
-    """Statistics of the bands of a dataset's tiles, each valid value counted once.
+    """Compute the statistics of a dataset's bands over all valid values of its tiles.
 
-    The deviation is that of all values together (the published code averages deviations of single samples; spec
-    4.0 and faults C7 to C9). Whole tiles are read: no crops, no dates left out.
+    The standard deviation is that of all values together; the published code averages the deviations of single samples.
+    Whole tiles are read, with all dates.
 
     Args:
-        dataset: as `open_dataset` gives it; take the training split.
-        partial: folder in which finished chunks are kept, and from which interrupted work goes on; it is removed at
-            the end. None for a temporary one.
-        workers: processes to read with.
-        num_samples: tiles to take, drawn evenly over the dataset; None for all.
-        seed: of that draw.
-        advance: told how many tiles have been done, those of an earlier call included.
-        keep: given the statistics before `partial` is removed, to write them.
+        dataset: A dataset from `open_dataset`, usually the training split.
+        partial: Folder for finished chunks, from which interrupted work continues. It is removed at the end. None uses
+            a temporary folder.
+        workers: Number of processes.
+        num_samples: Number of tiles to use, drawn evenly over the dataset; None for all.
+        seed: Seed of that draw.
+        advance: Called with numbers of finished tiles to add up, including those of an earlier call.
+        keep: Called with the statistics before `partial` is removed, to write them.
+
+    Returns:
+        A normaliser with the statistics of the dataset.
 
     Raises:
-        InputError: `partial` holds the beginning of something else, or another process is at work in it.
-        UnfinishedError: the disk is full; what is done is kept in `partial`.
-        StatisticsError: tiles of one dataset with different units.
-        MissingFileError, SourceError: a tile cannot be read.
+        InputError: `partial` holds other work, another process is working in it, or the dataset has no tiles.
+        UnfinishedError: The disk is full. The finished chunks are kept in `partial`.
+        StatisticsError: Tiles of the dataset have different units.
+        MissingFileError, SourceError: A tile cannot be read.
     """
     if partial is None:
         with tempfile.TemporaryDirectory(prefix="anysat-statistics-") as folder:
@@ -289,7 +296,7 @@ def compute_statistics(
 
 
 def are_of(normaliser: Normaliser, dataset: AnyDataset, *, num_samples: int | None = None, seed: int = 0) -> bool:
-    """Whether statistics are of the tiles that `compute_statistics` would take; it reads none."""
+    """Whether statistics are of the tiles that `compute_statistics` would use. Reads no tiles."""
     facts = normaliser.provenance.get(dataset.name, {})
     return facts.get("fingerprint") == fingerprint(_taken(dataset, num_samples, seed))
 
@@ -301,7 +308,7 @@ def _taken(dataset: AnyDataset, num_samples: int | None, seed: int) -> AnyDatase
 
 
 def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance: Advance) -> dict[str, BandSums]:
-    """Do the chunks that are not done."""
+    """Compute the chunks that are not finished, and join all."""
     tiles = math.ceil(len(dataset) / _MOST_CHUNKS)
     begin(partial, {"format": _FORMAT, "tiles_per_chunk": tiles, **facts, **place_facts(dataset)})
     job = _Chunks(dataset=dataset, folder=partial, tiles=tiles, files=TileFiles(dataset))
@@ -313,7 +320,7 @@ def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance:
 
 
 def _facts(dataset: AnyDataset, available: int, seed: int) -> dict[str, Any]:
-    """Provenance: nothing of this machine or of the time of day, so that equal work gives equal files."""
+    """Return the provenance, without anything about the machine or the time, so that equal work gives equal files."""
     is_part = len(dataset) < available
     return {
         "dataset": dataset.name, "folder": dataset.folder.root.resolve().name, "layout": dataset.folder.layout.name,
@@ -333,14 +340,14 @@ def _joined(paths: Iterable[Path]) -> dict[str, BandSums]:
             bands, units = names.tolist()
             if key not in sums:
                 sums[key] = BandSums.empty(bands, units)
-            if figures[1].any():  # values that are valid
+            if figures[1].any():  # there are valid values
                 sums[key].require_units(units, f"{key} in {path}")
             sums[key].join_arrays(figures, histogram)
     return sums
 
 
 def draw_evenly(available: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of tiles spread over a dataset: one at random of each of so many equal stretches, in order."""
+    """Draw numbers of tiles spread over a dataset: one at random from each of `wanted` equal parts, in order."""
     if not 1 <= wanted <= available:
         raise RecordError("--samples", wanted, f"a number from 1 to {available}")
     ends = np.arange(wanted + 1) * available // wanted
@@ -348,7 +355,7 @@ def draw_evenly(available: int, wanted: int, seed: int) -> NDArray[np.int64]:
 
 
 def never_valid(normaliser: Normaliser) -> list[str]:
-    """Bands without a single valid value, as `modality band`; they are standardised by mean 0 and deviation 1."""
+    """Return the bands without a valid value, as `modality band`. Their statistics are mean 0 and deviation 1."""
     return [
         f"{key} {band}"
         for table in normaliser.statistics.values()

@@ -1,6 +1,6 @@
-"""Is the representation collapsing? Figures of the embeddings of held-out tiles, and limits that sound an alarm.
+"""Health of a representation: figures of the embeddings of held-out tiles, and limits that reveal a collapse.
 
-The figures say whether vectors differ at all and what makes them differ; they do not say how good the vectors are.
+The figures show whether the vectors differ at all, and what makes them differ. They do not show how good they are.
 """
 
 from __future__ import annotations
@@ -17,33 +17,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_SAMPLES = 2048
-"""Patches that `measure` looks at; of more, a drawn part that is the same every time."""
+"""Largest number of patches that `measure` uses. Of more, it uses a random part that is the same every time."""
 DEAD_SPREAD = 0.01
-"""Spread below which a dimension is dead: a hundredth of what vectors in all directions have."""
+"""Spread below which a dimension is dead: a hundredth of that of vectors in all directions."""
 _RESOLUTION = 2.0**-23
-"""Of float32: singular values below this share of the vectors' size are rounding."""
+"""Resolution of float32: singular values below this fraction of the vectors' size are rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HealthLimits:
-    """Where figures stop being healthy: `NAME_min` and `NAME_max` of figures of `Health`.
+    """Limits of healthy figures: `NAME_min` and `NAME_max` for figures of `Health`, each between 0 and 1.
 
-    They are set to sound on a collapse, not on a merely poor representation: singular values that fall like k^-1 or
-    k^-1.5 or by e in ten dimensions are healthy in 64 to 768 dimensions, as is one mean direction that all vectors
-    share up to a cosine of 0.997. Uniformity has no limit because it says what spread says; alignment and retrieval
-    and the share within tiles have none because what they should be depends on the looks, the objective and the ground.
+    They are set to detect a collapse, not a merely poor representation. In 64 to 768 dimensions, singular values that
+    fall like k^-1 or k^-1.5, or by a factor of e every ten dimensions, are still healthy, as is one mean direction that
+    all vectors share up to a cosine of 0.997.
+
+    Uniformity has no limit because it tells the same as spread. Alignment, retrieval and the position share within
+    tiles have none because their right values depend on the looks, the objective and the ground.
+
+    Raises:
+        RecordError: A limit is not between 0 and 1.
     """
 
     finite_frac_min: float = 1.0
-    """Any NaN in what was seen is a fault."""
+    """Any NaN in an observed patch is a fault."""
     spread_min: float = 0.05
-    """A twentieth of that of independent vectors: on average two vectors have a cosine of 0.9975."""
+    """A twentieth of the spread of independent vectors: two vectors then have a mean cosine of 0.9975."""
     rank_frac_min: float = 0.015
-    """4 of 256 dimensions, 12 of 768; of fewer dimensions or samples `top_frac_max` says it first."""
+    """4 of 256 dimensions, or 12 of 768. With fewer dimensions or samples, `top_frac_max` reacts first."""
     top_frac_max: float = 0.95
-    """One direction holds nearly everything. Noise lifts the effective rank of such vectors; it does not hide this."""
+    """Above this, one direction holds nearly all variance. Noise raises the effective rank of such vectors, but cannot
+    hide this."""
     dead_frac_max: float = 0.5
-    """Half of the dimensions say nothing."""
+    """Half of the dimensions carry no information."""
     position_share_max: float = 0.8
     """Four fifths of the variance are the same in every tile."""
 
@@ -54,44 +60,53 @@ class HealthLimits:
                 raise RecordError(item.name, value, "a share from 0 to 1")
 
     def of(self, figure: str) -> tuple[float | None, float | None]:
-        """The least and the largest healthy value of a figure, None where there is no limit."""
+        """Return the smallest and the largest healthy value of a figure, None where there is no limit."""
         return getattr(self, f"{figure}_min", None), getattr(self, f"{figure}_max", None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Figures of a representation; None where what is needed was not given or is too little."""
+    """Figures of a representation. A figure is None if its inputs were not given or are too few."""
 
     num_samples: int
-    """Vectors that the figures are of."""
+    """Number of vectors that were used."""
     finite_frac: float
-    """Share of the patches that were seen whose vectors are finite."""
+    """Fraction of the observed patches whose vectors are finite."""
     effective_rank: float | None = None
+    """See `effective_rank`."""
     rank_frac: float | None = None
-    """Effective rank over the highest that is possible: dimensions, or samples less one where they are fewer."""
+    """Effective rank divided by its highest possible value: the dimensions, or the samples minus one if fewer."""
     top_frac: float | None = None
+    """See `top_frac`."""
     spread: float | None = None
+    """See `spread`."""
     dead_frac: float | None = None
+    """See `dead_frac`."""
     uniformity: float | None = None
+    """See `uniformity`."""
     alignment: float | None = None
+    """See `alignment`."""
     position_share: float | None = None
+    """See `position_share`."""
     position_within_share: float | None = None
-    """The same of the variance within tiles: 1 where patches of a tile differ by their place alone."""
+    """The same for the variance within tiles: 1 if the patches of a tile differ by their place alone."""
     retrieval: float | None = None
+    """See `cross_modal_retrieval`."""
     retrieval_chance: float | None = None
+    """Retrieval by chance."""
 
     def figures(self) -> dict[str, float]:
-        """The figures that were measured, by name, without the number of samples."""
+        """Return the measured figures by name, without the number of samples."""
         named = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "num_samples"}
         return {name: float(value) for name, value in named.items() if value is not None}
 
     def problems(self, limits: HealthLimits | None = None) -> tuple[str, ...]:
-        """Every figure beyond its limit, in words: the figure, the limit, what it means, what to try."""
+        """Describe every figure beyond its limit: the figure, the limit, what it means and what to try."""
         return problems(self.figures(), limits)
 
 
 def problems(figures: dict[str, float], limits: HealthLimits | None = None) -> tuple[str, ...]:
-    """As `Health.problems`, for figures by name, such as those read back from a log. NaN is beyond every limit."""
+    """Do the same as `Health.problems` for figures by name, such as those from a log. NaN is beyond every limit."""
     limits, found = limits or HealthLimits(), []
     for name, (meaning, advice) in _MEANINGS.items():
         least, most = limits.of(name)
@@ -124,10 +139,10 @@ ABOUT = {
     "neighbours": "how often the nearest patch of other tiles tells the class of a patch, mean over the classes",
     "linear": "how often a linear probe does",
 }
-"""What figures of health say, in a line each; the last two are of the target that is watched."""
+"""One line about each figure of health. The last two are about the target that is watched."""
 MOSTLY_POSITION = 0.5
-"""Share within tiles from which most of what differs between patches is position. It sounds no alarm, see
-`HealthLimits`, and is told."""
+"""Position share within tiles above which patches differ mostly by position. It is reported, but is not an alarm, see
+`HealthLimits`."""
 
 _COLLAPSE = (
     "Try a weight on the contrast (without it, nothing keeps vectors apart), a teacher's momentum nearer to 1, "
@@ -157,18 +172,18 @@ def measure(
     second: Tensor | None = None,
     tokens: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Health:
-    """Health of patch embeddings (batch patch_row patch_col dim) of held-out tiles of one size.
+    """Measure the health of patch embeddings of held-out tiles of one size.
 
-    Vectors that are not finite are counted and left out, so that no figure is NaN.
+    Vectors that are not finite are counted and left out, so no figure is NaN.
 
     Args:
-        patch: from one look at the tiles.
-        valid: (batch patch_row patch_col), which patches were seen; all when not given.
-        second: the same patches from another look (other dates, other modalities), for the alignment.
-        tokens: pairs of two modalities' tokens (sample dim) of the same patches, for the retrieval.
+        patch: (batch patch_row patch_col dim), embeddings from one look at the tiles.
+        valid: (batch patch_row patch_col), True where a patch was observed. None if all were.
+        second: Embeddings of the same patches from another look (other dates or modalities), for the alignment.
+        tokens: Pairs of the tokens (sample dim) of two modalities for the same patches, for the retrieval.
 
     Raises:
-        InputError: other axes, or fewer than two patches that were seen.
+        InputError: The axes are wrong, or fewer than two patches were observed.
     """
     import torch
 
@@ -206,7 +221,7 @@ def _share(claims: Tensor) -> float:
 
 
 def _part(features: Tensor) -> Tensor:
-    """At most MAX_SAMPLES rows, always the same ones."""
+    """Return at most MAX_SAMPLES rows, always the same ones."""
     import torch
 
     if len(features) <= MAX_SAMPLES:
@@ -222,14 +237,15 @@ def _spectrum_figures(features: Tensor) -> dict[str, float]:
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions the vectors (sample dim) use: exp(-sum p log p), p = singular values over their sum.
+    """Compute how many directions vectors (sample dim) use: exp(-sum p log p), with p = singular values / their sum.
 
     The singular values are those of the centred vectors (Roy and Vetterli 2007, eq. 3; as RankMe, Garrido et al. 2023,
-    but centred, so that a mean all vectors share is no direction). Constant vectors have rank 1. At most samples less
-    one, and the dimensions. Noise of small variance in many dimensions raises it: see `top_frac`.
+    but centred, so that a mean shared by all vectors is no direction). The rank of constant vectors is 1. The highest
+    rank is the dimensions, or the samples minus one if fewer. Noise of small variance in many dimensions raises it, see
+    `top_frac`.
 
     Raises:
-        InputError: fewer than two samples, or values that are not finite.
+        InputError: There are fewer than two samples, or values are not finite.
     """
     return _rank(_singular_values(features))
 
@@ -240,10 +256,12 @@ def _rank(values: Tensor) -> float:
 
 
 def top_frac(features: Tensor) -> float:
-    """Share of the variance of vectors (sample dim) along the direction of most variance; 1 for constant vectors.
+    """Compute the fraction of the variance of vectors (sample dim) along the direction of most variance.
+
+    It is 1 for constant vectors.
 
     Raises:
-        InputError: fewer than two samples, or values that are not finite.
+        InputError: There are fewer than two samples, or values are not finite.
     """
     return _top(_singular_values(features))
 
@@ -262,22 +280,22 @@ def _singular_values(features: Tensor) -> Tensor:
 
 
 def spread(features: Tensor) -> float:
-    """Mean over dimensions of the deviation of vectors (sample dim) of length 1, times sqrt(dim).
+    """Compute the standard deviation of vectors (sample dim) scaled to length 1, mean over dimensions, times sqrt(dim).
 
-    1 for independent directions, 0 for constant ones (Chen and He 2021, SimSiam, section 4.1). If all pairs have the
-    cosine c, it is sqrt(1 - c).
+    It is 1 for independent directions and 0 for constant ones (Chen and He 2021, SimSiam, section 4.1). If all pairs
+    have the cosine c, it is sqrt(1 - c).
 
     Raises:
-        InputError: fewer than two samples, or values that are not finite.
+        InputError: There are fewer than two samples, or values are not finite.
     """
     return float(_deviations(features).mean())
 
 
 def dead_frac(features: Tensor) -> float:
-    """Share of the dimensions with a spread below `DEAD_SPREAD`.
+    """Compute the fraction of the dimensions with a spread below `DEAD_SPREAD`.
 
     Raises:
-        InputError: fewer than two samples, or values that are not finite.
+        InputError: There are fewer than two samples, or values are not finite.
     """
     return _share(_deviations(features) < DEAD_SPREAD)
 
@@ -288,17 +306,17 @@ def _deviations(features: Tensor) -> Tensor:
 
 
 def uniformity(features: Tensor, sharpness: float = 2.0) -> float:
-    """Log of the mean over pairs of exp(-sharpness |x - y|^2), of vectors (sample dim) of length 1.
+    """Compute the log of the mean over pairs of exp(-sharpness |x - y|^2), for vectors (sample dim) of length 1.
 
-    0 for constant vectors, towards -2 * sharpness for independent ones; less is more uniform
-    (Wang and Isola 2020, eq. 2, with their t = 2).
+    It is 0 for constant vectors and approaches -2 * sharpness for independent ones; lower is more uniform (Wang and
+    Isola 2020, eq. 2, with their t = 2).
 
     Raises:
-        InputError: fewer than two samples, or values that are not finite.
+        InputError: There are fewer than two samples, or values are not finite.
     """
     unit = directions(checked("features", features, fewest=2).cpu().double())
-    square = unit.square().sum(1)  # 1, but 0 of a vector of zeros
-    # Of pairs with themselves, which are no pairs, each adds exp(0).
+    square = unit.square().sum(1)  # 1, or 0 for a vector of zeros
+    # Each vector paired with itself adds exp(0), which is subtracted below.
     total = sum(
         float((-sharpness * (square[rows, None] + square - 2 * unit[rows] @ unit.T).clamp_min(0)).exp().sum())
         for rows in slices(len(unit), len(unit))
@@ -308,31 +326,33 @@ def uniformity(features: Tensor, sharpness: float = 2.0) -> float:
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean of |x - y|^2 between two looks (sample dim) at the same samples, at length 1 (Wang and Isola 2020, eq. 1).
+    """Compute the mean of |x - y|^2 between two looks (sample dim) at the same samples, with vectors of length 1.
 
-    0 for equal directions, 2 for unrelated ones. Constant vectors are aligned too: read it beside `uniformity`.
+    It is 0 for equal directions and 2 for unrelated ones (Wang and Isola 2020, eq. 1). Constant vectors are aligned,
+    too, so read it together with `uniformity`.
 
     Raises:
-        InputError: looks of different shapes, no sample, or values that are not finite.
+        InputError: The shapes differ, there is no sample, or values are not finite.
     """
     one, other = (directions(part.cpu().double()) for part in _paired(first, second))
     return float(((one - other) ** 2).sum(1).mean())
 
 
 def position_share(patch: Tensor, *, within_tiles: bool = False) -> float:
-    """Share of the variance of patch embeddings (batch patch_row patch_col dim) that position in the tile explains.
+    """Compute the fraction of the variance of patch embeddings that is explained by the position in the tile.
 
-    With tiles and positions as the factors of an analysis of variance without replication: the sum of squares of the
-    positions' means, less what chance adds to it (its degrees of freedom times the mean square of the remainder), over
-    the total (epsilon squared, Kelley 1935, with tiles as blocks). Near 0 for vectors without position however few and
-    however smooth the tiles, 1 for vectors that are the same in every tile; 0 for constant ones.
+    This is epsilon squared (Kelley 1935) of an analysis of variance without replication, with positions as the factor
+    and tiles as blocks: the sum of squares of the positions' means, minus what chance adds to it (its degrees of
+    freedom times the mean square of the remainder), divided by the total. It is near 0 for vectors that do not depend
+    on position, however few or smooth the tiles are, 1 for vectors that are the same in every tile, and 0 for constant
+    ones.
 
     Args:
-        patch: of independent tiles.
-        within_tiles: share of the variance that is left when every tile's mean is taken away.
+        patch: (batch patch_row patch_col dim), patch embeddings of independent tiles.
+        within_tiles: Use the variance that is left after subtracting the mean of every tile.
 
     Raises:
-        InputError: other axes, fewer than two tiles or positions, or values that are not finite.
+        InputError: The axes are wrong, there are fewer than two tiles or positions, or values are not finite.
     """
     if patch.ndim != 4 or patch.shape[0] < 2 or patch.shape[1] * patch.shape[2] < 2:
         raise InputError(
@@ -354,13 +374,13 @@ def position_share(patch: Tensor, *, within_tiles: bool = False) -> float:
 
 
 def cross_modal_retrieval(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """How often a patch is found by another modality, and how often by chance.
+    """Compute how often a patch is found through another modality, and how often it would be by chance.
 
-    The share of patches whose token of one modality (sample dim) has as its nearest, by cosine, among the other's
-    tokens of all patches that of the same patch; the mean of both ways. By chance it is 1 / samples.
+    A patch is found if, among the tokens of all patches in the other modality (sample dim), that of the same patch has
+    the highest cosine. The rate is the mean of both directions. By chance it is 1 / samples.
 
     Raises:
-        InputError: tokens of different shapes, no sample, or values that are not finite.
+        InputError: The shapes differ, there is no sample, or values are not finite.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Linear probe in closed form: ridge regression onto the classes, every class with the same weight."""
+"""A linear probe in closed form: ridge regression onto the classes, with the same weight for every class."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from anysat.errors import InputError
 from anysat.probing.samples import checked, distinct
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""From which the penalty is chosen: in units of the standardised features' variance, whatever the number of samples."""
+"""Penalties to choose from, in units of the variance of the standardised features, whatever the number of samples."""
 _FLAT = 1e-6
-"""A dimension whose deviation is below this share of its size is constant."""
+"""A dimension counts as constant if its standard deviation is below this fraction of its size."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """Weights from features to classes; float64, on the CPU."""
+    """A fitted linear probe, in float64 on the CPU. Create it with `fit_linear`."""
 
     weight: Tensor
     """(dim class)"""
     bias: Tensor
     """(class)"""
     classes: Tensor
-    """(class), whole numbers, rising."""
+    """(class), the class numbers in ascending order."""
     penalty: float
-    """That was used."""
+    """The penalty that was chosen."""
 
     def predict(self, features: Tensor) -> Tensor:
-        """Classes (sample) of features (sample dim).
+        """Predict the classes (sample) of features (sample dim).
 
         Raises:
-            InputError: other dimensions than in training, or values that are not finite.
+            InputError: The dimensions are not those of the training, or values are not finite.
         """
         values = checked("features", features).cpu().double()
         if values.shape[1] != len(self.weight):
@@ -50,21 +50,23 @@ def fit_linear(
     groups: Tensor | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
 ) -> LinearProbe:
-    """Probe of samples (sample dim) with classes (sample), at the penalty with the best balanced score.
+    """Fit a linear probe, and choose the penalty with the best balanced score.
 
-    Features are standardised, the bias is not penalised, and every class has the same weight in all. Of several
-    penalties the best one on `validation` is taken; without it, the best one when every group in turn is left out
-    (exactly, from one decomposition; classes keep the weights they have in all samples). Of equals, the largest.
+    Features are standardised, the bias is not penalised, and every class has the same total weight. Penalties are
+    compared on `validation`. Without it, they are compared by leaving out every group in turn (computed exactly from
+    one decomposition; classes keep the weights they have in all samples). Of equally good penalties, the largest is
+    chosen.
 
     Args:
-        features: vectors.
-        labels: whole numbers.
-        penalties: of the squared weights; the mean squared error over classes is 1 for a probe that says nothing.
-        groups: (sample), such as the tile a patch is of; each sample is one when not given.
-        validation: features and labels.
+        features: (sample dim) vectors.
+        labels: (sample) class numbers.
+        penalties: Penalties of the squared weights to choose from. For scale: the mean squared error over classes is 1
+            for a probe that predicts nothing.
+        groups: (sample) group numbers, such as the tile of each patch. None makes each sample its own group.
+        validation: Features and labels to compare penalties on.
 
     Raises:
-        InputError: lengths that differ, fewer than two classes, or values that are not finite.
+        InputError: The lengths differ, there are fewer than two classes, or values are not finite.
     """
     values = checked("features", features, fewest=2).cpu().double()
     classes, places = _classes(labels.cpu(), len(values))
@@ -88,19 +90,23 @@ def fit_linear(
 def cross_told(
     features: Tensor, labels: Tensor, groups: Tensor, *, num_folds: int = 4, penalties: Sequence[float] = PENALTIES
 ) -> Tensor:
-    """Class (sample) of every sample, told by a probe of the other folds, whose penalty these chose among themselves.
+    """Predict the class of every sample by cross-validation, with a probe that was fitted to the other folds.
 
-    Groups are dealt out to the folds in turn; see `fit_linear`. Where the others hold one class alone, it is told.
+    The penalty is chosen within those other folds, see `fit_linear`. If they have only one class, it is predicted.
 
     Args:
-        features: vectors (sample dim).
-        labels: whole numbers (sample).
-        groups: (sample), such as the tile a patch is of; no group lies in two folds.
-        num_folds: at most; no more than there are groups.
-        penalties: of the squared weights.
+        features: (sample dim) vectors.
+        labels: (sample) class numbers.
+        groups: (sample) group numbers, such as the tile of each patch. Groups are assigned to the folds in turn, and no
+            group lies in two folds.
+        num_folds: Largest number of folds; there are never more than groups.
+        penalties: Penalties to choose from.
+
+    Returns:
+        (sample), the predicted class numbers.
 
     Raises:
-        InputError: as `fit_linear`; fewer than three groups.
+        InputError: As `fit_linear`, or there are fewer than three groups.
     """
     found, places = distinct(groups.cpu())
     if len(places) != len(features) or len(found) < 3:
@@ -118,10 +124,12 @@ def cross_told(
 
 
 def balanced_score(found: Tensor, truth: Tensor) -> float:
-    """Mean over the classes in `truth` of the share found, rescaled: guessing is 0, no mistake is 1.
+    """Compute the mean over the classes in `truth` of the fraction found, rescaled so that guessing gives 0.
+
+    Without mistakes the score is 1.
 
     Raises:
-        InputError: lengths that differ, or fewer than two classes.
+        InputError: The lengths differ, or there are fewer than two classes.
     """
     classes, places = _classes(truth.cpu(), len(found))
     right = (found.cpu() == classes[places]).double()
@@ -131,7 +139,7 @@ def balanced_score(found: Tensor, truth: Tensor) -> float:
 
 
 def _classes(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The classes that occur, and the place of each label among them."""
+    """Return the classes that occur, and the place of each label among them."""
     if labels.is_floating_point() or labels.shape != (count,):
         raise InputError("labels", f"{count} whole numbers", f"{labels.dtype} of shape {tuple(labels.shape)}")
     classes, places = distinct(labels)
@@ -142,18 +150,18 @@ def _classes(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _System:
-    """The weighted least squares of a probe, decomposed once for every penalty."""
+    """The weighted least-squares system of a probe, decomposed once for all penalties."""
 
     inputs: Tensor
-    """(sample dim), standardised: weighted mean 0, deviation 1."""
+    """(sample dim), standardised to a weighted mean of 0 and deviation of 1."""
     share: Tensor
-    """(sample), the samples' weights; they add up to 1."""
+    """(sample), the weights of the samples, which sum to 1."""
     wanted: Tensor
     """(sample class), -1 or 1."""
     mean: Tensor
     deviation: Tensor
     variances: Tensor
-    """(dim) of the weighted inputs along `axes`."""
+    """(dim), variances of the weighted inputs along `axes`."""
     axes: Tensor
     """(dim axis)"""
 
@@ -173,7 +181,7 @@ class _System:
         )  # fmt: skip
 
     def solved(self, penalty: float) -> tuple[Tensor, Tensor]:
-        """Weights (dim class) of the standardised inputs, and bias (class)."""
+        """Return the weights (dim class) for the standardised inputs, and the bias (class)."""
         bias = self.share @ self.wanted
         right = (self.inputs.T * self.share) @ (self.wanted - bias)
         return self.axes @ ((self.axes.T @ right) / (self.variances + penalty)[:, None]), bias
@@ -186,14 +194,14 @@ def _probe(system: _System, classes: Tensor, penalty: float) -> LinearProbe:
 
 
 def _left_out(system: _System, penalty: float, groups: Tensor) -> Tensor:
-    """What each sample would be told (sample class) by the probe without its group.
+    """Return the outputs (sample class) for each sample of a probe fitted without its group.
 
-    With H the matrix that turns wanted values into told ones, the error without a group is (I - H_group)^-1 times the
-    error with it.
+    With H the matrix that turns wanted values into predicted ones, the error without a group is (I - H_group)^-1 times
+    the error with it.
     """
     weight, bias = system.solved(penalty)
     told = system.inputs @ weight + bias
-    # The bias is a column of ones, which the weighted inputs are orthogonal to.
+    # The bias is a column of ones, to which the weighted inputs are orthogonal.
     spread = torch.cat([system.inputs @ (system.axes / (system.variances + penalty).sqrt()),
                         torch.ones(len(told), 1, dtype=told.dtype)], dim=1)  # fmt: skip
     _, places = distinct(groups)

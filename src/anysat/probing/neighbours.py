@@ -1,4 +1,4 @@
-"""Nearest neighbours: does a sample lie next to samples of its own class? No training, no choice but their number."""
+"""Nearest-neighbour scores: how often the neighbours of a sample are of its own class. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from anysat.errors import InputError
 from anysat.probing.samples import checked, directions, distinct, slices
 
 DINO_TEMPERATURE = 0.07
-"""Of the weights exp(cosine / temperature) of Caron et al. 2021 (DINO), after Wu et al. 2018."""
+"""Temperature of the weights exp(cosine / temperature) in Caron et al. 2021 (DINO), after Wu et al. 2018."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourScore:
-    """How often the class of the neighbours is the sample's own."""
+    """How often the class of the neighbours is that of the sample."""
 
     accuracy: float
+    """Fraction of the samples whose class is found."""
     balanced_accuracy: float
-    """Mean over classes of the share found."""
+    """Mean over classes of the fraction found."""
     chance: float
-    """Balanced accuracy of who guesses: 1 / classes."""
+    """Balanced accuracy of guessing: 1 / classes."""
     num_samples: int
+    """Number of samples."""
 
 
 def leave_one_out(
@@ -34,18 +36,18 @@ def leave_one_out(
     num_neighbours: int = 10,
     temperature: float | None = None,
 ) -> NeighbourScore:
-    """Score of samples (sample dim) with classes (sample), each told by its neighbours among the others.
+    """Predict the class of each sample from its nearest neighbours among the others, and score the predictions.
 
     Args:
-        features: vectors, compared by cosine.
-        labels: whole numbers from 0.
-        groups: (sample), such as the tile a patch is of; no neighbour is of the sample's own group, for patches of one
-            tile are alike whatever was learned. Each sample is a group of its own when not given.
-        num_neighbours: of which the most frequent class counts; of equals, the lowest number.
-        temperature: neighbours count with weight exp(cosine / temperature), all the same when None.
+        features: (sample dim) vectors, compared by cosine.
+        labels: (sample) class numbers from 0.
+        groups: (sample) group numbers, such as the tile of each patch. Neighbours of the sample's own group do not
+            count, because patches of one tile are alike whatever was learned. None makes each sample its own group.
+        num_neighbours: Number of neighbours. Their most frequent class is predicted; of equals, the lowest number.
+        temperature: Weight neighbours by exp(cosine / temperature). None weights all equally.
 
     Raises:
-        InputError: lengths that differ, fewer than two groups, or values that are not finite.
+        InputError: The lengths differ, there are fewer than two groups, or values are not finite.
     """
     own = torch.arange(len(features), device=features.device) if groups is None else groups.to(features.device)
     num_groups = len(distinct(own)[0])
@@ -65,10 +67,12 @@ def train_test(
     num_neighbours: int = 10,
     temperature: float | None = None,
 ) -> NeighbourScore:
-    """Score of unseen samples, each told by its neighbours among the others. See `leave_one_out`.
+    """Predict the class of each unseen sample from its nearest neighbours in `features`, and score the predictions.
+
+    Arguments as of `leave_one_out`.
 
     Raises:
-        InputError: lengths or dimensions that differ, no samples, or values that are not finite.
+        InputError: Lengths or dimensions differ, there are no samples, or values are not finite.
     """
     if len(unseen) != len(unseen_labels):
         raise InputError("unseen labels", f"{len(unseen)} as there are samples", len(unseen_labels))
@@ -79,10 +83,12 @@ def train_test(
 def told(
     features: Tensor, labels: Tensor, unseen: Tensor, *, num_neighbours: int = 10, temperature: float | None = None
 ) -> Tensor:
-    """Class (sample) of every unseen sample by its neighbours among the others. See `leave_one_out`.
+    """Predict the class (sample) of each unseen sample from its nearest neighbours in `features`.
+
+    Arguments as of `leave_one_out`.
 
     Raises:
-        InputError: lengths or dimensions that differ, no samples, or values that are not finite.
+        InputError: Lengths or dimensions differ, there are no samples, or values are not finite.
     """
     return _told(features, labels, unseen, num_neighbours, temperature, None)
 
@@ -95,7 +101,7 @@ def _told(
     temperature: float | None,
     groups: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Class of every unseen sample by its neighbours among `features`, in bounded memory."""
+    """Predict the class of every unseen sample from its neighbours in `features`, in bounded memory."""
     known, asked = directions(checked("features", features)), directions(checked("unseen features", unseen))
     _check(known, labels, asked, num_neighbours, temperature)
     labels = labels.to(known.device)

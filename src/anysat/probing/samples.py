@@ -1,4 +1,4 @@
-"""What every probe asks of its vectors, and their directions."""
+"""Checks and helpers for vectors of samples, shared by all probes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_PAIRS = 1 << 22
-"""Pairs of samples that are compared at once: 32 MB in float64."""
+"""Number of pairs of samples that are compared at once: 32 MB in float64."""
 
 
 def checked(where: str, features: Tensor, fewest: int = 1) -> Tensor:
-    """The same vectors (sample dim), known to be enough and finite, in float32 at least.
+    """Check that vectors (sample dim) are enough and finite, and return them in float32 or wider.
 
     Raises:
-        InputError: not two axes, fewer than `fewest` samples, or values that are not finite.
+        InputError: There are not two axes, there are fewer than `fewest` samples, or values are not finite.
     """
     if features.ndim != 2 or not features.is_floating_point():
         got = f"{features.dtype} of shape {tuple(features.shape)}"
@@ -35,8 +35,8 @@ def checked(where: str, features: Tensor, fewest: int = 1) -> Tensor:
 
 
 def directions(features: Tensor) -> Tensor:
-    """The vectors at length 1; a vector of zeros stays."""
-    # First by the largest entry, so that neither tiny nor huge vectors leave the range of their type.
+    """Scale vectors to length 1; a vector of zeros stays."""
+    # Divide first by the largest entry, so that neither tiny nor huge vectors leave the range of their type.
     scale = features.abs().amax(1, keepdim=True)
     scaled = features / scale.where(scale > 0, 1)
     length = scaled.norm(dim=1, keepdim=True)
@@ -44,13 +44,13 @@ def directions(features: Tensor) -> Tensor:
 
 
 def slices(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Slices of rows that keep a table of rows and columns in bounded memory."""
+    """Yield slices of rows such that a table of the rows of one slice and all columns stays in bounded memory."""
     step = max(1, _MAX_PAIRS // max(1, num_columns))
     for start in range(0, num_rows, step):
         yield slice(start, min(start + step, num_rows))
 
 
 def distinct(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The values that occur, rising, and the place of each entry among them."""
+    """Return the values that occur, in ascending order, and the place of each entry among them."""
     found, places = values.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return found, places

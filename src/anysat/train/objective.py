@@ -1,4 +1,4 @@
-"""What the engine trains, and what watches it: two protocols, fulfilled by any module and any callable."""
+"""Protocols of the training loop: the objective that it trains, the monitors that watch it, and the source of data."""
 
 from __future__ import annotations
 
@@ -14,79 +14,81 @@ from anysat.model.encoder import AnySat
 from anysat.model.layers import Block
 
 LOSS = "loss"
-"""Key of the part that is minimised."""
+"""Key of the term that is minimised."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised: an `nn.Module` with three methods. Its `state_dict` is all it remembers.
+    """What is minimised: an `nn.Module` with three methods, whose whole state is in its `state_dict`.
 
-    It is only ever trained through its own call, so that gradients of several devices are joined.
-    A module that must not change mode (a teacher) overrides `train`.
+    It is trained only through its own call, so that the gradients of several devices are joined. A module whose mode
+    must not change, such as a teacher, overrides `train`.
     """
 
     def forward(self, draw: Draw, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalar parts of the loss of one micro-batch; `loss` is minimised, the others are logged.
+        """Return the scalar terms of the loss of one micro-batch. `loss` is minimised, the others are logged.
 
         Args:
-            draw: a batch of one dataset, on the device, with its patch size and step.
-            generator: on the CPU, a function of seed, step and rank; everything random is drawn from it.
-                Dropout takes torch's global generators, which are seeded likewise.
+            draw: A batch of one dataset, on the device, with its patch size and step.
+            generator: Source of all randomness, on the CPU, determined by seed, step and rank. Dropout uses torch's
+                global generators, which are seeded in the same way.
         """
 
     def after_update(self, step: int, num_steps: int) -> None:
-        """Called once after every real optimiser step, under `no_grad`: moves an averaged teacher.
+        """Update what is not learned, such as an averaged teacher.
+
+        Called once after every optimiser step, under `no_grad`.
 
         Args:
-            step: number of the step just made, from 0.
-            num_steps: length of the schedules, in steps.
+            step: Number of the step just done, from 0.
+            num_steps: Number of steps of the whole training.
         """
 
     def encoder(self) -> AnySat:
-        """The encoder that the run leaves, with its normaliser."""
+        """Return the encoder to keep, with its normaliser."""
 
 
 class Monitor(Protocol):
-    """Something measured every so many steps, such as a validation loss or the health of the embeddings."""
+    """Something that is measured at intervals, such as a validation loss or the health of the embeddings."""
 
     @property
     def name(self) -> str:
-        """What its metrics' names begin with: `val` gives `val/loss`."""
+        """Start of the names of its metrics: `val` gives `val/loss`."""
 
     @property
     def every_steps(self) -> int | Fraction:
-        """Steps between two measurements, 1 or more; there is one before the first step and one after the last, too.
+        """Steps between two measurements, at least 1. There is also one before the first step and one after the last.
 
-        Of a fraction, such as 31/16 for a pass over 31 tiles in batches of 16, each comes after the step that completes
-        a multiple of it.
+        It may be a fraction, such as 31/16 for a pass over 31 tiles in batches of 16. A measurement then follows the
+        step that completes a multiple of it.
         """
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:
-        """Scalars by name, averaged over ranks by the engine (NaN: this rank has nothing to tell).
+        """Return scalars by name, which are averaged over the ranks. NaN means that this rank has no value.
 
         Called on every rank, in eval mode, without gradients, with torch's global generators seeded.
 
         Args:
-            objective: what is trained, on its device.
-            step: steps done so far.
+            objective: The objective, on its device.
+            step: Number of steps done so far.
 
         Raises:
-            CollapseError: to end the run, after a checkpoint.
+            CollapseError: To end the run, after a checkpoint.
         """
 
 
 class SourceFactory(Protocol):
-    """Makes the source of one virtual rank, such as a `Mixture`."""
+    """A function that makes the source of batches of one rank, such as a `Mixture`."""
 
     def __call__(self, rank: int, world_size: int) -> Source:
-        """A source whose step `n` is what this one of `world_size` ranks reads at step `n`.
+        """Return a source whose step `n` is what this rank of `world_size` reads at step `n`.
 
-        `read` must not depend on the rank: any of them may be asked to read what another planned.
+        `read` must not depend on the rank, because any rank may have to read the plan of another.
         """
 
 
 def is_due(step: int, every_steps: int | Fraction) -> bool:
-    """Whether a step is the first to reach a multiple of so many steps.
+    """Whether a step is the first to reach a multiple of `every_steps`.
 
     >>> [step for step in range(1, 9) if is_due(step, Fraction(5, 2))]
     [3, 5, 8]
@@ -95,14 +97,14 @@ def is_due(step: int, every_steps: int | Fraction) -> bool:
 
 
 def compiled_parts(objective: nn.Module) -> list[nn.Module]:
-    """What `compile` compiles: what the objective's own `compiled_parts()` names, else every transformer block."""
+    """Return what to compile: what the objective's own `compiled_parts()` returns, or else every transformer block."""
     named = getattr(objective, "compiled_parts", None)
     parts: Iterable[nn.Module] = named() if callable(named) else _blocks(objective)
     return list(parts)
 
 
 def sharded_parts(objective: nn.Module) -> list[nn.Module]:
-    """What FSDP2 shards one by one: every transformer block. The rest is sharded as one."""
+    """Return what FSDP2 shards one by one: every transformer block. The rest is sharded as one."""
     return list(_blocks(objective))
 
 

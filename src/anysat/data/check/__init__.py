@@ -1,4 +1,4 @@
-"""What looks wrong in a dataset on disk: look before you train.
+"""Checks that find faults in a dataset on disk before training.
 
 To add a check, write a function from `Evidence` to `Hit`s and add it to `CHECKS`; command, report
 and documentation follow.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ERROR, WARNING = "error", "warning"
 NUM_EXAMPLES = 3
 MAX_NOTES = 12
-"""Notes that are told."""
+"""Largest number of notes in a report."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Check:
     """One kind of fault and the rule that finds it."""
 
     severity: str
-    """`error`: a number made with such data is wrong; `warning`: look, and decide."""
+    """`error`: results from such data are wrong. `warning`: look at it and decide."""
     find: Callable[[Evidence], Iterator[Hit]]
-    """The rule; the first line of its docstring says what it finds."""
+    """The rule. The first line of its docstring says what it finds."""
 
     @property
     def about(self) -> str:
-        """What it finds, in a sentence."""
+        """What the rule finds, in one sentence."""
         return (self.find.__doc__ or "").strip().splitlines()[0]
 
 
@@ -79,7 +79,7 @@ CHECKS: dict[str, Check] = {
     "leaked-place": Check(WARNING, places.leaked_places),
     "repeated-tile": Check(ERROR, labels.repeated_tiles),
 }
-"""Every kind of finding."""
+"""All checks, by the kind of their findings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ class Finding:
     where: str
     """Entry, modality and band, target, or split; then the first samples or files."""
     message: str
-    """What came, what was expected, what to do."""
+    """What was found, what was expected, what to do."""
     count: int
-    """How many samples, or files, have it; 1 for the dataset as a whole."""
+    """Number of samples or files that have it; 1 for the dataset as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,28 +105,28 @@ class Report:
     root: str
     layout: str
     checked_against: str | None
-    """Real files the layout table was tested against."""
+    """Real files that the layout was tested with; None if none."""
     num_read: int
-    """Samples whose pixels were looked at."""
+    """Number of samples whose pixels were read."""
     num_samples: int
-    """Samples there are."""
+    """Number of samples in the dataset."""
     num_looked_up: int
-    """Samples of which every required file was looked up, without opening it."""
+    """Number of samples whose required files were all looked up, without opening them."""
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
-    """What is no fault by itself: splits without samples, bands not used, masks not applied, where units come from."""
+    """What is not a fault by itself: splits without samples, unused bands, masks not applied, the source of units."""
 
     @property
     def exit_status(self) -> int:
-        """0 when nothing was found, else 1."""
+        """0 if nothing was found, else 1."""
         return int(bool(self.findings))
 
     def count(self, severity: str) -> int:
-        """Findings of a severity."""
+        """Return the number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> str:
-        """The whole report, for scripts."""
+        """Return the whole report as JSON, for scripts."""
         return json.dumps({**asdict(self), "errors": self.count(ERROR), "warnings": self.count(WARNING)}, indent=1)
 
 
@@ -134,21 +134,24 @@ def check_dataset(
     name: str, root: str | Path, split: str = "all", *, layout: str | None = None, samples: int = 64, seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Report:  # fmt: skip
-    """Look at samples of all splits and their files, and whether the files of all others are there.
+    """Check a dataset: read some samples of all splits, and look up the files of all others.
 
     Args:
-        name: dataset, as `open_dataset` takes it.
-        root: its folder.
-        split: `all` holds splits against each other.
-        layout: name of a layout; None to recognise it.
-        samples: how many tiles to read; all when there are fewer. More find rarer faults.
-        seed: of the choice of samples.
-        watch: wraps the list of indices, to show progress.
+        name: Name of the dataset, as for `open_dataset`.
+        root: Folder of the dataset.
+        split: Split to check. `all` also compares the splits with each other.
+        layout: Name of the layout; None to recognise it.
+        samples: Number of tiles to read; all if there are fewer. More tiles find rarer faults.
+        seed: Seed of the choice of samples.
+        watch: Wraps the list of indices, to show progress.
+
+    Returns:
+        A report of what was found.
 
     Raises:
-        UnknownNameError: of a dataset, split or layout.
-        MissingFileError: there is no such folder, or no layout is recognised in it.
-        InputError: the split has no samples.
+        UnknownNameError: There is no such dataset, split or layout.
+        MissingFileError: There is no such folder, or no layout is recognised in it.
+        InputError: The split has no samples.
     """
     record = find_dataset(name)
     try:
@@ -167,7 +170,7 @@ def look(
     dataset: TileDataset | PackedDataset, samples: int = 64, seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Evidence:  # fmt: skip
-    """The facts of so many tiles and of their files."""
+    """Collect the facts that the checks use, from some of the tiles and from their files."""
     rng = np.random.default_rng(seed)
     chosen = spread_choice(dataset.samples, samples, rng)
     tiles: list[SeenTile] = []
@@ -194,14 +197,14 @@ def look(
 
 
 def _notes(dataset: TileDataset | PackedDataset, row: Row) -> tuple[str, ...]:
-    """What opening the files of a sample tells."""
+    """Return what the files of a sample tell when opened."""
     read = dataset.record.read_notes if isinstance(dataset, TileDataset) else None
     notes = {} if read is None else read(dataset.folder, row)
     return tuple(f"{key}: {note}" for key, group in notes.items() for note in group)
 
 
 def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) -> Evidence:
-    """What can be said when not even the lists can be read: which files of the whole dataset are there."""
+    """Collect what can be said if not even the lists of samples can be read: which files of the dataset exist."""
     whole = [entry for entry in folder.layout.entries if not entry.fields]
     seen = tuple(files.see_files(folder, {}, set(), whole))
     found = any(file.problem for file in seen)
@@ -222,7 +225,7 @@ def _report(evidence: Evidence) -> Report:
 
 
 def _empty_splits(evidence: Evidence) -> Iterator[str]:
-    """Splits of which nothing is there, in a folder of which all was asked for: lists or files may be missing."""
+    """Yield splits without samples if all splits were requested: lists or files may be missing."""
     there = set(evidence.samples.columns["split"].tolist())
     for split, members in evidence.record.splits.items():
         if evidence.split == "all" and there and there.isdisjoint(members):
@@ -230,14 +233,14 @@ def _empty_splits(evidence: Evidence) -> Iterator[str]:
 
 
 def _counted(evidence: Evidence) -> tuple[str, ...]:
-    """The notes of all tiles, the most frequent first."""
+    """Return the notes of all tiles, the most frequent first."""
     counts = Counter(note for tile in evidence.tiles for note in tile.notes)
     shown = [f"{note} ({count} tiles)" if count > 1 else note for note, count in counts.most_common(MAX_NOTES)]
     return (*shown, f"and {len(counts) - MAX_NOTES} more") if len(counts) > MAX_NOTES else tuple(shown)
 
 
 def find(kind: str, evidence: Evidence) -> Iterator[Finding]:
-    """Findings of one kind: one for each subject, however many hits it has."""
+    """Yield the findings of one kind, one for each subject, however many hits it has."""
     hits: dict[str, list[Hit]] = {}
     for hit in CHECKS[kind].find(evidence):
         hits.setdefault(hit.subject, []).append(hit)
@@ -250,7 +253,7 @@ def find(kind: str, evidence: Evidence) -> Iterator[Finding]:
 
 
 def spread_choice(samples: Samples, count: int, rng: np.random.Generator) -> list[int]:
-    """Indices spread over the table and over its splits: one drawn from each of `count` stretches."""
+    """Draw indices spread over the table and its splits: one from each of `count` parts, and one of every split."""
     order = np.argsort(samples.columns["split"], kind="stable")
     if count >= len(order):
         return [int(index) for index in np.sort(order)]

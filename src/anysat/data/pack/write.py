@@ -1,4 +1,4 @@
-"""Writing a packed dataset: one shard is one unit of work, cut by number of tiles so that it can be done alone."""
+"""Writing of packed datasets. One shard is one unit of work and holds a fixed number of tiles."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _ShardPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pack:
-    """The work: one shard is one unit. A shard is finished when its record is there, which is written last."""
+    """The work in units; one unit is one shard. A shard is finished when its record exists, which is written last."""
 
     dataset: AnyDataset
     folder: Path
@@ -84,7 +84,7 @@ class _Pack:
         shard = self.shards[unit]
         path = self.folder / shard.name
         partial = path.with_name(f".{path.name}.tmp")
-        files = self._files_digest(unit)  # before they are read: what changes meanwhile is read again
+        files = self._files_digest(unit)  # taken before reading, so that files changed meanwhile are read again
         try:
             with partial.open("wb") as file:
                 digest = _Digest(file)
@@ -113,25 +113,25 @@ class _Pack:
                 places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
                 writer.write({"__key__": f"{index:09d}", MEMBER: content})
                 for key, observation in tile.observations.items():
-                    if observation.valid.any():  # where nothing is, no value has a unit
+                    if observation.valid.any():  # units do not matter where nothing is valid
                         units.setdefault(key, list(observation.units))
                     modalities.setdefault(key, modality_facts(observation.modality))
                 advance(1)
             writer.close()
         except BaseException:
-            file.forget()  # the archive writes its end when it is thrown away, into a file that is closed by then
+            file.forget()  # when it is deleted, the archive writes its end into the file, which is closed by then
             raise
         return places, units, modalities
 
 
 class _Digest:
-    """A file that is only written to, and its checksum."""
+    """A file that is only written to, with the checksum of its content."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._sum, self._is_forgotten = file, hashlib.sha256(), False
 
     def forget(self) -> None:
-        """Write nothing any more."""
+        """Ignore everything that is written from now on."""
         self._is_forgotten = True
 
     def write(self, content: bytes) -> int:
@@ -141,7 +141,7 @@ class _Digest:
         return self._file.write(content)
 
     def hexdigest(self) -> str:
-        """Checksum of all that was written."""
+        """Return the checksum of everything written."""
         return self._sum.hexdigest()
 
 
@@ -149,26 +149,30 @@ def pack_dataset(
     dataset: AnyDataset, out: Path, *, shard_mb: float = 256.0, workers: int = 1, overwrite: bool = False,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Path:  # fmt: skip
-    """Write a dataset's tiles into shards; the folder appears when all is there.
+    """Write the tiles of a dataset into shards.
 
-    What is finished lies in a folder of that name with `.partial` behind, from which interrupted work goes on.
-    Equal tiles give equal bytes, whatever the number of processes and interruptions.
+    The folder appears when everything is written. Until then, finished shards are kept in a folder with `.partial`
+    added to its name, from which interrupted work continues. Equal tiles give equal bytes, whatever the number of
+    processes and interruptions.
 
     Args:
-        dataset: as `open_dataset` gives it, usually with split `all`.
-        out: folder to write.
-        shard_mb: about how large a shard is; found by the size of a few tiles spread over the dataset.
-        workers: processes to read and write with.
-        overwrite: replace `out` when it is a packed dataset.
-        advance: told how many tiles have been done, those of an earlier call included.
+        dataset: A dataset from `open_dataset`, usually with split `all`.
+        out: Folder to write.
+        shard_mb: Approximate size of a shard in megabytes, estimated from a few tiles spread over the dataset.
+        workers: Number of processes.
+        overwrite: Replace `out` if it is a packed dataset.
+        advance: Called with numbers of finished tiles to add up, including those of an earlier call.
+
+    Returns:
+        The folder `out`.
 
     Raises:
-        OutputExistsError: `out` is there.
-        InputError: unfinished work of something else lies in its place, another process is at work there, or a column
-            of the table of samples is called as one that a pack adds.
-        UnfinishedError: the disk is full.
-        WriteError: its folder cannot be made.
-        MissingFileError, SourceError: a tile cannot be read.
+        OutputExistsError: `out` exists.
+        InputError: The partial folder holds other work, another process is working in it, the dataset has no tiles, or
+            a column of its samples has a name that a pack adds.
+        UnfinishedError: The disk is full. The finished shards are kept.
+        WriteError: The folder cannot be created.
+        MissingFileError, SourceError: A tile cannot be read, or `out` is a link or not a packed dataset.
     """
     import webdataset  # noqa: F401  (missing is told before work begins)
 
@@ -190,7 +194,7 @@ def pack_dataset(
         left = [unit for unit in units if not job.is_done(unit)]
         advance(len(dataset) - sum(len(shards[unit].samples) for unit in left))
         work_through(job, left, workers=workers, advance=advance, kept_in=partial)
-        check_out(out, overwrite)  # another run may have been quicker
+        check_out(out, overwrite)  # another run may have finished first
         try:
             _finish(job, plan)
             _appear(job, out)
@@ -200,9 +204,9 @@ def pack_dataset(
 
 
 def _appear(job: _Pack, out: Path) -> None:
-    """Sweep away what is not of this pack, give the folder its name, then remove what lay there and the records.
+    """Remove files that are not of this pack, rename the folder to `out`, then remove the old folder and the records.
 
-    What lay there is moved aside first and comes back when the name cannot be given.
+    The old folder is moved aside first, and is moved back if the new one cannot be renamed.
     """
     known = {PACK_INDEX, SAMPLES, _PARTS, *(shard.name for shard in job.shards)}
     for path in job.folder.iterdir():
@@ -224,11 +228,11 @@ def _appear(job: _Pack, out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """See that a packed dataset can be written there.
+    """Check that a packed dataset can be written to `out`.
 
     Raises:
-        OutputExistsError: it is there.
-        SourceError: it is a link, or no packed dataset and so not replaced.
+        OutputExistsError: `out` exists.
+        SourceError: `out` is a link, or is not a packed dataset and therefore not replaced.
     """
     if out.is_symlink():
         advice = "give the folder it points to, or remove the link"
@@ -248,7 +252,7 @@ def _tiles_per_shard(dataset: AnyDataset, shard_mb: float) -> int:
 
 
 def _cut(dataset: AnyDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
-    """Shards of one split each, tiles in the order of the dataset."""
+    """Divide the tiles into shards of one split each, in the order of the dataset."""
     splits = dataset.samples.columns["split"].astype(str)
     shards = []
     for split, name in _shard_names(np.unique(splits).tolist()).items():
@@ -261,7 +265,7 @@ def _cut(dataset: AnyDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
 
 
 def _shard_names(splits: Sequence[str]) -> dict[str, str]:
-    """What the shards of each split are called: apart even on disks that tell neither case nor ways to write accents.
+    """Return names for the shards of each split, distinct even on disks that ignore case and the encoding of accents.
 
     >>> _shard_names(["Fold 1", "fold 1", "fold-2"])
     {'Fold 1': 'Fold-1', 'fold 1': 'fold-1-2', 'fold-2': 'fold-2'}
@@ -305,13 +309,13 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
 
 
 def _targets_read(dataset: AnyDataset) -> list[str]:
-    """Names of the targets that its tiles come with."""
+    """Return the names of the targets that the tiles have."""
     every = [target.name for target in dataset.record.targets] if dataset.targets is None else dataset.targets
     return [name for name in every if name not in getattr(dataset, "left_out", ())]
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """An .npz file, the same bytes for the same arrays."""
+    """Return the content of an .npz file, the same bytes for the same arrays."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

@@ -1,7 +1,7 @@
-"""A generated world seen by every modality: tests, docs, demos, ablations.
+"""The generated world, which every modality can observe, for tests, documentation, demos and ablations.
 
-The map is a function of the ground coordinates and a seed, so it has no edges and every modality
-sees the same place. Nothing here is real; what it shows is only that code works and that models learn.
+The map is a function of the ground coordinates and a seed, so it has no edges, and all modalities see the same place.
+Nothing in it is real: results on it show only that code works and that models learn.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "burn": ("unburnt", "burnt"),
     "building": ("open", "building"),
 }
-"""Maps of the world and their classes; -1 where a map has no meaning (the crop of a forest).
+"""Maps of the world and their classes. A map is -1 where it has no meaning, such as the crop of a forest.
 
 `change`, `flood`, `burn` and `building` have a class everywhere; open water counts as flooded.
 """
 THEMES = ("flood", "crop", "change", "species", "burn", "town")
-"""What tiles are placed at, in turn, so that every kind of target is met often."""
+"""What tiles are placed at, in turn, so that every kind of target is frequent."""
 _WEST, _SOUTH, _SIDE_M = 300_000, 5_200_000, 400_000
 _SEARCH_STEPS, _SEARCH_M = 40, 150.0
 _LAND_COVER = np.array([FACTORS["land_cover"].index(material.land_cover) for material in MATERIALS])
@@ -61,7 +61,7 @@ _LAND_COVER = np.array([FACTORS["land_cover"].index(material.land_cover) for mat
 
 @dataclass(frozen=True)
 class World:
-    """An unlimited map. The same seed gives the same world.
+    """An unlimited generated map. The same seed gives the same world.
 
     >>> World(0).tile(0, extent_m=60.0).observe("s2", count=3).values.shape
     (3, 10, 6, 6)
@@ -69,13 +69,18 @@ class World:
 
     seed: int = 0
     on_tile: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
-    """Called with the number of every tile that is asked for, to show progress."""
+    """Called with the index of every requested tile, to show progress."""
 
     def tile(self, index: int, *, extent_m: float, year: int = 2020) -> WorldTile:
-        """A square of ground; its place depends on the seed, the index and the year only.
+        """Return a square of ground, whose place depends only on the seed, the index and the year.
 
-        Places follow `THEMES` in turn: beside a river, on a field, at a clearing of the year, in mixed forest, at
-        a burn of the year, in a town; anywhere where none of that is within a few kilometres.
+        The places follow `THEMES` in turn: beside a river, on a field, at a clearing of the year, in mixed forest, at a
+        burn of the year, in a town. If there is no such place within a few kilometres, any place is taken.
+
+        Args:
+            index: Number of the tile.
+            extent_m: Side of the square in metres.
+            year: Year of what is observed.
         """
         if self.on_tile is not None:
             self.on_tile(index)
@@ -93,7 +98,7 @@ class World:
         return WorldTile(self, index, x, y, float(extent_m), year)
 
     def _fits(self, theme: str, grid: Grid, year: int) -> NDArray[np.bool_]:
-        """Where a theme is found (row col)."""
+        """Return where a theme is found (row col)."""
         ground = look(self.seed, grid, year)
         if theme == "flood":
             return (ground.material != NUMBER["water"]) & (ground.water_m > 15) & (ground.water_m < 130)
@@ -108,20 +113,22 @@ class World:
 
 @dataclass(frozen=True)
 class WorldTile:
-    """One place of a world; everything asked of it is a function of the world's seed and the ground."""
+    """A square of ground in a world. All its data is determined by the world's seed and the place."""
 
     world: World
     index: int
+    """Number of the tile."""
     x_m: float
-    """Easting of the centre (EPSG:32632)."""
+    """Easting of the centre in metres (EPSG:32632)."""
     y_m: float
-    """Northing of the centre."""
+    """Northing of the centre in metres."""
     extent_m: float
-    """Side of the square."""
+    """Side of the square in metres."""
     year: int
+    """Year of what is observed."""
 
     def geobox(self, gsd_m: float, extent_m: float | None = None) -> Any:
-        """Pixel grid (`odc.geo.GeoBox`) over the tile, or over a square of another side with the same centre."""
+        """Return the pixel grid (`odc.geo.GeoBox`) of the tile, or of a square of another side with the same centre."""
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
@@ -131,16 +138,19 @@ class WorldTile:
 
     @property
     def lon_lat(self) -> tuple[float, float]:
-        """Centre, WGS 84 degrees."""
+        """Longitude and latitude of the centre, in WGS 84 degrees."""
         from anysat.geo.degrees import centre_deg
 
         return centre_deg(self.geobox(self.extent_m))
 
     def dates(self, key: str | Modality, count: int | None = None) -> Dates:
-        """Acquisition dates of a modality in the year, in order, of its revisit; `count` of them over the year.
+        """Return acquisition dates of a modality in the year, in order, as its revisit time allows.
 
-        Half of an optical series are the clearest looks of their part of the year, the rest may be cloudy. Without
-        `count`, 12 or as many as there are.
+        Half of the dates of an optical series are the clearest of their part of the year; the others may be cloudy.
+
+        Args:
+            key: Key of the modality, or a record of your own.
+            count: Number of dates, spread over the year. None for 12, or all if there are fewer.
         """
         return choose_dates(self.world.seed, _record(key), self._frame(75.0, 300.0).grid(), self.year, count)
 
@@ -148,19 +158,19 @@ class WorldTile:
         self, key: str | Modality, *, dates: Any = None, count: int | None = None, gsd_m: float | None = None,
         extent_m: float | None = None, keep_clouds: bool = False,
     ) -> Observation:  # fmt: skip
-        """What a modality sees, in its own units, clouds and gaps masked.
+        """Observe the tile with a modality, in the modality's own units, with clouds and gaps masked.
 
         Args:
-            key: modality, a key of the table or a record of one's own.
-            dates: acquisition dates of a series; None for those of `dates(key, count)`. The day of an image; None
-                for one in summer.
-            count: number of dates.
-            gsd_m: pixel size, None for the modality's own.
-            extent_m: side of the square seen, around the tile's centre; None for the tile.
-            keep_clouds: True to leave cloudy values in, valid, as a provider delivers them.
+            key: Key of the modality, or a record of your own.
+            dates: Dates of a series; None for those of `dates(key, count)`. For an image, its day; None for a day in
+                summer.
+            count: Number of dates.
+            gsd_m: Size of a pixel in metres; None for the modality's own.
+            extent_m: Side of the observed square in metres, around the tile's centre; None for that of the tile.
+            keep_clouds: Leave cloudy values in, marked as valid, as providers deliver them.
 
         Raises:
-            UnknownNameError: no modality of the table has this key.
+            UnknownNameError: There is no modality with this key.
         """
         modality = _record(key)
         if modality.covers_tile:
@@ -177,13 +187,17 @@ class WorldTile:
     def raster(
         self, factor: str, gsd_m: float, extent_m: float | None = None, date: np.datetime64 | None = None
     ) -> NDArray[np.int64]:
-        """A map (row col) of `FACTORS`, class numbers at pixel centres, -1 where it has no meaning.
+        """Return a map of `FACTORS`: class numbers at pixel centres (row col), -1 where it has no meaning.
 
-        `change` and `burn` are what happened between the year's first day and `date`, by its last day without one;
-        `flood` is what is under water on the date, or on any day of the year without one.
+        Args:
+            factor: Name of the map.
+            gsd_m: Size of a pixel in metres.
+            extent_m: Side of the square in metres, around the tile's centre; None for that of the tile.
+            date: `change` and `burn` show what happened from the first day of the year to this date, by default the
+                last day of the year. `flood` shows what is under water on this date, by default on any day of the year.
 
         Raises:
-            UnknownNameError: there is no such factor.
+            UnknownNameError: There is no such map.
         """
         if factor not in FACTORS:
             raise UnknownNameError("factor of the world", factor, FACTORS)
@@ -203,16 +217,16 @@ class WorldTile:
         return _event(factor, ground, self.year, date)
 
     def fractions(self, factor: str, gsd_m: float = 10.0) -> NDArray[np.float64]:
-        """Share of the tile's area in each class of a factor (class), of the whole tile."""
+        """Return the fraction of the whole tile's area in each class of a map, (class)."""
         found = self.raster(factor, gsd_m)
         return np.bincount(found[found >= 0], minlength=len(FACTORS[factor])) / found.size
 
     def height_m(self, gsd_m: float, extent_m: float | None = None) -> NDArray[np.float32]:
-        """Height above ground (row col) in metres, on the last day of June, the mean over each pixel."""
+        """Return the height above ground (row col) in metres, on the last day of June, the mean of each pixel."""
         return self._tall(gsd_m, extent_m)[0]
 
     def biomass(self, gsd_m: float, extent_m: float | None = None) -> NDArray[np.float32]:
-        """Above-ground biomass (row col) in tonnes per hectare, on the last day of June."""
+        """Return the above-ground biomass (row col) in tonnes per hectare, on the last day of June."""
         return self._tall(gsd_m, extent_m)[1]
 
     def _tall(self, gsd_m: float, extent_m: float | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -247,7 +261,7 @@ def _record(key: str | Modality) -> Modality:
 
 
 def _event(factor: str, ground: Ground, year: int, date: np.datetime64 | None) -> NDArray[np.int64]:
-    """1 where forest was cut, or land burnt, between the first day of the year and a date (row col)."""
+    """Return 1 where forest was cut, or land burnt, from the first day of the year to a date (row col)."""
     day = np.array(f"{year}-12-31" if date is None else date, "datetime64[D]")
     elapsed = int((day - np.array(f"{year}-01-01", "datetime64[D]")).astype(int)) + 1
     units = Units.of(ground)
