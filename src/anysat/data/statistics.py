@@ -223,7 +223,7 @@ class _Chunks:
         return str(digest) == self.files.digest(self.members(unit))
 
     def __call__(self, unit: int, advance: Advance) -> None:
-        digest = self.files.digest(self.members(unit))  # taken before reading, so that files changed meanwhile are read again
+        digest = self.files.digest(self.members(unit))  # first: files changed meanwhile are read again
         sums: dict[str, BandSums] = {}
         for index in self.members(unit):
             tile = self.dataset[index]

@@ -1,4 +1,4 @@
-"""A name for what a model computes: its shape, conventions and weights."""
+"""A digest that identifies what a model computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anysat.model.encoder import AnySat
 
 
 def digest(model: AnySat, *, statistics: bool = False) -> str:
-    """SHA-256 of configuration and weights, and of the statistics it standardises with where asked for.
+    """Return the SHA-256 of a model's configuration and weights and, with `statistics`, of its statistics.
 
     Examples:
         >>> from anysat.model.config import ModelConfig
@@ -31,5 +31,5 @@ def digest(model: AnySat, *, statistics: bool = False) -> str:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor as they lie in memory."""
+    """Return the bytes of a tensor's values."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""An encoder that ends early: its tokens are those that leave a block on the way, for features of other depths."""
+"""Encoders that end after an earlier block, to evaluate features of other depths."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from anysat.model.fusion import BucketsOf
 from anysat.model.positions import SELF_BUCKET
 
 LAST = "last"
-"""The whole encoder."""
+"""Name of the last layer, that is, of the whole encoder."""
 
 
 class OwnTokens(nn.Module):
-    """Stands where places ask for tokens: each gets the mean of its own, over modalities, and the tile its own.
+    """Replacement for `PlacePooling`: each patch gets the mean of its own tokens over modalities, the tile its token.
 
     Args:
-        keep_place: leave the code of its place in a patch's token.
+        keep_place: Leave the position code in the token of a patch.
     """
 
     def __init__(self, keep_place: bool) -> None:
@@ -29,7 +29,7 @@ class OwnTokens(nn.Module):
     def forward(
         self, x: Tensor, valid: Tensor | None, code: Tensor, bucket_of: BucketsOf, max_pairs: int | None = None
     ) -> Tensor:
-        """One vector per place; arguments as of `PlacePooling`."""
+        """Return one vector per place. Arguments as of `PlacePooling`."""
         found = []
         for some in slices(slice(0, code.shape[-2]), max_pairs, x.shape[0] * x.shape[1]):
             own = bucket_of(some) == SELF_BUCKET
@@ -41,19 +41,23 @@ class OwnTokens(nn.Module):
 
 
 def layer_names(encoder: AnySat) -> list[str]:
-    """Where an encoder may end: `last`, `spatial.N` after N blocks of the spatial transformer, `fusion.N` of fusion."""
+    """Return the layers at which an encoder can end.
+
+    They are `last`, `spatial.N` (after N blocks of the spatial transformer) and `fusion.N` (of the fusion transformer).
+    """
     return [LAST, *(f"{part}.{n + 1}" for part in ("spatial", "fusion") for n in range(encoder.config.depth))]
 
 
 def end_at(encoder: AnySat, layer: str) -> AnySat:
-    """Make an encoder end at a layer; it is changed in place, and its tensors are fewer, so that its digest differs.
+    """Make an encoder end at a layer. It is changed in place and loses tensors, so its digest changes.
 
-    At `fusion.N`, patches have the mean over modalities of their tokens after N blocks of fusion, and the tile has its
-    token. At `spatial.N`, patches have the mean over modalities of the spatial transformer's tokens after N blocks and
-    its norm, without their places; the tile's token is a constant. Dense halves are of the same spatial block.
+    At `fusion.N`, the embedding of a patch is the mean over modalities of its tokens after N blocks of the fusion
+    transformer, and the tile embedding is the tile token. At `spatial.N`, the embedding of a patch is the mean over
+    modalities of the spatial transformer's tokens after N blocks and its norm, without positions, and the tile embedding
+    is a constant. The sub-patch halves of dense embeddings come from the same spatial block.
 
     Raises:
-        UnknownNameError: there is no such layer.
+        UnknownNameError: There is no such layer.
     """
     if layer not in layer_names(encoder):
         raise UnknownNameError("layer", layer, layer_names(encoder))

@@ -1,4 +1,4 @@
-"""What goes into the forward pass: checked tensors, read from the published dict."""
+"""The input of the forward pass: checked tensors, and how they are read from the published dict."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from anysat.model.config import ModelConfig
 
 _DATES, _MASK = "_dates", "_mask"
 _MOST_DAYS = 110_000
-"""Three centuries, as long as dates may be apart; dates written as numbers, and seconds, are far beyond."""
+"""The largest day number: three centuries, the span of allowed dates. Dates written as numbers, or seconds, are larger
+by far."""
 
 
 class PixelInput(NamedTuple):
     """Standardised pixels of one modality."""
 
     values: Tensor
-    """(batch band row col) or (batch time band row col)"""
+    """(batch band row col) or (batch time band row col)."""
     days: Tensor | None = None
-    """(batch time) day numbers of a series"""
+    """(batch time), day numbers of a series."""
     valid: Tensor | None = None
-    """Same shape as `values`; None when everything is valid"""
+    """Same shape as `values`; None if everything is valid."""
 
     def to(self, device: torch.device) -> PixelInput:
-        """The same pixels on another device."""
+        """Return the pixels on another device."""
         days, valid = (None if t is None else t.to(device) for t in (self.days, self.valid))
         return PixelInput(self.values.to(device), days, valid)
 
 
 def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, PixelInput]:
-    """Check the published dict of tensors: modality keys, `<key>_dates`, `<key>_mask`.
+    """Check the published dict of tensors, with modality keys, `<key>_dates` and `<key>_mask`.
 
     Raises:
-        UnknownNameError: a key that names no modality of the model.
-        InputError: no dict; wrong rank, bands, type, dates, mask or batch size.
+        UnknownNameError: A key does not name a modality of the model.
+        InputError: The input is not a dict, or the rank, bands, type, dates, mask or batch size of a tensor is wrong.
     """
     if not isinstance(x, Mapping):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""Temporary eval mode."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 
 def in_eval(module: nn.Module) -> nn.Module:
-    """The same weights in modules of their own, in eval mode: those that were given stay in theirs."""
-    found: nn.Module = object.__new__(type(module))  # not by `copy`, which parametrised layers refuse
+    """Return a copy of the module in eval mode that shares its weights. The given module keeps its mode."""
+    found: nn.Module = object.__new__(type(module))  # parametrised layers refuse `copy`
     found.__dict__ = dict(module.__dict__)
     found._modules = {name: None if part is None else in_eval(part) for name, part in module._modules.items()}
     found.training = False
@@ -19,7 +19,7 @@ def in_eval(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode; every part is in its own mode again afterwards, for some may have stayed in eval mode."""
+    """Set eval mode within a `with` block, and afterwards restore the mode of every submodule."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()

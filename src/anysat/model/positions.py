@@ -1,7 +1,7 @@
-"""Where and when: position codes in metres, relative-distance buckets, day codes.
+"""Codes of position and date: position codes in metres, relative-distance buckets, day codes.
 
-All are fixed functions of a grid or of dates, never stored with the weights (paper equation A).
-Coordinates are (row, col) integers; codes put the column first, as the published weights learned it.
+All are fixed functions of a grid or of dates and are not stored with the weights (paper equation A). Coordinates are
+(row, col) integers. Codes put the column first, as the published weights learned it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from torch import Tensor
 
 NUM_BUCKETS = 8
 SELF_BUCKET, SKIP_BUCKET = 3, 7
-"""Bucket of a token with one of the same place, and of any pair with a token that has none: the tile, class and context
-tokens."""
+"""Bucket of two tokens of the same place, and of any pair with a token that has no place (tile, class and context
+tokens)."""
 
 
 def raster_coordinates(rows: int, cols: int, device: torch.device | None = None) -> Int[Tensor, "cell 2"]:
-    """Row and column of each cell of a grid, row by row."""
+    """Return the row and column of each cell of a grid, row by row."""
     row = torch.arange(rows, device=device)[:, None].expand(rows, cols)
     col = torch.arange(cols, device=device)[None, :].expand(rows, cols)
     return torch.stack([row, col], dim=-1).reshape(rows * cols, 2)
 
 
 def cell_sequence(side: int, cell_side: int, device: torch.device | None = None) -> Int[Tensor, " sub"]:
-    """Rank of each sub-patch, given row by row, when counted cell by cell.
+    """Return the rank that each sub-patch, given row by row, has when counted cell by cell.
 
-    The published projectors emit sub-patches in this sequence (cells row by row, then the
-    sub-patches of a cell row by row).
+    The published projectors output sub-patches in this order: cells row by row, and within a cell its sub-patches row
+    by row.
     """
     row, col = raster_coordinates(side, side, device).unbind(-1)
     cell = torch.div(row, cell_side, rounding_mode="floor") * (side // cell_side)
@@ -36,10 +36,10 @@ def cell_sequence(side: int, cell_side: int, device: torch.device | None = None)
 
 
 def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None = None) -> Int[Tensor, "sub 2"]:
-    """Row and column that the model believes each sub-patch of a patch has.
+    """Return the row and column that the model assigns to each sub-patch of a patch.
 
-    With `cell_side=1` they are the true ones. Otherwise they are those of its rank in
-    `cell_sequence`, read as a raster: the published weights learned these.
+    With `cell_side=1`, they are the true ones. Otherwise they are the position of its `cell_sequence` rank in a raster,
+    as the published weights learned it.
     """
     rank = cell_sequence(side, cell_side, device)
     return torch.stack([torch.div(rank, side, rounding_mode="floor"), rank % side], dim=-1)
@@ -48,9 +48,9 @@ def subpatch_coordinates(side: int, cell_side: int, device: torch.device | None 
 def sincos_code(
     coordinates: Real[Tensor, "*tile place 2"], unit: float, dim: int
 ) -> Float[Tensor, "*tile place {dim}"]:
-    """Sine-cosine code of places, in float32.
+    """Return the sine-cosine codes of places, in float32.
 
-    Quarters of `dim`: sin and cos of the column, sin and cos of the row, each times `unit` and
+    The quarters of `dim` are sin and cos of the column, and sin and cos of the row, each times `unit` and
     `10000 ** (-k / (dim / 4))`.
     """
     quarter = dim // 4
@@ -61,10 +61,10 @@ def sincos_code(
 
 
 def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -> Int[Tensor, "*tile token token"]:
-    """Bucket of each pair of tokens, `num_skip` tokens without a place first.
+    """Return the bucket of each pair of tokens. The first `num_skip` tokens have no place.
 
-    Relative position encoding on rounded Euclidean distance (iRPE, ratio 1.9): 3 for the token itself,
-    4 for distance 1, 5 for 2 and 3, 6 from 4 on, 7 for skip tokens; 0 to 2 are never used.
+    Buckets are those of the relative position encoding iRPE (ratio 1.9) on rounded Euclidean distances: 3 for the token
+    itself, 4 for distance 1, 5 for 2 and 3, 6 from 4 on, and 7 for tokens without a place. 0 to 2 are never used.
     """
     bucket = buckets_between(coordinates, coordinates).long()
     return torch.nn.functional.pad(bucket, (num_skip, 0, num_skip, 0), value=SKIP_BUCKET)
@@ -73,7 +73,7 @@ def distance_buckets(coordinates: Int[Tensor, "*tile place 2"], num_skip: int) -
 def buckets_between(
     asking: Int[Tensor, "*tile one 2"], asked: Int[Tensor, "*tile other 2"]
 ) -> Int[Tensor, "*tile one other"]:
-    """Bucket of each pair of places, see `distance_buckets`, in bytes."""
+    """Return the bucket of each pair of places as int8, see `distance_buckets`."""
     here, there = asking.float(), asked.float()  # far squares may round, small ones do not
     row, col = (here[..., :, None, axis] - there[..., None, :, axis] for axis in (0, 1))
     squared = row.mul_(row).add_(col.mul_(col))
@@ -81,10 +81,10 @@ def buckets_between(
 
 
 def day_code(days: Real[Tensor, "*day"], period_days: int, dim: int) -> Float[Tensor, "*day {dim}"]:
-    """Sine-cosine code of day numbers, in float32.
+    """Return the sine-cosine codes of day numbers, in float32.
 
-    Channel i has angle `day / period ** (2 * floor(i / 2) / dim)`, sine where i is even and
-    cosine where it is odd.
+    The angle of channel i is `day / period ** (2 * floor(i / 2) / dim)`. Even channels are its sine, odd channels its
+    cosine.
     """
     channel = torch.arange(dim, device=days.device)
     exponent = 2 * torch.div(channel, 2, rounding_mode="floor").to(torch.float32) / dim

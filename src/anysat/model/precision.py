@@ -1,6 +1,6 @@
-"""Where is computed, and in which type of numbers matrices are multiplied.
+"""The device of computations, and the number type of matrix products.
 
-Torch is imported where it multiplies, not before: help lists these names.
+Torch is imported only when needed, because the command-line help uses these names.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 def find_device(name: str) -> torch.device:
-    """The device that a name stands for: `auto` is the first graphics card where torch sees one, else the processor.
+    """Return the device for a name. `auto` is the first GPU that torch sees, or else the CPU.
 
     Raises:
-        RecordError: this machine does not have it.
+        RecordError: This machine has no such device.
     """
     import torch
 
@@ -36,10 +36,10 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> Precision:
-    """The type that a name stands for: `auto` is bf16 where the device multiplies it faster, else float32.
+    """Return the precision for a name. `auto` is bf16 if the device multiplies it faster, or else float32.
 
     Raises:
-        UnknownNameError: it is none of `PRECISIONS`.
+        UnknownNameError: The name is none of `PRECISIONS`.
     """
     if name not in PRECISIONS:
         raise UnknownNameError("precision", name, PRECISIONS)
@@ -49,7 +49,7 @@ def find_precision(name: str, device: torch.device) -> Precision:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device has units for bfloat16: processors with AMX, graphics cards since Ampere."""
+    """Whether a device has units for bfloat16, as CPUs with AMX and NVIDIA GPUs since Ampere do."""
     import torch
 
     if device.type == "cuda":
@@ -61,13 +61,18 @@ def has_fast_bf16(device: torch.device) -> bool:
 def multiplying(
     precision: Precision | None, device: torch.device, weights: torch.dtype | None = None
 ) -> Iterator[None]:
-    """Matrices are multiplied in this type; sums, norms and what lies between layers stay in that of the weights.
+    """Multiply matrices in a given precision within a `with` block.
 
-    None leaves it to the `torch.autocast` around. `weights` is their type, where it is known.
+    Sums, norms and the values between layers stay in the type of the weights.
+
+    Args:
+        precision: `float32` or `bf16`. None leaves the choice to an enclosing `torch.autocast`.
+        device: Device of the computation.
+        weights: Type of the weights, if known.
 
     Raises:
-        UnknownNameError: it is none of them.
-        InputError: weights of this type are not multiplied in bf16.
+        UnknownNameError: There is no such precision.
+        InputError: Weights of this type cannot be multiplied in bf16.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The shared spatial transformer: the sub-patch tokens of a patch become one token (paper section 3.1)."""
+"""The spatial transformer, which turns the sub-patch tokens of a patch into one token (paper section 3.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NORM_EPS = 1e-5
 
 
 class SpatialTransformer(nn.Module):
-    """One set of weights for every modality and patch size."""
+    """A transformer over the sub-patch tokens of a patch, with the same weights for all modalities and patch sizes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -33,9 +33,10 @@ class SpatialTransformer(nn.Module):
         bucket: Int[Tensor, "1+sub 1+sub"],
         keep_sub: bool = True,
     ) -> tuple[Float[Tensor, "patch dim"], Float[Tensor, "patch sub dim"] | None]:
-        """One token per patch, and the refined sub-patch tokens; those not `valid` are not attended to.
+        """Return one token per patch, and the refined sub-patch tokens if `keep_sub` is set.
 
-        Without `keep_sub` the last block answers for the patch alone: a tenth of the whole forward pass less.
+        Tokens that are not `valid` are not attended to. Without `keep_sub` the last block computes only the token of the
+        patch, which saves a tenth of the whole forward pass.
         """
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         x = torch.cat([cls_token, tokens + code.to(cls_token.dtype)], dim=1)

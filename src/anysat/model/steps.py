@@ -1,6 +1,6 @@
-"""The two steps of the forward pass, on tensors: each modality by itself, then all of them together.
+"""The two steps of the forward pass, on tensors: each modality by itself, then the fusion of all.
 
-Inference takes every patch; pretraining shows the second step some of the patches and hides some tokens.
+Inference fuses every patch. Pretraining fuses only some of the patches and hides some tokens.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from anysat.patches import cells_per_side, subpatches_per_side
 
 
 class SeenPatches(NamedTuple):
-    """What one modality saw: a token per patch, and per sub-patch when asked for."""
+    """The tokens of one modality: one per patch and, if requested, one per sub-patch."""
 
     patch: Tensor
     """(batch patch_row patch_col dim)"""
     patch_valid: Tensor | None
-    """(batch patch_row patch_col); None when all are valid"""
+    """(batch patch_row patch_col); None if all are valid."""
     sub: Tensor | None
-    """(batch patch_row patch_col sub dim)"""
+    """(batch patch_row patch_col sub dim); None if not requested."""
     sub_valid: Tensor | None
-    """(batch patch_row patch_col sub)"""
+    """(batch patch_row patch_col sub); None if all are valid."""
 
     def tiles(self, part: slice) -> SeenPatches:
-        """Of some tiles."""
+        """Return the tokens of some tiles."""
         return SeenPatches(self.patch[part], *(None if one is None else one[part] for one in self[1:]))
 
 
 class ShownPatches(NamedTuple):
-    """Which patches of each tile are fused, as many of each; pretraining hides the others (paper section 3.2)."""
+    """The patches of each tile that are fused, the same number for each; pretraining hides the others (section 3.2)."""
 
     indices: Tensor
-    """(batch shown) numbers of patches, row by row"""
+    """(batch shown), numbers of patches, counted row by row."""
     valid: Tensor
-    """(batch shown), False where a tile shows fewer"""
+    """(batch shown), False where a tile has fewer."""
     hidden: Hidden | None = None
-    """Modality tokens (batch modality shown) that a vector stands in for; context of the tile is never hidden."""
+    """Modality tokens (batch modality shown) that a vector replaces. Context modalities are never hidden."""
 
 
 class CoreOutput(NamedTuple):
-    """Fused tokens, before invalid places are marked."""
+    """The output of the core, before invalid places are set to NaN."""
 
     tile: Tensor
     """(batch dim)"""
@@ -70,12 +70,12 @@ class CoreOutput(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How one modality is seen: some patches by themselves, then others, in any order."""
+    """The work for one modality, in parts that can be done in any order."""
 
     works: list[Callable[[], Sequence[Tensor | None]]]
-    """Each gives the fields of `SeenPatches` for its patches (patch ...)."""
+    """Parts of the work. Each returns the fields of `SeenPatches` for its patches (patch ...)."""
     grid: tuple[int, int, int]
-    """Tiles, and rows and columns of patches."""
+    """Number of tiles, and of rows and columns of patches."""
 
 
 def see(
@@ -91,11 +91,23 @@ def see(
     recompute: bool = False,
     workers: int = 1,
 ) -> dict[str, SeenPatches]:
-    """Projector and spatial transformer over all patches of each modality, some patches at a time.
+    """Apply projector and spatial transformer to all patches of each modality, some patches at a time.
 
-    `keep_sub` names modalities whose tokens of sub-patches are wanted. `recompute` keeps no activations for the
-    backward pass, which computes them again, in smaller chunks: it holds all of one at a time. So many threads share
-    all the work, which asks that nothing is learned, drawn, or kept by somebody's hooks.
+    Args:
+        projectors: The projector of each modality.
+        spatial: The spatial transformer.
+        config: The configuration of the model.
+        inputs: The pixels of each modality.
+        patch_size_m: Side of a patch in metres.
+        keep_sub: Modalities whose sub-patch tokens are returned, too.
+        leave_out: Leave invalid values out of the attention.
+        chunk_rows: Number of rows to compute at once; None for all.
+        recompute: Keep no activations for the backward pass, which computes them again. Chunks are then smaller,
+            because all activations of one are held at a time.
+        workers: Number of threads that share the work. More than one needs a pass without gradients, dropout or hooks.
+
+    Returns:
+        The tokens of each modality, without patch positions.
     """
     recompute = recompute and torch.is_grad_enabled()
     chunk_rows = rows_recomputed(chunk_rows) if recompute else chunk_rows
@@ -110,7 +122,7 @@ def see(
 
 
 def carry_out(plans: Mapping[str, Plan], workers: int) -> dict[str, SeenPatches]:
-    """What each modality sees, whose works threads take in turn; see `see`."""
+    """Do the work of all plans, in `workers` threads, and return the tokens of each modality; see `see`."""
     found = iter(each(lambda work: work(), [work for plan in plans.values() for work in plan.works], workers))
     seen = {}
     for key, plan in plans.items():
@@ -137,7 +149,7 @@ def plan(
     recompute: bool,
     workers: int,
 ) -> Plan:
-    """Projector and spatial transformer over all patches of one modality, in parts for so many workers; see `see`."""
+    """Plan projector and spatial transformer over all patches of one modality, in parts for the workers; see `see`."""
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // (side * modality.subpatch_px) for length in pixels.values.shape[-2:])
     values = projector.cut(pixels.values, side)
@@ -148,7 +160,7 @@ def plan(
     chunk_rows = rows_of_each(chunk_rows, workers)
 
     def project_few(part: slice) -> Sequence[Tensor | None]:
-        """Some patches through the projector, as many sub-patches at a time as a chunk holds."""
+        """Apply the projector to some patches, as many sub-patches at a time as fit in a chunk."""
         when_of = None if when is None else when[part]
         return joined(
             [
@@ -180,10 +192,10 @@ def plan_patches(
     recompute: bool = False,
     workers: int = 1,
 ) -> Plan:
-    """The spatial transformer over the tokens of sub-patches, in parts for so many workers.
+    """Plan the spatial transformer over sub-patch tokens, in parts for the workers.
 
-    `grid` is the number of tiles and of rows and columns of patches; `project` makes the tokens (patch sub dim) of some
-    patches, and which of them are valid.
+    `grid` is the number of tiles and of rows and columns of patches. `project` returns the tokens (patch sub dim) of
+    some patches, and which of them are valid.
     """
     side = subpatches_per_side(patch_size_m, modality)
     cell = cells_per_side(modality) if config.subpatch_order == "cell" else 1
@@ -192,7 +204,7 @@ def plan_patches(
     bucket = distance_buckets(coordinates, num_skip=1)
 
     def see_some(part: slice) -> Sequence[Tensor | None]:
-        """Some patches through projector and spatial transformer, whose chunks hold dates and tokens."""
+        """Apply projector and spatial transformer to some patches."""
         tokens, present = project(part)
         assert tokens is not None, modality.key
         patch, sub_tokens = spatial(tokens, present, code, bucket, keep_sub)
@@ -219,10 +231,21 @@ def fuse(
     tile_alone: bool = False,
     workers: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Tile token (batch dim) and fused tokens of the patches shown (batch patch dim), all of them when None.
+    """Fuse the tokens of all modalities.
 
-    With `tile_alone` no patch asks, and there are no fused tokens. Several workers take some of the tiles each, where
-    all patches are shown.
+    Args:
+        fusion: The fusion transformer.
+        config: The configuration of the model.
+        seen: The tokens of each modality from `see`.
+        grid: Number of rows and columns of patches.
+        patch_size_m: Side of a patch in metres.
+        shown: The patches to fuse; None for all.
+        max_pairs: Number of pairs of place and token to attend to at once; None for all.
+        tile_alone: Compute only the tile token.
+        workers: Number of threads. Several share the tiles if all patches are fused.
+
+    Returns:
+        Tile token (batch dim) and fused patch tokens (batch patch dim), of which there are none with `tile_alone`.
     """
     several = []
     if workers > 1 and max_pairs is not None and shown is None:
@@ -286,7 +309,7 @@ def _flags(tokens: SeenPatches) -> Tensor:
 
 
 def _place(config: ModelConfig, key: str, tokens: Tensor) -> Tensor:
-    """Several context tokens of a modality are placed in metres; a single one needs no place."""
+    """Add position codes in metres to the context tokens of a modality; a single token gets none."""
     rows, cols = tokens.shape[1:3]
     flat = tokens.flatten(1, 2)
     if rows * cols == 1:

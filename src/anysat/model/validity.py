@@ -1,6 +1,6 @@
-"""What is valid, from the input's values to the embeddings; the projectors and transformers leave the rest out.
+"""Validity, from the values of the input to the embeddings. Projectors and transformers leave out what is invalid.
 
-A flag of None means that all is valid, so that nothing is computed for it.
+A flag of None means that everything is valid; nothing is then computed for it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from anysat.errors import EmptyTileError
 from anysat.model.inputs import PixelInput
 
 Refuse = Literal["one", "all", "none"]
-"""Which empty tiles are an error: one of them, only all of a batch, or none."""
+"""When empty tiles are an error: if one tile is empty, only if all tiles of a batch are, or never."""
 
 
 def mark_invalid(
     inputs: Mapping[str, PixelInput], ids: Sequence[object], refuse: Refuse = "one", *, keep_unseen: bool = False
 ) -> tuple[dict[str, PixelInput], dict[str, int]]:
-    """Add what is not finite to what is invalid, drop modalities nobody sees unless `keep_unseen`, and count absences.
+    """Mark values that are not finite as invalid, and drop modalities without a valid value unless `keep_unseen`.
+
+    If no modality has a valid value, none is dropped.
 
     Returns:
-        The inputs with `valid=None` where all is valid, and how many tiles lack each modality.
+        The inputs, with `valid=None` where everything is valid, and how many tiles lack each modality.
 
     Raises:
-        EmptyTileError: one tile has no valid value in any modality, or all have none, as `refuse` says.
+        EmptyTileError: One tile, or every tile, has no valid value in any modality, depending on `refuse`.
     """
     marked, absent, anything = {}, {}, None
     for key, pixels in inputs.items():
@@ -52,17 +54,17 @@ def mark_invalid(
 
 
 def tiles_seen(inputs: Mapping[str, PixelInput]) -> Bool[Tensor, " batch"] | None:
-    """Which tiles have a valid value in any modality; None, all, as soon as one modality is valid everywhere."""
+    """Return which tiles have a valid value in any modality; None (all) if one modality is valid everywhere."""
     return any_of([None if pixels.valid is None else pixels.valid.flatten(1).any(1) for pixels in inputs.values()])
 
 
 def nothing_of(pixels: PixelInput) -> PixelInput:
-    """The same pixels with none of them valid."""
+    """Return the same pixels, all of them invalid."""
     return pixels._replace(valid=torch.zeros_like(pixels.values, dtype=torch.bool))
 
 
 def any_of(flags: Sequence[Bool[Tensor, "*place"] | None]) -> Bool[Tensor, "*place"] | None:
-    """Where any modality saw; None, all valid, as soon as one saw everything."""
+    """Return where any modality is valid; None (everywhere) if one is valid everywhere."""
     seen = [flag for flag in flags if flag is not None]
     return torch.stack(seen).any(0) if len(seen) == len(flags) else None
 
@@ -70,7 +72,7 @@ def any_of(flags: Sequence[Bool[Tensor, "*place"] | None]) -> Bool[Tensor, "*pla
 def pool_valid(
     valid: Bool[Tensor, "batch row col"] | None, rows: int, cols: int
 ) -> Bool[Tensor, "batch patch_row patch_col"] | None:
-    """Which patches hold a valid context pixel."""
+    """Return which patches contain a valid context pixel."""
     if valid is None:
         return None
     return rearrange(valid, "batch (pr sr) (pc sc) -> batch pr pc (sr sc)", pr=rows, pc=cols).any(-1)
@@ -79,10 +81,10 @@ def pool_valid(
 def mark_unseen(
     vectors: Float[Tensor, "*place dim"], valid: Bool[Tensor, "*place"] | None
 ) -> Float[Tensor, "*place dim"]:
-    """NaN where nobody saw."""
+    """Set vectors to NaN where nothing was observed."""
     return vectors if valid is None else vectors.masked_fill(~valid[..., None], float("nan"))
 
 
 def valid_or_all(vectors: Float[Tensor, "*place dim"], valid: Bool[Tensor, "*place"] | None) -> Bool[Tensor, "*place"]:
-    """The flags written out."""
+    """Return the flags as a tensor, also if they are None."""
     return torch.ones(vectors.shape[:-1], dtype=torch.bool, device=vectors.device) if valid is None else valid

@@ -234,6 +234,7 @@ class ValueScores(_Sheet):
 
     Args:
         ignore: Value that marks places without a label.
+        missing: Value that is scored where there is no answer (NaN), such as the mean of the training data.
     """
 
     moments: list[Tensor]
@@ -253,8 +254,8 @@ class ValueScores(_Sheet):
             groups: (tile) group numbers, the same on every rank; for all tiles or for none. See `Scores.interval`.
 
         Raises:
-            InputError: The shapes do not fit, the truth is infinite, or an output is infinite or, without `missing`, NaN where
-                there is a label.
+            InputError: The shapes do not fit, the truth is infinite, or an output at a labelled place is infinite or,
+                without `missing`, NaN.
         """
         found = outputs.detach()[..., 0] if outputs.shape == (*truth.shape, 1) else outputs.detach()
         if found.shape != truth.shape:

@@ -84,7 +84,7 @@ class _Pack:
         shard = self.shards[unit]
         path = self.folder / shard.name
         partial = path.with_name(f".{path.name}.tmp")
-        files = self._files_digest(unit)  # taken before reading, so that files changed meanwhile are read again
+        files = self._files_digest(unit)  # first: files changed meanwhile are read again
         try:
             with partial.open("wb") as file:
                 digest = _Digest(file)
