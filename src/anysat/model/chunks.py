@@ -1,4 +1,4 @@
-"""Work in parts, so that memory does not grow with the tile."""
+"""Computation in parts, so that memory does not grow with the tile, and by several threads."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from torch import Tensor
 from torch.nn.modules import module as torch_module
 
 LARGEST_KEPT = 2**25 - 2**16
-"""Bytes of the largest piece of memory that glibc keeps for the next of its kind once one was freed; larger and, at
-first, smaller ones it gives back to the system, which fills them with zeros at each use."""
+"""Size in bytes of the largest block of memory that glibc keeps for reuse, once a block of this size was freed. Others
+(before that, smaller ones, too) are returned to the system, which fills them with zeros at each use."""
 
-torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")  # freed at once: a pass in bfloat16 takes a tenth less
+torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")  # freed at once: makes a bf16 pass a tenth faster
 
 
 FEWEST_ROWS = 64
-"""Rows that a thread of Python takes at least: to start one takes as long as a few of them."""
+"""Least number of rows per Python thread: starting a thread takes as long as a few rows."""
 
 LEAST_CHUNK = 640
-"""Rows taken at once at least, by one of many threads or where activations are computed again: fewer are multiplied
-slowly."""
+"""Least number of rows to compute at once, in one of many threads or when recomputing: fewer are multiplied slowly."""
 
 Part = TypeVar("Part")
 Found = TypeVar("Found")
 
 
 def slices(whole: slice, chunk_rows: int | None, rows_each: int, workers: int = 1) -> list[slice]:
-    """Consecutive parts of at most `chunk_rows` rows, one item at least; everything at once without a limit.
+    """Divide a slice into consecutive parts of at most `chunk_rows` rows, but at least one item.
 
-    Parts are alike in size: a small last one would be multiplied slowly. There are as many for each of the workers, if
-    there are rows enough.
+    The parts have similar sizes, because a small last one would be multiplied slowly. If there are enough rows, every
+    worker gets the same number of parts.
+
+    Args:
+        whole: The items.
+        chunk_rows: Largest number of rows in a part; None for no limit, which gives one part.
+        rows_each: Number of rows per item.
+        workers: Number of threads that share the parts.
     """
     length = whole.stop - whole.start
     if chunk_rows is None:
@@ -49,7 +54,7 @@ def slices(whole: slice, chunk_rows: int | None, rows_each: int, workers: int = 
 
 
 def joined(parts: Sequence[Sequence[Tensor | None]], dim: int) -> list[Tensor | None]:
-    """Each of several results over all parts; None stays None, which it is in every part or in none."""
+    """Concatenate each of several results over all parts. A result that is None in all parts stays None."""
     return [
         None if found[0] is None else torch.cat([one for one in found if one is not None], dim)
         for found in zip(*parts, strict=True)
@@ -57,10 +62,10 @@ def joined(parts: Sequence[Sequence[Tensor | None]], dim: int) -> list[Tensor | 
 
 
 def num_workers(device: torch.device) -> int:
-    """Threads of Python that may share the work of a pass: those that torch has on a processor.
+    """Return the number of Python threads that may share a pass: on a CPU, the number of torch's threads.
 
-    One where somebody looks on, who would not see other threads: a profiler, a counter of operations, a compiler, a
-    hook of all modules; and when the program is about to end, and begins no threads.
+    It is 1 if something watches the pass that would not see other threads (a profiler, a counter of operations, a
+    compiler, a global hook), or if the program is ending and cannot start threads.
     """
     is_watched = (
         torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
@@ -72,14 +77,15 @@ def num_workers(device: torch.device) -> int:
 
 
 def all_are_hooked() -> bool:
-    """Whether a hook is called for every module there is."""
+    """Whether there are global hooks, which are called for every module."""
     return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
 def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:
-    """Rows that each of the workers takes at once: two take as many as one, more together twice as many.
+    """Return the number of rows that each worker computes at once.
 
-    Not fewer than `LEAST_CHUNK`, so that memory grows with the workers where they are many.
+    One or two workers take `chunk_rows` each; more workers together take twice as many. Each takes at least
+    `LEAST_CHUNK`, so memory grows with the number of workers if there are many.
     """
     if chunk_rows is None or workers <= 2:
         return chunk_rows
@@ -87,15 +93,15 @@ def rows_of_each(chunk_rows: int | None, workers: int) -> int | None:
 
 
 def rows_recomputed(chunk_rows: int | None) -> int | None:
-    """Rows taken at once where activations are computed again, all of which are held: a quarter, if not too few."""
+    """Return the number of rows to recompute at once: a quarter, if not too few, because all activations are held."""
     return None if chunk_rows is None else min(chunk_rows, max(LEAST_CHUNK, chunk_rows // 4))
 
 
 def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> list[Found]:
-    """What some work finds in each part, which so many threads of Python take in turn; one takes them itself.
+    """Apply `work` to each part, in several Python threads, and return the results in order.
 
-    Each multiplies with one of torch's threads, of which none waits for another after every operation. For work in
-    which nothing is learned.
+    Each thread computes with one of torch's threads, so that none waits for another after every operation. For work
+    without gradients. With one worker, this thread does everything.
     """
     count = min(workers, len(parts))
     if count < 2:
@@ -103,7 +109,7 @@ def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> 
     threads, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def begin() -> None:
-        torch.get_num_threads()  # which sets those of a new thread, and would undo what is set before it
+        torch.get_num_threads()  # first, because it initialises the number for a new thread
         torch.set_num_threads(1)
 
     def run(part: Part) -> Found:
@@ -116,9 +122,9 @@ def each(work: Callable[[Part], Found], parts: Sequence[Part], workers: int) -> 
             for _ in range(count):
                 pool.submit(all_have_begun.wait)
             all_have_begun.wait()
-        except BaseException:  # such as that no thread can begin any more: the others wait no longer
+        except BaseException:  # such as when no more threads can start: release those that wait
             all_have_begun.abort()
             raise
         finally:
-            torch.set_num_threads(threads)  # of threads that others begin from now on, which take the last number set
+            torch.set_num_threads(threads)  # for threads started from now on, which take the last number set
         return list(pool.map(run, parts))

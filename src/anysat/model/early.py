@@ -53,8 +53,8 @@ def end_at(encoder: AnySat, layer: str) -> AnySat:
 
     At `fusion.N`, the embedding of a patch is the mean over modalities of its tokens after N blocks of the fusion
     transformer, and the tile embedding is the tile token. At `spatial.N`, the embedding of a patch is the mean over
-    modalities of the spatial transformer's tokens after N blocks and its norm, without positions, and the tile embedding
-    is a constant. The sub-patch halves of dense embeddings come from the same spatial block.
+    modalities of the tokens after N blocks of the spatial transformer and its norm, without positions, and the tile
+    embedding is a constant. The sub-patch halves of dense embeddings come from the same spatial block.
 
     Raises:
         UnknownNameError: There is no such layer.

@@ -1,7 +1,7 @@
-"""First weights for narrow encoders and short trainings, which keep what tells patches apart from the start.
+"""Initial weights for narrow encoders and short trainings, which keep the differences between patches from the start.
 
-The published beginning is what the modules themselves have (spec 2.13). In a narrow encoder what all tokens share is
-then many times what tells them apart, and training may stay there (docs/experiments/pretraining.md).
+The modules themselves are initialised as published. In a narrow encoder, what all tokens have in common is then many
+times larger than their differences, and training may not get beyond that (docs/experiments/pretraining.md).
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ from anysat.model.positions import SELF_BUCKET, day_code
 from anysat.model.projectors import SeriesProjector
 
 BIAS_LIMIT = 0.5
-"""Of the projectors: enough to tell bright from dark of one colour, which group norms forget without."""
+"""Largest bias of the projectors: enough to tell bright from dark of one colour, which group norms would lose."""
 NEARNESS = 6.0
-"""What a place's tokens of its own patch have above all others before the softmax."""
+"""Advantage, before the softmax, of the tokens of a place's own patch over all others."""
 SEASON_DAYS = 45.0
-"""Spread of the days that a head of the temporal pooling looks at."""
+"""Spread of the days that a head of the temporal pooling attends to."""
 WHOLE_YEAR_HEADS = 4
-"""Heads that look at every date alike."""
+"""Number of heads that attend to all dates equally."""
 YEAR_DAYS = 365.25
 DRAWN_SHARE = 0.1
-"""What is left of the drawn queries and keys beside the seasons."""
+"""Factor of the random queries and keys, beside the seasons."""
 
 
 def isometric_std(dim: int) -> float:
-    """Spread of weights that keep the length of a vector of so many numbers."""
+    """Return the standard deviation of weights that preserve the length of vectors with `dim` numbers."""
     return float(dim**-0.5)
 
 
 def init_isometric(encoder: AnySat) -> None:
-    """New weights that lose little of the pixels: isometric maps, seasons, places that see their own patch.
+    """Initialise an encoder with weights that lose little of the pixels. Draws from torch's global generator.
 
-    Projectors are orthogonal, series are seen season by season, the spatial transformer keeps lengths. Fused tokens
-    begin as the mean of what the modalities saw of the patch, mostly, instead of averages of the whole tile: the
-    relative-position term of distance 0 answers a vector that is part of every query. Draws from torch's global
-    generator.
+    Projectors are orthogonal, the heads of the temporal pooling attend to seasons, and the spatial transformer
+    preserves lengths. Fused tokens start mostly as the mean of the patch's tokens over modalities, instead of averages
+    of the whole tile: the relative-position term of distance 0 responds to a vector that is part of every query.
     """
     for projector in encoder.projectors.values():
         for layer in projector.modules():
@@ -61,10 +60,10 @@ def init_isometric(encoder: AnySat) -> None:
 
 
 def _look_at_seasons(projector: SeriesProjector) -> None:
-    """Each head of the temporal pooling begins with a part of the year, some with all of it.
+    """Let each head of the temporal pooling start with a part of the year, and some with all of it.
 
-    A head's window is a von Mises one in the fastest angle of the day code that does not turn twice in a year; widths
-    below 128 have none, and see two parts of the year.
+    The window of a head is a von Mises function of the fastest angle of the day code that makes at most one turn in a
+    year. With widths below 128 there is no such angle, and heads attend to two parts of the year.
     """
     pooling, width = projector.pooling, projector.code_dim
     heads, key_dim = pooling.query.shape

@@ -1,7 +1,7 @@
-"""The fusion transformer: the patch tokens of all modalities become fused patch tokens and a tile token.
+"""The fusion transformer, which turns the patch tokens of all modalities into fused patch tokens and a tile token.
 
-Paper section 3.1, the modality combiner: self-attention over everything, then one cross-attention whose
-queries are the places of the tile and its patches.
+It is the modality combiner of paper section 3.1: self-attention over all tokens, then one cross-attention whose queries
+are the places of the tile and its patches.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from anysat.model.positions import SKIP_BUCKET, buckets_between, sincos_code
 
 NORM_EPS = 1e-6
 BucketsOf = Callable[[slice], Int[Tensor, "*tile place token"]]
-"""Distance buckets of some places to all tokens."""
+"""A function that returns the distance buckets from some places to all tokens."""
 
 
 class Hidden(NamedTuple):
-    """Patch tokens that are not shown."""
+    """Patch tokens that are hidden."""
 
     where: Bool[Tensor, "batch modality patch"]
     """True where a token is hidden."""
     stand_in: Float[Tensor, " dim"]
-    """What is there instead."""
+    """The vector that replaces them."""
 
 
 class PlaceAttention(nn.Module):
-    """Cross-attention with one query per place: a learned vector plus the place's code, not projected."""
+    """Cross-attention with one query per place: a learned vector plus the position code, without projection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class PlaceAttention(nn.Module):
         bucket_of: BucketsOf,
         max_pairs: int | None = None,
     ) -> Float[Tensor, "batch place dim"]:
-        """What each place finds among the tokens.
+        """Attend from each place to the tokens.
 
         Args:
-            x: tokens.
-            valid: False for those that nobody may see.
-            code: of each place.
-            bucket_of: buckets (tile place token) of some of the places.
-            max_pairs: pairs of place and token at once; None for all of them.
+            x: The tokens.
+            valid: False for tokens that are left out; None if there are none.
+            code: Position code of each place.
+            bucket_of: Returns the distance buckets (tile place token) of some of the places.
+            max_pairs: Number of pairs of place and token to compute at once; None for all.
         """
         places = self.query + code.to(self.query.dtype)
         queries = rearrange(places, "one place (head dim) -> one head place dim", head=self.num_heads)
@@ -74,7 +74,7 @@ class PlaceAttention(nn.Module):
         )
 
         def look(some: slice) -> Tensor:
-            """What some of the places find."""
+            """Attend from some of the places."""
             query = queries[:, :, some]
             bias = masked_bias(self.relative(query, bucket_of(some)), valid)
             assert bias is not None
@@ -82,7 +82,7 @@ class PlaceAttention(nn.Module):
             return rearrange(mixed, "batch head place dim -> batch place (head dim)")
 
         parts = slices(slice(0, queries.shape[2]), max_pairs, x.shape[0] * x.shape[1])
-        if len(parts) > 1 and torch.is_grad_enabled():  # the pairs of all parts together would be the square again
+        if len(parts) > 1 and torch.is_grad_enabled():  # do not hold the pairs of all parts together
             found = [checkpoint(look, some, use_reentrant=False) for some in parts]
         else:
             found = [look(some) for some in parts]
@@ -90,7 +90,7 @@ class PlaceAttention(nn.Module):
 
 
 class PlacePooling(nn.Module):
-    """Cross-attention and feed-forward; no residual around the attention."""
+    """Cross-attention and feed-forward layers, without a residual connection around the attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,13 +107,13 @@ class PlacePooling(nn.Module):
         bucket_of: BucketsOf,
         max_pairs: int | None = None,
     ) -> Float[Tensor, "batch place dim"]:
-        """One fused token per place; arguments as of the attention."""
+        """Return one fused token per place. Arguments as of `PlaceAttention`."""
         x = self.attention(self.norm1(x), valid, code, bucket_of, max_pairs)
         return x + self.mlp(self.norm2(x))
 
 
 class FusionTransformer(nn.Module):
-    """Mixes modalities and patches."""
+    """The transformer that fuses modalities and patches."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -139,18 +139,18 @@ class FusionTransformer(nn.Module):
         """Fuse the tokens of one batch of tiles.
 
         Args:
-            patches: tokens without positions; there may be no modality.
-            context: tokens of the whole tile, placed already; there may be none.
-            coordinates: row and column of each patch, the same for all tiles or those of each.
-            unit: what one step of the coordinates is worth in the position code.
-            valid: False for tokens nobody may see, context first; None for all True.
-            hidden: tokens that another vector, without a place, stands in for (pretraining).
-            max_pairs: pairs of place and token that are looked at at once, so that memory grows with the patches and
-                not with their square; None for all of them.
-            tile_alone: only the tile asks.
+            patches: Patch tokens without position codes; there may be no modality.
+            context: Tokens of context modalities, with position codes; there may be none.
+            coordinates: Row and column of each patch, the same for all tiles or those of each tile.
+            unit: Value of one step of the coordinates in the position code.
+            valid: False for tokens to leave out, context tokens first. None if all are valid.
+            hidden: Tokens to replace by a vector without position code (pretraining).
+            max_pairs: Number of pairs of place and token to compute at once, so that memory grows linearly with the
+                number of patches. None for all.
+            tile_alone: Compute only the tile token.
 
         Returns:
-            The tile token and the fused patch tokens, none of which are there where the tile alone asks.
+            The tile token and the fused patch tokens, of which there are none with `tile_alone`.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
         placed = patches + code.unsqueeze(-3).to(self.tile_token.dtype)
@@ -170,7 +170,7 @@ class FusionTransformer(nn.Module):
     def _place_buckets(
         coordinates: Tensor, num_context: int, num_modalities: int, some: slice
     ) -> Int[Tensor, "*tile place token"]:
-        """Buckets of some places (tile, patches) to the tokens (tile, context, patches of each modality)."""
+        """Return the buckets from some places (tile, patches) to all tokens (tile, context, patches by modality)."""
         has_tile, num_patches = some.start == 0, coordinates.shape[-2]
         asking = coordinates[..., max(some.start - 1, 0) : some.stop - 1, :]
         near, num_skip = buckets_between(asking, coordinates), 1 + num_context

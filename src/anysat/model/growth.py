@@ -1,8 +1,8 @@
-"""Series that grow: what is kept of the dates seen so far, so that others can join them without their being seen again.
+"""Growing series: what is stored of earlier dates, so that new dates can be added without encoding all again.
 
-The temporal pooling is a softmax over dates with a fixed query, so that its sums are all that later dates need. Where
-pixels are normalised over their dates (Sentinel-2), every date changes all others: their pixels are kept, or what each
-date shows before that norm. Float32, outside training.
+The temporal pooling is a softmax over dates with a fixed query, so its sums are all that later dates need. If pixels
+are normalised over their dates (Sentinel-2), every date changes all others; then their pixels are stored, or the
+features of each date before that norm. All is computed in float32, outside training.
 """
 
 from __future__ import annotations
@@ -27,91 +27,91 @@ from anysat.model.steps import SeenPatches, carry_out, plan_patches
 from anysat.patches import subpatches_per_side
 
 Keep = Literal["series", "features"]
-"""What is kept where sums are not enough: the series' pixels, or the much larger features of each of their dates."""
+"""What is stored if sums are not enough: the pixels of the series, or the much larger features of each date."""
 Parts = Mapping[str, Tensor]
-"""Arrays with a row for each pixel."""
+"""Arrays with one row per pixel."""
 _Codes = Float[Tensor, "time slice"]
 
 
 @dataclass(frozen=True, eq=False)
 class Remembered:
-    """What is kept of the dates of one modality that were seen, for every pixel of some patches."""
+    """What is stored of the encoded dates of one modality, for every pixel of some patches."""
 
     days: Real[Tensor, "time"]
     """Day numbers of the dates."""
     parts: Parts
-    """Pixels follow each other patch by patch."""
+    """The stored arrays, with the pixels ordered patch by patch."""
 
     def to(self, device: torch.device) -> Remembered:
-        """The same on another device."""
+        """Return the same on another device."""
         return Remembered(self.days.to(device), {name: part.to(device) for name, part in self.parts.items()})
 
 
 class Kind(Protocol):
-    """A way to keep dates."""
+    """A way to store dates."""
 
     def of(self, projector: SeriesProjector, values: Float[Tensor, "pixel time band"], when: _Codes) -> Parts:
-        """What is kept of some dates; values that are not valid are NaN."""
+        """Return what is stored of some dates. Invalid values are NaN."""
 
     def joined(self, some: Parts, others: Parts) -> Parts:
-        """What is kept of both."""
+        """Return what is stored of both sets of dates."""
 
     def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:
-        """Tokens (1 pixel dim), and which pixels have a date."""
+        """Return the tokens (1 pixel dim), and which pixels have a date."""
 
 
 class Sums:
-    """Of each head the sums of its weighted mean over dates: as much however many dates there are."""
+    """Stores the sums of the temporal pooling, whose size does not depend on the number of dates."""
 
     def of(self, projector: SeriesProjector, values: Float[Tensor, "pixel time band"], when: _Codes) -> Parts:
-        """The sums of these dates."""
+        """Return the sums of these dates."""
         features, present = projector.features(*_filled(values))
         sums = projector.pooling.sums(features, when[None].to(features.dtype), present)
         return {name: part[0] for name, part in sums._asdict().items()}
 
     def joined(self, some: Parts, others: Parts) -> Parts:
-        """The sums of all."""
+        """Return the sums over both sets of dates."""
         return dict(DateSums(**some).joined(DateSums(**others))._asdict())
 
     def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:  # noqa: ARG002 - they are in the sums
-        """From the sums alone."""
+        """Compute the tokens from the sums."""
         sums = DateSums(**{name: part[None] for name, part in parts.items()})
         return projector.finished(sums.pooled), sums.present
 
 
 class Pixels:
-    """The values themselves, which are seen again whenever dates join them."""
+    """Stores the values, which are encoded again whenever dates are added."""
 
     def of(self, projector: SeriesProjector, values: Float[Tensor, "pixel time band"], when: _Codes) -> Parts:  # noqa: ARG002
-        """As they are."""
+        """Return the values unchanged."""
         return {"values": values}
 
     def joined(self, some: Parts, others: Parts) -> Parts:
-        """One after the other."""
+        """Concatenate the dates."""
         return _one_after_the_other(some, others)
 
     def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:
-        """Through the whole projector."""
+        """Apply the whole projector."""
         values, valid = _filled(parts["values"])
         tokens, present = projector(values, when[None], valid)
         return tokens, present
 
 
 class Features:
-    """What each date shows by itself, before the norm over dates: as wide as a token, for every pixel and date."""
+    """Stores the features of each date before the norm over dates: a vector of token width per pixel and date."""
 
     def of(self, projector: SeriesProjector, values: Float[Tensor, "pixel time band"], when: _Codes) -> Parts:  # noqa: ARG002
-        """The features of these dates."""
+        """Return the features of these dates."""
         features, present = projector.features(*_filled(values))
         assert present is not None, values.shape
         return {"features": features[0], "present": present[0]}
 
     def joined(self, some: Parts, others: Parts) -> Parts:
-        """One after the other."""
+        """Concatenate the dates."""
         return _one_after_the_other(some, others)
 
     def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:
-        """From the norm over dates on."""
+        """Apply the projector from the norm over dates on."""
         features, present = parts["features"][None], parts["present"][None]
         absent = None if bool(present.all()) else present  # a norm over whole series takes half the time
         if projector.date_norm is not None:
@@ -121,7 +121,7 @@ class Features:
 
 
 def find_kind(projector: SeriesProjector, keep: Keep) -> Kind:
-    """How the dates of a projector are kept.
+    """Return how the dates of a projector are stored.
 
     Raises:
         UnknownNameError: `keep` is none of `Keep`.
@@ -134,7 +134,7 @@ def find_kind(projector: SeriesProjector, keep: Keep) -> Kind:
 
 
 def num_bytes(projector: SeriesProjector, keep: Keep, num_dates: int) -> int:
-    """What is kept of one pixel with so many dates."""
+    """Return the number of bytes that are stored for one pixel with `num_dates` dates."""
     with torch.inference_mode():
         device = projector.fill.device
         values = torch.zeros(1, 1, projector.num_bands, device=device)
@@ -157,24 +157,24 @@ def grow(
     keep_sub: bool = False,
     chunk_rows: int | None = None,
 ) -> tuple[SeenPatches, Remembered]:
-    """What one modality sees of all dates, given what is kept of the earlier ones and the pixels of the others.
+    """Encode one modality of one tile over all dates, from what is stored of earlier dates and the pixels of new ones.
 
-    As `AnySat.see` on all dates at once, up to rounding, of one tile.
+    The result is that of `AnySat.see` on all dates at once, up to rounding.
 
     Args:
-        projector: of the modality.
-        spatial: the shared transformer.
-        config: of the model.
-        modality: a series.
-        before: what is kept; None where there are no earlier dates.
-        pixels: of dates that are not among the earlier ones (batch of 1).
-        patch_size_m: side of a patch.
-        kind: how dates are kept, `find_kind`.
-        keep_sub: whether the tokens of sub-patches are wanted.
-        chunk_rows: pixel-dates at once.
+        projector: Projector of the modality.
+        spatial: The spatial transformer.
+        config: Configuration of the model.
+        modality: The modality, a series.
+        before: What is stored of the earlier dates; None if there are none.
+        pixels: Pixels of the new dates (batch of 1), none of them among the earlier ones.
+        patch_size_m: Side of a patch in metres.
+        kind: How dates are stored, see `find_kind`.
+        keep_sub: Return the sub-patch tokens, too.
+        chunk_rows: Number of pixel-dates to compute at once; None for all.
 
     Returns:
-        Tokens of patches, and what to keep of all dates.
+        The tokens, and what to store of all dates.
     """
     side = subpatches_per_side(patch_size_m, modality)
     rows, cols = (length // side for length in pixels.values.shape[-2:])
@@ -195,7 +195,7 @@ def grow(
         workers = num_workers_of(own, made)
 
         def take(some: slice) -> tuple[Parts, Tensor, Tensor]:
-            """What is kept of some pixels, their tokens, and which of them have a date."""
+            """Return what is stored of some pixels, their tokens, and which of them have a date."""
             parts = kind.of(made[0], values[some], new)
             if before is not None:
                 parts = kind.joined({name: part[some] for name, part in before.parts.items()}, parts)
@@ -230,7 +230,10 @@ def seen_again(
     chunk_rows: int | None = None,
     workers: int = 1,
 ) -> SeenPatches:
-    """The spatial transformer over the tokens of pixels, patch by patch, of one tile of rows and columns of patches."""
+    """Apply the spatial transformer to the tokens of one tile's pixels, ordered patch by patch.
+
+    `grid` is the number of rows and columns of patches.
+    """
     num_sub = subpatches_per_side(patch_size_m, modality) ** 2
     by_patch = tokens.view(-1, num_sub, tokens.shape[-1])
     present_of = None if bool(present.all()) else present.view(-1, num_sub)
@@ -246,7 +249,7 @@ def seen_again(
 
 
 def _filled(values: Float[Tensor, "pixel time band"]) -> tuple[Tensor, Tensor]:
-    """As a projector takes them (1 pixel time band), and where they are valid."""
+    """Return values in the shape for a projector (1 pixel time band), and where they are valid."""
     return values[None], values[None].isfinite()
 
 

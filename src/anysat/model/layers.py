@@ -1,4 +1,4 @@
-"""Attention, feed-forward and the block both transformers are made of."""
+"""Attention, feed-forward layers, and the block of which both transformers are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anysat.model.positions import NUM_BUCKETS
 def masked_bias(
     bias: Float[Tensor, "#batch #head query key"] | None, valid: Bool[Tensor, "batch key"] | None
 ) -> Float[Tensor, "#batch #head #query key"] | None:
-    """Additive attention term from a relative term and a key mask (True may be seen), either of which may be absent."""
+    """Return the additive attention term of a relative term and a key mask (True: may be seen); either may be None."""
     if valid is None:
         return bias
     hidden = ~valid[:, None, None, :]
@@ -32,12 +32,11 @@ HAS_FUSED_LINEAR = (
     and torch.cpu._is_avx512_supported()
     and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 )
-"""Whether torch has oneDNN's product in bf16 that adds the bias and applies a function at once, and the processor the
-instructions for it."""
+"""Whether torch has oneDNN's bf16 product fused with bias and activation, and the CPU has the instructions for it."""
 
 LOPSIDED_WIDTH, LOPSIDED_ROWS = 768, range(641, 1536)
-"""Products in bf16 of so many columns and rows are left to one of two threads by oneDNN (torch 2.13, AMX); in parts
-they take two thirds of the time."""
+"""Numbers of columns and rows of bf16 products for which oneDNN uses only one of two threads (torch 2.13, AMX). In
+parts, they take two thirds of the time."""
 
 
 def linear(
@@ -46,20 +45,20 @@ def linear(
     bias: Float[Tensor, " out"],
     then: Literal["none", "gelu"] = "none",
 ) -> Float[Tensor, "*row out"]:
-    """A linear layer in the type of its weights where nothing is learned, and a GELU if asked for."""
+    """Apply a linear layer in the type of its weights, and a GELU if requested. For passes without gradients."""
     x = x.to(weight.dtype)
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         found = functional.linear(x, weight, bias)
-    elif HAS_FUSED_LINEAR and x.dtype == torch.bfloat16:  # a fifth faster than the general one, and of this processor
+    elif HAS_FUSED_LINEAR and x.dtype == torch.bfloat16:  # a fifth faster than the general product
         return _fused_linear(x, weight, bias, then)
-    else:  # on processors the general one would first fill the result with the bias: a twentieth of a product
+    else:  # on a CPU, `linear` with a bias first fills the result with it, which costs a twentieth of the product
         found = functional.linear(x, weight).add_(bias)
     return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
 
 def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
-    """By oneDNN; many rows in parts where it would leave them all to one of two threads."""
-    if not (weight.is_contiguous() or weight.t().is_contiguous()):  # part of a matrix, which it is very slow with
+    """Apply a linear layer by oneDNN, in parts where it would use only one of two threads."""
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):  # part of a matrix, for which oneDNN is very slow
         weight = weight.t().contiguous().t()
     rows = x.reshape(-1, x.shape[-1])
     is_lopsided = weight.shape[0] == LOPSIDED_WIDTH and len(rows) in LOPSIDED_ROWS and torch.get_num_threads() == 2
@@ -69,11 +68,11 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor, then: str) -> Tensor:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether nothing but its weights tells what a layer does: its class is ours or torch's, and nobody changed it.
+    """Whether a layer is determined by its weights alone: its class is ours or torch's, and it was not changed.
 
-    That is, it has no hook, no `forward` of its own, and was neither quantised nor, unless it is linear, parametrised,
-    as by low-rank additions. Hooks of all modules, with which torch counts operations, do not count: they see modules
-    as they were made ready.
+    That is, it has no hook and no `forward` of its own, is not quantised and, unless it is linear, not parametrised
+    (for example by low-rank additions). Global hooks, with which torch counts operations, are ignored: they see the
+    modules that were made ready.
     """
     home = type(layer).__module__.split(".")
     is_known = home[0] in ("anysat", "torch") and home[:2] != ["torch", "ao"] and "forward" not in vars(layer)
@@ -83,16 +82,15 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is a weight and a bias, which others may read, and nothing else."""
+    """Whether a layer is linear with a bias and determined by its weights alone, so that others may use them."""
     return isinstance(layer, nn.Linear) and layer.bias is not None and is_plain(layer)
 
 
 FEW_TOKENS = 8
-"""Up to so many tokens the fused attention of low precision takes longer than the products written out."""
+"""Number of tokens up to which fused attention in low precision is slower than separate products."""
 
 LEARNT_PAIRS = 2**23
-"""Up to so many pairs of tokens, over all heads, attention in low precision is written out where it is learned on a
-processor."""
+"""Number of pairs of tokens, over all heads, up to which training in low precision on a CPU uses separate products."""
 
 
 def attend(
@@ -101,9 +99,9 @@ def attend(
     value: Float[Tensor, "batch head key dim"],
     bias: Float[Tensor, "#batch #head #query key"] | None,
 ) -> Float[Tensor, "batch head query dim"]:
-    """Softmax attention with an additive term, which leaves each query a key at least."""
+    """Apply softmax attention with an additive term, which must leave at least one key for each query."""
     bias = None if bias is None else bias.to(query.dtype)
-    learns, num_tokens = torch.is_grad_enabled() or torch.compiler.is_exporting(), key.shape[2]  # of any, if exported
+    learns, num_tokens = torch.is_grad_enabled() or torch.compiler.is_exporting(), key.shape[2]
     if learns and _is_learnt_written_out(query, key, bias):
         return _attend_written_out(query, key, value, bias)
     if not learns and num_tokens == 2:
@@ -115,9 +113,10 @@ def attend(
 
 
 def _is_learnt_written_out(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
-    """Whether the products one by one are quicker to learn, and take no more memory than is there.
+    """Whether training uses separate products: they are faster and fit in memory.
 
-    Torch's own gradient on processors takes ten times as long in bf16; where the bias has one, too, nothing is fused.
+    On CPUs, the gradient of torch's attention takes ten times as long in bf16, and if the bias has a gradient, torch
+    fuses nothing anyway.
     """
     if query.device.type != "cpu" or torch.compiler.is_exporting():
         return False
@@ -127,7 +126,7 @@ def _is_learnt_written_out(query: Tensor, key: Tensor, bias: Tensor | None) -> b
 
 
 def _attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Scores as a matrix, which memory has to hold."""
+    """Apply attention by separate products. The matrix of scores is held in memory."""
     batch, heads, num_queries, _ = query.shape
     query, key, value = (part.flatten(0, 1) for part in (query, key, value))
     scale, key = query.shape[-1] ** -0.5, key.transpose(1, 2)
@@ -140,7 +139,7 @@ def _attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor 
 
 
 def _attend_two(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Of two tokens, such as a pixel and its patch: their softmax is the logistic function of what they differ by."""
+    """Apply attention to two tokens, such as a pixel and its patch, whose softmax is a logistic function."""
     scale = query.shape[-1] ** -0.5
     score = (query * ((key[:, :, :1] - key[:, :, 1:]) * scale)).sum(-1, keepdim=True)
     if bias is not None:
@@ -149,10 +148,9 @@ def _attend_two(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) 
 
 
 class RelativePosition(nn.Module):
-    """Contextual relative-position term: each query asks a table by distance bucket (iRPE, on keys).
+    """Contextual relative-position term (iRPE, on keys): the product of a query with a vector per distance bucket.
 
-    With `heads="first"` the query of head 0 makes the term of all heads; the published weights
-    were learned so.
+    With `heads="first"`, all heads use the query of head 0, as the published weights learned it.
     """
 
     def __init__(self, head_dim: int, heads: Literal["first", "each"]) -> None:
@@ -164,7 +162,7 @@ class RelativePosition(nn.Module):
     def forward(
         self, query: Float[Tensor, "batch head query dim"], bucket: Int[Tensor, "*tile query key"], scale: float = 1.0
     ) -> Float[Tensor, "batch #head query key"]:
-        """The term of each query, times `scale`, and key; one head for all when the first head makes it."""
+        """Return the term of each query (times `scale`) and key, with one head for all if `heads` is `first`."""
         if self.heads == "first":
             query = query[:, :1]
         score = (query * scale).to(self.weight.dtype) @ self.weight
@@ -195,8 +193,8 @@ class Attention(nn.Module):
         bucket: Int[Tensor, "token token"] | None = None,
         first_alone: bool = False,
     ) -> Float[Tensor, "batch query dim"]:
-        """Mix tokens; `valid` is True where one may be attended to, `first_alone` answers for the first token only."""
-        if self.within_token:  # heads of one token attend to each other, tokens do not mix
+        """Mix tokens. `valid` is True where a token may be attended to. `first_alone` returns only the first token."""
+        if self.within_token:  # the heads of a token attend to each other; tokens do not mix
             x = x[:, :1] if first_alone else x
             layout = "batch token (three head dim) -> three batch token head dim"
             query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
@@ -211,7 +209,7 @@ class Attention(nn.Module):
         return self.out(rearrange(mixed, "batch head token dim -> batch token (head dim)"))
 
     def _projected(self, x: Tensor, first_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (batch head token dim); only the first token's query where the others do not ask."""
+        """Return queries, keys and values (batch head token dim); with `first_alone`, only the first token's query."""
         if not first_alone or not is_plain_linear(self.qkv):
             layout = "batch token (three head dim) -> three batch head token dim"
             query, key, value = rearrange(self.qkv(x), layout, three=3, head=self.num_heads).unbind(0)
@@ -226,7 +224,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around an exact GELU, four times as wide inside."""
+    """Two linear layers with an exact GELU between them, whose hidden width is four times `dim`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -234,18 +232,18 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Float[Tensor, "*token dim"]) -> Float[Tensor, "*token dim"]:
-        """Each token by itself."""
+        """Apply the layers to each token separately."""
         if torch.is_grad_enabled() or not is_plain_linear(self.fc1):
             return self.fc2(functional.gelu(self.fc1(x)))
-        # in place where nothing is learned: to fill fresh memory takes longer than to compute
+        # in place without gradients: filling new memory takes longer than computing
         return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, "gelu"))
 
 
 class ChannelNorm(nn.GroupNorm):
-    """Group norm over the channels of rows without places (row dim): a layer norm of each group."""
+    """Group norm over the channels of rows (row dim): a layer norm of each group."""
 
     def forward(self, x: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
-        """Normalise each row by itself; twice as fast as the general norm, which learning keeps."""
+        """Normalise each row. Without gradients this is twice as fast as the general norm, which training uses."""
         if torch.is_grad_enabled():
             return super().forward(x)
         groups = x.unflatten(1, (self.num_groups, -1))  # type: ignore[no-untyped-call]
@@ -254,7 +252,7 @@ class ChannelNorm(nn.GroupNorm):
 
 
 class RowLayers(nn.Sequential):
-    """Layers of rows, in which a norm over channels may follow a linear layer."""
+    """A sequence of layers for rows, in which a norm over channels may follow a linear layer."""
 
 
 class Block(nn.Module):
@@ -281,7 +279,7 @@ class Block(nn.Module):
         bucket: Int[Tensor, "token token"] | None = None,
         first_alone: bool = False,
     ) -> Float[Tensor, "batch query dim"]:
-        """Attention, then feed-forward; arguments as of the attention."""
+        """Apply attention and then the feed-forward layers. Arguments as of `Attention`."""
         mixed = self.attention(self.norm1(x), valid, bucket, first_alone)
         x = x[:, :1] if first_alone else x
         is_ours = mixed.dtype == x.dtype and is_plain(self.attention) and is_plain_linear(self.attention.out)
@@ -291,9 +289,9 @@ class Block(nn.Module):
 
 
 def _added(fresh: Tensor, x: Tensor, is_ours: bool) -> Tensor:
-    """The sum, in the place of what nobody else holds where nothing is learned: of `fresh`, or of a wider `x`.
+    """Return the sum, computed in place of `fresh`, or of `x` if that is wider, when nothing else can hold the tensor.
 
-    They are not ours alone where hooks, of these layers or of all modules, may have kept them, or given them.
+    With gradients, or with hooks that may have kept or replaced a tensor, the sum is a new tensor.
     """
     if torch.is_grad_enabled() or not is_ours or all_are_hooked():
         return x + fresh
@@ -301,11 +299,11 @@ def _added(fresh: Tensor, x: Tensor, is_ours: bool) -> Tensor:
 
 
 PUBLISHED_INIT_STD = 0.02
-"""Spread of the first weights, in all widths."""
+"""Standard deviation of initial weights, for all widths."""
 
 
 def init_transformer(module: nn.Module, blocks: nn.ModuleList, std: float = PUBLISHED_INIT_STD) -> None:
-    """Truncated normal weights, later blocks scaled down by the root of twice their depth (spec of I-JEPA)."""
+    """Initialise with truncated normal weights; those of later blocks are divided by sqrt(2 * depth), as in I-JEPA."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=std)

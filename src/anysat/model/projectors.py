@@ -1,7 +1,7 @@
-"""From the pixels of one modality to sub-patch tokens: images and time series (paper section 3.1).
+"""Projectors, which turn the pixels of one modality into sub-patch tokens (paper section 3.1).
 
-Both projectors have one interface: `cut` brings a tile's pixels into patches, `forward` turns the
-pixels of any number of patches into tokens. A modality's fields choose the projector.
+There is one for images and one for time series, with the same interface: `cut` divides the pixels of tiles into
+patches, and `forward` turns the pixels of any number of patches into tokens. The modality's record determines which.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from anysat.model.layers import ChannelNorm, RowLayers, is_plain, is_plain_linea
 from anysat.model.positions import day_code
 
 Tokens = tuple[Float[Tensor, "patch sub dim"], Bool[Tensor, "patch sub"] | None]
-"""Sub-patch tokens, and which of them saw anything; None means all did."""
+"""Sub-patch tokens, and which of them are valid; None if all are."""
 
 
 class ImageProjector(nn.Module):
-    """A square of pixels of a single-date image becomes one token."""
+    """Projector of single images: a square of pixels becomes one token."""
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ImageProjector(nn.Module):
         )
 
     def cut(self, values: Shaped[Tensor, "batch band row col"], num_sub: int) -> Shaped[Tensor, "patch sub pixel"]:
-        """Bring the pixels of each sub-patch together; patches and sub-patches row by row."""
+        """Gather the pixels of each sub-patch. Patches and sub-patches are ordered row by row."""
         return rearrange(
             values,
             "batch band (pr sr y) (pc sc x) -> (batch pr pc) (sr sc) (band y x)",
@@ -54,16 +54,19 @@ class ImageProjector(nn.Module):
         )
 
     def date_code(self, days: None) -> None:
-        """An image has no dates."""
+        """Return None: an image has no dates."""
 
     def forward(
         self,
         pixels: Float[Tensor, "patch sub pixel"],
-        when: None,  # noqa: ARG002 - an image has none; one interface for both projectors
+        when: None,  # noqa: ARG002 - for the same interface as SeriesProjector
         valid: Bool[Tensor, "patch sub pixel"] | None,
         leave_out: bool = True,
     ) -> Tokens:
-        """An invalid value counts as 0, the mean; a sub-patch without a valid one is marked so."""
+        """Return the tokens and their validity. Invalid values count as 0, the mean.
+
+        A sub-patch without a valid value is invalid, unless `leave_out` is False.
+        """
         present = None
         if valid is not None:
             pixels = pixels.masked_fill(~valid, 0.0)
@@ -71,7 +74,7 @@ class ImageProjector(nn.Module):
         return self.project(pixels), present
 
     def project(self, pixels: Float[Tensor, "patch sub pixel"]) -> Float[Tensor, "patch sub dim"]:
-        """Convolution and MLP."""
+        """Apply the convolution and the MLP."""
         if self.is_embedding_plain:
             return self.mlp(functional.linear(pixels, self.embed.weight.flatten(1)))
         squares = rearrange(pixels, "patch sub (band y x) -> (patch sub) band y x", y=self.side_px, x=self.side_px)
@@ -79,35 +82,39 @@ class ImageProjector(nn.Module):
 
     @property
     def is_embedding_plain(self) -> bool:
-        """Whether the convolution is its weights alone, so that it can be a product."""
+        """Whether the convolution is determined by its weights alone, so that it can be computed as a product."""
         return type(self.embed) is nn.Conv2d and self.embed.bias is None and is_plain(self.embed)
 
 
 LEAST_ABSENT = 0.05
-"""Share of the dates above which those that are absent are left out, instead of computed and forgotten."""
+"""Fraction of absent dates above which they are left out, instead of being computed and discarded."""
 
 
 def _worth_taking(present: Bool[Tensor, "patch sub time"]) -> Tensor | None:
-    """Numbers of the dates that are there; None where taking all is as quick, or shapes must not depend on values."""
+    """Return the numbers of the present dates; None if all should be computed.
+
+    That is the case if it is as fast, or if shapes must not depend on values.
+    """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
     seen = present.flatten().nonzero().squeeze(1)
-    is_worth = 0 < len(seen) < (1 - LEAST_ABSENT) * present.numel()  # of none at all every weight keeps its gradient
+    # If no date is present, all are computed, so that every weight gets a gradient.
+    is_worth = 0 < len(seen) < (1 - LEAST_ABSENT) * present.numel()
     return seen if is_worth else None
 
 
 class DateNorm(nn.GroupNorm):
-    """Group norm of a pixel's features over the channels of a group and all its valid dates."""
+    """Group norm of the features of a pixel, over the channels of a group and all valid dates."""
 
     def forward(
         self, x: Float[Tensor, "patch sub time dim"], present: Bool[Tensor, "patch sub time"] | None = None
     ) -> Float[Tensor, "patch sub time dim"]:
-        """Normalise; dates that are not `present` do not count."""
+        """Normalise the features. Dates that are not `present` do not count."""
         groups = rearrange(x, "patch sub time (group dim) -> patch sub time group dim", group=self.num_groups)
-        # Sums of each date and group first, for these are few; the general variance is ten times as slow.
-        # In float32 at least, in which the difference of two large numbers is told, whatever type the weights have.
+        # First the sums of each date and group, which are few: the general variance is ten times as slow. They are in
+        # float32 at least, whatever type the weights have: the difference of two large numbers needs it.
         own = torch.promote_types(self.weight.dtype, torch.float32)
-        exact = groups.to(own)  # once: each sum would do it by itself
+        exact = groups.to(own)  # once, not in each sum
         mean, square = exact.sum(-1), torch.linalg.vector_norm(exact, dim=-1).square()
         share = None if present is None else present[..., None] / present.sum(2)[..., None, None].clamp_min(1)
         mean, square = (_over_dates(part / groups.shape[-1], share) for part in (mean, square))
@@ -120,22 +127,22 @@ class DateNorm(nn.GroupNorm):
 def _over_dates(
     part: Float[Tensor, "patch sub time group"], share: Float[Tensor, "patch sub time one"] | None
 ) -> Float[Tensor, "patch sub one group"]:
-    """Mean over the dates, or with these shares."""
+    """Return the mean over the dates, or the sum weighted by `share`."""
     return part.mean(2, keepdim=True) if share is None else (part * share).sum(2, keepdim=True)
 
 
 class DateSums(NamedTuple):
-    """What the dates seen so far come to in the temporal pooling of each pixel; later dates can be added to it."""
+    """The sums over dates in the temporal pooling of each pixel, to which later dates can be added."""
 
     largest: Float[Tensor, "*pixel head"]
-    """What the query says of the date that fits it best; minus infinity where there is none."""
+    """The largest logit of a date; minus infinity if there is no date."""
     total: Float[Tensor, "*pixel head"]
-    """Sum of the weights, that of the best date being 1."""
+    """Sum of the weights, where that of the date with the largest logit is 1."""
     weighted: Float[Tensor, "*pixel dim"]
     """Sum of the weighted features."""
 
     def joined(self, others: DateSums) -> DateSums:
-        """Of both sets of dates."""
+        """Return the sums over both sets of dates."""
         largest = torch.maximum(self.largest, others.largest)
         mine, theirs = ((one.largest - _finite(largest)).exp() for one in (self, others))
         weighted = self._slices * mine[..., None] + others._slices * theirs[..., None]
@@ -143,12 +150,12 @@ class DateSums(NamedTuple):
 
     @property
     def present(self) -> Bool[Tensor, "*pixel"]:
-        """Pixels that have a date."""
+        """Which pixels have a date."""
         return self.total[..., 0] > 0
 
     @property
     def pooled(self) -> Float[Tensor, "*pixel dim"]:
-        """The weighted means; 0 where there is no date."""
+        """The weighted means; 0 if there is no date."""
         least = torch.finfo(self.total.dtype).tiny
         return (self._slices / self.total.clamp_min(least)[..., None]).flatten(-2)
 
@@ -162,10 +169,10 @@ def _finite(largest: Tensor) -> Tensor:
 
 
 class TemporalPooling(nn.Module):
-    """Attention over the dates of a pixel with one learned query per head; no value projection (L-TAE).
+    """Attention over the dates of a pixel, with one learned query per head and no value projection (L-TAE).
 
-    The query is folded into the key projection, where that is a linear layer and nothing else, and the day code, the
-    same for all pixels of a tile, joins after the weighted sum: the published arithmetic, in another order.
+    The computation is the published one in another order. The query is multiplied into the key projection, if that is a
+    plain linear layer, and the day code, which is the same for all pixels of a tile, is added after the weighted sum.
     """
 
     def __init__(self, config: ModelConfig, key_dim: int = 8) -> None:
@@ -181,10 +188,10 @@ class TemporalPooling(nn.Module):
         when: Float[Tensor, "patch time slice"],
         present: Bool[Tensor, "patch sub time"] | None = None,
     ) -> Float[Tensor, "patch sub dim"]:
-        """Weighted sum over dates with these codes; those that are not `present` do not count."""
+        """Return the weighted sum over dates with the codes `when`. Dates that are not `present` do not count."""
         logits = self._asked(x, when)
         if present is not None:
-            # A pixel without any date keeps all of them: its token is left out later, and must be finite.
+            # A pixel without any date attends to all: its token is left out later, but must be finite.
             attended = present | ~present.any(-1, keepdim=True)
             logits = logits.masked_fill(~attended[..., None], float("-inf"))
         return self._summed(self.dropout(logits.softmax(dim=2)), x, when)
@@ -195,7 +202,7 @@ class TemporalPooling(nn.Module):
         when: Float[Tensor, "patch time slice"],
         present: Bool[Tensor, "patch sub time"] | None = None,
     ) -> DateSums:
-        """The weighted sum in parts to which those of other dates can be added; without dropout."""
+        """Return the sums over dates, to which those of other dates can be added. Without dropout."""
         logits = self._asked(x, when)
         if present is not None:
             logits = logits.masked_fill(~present[..., None], float("-inf"))
@@ -204,7 +211,7 @@ class TemporalPooling(nn.Module):
         return DateSums(largest, weight.sum(2), self._summed(weight, x, when))
 
     def _asked(self, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub time head"]:
-        """What the query of each head says of each date."""
+        """Return the logit of each date for the query of each head."""
         heads, key_dim = self.query.shape
         if not is_plain_linear(self.key):
             keys = self.key(x + when.repeat(1, 1, heads)[:, None])
@@ -218,7 +225,7 @@ class TemporalPooling(nn.Module):
 
     def _summed(self, share: Tensor, x: Tensor, when: Tensor) -> Float[Tensor, "patch sub dim"]:
         heads = len(self.query)
-        # Every head asks all channels, and keeps its slice: sixteen times the products, and not a copy of each date.
+        # Every head sums all channels and keeps its slice: sixteen times the products, but no copy of each date.
         whole = share.to(x.dtype).transpose(2, 3) @ x
         own = rearrange(whole, "patch sub head (slice dim) -> patch sub head slice dim", slice=heads)
         pooled = own.diagonal(dim1=2, dim2=3).transpose(2, 3)
@@ -226,7 +233,7 @@ class TemporalPooling(nn.Module):
 
 
 class SeriesProjector(nn.Module):
-    """The dates of one pixel of a time series become one token."""
+    """Projector of time series: the dates of a pixel become one token."""
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
@@ -256,7 +263,7 @@ class SeriesProjector(nn.Module):
     def cut(
         self, values: Shaped[Tensor, "batch time band row col"], num_sub: int
     ) -> Shaped[Tensor, "patch sub time band"]:
-        """Bring the dates of each pixel together; patches and sub-patches row by row."""
+        """Gather the dates of each pixel. Patches and sub-patches are ordered row by row."""
         return rearrange(
             values,
             "batch time band (pr sr) (pc sc) -> (batch pr pc) (sr sc) time band",
@@ -265,7 +272,7 @@ class SeriesProjector(nn.Module):
         )
 
     def date_code(self, days: Real[Tensor, "batch time"]) -> Float[Tensor, "batch time slice"]:
-        """Code of each date, made once for all pixels of a tile."""
+        """Return the code of each date, which all pixels of a tile share."""
         return day_code(days, self.period_days, self.code_dim)
 
     def forward(
@@ -275,10 +282,10 @@ class SeriesProjector(nn.Module):
         valid: Bool[Tensor, "patch sub time band"] | None,
         leave_out: bool = True,
     ) -> Tokens:
-        """Tokens of the pixels, given the code of their dates.
+        """Return the tokens of pixels and their validity, given the codes of their dates.
 
-        An invalid value is replaced by the learned fill. A date without a valid band takes no
-        part, unless `leave_out` is False (the published arithmetic).
+        Invalid values are replaced by the learned fill value. Dates without a valid band are left out, unless
+        `leave_out` is False (as in the published code).
         """
         features, present = self.features(pixels, valid, leave_out)
         if self.date_norm is not None:
@@ -292,10 +299,10 @@ class SeriesProjector(nn.Module):
         valid: Bool[Tensor, "patch sub time band"] | None,
         leave_out: bool = True,
     ) -> tuple[Float[Tensor, "patch sub time dim"], Bool[Tensor, "patch sub time"] | None]:
-        """What each date shows by itself, before any norm over dates, and which dates have a valid band.
+        """Return the features of each date, before any norm over dates, and which dates have a valid band.
 
-        A date without one shows 0, and costs next to nothing: neither clouds nor dates padded to the longest series of
-        a batch are computed. None instead of which dates: all take part.
+        The features of a date without a valid band are 0 and cost almost nothing: clouds, and dates that pad a series
+        to the longest of a batch, are not computed. If all dates take part, None is returned instead of which.
         """
         if valid is not None:
             pixels = torch.where(valid, pixels, self.fill)
@@ -309,11 +316,11 @@ class SeriesProjector(nn.Module):
         return features.view(*pixels.shape[:3], -1), present
 
     def finished(self, pooled: Float[Tensor, "patch sub dim"]) -> Float[Tensor, "patch sub dim"]:
-        """Tokens of pixels from what was pooled over their dates."""
+        """Return the tokens of pixels from their features pooled over dates."""
         shape = pooled.shape
         return self.out_norm(self.dropout(self.out_mlp(pooled.flatten(0, 1)))).view(shape)
 
 
 def make_projector(modality: Modality, config: ModelConfig) -> ImageProjector | SeriesProjector:
-    """The projector that fits a modality's record."""
+    """Create the projector for a modality."""
     return SeriesProjector(modality, config) if modality.is_temporal else ImageProjector(modality, config)

@@ -1,8 +1,8 @@
-"""Modules made ready for one pass in which nothing is learned: the same forward, with weights folded and cast first.
+"""Modules prepared for a pass without gradients: the same computation, with weights combined and cast beforehand.
 
-Nothing is kept between passes, so that no weights of another day are served, but where a loop asks for it
-(`keeping_ready`). A pass runs ready modules unless it learns or is being exported; under
-`precision.multiplying("bf16")` their matrices are in bfloat16, residual sums in float32.
+A pass uses prepared ("ready") modules unless it needs gradients or is being exported. They are not kept between passes,
+so that weights are never outdated, except within `keeping_ready`. Under `precision.multiplying("bf16")`, their matrices
+are in bfloat16 and residual sums in float32.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ _log = logging.getLogger(__name__)
 Step = Callable[[Tensor], Tensor]
 
 FEWEST_INPUTS = 32
-"""Layers with fewer inputs, the bands of a sensor, multiply in the type of the weights: bfloat16 is no faster there."""
+"""Layers with fewer inputs, those for the bands of a sensor, multiply in the type of the weights: bf16 is no faster."""
 LEAST_GAIN = 1e-12
-"""In the place of a norm's weight that is nearer to zero, so that it can be divided by."""
+"""Replaces a norm's weight that is closer to zero, so that one can divide by it."""
 
 
 @contextmanager
 def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
-    """The modules as this pass runs them: ready, or as they are where it learns, is exported, or they are special."""
+    """Yield the modules that this pass should use.
+
+    They are ready ones, or the given ones if the pass needs gradients, is exported, or the modules are special.
+    """
     device = next(modules[0].parameters()).device.type
     learns, is_exported = torch.is_grad_enabled(), torch.compiler.is_exporting()
-    if learns and (kept := _keeping()) is not None:  # for then weights are about to change
+    if learns and (kept := _keeping()) is not None:  # weights will change
         kept.clear()
     if learns or is_exported or any(map(is_special, modules)):
         special = "parts are compiled, hooked, changed or foreign"
@@ -62,9 +65,9 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def num_workers_of(modules: Sequence[nn.Module], made: Sequence[nn.Module]) -> int:
-    """Threads of Python that may share a pass of modules that were made ready: one where they run as they are.
+    """Return the number of Python threads that may share a pass of `modules`, of which `made` are the ready ones.
 
-    One, too, where a dropout may be at work, whose draws come in the order in which it is asked.
+    It is 1 if modules are not ready, or if dropout may be active, whose draws depend on the order of calls.
     """
     draws = any(part.training for module in modules for part in module.modules())
     is_ready = all(one is not module for one, module in zip(made, modules, strict=True))
@@ -72,16 +75,16 @@ def num_workers_of(modules: Sequence[nn.Module], made: Sequence[nn.Module]) -> i
 
 
 class _Made(NamedTuple):
-    """A module that was made ready, and what it was made of."""
+    """A ready module, and what it was made from."""
 
     module: nn.Module
-    """Held, so that no other module can have its identity."""
+    """The original module, held so that no other can get the same id."""
     made_of: tuple[Any, ...]
     ready: nn.Module
 
 
 class _Kept(dict[tuple[int, torch.dtype | None], _Made]):
-    """What one loop keeps until it ends, and the loop around it."""
+    """The ready modules that one `keeping_ready` block keeps, and the block around it."""
 
     def __init__(self, around: _Kept | None) -> None:
         super().__init__()
@@ -92,9 +95,9 @@ _KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
 def _keeping() -> _Kept | None:
-    """What the innermost loop that goes on keeps.
+    """Return what the innermost active `keeping_ready` block keeps.
 
-    Generators end in any order, and in other contexts than they began: what they leave here is passed over.
+    Generators may end in any order, and in other contexts than they started in; blocks that have ended are skipped.
     """
     kept = _KEPT.get()
     while kept is not None and kept.has_ended:
@@ -104,16 +107,17 @@ def _keeping() -> _Kept | None:
 
 @contextmanager
 def keeping_ready() -> Iterator[None]:
-    """Passes inside share what they make ready: for loops over many tiles.
+    """Share prepared modules between all passes within a `with` block, to make loops over many tiles faster.
 
-    Weights that are replaced, loaded, changed in place or by an optimiser's step inside are made ready anew, and so is
-    everything after a pass that learns. No other change is noticed: one through `.data`, by kernels that torch's
-    counters do not tell of, of memory that is shared with something else, of what is no weight, such as a norm's `eps`
-    or an activation. Do not do that inside. In bfloat16 products inside may be summed in another order than outside.
+    Modules are prepared again if their weights are replaced, loaded, or changed in place or by an optimiser step, and
+    after a pass with gradients. Other changes go unnoticed, so do not make them inside the block: changes through
+    `.data`, by kernels that do not update torch's version counters, of memory shared with something else, or of
+    anything that is not a weight, such as the `eps` of a norm or an activation. In bf16, products may be summed in
+    another order inside the block than outside.
     """
     kept = _Kept(_keeping())
     _KEPT.set(kept)
-    # Fused steps raise no counter of a weight.
+    # Fused optimiser steps do not update the version counters of weights.
     watching = register_optimizer_step_post_hook(lambda *_: kept.clear())
     try:
         yield
@@ -129,7 +133,7 @@ def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     kept, weights = _keeping(), list(module.parameters())
     if kept is None:
         return ready(module, dtype)
-    if any(weight.is_inference() for weight in weights):  # whose changes no counter tells
+    if any(weight.is_inference() for weight in weights):  # no counter shows their changes
         token = _KEPT.set(None)
         try:
             return ready(module, dtype)
@@ -144,9 +148,10 @@ def _made(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def is_special(module: nn.Module) -> bool:
-    """Whether parts are compiled, hooked, somebody else's or of a kind that is not made ready, or weights are.
+    """Whether a module cannot be made ready.
 
-    Weights are special that lie in shards over several processes, and tensors that are no parameters.
+    This is so if parts of it are compiled, hooked, of foreign classes or of a kind that is not made ready, if its
+    weights are distributed over several processes, or if it has tensors that are not parameters.
     """
     for part in module.modules():
         if part._compiled_call_impl is not None or hasattr(type(part), "unshard") or not is_plain(part):
@@ -157,7 +162,7 @@ def is_special(module: nn.Module) -> bool:
 
 
 def _is_known(part: nn.Module) -> bool:
-    """Whether what has weights of its own is ours, what parametrises a layer, or a layer of torch with all of them."""
+    """Whether a part has no weights, is of ours, is a parametrisation, or is a known torch layer with all weights."""
     is_ours = type(part).__module__.startswith("anysat.")
     if not part._parameters or is_ours or isinstance(part, ParametrizationList):
         return True
@@ -166,14 +171,17 @@ def _is_known(part: nn.Module) -> bool:
 
 
 def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A copy that shares what need not change; `dtype` is that of the matrices, None for that of the weights."""
+    """Return a ready copy of a module, which shares what need not change.
+
+    `dtype` is the type of its matrices; None keeps that of the weights.
+    """
     if isinstance(module, RowLayers) and ReadyRows.fits(module):
         return ReadyRows(module, dtype)
     if isinstance(module, nn.Linear):
         return ReadyLinear(module, dtype or module.weight.dtype)
     if isinstance(module, nn.LayerNorm) and dtype is not None:
         return ReadyNorm(module)
-    if isinstance(module, TemporalPooling):  # which folds its own weights, in their type
+    if isinstance(module, TemporalPooling):  # combines its own weights, in their type
         return module
     found = copy(module)
     found._modules = {name: None if child is None else ready(child, dtype) for name, child in module._modules.items()}
@@ -185,7 +193,7 @@ def ready(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _ready_image(projector: ImageProjector, first: nn.Linear, dtype: torch.dtype | None) -> Step:
-    """The convolution joins the first layer, linear as it is itself."""
+    """Combine the convolution with the first layer: both are linear."""
     _, *others = projector.mlp
     joined = _linear(first.weight @ projector.embed.weight.flatten(1), first.bias, dtype or first.weight.dtype)
     then = nn.Sequential(*(ready(other, dtype) for other in others))
@@ -193,19 +201,19 @@ def _ready_image(projector: ImageProjector, first: nn.Linear, dtype: torch.dtype
 
 
 class ReadyLinear(nn.Linear):
-    """A linear layer whose weights are in another type, which is that of what comes out."""
+    """A linear layer with weights, and therefore outputs, of another type."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        nn.Module.__init__(self)  # whose weights are plain tensors
+        nn.Module.__init__(self)  # not nn.Linear's: the weights are plain tensors
         self.__dict__ |= {"weight": _stored(layer.weight, dtype), "bias": layer.bias.to(dtype)}
 
     def forward(self, x: Float[Tensor, "*row in"]) -> Float[Tensor, "*row out"]:
-        """Multiply and add."""
+        """Apply the layer."""
         return linear(x, self.weight, self.bias)
 
 
 class ReadyNorm(nn.Module):
-    """A layer norm whose weights stay in their type, whatever comes in: processors mix types by themselves."""
+    """A layer norm whose weights stay in their type, whatever the type of its input. CPUs can mix types."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -217,16 +225,16 @@ class ReadyNorm(nn.Module):
 
 
 class ReadyRows(nn.Module):
-    """Linear layers, norms over channels and what is between, with two looks at each norm's rows instead of five.
+    """Linear layers, norms over channels and what is between, which read the rows of each norm twice, not five times.
 
-    A norm needs no mean if the mean of each group is taken off the weights before it. Its own weights and shift wait
-    for the layer after it: with the sign of a weight moved to the layer before, `relu(w z + b)` is
-    `|w| (max(z, -b / |w|) + b / |w|)`, and both the factor and the sum are linear.
+    A norm needs no mean if the mean of each group is subtracted from the weights of the layer before it. Its weight w
+    and shift b are moved to the layer after it: with the sign of w moved to the layer before, `relu(w z + b)` is
+    `|w| (max(z, -b / |w|) + b / |w|)`, where the factor and the sum are both linear.
     """
 
     @staticmethod
     def fits(layers: RowLayers) -> bool:
-        """Whether there are no others, and none of them drops out values."""
+        """Whether all layers are of these kinds and no dropout is active."""
         known = all(isinstance(one, nn.Linear | ChannelNorm) or not [*one.parameters()] for one in layers)
         return known and not any(part.training for part in layers.modules())
 
@@ -258,33 +266,34 @@ class ReadyRows(nn.Module):
             ]
 
     def forward(self, x: Float[Tensor, "row in"]) -> Float[Tensor, "row out"]:
-        """One after the other."""
+        """Apply the layers one after another."""
         for step in self.steps:
             x = step(x)
         return x
 
 
 class _Waiting(NamedTuple):
-    """What is left of a norm's weights and shift after a clamp, for the layer after it."""
+    """The part of a norm's weight and shift that is moved to the next layer."""
 
     gain: Tensor
+    """The factor |w|."""
     least: Tensor
-    """In the type of the rows."""
+    """The lower limit -b / |w|, in the type of the rows."""
 
     @classmethod
     def of(cls, norm: ChannelNorm, dtype: torch.dtype) -> _Waiting:
-        exact = torch.promote_types(norm.weight.dtype, torch.float32)  # in which small numbers are no zeros
+        exact = torch.promote_types(norm.weight.dtype, torch.float32)  # a type in which small numbers are not 0
         weight, bias = norm.weight.to(exact), norm.bias.to(exact)
-        least = bias.abs() * (2 / torch.finfo(dtype).max)  # what is divided below must not overflow
+        least = bias.abs() * (2 / torch.finfo(dtype).max)  # the division below must not overflow
         gain = weight.abs().maximum(least.clamp_min(LEAST_GAIN))
         return cls(gain, (-bias / gain).to(dtype))
 
     def clamped(self, x: Tensor) -> Tensor:
-        """In place."""
+        """Apply the lower limit, in place."""
         return torch.clamp_min(x, self.least, out=x)
 
     def joined(self, layer: nn.Linear, own: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The next layer's weights and bias; what is added is what the rounded weights make of the rounded clamp."""
+        """Return the next layer's weights and bias. The bias uses the rounded weights and the rounded limit."""
         weight = layer.weight * self.gain
         return weight, layer.bias - weight.to(own).to(weight.dtype) @ self.least.to(weight.dtype)
 
@@ -295,15 +304,16 @@ def _affine(norm: ChannelNorm, dtype: torch.dtype) -> Step:
 
 
 def _linear(weight: Tensor, bias: Tensor, own: torch.dtype, out: torch.dtype | None = None) -> Step:
-    """A linear layer that multiplies in one type, whose result is in another, by default the same."""
+    """Return a linear layer that multiplies in the type `own` and returns the type `out`, by default the same."""
     weight, bias = _stored(weight, own), bias.to(own).contiguous()
     return lambda x: linear(x, weight, bias).to(out or own)
 
 
 def _stored(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix in a type; where it is cast to bfloat16 and kept, column by column: oneDNN multiplies it faster.
+    """Return a matrix in a type.
 
-    One pass over a small tile would not make up for the copy.
+    If it is cast to bfloat16 on a CPU and kept, it is stored by column, which oneDNN multiplies faster. For a single
+    pass over a small tile, this would not be worth the copy.
     """
     is_cast = dtype == torch.bfloat16 != weight.dtype and weight.device.type == "cpu"
     by_column = is_cast and HAS_FUSED_LINEAR and _keeping() is not None
@@ -312,7 +322,7 @@ def _stored(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A linear layer of whose rows no group has a mean, with some signs turned."""
+    """Return a linear layer whose outputs have mean 0 in each group, with signs changed by `sign`."""
     both = torch.cat([weight, bias[:, None]], dim=1)
     groups = both.view(norm.num_groups, -1, both.shape[1])
     both = (groups - groups.mean(1, keepdim=True)).flatten(0, 1)
@@ -321,11 +331,11 @@ def _without_mean(weight: Tensor, bias: Tensor, norm: ChannelNorm, sign: Tensor 
 
 
 SCALED_TOGETHER = 2**20
-"""Numbers of rows that a norm looks at several times before it goes on: what a core keeps close to it."""
+"""How many numbers a norm processes at a time, because it reads them several times: what fits the cache of a core."""
 
 
 def _scaled(norm: ChannelNorm, then: Step, dtype: torch.dtype) -> Step:
-    """What is left of a norm of rows whose groups have no mean, and what follows, in place."""
+    """Return what remains of a norm of rows whose groups have mean 0, followed by `then`; in place."""
     groups, width = norm.num_groups, norm.num_channels // norm.num_groups
     least = norm.weight.new_tensor(norm.eps, dtype=dtype)
 
@@ -334,7 +344,7 @@ def _scaled(norm: ChannelNorm, then: Step, dtype: torch.dtype) -> Step:
             parts = some.view(-1, groups, width)
             length = torch.linalg.vector_norm(parts, dim=-1)
             square = torch.addcmul(least, length, length, value=1 / width)
-            scale = square.rsqrt().add_(square, alpha=0)  # NaN of infinity, not a scale of 0 that would hide it
+            scale = square.rsqrt().add_(square, alpha=0)  # infinity gives NaN, not a scale of 0 that would hide it
             parts.mul_(scale[..., None])
             then(some)
         return x

@@ -35,7 +35,7 @@ class SpatialTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "patch dim"], Float[Tensor, "patch sub dim"] | None]:
         """Return one token per patch, and the refined sub-patch tokens if `keep_sub` is set.
 
-        Tokens that are not `valid` are not attended to. Without `keep_sub` the last block computes only the token of the
+        Tokens that are not `valid` are not attended to. Without `keep_sub`, the last block computes only the token of a
         patch, which saves a tenth of the whole forward pass.
         """
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)

@@ -1,4 +1,4 @@
-"""What a weight file holds, told by its content; nothing is put into a model here, nor unpickled beyond tensors."""
+"""Reading of weight files. Their kind is recognised by their content, and nothing but tensors is unpickled."""
 
 from __future__ import annotations
 
@@ -21,35 +21,37 @@ from anysat.normalise import Normaliser
 
 FORMAT = "anysat-1"
 TASK_FORMAT = "anysat-task-1"
-"""Of a predictor's file, encoder and head in one, which `anysat.tasks.predictor` reads."""
+"""Format of a predictor's file, which holds encoder and head and is read by `anysat.tasks.predictor`."""
 TEACHER = "target_encoder."
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 SUFFIXES = (".safetensors", *_PICKLED)
 _POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that stands where Git LFS has yet to put the weights."""
+"""Start of a file that Git LFS has not yet replaced by the weights."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a weight file holds, read but not yet put into a model."""
+    """The content of a weight file, not yet loaded into a model."""
 
     source: str
     """Path or hub id, for messages."""
     tensors: Mapping[str, Tensor]
-    """By our names or by the published ones."""
+    """Tensors by our names or by the published ones."""
     published: bool
-    """Whether the tensors carry the published names."""
+    """Whether the tensors have the published names."""
     config: ModelConfig | None = None
-    """Kept in our own files only."""
+    """Configuration of the model; stored only in our own files."""
     normaliser: Normaliser | None = None
+    """Statistics of the model, if the file has any."""
     provenance: Mapping[str, str] | None = None
+    """Where the weights come from, if the file says so."""
 
 
 def read_file(path: Path) -> WeightFile:
-    """Read a file of one of `SUFFIXES`; its content says of which kind it is.
+    """Read a weight file with one of `SUFFIXES`. Its kind is recognised by its content.
 
     Raises:
-        WeightsError: it is of another kind, damaged, or holds more than tensors (which are not run).
+        WeightsError: The file is of another kind, is damaged, or is a pickle of more than tensors, which is never run.
     """
     if path.suffix not in SUFFIXES:
         raise WeightsError(
@@ -62,7 +64,7 @@ def read_file(path: Path) -> WeightFile:
         raise WeightsError(path, f"not a readable file ({error})") from error
     if head == _POINTER:
         raise WeightsError(path, "a pointer of Git LFS, not the weights", "fetch them with `git lfs pull`")
-    if path.suffix == ".safetensors" or head[8:9] == b"{":  # after the length of a header in JSON
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # the length of a JSON header comes first
         return _read_safetensors(path)
     if not head.startswith((b"PK", b"\x80")):
         raise WeightsError(path, "not a readable checkpoint (neither of torch nor of safetensors)")
@@ -70,10 +72,10 @@ def read_file(path: Path) -> WeightFile:
 
 
 def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    """What a safetensors file says of itself under our name, None where it does not, and its tensors.
+    """Read our metadata (None if there is none) and the tensors of a safetensors file.
 
     Raises:
-        WeightsError: it is no such file, or damaged.
+        WeightsError: It is not a safetensors file, or is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -110,7 +112,7 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refusal follows where it matters
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it matters
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "global" in str(error).lower():
@@ -131,7 +133,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The averaged teacher's encoder if this is a whole training checkpoint, else the tensors as they are."""
+    """Return the averaged teacher's encoder if this is a whole training checkpoint, else the tensors unchanged."""
     teacher = {name.removeprefix(TEACHER): t for name, t in tensors.items() if name.startswith(TEACHER)}
     return teacher or tensors
 

@@ -234,7 +234,8 @@ class ValueScores(_Sheet):
 
     Args:
         ignore: Value that marks places without a label.
-        missing: Value that is scored where there is no answer (NaN), such as the mean of the training data.
+        missing: Value that is scored where there is no answer (NaN), such as the mean of the training data. None refuses
+            such outputs.
     """
 
     moments: list[Tensor]
