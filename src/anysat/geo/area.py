@@ -1,6 +1,6 @@
-"""Ground of any size as a grid of patches, cut in shards that are computed and written one by one.
+"""Areas: ground of any size as a grid of patches, divided into shards that are computed and written one by one.
 
-A tile is seen at once; an area is not. Nothing here opens a raster.
+A tile is encoded at once; an area is not. Nothing here opens a raster.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from anysat.patches import SubpatchOrder
 _ZONE_DEG, _FURTHEST_DEG, _STEP_DEG = 6.0, 84.0, 0.05
 _ZONE_EDGE_DEG = 1e-9
 _TOUCHES = 1e-3
-"""Share of a patch by which ground may reach into it without taking it in."""
+"""Fraction of a patch by which ground may reach into it without the patch being included."""
 
 
 class Span(NamedTuple):
-    """Rows and columns of patches, from the first to before the last."""
+    """A rectangle of patches, given by rows and columns. `bottom` and `right` are not included."""
 
     top: int
     bottom: int
@@ -51,21 +51,21 @@ class Span(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and columns."""
         return self.bottom - self.top, self.right - self.left
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns of an array over the whole area."""
+        """Slices of the span in an array over the whole area."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def within(self, outer: Span) -> tuple[slice, slice]:
-        """Rows and columns of an array over another span that holds this one."""
+        """Return the slices of the span in an array over another span that contains it."""
         return (slice(self.top - outer.top, self.bottom - outer.top),
                 slice(self.left - outer.left, self.right - outer.left))  # fmt: skip
 
     def shared_with(self, other: Span) -> Span:
-        """What both have; a side is not positive where there is nothing."""
+        """Return the span that both share. If there is none, one of its sides is not positive."""
         return Span(max(self.top, other.top), min(self.bottom, other.bottom),
                     max(self.left, other.left), min(self.right, other.right))  # fmt: skip
 
@@ -74,7 +74,7 @@ class Span(NamedTuple):
         return min(self.shape) <= 0
 
     def cut(self, side: int) -> Iterator[Span]:
-        """Squares of that side, row by row; the last of each row and column are smaller."""
+        """Yield squares of this side, row by row. The last of each row and column may be smaller."""
         for top in range(self.top, self.bottom, side):
             for left in range(self.left, self.right, side):
                 yield Span(top, min(top + side, self.bottom), left, min(left + side, self.right))
@@ -82,47 +82,51 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Area:
-    """Ground in one reference system, cut in patches and those in shards."""
+    """Ground in one coordinate reference system, divided into patches and shards."""
 
     geobox: GeoBox
-    """One pixel per patch, north-up."""
+    """Grid with one pixel per patch, north-up."""
     patch_size_m: float
+    """Side of a patch in metres."""
     shard: int
-    """Patches along a side of a shard, the unit of work and of writing."""
+    """Number of patches along a side of a shard, the unit of work and of writing."""
     crs_reason: str
-    """Why this reference system."""
+    """Why this reference system was chosen."""
     name: str = ""
-    """What tells this part from the others of an area that is split; empty where there is one."""
+    """Name of this part, if the area is split into several; otherwise empty."""
     wanted: Any = None
-    """What is asked for (a shapely geometry in the reference system); None for all of it."""
+    """The requested ground (a shapely geometry in the reference system); None for all."""
 
     @property
     def span(self) -> Span:
-        """All patches."""
+        """All patches of the area."""
         return Span(0, self.geobox.height, 0, self.geobox.width)
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Rows and columns of shards."""
+        """Number of rows and columns of shards."""
         return math.ceil(self.geobox.height / self.shard), math.ceil(self.geobox.width / self.shard)
 
     def shard_span(self, row: int, col: int) -> Span:
-        """Patches of a shard; the last ones are smaller."""
+        """Return the patches of a shard. The last shards may be smaller."""
         whole = Span(row * self.shard, (row + 1) * self.shard, col * self.shard, (col + 1) * self.shard)
         return whole.shared_with(self.span)
 
     def patches(self, span: Span) -> GeoBox:
-        """Grid of some patches; they may lie outside the area."""
+        """Return the grid of some patches, which may lie outside the area."""
         return self.pixels(span, self.patch_size_m)
 
     def pixels(self, span: Span, pixel_m: float) -> GeoBox:
-        """Grid of pixels that divide the patches of a span."""
+        """Return the grid of pixels of a given side, which divides the patches, over a span."""
         left, top = self._corner(span)
         rows, cols = (round(count * self.patch_size_m / pixel_m) for count in span.shape)
         return GeoBox((rows, cols), Affine(pixel_m, 0, left, 0, -pixel_m, top), crs_of(self.geobox))
 
     def covering(self, span: Span, modality: Modality) -> GeoBox:
-        """Grid of a modality over a span: its pixels divide the patches, or cover the span and are centred on it."""
+        """Return the grid of a modality over a span.
+
+        Its pixels divide the patches. Those of a context modality cover the span and are centred on it.
+        """
         if not modality.covers_tile:
             return self.pixels(span, modality.gsd_m)
         (left, top), gsd_m = self._corner(span), modality.gsd_m
@@ -132,7 +136,7 @@ class Area:
         return GeoBox((rows, cols), Affine(gsd_m, 0, round(left, 4), 0, -gsd_m, round(top, 4)), crs_of(self.geobox))
 
     def inside(self, span: Span) -> NDArray[np.bool_]:
-        """Which patches of a span touch what is asked for."""
+        """Return which patches of a span touch the requested ground."""
         if self.wanted is None:
             return np.ones(span.shape, bool)
         from rasterio.features import geometry_mask
@@ -141,7 +145,7 @@ class Area:
         return geometry_mask([self.wanted], span.shape, grid.affine, all_touched=True, invert=True)
 
     def inside_cells(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which rectangles of so many rows and columns of patches, from the corner on, touch what is asked for."""
+        """Return which rectangles of `shape` patches, counted from the area's corner, touch the requested ground."""
         rows, cols = (math.ceil(length / side) for length, side in zip(self.span.shape, shape, strict=True))
         if self.wanted is None:
             return np.ones((rows, cols), bool)
@@ -159,23 +163,26 @@ class Area:
 def plan_areas(
     footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder, *, shard: int, wanted: Any = None
 ) -> list[Area]:
-    """The ground that the sources share, or the part of it that is wanted, in patches; one area per reference system.
+    """Divide the ground shared by the sources, or the requested part of it, into patches.
 
-    Patches are counted from the north-west corner of the shared ground, so that the areas cut from the same sources
-    have the same patches; those at the edges may reach over it. The reference system is that of the source with the
-    finest pixels among those in true metres, else that of the place. Where the finest source lies in several zones, or
-    degrees reach over several, each zone is an area of its own.
+    Patches are counted from the north-west corner of the shared ground, so all areas cut from the same sources have the
+    same patches. Those at the edges may extend beyond the ground. The reference system is that of the source with the
+    finest pixels among those in true metres, or else that of the place. If the finest source lies in several UTM zones,
+    or ground given in degrees extends over several, each zone becomes an area of its own.
 
     Args:
-        footprints: where the sources lie; each needs a georeference.
-        patch_size_m: side of a patch.
-        order: order of sub-patches of the model, which says what a patch must hold whole ones of.
-        shard: patches along a side of a shard.
-        wanted: a shapely geometry in degrees (`geo.ground.read_ground`); None for all of the shared ground.
+        footprints: The ground of the sources. Each needs a georeference.
+        patch_size_m: Side of a patch in metres.
+        order: Order of sub-patches of the model, see `PatchGrid.fit`.
+        shard: Number of patches along a side of a shard.
+        wanted: The requested ground as a shapely geometry in degrees (`geo.ground.read_ground`); None for all.
+
+    Returns:
+        One area per reference system.
 
     Raises:
-        SourceError: a source has no georeference; sources, or what is wanted, do not overlap.
-        PatchSizeError: the patch breaks sub-patches.
+        SourceError: A source has no georeference, or the sources and the requested ground do not overlap.
+        PatchSizeError: A patch does not hold whole sub-patches.
     """
     for footprint in footprints:
         if not footprint.geoboxes:
@@ -200,13 +207,13 @@ def _area_in(
     crs: CRS, reason: str, band: tuple[float, float] | None, footprints: Sequence[Footprint],
     tiling: Sequence[Footprint], ground: Any, patch_size_m: float, order: SubpatchOrder, shard: int,
 ) -> Area | None:  # fmt: skip
-    """The part of the ground in one reference system; None where there is nothing of it."""
+    """Return the part of the ground in one reference system; None if there is none."""
     import shapely
 
     boxes = [(f.name, bounds_of(f if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
-    data = _all_share([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # whose corner patches are counted from
+    data = _all_share([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # patches count from its corner
     extent, wanted = _all_share([box for _, box in boxes]), None
     if ground is not None:
         wanted = _projected(ground, crs)
@@ -226,7 +233,7 @@ def _area_in(
 
 
 def _whole(first: float, last: float) -> tuple[int, int]:
-    """From the first to after the last patch that these places, counted in patches, reach into."""
+    """Return the first patch, and the one after the last, of a range given in patches."""
     start = math.floor(first + _TOUCHES)
     return start, max(math.ceil(last - _TOUCHES), start + 1)
 
@@ -236,9 +243,9 @@ def _all_share(boxes: Sequence[Box]) -> Box:
 
 
 def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -> Footprint:
-    """The rasters of a source in a reference system, and those that reach into its zone; where there are none, all.
+    """Return the rasters of a source in a reference system and those that reach into its zone; if there are none, all.
 
-    Near the border of two zones the scene of one may be all that covers ground of the other.
+    Near the border of two zones, the scene of one may be the only one that covers ground of the other.
     """
     own = tuple(
         geobox for geobox in footprint.geoboxes
@@ -251,11 +258,11 @@ def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -
 def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
     longitudes, _ = boundary_in(geobox, CRS("EPSG:4326"))
     west, east = float(longitudes.min()), float(longitudes.max())
-    return east - west < 180 and east > band[0] and west < band[1]  # not one that crosses the date line
+    return east - west < 180 and east > band[0] and west < band[1]  # does not cross the antimeridian
 
 
 def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:
-    """Reference systems, why, and the longitudes of each where there are several."""
+    """Return the reference systems, the reason for each, and its longitudes if there are several."""
     crs, reason = choose_crs(tiling, wanted)
     finest = min((f for f in tiling if any(is_metric(box) for box in f.geoboxes)), key=_pixel_m, default=None)
     if finest is not None:

@@ -1,4 +1,4 @@
-"""Where imagery lies and how it is to be understood, as the user says: `MODALITY=PATH`, a YAML file, or a mapping."""
+"""Descriptions of sources by the user: where imagery lies and how to read it, as words, a YAML file or a mapping."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LonLatBox = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class InputPath:
-    """What the user typed for one input: `MODALITY=PATH`, with `::PART` and `@DATE` where needed.
+    """One input as typed by the user: `MODALITY=PATH`, optionally with `::PART` and `@DATE`.
 
     >>> InputPath.parse("s2=tile.h5::sen-2")
     InputPath(key='s2', path='tile.h5', part='sen-2', date=None)
@@ -37,11 +37,15 @@ class InputPath:
     part: str | None = None
     """Series of an HDF5 file, or variable of a cube."""
     date: np.datetime64 | None = None
-    """Date of an undated image, or the one date to take of several."""
+    """Date of an undated image, or the one date to use of several."""
 
     @classmethod
     def parse(cls, words: str) -> InputPath:
-        """Split what was typed; refuses what is not `MODALITY=PATH`."""
+        """Parse an input.
+
+        Raises:
+            RecordError: It is not `MODALITY=PATH`, or its date is not valid.
+        """
         key, equals, path = words.partition("=")
         if not equals or not key or not path:
             raise RecordError("input", words, "MODALITY=PATH, such as s2=cube.nc")
@@ -63,6 +67,9 @@ class InputPath:
 class SourceDescription:
     """One source of imagery: where it lies, and what its metadata do not say or say wrongly.
 
+    Raises:
+        RecordError, UnknownNameError: A field has a value that is not possible, or fields contradict each other.
+
     >>> SourceDescription(path="cube.nc", bands={"B2": "blue"}, dates=("2024-03-01", "2024-10-31")).dates
     (np.datetime64('2024-03-01'), np.datetime64('2024-10-31'))
     """
@@ -72,25 +79,25 @@ class SourceDescription:
     stac: str | None = None
     """STAC catalog, collection, item or list of items (a JSON file or its address), or the address of a STAC API."""
     collection: tuple[str, ...] = ()
-    """Collections to take of a STAC catalog; needed where it holds several."""
+    """Collections of a STAC catalog to use; required if it has several."""
     bands: Mapping[str, str] | tuple[str, ...] = field(default_factory=dict)
-    """Band, asset or variable that each band of the modality is, `{B2: blue}`; or the names of all stored bands in
-    their order, `[R, G, B, NIR]`. What is left out is matched by the names in the metadata."""
+    """Band, asset or variable for each band of the modality, such as `{B2: blue}`, or the names of all stored bands in
+    their order, such as `[R, G, B, NIR]`. Bands that are not given are matched by the names in the metadata."""
     units: str | Mapping[str, str] = field(default_factory=dict)
-    """Unit of all bands, or of each; counts before what the metadata say."""
+    """Unit of all bands, or of each band. Takes precedence over the metadata."""
     scale: float | None = None
-    """A value is the stored number times `scale` plus `offset`. Giving one of them replaces both that the metadata
-    state, and the rule for Sentinel-2 of 2022."""
+    """A value is the stored number times `scale` plus `offset`. Giving one of them replaces both in the metadata, and
+    the rule for Sentinel-2 since 2022."""
     offset: float | None = None
-    """See `scale`; -1000 for Sentinel-2 numbers of processing baseline 04.00 and later that nobody has shifted."""
+    """See `scale`. -1000 for Sentinel-2 numbers of processing baseline 04.00 and later that were not shifted."""
     offset_from: np.datetime64 | None = None
-    """First day `offset` holds for; None for all. Sentinel-2 as it was delivered at the time: 2022-01-25."""
+    """First day for which `offset` holds; None for all. For Sentinel-2 as delivered at the time: 2022-01-25."""
     nodata: float | None = None
-    """Stored number that means "no data", in place of what the metadata state."""
+    """Stored number that means "no data", instead of that in the metadata."""
     quality: Quality | None = None
-    """Layer that tells clouds and other invalid pixels; None masks nothing."""
+    """Layer that marks clouds and other invalid pixels; None masks nothing."""
     dates: Between | None = None
-    """First and last day to take, both included."""
+    """First and last day to use, both included."""
 
     def __post_init__(self) -> None:
         one_place = "a path or a STAC address, one of the two"
@@ -174,7 +181,11 @@ def _plain(value: Any) -> Any:
 
 
 def as_quality(given: Any) -> Quality | None:
-    """A quality layer from plain values: the name of a kind, or fields."""
+    """Create a quality layer from plain values: the name of a kind, or fields.
+
+    Raises:
+        UnknownNameError: There is no such kind or field.
+    """
     if given is None or isinstance(given, Quality):
         return given
     if isinstance(given, str):
@@ -185,7 +196,7 @@ def as_quality(given: Any) -> Quality | None:
 
 
 def is_url(location: str) -> bool:
-    """Whether it is an address on the network."""
+    """Whether a location is an address on the network."""
     return location.startswith(("http://", "https://"))
 
 
@@ -195,14 +206,16 @@ def is_stac(location: str) -> bool:
 
 
 def describe_sources(given: str | Path | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """Sources by modality key, from words `MODALITY=PATH` and YAML files, or from a mapping.
+    """Return the described sources by modality key.
 
-    A value of the mapping is a path, a `SourceDescription`, the fields of one, or what `source_of` takes, which is
-    passed on. Paths in a YAML file begin at its folder.
+    Args:
+        given: Words `MODALITY=PATH` and YAML files, or a mapping. A value of the mapping is a path, a
+            `SourceDescription`, its fields, or data for `source_of`, which is returned unchanged. Paths in a YAML file
+            are relative to its folder.
 
     Raises:
-        RecordError: a modality is given twice, or something cannot be.
-        MissingFileError, UnknownNameError: there is no such YAML file, field, unit or kind.
+        RecordError: A modality is given twice, or a value is not possible.
+        MissingFileError, UnknownNameError: There is no such YAML file, field, unit or kind.
     """
     if isinstance(given, Mapping):
         return {key: _described(value, str(key)) for key, value in given.items()}

@@ -1,7 +1,7 @@
-"""The common ground grid: one tile of whole patches inside the ground that all inputs share.
+"""The grid of a tile: whole patches inside the ground that all inputs share.
 
-Every modality gets a pixel grid of its own spacing over the same tile, so that sources are read,
-or resampled, once. Nothing here opens a file.
+Every modality gets a grid with its own pixel size over the same tile, so sources are read or resampled only once.
+Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -26,52 +26,54 @@ from anysat.modalities import Modality
 from anysat.patches import PatchGrid, SubpatchOrder, centimetres, patch_unit_m
 
 MAX_PATCHES = 4096
-"""Patches a tile may have: the fusion transformer attends between all of them."""
+"""The most patches in a tile. The fusion transformer attends between all of them."""
 MAX_SUBPATCHES = 262_144
-"""Sub-patches of one modality a tile may have."""
+"""The most sub-patches of one modality in a tile."""
 ALIGNED_PX = 0.02
-"""Grids closer than this share of a pixel count as one grid."""
+"""Grids that differ by less than this fraction of a pixel count as the same grid."""
 SCALE_TOLERANCE = 0.03
-"""How far a metre of a map projection may be from a metre on the ground."""
+"""Largest relative difference between a metre of a map projection and a metre on the ground."""
 _WGS84, _HALF_DEG = CRS("EPSG:4326"), 180.0
 _SHOWN_SIZES, _EDGE_POINTS, _WIDE_EDGE_POINTS = 12, 21, 181
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Where one source lies."""
+    """The ground that a source covers."""
 
     name: str
-    """Its path, for messages."""
+    """Path of the source, for messages."""
     modality: Modality
+    """Modality of the source."""
     geoboxes: tuple[GeoBox, ...]
-    """Pixel grids of its rasters; none when it has no georeference."""
+    """Grids of its rasters; empty if it has no georeference."""
     shape_px: tuple[int, int] = (0, 0)
-    """Rows and columns of a source without georeference, in pixels of the modality."""
+    """Number of rows and columns of a source without georeference, in pixels of the modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileGrid:
-    """The tile, its patches and the pixel grid of each modality over it."""
+    """A tile on the ground: its patches, and the grid of each modality over it."""
 
     patches: PatchGrid
+    """How the tile is divided into patches."""
     geobox: GeoBox
-    """One pixel per patch, north-up."""
+    """Grid with one pixel per patch, north-up."""
     crs_reason: str
-    """Why this reference system."""
+    """Why this reference system was chosen."""
     shared: Box
-    """Ground shared by all inputs, of which the tile is the part that holds whole patches."""
+    """The ground shared by all inputs. The tile is the part of it that holds whole patches."""
 
     def of(self, modality: Modality) -> GeoBox:
-        """Pixel grid of a modality over the tile; one that covers the tile is centred on it."""
+        """Return the grid of a modality's pixels over the tile. That of a context modality is centred on it."""
         return self._divided(modality.gsd_m, modality.covers_tile)
 
     def at(self, pixel_m: float) -> GeoBox:
-        """Pixel grid of any spacing that divides the tile."""
+        """Return the grid of pixels of any size that divides the tile."""
         return self._divided(pixel_m, covers=False)
 
     def dense(self, modality: Modality) -> GeoBox:
-        """Grid of the sub-patches of a modality."""
+        """Return the grid of a modality's sub-patches."""
         return self._divided(modality.subpatch_m, modality.covers_tile)
 
     def _divided(self, pixel_m: float, covers: bool) -> GeoBox:
@@ -84,15 +86,21 @@ class TileGrid:
 
 
 def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder = "cell") -> TileGrid:
-    """The tile of whole patches in the ground that the sources share, counted from its north-west corner.
+    """Find the tile of whole patches in the ground that the sources share, from its north-west corner on.
 
-    Its reference system is that of the source with the finest pixels among those in true metres, else the UTM zone of
-    the centre, and polar stereographic where there is none. It lies on the pixels of a source where one fits, so that
-    this source, and all that nest with it, are not resampled. Sources without georeference are centred.
+    The reference system is that of the source with the finest pixels among those in true metres, or else the UTM zone
+    of the centre, or polar stereographic where there are no UTM zones. If possible, the tile is aligned with the pixels
+    of a source, so that this source, and all whose pixels fit with it, are not resampled. Sources without georeference
+    are centred.
+
+    Args:
+        footprints: The ground of the sources.
+        patch_size_m: Side of a patch in metres.
+        order: Order of sub-patches, see `PatchGrid.fit`.
 
     Raises:
-        SourceError: nothing has a georeference; sources do not overlap; the area is too large.
-        PatchSizeError: the patch breaks sub-patches or is larger than the shared ground.
+        SourceError: No source has a georeference, the sources do not overlap, or the ground is too large.
+        PatchSizeError: A patch does not hold whole sub-patches, or is larger than the shared ground.
     """
     located, bounding, crs, reason, shared = _shared_ground(footprints)
     tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
@@ -113,15 +121,20 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
 
 
 def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[float, float] | None = None) -> TileGrid:
-    """One square tile in the middle of the ground that the sources share, or around a place in WGS 84 degrees.
+    """Find one square tile in the middle of the ground that the sources share, or around a place.
 
-    Of a source of several rasters, such as dates, it is the ground that all of them show, where that holds the tile, so
-    that a larger one does not move it; else what they show together. Reference system and pixels are chosen as in
-    `plan_grid`; the whole tile is one patch.
+    The ground of a source with several rasters, such as dates, is what all of them show if that contains the tile, so
+    that a single larger raster does not move it; otherwise it is what they show together. Reference system and pixels
+    are chosen as in `plan_grid`. The whole tile is one patch.
+
+    Args:
+        footprints: The ground of the sources.
+        side_m: Side of the tile in metres.
+        lon_lat: Longitude and latitude of the centre in WGS 84 degrees; None for the middle of the shared ground.
 
     Raises:
-        SourceError: nothing has a georeference, or one source has none; sources do not overlap; the shared ground is
-            smaller than the tile by a pixel or more, or does not hold the place.
+        SourceError: A source has no georeference, the sources do not overlap, or the shared ground is smaller than the
+            tile by a pixel or more, or does not contain the place.
     """
     located, bounding, crs, reason, shared = _shared_ground(footprints, lon_lat)
     names = ", ".join(footprint.name for footprint in bounding)

@@ -1,4 +1,4 @@
-"""Days that make one embedding each: all of a range, its months, seasons or years, or ranges of one's own."""
+"""Periods, the ranges of days that give one embedding each: months, seasons, years, or ranges given by the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ Period = tuple[date, date]
 
 
 def read_range(words: str, option: str = "dates") -> Period:
-    """Two days written `FIRST/LAST`.
+    """Read a range of days written `FIRST/LAST`.
+
+    Raises:
+        RecordError: It is not such a range.
 
     Examples:
         >>> read_range("2020-01-01/2020-12-31")[1].year
@@ -29,17 +32,19 @@ def read_range(words: str, option: str = "dates") -> Period:
 
 
 def cut_periods(words: str, whole: Period) -> list[Period]:
-    """A range of days as `all` of it, each `month`, `season` (December to February …) or `year`, or `FIRST/LAST,…`.
+    """Divide a range of days into periods.
 
-    Calendar periods at the ends of the range are cut to it; those of one's own come in the order of time and
-    may overlap.
+    Args:
+        words: `all` for one period, `month`, `season` (December to February …) or `year`, or your own periods
+            `FIRST/LAST,FIRST/LAST,…`, which may overlap and are sorted by time.
+        whole: The range. Months, seasons and years at its ends are cut to it.
 
     Examples:
         >>> [str(first) for first, _ in cut_periods("month", read_range("2020-01-20/2020-03-02"))]
         ['2020-01-20', '2020-02-01', '2020-03-01']
 
     Raises:
-        RecordError: it is none of these, or one period is given twice.
+        RecordError: `words` is none of these, or a period is given twice.
     """
     if words == "all":
         return [whole]

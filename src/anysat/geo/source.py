@@ -1,6 +1,6 @@
-"""An opened source: which of its layers, dates and bands a modality takes, read window by window.
+"""An opened source: the layers, dates and bands of it that a modality uses, read window by window.
 
-Only what touches the window is read. Opening is in `anysat.geo.sources`.
+Only what touches a window is read. Sources are opened by `anysat.geo.sources`.
 """
 
 from __future__ import annotations
@@ -25,51 +25,54 @@ from anysat.modalities import Modality
 from anysat.observation import Dates, Observation
 
 _MARGIN_PX, _MARGIN_FRAC = 0.5, 0.01
-"""Source pixels and share of the window around it within which a layer counts as touching: edges bend in other maps."""
+"""Margin around a window, in source pixels and as a fraction of the window, because edges bend between projections."""
 
 
 Attempt = Callable[[Callable[[], Any]], Any]
-"""Makes a read and gives what it gave, or None where it is to count as nodata."""
+"""A function that performs a read and returns its result, or None if it should count as nodata."""
 
 
 def once(read: Callable[[], Any]) -> Any:
-    """An attempt that fails when the read does."""
+    """Read once; errors are raised."""
     return read()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """An opened input: what it holds for its modality, and where. Several threads may observe it at once."""
+    """An opened input for a modality. Several threads may observe it at once."""
 
     name: str
+    """Name in messages."""
     modality: Modality
+    """The modality that it is observed as."""
     chosen: tuple[Chosen, ...]
+    """The layers that are used, with their bands and dates."""
     dates: Dates | None
-    """Dates of a series; of an image the one it was taken at, where known."""
+    """Dates of a series. For an image, the date it was taken, if known."""
     units: Mapping[int, str]
-    """Unit of each of the modality's bands that the source has."""
+    """Unit of each of the modality's bands that the source has, by the band's index."""
     notes: tuple[str, ...] = ()
     """What a user should know: unused bands, scale factors, where units come from."""
     quality: Quality | None = None
-    """What masks it."""
+    """How it is masked, or None."""
 
     @property
     def footprint(self) -> Footprint:
-        """Where it lies."""
+        """The ground that it covers."""
         boxes = dict.fromkeys(chosen.layer.geobox for chosen in self.chosen if chosen.layer.geobox is not None)
         shape_px = self.chosen[0].layer.shape_px
         return Footprint(name=self.name, modality=self.modality, geoboxes=tuple(boxes), shape_px=shape_px)
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Bands it has, in the modality's order."""
+        """Names of the bands that it has, in the modality's order."""
         return tuple(self.modality.band_names[index] for index in sorted(self.units))
 
     def within(self, between: Between | None) -> Source:
-        """The same source with no other dates than these; an image, which is no series, stays as it is.
+        """Return the source with only the dates in a range of days. A single image stays unchanged.
 
         Raises:
-            EmptySourceError: none of its dates is among them.
+            EmptySourceError: None of its dates is in the range.
         """
         if between is None or not self.modality.is_temporal or self.dates is None:
             return self
@@ -84,13 +87,13 @@ class Source:
         return self._taking(kept)
 
     def without(self, dates: Dates) -> Source | None:
-        """The same source with no other dates than those that are not among these; None where there is no other."""
+        """Return the source without these dates; None if no date is left."""
         assert self.dates is not None, self.name
         kept = np.flatnonzero(~np.isin(self.dates, dates))
         return self._taking(kept) if len(kept) else None
 
     def _taking(self, kept: NDArray[np.intp]) -> Source:
-        """Some of its dates, by their places."""
+        """Return the source with only some of its dates, given by their places."""
         assert self.dates is not None, self.name
         place_of = {int(step): place for place, step in enumerate(kept)}
         chosen = []
@@ -101,7 +104,7 @@ class Source:
         return replace(self, chosen=tuple(chosen), dates=self.dates[kept])
 
     def touching(self, geobox: GeoBox, between: Between | None = None) -> list[Chosen]:
-        """What of it a window needs, in the order in which it counts; opens nothing."""
+        """Return the layers that a window needs, in order of precedence. Opens no files."""
         touched = np.zeros(len(self.chosen), dtype=bool)
         for crs, places, bounds, margins in self._bounds:
             touched[places] = crs is None or _touches(geobox, crs, bounds, margins)
@@ -115,19 +118,23 @@ class Source:
     def observe(
         self, geobox: GeoBox, *, between: Between | None = None, attempt: Attempt = once
     ) -> tuple[Observation, str]:
-        """Read it on a grid of the modality's pixel size; and how its pixels got there.
+        """Read the source on a grid with the modality's pixel size.
 
-        Where several layers of one date overlap, the first in name (STAC: time and name) order that has valid data
-        counts, pixel by pixel; so do scenes of one day in a cube, in the order of its time axis. Dates of a series
-        without a valid pixel here are left out; where none remains, there is one date without a valid pixel.
+        Where several layers of one date overlap, each pixel is taken from the first one with valid data, in the order
+        of their names (for STAC, of time and name). The same holds for scenes of one day in a cube, in the order of its
+        time axis. Dates of a series without a valid pixel on the grid are left out. If none is left, the series has one
+        date without a valid pixel.
 
         Args:
-            geobox: the grid.
-            between: first and last day to read, both included; None for all. An image is read whatever its date.
-            attempt: makes each read, one file at a time; it may try again, or give None where there is to be nodata.
+            geobox: The grid.
+            between: First and last day to read, both included; None for all. An image is read whatever its date.
+            attempt: Performs each read, of one file at a time. It may retry, or return None for nodata.
+
+        Returns:
+            The observation, and a description of how its pixels were made.
 
         Raises:
-            SourceError: the pixels cannot be read.
+            SourceError: The pixels cannot be read.
         """
         order = sorted(self.units)
         wanted = self._clear(geobox, self.touching(geobox, between), attempt)
@@ -145,7 +152,7 @@ class Source:
                 pixels, how = read
                 ways[how] = None
                 missing &= True if clear is None else clear[:, None]
-                for place, own, empty in zip(places, pixels, missing, strict=True):  # of which several may be one day
+                for place, own, empty in zip(places, pixels, missing, strict=True):  # several may be one day
                     here = values[place, targets]
                     values[place, targets] = np.where(empty & np.isnan(here), own, here)
         dates = None
@@ -164,7 +171,7 @@ class Source:
         return observation, " and ".join(ways) or "nothing of it lies here"
 
     def _dates_at(self, steps: Sequence[int], between: Between | None) -> Dates:
-        """Dates of these steps; where nothing was read, the first day asked for or the first there is."""
+        """Return the dates of some steps. If nothing was read, it is the first requested or the first existing day."""
         assert self.dates is not None, self.name
         if steps == [-1]:
             return np.array([min(self.dates) if between is None else between[0]], "datetime64[D]")
@@ -173,7 +180,7 @@ class Source:
     def _clear(
         self, geobox: GeoBox, found: Sequence[Chosen], attempt: Attempt
     ) -> list[tuple[Chosen, NDArray[np.bool_] | None]]:
-        """What is read, without the times that are masked all over the window, and where it is clear."""
+        """Return what to read, without dates that are masked in the whole window, and where it is clear."""
         if self.quality is None:
             return [(one, None) for one in found]
         clear = Clear(self.quality, geobox)
@@ -189,7 +196,7 @@ class Source:
 
     @cached_property
     def _bounds(self) -> list[tuple[CRS | None, NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]]:
-        """Places in `chosen`, bounds (left bottom right top) and margins, by reference system."""
+        """Places in `chosen`, bounds (left bottom right top) and margins, by coordinate reference system."""
         by_crs: dict[CRS | None, list[int]] = {}
         for number, (layer, *_) in enumerate(self.chosen):
             by_crs.setdefault(None if layer.geobox is None else layer.geobox.crs, []).append(number)
@@ -209,7 +216,7 @@ def _inside(dates: Dates, between: Between) -> NDArray[np.bool_]:
 def _touches(
     geobox: GeoBox, crs: CRS, bounds: NDArray[np.float64], margins: NDArray[np.float64]
 ) -> NDArray[np.bool_] | bool:
-    """Which of several boxes a window may touch; a few too many do no harm."""
+    """Return which of several boxes a window may touch. A few too many do no harm."""
     x, y = boundary_in(geobox, crs)
     seen = np.isfinite(x) & np.isfinite(y)
     if not seen.all():  # beyond what this system can show

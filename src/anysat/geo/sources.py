@@ -1,4 +1,4 @@
-"""Opening sources: from a path, a YAML file, a STAC catalog or a cube in memory to a `Source`; no pixels are read.
+"""Opening of sources: a path, a YAML file, a STAC catalog or a cube in memory becomes a `Source`. No pixels are read.
 
 To add a kind of file, see `KINDS` in `anysat.geo.formats`.
 """
@@ -34,7 +34,7 @@ _WGS84 = CRS("EPSG:4326")
 
 
 def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dict[tuple[str, str | None], str]:
-    """Units given as `MODALITY=UNIT` or `MODALITY.BAND=UNIT`, by modality key and band (None for all).
+    """Parse units given as `MODALITY=UNIT` or `MODALITY.BAND=UNIT`, by modality key and band (None for all).
 
     >>> from anysat.modalities import MODALITIES
     >>> parse_units(["s1=linear", "l8.B10=K"], MODALITIES)
@@ -64,21 +64,21 @@ def open_sources(
     between: Between | None = None,
     trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Source]:
-    """Open all inputs, by modality key; see `describe_sources` for what can be given.
+    """Open all inputs, by modality key. `describe_sources` says what can be given.
 
     Args:
-        given: words `MODALITY=PATH` and YAML files, or a mapping.
-        modalities: the record of each modality that may be given.
-        units: unit by modality key and band; counts before what a description says.
-        bbox: west, south, east and north of the area, in degrees; where STAC APIs are searched, and what the sources
-            must touch.
-        between: first and last day to use, both included.
-        trained: what was said of the files in training by modality key, `SourceDescription.to_dict`; it holds where
-            neither a file nor its description says otherwise.
+        given: Words `MODALITY=PATH` and YAML files, or a mapping.
+        modalities: The modalities that may be given, by key.
+        units: Units by modality key and band. They take precedence over those of a description.
+        bbox: West, south, east and north of the area in degrees. STAC APIs are searched there, and the sources must
+            touch it.
+        between: First and last day to use, both included.
+        trained: The description of the files used in training, by modality key (`SourceDescription.to_dict`). It
+            applies where neither a file nor its own description says otherwise.
 
     Raises:
-        MissingFileError, RecordError, UnknownNameError: a source that is not there, or not described as one can be.
-        SourceError: it cannot be read, has no such dates, or lies elsewhere.
+        MissingFileError, RecordError, UnknownNameError: A source does not exist, or its description is not valid.
+        SourceError: A source cannot be read, has no such dates, or lies elsewhere.
     """
     sources = {}
     for key, described in describe_sources(given).items():
@@ -106,19 +106,19 @@ def open_source(
     *,
     description: SourceDescription | None = None,
 ) -> Source:
-    """Open an input: which of its bands and dates the modality takes, in which units, on which grid.
+    """Open an input, and determine which of its bands and dates a modality uses, in which units and on which grid.
 
     Args:
-        given: where it lies.
-        modality: what it is to be.
-        units: unit by modality key and band, None for all bands; the file's own where none is given.
-        bands: names of the stored bands of every file; the file's own where none are given.
-        description: all that is said of it besides where it lies; `bands` are its own then.
+        given: Path of the input.
+        modality: The modality.
+        units: Units by modality key and band (None for all bands). By default those of the file.
+        bands: Names of the stored bands of every file. By default those of the file.
+        description: Everything else that is known about it. Its own `bands` are then used.
 
     Raises:
-        MissingFileError: there is no such path.
-        SourceError: it cannot be read, has no georeference, no band of the modality, or no dates.
-        UnknownNameError: it has no part of that name.
+        MissingFileError: There is no such path.
+        SourceError: It cannot be read, or has no georeference, no band of the modality, or no dates.
+        UnknownNameError: It has no part of that name.
     """
     described = description or SourceDescription(path=given.path, bands=tuple(bands))
     return _of_file(given, described, None, modality, units or {})
@@ -134,19 +134,19 @@ def source_of(
 ) -> Source:
     """Open a cube in memory: an xarray Dataset or DataArray with a reference system, or a list of STAC items.
 
-    Dimensions are `time`, `band`, `y`, `x` in any order; without `time` it is one date, without `band` each variable
-    is a band. Lazy blocks stay so: a window computes those it touches, in the thread that asks. Attributes
-    `scale_factor`, `add_offset`, `_FillValue` and `nodata` are taken as not applied yet.
+    Dimensions are `time`, `band`, `y`, `x` in any order. Without `time`, the cube is one date; without `band`, each
+    variable is a band. Lazy blocks stay lazy: a window computes those that it touches, in the calling thread. The
+    attributes `scale_factor`, `add_offset`, `_FillValue` and `nodata` are understood as not yet applied.
 
     Args:
-        data: the cube, or the items.
-        modality: what it is to be.
-        units: one unit for all bands, or by band (None for all others); the data's own where none is given.
-        name: what messages call it.
-        description: bands, units, scale, nodata, quality layer and dates, as for a file.
+        data: The cube, or the items.
+        modality: The modality.
+        units: One unit for all bands, or units by band (None for all others). By default those of the data.
+        name: Name of the cube in messages.
+        description: Bands, units, scale, nodata, quality layer and dates, as for a file.
 
     Raises:
-        SourceError, UnknownNameError: as `open_source`.
+        SourceError, UnknownNameError: As `open_source`.
     """
     described = description or SourceDescription()
     by_band: Mapping[str | None, str] = {None: units} if isinstance(units, str) else units or {}
@@ -173,10 +173,10 @@ def _open(
 
 
 def _both(described: SourceDescription, between: Between | None) -> Between | None:
-    """Days in both ranges.
+    """Return the range of days that is in both ranges.
 
     Raises:
-        SourceError: there is none.
+        SourceError: There is none.
     """
     if described.dates is None or between is None:
         return described.dates or between
@@ -193,7 +193,7 @@ def _of_items(
     name: str, items: Sequence[Any], described: SourceDescription, trained: SourceDescription | None,
     modality: Modality, units: Units,
 ) -> Source:  # fmt: skip
-    """A source of STAC items, whose layers come with the bands and the scale that the description says."""
+    """Open STAC items. Their layers are read with the bands and the scale of the description."""
     from anysat.geo.stac import item_layers
 
     layers = item_layers(name, items, modality, described, _quality_names(described, trained))
@@ -230,7 +230,10 @@ def _assemble(
     trained: SourceDescription | None = None, date: np.datetime64 | None = None, may_float: bool = False,
     is_stac: bool = False,
 ) -> Source:  # fmt: skip
-    """A source of opened layers; `date` is the one the user gave, a source that may float may lack a georeference."""
+    """Make a source of opened layers.
+
+    `date` is the date that the user gave. With `may_float`, the source may lack a georeference.
+    """
     if not layers:
         raise EmptySourceError(name, "it holds nothing", "give data with at least one date")
     described, before, taken = as_in_training(described, trained, layers, modality, units, is_stac=is_stac)
@@ -256,7 +259,7 @@ def _assemble(
 
 
 def _claim(described: SourceDescription, modality: Modality) -> Claim:
-    """Which of the modality's bands a name in a file is, as the user says where the user does."""
+    """Return a function from a band's name in a file to the modality's band, as described by the user if so."""
     if not described.bands:
         return lambda name: band_index(name, modality)
     if isinstance(described.bands, Mapping):
@@ -266,7 +269,7 @@ def _claim(described: SourceDescription, modality: Modality) -> Claim:
 
 
 def _dated(layer: Layer, date: np.datetime64 | None) -> Layer:
-    """A layer that does not tell its date, with the one given."""
+    """Give a layer without a date the given one."""
     return layer if date is None or layer.dates is not None else replace(layer, dates=np.array([date], "datetime64[D]"))
 
 
@@ -274,7 +277,7 @@ def _notes(
     layers: Sequence[Layer], chosen: Sequence[Chosen], unused: Sequence[str], found: Sequence[Found],
     date: np.datetime64 | None,
 ) -> Iterator[str]:  # fmt: skip
-    """What a user should know of an opened source."""
+    """Yield what a user should know about an opened source."""
     stated = [day for layer in layers if layer.dates is not None for day in layer.dates]
     if date is not None and stated and date not in stated:
         yield f"dated as given, though the file says {stated[0]}"
@@ -295,7 +298,7 @@ def _notes(
 
 
 def _labels(mask: Found) -> tuple[str, ...]:
-    """Names under which a quality layer would count as not used."""
+    """Return the names by which a quality layer would be reported as not used."""
     return (Path(mask.layer.path).name, *mask.layer.bands[mask.band][:1])
 
 
@@ -322,7 +325,7 @@ def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
 
 
 def _quality_names(described: SourceDescription, trained: SourceDescription | None) -> tuple[str, ...]:
-    """Names of quality layers to look for: the one that was asked for, or those that could be."""
+    """Return the names of quality layers to look for: the requested ones, or all known ones."""
     if described.quality is not None:
         return described.quality.names
     before = () if trained is None or trained.quality is None else trained.quality.names
@@ -330,7 +333,7 @@ def _quality_names(described: SourceDescription, trained: SourceDescription | No
 
 
 def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modality: Modality) -> list[Found]:
-    """The layers that mask: of the source itself, or of a raster of their own."""
+    """Find the quality layers, in the source itself or in a raster of their own."""
     name_or_path = quality.names[0]
     given = InputPath(key=modality.key, path=name_or_path)
     if not Path(name_or_path).exists():
@@ -352,7 +355,7 @@ def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modali
 def _screened(
     name: str, chosen: Sequence[Chosen], found: Sequence[Found], quality: Quality
 ) -> tuple[list[Chosen], list[str]]:
-    """Layers with what masks them; dates that it does not tell about are told."""
+    """Return the layers with their masks, and notes about dates that the quality layer lacks."""
     pairing = Pairing(found)
     screened = [one._replace(screens=pairing.screens(one.layer)) for one in chosen]
     untold = {
