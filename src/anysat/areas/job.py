@@ -1,7 +1,7 @@
-"""The two steps of a shard's work: tokens of its patches, block by block; then fusion over windows, blended.
+"""The two steps of the work for a shard: the tokens of its patches, block by block, and the fusion of windows.
 
-A job holds all that the steps need and travels to the workers of a cluster as it is. What is between the steps lies on
-disk, so that either can be repeated anywhere.
+A job holds everything that the steps need, and is sent to the workers of a cluster. The results of the first step are
+stored on disk, so that either step can be repeated anywhere.
 """
 
 from __future__ import annotations
@@ -33,43 +33,44 @@ from anysat.normalise import Normaliser
 from anysat.observation import Observation
 
 TOKENS_AT_ONCE = 4096
-"""Tokens that are fused at once, in windows of one shape."""
+"""Number of tokens that are fused at once, in windows of one shape."""
 PAIRS_AT_ONCE = 1 << 22
-"""Pairs of place and token that are looked at at once, so that a large window takes little more than a small one."""
+"""Number of pairs of place and token to compute at once, so that large windows need little more memory than small."""
 RETRIES, RETRY_AFTER_S = 2, 0.5
-"""How often an input that cannot be read is tried again, and after how long, doubled each time."""
+"""How often reading an input is retried, and after how many seconds, doubled each time."""
 
 
 Period = tuple[np.datetime64, np.datetime64]
-"""First and last day that make one embedding of each place."""
+"""First and last day of a period, for which each place gets one embedding."""
 
 
 class Read(NamedTuple):
-    """What was read of a block."""
+    """What was read for a block."""
 
     tile: Tile | None
-    """None where no source has anything."""
+    """The observations; None if no source has any."""
     unreadable: tuple[str, ...] = ()
-    """What could not be read, and why; its pixels are nodata."""
+    """What could not be read, and why. Its pixels are nodata."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is to be said of a unit, kept with it."""
+    """Facts about a finished unit, stored with it."""
 
     seams: Seams = field(default_factory=Seams)
+    """Differences between patches at the borders of windows and elsewhere."""
     unreadable: tuple[str, ...] = ()
-    """Inputs that could not be read, and why; nodata in their place."""
+    """Inputs that could not be read, and why. Their pixels are nodata."""
     num_patches: int = 0
-    """Patches that somebody saw."""
+    """Number of valid patches."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` is the inverse."""
+        """Return plain values for JSON. `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Found:
-        """From plain values."""
+        """Create it from plain values."""
         return cls(Seams(**values["seams"]), tuple(values["unreadable"]), values["num_patches"])
 
     def __add__(self, other: Found) -> Found:
@@ -79,7 +80,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
-    """An area to be embedded."""
+    """The work of embedding an area."""
 
     model: AnySat
     sources: Mapping[str, Source]
@@ -87,48 +88,50 @@ class Job:
     periods: tuple[Period, ...]
     windowing: Windowing
     dense: str | None
-    """Modality whose sub-patches get an embedding each."""
+    """Modality that gets one dense embedding per sub-patch, or None."""
     block: int
-    """Patches along a side of what is read and encoded at once; divides a shard, or is one."""
+    """Number of patches along a side of a block, which is read and encoded at once. It divides `area.shard`."""
     kept: UnitFiles
-    """Where tokens lie until nobody needs them."""
+    """Storage of tokens until they are no longer needed."""
     places: Floats | None = None
-    """What a place in a window adds to its fused token (row col dim), which is taken away; None for nothing."""
+    """Place corrections: what each place in a window adds to its fused token, (row col dim). They are subtracted. None
+    for none."""
     dataset: str | None = None
+    """Dataset whose statistics standardise the values."""
     precision: Precision = "float32"
     growing: Growing | None = None
-    """What is kept so that later dates can join; None for nothing."""
+    """What is stored so that later dates can be added; None for nothing."""
 
     @property
     def units(self) -> list[Unit]:
-        """All of the work, in the order in which it is done."""
+        """All units of the work, in the order in which they are done."""
         rows, cols = self.area.shards
         return [Unit(p, r, c) for p in range(len(self.periods)) for r in range(rows) for c in range(cols)]
 
     @property
     def context(self) -> dict[str, Source]:
-        """Sources that are seen with a whole window rather than patch by patch."""
+        """Sources of context modalities, which are encoded with a whole window instead of patch by patch."""
         return {key: source for key, source in self.sources.items() if source.modality.covers_tile}
 
     def span(self, unit: Unit) -> Span:
-        """Patches of a unit."""
+        """Return the patches of a unit."""
         return self.area.shard_span(unit.row, unit.col)
 
     def needs(self, unit: Unit) -> list[Unit]:
-        """Units whose tokens the windows of a unit hold."""
+        """Return the units whose tokens are in the windows of a unit."""
         around, side = self.windowing.around(self.area, self.span(unit)), self.area.shard
         rows = range(around.top // side, (around.bottom - 1) // side + 1)
         cols = range(around.left // side, (around.right - 1) // side + 1)
         return [Unit(unit.period, row, col) for row in rows for col in cols]
 
     def blocks(self, unit: Unit) -> list[Span]:
-        """Parts of a unit that are read and encoded at once, without those that nobody wants."""
+        """Return the blocks of a unit that touch the requested ground."""
         return [span for span in self.span(unit).cut(self.block) if self.area.inside(span).any()]
 
     def read(self, period: int, span: Span, keys: Sequence[str] | None = None) -> Read:
-        """Pixels of a block; of all sources that are seen patch by patch, or of those named.
+        """Read the pixels of a block, of the sources named by `keys`, or of all except context modalities.
 
-        Where the block goes on from what an earlier run kept, of the dates that are new.
+        If the block continues what an earlier run stored, only the new dates are read.
         """
         all_sources = self.sources
         if keys is None and self.growing is not None and self.growing.goes_on(period, span):
@@ -139,7 +142,7 @@ class Job:
         return read_tile(sources, self.area, self.periods[period], span, self.model.normaliser, self.dataset)
 
     def encode(self, period: int, span: Span, read: Read) -> Tokens:
-        """Tokens of a block."""
+        """Encode a block: return its tokens."""
         size_m, inside = self.area.patch_size_m, self.area.inside(span)
         with torch.inference_mode(), multiplying(self.precision, self.model.device):
             if self.growing is not None:
@@ -156,20 +159,20 @@ class Job:
         return self.kept.is_there(unit)
 
     def make(self, unit: Unit) -> Tokens:
-        """First step, whole: read and encode all blocks of a unit."""
+        """Do the whole first step: read and encode all blocks of a unit."""
         parts = [self.encode(unit.period, span, self.read(unit.period, span)) for span in self.blocks(unit)]
         return joined(self.span(unit), parts)
 
     def keep(self, unit: Unit, parts: Sequence[Tokens]) -> None:
-        """End of the first step: keep the tokens of a unit, from those of its blocks."""
+        """End the first step: store the tokens of a unit, from those of its blocks."""
         write_tokens(self.kept, unit, joined(self.span(unit), parts))
 
     def forget(self, unit: Unit) -> None:
-        """Nobody waits for the first step of a unit any more."""
+        """Delete the result of the first step of a unit, which is no longer needed."""
         self.kept.forget(unit)
 
     def finish(self, unit: Unit) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
-        """Second step: the arrays of a unit, and what is to be said of them. All tokens it needs must be kept."""
+        """Do the second step: return the arrays of a unit and facts about them. All tokens it needs must be stored."""
         around = self.windowing.around(self.area, self.span(unit))
         parts = [read_tokens(self.kept, other, self.span(other), around) for other in self.needs(unit)]
         return self.fuse(unit, parts, read_sub(self.kept, unit) if self.dense else None)
@@ -177,7 +180,7 @@ class Job:
     def fuse(
         self, unit: Unit, parts: Sequence[Tokens], sub: tuple[Floats, Flags] | None
     ) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
-        """The arrays of a unit from the tokens of the units it needs, in their order, and its own of sub-patches."""
+        """Return the arrays of a unit, from the tokens of the units it needs, in order, and its sub-patch tokens."""
         span, windows = self.span(unit), self.windowing.touching(self.area, self.span(unit))
         tokens, blend = joined(self.windowing.around(self.area, span), parts), Blend(span, self.model.config.dim)
         problems = self._blend(unit.period, tokens, windows, blend)
@@ -190,11 +193,11 @@ class Job:
         return arrays, Found(seams, (*own.unreadable, *problems), int(seen.sum()))
 
     def window(self, period: int, span: Span) -> dict[str, tuple[Floats, Flags]]:
-        """Embeddings of one window by itself, from its pixels: for what is measured before the area is computed."""
+        """Embed one window separately, from its pixels, for what is measured before the area is computed."""
         return self.fuse_window(period, span, self.encode(period, span, self.read(period, span)))
 
     def fuse_window(self, period: int, span: Span, tokens: Tokens) -> dict[str, tuple[Floats, Flags]]:
-        """Embeddings of one window by itself, from its tokens; none where nobody saw anything."""
+        """Embed one window separately, from its tokens. The result is empty if nothing was observed."""
         context, _ = self._context(period, [span])
         if not tokens.patch and not context:
             return {}
@@ -205,16 +208,16 @@ class Job:
         return arrays
 
     def save_model(self, path: Path) -> None:
-        """Write the weights with their statistics."""
+        """Write the weights and their statistics to a file."""
         save(self.model, path)
 
     @property
     def load_model(self) -> Callable[..., AnySat]:
-        """Reads them again."""
+        """The function that reads what `save_model` writes."""
         return load
 
     def _blend(self, period: int, tokens: Tokens, windows: Sequence[Span], blend: Blend) -> tuple[str, ...]:
-        """Fuse windows, as many at once as count for little memory, and average them."""
+        """Fuse windows, several at once within bounded memory, and average them."""
         weight, valid = fade(self.windowing.shape(self.area)), tokens.valid
         problems: list[str] = []
         if not all(source.modality.covers_tile for source in self.sources.values()):
@@ -233,7 +236,7 @@ class Job:
     def _fuse(
         self, tokens: Tokens, windows: Sequence[Span], context: Mapping[str, SeenPatches]
     ) -> tuple[Floats, Flags]:
-        """Fused tokens (window row col dim), and which of them somebody saw (window row col)."""
+        """Return the fused tokens (window row col dim), and which of them are valid (window row col)."""
         device, (rows, cols) = self.model.device, windows[0].shape
         seen = {key: _for_all(found, len(windows)) for key, found in context.items()}
         for key, (some, flags) in stacked(tokens, windows).items():
@@ -253,7 +256,7 @@ class Job:
         return vectors if self.places is None else vectors - self.places, valid
 
     def _context(self, period: int, windows: Sequence[Span]) -> tuple[dict[str, SeenPatches], tuple[str, ...]]:
-        """Tokens of what is seen with whole windows, each modality on pixels of its own."""
+        """Return the tokens of context modalities, each on a grid of its own pixels."""
         found: dict[str, SeenPatches] = {}
         problems: list[str] = []
         for key, source in self.context.items():
@@ -272,7 +275,7 @@ class Job:
         return found, tuple(problems)
 
     def _dense(self, found: tuple[Floats, Flags] | None, vectors: Floats, seen: Flags) -> tuple[Floats, Flags]:
-        """Of each sub-patch its patch's fused token and its own (sub_row sub_col 2*dim)."""
+        """Return for each sub-patch the fused token of its patch and its own token (sub_row sub_col 2*dim)."""
         assert self.dense is not None
         side = round(self.area.patch_size_m / self.sources[self.dense].modality.subpatch_m)
         over = np.repeat(np.repeat(vectors, side, axis=0), side, axis=1)
@@ -286,9 +289,17 @@ def read_tile(
     sources: Mapping[str, Source], area: Area, period: Period, span: Span, normaliser: Normaliser | None,
     dataset: str | None,
 ) -> Read:  # fmt: skip
-    """What sources hold of the patches of a span, in the units of the statistics.
+    """Read a span from several sources, in the units of the statistics.
 
-    A file that cannot be read is tried again, then told and left out.
+    Reading a file is retried a few times. If it still fails, the file is left out and reported.
+
+    Args:
+        sources: The sources by modality key.
+        area: The area.
+        period: First and last day to read.
+        span: The patches.
+        normaliser: Statistics whose units the values are converted to; None for no conversion.
+        dataset: Dataset of the statistics.
     """
     observations: dict[str, Observation] = {}
     problems: list[str] = []
@@ -317,13 +328,13 @@ def read_tile(
 
 
 def _emptied(tile: Tile) -> Tile:
-    """A tile with the same modalities, of which nothing is valid."""
+    """Return a tile with the same modalities, all invalid."""
     empty = {key: replace(o, valid=np.zeros_like(o.valid)) for key, o in tile.observations.items()}
     return replace(tile, observations=empty)
 
 
 def _for_all(found: SeenPatches, count: int) -> SeenPatches:
-    """The tokens of as many windows, those of the first in place of what is missing."""
+    """Return tokens for a fixed number of windows, with those of the first in place of missing ones."""
 
     def filled(some: torch.Tensor | None) -> torch.Tensor | None:
         return None if some is None else torch.cat([some, some[:1].expand(count - len(some), *some.shape[1:])])

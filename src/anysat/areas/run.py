@@ -1,7 +1,7 @@
-"""A job run to its end: on this machine, reading ahead and writing behind, or on a Dask cluster.
+"""Running of a job, on this machine (reading ahead and writing in the background) or on a Dask cluster.
 
-Both give the same numbers: the same blocks, windows and batches, in whatever order. Units that are written are not done
-again, nor first steps that are kept.
+Both give the same numbers, because blocks, windows and batches are the same, whatever their order. Written units, and
+stored first steps, are not done again.
 """
 
 from __future__ import annotations
@@ -28,58 +28,58 @@ from anysat.geo.store import AreaStore, Unit
 from anysat.model.ready import keeping_ready
 
 WRITES_BEHIND = 2
-"""Units that may wait to be written."""
+"""Number of units that may wait to be written."""
 UNITS_PER_THREAD, TRIES = 3, 2
-"""Units under way on a cluster for each of its threads, and how often one that fails is tried again."""
+"""Number of units in progress per thread of a cluster, and how often a failed one is retried."""
 
 Tick = Callable[[int, int], None]
-"""Told after each step how many steps are done of how many; a unit has two."""
+"""Called after each step with the number of finished steps and of all steps. A unit has two."""
 
 
 class Work(Protocol):
-    """What is run: two steps for each unit, the second of which may wait for the first of others."""
+    """Work that can be run: two steps for each unit, the second of which may need the first steps of other units."""
 
     @property
     def model(self) -> Any:
-        """What computes; it travels to other machines as a file."""
+        """The model, which is sent to other machines as a file."""
 
     def span(self, unit: Unit) -> Span:
-        """Patches of a unit."""
+        """Return the patches of a unit."""
 
     def needs(self, unit: Unit) -> list[Unit]:
-        """Units whose first step must be done before the last of this one."""
+        """Return the units whose first step must be done before the last step of this one."""
 
     def blocks(self, unit: Unit) -> list[Span]:
-        """Patches that the first step reads, part by part."""
+        """Return the blocks of a unit, which the first step reads one by one."""
 
     def read(self, period: int, span: Span) -> Read:
-        """Pixels of a part; safe in threads."""
+        """Read the pixels of a block. Must be thread-safe."""
 
     def encode(self, period: int, span: Span, read: Read) -> Any:
-        """What is computed of a part."""
+        """Compute a block."""
 
     def keep(self, unit: Unit, parts: list[Any]) -> None:
-        """End of the first step: on disk."""
+        """End the first step: store the results of the blocks on disk."""
 
     def is_made(self, unit: Unit) -> bool:
         """Whether the first step is done."""
 
     def finish(self, unit: Unit) -> tuple[dict[str, Any], Found]:
-        """The last step: arrays of the store, and what is to be said."""
+        """Do the last step: return the arrays of the store, and facts about them."""
 
     def forget(self, unit: Unit) -> None:
-        """Nobody waits for the first step any more."""
+        """Delete the result of the first step, which is no longer needed."""
 
     def save_model(self, path: Path) -> None:
-        """Write the model."""
+        """Write the model to a file."""
 
     @property
     def load_model(self) -> Callable[..., Any]:
-        """Reads it again, from a path and `device`."""
+        """The function that reads the model, from a path and `device`."""
 
 
 class _Plan:
-    """What is still to be done, in which order, and what may be forgotten when."""
+    """The remaining work, its order, and when results of first steps can be deleted."""
 
     def __init__(self, job: Work, store: AreaStore, tick: Tick) -> None:
         self._job, self._tick = job, tick
@@ -93,18 +93,18 @@ class _Plan:
         self._total, self._done = len(self._needs) + len(self._wanted), 0
 
     def first_units(self) -> list[Unit]:
-        """Units whose first step is wanted, as they are wanted: what can be finished early is finished early."""
+        """Return the units whose first step is needed, in an order that lets units finish early."""
         return list(self._wanted)
 
     def first_done(self, unit: Unit) -> list[Unit]:
-        """Note the first step of a unit; the units whose last can be done now."""
+        """Record that the first step of a unit is done, and return the units whose last step can now be done."""
         self._step()
         for other in self._waiting[unit]:
             self._waiting_for[other] -= 1
         return [other for other in self._waiting[unit] if not self._waiting_for[other]]
 
     def written(self, unit: Unit) -> None:
-        """Note a unit that is written; first steps that nobody waits for any more are forgotten."""
+        """Record that a unit is written, and delete results of first steps that are no longer needed."""
         self._step()
         for other in self._needs[unit]:
             self._wanted[other] -= 1
@@ -118,37 +118,49 @@ class _Plan:
 
 @dataclass
 class Timing:
-    """Where the seconds of a run went, and what it did; parts that run beside each other add up to more than `wall`."""
+    """Seconds of each part of a run, and how much it did. Parts that run in parallel can add up to more than `wall`."""
 
     read: float = 0.0
-    """Of all readers together."""
+    """Reading, by all readers together."""
     encode: float = 0.0
+    """First steps."""
     finish: float = 0.0
+    """Last steps."""
     write: float = 0.0
+    """Writing."""
     waiting: float = 0.0
-    """Computing had nothing to do, because nothing was read yet."""
+    """Time in which the computation waited for reads."""
     wall: float = 0.0
+    """The whole run."""
     cpu: float = 0.0
-    """Of all threads; 0 on a cluster, whose workers do not tell."""
+    """CPU time of all threads; 0 on a cluster, where it is not known."""
     readers: int = 1
+    """Number of reading threads."""
     num_cores: int = 1
+    """Number of CPU cores."""
     num_blocks: int = 0
-    """Read and encoded."""
+    """Number of blocks read and encoded."""
     num_patches: int = 0
-    """Of units that were written."""
+    """Number of patches in written units."""
 
     @property
     def bound(self) -> float:
-        """Seconds that no order of the same work beats: those of its slowest part, or of all cores at work."""
+        """Lower bound in seconds for the same work in any order: its slowest part, or all cores fully used."""
         parts = (self.read / self.readers, self.encode + self.finish, self.write, self.cpu / self.num_cores)
         return max(parts)
 
 
 def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, readers: int = 2) -> Timing:
-    """Do what remains, in this process: `readers` threads read ahead, one writes behind, this one computes.
+    """Do the remaining work in this process, with threads that read ahead and one that writes in the background.
+
+    Args:
+        job: The work.
+        store: Where the results are written.
+        tick: Called after each step.
+        readers: Number of threads that read ahead.
 
     Raises:
-        UnfinishedError: it cannot be written; what is done is kept.
+        UnfinishedError: The store cannot be written. Finished units are kept.
     """
     plan, timing = _Plan(job, store, tick), Timing(readers=readers, num_cores=_num_cores())
     start, cpu = time.perf_counter(), time.process_time()
@@ -186,13 +198,13 @@ def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, reade
 
 
 def _num_cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warning that an array has no place: rasterio hushes its own as it warps, which threads undo for others."""
+    """Silence rasterio's NotGeoreferencedWarning, because its own way of doing so is not thread-safe."""
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
@@ -204,7 +216,7 @@ Ahead = Iterator[tuple[Span, "Future[tuple[Read, float]]"]]
 
 
 def _reading(job: Work, plan: _Plan, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Unit, Ahead]]:
-    """Units whose first step is wanted, each with its blocks, of which the next ones are being read."""
+    """Yield the units whose first step is needed, each with its blocks, while the next blocks are being read."""
     todo = ((unit, span) for unit in plan.first_units() if not job.is_made(unit) for span in job.blocks(unit))
     queue: deque[tuple[Unit, Span, Future[tuple[Read, float]]]] = deque()
 
@@ -229,7 +241,7 @@ def _read(job: Work, unit: Unit, span: Span) -> tuple[Read, float]:
 
 
 def _make(job: Work, unit: Unit, spans: Ahead, timing: Timing) -> None:
-    """The first step of a unit, unless it is done already."""
+    """Do the first step of a unit, unless it is done already."""
     if job.is_made(unit):
         return
     parts = []
@@ -254,18 +266,18 @@ def _write(store: AreaStore, unit: Unit, arrays: Any, found: Found) -> float:
 
 
 def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: None) -> Timing:
-    """Do what remains on a Dask cluster whose workers see the same disk; work of workers that are lost is done anew.
+    """Do the remaining work on a Dask cluster whose workers see the same disk. The work of lost workers is repeated.
 
-    Weights travel as a file that each worker loads once. At most a few units per thread are under way.
+    Weights are sent as a file that each worker loads once. Only a few units per thread are in progress at a time.
 
     Args:
-        client: a `distributed.Client`.
-        job: the work.
-        store: where it goes.
-        tick: told of each step.
+        client: A `distributed.Client`.
+        job: The work.
+        store: Where the results are written.
+        tick: Called after each step.
 
     Raises:
-        UnfinishedError: it cannot be written; what is done is kept, and nothing is under way any more.
+        UnfinishedError: The store cannot be written. Finished units are kept, and nothing is in progress any more.
     """
     from distributed import as_completed, wait
 
@@ -300,7 +312,7 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
                     submit(_last_task, True, ready)
             fill()
     except Exception:
-        # none of them writes into what another run may go on with by then
+        # no task may still be writing when another run continues this work
         wait(list(under_way))  # type: ignore[no-untyped-call]
         raise
     timing.wall = time.perf_counter() - start
@@ -308,7 +320,7 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
 
 
 def _saved(job: Work, folder: Path) -> Path:
-    """The model in a file that is named after its content: workers, which outlive a run, know it by its name."""
+    """Write the model to a file named after its content, by which workers, which outlive a run, recognise it."""
     path = folder / "weights.safetensors"
     job.save_model(path)
     name = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
@@ -316,7 +328,7 @@ def _saved(job: Work, folder: Path) -> Path:
 
 
 _Model = tuple[Path, str, int]
-"""File of a model, device and threads of its computing: as here, so that sums are the same."""
+"""File of a model, its device and number of threads, the same as here so that sums are the same."""
 
 
 def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> None:
@@ -329,7 +341,7 @@ def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> Non
 def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
     if store.is_done(unit):
         return
-    for other in light.needs(unit):  # made long ago, but perhaps on a disk that lost it
+    for other in light.needs(unit):  # done before, but perhaps on a disk that lost it
         _first_task(light, model, store, other)
     with keeping_ready():
         arrays, found = _with_model(light, *model).finish(unit)
@@ -337,7 +349,7 @@ def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
 
 
 def _with_model(light: Any, weights: Path, device: str, threads: int) -> Work:
-    """The whole of what was sent."""
+    """Return the job with its model loaded."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return replace(light, model=_model(light.load_model, weights, device))
@@ -345,5 +357,5 @@ def _with_model(light: Any, weights: Path, device: str, threads: int) -> Work:
 
 @lru_cache(maxsize=1)
 def _model(loader: Callable[..., Any], weights: Path, device: str) -> Any:
-    """Loaded once by each worker."""
+    """Load the model, once per worker."""
     return loader(weights, device=device)

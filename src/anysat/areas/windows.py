@@ -1,7 +1,8 @@
-"""Windows of patches over an area: where they lie, what each counts for, and how well they agree.
+"""Windows of patches over an area: their places, their weights, and how well they agree.
 
-Patches' own tokens do not depend on windows. The fusion transformer mixes all patches of a window, so what it says of a
-patch depends on the window; windows overlap and their answers are averaged with weights that fade to the edges.
+The tokens of patches do not depend on windows, but the fusion transformer mixes all patches of a window, so the
+embedding of a patch depends on the window. Windows therefore overlap, and their results are averaged with weights that
+fade towards the edges.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from anysat.geo.area import Area, Span
 
 @dataclass(frozen=True, kw_only=True)
 class Windowing:
-    """How windows lie."""
+    """Size and overlap of windows.
+
+    Raises:
+        RecordError: A field has a value that is not possible.
+    """
 
     side: int = 16
-    """Patches along a side; all of the area where it has fewer."""
+    """Number of patches along a side. A smaller area is one window."""
     overlap: float = 0.25
-    """Share of a side that the next window covers again."""
+    """Fraction of a side that the next window covers again."""
 
     def __post_init__(self) -> None:
         if self.side < 1:
@@ -32,11 +37,11 @@ class Windowing:
 
     @property
     def step(self) -> int:
-        """Patches from a window to the next."""
+        """Number of patches from one window to the next."""
         return max(1, round(self.side * (1 - self.overlap)))
 
     def starts(self, length: int) -> list[int]:
-        """First patches along an axis of so many; the last window ends with the area.
+        """Return the first patch of each window along an axis of `length` patches. The last window ends with the axis.
 
         Examples:
             >>> Windowing(side=4, overlap=0.5).starts(9)
@@ -46,30 +51,30 @@ class Windowing:
         return [*range(0, last, self.step), last]
 
     def shape(self, area: Area) -> tuple[int, int]:
-        """Rows and columns of every window of an area."""
+        """Return the number of rows and columns of every window of an area."""
         return min(self.side, area.geobox.height), min(self.side, area.geobox.width)
 
     def touching(self, area: Area, span: Span) -> list[Span]:
-        """Windows that share a patch with a span, row by row."""
+        """Return the windows that share a patch with a span, row by row."""
         (rows, cols), whole = self.shape(area), area.span
         tops = [t for t in self.starts(whole.bottom) if t < span.bottom and t + rows > span.top]
         lefts = [left for left in self.starts(whole.right) if left < span.right and left + cols > span.left]
         return [Span(top, top + rows, left, left + cols) for top in tops for left in lefts]
 
     def around(self, area: Area, span: Span) -> Span:
-        """All patches that the windows touching a span hold."""
+        """Return the span of all windows that touch a span."""
         rows = self._reach(area.geobox.height, span.top, span.bottom)
         return Span(*rows, *self._reach(area.geobox.width, span.left, span.right))
 
     def _reach(self, length: int, start: int, stop: int) -> tuple[int, int]:
-        """From the first patch of the first window that touches a range to after the last of the last."""
+        """Return the range of patches of all windows that touch a range."""
         side, end = min(self.side, length), max(length - self.side, 0)
         first = min(max(0, (start - side) // self.step + 1) * self.step, end)
         last = end if end < stop else (stop - 1) // self.step * self.step
         return first, last + side
 
     def borders(self, area: Area) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Rows and columns (of the area, without the first) where a window begins or ends, or counts for most anew."""
+        """Return where windows start, end or begin to weigh most, for rows and columns of the area but the first."""
         found = []
         for length, side in zip(area.span.shape, self.shape(area), strict=True):
             at = np.zeros(length, bool)

@@ -1,8 +1,8 @@
-"""A Zarr store of an area that is written shard by shard, by threads or processes, and outlives its writers.
+"""The Zarr store of an area, written shard by shard by threads or processes, and resumable.
 
-Until it is finished, everything lies in `OUT.partial`: the store itself, a marker with checksums for each unit
-that is done, and what the store is made from. A unit, one shard of one period in every array, is written once,
-whole, by one thread; units come in any order.
+Until it is finished, everything lies in `OUT.partial`: the store itself, a marker with checksums for each finished
+unit, and what the store is made from. A unit is one shard of one period in every array. Each is written once, as a
+whole, by one thread, in any order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anysat.geo.whole_files import checksum, read_object, write_whole
 
 _DATA, _DONE, _FACTS, _OLD = "store.zarr", "done", "made-from.json", "replaced"
 CHECKSUMS = "checksums"
-"""Group of a finished store: a number per shard of each array (blake2b, 8 bytes), 0 where there is no file."""
+"""Group of a finished store with a checksum per shard of each array (blake2b, 8 bytes), 0 if there is no file."""
 
 
 class Unit(NamedTuple):
@@ -40,7 +40,7 @@ class Unit(NamedTuple):
 
 
 class AreaStore:
-    """A store that is being written; `create` or `open` one. It can be sent to other processes.
+    """A store that is being written. Get one by `AreaStore.open`. It can be sent to other processes.
 
     Example:
         >>> from datetime import date
@@ -64,29 +64,29 @@ class AreaStore:
         self.layouts = {layout.name: layout for layout in layouts}
         self.num_periods = num_periods
         self.begun_anew = ""
-        """Why what was unfinished there is not gone on with; empty where it is, or there was nothing."""
+        """Why an unfinished store was not continued; empty if it was, or if there was none."""
 
     @classmethod
     def open(
         cls, final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any], *,
         attributes: Mapping[str, Any] | None = None, overwrite: bool = False,
     ) -> AreaStore:  # fmt: skip
-        """Take up what is unfinished at that place, or else begin; only one process does this at a time.
+        """Continue an unfinished store, or start a new one. Only one process may do this at a time.
 
         Args:
-            final: where the store will be, NAME.zarr.
-            layouts: its groups.
-            periods: first and last day of each.
-            made_from: inputs, dates, weights, options: anything that turns into JSON. It must be the same again
-                for an unfinished store to be taken up.
-            attributes: of the root, kept under `anysat`.
-            overwrite: replace a finished store, when this one is finished; throw away an unfinished one that was made
+            final: Path of the finished store, NAME.zarr.
+            layouts: Groups of the store.
+            periods: First and last day of each period.
+            made_from: What the store is made from, as JSON-serialisable values: inputs, dates, weights, options. An
+                unfinished store is continued only if they are the same.
+            attributes: Attributes of the root group, stored under `anysat`.
+            overwrite: Replace a finished store once this one is finished, and discard an unfinished one that was made
                 from something else.
 
         Raises:
-            OutputExistsError: a finished store is there, and is not to be replaced.
-            StoreMismatchError: an unfinished one is there that was made from something else.
-            WriteError: it cannot be written, or another process is writing it.
+            OutputExistsError: There is a finished store, and `overwrite` is False.
+            StoreMismatchError: There is an unfinished store that was made from something else.
+            WriteError: The store cannot be written, or another process is writing it.
         """
         _check(layouts, periods)
         store = cls(Path(final).absolute(), layouts, len(periods))
@@ -109,7 +109,7 @@ class AreaStore:
     def is_made(
         cls, final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]
     ) -> bool:
-        """Whether a finished store lies there that was made from the same."""
+        """Whether there is a finished store that was made from the same."""
         import zarr
 
         if not (final / "zarr.json").exists() or partial_of(final).joinpath(_DATA).exists():
@@ -136,12 +136,12 @@ class AreaStore:
 
     @staticmethod
     def fingerprint(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> str:
-        """What tells a store from those made from something else, as its attributes have it."""
+        """Return the fingerprint of what a store is made from, as stored in its attributes."""
         return fingerprint_of(facts_of(layouts, periods, made_from))
 
     @staticmethod
     def bring_back(final: Path) -> None:
-        """Put an older store back whose replacement stopped between the two renames of `finish`."""
+        """Restore an older store if its replacement was interrupted between the two renames of `finish`."""
         old = partial_of(final) / _OLD
         if old.exists() and not final.exists():
             old.rename(final)
