@@ -1,6 +1,6 @@
-"""Answers for ground that is larger than what a predictor looks at: of overlapping crops, whose outputs are averaged.
+"""Predictions for ground larger than a predictor's tile: the averaged outputs of overlapping crops.
 
-The published scores of FLAIR are made so: photos of 102.4 m seen in five crops of 100 m (spec section 5).
+The published scores of FLAIR are computed in this way, from five crops of 100 m for each photo of 102.4 m.
 """
 
 from __future__ import annotations

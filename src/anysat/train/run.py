@@ -1,4 +1,4 @@
-"""The folder of a run: what it was made with, who is at work in it, and whether it may be gone on with."""
+"""The folder of a run: its options and facts, its lock, and whether it can be resumed."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ MAY_CHANGE = frozenset({
     "max_steps", "resume", "out", "devices", "num_nodes", "accelerator", "strategy", "accumulate", "num_workers",
     "threads", "save_every", "keep_last", "keep_best", "best_is_highest", "log_every", "loggers",
 })  # fmt: skip
-"""Options that another session of a run may have otherwise; `fit` sees to it that the micro-batches stay as many."""
+"""Options that may differ in another session of a run. `fit` ensures that the number of micro-batches is the same."""
 _PACKAGES = ("anysat", "torch", "lightning", "numpy", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """An open run, which no other process can open."""
+    """The folder of an open run, which no other process can open. Get one by `open_run`."""
 
     path: Path
     is_writer: bool = True
-    """False in processes other than the first of several that train together; they write nothing."""
+    """False in all but the first of several processes that train together: they write nothing."""
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
 
@@ -60,7 +60,7 @@ _PATIENCE_S = 3600.0
 
 
 def wait_for(path: Path) -> None:
-    """Until the first process has made a file that all need, an hour at most; for the others."""
+    """Wait until the first process has made a file that all processes need, for at most an hour."""
     until = time.monotonic() + _PATIENCE_S
     while not path.is_file() and time.monotonic() < until:
         time.sleep(0.2)
@@ -72,28 +72,28 @@ def open_run(
     normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None, caches: Collection[str] = (), processes: int = 1,
 ) -> Iterator[RunFolder]:  # fmt: skip
-    """Make a run folder, or open it to go on; what a run consists of besides checkpoints and metrics is written here.
+    """Create a run folder, or open an existing one to resume. Writes everything except checkpoints and metrics.
 
-    A run that is begun here and refused before it has made anything leaves none, so that it can be begun otherwise.
+    If a new run fails before it has produced anything, its folder is cleared, so that it can be started differently.
 
     Args:
-        path: the folder.
-        config: everything the run was asked for, as plain values.
-        seed: of the run.
-        resume: go on with what is there; where nothing is, begin.
-        normaliser: statistics of the data.
-        may_change: names of options, wherever they stand in `config`, that may differ besides `MAY_CHANGE`.
-        defaults: options as they are where nothing is asked for; a run of an earlier version lacks newer ones.
-        data: which tiles are used for what, as `tiles_facts` tells; a run of an earlier version has none.
-        caches: names of folders in it whose files tell by themselves what they are of, so that any run may find them.
-        processes: how many train together, as `num_processes` tells; one that is alone writes, whatever number a
-            launcher of other work has given it.
+        path: The folder.
+        config: All options of the run, as plain values.
+        seed: Seed of the run.
+        resume: Continue an existing run. If there is none, start a new one.
+        normaliser: Statistics of the data.
+        may_change: Names of options, at any place in `config`, that may differ in addition to `MAY_CHANGE`.
+        defaults: Default values of options, for runs of earlier versions, which lack newer options.
+        data: Which tiles are used for what, from `tiles_facts`. Runs of earlier versions have none.
+        caches: Names of subfolders whose files identify themselves, so that any run may use them.
+        processes: Number of processes that train together, from `num_processes`. A single process always writes,
+            whatever rank a launcher has given it.
 
     Raises:
-        RunExistsError: there is a run, and `resume` is False.
-        InputError: another process is at work there; it holds something else; it was begun with other tiles.
-        RecordError: the run was begun with other options.
-        WriteError: it cannot be written.
+        RunExistsError: There is a run, and `resume` is False.
+        InputError: Another process is using the folder, it holds other files, or its run was started with other tiles.
+        RecordError: The run was started with other options.
+        WriteError: The folder cannot be written.
     """
     if processes > 1 and not _is_first_process():
         yield RunFolder(path=path, is_writer=False)
@@ -109,7 +109,7 @@ def open_run(
             _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change), json.loads(json.dumps(defaults or {})))
             _check_data(path, data or {})
         try:
-            keep_config(path, plain)  # first, for by it a folder is known as a run
+            keep_config(path, plain)  # first, because it marks the folder as a run
             _write_facts(path / FACTS, seed)
             if data and not (path / DATA).is_file():
                 write_whole(path / DATA, to_json(data))
@@ -122,9 +122,9 @@ def open_run(
         try:
             yield RunFolder(path=path)
         except AnySatError as error:
-            has_computed = normaliser is None and (path / STATISTICS).exists()  # which took long, and is true still
+            has_computed = normaliser is None and (path / STATISTICS).exists()  # slow to compute, and still valid
             after = (WriteError, SourceError, MissingFileError) if has_computed else WriteError
-            if not begun and not isinstance(error, after):  # a full disk, a file: mended, and gone on after
+            if not begun and not isinstance(error, after):  # those can be fixed and resumed
                 _take_away(path, caches)
             raise
         finally:
@@ -132,8 +132,8 @@ def open_run(
 
 
 def _take_away(path: Path, caches: Collection[str]) -> None:
-    """What makes a folder a run, where there is no more than that in it: nothing trained, nor begun to be computed."""
-    written = (STATISTICS, BEGUN_WITH, DATA, FACTS, CONFIG)  # the options last, for by them it is known as a run
+    """Remove the files that make a folder a run, if it holds nothing else: nothing was trained or computed yet."""
+    written = (STATISTICS, BEGUN_WITH, DATA, FACTS, CONFIG)  # options last: they mark a run
     found = {one.name for one in path.iterdir()}
     if found - {LOCK, "checkpoints", *written, *caches} or any((path / "checkpoints").iterdir()):
         return
@@ -153,12 +153,17 @@ def check_same(
     where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str],
     defaults: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Refuse options that differ from those a run was begun with, but for some.
+    """Check that options are those that a run was started with, except for some.
 
-    What the run did not know is as in `defaults`, which must be what it did.
+    Args:
+        where: What the options belong to, for messages.
+        begun: Options of the run.
+        given: Options given now.
+        may_change: Names of options that may differ.
+        defaults: Values of options that the run does not have. They must describe what it did.
 
     Raises:
-        RecordError: naming each that differs.
+        RecordError: Options differ. The message names each.
     """
     old, new = _flat(begun), _flat(given)
     old = {**{name: value for name, value in _flat(defaults or {}).items() if name not in old and name in new}, **old}
@@ -201,7 +206,7 @@ def _counted(facts: Mapping[str, Any] | None, before: str, after: str) -> str:
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by their dotted names; of a list of tables each table is named by its number."""
+    """Return values by their dotted names. The tables of a list are named by their numbers."""
     if isinstance(config, list) and config and all(isinstance(part, Mapping) for part in config):
         config = dict(enumerate(config))
     if not isinstance(config, Mapping):
@@ -214,14 +219,14 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _is_first_process() -> bool:
-    """Of those that train together, however they were started."""
+    """Whether this is the first of the processes that train together, however they were started."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def _write_facts(path: Path, seed: int) -> None:
-    """Note this session; earlier ones stay."""
+    """Add the facts of this session to those of earlier ones."""
     sessions = []
     with contextlib.suppress(OSError, ValueError):
         sessions = json.loads(path.read_text("utf-8"))["sessions"]
@@ -237,7 +242,7 @@ def _write_facts(path: Path, seed: int) -> None:
 
 
 def _note_time(path: Path, began_s: float, began_cpu_s: float) -> None:
-    """Note how long this session took; one that is killed, or whose disk is full, tells nothing."""
+    """Record how long this session took. Nothing is recorded if it is killed or the disk is full."""
     import torch
 
     with contextlib.suppress(OSError, ValueError):
@@ -249,9 +254,10 @@ def _note_time(path: Path, began_s: float, began_cpu_s: float) -> None:
 
 
 def spent(run: Path) -> dict[str, Any]:
-    """What the sessions of a run took together: seconds by the clock and of the processor, and threads.
+    """Return what all sessions of a run took together: wall-clock seconds, CPU seconds, and threads.
 
-    Of the first process alone, without its workers. A session that was killed told nothing; `untimed` counts those.
+    Only the first process counts, without its workers. `untimed` is the number of sessions without times, which were
+    killed.
     """
     sessions = json.loads((run / FACTS).read_text("utf-8"))["sessions"]
     told = [session for session in sessions if "wall_s" in session]
@@ -279,7 +285,7 @@ def _devices() -> list[str]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the working directory, else of the package, where that is a git checkout."""
+    """Return the commit of the working directory, or else of the package, if it is a git checkout."""
     for folder in (Path.cwd(), Path(__file__).parent):
         commit = _git(folder, "rev-parse", "HEAD")
         if commit:

@@ -1,4 +1,4 @@
-"""The learning rate of a step, and how `plateau` remembers what it has seen."""
+"""The learning-rate schedules, and the state of `plateau`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from anysat.train.config import OptimiserConfig
 
 _LEAST_GAIN = 1e-4
-"""What counts as an improvement, as a share of the best value (that of torch's `ReduceLROnPlateau`)."""
+"""Least relative improvement that counts, as in torch's `ReduceLROnPlateau`."""
 
 
 def learning_rate(step: int, num_steps: int, config: OptimiserConfig, plateau_factor: float = 1.0) -> float:
-    """The learning rate of step `step`, from 0, of schedules that are `num_steps` long.
+    """Return the learning rate of a step, counted from 0, in a training of `num_steps` steps.
 
     >>> config = OptimiserConfig(learning_rate=1.0, warmup_steps=2)
     >>> [round(learning_rate(step, 6, config), 3) for step in range(6)]
@@ -30,16 +30,17 @@ def learning_rate(step: int, num_steps: int, config: OptimiserConfig, plateau_fa
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """How often in a row a metric did not improve."""
+    """The state of the schedule `plateau`."""
 
     factor: float = 1.0
-    """What the learning rate is multiplied with."""
+    """Factor of the learning rate."""
     best: float | None = None
     """Lowest value so far."""
     num_without_gain: int = 0
+    """Number of consecutive measurements without improvement."""
 
     def after(self, value: float, config: OptimiserConfig) -> Plateau:
-        """What is remembered after one more measurement; one that is no number is none that is better."""
+        """Return the state after one more measurement. NaN is not an improvement."""
         if not math.isnan(value) and (self.best is None or value < self.best - _LEAST_GAIN * abs(self.best)):
             return replace(self, best=value, num_without_gain=0)
         if self.num_without_gain < config.plateau_patience:
