@@ -1,7 +1,7 @@
 """Tasks: a target with its number of outputs, their loss, their meaning and their scores.
 
-To add a task, write one file with a class that implements `Task`, and name it in `make_task`. A new kind of target takes
-more: nearest-neighbour heads, simple models, maps, pictures and reports also look at `Target.kind`.
+To add a task, write one file with a class that implements `Task`, and name it in `make_task`. A new kind of target
+takes more: nearest-neighbour heads, simple models, maps, pictures and reports also look at `Target.kind`.
 """
 
 from __future__ import annotations

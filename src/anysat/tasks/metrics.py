@@ -160,8 +160,8 @@ class LabelScores(_Sheet):
     probability), and for each label `f1`, `precision`, `recall`, `average_precision` and `support`.
 
     `f1_macro` is the mean over the labels that occur in the truth or the predictions, `map_macro` over those in the
-    truth. Where outputs are NaN or infinite, as for a tile that nothing observed, no label is predicted, and there is no
-    confidence.
+    truth. Where outputs are NaN or infinite, as for a tile that nothing observed, no label is predicted, and there is
+    no confidence.
 
     >>> scores = LabelScores(2)
     >>> scores.update(torch.tensor([[2.0, -1.0], [1.0, 3.0]]), torch.tensor([[1, 0], [0, 1]]))
@@ -234,8 +234,8 @@ class ValueScores(_Sheet):
 
     Args:
         ignore: Value that marks places without a label.
-        missing: Value that is scored where there is no answer (NaN), such as the mean of the training data. None refuses
-            such outputs.
+        missing: Value that is scored where there is no answer (NaN), such as the mean of the training data. None
+            refuses such outputs.
     """
 
     moments: list[Tensor]
