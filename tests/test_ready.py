@@ -268,6 +268,26 @@ def test_hooks_and_foreign_layers_are_asked_where_nothing_is_learned_too(change)
         torch.testing.assert_close(model(x, 10), wanted, atol=1e-5, rtol=1e-5)
 
 
+def _replica(model):
+    """As `nn.DataParallel` makes one for each device: its weights are plain tensors."""
+    made = {part: part._replicate_for_data_parallel() for part in model.modules()}
+    for part, replica in made.items():
+        for name, child in part._modules.items():
+            replica._modules[name] = made.get(child)
+        for name, weight in part._parameters.items():
+            setattr(replica, name, None if weight is None else weight * 1)
+    return made[model]
+
+
+def test_a_replica_whose_weights_are_plain_tensors_runs_and_learns():
+    model, x = random_model().eval().requires_grad_(), random_input(("s2", "aerial"), 20)
+    wanted = model(x, 10)
+    with torch.inference_mode():
+        torch.testing.assert_close(_replica(model)(x, 10), wanted.detach(), atol=1e-5, rtol=1e-5)
+    _replica(model)(x, 10).sum().backward()
+    assert model.spatial.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
+
+
 def test_frozen_weights_are_made_ready_without_being_told_and_it_is_said(caplog):
     model, x = random_model().eval().requires_grad_(), random_input(("s1", "s2"), 20)
     learning = model(x, 10)

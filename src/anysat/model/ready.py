@@ -48,7 +48,6 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
 
     They are ready ones, or the given ones if the pass needs gradients, is exported, or the modules are special.
     """
-    device = next(modules[0].parameters()).device.type
     learns, is_exported = torch.is_grad_enabled(), torch.compiler.is_exporting()
     if learns and (kept := _keeping()) is not None:  # weights will change
         kept.clear()
@@ -58,6 +57,7 @@ def made_ready(*modules: Any) -> Iterator[tuple[Any, ...]]:
         _log.debug("%s runs as it is: %s", type(modules[0]).__name__, why)
         yield modules
         return
+    device = _device_of(modules[0]).type
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     _log.debug("%s runs made ready, products in %s", type(modules[0]).__name__, mixed or "the type of its weights")
     with torch.autocast(device, enabled=False):
@@ -71,7 +71,12 @@ def num_workers_of(modules: Sequence[nn.Module], made: Sequence[nn.Module]) -> i
     """
     draws = any(part.training for module in modules for part in module.modules())
     is_ready = all(one is not module for one, module in zip(made, modules, strict=True))
-    return num_workers(next(modules[0].parameters()).device) if is_ready and not draws else 1
+    return num_workers(_device_of(modules[0])) if is_ready and not draws else 1
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights lie; replicas, whose weights are plain tensors, have none that could be asked."""
+    return next(module.parameters()).device
 
 
 class _Made(NamedTuple):
