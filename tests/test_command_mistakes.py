@@ -2,8 +2,9 @@
 
 import pytest
 
-from anysat.cli import main
+from anysat.cli import COMMANDS, _parse, main, make_parser
 from anysat.data.base import open_dataset
+from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.pretrain import PartConfig, PretrainConfig
 from anysat.workflows.pretrain_run import _name_of
 from miniatures import miniature
@@ -16,6 +17,40 @@ def test_an_option_that_is_missing_is_named_as_it_is_typed(words, option, capsys
     with pytest.raises(SystemExit):
         main(words)
     assert f"the following arguments are required: {option}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "name"), [
+    ("datasets shwo a", "datasets show"), ("weights convrt a.pth", "weights convert"), ("world mkae", "world make"),
+    ("datasts", "datasets list"), ("embd s2=a.nc", "embed"),
+])  # fmt: skip
+def test_a_mistyped_command_is_a_mistake_and_the_closest_are_named(words, name, capsys):
+    assert main(words.split()) == 2
+    out, said = capsys.readouterr()
+    told = said.splitlines()[0]
+    assert told.startswith("anysat: unknown command '")
+    assert name in told.split("closest: ")[1]
+    assert not out
+
+
+@pytest.mark.parametrize("words", ["", "--help", "datasets", "weights -h", "world --help"])
+def test_a_group_of_commands_alone_lists_them(words, capsys):
+    assert main(words.split()) == 0
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("area", ["-8.9,49.6,9.1,49.7", "-.5,50,1,51", "4,50,5,51"])
+@pytest.mark.parametrize("joint", ["=", " "])
+def test_an_area_may_begin_west_of_greenwich(area, joint):
+    words = f"s2=a.nc --area{joint}{area} --patch-size-m 20 --out a.zarr".split()
+    found = _parse(make_parser("embed", EmbedConfig), EmbedConfig, words)
+    assert (found.inputs, found.area, found.out) == (["s2=a.nc"], area, "a.zarr")
+
+
+def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["embed", "s2=a.nc", "--area", "--out", "a.zarr"])
+    assert "expected one argument" in capsys.readouterr().err
 
 
 def test_packing_into_a_folder_that_is_there_is_refused_before_anything_is_said_to_be_done(tmp_path, capsys):

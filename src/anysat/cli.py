@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 from anysat import IS_TOLD_PAGES, LARGE_PAGES, __version__
-from anysat.errors import AnySatError, MissingExtraError, RecordError
+from anysat.errors import AnySatError, MissingExtraError, RecordError, UnknownNameError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
@@ -56,8 +56,10 @@ _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 _WIDEST = 10_000
 """Characters of a line in a pipe."""
-_ALONE = ("--help", "--print_config")
+_ALONE = ("--help", "--print_config", "--")
 """Options without a value."""
+_NEGATIVE = re.compile(r"-[\d.]")
+"""How a value begins that is one or several numbers, the first of them below zero: no option does."""
 
 
 def run() -> int:
@@ -205,7 +207,7 @@ def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
 
 
 def _ordered(words: Sequence[str]) -> list[str]:
-    """Options first, in their order, each with its value; then words without one, which argparse wants together."""
+    """Options first, in their order, each joined to its value; then other words, which argparse wants together."""
     options: list[str] = []
     others: list[str] = []
     rest = list(words)
@@ -214,9 +216,10 @@ def _ordered(words: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             others.append(word)
             continue
+        takes_value = word.startswith("--") and "=" not in word and word not in _ALONE
+        if takes_value and rest and (not rest[0].startswith("-") or _NEGATIVE.match(rest[0])):
+            word = f"{word}={rest.pop(0)}"
         options.append(word)
-        if word.startswith("--") and "=" not in word and word not in _ALONE and rest:
-            options.append(rest.pop(0))
     return options + others
 
 
@@ -234,13 +237,10 @@ def _lists(config: type[Any], prefix: str = "") -> set[str]:
 def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:
     """Ordered words, where what is given to an option that takes a list is one, though typed without brackets."""
     found: list[str] = []
-    for place, word in enumerate(words):
+    for word in words:
         name, equals, value = word.partition("=")
-        if equals and name[2:] in lists and name.startswith("--"):
-            word = f"{name}={_as_list(value)}"
-        elif place and words[place - 1].startswith("--") and words[place - 1][2:] in lists:
-            word = _as_list(word)
-        found.append(word)
+        is_list = equals and name.startswith("--") and name[2:] in lists
+        found.append(f"{name}={_as_list(value)}" if is_list else word)
     return found
 
 
@@ -268,10 +268,14 @@ def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str
 
 
 def _overview(words: Sequence[str]) -> int:
-    asked = not words or words[0] in ("-h", "--help") or words[0] in {c.split()[0] for c in COMMANDS}
+    """Of all commands: what was asked for, or after a mistake."""
+    groups = {command.split()[0] for command in COMMANDS if " " in command}
+    named = words[1:] if words and words[0] in groups else words
+    asked = not named or named[0] in ("-h", "--help")
     out = sys.stdout if asked else sys.stderr
     if not asked:
-        print(f"anysat: unknown command {words[0]!r}", file=out)
+        name = " ".join(words[: 1 + len(words) - len(named)])
+        print(f"anysat: {UnknownNameError('command', name, COMMANDS)}", file=out)
     print(f"usage: anysat COMMAND …   (anysat {__version__})\n", file=out)
     for command, (module_name, config_name, _) in COMMANDS.items():
         config = getattr(import_module(module_name), config_name)

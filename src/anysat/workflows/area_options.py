@@ -20,7 +20,7 @@ class AreaOptions:
     """Where, when, and with how much of this machine, or of others."""
 
     area: str | None = None
-    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, such as --area=-5,50,-4,51 (with = before a minus), or a
+    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, such as -5,50,-4,51, or a
     file of polygons, of one with several layers FILE:LAYER. Null is all that the inputs share, as one tile where it has
     at most 4096 patches and 262,144 sub-patches of a modality, else window by window. This option, and any from here to
     --scheduler that is not as by default, takes a small tile as an area, too; embeddings are then written as Zarr, and
