@@ -18,7 +18,7 @@ from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
 from anysat.picture_areas import area_figure
-from anysat.pictures import fit_pca, pca_rgb, quicklook, tile_figure
+from anysat.pictures import fit_pca, pca_rgb, quicklook, shown_bands, tile_figure
 from store_builders import class_layout, parts, patch_layout
 
 WHITE = [255, 255, 255]
@@ -117,6 +117,42 @@ def test_radar_in_power_and_in_decibels_look_the_same() -> None:
     )
     difference = quicklook(power).astype(int) - quicklook(power.in_units("dB"))
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "bands", "told"),
+    [
+        ("s1", ["VV"], "VV in grey"),
+        ("s1", ["VH"], "VH in grey"),
+        ("s1", ["VV", "VH"], "VV, VH, VV-VH as colours"),
+        ("alos", ["HV"], "HV in grey"),
+        ("aerial", ["NIR"], "NIR in grey"),
+        ("aerial", ["NIR", "G"], "NIR, G as colours"),
+        ("aerial", ["NIR", "G", "B"], "NIR, G, B as colours"),
+        ("aerial", ["R", "G", "B"], "true colours"),
+    ],
+)
+def test_only_bands_that_were_seen_are_shown_and_told(key: str, bands: list[str], told: str) -> None:
+    values = np.random.default_rng(0).uniform(1, 20, (len(bands), 4, 5))
+    modality = MODALITIES[key]
+    dates = {"dates": DATES[:1]} if modality.is_temporal else {}
+    seen = Observation.of(modality, values[None] if dates else values, bands=bands, **dates)
+    image = quicklook(seen)
+    assert shown_bands(seen) == told
+    assert (image == 255).all(-1).mean() < 0.5
+    assert image.std() > 0
+    assert (image == image[..., :1]).all() == told.endswith("grey")
+
+
+def test_radar_bands_in_different_units_are_shown_alike() -> None:
+    power = np.random.default_rng(0).uniform(0.01, 1, (1, 2, 6, 6))
+    mixed = power.copy()
+    mixed[:, 0] = 10 * np.log10(power[:, 0])
+    one, other = (
+        Observation.of(MODALITIES["s1"], values, bands=["VV", "VH"], units=units, dates=DATES[:1])
+        for values, units in ((power, "linear"), (mixed, ["dB", "linear"]))
+    )
+    assert np.abs(quicklook(one).astype(int) - quicklook(other)).max() <= 1
 
 
 def test_band_without_spread_is_mid_grey() -> None:

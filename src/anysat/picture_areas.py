@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.geo.stored import StoredGroup, open_stored
-from anysat.pictures import fit_pca, pca_rgb
+from anysat.pictures import fit_pca, pca_rgb, rgb_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def _images(group: StoredGroup, periods: range, advance: Callable[[], None]) -> 
         images = [overview(group, period, advance) for period in periods]
         if "class_colours" not in attributes:
             return images
-        palette = np.array([list(bytes.fromhex(colour[1:])) for colour in attributes["class_colours"]], np.uint8)
+        palette = rgb_of(attributes["class_colours"])
         return [np.where(np.isfinite(one)[..., None], palette[np.nan_to_num(one).astype(int)], 255) for one in images]
     basis = fit_pca([overview(group, period, longest_px=BASIS_PX) for period in periods])
     return [overview(group, period, advance, change=lambda values: pca_rgb(values, basis)) for period in periods]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anysat.batch import Tile
 from anysat.observation import Observation
-from anysat.pictures import quicklook
+from anysat.pictures import dated, extent_m, label, quicklook, rgb_of, shown_bands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def colours_of(target: Target) -> NDArray[np.float64]:
     """(class 3) colours of a target's classes from 0 to 1: its own, or those that the package gives."""
     if not target.colours:
         return class_colours(len(target.classes))
-    return np.array([list(bytes.fromhex(colour[1:])) for colour in target.colours]) / 255
+    return rgb_of(target.colours) / 255
 
 
 def with_colours(target: Target) -> Target:
@@ -105,19 +105,18 @@ def with_colours(target: Target) -> Target:
 
 
 def _draw_observation(axes: Axes, observation: Observation) -> None:
-    modality = observation.modality
-    rows, cols = observation.shape_px
-    extent_m = (0.0, cols * modality.gsd_m, 0.0, rows * modality.gsd_m)
-    axes.imshow(quicklook(observation), extent=extent_m, origin="upper", interpolation="nearest")
-    title = f"{modality.key}: {_dated(observation)}\n{_shown_bands(observation)}, {observation.valid.mean():.0%} valid"
-    _label(axes, title)
+    modality, shape_px = observation.modality, observation.shape_px
+    extent = extent_m(shape_px, modality.gsd_m)
+    axes.imshow(quicklook(observation), extent=extent, origin="upper", interpolation="nearest")
+    bands = "one pixel" if shape_px == (1, 1) else shown_bands(observation)  # whose colour is stretched to nothing
+    label(axes, f"{modality.key}: {dated(observation)}\n{bands}, {observation.valid.mean():.0%} valid")
 
 
 def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
-    image = axes.imshow(raster.astype(np.float64), extent=_extent_m(raster, target), origin="upper",
+    image = axes.imshow(raster.astype(np.float64), extent=extent_m(raster.shape, target.gsd_m or 1.0), origin="upper",
                         interpolation="nearest", cmap=_VALUE_COLOURS)  # fmt: skip
     axes.get_figure(root=True).colorbar(image, ax=axes, shrink=0.8, label=target.unit)  # type: ignore[union-attr]
-    _label(axes, f"{target.name}: {told_as}\nvalues in {target.unit or 'no unit'}, {target.gsd_m:g} m")
+    label(axes, f"{target.name}: {told_as}\nvalues in {target.unit or 'no unit'}, {target.gsd_m:g} m")
 
 
 def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
@@ -129,8 +128,8 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
     if target.ignore is not None:
         known &= numbers != target.ignore
     image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
-    axes.imshow(image, extent=_extent_m(raster, target), origin="upper", interpolation="nearest")
-    _label(axes, f"{target.name}: {told_as}\n{len(target.classes)} classes, {target.gsd_m:g} m")
+    axes.imshow(image, extent=extent_m(raster.shape, target.gsd_m or 1.0), origin="upper", interpolation="nearest")
+    label(axes, f"{target.name}: {told_as}\n{len(target.classes)} classes, {target.gsd_m:g} m")
     found, counts = np.unique(numbers[known], return_counts=True)
     entries = [(tuple(colours[found[i]]), f"{target.classes[found[i]]} ({_percent(counts[i] / numbers.size)})")
                for i in np.argsort(-counts)][:_MAX_LEGEND]  # fmt: skip
@@ -141,37 +140,6 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
         for colour, name in entries
     ]
     beside.legend(handles=patches, loc="upper left", fontsize="small", frameon=False, borderaxespad=0)
-
-
-def _extent_m(raster: NDArray[np.generic], target: Target) -> tuple[float, float, float, float]:
-    gsd_m = target.gsd_m or 1.0
-    return 0.0, raster.shape[1] * gsd_m, 0.0, raster.shape[0] * gsd_m
-
-
-def _label(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize="small")
-    axes.set_xlabel("east (m)", fontsize="small")
-    axes.set_ylabel("north (m)", fontsize="small")
-    axes.tick_params(labelsize="small")
-
-
-def _dated(observation: Observation) -> str:
-    if observation.dates is None:
-        return "image"
-    first, last, count = observation.dates.min(), observation.dates.max(), len(observation.dates)
-    return str(first) if count == 1 else f"median of {count} dates, {first} to {last}"
-
-
-def _shown_bands(observation: Observation) -> str:
-    """Which bands are red, green and blue; of a single pixel, whose colour is stretched to nothing, none."""
-    modality = observation.modality
-    if observation.shape_px == (1, 1):
-        return "one pixel"
-    named = {band.common_name for band in modality.bands}
-    if modality.is_radar:
-        first, second = modality.bands[0].name, modality.bands[min(1, len(modality.bands) - 1)].name
-        return f"{first}, {second}, {first}-{second} as colours"
-    return "true colours" if {"red", "green", "blue"} <= named else "first bands as colours"
 
 
 def _in_words(value: NDArray[np.generic], target: Target) -> str:

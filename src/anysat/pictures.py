@@ -42,16 +42,23 @@ class PcaBasis:
 def quicklook(observation: Observation) -> NDArray[np.uint8]:
     """A colour composite (row col 3) of one observation, invalid pixels white.
 
-    Optical: red, green and blue by name, else the first bands. Radar: the first two bands in dB and
-    their difference. A series is reduced to the median over its valid dates.
+    Optical: red, green and blue by name, else the first bands that have a valid value. Radar: two bands in dB and
+    their difference. One band alone is grey. A series is reduced to the median over its valid dates.
+    `shown_bands` tells which bands these are.
 
     >>> from anysat.modalities import MODALITIES
     >>> s1 = np.random.default_rng(0).normal(-10, 2, (1, 2, 4, 5))
     >>> quicklook(Observation.of(MODALITIES["s1"], s1, dates=["2020-06-01"])).shape
     (4, 5, 3)
     """
-    make = _radar_channels if observation.modality.is_radar else _optical_channels
-    channels, valid = make(observation)
+    shown = _shown(observation) or [0]
+    indices = [*shown, shown[-1], shown[-1]][:3]
+    channels, valid = observation.values[..., indices, :, :], observation.valid[..., indices, :, :]
+    if observation.modality.is_radar:
+        channels, valid = _in_db(channels, valid, [observation.units[index] for index in indices])
+        if len(shown) == 2:
+            valid[..., 2, :, :] &= valid[..., 0, :, :]
+            channels[..., 2, :, :] = channels[..., 0, :, :] - channels[..., 1, :, :]
     if observation.modality.is_temporal:
         channels = _median_over_dates(channels, valid)
     else:
@@ -60,6 +67,44 @@ def quicklook(observation: Observation) -> NDArray[np.uint8]:
     seen = image[np.isfinite(image).all(-1)]
     low, high = _percentiles(seen)
     return _stretched(image, low, high)
+
+
+def shown_bands(observation: Observation) -> str:
+    """Which bands `quicklook` shows, in words, such as `VV, VH, VV-VH as colours`."""
+    bands = [observation.modality.bands[index] for index in _shown(observation)]
+    names = [band.name for band in bands]
+    if len(names) < 2:
+        return f"{names[0]} in grey" if names else "nothing seen"
+    if observation.modality.is_radar:
+        names.append("-".join(names))
+    is_true = [band.common_name for band in bands] == ["red", "green", "blue"]
+    return "true colours" if is_true else f"{', '.join(names)} as colours"
+
+
+def dated(observation: Observation) -> str:
+    """What `quicklook` reduces to one image, in words."""
+    if observation.dates is None:
+        return "image"
+    first, last, count = observation.dates.min(), observation.dates.max(), len(observation.dates)
+    return str(first) if count == 1 else f"median of {count} dates, {first} to {last}"
+
+
+def extent_m(shape: Sequence[float], gsd_m: float) -> tuple[float, float, float, float]:
+    """West, east, south and north end in metres of so many rows and columns, as matplotlib takes them."""
+    return 0.0, shape[1] * gsd_m, 0.0, shape[0] * gsd_m
+
+
+def label(axes: Axes, title: str) -> None:
+    """Give a panel of ground in metres its title and the names of its axes."""
+    axes.set_title(title, fontsize="small")
+    axes.set_xlabel("east (m)", fontsize="small")
+    axes.set_ylabel("north (m)", fontsize="small")
+    axes.tick_params(labelsize="small")
+
+
+def rgb_of(colours: Sequence[str]) -> NDArray[np.uint8]:
+    """(colour 3) red, green and blue of colours such as `#ff8000`."""
+    return np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
 
 
 def fit_pca(vectors: Sequence[NDArray[np.floating]]) -> PcaBasis:
@@ -104,10 +149,10 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     grid = embeddings.grid
-    ground = (grid.height_m, grid.width_m)
+    ground = extent_m((grid.height_m, grid.width_m), 1.0)
     panels = [
-        (_name(observation), quicklook(observation), _extent_m(observation))
-        for observation in tile.observations.values()
+        (f"{key}\n{dated(seen)}", quicklook(seen), extent_m(seen.shape_px, seen.modality.gsd_m))
+        for key, seen in tile.observations.items()
     ]
     patch = embeddings.patch[0].detach().float().cpu().numpy()
     panels.append((f"patch embeddings\n{grid.patch_size_m:g} m, PCA", pca_rgb(patch, fit_pca([patch])), ground))
@@ -119,55 +164,34 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
     figure = Figure(figsize=(_PANEL_INCHES * len(panels), height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, (name, image, extent_m) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, name, image, extent_m)
+    for axes, (name, image, extent) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(image, extent=extent, origin="upper", interpolation="nearest")
+        label(axes, name)
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")  # else it is laid out twice more when it is saved
     return figure
 
 
-def _draw(axes: Axes, name: str, image: NDArray[np.uint8], extent_m: tuple[float, float]) -> None:
-    height_m, width_m = extent_m
-    axes.imshow(image, extent=(0, width_m, 0, height_m), origin="upper", interpolation="nearest")
-    axes.set_title(name, fontsize="medium")
-    axes.set_xlabel("east (m)")
-    axes.set_ylabel("north (m)")
-
-
-def _name(observation: Observation) -> str:
-    if observation.dates is None:
-        return f"{observation.modality.key}\nimage"
-    first, last = observation.dates.min(), observation.dates.max()
-    count = len(observation.dates)
-    return f"{observation.modality.key}\n" + (str(first) if count == 1 else f"{count} dates, {first} to {last}")
-
-
-def _extent_m(observation: Observation) -> tuple[float, float]:
-    rows, cols = observation.shape_px
-    return rows * observation.modality.gsd_m, cols * observation.modality.gsd_m
-
-
-def _optical_channels(observation: Observation) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _shown(observation: Observation) -> list[int]:
+    """The bands that are red, green and blue, of radar at most two; none where nothing is valid."""
     axes = tuple(axis for axis in range(observation.valid.ndim) if axis != observation.valid.ndim - 3)
-    seen = np.flatnonzero(observation.valid.any(axis=axes)).tolist() or [0]
-    named = {observation.modality.bands[index].common_name: index for index in seen}
+    seen = np.flatnonzero(observation.valid.any(axis=axes)).tolist()
+    bands = observation.modality.bands
+    if observation.modality.is_radar:
+        return ([index for index in seen if bands[index].ratio_of is None] or seen)[:2]
+    named = {bands[index].common_name: index for index in seen}
     wanted = [named[name] for name in ("red", "green", "blue") if name in named]
-    indices = wanted if len(wanted) == 3 else [*seen, seen[-1], seen[-1]][:3]
-    return observation.values[..., indices, :, :], observation.valid[..., indices, :, :]
+    return wanted if len(wanted) == 3 else seen[:3]
 
 
-def _radar_channels(observation: Observation) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    first, second = 0, min(1, len(observation.modality.bands) - 1)
-    valid = observation.valid[..., [first, second, second], :, :].copy()
-    values = observation.values[..., [first, second, second], :, :].copy()
-    if observation.units[0] != "dB":
-        valid &= values > 0
-        values = 10 * np.log10(np.where(valid, values, 1))
-    if first != second:
-        valid[..., 2, :, :] &= valid[..., 0, :, :]
-        values[..., 2, :, :] = values[..., 0, :, :] - values[..., 1, :, :]
-    return values, valid
+def _in_db(
+    values: NDArray[np.float32], valid: NDArray[np.bool_], units: Sequence[str]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Bands in decibels, where they are not yet; what is not above zero has none."""
+    is_power = np.array([unit != "dB" for unit in units])[:, None, None]
+    valid = valid & ~(is_power & (values <= 0))
+    return np.where(is_power, 10 * np.log10(np.where(valid & is_power, values, 1)), values), valid
 
 
 def _median_over_dates(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
