@@ -7,6 +7,7 @@ No other module knows a modality by name. To add a sensor, add a record here, or
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -38,13 +39,31 @@ class Band:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise UnknownNameError("unit", self.unit, UNITS, f"It was given for band {self.name!r}")
+        if not _is_text(self.name):
+            raise RecordError("band, name", self.name, "a name such as B2; one that is a number is put in quotes")
+        for field in ("polarisation", "common_name"):
+            if (value := getattr(self, field)) is not None and not _is_text(value):
+                raise RecordError(f"band {self.name!r}, {field}", value, "one name, or none")
+        if self.wavelength_nm is not None and not (_is_number(self.wavelength_nm) and self.wavelength_nm > 0):
+            raise RecordError(f"band {self.name!r}, wavelength_nm", self.wavelength_nm, "a positive number, or none")
         if self.ratio_of is not None:
-            object.__setattr__(self, "ratio_of", tuple(self.ratio_of))
+            parts: Any = self.ratio_of
+            if not isinstance(parts, (tuple, list)) or len(parts) != 2 or not all(map(_is_text, parts)):
+                raise RecordError(f"band {self.name!r}, ratio_of", parts, "the names of two bands, such as [VV, VH]")
+            object.__setattr__(self, "ratio_of", tuple(parts))
 
     @property
     def match_keys(self) -> frozenset[str]:
         """Spellings that identify the band in a file."""
         return frozenset(band_key(name) for name in (self.name, self.common_name) if name)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def band_key(name: str) -> str:
@@ -106,21 +125,26 @@ class Modality:
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "true or false")
         object.__setattr__(self, "bands", tuple(bands))
-        if not isinstance(self.key, str) or not self.key or any(c.isspace() or c in "._" for c in self.key):
-            refuse("key", "a short name without spaces, dots or underscores")
+        if not _is_text(self.key) or any(c.isspace() or c in "._{}" for c in self.key):
+            refuse("key", "a short name without spaces, dots, underscores or braces")
         if self.key in _TAKEN:
             refuse("key", "another name, for torch keeps something else under this one")
+        if not _is_text(self.sensor):
+            refuse("sensor", "a name in words; one that is a number or a date is put in quotes")
         names = [band.name for band in self.bands]
-        if not names or len(set(names)) < len(names):
-            refuse("bands", "at least one band, each name once")
-        if not (isinstance(self.gsd_m, (int, float)) and math.isfinite(self.gsd_m) and self.gsd_m > 0):
+        if not names or len(set(map(band_key, names))) < len(names):
+            refuse("bands", "at least one band, each name once (B1 and B01 are one)")
+        if not (_is_number(self.gsd_m) and self.gsd_m > 0):
             refuse("gsd_m", "a positive number of metres")
         object.__setattr__(self, "gsd_m", float(self.gsd_m))
-        if self.subpatch_px < 1 or ((self.is_temporal or self.covers_tile) and self.subpatch_px != 1):
-            refuse("subpatch_px", "a positive number of pixels, 1 for a series and for context of the tile")
-        if self.date_period_days < 2:
+        pixels: Any = self.subpatch_px
+        most = 1 if self.is_temporal or self.covers_tile else math.inf
+        if isinstance(pixels, bool) or not isinstance(pixels, numbers.Integral) or not 1 <= int(pixels) <= most:
+            refuse("subpatch_px", "a whole number of pixels above zero, 1 for a series and for context of the tile")
+        object.__setattr__(self, "subpatch_px", int(pixels))
+        if not (_is_number(self.date_period_days) and self.date_period_days >= 2):
             refuse("date_period_days", "two days or more")
-        if not 0 <= self.dropout_prob < 1:
+        if not (_is_number(self.dropout_prob) and 0 <= self.dropout_prob < 1):
             refuse("dropout_prob", "a probability below 1")
         for band in self.bands:
             if band.ratio_of is not None and not set(band.ratio_of) <= set(names):
@@ -242,7 +266,7 @@ def read_modalities(path: str | Path) -> tuple[Modality, ...]:
         raise MissingFileError(path, "a YAML file with one modality record or a list of them")
     try:
         content = parse_yaml(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that cannot be
         raise RecordError(f"modality file {path}", str(error), "valid YAML") from error
     records = content if isinstance(content, list) else [content]
     if not all(isinstance(record, Mapping) for record in records):
