@@ -1,9 +1,12 @@
 """Records of own sensors: what cannot be is refused when it is read, with the field named."""
 
+import pickle
+from dataclasses import replace
+
 import pytest
 
 from anysat.errors import RecordError
-from anysat.modalities import read_modalities
+from anysat.modalities import MODALITIES, read_modalities
 
 RECORD = {"key": "drone", "sensor": "my drone", "bands": "[R, NIR]", "gsd_m": "0.5", "is_temporal": "false"}
 
@@ -56,3 +59,18 @@ def test_bands_may_be_named_by_their_wavelength(tmp_path):
     made = read(tmp_path, bands="['443', {name: '490.5', wavelength_nm: 490.5}]", date_period_days="365.25")
     assert made.band_names == ("443", "490.5")
     assert made.find_band("490.5") == 1
+
+
+@pytest.mark.parametrize("key", ["drone", "s2"])
+def test_a_record_that_was_put_into_the_table_reaches_processes_that_do_not_know_it(key, monkeypatch):
+    own = replace(MODALITIES["s2"], key=key, sensor="mine")
+    monkeypatch.setitem(MODALITIES, key, own)
+    sent = pickle.dumps(own)
+    monkeypatch.undo()
+    assert pickle.loads(sent) == own
+
+
+def test_a_shipped_record_travels_as_its_key():
+    sent = pickle.dumps(MODALITIES["s2"])
+    assert len(sent) < 100
+    assert pickle.loads(sent) is MODALITIES["s2"]

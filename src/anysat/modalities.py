@@ -151,8 +151,8 @@ class Modality:
                 refuse("bands", f"the parts of the ratio band {band.name!r} among the bands")
 
     def __reduce__(self) -> Any:
-        """Pickle a record of the table as its key, because the batches sent between processes hold many."""
-        if MODALITIES.get(self.key) is self:
+        """Pickle a record that the package ships as its key, because the batches sent between processes hold many."""
+        if _SHIPPED.get(self.key) is self:
             return _of_table, (self.key,)
         return _restore, (type(self), dict(vars(self)))
 
@@ -214,7 +214,7 @@ class Modality:
 
 
 def _of_table(key: str) -> Modality:
-    return MODALITIES[key]
+    return _SHIPPED[key]
 
 
 def _restore(cls: type[Modality], values: dict[str, Any]) -> Modality:
@@ -364,7 +364,9 @@ _RECORDS = (
              dropout_prob=0.2),
 )  # fmt: skip
 
-MODALITIES: dict[str, Modality] = {modality.key: modality for modality in _RECORDS}
+_SHIPPED = {modality.key: modality for modality in _RECORDS}
+
+MODALITIES: dict[str, Modality] = dict(_SHIPPED)
 """All modalities of the package, by key."""
 
 NOT_RELEASED = frozenset({"s1-des", "planet", "hls"})
