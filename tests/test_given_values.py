@@ -147,3 +147,19 @@ def test_a_deviation_that_values_overflow_by_is_no_deviation():
     nearly_constant[:, 0, 0] = 0
     found = Normaliser.from_batch(Batch.of([Tile.of(Observation.of(AERIAL, nearly_constant))]))
     assert found.statistics["data"]["aerial"].std == (1.0,) * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_statistics_are_those_of_the_values_whatever_type_torch_makes_tensors_in(dtype):
+    batch, normaliser = (
+        Batch.of([Tile.of(Observation.of(AERIAL, np.full((4, 2, 2), 93.0)))]),
+        Normaliser.preset("treesatai_ts"),
+    )
+    wanted = normaliser.standardise(batch)["aerial"]
+    torch.set_default_dtype(dtype)
+    try:
+        found = normaliser.standardise(batch)["aerial"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)

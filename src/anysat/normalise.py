@@ -336,10 +336,9 @@ def _standardise(statistics: BandStatistics, observation: StackedObservation) ->
                 f"they are in {theirs!r}, the data in {ours!r}",
                 f"convert the data with Observation.in_units({theirs!r}) or correct the unit",
             )
-    mean, std = (
-        torch.tensor(v, device=observation.values.device).view(-1, 1, 1) for v in (statistics.mean, statistics.std)
-    )
-    return ((observation.values - mean) / std).masked_fill(~observation.valid, 0.0)
+    values = observation.values  # whose type is not that of new tensors everywhere
+    mean, std = (values.new_tensor(figures).view(-1, 1, 1) for figures in (statistics.mean, statistics.std))
+    return ((values - mean) / std).masked_fill(~observation.valid, 0.0)
 
 
 _TREESATAI = {
