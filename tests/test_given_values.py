@@ -1,5 +1,8 @@
 """Values as callers happen to have them: tensors, numbers and coordinates are read as what they are, or refused."""
 
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
 import numpy as np
 import pytest
 import torch
@@ -163,3 +166,48 @@ def test_statistics_are_those_of_the_values_whatever_type_torch_makes_tensors_in
         torch.set_default_dtype(torch.float32)
     assert found.dtype == torch.float32
     assert torch.equal(found, wanted)
+
+
+def test_tiles_whose_records_differ_are_told_in_which_field():
+    one, other = (
+        Tile.of(Observation.of(replace(S2, sensor=sensor), filled(1), dates=DAY)) for sensor in ("MSI", "HLS 10 m")
+    )
+    with pytest.raises(InputError, match="batch, s2: expected one record, with sensor 'MSI', got 'HLS 10 m'"):
+        Batch.of([one, other])
+
+
+def test_units_that_are_none_or_too_few_are_told():
+    seen = Observation.of(S2, filled(1), dates=DAY)
+    with pytest.raises(InputError, match=r"s2 units: expected one unit, or 10, .* got \['reflectance'\]"):
+        seen.in_units(["reflectance"])
+    with pytest.raises(UnknownNameError, match="unknown unit 'reflctance'; closest: reflectance"):
+        seen.in_units("reflctance")
+    with pytest.raises(UnknownNameError, match="unknown unit 'furlong'"):
+        BandStatistics(bands=("a",), mean=(0,), std=(1,), units=("furlong",))
+
+
+@pytest.mark.parametrize("text", [
+    "2020-01-01Tgarbage", "2020-01-01 garbage", "2020-01-01T", "2020-01-01T12:00 o'clock", "2020-01-01Zx",
+])  # fmt: skip
+def test_a_date_with_something_behind_it_is_none(text):
+    with pytest.raises(InputError, match="s2 dates: expected dates such as 2020-06-01, got"):
+        Observation.of(S2, filled(1), dates=[text])
+
+
+@pytest.mark.parametrize("text", [
+    "2020-01-01", " 20200101 ", "2020-01-01Z", "2020-01-01T12:00:00.123Z", "2020-01-01 12:00 UTC", "20200101T120000",
+    "2020-01-01T12:00:00.000000000", "2020-01-01T12:00:00+00:00",
+])  # fmt: skip
+def test_moments_are_days(text):
+    assert Observation.of(S2, filled(1), dates=[text]).dates.astype(str).tolist() == ["2020-01-01"]
+
+
+def test_dates_that_are_missing_or_of_year_one_are_told():
+    nat = pytest.importorskip("pandas").NaT
+    for missing in (nat, float("nan")):
+        with pytest.raises(InputError, match="s2 dates: expected a date at every time step, got no date at step 0"):
+            Observation.of(S2, filled(1), dates=np.array([missing], object))
+    early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+    for date in (early, "0001-01-01T00:00:00+05:00"):
+        with pytest.raises(InputError, match="s2 dates: expected dates"):
+            Observation.of(S2, filled(1), dates=[date])

@@ -281,6 +281,25 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, small):
         anysat.load(write_published(tmp_path / "a.pth", small, **broken), config=SMALL)
 
 
+def test_what_would_not_load_is_not_saved(tmp_path):
+    model = random_model(SMALL)
+    with pytest.raises(WeightsError, match="unknown suffix ''; give a name that ends in .safetensors"):
+        checkpoint.save(model, tmp_path / "b")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(WeightsError, match=r"weights of the model: NaN or infinity in 1 tensors"):
+        checkpoint.save(model, tmp_path / "b.safetensors")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_weights_of_a_compiled_model_are_those_of_the_model(tmp_path, small, monkeypatch):
+    named = {f"_orig_mod.{name}": weight for name, weight in small.state_dict().items()}  # as `torch.compile` does
+    with monkeypatch.context() as patch:
+        patch.setattr(small, "state_dict", lambda: named)
+        checkpoint.save(small, tmp_path / "a.safetensors")
+    assert same_numbers(anysat.load(tmp_path / "a.safetensors"), small)
+
+
 def test_a_saved_file_can_be_read_by_whom_the_folder_allows(tmp_path, small):
     checkpoint.save(small, tmp_path / "a.safetensors")
     (tmp_path / "plain").write_text("")

@@ -6,7 +6,7 @@ Tiles hold numpy arrays, batches hold torch tensors. Both are in source values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -267,7 +267,9 @@ def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObserv
         units = {observation.units for observation in present if observation.valid.any()}
     first = present[0]
     for observation in present[1:]:
-        if observation.modality != first.modality or len(units) > 1:
+        if observation.modality != first.modality:
+            raise InputError(f"batch, {key}", *_differing(first.modality, observation.modality))
+        if len(units) > 1:
             raise InputError(f"batch, {key}", f"one record and units {first.units}", observation.units)
         if observation.shape_px != first.shape_px:
             raise InputError(f"batch, {key}", f"tiles of {first.shape_px} pixels", observation.shape_px)
@@ -282,6 +284,12 @@ def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObserv
         if days is not None:
             days[steps:] = NO_DAY
     return StackedObservation(modality=first.modality, values=values, valid=valid, units=first.units, dates=dates)
+
+
+def _differing(first: Modality, other: Modality) -> tuple[str, str]:
+    """What is expected and what came, by the first field in which two records differ."""
+    name = next(one.name for one in fields(first) if getattr(first, one.name) != getattr(other, one.name))
+    return f"one record, with {name} {getattr(first, name)!r}", repr(getattr(other, name))
 
 
 def _fill(row: NDArray[Any], seen: NDArray[Any], days: NDArray[Any] | None, observation: Observation) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
+from anysat.modalities import UNITS
 
 BETWEEN_SOURCES = "; "
 """Separates the sources of several joined datasets."""
@@ -51,6 +52,8 @@ class BandStatistics:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "percentiles", {str(k): tuple(v) for k, v in dict(self.percentiles).items()})
         where = ", ".join(self.bands)
+        if unknown := [unit for unit in self.units if unit not in UNITS]:
+            raise UnknownNameError("unit", unknown[0], UNITS, f"It was given in statistics of {where}")
         optional = {"count": self.count, "invalid_frac": self.invalid_frac, **self.percentiles}
         for name, figures in optional.items():
             if len(figures) not in (0, len(self.bands)) or not all(math.isfinite(figure) for figure in figures):

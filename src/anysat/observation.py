@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anysat.errors import InputError, RecordError
-from anysat.modalities import Modality
+from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.modalities import UNITS, Modality
 
 Dates = NDArray[np.datetime64]
 
@@ -27,6 +27,8 @@ _CONVERSIONS: dict[tuple[str, str], Any] = {
     ("reflectance_1e4", "reflectance"): lambda value: value / 1e4,
 }
 _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
+_TIME, _ZONE = r"[T ]\d\d(?::?\d\d){0,2}(?:[.,]\d+)?", r"[+-]\d\d(?::?\d\d)?"
+"""Of a moment in text."""
 
 
 def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.float32]:
@@ -157,9 +159,15 @@ class Observation:
             The converted observation; the original is unchanged.
 
         Raises:
-            InputError: There is no conversion from a band's unit to the requested one.
+            InputError: There is no conversion from a band's unit to the requested one, or there is not one unit per band.
+            UnknownNameError: There is no such unit.
         """
         wanted = [units] * len(self.units) if isinstance(units, str) else list(units)
+        if len(wanted) != len(self.units):
+            expected = f"one unit, or {len(self.units)}, one per band of {', '.join(self.modality.band_names)}"
+            raise InputError(f"{self.modality.key} units", expected, wanted)
+        if unknown := [unit for unit in wanted if unit not in UNITS]:
+            raise UnknownNameError("unit", unknown[0], UNITS)
         values, valid, units_out = self.values.copy(), self.valid.copy(), list(self.units)
         for index, (band, source, target) in enumerate(zip(self.modality.bands, self.units, wanted, strict=True)):
             if source == target or band.ratio_of is not None:
@@ -255,7 +263,7 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
         raise InputError(where, "dates such as 2020-06-01", "numbers", "day numbers belong to the published call")
     try:
         made = np.array([calendar_date(date) for date in np.atleast_1d(given)], dtype="datetime64[D]")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(where, "dates such as 2020-06-01", error) from None
     if made.shape != (num_times,):
         raise InputError(where, f"{num_times} dates, one per time step", f"shape {made.shape}")
@@ -270,23 +278,26 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
 def calendar_date(date: object) -> object:
     """Turn a date into one that numpy reads as a day in UTC.
 
-    Text must begin with a full calendar date, such as 2020-06-01 or 20200601, so that nothing is guessed.
+    Text must be a full calendar date, such as 2020-06-01 or 20200601, or a moment, so that nothing is guessed.
 
     Raises:
-        ValueError: The text does not.
+        ValueError: The text is neither.
     """
+    if isinstance(date, datetime | float) and date != date:  # no date, of pandas or in a column of floats
+        return "NaT"
     if isinstance(date, datetime) and date.tzinfo is not None:
         return date.astimezone(UTC).date()
     if not isinstance(date, (str, bytes)) or date in ("NaT", b"NaT"):
         return date
     text = date.decode() if isinstance(date, bytes) else date
-    found = re.match(r"\s*(\d{4})(-?)(\d\d)\2(\d\d)(?=$|[T Z])", text)
+    moment = rf"{_TIME}\s*{_ZONE}|(?:{_TIME})?\s*(?:Z|UTC|GMT)?"
+    found = re.fullmatch(rf"\s*(\d{{4}})(-?)(\d\d)\2(\d\d)(?:{moment})\s*", text)
     if found is None:
         raise ValueError(f"{text!r}")
-    zone = re.search(r"[T ]\d\d(:?\d\d){0,2}([.,]\d+)?(\s*)[+-]\d\d(:?\d\d)?\s*$", text)
-    if zone is not None:  # the day in UTC may be another
-        with contextlib.suppress(ValueError):  # such as a leap second: keep the day as written
-            whole = text[: zone.start(3)] + text[zone.end(3) :]
+    zone = re.search(rf"{_TIME}(\s*){_ZONE}\s*$", text)
+    if zone is not None:  # where the day may differ
+        with contextlib.suppress(ValueError, OverflowError):  # such as a leap second: keep the day as written
+            whole = text[: zone.start(1)] + text[zone.end(1) :]
             return datetime.fromisoformat(whole.strip()).astimezone(UTC).date()
     return "-".join(found.group(1, 3, 4))
 

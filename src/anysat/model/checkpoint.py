@@ -154,9 +154,12 @@ def save(model: AnySat, path: str | Path) -> None:
 
     Raises:
         WriteError: The file cannot be written.
-        WeightsError: Two weights share one tensor, which safetensors files cannot store.
+        WeightsError: What would not load again: a name with another suffix, weights that are not finite, or two weights
+            that share one tensor, which safetensors files cannot store.
     """
     path = _expanded(path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(path, f"unknown suffix {path.suffix!r}", "give a name that ends in .safetensors")
     meta = {
         "format": FORMAT,
         "anysat": anysat.__version__,
@@ -164,7 +167,11 @@ def save(model: AnySat, path: str | Path) -> None:
         "normaliser": None if model.normaliser is None else model.normaliser.to_dict(),
         "provenance": model.provenance,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {  # compiled parts put a word of their own into names
+        name.replace("_orig_mod.", ""): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    _check_finite("of the model", tensors)
     names_of: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         names_of.setdefault(tensor.data_ptr(), []).append(name)
@@ -344,6 +351,10 @@ def _load_strict(
             source, f"{len(odd)} tensors of a type that is not computed with ({', '.join(odd[:4])})",
             f"save them in one of {', '.join(map(str, _TYPES))}",
         )  # fmt: skip
+    _check_finite(source, tensors)
+    model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})
+
+
+def _check_finite(source: object, tensors: Mapping[str, Tensor]) -> None:
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise WeightsError(source, f"NaN or infinity in {len(broken)} tensors ({', '.join(broken[:4])})")
-    model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})
