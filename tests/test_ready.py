@@ -359,6 +359,14 @@ def test_norms_without_a_weight_are_folded_in_float16_too():
     assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
 
+def test_rows_whose_squares_overflow_float16_are_normalised_in_it():
+    layers, x = rows(), torch.randn(50, 10)
+    x[3] *= 1e4
+    with torch.inference_mode():
+        found, wanted = ReadyRows(layers, torch.float16)(x).float(), layers(x)
+    assert float((found - wanted).norm(dim=1).max() / wanted.norm(dim=1).min()) < 0.02
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_bf16_is_refused_of_weights_that_it_does_not_fit(dtype):
     model, x = random_model().to(dtype).eval(), random_input(("s1",), 20)

@@ -342,15 +342,16 @@ SCALED_TOGETHER = 2**20
 def _scaled(norm: ChannelNorm, then: Step, dtype: torch.dtype) -> Step:
     """Return what remains of a norm of rows whose groups have mean 0, followed by `then`; in place."""
     groups, width = norm.num_groups, norm.num_channels // norm.num_groups
-    least = norm.weight.new_tensor(norm.eps, dtype=dtype)
+    wider = torch.float32 if dtype == torch.float16 else None  # of numbers above 256, squares overflow in it
+    least = norm.weight.new_tensor(norm.eps, dtype=wider or dtype)
 
     def run(x: Tensor) -> Tensor:
         for some in torch.split(x, max(1, SCALED_TOGETHER // x.shape[1])):
             parts = some.view(-1, groups, width)
-            length = torch.linalg.vector_norm(parts, dim=-1)
+            length = torch.linalg.vector_norm(parts, dim=-1, dtype=wider)
             square = torch.addcmul(least, length, length, value=1 / width)
             scale = square.rsqrt().add_(square, alpha=0)  # infinity gives NaN, not a scale of 0 that would hide it
-            parts.mul_(scale[..., None])
+            parts.mul_(scale[..., None].to(dtype))
             then(some)
         return x
 
