@@ -159,7 +159,7 @@ class Observation:
             The converted observation; the original is unchanged.
 
         Raises:
-            InputError: There is no conversion from a band's unit to the requested one, or there is not one unit per band.
+            InputError: There is no conversion from a band's unit to the requested one, or not one unit per band.
             UnknownNameError: There is no such unit.
         """
         wanted = [units] * len(self.units) if isinstance(units, str) else list(units)
