@@ -147,7 +147,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
             return super().error(_required(message), *others, **named)
 
     parser = Parser(prog=f"anysat {command}")
-    parser.add_argument("--config", action="config", help="YAML file with any of what follows, dashes as underscores.")
+    parser.add_argument("--config", action="config", help="YAML file of the options below, spelled with underscores.")
     fields = [field for field in dataclasses.fields(config) if "positional" in field.metadata]
     for field in fields:
         several = "list" in str(field.type)
@@ -280,7 +280,7 @@ def _overview(words: Sequence[str]) -> int:
     for command, (module_name, config_name, _) in COMMANDS.items():
         config = getattr(import_module(module_name), config_name)
         print(f"  {command:18} {(config.__doc__ or '').strip().splitlines()[0]}", file=out)
-    print("\n`anysat COMMAND --help` tells its options.", file=out)
+    print("\nRun `anysat COMMAND --help` for the options of a command.", file=out)
     return 0 if asked else 2
 
 

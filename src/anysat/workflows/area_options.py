@@ -20,27 +20,28 @@ class AreaOptions:
     """Where, when, and with how much of this machine, or of others."""
 
     area: str | None = None
-    """Part of the ground: WEST,SOUTH,EAST,NORTH in degrees, such as -5,50,-4,51, or a
-    file of polygons, of one with several layers FILE:LAYER. Null is all that the inputs share, as one tile where it has
-    at most 4096 patches and 262,144 sub-patches of a modality, else window by window. This option, and any from here to
-    --scheduler that is not as by default, takes a small tile as an area, too; embeddings are then written as Zarr, and
-    as GeoTIFF with --also .tif."""
+    """Ground to use: WEST,SOUTH,EAST,NORTH in degrees, such as -5,50,-4,51, or a file of polygons (FILE:LAYER if it has
+    several layers). Null uses all ground that the inputs share: as one tile if it has at most 4096 patches, and 262,144
+    sub-patches per modality, else as an area, window by window. A small tile is also treated as an area if this option,
+    or any from here to --scheduler, differs from its default. Embeddings are then written as Zarr; add --also .tif for
+    GeoTIFF."""
     dates: str | None = None
-    """Days to use of a series, FIRST/LAST, such as 2020-01-01/2020-12-31; null is all."""
+    """Days of the series to use, as FIRST/LAST, such as 2020-01-01/2020-12-31; null uses all."""
     period: str = "all"
-    """Days that are looked at together: all of them, each month, season or year, or FIRST/LAST,FIRST/LAST,…."""
+    """Time span that each embedding covers: all, month, season, year, or your own as FIRST/LAST,FIRST/LAST,…."""
     window: int = 16
-    """Patches along a side of the windows in which patches of an area see each other."""
+    """Side, in patches, of the windows in which the patches of an area see each other."""
     overlap: float = 0.25
-    """Share of a window's side that the next one covers again; where they overlap, they are blended."""
+    """Share of a window's side that neighbouring windows have in common; there, their results are blended."""
     also: str | None = None
-    """Formats that are written beside an area's NAME.zarr: .tif, .parquet, or both with a comma between."""
+    """Formats to write besides an area's NAME.zarr: .tif, .parquet, or both separated by a comma."""
     memory_gb: float = 4.0
-    """Memory that an area may take, in gigabytes; what is held at once is made to fit."""
+    """Memory limit for an area, in gigabytes; the sizes of shards and blocks are chosen to fit."""
     readers: int = 2
-    """Threads that read ahead."""
+    """Number of threads that read ahead."""
     scheduler: str | None = None
-    """Address of a Dask scheduler whose workers see the same disk, such as tcp://10.0.0.1:8786; null for none."""
+    """Address of a Dask scheduler whose workers see the same disk, such as tcp://10.0.0.1:8786; null computes on this
+    machine."""
 
     def __post_init__(self) -> None:
         for suffix in self.formats:

@@ -18,19 +18,19 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
-    """Check stores: conventions, place, nodata, gaps, checksums, documents, one model. Exit status 1 on an error."""
+    """Check stores and their STAC documents: conventions, place, nodata, gaps, checksums. Exit status 1 on an error."""
 
     paths: list[str] = field(
         metadata={
             "positional": "PATH",
-            "help": "Stores NAME.zarr, or their documents NAME.stac or an item of them. Of several stores, all must be "
-            "made by one model.",
+            "help": "Stores (NAME.zarr), or their STAC documents (NAME.stac or one of its items). Several stores must "
+            "all be made by the same model.",
         }
     )
     quick: bool = False
-    """Leave out what reads every byte: checksums, and values against validity."""
+    """Skip the checks that read every byte: checksums, and values against validity."""
     json: bool = False
-    """Print JSON, for scripts."""
+    """Print JSON."""
 
 
 def validate(config: ValidateConfig) -> Answer:

@@ -10,26 +10,26 @@ from anysat.errors import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Pack a dataset into shards for fast training, or verify a packed folder; nothing is lost."""
+    """Pack a dataset into shards for fast training, without loss, or verify a packed folder."""
 
     name: str = field(
-        metadata={"positional": "NAME", "help": "Dataset: a name of `anysat datasets list`, a module or a YAML file."}
+        metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
-    path: str = field(metadata={"positional": "PATH", "help": "Its folder; with --verify alone, a packed folder."})
+    path: str = field(metadata={"positional": "PATH", "help": "Its folder; for --verify without --out, a packed one."})
     out: str | None = None
-    """Folder to write. Until it is complete, OUT.partial keeps finished shards, from which the same command goes on."""
+    """Folder to write. After an interruption, the same command continues from the finished shards in OUT.partial."""
     split: str = "all"
-    """Splits to pack; each lies in shards of its own."""
+    """Splits to pack; each is written to shards of its own."""
     modalities: list[str] = field(default_factory=list)
-    """Modalities to pack, as [s2,aerial]; all when not given."""
+    """Modalities to pack, such as [s2,aerial]; all if not given."""
     shard_mb: float = 256.0
-    """Size of a shard in megabytes, about."""
+    """Approximate size of a shard, in megabytes."""
     workers: int = 2
-    """Processes to read and write with; the bytes written do not depend on it."""
+    """Number of processes that read and write; the bytes written do not depend on it."""
     verify: bool = False
-    """Check every byte against the checksums: of OUT when it is written, or of PATH when there is no OUT."""
+    """Check every byte against the checksums: of OUT after writing, or of PATH if there is no OUT."""
     overwrite: bool = False
-    """Replace OUT when it is a packed dataset."""
+    """Replace OUT if it is a packed dataset."""
 
     def __post_init__(self) -> None:
         if self.out is None and not self.verify:

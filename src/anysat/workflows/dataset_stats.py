@@ -11,25 +11,25 @@ from anysat.errors import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """Compute the statistics of every band over a split: mean, deviation, percentiles, share invalid."""
+    """Compute statistics of every band over a split: mean, deviation, percentiles, share of invalid values."""
 
     name: str = field(
-        metadata={"positional": "NAME", "help": "Dataset: a name of `anysat datasets list`, a module or a YAML file."}
+        metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
     out: str
-    """File to write, ending in .json. Until it is complete, OUT.partial keeps what is done; the same command goes on
-    from there after an interruption, with the same result to the last bit."""
+    """File to write, ending in .json. After an interruption, the same command continues from OUT.partial; the result is
+    identical to the last bit."""
     split: str = "train"
-    """Split to use; statistics of a model belong to what it was trained on."""
+    """Split to use. A model's statistics should come from the split it is trained on."""
     modalities: list[str] = field(default_factory=list)
-    """Modalities to read, as [s2,aerial]; all when not given."""
+    """Modalities to read, such as [s2,aerial]; all if not given."""
     samples: int | None = None
-    """Number of tiles to take, spread over the dataset; null takes all."""
+    """Number of tiles to read, spread over the split; null reads all."""
     seed: int = 0
-    """Seed of that choice."""
+    """Seed for choosing the tiles."""
     workers: int = 2
-    """Processes to read with; the result does not depend on it."""
+    """Number of reading processes; the result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 

@@ -10,16 +10,16 @@ from typing import Any
 from anysat.errors import RecordError
 from anysat.workflows.answer import Answer
 
-_NAME = "Name of a dataset (see `anysat datasets list`), dotted name of a module, or YAML file of your own data."
+_NAME = "Dataset: a name from `anysat datasets list`, a dotted module name, or a YAML file of your own data."
 _PATH = "Its folder on disk."
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """List the datasets: modalities, ground, targets, licence, and where to get them."""
+    """List the datasets: modalities, tile and patch sizes, download size, licence."""
 
     json: bool = False
-    """Print JSON, for scripts."""
+    """Print JSON."""
 
 
 def list_datasets(config: ListConfig) -> Answer:
@@ -49,11 +49,11 @@ def list_datasets(config: ListConfig) -> Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeConfig:
-    """Tell everything about one dataset: files, bands, targets, splits, dates, licence."""
+    """Describe one dataset: files, bands, targets, splits, dates, licence."""
 
     name: str = field(metadata={"positional": "NAME", "help": _NAME})
     json: bool = False
-    """Print JSON, for scripts."""
+    """Print JSON."""
 
 
 def describe(config: DescribeConfig) -> Answer:
@@ -71,20 +71,20 @@ def describe(config: DescribeConfig) -> Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Look before you train: what looks wrong in a dataset on disk. Exit status 1 when something does."""
+    """Check a dataset on disk for problems before you train. Exit status 1 if any are found."""
 
     name: str = field(metadata={"positional": "NAME", "help": _NAME})
     path: str = field(metadata={"positional": "PATH", "help": _PATH})
     split: str = "all"
-    """Split to look at: train, val, test or all; only all finds ground shared by splits."""
+    """Split to check: train, val, test or all. Only `all` finds ground that splits share."""
     samples: int = 64
-    """Tiles to read, spread over the dataset; all when there are fewer. More find rarer faults."""
+    """Number of tiles to read, spread over the dataset; all if there are fewer. More tiles find rarer problems."""
     seed: int = 0
-    """Seed of the choice of tiles."""
+    """Seed for choosing the tiles."""
     layout: str | None = None
-    """Name of a layout; null recognises it."""
+    """Name of the layout; null detects it."""
     json: bool = False
-    """Print JSON, for scripts."""
+    """Print JSON."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -121,15 +121,15 @@ class ShowConfig:
     name: str = field(metadata={"positional": "NAME", "help": _NAME})
     path: str = field(metadata={"positional": "PATH", "help": _PATH})
     split: str = "train"
-    """Split of the sample: train, val, test or all."""
+    """Split that the sample is in: train, val, test or all."""
     index: int = 0
-    """Number of the sample in the split."""
+    """Number of the sample in the split, from 0."""
     out: str = "sample.png"
     """Picture to write, ending in .png, .pdf or .svg."""
     layout: str | None = None
-    """Name of a layout; null recognises it."""
+    """Name of the layout; null detects it."""
     overwrite: bool = False
-    """Replace a picture that exists."""
+    """Replace an existing picture."""
 
     def __post_init__(self) -> None:
         if Path(self.out).suffix not in (".png", ".pdf", ".svg"):

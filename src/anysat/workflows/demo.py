@@ -15,17 +15,17 @@ PAGE = "index.html"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Embed six real Sentinel-1 and Sentinel-2 pairs and write one HTML page about it."""
+    """Embed six real Sentinel-1/Sentinel-2 pairs and write an HTML page with the results."""
 
     out: str = "demo"
     """Folder for the page, index.html."""
     weights: str | None = None
-    """Weight file, folder or hub id. Without it: nano, the small model that ships."""
+    """Weight file, folder or hub id. Null uses nano, the small model that ships with the package."""
     patch_sizes_m: list[float] = field(default_factory=lambda: [40.0, 120.0])
     """Patch sizes in metres, such as [40,120]; dense embeddings are made with the smallest."""
     crop_m: float | None = None
-    """Side of the square taken from the middle of each pair, in metres. None takes all of it, 1200 m, or 600 m when a
-    large model runs without a GPU."""
+    """Side of a square cut from the middle of each pair, in metres. Null uses the whole pair, 1200 m, or 600 m for a
+    large model without a GPU."""
 
     def __post_init__(self) -> None:
         if not self.patch_sizes_m:

@@ -34,59 +34,59 @@ STORES = ("float32", "float16", "int8-power", "int8-scale")
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(AreaOptions):
-    """Embed co-located files of any sensors: georeferenced patch and dense embeddings, of a tile or of any area."""
+    """Embed georeferenced files of any sensors over the same ground, as a tile or as an area of any size."""
 
     inputs: list[str] = field(
         default_factory=list,
         metadata={
             "positional": "MODALITY=PATH",
             "optional": True,
-            "help": "Inputs: a modality key and its GeoTIFF, folder of dated GeoTIFFs, NetCDF or Zarr cube, or "
-            "TreeSatAI-TS HDF5 file, such as s2=cube.nc s1=radar/ aerial=photo.tif; or one YAML file that describes "
-            "all inputs, among them STAC catalogs (an API needs --area). PATH@2020-06-01 gives an "
-            "undated image its date, PATH::NAME picks a series of an HDF5 file or a variable of a cube.",
+            "help": "Inputs as modality key and path, such as s2=cube.nc s1=radar/ aerial=photo.tif. A path is a "
+            "GeoTIFF, a folder of dated GeoTIFFs, a NetCDF or Zarr cube, or a TreeSatAI-TS HDF5 file. PATH@2020-06-01 "
+            "gives an undated image its date; PATH::NAME selects a series of an HDF5 file or a variable of a cube. Or "
+            "one YAML file that describes all inputs, including STAC catalogs (a STAC API needs --area).",
         },
     )
     out: str = ""
-    """Output: NAME.zarr, NAME.tif or NAME.parquet (as an area); a NAME without suffix makes the first two of a tile,
-    and the first of an area. A picture NAME.png is written beside it. Needed, unless a store is updated."""
+    """Output: NAME.zarr, NAME.tif or NAME.parquet (always as an area). A NAME without suffix writes Zarr and GeoTIFF
+    for a tile, and Zarr for an area. A picture, NAME.png, is always written as well. Required, except with --update."""
     patch_size_m: float = 0.0
-    """Side of a patch in metres, needed, too; a multiple of 10 m for most sensors. A tile is cropped to whole
-    patches."""
+    """Side of a patch in metres; for most sensors a multiple of 10 m. A tile is cropped to whole patches. Required,
+    except with --update."""
     dense: str | None = FIRST
-    """Modality whose sub-patches get an embedding each; `first` is the first input of a tile and none of an area, null
-    none."""
+    """Modality for which every sub-patch gets an embedding. `first` is the first input for a tile, and none for an
+    area; null is none."""
     store: str = "float32"
-    """How an area's embeddings are stored: float32, float16, int8-power (directions, lengths beside them) or int8-scale
-    (a step per dimension)."""
+    """How the embeddings of an area are stored: float32, float16, int8-power (directions, with lengths stored
+    separately) or int8-scale (one step per dimension)."""
     places: str = "removed"
-    """What a patch's place in its window adds to its embedding, whatever is there: `removed` from an area of several
-    windows, in which it would draw a grid, or `kept`, as the encoder gives it."""
+    """The position of a patch in its window leaves a constant trace in its embedding, which draws a grid over an area
+    of several windows. `removed` takes it out there; `kept` leaves embeddings as the encoder gives them."""
     weights: str = "g-astruc/AnySat"
-    """Weights: hub id, published .pth, .safetensors file or folder."""
+    """Weights: a hub id, a published .pth, a .safetensors file or a folder."""
     statistics: str | None = None
-    """What values are standardised with: a JSON file, a preset such as treesatai_ts, or from-data. Null takes those
-    kept with the weights, else from-data, which makes embeddings of different runs incomparable."""
+    """Statistics that standardise the values: a JSON file, a preset such as treesatai_ts, or from-data. Null uses those
+    stored with the weights, or from-data if there are none; embeddings of different runs then cannot be compared."""
     dataset: str | None = None
-    """Name under which statistics are looked up, where a file keeps those of several datasets."""
+    """Name of the dataset whose statistics to use, if the file holds those of several."""
     units: list[str] = field(default_factory=list)
-    """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
+    """Units of inputs whose files do not state them, such as [s1=linear, l8.B10=K]; they take precedence over what a
+    file says."""
     modalities: str | None = None
-    """YAML file with your own modality records; the weights must have been made with them."""
+    """YAML file with your own modality records; the weights must have been trained with them."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
     precision: str = "auto"
-    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
+    """Precision of matrix products: float32, bf16, or auto, which uses bf16 if the device has units for it."""
     keep: str | None = None
-    """What is kept in NAME.series beside an area's NAME.zarr, so that later dates can be added: `series`, sums over
-    dates where they are enough and pixels where they are not (s2), or `features`, in place of pixels what each date
-    shows, much larger and sooner updated. Its size is told first. Null for nothing."""
+    """What to keep in NAME.series beside an area's NAME.zarr, so that new dates can be added later. `series` keeps sums
+    over dates where these are enough, and pixels where they are not (s2). `features` keeps, instead of those pixels,
+    what each date shows: much larger, but faster to update. The size is printed first. Null keeps nothing."""
     update: str | None = None
-    """Store, NAME.zarr made with `--keep`, to which the dates of the inputs that it lacks are added; earlier ones are
-    not read again. Options are those it was made with, inputs that are not given those of the last
-    time."""
+    """Store NAME.zarr, made with --keep, to which to add the dates of the inputs that it lacks. Earlier dates are not
+    read again. Options are those the store was made with; inputs that you do not give are those of the last run."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs."""
 
     def __post_init__(self) -> None:
         if self.update is None and not (self.out and self.inputs):

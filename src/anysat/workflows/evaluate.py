@@ -22,65 +22,67 @@ _OF_COMPARISONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score a probe or fine-tuning run again, on any split; or compare encoders with simple models on one dataset.
+    """Score a trained run again, on any split; or compare encoders with simple models on one dataset.
 
     `anysat evaluate --run RUN` reads the run's data and prints its scores beside the paper's figure. `anysat evaluate
     --compare --data.dataset NAME …` fits the same models to statistics of the bands, to their pixels and to embeddings.
     """
 
     run: str | None = None
-    """Run folder of `anysat probe` or `finetune`; of a run over folds, each is scored by its own predictor."""
+    """Run folder of `anysat probe` or `finetune`. In a run over folds, each fold is scored by its own predictor."""
     compare: bool = False
-    """Compare feature sets and models on --data instead."""
+    """Instead of scoring a run, compare feature sets and models on --data."""
     split: str = "test"
-    """Split to score a run on: `train`, `val` and `test` are those of the run, others those of the dataset; members may
-    be joined by `+`."""
+    """Split to score a run on. `train`, `val` and `test` are those of the run, other names those of the dataset; join
+    several with `+`."""
     crop_m: float | None = None
-    """Answer each tile of a run by five overlapping crops of this side, in its corners and its middle, and average
-    their outputs; null for whole tiles. Of FLAIR, 100 covers the whole photo, as published."""
+    """Predict each tile of a run in five overlapping crops of this side in metres, in the corners and the middle, and
+    average their outputs; null predicts whole tiles. For FLAIR, 100 covers the whole photo, as published."""
     data: LabelledData = field(default_factory=LabelledData)
-    """Of a comparison; of a run only `root` counts, where the data have moved."""
+    """The data to compare on. With --run, only `root` is used, for data that have moved."""
     weights: list[str] = field(default_factory=lambda: ["nano"])
-    """Encoders to compare: nano, files, run folders, hub ids. `untrained:PATH` for new weights of the same shape as the
-    published training begins with them, `isometric:PATH` as `nano` and the generated world's presets do."""
+    """Encoders to compare: nano, files, run folders or hub ids. `untrained:PATH` is an untrained encoder of the same
+    shape, initialised as for the published training; `isometric:PATH` is one initialised as `nano` and the presets of
+    the generated world are."""
     patch_sizes_m: list[float] = field(default_factory=list)
-    """Patch sizes in metres to compare; empty for the first of the dataset's."""
+    """Patch sizes in metres to compare; if empty, the first one recommended for the dataset."""
     dense: str | None = None
-    """Of a comparison: modality whose sub-patches stand for pixels; null chooses as `anysat probe` does."""
+    """In a comparison: modality whose sub-patches represent the pixels; null chooses as `anysat probe` does."""
     day_convention: str | None = None
-    """Of a comparison: how day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the
+    """In a comparison: how dates become day numbers, `day_of_year` or `days_since YYYY-MM-DD`; null does it as the
     weights were trained."""
     statistics: str | None = None
-    """Of a comparison: JSON file of statistics, or a preset; null takes those of the weights for this dataset, else
+    """In a comparison: JSON file of statistics, or a preset; null uses those of the weights for this dataset, or
     computes them from the training tiles."""
     layers: list[str] = field(default_factory=lambda: ["last"])
     """Layers of the encoders to compare: `last`; `fusion.N`, the tokens after N blocks of the fusion transformer; or
-    `spatial.N`, each modality by itself after N blocks of the spatial transformer, mean over modalities."""
+    `spatial.N`, the mean over modalities of the tokens after N blocks of the spatial transformer."""
     models: list[str] = field(default_factory=lambda: ["logistic", "neighbours", "forest", "boosting"])
-    """Models fitted to each feature set, all tuned alike on the validation split; `logistic` is a ridge regression of
-    values, and called `ridge` there."""
+    """Models fitted to each feature set, all tuned in the same way on the validation split. For values, `logistic` is a
+    ridge regression, and is called `ridge`."""
     max_pixels: int = 20_000
-    """Most labelled pixels of each split, of a comparison over folds of all tiles, that models are fitted to and scored
-    on: as many from each tile, drawn from the seed."""
+    """Largest number of labelled pixels per split (with folds: of all tiles together) to fit and score models on: an
+    equal number from each tile, drawn at random."""
     folds: int | None = None
-    """Of a comparison: cross-validate over so many folds of whole blocks of ground, all tiles of the splits together;
-    intervals are over blocks. Needs coordinates; null for the splits as they are, or for --data.folds."""
+    """In a comparison: cross-validate over this many folds of whole blocks of ground, with the tiles of all splits
+    together; intervals are over blocks. Needs coordinates. Null uses the splits as they are, or --data.folds."""
     block_km: float | None = None
-    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks instead of tiles, and of
-    `folds` neighbours in one block are never on two sides. Null for 10 with `folds`, and for tiles without."""
+    """Side in kilometres of a block of ground, for tiles with coordinates. Intervals resample whole blocks instead of
+    tiles, and --folds never separates tiles of one block. Null is 10 with --folds; without, intervals are over
+    tiles."""
     seed: int = 0
-    """Of everything that is drawn in a comparison."""
+    """Seed of all random draws in a comparison."""
     cache: str | None = None
-    """Of a comparison: folder of embeddings; null for one in the cache of the package."""
+    """In a comparison: folder for embeddings; null uses the cache of the package."""
     json: str | None = None
-    """File for the figures."""
+    """JSON file to write the scores to."""
     device: str = "cpu"
-    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device for the encoder: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
     precision: str = "float32"
-    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
-    float32 gives the same figures on every machine."""
+    """Precision of the encoder's matrix products: float32, bf16, or auto, which uses bf16 if the device has units for
+    it. float32 gives the same scores on every machine."""
     batch_size: int = 8
-    """Tiles of a run at a time."""
+    """Tiles of a run to predict at a time."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):

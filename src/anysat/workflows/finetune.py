@@ -20,78 +20,80 @@ Trained = Literal["head", "projectors", "lora", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Train an encoder with a head on labelled tiles, and score it on the test split.
+    """Train an encoder and a head on labelled tiles, and score them on the test split.
 
     `--preset NAME` or `--config FILE` gives all of it; what else is given replaces single options.
     """
 
     preset: str | None = None
-    """Options to begin with, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
+    """Options to start from, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
     out: str | None = None
-    """Run folder; `anysat.load_task` takes it."""
+    """Run folder; load it with `anysat.load_task`."""
     resume: bool = False
-    """Go on with the run in that folder; from the start where there is no checkpoint."""
+    """Continue the run in that folder, from the start if it has no checkpoint."""
     max_steps: int | None = None
-    """Stop after these steps, those of earlier sessions included; schedules do not change."""
+    """Stop after this many steps in total, including those of earlier sessions. Schedules do not change."""
     weights: str | None = "nano"
-    """Encoder to begin with: nano, a file, a run folder, or a hub id; null for a new one of the shape in --model."""
+    """Encoder to start from: nano, a file, a run folder or a hub id; null is a new one with the shape in --model."""
     trained: Trained = "all"
-    """What is trained besides the head: `head` nothing, `projectors` what turns pixels into tokens (for new sensors),
-    `lora` low-rank additions to the transformers, `all` everything."""
+    """What to train besides the head: `head`, nothing; `projectors`, the layers that turn pixels into tokens (for new
+    sensors); `lora`, low-rank additions to the transformers; `all`, everything."""
     data: LabelledData = field(default_factory=LabelledData)
     patch_sizes_m: list[float] = field(default_factory=list)
-    """Patch sizes in metres, one of which is drawn for each step; answers are averaged over all. Empty: the first of
-    the dataset's."""
+    """Patch sizes in metres. One is drawn for each step; predictions are averaged over all. If empty, the first one
+    recommended for the dataset."""
     dense: str | None = None
-    """Modality whose sub-patches are classified, for a target of pixels; null chooses as `anysat probe` does."""
+    """Modality whose sub-patches are classified, for a target per pixel; null chooses as `anysat probe` does."""
     head: str | None = None
-    """tile, pooled or both for a target of tiles; dense, patches or conv of pixels; null for `both`, `dense`."""
+    """Kind of head: tile, pooled or both for a target per tile; dense, patches or conv for a target per pixel. Null
+    uses `both` and `dense`."""
     epochs: int = 50
-    """Passes over the training tiles that schedules are made for, each of a step at least."""
+    """Passes over the training tiles, of at least one step each; schedules are based on them."""
     warmup_epochs: int = 0
-    """Epochs over which the learning rate rises first, in place of --optimiser.warmup-steps."""
+    """Epochs of learning-rate warm-up, in place of --optimiser.warmup-steps."""
     batch_size: int = 16
     """Tiles in a micro-batch of one process."""
     layer_decay: float = 1.0
-    """What the learning rate of each block is multiplied with, relative to the block above it; 1 for none. Projectors
-    that the weights lack learn at the full rate."""
+    """Factor by which the learning rate falls from each block to the one below it; 1 for none. Projectors that the
+    weights lack learn at the full rate."""
     pixel_dropout_prob: float | None = None
-    """Dropout in the projectors of series while they train; null as the weights were trained."""
+    """Dropout in the projectors of series during training; null keeps that of the weights."""
     lora_rank: int = 8
-    """Rank of the additions of `lora`, which do not decay unless with --optimiser.decay-all."""
+    """Rank of the additions of `lora`. Weight decay applies to them only with --optimiser.decay-all."""
     class_weights: ClassWeights = "none"
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False
-    """One output more, of what has no label, as in the published heads."""
+    """Add an output for pixels or tiles without a label, as in the published heads."""
     cut_at_random: bool = True
-    """Cut photos that are larger than a tile, of FLAIR and TreeSatAI, at a random place; no packed ones."""
+    """Cut photos that are larger than a tile (FLAIR, TreeSatAI) at a random place; packed photos are already cut."""
     turns_and_flips: bool = True
-    """Place each training tile in one of the 8 ways a square fits on itself."""
+    """Rotate and flip each training tile at random, in one of the 8 ways a square fits on itself."""
     keep_dates_frac: float = 1.0
-    """Share of the dates of each series that a training step sees, drawn anew."""
+    """Share of the dates of each series that a training step sees, drawn anew each time."""
     day_convention: str | None = None
-    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    """How dates become day numbers, `day_of_year` or `days_since YYYY-MM-DD`; null does it as the weights were
     trained."""
     statistics: str | None = None
-    """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
-    the training split."""
+    """JSON file of statistics, or a preset; null uses those of the weights for this dataset, or computes them from the
+    training split."""
     block_km: float | None = None
-    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks. Null for tiles."""
+    """Side in kilometres of a block of ground, for tiles with coordinates: confidence intervals resample whole blocks.
+    Null resamples tiles."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     model: ModelOptions = field(default_factory=ModelOptions)
-    """Shape of a new encoder, where --weights is null."""
+    """Shape of a new encoder, used if --weights is null."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4, clip_norm=1.0))
     engine: EngineConfig = field(default_factory=EngineConfig)
     patience: int | None = 10
-    """Epochs without a better validation score after which it ends; null for none."""
+    """Stop after this many epochs without a better validation score; null never does."""
     min_epochs: int = 0
-    """Epochs before which patience ends nothing."""
+    """Epochs to train before patience can end the run."""
     monitor: str | None = None
-    """Validation score, as accuracy or f1_macro, by which the best weights are chosen; null for the task's own."""
+    """Validation score that selects the best weights, such as accuracy or f1_macro; null uses the task's own."""
     keep: KeepConfig = field(default_factory=lambda: KeepConfig(save_every=100))
     report: bool = True
-    """Write a page, report.html."""
+    """Write an HTML page, report.html."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"preset", "out", "resume", "max_steps", "root", "report", "block_km"}

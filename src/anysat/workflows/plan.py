@@ -11,12 +11,12 @@ from anysat.workflows.embed import EmbedConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(EmbedConfig):
-    """Tell what `anysat embed` would do with these options: windows, bytes, operations, minutes, memory, output."""
+    """Estimate the cost of `anysat embed` with the same options: windows, time, memory, reads, output size."""
 
     out: str = "area.zarr"
-    """Output that would be made; nothing is written."""
+    """Output that `anysat embed` would write; nothing is written."""
     measure: bool = True
-    """Read, encode and fuse one window, to estimate minutes and operations on this machine."""
+    """Read, encode and fuse one window, to estimate time and operations on this machine."""
 
     def __post_init__(self) -> None:
         if self.update is not None:

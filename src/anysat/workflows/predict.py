@@ -16,7 +16,7 @@ _TILE_SUFFIXES = (".tif", ".json")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(AreaOptions):
-    """Answer what a probe or fine-tuning has learnt: a georeferenced map, or the answer for the tile."""
+    """Apply a trained probe or fine-tuned model: write a georeferenced map, or the prediction for a tile."""
 
     run: str = field(
         metadata={"positional": "RUN", "help": "Run folder of `anysat probe` or `finetune`, or its predictor file."}
@@ -26,30 +26,33 @@ class PredictConfig(AreaOptions):
         metadata={
             "positional": "MODALITY=PATH",
             "optional": True,
-            "help": "Inputs, as for `anysat embed`: s2=cube.nc s1=radar/ aerial=photo.tif; or a YAML file that "
-            "describes them. What neither it nor a file says is as in the description of the data trained on.",
+            "help": "Inputs, as for `anysat embed`: s2=cube.nc s1=radar/ aerial=photo.tif, or one YAML file that "
+            "describes them. What neither states is taken from the description of the training data.",
         },
     )
     out: str
-    """Output of a target of pixels: NAME.tif, of classes or values; a picture NAME.png is written beside it. Of a
-    target of tiles: NAME.json. Of an area: NAME.tif, NAME.zarr or NAME.parquet, also of a target of tiles, which is
-    answered for every window."""
+    """Output. For a target per pixel: NAME.tif with classes or values, and a picture NAME.png. For a target per tile:
+    NAME.json. For an area: NAME.tif, NAME.zarr or NAME.parquet; a target per tile is then predicted for every
+    window."""
     probabilities: bool = False
-    """Write the probability of every class, too: NAME_probabilities.tif, of an area NAME_probability.tif."""
+    """Also write the probability of every class: NAME_probabilities.tif for a tile, NAME_probability.tif for an
+    area."""
     variants: int = 0
-    """Of an area: this many flips (up to 4) and halves of the dates (up to 8) are answered for, their mean is the
-    answer, and how far they disagree is written as uncertainty; 0 for none."""
+    """For an area: number of variants of the input to predict, up to 8. The first four are the input as it is and
+    flipped; the others also use only half of the dates. Their mean is the answer; their disagreement is written as
+    uncertainty. 0 predicts the input once, without uncertainty."""
     crop_m: float | None = None
-    """Of a tile: answer five overlapping crops of this side, in its corners and its middle, and average their outputs;
-    null for the whole tile. Windows of an area overlap by --overlap."""
+    """For a tile: predict five overlapping crops of this side in metres, in the corners and the middle, and average
+    their outputs; null predicts the whole tile. For an area, use --overlap instead."""
     units: list[str] = field(default_factory=list)
-    """Units of the inputs where files do not tell, as [s1=linear, l8.B10=K]; they count before what a file says."""
+    """Units of inputs whose files do not state them, such as [s1=linear, l8.B10=K]; they take precedence over what a
+    file says."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
     precision: str = "auto"
-    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
+    """Precision of matrix products: float32, bf16, or auto, which uses bf16 if the device has units for it."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs."""
 
     def __post_init__(self) -> None:
         if "=" in self.run and not Path(self.run).exists():

@@ -22,34 +22,35 @@ class PartConfig:
     """One dataset of the mixture and how it is drawn."""
 
     dataset: str
-    """Name of a dataset, dotted name of a module, or YAML file of one's own data."""
+    """Name of a dataset, dotted name of a module, or YAML file that describes your own data."""
     root: str | None = None
-    """Its folder, loose or packed. Without it: the folder of this name, of a module or file the last part of it, in
-    --data-root."""
+    """Its folder, loose or packed. Null uses the folder of this name in --data-root; for a module or file, the last
+    part of the name."""
     world: dict[str, Any] | None = None
-    """For the dataset `world`: what `world.json` is to hold; tiles are generated and kept in the cache; no `root`."""
+    """For the dataset `world`: the contents of `world.json`. Tiles are generated and kept in the cache; give no
+    `root`."""
     split: str = "train"
-    """Split that is trained on."""
+    """Split to train on."""
     val_split: str | None = "val"
-    """Split on which the loss is watched; null for none."""
+    """Split on which the validation loss is measured; null for none."""
     modalities: list[str] | None = None
-    """Modalities to read; null for all."""
+    """Modalities to read; null reads all."""
     weight: float = 1
-    """Share of the steps, relative to the other parts."""
+    """Share of the steps, relative to the other datasets."""
     batch_size: int = 8
     """Tiles in a micro-batch of one process."""
     patch_sizes_m: list[float] = field(default_factory=list)
-    """Patch sizes in metres, one of which is drawn for each step; empty for those of the dataset."""
+    """Patch sizes in metres, of which one is drawn for each step; if empty, those recommended for the dataset."""
     crop_m: float | None = None
-    """Side of a random square of each tile; null for the whole tile."""
+    """Side in metres of a random square to cut from each tile; null uses whole tiles."""
     cut_at_random: bool = True
-    """Cut photos that are larger than a tile, of FLAIR and TreeSatAI, at a random place; no packed ones."""
+    """Cut photos that are larger than a tile (FLAIR, TreeSatAI) at a random place; packed photos are already cut."""
     turns_and_flips: bool = False
-    """Place each tile in one of the 8 ways a square fits on itself."""
+    """Rotate and flip each tile at random, in one of the 8 ways a square fits on itself."""
     max_dates: int | None = None
-    """Most dates kept of each series, drawn at random."""
+    """Largest number of dates to keep from each series, drawn at random."""
     sampler: str = "shuffle"
-    """`shuffle`, or `sqrt_frequency` for rare classes."""
+    """`shuffle`, or `sqrt_frequency`, which draws tiles with rare classes more often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,32 +60,33 @@ class ModelOptions:
     dim: int = 768
     """Width of every token."""
     depth: int = 6
-    """Blocks of the spatial and of the fusion transformer."""
+    """Number of blocks in the spatial and in the fusion transformer."""
     num_heads: int = 12
-    """Attention heads."""
+    """Number of attention heads."""
     modalities: list[str] = field(default_factory=lambda: [modality.key for modality in RELEASED])
-    """Modalities with a projector; all of the data must be among them."""
+    """Modalities that get a projector; they must include all those of the data."""
     modality_files: list[str] = field(default_factory=list)
-    """YAML files with records of modalities of your own, whose keys `modalities` may name then."""
+    """YAML files with your own modality records, whose keys can then be used in `modalities`."""
     subpatch_order: SubpatchOrder = "raster"
-    """`raster`, the true places of sub-patches, or `cell`, those of the published weights."""
+    """Positions of sub-patches: `raster`, the true ones, or `cell`, those that the published weights learned."""
     rpe_heads: Literal["first", "each"] = "each"
-    """Whose query makes the relative-position term; the published weights learned `first`."""
+    """Query used for the relative-position term: `each` head its own, or that of the `first` head for all, as in the
+    published weights."""
     fusion_attention: Literal["tokens", "within_token"] = "tokens"
-    """`tokens` mixes tokens; `within_token` mixes the heads of each, as the published training may have done."""
+    """`tokens` mixes tokens; `within_token` mixes the heads of each token, as the published training may have done."""
     pixel_widths: list[int] | None = None
-    """Hidden widths of the layers that each pixel of each date passes; null for those that were published."""
+    """Hidden widths of the layers applied to each pixel of each date; null uses the published ones."""
     pixel_dropout_prob: float | None = None
-    """Dropout between those layers; null for what the record of each modality says."""
+    """Dropout between those layers; null uses the value in each modality's record."""
     temporal_dropout_prob: float = 0.1
     """Dropout of the temporal attention weights."""
     patch_position_unit_m: float = 10.0
-    """Metres per unit of the patch position code."""
+    """Unit of the patch position code, in metres."""
     day_convention: str = "day_of_year"
-    """How day numbers are made from dates."""
+    """How dates become day numbers: `day_of_year` or `days_since YYYY-MM-DD`."""
     first_weights: Literal["published", "isometric"] = "published"
-    """How new weights begin: as published, or so that what tells patches apart is kept from the start, which narrow
-    encoders and short trainings need."""
+    """Initialisation of new weights: `published`, or `isometric`, which keeps differences between patches from the
+    start, as narrow encoders and short trainings need."""
 
     def __post_init__(self) -> None:
         if self.first_weights not in ("published", "isometric"):
@@ -111,22 +113,22 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """What is measured while a run goes on."""
+    """What is measured during a run."""
 
     validate_every: int = 1000
-    """Steps between two losses on held-out tiles; the draws are the same each time."""
+    """Steps between two measurements of the loss on held-out tiles; the random draws are the same each time."""
     val_batches: int = 20
-    """Most held-out batches of each dataset."""
+    """Largest number of held-out batches of each dataset."""
     health_every: int = 500
-    """Steps between two looks at the embeddings of held-out tiles: rank, spread, position, probes."""
+    """Steps between two checks of the embeddings of held-out tiles: rank, spread, position, probes."""
     health_tiles: int = 32
-    """Held-out tiles of the first dataset that are looked at."""
+    """Number of held-out tiles of the first dataset to check."""
     target: str | None = None
-    """Target of that dataset whose classes nearest neighbours and a linear probe are to tell; null for none."""
+    """Target of that dataset whose classes nearest neighbours and a linear probe predict; null for none."""
     stop_on_collapse: bool = False
-    """End the run when the embeddings collapse; they are always reported."""
+    """End the run if the embeddings collapse. A collapse is always reported."""
     report: bool = True
-    """Write a page, report.html, when the run ends."""
+    """Write an HTML page, report.html, when the run ends."""
 
     def __post_init__(self) -> None:
         for name in ("validate_every", "val_batches", "health_every", "health_tiles"):
@@ -136,35 +138,35 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Pretrain an encoder on several datasets at once, without labels.
+    """Pretrain an encoder on one or more datasets, without labels.
 
     `--preset NAME` or `--config FILE` gives all of it; what else is given replaces single options.
     """
 
     preset: str | None = None
-    """Options to begin with: geoplex, geoplex-paper, geoplex-fixed, world-nano or nano."""
+    """Options to start from: geoplex, geoplex-paper, geoplex-fixed, world-nano or nano."""
     out: str | None = None
-    """Run folder; `anysat.load` takes it."""
+    """Run folder; load it with `anysat.load`."""
     resume: bool = False
-    """Go on with the run in that folder, with the options it has; from the start where there is no checkpoint."""
+    """Continue the run in that folder with its options, from the start if it has no checkpoint."""
     max_steps: int | None = None
-    """Stop after these steps, those of earlier sessions included; schedules do not change."""
+    """Stop after this many steps in total, including those of earlier sessions. Schedules do not change."""
     data_root: str | None = None
-    """Folder that holds a folder of each dataset, by its name."""
+    """Folder that contains one folder for each dataset, with the name of the dataset."""
     data: list[PartConfig] = field(default_factory=list)
     """Datasets of the mixture."""
     num_steps: int = 100_000
-    """Optimiser steps of the whole run; schedules are made for them."""
+    """Optimiser steps of the whole run; schedules are based on them."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     weights: str | None = None
-    """Weights to begin with, of the same shape and habits; null for new ones."""
+    """Weights to start from, of the same shape and conventions as --model; null starts from new ones."""
     statistics: str | None = None
-    """JSON file of statistics, or a preset; null computes those of the training splits, once."""
+    """JSON file of statistics, or a preset; null computes them once from the training splits."""
     statistics_tiles: int = 2000
-    """Tiles of each dataset they are computed from."""
+    """Tiles of each dataset from which statistics are computed."""
     recompute: bool = False
-    """Compute the student's activations again for the gradient instead of keeping them: less memory, a third slower."""
+    """Recompute the student's activations for the gradient instead of keeping them: less memory, a third slower."""
     model: ModelOptions = field(default_factory=ModelOptions)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

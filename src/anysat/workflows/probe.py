@@ -30,73 +30,77 @@ class ProbeConfig:
     """
 
     preset: str | None = None
-    """Options to begin with, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
+    """Options to start from, such as world-land-cover, which needs no files, or pastis, an experiment of the paper."""
     out: str | None = None
-    """Run folder; `anysat.load_task` takes it."""
+    """Run folder; load it with `anysat.load_task`."""
     resume: bool = False
-    """Go on in that folder: embeddings that are there are not computed again."""
+    """Continue the run in that folder; existing embeddings are not computed again."""
     weights: str = "nano"
-    """Encoder: nano, a file, a run folder, or a hub id."""
+    """Encoder: nano, a file, a run folder or a hub id."""
     data: LabelledData = field(default_factory=LabelledData)
     patch_sizes_m: list[float] = field(default_factory=list)
-    """Patch sizes in metres; outputs of several are averaged. Empty: the first of the dataset's that fits."""
+    """Patch sizes in metres; the outputs of several are averaged. If empty, the first one recommended for the
+    dataset."""
     dense: str | None = None
-    """Modality whose sub-patches are classified, for a target of pixels; null takes, of those that most tiles hold, the
-    one with the finest sub-patches that are no finer than the target's pixels, else the finest; it is told which."""
+    """Modality whose sub-patches are classified, for a target per pixel. Null chooses among the modalities that most
+    tiles have: the one with the finest sub-patches that are not finer than the target's pixels, else the finest. The
+    choice is printed."""
     head: str | None = None
-    """tile, pooled or both (tile token, mean of the patches, both) for a target of tiles; dense, patches or conv for
-    one of pixels; null for `both` and `dense`."""
+    """Kind of head. For a target per tile: tile (the tile embedding), pooled (the mean of the patches) or both. For a
+    target per pixel: dense, patches or conv. Null uses `both` and `dense`."""
     method: Method = "linear"
-    """`linear` trains the head; `knn` trains nothing: it asks the nearest training tiles, or sub-patches for a target
-    of pixels, up to 20,000 of which are kept in the predictor."""
+    """`linear` trains a head. `knn` trains nothing: it uses the nearest training tiles or, for a target per pixel, the
+    nearest sub-patches, of which up to 20,000 are kept in the predictor."""
     learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
-    """Each is tried with each weight decay, all at once; the best on the validation split is kept."""
+    """Learning rates to try, each with every weight decay; all are trained at once, and the best on the validation
+    split is kept."""
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
-    """See learning_rates."""
+    """Weight decays to try with each learning rate."""
     epochs: int = 50
-    """Most passes over the training tiles."""
+    """Largest number of passes over the training tiles."""
     patience: int | None = 15
-    """Epochs without a better validation score after which it ends, once there is a score; null for none."""
+    """Stop after this many epochs without a better validation score, counted from the first score; null never does."""
     min_epochs: int = 0
-    """Epochs before which patience ends nothing."""
+    """Epochs to train before patience can end the run."""
     monitor: str | None = None
-    """Validation score, as accuracy or f1_macro, by which settings and epochs are chosen; null for the task's own."""
+    """Validation score that selects settings and epoch, such as accuracy or f1_macro; null uses the task's own."""
     schedule: Schedule = "cosine"
-    """`cosine` falls to 0 over all epochs; `plateau` falls by ten when the validation loss has not become lower for 10
-    epochs."""
+    """`cosine` lowers the learning rate to 0 over all epochs; `plateau` divides it by ten each time the validation loss
+    has not fallen for 10 epochs."""
     warmup_epochs: int | None = None
-    """Epochs over which the learning rate of `cosine` rises first; null for a tenth of them."""
+    """Epochs of warm-up before `cosine`; null is a tenth of the epochs."""
     clip_norm: float | None = 1.0
-    """Longest gradient; null does not clip."""
+    """Largest norm of the gradient, above which it is clipped; null does not clip."""
     batch_size: int = 32
     """Tiles per step."""
     class_weights: ClassWeights = "none"
     """`balanced` gives all classes the same weight in the loss."""
     void_output: bool = False
-    """One output more, of what has no label, as in the published heads."""
+    """Add an output for pixels or tiles without a label, as in the published heads."""
     day_convention: str | None = None
-    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    """How dates become day numbers, `day_of_year` or `days_since YYYY-MM-DD`; null does it as the weights were
     trained."""
     statistics: str | None = None
-    """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
-    the training split."""
+    """JSON file of statistics, or a preset; null uses those of the weights for this dataset, or computes them from the
+    training split."""
     block_km: float | None = None
-    """Side of a block of ground, where tiles have coordinates: intervals draw whole blocks. Null for tiles."""
+    """Side in kilometres of a block of ground, for tiles with coordinates: confidence intervals resample whole blocks.
+    Null resamples tiles."""
     num_neighbours: list[int] = field(default_factory=lambda: [1, 3, 10, 30, 100])
-    """Of knn; each is tried, and the best on the validation split is kept."""
+    """For `knn`: numbers of neighbours to try; the best on the validation split is kept."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     cache: str | None = None
-    """Folder of embeddings; null for one in the run folder."""
+    """Folder for embeddings; null uses one in the run folder."""
     device: str = "cpu"
-    """Device the encoder computes on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device for the encoder: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
     precision: str = "float32"
-    """In what the encoder's matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it.
-    float32 gives the same figures on every machine."""
+    """Precision of the encoder's matrix products: float32, bf16, or auto, which uses bf16 if the device has units for
+    it. float32 gives the same scores on every machine."""
     num_workers: int = 0
-    """Processes that read tiles."""
+    """Number of processes that read tiles; 0 reads in the main process."""
     report: bool = True
-    """Write a page, report.html."""
+    """Write an HTML page, report.html."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"preset", "out", "resume", "root", "cache", "device", "num_workers", "report", "block_km"}

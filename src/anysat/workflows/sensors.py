@@ -16,7 +16,7 @@ class SensorsConfig:
     """List the sensors: bands in the model's order, pixel and sub-patch sizes."""
 
     modalities: str | None = None
-    """YAML file with your own records, listed after the shipped ones."""
+    """YAML file with your own modality records, which are listed after the built-in ones."""
 
 
 def sensors(config: SensorsConfig) -> Table:

@@ -14,29 +14,29 @@ class LabelledData:
     """Labelled tiles and their splits."""
 
     dataset: str = ""
-    """Name of a dataset, dotted name of a module, or YAML file of one's own data."""
+    """Name of a dataset, dotted name of a module, or YAML file that describes your own data."""
     root: str | None = None
     """Its folder, loose or packed."""
     world: dict[str, Any] | None = None
-    """For the dataset `world`: what `world.json` is to hold; tiles are generated and kept in the cache."""
+    """For the dataset `world`: the contents of `world.json`. Tiles are generated and kept in the cache."""
     target: str | None = None
-    """Name of the target; may be left out where the dataset has one."""
+    """Name of the target; not needed if the dataset has only one."""
     modalities: list[str] | None = None
-    """Modalities to look at; null for all."""
+    """Modalities to use; null uses all."""
     train: str = "train"
-    """Split that is trained on; members may be joined by `+`, as fold1+fold2."""
+    """Split to train on; join several with `+`, such as fold1+fold2."""
     val: str | None = "val"
-    """Split on which settings and epochs are chosen; null takes `val_frac` of the training tiles."""
+    """Split on which settings and epochs are selected; null holds out `val_frac` of the training tiles."""
     val_frac: float = 0.2
-    """Share of the training tiles that is held out where `val` is null or empty, drawn from the seed; whole blocks of
-    ground where your own data are split by `block_m`."""
+    """Share of the training tiles to hold out if `val` is null or empty, drawn at random; as whole blocks of ground if
+    your own data are split by `block_m`."""
     test: str = "test"
     """Split that is scored once, at the end."""
     train_frac: float = 1.0
-    """Share of the training tiles to use, drawn from the seed: what few labels are worth."""
+    """Share of the training tiles to use, drawn at random, to see how much few labels are worth."""
     folds: list[str] | None = None
-    """Cross-validation over these members, as [fold1,fold2,fold3]: each is scored once, the one before it chooses, all
-    others train. Null for `train`, `val` and `test`."""
+    """Cross-validate over these members, such as [fold1,fold2,fold3]. Each is scored once; the one before it selects,
+    and all others train. Null uses `train`, `val` and `test`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_frac < 1:

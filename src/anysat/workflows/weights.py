@@ -19,27 +19,28 @@ _DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """Write weights as one safetensors file with configuration, statistics and licence."""
+    """Convert weights to one safetensors file with configuration, statistics and licence."""
 
     source: str = field(
         metadata={
             "positional": "SOURCE",
-            "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
+            "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
         }
     )
     out: str
     """File to write, ending in .safetensors."""
     size: str = "base"
-    """Size of weights whose file does not keep it: base, small or tiny."""
+    """Size of the model, if the file does not record it: base, small or tiny."""
     statistics: str | None = None
-    """Statistics to keep with the weights: a JSON file or a preset such as treesatai_ts."""
+    """Statistics to store with the weights: a JSON file, or a preset such as treesatai_ts."""
     fusion_attention: str | None = None
-    """Set to within_token or tokens to fix how the fusion transformer attends; see `weights inspect`."""
+    """How the fusion transformer attends, to be stored with the weights: within_token or tokens; see `weights
+    inspect`."""
 
     dtype: str = "float32"
-    """Type of the numbers that are written: float32, or bfloat16 for half the size."""
+    """Data type to write: float32, or bfloat16 for half the size."""
     overwrite: bool = False
-    """Replace a file that exists."""
+    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -74,24 +75,25 @@ def convert(config: ConvertConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Tell what a weight file holds, and whether it is what it should be."""
+    """Show what a weight file contains, and check that it fits the model."""
 
     source: str = field(
         metadata={
             "positional": "SOURCE",
-            "help": "Published .pth, training checkpoint, .safetensors, folder or hub id.",
+            "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
         }
     )
     size: str = "base"
-    """Size of weights whose file does not keep it: base, small or tiny."""
+    """Size of the model, if the file does not record it: base, small or tiny."""
     inputs: list[str] = field(default_factory=list)
-    """Files of one tile as `anysat embed` takes them, as [s2=cube.nc, aerial=photo.tif], two sensors or more. On them
-    both readings of the fusion attention are compared: how much each pair of sensors, alone, agrees about patches.
-    Hold it against an untrained model's figures: where training raised it is how the weights were trained."""
+    """Files of one tile, as for `anysat embed`, from two sensors or more, such as [s2=cube.nc, aerial=photo.tif]. With
+    them, both variants of the fusion attention are compared: for each pair of sensors, embedded alone, how much they
+    agree about patches. Compare with the figures of an untrained model: the variant whose agreement training raised is
+    the one the weights were trained with."""
     patch_size_m: float = 20.0
     """Side of a patch for that comparison, in metres."""
     dataset: str | None = None
-    """Name under which its statistics are looked up, where the file keeps those of several datasets."""
+    """Name of the dataset whose statistics to use, if the file holds those of several."""
 
 
 def inspect(config: InspectConfig) -> Table:

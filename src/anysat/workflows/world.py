@@ -9,19 +9,19 @@ from anysat.errors import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class WorldMakeConfig:
-    """Write a small generated dataset in the layout of a known one."""
+    """Generate a small dataset in the layout of a published one."""
 
-    out: str = field(metadata={"positional": "OUT", "help": "Folder to make; it must not exist, or be empty."})
+    out: str = field(metadata={"positional": "OUT", "help": "Folder to create; if it exists, it must be empty."})
     layout: str
-    """Name of the dataset whose files are imitated, such as treesatai_ts; `anysat datasets list` tells all."""
+    """Name of the dataset whose layout to use, such as treesatai_ts; see `anysat datasets list`."""
     form: str | None = None
-    """Which of its layouts: `published` or `training`. Null takes the first the dataset has."""
+    """Which of its layouts to use, if it has several: `published` or `training`. Null uses the first."""
     tiles: int = 6
-    """Number of tiles; of very few, some datasets get two or three, so that none of their lists is empty."""
+    """Number of tiles. For some datasets at least two or three are made, so that no split is empty."""
     seed: int = 0
-    """Seed of the world; the same seed gives the same files."""
+    """Seed of the generator; the same seed gives the same files."""
     overwrite: bool = False
-    """Replace a folder that exists, with all that is in it."""
+    """Replace an existing folder and everything in it."""
 
     def __post_init__(self) -> None:
         if self.tiles < 1:
