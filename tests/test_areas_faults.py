@@ -204,7 +204,7 @@ def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path, out):
     words = f"s1={write_nc(tmp_path / 's1.nc', data)}", "--units=[s1=dB]", f"--out={tmp_path / out}"
     status, _, errors = run(tmp_path / "run.safetensors", *words, command="predict")
     assert status == 2
-    assert "the modality s2, whose sub-patches are answered for, got s1; the run was trained on s2, s1" in errors
+    assert "the modality s2, whose sub-patches the run classifies, got s1; the run was trained on s2, s1" in errors
 
 
 def map_job(made, tmp_path, **options):
@@ -274,7 +274,7 @@ def test_cubes_in_python_tell_what_could_not_be_read(s2, tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         anysat.embed({"s2": str(tmp_path / "s2.zarr")}, 20, weights="nano", dataset="world")
-    assert any("could not be read, NaN in its place" in str(one.message) for one in told)
+    assert any("could not be read, left as NaN" in str(one.message) for one in told)
 
 
 def test_what_is_asked_of_an_area_makes_one(run, s2, tmp_path):
@@ -292,7 +292,7 @@ def test_what_is_asked_of_an_area_makes_one(run, s2, tmp_path):
         (["--period=2020-01-01/2021-12-31", "--out=a.zarr"], "--dates"),
         (["--also=.tif", "--out=mine.zarr"], "mine.tif exists"),
         (["--period=2020-01-01/2020-06-30,2020-01-01/2020-06-30", "--out=a.zarr"], "one of them is given twice"),
-        (["--scheduler=inproc://10.0.0.1/1/1", "--out=a.zarr"], "one that is reached from other processes"),
+        (["--scheduler=inproc://10.0.0.1/1/1", "--out=a.zarr"], "one that other processes can reach"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(run, s2, tmp_path, monkeypatch, words, told):

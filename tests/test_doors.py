@@ -341,9 +341,9 @@ def test_a_list_may_be_given_as_its_one_value(words, name, wanted):
         (["runs/forest"], "MODALITY=PATH: expected inputs, such as s2=cube.nc, got none"),
         (
             ["s2=series.nc"],
-            "RUN: expected the run's folder, or its predictor file, as the first word, got s2=series.nc",
+            "RUN: expected the run's folder, or its predictor file, as the first argument, got s2=series.nc",
         ),
-        (["s2=a.nc", "s1=b.nc"], "as the first word, got s2=a.nc"),
+        (["s2=a.nc", "s1=b.nc"], "as the first argument, got s2=a.nc"),
         ([], "RUN: expected a value"),
     ],
 )

@@ -97,7 +97,7 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
     assert (~found["dense"]["valid"].values).nonzero()[0].tolist() == [1]
     assert found["patch"]["x"].values[0] == LEFT + 10
     for line in ("read s2: ", "3 dates 2020-01-03 to 2021-02-11", "% valid, exact", "3 x 4 patches of 20 m",
-                 "statistics: computed from this tile", "12 of 12 patches seen, dense of s2", "absent, without",
+                 "statistics: computed from this tile", "12 of 12 patches have data, dense for s2", "inputs without valid values",
                  "wrote "):  # fmt: skip
         assert line in report
 
@@ -105,8 +105,8 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
 def test_a_small_tile_that_becomes_an_area_says_why_and_how_to_have_a_geotiff(run, s2):
     year = "--dates=2020-01-01/2020-12-31"
     for number, (words, told) in enumerate([
-        ([year, "--store=float16"], "as an area, because of --dates, --store; --also .tif writes GeoTIFF, too\n"),
-        (["--also=.tif"], "as an area, because of --also\n"),
+        ([year, "--store=float16"], "treated as an area because of --dates, --store; add --also .tif for GeoTIFF\n"),
+        (["--also=.tif"], "treated as an area because of --also\n"),
         ([], None),
     ]):  # fmt: skip
         status, report, _ = run(s2, *words, out=f"{number}.zarr")
@@ -136,7 +136,7 @@ def test_dates_without_a_valid_value_are_told(run, tmp_path):
     values[1] = np.nan
     dates = ["2020-01-03", "2020-06-30", "2021-02-11"]
     path = write_nc(tmp_path / "s2.nc", cube(values, geobox((6, 6)), dates, S2_NAMES))
-    assert "3 dates 2020-01-03 to 2021-02-11, 1 of them without a valid value here, bands" in run(f"s2={path}")[1]
+    assert "3 dates 2020-01-03 to 2021-02-11, 1 of them without valid values here, bands" in run(f"s2={path}")[1]
 
 
 def test_the_geotiff_and_the_zarr_hold_the_same(run, tmp_path, s2):
@@ -172,7 +172,7 @@ def test_tiles_and_areas_are_told_apart_by_their_weights_alone(run, tmp_path, s2
 def test_the_dense_modality_is_a_choice(run, tmp_path, s2, aerial, dense, key):
     _, report, _ = run(s2, aerial, "--dense", dense, out="out.tif")
     assert (tmp_path / "out_dense.tif").exists() == (key is not None)
-    assert (f"dense of {key}" if key else "no dense") in report
+    assert (f"dense for {key}" if key else "no dense") in report
 
 
 def test_data_in_other_units_than_the_statistics_are_converted(run, tmp_path):
@@ -197,7 +197,7 @@ def test_an_input_without_a_valid_value_is_told(run, tmp_path, s2):
     )
     status, report, _ = run(f"s1={empty}", s2)
     assert status == 0
-    assert "absent, without a valid value: s1" in report
+    assert "inputs without valid values: s1" in report
     assert "dense of s2" in report
 
 

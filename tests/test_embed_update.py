@@ -188,8 +188,8 @@ def test_what_could_not_be_read_is_read_with_the_new_dates(inputs, tmp_path, mon
 MISTAKES = [
     (["--update", "{out}", "--window=4"], "--window"),
     (["--update", "{tmp}/none.zarr"], "none.zarr"),
-    (["--update", "{out}", "--out={tmp}/b.zarr"], "as a.zarr was made, got '--out'"),
-    (["--update", "{tmp}/z.zarr"], "z.zarr: no such file, but a store of each zone: z-utm31n.zarr, z-utm32n.zarr"),
+    (["--update", "{out}", "--out={tmp}/b.zarr"], "none of the options that a.zarr was made with, got '--out'"),
+    (["--update", "{tmp}/z.zarr"], "z.zarr: no such file, but one store per zone: z-utm31n.zarr, z-utm32n.zarr"),
     (["s2={tmp}/in/s2", "--update", "{plain}"], "--keep series"),
     (["l8={tmp}/in/s2", "--update", "{out}"], "l8"),
     (["--update", "{out}", "--period=month", "--dates=2020-02-01/2020-03-31"], "2020-01-03"),
@@ -323,8 +323,8 @@ def test_a_store_of_which_nothing_was_kept_says_so(inputs, tmp_path, capsys):
     assert embed(inputs, tmp_path / "gone.zarr", "--keep=series") == 0
     (next((tmp_path / "gone.series").iterdir()) / "about.json").unlink()
     zarr.open_group(tmp_path / "area.zarr").attrs.clear()
-    told = {"tile": "it was made without --keep; embed anew with --keep series", "area": "says nothing of how it was made",
-            "gone": "what was kept of it is not in gone.series", "in": "it is no Zarr store"}  # fmt: skip
+    told = {"tile": "it was made without --keep; embed again with --keep series", "area": "does not record how it was made",
+            "gone": "the data for updates are not in gone.series", "in": "it is no Zarr store"}  # fmt: skip
     for name, message in told.items():
         store = tmp_path / (name if name == "in" else f"{name}.zarr")
         assert main(["embed", "--update", str(store)]) == 2

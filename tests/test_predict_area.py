@@ -169,11 +169,11 @@ def test_a_tile_tells_how_its_inputs_were_understood_and_which_are_not_given(s2,
         argv = ["predict", tmp_path / "run.safetensors", f"s2={s2}", f"--out={tmp_path / f'{len(words)}.tif'}", *words]
         assert main([str(word) for word in argv]) == 0
         said = capsys.readouterr().out
-        assert "fitted with s1, too, which is not given" in said
-        assert said.startswith("as an area, because of --dates\n" if words else "read s2")
+        assert "not given, though the run was trained with it: s1" in said
+        assert said.startswith("treated as an area because of --dates\n" if words else "read s2")
         assert f"s2: {s2}, 2 dates 2020-01-03 to 2020-06-30, bands B2 B3" in said
         assert "statistics: " in said
         if not words:
             for line in ("40 x 56 pixels of 10 m", "% valid, exact", "of the 400.0 x 560.0 m that the inputs share",
-                         "multiplied in ", "absent, without a valid value: none"):  # fmt: skip
+                         "computed in ", "inputs without valid values: none"):  # fmt: skip
                 assert line in said

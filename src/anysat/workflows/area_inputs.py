@@ -103,8 +103,8 @@ def open_inputs(
     if not any(is_seen):
         first, last = _all_days(sources)
         asked = " and ".join(f"{a} to {b}" for a, b in found.periods)
-        raise SourceError(", ".join(source.name for source in sources.values()), f"no date lies in {asked}",
-                          f"its dates are from {first} to {last}")  # fmt: skip
+        raise SourceError(", ".join(source.name for source in sources.values()), f"no dates in {asked}",
+                          f"available dates are {first} to {last}")  # fmt: skip
     return found
 
 
@@ -120,7 +120,7 @@ def _all_days(sources: Mapping[str, Source]) -> Period:
             first, last = (end(np.concatenate(dates)).astype(date) for end in (np.min, np.max))
             return first, last
     names = ", ".join(source.name for source in sources.values())
-    raise RecordError("--dates", None, f"FIRST/LAST, such as 2020-01-01/2020-12-31: no date is known of {names}")
+    raise RecordError("--dates", None, f"FIRST/LAST, such as 2020-01-01/2020-12-31: {names} state no dates")
 
 
 def _facts(source: Source, described: Any) -> dict[str, Any]:

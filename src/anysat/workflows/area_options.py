@@ -50,15 +50,15 @@ class AreaOptions:
         if self.readers < 1:
             raise RecordError("--readers", self.readers, "one or more")
         if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
-            raise RecordError("--scheduler", self.scheduler, "the address of a Dask scheduler, as tcp://10.0.0.1:8786")
+            raise RecordError("--scheduler", self.scheduler, "a Dask scheduler's address, e.g. tcp://10.0.0.1:8786")
         if (self.scheduler or "").startswith("inproc:") and str(os.getpid()) not in str(self.scheduler).split("/"):
             raise RecordError(
-                "--scheduler", self.scheduler, "one that is reached from other processes, as tcp://10.0.0.1:8786"
+                "--scheduler", self.scheduler, "one that other processes can reach, e.g. tcp://10.0.0.1:8786"
             )
         if not self.memory_gb > 0:
             raise RecordError("--memory-gb", self.memory_gb, "a positive number of gigabytes")
         if self.window < 1 or not 0 <= self.overlap < 1:
-            raise RecordError("--window, --overlap", (self.window, self.overlap), "1 or more; 0 or more and below 1")
+            raise RecordError("--window, --overlap", (self.window, self.overlap), "1 or more; 0 to less than 1")
 
     @property
     def formats(self) -> list[str]:
@@ -79,11 +79,11 @@ class AreaOptions:
     def told_as_area(self, out: str) -> str:
         """Why the ground is taken as an area, and how to have what a tile would give."""
         asked = self.asked_of_area
-        why = f"because of {', '.join(asked)}" if asked else "because a tile cannot be that large"
+        why = f"because of {', '.join(asked)}" if asked else "because it is too large for a tile"
         is_alone = Path(out).suffix in ("", ".zarr") and ".tif" not in self.formats
-        return f"as an area, {why}" + ("; --also .tif writes GeoTIFF, too" if is_alone else "")
+        return f"treated as an area {why}" + ("; add --also .tif for GeoTIFF" if is_alone else "")
 
     def check_also(self, out: str) -> None:
         """Refuse formats beside an output that is no store."""
         if self.also is not None and Path(out).suffix not in ("", ".zarr"):
-            raise RecordError("--also", self.also, f"nothing beside {Path(out).name}; it goes with --out NAME.zarr")
+            raise RecordError("--also", self.also, f"no value with --out {Path(out).name}; it needs --out NAME.zarr")

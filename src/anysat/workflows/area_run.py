@@ -124,7 +124,7 @@ def run_parts(
     for part in parts:
         if not part.is_store:
             shutil.rmtree(part.store)
-    lines += [f"could not be read, nodata in its place: {problem}" for problem in problems[:_SHOWN]]
+    lines += [f"could not be read, left as nodata: {problem}" for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more")
     lines.append(f"{time.perf_counter() - started:.1f} s")
@@ -309,7 +309,7 @@ def _throughput(timing: Timing, km2: float) -> list[str]:
     parts = {"read": timing.read / timing.readers, "encoded": timing.encode, "fused or blended": timing.finish,
              "wrote": timing.write}  # fmt: skip
     told = [f"{name} in {seconds:.1f} s: {rates(seconds)}" for name, seconds in parts.items() if seconds]
-    return [*told, f"{together}, {timing.bound / timing.wall:.0%} of what the slowest part allows"]
+    return [*told, f"{together}, {timing.bound / timing.wall:.0%} of the rate of the slowest part"]
 
 
 def tell_first(line: str) -> None:

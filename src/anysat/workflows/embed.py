@@ -91,11 +91,11 @@ class EmbedConfig(AreaOptions):
     def __post_init__(self) -> None:
         if self.update is None and not (self.out and self.inputs):
             missing = "--out" if self.inputs else "MODALITY=PATH"
-            raise RecordError(missing, None, "a value, unless --update says which store is updated")
+            raise RecordError(missing, None, "a value, unless --update names a store")
         if self.keep is not None and self.keep not in KEEPS:
             raise UnknownNameError("--keep", self.keep, KEEPS)
         if self.keep is not None and (Path(self.out).suffix not in ("", ".zarr") or self.precision == "bf16"):
-            raise RecordError("--keep", self.keep, "--out NAME.zarr and float32, which is what can be gone on with")
+            raise RecordError("--keep", self.keep, "--out NAME.zarr and precision float32, which updates need")
         if self.update is not None and not (self.out and self.patch_size_m):  # these come from what is kept beside it
             return
         allowed = AREA_SUFFIXES if self.is_area else TILE_SUFFIXES

@@ -173,10 +173,10 @@ def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
         size, folder = rows * cols * len(part.periods) * prepared.load.kept_bytes, series_of(part.store)
         begun = folder / AreaStore.fingerprint(part.layouts, part.periods, part.made_from)  # by a session that stopped
         size = max(0, size - sum(file.stat().st_size for file in begun.rglob("*") if file.is_file()))
-        tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, so that dates can be added")
+        tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, for adding dates later")
         free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
         if size > free:
-            raise WriteError(folder, f"it will take up to {size / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
+            raise WriteError(folder, f"it needs up to {size / 1e9:.2g} GB, but {free / 1e9:.2g} GB are free")
 
 
 def _added(prepared: Prepared) -> list[str]:
@@ -232,7 +232,7 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     model = _model(replace(config, statistics=None), config.weights)
     model.normaliser = earlier.statistics
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
-        raise WeightsError(config.weights, f"their digest is {found[:12]}…, that of the store's weights {wanted[:12]}…")
+        raise WeightsError(config.weights, f"not those of the store: digest {found[:12]}…, expected {wanted[:12]}…")
     whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
     inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole,
                          known_ground=earlier.ground)  # fmt: skip
@@ -276,7 +276,7 @@ def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
     if not isinstance(weights, AnySat):
         return load(weights, statistics=config.statistics, device=find_device(config.device))
     if config.statistics is not None:
-        raise InputError("statistics", "none beside a model, which has its own", config.statistics)
+        raise InputError("statistics", "none with a model, which has its own", config.statistics)
     return in_eval(weights)  # type: ignore[return-value]  # so that statistics measured here stay here
 
 
@@ -308,9 +308,9 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
         tiles = [tile for job in jobs for tile in sample_tiles(job)]
     if not tiles:
         raise SourceError("the area", NOTHING_SEEN,
-                          "give statistics= a file, or check area and dates")  # fmt: skip
+                          "give a file of statistics, or check area and dates")  # fmt: skip
     model.normaliser = Normaliser.from_batch(Batch.of(tiles))
-    return f"computed from {len(tiles)} windows of this area: its embeddings do not compare with those of other runs"
+    return f"computed from {len(tiles)} windows of this area; embeddings cannot be compared with those of other runs"
 
 
 def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) -> dict[str, str] | None:

@@ -57,14 +57,14 @@ def embed(
     unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities", "also", "readers",
                                 "keep", "update"}  # fmt: skip
     if unknown:
-        raise InputError("anysat.embed", "options of what is computed", ", ".join(sorted(unknown)),
-                         "`anysat embed` writes files")  # fmt: skip
+        raise InputError("anysat.embed", "options that affect the result", ", ".join(sorted(unknown)),
+                         "use `anysat embed` to write files")  # fmt: skip
     config = EmbedConfig(inputs=list(data), out="lazy.zarr", patch_size_m=patch_size_m, **options)
     prepared = prepare(config, data, weights)
     measure_statistics(prepared.jobs, prepared.model)
     if len(prepared.jobs) > 1:
         names = ", ".join(job.area.name for job in prepared.jobs)
-        raise InputError("data", "ground in one reference system", names, "give one of the zones at a time with area=")
+        raise InputError("data", "ground in one reference system", names, "select one zone at a time with area=")
     job = levelled(prepared.jobs[0], config)
     part = prepared.part(job)
     lazy = _graph(job, part.layouts[-1])
@@ -113,7 +113,7 @@ def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:
     own = next(part for part, other in zip(parts, job.needs(unit), strict=True) if other == unit)
     arrays, found = job.fuse(unit, parts, own.sub)
     for problem in found.unreadable:
-        warnings.warn(f"could not be read, NaN in its place: {problem}", stacklevel=2)
+        warnings.warn(f"could not be read, left as NaN: {problem}", stacklevel=2)
     vectors, valid = arrays[name]
     return {"embedding": np.moveaxis(vectors, -1, 0)[None], "valid": valid[None]}
 

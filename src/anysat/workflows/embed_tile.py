@@ -175,7 +175,7 @@ def _in_units(model: AnySat, tile: Tile) -> tuple[Tile, list[str]]:
     """The tile in the units of the statistics, made from it if there are none; their source, then conversions."""
     if model.normaliser is None:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
-        return tile, ["computed from this tile: its embeddings do not compare with those of other runs"]
+        return tile, ["computed from this tile; embeddings cannot be compared with those of other runs"]
     tile, said = model.normaliser.in_units(tile)
     return tile, [model.normaliser.source_of(tile.dataset), *said]
 
@@ -219,9 +219,9 @@ def _report(
 ) -> Text:  # fmt: skip
     lines = [
         *read.told(statistics),
-        f"embeddings: {int(embeddings.valid.sum())} of {embeddings.valid.numel()} patches seen, "
-        + (f"dense of {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense")
-        + f", multiplied in {precision}",
+        f"embeddings: {int(embeddings.valid.sum())} of {embeddings.valid.numel()} patches have data, "
+        + (f"dense for {embeddings.dense_modality.key}" if embeddings.dense_modality else "no dense")
+        + f", computed in {precision}",
         absent_line(read.tile),
         *(f"wrote {path}" for path in written),
         f"{seconds:.1f} s",
@@ -232,7 +232,7 @@ def _report(
 def absent_line(tile: Tile) -> str:
     """Which inputs count as if they were not given."""
     absent = [key for key, observation in tile.observations.items() if not observation.valid.any()]
-    return f"absent, without a valid value: {', '.join(absent) or 'none'}"
+    return f"inputs without valid values: {', '.join(absent) or 'none'}"
 
 
 def _dates(source: Source, observation: Observation) -> list[str]:
@@ -244,7 +244,7 @@ def _dates(source: Source, observation: Observation) -> list[str]:
     if not observation.modality.is_temporal:
         return [told]
     empty = len(source.dates) - int(observation.valid.any(axis=(1, 2, 3)).sum())
-    return [told, f"{empty} of them without a valid value here"] if 0 < empty < len(source.dates) else [told]
+    return [told, f"{empty} of them without valid values here"] if 0 < empty < len(source.dates) else [told]
 
 
 @contextmanager

@@ -70,25 +70,23 @@ class Earlier:
         AreaStore.bring_back(store)
         zones = [path.name for path in sorted(store.parent.glob(f"{store.stem}-utm*{store.suffix}"))]
         if zones and not store.exists():
-            raise SourceError(
-                store, f"no such file, but a store of each zone: {', '.join(zones)}", "update each of them"
-            )
+            raise SourceError(store, f"no such file, but one store per zone: {', '.join(zones)}", "update each of them")
         open_stored(store)
         told = provenance_of(store)
         if not told:
             raise SourceError(
-                store, "it says nothing of how it was made", "give a store written by `anysat embed --keep`"
+                store, "it does not record how it was made", "give a store written by `anysat embed --keep`"
             )
         folder, beside = series_of(store) / str(told.get("fingerprint")), series_of(store)
         if not (folder / _ABOUT).is_file():
             problem = (
-                f"what was kept of it is not in {beside.name}" if beside.exists() else "it was made without --keep"
+                f"the data for updates are not in {beside.name}" if beside.exists() else "it was made without --keep"
             )
-            raise SourceError(store, problem, "embed anew with --keep series")
+            raise SourceError(store, problem, "embed again with --keep series")
         try:
             about = json.loads((folder / _ABOUT).read_text())
         except ValueError as error:
-            raise SourceError(folder / _ABOUT, f"it is damaged ({error})", "embed anew with --overwrite") from error
+            raise SourceError(folder / _ABOUT, f"it is damaged ({error})", "embed again with --overwrite") from error
         unreadable = bool(told["summary"]["unreadable"])
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
@@ -97,7 +95,7 @@ class Earlier:
         typed = {field.name for field in fields(given) if getattr(given, field.name) not in (field.default, [])}
         if wrong := sorted(typed - GIVEN_ANEW):
             names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-            raise RecordError("--update", names, f"no option of the store itself: it is as {self.store.name} was made")
+            raise RecordError("--update", names, f"none of the options that {self.store.name} was made with")
         kept = {**self.about["config"], **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
         replaced = describe_sources(given.inputs).keys() if given.inputs else set()
         unchanged = [word for word in kept["inputs"] if not _is_replaced(word, replaced)]
@@ -160,21 +158,21 @@ class Earlier:
             SourceError: other sensors than the store's, another image, or dates that are needed and are not there.
         """
         if sources.keys() != self.made_from["inputs"].keys():
-            raise SourceError(self.store, f"it is made from {', '.join(self.made_from['inputs'])}, and there is "
-                              f"{', '.join(sources)}", "embed other inputs into a store of their own")  # fmt: skip
+            raise SourceError(self.store, f"it was made from {', '.join(self.made_from['inputs'])}, not from "
+                              f"{', '.join(sources)}", "embed other inputs to a new store")  # fmt: skip
         for key, source in sources.items():
             modality, was = source.modality, self.made_from["inputs"][key]
             is_same = facts[key]["version"] == was["version"]  # else it may have been moved, or copied
             if not (modality.is_temporal or is_same or content_of(source) == self.about.get("images", {}).get(key)):
                 raise SourceError(source.name, f"it is not the {key} image that the store was made from",
-                                  "give that one; images are not replaced by an update")  # fmt: skip
-            why = "of which something could not be read and must be read now" if self.has_unreadable else ""
-            why = "which is seen with whole windows" if modality.covers_tile else why
+                                  "give that one; an update cannot replace images")  # fmt: skip
+            why = "because some of them could not be read before" if self.has_unreadable else ""
+            why = "because whole windows see them" if modality.covers_tile else why
             there = np.array([], "datetime64[D]") if source.dates is None else source.dates
             missing = np.setdiff1d(self.dates(key), there)
             if why and modality.is_temporal and len(missing):
-                raise SourceError(source.name, f"dates that are in the store are needed again of {key}, {why}: "
-                                  f"{', '.join(map(str, missing[:3]))}", "give inputs that hold them, too")  # fmt: skip
+                raise SourceError(source.name, f"dates of {key} that the store has are needed again, {why}: "
+                                  f"{', '.join(map(str, missing[:3]))}", "give inputs that include them")  # fmt: skip
 
     def new(self, sources: Mapping[str, Source], periods: Sequence[Period]) -> dict[int, dict[str, Source]]:
         """Of each period the series with the dates that the store lacks in it and that touch its ground."""
@@ -204,8 +202,8 @@ class Earlier:
             holding = [n for n, (start, end) in enumerate(periods) if start <= first and end >= last and n not in found]
             same = [n for n in holding if periods[n] == (first, last)] or holding
             if not same:
-                raise RecordError("periods", [f"{a} to {b}" for a, b in periods], f"one that holds {first} to {last}, "
-                                  "which the store has, and no other of it")  # fmt: skip
+                raise RecordError("periods", [f"{a} to {b}" for a, b in periods], f"one that contains {first} to "
+                                  f"{last}, a period of the store, and no other of its periods")  # fmt: skip
             found[same[0]] = number
         return found
 

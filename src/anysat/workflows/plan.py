@@ -20,7 +20,7 @@ class PlanConfig(EmbedConfig):
 
     def __post_init__(self) -> None:
         if self.update is not None:
-            raise RecordError("--update", self.update, "nothing: a plan is of a store that is to be made")
+            raise RecordError("--update", self.update, "nothing: a plan is for a new store")
         super().__post_init__()
 
 

@@ -63,8 +63,8 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
         + (f", for each of {periods} periods" if periods > 1 else ""),
         f"to read: at most {_size(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
         f"{job.block} patches",
-        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while it runs"
-        + (f"; {_size(kept)} kept to add dates" if kept else ""),
+        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while running"
+        + (f"; {_size(kept)} kept for adding dates" if kept else ""),
     ]
 
 

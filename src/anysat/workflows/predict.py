@@ -56,7 +56,7 @@ class PredictConfig(AreaOptions):
 
     def __post_init__(self) -> None:
         if "=" in self.run and not Path(self.run).exists():
-            raise InputError("RUN", "the run's folder, or its predictor file, as the first word", self.run)
+            raise InputError("RUN", "the run's folder, or its predictor file, as the first argument", self.run)
         if not self.inputs:
             raise InputError("MODALITY=PATH", "inputs, such as s2=cube.nc", "none")
         allowed = AREA_SUFFIXES if self.is_area else _TILE_SUFFIXES
@@ -67,7 +67,7 @@ class PredictConfig(AreaOptions):
         if not 0 <= self.variants <= 8:
             raise RecordError("--variants", self.variants, "0 to 8")
         if self.crop_m is not None and (self.is_area or not self.crop_m > 0):
-            raise RecordError("--crop-m", self.crop_m, "a length above 0, of a tile; areas have --overlap")
+            raise RecordError("--crop-m", self.crop_m, "a length above 0, for a tile; for an area, use --overlap")
         super().__post_init__()
         self.check_also(self.out)
 
@@ -87,7 +87,7 @@ def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:
     lacking = [key for key in fitted if key not in given]
     if not lacking:
         return []
-    return [f"fitted with {', '.join(lacking)}, too, which {'is' if len(lacking) == 1 else 'are'} not given"]
+    return [f"not given, though the run was trained with {'it' if len(lacking) == 1 else 'them'}: {', '.join(lacking)}"]
 
 
 def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[str]) -> None:
@@ -98,8 +98,8 @@ def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[s
     """
     if dense is not None and dense not in given:
         raise InputError(
-            "inputs", f"the modality {dense}, whose sub-patches are answered for", ", ".join(given),
-            f"the run was trained on {', '.join(fitted)}: give {dense}=PATH, too",
+            "inputs", f"the modality {dense}, whose sub-patches the run classifies", ", ".join(given),
+            f"the run was trained on {', '.join(fitted)}: also give {dense}=PATH",
         )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def check_probabilities(asked: bool, kind: str, name: str) -> None:
         RecordError: the target, of this kind and name, has no classes.
     """
     if asked and kind == "value":
-        raise RecordError("--probabilities", True, f"nothing, because {name!r} has no classes")
+        raise RecordError("--probabilities", True, f"false, because {name!r} has no classes")
 
 
 def predict(config: PredictConfig) -> Answer:

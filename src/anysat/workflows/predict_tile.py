@@ -31,7 +31,7 @@ def predict_tile(config: PredictConfig) -> Answer:
     check_probabilities(config.probabilities, target.kind, target.name)
     wanted = ".tif" if target.level == "pixel" else ".json"
     if out.suffix != wanted:
-        raise InputError("--out", f"a name ending in {wanted} for {target.name!r}, of each {target.level}", config.out)
+        raise InputError("--out", f"a name ending in {wanted}: {target.name!r} is per {target.level}", config.out)
     finals = [out]
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
@@ -41,7 +41,7 @@ def predict_tile(config: PredictConfig) -> Answer:
     check_apart(finals, [*(source.file for source in given.values()), config.run])
     for key in given:
         if key not in predictor.view.modalities:
-            raise UnknownNameError("modality", key, predictor.view.modalities, "The run looks at no other")
+            raise UnknownNameError("modality", key, predictor.view.modalities, "The run uses no others")
     check_answered(predictor.view.dense, predictor.view.modalities, given)
     reading = EmbedConfig(
         inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
@@ -63,7 +63,7 @@ def predict_tile(config: PredictConfig) -> Answer:
             (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
         else:
             _write_map(predictor, tile, found, folder / out.name, tags, [folder / path.name for path in finals])
-    answered = f"{_told(predictor, found)}, multiplied in {precision}"
+    answered = f"{_told(predictor, found)}, computed in {precision}"
     return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 
 
@@ -107,4 +107,4 @@ def _told(predictor: Predictor, found: Prediction) -> str:
         return f"{head}, mean {float(answer.nanmean()):.4g} {target.unit}".rstrip()
     shares = [(float((answer == number).float().mean()), name) for number, name in enumerate(target.classes)]
     told = ", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True) if share > 0)
-    return f"{head}: {told or 'nothing was seen'}"
+    return f"{head}: {told or 'no data'}"
