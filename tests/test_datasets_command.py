@@ -61,7 +61,7 @@ def test_check_exits_with_0_where_nothing_looks_wrong(capsys):
     status, printed = run(capsys, "check", "treesatai_ts", miniature("treesatai_ts"))
     assert status == 0
     assert "6 of 6 tiles read, layout 'published' (five real tiles)" in printed.out
-    assert "nothing looks wrong" in printed.out
+    assert "no problems found" in printed.out
 
 
 @pytest.fixture

@@ -203,12 +203,12 @@ def test_a_tile_of_one_patch_has_no_map_that_sets_it_apart() -> None:
     """Less the mean of its own pair nothing is left of it."""
     several, one = _results((3, 3), (1, 1))
     captions = [caption for caption, _ in maps_of("patches", [several.patch, one.patch], [" a", " b"])]
-    assert captions == ["patches a: as they are", "patches a: set apart", "patches b: as they are"]
+    assert captions == ["patches a: original", "patches a: centred", "patches b: original"]
     assert len(maps_of("patches", [one.patch])) == 1
 
 
 def test_a_page_of_one_patch_per_tile_says_why_there_are_no_neighbours() -> None:
     page = render(_report(queries=[], query_size_m=None))
     assert "Which patches are alike?" not in page
-    assert "each pair is one patch" in page
+    assert "each pair is a single patch" in page
     assert "The middle patch of each pair" in render(_report())

@@ -502,7 +502,7 @@ def test_verifying_finds_a_flipped_byte_between_the_samples(copied):
 
 def test_verifying_a_sound_folder_counts_its_tiles(packed_root, capsys):
     assert main(["datasets", "pack", NAME, str(packed_root(NAME)), "--verify", "true"]) == 0
-    assert "all checksums are right, 6 tiles" in capsys.readouterr().out
+    assert "all checksums are correct, 6 tiles" in capsys.readouterr().out
 
 
 def test_a_shard_that_is_cut_off_is_named(copied):

@@ -105,8 +105,8 @@ def holds(entry: Entry) -> str:
 def findings(report: Report) -> Group:
     """A report, finding by finding."""
     head = (f"{report.dataset} in {report.root}: {report.num_read} of {report.num_samples} tiles read, layout "
-            f"{report.layout!r} ({report.checked_against or NOT_CHECKED}); files of {report.num_looked_up} tiles "
-            "looked up")  # fmt: skip
+            f"{report.layout!r} ({report.checked_against or NOT_CHECKED}); presence of files "
+            f"checked for {report.num_looked_up} tiles")  # fmt: skip
     parts: list[RenderableType] = [Text(head)]
     for finding in report.findings:
         times = f" ({finding.count} times)" if finding.count > 1 else ""
@@ -115,5 +115,5 @@ def findings(report: Report) -> Group:
         parts.append(Text(f"    {finding.message}"))
     parts += [Text(f"note  {note}") for note in report.notes]
     parts.append(Text(f"{report.count('error')} errors, {report.count('warning')} warnings" if report.findings
-                      else "nothing looks wrong"))  # fmt: skip
+                      else "no problems found"))  # fmt: skip
     return Group(*parts)

@@ -37,7 +37,7 @@ class PackConfig:
         if self.shard_mb <= 0:
             raise RecordError("--shard-mb", self.shard_mb, "a positive number of megabytes")
         if self.workers < 1:
-            raise RecordError("--workers", self.workers, "a number from 1 on")
+            raise RecordError("--workers", self.workers, "1 or more")
 
 
 def pack(config: PackConfig) -> str:
@@ -71,4 +71,4 @@ def _verify(config: PackConfig, root: Path) -> str:
     dataset = open_dataset(config.name, root, "all", layout="packed")
     with progress_bar(f"verifying {dataset.name}", len(dataset)) as advance:
         count = verify_pack(root, advance)
-    return f"{root}: all checksums are right, {count:,} tiles"
+    return f"{root}: all checksums are correct, {count:,} tiles"

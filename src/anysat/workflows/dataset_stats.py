@@ -39,7 +39,7 @@ class StatsConfig:
         for option in ("samples", "workers"):
             number = getattr(self, option)
             if number is not None and number < 1:
-                raise RecordError(f"--{option}", number, "a number from 1 on")
+                raise RecordError(f"--{option}", number, "1 or more")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
 
@@ -85,12 +85,12 @@ def _shown(normaliser: Any, out: Path) -> Any:
     parts: list[Any] = [table]
     never = never_valid(normaliser)
     if never:
-        told = f"warning: no valid value of {', '.join(never)}: mean 0 and deviation 1 were written"
+        told = f"warning: no valid values for {', '.join(never)}: mean 0 and deviation 1 were written"
         parts.append(Text(told, style="yellow"))
     missing = [key for facts in normaliser.provenance.values() for key in facts["modalities"]
                if not any(key in table for table in normaliser.statistics.values())]  # fmt: skip
     if missing:
-        parts.append(Text(f"warning: no tile has {', '.join(missing)}: left out", style="yellow"))
+        parts.append(Text(f"warning: left out, because no tile has them: {', '.join(missing)}", style="yellow"))
     return Group(*parts, Text(f"wrote {out}"))
 
 

@@ -139,14 +139,14 @@ def _queries(report: Report) -> str:
     """The nearest patches of the middle patch of each pair, or why there are none."""
     if report.query_size_m is None:
         return (
-            '<p class="soft">Nearest patches are left out: here each pair is one patch, and nothing sets the one patch '
-            "of a pair apart from the pair. Give smaller patches (<code>--patch-sizes-m</code>) to see them.</p>"
+            '<p class="soft">Nearest patches are not shown, because each pair is a single patch here. Use smaller '
+            "patches (<code>--patch-sizes-m</code>) to see them.</p>"
         )
     found = "".join(_query(query) for query in report.queries)
     return f"""<h2>Which patches are alike?</h2>
 <p>The middle patch of each pair (not chosen by hand) and the four nearest patches in the <em>other</em> pairs, among
-all patches of {report.query_size_m:g} m. The frame is the patch; around it lies half a patch of its surroundings. The
-number is the cosine similarity of what sets the patches apart (as in the maps): 1 is the same direction, 0
+all patches of {report.query_size_m:g} m. The frame marks the patch; half a patch of its surroundings is shown around
+it. The number is the cosine similarity of the centred embeddings (as in the maps): 1 is the same direction, 0
 unrelated.</p>
 {found}"""
 
@@ -168,8 +168,8 @@ def _match(match: Match) -> str:
 _UNTRAINED_CAVEAT = (
     "<li><b>Nothing here was learned.</b> With random weights, colours, similarities and neighbours only show what a "
     "random function keeps of the pixels' statistics and of their place in the tile. The stripes in the patch "
-    "maps are the code of each patch's place; the dense maps follow the fields because neighbouring pixels are alike. "
-    "This shows that the pipeline runs from files to embeddings, and nothing about how good AnySat is.</li>"
+    "maps are the position code of each patch; the dense maps follow the fields because neighbouring pixels are alike. "
+    "This shows that the pipeline runs from files to embeddings. It says nothing about how good AnySat is.</li>"
 )
 
 _PAGE = Template("""<!doctype html>
@@ -212,9 +212,9 @@ one vector per tile, one per patch, and one per 10 m pixel of Sentinel-2 (<b>den
 <li>Vectors are shown as colours: three principal components as red, green and blue. Maps of one kind share one PCA
 basis over all pairs and patch sizes, so <b>within a kind the same colour means similar vectors, in any pair</b>. The
 kinds are dense and patches, each shown twice. Colours have no further meaning.</li>
-<li><b>As they are</b> shows the vectors themselves: the dates of the pair and the place in the tile are in them too.
-<b>Set apart</b> shows what is left without the mean of the pair and without the mean of the same spot over all pairs:
-what makes a spot differ from its surroundings.</li>
+<li><b>Original</b> shows the vectors themselves, which also contain the dates of the pair and the place in the tile.
+<b>Centred</b> shows them without the mean of the pair and without the mean of the same spot over all pairs: what makes
+a spot differ from its surroundings.</li>
 <li>Sentinel-2 is shown in natural colours; Sentinel-1 as VV, VH and their difference in dB. Each picture is stretched
 on its own, so brightness does not compare between places. North is up.</li>
 </ul>
@@ -224,8 +224,8 @@ on its own, so brightness does not compare between places. North is up.</li>
 $pairs
 
 <h2>Which places are alike?</h2>
-<p>Cosine similarity of the tile embeddings ($tile_size patches). Colour runs from the least similar to the most similar
-of two different places, so it exaggerates small differences: read the numbers.</p>
+<p>Cosine similarity of the tile embeddings ($tile_size patches). Colours run from the least to the most similar of two
+different places, so they exaggerate small differences: read the numbers.</p>
 $matrix
 
 $queries
@@ -235,13 +235,13 @@ $queries
 $untrained_caveat
 <li>$num_pairs places are an illustration, not an evaluation: nothing on this page measures quality.</li>
 <li>Each sensor has one date here. The model is made for time series; one date leaves out much of what it uses.</li>
-<li>The figures that standardise the bands come from these $num_pairs pairs themselves.</li>
+<li>The statistics that standardise the bands were computed from these $num_pairs pairs.</li>
 <li>The 20 m bands of Sentinel-2 were resampled to 10 m (bilinear); its two 60 m bands are not part of the model.</li>
 </ul>
 
 <h2>The run</h2>
 <table class="facts">$facts$timings</table>
-<p>Made by <code>$command</code></p>
+<p>Made with <code>$command</code></p>
 <p class="soft">Model: AnySat, Astruc et al., CVPR 2025 (arXiv 2412.14123). Imagery: example patches of BigEarthNet
 (Sumbul et al. 2019, 2021; CDLA-Permissive-1.0) as shipped by the Python package bigearthnet-common; contains modified
 Copernicus Sentinel data 2017 and 2018.</p>

@@ -31,7 +31,7 @@ DENSE = "s2"
 NANO = "nano"
 STORY = (
     f"Weights: {NANO}, the small model that ships, trained on a generated world and on five of these pairs. "
-    f"Give others with --weights, or WEIGHTS= to make, as the published {PUBLISHED_REPO}."
+    f"To use others, such as the published {PUBLISHED_REPO}, give --weights, or WEIGHTS= to make."
 )
 LARGE_PARAMETERS, LARGE_CROP_M = 50_000_000, 600.0
 """Without a GPU, models above this many parameters get the middle of each pair, to stay under three minutes."""
@@ -188,9 +188,9 @@ def maps_of(
     made = []
     for stack, other, suffix in zip(stacks, others, suffixes, strict=True):
         assert whole is not None, stacks
-        made.append((f"{name}{suffix}: as they are", [pca_rgb(tile, whole) for tile in stack]))
+        made.append((f"{name}{suffix}: original", [pca_rgb(tile, whole) for tile in stack]))
         if other is not None and differing is not None:
-            made.append((f"{name}{suffix}: set apart", [pca_rgb(tile, differing) for tile in other]))
+            made.append((f"{name}{suffix}: centred", [pca_rgb(tile, differing) for tile in other]))
     return made
 
 

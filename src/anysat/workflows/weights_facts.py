@@ -34,8 +34,8 @@ def weight_facts(model: AnySat) -> dict[str, str]:
         "statistics": "none"
         if model.normaliser is None
         else f"{', '.join(model.normaliser.statistics)} ({model.normaliser.source})",
-        "fill of missing values": learned or "0 for every series, as when it was never trained",
-        "relative-position tables": f"spread {used:.3g} where used, {never_used:.3g} where no distance leads",
+        "fill of missing values": learned or "0 for every series, as if never trained",
+        "relative-position tables": f"spread {used:.3g} in used entries, {never_used:.3g} in those never reached",
     }
 
 
