@@ -116,7 +116,7 @@ def test_the_report_tells_classes_by_a_linear_probe_beside_the_untrained_network
     found = read_metrics(run / "metrics.csv")
     heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
     assert heads == ["this run", "untrained", "band statistics", "chance"]
-    row = re.search(r">class by a linear probe</th>(.*?)</tr>", page).group(1)
+    row = re.search(r">class, by a linear probe</th>(.*?)</tr>", page).group(1)
     ours, untrained, simple, chance = (float(cell) for cell in re.findall(r"<td>(?:<b>)?([\d.]+)", row))
     assert ours == pytest.approx(found["health/linear"][-1][1], abs=6e-4)
     assert untrained == pytest.approx(found["health/linear"][0][1], abs=6e-4)
@@ -196,7 +196,7 @@ def test_a_run_of_before_an_option_of_parts_goes_on_as_it_was(whole, tmp_path):
         (["--preset", "geoplex", "--out", "{out}"], "dataset 'treesatai_ts': .*--data-root FOLDER"),
         (["--preset", "geoplex", "--data-root", "{out}", "--out", "{out}/run"], "treesatai_ts: .*no such"),
         (["--preset", "world-nano"], "--out"),
-        (["--out", "{out}", "--resume"], "config.yaml: no such file .* the run that is to be gone on with"),
+        (["--out", "{out}", "--resume"], "config.yaml: no such file .* the options of the run to continue"),
         (["--out", "{out}"], "--data: .*--preset world-nano"),
         (["--preset", "world-nano", "--out", "{out}", "--masking.num_blocks", "0"], "masking.num_blocks"),
     ],
@@ -423,7 +423,7 @@ def test_collapsed_embeddings_are_named_and_end_the_run_if_asked(capsys):
     _, objective, (_, health) = prepared(tiny("none"))
     collapse(objective.eval())
     assert health(objective, 3)["spread"] < 0.05
-    assert "collapse?" in capsys.readouterr().err
+    assert "possible collapse" in capsys.readouterr().err
     strict = replace(health, stop_on_collapse=True)
     strict(objective, 0)  # before the first step it says nothing of the training
     with pytest.raises(CollapseError, match="almost the same vector"):

@@ -76,8 +76,8 @@ def test_a_run_with_one_logged_step_has_a_report(tmp_path: Path) -> None:
 
 def test_a_run_that_logged_nothing_has_a_report(tmp_path: Path) -> None:
     page = write_report(tmp_path, _given(step=0)).read_text("utf-8")
-    assert "Nothing was logged yet." in page
-    assert "Health was not measured yet." in page
+    assert "Nothing has been logged yet." in page
+    assert "Health has not been measured yet." in page
 
 
 def test_a_finished_run_is_not_called_unfinished() -> None:
@@ -105,7 +105,7 @@ def test_a_healthy_run_is_not_loud() -> None:
 def test_where_most_of_what_differs_is_position_the_quiet_line_says_so() -> None:
     page = render(_given(), _curves(health__position_within_share=0.656))
     assert (
-        "no figure is beyond its limit. But most of what differs between patches of a tile, 66 %, is position" in page
+        "no metric is beyond its limit. But most of the difference between patches of a tile, 66 %, is position" in page
     )
     assert "But most" not in render(_given(), _curves(health__position_within_share=0.45))
 
@@ -183,7 +183,7 @@ def test_the_moving_average_is_the_mean_at_its_middle() -> None:
 def test_tiles_share_one_basis_of_colours() -> None:
     patch = np.random.default_rng(0).normal(size=(3, 4, 8))
     tiles = [_view("a", patch), _view("b", patch + 5), _view("c", patch)]
-    one, other, again = _pictures(render(_given(tiles=tiles), {}), "as they are")
+    one, other, again = _pictures(render(_given(tiles=tiles), {}), "original")
     assert (one == again).all()
     assert (one != other).any()
 
@@ -191,7 +191,7 @@ def test_tiles_share_one_basis_of_colours() -> None:
 def test_tiles_that_differ_by_their_mean_alone_look_the_same_set_apart() -> None:
     patch = np.random.default_rng(0).normal(size=(3, 4, 8))
     tiles = [_view("a", patch), _view("b", patch + 5)]
-    one, other = _pictures(render(_given(tiles=tiles), {}), "set apart")
+    one, other = _pictures(render(_given(tiles=tiles), {}), "centred")
     assert np.abs(one - other).max() <= 1 / 255
     assert one.std() > 0.1
 
@@ -201,7 +201,7 @@ def test_patches_nobody_saw_are_white() -> None:
     patch[1, 2] = np.nan
     unseen = np.full((2, 2, 8), np.nan)
     page = render(_given(tiles=[_view("a", patch), _view("b", unseen)]), {})
-    for kind in ("as they are", "set apart"):
+    for kind in ("original", "centred"):
         picture, white = _pictures(page, kind)
         assert picture.shape[:2] == (3, 4)
         assert (picture[1, 2] == 1).all()

@@ -198,7 +198,7 @@ def test_healthy_features_raise_no_alarm(name: str) -> None:
 
 def test_a_problem_tells_the_figure_the_limit_and_what_to_try() -> None:
     (told,) = problems({"spread": 0.01})
-    assert told.startswith("spread is 0.01, less than 0.05: every patch gets almost the same vector. Try a weight")
+    assert told.startswith("spread is 0.01, less than 0.05: every patch gets almost the same vector. Try some weight")
 
 
 def test_rank_is_compared_with_what_few_samples_can_have() -> None:

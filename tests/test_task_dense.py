@@ -58,7 +58,7 @@ def test_a_world_is_told_by_what_it_holds_and_it_is_said_which(command, run_task
     status, out, err = run_task(*command.split(), *words)
     assert status == 0, err
     assert "dense: s1\n" in out  # as fine as s2, and before it in the record
-    assert "without a valid value" not in out
+    assert "without valid values" not in out
     assert scores_of(tmp_path / "run")["dense"] == "s1"
     assert ">s1<" in (tmp_path / "run" / "report.html").read_text()
 
@@ -100,10 +100,10 @@ def test_pixels_without_an_answer_are_told_with_what_they_do_to_scores(tmp_path)
     found = {"scores": {"test": figures}, "command": "probe", "config": {"preset": None}, "selected_on": "val",
              "primary": "miou", "head": "dense", "head_parameters": 1, "target": "cover", "dense": "spot"}  # fmt: skip
     told = summary(found, tmp_path)
-    assert "dense: spot; 30.0 % of the labelled pixels of test not answered" in told
-    assert "accuracy" in told.partition("not answered")[2]
+    assert "dense: spot; 30.0 % of the labelled test pixels are not predicted" in told
+    assert "accuracy" in told.partition("not predicted")[2]
     found["scores"]["test"]["num_unanswered"] = 0
-    assert "not answered" not in summary(found, tmp_path)
+    assert "not predicted" not in summary(found, tmp_path)
 
 
 def test_tiles_without_the_dense_modality_are_named_as_such(tmp_path):

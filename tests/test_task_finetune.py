@@ -182,7 +182,7 @@ def test_fine_tuning_ends_no_earlier_than_it_may_and_warms_up_by_epochs(run_task
     assert "Curves of loss and validation score" in (tmp_path / "run" / "report.html").read_text()
     rates = [value for _, value in measured["learning_rate"]]
     assert rates == pytest.approx([1e-12 * (n + 1) / (4 * per_epoch) for n in range(4 * per_epoch)])
-    assert "0 where --optimiser.warmup-steps is given" in run_task("finetune", *words, "--optimiser.warmup-steps=3")[2]
+    assert "0 if --optimiser.warmup-steps is given" in run_task("finetune", *words, "--optimiser.warmup-steps=3")[2]
 
 
 @pytest.mark.parametrize(("rate", "is_better"), [(1e-12, False), (10.0, True)])

@@ -189,11 +189,11 @@ def test_balanced_classes_of_a_sample_leave_none_out(has_list, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"run": "r", "data": {"modalities": ["s2"]}}, "--data.modalities.*nothing with --run"),
-        ({"run": "r", "patch_sizes_m": [10.0]}, "--patch-sizes-m.*nothing with --run"),
-        ({"run": "r", "max_pixels": 5}, "--max-pixels.*nothing with --run"),
-        ({"run": "r", "seed": 5}, "--seed.*nothing with --run"),
-        ({"run": "r", "cache": "c"}, "--cache.*nothing with --run"),
+        ({"run": "r", "data": {"modalities": ["s2"]}}, "--data.modalities.*no value with --run"),
+        ({"run": "r", "patch_sizes_m": [10.0]}, "--patch-sizes-m.*no value with --run"),
+        ({"run": "r", "max_pixels": 5}, "--max-pixels.*no value with --run"),
+        ({"run": "r", "seed": 5}, "--seed.*no value with --run"),
+        ({"run": "r", "cache": "c"}, "--cache.*no value with --run"),
         ({"run": "r", "crop_m": 60.0, "batch_size": 2}, "--batch-size.*with --crop-m"),
         ({"compare": True, "batch_size": 2}, "--batch-size.*with --compare"),
         ({"compare": True, "data": {"folds": ["a", "b", "c"], "val": None}}, "--data.val: .*with --data.folds"),

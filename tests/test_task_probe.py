@@ -228,7 +228,7 @@ def test_neighbours_take_no_head_and_no_class_weights(run_task):
     for word in ("--head=dense", "--class-weights=balanced"):
         status, _, err = run_task("probe", *world_words(), "--method=knn", word)
         assert status == 2
-        assert "what is the default, with --method knn" in err
+        assert "the default, with --method knn" in err
     status, _, err = run_task("probe", *world_words()[:4], "--patch-sizes-m=[30,60]", "--method=knn", "--report=false")
     assert status == 2
     assert "one, with --method knn" in err
@@ -292,7 +292,7 @@ def test_tiles_that_nobody_saw_stop_nothing_and_are_named(name, words, run_task,
     found = scores_of(tmp_path / "run")
     assert found["unseen"]["test"]
     of = r"( of \w+)?" if found["dense"] is not None else ""
-    assert re.search(rf"without a valid value{of}, never trained on and scored as not answered", out)
+    assert re.search(rf"without valid values{of}, not trained on and scored as not predicted", out)
     assert found["scores"]["test"]["num_tiles"] == found["data"]["test"]["tiles"], "they count"
     if (tmp_path / "run" / "predictor.safetensors").exists():
         kept = load_task(tmp_path / "run")

@@ -70,14 +70,14 @@ def test_a_tile_s_truth_and_answer_are_said_as_what_they_are():
     shown = best_and_worst(Told(GENUS, {"tile0": 1, "tile1": 2}), tiles_of([np.int64(0), np.int64(2)], "genus"))
     said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", _tiles(shown, GENUS))
     assert [(one, words.split(" (")[0]) for one, words in said] == [
-        ("tile0, 0% right", "truth: oak; answer: pine"), ("tile1, 100% right", "truth: larch; answer: larch"),
+        ("tile0, 0% correct", "truth: oak; prediction: pine"), ("tile1, 100% correct", "truth: larch; prediction: larch"),
     ]  # fmt: skip
 
 
 def test_where_there_is_no_answer_nobody_is_said_to_be_sure_of_it():
     (tile,) = tiles_of([np.int64(0)], "genus")
     unseen = Shown(tile=tile, right=0.0, answer=np.array(-1), probabilities=np.full(3, np.nan, np.float32))
-    assert "<p>truth: oak; answer: none</p>" in _tiles([unseen], GENUS)
+    assert "<p>truth: oak; prediction: none</p>" in _tiles([unseen], GENUS)
 
 
 def test_answer_and_truth_of_pixels_stand_under_their_names():
@@ -87,14 +87,14 @@ def test_answer_and_truth_of_pixels_stand_under_their_names():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anysat.workflows.task_report.img", lambda image, caption: seen.append((caption, image)) or "")
         page = _tiles([shown], TARGET)
-    assert "tile0, 0% right" in page
+    assert "tile0, 0% correct" in page
     pictures = {caption.rpartition(": ")[2]: image for caption, image in seen}
     water, wood = (colours_of(TARGET) * 255).astype(np.uint8)
     assert not np.array_equal(water, wood)
     assert np.array_equal(pictures["truth"], np.broadcast_to(water, (2, 2, 3)))
-    assert np.array_equal(pictures["answer"], np.broadcast_to(wood, (2, 2, 3)))
+    assert np.array_equal(pictures["prediction"], np.broadcast_to(wood, (2, 2, 3)))
     whole = _tiles([SimpleNamespace(tile=shown.tile, right=1.0, answer=truth, probabilities=None)], TARGET)
-    assert "tile0, 100% right" in whole
+    assert "tile0, 100% correct" in whole
 
 
 def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
@@ -108,9 +108,9 @@ def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
         page = _tiles([SimpleNamespace(tile=tile, right=-1.0, answer=answer, probabilities=None)], mass)
     grey = np.full(3, 216)
     assert np.array_equal(seen["truth"][0, 0], grey)
-    assert np.array_equal(seen["answer"][0, 0], grey)
-    assert np.array_equal(seen["truth"][1, 1], seen["answer"][0, 1])  # 400 in both
-    assert seen["answer"][1, 1].tolist() == [255, 255, 255]
+    assert np.array_equal(seen["prediction"][0, 0], grey)
+    assert np.array_equal(seen["truth"][1, 1], seen["prediction"][0, 1])  # 400 in both
+    assert seen["prediction"][1, 1].tolist() == [255, 255, 255]
     assert seen["truth"][1, 1].tolist() == [0, 127, 0]
     assert ">0.000 t/ha<" in page
     assert ">400 t/ha<" in page
@@ -180,5 +180,5 @@ def test_the_page_says_what_intervals_over_few_tiles_are_worth():
              "config": {"weights": "nano", "data": {"dataset": "x"}}, "weights": {}, "head": "both", "versions": {},
              "data": {"test": {"tiles": 18}}, "head_parameters": 1, "encoder_parameters": 1}  # fmt: skip
     page = render(found, GENUS, [])
-    assert "<h1>genus: 11 of 18 test tiles, which have a label</h1>" in page
-    assert "a draw that lacks a class leaves it out" in page
+    assert "<h1>genus: the 11 of 18 test tiles that have a label</h1>" in page
+    assert "A draw that lacks a class leaves it out" in page

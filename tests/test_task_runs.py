@@ -206,4 +206,4 @@ def test_a_map_lies_where_its_inputs_lie(run_task, tmp_path):
     with rasterio.open(tmp_path / "crops.tif") as file:
         assert ((file.read(1) == 255) == (classes == 255)).all()
     words = ["predict", tmp_path / "run", f"s2={tmp_path / 's2.nc'}", "--crop-m=60", "--variants=2"]
-    assert "areas have --overlap" in run_task(*words, out="area.tif")[2]
+    assert "for an area, use --overlap" in run_task(*words, out="area.tif")[2]

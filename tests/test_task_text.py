@@ -36,20 +36,20 @@ def test_the_papers_figure_stands_alone_where_data_weights_and_split_are_the_pre
 )
 def test_what_is_not_the_presets_is_named_beside_the_papers_figure(changes, told):
     (found,) = line("probe", "bradd", **changes)
-    assert found.endswith(f", not to be compared: {told}")
+    assert found.endswith(f", not comparable: {told}")
 
 
 def test_one_fold_is_not_the_papers_mean_over_all_of_them():
     whole = PROBES["pastis-folds"]()
     one = replace(whole, preset="pastis-folds", data=whole.data.turns()["fold2"])
     (found,) = paper_line("probe", one.to_dict())
-    assert "not to be compared: data.train fold3+fold4+fold5" in found
-    assert "compared" not in line("probe", "pastis-folds")[0]
+    assert "not comparable: data.train fold3+fold4+fold5" in found
+    assert "comparable" not in line("probe", "pastis-folds")[0]
 
 
 def test_answers_by_crops_stand_beside_their_like_alone():
     flair = replace(FINETUNES["flair"](), preset="flair").to_dict()
-    assert "answered by whole tiles, not by five crops of 100 m" in paper_line("finetune", flair)[0]
+    assert "predicted from whole tiles, not from five crops of 100 m" in paper_line("finetune", flair)[0]
     assert paper_line("finetune", flair, crop_m=100.0) == ["  paper: mean IoU 0.551 (table A)"]
     burn = replace(FINETUNES["burn-scars"](), preset="burn-scars").to_dict()
     assert "answered by five crops of 60 m, not by whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
@@ -74,8 +74,8 @@ def test_what_the_paper_does_not_have_has_no_line():
     ("scores", "told"),
     [
         ({0.1: 0.5, 0.01: 0.6, 0.001: 0.3}, []),
-        ({0.1: 0.7, 0.01: 0.6}, ["largest learning rate tried was the best, 0.1: try larger ones"]),
-        ({0.1: 0.5, 0.01: 0.6, 0.001: 0.8}, ["smallest learning rate tried was the best, 0.001: try smaller ones"]),
+        ({0.1: 0.7, 0.01: 0.6}, ["best learning rate is the largest one tried, 0.1: try larger ones"]),
+        ({0.1: 0.5, 0.01: 0.6, 0.001: 0.8}, ["best learning rate is the smallest one tried, 0.001: try smaller ones"]),
         ({0.1: 1.0, 0.01: 1.0, 0.001: 0.8}, []),
         ({0.1: 0.7}, []),
     ],
@@ -96,16 +96,16 @@ def test_what_has_no_learning_rates_has_no_edge():
 def test_a_start_that_no_epoch_was_as_good_as_is_told():
     found = {"primary": "rmse", "selected_on": "val", "selection": {"start": 5.4753, "start_was_better": True}}
     (line,) = _start_lines(found)
-    assert "before training RMSE was 5.475 on val, which is better: try a lower --optimiser.learning-rate" in line
+    assert "RMSE on val was better before training, 5.475: try a lower --optimiser.learning-rate" in line
     assert _start_lines({**found, "selection": {"start": 5.4753, "start_was_better": False}}) == []
     assert _start_lines({**found, "selection": {}}) == [], "a probe, or a run of an earlier version"
 
 
 @pytest.mark.parametrize(("kind", "truth", "outputs", "wanted"), [
-    ("class", torch.tensor([0, -1, 1]), torch.eye(2)[[0, 1, 1]], "2 of 3 test tiles, which have a label"),
+    ("class", torch.tensor([0, -1, 1]), torch.eye(2)[[0, 1, 1]], "the 2 of 3 test tiles that have a label"),
     ("class", torch.tensor([0, 0, 1]), torch.eye(2)[[0, 1, 1]], "3 test tiles"),
     ("labels", torch.tensor([[0, 0], [1, 0], [0, 1]]), torch.zeros(3, 2), "3 test tiles"),
-    ("value", torch.tensor([torch.nan, 1.0, 2.0]), torch.zeros(3, 1), "2 of 3 test tiles, which have a label"),
+    ("value", torch.tensor([torch.nan, 1.0, 2.0]), torch.zeros(3, 1), "the 2 of 3 test tiles that have a label"),
 ])  # fmt: skip
 def test_tiles_without_a_label_are_not_said_to_be_scored(kind, truth, outputs, wanted):
     target = Target(name="t", level="tile", kind=kind, classes=("a", "b") if kind != "value" else (),

@@ -121,23 +121,23 @@ def problems(figures: dict[str, float], limits: HealthLimits | None = None) -> t
 
 
 ABOUT = {
-    "finite_frac": "share of the patches that were seen whose vectors are finite",
-    "effective_rank": "how many directions the vectors use; 1 for constant ones, at most the dimensions",
-    "rank_frac": "effective rank over the highest that is possible: dimensions, or samples less one where they are "
-    "fewer",
-    "top_frac": "share of the variance along the direction of most variance; 1 for constant vectors",
-    "spread": "how far vectors at length 1 differ: 0 for constant ones, 1 for directions drawn at random",
+    "finite_frac": "share of the patches with data whose vectors are finite",
+    "effective_rank": "number of directions that the vectors use; 1 for constant ones, at most the dimensions",
+    "rank_frac": "effective rank as a share of the highest possible: the number of dimensions or, if smaller, of "
+    "samples minus one",
+    "top_frac": "share of the variance along the main direction; 1 for constant vectors",
+    "spread": "how far vectors scaled to length 1 differ: 0 for constant ones, 1 for random directions",
     "dead_frac": "share of the dimensions that are nearly the same for every patch",
     "uniformity": "how evenly directions fill the sphere: 0 for constant vectors, towards -4 for independent ones",
-    "alignment": "mean squared distance at length 1 of two looks at a patch, with all and half the dates: 0 for equal "
-    "directions, 2 for unrelated ones; constant vectors have 0, too",
-    "position_share": "share of the variance that position in the tile explains: 1 for vectors that are the same in "
-    "every tile",
-    "position_within_share": "the same of what differs within tiles: 1 where patches of a tile differ by their place "
-    "alone",
-    "retrieval": "how often the token of one modality that is most like that of another is of the same patch",
-    "neighbours": "how often the nearest patch of other tiles tells the class of a patch, mean over the classes",
-    "linear": "how often a linear probe does",
+    "alignment": "mean squared distance, at length 1, of embeddings of a patch from all and from half the dates: 0 for "
+    "equal directions, 2 for unrelated ones; also 0 for constant vectors",
+    "position_share": "share of the variance that the position in the tile explains: 1 for vectors that are the same "
+    "in every tile",
+    "position_within_share": "the same for the variance within tiles: 1 if patches of a tile differ only by their "
+    "position",
+    "retrieval": "how often the most similar token of another modality is of the same patch",
+    "neighbours": "how often the nearest patch of other tiles has the class of a patch, averaged over classes",
+    "linear": "how often a linear probe predicts the class of a patch, averaged over classes",
 }
 """One line about each figure of health. The last two are about the target that is watched."""
 MOSTLY_POSITION = 0.5
@@ -145,8 +145,8 @@ MOSTLY_POSITION = 0.5
 `HealthLimits`."""
 
 _COLLAPSE = (
-    "Try a weight on the contrast (without it, nothing keeps vectors apart), a teacher's momentum nearer to 1, "
-    "a lower learning rate or a longer warm-up."
+    "Try some weight on the contrastive loss (without it, nothing keeps vectors apart), a teacher momentum closer to "
+    "1, a lower learning rate or a longer warm-up."
 )
 _MEANINGS = {
     "finite_frac": (

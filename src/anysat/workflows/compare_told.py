@@ -100,7 +100,7 @@ class Comparison:
     def __str__(self) -> str:
         primary, width = self.task.primary, max(len(one.features.name) for one in self.lines)
         name = FIGURES.get(primary, primary)
-        told = [f"{self.task.target.name}: {name} of {self.lines[0].scores.num_samples} test samples, {self.turns}"]
+        told = [f"{self.task.target.name}: {name} on {self.lines[0].scores.num_samples} test samples, {self.turns}"]
         for number, one in enumerate(self.lines):
             verdict = self.verdict(number)
             mark = (
@@ -108,11 +108,11 @@ class Comparison:
                 if verdict == "baseline"
                 else f"{self._difference(number)} {verdict} than band statistics"
             )
-            mark += "; one answer for all" if one.is_constant else ""
+            mark += "; constant" if one.is_constant else ""
             told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
                         f"  {mark}; {_cost(one)}")  # fmt: skip
         if dense := {str(e["dense"]) for one in self.lines if (e := one.features.encoder) and e.get("dense")}:
-            told.append(f"dense embeddings are those of sub-patches of {', '.join(sorted(dense))}")
+            told.append(f"dense embeddings are of the sub-patches of {', '.join(sorted(dense))}")
         legend = _LEGEND + (_CONSTANT if any(one.is_constant for one in self.lines) else "")
         return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {legend}"])
 
@@ -124,18 +124,18 @@ class Comparison:
 
 _OF_A_LINE = ("name", "layer", "parameters")
 _LEGEND = (
-    "the baseline is the best model on statistics of the bands, chosen on the test samples in its favour. Beside each "
-    "other score: its difference to the baseline's, with the 95 % interval of both on the same draws. `Better` and "
-    "`worse` are said where all of that interval agrees, `not better` where it holds 0. Seconds are of processor time."
+    "the baseline is the best model on band statistics, chosen on the test samples, in its favour. Every other score "
+    "is followed by its difference to the baseline, with a 95 % interval over the same draws. `Better` and `worse` "
+    "mean that the whole interval agrees, `not better` that it contains 0. Seconds are of processor time."
 )
 _CONSTANT = (
-    " `One answer for all`: no test sample is answered otherwise than another; boosting never does on fewer than 40 "
-    "training samples."
+    " `Constant`: all test samples get the same prediction, as they always do from boosting on fewer than 40 training "
+    "samples."
 )
 
 
 def _cost(line: Line) -> str:
     features = line.features
-    kept = f", {features.num_kept} tiles found in the cache" if features.num_kept else ""
+    kept = f", {features.num_kept} tiles from the cache" if features.num_kept else ""
     by = f" by {features.encoder['parameters']:,} parameters" if features.encoder else ""
     return f"{features.num_features} features in {features.seconds:.1f} s{by}{kept}; fitted in {line.seconds:.1f} s"

@@ -95,11 +95,11 @@ class EvaluateConfig:
         if self.precision not in PRECISIONS:
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
-            raise RecordError("--folds", self.folds, "3 or more, for one chooses and one is scored, or null")
+            raise RecordError("--folds", self.folds, "3 or more (one selects, one is scored, others train), or null")
         if self.compare and self.split != "test":
-            raise RecordError("--split", self.split, "test in a comparison; name another in --data.test")
+            raise RecordError("--split", self.split, "test in a comparison; set --data.test to score another")
         if self.compare and self.data.train_frac < 1 and (self.folds is not None or self.data.folds):
-            raise RecordError("--data.train-frac", self.data.train_frac, "1 with folds, in which every tile is scored")
+            raise RecordError("--data.train-frac", self.data.train_frac, "1 with folds, where every tile is scored")
         if self.run is not None and not self.compare:
             self._check_of_run()
         if self.compare:
@@ -121,7 +121,7 @@ class EvaluateConfig:
         given += [(f"data.{name}", value, getattr(data, name)) for name, value in vars(self.data).items()]
         for name, value, default in given:
             if value != default and name != "data.root":
-                raise RecordError(f"--{name.replace('_', '-')}", value, "nothing with --run, whose own options count")
+                raise RecordError(f"--{name.replace('_', '-')}", value, "no value with --run, which has its own")
 
 
 def evaluate(config: EvaluateConfig) -> Answer:

@@ -128,11 +128,11 @@ class FinetuneConfig:
             if getattr(self.keep, name) != getattr(KeepConfig(), name):
                 raise RecordError(f"--keep.{name.replace('_', '-')}", getattr(self.keep, name), f"--{instead} instead")
         if self.engine.strategy == "fsdp":
-            raise RecordError("--engine.strategy", "fsdp", "auto or ddp: what is kept is the best of whole weights")
+            raise RecordError("--engine.strategy", "fsdp", "auto or ddp: the best weights are kept unsharded")
         if self.warmup_epochs and self.optimiser.warmup_steps:
-            raise RecordError("--warmup-epochs", self.warmup_epochs, "0 where --optimiser.warmup-steps is given")
+            raise RecordError("--warmup-epochs", self.warmup_epochs, "0 if --optimiser.warmup-steps is given")
         if not self.resume and self.weights is not None and self.model != ModelOptions():
-            raise RecordError("--model", "a shape", f"--weights null beside it: {self.weights} has a shape of its own")
+            raise RecordError("--model", "a shape", f"--weights null with it: {self.weights} has its own shape")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
         if not self.resume:  # a run may have been begun when these were accepted
@@ -143,12 +143,12 @@ class FinetuneConfig:
         """Refuse options of what is not trained."""
         from_preset = preset_config("finetune", self.preset)
         if self.trained == "head":
-            check_heard(self, ("layer_decay",), "with --trained head, which trains no block", from_preset)
+            check_heard(self, ("layer_decay",), "with --trained head, which trains no blocks", from_preset)
         if self.trained in ("head", "lora"):
-            why = f"with --trained {self.trained}, which trains no projector"
+            why = f"with --trained {self.trained}, which trains no projectors"
             check_heard(self, ("pixel_dropout_prob",), why, from_preset)
         if self.trained != "lora":
-            check_heard(self, ("lora_rank",), f"with --trained {self.trained}, which adds nothing", from_preset)
+            check_heard(self, ("lora_rank",), f"with --trained {self.trained}, which has no additions", from_preset)
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:

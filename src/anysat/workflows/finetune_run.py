@@ -73,7 +73,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         )  # fmt: skip
         fitted = _fitted(config, data, objective, run)
         if fitted.stopped_early:
-            text = f"stopped at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
+            text = f"stopped at step {fitted.steps} of {fitted.num_steps}; continue with --resume"
             return Answer(text, exit_status=fitted.exit_status)
         if not run.is_writer:  # what follows is for one process
             return Answer("", exit_status=fitted.exit_status)

@@ -70,7 +70,7 @@ def _check_tiles(config: Any, path: Path) -> None:
                 f"{path.parent}, fold {path.name}, {split}",
                 f"the {told['tiles']} tiles it was scored with, of the same names, layout and columns",
                 f"others, {len(tiles)}",
-                f"put the data back as they were, remove {path} to run that fold again, or give another --out",
+                f"restore the data, remove {path} to run that fold again, or give another --out",
             )
 
 
@@ -116,7 +116,7 @@ def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[s
 
 def spread_lines(content: Mapping[str, Any]) -> list[str]:
     """A line for each figure of `target`, `folds` and `figures` as `joined` has them."""
-    lines = [f"{content['target']} in {len(content['folds'])} folds, mean ± deviation (least to greatest)"]
+    lines = [f"{content['target']} in {len(content['folds'])} folds, mean ± deviation (minimum to maximum)"]
     for name, title in FIGURES.items():
         one = content["figures"].get(name)
         if one is not None:

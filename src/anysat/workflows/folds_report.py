@@ -63,7 +63,8 @@ _PAGE = Template(
 <body>
 <header>
 <h1>$title</h1>
-<p>Each fold is scored once, by a run whose settings were chosen on $chosen; intervals of 95 % are over its tiles.</p>
+<p>Each fold is scored once, by a run whose settings were chosen on $chosen. Intervals (95 %) are over the tiles of a
+ fold.</p>
 </header>
 <h2>Scores</h2>
 $scores

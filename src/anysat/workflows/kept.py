@@ -54,4 +54,4 @@ def check_heard(config: Any, names: Collection[str], why: str, preset: Any = Non
     for name in names:
         value = getattr(config, name)
         if value != usual[name] and (preset is None or value != getattr(preset, name)):
-            raise RecordError(f"--{prefix}{name.replace('_', '-')}", value, f"what is the default, {why}")
+            raise RecordError(f"--{prefix}{name.replace('_', '-')}", value, f"the default, {why}")

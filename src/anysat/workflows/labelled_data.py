@@ -71,7 +71,7 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
     """
     if not data.dataset:
         raise InputError("--data.dataset", "the name of a dataset or a YAML file of your own data", "none",
-                         "`anysat datasets list` names those that are known")  # fmt: skip
+                         "`anysat datasets list` lists the known ones")  # fmt: skip
     data = next(iter(data.turns().values()))
     record = find_dataset(data.dataset)
     target, (root, normaliser) = _target(record, data.target), place_of(data)
@@ -101,7 +101,7 @@ def _empty(option: str, split: str, every: AnyDataset) -> InputError:
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     advice = f"name another split in --data.{option}"
     if every.record.is_own:
-        advice = (f"see to `splits` in {every.record.found_as}: another `seed`, a smaller `block_m`, other `shares`, "
+        advice = (f"change `splits` in {every.record.found_as}: another `seed`, a smaller `block_m`, other `shares`, "
                   "or a `column` that names the split of every tile")  # fmt: skip
     return InputError(
         f"{every.record.name}, split {split}", "at least one tile", f"none of {len(every)} ({told})", advice
@@ -180,6 +180,6 @@ def _check_apart(splits: dict[str, Any], name: str) -> None:
             if tile in seen:
                 raise InputError(
                     name, "every tile in one split", f"{tile!r} in {seen[tile]} and {split}",
-                    "name splits that do not overlap; settings must not be chosen on what is scored",
+                    "name splits that do not overlap; settings must not be selected on tiles that are scored",
                 )  # fmt: skip
             seen[tile] = split

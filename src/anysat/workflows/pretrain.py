@@ -247,10 +247,10 @@ def pretrain(config: PretrainConfig) -> Answer:
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")
     if not config.data and config.resume:
-        raise MissingFileError(Path(config.out) / CONFIG_FILE, "the options of the run that is to be gone on with")
+        raise MissingFileError(Path(config.out) / CONFIG_FILE, "the options of the run to continue")
     if not config.data:
         raise InputError(
-            "--data", "at least one dataset", "none", "begin with --preset world-nano, which needs no files"
+            "--data", "at least one dataset", "none", "start with --preset world-nano, which needs no files"
         )
     from anysat.workflows.pretrain_run import run_pretraining
 

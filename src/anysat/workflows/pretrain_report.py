@@ -131,7 +131,7 @@ def _state(given: ReportInput) -> str:
     state = f"<p>{done}.</p>" if given.step >= given.num_steps else f"<p><b>Not finished:</b> {done} so far.</p>"
     if given.ended:
         state += (
-            f'<p class="banner untrained" role="alert"><strong>An error ended it:</strong> {escape(given.ended)}</p>'
+            f'<p class="banner untrained" role="alert"><strong>Ended with an error:</strong> {escape(given.ended)}</p>'
         )
     return state
 
@@ -142,7 +142,7 @@ def _alarm(curves: Curves, limits: HealthLimits) -> str:
     figures = {name.removeprefix("health/"): value for name, (_, value) in last.items() if name.startswith("health/")}
     step = max((step for name, (step, _) in last.items() if name.startswith("health/")), default=0)
     told = [
-        f"{name} is {value} at step {at:,}: no longer a number. Go back to an earlier checkpoint, with a lower "
+        f"{name} is {value} at step {at:,}: no longer a number. Go back to an earlier checkpoint with a lower "
         "learning rate or clipped gradients."
         for name, (at, value) in last.items()
         if not math.isfinite(value) and not name.startswith("health/")
@@ -153,13 +153,13 @@ def _alarm(curves: Curves, limits: HealthLimits) -> str:
         count = f"{len(told)} problem{'s' if len(told) > 1 else ''}"
         return f'<div class="banner untrained" role="alert"><strong>{count}</strong><ul>{items}</ul></div>'
     if not figures:
-        return '<p class="banner trained">Health was not measured yet.</p>'
+        return '<p class="banner trained">Health has not been measured yet.</p>'
     within = figures.get("position_within_share", 0.0)
     but = ""
     if within >= MOSTLY_POSITION:
-        but = (f" But most of what differs between patches of a tile, {100 * within:.0f} %, is position, the same in "
-               "every tile (position_within_share).")  # fmt: skip
-    return f'<p class="banner trained">Healthy at step {step:,}: no figure is beyond its limit.{but}</p>'
+        but = (f" But most of the difference between patches of a tile, {100 * within:.0f} %, is position, the same "
+               "in every tile (position_within_share).")  # fmt: skip
+    return f'<p class="banner trained">Healthy at step {step:,}: no metric is beyond its limit.{but}</p>'
 
 
 def _curves(curves: Curves, limits: HealthLimits) -> str:
@@ -171,7 +171,7 @@ def _curves(curves: Curves, limits: HealthLimits) -> str:
         about = _about(curves) if heading == HEALTH else ""
         last = f"<details><summary>Last values</summary>{table}</details>"
         parts.append(f"<h3>{escape(heading)}</h3>{figure}{about}{last}")
-    return "".join(parts) or '<p class="soft">Nothing was logged yet.</p>'
+    return "".join(parts) or '<p class="soft">Nothing has been logged yet.</p>'
 
 
 def _about(curves: Curves) -> str:
@@ -194,7 +194,7 @@ def _tiles(tiles: Sequence[TileView]) -> str:
     parts = []
     for tile, as_they_are, set_apart in zip(tiles, whole, apart, strict=True):
         size = f"{tile.patch.shape[0]} x {tile.patch.shape[1]} patches"
-        pictures = [*tile.imagery, (f"{size}, as they are", as_they_are), (f"{size}, set apart", set_apart)]
+        pictures = [*tile.imagery, (f"{size}, original", as_they_are), (f"{size}, centred", set_apart)]
         shown = "".join(
             f"<figure>{img(image, f'{tile.name}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
             for caption, image in pictures
@@ -236,14 +236,15 @@ def _score(value: float | None, others: Sequence[float | None]) -> str:
 
 _TILES = (
     "<h2>Held-out tiles</h2><p>Three principal components of the patch embeddings as red, green and blue, with one "
-    "basis for all tiles: the same colour means similar vectors, in any tile. Set apart, without the mean of the tile, "
-    "shows what makes its patches differ: stripes or a gradient that are the same in every tile are position, not "
-    "content. Patches nobody saw are white.</p>"
+    "basis for all tiles: the same colour means similar vectors, in any tile. The centred map is without the mean of "
+    "the tile and shows how its patches differ: stripes or a gradient that are the same in every tile are position, "
+    "not content. Patches without data are white.</p>"
 )
 _PROBES = (
-    "Frozen embeddings of held-out tiles; more is better, the best of a row is bold. Of classes, the mean over them of "
-    "the share found: every tile is told from other tiles alone, by its neighbours among them or by a linear probe, "
-    "which is fitted to three quarters of them in turn. These are few tiles: small differences say nothing."
+    "Frozen embeddings of held-out tiles; higher is better, the best of a row is bold. For classes: the share of each "
+    "class that is found, averaged over classes. Every tile is predicted from other tiles only, by its nearest "
+    "neighbours or by a linear probe, fitted in turn to three quarters of the tiles. The tiles are few: small "
+    "differences mean nothing."
 )
 
 _PAGE = Template(
@@ -274,8 +275,8 @@ $alarm
 $config
 
 <h2>Curves</h2>
-<p class="soft">Dashed lines in red are limits of health; dotted lines are what chance gives. Where there are many
-values, the pale line is what was logged and the strong one its moving average.</p>
+<p class="soft">Dashed red lines are health limits; dotted lines show the level of chance. Where there are many
+values, the pale line shows what was logged and the strong line its moving average.</p>
 $curves
 $tiles
 $probes

@@ -171,7 +171,7 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
     record, normaliser = find_dataset(part.dataset), None
     if part.world is not None and part.root is not None:
         raise InputError(
-            f"dataset {part.dataset!r}", "`root`, a folder that is there, or `world`, tiles to generate",
+            f"dataset {part.dataset!r}", "either `root`, an existing folder, or `world`, tiles to generate",
             f"both, with root {part.root}", "leave one of them out",
         )  # fmt: skip
     if part.world is not None:
@@ -251,11 +251,11 @@ def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
     """Refuse what nothing could be asked for."""
     watch, held = config.watch, [part for part in parts if part.held_out is not None]
     if watch.stop_on_collapse and not held:
-        raise RecordError("watch.stop_on_collapse", True, "false without held-out tiles, which it would look at")
+        raise RecordError("watch.stop_on_collapse", True, "false, because there are no held-out tiles to check")
     if watch.target is None:
         return
     if not held:
-        raise RecordError("watch.target", watch.target, "null without held-out tiles, which it would look at")
+        raise RecordError("watch.target", watch.target, "null, because there are no held-out tiles to check")
     if (kind := held[0].record.target(watch.target).kind) != "class":
         raise RecordError("watch.target", watch.target, f"a target of classes; it is one of kind {kind}")
 
@@ -280,8 +280,8 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
     found = Normaliser.read(kept)
     if given is not None and (differing := _differing(found, given)):
         raise StatisticsError(
-            "; ".join(differing), f"{config.statistics} has others than {kept}, which the run was begun with",
-            "put them back as they were, or begin another run with another --out",
+            "; ".join(differing), f"{config.statistics} differs from {kept}, with which the run was started",
+            "restore them, or start another run with another --out",
         )  # fmt: skip
     return found
 
@@ -343,7 +343,7 @@ def _together(made: Iterable[Normaliser]) -> Normaliser:
 def _told(run: RunFolder, fitted: Fitted, seconds: float, prepared_s: float) -> str:
     state = "stopped" if fitted.interrupted else "done"
     if fitted.stopped_early:
-        state += f" at step {fitted.steps} of {fitted.num_steps}; go on with --resume true"
+        state += f" at step {fitted.steps} of {fitted.num_steps}; continue with --resume"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(fitted.metrics.items()) if "loss" in name)
-    took = f"{seconds:.0f} s" + (f", {prepared_s:.0f} s of them to prepare data" if prepared_s >= 1 else "")
+    took = f"{seconds:.0f} s" + (f", including {prepared_s:.0f} s to prepare data" if prepared_s >= 1 else "")
     return f"{state}, {took}{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"

@@ -31,9 +31,9 @@ _MAX_SIDE_M = 160.0
 """Larger held-out tiles are cut to about this side, so that a look stays quick."""
 _SHOWN = 4
 _PROBES = {
-    "linear": "class by a linear probe",
-    "neighbours": "class of the neighbours",
-    "retrieval": "patch found in another modality",
+    "linear": "class, by a linear probe",
+    "neighbours": "class, by nearest neighbours",
+    "retrieval": "patch, found in another modality",
 }
 """Figures of the report's table, by the name of their metric."""
 
@@ -166,7 +166,7 @@ def _warn(step: int, problems: Sequence[str]) -> None:
 
     console = Console(stderr=True, soft_wrap=True)
     for problem in problems:
-        console.print(f"[bold red]collapse?[/] step {step}: {problem}", highlight=False)
+        console.print(f"[bold red]possible collapse[/] at step {step}: {problem}", highlight=False)
 
 
 def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any], step: int, run: Path) -> ReportInput:

@@ -129,7 +129,7 @@ class ProbeConfig:
             raise RecordError("--num-neighbours", self.num_neighbours, "at least one, each 1 or more")
         if self.method == "knn" and (self.head is not None or self.class_weights != "none"):
             name = "--head" if self.head is not None else "--class-weights"
-            raise RecordError(name, self.head or self.class_weights, "what is the default, with --method knn")
+            raise RecordError(name, self.head or self.class_weights, "the default, with --method knn")
         for name in ("min_epochs", "warmup_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "0 or more")
@@ -151,7 +151,7 @@ class ProbeConfig:
         if self.method == "knn":
             check_heard(self, _OF_TRAINING, "with --method knn, which trains nothing", from_preset)
         else:
-            check_heard(self, ("num_neighbours",), f"with --method {self.method}, which asks none", from_preset)
+            check_heard(self, ("num_neighbours",), f"with --method {self.method}, which has none", from_preset)
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
 
 
 _OWN_SENSOR = (
-    "New projectors are of sensors of the table, `anysat sensors`; one of your own is trained with `anysat pretrain "
-    "--model.modality-files [FILE.yaml]`, whose weights then know it (docs/howto/sensor.md)"
+    "New projectors can be added for the sensors that `anysat sensors` lists. For your own sensor, train weights with "
+    "`anysat pretrain --model.modality-files [FILE.yaml]` (docs/howto/sensor.md)"
 )
 
 
@@ -154,9 +154,9 @@ def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> No
         encoder.config = replace(encoder.config, day_convention=asked)
     elif own != record.day_convention:
         warnings.warn(
-            f"{record.title} numbers days by {record.day_convention!r}, these weights by {own!r}, which is kept: right "
-            "where they were trained so on these data, too, as `anysat pretrain` does; published weights saw them as "
-            f"the dataset has them: --day-convention {record.day_convention!r}",
+            f"{record.title} numbers days by {record.day_convention!r}, these weights by {own!r}, which is used. "
+            "That is right if they were trained so on these data, as `anysat pretrain` does. Published weights were "
+            f"trained with the convention of the dataset: give --day-convention {record.day_convention!r}",
             stacklevel=2,
         )
 
@@ -190,7 +190,7 @@ def make_view(
                 "modality of the weights",
                 key,
                 known,
-                "name those to look at in --data.modalities; `anysat finetune` trains projectors of new ones",
+                "select modalities with --data.modalities; `anysat finetune` can train projectors for new ones",
             )
     sizes = tuple(patch_sizes_m) or record.patch_sizes_m[:1]
     if not sizes:

@@ -108,17 +108,17 @@ def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> 
 def _lead(found: Mapping[str, Any]) -> str:
     name, test = found["primary"], found["scores"]["test"]
     title = FIGURES.get(name, name)
-    told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with the 95 % interval over "
-    told += f"{escape(test['intervals_over'])}. Chosen on {escape(found['selected_on'])}."
+    told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with a 95 % interval over "
+    told += f"{escape(test['intervals_over'])}. Settings chosen on {escape(found['selected_on'])}."
     if unanswered := test.get("num_unanswered", 0):
-        told += f" Not answered, where nothing was seen: {unanswered:,} of {test['num_samples']:,} labels."
+        told += f" Not predicted, because nothing was observed there: {unanswered:,} of {test['num_samples']:,} labels."
     return f'<p class="banner trained">{told}</p><p>{escape(_INTERVALS)}</p>'
 
 
 _INTERVALS = (
-    "Intervals are of 2,000 draws of as many tiles or blocks as there are; a draw that lacks a class leaves it out of "
-    "means over classes, and where all draws agree no interval is told: over few tiles, or few of a class, intervals "
-    "are too narrow."
+    "Intervals come from 2,000 bootstrap draws of as many tiles or blocks as there are. A draw that lacks a class "
+    "leaves it out of means over classes; no interval is shown if all draws agree. With few tiles, or few of a class, "
+    "intervals are too narrow."
 )
 
 
@@ -172,11 +172,11 @@ def _confusion(found: Mapping[str, Any]) -> str:
     matrix = found["scores"]["test"].get("confusion")
     if not matrix or len(matrix) > MOST_CELLS:
         return ""
-    names = [*found["classes"], "no answer"]
+    names = [*found["classes"], "no prediction"]
     counts = np.asarray(matrix)
     columns = [n for n in range(counts.shape[1]) if n < len(names) - 1 or counts[:, n].any()]
     head = "".join(f'<th scope="col">{escape(names[n])}</th>' for n in columns)
-    lines = [f"<tr><th>truth / answer</th>{head}</tr>"]
+    lines = [f"<tr><th>truth / prediction</th>{head}</tr>"]
     for number, line in enumerate(counts):
         shares = line / max(1, line.sum())
         cells = "".join(
@@ -185,7 +185,7 @@ def _confusion(found: Mapping[str, Any]) -> str:
             for n in columns
         )
         lines.append(f'<tr><th scope="row">{escape(names[number])}</th>{cells}</tr>')
-    return f"<h2>Confusions</h2><p>Each row is what the labelled places of one class were told to be.</p>{table(lines)}"
+    return f"<h2>Confusions</h2><p>Each row shows how places of one class were predicted.</p>{table(lines)}"
 
 
 def _selection(found: Mapping[str, Any]) -> str:
@@ -203,7 +203,7 @@ def _selection(found: Mapping[str, Any]) -> str:
             for key, line in points.items()
         ]
         if len(selection.get("tried", ())) > 1:
-            parts.append("<p>Curves of the chosen setting; those of all are in sweep.csv.</p>")
+            parts.append("<p>Curves of the chosen setting. Those of all settings are in sweep.csv.</p>")
         parts.append(png_tag(curve_figure(panels), "Curves of loss and validation score by epoch", "plot"))
     if selection.get("tried"):
         titles = {name: f"{FIGURES.get(name, name)}, validation"}
@@ -225,13 +225,13 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
         pictures = [(f"{key}", quicklook(seen)) for key, seen in one.tile.observations.items()]
         truth = np.asarray(one.tile.targets[target.name])
         if target.level == "pixel":
-            pictures += [("answer", _raster(one.answer, target, span)), ("truth", _raster(truth, target, span))]
+            pictures += [("prediction", _raster(one.answer, target, span)), ("truth", _raster(truth, target, span))]
         shown = "".join(
             f"<figure>{img(image, f'{one.tile.id}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
             for caption, image in pictures
         )
         words = "" if target.level == "pixel" else f"<p>{escape(_in_words(one, truth, target))}</p>"
-        told = f"{one.right:.0%} right" if target.kind != "value" else f"off by {-one.right:.3g} {target.unit}"
+        told = f"{one.right:.0%} correct" if target.kind != "value" else f"off by {-one.right:.3g} {target.unit}"
         parts.append(f'<section class="pair"><h3>{escape(one.tile.id)}, {escape(told)}</h3>{words}'
                      f'<div class="row">{shown}</div></section>')  # fmt: skip
     return "".join(parts)
@@ -280,7 +280,7 @@ def _grey(tiles: Sequence[Shown], target: Target) -> str:
     """What is grey on the page, where anything is."""
     told = {
         "no label": any(not has_label(np.asarray(one.tile.targets[target.name]), target).all() for one in tiles),
-        "no answer": any(bool((_unanswered(one.answer, target)).any()) for one in tiles),
+        "no prediction": any(bool((_unanswered(one.answer, target)).any()) for one in tiles),
     }
     words = " or ".join(word for word, is_there in told.items() if is_there)
     return f'<li><i style="background: #d9d9d9"></i>{words}</li>' if words else ""
@@ -292,12 +292,12 @@ def _unanswered(answer: NDArray[Any], target: Target) -> NDArray[np.bool_]:
 
 def _in_words(one: Shown, truth: NDArray[Any], target: Target) -> str:
     if target.kind == "value":
-        return f"truth {float(truth):.4g} {target.unit}, answer {float(one.answer):.4g} {target.unit}"
+        return f"truth {float(truth):.4g} {target.unit}, prediction {float(one.answer):.4g} {target.unit}"
     if target.kind == "labels":
         names = [", ".join(target.classes[n] for n in np.flatnonzero(part)) or "none" for part in (truth, one.answer)]
-        return f"truth: {names[0]}; answer: {names[1]}"
+        return f"truth: {names[0]}; prediction: {names[1]}"
     sure = "" if one.probabilities is None or int(one.answer) < 0 else f" ({float(one.probabilities.max()):.0%})"
-    return f"truth: {_name(truth, target)}; answer: {_name(one.answer, target)}{sure}"
+    return f"truth: {_name(truth, target)}; prediction: {_name(one.answer, target)}{sure}"
 
 
 def _name(number: NDArray[Any], target: Target) -> str:
@@ -310,7 +310,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Weights", f"{config['weights']}: {found.get('began_with', found['weights']).get('weights', '')}"),
         ("Data", f"{config['data']['dataset']}, " + ", ".join(f"{v['tiles']} {k}" for k, v in found["data"].items())),
         ("Head", f"{found['head']}, {found['head_parameters']:,} parameters"),
-        ("Pixels are told by", found.get("dense") or ""),
+        ("Dense modality", found.get("dense") or ""),
         ("Encoder", f"{found['encoder_parameters']:,} parameters"),
         ("Statistics", str(found.get("statistics", ""))),
         ("Seed", str(found.get("seed", ""))),

@@ -42,20 +42,23 @@ def _dense_lines(found: Mapping[str, Any]) -> list[str]:
     if unanswered := test.get("num_unanswered", 0):
         share = 100 * unanswered / test["num_samples"]
         told += (
-            f"; {share:.1f} % of the labelled pixels of test not answered, where it has no valid value: "
-            f"{_CLASSES_UNANSWERED if test['confusion'] else 'scored as the mean of training'}; --dense names another"
+            f"; {share:.1f} % of the labelled test pixels are not predicted, because it has no valid value there: "
+            f"{_CLASSES_UNANSWERED if test['confusion'] else 'they are scored as the mean of the training data'}; "
+            "--dense selects another modality"
         )
     return [told]
 
 
-_CLASSES_UNANSWERED = "mistakes in accuracy and recall, no answers in precision, so that accuracy is below micro F1"
+_CLASSES_UNANSWERED = (
+    "they count as mistakes in accuracy and recall but not in precision, so accuracy is below micro F1"
+)
 
 
 def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
     """Which tiles had no valid value, of the dense modality where there is one, if any."""
     of = "" if found.get("dense") is None else f" of {found['dense']}"
     return [
-        f"  {len(names)} tiles of {split} without a valid value{of}, never trained on and scored as not answered: "
+        f"  {len(names)} tiles of {split} without valid values{of}, not trained on and scored as not predicted: "
         f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         for split, names in found.get("unseen", {}).items() if names
     ]  # fmt: skip
@@ -69,7 +72,7 @@ def _edge_lines(found: Mapping[str, Any]) -> list[str]:
     if len(rates) < 2 or best not in ({rates[0]}, {rates[-1]}):
         return []
     edge, other = ("largest", "larger") if best == {rates[-1]} else ("smallest", "smaller")
-    return [f"  the {edge} learning rate tried was the best, {best.pop():g}: try {other} ones, too (--learning-rates)"]
+    return [f"  the best learning rate is the {edge} one tried, {best.pop():g}: try {other} ones (--learning-rates)"]
 
 
 def _start_lines(found: Mapping[str, Any]) -> list[str]:
@@ -77,8 +80,8 @@ def _start_lines(found: Mapping[str, Any]) -> list[str]:
     selection, title = found.get("selection", {}), FIGURES.get(found["primary"], found["primary"])
     if not selection.get("start_was_better"):
         return []
-    return [f"  before training {title} was {selection['start']:.3f} on {found['selected_on']}, which is better: "
-            "try a lower --optimiser.learning-rate, or more --epochs"]  # fmt: skip
+    return [f"  {title} on {found['selected_on']} was better before training, {selection['start']:.3f}: "
+            "try a lower --optimiser.learning-rate or more --epochs"]  # fmt: skip
 
 
 def score_lines(
@@ -115,9 +118,9 @@ def paper_line(
         differing.append(f"split {split}, not {wanted['data']['test']}")
     if crop_m != paper.crop_m:
         ways = ["whole tiles" if side is None else f"five crops of {side:g} m" for side in (crop_m, paper.crop_m)]
-        differing.append(f"answered by {ways[0]}, not by {ways[1]} (anysat evaluate --crop-m)")
+        differing.append(f"predicted from {ways[0]}, not from {ways[1]} (anysat evaluate --crop-m)")
     told = f"  paper: {FIGURES.get(paper.score, paper.score)} {paper.value:.3f} ({paper.where})"
-    return [told + (f", not to be compared: {'; '.join(differing)}" if differing else "")]
+    return [told + (f", not comparable: {'; '.join(differing)}" if differing else "")]
 
 
 _PROTOCOL = ("weights", "method", "trained", "head", "dense", "patch_sizes_m", "epochs")
@@ -136,7 +139,7 @@ def tiles_told(scores: Mapping[str, Any], tiles: str) -> str:
     """How many were scored of what is called tiles: of those without a label nothing is known."""
     every = scores["num_tiles"]
     known = scores.get("num_labelled_tiles", every)
-    return f"{every} {tiles}" if known == every else f"{known} of {every} {tiles}, which have a label"
+    return f"{every} {tiles}" if known == every else f"the {known} of {every} {tiles} that have a label"
 
 
 def with_interval(scores: Mapping[str, Any], name: str) -> str:
