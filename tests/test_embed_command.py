@@ -198,7 +198,7 @@ def test_an_input_without_a_valid_value_is_told(run, tmp_path, s2):
     status, report, _ = run(f"s1={empty}", s2)
     assert status == 0
     assert "inputs without valid values: s1" in report
-    assert "dense of s2" in report
+    assert "dense for s2" in report
 
 
 MISTAKES = {

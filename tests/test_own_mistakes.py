@@ -245,5 +245,5 @@ def test_a_split_without_tiles_says_how_many_each_has_and_where_that_is_decided(
     dataset = tabled(tmp_path, f"id,part\n{rows}", splits={"column": "part"}, targets={"cover": COVER})
     told = ", ".join(f"{split} {int(split != option)}" for split in ("train", "val", "test"))
     asked = LabelledData(dataset=dataset.record.found_as, root=str(tmp_path))
-    with pytest.raises(InputError, match=rf"split {option}: .*none of 2 \({told}\); see to `splits` in .*mine\.yaml"):
+    with pytest.raises(InputError, match=rf"split {option}: .*none of 2 \({told}\); change `splits` in .*mine\.yaml"):
         open_data(asked, seed=0)

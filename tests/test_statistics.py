@@ -432,7 +432,7 @@ def test_a_warning_line_names_bands_never_valid(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(TileDataset, "__getitem__", without_b2)
     assert main(command(tmp_path / "stats.json")) == 0
-    assert "warning: no valid value of s2 B2: mean 0 and deviation 1 were written" in capsys.readouterr().out
+    assert "warning: no valid values for s2 B2: mean 0 and deviation 1 were written" in capsys.readouterr().out
 
 
 def test_statistics_travel_with_a_checkpoint(computed, tmp_path):

@@ -52,7 +52,7 @@ def test_answers_by_crops_stand_beside_their_like_alone():
     assert "predicted from whole tiles, not from five crops of 100 m" in paper_line("finetune", flair)[0]
     assert paper_line("finetune", flair, crop_m=100.0) == ["  paper: mean IoU 0.551 (table A)"]
     burn = replace(FINETUNES["burn-scars"](), preset="burn-scars").to_dict()
-    assert "answered by five crops of 60 m, not by whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
+    assert "predicted from five crops of 60 m, not from whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
 
 
 @pytest.mark.parametrize(("command", "name", "where"), [
