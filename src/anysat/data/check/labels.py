@@ -24,7 +24,7 @@ _SPLIT_WORDS = ("training", "valid", "validation", "testing")
 
 
 def label_ranges(evidence: Evidence) -> Iterator[Hit]:
-    """Class numbers and values that cannot be."""
+    """Class numbers and values that are impossible."""
     for tile, target, seen in _targets(evidence):
         odd, expected = _odd_values(target, seen.values)
         if len(odd):
@@ -66,7 +66,7 @@ def label_shapes(evidence: Evidence) -> Iterator[Hit]:
 
 
 def one_class(evidence: Evidence) -> Iterator[Hit]:
-    """Targets that are the same everywhere, or nowhere given."""
+    """Targets that are the same everywhere, or missing everywhere."""
     if len(evidence.tiles) < MIN_TILES and not evidence.is_complete:
         return
     for target in evidence.record.targets:
@@ -86,7 +86,7 @@ def _named(target: Target, value: float) -> str:
 
 
 def unseen_classes(evidence: Evidence) -> Iterator[Hit]:
-    """Classes that validation or test have and training has not."""
+    """Classes that validation or test have, but training has not."""
     for target in evidence.record.targets:
         if target.kind != "class":
             continue
@@ -123,7 +123,7 @@ def wrong_extents(evidence: Evidence) -> Iterator[Hit]:
 
 
 def leaked_names(evidence: Evidence) -> Iterator[Hit]:
-    """Samples that lists of two splits name."""
+    """Samples that are listed in two splits."""
     ids, splits = (evidence.samples.columns[name] for name in ("id", "split"))
     names, counts = np.unique(ids, return_counts=True)
     for name in names[counts > 1]:

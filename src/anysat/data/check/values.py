@@ -266,7 +266,7 @@ def _why_empty(evidence: Evidence) -> str:
 
 
 def hidden_nodata(evidence: Evidence) -> Iterator[Hit]:
-    """Many pixels with one and the same number in all bands: a mark of no data that nobody told."""
+    """Many pixels with one and the same number in all bands: probably an undeclared nodata value."""
     advice = "`nodata` in the YAML file" if evidence.is_own else "its nodata value in the layout table"
     for tile, seen in evidence.each():
         value, frac = seen.shared

@@ -147,7 +147,7 @@ DATASET = DatasetRecord(
     patch_sizes_m=(10.0, 20.0, 30.0, 40.0, 60.0, 120.0),
     targets=(),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule="every sixth pair in the order of names is validation: five train, one does not; there is no test split",
+    split_rule="every sixth pair in the order of names is validation, the others are training; there is no test split",
     date_rule="real, from the metadata file of each patch",
     licence="CDLA-Permissive-1.0",
     size="6 tiles, 1.8 MB",
@@ -159,8 +159,8 @@ DATASET = DatasetRecord(
     write_miniature=write_miniature,
     fetch=write_pairs,
     notes=(
-        f"`{INSTALL}` brings the archives; `anysat.data.datasets.bigearthnet_pairs.write_pairs(FOLDER)` unpacks them.",
-        "Bands of 20 m are brought to 10 m by repeating pixels; B01 and B09, of 60 m, belong to no modality.",
-        "Six tiles train nothing worth having: they show that real files work.",
+        f"`{INSTALL}` gets the archives; `anysat.data.datasets.bigearthnet_pairs.write_pairs(FOLDER)` unpacks them.",
+        "Bands of 20 m are resampled to 10 m by repeating pixels; B01 and B09 (60 m) belong to no modality.",
+        "Six tiles are too few to train a useful model; they show that real files work.",
     ),
 )  # fmt: skip

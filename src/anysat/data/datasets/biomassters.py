@@ -224,11 +224,11 @@ DATASET = DatasetRecord(
     targets=(Target(name="biomass", level="pixel", kind="value", gsd_m=10.0, unit="t/ha", limits=(0.0, 10_000.0),
                     about="above-ground biomass, from airborne laser scans and field plots"),),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule=f"official test chips; {VAL_FRAC:.0%} of the official training chips by a seeded hash of the name "
-    f"validate; where the folder test_agbm is missing, another {TEST_FRAC:.0%} of them test and the official test "
-    "chips are left out. The training layout has lists",
-    date_rule=f"the 15th of the month in the file name, counted from September; no year is released, {FIRST_MONTH} "
-    "stands for the September of all; the two orbits of a month share its date",
+    split_rule=f"official test chips; {VAL_FRAC:.0%} of the official training chips, by a seeded hash of the name, "
+    f"are validation; if the folder test_agbm is missing, another {TEST_FRAC:.0%} of them are test and the official "
+    "test chips are left out. The training layout has lists",
+    date_rule="the 15th of the month in the file name, counted from September; no year is released, "
+    f"so every September is taken as {FIRST_MONTH}; the two orbits of a month share its date",
     has_real_dates=False,
     licence="CC-BY-4.0",
     size="11,462 tiles, 291 GB",
@@ -239,11 +239,11 @@ DATASET = DatasetRecord(
     read_sample=read_sample,
     write_miniature=write_miniature,
     notes=(
-        "Months run from September to August; the published loader takes 00 for January, and counts days as 30 a month "
-        "and 15; here they are days of the year.",
+        "Months run from September to August; the published loader takes 00 as January, and computes days as 30 per "
+        "month plus 15; here they are days of the year.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more, or not known, are invalid.",
-        "Sentinel-1 is in dB; -9999 is invalid, the published loader makes it 0 dB.",
-        "Chips carry no georeference, so no split by place can be made of them.",
+        "Sentinel-1 is in dB; -9999 is invalid (the published loader makes it 0 dB).",
+        "Chips have no georeference, so they cannot be split by place.",
         "No patch sizes are published; these divide the tile.",
     ),
 )  # fmt: skip

@@ -32,7 +32,8 @@ PUBLISHED = Layout(
               unit="train, validation or test", source=_SPEC),
         Entry(name="s1", path=_FILE, key="image", dtype="float32", shape=("T", 2, 48, 48), modality="s1",
               bands=("VV", "VH"), unit="dB",
-              about="decibels, by the range from which its authors scale it (VV -20 to 5, VH -26 to -1)", source=_SPEC),
+              about="decibels, judging from the range with which its authors scale it (VV -20 to 5, VH "
+                    "-26 to -1)", source=_SPEC),
         Entry(name="dates", path=_FILE, key="image_dates", dtype=TEXT, shape=("T",), unit="datetime", source=_SPEC),
         Entry(name="label", path=_FILE, key="label", dtype="uint8", shape=("L", 48, 48), unit="0 and 1",
               about="cleared ground at each of the label dates; the second is the target", source=_SPEC),
@@ -113,7 +114,7 @@ DATASET = DatasetRecord(
     notes=(
         "The published loader counts days from the first date of each tile, which hides the season; here they are "
         "days of the year.",
-        "The ratio band is made of decibels, as in the published loader, with the guard 1e-10 instead of 1e-6.",
+        "The ratio band is computed from decibels, as in the published loader, with the guard 1e-10 instead of 1e-6.",
         "Sample files are pickles: they are read as tensors and dates only, and refused where they ask for more.",
         "The published experiments use patches of 40 m, the paper's table says 10 m.",
     ),

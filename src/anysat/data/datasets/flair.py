@@ -43,7 +43,7 @@ PUBLISHED = Layout(
               unit="reflectance_1e4", nodata=0, about="Sentinel-2 L2A of a year, over the whole area", source=_SOURCE),
         Entry(name="s2-masks", path=f"{_SEN}_masks.npy", dtype="uint8", shape=("T", 2, "H", "W"), unit="percent",
               about="probability of snow (first) and of cloud (second channel)", source=_SOURCE),
-        Entry(name="s2-products", path=f"{_SEN}_products.txt", dtype=TEXT, unit="product names, one a line",
+        Entry(name="s2-products", path=f"{_SEN}_products.txt", dtype=TEXT, unit="product names, one per line",
               about="characters 11 to 19 are the date", source=_SOURCE),
         Entry(name="labels", path="{prefix}_labels_{part}/{domain}/{area}/msk/MSK_{number}.tif", dtype="uint8",
               shape=(1, 512, 512), unit="class number from 1", about="12 of the 19 classes are used", source=_SOURCE),
@@ -243,9 +243,9 @@ DATASET = DatasetRecord(
                about="classes that occur in the tile"),
     ),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule="by whole domains: splits.json where it lies beside the data (it is not distributed); else the test "
+    split_rule="by whole domains: splits.json if it lies beside the data (it is not distributed); otherwise the test "
     "folders are the test split and validation is the eight domains of the baseline of the dataset's authors "
-    f"({', '.join(VAL_DOMAINS)}), or 20 % of the training domains by a seeded hash of their names where a copy has "
+    f"({', '.join(VAL_DOMAINS)}), or 20 % of the training domains by a seeded hash of their names if a copy has "
     "none of the eight",
     date_rule="real, from product names",
     licence="etalab-2.0",
@@ -261,8 +261,8 @@ DATASET = DatasetRecord(
     notes=(
         "The published training code reads the same folders (spec 4.3); it validates on the test folders, which is not "
         "done here.",
-        "Photo and labels are cut at their centre to the 100 m of the Sentinel-2 window, in training at random; "
-        "`anysat evaluate --crop-m 100` covers the whole photo with five overlapping tiles, as published.",
+        "Photo and labels are cut to the 100 m of the Sentinel-2 window, at their centre or, in training, at a random "
+        "place; `anysat evaluate --crop-m 100` covers the whole photo with five overlapping tiles, as published.",
         "Photo, labels, series and place are matched by names; the published loader pairs sorted lists.",
         "Sentinel-2 pixels outside the array of their area are invalid, never wrapped to its other side.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid; snow is kept.",

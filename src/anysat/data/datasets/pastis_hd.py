@@ -189,12 +189,12 @@ DATASET = DatasetRecord(
                about="crops that occur in the tile, without background and void"),
     ),
     splits={"train": ("fold1", "fold2", "fold3"), "val": ("fold4",), "test": ("fold5",)},
-    split_rule="official folds: 1 to 3 train, 4 validation, 5 test; the other turns of the cross-validation are asked "
-    "for by their folds, as `fold2+fold3+fold4`",
+    split_rule="official folds: 1 to 3 train, 4 validation, 5 test; for the other turns of the cross-validation, name "
+               "the folds, such as `fold2+fold3+fold4`",
     date_rule="real, from metadata.geojson",
     day_convention="days_since 2018-09-01",
     licence="etalab-2.0",
-    size="2,433 tiles; PASTIS-R about 54 GB, the SPOT images beside it",
+    size="2,433 tiles; PASTIS-R about 54 GB, plus the SPOT images",
     homepage="https://huggingface.co/datasets/IGNF/PASTIS-HD",
     citation="Garnot et al. 2021 and 2022 (PASTIS, PASTIS-R); Astruc et al. 2024 (PASTIS-HD)",
     layouts=(PUBLISHED,),
@@ -208,6 +208,6 @@ DATASET = DatasetRecord(
         "Tiles are read whole; the published loader's option to cut a tile into k x k is left out.",
         "There is no cloud mask: cloudy pixels are valid.",
         "The georeference is that of the SPOT image, where it is read.",
-        "Made for the 128 x 128 pixels of a real patch; files of another side are read where all of a patch agree.",
+        "Real patches have 128 x 128 pixels; files of another size are read if all files of a patch agree.",
     ),
 )  # fmt: skip

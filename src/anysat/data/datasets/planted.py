@@ -73,7 +73,8 @@ _SENSORS = {
     "s2": _Sensor(8, 12, 10, _S2, "reflectance_1e4", "Sentinel-2, reflectance times 10 000"),
     "s1": _Sensor(8, 12, 3, ("VV", "VH"), "dB", f"Sentinel-1 GRD in decibels; {_ANGLE}"),
     "l7": _Sensor(20, 4, 6, ("B1", "B2", "B3", "B4", "B5", "B7"), "reflectance_1e4",
-                  "Landsat-7, taken for reflectance times 10 000: look at the values before mixing it with another"),
+                  "Landsat-7, taken as reflectance times 10 000: check the values before mixing it with another "
+                  "source"),
     "alos": _Sensor(4, 4, 3, ("HH", "HV"), "DN", f"yearly PALSAR-2 mosaics, amplitude as digital number; {_ANGLE}"),
     "modis": _Sensor(60, 1, 7, ("B1", "B2", "B3", "B4", "B5", "B6", "B7"), "reflectance_1e4",
                      "MODIS, reflectance times 10 000, one pixel for the whole tile"),
@@ -389,9 +390,9 @@ DATASET = DatasetRecord(
         "Days are those of UTC; the published loader takes the time zone of the machine.",
         "Radar ratios are made of the stored values; the stored incidence angle is left out.",
         "Images without a time are dropped; a sensor without an image is absent.",
-        "Samples are named by split, shard and position, so that listing a million opens no record.",
-        "Classes of all samples, for balanced sampling, take one pass over all shards and are then cached.",
-        "A record without a species, or with another than the 40, has the class -1, which is ignored.",
+        "Samples are named by split, shard and position, so that a million can be listed without opening a record.",
+        "Balanced sampling needs the classes of all samples: they take one pass over all shards, and are then cached.",
+        "A record without a species, or with one that is not among the 40, has the class -1, which is ignored.",
         "Units follow the conventions of Earth Engine; the release does not state them.",
     ),
 )  # fmt: skip

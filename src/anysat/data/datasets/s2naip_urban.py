@@ -72,7 +72,7 @@ _IMAGES = (
     _stack("s2-20m", "sentinel2/{id}_16.tif", "B5 B6 B7 B11 B12 B8A", 32, "reflectance_1e4",
            f"{_S2}; B8A comes last (spec 4.5 has it fourth)", _PACKED),
     _stack("s1", "sentinel1/{id}.tif", "VV VH", 64, "dB", "Sentinel-1 GRD in decibels", f"{_CARD}; {_PACKED}"),
-    _stack("l8-10m", "landsat/{id}_8.tif", "B8", 64, "DN", f"{_L8}: reflectance is about DN times 2e-5 less 0.1"),
+    _stack("l8-10m", "landsat/{id}_8.tif", "B8", 64, "DN", f"{_L8}: reflectance is about DN times 2e-5 minus 0.1"),
     _stack("l8-20m", "landsat/{id}_16.tif", "B1 B2 B3 B4 B5 B6 B7 B9 B10 B11", 32, "DN", _L8),
     Entry(name="osm", path="openstreetmap/{id}.geojson", dtype=TEXT, source=_CARD,
           unit="features with a category, in pixels of the photo: column from the left, row from the top"),
@@ -377,7 +377,7 @@ DATASET = DatasetRecord(
                     about="what OpenStreetMap shows, drawn from its features when asked for"),),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule=f"the lists of the published training were not distributed; without them, squares of {BLOCK_TILES} x "
-    f"{BLOCK_TILES} tiles fall to the splits by a seeded hash ({', '.join(f'{s} {x:.0%}' for s, x in SHARES.items())})",
+    f"{BLOCK_TILES} tiles go to the splits by a seeded hash ({', '.join(f'{s} {x:.0%}' for s, x in SHARES.items())})",
     date_rule="real, from the names of the scenes",
     licence="Apache-2.0 (imagery: public domain and Copernicus; map: ODbL)",
     size="515,270 tiles",
@@ -390,10 +390,10 @@ DATASET = DatasetRecord(
     write_miniature=write_miniature,
     notes=(
         "The map is drawn only where its target is asked for; the published loader draws it for every sample.",
-        "The offset of Sentinel-2 since processing baseline 04.00 is taken off, by the names of scenes; lists of dates "
-        f"do not name it, so there it is taken off from {FIRST_RAISED} on.",
-        "Values above 32,767 stay what they are; the published loader wraps them.",
-        "Bands of 20 m are brought to 10 m, bilinear; a missing pixel makes all that it touches invalid.",
+        "The offset of Sentinel-2 since processing baseline 04.00 is subtracted, by the names of scenes; lists of "
+        f"dates do not name it, so there it is subtracted from {FIRST_RAISED} on.",
+        "Values above 32,767 are kept; the published loader wraps them.",
+        "Bands of 20 m are resampled to 10 m (bilinear); a missing pixel invalidates all pixels that it affects.",
         "B8A is taken as the last of the six 20 m bands of Sentinel-2, as the authors pack them.",
         "Landsat comes as digital numbers; without the sun's height they are not reflectance.",
     ),

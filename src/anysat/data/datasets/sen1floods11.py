@@ -161,9 +161,9 @@ DATASET = DatasetRecord(
     notes=(
         "The folder is v1.1 of the bucket.",
         "Sentinel-2 is top of the atmosphere (level 1C); bands B1, B9 and B10 are not read.",
-        "Chips named Mekong have the dates of Cambodia, their name in the metadata; the published loader gives a "
-        "flood it does not find day 1.",
-        "The ratio band is made of decibels, as in the published loader.",
+        "Chips named Mekong get the dates of Cambodia, their name in the metadata; the published loader gives day 1 to "
+        "a flood that it does not find.",
+        "The ratio band is computed from decibels, as in the published loader.",
         "Pixels are 8.98e-5 degrees (EPSG:4326), about 10 m at the equator, and taken as 10 m.",
     ),
 )  # fmt: skip

@@ -250,9 +250,9 @@ DATASET = DatasetRecord(
                about="pixels outside the surveyed plots of the sample's split are ignored"),
     ),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule="column SPLIT of the table: the official val is our test, and 15 % of the training plots are our val, "
-    "by a seeded hash of the plot: the published code tests on the split it selects on; official test samples are test "
-    "where they have a mask, and left out where they have none",
+    split_rule="column SPLIT of the table: the official val split is test here, because the published code tests on "
+               "the split it selects on; validation is 15 % of the training plots, by a seeded hash of the plot; "
+               "official test samples are test if they have a mask, and left out otherwise",
     date_rule="real, from file names",
     licence="on request, for research (form of the dataset's authors)",
     size="2,370 tiles, about 209,000 images",
@@ -265,13 +265,14 @@ DATASET = DatasetRecord(
     notes=(
         "A sensor without a file of a sample is absent from its tile; a file without its last band lacks only that.",
         "The published training code reads the same files (spec 4.7). Bands are matched by name: it swaps B8 and B8A, "
-        "and gives the absent panchromatic, cirrus and second thermal band of Landsat values; here they are invalid.",
+        "and gives values to the absent panchromatic, cirrus and second thermal bands of Landsat; here they are "
+        "invalid.",
         "Landsat is converted from the numbers of Collection 2 to reflectance times 10 000 and kelvin.",
-        "Everything is brought to 32 x 32 pixels by its nearest pixel; a Landsat array of 11 or 12 pixels of 30 m, "
+        "Everything is resampled to 32 x 32 pixels with the nearest pixel; a Landsat array of 11 or 12 pixels of 30 m, "
         "which covers a little more than the tile, is squeezed into it, as in the published code.",
         "Crop numbers below 1 are ignored; the published code counts negative ones as paddy.",
         "Samples lie close together and the archive has no coordinates: pixels of a training tile may be in a test "
-        "tile, its labels are not.",
+        "tile, but its labels are not.",
         "All dates are kept; the loader of the dataset's authors leaves out images with a quarter of zeros.",
     ),
 )  # fmt: skip

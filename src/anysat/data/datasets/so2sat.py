@@ -132,7 +132,7 @@ DATASET = DatasetRecord(
     splits={"train": ("training",), "val": ("validation",), "test": ("testing",)},
     split_rule="official files: 42 cities to train; the western halves of 10 other cities to validate, the eastern "
     "halves of the same 10 to test",
-    date_rule=f"the files hold none: {DATE} stands for all, so the season is not known to a model",
+    date_rule=f"the files have none; {DATE} is used for all, so a model does not know the season",
     has_real_dates=False,
     licence="CC-BY-4.0",
     size="400,673 tiles, 56 GB",
@@ -149,7 +149,7 @@ DATASET = DatasetRecord(
         f"The published loader gives every image day 0; here it is the day of {DATE}.",
         "Rows and columns are as stored; the published loader swaps them.",
         "Rows are read one by one: no file is loaded whole.",
-        "Validation and test share their cities, so a choice made on validation flatters the test a little.",
+        "Validation and test share their cities, so test scores are slightly optimistic after selection on validation.",
         "The paper's table C gives patches of 10 m, the published configuration 80 m.",
     ),
 )  # fmt: skip

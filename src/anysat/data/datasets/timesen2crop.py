@@ -149,8 +149,8 @@ DATASET = DatasetRecord(
     patch_sizes_m=(10.0,),
     targets=(Target(name="crop", level="tile", kind="class", classes=CROPS, about="declared crop"),),
     splits={"train": ("train",), "val": ("val",), "test": ("test",)},
-    split_rule="by Sentinel-2 tile: 33TWN validates, 33UVP tests, the others train; the folder 2019_33UVP, another "
-    "year of the test tile, is not listed",
+    split_rule="by Sentinel-2 tile: 33TWN is validation, 33UVP is test, the others are training; the folder "
+    "2019_33UVP, another year of the test tile, is not listed",
     date_rule="real, from the dates of each Sentinel-2 tile",
     licence="CC-BY-4.0",
     size="1,212,224 pixels",

@@ -199,8 +199,8 @@ DATASET = DatasetRecord(
     read_drawn=read_drawn,
     write_miniature=write_miniature,
     notes=(
-        "The photo is cut at its centre to the 60 m of the series, in training at random where the options say so; the "
-        "published loader cuts at random in tests too.",
+        "The photo is cut to the 60 m of the series, at its centre or, in training, at a random place if the options "
+        "say so; the published loader cuts at random in tests too.",
         "Sentinel-1 is linear power and keeps its own dates; dates without data are masked, not dropped.",
         f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid.",
     ),
