@@ -223,7 +223,7 @@ def test_compiled_parts_keep_their_names(tmp_path, monkeypatch):
 
 
 def test_a_run_is_not_begun_over_another(toy_run):
-    with pytest.raises(RunExistsError, match="holds a run already; go on with it with --resume"):
+    with pytest.raises(RunExistsError, match="already holds a run; continue it with --resume"):
         train(toy_run)
 
 

@@ -199,7 +199,7 @@ def refuse(*args, **kwargs):
 def test_a_full_disk_keeps_the_last_good_checkpoint(module, name, toy_run, toy_begun, monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(module, name, refuse)
-        with pytest.raises(RunStoppedError, match="training stopped at step 4 .*No space left.*go on with --resume"):
+        with pytest.raises(RunStoppedError, match="training stopped at step 4 .*No space left.*continue with --resume"):
             train(toy_begun, resume=True)
     left = sorted(path.name for path in (toy_begun / "checkpoints").iterdir())
     assert left == ["step-00000002", "step-00000003"]

@@ -180,7 +180,7 @@ class UnfinishedError(WriteError):
     def __init__(self, kept_in: object, problem: object) -> None:
         OSError.__init__(
             self, f"stopped ({problem}); what is finished is kept in {kept_in}: "
-            "see to it and give the same command again, which goes on from there",
+            "fix the problem and give the same command again to continue",
         )  # fmt: skip
 
 
@@ -190,8 +190,8 @@ class StoreMismatchError(WriteError):
     def __init__(self, partial: object, differences: Sequence[str]) -> None:
         more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
         OSError.__init__(
-            self, f"{partial} is unfinished and was made from something else: {'; '.join(differences[:6])}{more}; "
-            "give what it was made from to go on with it, another name, or throw it away with --overwrite true",
+            self, f"{partial} is unfinished, with other inputs or options: {'; '.join(differences[:6])}{more}; "
+            "use those to continue it, give another name, or discard it with --overwrite true",
         )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ class RunExistsError(OutputExistsError):
     """The folder for a new training run holds a run already."""
 
     def __init__(self, folder: object) -> None:
-        OSError.__init__(self, f"{folder} holds a run already; go on with it with --resume, or give another --out")
+        OSError.__init__(self, f"{folder} already holds a run; continue it with --resume, or give another --out")
 
 
 class RunStoppedError(UnfinishedError):
@@ -208,7 +208,7 @@ class RunStoppedError(UnfinishedError):
     def __init__(self, folder: object, step: int, problem: object) -> None:
         OSError.__init__(
             self, f"training stopped at step {step} ({problem}); the last checkpoint is kept in {folder}: "
-            "see to it and go on with --resume",
+            "fix the problem and continue with --resume",
         )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ class DivergedError(AnySatError, ArithmeticError):
     def __init__(self, folder: object, step: int, got: object) -> None:
         super().__init__(
             f"the loss was {got} within the steps up to {step}, and no checkpoint was made since; the last one is kept "
-            f"in {folder}: lower the learning rate, clip gradients (clip_norm), or look at the data of these steps"
+            f"in {folder}: lower the learning rate, clip gradients (clip_norm), or check the data of these steps"
         )
 
 
