@@ -103,7 +103,7 @@ def test_folds_in_which_nothing_was_chosen_are_told_as_such(tmp_path, chosen, to
     found = joined({name: one | {"selected_on": on} for name, on in zip(MEMBERS, chosen, strict=True)})
     assert found["selected_on"] == told
     content = found | {"config": {"data": {"dataset": "world"}, "weights": None}}
-    assert f"settings were chosen on {told};" in write_folds_report(tmp_path, content).read_text()
+    assert f"settings were chosen on {told}." in write_folds_report(tmp_path, content).read_text()
 
 
 def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_pixels_of_values_without_an_answer_are_scored_as_the_mean_counted_and_t
             "selected_on": "val", "head": "dense", "head_parameters": 1, "target": "height", "dense": "s2"}  # fmt: skip
     assert told["scores"]["test"]["num_unanswered"] == 3
     assert "dense: s2; 42.9 % of the labelled test pixels are not predicted" in summary(told, tmp_path)
-    assert "scored as the mean of training" in summary(told, tmp_path)
+    assert "scored as the mean of the training data" in summary(told, tmp_path)
     told |= {"selection": {}, "classes": [], "config": {"weights": None, "data": {"dataset": "own"}}, "data": {},
              "weights": {}, "encoder_parameters": 1, "versions": {}}  # fmt: skip
     assert "Not predicted, because nothing was observed there: 3 of 7 labels." in render(told, height, [])
