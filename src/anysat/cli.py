@@ -7,6 +7,7 @@ so help is quick.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import os
@@ -14,12 +15,13 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 from anysat import IS_TOLD_PAGES, LARGE_PAGES, __version__
-from anysat.errors import AnySatError, MissingExtraError, RecordError, UnknownNameError
+from anysat.errors import AnySatError, MisfitWarning, MissingExtraError, RecordError, UnknownNameError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are swept away
     try:
         config = _parse(parser, getattr(module, config_name), words[len(command.split()) :])
-        result = getattr(module, function_name)(config)
+        with _plain_warnings(command):
+            result = getattr(module, function_name)(config)
     except AnySatError as error:
         print(f"anysat {command}: {error}", file=sys.stderr)
         return 2
@@ -106,6 +109,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is not None:
         _print(result)
     return int(getattr(result, "exit_status", 0))
+
+
+@contextlib.contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """Warnings that are meant for users are shown as errors are, without a place in the code."""
+    usual = warnings.formatwarning
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
+        is_plain = issubclass(category, MisfitWarning)
+        return f"anysat {command}: {message}\n" if is_plain else usual(message, category, *place, **options)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _print(result: Any) -> None:

@@ -99,6 +99,10 @@ class StatisticsError(AnySatError, ValueError):
         super().__init__(f"statistics of {where}: {problem}; {advice}")
 
 
+class MisfitWarning(UserWarning):
+    """Values that cannot fit the statistics they are standardised with."""
+
+
 class WeightsError(AnySatError, ValueError):
     """A weight file cannot be read, or its tensors do not fit the model."""
 

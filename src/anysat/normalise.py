@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
+from anysat.misfit import Expected, Watch, places_of
 from anysat.modalities import UNITS
+from anysat.observation import Observation
 
 BETWEEN_SOURCES = "; "
 """Separates the sources of several joined datasets."""
@@ -89,13 +93,14 @@ class Normaliser:
     """Where the statistics come from; kept in checkpoints and outputs."""
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """What the statistics were computed from, by dataset: split, samples, seed, fingerprint, versions."""
+    _watch: Watch = field(default_factory=Watch, init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         if not self.statistics:
             raise StatisticsError("normaliser", "no dataset", "give the statistics of at least one")
 
     def standardise(self, batch: Batch) -> dict[str, Tensor]:
-        """Standardise the values of a batch.
+        """Standardise the values of a batch, and warn of values that cannot fit.
 
         Returns:
             The standardised values by modality key, in the shapes of the batch, 0 where invalid.
@@ -105,10 +110,13 @@ class Normaliser:
                 those of the batch.
         """
         table = self.table(batch.dataset)
-        return {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
+        found = {key: _standardise(self._of(table, key), o) for key, o in batch.observations.items()}
+        for key, observation in batch.observations.items():
+            self._look(batch.dataset, table[key], observation)
+        return found
 
     def in_units(self, tile: Tile) -> tuple[Tile, list[str]]:
-        """Convert a tile to the units of the statistics.
+        """Convert a tile to the units of the statistics, and warn of values that cannot fit.
 
         Returns:
             The converted tile, and one sentence for each modality that was converted.
@@ -120,13 +128,22 @@ class Normaliser:
         table, observations, said = self.table(tile.dataset), dict(tile.observations), []
         for key, observation in tile.observations.items():
             known = table.get(key)
-            if known is None or known.bands != observation.modality.band_names or known.units == observation.units:
+            if known is None or known.bands != observation.modality.band_names:
+                continue
+            self._look(tile.dataset, known, observation)
+            if known.units == observation.units:
                 continue
             observations[key] = observation.in_units(known.units)
             pairs = zip(observation.units, observations[key].units, strict=True)
             changed = dict.fromkeys(f"{old} to {new}" for old, new in pairs if old != new)
             said.append(f"{key} converted from {', '.join(changed)}")
         return replace(tile, observations=observations), said
+
+    def _look(self, dataset: str | None, known: BandStatistics, seen: Observation | StackedObservation) -> None:
+        """See whether values fit, at the beginning."""
+        if self._watch.wants(dataset, seen.modality.key):
+            expected = [Expected(*band) for band in zip(known.mean, known.std, known.units, strict=True)]
+            self._watch.look(dataset, seen.modality, seen.units, expected, _sample(seen))
 
     def table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
         """Return the statistics of a dataset, by modality key.
@@ -144,7 +161,8 @@ class Normaliser:
             raise StatisticsError(
                 "the weights" if len(self.source) > 60 else self.source,
                 f"they are of {len(self.statistics)} datasets, {names}, and none is named",
-                "name the one whose values are like yours (`--dataset`, `Tile(dataset=...)`), or give others",
+                "name the one whose values are like yours (`--dataset`, `Tile(dataset=...)`), or give others, such as "
+                "`statistics=\"from-data\"`",
             )  # fmt: skip
         if dataset not in self.statistics:
             raise StatisticsError(
@@ -198,7 +216,7 @@ class Normaliser:
         """
         if name not in PRESETS:
             raise UnknownNameError("statistics preset", name, PRESETS)
-        return PRESETS[name]
+        return replace(PRESETS[name])  # which has its own watch
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. `from_dict` is the inverse."""
@@ -322,6 +340,17 @@ def _measure(observation: StackedObservation) -> BandStatistics:
         std=tuple(std.tolist()),
         units=observation.units,
     )
+
+
+def _sample(seen: Observation | StackedObservation) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Values of evenly spread places, and whether they are valid (place band)."""
+    *before, _, rows, cols = seen.values.shape
+    places = places_of((*before, rows, cols))
+    if isinstance(seen, Observation):
+        return np.moveaxis(seen.values, -3, -1)[places], np.moveaxis(seen.valid, -3, -1)[places]
+    where = tuple(torch.from_numpy(index).to(seen.values.device) for index in places)
+    values, valid = (some.detach().movedim(-3, -1)[where].cpu().numpy() for some in (seen.values, seen.valid))
+    return values, valid
 
 
 def _standardise(statistics: BandStatistics, observation: StackedObservation) -> Tensor:

@@ -20,12 +20,13 @@ from anysat.modalities import UNITS, Modality
 
 Dates = NDArray[np.datetime64]
 
-_CONVERSIONS: dict[tuple[str, str], Any] = {
+CONVERSIONS: dict[tuple[str, str], Any] = {
     ("linear", "dB"): lambda power: 10.0 * np.log10(np.where(power > 0, power, np.nan)),
     ("dB", "linear"): lambda decibel: 10.0 ** (decibel / 10.0),
     ("reflectance", "reflectance_1e4"): lambda value: value * 1e4,
     ("reflectance_1e4", "reflectance"): lambda value: value / 1e4,
 }
+"""From a unit to another, of arrays."""
 _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 _TIME, _ZONE = r"[T ]\d\d(?::?\d\d){0,2}(?:[.,]\d+)?", r"[+-]\d\d(?::?\d\d)?"
 """Of a moment in text."""
@@ -172,14 +173,14 @@ class Observation:
         for index, (band, source, target) in enumerate(zip(self.modality.bands, self.units, wanted, strict=True)):
             if source == target or band.ratio_of is not None:
                 continue
-            if (source, target) not in _CONVERSIONS:
+            if (source, target) not in CONVERSIONS:
                 raise InputError(
                     f"{self.modality.key} band {band.name}", f"a unit that converts to {target!r}", repr(source),
                     f"give the unit that its numbers are in, as `--units [{self.modality.key}={target}]` or `units` of "
                     "its description",
                 )  # fmt: skip
             with np.errstate(over="ignore"):
-                converted = _CONVERSIONS[source, target](values[..., index, :, :])
+                converted = CONVERSIONS[source, target](values[..., index, :, :])
             valid[..., index, :, :] &= np.isfinite(converted)
             values[..., index, :, :] = np.where(valid[..., index, :, :], converted, 0)
             units_out[index] = target

@@ -1,0 +1,278 @@
+"""Values that cannot fit the statistics they are standardised with: one rule, told once of a band, nothing refused.
+
+Snow and clouds lie far from a mean, too, so distance alone is no sign. A median more than `MAX_DEVIATIONS` away is one
+where it is beyond what its unit can be; then all bands of the modality that lie so far are told of. The other sign: the
+numbers of all bands of a unit are as good as one value, but, read as something else, what the statistics expect.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.errors import MisfitWarning
+from anysat.modalities import Modality
+from anysat.observation import CONVERSIONS
+
+MAX_DEVIATIONS = 10.0
+"""Distance of a median from the mean, in standard deviations, beyond which it is far away."""
+FITTING_DEVIATIONS = 3.0
+"""Distance up to which numbers that are read as something else are what the statistics expect."""
+MIN_WIDER = 10.0
+"""How much further apart they must lie, so read, for those that are given to be all alike."""
+POSSIBLE = {
+    "reflectance": (-0.3, 2.0), "reflectance_1e4": (-3000.0, 20_000.0), "dB": (-60.0, 30.0), "linear": (0.0, 20.0),
+    "K": (150.0, 400.0), "m": (-500.0, 9000.0),
+}  # fmt: skip
+"""What a median in a unit can be; digital numbers can be anything."""
+SAMPLE, MIN_SEEN, LOOKS = 2000, 16, 8
+"""Places of a batch that are looked at, valid values that a band must have there, and batches of a modality."""
+_QUANTILES = (0.1, 0.5, 0.9)
+
+Numbers = NDArray[np.float64]
+
+
+class Expected(NamedTuple):
+    """What statistics say of a band."""
+
+    mean: float
+    std: float
+    unit: str
+
+
+class Reading(NamedTuple):
+    """Something else that numbers may be."""
+
+    what: str
+    convert: Callable[[Numbers], Numbers]
+    """To the unit of the statistics."""
+    advice: str
+    unit: str | None = None
+    """Its name, where it is a unit that may be given."""
+
+
+def _scaled(what: str, scale: float, offset: float, to: float = 1.0) -> Reading:
+    advice = f"with `scale` {scale:g} and `offset` {offset:g} in the file or a YAML of sources they are converted"
+    return Reading(what, lambda number: (number * scale + offset) * to, advice)
+
+
+def _kelvin_of_counts(number: Numbers) -> Numbers:
+    """Brightness temperature of Landsat 8 and 9, by the constants of band 10; those of band 11 give about the same."""
+    return 1321.0789 / np.log1p(774.8853 / (number * 3.342e-4 + 0.1))
+
+
+_LEVEL_1 = "stored numbers of a Landsat Level-1 product"
+_LEVEL_2 = "stored numbers of a Landsat Collection 2 Level-2 product"
+_NUMBER_OF_RADAR = Reading(
+    "numbers of a radar product whose decibels are 20 log10(number) - 83", lambda number: 20 * np.log10(number) - 83,
+    "convert them",
+)  # fmt: skip
+READINGS = {
+    "K": (
+        _scaled("degrees Celsius", 1, 273.15),
+        Reading(_LEVEL_1, _kelvin_of_counts, "convert them with the constants of its metadata, or take Level 2"),
+        _scaled(_LEVEL_2, 0.00341802, 149.0),
+    ),
+    "reflectance": (_scaled(_LEVEL_1, 2e-5, -0.1), _scaled(_LEVEL_2, 2.75e-5, -0.2)),
+    "reflectance_1e4": (_scaled(_LEVEL_1, 2e-5, -0.1, 1e4), _scaled(_LEVEL_2, 2.75e-5, -0.2, 1e4)),
+    "dB": (_NUMBER_OF_RADAR,),
+    "DN": (_scaled("values from 0 to 1", 255, 0), _scaled("numbers of 16 bits", 1 / 257, 0)),
+}
+"""By unit of the statistics, what numbers may be besides the other units that convert to it."""
+_STANDARDISED = Reading(
+    "values that are standardised already", lambda number: number, "give the values that they were made from"
+)
+
+
+class Misfit(NamedTuple):
+    """A band that does not fit."""
+
+    band: str
+    median: float
+    unit: str
+    expected: Expected
+    deviations: float
+    """Of the median from the mean; NaN where it has no value in the unit of the statistics."""
+    reading: Reading | None
+    """What its numbers look like."""
+
+    def __str__(self) -> str:
+        mean, std, unit = self.expected
+        away, distance = f"no value in {unit}", abs(self.deviations)
+        if np.isfinite(distance):
+            away = f"{distance:,.{0 if distance >= 10 else 1}f} deviations away"
+            away += "" if distance > MAX_DEVIATIONS else ", and nearly all the same"
+        return f"{self.band}: median {self.median:,.5g} {self.unit}, statistics {mean:,.4g} ± {std:,.4g} {unit}, {away}"
+
+
+class Watch:
+    """Looks at the first values of each dataset and modality, and warns once."""
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[str | None, str], int] = {}
+
+    def wants(self, dataset: str | None, key: str) -> bool:
+        """Whether more values of a modality are to be looked at."""
+        return self._left.get((dataset, key), LOOKS) > 0
+
+    def look(
+        self, dataset: str | None, modality: Modality, units: Sequence[str], expected: Sequence[Expected],
+        sample: tuple[NDArray[Any], NDArray[Any]],
+    ) -> None:  # fmt: skip
+        """Warn of the bands that do not fit.
+
+        Args:
+            dataset: whose statistics they are standardised with.
+            modality: the stream the values belong to.
+            units: unit of each band.
+            expected: of each band.
+            sample: values and whether they are valid (place band).
+        """
+        seen = _quantiles(*sample)
+        if np.isnan(seen).all():
+            return
+        found = find_misfits(modality, units, expected, seen)
+        with _LOCK:  # areas are read by several threads
+            left = self._left.get((dataset, modality.key), LOOKS)
+            self._left[dataset, modality.key] = 0 if found else left - 1
+        if found and left > 0:
+            warnings.warn(_message(modality, found, dataset), MisfitWarning, stacklevel=5)
+
+
+_LOCK = threading.Lock()
+
+
+def places_of(shape: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+    """Evenly spread places, as indices of each axis."""
+    count = int(np.prod(shape))
+    return np.unravel_index(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.intp), tuple(shape))
+
+
+def _quantiles(values: NDArray[Any], valid: NDArray[Any]) -> Numbers:
+    """(band quantile), NaN where a band has too few valid values."""
+    found = np.full((values.shape[1], len(_QUANTILES)), np.nan)
+    for band in np.flatnonzero(valid.sum(0) >= min(MIN_SEEN, len(values))):
+        seen = np.sort(values[valid[:, band], band])
+        found[band] = [seen[round(share * (len(seen) - 1))] for share in _QUANTILES]
+    return found
+
+
+def find_misfits(modality: Modality, units: Sequence[str], expected: Sequence[Expected], seen: Numbers) -> list[Misfit]:
+    """Bands that do not fit, from three quantiles of each (band quantile); bands of NaN are passed over.
+
+    >>> from anysat.modalities import MODALITIES
+    >>> bands = [Expected(-12, 3, "dB"), Expected(-18, 3, "dB"), Expected(0.7, 0.1, "ratio")]
+    >>> power = np.array([[0.04, 0.07, 0.2], [0.01, 0.02, 0.04], [3, 4, 6]])
+    >>> [found.reading.what for found in find_misfits(MODALITIES["s1"], ["dB", "dB", "ratio"], bands, power)]
+    ['linear', 'linear']
+    """
+    by_unit: dict[tuple[str, str], list[int]] = {}
+    for index, band in enumerate(modality.bands):
+        if band.ratio_of is None and np.isfinite(seen[index]).all():  # a ratio is wrong where its parts are
+            by_unit.setdefault((units[index], expected[index].unit), []).append(index)
+    with np.errstate(all="ignore"):
+        groups = [_Group.of(bands, *pair, expected, seen) for pair, bands in by_unit.items()]
+    is_impossible = any(group.is_impossible for group in groups)
+    found = []
+    for group in groups:
+        for place, index in enumerate(group.bands):
+            away = float(group.deviations[place])
+            if group.is_alike or (is_impossible and not abs(away) <= MAX_DEVIATIONS):
+                name, median = modality.bands[index].name, float(seen[index, 1])
+                found.append(Misfit(name, median, units[index], expected[index], away, group.reading))
+    return found
+
+
+class _Group(NamedTuple):
+    """Bands of one unit whose statistics are of one unit, too."""
+
+    bands: Sequence[int]
+    deviations: Numbers
+    """Of their medians; NaN without a value in the unit of the statistics."""
+    is_impossible: bool
+    """Whether a median is far away and beyond what the unit can be."""
+    is_alike: bool
+    """Whether they are as good as one value, and what they look like is not."""
+    reading: Reading | None
+    """What all of them look like."""
+
+    @classmethod
+    def of(
+        cls, bands: Sequence[int], unit: str, wanted: str, expected: Sequence[Expected], seen: Numbers
+    ) -> _Group:  # fmt: skip
+        mean, std = np.array([expected[index][:2] for index in bands]).T[..., None]
+        numbers, convert = seen[bands], CONVERSIONS.get((unit, wanted), _as_it_is)  # others are refused in other words
+        now = (convert(numbers) - mean) / std
+        far = ~(np.abs(now[:, 1]) <= MAX_DEVIATIONS)
+        is_impossible = bool((far & ~_is_possible(numbers[:, 1], unit, of_any=False)).any())
+        reading, read = _best(unit, wanted, numbers, mean, std, is_impossible)
+        wider = _spread(now) * (1 if far.all() else MIN_WIDER) < _spread(read)
+        is_alike = reading is not None and bool(wider.all())
+        return cls(bands, now[:, 1], is_impossible, is_alike, reading)
+
+
+def _best(
+    unit: str, wanted: str, seen: Numbers, mean: Numbers, std: Numbers, is_impossible: bool
+) -> tuple[Reading | None, Numbers]:
+    """What all of some bands look like most, and their deviations when so read.
+
+    Of what is impossible as it is given, any reading is good that makes it possible.
+    """
+    found: list[tuple[bool, bool, float, Reading, Numbers]] = []
+    for reading in _readings(unit, wanted):
+        values = reading.convert(seen)
+        read = (values - mean) / std
+        fits = bool((np.abs(read[:, 1]) <= FITTING_DEVIATIONS).all())
+        if (fits or is_impossible) and _is_possible(values, wanted, of_any=fits).all():
+            distance = float(np.abs(read[:, 1]).mean())
+            found.append((not fits, not fits and reading.unit is None, distance, reading, read))
+    if found:
+        return min(found, key=lambda one: one[:3])[3:]
+    is_about_zero = (seen[:, 0] < 0) & (seen[:, 2] > 0) & (np.abs(seen[:, 1]) <= FITTING_DEVIATIONS)
+    return (_STANDARDISED, seen) if is_about_zero.all() else (None, seen)
+
+
+def _readings(unit: str, wanted: str) -> list[Reading]:
+    """What numbers may be that were given in a unit, in that of the statistics."""
+    converting = {one: to for (one, target), to in CONVERSIONS.items() if target == wanted} | {wanted: _as_it_is}
+    others = [Reading(one, to, "give that unit", one) for one, to in converting.items() if one != unit]
+    return [*others, *READINGS.get(wanted, ())]
+
+
+def _is_possible(values: Numbers, unit: str, *, of_any: bool) -> NDArray[np.bool_]:
+    """Whether values are what a unit can be; `of_any` is the answer where that is anything."""
+    if unit not in POSSIBLE:
+        return np.full(values.shape, of_any)
+    low, high = POSSIBLE[unit]
+    return (low <= values) & (values <= high)
+
+
+def _as_it_is(number: Numbers) -> Numbers:
+    return number
+
+
+def _spread(deviations: Numbers) -> Numbers:
+    return np.nan_to_num(deviations[:, 2] - deviations[:, 0])
+
+
+def _message(modality: Modality, found: Sequence[Misfit], dataset: str | None) -> str:
+    of = "" if dataset is None else f" of {dataset}"
+    lines = [f"{modality.key}: values that cannot fit the statistics{of}, with which they are standardised:"]
+    by_reading: dict[Reading | None, list[Misfit]] = {}
+    for misfit in found:
+        by_reading.setdefault(misfit.reading, []).append(misfit)
+    for reading, some in by_reading.items():
+        lines += [f"  {misfit}" for misfit in some]
+        if reading is not None:
+            lines.append(f"  they look like {reading.what}: {reading.advice}")
+    unit = next((reading.unit for reading in by_reading if reading is not None and reading.unit), "UNIT")
+    return "\n".join([
+        *lines, "Nothing is refused, but embeddings of such values mean little. Give the unit that they are in "
+        f"(`--units [{modality.key}={unit}]`, `units=`, `units:` in YAML), convert them, or give other statistics "
+        "(`--statistics`, `statistics=`).",
+    ])  # fmt: skip
