@@ -158,7 +158,10 @@ def test_undated_files_of_the_same_ground_are_told_to_make_one_image(tmp_path, g
 def test_undated_pieces_of_one_image_may_be_given_its_date(tmp_path):
     for name, left in (("a.tif", 0), ("b.tif", 50)):
         write_tif(tmp_path / name, ramp(10, 4, 5), geobox((4, 5), left=LEFT + left), names=S2_NAMES)
-    with pytest.raises(SourceError, match=r"as 20200601; or give it: s2=.*@2020-06-01$"):
+    with pytest.raises(
+        SourceError,
+        match=r"as 20200601; or give it: s2=.*@2020-06-01; in YAML behind the `path:`, too, as @{column} of a table or @2020-06-01$",
+    ):
         opened(f"s2={tmp_path}")
     assert len(opened(f"s2={tmp_path}@2020-06-01").footprint.geoboxes) == 2
 
@@ -453,3 +456,14 @@ def test_a_virtual_raster_under_the_name_of_a_geotiff_leads_nowhere(tmp_path):
     rasterio.shutil.copy(tmp_path / "secret.tif", path, driver="VRT")
     with pytest.raises(SourceError, match=r"a\.tif: it cannot be read"):
         open_source(InputPath.parse(f"aerial={path}"), M["aerial"])
+
+
+@pytest.mark.parametrize("name", ["LC80200392015216LGN00_B4", "LC08_L2SP_020039_20150804_20200908_02_T1_SR_B4"])
+def test_a_date_is_found_in_the_name_of_a_landsat_scene(name):
+    assert str(date_in(name, is_strict=True)) == "2015-08-04"
+
+
+def test_bands_without_names_may_be_named_in_yaml(tmp_path):
+    path = write_tif(tmp_path / "20200601.tif", ramp(12, 4, 5), geobox((4, 5)))
+    with pytest.raises(SourceError, match="name them in the file, or give `bands:` in a YAML of sources; the modality"):
+        opened(f"s2={path}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anysat.data import work
-from anysat.errors import SourceError, UnfinishedError
+from anysat.errors import OtherWorkError, SourceError, UnfinishedError
 
 
 @dataclass
@@ -78,3 +78,12 @@ def test_an_error_that_comes_with_the_end_of_the_last_worker_is_not_lost(monkeyp
     errors = Late()
     with pytest.raises(SourceError, match="damaged"):
         work._watch([Ended(errors)], Done(), errors, lambda _: None, Path("here"))
+
+
+def test_unfinished_work_of_which_nothing_was_done_is_begun_anew(tmp_path):
+    work.begin(tmp_path, {"tiles": 3})
+    work.begin(tmp_path, {"tiles": 4})  # as after a table was corrected
+    (tmp_path / "0.npz").write_bytes(b"done")
+    work.begin(tmp_path, {"tiles": 4})
+    with pytest.raises(OtherWorkError, match="tiles 5.*tiles 4"):
+        work.begin(tmp_path, {"tiles": 5})

@@ -177,17 +177,18 @@ def to_json(content: Any) -> bytes:
 
 
 def begin(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Open the folder of unfinished work, or find it as it was left.
+    """Open the folder of unfinished work, or find it as it was left; where nothing was done, begin anew.
 
     Raises:
         OtherWorkError: what lies there is the beginning of something else.
     """
     path = folder / PLAN
     make_folder(folder)
-    others = (child for child in folder.iterdir() if child.name != LOCK and not child.name.endswith(".tmp"))
-    if not path.exists() and any(others):
+    known = (LOCK, PLAN)
+    is_empty = all(child.name in known or child.name.endswith(".tmp") for child in folder.iterdir())
+    if not path.exists() and not is_empty:
         raise OtherWorkError(str(folder), "an empty folder or unfinished work", "other files", "give another --out")
-    if not path.exists():
+    if is_empty:  # of an earlier plan nothing was done
         write_whole(path, to_json(plan))
     compare(folder, json.loads(path.read_text("utf-8")), plan)
 

@@ -46,6 +46,8 @@ _DATES = (
     re.compile(r"(?<!\d)((?:19|20)\d\d)([_.])(\d\d)\2(\d\d)(?![0-9A-SU-Za-z])"),  # but not 2020_10_20m
 )
 """Spellings of a date, those that are least mistaken first."""
+_LANDSAT_SCENE = re.compile(r"(?<![0-9A-Za-z])L[A-Z][1-9]\d{6}((?:19|20)\d\d)(\d{3})(?!\d)")
+"""Scene of before 2017, as LC80200392015216LGN00: path, row, year and day of the year."""
 _NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
 
 
@@ -214,11 +216,15 @@ def known_unit(spelling: str | None) -> str | None:
 def date_in(text: str, *, is_strict: bool = False) -> np.datetime64 | None:
     """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text, else YYYYMMDDhhmmss, YYYY_MM_DD or YYYY.MM.DD.
 
-    The strict do not look for the latter, which may be other numbers.
+    Landsat scenes of before 2017 are dated by the day of the year. The strict do not look for YYYYMMDDhhmmss and what
+    follows, which may be other numbers.
 
     >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02"), date_in("s2_2020_04_12")
     (np.datetime64('2017-06-13'), np.datetime64('2020-04-12'))
     """
+    for year, day in _LANDSAT_SCENE.findall(text):
+        if 1 <= int(day) <= 366:
+            return np.datetime64(f"{year}-01-01", "D") + (int(day) - 1)
     for spelling in _DATES[:1] if is_strict else _DATES:
         for year, _, month, day in spelling.findall(text):
             try:

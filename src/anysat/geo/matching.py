@@ -103,7 +103,8 @@ def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple
         what = f"({some(names)}) is" if names else "has a name, so none is"
         raise SourceError(
             name, f"none of its {num_bands} bands {what} known to be of {modality.key!r}",
-            f"name them in the file; the modality has {', '.join(modality.band_names)}",
+            "name them in the file, or give `bands:` in a YAML of sources; the modality has "
+            + ", ".join(modality.band_names),
         )  # fmt: skip
     return found, list(dict.fromkeys(unused))
 
@@ -135,7 +136,10 @@ def match_dates(
     """Each layer with the places of its times among the dates of the source; `own` is the date the user gave."""
     undated = [c for c in chosen if c.layer.dates is None]
     if undated and (modality.is_temporal or len(undated) < len(chosen)):
-        give = f"give it: {modality.key}={name}@2020-06-01"
+        give = (
+            f"give it: {modality.key}={name}@2020-06-01; in YAML behind the `path:`, too, as @{{column}} of a table or "
+            "@2020-06-01"
+        )
         raise SourceError(
             some([c.layer.path for c in undated]),
             f"no date in the file name or its tags, and {modality.key!r} needs one",

@@ -6,7 +6,23 @@ from odc.geo import CRS
 
 NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
 """Latitudes between which there are UTM zones."""
+_LONGEST = 20
+"""Characters of a code."""
 _NORTH_POLE, _SOUTH_POLE = "EPSG:32661", "EPSG:32761"
+
+
+def system_name(crs: CRS | None) -> str:
+    """Its code, else its name, else that of its projection: one without a code is a page of text.
+
+    >>> system_name(CRS("EPSG:32631")), system_name(CRS("+proj=sinu +R=6371007.181"))
+    ('EPSG:32631', 'Sinusoidal without a code')
+    """
+    if crs is None or len(str(crs)) <= _LONGEST:
+        return str(crs)
+    own = crs.proj
+    named = own.name if own.name.lower() not in ("unnamed", "unknown", "undefined") else None
+    projection = own.coordinate_operation.method_name if own.coordinate_operation is not None else "a system"
+    return f"{named or projection} without a code"
 
 
 def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:

@@ -23,6 +23,7 @@ from anysat.geo.periods import Period
 from anysat.geo.store import AreaStore, partial_of
 from anysat.geo.stored import find_group, open_stored, provenance_of
 from anysat.geo.writers import check_apart, staged
+from anysat.geo.zones import system_name
 from anysat.model.checkpoint import address_of
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -288,7 +289,7 @@ def _told(part: Part, found: Found, timing: Timing) -> list[str]:
     km2, count = rows * cols * size**2 / 1e6, rows * cols * len(part.periods)
     seams = "" if found.seams.score is None else f", seam score {found.seams.score:.3f}"
     return [
-        f"area: {rows} x {cols} patches of {size:g} m, {km2:.4g} km2, in {part.area.geobox.crs} "
+        f"area: {rows} x {cols} patches of {size:g} m, {km2:.4g} km2, in {system_name(part.area.geobox.crs)} "
         f"({part.area.crs_reason})",
         f"seen: {found.num_patches} of {count} patches{seams}",
         *_throughput(timing, timing.num_patches * size**2 / 1e6),

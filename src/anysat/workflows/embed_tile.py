@@ -22,6 +22,7 @@ from anysat.geo.grid import TileGrid, plan_grid
 from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
 from anysat.geo.writers import Product, check_apart, check_free, find_writer, staged
+from anysat.geo.zones import system_name
 from anysat.modalities import Modality, read_modalities
 from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import digest
@@ -51,7 +52,7 @@ class ReadTile:
             *(self._input_line(key, source) for key, source in self.sources.items()),
             f"tile: {grid.patches.num_rows} x {grid.patches.num_cols} patches of {grid.patches.patch_size_m:g} m, "
             f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.height_m:.1f} x "
-            f"{shared.width_m:.1f} m that the inputs share, in {grid.geobox.crs} ({grid.crs_reason})",
+            f"{shared.width_m:.1f} m that the inputs share, in {system_name(grid.geobox.crs)} ({grid.crs_reason})",
             f"statistics: {'; '.join(statistics)}",
         ]
 
