@@ -7,12 +7,14 @@ numbers of all bands of a unit are as good as one value, but, read as something 
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anysat.errors import MisfitWarning
@@ -147,10 +149,17 @@ class Watch:
 _LOCK = threading.Lock()
 
 
-def places_of(shape: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
-    """Evenly spread places, as indices of each axis."""
-    count = int(np.prod(shape))
-    return np.unravel_index(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.intp), tuple(shape))
+def sample(values: Any, valid: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Values of evenly spread places, and whether they are valid (place band); arrays or tensors (… band row col)."""
+    *before, _, rows, cols = values.shape
+    count = math.prod((*before, rows, cols))
+    chosen = np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.intp)
+    places = np.unravel_index(chosen, (*before, rows, cols))
+    if isinstance(values, np.ndarray):
+        return np.moveaxis(values, -3, -1)[places], np.moveaxis(valid, -3, -1)[places]
+    where = tuple(torch.from_numpy(index).to(values.device) for index in places)
+    found, seen = (some.detach().movedim(-3, -1)[where].cpu().numpy() for some in (values, valid))
+    return found, seen
 
 
 def _quantiles(values: NDArray[Any], valid: NDArray[Any]) -> Numbers:

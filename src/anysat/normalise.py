@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
 from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
-from anysat.misfit import Expected, Watch, places_of
+from anysat.misfit import Expected, Watch, sample
 from anysat.modalities import UNITS
 from anysat.observation import Observation
 
@@ -143,7 +141,7 @@ class Normaliser:
         """See whether values fit, at the beginning."""
         if self._watch.wants(dataset, seen.modality.key):
             expected = [Expected(*band) for band in zip(known.mean, known.std, known.units, strict=True)]
-            self._watch.look(dataset, seen.modality, seen.units, expected, _sample(seen))
+            self._watch.look(dataset, seen.modality, seen.units, expected, sample(seen.values, seen.valid))
 
     def table(self, dataset: str | None) -> Mapping[str, BandStatistics]:
         """Return the statistics of a dataset, by modality key.
@@ -340,17 +338,6 @@ def _measure(observation: StackedObservation) -> BandStatistics:
         std=tuple(std.tolist()),
         units=observation.units,
     )
-
-
-def _sample(seen: Observation | StackedObservation) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Values of evenly spread places, and whether they are valid (place band)."""
-    *before, _, rows, cols = seen.values.shape
-    places = places_of((*before, rows, cols))
-    if isinstance(seen, Observation):
-        return np.moveaxis(seen.values, -3, -1)[places], np.moveaxis(seen.valid, -3, -1)[places]
-    where = tuple(torch.from_numpy(index).to(seen.values.device) for index in places)
-    values, valid = (some.detach().movedim(-3, -1)[where].cpu().numpy() for some in (seen.values, seen.valid))
-    return values, valid
 
 
 def _standardise(statistics: BandStatistics, observation: StackedObservation) -> Tensor:
