@@ -231,6 +231,14 @@ def _unit_of(
         return in_file, "as the file says" + (f", though in training {before}" if before not in (None, in_file) else "")
     if before is not None and band.ratio_of is None:
         return before, "as in training"
-    is_scaled = bool(layer.scalings) and abs(layer.scalings[stored][0]) < _MUCH_SMALLER
-    unit = _UNIT_ONCE_SCALED.get(band.unit, band.unit) if is_scaled else band.unit
+    unit = unit_once_scaled(band.unit, layer.scalings[stored][0]) if layer.scalings else band.unit
     return unit, "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")
+
+
+def unit_once_scaled(unit: str, scale: float) -> str:
+    """Unit that stored numbers of a unit have once a scale is applied.
+
+    >>> unit_once_scaled("reflectance_1e4", 1e-4), unit_once_scaled("reflectance_1e4", 1.0)
+    ('reflectance', 'reflectance_1e4')
+    """
+    return _UNIT_ONCE_SCALED.get(unit, unit) if abs(scale) < _MUCH_SMALLER else unit

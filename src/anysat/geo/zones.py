@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+from affine import Affine
 from odc.geo import CRS
+from odc.geo.geobox import GeoBox
 
 NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
 """Latitudes between which there are UTM zones."""
@@ -31,3 +36,21 @@ def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:
     if latitude > NORTHERNMOST_DEG or latitude < SOUTHERNMOST_DEG:
         crs, what = CRS(_NORTH_POLE if latitude > 0 else _SOUTH_POLE), "polar stereographic (UPS)"
     return crs or CRS.utm(longitude, latitude), f"{what}, because no input is in true metres"
+
+
+def square_at(longitude: float, latitude: float, side_m: float) -> GeoBox:
+    """A square of ground around a place in WGS 84 degrees, as one pixel in the reference system of its zone.
+
+    >>> square_at(9.0, 0.0, 10.0).boundingbox.left
+    499995.0
+    """
+    crs, _ = system_at(longitude, latitude)
+    x, y = _to(crs).transform(longitude, latitude)
+    return GeoBox((1, 1), Affine(side_m, 0, round(x - side_m / 2, 4), 0, -side_m, round(y + side_m / 2, 4)), crs)
+
+
+@lru_cache(maxsize=128)
+def _to(crs: CRS) -> Any:
+    from pyproj import Transformer
+
+    return Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,15 +67,27 @@ class OwnData:
         return next(own for own in self.modalities if not own.is_optional)
 
     @property
+    def has_files(self) -> bool:
+        """Whether any of its imagery lies in files, and not in tables of series."""
+        return any(own.columns is None for own in self.modalities)
+
+    @property
+    def tables_of_tiles(self) -> tuple[OwnModality, ...]:
+        """Modalities whose table of series is the table of the tiles as well."""
+        return tuple(own for own in self.modalities if own.columns is not None and own.path == self.tiles)
+
+    @property
     def patterns(self) -> tuple[str, ...]:
         """All paths below the data folder, with fields in braces."""
         of_modalities = (pattern for own in self.modalities for pattern in own.patterns)
         return (*of_modalities, *(own.path for own in self.targets if own.path is not None))
 
     def table_path(self, root: Path | None = None) -> Path | None:
-        """Where the table lies: beside the YAML file, else in the data folder."""
+        """Where the table lies: beside the YAML file, else in the data folder, where tables of series lie."""
         if self.tiles is None:
             return None
+        if root is not None and self.tables_of_tiles:
+            return root / self.tiles
         beside = self.file.parent / self.tiles
         return beside if beside.exists() or root is None else root / self.tiles
 
@@ -100,21 +113,25 @@ def read_yaml(path: Path) -> OwnData:
     centre = top.text("centre", "files")
     if centre not in _CENTRES:
         raise UnknownNameError(f"centre of {path}", centre, _CENTRES)
-    tile_m = top.number("tile_m", most=MAX_TILE_M)
     modalities = read_own_modalities(top, path)
+    first = next(own for own in modalities if not own.is_optional)
+    tile_m = top.number("tile_m", *([] if first.columns is None else [first.record.gsd_m]), most=MAX_TILE_M)
     data = OwnData(
         file=path,
         name=_name(top),
         texts={key: text for key in _TEXTS if (text := top.text(key, "", may_be_empty=True))},
         tile_m=tile_m,
         patch_sizes_m=_patch_sizes_m(top, tile_m, [modality.record for modality in modalities]),
-        tiles=_table_name(top),
+        tiles=_table_name(top) or (None if first.columns is None else first.path),
         is_centred_on_table=centre == "table",
         modalities=modalities,
         targets=(),
         splits=_splits(top),
     )
+    _check_tables(data, top)
     data = replace(data, targets=read_targets(top, tile_m, path, data.table_path()))
+    if not data.has_files and (rasters := [own.target.name for own in data.targets if own.path is not None]):
+        raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and a table of series has no grid")
     if data.tiles is None:
         _check_without_table(data)
     return data
@@ -132,6 +149,17 @@ def _table_name(top: Section) -> str | None:
     if name is not None and Path(name).suffix.lower() not in SUFFIXES:
         raise top.refuse("tiles", f"a table of a kind that is read ({', '.join(SUFFIXES)}); save it as CSV")
     return name
+
+
+def _check_tables(data: OwnData, top: Section) -> None:
+    """A tile is one pixel of every modality that is a table."""
+    for own in data.modalities:
+        count = math.ceil if own.record.covers_tile else round  # as in `geo.grid.TileGrid.of`
+        if own.columns is not None and count(round(data.tile_m / own.record.gsd_m, 6)) != 1:
+            side = f"the pixel size of {own.key}, because a table holds single pixels"
+            raise RecordError(f"{top.where}, tile_m", data.tile_m, f"{own.record.gsd_m:g}, {side}")
+    if data.is_centred_on_table and not data.has_files:
+        raise top.refuse("centre", "nothing, it has no effect on a table of series")
 
 
 def _check_without_table(data: OwnData) -> None:

@@ -6,14 +6,17 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anysat.data.base import Row
+from anysat.data.own.columns import LONG_SUFFIXES
+from anysat.data.own.days import TableColumns
 from anysat.data.own.paths import as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of
 from anysat.data.own.sections import Section
+from anysat.data.own.series import Series, claimed_columns, open_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.geo.descriptions import InputPath, SourceDescription
 from anysat.geo.quality import QUALITY_KINDS, Quality
@@ -26,7 +29,8 @@ SKIPPED = "-"
 """In `bands`, a stored band that is not read."""
 _SAID = ("nodata", "scale", "offset", "offset_from", "quality", "dates")
 """What is said about the numbers of a source, as in the YAML file of `anysat embed`."""
-_KEYS = ("path", "units", "bands", "optional", *_SAID)
+_KEYS = ("path", "table", "columns", "units", "bands", "optional", *_SAID)
+_COLUMNS = tuple(field.name for field in fields(TableColumns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class OwnModality:
     """Its paths are below the data folder, with columns of the table in braces."""
     units: Mapping[tuple[str, str | None], str]
     is_optional: bool
+    columns: TableColumns | None = None
+    """Of a table of pixel series, which columns say whose a row is, and when; None of files of imagery."""
 
     @property
     def key(self) -> str:
@@ -59,19 +65,39 @@ class OwnModality:
     @property
     def quality_path(self) -> str | None:
         """Pattern of the raster that masks it, where that is a file of its own."""
+        if self.columns is not None:
+            return None
         layer = None if self.source.quality is None else self.source.quality.layer
         return layer if layer is not None and (fields_of(layer) or "/" in layer) else None
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Paths of its files."""
+        """Paths of its files with columns of the table of tiles; none of a table."""
+        if self.columns is not None:
+            return ()
         return (self.path,) if self.quality_path is None else (self.path, self.quality_path)
 
     @property
     def said(self) -> dict[str, Any]:
-        """What is said of its files besides where they lie and which days count, in plain values."""
+        """What is said of its files besides where they lie and which days count, in plain values; none of a table."""
+        if self.columns is not None:
+            return {}
         units = self.units.get((self.key, None)) or {band: unit for (_, band), unit in self.units.items() if band}
         return replace(self.source, path=None, dates=None, units=units).to_dict()
+
+    def series(self, root: Path) -> Series:
+        """The series of its table below the data folder.
+
+        Raises:
+            MissingFileError, SourceError, UnknownNameError: it is not there, or cannot be read as one.
+        """
+        assert self.columns is not None, self.key
+        return open_series(root / self.path, self.columns, self.record, self.source, self.units)
+
+    def claimed(self, root: Path) -> list[str]:
+        """Columns of its table that are its bands, or mask them. Raises as `series`."""
+        assert self.columns is not None, self.key
+        return claimed_columns(root / self.path, self.columns, self.record, self.source)
 
     def open(self, row: Row, root: Path, *, is_read: bool = True) -> Source:
         """The imagery of one tile, within the days that count.
@@ -139,6 +165,7 @@ def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
                 units=_units(section, record),
                 source=_source(section, record),
                 is_optional=bool(section.get("optional", bool, "true or false", False)),
+                columns=_columns(section, record),
             )
         )
     if all(modality.is_optional for modality in found):
@@ -154,16 +181,61 @@ def _source(section: Section, record: Modality) -> SourceDescription:
         raise UnknownNameError(f"kind of quality layer in {section.where}", quality, QUALITY_KINDS)
     if isinstance(quality, Mapping):
         section.part("quality", quality, [field.name for field in fields(Quality)])
+    if section.has("path") == section.has("table"):
+        raise section.refuse("path", "either the `path` of its files or a `table` of pixel series")
     if "dates" in said and not record.is_temporal:
         raise section.refuse("dates", f"nothing, as {record.key!r} is a single image, read whatever its day")
-    given = {"path": section.path(), "bands": _bands(section, record), **said}
+    is_table = section.has("table")
+    place = _table(section) if is_table else section.path()
+    given = {"path": place, "bands": (_band_columns if is_table else _bands)(section, record), **said}
     source = SourceDescription.from_dict(given, section.where)
-    if source.quality is None or source.quality.layer is None:
+    if is_table or source.quality is None or source.quality.layer is None:
         return source
     layer = source.quality.layer
     if leads_out(layer) or not is_pattern(layer):
         raise section.refuse("quality", "a layer below the data folder, with columns in braces")
     return replace(source, quality=replace(source.quality, layer=as_pattern(layer)))
+
+
+def _table(section: Section) -> str:
+    """Value of the key `table`: a file below the data folder."""
+    name: str = section.text("table")
+    if leads_out(name) or set("{}") & set(name) or PurePosixPath(name).suffix.lower() not in LONG_SUFFIXES:
+        raise section.refuse("table", f"one file below the data folder ({', '.join(LONG_SUFFIXES)}) for all tiles")
+    return name
+
+
+def _columns(section: Section, record: Modality) -> TableColumns | None:
+    """Which columns of a table say whose a row is, and when; None of files."""
+    if not section.has("table"):
+        if section.has("columns"):
+            raise section.refuse("columns", "nothing, as only a `table` has columns")
+        return None
+    if not record.is_temporal:
+        raise section.refuse("table", f"the `path` of files, as {record.key!r} is a single image and no series")
+    given = section.get("columns", dict, f"keys among {', '.join(_COLUMNS)}", {})
+    part = section.part("columns", given, _COLUMNS)
+    zero = None
+    if part.has("days_since"):
+        with contextlib.suppress(ValueError):
+            zero = np.datetime64(str(part.content["days_since"]), "D")
+        if zero is None:
+            raise part.refuse("days_since", "the day that number 0 is, such as 2020-01-01")
+    return TableColumns(id=part.text("id", "id"), date=part.text("date", "date"), days_since=zero)
+
+
+def _band_columns(section: Section, record: Modality) -> dict[str, str]:
+    """Columns of a table by band; none to find them by their names."""
+    expected = f"a column for each band, as {{{record.band_names[0]}: COLUMN}}"
+    given = section.get("bands", dict, expected, {})
+    found = {}
+    for band, column in given.items():
+        if not isinstance(column, (str, int)) or isinstance(column, bool):
+            raise section.refuse("bands", expected)
+        found[record.band_names[_find_band(section, "bands", record, band)]] = str(column)
+    if len(set(found.values())) < len(given):
+        raise section.refuse("bands", "each band and each column once")
+    return found
 
 
 def _bands(section: Section, record: Modality) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tables of a user's own tiles: CSV or GeoJSON, as rows of text by column, with longitude and latitude where known."""
+"""Tables of a user's own tiles: CSV, Parquet or GeoJSON, as rows of text by column, with longitude and latitude."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from anysat.data.files import read_file
-from anysat.errors import SourceError, UnknownNameError
+from anysat.errors import MissingFileError, SourceError, UnknownNameError
+from anysat.geo.layers import reading
 
 PLACE = ("lon", "lat")
 """Columns of the place of a tile, degrees WGS 84, as text; empty where it is not known."""
 _MISSING_WORDS = ("na", "n/a", "#n/a", "<na>", "null", "none")
 """What programs write for what is missing, and what may be a name as well."""
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
-SUFFIXES = (".csv", ".geojson", ".json")
+SUFFIXES = (".csv", ".geojson", ".json", ".parquet")
 """Kinds of tables that are read."""
 SPLIT = "split"
 """Column that splits where nothing else is said."""
@@ -25,7 +26,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of text by column, every row with the same columns.
 
     Args:
-        path: a CSV with a header, or a GeoJSON whose properties are the columns and whose geometry is the place.
+        path: a CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON whose properties are the
+            columns and whose geometry is the place.
         needed: columns it must have.
 
     Raises:
@@ -36,8 +38,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UnknownNameError(f"kind of table {path}", path.suffix, SUFFIXES)
-    (content,) = read_file(path, expected="the table of the tiles, CSV or GeoJSON")
-    rows = list(content) if path.suffix.lower() == ".csv" else _of_geojson(path, content)
+    rows = _rows(path)
     if not rows:
         raise SourceError(path, "the table has no rows")
     names = dict.fromkeys(name for row in rows for name in row)
@@ -50,11 +51,28 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
         for column in needed:
             if isinstance(row.get(column), (list, dict)):
                 kind = type(row[column]).__name__
-                problem = f"feature {number}, id {_text(row.get('id'))!r}, has a {kind} as {column!r}"
+                problem = f"feature {number}, id {as_text(row.get('id'))!r}, has a {kind} as {column!r}"
                 raise SourceError(path, problem, "write one text or number; several labels as `a;b`, with `separator`")
-    texts = [{name: _text(row.get(name)) for name in names} for row in rows]
+    return with_place([{name: as_text(row.get(name)) for name in names} for row in rows])
+
+
+def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Rows with the same columns, longitude and latitude under the names of `PLACE` where they are spelt out.
+
+    >>> with_place([{"longitude": "10.5"}])
+    [{'longitude': '10.5', 'lon': '10.5'}]
+    """
+    names = rows[0] if rows else {}
     spelt = {name: other for other, name in _SPELLINGS.items() if other in names and name not in names}
-    return [{**row, **{name: row[other] for name, other in spelt.items()}} for row in texts]
+    return [{**row, **{name: row[other] for name, other in spelt.items()}} for row in rows]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows as they are stored."""
+    if path.suffix.lower() == ".parquet":
+        return _of_parquet(path)
+    (content,) = read_file(path, expected="the table of the tiles, CSV or GeoJSON")
+    return list(content) if path.suffix.lower() == ".csv" else _of_geojson(path, content)
 
 
 def is_no_label(cell: str) -> bool:
@@ -87,10 +105,26 @@ def as_number(cell: Any) -> float:
         return float("nan")
 
 
-def _text(value: Any) -> str:
-    """A cell as text; whole numbers are written without a point, so that 1 and 1.0 are one."""
+def as_text(value: Any) -> str:
+    """A cell as text; whole numbers are written without a point, so that 1 and 1.0 are one.
+
+    >>> as_text(1.0), as_text(None), as_text(" a ")
+    ('1', '', 'a')
+    """
     whole = isinstance(value, float) and value.is_integer()
     return "" if value is None else str(int(value) if whole else value).strip()
+
+
+def _of_parquet(path: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet, types
+
+    if not path.is_file():
+        raise MissingFileError(path, "the table of the tiles")
+    with reading(path):
+        schema = parquet.read_schema(path)
+        names = [field.name for field in schema if not types.is_binary(field.type)]
+        rows: list[dict[str, Any]] = parquet.read_table(path, columns=names).to_pylist()
+    return rows
 
 
 def _of_geojson(path: Path, content: Any) -> list[dict[str, Any]]:
@@ -126,7 +160,7 @@ def _row_of(path: Path, number: int, feature: Any) -> dict[str, Any]:
             centre = shape(feature["geometry"]).centroid
             row |= dict(zip(PLACE, (centre.x, centre.y), strict=True))
         except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            problem = f"feature {number}, id {_text(row.get('id'))!r}, has no place: {_shown(feature['geometry'])}"
+            problem = f"feature {number}, id {as_text(row.get('id'))!r}, has no place: {_shown(feature['geometry'])}"
             raise SourceError(path, problem, "correct its geometry, or leave it out (null)") from error
     return row
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from anysat.data.base import Target
+from anysat.data.own.columns import LONG_SUFFIXES, column_names, read_texts
 from anysat.data.own.sections import Section, fits
 from anysat.data.own.tables import is_missing_word, is_no_label, read_table
-from anysat.errors import MissingFileError, SourceError
+from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.patches import centimetres
 
 IGNORE = 255
@@ -150,6 +151,17 @@ def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tupl
     return values or tuple(range(len(classes)))
 
 
+def _cells(table: Path, column: str) -> list[str]:
+    """The different cells of a column, or all."""
+    if table.suffix.lower() not in LONG_SUFFIXES:
+        return [row[column] for row in read_table(table, (column,))]
+    names = column_names(table)
+    if column not in names:
+        raise UnknownNameError(f"column of {table}", column, names)
+    cells: list[str] = read_texts(table, [column])[column].names
+    return cells
+
+
 def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...]:
     """Names given, else those found in the table, in alphabetical order."""
     given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
@@ -165,7 +177,7 @@ def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...
         raise MissingFileError(table, f"the table of {file}, tiles; give {section.where.rpartition(', ')[2]}, "
                                "classes, where the table lies in the data folder")  # fmt: skip
     column, separator = section.text("column"), section.text("separator", None)
-    cells = [row[column] for row in read_table(table, (column,))]
+    cells = _cells(table, column)
     names = {name.strip() for cell in cells for name in (cell.split(separator) if separator else [cell])}
     if unclear := sorted(filter(is_missing_word, names)):
         raise SourceError(

@@ -16,15 +16,18 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
+from anysat.data.own.series import read_tile_rows
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
+from anysat.observation import Observation
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+    from anysat.geo.grid import TileGrid
     from anysat.geo.source import Source
 
 _SHOWN = 5
@@ -51,6 +54,7 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
         if own.column is not None:
             _check_labels(own, rows, source)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    _check_series(data, folder.root, columns["id"], source)
     return Samples(**{**columns, "split": _split(data, columns, source)})
 
 
@@ -61,11 +65,38 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
             raise MissingFileError(path, f"the table of the tiles there, or beside {data.file}")
         fields = {name for pattern in data.patterns for name in fields_of(pattern)}
         fields |= {own.column for own in data.targets if own.column}
-        rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})])
+        if data.tables_of_tiles:
+            rows = _rows_of_series(data, folder.root, fields)
+        else:
+            rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})])
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
     found = folder.find(data.first.key)
     kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
     return [with_cell(row) for row in kept], folder.root / as_written(data.first.path)
+
+
+def _rows_of_series(data: OwnData, root: Path, fields: set[str]) -> list[dict[str, str]]:
+    """The tiles of a table of series, one for each of its ids."""
+    own = data.tables_of_tiles[0]
+    assert own.columns is not None, own.key
+    claimed = [column for one in data.tables_of_tiles for column in one.claimed(root)]
+    needed = fields - {"id"} | ({data.splits.column} if data.splits.column else set())
+    return read_tile_rows(root / own.path, own.columns, claimed, sorted(needed))
+
+
+def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path) -> None:
+    """Refuse tiles that a table of series, which every tile is to be in, has no row of."""
+    for own in data.modalities:
+        if own.columns is None:
+            continue
+        series = own.series(root)
+        absent = ids[~series.has(ids)]
+        if len(absent) and (len(absent) == len(ids) or not own.is_optional):
+            other = "leave them out" if own.is_optional else f"leave them out, or give {own.key!r} `optional: true`"
+            raise SourceError(
+                series.path, f"{len(absent)} of {len(ids)} tiles of {source} have no row, such as {str(absent[0])!r}; "
+                f"its own ids are such as {series.ids[0]!r}", other,
+            )  # fmt: skip
 
 
 def _is_imagery(path: Path) -> bool:
@@ -174,22 +205,13 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
 
     The ground does not depend on which modalities are asked for.
     """
-    from anysat.geo.grid import plan_tile
-
     sources, _ = _open_sources(data, folder, row, modalities)
-    place = None
-    if data.is_centred_on_table:
-        columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
-        lon, lat = (_degrees(name, columns, data.table_path(folder.root) or data.file) for name in PLACE)
-        place = float(lon[0]), float(lat[0])
-    if not sources:
-        expected = " or ".join(own.path.format(**row) for own in data.modalities)
-        raise MissingFileError(folder.root, f"a file of tile {row['id']!r}: {expected}")
-    grid = plan_tile([source.footprint for source in sources.values()], data.tile_m, place)
+    series, _ = _read_series(data, folder.root, row, modalities)
+    grid = _plan(data, folder, row, sources)
     observations = [
-        sources[own.key].observe(grid.of(own.record))[0]
+        series[own.key] if own.key in series or grid is None else sources[own.key].observe(grid.of(own.record))[0]
         for own in data.modalities
-        if own.key in modalities and own.key in sources
+        if own.key in series or (own.key in modalities and own.key in sources)
     ]
     if not observations:
         record = next(own.record for own in data.modalities if own.key == modalities[0])
@@ -202,16 +224,44 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
         if wanted.path is None:
             targets[target.name] = label_of(wanted, row)
         else:
-            assert target.gsd_m is not None, target
+            assert grid is not None and target.gsd_m is not None, target  # noqa: PT018
             targets[target.name] = _raster(wanted, folder.root / wanted.path.format(**row), grid.at(target.gsd_m))
-    return Tile.of(*observations, targets=targets, geobox=grid.geobox)
+    return Tile.of(*observations, targets=targets, geobox=_square(data, row) if grid is None else grid.geobox)
+
+
+def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, Source]) -> TileGrid | None:
+    """The grid over the ground that the files of a tile share; None of one that only tables of series know."""
+    from anysat.geo.grid import plan_tile
+
+    place = None
+    if data.is_centred_on_table:
+        columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
+        lon, lat = (_degrees(name, columns, data.table_path(folder.root) or data.file) for name in PLACE)
+        place = float(lon[0]), float(lat[0])
+    if sources:
+        return plan_tile([source.footprint for source in sources.values()], data.tile_m, place)
+    if any(own.columns is not None for own in data.modalities) and all(own.path is None for own in data.targets):
+        return None
+    expected = " or ".join(own.path.format(**row) for own in data.modalities if own.columns is None)
+    raise MissingFileError(folder.root, f"a file of tile {row['id']!r}: {expected}")
+
+
+def _square(data: OwnData, row: Row) -> GeoBox | None:
+    """The ground of a tile around its place in the table; None where that is not known."""
+    from anysat.geo.zones import square_at
+
+    lon, lat = (as_number(row.get(name, "")) for name in PLACE)
+    return square_at(lon, lat, data.tile_m) if abs(lon) <= 180 and abs(lat) <= 90 else None
 
 
 def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tuple[str, ...]]:
     """What opening the imagery of a tile tells, by modality: bands that are not used, where units come from."""
-    sources, absent = _open_sources(data, folder, row, [own.key for own in data.modalities])
-    told = {key: (f"counts as absent: {why}",) for key, why in absent.items()}
-    return {key: source.notes for key, source in sources.items()} | told
+    keys = [own.key for own in data.modalities]
+    sources, absent = _open_sources(data, folder, row, keys)
+    seen, lacking = _read_series(data, folder.root, row, keys)
+    told = {key: (f"counts as absent: {why}",) for key, why in (absent | lacking).items()}
+    tables = {own.key: own.series(folder.root).notes for own in data.modalities if own.key in seen}
+    return {key: source.notes for key, source in sources.items()} | tables | told
 
 
 def _open_sources(
@@ -223,7 +273,7 @@ def _open_sources(
     """
     sources: dict[str, Source] = {}
     absent: dict[str, str] = {}
-    for own in data.modalities:
+    for own in (own for own in data.modalities if own.columns is None):
         is_read = own.key in modalities
         is_there = empty_field(own.path, row) is None and folder.path(own.key, **row).exists()
         if is_there or (is_read and not own.is_optional):
@@ -234,6 +284,23 @@ def _open_sources(
                     raise
                 absent[own.key] = error.problem
     return sources, absent
+
+
+def _read_series(
+    data: OwnData, root: Path, row: Row, modalities: Sequence[str]
+) -> tuple[dict[str, Observation], dict[str, str]]:
+    """What tables of series hold of a tile, of the modalities asked for; and why what may be absent is."""
+    seen: dict[str, Observation] = {}
+    absent: dict[str, str] = {}
+    for own in data.modalities:
+        if own.columns is not None and own.key in modalities:
+            try:
+                seen[own.key] = own.series(root).observe(str(row["id"]))
+            except EmptySourceError as error:
+                if not own.is_optional:
+                    raise
+                absent[own.key] = error.problem
+    return seen, absent
 
 
 def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:

@@ -1,0 +1,151 @@
+"""Long tables read by column, CSV or Parquet, through pyarrow: no loop over rows, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.data.own.tables import as_number, as_text
+from anysat.errors import MissingFileError, SourceError, UnknownNameError
+from anysat.geo.layers import reading
+
+LONG_SUFFIXES = (".csv", ".parquet")
+"""Kinds of tables that are read by column."""
+
+
+class Cells(NamedTuple):
+    """A column by its different cells."""
+
+    names: list[Any]
+    """The different cells."""
+    codes: NDArray[np.int64]
+    """(row) Place of each row's cell among them."""
+
+    def first_row(self, place: int) -> int:
+        """Number, counted from 1, of the first row with a cell."""
+        return int(np.argmax(self.codes == place)) + 1
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Names of the columns of a table that hold a number, a text or a day.
+
+    Raises:
+        MissingFileError: there is no such file.
+        SourceError: it cannot be read, or a name comes twice.
+        UnknownNameError: it is of another kind.
+    """
+    if path.suffix.lower() not in LONG_SUFFIXES:
+        raise UnknownNameError(f"kind of table {path}", path.suffix, LONG_SUFFIXES)
+    if not path.is_file():
+        raise MissingFileError(path, "a table of pixel series, CSV or Parquet")
+    with reading(path):
+        if path.suffix.lower() == ".csv":
+            from pyarrow import csv
+
+            with csv.open_csv(path) as file:
+                names = tuple(file.schema.names)
+        else:
+            from pyarrow import parquet, types
+
+            schema = parquet.read_schema(path)
+            names = tuple(f.name for f in schema if not (types.is_nested(f.type) or types.is_binary(f.type)))
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SourceError(path, f"the header has {twice!r} twice", "give each column its own name")
+    if len(names) == 1 and ";" in names[0]:
+        raise SourceError(path, "its columns are parted by semicolons", "save it with commas, and points in numbers")
+    return names
+
+
+def read_cells(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
+    """Columns by their different cells: of a CSV as text, of a Parquet file as they are stored.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    table = _read(path, columns, pa.string())
+    return {name: _cells(table[name]) for name in columns}
+
+
+def read_texts(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
+    """Columns as text, by their different cells in order; spaces around them do not count, and nothing is empty text.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    found = {}
+    for column, cells in read_cells(path, columns).items():
+        names, places = np.unique(np.array([as_text(name) for name in cells.names], str), return_inverse=True)
+        found[column] = Cells(names.tolist(), places[cells.codes])
+    return found
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
+    """(row column) Numbers; NaN where a cell is empty or says that nothing is there, such as NA or null.
+
+    Raises:
+        SourceError: it cannot be read, or a cell is no number; column, row and cell are named.
+    """
+    import pyarrow as pa
+
+    try:
+        table = _read(path, columns, pa.float64())
+    except pa.ArrowInvalid as error:
+        _refuse_words(path, columns)
+        raise SourceError(path, f"it cannot be read ({error})", "check that the file is complete") from error
+    found = np.empty((len(table), len(columns)), np.float32)
+    with np.errstate(over="ignore"):  # such numbers stand for no data
+        for place, name in enumerate(columns):
+            kind = table.schema.field(name).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+                raise SourceError(path, f"column {name!r} holds {kind}", "save the band as numbers")
+            found[:, place] = table[name].cast(pa.float64()).to_numpy()
+    return found
+
+
+def _read(path: Path, columns: Sequence[str], kind: Any) -> Any:
+    """Columns of a table, of a CSV as one kind of cells; what pyarrow refuses to turn into it is raised as it is."""
+    import pyarrow as pa
+
+    with reading(path):
+        if path.suffix.lower() != ".csv":
+            from pyarrow import parquet
+
+            return parquet.read_table(path, columns=list(columns))
+        from pyarrow import csv
+
+        options = csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(columns, kind))
+        if kind == pa.string():
+            return csv.read_csv(path, convert_options=options)
+    return csv.read_csv(path, convert_options=options)
+
+
+def _cells(column: Any) -> Cells:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not len(column):
+        return Cells([], np.zeros(0, np.int64))
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return Cells(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64))
+
+
+def _refuse_words(path: Path, columns: Iterable[str]) -> None:
+    """Name the first cell of these columns of a CSV that is no number."""
+    from pyarrow import csv
+
+    missing = {*csv.ConvertOptions().null_values, ""}
+    for column, cells in read_cells(path, list(columns)).items():
+        for place, cell in enumerate(cells.names):
+            with suppress(TypeError):
+                if cell not in missing and np.isnan(as_number(cell)):
+                    raise SourceError(path, f"row {cells.first_row(place)} has {cell!r} in column {column!r}",
+                                      "write a number, with a point, or nothing where there is none")  # fmt: skip
