@@ -16,6 +16,7 @@ from anysat.data.base import open_dataset
 from anysat.data.check import check_dataset
 from anysat.data.own.days import column_day
 from anysat.errors import AnySatError
+from anysat.picture_samples import sample_figure
 from anysat.tasks.predictor import load_task
 
 ROWS = """id,date,B2,B03,nir,crop,lon,lat
@@ -195,6 +196,11 @@ def test_a_tile_without_a_row_is_refused_unless_it_may_be(tmp_path):
     (tmp_path / "s1.csv").write_text("id,date,VV,VH\na,2020-05-01,-9,-15\n")
     dataset = _open(tmp_path, modalities=modalities)
     assert [sorted(tile.observations) for tile in dataset] == [["s2"], ["s1", "s2"]]
+
+
+def test_a_pixel_is_drawn_as_a_curve_of_each_band_that_was_seen(tmp_path):
+    panel = sample_figure(_open(tmp_path)[0], [], "mine").axes[0]
+    assert {line.get_label(): len(line.get_xdata()) for line in panel.lines} == {"B2": 2, "B3": 2, "B8": 1}
 
 
 def test_two_sensors_may_share_a_table(tmp_path):

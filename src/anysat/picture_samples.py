@@ -30,8 +30,8 @@ _VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
 def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: str = "target") -> Figure:
     """Every modality and target of a tile, north up, axes in metres.
 
-    Series are the median over their valid dates. Classes have the same colours in every sample;
-    places without a label are grey, a modality's invalid places white.
+    Series are the median over their valid dates; those of one pixel are curves over time. Classes have the same
+    colours in every sample; places without a label are grey, a modality's invalid places white.
 
     Args:
         tile: with targets.
@@ -106,10 +106,37 @@ def with_colours(target: Target) -> Target:
 
 def _draw_observation(axes: Axes, observation: Observation) -> None:
     modality, shape_px = observation.modality, observation.shape_px
+    if shape_px == (1, 1) and observation.dates is not None and len(observation.dates) > 1:
+        _draw_curves(axes, observation)
+        return
     extent = extent_m(shape_px, modality.gsd_m)
     axes.imshow(quicklook(observation), extent=extent, origin="upper", interpolation="nearest")
     bands = "one pixel" if shape_px == (1, 1) else shown_bands(observation)  # whose colour is stretched to nothing
     label(axes, f"{modality.key}: {dated(observation)}\n{bands}, {observation.valid.mean():.0%} valid")
+
+
+def _draw_curves(axes: Axes, observation: Observation) -> None:
+    """Each band of one pixel over time; what is invalid is left out. A ratio, of another size, is not drawn."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    assert observation.dates is not None, observation
+    modality, order = observation.modality, np.argsort(observation.dates, kind="stable")
+    days = observation.dates[order]
+    measured = [index for index, band in enumerate(modality.bands) if band.ratio_of is None]
+    for index, colour in zip(measured, class_colours(max(3, len(measured))), strict=False):
+        seen = observation.valid[order, index, 0, 0]
+        if seen.any():
+            axes.plot(days[seen], observation.values[order, index, 0, 0][seen], ".-", color=colour, linewidth=1,
+                      markersize=4, label=modality.bands[index].name)  # fmt: skip
+    locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.tick_params(labelsize="small")
+    axes.set_ylabel(", ".join(dict.fromkeys(observation.units[index] for index in measured)), fontsize="small")
+    if axes.lines:
+        axes.legend(fontsize="x-small", ncols=2, loc="best")
+    span = f"{len(days)} dates, {days[0]} to {days[-1]}"
+    axes.set_title(f"{modality.key}: {span}\none pixel, {observation.valid.mean():.0%} valid", fontsize="small")
 
 
 def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
