@@ -16,6 +16,7 @@ from builders import random_input, random_model
 PUBLIC = [
     "AnySat", "AnySatError", "Band", "Batch", "Embeddings", "MODALITIES", "Modality", "ModelConfig", "Normaliser",
     "Observation", "PatchGrid", "Tile", "__version__", "embed", "load", "load_task", "open_dataset", "read_modalities",
+    "zonal",
 ]  # fmt: skip
 
 AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
@@ -151,6 +152,7 @@ OPTIONS = {
         "precision",
         "overwrite",
     },
+    "zonal": {"store", "polygons", "out", "group", "overwrite"},
     "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention", "overwrite"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m", "dataset"},
     "datasets list": {"json"},

@@ -188,7 +188,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, store):
     with pytest.raises(OutputExistsError, match="a.parquet exists"):
         export(store, tmp_path / "a.parquet")
     export(store, tmp_path / "a.parquet", overwrite=True)
-    assert set(EXPORTS) == {".tif", ".parquet"}
+    assert set(EXPORTS) == {".tif", ".parquet", ".gpkg"}
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.parquet"])

@@ -6,6 +6,7 @@ import pytest
 import rasterio.features
 
 from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.exports import export
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.polygons import export_polygons
@@ -45,5 +46,7 @@ def test_what_has_no_classes_has_no_polygons(tmp_path):
     store = finished(tmp_path / "a.zarr", [patch_layout()])
     with pytest.raises(RecordError, match="a class map of a.zarr"):
         export_polygons(store, tmp_path / "a.gpkg")
+    with pytest.raises(RecordError, match="a class map of a.zarr, because a.gpkg has polygons"):
+        export(store, tmp_path / "a.gpkg")
     with pytest.raises(UnknownNameError, match=r"unknown format of polygons '.shp'"):
         export_polygons(store, tmp_path / "a.shp")

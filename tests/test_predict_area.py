@@ -1,5 +1,7 @@
 """`anysat predict` on ground larger than a tile: maps with classes, values, probabilities and uncertainty."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -160,6 +162,37 @@ def test_rows_of_a_table_name_their_class(run, tmp_path):
     assert run(CROPS, AREA, out="map.parquet")[0] == 0
     table = geopandas.read_parquet(tmp_path / "map.parquet")
     assert len(table) == 40 * 56 - 48
+
+
+def test_polygons_of_the_classes_are_written_beside_and_are_in_the_catalog(run, tmp_path):
+    """Of the class map only, and not of what is told beside it; the same command again makes what was taken away."""
+    import geopandas
+
+    words = (AREA, "--also=.tif,.gpkg", "--probabilities", "--variants=2")
+    status, said, errors = run(CROPS, *words, out="map.zarr")
+    assert (status, errors, f"wrote {tmp_path / 'map.gpkg'}" in said) == (0, "", True)
+    assert sorted(path.name for path in tmp_path.glob("*.gpkg")) == ["map.gpkg"]
+    table = geopandas.read_file(tmp_path / "map.gpkg")
+    found = xarray.open_zarr(tmp_path / "map.zarr", group="class")["class"].values[0]
+    for number, name in enumerate(CROPS.classes):
+        assert table.area[table["class_name"] == name].sum() == pytest.approx(100 * (found == number).sum())
+    item = json.loads((tmp_path / "map.stac" / "class" / "item.json").read_text())
+    assert item["assets"]["map_gpkg"]["type"] == "application/geopackage+sqlite3"
+    assert main(["catalog", "validate", str(tmp_path / "map.zarr")]) == 0
+    status, _, errors = run(CROPS, *words, out="map.zarr")
+    assert (status, "map.zarr exists" in errors) == (2, True)
+    (tmp_path / "map.gpkg").unlink()
+    status, said, _ = run(CROPS, *words, out="map.zarr")
+    assert (status, "computed by an earlier run" in said, (tmp_path / "map.gpkg").exists()) == (0, True, True)
+
+
+def test_what_has_no_classes_has_no_polygons(run, tmp_path, capsys):
+    for target, name in ((HEIGHT, "height"), (LABELS, "trees")):
+        status, _, errors = run(target, "--also=.gpkg", out="map.zarr")
+        assert status == 2
+        assert f"--also: expected .tif or .parquet, because '{name}' has not one class per place" in errors
+    assert main(["embed", "s2=a.nc", "--also=.gpkg", f"--out={tmp_path / 'a.zarr'}", "--patch-size-m=10"]) == 2
+    assert "unknown --also '.gpkg'" in capsys.readouterr().err
 
 
 def test_a_tile_tells_how_its_inputs_were_understood_and_which_are_not_given(s2, tmp_path, capsys):

@@ -34,6 +34,7 @@ _HOME = {
     "load_task": "anysat.tasks.predictor",
     "open_dataset": "anysat.data.base",
     "read_modalities": "anysat.modalities",
+    "zonal": "anysat.geo.zonal",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from anysat.batch import Tile as Tile
     from anysat.data.base import open_dataset as open_dataset
     from anysat.errors import AnySatError as AnySatError
+    from anysat.geo.zonal import zonal as zonal
     from anysat.modalities import MODALITIES as MODALITIES
     from anysat.modalities import Band as Band
     from anysat.modalities import Modality as Modality

@@ -31,6 +31,7 @@ COMMANDS = {
     "finetune": ("anysat.workflows.finetune", "FinetuneConfig", "finetune"),
     "evaluate": ("anysat.workflows.evaluate", "EvaluateConfig", "evaluate"),
     "predict": ("anysat.workflows.predict", "PredictConfig", "predict"),
+    "zonal": ("anysat.workflows.zonal", "ZonalConfig", "zonal"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
     "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),
@@ -50,8 +51,8 @@ _LEARNING = ("pretrain", "finetune")
 """Commands that hold gradients and moments of all weights: in large pages they take more memory, and are slower."""
 
 _GEO = {
-    "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pyarrow", "pyproj", "pystac",
-    "rasterio", "xarray", "zarr", "zarr_cm",
+    "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pandas", "pyarrow", "pyproj",
+    "pystac", "rasterio", "xarray", "zarr", "zarr_cm",
 }  # fmt: skip
 _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")

@@ -1,6 +1,7 @@
-"""A finished store to the files others open: cloud-optimised GeoTIFFs, GeoParquet; shard by shard, in little memory.
+"""A finished store to the files others open: cloud-optimised GeoTIFFs, GeoParquet, polygons of classes.
 
-What a file of a name is to hold is chosen by its suffix. Files appear when they are whole.
+They are written shard by shard, in little memory. What a file of a name is to hold is chosen by its suffix. Files
+appear when they are whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.cogs import Block, Cog, write_cog
 from anysat.geo.layout import Layout, Period
 from anysat.geo.maps import NO_CLASS, category_names, class_tags, palette_of
+from anysat.geo.polygons import write_polygons
 from anysat.geo.quantise import NODATA
 from anysat.geo.stored import StoredGroup, find_group, provenance_of
 from anysat.geo.tables import Geometry, PatchTable
@@ -49,7 +51,7 @@ class Export(Protocol):
     """In documents."""
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
-        """What `write` makes of a group."""
+        """What `write` makes of a group; nothing of one that the format is not for."""
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
         """Write the files into a folder, under their names."""
@@ -138,7 +140,21 @@ class PointExport(TableExport):
     geometry: Geometry = "point"
 
 
-EXPORTS: dict[str, Export] = {".tif": CogExport(), ".parquet": TableExport()}
+class PolygonExport:
+    """One GeoPackage: the outlines of the classes of a map (`anysat.geo.polygons`)."""
+
+    media_type = "application/geopackage+sqlite3"
+
+    def files(self, content: Content, out: Path) -> tuple[Path, ...]:
+        """The file of a class map."""
+        return (out,) if content.has_classes else ()
+
+    def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
+        """Write period by period, row of shards by row of shards."""
+        write_polygons(folder / out.name, group, tags, advance)
+
+
+EXPORTS: dict[str, Export] = {".tif": CogExport(), ".parquet": TableExport(), ".gpkg": PolygonExport()}
 """Formats by suffix; add one here."""
 
 
@@ -161,14 +177,15 @@ def export(
 
     Args:
         store: NAME.zarr.
-        out: NAME.tif or NAME.parquet.
-        group: which; None for `patch`, or the only one.
+        out: NAME.tif or NAME.parquet, of a class map NAME.gpkg, too.
+        group: which; None for the main one (`find_group`).
         geometry: of the rows of a table.
         overwrite: replace files that exist.
         advance: called as shards are done; `num_steps` of them.
 
     Raises:
         SourceError, MissingFileError, UnknownNameError: there is no such store, group or format.
+        RecordError: the format is not for such a group.
         WriteError: a file exists or cannot be written; nothing is left behind.
     """
     chosen, found = find_export(out.suffix), find_group(store, group)
@@ -177,6 +194,8 @@ def export(
             raise RecordError("geometry", geometry, f"polygon, because {out.name} has pixels")
         chosen = PointExport()
     finals = chosen.files(Content.of(found), out)
+    if not finals:
+        raise RecordError("group", found.name, f"a class map of {store.name}, because {out.name} has polygons")
     tags = {"store": store.name, "group": found.name, **_facts(found), **provenance_of(store)}
     with staged(finals, overwrite=overwrite) as folder:
         chosen.write(found, folder, out, tags, advance)

@@ -10,6 +10,7 @@ from typing import Any
 from anysat.errors import AnySatError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 
+NO_SYSTEM = "its polygons have no reference system"
 _PARTS = 64
 """Into which the longest side of projected polygons is cut, before they are in degrees."""
 
@@ -56,13 +57,13 @@ def _box(words: str) -> Any:
 def _polygons(words: str) -> Any:
     import shapely
 
-    path, layer = _file_and_layer(words)
+    path, layer = file_and_layer(words)
     if not path.exists():
         raise MissingFileError(path, "polygons of an area, or WEST,SOUTH,EAST,NORTH in degrees")
-    geometries, crs = _read(path, layer)
-    if crs is None:
-        raise SourceError(path, "its polygons have no reference system", "write one into the file")
-    found = [one for one in geometries if one is not None and not one.is_empty]
+    table = read_table(path, layer, ", or WEST,SOUTH,EAST,NORTH in degrees")
+    if table.crs is None:
+        raise SourceError(path, NO_SYSTEM, "write one into the file")
+    found = [one for one in table.geometry.values if one is not None and not one.is_empty]
     if not found or any(one.geom_type not in ("Polygon", "MultiPolygon") for one in found):
         kinds = ", ".join(dict.fromkeys(one.geom_type for one in found)) or "nothing"
         raise SourceError(path, f"it holds {kinds}", "an area is a file of polygons")
@@ -70,10 +71,10 @@ def _polygons(words: str) -> Any:
         if not one.is_valid:
             raise SourceError(path, f"polygon {number} is not valid: {shapely.is_valid_reason(one)}",
                               "repair it, for example with shapely.make_valid")  # fmt: skip
-    return shapely.union_all(_in_degrees(found, crs))
+    return shapely.union_all(_in_degrees(found, table.crs))
 
 
-def _file_and_layer(words: str) -> tuple[Path, str | None]:
+def file_and_layer(words: str) -> tuple[Path, str | None]:
     """A file, and the layer of it that is named after a colon."""
     file, _, layer = words.rpartition(":")
     if file and Path(file).exists() and not Path(words).exists():
@@ -81,8 +82,18 @@ def _file_and_layer(words: str) -> tuple[Path, str | None]:
     return Path(words), None
 
 
-def _read(path: Path, layer: str | None) -> tuple[Any, Any]:
-    """Geometries and their reference system."""
+def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any:
+    """Read a vector file as a geopandas table, with any geometries, and possibly without a reference system.
+
+    Args:
+        path: The file.
+        layer: Name of the layer. None if there is only one with geometries.
+        otherwise: What else may be given; part of the error if the file cannot be read.
+
+    Raises:
+        SourceError: The file cannot be read, or it has several layers and none is named.
+        UnknownNameError: It has no such layer.
+    """
     import geopandas
 
     is_table = path.suffix == ".parquet"
@@ -90,12 +101,13 @@ def _read(path: Path, layer: str | None) -> tuple[Any, Any]:
         raise SourceError(path, f"it has no layers, and {layer!r} is named", "give the file alone")
     try:
         table = geopandas.read_parquet(path) if is_table else geopandas.read_file(path, layer=_layer(path, layer))
-        return table.geometry.values, table.crs
+        assert table.geometry is not None  # a table without one has no such attribute
+        return table
     except AnySatError:
         raise
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})", "give GeoJSON, GeoPackage, "
-                          "Shapefile or GeoParquet, or WEST,SOUTH,EAST,NORTH in degrees") from error  # fmt: skip
+        raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})",
+                          f"give GeoJSON, GeoPackage, Shapefile or GeoParquet{otherwise}") from error  # fmt: skip
 
 
 def _layer(path: Path, wanted: str | None) -> str | None:
@@ -108,7 +120,7 @@ def _layer(path: Path, wanted: str | None) -> str | None:
         raise UnknownNameError(f"layer of {path}", wanted, names)
     if wanted is None and len(names) > 1:
         raise SourceError(path, f"several layers with geometries: {', '.join(names)}",
-                          f"name the one that is the area after a colon, as in {path}:{names[0]}")  # fmt: skip
+                          f"name one after a colon, as in {path}:{names[0]}")  # fmt: skip
     return wanted or next(iter(names), None)
 
 

@@ -57,10 +57,31 @@ def export_polygons(
     found = find_group(store, group)
     if "class_names" not in found.variable_attributes:
         raise RecordError("group", found.name, f"a class map of {store.name}, with names of its classes")
-    write = _write_package if out.suffix == ".gpkg" else _write_parquet
     with staged([out], overwrite=overwrite) as folder:
-        write(folder / out.name, found, _strips(found, advance), provenance_of(store))
+        write_polygons(folder / out.name, found, provenance_of(store), advance)
     return out
+
+
+def write_polygons(path: Path, group: StoredGroup, told: Mapping[str, Any], advance: Advance) -> None:
+    """The polygons of a class map to NAME.gpkg or NAME.parquet, with what is told of it under `anysat`."""
+    write = _write_package if path.suffix == ".gpkg" else _write_parquet
+    write(path, group, _strips(group, advance), told)
+
+
+def write_layer(frame: Any, path: Path, layer: str, told: Mapping[str, Any] | None, **options: Any) -> None:
+    """Rows of a geopandas table to a layer of a GeoPackage: a new one with what is told of it, else more of them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import json
+
+    meta = {} if told is None else {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}}
+    mode = "a" if told is None else "w"
+    try:
+        frame.to_file(path, mode=mode, layer=layer, driver="GPKG", engine="pyogrio", index=False, **meta, **options)
+    except RuntimeError as error:  # of pyogrio
+        raise OSError(str(error)) from error
 
 
 def _strips(group: StoredGroup, advance: Advance) -> Iterator[_Strip]:
@@ -110,17 +131,13 @@ def _write_parquet(path: Path, group: StoredGroup, strips: Iterator[_Strip], tol
 
 
 def _write_package(path: Path, group: StoredGroup, strips: Iterator[_Strip], told: Mapping[str, Any]) -> None:
-    import json
-
     import geopandas
 
     crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
-    meta = {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}}
-    options = {"layer": group.name, "driver": "GPKG", "engine": "pyogrio", "geometry_type": "Polygon"}
     for strip in strips:
         frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
         if len(frame):  # the first rows decide of what type the columns are
-            frame.to_file(path, mode="a" if is_begun else "w", **options, **({} if is_begun else meta))
+            write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
             is_begun = True
     if frame is not None and not is_begun:
-        frame.to_file(path, mode="w", **options, **meta)
+        write_layer(frame, path, group.name, told, geometry_type="Polygon")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ DAMAGED = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError,
 """What zarr, its codecs, pyproj and Python raise where files or metadata of a store are not as they must be."""
 
 _COORDINATES = frozenset({"time", "time_bnds", "band", "y", "x", "spatial_ref", "scale", "valid", "norm", "tile"})
+_MAIN = ("patch", "class", "value", "probability")
+"""Groups that are what is asked for, the first before the others; `dense` and `uncertainty` come beside them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +45,7 @@ class StoredGroup:
     bands: tuple[str, ...]
     """Names along a vector; empty where they have none."""
 
-    @property
+    @cached_property
     def array(self) -> Any:
         """The main array."""
         return self.group[self.variable]
@@ -101,8 +104,7 @@ class StoredGroup:
 
     def codes(self, unit: Unit) -> NDArray[Any]:
         """What is stored in a shard, (row col dim) or (row col)."""
-        found = np.asarray(self.array[self._place(unit)])
-        return found if self.dim is None else np.moveaxis(found, 0, -1)
+        return self._codes(self._place(unit))
 
     def part(self, name: str, unit: Unit) -> NDArray[Any]:
         """Another array (row col) of the group over a shard."""
@@ -119,14 +121,28 @@ class StoredGroup:
 
     def values(self, unit: Unit) -> NDArray[Any]:
         """Values of a shard, (row col dim) or (row col), codes turned back."""
-        codes, norms, scale = self.codes(unit), self.norms(unit), self.scale
-        if norms is not None:
-            return from_power(codes, norms)
+        return self._values(self._place(unit))
+
+    def window(self, period: int, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values (row col dim), or (row col), codes turned back, and validity (row col) of some rows and columns."""
+        place = self._at(period, rows, cols)
+        return self._values(place), np.asarray(self.group["valid"][place])
+
+    def _values(self, place: tuple[Any, ...]) -> NDArray[Any]:
+        codes, scale = self._codes(place), self.scale
+        if "norm" in self.group:
+            return from_power(codes, np.asarray(self.group["norm"][place]))
         return codes if scale is None else from_scale(codes, scale)
 
+    def _codes(self, place: tuple[Any, ...]) -> NDArray[Any]:
+        found = np.asarray(self.array[place])
+        return found if self.dim is None else np.moveaxis(found, 0, -1)
+
     def _place(self, unit: Unit) -> tuple[Any, ...]:
-        rows, cols = self.slices(unit)
-        return (*((unit.period,) if self.periods else ()), ..., rows, cols)
+        return self._at(unit.period, *self.slices(unit))
+
+    def _at(self, period: int, rows: slice, cols: slice) -> tuple[Any, ...]:
+        return (*((period,) if self.periods else ()), ..., rows, cols)
 
 
 def open_stored(path: Path) -> dict[str, StoredGroup]:
@@ -156,9 +172,9 @@ def open_stored(path: Path) -> dict[str, StoredGroup]:
 
 
 def find_group(path: Path, name: str | None = None) -> StoredGroup:
-    """One group of a store: that of the name, else `patch`, else the only one."""
+    """One group of a store: that of the name, else the first there is of `patch`, `class`, `value` and others."""
     groups = open_stored(path)
-    name = name or ("patch" if "patch" in groups else next(iter(groups)))
+    name = name or next((main for main in _MAIN if main in groups), next(iter(groups)))
     if name not in groups:
         raise UnknownNameError("group", name, groups, f"It must be one of {path}")
     return groups[name]

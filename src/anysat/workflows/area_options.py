@@ -12,6 +12,8 @@ from anysat.errors import RecordError, UnknownNameError
 ALSO = (".tif", ".parquet")
 AREA_SUFFIXES = (".zarr", *ALSO)
 """Formats of an area."""
+CLASSES_ALSO = ".gpkg"
+"""Additional format of a class map: its polygons."""
 _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 
@@ -34,7 +36,8 @@ class AreaOptions:
     overlap: float = 0.25
     """Share of a window's side that neighbouring windows have in common; there, their results are blended."""
     also: str | None = None
-    """Formats to write besides an area's NAME.zarr: .tif, .parquet, or both separated by a comma."""
+    """Formats to write besides an area's NAME.zarr: .tif, .parquet, and for class maps .gpkg (polygons); several
+    separated by commas."""
     memory_gb: float = 4.0
     """Memory limit for an area, in gigabytes; the sizes of shards and blocks are chosen to fit."""
     readers: int = 2
@@ -45,8 +48,8 @@ class AreaOptions:
 
     def __post_init__(self) -> None:
         for suffix in self.formats:
-            if suffix not in ALSO:
-                raise UnknownNameError("--also", suffix, ALSO)
+            if suffix not in self.known_formats:
+                raise UnknownNameError("--also", suffix, self.known_formats)
         if self.readers < 1:
             raise RecordError("--readers", self.readers, "one or more")
         if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
@@ -64,6 +67,11 @@ class AreaOptions:
     def formats(self) -> list[str]:
         """Suffixes of what is written beside a store."""
         return [] if self.also is None else [word.strip() for word in self.also.split(",")]
+
+    @property
+    def known_formats(self) -> tuple[str, ...]:
+        """What may be written beside a store."""
+        return ALSO
 
     @property
     def asked_of_area(self) -> list[str]:

@@ -75,8 +75,9 @@ class Part:
         for layout in self.layouts:
             for suffix in options.formats if self.is_store else [self.output.suffix]:
                 out = self.output.with_suffix(suffix)
-                is_first = layout.name == self.layouts[0].name
-                found[layout.name, suffix] = out if is_first else out.with_stem(f"{out.stem}_{layout.name}")
+                out = out if layout is self.layouts[0] else out.with_stem(f"{out.stem}_{layout.name}")
+                if find_export(suffix).files(Content.planned(layout, self.periods), out):
+                    found[layout.name, suffix] = out
         return found
 
     def finals(self, options: AreaOptions) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
-from anysat.workflows.area_options import AREA_SUFFIXES, AreaOptions
+from anysat.workflows.area_options import ALSO, AREA_SUFFIXES, CLASSES_ALSO, AreaOptions
 
 _TILE_SUFFIXES = (".tif", ".json")
 
@@ -72,6 +72,11 @@ class PredictConfig(AreaOptions):
         self.check_also(self.out)
 
     @property
+    def known_formats(self) -> tuple[str, ...]:
+        """What may be written beside a store."""
+        return (*ALSO, CLASSES_ALSO)
+
+    @property
     def asked_of_area(self) -> list[str]:
         """Options given that only an area has, as they are typed."""
         suffix = Path(self.out).suffix
@@ -111,6 +116,16 @@ def check_probabilities(asked: bool, kind: str, name: str) -> None:
     """
     if asked and kind == "value":
         raise RecordError("--probabilities", True, f"false, because {name!r} has no classes")
+
+
+def check_polygons(formats: Collection[str], kind: str, name: str) -> None:
+    """Refuse to be asked for polygons of what is no class map.
+
+    Raises:
+        RecordError: the target, of this kind and name, has not one class for each place.
+    """
+    if CLASSES_ALSO in formats and kind != "class":
+        raise RecordError("--also", CLASSES_ALSO, f"{' or '.join(ALSO)}, because {name!r} has not one class per place")
 
 
 def predict(config: PredictConfig) -> Answer:

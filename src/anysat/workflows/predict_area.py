@@ -26,7 +26,7 @@ from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, check_polygons, check_probabilities, told_not_given
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
 """Of the mlm extension's list."""
@@ -39,7 +39,9 @@ def predict_area(config: PredictConfig) -> Answer:
     check_scheduler(config)
     predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
-    check_probabilities(config.probabilities, predictor.task.target.kind, predictor.task.target.name)
+    target = predictor.task.target
+    check_probabilities(config.probabilities, target.kind, target.name)
+    check_polygons(config.formats, target.kind, target.name)
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)
