@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import RecordError
-from anysat.workflows.probe import Scored
+from anysat.workflows.answer import Answer
 
 _SUFFIXES = (".parquet", ".gpkg", ".csv")
 
@@ -39,7 +39,7 @@ class ZonalConfig:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(_SUFFIXES)}")
 
 
-def zonal(config: ZonalConfig) -> Scored:
+def zonal(config: ZonalConfig) -> Answer:
     """Read the polygons, then the store where they lie, and write the table.
 
     Raises:
@@ -68,4 +68,4 @@ def zonal(config: ZonalConfig) -> Scored:
     ]
     if not (seen > 0).any():
         lines.append(f"no polygon lies on ground that was seen: check the reference system of {config.polygons}")
-    return Scored(text="\n".join([*lines, f"wrote {out}"]))
+    return Answer("\n".join([*lines, f"wrote {out}"]))
