@@ -1,4 +1,4 @@
-"""Vectors and values on a grid to rows of GeoParquet 1.1: one row per patch that was seen, with its place and time."""
+"""Vectors and values to rows of GeoParquet 1.1: one per patch of a grid that was seen, or one per tile."""
 
 from __future__ import annotations
 
@@ -118,6 +118,101 @@ class PatchTable:
         shapes, bounds = _places(self._geobox, rows, cols, self._geometry)
         write_rows(self._file, self._schema, columns, shapes, bounds)
         return len(rows)
+
+
+class TileTable:
+    """A Parquet file with a row per tile, which grows by row groups; a context that closes the file.
+
+    Columns: `id`, `split`, those given, `seen_frac` (share of the tile's patches that were seen) and `embedding`, null
+    where nothing was. With places also `lon` and `lat` (degrees, WGS 84, of the middle) and, as GeoParquet, `geometry`:
+    the same as a point, null where it is not known.
+    """
+
+    OWN = ("id", "split", "member", "lon", "lat", "seen_frac", "embedding", "geometry")
+
+    def __init__(
+        self, path: Path, fields: Mapping[str, Any], *, dim: int, has_places: bool, attributes: Mapping[str, Any]
+    ) -> None:
+        """Begin the file.
+
+        Args:
+            path: the file.
+            fields: further columns: a type of pyarrow by name, `strings` for lists of text, or a number: of lists of
+                so many 0 and 1.
+            dim: length of an embedding.
+            has_places: whether the place of any tile is known.
+            attributes: anything that turns into JSON, kept in the file under `anysat`.
+        """
+        import pyarrow.parquet
+
+        self._has_places = has_places
+        kinds: dict[str, Any] = {"id": "string", "split": "string", **fields}
+        if has_places:
+            kinds |= {"lon": "double", "lat": "double"}
+        columns = {name: _type_of(kind) for name, kind in kinds.items()}
+        columns |= {"seen_frac": pyarrow.float64(), "embedding": pyarrow.list_(pyarrow.float32(), dim)}
+        told = {"anysat": json.dumps(dict(attributes))}
+        if has_places:  # in longitude and latitude, which is what GeoParquet takes where no system is named
+            columns["geometry"] = pyarrow.binary()
+            place = {"encoding": "WKB", "geometry_types": ["Point"]}
+            told["geo"] = json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": place}})
+        self._schema = pyarrow.schema(list(columns.items()), metadata=told)
+        self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
+
+    @classmethod
+    def check_names(cls, names: Sequence[str]) -> None:
+        """Refuse further columns of which one has the name of another.
+
+        Raises:
+            RecordError: it does.
+        """
+        for name in names:
+            if name in cls.OWN or names.count(name) > 1:
+                raise RecordError("target", name, f"a name that no other column of the table has: {', '.join(cls.OWN)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(
+        self, vectors: NDArray[np.float32], seen_frac: NDArray[np.float64], *, ids: Sequence[str],
+        splits: Sequence[str], places: NDArray[np.float64], columns: Mapping[str, Sequence[Any]],
+    ) -> None:  # fmt: skip
+        """A row group of tiles.
+
+        Args:
+            vectors: (tile dim), NaN where nothing was seen.
+            seen_frac: (tile) shares of patches.
+            ids: names of the tiles.
+            splits: their splits.
+            places: (tile 2) longitude and latitude, NaN where they are not known.
+            columns: those that were announced.
+        """
+        import pyarrow
+        import shapely
+
+        given: dict[str, Any] = {"id": list(ids), "split": list(splits), "seen_frac": seen_frac, **columns}
+        given["embedding"] = [None if np.isnan(vector).all() else vector for vector in vectors]
+        if self._has_places:
+            is_known = np.isfinite(places).all(1)
+            given |= {name: np.where(is_known, places[:, axis], np.nan) for axis, name in enumerate(("lon", "lat"))}
+            points = np.where(is_known, shapely.points(places), None)
+            given["geometry"] = shapely.to_wkb(points).tolist()
+        arrays = [pyarrow.array(given[field.name], field.type, from_pandas=True) for field in self._schema]
+        self._file.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(ids))
+
+
+def _type_of(kind: Any) -> Any:
+    """A type of pyarrow: by its name, `strings` a list of text, a number a list of so many small numbers."""
+    import pyarrow
+
+    if isinstance(kind, int):
+        return pyarrow.list_(pyarrow.int8(), kind)
+    return pyarrow.list_(pyarrow.string()) if kind == "strings" else pyarrow.type_for_alias(kind)
 
 
 def geo_schema(columns: Mapping[str, Any], geobox: GeoBox, kind: str, attributes: Mapping[str, Any]) -> Any:

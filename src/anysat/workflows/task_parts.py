@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,8 +39,24 @@ SCORES = "scores.json"
 MOST_STATISTICS_TILES = 2000
 
 
+class Standard(Protocol):
+    """What statistics are looked up by, or computed from; labelled data are that, too."""
+
+    @property
+    def record(self) -> DatasetRecord:
+        """Of the dataset."""
+
+    @property
+    def train(self) -> Any:
+        """Its training tiles."""
+
+    @property
+    def normaliser(self) -> Normaliser | None:
+        """Statistics that came with the data."""
+
+
 def with_statistics(
-    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
+    encoder: AnySat, data: Standard, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
     is_writer: bool = True, tiles_are_known: bool = False,
 ) -> str:  # fmt: skip
     """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
@@ -58,7 +74,7 @@ def with_statistics(
 
 
 def _statistics(
-    encoder: AnySat, data: OpenData, asked: str | None, modalities: Sequence[str], run: Path, seed: int,
+    encoder: AnySat, data: Standard, asked: str | None, modalities: Sequence[str], run: Path, seed: int,
     is_writer: bool, tiles_are_known: bool,
 ) -> tuple[Normaliser, str]:  # fmt: skip
     name, own = data.record.name, encoder.normaliser
