@@ -99,6 +99,17 @@ def test_a_series_of_another_size_is_not_centred():
         plan_grid([footprint("aerial", geobox((304, 304), 0.2)), floating("s2", (5, 6))], 10)
 
 
+def test_of_a_tile_of_a_given_size_a_series_without_georeference_is_centred_too():
+    photo = footprint("aerial", geobox((304, 304), 0.2))
+    assert corner(plan_tile([photo, floating("s2", (6, 6))], 60.0).geobox) == pytest.approx((LEFT + 0.4, TOP - 0.4))
+    with pytest.raises(SourceError, match="its 120 x 120 m are not the 60.8 x 60.8 m of the other inputs"):
+        plan_tile([photo, floating("s2", (12, 12))], 60.0)
+    with pytest.raises(SourceError, match="are not the tile of 40 m. make tiles of its size, 60 m"):
+        plan_tile([photo, floating("s2", (6, 6))], 40.0)
+    with pytest.raises(SourceError, match="so its place in a tile around a given place is not known"):
+        plan_tile([photo, floating("s2", (6, 6))], 60.0, (36.85, -1.3))
+
+
 def test_nothing_with_a_georeference_is_refused():
     with pytest.raises(SourceError, match="together with a georeferenced input"):
         plan_grid([floating("s2", (6, 6))], 10)

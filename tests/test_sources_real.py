@@ -101,3 +101,18 @@ def test_flags_of_a_real_landsat_series_mask_it(patch, tmp_path):
     assert len(days) < len(clear)
     clear = np.stack([clear[patch["l8_dates"] == day].any(axis=0) for day in days])
     np.testing.assert_array_equal(observation.valid[:, 4], clear[clear.any(axis=(1, 2))])
+
+
+def test_a_series_without_georeference_is_part_of_a_tile_of_ones_own_data(shared_data, tmp_path):
+    """Of TreeSatAI-TS, centred on its photo."""
+    from anysat.data.base import open_dataset
+
+    (tmp_path / "trees.yaml").write_text(
+        "{name: trees, tile_m: 60, tiles: trees.csv, modalities: {aerial: {path: 'aerial/{id}.tif', bands: [NIR, G, B, "
+        "R], units: DN}, s2: {path: 'sentinel-ts/{id}_2020.h5'}}}"
+    )
+    (tmp_path / "trees.csv").write_text("id\nAbies_alba_1_1005_WEFL_NLF\n")
+    tile = open_dataset(str(tmp_path / "trees.yaml"), shared_data / "treesatai_ts", "all")[0]
+    assert tile.observations["aerial"].shape_px == (300, 300)
+    assert tile.observations["s2"].values.shape[1:] == (10, 6, 6)
+    assert tile.observations["s2"].valid.mean() > 0.9

@@ -125,7 +125,8 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
 
     The ground of a source with several rasters, such as dates, is what all of them show if that contains the tile, so
     that a single larger raster does not move it; otherwise it is what they show together. Reference system and pixels
-    are chosen as in `plan_grid`. The whole tile is one patch.
+    are chosen as in `plan_grid`. The whole tile is one patch. Sources without georeference must have its size; they are
+    centred.
 
     Args:
         footprints: The ground of the sources.
@@ -133,21 +134,23 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         lon_lat: Longitude and latitude of the centre in WGS 84 degrees; None for the middle of the shared ground.
 
     Raises:
-        SourceError: A source has no georeference, the sources do not overlap, or the shared ground is smaller than the
-            tile by a pixel or more, or does not contain the place.
+        SourceError: No source has a georeference, or one has none and cannot be centred; the sources do not overlap;
+            the shared ground is smaller than the tile by a pixel or more, or does not contain the place.
     """
-    located, bounding, crs, reason, shared = _shared_ground(footprints, lon_lat)
+    _, bounding, crs, reason, shared = _shared_ground(footprints, lon_lat)
     names = ", ".join(footprint.name for footprint in bounding)
-    if len(located) < len(footprints):
-        without = next(footprint.name for footprint in footprints if not footprint.geoboxes)
-        raise SourceError(without, "it has no georeference, so its place in the tile is not known")
+    floating = [footprint for footprint in footprints if not footprint.geoboxes]
+    if floating and lon_lat is not None:
+        why = "it has no georeference, so its place in a tile around a given place is not known"
+        raise SourceError(floating[0].name, why, "let the tile lie in the middle of the files, or write one into it")
     if lon_lat is not None:
         x, y = _projected(*lon_lat, crs)
         if not (shared.left <= x <= shared.right and shared.bottom <= y <= shared.top):
             place = f"longitude {lon_lat[0]:g}, latitude {lon_lat[1]:g} degrees"
             raise SourceError(names, f"the ground {shared} does not hold the place {place}", "check the place")
     else:
-        shared = _shown_throughout(bounding, crs, shared, side_m)
+        shared = _centred(_shown_throughout(bounding, crs, shared, side_m), floating)
+        _check_fill(floating, side_m)
         x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
         if side_m - min(shared.width_m, shared.height_m) >= max(f.modality.gsd_m for f in bounding):
             size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
@@ -160,6 +163,17 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         crs_reason=reason,
         shared=shared,
     )
+
+
+def _check_fill(floating: Sequence[Footprint], side_m: float) -> None:
+    """Sources without georeference, whose corner is taken for that of the tile, have its size."""
+    for footprint in floating:
+        rows_m, cols_m = (side * footprint.modality.gsd_m for side in footprint.shape_px)
+        if max(abs(rows_m - side_m), abs(cols_m - side_m)) >= footprint.modality.gsd_m:
+            raise SourceError(
+                footprint.name, f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the tile of "
+                f"{side_m:g} m", f"make tiles of its size, {min(rows_m, cols_m):g} m, or write a georeference into it",
+            )  # fmt: skip
 
 
 def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side_m: float) -> Box:
