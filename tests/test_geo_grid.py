@@ -104,7 +104,7 @@ def test_of_a_tile_of_a_given_size_a_series_without_georeference_is_centred_too(
     assert corner(plan_tile([photo, floating("s2", (6, 6))], 60.0).geobox) == pytest.approx((LEFT + 0.4, TOP - 0.4))
     with pytest.raises(SourceError, match="its 120 x 120 m are not the 60.8 x 60.8 m of the other inputs"):
         plan_tile([photo, floating("s2", (12, 12))], 60.0)
-    with pytest.raises(SourceError, match="are not the tile of 40 m. make tiles of its size, 60 m"):
+    with pytest.raises(SourceError, match="its 60 x 60 m are not the 40.0 x 40.0 m of the tile"):
         plan_tile([photo, floating("s2", (6, 6))], 40.0)
     with pytest.raises(SourceError, match="so its place in a tile around a given place is not known"):
         plan_tile([photo, floating("s2", (6, 6))], 60.0, (36.85, -1.3))

@@ -150,7 +150,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
             raise SourceError(names, f"the ground {shared} does not hold the place {place}", "check the place")
     else:
         shared = _centred(_shown_throughout(bounding, crs, shared, side_m), floating)
-        _check_fill(floating, side_m)
+        _centred(Box(0, 0, side_m, side_m), floating, "the tile")
         x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
         if side_m - min(shared.width_m, shared.height_m) >= max(f.modality.gsd_m for f in bounding):
             size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
@@ -163,17 +163,6 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         crs_reason=reason,
         shared=shared,
     )
-
-
-def _check_fill(floating: Sequence[Footprint], side_m: float) -> None:
-    """Sources without georeference, whose corner is taken for that of the tile, have its size."""
-    for footprint in floating:
-        rows_m, cols_m = (side * footprint.modality.gsd_m for side in footprint.shape_px)
-        if max(abs(rows_m - side_m), abs(cols_m - side_m)) >= footprint.modality.gsd_m:
-            raise SourceError(
-                footprint.name, f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the tile of "
-                f"{side_m:g} m", f"make tiles of its size, {min(rows_m, cols_m):g} m, or write a georeference into it",
-            )  # fmt: skip
 
 
 def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side_m: float) -> Box:
@@ -335,7 +324,7 @@ def check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
                 )  # fmt: skip
 
 
-def _centred(shared: Box, floating: Sequence[Footprint]) -> Box:
+def _centred(shared: Box, floating: Sequence[Footprint], whose: str = "the other inputs") -> Box:
     """The part of the shared ground where the sources without georeference are taken to lie."""
     height, width = shared.height_m, shared.width_m
     for footprint in floating:
@@ -345,7 +334,7 @@ def _centred(shared: Box, floating: Sequence[Footprint]) -> Box:
             raise SourceError(
                 footprint.name,
                 f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the "
-                f"{shared.height_m:.1f} x {shared.width_m:.1f} m of the other inputs",
+                f"{shared.height_m:.1f} x {shared.width_m:.1f} m of {whose}",
                 f"it can only be centred on ground that differs by less than its pixel of {pixel:g} m",
             )
         height, width = min(height, rows_m), min(width, cols_m)

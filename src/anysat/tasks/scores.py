@@ -302,6 +302,11 @@ class Scores:
             "num_unanswered": self.num_unanswered,
         }
 
+    @property
+    def num_groups(self) -> int:
+        """How many tiles, or groups of them, intervals draw."""
+        return self.num_tiles if self.groups is None else len(self.groups.unique())
+
     def _figure(self, name: str, weights: Tensor) -> Tensor:
         return self.counts.formulas[name](self.counts.totals(weights))
 

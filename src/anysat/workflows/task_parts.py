@@ -333,6 +333,7 @@ def described(found: Scores, unit: str = "tiles") -> dict[str, Any]:
     figures, classes = found.intervals()
     return found.to_dict() | {
         "intervals_over": unit,
+        "num_intervals_over": found.num_groups,
         "intervals": {name: _plain(one) for name, one in figures.items() if not math.isnan(found.figures[name])},
         "class_intervals": {name: [_plain(one) for one in each] for name, each in classes.items()},
     }

@@ -23,7 +23,7 @@ from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.page import HEAD, STYLE, img, rows, table
-from anysat.workflows.task_text import FIGURES, tiles_told, with_interval
+from anysat.workflows.task_text import FIGURES, intervals_told, tiles_told, with_interval
 
 REPORT = "report.html"
 SHOWN = 3
@@ -109,7 +109,7 @@ def _lead(found: Mapping[str, Any]) -> str:
     name, test = found["primary"], found["scores"]["test"]
     title = FIGURES.get(name, name)
     told = f"<b>{escape(title)} {with_interval(test, name)}</b> on the test split, with a 95 % interval over "
-    told += f"{escape(test['intervals_over'])}. Settings chosen on {escape(found['selected_on'])}."
+    told += f"{escape(intervals_told(test))}. Settings chosen on {escape(found['selected_on'])}."
     if unanswered := test.get("num_unanswered", 0):
         told += f" Not predicted, because nothing was observed there: {unanswered:,} of {test['num_samples']:,} labels."
     return f'<p class="banner trained">{told}</p><p>{escape(_INTERVALS)}</p>'

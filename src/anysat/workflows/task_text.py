@@ -92,7 +92,26 @@ def score_lines(
     lines = [
         f"  {title:18} {with_interval(scores, name)}" for name, title in FIGURES.items() if name in scores["figures"]
     ]
-    return lines + paper_line(command, config, split, crop_m)
+    return lines + _interval_lines(scores) + paper_line(command, config, split, crop_m)
+
+
+FEWEST = 10
+"""Tiles or blocks needed. Fewer give few different draws, so that an interval looks more precise than it is."""
+
+
+def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
+    """What intervals are over, if that is blocks of ground or too few tiles."""
+    told, is_few = intervals_told(scores), scores.get("num_intervals_over", FEWEST) < FEWEST
+    return [f"  intervals over {told}"] if is_few or scores.get("intervals_over", "tiles") != "tiles" else []
+
+
+def intervals_told(scores: Mapping[str, Any]) -> str:
+    """How many tiles or blocks intervals are over, if recorded, and whether these are too few."""
+    unit, count = str(scores.get("intervals_over", "tiles")), scores.get("num_intervals_over")
+    if count is None:
+        return unit
+    unit = unit.replace("blocks", "block", 1).replace("tiles", "tile", 1) if count == 1 else unit
+    return f"{count:,} {unit}" + (", too few for a reliable interval" if count < FEWEST else "")
 
 
 def paper_line(
