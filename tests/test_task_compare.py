@@ -90,6 +90,7 @@ def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, 
     assert status == 0, err
     plain, blocked = (scores_of(tmp_path / name)["scores"]["train"] for name in ("tiles", "run"))
     assert (plain["intervals_over"], blocked["intervals_over"]) == ("tiles", f"blocks of {BLOCK_KM} km")
+    assert 2 <= blocked["num_intervals_over"] < plain["num_intervals_over"] == plain["num_tiles"]
     assert plain["figures"] == blocked["figures"]
     assert plain["intervals"] != blocked["intervals"]
     status, _, err = run_task("evaluate", f"--run={tmp_path / 'tiles'}", f"--block-km={BLOCK_KM}", "--split=train",

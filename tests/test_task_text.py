@@ -8,7 +8,7 @@ import torch
 from anysat.data.base import Target
 from anysat.tasks.base import make_task
 from anysat.workflows.task_presets import FINETUNES, PROBES
-from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line, tiles_told, with_interval
+from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line, score_lines, tiles_told, with_interval
 
 
 def line(command, name, split=None, **changes):
@@ -120,3 +120,18 @@ def test_an_interval_of_no_width_is_not_told_as_if_it_were_certain():
     scores = {"figures": {"accuracy": 0.0, "f1_macro": 0.5}, "intervals": {"accuracy": [0, 0], "f1_macro": [0.4, 0.6]}}
     assert with_interval(scores, "accuracy") == "0.000"
     assert with_interval(scores, "f1_macro") == "0.500 (0.400 to 0.600)"
+
+
+def test_intervals_say_over_how_many_blocks_they_are_and_when_these_are_too_few():
+    def told(count, unit="blocks of 1 km"):
+        sheet = {"figures": {"miou": 0.82}, "intervals": {"miou": [0.729, 0.82]}, "intervals_over": unit}
+        lines = score_lines(sheet | ({} if count is None else {"num_intervals_over": count}), "probe", {"preset": None})
+        assert lines[0].split() == ["mean", "IoU", "0.820", "(0.729", "to", "0.820)"]
+        return lines[1:]
+
+    assert told(3) == ["  intervals over 3 blocks of 1 km, too few for a reliable interval"]
+    assert told(1) == ["  intervals over 1 block of 1 km, too few for a reliable interval"]
+    assert told(12) == ["  intervals over 12 blocks of 1 km"]
+    assert told(9, "tiles") == ["  intervals over 9 tiles, too few for a reliable interval"]
+    assert told(10, "tiles") == told(None, "tiles") == []
+    assert told(None) == ["  intervals over blocks of 1 km"]
