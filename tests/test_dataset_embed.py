@@ -103,7 +103,7 @@ def test_what_was_done_is_told_with_tiles_without_a_valid_value(forest, tmp_path
     assert main(command(forest, tmp_path / "t.parquet", "--split", "test")) == 0
     told = capsys.readouterr().out
     assert "mine: 2 tiles (2 test)" in told
-    assert "1 without a valid value, null in the table: d" in told
+    assert "1 tile without valid values, null in the table: d" in told
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
     assert len(pandas.read_parquet(tmp_path / "t.parquet")) == 2
 
@@ -124,7 +124,7 @@ def test_an_interrupted_command_goes_on_with_what_is_there(forest, tmp_path, mon
         assert main(command(forest, tmp_path / "t.parquet")) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet.partial"]
     assert main(command(forest, tmp_path / "t.parquet")) == 0
-    assert "4 were there from before" in capsys.readouterr().out
+    assert "4 tiles were already embedded" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 

@@ -166,6 +166,17 @@ def test_picture_shows_every_modality_with_its_dates_and_the_labels_in_words():
     assert "° N" in figure.get_suptitle()
 
 
+def test_long_titles_are_wrapped_within_the_picture_and_dates_stay_whole():
+    days = np.datetime64("2020-01-03") + 6 * np.arange(60)
+    seen = [Observation.of(MODALITIES[key], np.ones((60, 2 if key != "s2" else 10, 6, 6)), dates=days) for key in
+            ("s2", "s1-asc", "s1-des")]  # fmt: skip
+    figure = sample_figure(Tile.of(*seen), [], "mine")
+    figure.canvas.draw()
+    right = [axes.title.get_window_extent().x1 for axes in figure.axes]
+    assert max(right) <= figure.bbox.x1
+    assert figure.axes[1].get_title().splitlines()[1] == "2020-12-22"
+
+
 def flooded(**target):
     s2 = Observation.of(MODALITIES["s2"], np.ones((1, 10, 512, 512)), dates=["2019-09-18"])
     labels = np.zeros((512, 512), np.int64)

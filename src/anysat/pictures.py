@@ -5,6 +5,7 @@ For looking at, not for measuring: every picture is stretched. Invalid places ar
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 STRETCH_PERCENT = (2.0, 98.0)
 """Percentiles of a band, or of a principal component, that become black and full colour."""
 _WHITE, _PANEL_INCHES = 255, 3.2
+_TITLE = 49
+"""Characters per line of a panel's title; longer lines extend beyond the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +98,9 @@ def extent_m(shape: Sequence[float], gsd_m: float) -> tuple[float, float, float,
 
 
 def label(axes: Axes, title: str) -> None:
-    """Give a panel of ground in metres its title and the names of its axes."""
-    axes.set_title(title, fontsize="small")
+    """Give a panel of ground in metres its title, wrapped to about its width, and the names of its axes."""
+    wrapped = [line for part in title.split("\n") for line in textwrap.wrap(part, _TITLE, break_on_hyphens=False)]
+    axes.set_title("\n".join(wrapped), fontsize="small")
     axes.set_xlabel("east (m)", fontsize="small")
     axes.set_ylabel("north (m)", fontsize="small")
     axes.tick_params(labelsize="small")

@@ -121,11 +121,11 @@ class PatchTable:
 
 
 class TileTable:
-    """A Parquet file with a row per tile, which grows by row groups; a context that closes the file.
+    """A Parquet file with one row per tile, written row group by row group; a context that closes the file.
 
-    Columns: `id`, `split`, those given, `seen_frac` (share of the tile's patches that were seen) and `embedding`, null
-    where nothing was. With places also `lon` and `lat` (degrees, WGS 84, of the middle) and, as GeoParquet, `geometry`:
-    the same as a point, null where it is not known.
+    Columns: `id`, `split`, the given ones, `seen_frac` (share of the tile's patches that were seen) and `embedding`,
+    null if nothing was seen. With places it is GeoParquet and also has `lon` and `lat` (centre, WGS 84 degrees) and
+    `geometry`, the same as a point; they are null if the place is unknown.
     """
 
     OWN = ("id", "split", "member", "lon", "lat", "seen_frac", "embedding", "geometry")

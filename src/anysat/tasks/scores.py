@@ -304,8 +304,8 @@ class Scores:
 
     @property
     def num_groups(self) -> int:
-        """How many tiles, or groups of them, intervals draw."""
-        return self.num_tiles if self.groups is None else len(self.groups.unique())
+        """Number of tiles, or of groups of tiles, that intervals are over."""
+        return self.num_tiles if self.groups is None else len(np.unique(self.groups.numpy()))
 
     def _figure(self, name: str, weights: Tensor) -> Tensor:
         return self.counts.formulas[name](self.counts.totals(weights))

@@ -285,13 +285,21 @@ def _drawn(part: Part, tick: Tick) -> Path:
     return part.picture
 
 
+def area_line(area: Area) -> str:
+    """The patches of an area, its size and reference system."""
+    (rows, cols), size = area.span.shape, area.patch_size_m
+    return (
+        f"area: {rows} x {cols} patches of {size:g} m, {rows * cols * size**2 / 1e6:.4g} km2, in "
+        f"{system_name(area.geobox.crs)} ({area.crs_reason}); patches at its edge may be partly outside the inputs"
+    )
+
+
 def _told(part: Part, found: Found, timing: Timing) -> list[str]:
     (rows, cols), size = part.area.span.shape, part.area.patch_size_m
-    km2, count = rows * cols * size**2 / 1e6, rows * cols * len(part.periods)
+    count = rows * cols * len(part.periods)
     seams = "" if found.seams.score is None else f", seam score {found.seams.score:.3f}"
     return [
-        f"area: {rows} x {cols} patches of {size:g} m, {km2:.4g} km2, in {system_name(part.area.geobox.crs)} "
-        f"({part.area.crs_reason})",
+        area_line(part.area),
         f"seen: {found.num_patches} of {count} patches{seams}",
         *_throughput(timing, timing.num_patches * size**2 / 1e6),
     ]

@@ -1,4 +1,4 @@
-"""Tile embeddings of a whole dataset in one table, with splits, places and labels: what can be asked for."""
+"""Options of `anysat datasets embed`: tile embeddings of a whole dataset in one table, with splits and labels."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from anysat.errors import RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from anysat.workflows.datasets import Answer
+    from anysat.workflows.answer import Answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
-    """Embed every tile of a dataset into one Parquet table, with split, place and labels, for scikit-learn and others.
+    """Embed all tiles of a dataset into one Parquet table with splits, places and labels, for example for scikit-learn.
 
-    Columns: `id`, `split`, `lon` and `lat` (and `geometry`) where tiles know their place, a column per target of tiles,
-    `seen_frac` and `embedding`.
+    Columns: `id`, `split`, the labels of targets per tile, `lon`, `lat` and `geometry` if places are known, `seen_frac`
+    and `embedding`.
     """
 
     name: str = field(
-        metadata={"positional": "NAME", "help": "Dataset: a name of `anysat datasets list`, a module or a YAML file."}
+        metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
     out: str
-    """File to write, ending in .parquet. Until it is complete, OUT.partial keeps embeddings, from which the same
-    command goes on after an interruption."""
+    """File to write, ending in .parquet. After an interruption, the same command continues from OUT.partial."""
     weights: str = "nano"
     """Encoder: nano, a file, a run folder, or a hub id."""
     split: str = "all"
     """Split to embed: train, val, test or all; members may be joined by `+`, as fold1+fold2."""
     patch_size_m: float | None = None
-    """Side of a patch in metres; null for the first of the dataset's."""
+    """Side of a patch in metres; null uses the dataset's first."""
     modalities: list[str] = field(default_factory=list)
-    """Modalities to look at, as [s2,aerial]; all when not given."""
+    """Modalities to use, such as [s2,aerial]; all if not given."""
     statistics: str | None = None
-    """JSON file of statistics, or a preset; null takes those of the weights for this dataset, else computes them from
-    the training split, as `anysat probe` does."""
+    """JSON file of statistics, or a preset; null uses those of the weights for this dataset, or computes them from the
+    training split."""
     day_convention: str | None = None
-    """How day numbers are made from dates, `day_of_year` or `days_since YYYY-MM-DD`; null as the weights were
+    """How dates become day numbers, `day_of_year` or `days_since YYYY-MM-DD`; null does it as the weights were
     trained."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
     precision: str = "auto"
     """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
     workers: int = 2
-    """Processes to read with, 0 for none beside this one; the result does not depend on it."""
+    """Number of reading processes, 0 to read in this one; the result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
@@ -63,13 +62,14 @@ class TableConfig:
 
 
 def embed_dataset(config: TableConfig) -> Answer:
-    """Embed, write, and return what was done.
+    """Embed, write the table and return a report.
 
     Raises:
-        OutputExistsError: the table exists and is not to be replaced.
-        UnknownNameError, MissingFileError, SourceError: see `open_dataset`.
-        InputError: no tile, no patch size, or a target with the name of another column.
-        WriteError: it cannot be written; embeddings that are finished are kept.
+        OutputExistsError: The table exists and is not to be replaced.
+        UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
+        InputError: There is no tile or no patch size.
+        RecordError: A target has the name of another column.
+        WriteError: The table cannot be written; finished embeddings are kept.
     """
     from anysat.workflows.dataset_embed_run import run_embed_dataset
 

@@ -30,8 +30,8 @@ from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.probing.cache import TILES_PER_FILE, Features, extract
 from anysat.tasks.base import labelled
+from anysat.workflows.answer import Answer
 from anysat.workflows.dataset_embed import TableConfig
-from anysat.workflows.datasets import Answer
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import number_days, with_statistics
 
@@ -222,15 +222,16 @@ def _told(
     dim, num_new = found.embeddings([0]).tile.shape[1], found.num_new
     yield f"{tiles.name}: {len(found):,} tiles ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
     yield f"statistics: {facts['statistics']}"
-    kept = f"; {len(found) - num_new:,} were there from before" if num_new < len(found) else ""
+    kept = f"; {len(found) - num_new:,} tiles were already embedded" if num_new < len(found) else ""
     yield (
         f"embeddings: {dim} numbers a tile, of {' '.join(tiles.modalities)} in patches of {facts['patch_size_m']:g} m, "
         f"multiplied in {facts['precision']}{kept}"
     )
-    yield f"labels: {', '.join(target.name for target in targets) or 'none, for no target of the dataset is of tiles'}"
+    labels = ", ".join(target.name for target in targets)
+    yield f"labels: {labels or 'none, because the dataset has no target per tile'}"
     if not np.isfinite(found.targets[_PLACE].numpy()).all(1).any():
-        yield "no tile knows its place: no columns lon, lat and geometry"
+        yield "places: not known, so there are no columns lon, lat and geometry"
     if names := found.unseen:
-        more = ", …" if len(names) > _NAMED else ""
-        yield f"{len(names):,} without a valid value, null in the table: {', '.join(names[:_NAMED])}{more}"
+        shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        yield f"{len(names):,} {'tile' if len(names) == 1 else 'tiles'} without valid values, null in the table: {shown}"
     yield f"wrote {out}: {len(found):,} rows"

@@ -12,8 +12,8 @@ from anysat.areas.sample import NOTHING_SEEN, sample_spans
 from anysat.errors import SourceError
 from anysat.geo.area import Span
 from anysat.geo.layout import Layout
-from anysat.geo.zones import system_name
 from anysat.workflows.answer import Answer
+from anysat.workflows.area_run import area_line
 from anysat.workflows.embed_area import Prepared, measure_statistics, prepare
 from anysat.workflows.plan import PlanConfig
 
@@ -48,7 +48,7 @@ def plan_area(config: PlanConfig) -> Answer:
 
 def _counted(prepared: Prepared, job: Job) -> list[str]:
     """What is known without reading a pixel."""
-    (rows, cols), size, periods = job.area.span.shape, job.area.patch_size_m, len(job.periods)
+    (rows, cols), periods = job.area.span.shape, len(job.periods)
     windows = len(job.windowing.starts(rows)) * len(job.windowing.starts(cols))
     side = job.windowing.shape(job.area)
     shards = job.area.shards
@@ -57,9 +57,7 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     kept = prepared.load.kept_bytes * rows * cols * periods
     stored = sum(_bytes(layout) for layout in prepared.part(job).layouts) * periods
     return [
-        f"area: {rows} x {cols} patches of {size:g} m, {rows * cols * size**2 / 1e6:.4g} km2, in "
-        f"{system_name(job.area.geobox.crs)} "
-        f"({job.area.crs_reason})",
+        area_line(job.area),
         f"windows: {windows} of {side[0]} x {side[1]} patches, {job.windowing.overlap:.0%} overlapping, in "
         f"{shards[0]} x {shards[1]} shards of {job.area.shard} x {job.area.shard} patches"
         + (f", for each of {periods} periods" if periods > 1 else ""),
