@@ -233,5 +233,6 @@ def _told(
         yield "places: not known, so there are no columns lon, lat and geometry"
     if names := found.unseen:
         shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
-        yield f"{len(names):,} {'tile' if len(names) == 1 else 'tiles'} without valid values, null in the table: {shown}"
+        unit = "tile" if len(names) == 1 else "tiles"
+        yield f"{len(names):,} {unit} without valid values, null in the table: {shown}"
     yield f"wrote {out}: {len(found):,} rows"
