@@ -303,7 +303,7 @@ MISTAKES = [
     (["--dates=2020-01-01/2020-12-31", "--store=int4"], "int8-power"),
     (["--dates=2020-01-01/2020-12-31", "--dense=s1"], "s2"),
     (["--dates=2020-01-01/2020-12-31", "--memory-gb=0.5"], "at least"),
-    (["--dates=2020-01-01/2020-12-31", "--overlap=1"], "below 1"),
+    (["--dates=2020-01-01/2020-12-31", "--overlap=1"], "0 to less than 1"),
     (["--dates=2020-01-01/2020-12-31", "--patch-size-m=15"], "multiple"),
 ]
 
