@@ -210,10 +210,11 @@ def test_picture_of_values_has_a_scale():
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>"] == ["t/ha"]
 
 
-def test_a_panel_of_one_pixel_has_no_true_colours():
+def test_a_series_of_one_pixel_is_drawn_as_curves_not_as_a_median():
     pixel = Observation.of(MODALITIES["s2"], np.ones((2, 10, 1, 1)), dates=["2019-09-18", "2019-10-18"])
-    title = sample_figure(Tile.of(pixel), [], "PLANTED").axes[0].get_title()
-    assert title == "s2: median of 2 dates, 2019-09-18 to 2019-10-18\none pixel, 100% valid"
+    axes = sample_figure(Tile.of(pixel), [], "PLANTED").axes[0]
+    assert axes.get_title() == "s2: 2 dates, 2019-09-18 to 2019-10-18\none pixel, 100% valid"
+    assert len(axes.lines) == 10 and not axes.images
 
 
 @pytest.mark.parametrize("count", [2, 10, 20, 40, 60])
