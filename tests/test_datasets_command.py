@@ -214,7 +214,8 @@ def test_a_series_of_one_pixel_is_drawn_as_curves_not_as_a_median():
     pixel = Observation.of(MODALITIES["s2"], np.ones((2, 10, 1, 1)), dates=["2019-09-18", "2019-10-18"])
     axes = sample_figure(Tile.of(pixel), [], "PLANTED").axes[0]
     assert axes.get_title() == "s2: 2 dates, 2019-09-18 to 2019-10-18\none pixel, 100% valid"
-    assert len(axes.lines) == 10 and not axes.images
+    assert len(axes.lines) == 10
+    assert not axes.images
 
 
 @pytest.mark.parametrize("count", [2, 10, 20, 40, 60])

@@ -59,7 +59,7 @@ def test_a_run_is_not_gone_on_with_by_other_statistics(with_statistics):
     content["statistics"]["world"]["s1"]["mean"][0] += 5
     file.write_text(json.dumps(content))
     before = (run / "statistics.json").read_bytes()
-    with pytest.raises(StatisticsError, match=r"statistics of world, s1: .*statistics\.json.* begun with.*--out"):
+    with pytest.raises(StatisticsError, match=r"statistics of world, s1: .*statistics\.json.* was started.*--out"):
         pretrain(radar(run, statistics=str(file), resume=True))
     assert (run / "statistics.json").read_bytes() == before
 

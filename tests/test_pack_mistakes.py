@@ -342,6 +342,8 @@ def test_unfinished_work_does_not_go_on_with_a_sensor_that_is_another_by_now(cha
     (tmp_path / "cam" / "b.tif").write_bytes(b"II*\0")
     with pytest.raises(SourceError, match=r"b\.tif"):
         work(broken)
+    (plan,) = tmp_path.glob("out*/**/plan.json")
+    (plan.parent / "first").touch()  # as where something was done before; else it is begun anew
     with pytest.raises(OtherWorkError, match="fingerprint"):
         work(_photographed(tmp_path, **changes))
 

@@ -54,14 +54,14 @@ def test_a_collapse_is_told_in_the_report(tmp_path, monkeypatch):
     assert "the embeddings collapsed by step 3: spread is" in page
 
 
-def test_a_loss_that_is_no_number_is_told_in_the_report(tmp_path, monkeypatch):
+def test_a_weight_that_is_no_number_is_told_in_the_report(tmp_path, monkeypatch):
     spoil(monkeypatch, torch.nan)
     config = reported(tmp_path / "run")
     with pytest.raises(DivergedError):
         pretrain(replace(config, watch=replace(config.watch, stop_on_collapse=False)))
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "<b>Not finished:</b> 2 of 4 steps" in page
-    assert "the loss was NaN or infinite" in page
+    assert "<b>Not finished:</b> 0 of 4 steps" in page
+    assert "a weight was NaN or infinite" in page
 
 
 def test_statistics_of_two_parts_of_one_dataset_go_on_where_they_stopped(tmp_path, monkeypatch):

@@ -252,7 +252,7 @@ def test_a_probe_without_any_validation_score_says_that_nothing_was_chosen(metho
     assert found["selected_on"] == "nothing"
     assert "chosen on nothing)" in out
     assert found["selection"].get("epoch", 3) == 3, "the weights are those of the last"
-    assert "Chosen on nothing." in (tmp_path / "run" / "report.html").read_text()
+    assert "Settings chosen on nothing." in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.fixture

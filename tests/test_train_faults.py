@@ -52,8 +52,9 @@ def test_half_precision_that_overflows_at_every_scale_is_told(scale, tmp_path):
     keeper = object.__new__(Keeper)
     keeper.run = SimpleNamespace(path=tmp_path)
     scaler = SimpleNamespace(get_scale=lambda: scale)
-    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
-    training = SimpleNamespace(finite=torch.tensor(False), steps_done=7)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler), strategy=strategy)
+    training = SimpleNamespace(finite=torch.tensor(False), steps_done=7, objective=Toy())
     if scale < 1:
         with pytest.raises(DivergedError, match="every scale"):
             keeper._check_finite(trainer, training)

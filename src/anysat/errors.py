@@ -217,11 +217,11 @@ class RunStoppedError(UnfinishedError):
 
 
 class DivergedError(AnySatError, ArithmeticError):
-    """Training diverged: the loss is NaN or infinite."""
+    """Training diverged: the loss or a weight is NaN or infinite."""
 
-    def __init__(self, folder: object, step: int, got: object) -> None:
+    def __init__(self, folder: object, step: int, got: object, what: str = "the loss") -> None:
         super().__init__(
-            f"the loss was {got} within the steps up to {step}, and no checkpoint was made since; the last one is kept "
+            f"{what} was {got} within the steps up to {step}, and no checkpoint was made since; the last one is kept "
             f"in {folder}: lower the learning rate, clip gradients (clip_norm), or check the data of these steps"
         )
 

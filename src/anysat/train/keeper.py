@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from anysat.data.work import versions
 from anysat.errors import CollapseError, DivergedError, RecordError, RunStoppedError
@@ -128,7 +129,7 @@ class Keeper(Callback):
         """Write a checkpoint of the steps done, unless there is one.
 
         Raises:
-            DivergedError: a loss was no number since the last one.
+            DivergedError: a loss was no number since the last one, or a weight is none.
             RunStoppedError: it cannot be written; on every rank.
         """
         step = module.steps_done
@@ -164,9 +165,10 @@ class Keeper(Callback):
         if scaler is not None:
             if scaler.get_scale() < _LEAST_SCALE:
                 raise DivergedError(self.run.path, module.steps_done, "NaN or infinite at every scale")
-            return
-        if trainer.strategy.reduce_boolean_decision(not bool(module.finite), all=False):
+        elif trainer.strategy.reduce_boolean_decision(not bool(module.finite), all=False):
             raise DivergedError(self.run.path, module.steps_done, "NaN or infinite")
+        if trainer.strategy.reduce_boolean_decision(not _weights_are_finite(module.objective), all=False):
+            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite", "a weight")
 
     def _interrupt(self, trainer: Trainer, module: Training) -> None:
         self.save(trainer, module)
@@ -356,6 +358,12 @@ def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str
     both = trainer.strategy.reduce(both.float().to(trainer.strategy.root_device), reduce_op="sum")
     assert isinstance(both, Tensor), type(both)
     return dict(zip(names, (both[0] / both[1]).tolist(), strict=True))
+
+
+def _weights_are_finite(objective: nn.Module) -> bool:
+    """Whether all weights are numbers, of those in shards this process's own."""
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in objective.parameters())
+    return all(bool(weight.isfinite().all()) for weight in own)
 
 
 def _whole_encoder(objective: nn.Module) -> Any:
