@@ -22,7 +22,21 @@ _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 _TIMES = ("datetime", "start_datetime", "end_datetime")
 
 
-class PatchTable:
+class _ParquetRows:
+    """A Parquet file that grows by row groups; a context that closes it."""
+
+    _file: Any
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+class PatchTable(_ParquetRows):
     """A GeoParquet file that grows by blocks of patches, each a row group; a context that closes the file.
 
     Columns: `id`, `tile_id`, `patch_row`, `patch_col` (counted over the whole grid, from the north-west), `datetime`
@@ -71,14 +85,6 @@ class PatchTable:
         self._schema = geo_schema(columns, geobox, kind, attributes or {})
         self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
     def add(
         self, values: NDArray[Any], valid: NDArray[np.bool_], *, corner: tuple[int, int], tile_id: str,
         period: Period | None, norms: NDArray[Any] | None = None,
@@ -120,7 +126,7 @@ class PatchTable:
         return len(rows)
 
 
-class TileTable:
+class TileTable(_ParquetRows):
     """A Parquet file with one row per tile, written row group by row group; a context that closes the file.
 
     Columns: `id`, `split`, the given ones, `seen_frac` (share of the tile's patches that were seen) and `embedding`,
@@ -169,14 +175,6 @@ class TileTable:
         for name in names:
             if name in cls.OWN or names.count(name) > 1:
                 raise RecordError("target", name, f"a name that no other column of the table has: {', '.join(cls.OWN)}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def add(
         self, vectors: NDArray[np.float32], seen_frac: NDArray[np.float64], *, ids: Sequence[str],
