@@ -7,8 +7,9 @@ Four tiles like TreeSatAI's (60 m: aerial photo, 20 dates of Sentinel-2, 30 of S
 published objective: teacher, prediction and contrast. *Plain*: student and teacher by `plain.py`, every pixel, date and
 token at once, AdamW as torch makes it by default, float32. *float32* and *bf16*: as `anysat pretrain` trains, what is
 freed kept for the next step (`train/memory.py`).
-*recomputed*: activations of the student are computed again for the gradient (`engine.recompute`). Each way takes its
-steps in a process of its own, in turns with another that takes plain ones.
+*recomputed*: activations of the student are computed again for the gradient (`--recompute`). *saving memory*: besides,
+weights are updated during the backward pass (`--engine.save-memory`). Each way takes its steps in a process of its own,
+in turns with another that takes plain ones.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from anysat.normalise import Normaliser
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.goals import FEATURE_NORM_EPS, Targets
 from anysat.pretrain.objective import Pretraining
-from anysat.train.memory import memory_kept
+from anysat.train.memory import give_back, memory_kept
+from anysat.train.release import update_in_backward
 
 DATES = {"aerial": 0, "s2": 20, "s1-asc": 30}
 PLAIN = "plain float32"
-WAYS = ("float32", "bf16", "bf16 recomputed")
+SAVING = "saving memory"
+WAYS = ("float32", "bf16", "bf16 recomputed", f"bf16 {SAVING}", f"float32 {SAVING}")
 
 
 def objective_of(way: str) -> tuple[Pretraining, Any]:
@@ -52,7 +55,7 @@ def objective_of(way: str) -> tuple[Pretraining, Any]:
     torch.manual_seed(0)
     student = AnySat(ModelConfig.base(), normaliser=Normaliser.from_batch(batch))
     config = ObjectiveConfig(centred=False, complete_weight=0.0, dense_weight=0.0, spread_weight=0.0)
-    objective = Pretraining(student, config=config, recompute=way.endswith("recomputed")).train()
+    objective = Pretraining(student, config=config, recompute=way.endswith(("recomputed", SAVING))).train()
     if way.startswith("plain"):
         objective.see = lambda inputs, grid: plain_see(student, inputs, grid.patch_size_m)
         objective.goal.forward = lambda inputs, grid: plain_goal(objective.goal.encoder, inputs, grid.patch_size_m)
@@ -83,14 +86,19 @@ def stepping(way: str) -> Callable[[int], Tensor]:
     objective, draw = objective_of(way)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=1e-5, fused=None if way.startswith("plain") else True)
+    tidy = give_back if way.endswith(SAVING) else lambda: None
+    if way.endswith(SAVING):
+        update_in_backward(optimiser, lambda _: None)
 
     def step(number: int) -> Tensor:
         optimiser.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=way.startswith("bf16")):
             loss = objective(draw, torch.Generator().manual_seed(number))["loss"]
+        tidy()
         loss.backward()
         optimiser.step()
         objective.after_update(number, 1000)
+        tidy()
         return loss.detach()
 
     return step
@@ -99,7 +107,7 @@ def stepping(way: str) -> Callable[[int], Tensor]:
 def working(way: str, pipe: Any) -> None:
     """Take a step for each word that comes, and tell seconds and loss; at the end the most memory held."""
     step, number = stepping(way), 0
-    with contextlib.nullcontext() if way.startswith("plain") else memory_kept():
+    with contextlib.nullcontext() if way.startswith("plain") or way.endswith(SAVING) else memory_kept():
         while pipe.recv():
             start = time.perf_counter()
             loss = float(step(number))

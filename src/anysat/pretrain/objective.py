@@ -84,15 +84,15 @@ class Pretraining(nn.Module):
             _log.warning("step %d teaches nothing: no valid value in %s, tiles %s", draw.step, draw.dataset,
                          ", ".join(draw.batch.ids))  # fmt: skip
         masks = draw_masks(grid.num_rows, grid.num_cols, len(draw.batch), self.masking, generator)
+        config = self.config
+        is_compared = bool(config.predict_weight or config.complete_weight)
+        wanted = self.goal(inputs, grid) if is_compared else {}  # before the student, whose activations are kept
         thinned = {key: drop_dates(pixels, self.masking.keep_dates_frac, generator) for key, pixels in inputs.items()}
         seen = self.see(thinned, grid)
         parts: dict[str, Tensor] = {}
-        config = self.config
-        if config.predict_weight or config.complete_weight or config.spread_weight:
+        if is_compared or config.spread_weight:
             shown = self.show(seen, grid, masks, generator)
             masks, fused = masks.to(shown.indices.device), self.fuse(seen, shown, grid)
-        if config.predict_weight or config.complete_weight:
-            wanted = self.goal(inputs, grid)
         if config.predict_weight:
             parts["predict"] = self.predict_loss(fused, shown, masks, wanted, grid)
         if self.completer is not None:

@@ -88,6 +88,9 @@ class EngineConfig:
     """Number of data-loading processes for each training process; 0 reads data in the training process."""
     threads: int | None = None
     """Number of CPU threads of torch; null does not change it."""
+    save_memory: bool = False
+    """Update each weight as soon as its gradient is known, so that gradients are not held, and return free memory to
+    the system in each step. The result is the same. With one process, without `accumulate` and `clip_norm`."""
 
     def __post_init__(self) -> None:
         _check(self, "devices", self.devices == "auto" or _is_count(self.devices), "a number of processes or 'auto'")
@@ -97,6 +100,12 @@ class EngineConfig:
         _check(self, "accumulate", _is_count(self.accumulate), "1 or more")
         _check(self, "num_workers", self.num_workers >= 0, "0 or more")
         _check(self, "threads", self.threads is None or _is_count(self.threads), "1 or more, or null")
+        if self.save_memory:
+            _check(self, "save_memory", self.accumulate == 1, f"false with accumulate {self.accumulate}")
+            _check(
+                self, "save_memory", self.precision != "16", "false with precision '16', whose scaler needs gradients"
+            )
+            _check(self, "save_memory", self.strategy == "auto", f"false with strategy {self.strategy}")
         if (self.strategy, self.precision) == ("fsdp", "16"):
             _check(self, "precision", False, "'32' or 'bf16' with strategy fsdp")
 

@@ -28,7 +28,7 @@ from anysat.train.progress import TrainingProgress
 from anysat.train.randomness import seed_monitor
 from anysat.train.run import RunFolder
 from anysat.train.signals import StopWish
-from anysat.train.tensors import copied, training_tensors
+from anysat.train.tensors import on_cpu, training_tensors
 
 _LEAST_SCALE = 2.0**-20
 """Of a half-precision gradient; begun at 2**16, it is halved where something overflows, and doubled seldom."""
@@ -372,6 +372,6 @@ def _whole_encoder(objective: nn.Module) -> Any:
     if not any(isinstance(module, FSDPModule) for module in objective.modules()):
         return encoder
     whole = type(encoder)(encoder.config, normaliser=encoder.normaliser)
-    whole.load_state_dict({name: copied(tensor) for name, tensor in encoder.state_dict().items()})
+    whole.load_state_dict({name: on_cpu(tensor) for name, tensor in encoder.state_dict().items()})
     whole.provenance = encoder.provenance
     return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 from anysat.data.loader import Draw, Loader
 from anysat.train.config import EngineConfig, OptimiserConfig
+from anysat.train.memory import give_back
 from anysat.train.objective import LOSS, SourceFactory, sharded_parts
 from anysat.train.randomness import seed_step
+from anysat.train.release import update_in_backward
 from anysat.train.schedule import Plateau, learning_rate
 from anysat.train.source import MicroBatches, TimedLoader
 from anysat.train.tensors import load_moments
@@ -34,20 +37,20 @@ class Training(LightningModule):
         num_steps: length of the schedules.
         start: first step.
         stop: the step not taken any more.
-        moments: of the optimiser at `start`, as `training_tensors` gave them.
+        moments: those of the optimiser at `start`, from `training_tensors`; emptied when the optimiser has them.
         plateau: what the schedule remembers at `start`.
     """
 
     def __init__(
         self, objective: nn.Module, sources: SourceFactory, *, optimiser: OptimiserConfig, engine: EngineConfig,
-        seed: int, num_steps: int, start: int, stop: int, moments: Mapping[str, Tensor], plateau: Plateau,
+        seed: int, num_steps: int, start: int, stop: int, moments: dict[str, Tensor], plateau: Plateau,
     ) -> None:  # fmt: skip
         super().__init__()
         self.objective = objective
         self.sources, self.settings, self.engine = sources, optimiser, engine
         self.seed, self.num_steps, self.start, self.stop = seed, num_steps, start, stop
         self.plateau = plateau
-        self._moments: Mapping[str, Tensor] | None = moments
+        self._moments = moments
         self.steps_done = start
         self.loader: TimedLoader | None = None
         self.parts: dict[str, list[Tensor]] = {}
@@ -57,6 +60,9 @@ class Training(LightningModule):
         self.grad_norm: Tensor | None = None
         self.finite: Tensor | None = None
         """Whether every loss and gradient has been a number."""
+        self._norms: list[Tensor] = []
+        """Norms of this step's gradients that are no longer held."""
+        self._hooks: list[RemovableHandle] = []
 
     @property
     def learning_rate(self) -> float:
@@ -113,19 +119,28 @@ class Training(LightningModule):
         optimiser = torch.optim.AdamW(
             _groups(self.objective, self.settings), lr=self.learning_rate, betas=self.settings.betas, fused=fused
         )
-        load_moments(self.objective, optimiser, self._moments or {})
-        self._moments = None
+        load_moments(self.objective, optimiser, self._moments)
+        self._moments.clear()  # with the weights of the checkpoint, they are as large as the training itself
         optimiser.register_step_post_hook(self._after_update)  # skipped with the step where fp16 overflows
+        if self.engine.save_memory:
+            self._hooks = update_in_backward(optimiser, lambda grad: self._norms.append(_whole_norm([grad])))
         return optimiser
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Sets the step's learning rate; measures and clips the gradient."""
-        for group in optimizer.param_groups:
+    def on_before_backward(self, loss: Tensor) -> None:  # noqa: ARG002
+        """Set the step's learning rate."""
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate * group["scale"]
+        if self.engine.save_memory:
+            give_back()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        """Measure and clip the gradient."""
         self._join_scalars()
         having = [p for p in self.objective.parameters() if p.grad is not None]
         kinds = [[p for p in having if isinstance(p, DTensor) is in_shards] for in_shards in (False, True)]
         norms = [_whole_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds if kind]
+        norms += self._norms
+        self._norms = []
         self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if self.engine.precision != "16":  # whose scaler sees to it
             is_finite = self.grad_norm.isfinite()
@@ -148,6 +163,13 @@ class Training(LightningModule):
     def _after_update(self, *_: Any) -> None:
         with torch.no_grad():
             self.objective.after_update(self.steps_done, self.num_steps)  # type: ignore[operator]
+        if self.engine.save_memory:
+            give_back()
+
+    def let_go(self) -> None:
+        """Leave the weights without hooks."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _whole_norm(grads: list[Tensor]) -> Tensor:

@@ -15,18 +15,24 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def training_tensors(objective: nn.Module, optimiser: torch.optim.Optimizer, *, wanted: bool) -> dict[str, Tensor]:
-    """Copies on the CPU of all that a training remembers in tensors; every rank takes part.
+    """Return all tensors of a training, on the CPU and without shards. All ranks take part.
+
+    On the CPU these are the tensors themselves, not copies: write them before the next step.
 
     Args:
-        objective: its state dict goes in as it is, a teacher's weights included.
-        optimiser: AdamW; its moments go in by the parameters' names. A parameter that never had a gradient has none.
-        wanted: False on ranks that do not write; they get nothing.
+        objective: The objective, whose state dict is included as it is, with the weights of a teacher.
+        optimiser: AdamW. Its moments are included under the names of the parameters. A parameter that never had a
+            gradient has none.
+        wanted: False on ranks that do not write, which get nothing.
     """
-    return {
-        name: whole
-        for name, tensor in _remembered(objective, optimiser)
-        if (whole := copied(tensor, wanted)) is not None
-    }
+    found: dict[str, Tensor] = {}
+    addresses: set[int] = set()
+    for name, tensor in _remembered(objective, optimiser):
+        whole = on_cpu(tensor, wanted)
+        if whole is not None:  # weights with two names are written twice, which safetensors wants to be copies
+            found[name] = whole.clone() if whole.data_ptr() in addresses else whole
+            addresses.add(whole.data_ptr())
+    return found
 
 
 def _remembered(objective: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -37,11 +43,11 @@ def _remembered(objective: nn.Module, optimiser: torch.optim.Optimizer) -> Itera
             yield f"{_ADAM}{moment}/{name}", optimiser.state[parameter][moment]
 
 
-def copied(tensor: Tensor, wanted: bool = True) -> Tensor | None:
-    """A copy on the CPU; of one in shards, put together from all ranks."""
+def on_cpu(tensor: Tensor, wanted: bool = True) -> Tensor | None:
+    """Return a tensor on the CPU, put together from all ranks if it is in shards."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
-    return tensor.detach().to("cpu", copy=True).contiguous() if wanted else None
+    return tensor.detach().cpu().contiguous() if wanted else None
 
 
 def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from torch import nn
+from torch import Tensor, nn
 
 from anysat.errors import RecordError
 from anysat.model.checkpoint import OWN_FILE
@@ -108,7 +108,7 @@ def fit(
         "optimiser": asdict(optimiser), "seed": seed, "num_steps": num_steps, "precision": engine.precision,
         "micro_batches_per_step": micro_batches_per_step(engine),
     }  # fmt: skip
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     if found is not None:
         check_same(str(found.path), state["mathematics"], _plain(mathematics), ())
         _check_model(found, objective)
@@ -129,8 +129,12 @@ def fit(
         moments=tensors, plateau=Plateau(**state.get("plateau", {})),
     )  # fmt: skip
     keeper = Keeper(run, keep, monitors, _loggers(run, keep, start), mathematics, state)
-    with _quiet_lightning(), handlers_put_back(), memory_kept(), _as_keyboard_interrupt(), _first_if_alone(engine):
-        _trainer(engine, run, keeper).fit(training)
+    kept = contextlib.nullcontext() if engine.save_memory else memory_kept()
+    with _quiet_lightning(), handlers_put_back(), kept, _as_keyboard_interrupt(), _first_if_alone(engine):
+        try:
+            _trainer(engine, run, keeper).fit(training)
+        finally:
+            training.let_go()
     return Fitted(
         steps=training.steps_done, num_steps=num_steps, interrupted=keeper.interrupted, finished=keeper.finished,
         metrics=keeper.metrics,
@@ -147,6 +151,10 @@ def _check(
         raise RecordError("max_steps", max_steps, "1 or more, or null")
     if engine.precision == "16" and not _uses_cuda(engine):
         raise RecordError("precision", engine.precision, "'32' or 'bf16' on a CPU")
+    if engine.save_memory and num_processes(engine) > 1:
+        raise RecordError("save_memory", True, f"false with {num_processes(engine)} processes")
+    if engine.save_memory and optimiser.clip_norm is not None:
+        raise RecordError("save_memory", True, "false with clip_norm, which needs all gradients at once")
     if optimiser.warmup_steps >= num_steps:
         _log.warning(
             "the learning rate only rises: %d warm-up steps in a training of %d", optimiser.warmup_steps, num_steps
