@@ -1,4 +1,4 @@
-"""Which parts of an encoder are trained: none, the projectors, low-rank additions, or all, the deeper the faster."""
+"""Choice of the parts of an encoder that are trained, and of the learning rates of its blocks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from anysat.model.projectors import SeriesProjector
 Trained = Literal["head", "projectors", "lora", "all"]
 _ADAPTED = re.compile(r"\.(attention\.(qkv|out|key|value)|mlp\.(fc1|fc2))$")
 _SCALE = 16.0
-"""Of low-rank additions, divided by their rank."""
+"""Scale of low-rank additions. It is divided by their rank."""
 
 
 class LowRank(nn.Module):
-    """A weight matrix plus a product of two thin ones, which begins at zero (LoRA, Hu et al. 2022)."""
+    """A weight matrix plus the product of two thin ones, which is zero at the start (LoRA, Hu et al. 2022)."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -35,22 +35,22 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that is used."""
+        """Return the weight with its addition."""
         return weight + self.share * (self.up @ self.down)
 
 
 def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, modalities: Collection[str] | None = None) -> None:
-    """Choose what of an encoder takes gradients; in place. `lora` adds to every matrix of the transformers.
+    """Choose the weights of an encoder that are trained, in place. `lora` adds to every matrix of the transformers.
 
     Args:
-        encoder: any.
-        trained: `head`, nothing of the encoder; `projectors`, what turns pixels into tokens (the paper's probe of new
+        encoder: The encoder.
+        trained: `head`, nothing of the encoder; `projectors`, which turn pixels into tokens (the paper's probe of new
             sensors); `lora`; or `all`.
-        rank: of the additions.
-        modalities: whose projectors `projectors` trains; None for all.
+        rank: Rank of the additions.
+        modalities: Modalities whose projectors `projectors` trains; None for all.
 
     Raises:
-        UnknownNameError: it is none of these.
+        UnknownNameError: `trained` is none of these.
     """
     if trained not in get_args(Trained):
         raise UnknownNameError("part to train", trained, get_args(Trained))
@@ -67,14 +67,14 @@ def adapt(encoder: AnySat, trained: Trained, *, rank: int = 8, modalities: Colle
 
 
 def frozen_parts(encoder: AnySat, trained: Trained) -> list[nn.Module]:
-    """The parts that stay in eval mode whatever the mode: no dropout where nothing is learnt."""
+    """Return the parts that always stay in eval mode, without dropout, because their own weights are not trained."""
     if trained in ("head", "lora"):
         return [encoder]
     return [encoder.spatial, encoder.fusion] if trained == "projectors" else []
 
 
 def set_pixel_dropout(encoder: AnySat, prob: float) -> None:
-    """Set the dropout of all projectors of series, of pixels and of their tokens, in place; not that of attention."""
+    """Set the dropout of pixels and of their tokens in all projectors of series, in place. That of attention stays."""
     for projector in encoder.projectors.values():
         if isinstance(projector, SeriesProjector):
             for layer in (*projector.pixel_mlp, projector.dropout):
@@ -83,13 +83,13 @@ def set_pixel_dropout(encoder: AnySat, prob: float) -> None:
 
 
 def merged(encoder: AnySat) -> AnySat:
-    """The encoder with its low-rank additions taken into the weights; itself where it has none."""
+    """Return the encoder with its low-rank additions merged into the weights, or itself if it has none."""
     if not any(parametrize.is_parametrized(module) for module in encoder.modules()):
         return encoder
     plain = copy.deepcopy(encoder)
     for module in plain.modules():
         if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
-            # torch's own removal would take the weight from the class, which is that of the original's layer, too.
+            # torch's own removal would change the class, which the layers of the original encoder share.
             weight = nn.Parameter(module.weight.detach(), requires_grad=False)
             del module.parametrizations
             module.__class__ = nn.Linear
@@ -98,9 +98,9 @@ def merged(encoder: AnySat) -> AnySat:
 
 
 def depth_scale(name: str, depth: int, decay: float) -> float:
-    """What the learning rate of a parameter of the encoder is multiplied with: `decay` for each block above it.
+    """Return the factor of the learning rate of an encoder's parameter: `decay` for each block above it.
 
-    Projectors lie below the spatial blocks, these below the fusion blocks, the last pooling on top.
+    Projectors are below the spatial blocks, these below the fusion blocks, and the last pooling is at the top.
     """
     block = re.match(r"(spatial|fusion)\.blocks\.(\d+)\.", name)
     if block is not None:

@@ -1,4 +1,4 @@
-"""Classes and labels, of tiles or of pixels: land cover, crops, floods, burns, changes, species."""
+"""Classification of tiles or pixels, with one class or several labels: land cover, crops, floods, burns, species."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
     from anysat.tasks.metrics import ClassScores, LabelScores
 
 NOBODY = -1
-"""Answer where nothing was seen."""
+"""Answer where nothing was observed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """One of several classes, of a tile or of every pixel."""
+    """Classification of each tile or pixel into one of several classes."""
 
     target: Target
     class_weights: tuple[float, ...] | None = None
-    """Of each class in the loss; None: all the same."""
+    """Weight of each class in the loss; None for equal weights."""
     label_smoothing: float = 0.0
-    """Share of the wanted probability that is spread over all classes."""
+    """Fraction of the target probability that is spread over all classes."""
     void_output: bool = False
-    """True for one output more, of what has no label, as in the published heads (PASTIS: 20 for 19 classes). Nothing
-    trains it to be high, and it is never an answer."""
+    """Add an output for places without a label, as in the published heads (PASTIS: 20 for 19 classes). It is not
+    trained
+    to be high, and it is never an answer."""
     monitor: str | None = None
-    """Score by which settings are chosen; None for mean intersection over union of pixels, macro F1 of tiles."""
+    """Score by which settings are chosen. None is mean intersection over union for pixels and macro F1 for tiles."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked(self.target, self.class_weights))
@@ -43,21 +44,21 @@ class Classification:
 
     @property
     def num_outputs(self) -> int:
-        """One for each class, and the void one."""
+        """One for each class, plus the void one."""
         return len(self.target.classes) + self.void_output
 
     @property
     def primary(self) -> str:
-        """What settings are chosen by."""
+        """Name of the score by which settings are chosen."""
         return self.monitor or ("miou" if self.target.level == "pixel" else "f1_macro")
 
     @property
     def highest_is_best(self) -> bool:
-        """Whether a higher one is better."""
+        """Whether a higher primary score is better."""
         return self.primary not in LOWEST_IS_BEST
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Return the mean cross-entropy."""
         truth = truth.long()
         kept = outputs.isfinite().all(-1) & labelled(self.target, truth)
         if not bool(kept.any()):
@@ -70,7 +71,7 @@ class Classification:
                 f"target {self.target.name!r}", f"classes 0 to {count - 1}", f"also {found[:5]}",
                 f"the number of what has no label is {self.target.ignore}",
             )  # fmt: skip
-        weights = torch.zeros(self.num_outputs, device=wanted.device)  # which the void output keeps
+        weights = torch.zeros(self.num_outputs, device=wanted.device)  # the weight of the void output stays 0
         weights[:count] = 1.0 if self.class_weights is None else torch.tensor(self.class_weights)
         if not bool(weights[wanted].any()):
             return nothing(outputs)
@@ -79,36 +80,36 @@ class Classification:
         )
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Softmax over the classes."""
+        """Return the softmax over the classes."""
         return self._classes(outputs).float().softmax(-1)
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """The class with the highest output, -1 where nothing was seen."""
+        """Return the class with the highest output, -1 where nothing was observed."""
         seen = outputs.isfinite().all(-1)
         return self._classes(outputs).nan_to_num().argmax(-1).where(seen, NOBODY)
 
     def metric(self) -> ClassScores:
-        """Scores of classes; what was not seen counts as a mistake."""
+        """Return an empty score sheet. Places that were not observed count as mistakes."""
         from anysat.tasks.metrics import ClassScores
 
         return ClassScores(len(self.target.classes), ignore=self.target.ignore)
 
     def score(self, sheet: ClassScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Put some tiles on a score sheet."""
+        """Add tiles to a score sheet."""
         sheet.update(self._classes(outputs), truth.long(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Share of the labelled pixels answered rightly, or 1 and 0 of tiles."""
+        """Return the fraction of labelled pixels answered correctly; for tiles, 1 or 0."""
         known = labelled(self.target, truth)
         right = ((self.answer(outputs) == truth) & known).reshape(len(truth), -1)
         return right.sum(1) / known.reshape(len(truth), -1).sum(1)
 
     def _classes(self, outputs: Tensor) -> Tensor:
-        """Outputs without the void one."""
+        """Return the outputs without the void one."""
         return outputs[..., : len(self.target.classes)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         weights = None if self.class_weights is None else list(self.class_weights)
         return {"class_weights": weights, "label_smoothing": self.label_smoothing, "void_output": self.void_output,
                 "monitor": self.monitor}  # fmt: skip
@@ -116,16 +117,16 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabel:
-    """Any of several labels of a tile."""
+    """Classification of each tile with any of several labels."""
 
     target: Target
     class_weights: tuple[float, ...] | None = None
-    """Of each label's positives in the loss; None: all the same."""
+    """Weight of each label's positives in the loss; None for equal weights."""
     threshold: float = 0.5
-    """Probability above which a label is given."""
+    """Probability above which a label is assigned."""
 
     monitor: str | None = None
-    """Score by which settings are chosen; None for weighted F1."""
+    """Score by which settings are chosen. None is weighted F1."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked(self.target, self.class_weights))
@@ -135,12 +136,12 @@ class MultiLabel:
 
     @property
     def primary(self) -> str:
-        """What settings are chosen by."""
+        """Name of the score by which settings are chosen."""
         return self.monitor or "f1_weighted"
 
     @property
     def highest_is_best(self) -> bool:
-        """Whether a higher one is better."""
+        """Whether a higher primary score is better."""
         return self.primary not in LOWEST_IS_BEST
 
     @property
@@ -149,7 +150,7 @@ class MultiLabel:
         return len(self.target.classes)
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Binary cross-entropy, mean over labels."""
+        """Return the mean binary cross-entropy."""
         kept = outputs.isfinite().all(-1)
         if not bool(kept.any()):
             return nothing(outputs)
@@ -161,38 +162,40 @@ class MultiLabel:
         return functional.binary_cross_entropy_with_logits(outputs[kept].float(), wanted, pos_weight=weight)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Sigmoid of each label."""
+        """Return the sigmoid of each label."""
         return outputs.float().sigmoid()
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """1 where a label's probability is above the threshold."""
+        """Return 1 where a label's probability is above the threshold, else 0."""
         return (self.probabilities(outputs) > self.threshold).long()
 
     def metric(self) -> LabelScores:
-        """Scores of labels."""
+        """Return an empty score sheet."""
         from anysat.tasks.metrics import LabelScores
 
         return LabelScores(self.num_outputs, threshold=self.threshold)
 
     def score(self, sheet: LabelScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Put some tiles on a score sheet; who saw nothing names no label."""
+        """Add tiles to a score sheet. A tile that was not observed has no label as its answer."""
         sheet.update(outputs, truth.long(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Share of the labels answered rightly."""
+        """Return the fraction of each tile's labels answered correctly."""
         return (self.answer(outputs) == truth).float().mean(1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         weights = None if self.class_weights is None else list(self.class_weights)
         return {"class_weights": weights, "threshold": self.threshold, "monitor": self.monitor}
 
 
 def inverse_frequency(counts: Tensor) -> tuple[float, ...]:
-    """Weights of classes that make all weigh the same, mean 1 over the samples; 0 for a class that never occurs.
+    """Return class weights inversely proportional to frequency, with mean 1 over the samples.
+
+    A class that never occurs has weight 0.
 
     Args:
-        counts: (class), how often each occurs.
+        counts: (class), how often each class occurs.
     """
     seen = counts > 0
     weight = torch.where(seen, counts.sum() / (seen.sum() * counts.clamp_min(1)), 0.0)
@@ -200,7 +203,7 @@ def inverse_frequency(counts: Tensor) -> tuple[float, ...]:
 
 
 def _checked(target: Target, weights: Sequence[float] | None) -> tuple[float, ...] | None:
-    """Weights of classes as they are kept, from a tuple or, out of a file, a list."""
+    """Return the class weights as a tuple, which files store as a list, and raise RecordError if they do not fit."""
     if weights is not None and (len(weights) != len(target.classes) or not all(weight >= 0 for weight in weights)):
         raise RecordError(f"target {target.name!r}, class_weights", weights, f"{len(target.classes)} numbers from 0")
     return None if weights is None else tuple(weights)

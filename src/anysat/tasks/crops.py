@@ -22,10 +22,10 @@ from anysat.tasks.scores import Scores
 
 
 def five_crops(tile: Tile, side_m: float) -> Crops:
-    """The crops in the corners and in the middle of a tile.
+    """Return the crops in the corners and in the middle of a tile.
 
     Raises:
-        InputError: the tile is no larger than a crop, or a crop would cut through a pixel.
+        InputError: The tile is no larger than a crop, or a crop would cut through a pixel.
     """
     corners = five_corners(tile, side_m)
     return Crops(tiles=tuple(crop(tile, top, left, side_m) for top, left in corners), corners_m=corners,
@@ -33,21 +33,21 @@ def five_crops(tile: Tile, side_m: float) -> Crops:
 
 
 def crops_of(tiles: Any, index: int, side_m: float) -> Crops:
-    """The crops of a sample: those of its dataset where it has some of this side, else five of its tile."""
+    """Return the crops of a sample: the dataset's own ones if it has some of this side, otherwise five of its tile."""
     read = tiles.record.read_crops
-    if read is None or side_m != tiles.record.tile_m or not isinstance(tiles, TileDataset):  # packs hold tiles alone
+    if read is None or side_m != tiles.record.tile_m or not isinstance(tiles, TileDataset):  # packs hold only tiles
         return five_crops(tiles[index], side_m)
     found: Crops = read(tiles.folder, tiles.samples.row(index), tiles.modalities)
     return found
 
 
 def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
-    """Outputs (row col output) of the ground of some crops, or (output) of a target of tiles.
+    """Return outputs (row col output) for the ground of some crops, or (output) for a target of tiles.
 
-    The mean over the crops that saw a place; NaN where none did. The predictor is used as it is: set its mode before.
+    Each place gets the mean over the crops that observed it, or NaN if none did. The predictor's mode is not changed.
 
     Raises:
-        InputError: a crop does not begin at a pixel of the target, or crops leave some of them out.
+        InputError: A crop does not start at a pixel of the target, or crops leave some pixels out.
     """
     target = predictor.task.target
     if target.gsd_m is not None:
@@ -68,7 +68,7 @@ def outputs_of_crops(predictor: Predictor, crops: Crops) -> Tensor:
 
 
 def _check_covered(crops: Crops) -> None:
-    """Crops in the corners meet where they are at least half as long as the ground; no other one reaches its edges."""
+    """Check that crops cover the ground: those in the corners must be at least half as long as it."""
     sides, extent = extent_m(crops.tiles[0]), crops.extent_m
     if any(2 * side < length - 1e-6 for side, length in zip(sides, extent, strict=True)):
         raise InputError(
@@ -81,7 +81,7 @@ def _check_covered(crops: Crops) -> None:
 def score_crops(
     predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None, precision: Precision = "float32"
 ) -> Scores:
-    """Scores on tiles with targets, each answered by crops of this side; see `finetune.score`."""
+    """Return the scores on tiles with targets, each predicted from crops of this side; see `finetune.score`."""
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
         for index in range(len(tiles)):
@@ -94,7 +94,7 @@ def score_crops(
 
 
 def predict_crops(predictor: Predictor, tile: Tile, side_m: float) -> Prediction:
-    """The answer for a tile, from five crops of it."""
+    """Return the prediction for a tile from five crops of it."""
     with evaluating(predictor), torch.inference_mode():
         outputs = outputs_of_crops(predictor, five_crops(tile, side_m))[None]
         return Prediction(predictor.task.answer(outputs), predictor.task.probabilities(outputs), outputs)

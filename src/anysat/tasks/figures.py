@@ -1,6 +1,6 @@
-"""The formulas of all figures, of sums over tiles; each stands here once.
+"""The formulas of all scores, from weighted sums over tiles. Each is written only here.
 
-With all weights 1 the sums are those of the tiles; with the number of times each was drawn, those of one draw.
+With all weights 1 the sums are those of the tiles; with the number of times each tile was drawn, those of one draw.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 
 _SAME = 1e-12
-"""A deviation below this share of the mean is that of a constant."""
+"""If the deviation is below this fraction of the mean, values count as constant."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Totals:
-    """Weighted sums over tiles, float64; axes before the class are draws."""
+    """Weighted sums over tiles, float64. The leading axes are draws."""
 
     support: Tensor
-    """(... class), how many are of the class."""
+    """(... class), how often the class is true."""
     predicted: Tensor
-    """(... class), how many were said to be of the class."""
+    """(... class), how often the class is predicted."""
     right: Tensor
-    """(... class), how many are and were said to be."""
+    """(... class), how often the class is predicted rightly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BinnedTotals(Totals):
-    """Sums in bins of confidence, too."""
+    """Sums that also have bins of confidence."""
 
     bins: Tensor
-    """(... 3 bin): number, sum of confidence and number right of what was answered."""
+    """(... 3 bin): number, sum of confidence and number right of the places with an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +42,9 @@ class ClassTotals(BinnedTotals):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelTotals(BinnedTotals):
-    """Sums for any of several labels, of whose bins confidence is the probability of a label and right its presence.
+    """Sums for any of several labels. In the bins, confidence is the probability of a label, and right is its presence.
 
-    The ranking is what they cannot tell.
+    Average precision does not follow from these sums, so outputs and truth are kept as well.
     """
 
     weights: Tensor
@@ -56,7 +56,10 @@ class LabelTotals(BinnedTotals):
 
     @cached_property
     def average_precision(self) -> Tensor:
-        """Of each label: mean over its positives of the precision down to their output; NaN without a positive."""
+        """Average precision of each label: the mean over its positives of the precision down to their output.
+
+        NaN for a label without a positive.
+        """
         weights = self.weights.T.contiguous()
         labels = zip(self.outputs.unbind(1), self.truth.unbind(1), strict=True)
         return torch.stack([_average_precision(weights, outputs, truth) for outputs, truth in labels], -1)
@@ -64,10 +67,10 @@ class LabelTotals(BinnedTotals):
 
 @dataclass(frozen=True, eq=False)
 class ValueTotals:
-    """Sums for values, each (...): of truth less the centre, and of errors, which are prediction less truth."""
+    """Sums for values, each (...): of the truth minus the centre, and of the errors (prediction minus truth)."""
 
     centre: float
-    """Near the mean of the truth, so that squares stay small."""
+    """A value near the mean of the truth, so that squares stay small."""
     count: Tensor
     truth: Tensor
     truth_squared: Tensor
@@ -77,47 +80,47 @@ class ValueTotals:
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """NaN where there is no whole."""
+    """Return `part / whole`, NaN where `whole` is 0."""
     return part / whole.where(whole > 0, torch.nan)
 
 
 def recall(totals: Totals) -> Tensor:
-    """Of each class; NaN where it does not occur in truth."""
+    """Recall of each class; NaN if it does not occur in the truth."""
     return ratio(totals.right, totals.support)
 
 
 def precision(totals: Totals) -> Tensor:
-    """Of each class; NaN where it was never predicted."""
+    """Precision of each class; NaN if it was never predicted."""
     return ratio(totals.right, totals.predicted)
 
 
 def f1(totals: Totals) -> Tensor:
-    """Of each class; NaN where it occurs neither in truth nor in predictions."""
+    """F1 of each class; NaN if it occurs neither in the truth nor in the predictions."""
     return ratio(2 * totals.right, totals.support + totals.predicted)
 
 
 def iou(totals: Totals) -> Tensor:
-    """Intersection over union of each class; NaN where it occurs neither in truth nor in predictions."""
+    """Intersection over union of each class; NaN if it occurs neither in the truth nor in the predictions."""
     return ratio(totals.right, totals.support + totals.predicted - totals.right)
 
 
 def accuracy(totals: ClassTotals) -> Tensor:
-    """Share of all that is right."""
+    """Fraction of all places that are right."""
     return ratio(totals.right.sum(-1), totals.support.sum(-1))
 
 
 def f1_micro(totals: Totals) -> Tensor:
-    """Of all classes together."""
+    """F1 of all classes together."""
     return ratio(2 * totals.right.sum(-1), (totals.support + totals.predicted).sum(-1))
 
 
 def f1_weighted(totals: Totals) -> Tensor:
-    """Mean over classes, by support."""
+    """Mean F1 over classes, weighted by support."""
     return ratio((f1(totals).nan_to_num() * totals.support).sum(-1), totals.support.sum(-1))
 
 
 def kappa(totals: ClassTotals) -> Tensor:
-    """Accuracy beyond chance, as a share of what is possible; 1 where all is right, though chance would be, too."""
+    """Accuracy beyond chance, as a fraction of what is possible; 1 if everything is right."""
     total = totals.support.sum(-1)
     chance = ratio((totals.support * totals.predicted).sum(-1), total**2)
     right = accuracy(totals)
@@ -125,20 +128,20 @@ def kappa(totals: ClassTotals) -> Tensor:
 
 
 def calibration_error(totals: BinnedTotals) -> Tensor:
-    """Mean distance of confidence and accuracy over bins, by what is in them."""
+    """Mean distance between confidence and accuracy over bins, weighted by their number of places."""
     number, confidence, right = totals.bins.unbind(-2)
     return ratio((confidence - right).abs().sum(-1), number.sum(-1))
 
 
 def label_accuracy(totals: LabelTotals) -> Tensor:
-    """Share of all single labels that is right."""
+    """Fraction of all single labels that are right."""
     mistakes = (totals.support + totals.predicted - 2 * totals.right).sum(-1)
     total = totals.weights.sum(-1) * totals.support.shape[-1]
     return ratio(total - mistakes, total)
 
 
 def _average_precision(weights: Tensor, outputs: Tensor, truth: Tensor) -> Tensor:
-    """(draw) of one label, from weights (tile draw), outputs (tile) and truth (tile)."""
+    """Return (draw) for one label, from weights (tile draw), outputs (tile) and truth (tile)."""
     falling, order = (-outputs).sort()
     last = torch.searchsorted(falling, falling, right=True) - 1  # of those with the same output
     positive = truth[order] > 0
@@ -155,7 +158,7 @@ def rmse(totals: ValueTotals) -> Tensor:
 
 
 def mae(totals: ValueTotals) -> Tensor:
-    """Mean size of the error."""
+    """Mean absolute error."""
     return ratio(totals.error_size, totals.count)
 
 
@@ -165,7 +168,7 @@ def bias(totals: ValueTotals) -> Tensor:
 
 
 def r2(totals: ValueTotals) -> Tensor:
-    """Share of the variance that is told; NaN where all truth is the same."""
+    """Fraction of the variance that is explained; NaN if all truth is the same."""
     spread = totals.truth_squared - ratio(totals.truth**2, totals.count)
     constant = totals.count * (_SAME * totals.centre) ** 2
     return 1 - totals.error_squared / spread.where(spread > constant, torch.nan)

@@ -1,4 +1,4 @@
-"""What fine-tuning minimises and watches: the task's loss, and its scores on held-out tiles."""
+"""The objective of fine-tuning, which is the task's loss, and the monitor that scores held-out tiles."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from anysat.tasks.scores import Scores
 
 
 class FineTuning(nn.Module):
-    """A predictor in training, as the engine takes it.
+    """A predictor in training, as an objective for the training loop.
 
     Args:
-        predictor: encoder, head and task; trained in place.
-        trained: which part of the encoder.
-        layer_decay: what the learning rate of each block is multiplied with, relative to the block above; 1 for none.
-        rank: of `lora`.
-        new: modalities whose projectors have random weights: they learn at the full rate.
-        pixel_dropout_prob: dropout in the projectors of series; None for what they have.
+        predictor: Encoder, head and task. It is trained in place.
+        trained: The part of the encoder to train.
+        layer_decay: Factor of the learning rate of each block relative to the block above; 1 for none.
+        rank: Rank for `lora`.
+        new: Modalities whose projectors have random weights and therefore learn at the full rate.
+        pixel_dropout_prob: Dropout in the projectors of series; None keeps theirs.
     """
 
     def __init__(
@@ -48,39 +48,39 @@ class FineTuning(nn.Module):
         self.predictor.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """What is frozen stays in eval mode."""
+        """Set the mode of everything that is not frozen. Frozen parts stay in eval mode."""
         super().train(mode)
         for part in frozen_parts(self.predictor.encoder, self.trained):
             part.eval()
         return self
 
     def forward(self, draw: Draw, generator: Generator) -> dict[str, Tensor]:  # noqa: ARG002 - nothing is drawn here
-        """The task's loss of a batch at its patch size."""
+        """Return the task's loss of a batch at its patch size."""
         predictor = self.predictor
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trained != "head"):
             seen = predictor.see(predictor.of_dataset(draw.batch), draw.patch_size_m)
         loss = predictor.task.loss(predictor.head(seen), draw.batch.targets[predictor.task.target.name])
         looked_at = seen.dense_valid if predictor.head.dense else seen.valid
-        if bool(loss.isnan()) and looked_at is not None and not bool(looked_at.any()):  # not diverged: nothing was seen
+        if bool(loss.isnan()) and looked_at is not None and not bool(looked_at.any()):  # nothing was observed
             loss = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         return {"loss": loss}
 
     def after_update(self, step: int, num_steps: int) -> None:
-        """Nothing follows."""
+        """Do nothing."""
 
     def encoder(self) -> AnySat:
-        """The encoder, low-rank additions taken into its weights."""
+        """Return the encoder, with low-rank additions merged into its weights."""
         return merged(self.predictor.encoder)
 
     def learning_rate_scale(self, name: str) -> float:
-        """Less for lower blocks of the encoder, 1 for the head and for new projectors, which have all to learn."""
+        """Return a lower rate for lower blocks of the encoder, and 1 for the head and for new projectors."""
         of_encoder = name.removeprefix("predictor.encoder.")
         if self.layer_decay == 1 or of_encoder == name or of_encoder.startswith(self._new):
             return 1.0
         return depth_scale(of_encoder, self.predictor.encoder.config.depth, self.layer_decay)
 
     def finished(self) -> Predictor:
-        """The predictor that is left, in eval mode."""
+        """Return the trained predictor, in eval mode."""
         own = self.predictor
         done = Predictor(merged(own.encoder), own.task, own.view, own.head_config.name, width=own.head_config.width)
         done.head.load_state_dict(own.head.state_dict())
@@ -88,22 +88,22 @@ class FineTuning(nn.Module):
 
 
 _Loss = tuple[float, int]
-"""Mean loss of a batch, and the number of its labels."""
+"""Mean loss of a batch, and its number of labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scoring:
-    """Loss and scores on held-out tiles, shared out among the processes; `val/<score>` are those of all of them."""
+    """Loss and scores on held-out tiles, shared among the processes. `val/<score>` covers the tiles of all of them."""
 
     every_steps: int | Fraction
     tiles: Tiles
     batch_size: int = 8
     precision: Precision = "float32"
-    """In what the encoder's matrices are multiplied."""
+    """Type of the encoder's matrix products."""
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
-        """Figures by name."""
+        """Return loss and scores by name."""
         predictor: Any = objective.predictor
         losses: list[_Loss] = []
         found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision)
@@ -116,21 +116,21 @@ def score(
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
     precision: Precision = "float32",
 ) -> Scores:  # fmt: skip
-    """Scores of a predictor on tiles with targets, in their order.
+    """Return the scores of a predictor on tiles with targets.
 
     Args:
-        predictor: of a task whose target the tiles have.
-        tiles: to be answered.
-        batch_size: tiles at a time.
-        losses: a list the loss of each batch is put on, with the number of its labels.
-        share: this process's number and how many share the tiles out; scores are of all tiles in each.
-        advance: called with the number of tiles done.
-        unseen: a list the names of tiles without a valid value are put on; they are scored as not answered.
-        precision: in what the encoder's matrices are multiplied.
+        predictor: Predictor of a task whose target the tiles have.
+        tiles: Tiles to predict, in order.
+        batch_size: Number of tiles predicted at once.
+        losses: List to which the loss of each batch and its number of labels are appended.
+        share: Number of this process, and of processes that share the tiles. Each returns the scores of all tiles.
+        advance: Called with the number of tiles done.
+        unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
+        precision: Type of the encoder's matrix products.
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
-    if count == 1:  # other processes may have ended: nothing is to be had of them
+    if count == 1:  # other processes may have ended and must not be waited for
         sheet.distributed_available_fn = lambda: False
     numbers = list(range(len(tiles)))[number::count]
     with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
@@ -150,7 +150,7 @@ def score(
 
 
 def _of_all_processes(mine: list[_Loss]) -> list[_Loss]:
-    """What every process counted, in each of them: a mean of their means would count the labels of few for more."""
+    """Return what all processes counted, because a mean of their means would weight labels unequally."""
     _, count = _share()
     if count == 1:
         return mine
@@ -160,7 +160,7 @@ def _of_all_processes(mine: list[_Loss]) -> list[_Loss]:
 
 
 def _share() -> tuple[int, int]:
-    """Number of this process and how many train together."""
+    """Return the number of this process, and how many train together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -228,7 +228,7 @@ class DenseNeighbourHead(NeighbourHead):
 
 Head = TileHead | BothHead | DenseHead | PatchHead | ConvHead | NeighbourHead
 DEFAULT_HEADS = {"tile": "both", "pixel": "dense"}
-"""By the target's level."""
+"""Default heads by the level of the target."""
 NEIGHBOURS = {"tile": "neighbours", "pixel": "dense-neighbours"}
 """Names of the heads of `anysat probe --method knn`, by the level of the target."""
 HEADS: dict[str, type[Any]] = {

@@ -269,7 +269,7 @@ class ValueScores(_Sheet):
         unanswered = known & found.isnan()
         if self.missing is not None:
             found = found.where(~found.isnan(), self.missing)
-        _refuse_missing(found.isfinite(), known, "give NaN as truth of patches that nobody saw")
+        _refuse_missing(found.isfinite(), known, "give NaN as truth of patches that nothing observed")
         rows = (len(truth), math.prod(truth.shape[1:]))
         self._append(groups, len(truth), moments=_moments(found.double().reshape(rows), wanted.reshape(rows),
                                                           known.reshape(rows)))  # fmt: skip

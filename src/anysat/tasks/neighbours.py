@@ -1,4 +1,4 @@
-"""Nearest neighbours as a head: embeddings that are kept, and how many are asked, chosen on validation."""
+"""Nearest-neighbour heads: the embeddings they store, and how many neighbours they use, chosen on validation tiles."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ from anysat.tasks.heads import HeadConfig, NeighbourHead, averaged, make_head
 from anysat.tasks.probe import is_better, nothing_seen
 
 MOST_SAMPLES = 20_000
-"""Training embeddings that are kept at most: of the base size 60 MB, and 120 MB of sub-patches."""
+"""Largest number of training embeddings stored: 60 MB at the base size, or 120 MB of sub-patches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbours:
-    """The best number of neighbours on the validation tiles."""
+    """A head with the number of neighbours that is best on the validation tiles."""
 
     config: HeadConfig
     head: NeighbourHead
     score: float
-    """Its primary score there."""
+    """Its primary score on them."""
     tried: tuple[tuple[int, float], ...]
-    """Every number and its score."""
+    """Each number of neighbours and its score."""
 
 
 def fit_neighbours(
     task: Task, config: HeadConfig, train: Features, val: Features, counts: Sequence[int], *, seed: int,
     most: int = MOST_SAMPLES, advance: Callable[[int], object] = lambda _: None,
 ) -> Neighbours:  # fmt: skip
-    """Keep embeddings of the training tiles and choose on `val` how many neighbours are asked.
+    """Store embeddings of the training tiles, and choose the number of neighbours on `val`.
 
     Args:
-        task: what is predicted.
-        config: of a head of neighbours, without samples.
-        train: features of the training tiles.
-        val: of the validation tiles.
-        counts: numbers of neighbours to try; of equals the first.
-        seed: of what is drawn where there are more than `most`: tiles, or as many sub-patches of each tile.
-        most: embeddings to keep.
-        advance: called with the number of validation tiles done.
+        task: What is predicted.
+        config: Configuration of a nearest-neighbour head. Its numbers of samples and neighbours are replaced.
+        train: Features of the training tiles.
+        val: Features of the validation tiles.
+        counts: Numbers of neighbours to try. If several are equally good, the first is chosen.
+        seed: Seed of the draw if there are more than `most` embeddings. Tiles are drawn, or as many sub-patches of
+            each.
+        most: Largest number of embeddings to store.
+        advance: Called with the number of validation tiles done.
 
     Raises:
-        InputError: no training embedding was seen and has a label.
+        InputError: No training embedding was observed and has a label.
     """
     begun = replace(config, num_samples=1, num_neighbours=max(counts))
     vectors, targets = _samples(task, _head(begun), train, seed, most)
@@ -78,7 +79,7 @@ def _head(config: HeadConfig) -> NeighbourHead:
 
 
 def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: int) -> tuple[Tensor, Tensor]:
-    """Directions (sample dim) of labelled places that were seen, and their targets (sample output)."""
+    """Return the directions (sample dim) of labelled places that were observed, and their targets (sample output)."""
     rng = np.random.default_rng([seed, 4])
     chosen = np.sort(rng.permutation(len(train))[:most])
     each = most // len(chosen)
@@ -99,9 +100,9 @@ def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: 
 
 
 def _wanted(task: Any, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs that would be right (… output): classes and labels as 0 and 1, values in deviations; which are known."""
+    """Return the right outputs (… output), and where they are known. Values are in units of the deviation."""
     target, shape = task.target, truth.shape if task.target.kind == "labels" else (*truth.shape, task.num_outputs)
-    task.loss(torch.zeros(shape), truth)  # which refuses what is no class and no label
+    task.loss(torch.zeros(shape), truth)  # raises for classes or labels that are not possible
     if target.kind == "labels":
         return truth.float(), torch.ones(len(truth), dtype=torch.bool)
     known = labelled(target, truth)

@@ -1,4 +1,4 @@
-"""Heads trained on cached embeddings, many settings at once; the encoder is nowhere near."""
+"""Training of heads on cached embeddings, for many settings at once. The encoder is not needed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from anysat.tasks.base import Task, labelled, mean_loss
 from anysat.tasks.scores import Scores
 
 WARMUP_FRAC = 0.1
-"""Share of the steps that warm up, where nothing else is said."""
+"""Fraction of the steps that warm up, by default."""
 PLATEAU_EPOCHS = 10
-"""Epochs without a lower validation loss that `plateau` lets pass before it divides the learning rate by ten."""
+"""With `plateau`, the learning rate is divided by ten if the validation loss has not fallen for more epochs than
+this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way to train a head."""
+    """Options for training a head."""
 
     learning_rate: float
     weight_decay: float
@@ -39,16 +40,16 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all settings have in common: how the learning rate goes, and when training may end."""
+    """Options that all settings share: the learning-rate schedule, and when training may end."""
 
     schedule: str = "cosine"
-    """`cosine` falls to 0 over the epochs; `plateau` falls by ten when the validation loss becomes no lower."""
+    """`cosine` falls to 0 over the epochs; `plateau` divides by ten when the validation loss no longer falls."""
     warmup_epochs: int | None = None
-    """Epochs over which `cosine` rises first; None for a tenth of them."""
+    """Number of warm-up epochs for `cosine`; None for a tenth of all epochs."""
     clip_norm: float | None = 1.0
-    """Longest gradient; None does not clip."""
+    """Largest norm of the gradient; None does not clip."""
     min_epochs: int = 0
-    """Epochs before which patience ends nothing."""
+    """Number of epochs before which patience does not end the training."""
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "plateau"):
@@ -64,20 +65,20 @@ class TrainedHead:
     head: nn.Module
     setting: Setting
     epoch: int
-    """After which it was best, from 1; 0 where no score was a number, and the weights are the last."""
+    """Number of the best epoch, from 1. 0 if no score was a number; the weights are then the last ones."""
     score: float
-    """Its primary score there."""
+    """Its primary score on the validation tiles."""
     curve: tuple[Mapping[str, float], ...]
-    """Of every epoch: loss, validation loss and score of the setting that won."""
+    """Loss, validation loss and score of the chosen setting after each epoch."""
     tried: tuple[tuple[Setting, float, int], ...]
-    """Every setting, its best score, and after which epoch, 0 where it has none."""
+    """Each setting, its best score, and the epoch of that, 0 if there is none."""
     curves: tuple[tuple[Mapping[str, float], ...], ...]
-    """The curve of every setting, in the same order."""
+    """The curve of each setting, in the same order."""
 
 
 @dataclass(eq=False)
 class _Runner:
-    """One setting on its way."""
+    """The training of one setting."""
 
     setting: Setting
     head: nn.Module
@@ -94,27 +95,28 @@ def fit_heads(
     settings: Sequence[Setting], *, epochs: int, batch_size: int, seed: int, patience: int | None = None,
     recipe: Recipe = Recipe(), advance: Callable[[int], object] = lambda _: None,
 ) -> TrainedHead:  # fmt: skip
-    """Train a head for every setting on the same batches; the best epoch of the best setting on `val` wins.
+    """Train a head for every setting on the same batches, and choose the best epoch of the best setting on `val`.
 
-    AdamW; every setting begins with the same weights. An epoch without a training loss, or after which a head no longer
-    answers all that it answered at the beginning, has no score: such a head has diverged.
+    The optimiser is AdamW, and every setting starts from the same weights. An epoch has no score, because the head has
+    diverged, if it has no training loss or if the head then gives fewer finite outputs than at the start.
 
     Args:
-        task: what is predicted; its target is among those of the features.
-        make: makes a new head.
-        train: features of the training tiles, one for each patch size, whose outputs are averaged.
-        val: the same of the validation tiles; settings and epochs are chosen on them alone.
-        settings: learning rates and weight decays to try.
-        epochs: passes over the training tiles.
-        batch_size: tiles per step.
-        seed: of first weights and order.
-        patience: epochs without an improvement of any setting after which it ends, counted from the first score that is
-            a number; None for none.
-        recipe: how the learning rate goes.
-        advance: called after each epoch.
+        task: What is predicted. The features must have its target.
+        make: Creates a new head.
+        train: Features of the training tiles, one for each patch size. Outputs are averaged over them.
+        val: The same for the validation tiles. Settings and epochs are chosen only on these.
+        settings: Learning rates and weight decays to try.
+        epochs: Number of passes over the training tiles.
+        batch_size: Tiles per step.
+        seed: Seed of first weights and order.
+        patience: Number of epochs without an improvement of any setting after which training ends, counted from the
+            first
+            score that is a number; None never ends it early.
+        recipe: Options that all settings share.
+        advance: Called after each epoch.
 
     Raises:
-        RecordError: no settings, epochs or tiles.
+        RecordError: There are no settings, epochs or tiles.
     """
     counts = {"settings": len(settings), "epochs": epochs, "batch_size": batch_size, "training tiles": len(train[0])}
     for name, count in counts.items():
@@ -133,7 +135,7 @@ def fit_heads(
         val_losses: list[float] = []
         answered: list[int] = []
         scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses, answered=answered)
-        improved, means = False, torch.tensor(losses).nanmean(0).tolist()  # NaN are batches that saw nothing
+        improved, means = False, torch.tensor(losses).nanmean(0).tolist()  # NaN for batches that observed nothing
         for runner, loss, val_loss, found, count in zip(runners, means, val_losses, scores, answered, strict=True):
             runner.plateau.step(val_loss)
             score = math.nan if math.isnan(loss) or count < num_seen else found.figures[task.primary]
@@ -146,10 +148,10 @@ def fit_heads(
 
 
 def check_labelled(target: Target, truth: Tensor, what: str) -> None:
-    """Refuse tiles of which none has a label.
+    """Check that some tile has a label.
 
     Raises:
-        InputError: it says of which, and how many there are.
+        InputError: None has. The message says which tiles, and how many they are.
     """
     if not bool(labelled(target, truth).any()):
         raise InputError(
@@ -159,15 +161,15 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
 
 
 def check_answered(task: Task, head: nn.Module, train: Sequence[Features]) -> None:
-    """Refuse training tiles of which no labelled place has an answer: a head would learn nothing from them.
+    """Check that some labelled place of the training tiles was observed. Otherwise a head would learn nothing.
 
     Args:
-        task: what is predicted.
-        head: of any weights.
-        train: features of the training tiles, one for each patch size; no more are read than it takes.
+        task: What is predicted.
+        head: A head with any weights.
+        train: Features of the training tiles, one for each patch size. Only as many as needed are read.
 
     Raises:
-        InputError: it names the modality that pixels are told by.
+        InputError: None was. The message names the modality that pixels are predicted from.
     """
     truth = train[0].targets[task.target.name]
     with torch.inference_mode():
@@ -180,7 +182,7 @@ def check_answered(task: Task, head: nn.Module, train: Sequence[Features]) -> No
 
 
 def nothing_seen(target: Target, dense: str | None) -> InputError:
-    """What is said where no training label has a valid value beside it."""
+    """Return the error for training tiles in which no label has a valid value at its place."""
     if dense is None:
         return InputError(f"training tiles, {target.name}", "one with a label and a valid value", "none")
     return InputError(
@@ -193,9 +195,9 @@ def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features],
     losses: list[float] | None = None, answered: list[int] | None = None,
 ) -> list[Scores]:  # fmt: skip
-    """Scores of several heads on the same tiles.
+    """Return the scores of several heads on the same tiles.
 
-    The mean loss of each head is put on `losses`, the number of places with finite outputs on `answered`.
+    The mean loss of each head is appended to `losses`, and its number of places with finite outputs to `answered`.
     """
     counts = [0] * len(heads)
     sheets = [task.metric() for _ in heads]
@@ -224,7 +226,7 @@ def score_heads(
 
 
 def _num_answered(head: nn.Module, features: Sequence[Features]) -> int:
-    """Places for which a head has finite outputs."""
+    """Return the number of places for which a head has finite outputs."""
     count = 0
     with torch.inference_mode():
         for indices in batches(len(features[0]), TILES_PER_FILE):
@@ -234,7 +236,7 @@ def _num_answered(head: nn.Module, features: Sequence[Features]) -> int:
 
 
 def outputs_of(head: nn.Module, seen: Sequence[Embeddings]) -> Tensor:
-    """A head's outputs, averaged over patch sizes."""
+    """Return a head's outputs, averaged over patch sizes."""
     outputs = [head(one) for one in seen]
     return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
@@ -251,7 +253,7 @@ def _begin(make: Callable[[], nn.Module], setting: Setting, seed: int) -> _Runne
 
 
 def _factor(step: int, num_steps: int, per_epoch: int, recipe: Recipe) -> float | None:
-    """What the learning rate is multiplied with; None where `plateau` has set it."""
+    """Return the factor of the learning rate, or None if `plateau` sets it."""
     if recipe.schedule == "plateau":
         return None
     epochs = recipe.warmup_epochs
@@ -283,7 +285,7 @@ def _step(
 
 
 def _note(runner: _Runner, task: Task, epoch: int, losses: Mapping[str, float], score: float) -> bool:
-    """Whether this epoch is the runner's best."""
+    """Record an epoch of a setting, and return whether it is the best so far."""
     assert runner.curve is not None, epoch
     runner.curve.append({**losses, task.primary: score})
     if not is_better(score, runner.best_score, task):
@@ -294,7 +296,7 @@ def _note(runner: _Runner, task: Task, epoch: int, losses: Mapping[str, float], 
 
 
 def is_better(score: float, than: float, task: Task) -> bool:
-    """Whether a primary score beats another; anything beats NaN."""
+    """Whether a primary score is better than another. Every number is better than NaN."""
     if math.isnan(score):
         return False
     return math.isnan(than) or (score > than if task.highest_is_best else score < than)
@@ -316,7 +318,7 @@ def _chosen(task: Task, runners: Sequence[_Runner]) -> TrainedHead:
 
 
 def grid(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> Iterator[Setting]:
-    """Every learning rate with every weight decay."""
+    """Return each combination of learning rate and weight decay."""
     for learning_rate in learning_rates:
         for weight_decay in weight_decays:
             yield Setting(learning_rate=learning_rate, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Values of tiles or of pixels: biomass, moisture, height."""
+"""Regression of values of tiles or pixels, such as biomass, moisture or height."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Distance = Literal["l2", "smooth_l1"]
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A value of a tile or of every pixel, trained in units of its deviation."""
+    """Regression of a value of each tile or pixel, trained in units of the standard deviation."""
 
     target: Target
     mean: float = 0.0
-    """Of the training values, in the target's unit."""
+    """Mean of the training values, in the target's unit."""
     deviation: float = 1.0
-    """Of the training values."""
+    """Standard deviation of the training values, in the target's unit."""
     distance: Distance = "l2"
-    """`l2`, squared, or `smooth_l1`, which outliers pull less on."""
+    """`l2` (squared error) or `smooth_l1`, which outliers affect less."""
     monitor: str | None = None
-    """Score by which settings are chosen; None for the root of the mean squared error."""
+    """Score by which settings are chosen. None is the root of the mean squared error."""
 
     num_outputs = 1
 
@@ -45,16 +45,16 @@ class Regression:
 
     @property
     def primary(self) -> str:
-        """What settings are chosen by."""
+        """Name of the score by which settings are chosen."""
         return self.monitor or "rmse"
 
     @property
     def highest_is_best(self) -> bool:
-        """Whether a higher one is better."""
+        """Whether a higher primary score is better."""
         return self.primary not in LOWEST_IS_BEST
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Distance in units of the deviation."""
+        """Return the mean distance in units of the deviation."""
         found, wanted = outputs[..., 0].float(), (truth.float() - self.mean) / self.deviation
         kept = found.isfinite() & labelled(self.target, truth)
         if not bool(kept.any()):
@@ -63,30 +63,30 @@ class Regression:
         return measure(found[kept], wanted[kept])
 
     def probabilities(self, outputs: Tensor) -> None:
-        """None: outputs are values."""
+        """Return None, because outputs are values."""
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """Values in the target's unit, within its limits; NaN where nothing was seen."""
+        """Return values in the target's unit, clamped to its limits, NaN where nothing was observed."""
         found = outputs[..., 0].float() * self.deviation + self.mean
         return found if self.target.limits is None else found.clamp(*self.target.limits)
 
     def metric(self) -> ValueScores:
-        """Scores of values in the target's unit; where nothing was seen, who knows no better says the mean."""
+        """Return an empty score sheet. Places that were not observed are scored as if the mean had been predicted."""
         from anysat.tasks.metrics import ValueScores
 
         return ValueScores(ignore=self.target.ignore, missing=self.mean)
 
     def score(self, sheet: ValueScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
-        """Put some tiles on a score sheet."""
+        """Add tiles to a score sheet."""
         sheet.update(self.answer(outputs), truth.float(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Mean distance of each tile's values, negative."""
+        """Return the negative mean absolute error of each tile."""
         known = labelled(self.target, truth).reshape(len(truth), -1)
         answer = self.answer(outputs)
         apart = (answer.where(~answer.isnan(), self.mean) - truth.float()).abs().reshape(len(truth), -1)
         return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return {"mean": self.mean, "deviation": self.deviation, "distance": self.distance, "monitor": self.monitor}

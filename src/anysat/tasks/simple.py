@@ -1,6 +1,6 @@
-"""Simple features and simple models, the yardstick for embeddings: what can be had without a network.
+"""Simple features and simple models, as a baseline for embeddings: what is possible without a network.
 
-Features are arrays (sample feature); a sample is a tile, or a labelled pixel of one.
+Features are arrays (sample feature). A sample is a tile, or a labelled pixel of one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from anysat.observation import Observation
 Array = NDArray[Any]
 _DAYS_PER_MONTH = 365.25 / 12
 CALENDAR_DAYS = np.arange(5, 365, 10)
-"""Of the year, from 0: the middle of every ten days."""
+"""Days of the year, from 0: the middle of every ten days."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +30,7 @@ class Places:
     tile: NDArray[np.int64]
     """(sample) number of the tile."""
     row: NDArray[np.int64] | None
-    """(sample) row in the target's raster; None where samples are tiles."""
+    """(sample) row in the target's raster; None if samples are tiles."""
     col: NDArray[np.int64] | None
     truth: Array
     """(sample) classes or values, or (sample label)."""
@@ -39,18 +39,18 @@ class Places:
         return len(self.tile)
 
     def of(self, tile: int) -> NDArray[np.int64]:
-        """Numbers of a tile's samples."""
+        """Return the numbers of a tile's samples."""
         return np.flatnonzero(self.tile == tile)
 
 
 def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -> Places:
-    """All labelled places of some tiles, or so many of them, drawn: as many of each tile, where it has so many.
+    """Return all labelled places of some tiles, or at most `most` pixels drawn evenly over tiles.
 
     Args:
-        truths: the target of each tile.
-        target: its record.
-        most: number of pixels.
-        seed: of the draw.
+        truths: Target of each tile.
+        target: Record of the target.
+        most: Largest number of pixels. At least one is drawn of each tile that has any.
+        seed: Seed of the draw.
     """
     if target.level == "tile":
         truth = np.stack([np.asarray(one) for one in truths])
@@ -70,7 +70,7 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
 
 
 def _of_each(counts: Sequence[int], most: int) -> int:
-    """How many may be drawn of each tile, of those it has, for no more than `most` in all; 1 at least."""
+    """Return how many to draw at most of each tile, so that there are at most `most` in all, but at least 1."""
     low, high = 1, max([1, *counts])
     while low < high:
         middle = (low + high + 1) // 2
@@ -79,11 +79,11 @@ def _of_each(counts: Sequence[int], most: int) -> int:
 
 
 def joined_places(parts: Sequence[Places], num_tiles: Sequence[int]) -> Places:
-    """Places of several sets of tiles, as if the sets were one, one after the other.
+    """Join the places of several sets of tiles, whose tiles are then numbered consecutively.
 
     Args:
-        parts: places of each.
-        num_tiles: how many tiles each has.
+        parts: Places of each set.
+        num_tiles: Number of tiles of each set.
     """
     first = np.cumsum([0, *num_tiles[:-1]])
     rows, cols = ([getattr(one, name) for one in parts] for name in ("row", "col"))
@@ -95,18 +95,21 @@ def joined_places(parts: Sequence[Places], num_tiles: Sequence[int]) -> Places:
 
 
 def has_label(values: Array, target: Target) -> NDArray[np.bool_]:
-    """Where there is a number, and it is none that says there is no label."""
+    """Return where a value is finite and is not the number that marks places without a label."""
     known = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, dtype=bool)
     return known if target.ignore is None else known & (values != target.ignore)
 
 
 def statistics(tile: Tile) -> dict[str, Array]:
-    """Mean and deviation of every band over its valid dates, as maps (feature row col) by modality."""
+    """Return mean and deviation of every band over its valid dates, as maps (feature row col) by modality."""
     return {key: np.concatenate(_moments(seen)) for key, seen in tile.observations.items()}
 
 
 def months(tile: Tile) -> dict[str, Array]:
-    """Mean of every band in each month of the year, of its whole series where a month has none; images as they are."""
+    """Return the mean of every band in each month of the year; images are returned as they are.
+
+    A month without a valid date gets the mean of the whole series.
+    """
     found = {}
     for key, seen in tile.observations.items():
         mean, _ = _moments(seen)
@@ -125,10 +128,11 @@ def months(tile: Tile) -> dict[str, Array]:
 
 
 def series(tile: Tile) -> dict[str, Array]:
-    """Every band every ten days of the year, the same for all samples whatever their dates; images as they are.
+    """Return every band at every ten days of the year, whatever the dates; images are returned as they are.
 
-    In between two valid dates a value lies on the line that joins them, before the first and after the last it stays.
-    Dates of several years are taken as of one.
+    Values are interpolated linearly between valid dates, and constant before the first and after the last. Dates of
+    several
+    years are treated as one year.
     """
     return {
         key: _moments(seen)[0] if seen.dates is None else _on_calendar(seen, _days_of_year(seen.dates))
@@ -137,7 +141,7 @@ def series(tile: Tile) -> dict[str, Array]:
 
 
 def _on_calendar(seen: Observation, days: NDArray[np.int64]) -> Array:
-    """Values (day band row col) at the calendar's days, one after the other (feature row col)."""
+    """Return values at the calendar's days (feature row col), interpolated from (day band row col)."""
     order = np.argsort(days, kind="stable")
     days, values, valid = days[order], seen.values[order].astype(np.float64), seen.valid[order]
     number = np.arange(len(days), dtype=np.int32).reshape(-1, 1, 1, 1)
@@ -159,12 +163,12 @@ def _on_calendar(seen: Observation, days: NDArray[np.int64]) -> Array:
 
 
 def _days_of_year(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """From 0."""
+    """Return days of the year, from 0."""
     return (dates - dates.astype("datetime64[Y]")).astype(np.int64)
 
 
 def _moments(seen: Observation) -> tuple[Array, Array]:
-    """Mean and deviation over dates (band row col); of an image the values and nothing."""
+    """Return mean and deviation over dates (band row col); for an image, its values and an empty array."""
     values, valid = seen.values.astype(np.float64), seen.valid
     if seen.dates is None:
         return np.where(valid, values, np.nan), np.empty((0, *values.shape[1:]))
@@ -176,20 +180,21 @@ def _moments(seen: Observation) -> tuple[Array, Array]:
 
 
 SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistics, "months": months, "series": series}
-"""Features without a network, by name; add one here."""
+"""Features without a network, by name. Add new ones here."""
 
 
 def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple[int, int] | None) -> Array:
-    """Features (sample feature) of a tile's samples from its maps: of what covers a place, or over the tile.
+    """Return the features (sample feature) of a tile's samples from its maps.
 
-    A place has the pixel that covers it, or the mean of those that it covers. Over a tile, mean and deviation over its
+    A place gets the pixel that covers it, or the mean of the pixels that it covers. A tile gets mean and deviation over
+    its
     pixels.
 
     Args:
         maps: (feature row col) by modality.
-        places: all samples.
-        tile: number of the tile.
-        shape: rows and columns of the target's raster; None where samples are tiles.
+        places: All samples.
+        tile: Number of the tile.
+        shape: Rows and columns of the target's raster; None if samples are tiles.
     """
     mine, parts = places.of(tile), []
     for values in maps.values():
@@ -209,7 +214,7 @@ def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple
 
 
 def _as_coarse(values: Array, shape: tuple[int, int]) -> Array:
-    """A map (feature row col) whose pixels are finer than a raster's by a whole number, averaged to the raster's."""
+    """Average a map (feature row col) to the pixels of a raster, if its own are finer by a whole factor."""
     (_, rows, cols), (height, width) = values.shape, shape
     if rows <= height or cols <= width or rows % height or cols % width:
         return values
@@ -221,12 +226,12 @@ def _as_coarse(values: Array, shape: tuple[int, int]) -> Array:
 
 
 def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
-    """Settings of each simple model to choose from, as many of each; unfitted scikit-learn estimators.
+    """Return several settings of each simple model, equally many, as unfitted scikit-learn estimators.
 
     Args:
-        kind: of the target.
-        seed: of the models that draw.
-        num_samples: for training; there can be no more neighbours.
+        kind: Kind of the target.
+        seed: Seed of the models that draw.
+        num_samples: Number of training samples, which limits the number of neighbours.
     """
     from sklearn.ensemble import (
         HistGradientBoostingClassifier,
@@ -240,7 +245,7 @@ def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
 
     leaves, rates, strengths = (1, 3, 10), (0.03, 0.1, 0.3), (0.01, 0.1, 1.0)
     counts = tuple(min(count, num_samples) for count in (3, 10, 30))
-    # Left to itself it stops early where samples are many, by a split that a class of one sample cannot be in.
+    # By default boosting stops early for many samples, on a split that fails for a class with a single sample.
     boosting: dict[str, Any] = {"early_stopping": False, "random_state": seed}
     if kind == "value":
         return {
@@ -263,7 +268,7 @@ def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
 
 
 def _or_constant(model: Any) -> Any:
-    """A classifier for a label that may never or always occur in training, where most refuse to learn: it says so."""
+    """Return a classifier that predicts a constant for a label that never or always occurs, which most cannot fit."""
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
     from sklearn.dummy import DummyClassifier
 
@@ -290,15 +295,15 @@ MODELS = ("logistic", "neighbours", "forest", "boosting")
 
 
 def called(model: str, kind: str) -> str:
-    """What a model is called where it is told what it came to: of values `logistic` is a ridge regression."""
+    """Return the name of a model in reports: for values, `logistic` is a ridge regression."""
     return "ridge" if (model, kind) == ("logistic", "value") else model
 
 
 def check_models(names: Sequence[str]) -> None:
-    """Refuse names that no model has.
+    """Check the names of models.
 
     Raises:
-        UnknownNameError: naming it.
+        UnknownNameError: There is no such model.
     """
     for name in names:
         if name not in MODELS:
@@ -306,7 +311,7 @@ def check_models(names: Sequence[str]) -> None:
 
 
 def outputs(model: Any, features: Array, kind: str, num_classes: int) -> Array:
-    """What a fitted model says, as a head would (sample output): log probabilities, log odds, or values."""
+    """Return the outputs of a fitted model as a head would (sample output): log probabilities, log odds, or values."""
     if kind == "value":
         return np.asarray(model.predict(features), dtype=np.float64)[:, None]
     if kind == "labels":
@@ -320,6 +325,6 @@ def outputs(model: Any, features: Array, kind: str, num_classes: int) -> Array:
 
 
 def _positive(model: Any, shares: Array) -> Array:
-    """Probability of a label; of one that never or always occurred in training, that."""
+    """Return the probability of a label; 1 or 0 if it always or never occurred in training."""
     classes = list(model.classes_)
     return shares[:, classes.index(1)] if 1 in classes else np.zeros(len(shares))

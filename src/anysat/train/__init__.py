@@ -1,1 +1,1 @@
-"""Training: the engine around an objective. Devices, precision and gradients are Lightning's."""
+"""Training of an objective. Lightning handles devices, precision and gradients."""

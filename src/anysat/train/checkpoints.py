@@ -1,7 +1,7 @@
-"""Checkpoints of a training: folders that appear whole or not at all, are checked when read, and never unpickled.
+"""Checkpoints of a training: folders that are written atomically, verified when read, and never unpickled.
 
-Each holds `training.safetensors` (weights and moments), `model.safetensors` (the encoder, as `anysat.load` takes it)
-and `state.json` (the step, small state, and the digests of both).
+Each holds `training.safetensors` (weights and moments), `model.safetensors` (the encoder, for `anysat.load`) and
+`state.json` (the step, other small state, and the digests of both files).
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _DAMAGED = "damaged-"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """A checkpoint whose files have been verified."""
 
     path: Path
     step: int
-    """Steps done."""
+    """Number of steps done."""
     state: Mapping[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, by name."""
+        """Return all tensors by name."""
         return load_file(self.path / TRAINING)
 
     def encoder(self) -> WeightFile:
-        """The encoder that the run left then, not yet put into a model."""
+        """Return the contents of the encoder's file."""
         return read_file(self.path / OWN_FILE)
 
 
@@ -58,7 +58,7 @@ def write_checkpoint(
     """Write the checkpoint after `step` steps.
 
     Raises:
-        OSError: the disk is full, or the like; nothing is left behind.
+        OSError: It could not be written, for example because the disk is full. Nothing is left behind.
     """
     path = folder / f"step-{step:08d}"
     partial = folder / f"{path.name}{_PARTIAL}"
@@ -67,7 +67,7 @@ def write_checkpoint(
         partial.mkdir(parents=True)
         save_file(dict(tensors), partial / TRAINING)
         save(encoder, partial / OWN_FILE)
-        shutil.copymode(partial / OWN_FILE, partial / TRAINING)  # safetensors lets nobody else read
+        shutil.copymode(partial / OWN_FILE, partial / TRAINING)  # safetensors makes its file readable by the owner only
         files = {name: _digest(partial / name) for name in (TRAINING, OWN_FILE)}
         (partial / STATE).write_bytes(to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
         for name in (*files, STATE, "."):
@@ -82,7 +82,7 @@ def write_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; warns of those that are not."""
+    """Return the newest intact checkpoint, and warn about damaged ones."""
     for step in reversed(checkpoint_steps(folder)):
         path = folder / f"step-{step:08d}"
         try:
@@ -93,7 +93,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def checkpoint_at(folder: Path, step: int) -> Checkpoint | None:
-    """The checkpoint after so many steps; None where there is none that is whole."""
+    """Return the checkpoint after `step` steps, or None if there is no intact one."""
     try:
         return _opened(folder / f"step-{step:08d}", step)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -101,13 +101,13 @@ def checkpoint_at(folder: Path, step: int) -> Checkpoint | None:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints there are, in their order."""
+    """Return the steps of all checkpoints, in ascending order."""
     names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
 
 
 def clear_away(folder: Path, newest: int) -> None:
-    """Sweep what killed processes left half written, and put damaged checkpoints after the newest whole one aside."""
+    """Delete unfinished checkpoints of killed processes, and rename those after step `newest`, which are damaged."""
     for partial in folder.glob(f"*{_PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)
     for step in checkpoint_steps(folder):
@@ -118,19 +118,19 @@ def clear_away(folder: Path, newest: int) -> None:
 
 
 def keep_only(folder: Path, num_last: int, best: int | None) -> None:
-    """Remove all checkpoints but the last so many and the best."""
+    """Delete all checkpoints except the last `num_last` and the best."""
     for step in checkpoint_steps(folder)[:-num_last]:
         if step != best:
             shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
 
 
 def publish(checkpoint: Path, target: Path) -> None:
-    """Put a checkpoint's encoder in the place of the last one, at once."""
+    """Replace the published encoder by that of a checkpoint, atomically."""
     partial = target.with_name(f".{target.name}{_PARTIAL}")
     partial.unlink(missing_ok=True)
     try:
         os.link(checkpoint / OWN_FILE, partial)
-    except OSError:  # a disk that knows no links
+    except OSError:  # a file system without hard links
         shutil.copyfile(checkpoint / OWN_FILE, partial)
         _sync(partial)
     partial.replace(target)
@@ -143,7 +143,7 @@ def _opened(path: Path, step: int) -> Checkpoint:
         raise ValueError(f"format {state['format']!r} and step {state['step']}, expected {FORMAT!r} and {step}")
     for name, digest in state["sha256"].items():
         if _digest(path / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"{name} differs from what was written")
     return Checkpoint(path=path, step=step, state=state)
 
 
@@ -153,10 +153,10 @@ def _digest(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have what was written put on the disk."""
+    """Flush a file or folder to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # some disks sync files only
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # not possible on all disks
             os.fsync(number)
     finally:
         os.close(number)

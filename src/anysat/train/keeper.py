@@ -1,4 +1,4 @@
-"""What happens around the steps: measuring, logging, checkpoints, and stopping well."""
+"""The callback that measures, logs, saves checkpoints and decides when a training stops."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ from anysat.train.signals import StopWish
 from anysat.train.tensors import on_cpu, training_tensors
 
 _LEAST_SCALE = 2.0**-20
-"""Of a half-precision gradient; begun at 2**16, it is halved where something overflows, and doubled seldom."""
+"""Scale of half-precision gradients below which a training counts as diverged. The scaler starts at 2**16, halves it at
+an overflow and seldom doubles it."""
 
 
 class Keeper(Callback):
-    """Watches a training and keeps what it leaves.
+    """Lightning callback that measures, logs, saves checkpoints and stops a training.
 
     Args:
-        run: where.
-        keep: what, and how often.
-        monitors: what is measured.
-        loggers: where metrics go besides `metrics.csv`.
-        mathematics: what another session must have in common; goes into every checkpoint.
-        state: that of the checkpoint the training begins with; empty without one.
+        run: The run folder.
+        keep: What to keep, and how often.
+        monitors: What to measure.
+        loggers: Where metrics go besides `metrics.csv`.
+        mathematics: Options that every session must share. Stored in each checkpoint.
+        state: State of the checkpoint that the training starts from. Empty if there is none.
     """
 
     def __init__(
@@ -53,20 +54,20 @@ class Keeper(Callback):
         self.run, self.keep, self.monitors, self.loggers = run, keep, monitors, list(loggers)
         self.mathematics, self.state = mathematics, state
         best, wanted = state.get("best"), {"name": keep.keep_best, "is_highest": keep.best_is_highest}
-        is_same = best is not None and {**wanted, **best} == {**best, **wanted}  # the direction was not noted before
+        is_same = best is not None and {**wanted, **best} == {**best, **wanted}  # older ones lack `is_highest`
         self.best: dict[str, Any] | None = best if is_same else None
         self.metrics: dict[str, float] = {}
         self.wish = StopWish()
         self.interrupted = False
         self.finished = False
-        """Whether the run ended because nothing became better."""
+        """Whether the run ended because the metric of `keep_best` no longer improved."""
         self._saved: int | None = state.get("step")
-        self._clock = (0.0, 0.0, 0)  # when metrics were logged last; seconds waited and tiles until then
+        self._clock = (0.0, 0.0, 0)  # time, seconds waited and tiles, when metrics were last logged
 
     # -- hooks of Lightning ------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: Training) -> None:  # type: ignore[override]
-        """Measures what is there before the first step."""
+        """Measure before the first step."""
         self.wish.listen()
         if self.state.get("precision"):
             trainer.precision_plugin.load_state_dict(dict(self.state["precision"]))
@@ -88,9 +89,9 @@ class Keeper(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After a micro-batch; after the last of a step, sees to what is due."""
+        """Count a micro-batch. After the last one of a step, do what is due."""
         if (batch_idx + 1) % pl_module.engine.accumulate:
-            if self.wish.wished and trainer.world_size == 1:  # what is done of this step will be done again
+            if self.wish.wished and trainer.world_size == 1:  # the unfinished step will be repeated
                 self._interrupt(trainer, pl_module)
             return
         pl_module.steps_done += 1
@@ -110,14 +111,14 @@ class Keeper(Callback):
         if step % self.keep.save_every == 0 or last or is_best or self.finished:
             self.save(trainer, pl_module)
         if due:
-            self._clock = self._now(pl_module)  # speed is that of training alone
+            self._clock = self._now(pl_module)  # so that the speed is that of training alone
         wished = trainer.strategy.reduce_boolean_decision(self.wish.wished, all=False)
         if wished and not last:
             self._interrupt(trainer, pl_module)
         trainer.should_stop = trainer.should_stop or self.finished
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ARG002
-        """Ends the bar and the loggers, however the training ended."""
+        """Close the progress bar and the loggers, however the training ended."""
         if hasattr(self, "progress"):
             self.progress.close()
         for logger in self.loggers:
@@ -129,8 +130,8 @@ class Keeper(Callback):
         """Write a checkpoint of the steps done, unless there is one.
 
         Raises:
-            DivergedError: a loss was no number since the last one, or a weight is none.
-            RunStoppedError: it cannot be written; on every rank.
+            DivergedError: A loss or a weight is NaN or infinite.
+            RunStoppedError: The checkpoint could not be written. Raised on every rank.
         """
         step = module.steps_done
         if self._saved == step:
@@ -158,7 +159,11 @@ class Keeper(Callback):
         self._saved = step
 
     def _check_finite(self, trainer: Trainer, module: Training) -> None:
-        """A half-precision overflow is the gradient scaler's to deal with, until it has nothing left to take off."""
+        """Raise DivergedError if a loss or a weight is NaN or infinite.
+
+        In half precision the gradient scaler handles overflows, so a loss counts only once its scale is below
+        `_LEAST_SCALE`.
+        """
         if module.finite is None:
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -185,7 +190,7 @@ class Keeper(Callback):
     def _measure(
         self, trainer: Trainer, module: Training, step: int, due: Sequence[Monitor]
     ) -> tuple[dict[str, float], CollapseError | None]:
-        """What monitors say, averaged over ranks, up to a collapse that any rank has found."""
+        """Return the averages over ranks of what monitors measured, up to the first collapse that any rank found."""
         metrics: dict[str, float] = {}
         for monitor in due:
             seed_monitor(module.seed, step, trainer.global_rank)
@@ -202,7 +207,7 @@ class Keeper(Callback):
         return metrics, None
 
     def _training_metrics(self, trainer: Trainer, module: Training, dataset: str) -> dict[str, float]:
-        """Of the step just made; speeds since metrics were logged last."""
+        """Return the metrics of the last step, and speeds since metrics were last logged."""
         self._check_finite(trainer, module)
         parts = {name: float(torch.stack(values).mean()) for name, values in module.parts.items()}
         then, now = self._clock, self._now(module)
@@ -242,10 +247,10 @@ class Keeper(Callback):
             raise RunStoppedError(self.run.path, step, problem)
 
     def _check_names(self, module: Training, measured: Iterable[str]) -> None:
-        """Refuse metrics that were not measured before the first step, which only a typing error explains.
+        """Check that the metrics that options name were measured before the first step. If not, they are misspelt.
 
         Raises:
-            RecordError: the learning rate, or which checkpoint is kept, would hang on one.
+            RecordError: `keep_best` or `plateau_metric` names a metric that was not measured.
         """
         every = list(measured)
         plateau = module.settings.plateau_metric if module.settings.schedule == "plateau" else None
@@ -256,7 +261,7 @@ class Keeper(Callback):
                 raise RecordError(option, name, f"a metric that is measured: {', '.join(names)}")
 
     def _follow_plateau(self, module: Training, step: int, measured: Mapping[str, float]) -> None:
-        """Only measurements that come at their time count: where a session stops must change nothing."""
+        """Update the plateau. Only regular measurements count, so that the end of a session changes nothing."""
         name = module.settings.plateau_metric
         monitor = _monitor_of(name, self.monitors)
         if module.settings.schedule != "plateau" or monitor is None or not is_due(step, monitor.every_steps):
@@ -265,7 +270,10 @@ class Keeper(Callback):
             module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
 
     def _follow_best(self, step: int, measured: Mapping[str, float], counts: Sequence[Monitor]) -> bool:
-        """As of the plateau: what was measured only because a session stops does not count."""
+        """Update the best value and return whether it improved.
+
+        As for the plateau, only monitors in `counts` matter.
+        """
         name = self.keep.keep_best
         monitor = None if name is None else _monitor_of(name, self.monitors)
         if name is None or monitor is None or monitor not in counts:
@@ -280,7 +288,7 @@ class Keeper(Callback):
         return True
 
     def _waited_enough(self, step: int, counts: Sequence[Monitor]) -> bool:
-        """Whether the metric of `keep_best` has not become better for as many measurements as `patience` has."""
+        """Whether the metric of `keep_best` has not improved for `patience` measurements."""
         name, patience = self.keep.keep_best, self.keep.patience
         monitor = None if name is None else _monitor_of(name, self.monitors)
         if patience is None or monitor is None or monitor not in counts or self.best is None:
@@ -291,10 +299,10 @@ class Keeper(Callback):
 
 
 def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:
-    """Refuse a metric that nothing measures.
+    """Check that a monitor measures a metric.
 
     Raises:
-        RecordError: no monitor has its prefix.
+        RecordError: No monitor has its prefix.
     """
     if _monitor_of(name, monitors) is None:
         names = ", ".join(f"{monitor.name}/…" for monitor in monitors) or "none: there is no monitor"
@@ -302,7 +310,7 @@ def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:
 
 
 def _says_something(monitor: Monitor, measured: Mapping[str, float]) -> bool:
-    """False where a collapse came before it."""
+    """Whether a monitor returned anything. It did not if a collapse came first."""
     return any(key.startswith(f"{monitor.name}/") for key in measured)
 
 
@@ -318,13 +326,13 @@ def _value_of(name: str, measured: Mapping[str, float]) -> float:
 
 @contextlib.contextmanager
 def _evaluating(objective: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, whole weights; every module is in its own mode again afterwards."""
+    """Put the objective in eval mode, without gradients and with whole weights, and restore all modes afterwards."""
     modes = [(module, module.training) for module in objective.modules()]
     sharded = [module for module, _ in modes if isinstance(module, FSDPModule)]
     try:
         objective.eval()
         if isinstance(objective, FSDPModule):
-            objective._get_fsdp_state()._lazy_init()  # else the first block that is called would be taken for the whole
+            objective._get_fsdp_state()._lazy_init()  # otherwise the first block called would be taken for the root
         for module in sharded:
             module.unshard()
         with torch.no_grad():
@@ -337,7 +345,7 @@ def _evaluating(objective: nn.Module) -> Iterator[None]:
 
 
 def _of_any_rank(trainer: Trainer, error: CollapseError | None) -> CollapseError | None:
-    """What the first rank that has an error has found, the same on every rank."""
+    """Return the error of the first rank that has one, on every rank."""
     if trainer.world_size == 1 or not trainer.strategy.reduce_boolean_decision(error is not None, all=False):
         return error
     found: list[CollapseError | None] = [None] * trainer.world_size
@@ -346,7 +354,7 @@ def _of_any_rank(trainer: Trainer, error: CollapseError | None) -> CollapseError
 
 
 def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Ranks that lack a metric, or have NaN, are left out of its mean."""
+    """Return the mean of each metric over the ranks that have it and for which it is not NaN."""
     if trainer.world_size == 1:
         return dict(metrics)
     listed: list[list[str]] = [[] for _ in range(trainer.world_size)]
@@ -361,13 +369,13 @@ def _mean_over_ranks(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str
 
 
 def _weights_are_finite(objective: nn.Module) -> bool:
-    """Whether all weights are numbers, of those in shards this process's own."""
+    """Whether all weights are finite. Of sharded weights, only this process's part is checked."""
     own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in objective.parameters())
     return all(bool(weight.isfinite().all()) for weight in own)
 
 
 def _whole_encoder(objective: nn.Module) -> Any:
-    """The encoder; of one in shards, a copy that is whole."""
+    """Return the encoder, or a whole copy if it is sharded."""
     encoder: Any = objective.encoder()  # type: ignore[operator]
     if not any(isinstance(module, FSDPModule) for module in objective.modules()):
         return encoder

@@ -1,4 +1,4 @@
-"""The metrics of a run as a file: one row per step and name, in the order they were measured."""
+"""The metrics file of a run: one row per step and name, in the order of measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD = ("step", "name", "value")
 
 
 def write_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
-    """Add the metrics measured after `step` steps."""
+    """Append the metrics measured after `step` steps."""
     rows = [(step, name, repr(float(value))) for name, value in metrics.items()]
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
@@ -23,7 +23,7 @@ def write_metrics(path: Path, step: int, metrics: Mapping[str, float]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of each metric, by its name; a row that was cut short is left out."""
+    """Return the steps and values of each metric by name. Incomplete rows are left out."""
     found: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in _rows(path):
         found.setdefault(name, []).append((step, value))
@@ -31,14 +31,14 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Leave out the rows of later steps than this one."""
+    """Remove the rows of steps after `step`."""
     if path.exists():
         kept = [(row_step, name, repr(value)) for row_step, name, value in _rows(path) if row_step <= step]
         write_whole(path, _text([_HEAD, *kept]).encode())
 
 
 def _text(rows: Iterable[Iterable[object]]) -> str:
-    """As CSV: a name with a comma is quoted."""
+    """Return rows as CSV, in which names with commas are quoted."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

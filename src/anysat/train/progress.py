@@ -1,4 +1,4 @@
-"""How a training goes, on stderr: a bar where there is a terminal, else a line each time metrics are logged."""
+"""The progress of a training on stderr: a bar on a terminal, otherwise a line whenever metrics are logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = ("tiles_per_s", "wait_frac")
 
 
 class TrainingProgress:
-    """A bar over the steps of a session, with loss parts, tiles per second, share of time waiting for data, and ETA."""
+    """A bar over the steps of a session, with loss terms, speed, share of time spent waiting for data, time left."""
 
     def __init__(self, start: int, stop: int, *, shown: bool) -> None:
         from rich.console import Console
@@ -26,7 +26,7 @@ class TrainingProgress:
         self._bar.start()
 
     def advance(self, step: int) -> None:
-        """So many steps are done."""
+        """Show that `step` steps are done."""
         self._bar.update(self._task, completed=step)
 
     def tell(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -44,5 +44,5 @@ class TrainingProgress:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar and leave it on the screen."""
         self._bar.stop()

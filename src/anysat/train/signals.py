@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop, which is granted at the next good moment; a second one stops at once."""
+"""Handling of SIGTERM and Ctrl-C: the first asks the training to stop cleanly, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StopWish:
         self.wished = False
 
     def listen(self) -> None:
-        """Take the signals from now on; only in a main thread can they be taken."""
+        """Handle the signals from now on. Has no effect outside the main thread, where Python does not allow it."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)
@@ -31,7 +31,7 @@ class StopWish:
 
 @contextlib.contextmanager
 def handlers_put_back() -> Iterator[None]:
-    """Signals are handled afterwards as they were before."""
+    """Restore the signal handlers afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The micro-batches of one process, in their order, and how long it waited for them."""
+"""The micro-batches of one process, in order, and the time it waited for them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from anysat.data.loader import Draw, Loader, Plan, Source
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
-    """Virtual ranks that one process works off: number `m` is what rank `m % n` of them reads at step `m // n`."""
+    """Virtual ranks of one process: micro-batch `m` is what rank `m % n` of them reads at optimiser step `m // n`."""
 
     ranks: Sequence[Source]
 
     def plan(self, step: int) -> Plan:
-        """What a micro-batch reads; its step is that of the optimiser."""
+        """Return what a micro-batch reads. Its step is that of the optimiser."""
         number, rank = divmod(step, len(self.ranks))
         return self.ranks[rank].plan(number)
 
     def read(self, plan: Plan) -> list[Tile]:
-        """The tiles of a micro-batch."""
+        """Return the tiles of a micro-batch."""
         return self.ranks[0].read(plan)
 
 
 @dataclass(kw_only=True)
 class TimedLoader:
-    """A loader that counts the seconds in which nothing was there to be trained on."""
+    """A loader that counts the seconds in which training waited for data."""
 
     loader: Loader
     waited_s: float = 0.0

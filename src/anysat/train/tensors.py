@@ -1,4 +1,4 @@
-"""Tensors of a training, whole and by name, from weights and an optimiser that may lie in shards, and back."""
+"""Conversion of a training's weights and optimiser state, which may be sharded, to whole tensors by name, and back."""
 
 from __future__ import annotations
 
@@ -51,10 +51,15 @@ def on_cpu(tensor: Tensor, wanted: bool = True) -> Tensor | None:
 
 
 def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Put what `training_tensors` gave into an objective, before it is put into shards; `source` is for messages.
+    """Load the weights from `training_tensors` into an objective that is not sharded yet.
+
+    Args:
+        objective: The objective.
+        tensors: What `training_tensors` returned.
+        source: Where the tensors come from, for messages.
 
     Raises:
-        WeightsError: they are of another objective.
+        WeightsError: The tensors do not fit the objective.
     """
     own = {name.removeprefix(_OBJECTIVE): t for name, t in tensors.items() if name.startswith(_OBJECTIVE)}
     check_fitting(source, own, objective.state_dict())
@@ -62,9 +67,9 @@ def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor], source: 
 
 
 def load_moments(objective: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments into a new optimiser; into shards, where the parameters lie in shards.
+    """Load the moments from `training_tensors` into a new optimiser, sharded like the parameters.
 
-    A fused update wants the step where the parameter is, the others want it on the processor.
+    A fused update needs the step on the device of the parameter, the others need it on the CPU.
     """
     fused = {p for group in optimiser.param_groups if group.get("fused") for p in group["params"]}
     for name, parameter in objective.named_parameters():
