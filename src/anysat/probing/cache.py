@@ -1,7 +1,7 @@
-"""Embeddings on disk, each under what it was made from: other pixels, weights, statistics or options, another file.
+"""Embeddings on disk, stored under a digest of everything that they depend on.
 
-A file holds the embeddings of a few tiles. Its name is a digest of all that goes into them, the pixels included, so
-nothing stale can be found, and extraction that was stopped goes on where it was.
+A file holds the embeddings of a few tiles. Its name is a digest of pixels, weights, statistics and options, so outdated
+embeddings are never used, and an interrupted extraction continues where it stopped.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from anysat.patches import PatchGrid
 
 TILES_PER_FILE = 8
 VERSION = 1
-"""Of what is kept; raise it when the same input gives other embeddings."""
+"""Version of the content. Raise it when the same input gives other embeddings."""
 CHECKSUM = "sha256"
-"""Under which a file keeps the digest of what is in it: a byte that was changed on the disk is seen."""
+"""Metadata key of the digest of a file's content, which reveals changes on the disk."""
 _OPEN_FILES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """Tiles in their order, a few at a time, as the loader reads them."""
+    """Tiles in order, a few at a time, as a source for the loader."""
 
     tiles: Tiles
     patch_size_m: float
 
     def plan(self, step: int) -> Plan:
-        """The tiles of a step."""
+        """Return what to read in a step."""
         indices = np.arange(step * TILES_PER_FILE, min((step + 1) * TILES_PER_FILE, len(self.tiles)))
         return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
 
     def read(self, plan: Plan) -> list[Tile]:
-        """Their tiles."""
+        """Return the tiles of a step."""
         return [self.tiles[int(index)] for index in plan.indices]
 
 
@@ -65,27 +65,27 @@ class Features:
     """Embeddings of many tiles, read from disk when asked for, and their targets in memory."""
 
     files: tuple[Path, ...]
-    """Of `TILES_PER_FILE` tiles each, the last of what is left."""
+    """Each has `TILES_PER_FILE` tiles, the last one what is left."""
     ids: tuple[str, ...]
     targets: dict[str, Tensor]
     """(tile …) by name."""
     grid: PatchGrid
     dense: Modality | None = None
     num_new: int = field(default=0, compare=False)
-    """Tiles that had to be embedded now."""
+    """Number of tiles that had to be embedded now."""
     unseen: tuple[str, ...] = ()
-    """Names of tiles without a valid value, of `dense` where it is wanted: there embeddings are NaN."""
+    """Names of tiles without a valid value, or without one of `dense` if that is set. Their embeddings are NaN."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def dense_key(self) -> str | None:
-        """Key of `dense`."""
+        """Key of `dense`, or None."""
         return None if self.dense is None else self.dense.key
 
     def embeddings(self, indices: Sequence[int] | NDArray[np.int64]) -> Embeddings:
-        """Of some tiles, in the order asked for."""
+        """Return the embeddings of some tiles, in the order of `indices`."""
         found: dict[str, list[Tensor]] = {}
         for place in np.asarray(indices).tolist():
             number, row = divmod(place, TILES_PER_FILE)
@@ -98,24 +98,25 @@ def extract(
     encoder: AnySat, tiles: Tiles, patch_size_m: float, folder: Path, *, modalities: Sequence[str],
     dense: str | None = None, precision: Precision = "float32", num_workers: int = 0, progress: Progress = silent,
 ) -> Features:  # fmt: skip
-    """Embeddings of all tiles of a dataset; what is kept in the folder is not computed again.
+    """Embed all tiles of a dataset, reusing what is in the folder.
 
-    Pixels are read each time, for their digest is part of a file's name. The encoder is used in eval mode, without
-    gradients, and left as it was.
+    Pixels are read each time, because file names contain their digest. The encoder is used in eval mode, without
+    gradients,
+    and not changed.
 
     Args:
-        encoder: with a normaliser, so that embeddings do not depend on the batch.
-        tiles: with the targets wanted.
-        patch_size_m: side of a patch.
-        folder: where files are kept.
-        modalities: keys to look at.
-        dense: modality whose sub-patches are wanted, too.
-        precision: in what matrices are multiplied; embeddings are kept in the type of the weights.
-        num_workers: processes that read.
-        progress: makes a bar from a title and a number of tiles.
+        encoder: An encoder with a normaliser, so that embeddings do not depend on the batch.
+        tiles: Tiles with the targets to return.
+        patch_size_m: Side of a patch in metres.
+        folder: Folder of the files.
+        modalities: Keys of the modalities to use.
+        dense: Key of the modality whose sub-patches are embedded as well.
+        precision: Type of matrix products. Embeddings are stored in the type of the weights.
+        num_workers: Number of processes that read.
+        progress: Creates a progress bar from a title and a number of tiles.
 
     Raises:
-        WriteError: the folder cannot be written.
+        WriteError: The folder cannot be written.
     """
     own = _digest_of(encoder, patch_size_m, tuple(modalities), dense, precision)
     source = Slices(tiles=tiles, patch_size_m=patch_size_m)
@@ -155,7 +156,10 @@ def extract(
 def _embedded(
     encoder: AnySat, batch: Batch, patch_size_m: float, dense: str | None, precision: Precision
 ) -> dict[str, Tensor]:
-    """What is kept of a batch; of dense embeddings the half that their patch does not tell."""
+    """Return what to store of a batch.
+
+    Of dense embeddings, that is the half that does not repeat the patch embedding.
+    """
     with evaluating(encoder), torch.inference_mode(), multiplying(precision, encoder.device):
         found = encoder.encode(batch, patch_size_m, dense=dense, refuse_empty=False)
     kept = {"tile": found.tile, "patch": found.patch, "valid": found.valid}
@@ -180,13 +184,13 @@ def _joined(found: dict[str, Tensor], grid: PatchGrid, dense: Modality | None) -
 def _digest_of(
     encoder: AnySat, patch_size_m: float, modalities: tuple[str, ...], dense: str | None, precision: Precision
 ) -> bytes:
-    """Of weights, shape, statistics and options."""
+    """Return the digest of weights, configuration, statistics and options."""
     facts = (VERSION, digest(encoder, statistics=True), patch_size_m, modalities, dense, precision)
     return hashlib.sha256(repr(facts).encode()).digest()
 
 
 def _digest(batch: Batch, own: bytes) -> str:
-    """Of everything in a batch that an embedding can depend on."""
+    """Return the digest of everything in a batch that embeddings depend on."""
     total = hashlib.sha256(own)
     total.update(str(batch.dataset).encode())
     for key, seen in batch.observations.items():
@@ -205,7 +209,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _checked(path: Path) -> dict[str, Tensor] | None:
-    """What a file holds that is there, whole and as it was written; None where it has to be made again."""
+    """Return the content of an intact file, or None if it has to be written again."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -216,7 +220,7 @@ def _checked(path: Path) -> dict[str, Tensor] | None:
 
 
 def _sum_of(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and numbers."""
+    """Return the SHA-256 of names, types, shapes and values."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
@@ -225,14 +229,14 @@ def _sum_of(tensors: dict[str, Tensor]) -> str:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """What is another where a file was made again."""
+    """Return a value that changes when the file is replaced."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - told from an older one by it
-    """Tensors of a file by name, of which only what is sliced out is read; memory does not grow with what is open."""
+def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - noqa: ARG001 - cache key
+    """Return the tensors of a file by name, without reading them: only slices are read, so memory stays bounded."""
     file: Any = safe_open(path, framework="pt")
     return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
@@ -240,7 +244,7 @@ def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG0
 def batches(
     num_tiles: int, batch_size: int, generator: np.random.Generator | None = None
 ) -> Iterator[NDArray[np.int64]]:
-    """Numbers of all tiles, once each, so many at a time; shuffled when a generator is given."""
+    """Yield the numbers of all tiles in batches, shuffled if a generator is given."""
     order = np.arange(num_tiles) if generator is None else generator.permutation(num_tiles)
     for start in range(0, num_tiles, batch_size):
         yield order[start : start + batch_size]

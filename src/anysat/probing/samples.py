@@ -29,7 +29,7 @@ def checked(where: str, features: Tensor, fewest: int = 1) -> Tensor:
     if broken:
         raise InputError(
             where, "finite vectors", f"{broken} of {len(features)} with NaN or infinity",
-            "leave out the patches that nobody saw (`Embeddings.valid`)",
+            "leave out the patches that nothing observed (`Embeddings.valid`)",
         )  # fmt: skip
     return features.detach().float() if features.itemsize < 4 else features.detach()
 

@@ -1,4 +1,4 @@
-"""What a command comes to, as it is told at the end."""
+"""The result of a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Answer:
     """What a command prints, and its exit status."""
 
     content: Any
-    """Anything rich prints."""
+    """Anything that rich can print."""
     exit_status: int = 0
 
     def __rich__(self) -> Any:

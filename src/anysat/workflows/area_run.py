@@ -1,4 +1,4 @@
-"""Parts of an area run to the end: store, work, formats, and what is to be said."""
+"""Running the parts of an area: computing stores, exporting them, drawing pictures, and reporting."""
 
 from __future__ import annotations
 
@@ -37,40 +37,43 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Part:
-    """The ground of one reference system, and what is made of it."""
+    """The ground in one reference system, and what is made of it."""
 
     area: Area
     output: Path
-    """NAME.zarr, or what is made from one."""
+    """NAME.zarr, or a file in another format."""
     layouts: Sequence[Layout]
     periods: Sequence[Period]
     made_from: Mapping[str, Any]
     work: Callable[[Path], Work]
-    """Makes the work, given a folder for what lies between its steps."""
+    """Creates the work, given a folder for intermediate results."""
     model: ModelFacts
-    """What is told of the model in a catalog."""
+    """What catalogs say about the model."""
     grows: bool = False
-    """Whether it takes the place of a store to which dates are added."""
+    """Whether it replaces a store by one with added dates."""
     at_end: Callable[[], None] = lambda: None
     """Called when the store is finished."""
 
     @property
     def is_store(self) -> bool:
-        """Whether the store is the output itself."""
+        """Whether the output is the store itself."""
         return self.output.suffix == ".zarr"
 
     @property
     def store(self) -> Path:
-        """Where the store will be: the output, or beside it until that is made."""
+        """Path of the store: the output, or a temporary path beside an output in another format."""
         return self.output if self.is_store else self.output.with_name(f".{self.output.name}.zarr")
 
     @property
     def picture(self) -> Path:
-        """A picture of all of it."""
+        """Path of the picture of the whole part."""
         return self.output.with_suffix(".png")
 
     def formats(self, options: AreaOptions) -> dict[tuple[str, str], Path]:
-        """Files made from the store, by group and suffix: the first group has the output's name, others theirs, too."""
+        """Return files exported from the store, by group and suffix.
+
+        Those of other groups than the first have its name added.
+        """
         found = {}
         for layout in self.layouts:
             for suffix in options.formats if self.is_store else [self.output.suffix]:
@@ -81,7 +84,7 @@ class Part:
         return found
 
     def finals(self, options: AreaOptions) -> list[Path]:
-        """Everything that is left at the end."""
+        """Return all paths that remain at the end."""
         layouts = {layout.name: layout for layout in self.layouts}
         found = [self.store, catalog_of(self.store)] if self.is_store else []
         for (name, suffix), out in self.formats(options).items():
@@ -89,17 +92,17 @@ class Part:
         return [*found, self.picture]
 
     def is_computed(self) -> bool:
-        """Whether its store is finished, by an earlier run that may have stopped later."""
+        """Whether the store is finished, even if the run that did it stopped later."""
         return AreaStore.is_made(self.store, self.layouts, self.periods, self.made_from)
 
     def is_complete(self, options: AreaOptions) -> bool:
-        """Whether nothing is left to be made."""
+        """Whether everything has been made."""
         last = [catalog_of(self.store) / "catalog.json", *self.finals(options)]
         return self.is_store and self.is_computed() and all(path.exists() for path in last)
 
 
 def output_of(out: str, area: Area, default: str) -> Path:
-    """Where the output of an area lies: the name given, with what tells it from other parts."""
+    """Return the output path of a part of an area: the given name, with the part's name added."""
     path = Path(out).absolute()
     return path.with_name((f"{path.stem}-{area.name}" if area.name else path.stem) + (path.suffix or default))
 
@@ -107,12 +110,19 @@ def output_of(out: str, area: Area, default: str) -> Path:
 def run_parts(
     parts: Sequence[Part], options: AreaOptions, said: Sequence[str], *, overwrite: bool, inputs: Sequence[str] = ()
 ) -> Answer:
-    """Do all parts, one after the other, and report; `inputs` are files and folders that nothing may be written to.
+    """Run all parts one after the other, and report.
+
+    Args:
+        parts: The parts.
+        options: Options of the area.
+        said: Lines to report first.
+        overwrite: Replace existing outputs.
+        inputs: Files and folders that must not be written to.
 
     Raises:
-        RecordError: an output would lie there.
-        OutputExistsError: an output is there, and is not to be replaced.
-        UnfinishedError: it cannot be written; what is done is kept, and gone on with.
+        RecordError: An output would be written to an input.
+        OutputExistsError: An output exists, and `overwrite` is False.
+        UnfinishedError: Something cannot be written. What is done is kept, and the same command continues it.
     """
     started, lines = time.perf_counter(), list(said)
     problems: list[str] = []
@@ -134,11 +144,11 @@ def run_parts(
 
 
 def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
-    """Refuse to write over what is not of an earlier run of the same that stopped.
+    """Check that nothing exists except what an unfinished run with the same options wrote.
 
     Raises:
-        OutputExistsError: it says what is in the way.
-        StoreMismatchError: a run of something else stopped before its store was written as it is to be.
+        OutputExistsError: An output exists. The message names it.
+        StoreMismatchError: The store is of a run with other options, which stopped before its output was written.
     """
     if all(part.is_complete(options) for part in parts):
         raise OutputExistsError([part.output for part in parts])
@@ -150,7 +160,7 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 
 
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[str], Found]:
-    """What is to be said of it, in words and as it is kept."""
+    """Run a part, and return lines for the report and the findings."""
     older = _older(part, options) if overwrite else []
     found, timing = _computed(part, options, overwrite, older)
     with tick_bar("writing") as tick:
@@ -165,7 +175,7 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[s
 
 
 def _older(part: Part, options: AreaOptions) -> list[Path]:
-    """What would tell another thing than the store that is about to take the place of what lies there."""
+    """Return existing paths that would not match the new store."""
     if not part.is_store:
         found = part.finals(options)
     elif part.store.exists():
@@ -176,9 +186,9 @@ def _older(part: Part, options: AreaOptions) -> list[Path]:
 
 
 def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence[Path]) -> tuple[Found, Timing]:
-    """Finish the store, unless an earlier run did: what is to be said of it, and where the time went.
+    """Finish the store unless an earlier run did, and return findings and timing.
 
-    What was made of an older one goes before, so that a run that stops between the two leaves nothing of both.
+    Files made from an older store are removed first, so that an interrupted run never leaves a mixture of both.
     """
     if part.is_computed() and (part.grows or not (overwrite and part.is_store)):
         shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
@@ -207,7 +217,10 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence
 
 
 def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> tuple[Timing, float | None]:
-    """Where the time went, and the energy of this machine's processors, where they did it all and a meter tells."""
+    """Run the work, and return timing and the energy used in joules.
+
+    The energy is None unless this machine's CPUs did all the work and can be metered.
+    """
     if options.scheduler is None:
         meter = Meter.find() if work.model.device.type == "cpu" else None
 
@@ -223,10 +236,10 @@ def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> tupl
 
 
 def check_scheduler(options: AreaOptions) -> None:
-    """Ask the scheduler for an answer, if there is to be one, before anything is measured or written.
+    """Check that the Dask scheduler answers, if there is one, before anything is measured or written.
 
     Raises:
-        RecordError: it does not answer.
+        RecordError: It does not answer.
     """
     if options.scheduler is not None:
         _client(options.scheduler, set_as_default=False).close()
@@ -242,7 +255,7 @@ def _client(address: str, *, set_as_default: bool = True) -> Any:
 
 
 def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> dict[str, list[Path]]:
-    """The groups of a store in other formats; those that an earlier run made are kept."""
+    """Export the groups of a store to other formats, and return all files by group. Existing ones are kept."""
     wanted = part.formats(options)
     total, done = sum(num_steps(part.store, group) for group, _ in wanted), 0
 
@@ -261,17 +274,17 @@ def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> 
 
 
 def _files(part: Part, options: AreaOptions) -> list[Path]:
-    """What was made from the store that lies there."""
+    """Return what was exported from the existing store."""
     try:
         groups = open_stored(part.store)
-    except SourceError:  # it is something else
+    except SourceError:  # not a store
         return []
     wanted = [(suffix, groups[name], out) for (name, suffix), out in part.formats(options).items() if name in groups]
     return [file for suffix, group, out in wanted for file in find_export(suffix).files(Content.of(group), out)]
 
 
 def _drawn(part: Part, tick: Tick) -> Path:
-    """A picture of all of it, beside it."""
+    """Draw a picture of the whole part, and return its path."""
     total, done = num_shards(part.store), 0
 
     def advance() -> None:
@@ -286,7 +299,7 @@ def _drawn(part: Part, tick: Tick) -> Path:
 
 
 def area_line(area: Area) -> str:
-    """The patches of an area, its size and reference system."""
+    """Describe an area in a line: its patches, size and reference system."""
     (rows, cols), size = area.span.shape, area.patch_size_m
     return (
         f"area: {rows} x {cols} patches of {size:g} m, {rows * cols * size**2 / 1e6:.4g} km2, in "
@@ -306,7 +319,7 @@ def _told(part: Part, found: Found, timing: Timing) -> list[str]:
 
 
 def _throughput(timing: Timing, km2: float) -> list[str]:
-    """What each part did in a second of its own, what they did together, and how near that is to what they allow."""
+    """Describe the speed of each step, of all together, and how near that is to the slowest step's."""
     if not timing.wall:
         return ["computed by an earlier run"]
 
@@ -323,12 +336,12 @@ def _throughput(timing: Timing, km2: float) -> list[str]:
 
 
 def tell_first(line: str) -> None:
-    """Say something before a long work, to whoever watches."""
+    """Print a line on stderr before long work."""
     Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(line, highlight=False)
 
 
 def model_facts(name: str, encoder: AnySat, *tasks: str, dataset: str | None = None) -> ModelFacts:
-    """What a catalog tells of an encoder."""
+    """Return what catalogs say about an encoder."""
     statistics = "" if encoder.normaliser is None else encoder.normaliser.source_of(dataset)
     return ModelFacts(
         name=name, digest=digest(encoder), num_parameters=sum(p.numel() for p in encoder.parameters()),

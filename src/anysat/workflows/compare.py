@@ -1,4 +1,4 @@
-"""`anysat evaluate --compare`: the same models on band statistics, series of pixels and embeddings, same splits."""
+"""`anysat evaluate --compare`: the same models on band statistics, pixel series and embeddings, on the same splits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from anysat.workflows.task_parts import fitted_task
 
 
 def compare(config: EvaluateConfig) -> Answer:
-    """Fit every model to every feature set; all are tuned on validation tiles and scored once, on test tiles."""
+    """Fit every model to every feature set. All are tuned on validation tiles and scored once, on test tiles."""
     check_models(config.models)
     data = open_data(config.data, config.seed)
     samples = _samples(config, data)
@@ -45,7 +45,7 @@ def compare(config: EvaluateConfig) -> Answer:
 
 
 def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
-    """The places that are looked at: so many of each split, or of all tiles where folds take turns."""
+    """Draw the places to use: a number in each split, or in all tiles together if folds take turns."""
     truths, geoboxes = [], []
     for split, tiles in data.splits.items():
         with progress_bar(f"targets of {tiles.name}, {split}", len(tiles)) as advance:
@@ -73,7 +73,7 @@ def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
 def _fitted(
     features: FeatureSet, tables: Sequence[Table], samples: Samples, task: Task, config: EvaluateConfig
 ) -> list[Line]:
-    """A line for each model: in every turn tuned, then scored on one sheet for all."""
+    """Return a line for each model, which is tuned in every turn and then scored on one sheet for all turns."""
     lines = []
     with progress_bar(f"models on {features.name}", len(config.models)) as advance:
         for model in config.models:
@@ -103,24 +103,24 @@ def _fit(setting: Any, features: Table, truth: NDArray[Any]) -> Any:
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the validation split tells whether it is good enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # validation shows whether it is good enough
         return clone(setting).fit(features, truth)
 
 
 def _standardised(table: Table, train: NDArray[np.int64]) -> Table:
-    """Mean 0 and deviation 1 over the training samples; what is missing becomes the mean."""
+    """Standardise to mean 0 and deviation 1 over the training samples, and replace missing values by the mean."""
     known = table[train]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that nobody has
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that no sample has
         mean, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
     mean, spread = np.nan_to_num(mean), np.where(np.nan_to_num(spread) > 1e-9, spread, 1.0)
     return np.nan_to_num((table - mean) / spread)
 
 
 def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], samples: Samples, task: Task) -> bool:
-    """Put samples on a sheet, whose intervals are over the groups of the turns; whether all have the same answer.
+    """Add samples to a score sheet, with the groups of the turns, and return whether all get the same answer.
 
-    Of classes an answer is the likeliest, of labels those that are given, however the probabilities differ.
+    Answers are the likeliest class or the assigned labels, even if probabilities differ.
     """
     target = task.target
     told = torch.from_numpy(outputs(model, ready[rows], target.kind, len(target.classes)))

@@ -1,4 +1,4 @@
-"""What a comparison came to: each line beside the best simple model on statistics of the bands, and what it cost."""
+"""The result of a comparison: scores, differences to the best simple model on band statistics, and costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anysat.workflows.task_parts import all_versions, described
 from anysat.workflows.task_text import FIGURES, with_interval
 
 BASELINE = "statistics"
-"""Feature set that every other has to beat."""
+"""Feature set to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,40 +30,43 @@ class Line:
     model: str
     scores: Scores
     seconds: float
-    """Of processor time, to tune and to fit."""
+    """CPU time in seconds, to tune and to fit."""
     is_constant: bool = False
-    """Whether all test samples of a turn have one answer."""
+    """Whether all test samples of a turn get the same answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """All lines on the same tiles."""
+    """All lines of a comparison, on the same tiles."""
 
     lines: Sequence[Line]
     task: Task
     turns: Turns
     num_tiles: int
-    """Of which a sample is scored."""
+    """Number of tiles with a scored sample."""
 
     @cached_property
     def baseline(self) -> Line:
-        """The model on statistics of the bands that is best on the test tiles, which favours it."""
+        """The model on band statistics that is best on the test tiles, which favours the baseline."""
         sign = 1 if self.task.highest_is_best else -1
         simple = [one for one in self.lines if one.features.name == BASELINE]
         return max(simple, key=lambda one: sign * one.scores.figures[self.task.primary])
 
     @cached_property
     def differences(self) -> list[Interval]:
-        """Of each line the interval of its score less the baseline's, on the same draws."""
+        """Intervals of each line's score minus the baseline's, on the same draws."""
         return [one.scores.difference(self.baseline.scores, self.task.primary) for one in self.lines]
 
     @cached_property
     def sheets(self) -> list[dict[str, Any]]:
-        """Of each line all scores."""
+        """All scores of each line."""
         return [described(one.scores, self.turns.unit) for one in self.lines]
 
     def verdict(self, number: int) -> str:
-        """`better` or `worse` than the baseline where all of the difference's interval says so, else `not better`."""
+        """Return `better` or `worse` if the difference to the baseline is clear, that is, without 0 in its interval.
+
+        Else return `not better`, or `baseline` for the baseline itself.
+        """
         if self.lines[number] is self.baseline:
             return "baseline"
         low, high = self.differences[number]
@@ -71,7 +74,7 @@ class Comparison:
         return "better" if worst > 0 else "worse" if best < 0 else "not better"
 
     def to_dict(self, config: EvaluateConfig, data: OpenData) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         encoders = {one.features.encoder["name"]: one.features.encoder for one in self.lines if one.features.encoder}
         return {
             "target": self.task.target.name, "primary": self.task.primary, "selected_on": self.turns.chosen_on,

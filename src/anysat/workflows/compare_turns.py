@@ -1,4 +1,4 @@
-"""Which tiles of a comparison are trained on, chosen on and scored: the splits, or folds that take turns."""
+"""The roles of tiles in a comparison (train, choose, score): from the splits, or from folds that take turns."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ TRAIN, VAL, TEST = range(3)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Turns:
-    """What each tile is for. Tiles are those of train, val and test, one after the other."""
+    """The role of each tile. Tiles are those of train, val and test, in this order."""
 
     roles: NDArray[np.int64]
     """(turn tile), `TRAIN`, `VAL` or `TEST`."""
     groups: NDArray[np.int64]
-    """(tile), what intervals draw together."""
+    """(tile), numbers of groups that intervals draw together."""
     unit: str
     """What the groups are."""
     selected_on: str
-    """The split on which settings are chosen, where folds do not take turns."""
+    """The split on which settings are chosen, if folds do not take turns."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of turns."""
         return len(self.roles)
 
     @property
@@ -43,7 +43,7 @@ class Turns:
         return len(self.roles) > 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"turns": len(self.roles), "groups": len(np.unique(self.groups)), "groups_are": self.unit,
                 "tiles": [{split: int((roles == role).sum()) for role, split in enumerate(SPLITS)}
                           for roles in self.roles]}  # fmt: skip
@@ -60,15 +60,15 @@ class Turns:
 
 
 def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) -> Turns:
-    """The splits as they are, the members of `data.folds`, or folds of blocks.
+    """Return the turns: the given splits, the members of `data.folds`, or folds of blocks.
 
     Args:
-        config: `folds`, `block_km`, `data.folds` and `seed` count.
-        data: the tiles.
-        geoboxes: of each tile, None where it has no coordinates.
+        config: Options of the command, of which `folds`, `block_km`, `data.folds` and `seed` are used.
+        data: The tiles.
+        geoboxes: Position of each tile; None if it has no coordinates.
 
     Raises:
-        InputError: two kinds of folds are asked for; tiles without coordinates, or fewer blocks than folds.
+        InputError: Both kinds of folds are given, tiles have no coordinates, or there are fewer blocks than folds.
     """
     if config.folds is not None and config.data.folds is not None:
         raise InputError("--folds", "folds of blocks, or the members in --data.folds", "both")
@@ -95,7 +95,7 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
 
 
 def _roles(folds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(turn tile): each fold is scored once, the one before it chooses, all others train."""
+    """Return the roles (turn tile): each fold is scored once, the one before it chooses, and the others train."""
     count = int(folds.max()) + 1
     turn = np.arange(count)[:, None]
     return np.where(folds == turn, TEST, np.where(folds == (turn - 1) % count, VAL, TRAIN))

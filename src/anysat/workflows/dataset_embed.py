@@ -65,11 +65,11 @@ def embed_dataset(config: TableConfig) -> Answer:
     """Embed, write the table and return a report.
 
     Raises:
-        OutputExistsError: The table exists and is not to be replaced.
+        OutputExistsError: The table exists, and `overwrite` is False.
         UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
         InputError: There is no tile or no patch size.
         RecordError: A target has the name of another column.
-        WriteError: The table cannot be written; finished embeddings are kept.
+        WriteError: The table cannot be written. Finished embeddings are kept.
     """
     from anysat.workflows.dataset_embed_run import run_embed_dataset
 

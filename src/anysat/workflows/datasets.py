@@ -1,4 +1,4 @@
-"""Datasets on the screen: which there are, what one is, what looks wrong in one, and a picture of a sample."""
+"""Commands about datasets: list them, describe one, check one for problems, and draw a sample."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ListConfig:
 
 
 def list_datasets(config: ListConfig) -> Answer:
-    """One row per dataset the package knows; nothing needs to be on disk."""
+    """Return a table with one row per known dataset. Nothing needs to be on disk."""
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -57,7 +57,7 @@ class DescribeConfig:
 
 
 def describe(config: DescribeConfig) -> Answer:
-    """The record of one dataset with its layout tables."""
+    """Return the record of a dataset and its layout tables."""
     from rich.console import Group
 
     from anysat.data.base import find_dataset
@@ -94,7 +94,7 @@ class CheckConfig:
 
 
 def check(config: CheckConfig) -> Answer:
-    """Read samples, their files and targets, and report what looks wrong."""
+    """Read samples, their files and targets, and report problems."""
     from anysat.data.check import check_dataset
     from anysat.workflows.dataset_facts import findings
     from anysat.workflows.progress import progress_bar
@@ -137,11 +137,11 @@ class ShowConfig:
 
 
 def show(config: ShowConfig) -> str:
-    """Write the picture; returns what is on it.
+    """Write the picture, and return what it shows.
 
     Raises:
-        OutputExistsError: the picture exists and is not to be replaced.
-        WriteError: it cannot be written; nothing is left behind.
+        OutputExistsError: The picture exists, and `overwrite` is False.
+        WriteError: It cannot be written. Nothing is left behind.
     """
     from anysat.data.base import open_dataset
     from anysat.geo.writers import check_free, staged

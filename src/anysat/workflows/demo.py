@@ -1,4 +1,4 @@
-"""The main job on real imagery: six Sentinel-1 and Sentinel-2 pairs to embeddings, shown on one HTML page."""
+"""The demo command: embeddings of six real Sentinel-1 and Sentinel-2 pairs, shown on one HTML page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DemoConfig:
 
     @property
     def command(self) -> str:
-        """The words that run this again."""
+        """The command line that repeats this run."""
         words = ["anysat", "demo", "--out", self.out]
         words += ["--weights", self.weights] if self.weights is not None else []
         words += ["--patch-sizes-m", "[" + ",".join(f"{size:g}" for size in self.patch_sizes_m) + "]"]
@@ -44,12 +44,12 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> str:
-    """Run the demo; returns where the page is and what it shows.
+    """Run the demo, and return where the page is and what it shows.
 
     Raises:
-        WriteError: the folder cannot be written to.
-        SourceError: the package with the imagery is not installed, or its imagery cannot be read.
-        MissingFileError, WeightsError, PatchSizeError: the weights or a patch size do not fit.
+        WriteError: The folder cannot be written to.
+        SourceError: The package with the imagery is not installed, or its imagery cannot be read.
+        MissingFileError, WeightsError, PatchSizeError: The weights or a patch size cannot be used.
     """
     out = _make_folder(Path(config.out))
     from anysat.workflows.demo_data import crop, find_archives, read_pairs
@@ -78,7 +78,7 @@ def demo(config: DemoConfig) -> str:
 
 
 def _make_folder(folder: Path) -> Path:
-    """Make the folder and see that it takes a file, before any work is done."""
+    """Create the folder and check that it is writable, before any work is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -88,7 +88,7 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _write(path: Path, content: str) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file. A failed write leaves no partial file."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             unfinished = Path(folder) / path.name

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything in it, readable on a phone, on paper, in light and dark."""
+"""The demo's page: one self-contained HTML file for screen, phone and paper, in light and dark."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class PairView:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
-    """A patch with half a patch around it."""
+    """A patch with half a patch of its surroundings."""
 
     where: str
     image: NDArray[np.uint8]
     similarity: float | None
-    """To the query; None for the query itself."""
+    """Cosine similarity to the query; None for the query itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,14 +64,14 @@ class Report:
     """(pair pair), cosine of tile embeddings."""
     queries: Sequence[QueryView]
     query_size_m: float | None
-    """Patch size of the queries; None where each pair is one patch, so that there are none."""
+    """Patch size of the queries in metres; None if there are none, because each pair is one patch."""
     facts: Sequence[tuple[str, str]]
     timings: Sequence[tuple[str, str]]
     command: str
 
 
 def render(report: Report) -> str:
-    """The page as text; it loads nothing from anywhere."""
+    """Return the page as text. It loads nothing from elsewhere."""
     sizes = [f"{size:g} m" for size in report.patch_sizes_m]
     return _PAGE.substitute(
         style=STYLE,
@@ -117,7 +117,7 @@ def _pair(pair: PairView) -> str:
 
 
 def _matrix(pairs: Sequence[PairView], similarity: NDArray[np.float32]) -> str:
-    """A table with a colour scale from the least to the most similar of two different places."""
+    """Return a table coloured from the least to the most similar of two different places."""
     different = similarity[~np.eye(len(pairs), dtype=bool)]
     low, high = (float(different.min()), float(different.max())) if different.size else (0.0, 1.0)
     heads = [f"{img(pair.pictures[0].image, '')}<br>{escape(pair.letter)}" for pair in pairs]
@@ -136,7 +136,7 @@ def _cell(value: float, is_same: bool, low: float, high: float) -> str:
 
 
 def _queries(report: Report) -> str:
-    """The nearest patches of the middle patch of each pair, or why there are none."""
+    """Return the nearest patches of each pair's middle patch, or why there are none."""
     if report.query_size_m is None:
         return (
             '<p class="soft">Nearest patches are not shown, because each pair is a single patch here. Use smaller '

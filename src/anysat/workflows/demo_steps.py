@@ -1,4 +1,4 @@
-"""The steps of the demo: weights, embeddings, colours, neighbours, and the report its page is made from."""
+"""The steps of the demo: choice of weights, embedding, colours, neighbours, and the content of its page."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Repo
 from anysat.workflows.progress import progress_bar
 
 DENSE = "s2"
-"""Modality whose pixels get a dense embedding."""
+"""Modality with dense embeddings."""
 NANO = "nano"
 STORY = (
     f"Weights: {NANO}, the small model that ships, trained on a generated world and on five of these pairs. "
     f"To use others, such as the published {PUBLISHED_REPO}, give --weights, or WEIGHTS= to make."
 )
 LARGE_PARAMETERS, LARGE_CROP_M = 50_000_000, 600.0
-"""Without a GPU, models above this many parameters get the middle of each pair, to stay under three minutes."""
+"""Without a GPU, models with more parameters get only the middle of each pair, so that the demo takes under 3
+minutes."""
 NUM_NEIGHBOURS = 4
 
 
@@ -53,7 +54,7 @@ class SizeResult:
 
     @property
     def num_patches(self) -> int:
-        """Of all pairs together."""
+        """Number of patches of all pairs together."""
         return math.prod(self.patch.shape[:3])
 
 
@@ -63,12 +64,12 @@ class ChosenModel:
 
     model: AnySat
     story: str
-    """For people to read."""
+    """Description for readers."""
     untrained: bool
 
 
 def choose_model(weights: str | None) -> ChosenModel:
-    """The encoder to show: the weights given, else the small ones that ship."""
+    """Return the encoder to show: the given weights, or the small model that ships."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if weights is not None:
         model = load(weights, device=device)
@@ -80,21 +81,21 @@ def choose_model(weights: str | None) -> ChosenModel:
 
 
 def affordable_m(model: AnySat) -> float | None:
-    """Side of the ground that keeps the demo short, or None for all of it."""
+    """Return the side of the ground in metres that keeps the demo short, or None for all of it."""
     large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_PARAMETERS
     return LARGE_CROP_M if large and model.device.type == "cpu" else None
 
 
 def statistics_of(pairs: Sequence[Pair]) -> Normaliser:
-    """Statistics over all pairs together."""
+    """Compute statistics over all pairs together."""
     return Normaliser.from_batch(Batch.of([pair.tile for pair in pairs]))
 
 
 def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[float]) -> list[SizeResult]:
-    """Embed every pair at every patch size, with dense embeddings at the first; progress goes to stderr."""
+    """Embed every pair at every patch size, with dense embeddings at the first. Progress goes to stderr."""
     shapes = {observation.modality: observation.shape_px for observation in pairs[0].tile.observations.values()}
     for size in patch_sizes_m:
-        PatchGrid.fit(shapes, size, model.config.subpatch_order)  # refuse a size before the first is computed
+        PatchGrid.fit(shapes, size, model.config.subpatch_order)  # raises for any size before the first is computed
     results = []
     for index, size in enumerate(patch_sizes_m):
         with progress_bar(f"patches of {size:g} m", len(pairs)) as advance:
@@ -138,10 +139,11 @@ def cosine(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[n
 
 
 def apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What sets each place of each pair (pair row col dim) apart: less the pair's mean and the position's mean.
+    """Subtract from vectors (pair row col dim) the mean of their pair and the mean of their position.
 
-    A pair's mean holds its dates, a position's mean the code of its place in the tile; without
-    training they outweigh what is on the ground.
+    The mean of a pair reflects its dates, that of a position the position code. Without training, both outweigh what is
+    on
+    the ground.
     """
     of_pair = vectors.mean((1, 2), keepdims=True)
     of_position = vectors.mean(0, keepdims=True)
@@ -176,9 +178,11 @@ def _pair_views(pairs: Sequence[Pair], results: Sequence[SizeResult]) -> list[Pa
 def maps_of(
     name: str, stacks: Sequence[NDArray[np.float32]], suffixes: Sequence[str] = ("",)
 ) -> list[tuple[str, list[NDArray[np.uint8]]]]:
-    """Caption and one picture per pair, for each stack (pair row col dim) as it is and set apart; two bases in all.
+    """Return, for each stack (pair row col dim), captions and pictures of the original and the centred vectors.
 
-    Where a pair is one place there is nothing to set apart.
+    There is one picture per pair, and one PCA basis for all originals and one for all centred maps. If a pair has only
+    one
+    place, there are no centred maps.
     """
     others = [apart(stack) if stack[0, ..., 0].size > 1 else None for stack in stacks]
     whole, differing = (
@@ -195,12 +199,12 @@ def maps_of(
 
 
 def size_for_queries(results: Sequence[SizeResult]) -> SizeResult | None:
-    """The largest patches of which a pair has several; None where each pair is one patch, which nothing sets apart."""
+    """Return the largest patches of which a pair has several, or None if each pair is one patch."""
     return next((result for result in reversed(results) if result.num_patches > len(result.patch)), None)
 
 
 def _query_views(pairs: Sequence[Pair], result: SizeResult) -> list[QueryView]:
-    """The middle patch of each pair and its nearest patches in the other pairs."""
+    """Return the middle patch of each pair and its nearest patches in the other pairs."""
     num_pairs, rows, cols, dim = result.patch.shape
     centred = apart(result.patch).reshape(-1, dim)
     images = [quicklook(pair.tile.observations[DENSE]) for pair in pairs]
@@ -223,7 +227,7 @@ def _query_views(pairs: Sequence[Pair], result: SizeResult) -> list[QueryView]:
 
 
 def _crop(image: NDArray[np.uint8], row: int, col: int, side_px: int) -> NDArray[np.uint8]:
-    """A patch with half a patch of its surroundings on each side, white beyond the tile."""
+    """Return a patch with half a patch of its surroundings on each side, white beyond the tile."""
     margin = side_px // 2
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
     top, left = row * side_px, col * side_px
@@ -237,7 +241,7 @@ def make_report(
     timings: Sequence[tuple[str, str]],
     command: str,
 ) -> Report:
-    """Everything the page shows; `timings` are those of the steps before the embedding."""
+    """Return the content of the page. `timings` are those of the steps before the embedding."""
     started = time.perf_counter()
     views, asked = _pair_views(pairs, results), size_for_queries(results)
     queries = [] if asked is None else _query_views(pairs, asked)

@@ -1,4 +1,4 @@
-"""The work of `anysat embed` where the ground is larger than a tile."""
+"""The run of `anysat embed` for ground larger than a tile."""
 
 from __future__ import annotations
 
@@ -52,14 +52,18 @@ class Prepared:
     model: AnySat
     inputs: AreaInputs
     jobs: tuple[Job, ...]
-    """One for each part of the area; most often one."""
+    """One job for each part of the area; usually one."""
     sizes: Sizes
     load: Load
     earlier: Earlier | None = None
-    """What an earlier run kept, to which dates are added."""
+    """What an earlier run kept, if dates are added to its store."""
 
     def part(self, job: Job) -> Part:
-        """A job with its store; steps of quantisation are measured on windows of the area, what places add later."""
+        """Return a job with its store.
+
+        Steps of quantisation are measured here, on windows of the area. What places add is measured when the work
+        starts.
+        """
         output, layouts = output_of(self.config.out, job.area, ".zarr"), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
         keep: Keep | None = self.config.keep  # type: ignore[assignment]
@@ -71,7 +75,7 @@ class Prepared:
 
         def at_end() -> None:
             if keep is not None:
-                tell()  # again, for options given anew where nothing was computed
+                tell()  # again, for options given anew if nothing was computed
             sweep(output, None if keep is None else fingerprint)
 
         def work(between: Path) -> Job:
@@ -91,7 +95,7 @@ class Prepared:
 
     @property
     def new(self) -> dict[int, dict[str, Source]]:
-        """Of each period the inputs with the dates that are added."""
+        """For each period, the inputs with the dates that are added."""
         return {} if self.earlier is None else self.earlier.new(self.inputs.sources, self.inputs.periods)
 
     def _layouts(self, job: Job) -> list[Layout]:
@@ -139,7 +143,7 @@ class Prepared:
 
 
 def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Answer:
-    """See `anysat.workflows.embed.embed`; `data` are cubes in memory, in place of the config's inputs."""
+    """Embed an area, see `anysat.workflows.embed.embed`. `data` are cubes in memory instead of the config's inputs."""
     check_scheduler(config)
     prepared = prepare(config, data) if config.update is None else prepare_update(config)
     asked, given = prepared.config, []
@@ -151,7 +155,7 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> An
     said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
     if prepared.earlier is not None:
         said += _added(prepared)
-    jobs = prepared.jobs  # of which steps of quantisation, as they will be stored, tell the store
+    jobs = prepared.jobs  # stored steps of quantisation identify the store, so they need levelled jobs
     jobs = tuple(levelled(job, asked) for job in jobs) if asked.store == "int8-scale" else jobs
     parts = [prepared.part(job) for job in jobs]
     if asked.keep is not None:
@@ -161,17 +165,17 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> An
 
 
 def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
-    """Say how much will be kept so that dates can be added, before anything is.
+    """Report how much will be kept for adding dates, before anything is.
 
     Raises:
-        WriteError: the disk has no room for it.
+        WriteError: There is not enough space on the disk.
     """
     for part in parts:
         if part.is_computed():
             continue
         rows, cols = part.area.span.shape
         size, folder = rows * cols * len(part.periods) * prepared.load.kept_bytes, series_of(part.store)
-        begun = folder / AreaStore.fingerprint(part.layouts, part.periods, part.made_from)  # by a session that stopped
+        begun = folder / AreaStore.fingerprint(part.layouts, part.periods, part.made_from)  # by an interrupted session
         size = max(0, size - sum(file.stat().st_size for file in begun.rglob("*") if file.is_file()))
         tell_first(f"keeping up to {size / 1e9:.2g} GB in {folder}, for adding dates later")
         free = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free
@@ -180,7 +184,7 @@ def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
 
 
 def _added(prepared: Prepared) -> list[str]:
-    """What is new in an update."""
+    """Return lines about what an update adds."""
     lines, new = [], prepared.new
     for key in prepared.inputs.sources:
         days = added_dates(new, key)
@@ -190,7 +194,7 @@ def _added(prepared: Prepared) -> list[str]:
 
 
 def levelled(job: Job, config: EmbedConfig) -> Job:
-    """The job with what places add measured, where that is to be taken away and there are several windows."""
+    """Measure what places add, if it is to be subtracted and there are several windows, and return the job with it."""
     if job.places is not None or config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
         return job
     with tick_bar("measuring places"):
@@ -200,12 +204,12 @@ def levelled(job: Job, config: EmbedConfig) -> Job:
 def prepare(
     config: EmbedConfig, data: Mapping[str, Any] | None = None, weights: str | Path | AnySat | None = None
 ) -> Prepared:
-    """Load the model, open the inputs, cut the area and choose what is held at once.
+    """Load the model, open the inputs, cut the area and choose how much is held in memory at once.
 
     Args:
-        config: what is asked for.
-        data: cubes in memory, in place of the config's inputs.
-        weights: others than the config's, or a model.
+        config: Options of the command.
+        data: Cubes in memory, instead of the config's inputs.
+        weights: Weights or a model, instead of the config's.
     """
     model = _model(config, weights or config.weights)
     inputs = open_inputs(config, data or config.inputs, config.units, _records(config, model))
@@ -221,10 +225,10 @@ def prepare(
 
 
 def prepare_update(given: EmbedConfig) -> Prepared:
-    """As `prepare`, for a store to which dates are added: on the same ground, with the same model and options.
+    """Prepare adding dates to a store, on the same ground and with the same model and options.
 
     Raises:
-        WeightsError: the weights are not those of then.
+        WeightsError: The weights differ from those of the store.
     """
     assert given.update is not None, given
     earlier = Earlier.read(Path(given.update).absolute())
@@ -251,7 +255,7 @@ def prepare_update(given: EmbedConfig) -> Prepared:
 def _load(
     config: EmbedConfig, model: AnySat, inputs: AreaInputs, dense: Modality | None, earlier: Earlier | None = None
 ) -> Load:
-    """What the sources put on each patch in the fullest period."""
+    """Return the load of the sources on each patch in the fullest period."""
     loads = [Load.of(inputs.sources, config.patch_size_m, model.config.dim, dense, days) for days in inputs.days]
     fullest = max(range(len(loads)), key=lambda number: loads[number].values)
     if config.keep is None:
@@ -277,7 +281,7 @@ def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
         return load(weights, statistics=config.statistics, device=find_device(config.device))
     if config.statistics is not None:
         raise InputError("statistics", "none with a model, which has its own", config.statistics)
-    return in_eval(weights)  # type: ignore[return-value]  # so that statistics measured here stay here
+    return in_eval(weights)  # type: ignore[return-value]  # so that `weights` get no statistics
 
 
 def _job(
@@ -292,7 +296,7 @@ def _job(
 
 
 def layout_of(area: Area, name: str, pixel_m: float, **options: Any) -> Layout:
-    """A layout over an area whose shards are the area's."""
+    """Return a layout for an area, with the same shards."""
     shard_px = round(area.shard * area.patch_size_m / pixel_m)
     chunk_px = next(side for side in (32, 16, 8, 4, 2, 1) if shard_px % side == 0)
     return Layout(
@@ -301,7 +305,7 @@ def layout_of(area: Area, name: str, pixel_m: float, **options: Any) -> Layout:
 
 
 def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
-    """What values are standardised with; measured on windows from all over the area where nothing is given."""
+    """Return the source of the statistics. If none are given, compute them from windows all over the area."""
     if model.normaliser is not None:
         return model.normaliser.source_of(jobs[0].dataset)
     with tick_bar("measuring statistics"):
@@ -314,7 +318,7 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
 
 
 def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) -> dict[str, str] | None:
-    """What tells statistics from others."""
+    """Return what identifies statistics."""
     if normaliser is None:
         return None
     content = repr(normaliser.to_dict()["statistics"])
@@ -322,7 +326,7 @@ def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) 
 
 
 def _records(config: EmbedConfig, model: AnySat) -> dict[str, Modality]:
-    """The model's modalities, or the user's own records of them, which must be the same to it."""
+    """Return the model's modalities, replaced by the user's records of them, which must be equivalent for the model."""
     records = {modality.key: modality for modality in model.config.modalities}
     for own in read_modalities(config.modalities) if config.modalities else ():
         model.config.modality(own.key).check_same(own)
@@ -331,7 +335,7 @@ def _records(config: EmbedConfig, model: AnySat) -> dict[str, Modality]:
 
 
 def _dense(config: EmbedConfig, inputs: AreaInputs) -> Modality | None:
-    """Of an area, dense embeddings are made where they are asked for by name."""
+    """Return the modality of dense embeddings. For an area they are made only if it is given by key."""
     if config.dense in (None, FIRST):
         return None
     having = {key: source.modality for key, source in inputs.sources.items() if not source.modality.covers_tile}
@@ -341,5 +345,5 @@ def _dense(config: EmbedConfig, inputs: AreaInputs) -> Modality | None:
 
 
 def _rounded(steps: np.ndarray) -> np.ndarray:
-    """To three digits, so that they are the same when they are measured again."""
+    """Round to three digits, so that measuring again gives the same."""
     return np.array([float(f"{step:.2e}") for step in steps], np.float32)

@@ -1,4 +1,4 @@
-"""The work of `anysat embed`: open, plan the grid, read, encode, write, report."""
+"""The run of `anysat embed` for a tile: open, plan the grid, read, encode, write, report."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReadTile:
-    """Inputs on their common grid, as source values."""
+    """Inputs on their common grid, in source values."""
 
     sources: Mapping[str, Source]
     grid: TileGrid
     tile: Tile
     ways: Mapping[str, str]
-    """How each modality's pixels got onto the grid."""
+    """How the pixels of each modality were brought onto the grid."""
 
     def told(self, statistics: Sequence[str]) -> list[str]:
-        """A line for each input, one for the ground, and one for how values are standardised."""
+        """Return a line for each input, one for the ground, and one for the statistics."""
         grid, shared = self.grid, self.grid.shared
         return [
             *(self._input_line(key, source) for key, source in self.sources.items()),
@@ -73,7 +73,7 @@ class ReadTile:
 
 
 def embed_tile(config: EmbedConfig) -> Text:
-    """See `anysat.workflows.embed.embed`."""
+    """Embed a tile, see `anysat.workflows.embed.embed`."""
     started = time.perf_counter()
     given = describe_sources(config.inputs)
     outputs = _outputs(Path(config.out))
@@ -115,7 +115,7 @@ def _named(out: Path, suffix: str) -> Path:
 
 
 def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:
-    """The record of each input: the user's own, else the model's; all must be known to the model."""
+    """Return the record of each input: the user's own, else the model's. The model must know all of them."""
     own = {m.key: m for m in read_modalities(config.modalities)} if config.modalities else {}
     records = {key: own.get(key, model.config.modality(key)) for key in given}
     for key, record in records.items():
@@ -134,9 +134,10 @@ def _read(
     finals: Sequence[Path],
     trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ReadTile:
-    """The pixels; that `finals` can be written is seen to once the ground is known to be that of a tile.
+    """Read the pixels.
 
-    Of a larger one they may be there, made by an earlier run of the same that is to be gone on with.
+    Only once the ground is known to be that of a tile are `finals` checked. For a larger area they may exist, from an
+    interrupted run that this one continues.
     """
     units = parse_units(config.units, records)
     sources = open_sources(given, records, units, trained=trained)
@@ -154,15 +155,19 @@ def read_tile(
     config: EmbedConfig, model: AnySat, finals: Sequence[Path] = (),
     trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Tile, list[str]]:  # fmt: skip
-    """The inputs of a config as one tile, in the units of the model's statistics, made from it if there are none.
+    """Read the inputs of a config as one tile, in the units of the model's statistics.
 
-    `trained` is what was said of such inputs in training, see `open_sources`.
+    Args:
+        config: Options of the command.
+        model: The model. If it has no statistics, those of the tile are set.
+        finals: Paths that will be written.
+        trained: Descriptions of the training inputs, see `open_sources`.
 
     Returns:
-        The tile, and what is to be told of how it was read.
+        The tile, and lines about how it was read.
 
     Raises:
-        OutputExistsError: one of `finals` is there, and the config does not overwrite.
+        OutputExistsError: One of `finals` exists, and the config does not overwrite.
     """
     given = describe_sources(config.inputs)
     with _progress(len(given)) as progress:
@@ -173,7 +178,10 @@ def read_tile(
 
 
 def _in_units(model: AnySat, tile: Tile) -> tuple[Tile, list[str]]:
-    """The tile in the units of the statistics, made from it if there are none; their source, then conversions."""
+    """Convert the tile to the units of the statistics, which are computed from it if there are none.
+
+    Also returns the source of the statistics, and the conversions.
+    """
     if model.normaliser is None:
         model.normaliser = Normaliser.from_batch(Batch.of([tile]))
         return tile, ["computed from this tile; embeddings cannot be compared with those of other runs"]
@@ -182,7 +190,7 @@ def _in_units(model: AnySat, tile: Tile) -> tuple[Tile, list[str]]:
 
 
 def _encode(model: AnySat, tile: Tile, config: EmbedConfig, precision: Precision) -> tuple[Embeddings, list[str]]:
-    """The embeddings, and what was done to standardise."""
+    """Return the embeddings, and what was done to standardise."""
     tile, said = _in_units(model, tile)
     dense = config.dense
     if dense == FIRST:
@@ -231,13 +239,13 @@ def _report(
 
 
 def absent_line(tile: Tile) -> str:
-    """Which inputs count as if they were not given."""
+    """Return a line about the inputs that have no valid value."""
     absent = [key for key, observation in tile.observations.items() if not observation.valid.any()]
     return f"inputs without valid values: {', '.join(absent) or 'none'}"
 
 
 def _dates(source: Source, observation: Observation) -> list[str]:
-    """The dates of a source, and how many of them show nothing of the tile."""
+    """Describe the dates of a source, and how many of them have no valid value in the tile."""
     if source.dates is None:
         return ["undated"]
     first, last = min(source.dates), max(source.dates)
@@ -250,7 +258,7 @@ def _dates(source: Source, observation: Observation) -> list[str]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Progress]:
-    """A bar on stderr, only where someone watches, gone when done."""
+    """Show progress on stderr if it is a terminal. The bar disappears when done."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

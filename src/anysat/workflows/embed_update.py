@@ -1,7 +1,7 @@
-"""What is kept beside an area's store so that dates can be added, and taken up again by `anysat embed --update`.
+"""Data kept beside an area's store so that `anysat embed --update` can add dates.
 
-`NAME.series` holds a folder for the store as it is, named by the store's fingerprint: what is kept of each block, and
-`about.json`. An update writes the next folder beside it; the store's renaming makes that the one that counts.
+`NAME.series` holds a folder for the current store, named by the store's fingerprint, with the data of each block and
+`about.json`. An update writes the next folder beside it, which becomes valid when the new store is renamed.
 """
 
 from __future__ import annotations
@@ -44,28 +44,29 @@ _MAYBE_PATHS = ("weights", "area", "modalities", "statistics")
 
 
 def series_of(store: Path) -> Path:
-    """Where what is kept of the series of a store lies."""
+    """Return the folder of the data kept for a store."""
     return store.with_suffix(".series")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Earlier:
-    """What an earlier run kept, and what its store says of itself."""
+    """What an earlier run kept, and the record in its store."""
 
     store: Path
     folder: Path
     about: Mapping[str, Any]
     made_from: Mapping[str, Any]
     has_unreadable: bool
-    """Whether something could not be read: those blocks are made anew, from all dates."""
+    """Whether something could not be read. Its blocks are then computed again from all dates."""
 
     @classmethod
     def read(cls, store: Path) -> Earlier:
-        """Of the store at a place.
+        """Read what was kept for a store.
 
         Raises:
-            MissingFileError: there is no store.
-            SourceError: it is no store of ours, one of several zones, nothing was kept beside it, or that is damaged.
+            MissingFileError: There is no store.
+            SourceError: It is not a store of this package or one of several zones, or nothing was kept, or that is
+                damaged.
         """
         AreaStore.bring_back(store)
         zones = [path.name for path in sorted(store.parent.glob(f"{store.stem}-utm*{store.suffix}"))]
@@ -91,7 +92,13 @@ class Earlier:
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
     def config(self, given: EmbedConfig) -> EmbedConfig:
-        """The options it was made with, and those given anew; inputs not given are those of the last time."""
+        """Return the options of the earlier run with those given now.
+
+        Inputs that are not given are those of the earlier run.
+
+        Raises:
+            RecordError: An option is given that an update cannot change.
+        """
         typed = {field.name for field in fields(given) if getattr(given, field.name) not in (field.default, [])}
         if wrong := sorted(typed - GIVEN_ANEW):
             names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
@@ -104,12 +111,12 @@ class Earlier:
 
     @property
     def periods(self) -> list[Period]:
-        """First and last day of each."""
+        """First and last day of each period."""
         return [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in self.about["periods"]]
 
     @property
     def area(self) -> Area:
-        """The ground, as it was cut."""
+        """The area of the earlier run."""
         import shapely
 
         kept = self.about["area"]
@@ -120,49 +127,49 @@ class Earlier:
 
     @property
     def block(self) -> int:
-        """Patches along a side of a block."""
+        """Number of patches along a side of a block."""
         return int(self.about["block"])
 
     @property
     def statistics(self) -> Normaliser | None:
-        """What values were standardised with."""
+        """Statistics that the values were standardised with."""
         kept = self.about["statistics"]
         return None if kept is None else Normaliser.from_dict(kept)
 
     @property
     def places(self) -> Floats | None:
-        """What a place in a window adds, as it was measured."""
+        """The part of embeddings that depends only on the place in a window, as measured; None if there is none."""
         path = self.folder / _PLACES
         return np.load(path) if path.exists() else None
 
     def scale(self, name: str) -> Floats | None:
-        """Steps of the linear codes in which a group is stored."""
+        """Return the steps of the linear codes in which a group is stored."""
         return open_stored(self.store)[name].scale
 
     @property
     def ground(self) -> Any:
-        """What was asked for, in degrees; None for all that was shared."""
+        """The ground that was asked for, in degrees; None for all ground that the inputs share."""
         import shapely
 
         return None if self.about["ground"] is None else shapely.from_wkb(self.about["ground"])
 
     def dates(self, key: str, period: Period | None = None) -> NDArray[np.datetime64]:
-        """Dates of an input that are in one of the store's periods, or in any."""
+        """Return the dates of an input that are in a period, or in any period of the store."""
         dates = np.array(self.made_from["inputs"][key]["dates"], "datetime64[D]")
         return dates[_within(dates, self.periods if period is None else [period])]
 
     def check_inputs(self, sources: Mapping[str, Source], facts: Mapping[str, Any]) -> None:
-        """Refuse what would not give what all dates at once give.
+        """Check that an update gives the same as embedding all dates at once.
 
         Raises:
-            SourceError: other sensors than the store's, another image, or dates that are needed and are not there.
+            SourceError: The sensors or an image differ from the store's, or dates that are needed again are missing.
         """
         if sources.keys() != self.made_from["inputs"].keys():
             raise SourceError(self.store, f"it was made from {', '.join(self.made_from['inputs'])}, not from "
                               f"{', '.join(sources)}", "embed other inputs to a new store")  # fmt: skip
         for key, source in sources.items():
             modality, was = source.modality, self.made_from["inputs"][key]
-            is_same = facts[key]["version"] == was["version"]  # else it may have been moved, or copied
+            is_same = facts[key]["version"] == was["version"]  # otherwise it may have been moved or copied
             if not (modality.is_temporal or is_same or content_of(source) == self.about.get("images", {}).get(key)):
                 raise SourceError(source.name, f"it is not the {key} image that the store was made from",
                                   "give that one; an update cannot replace images")  # fmt: skip
@@ -175,7 +182,7 @@ class Earlier:
                                   f"{', '.join(map(str, missing[:3]))}", "give inputs that include them")  # fmt: skip
 
     def new(self, sources: Mapping[str, Source], periods: Sequence[Period]) -> dict[int, dict[str, Source]]:
-        """Of each period the series with the dates that the store lacks in it and that touch its ground."""
+        """Return for each period the series with the new dates that touch the area."""
         found: dict[int, dict[str, Source]] = {}
         was, area = self.was(periods), self.area
         for number, period in enumerate(periods):
@@ -192,10 +199,10 @@ class Earlier:
         return found
 
     def was(self, periods: Sequence[Period]) -> dict[int, int]:
-        """Which of its periods each of others is.
+        """Return the store's period that each of some periods contains, by their numbers.
 
         Raises:
-            RecordError: a period of the store is cut, or put together with another.
+            RecordError: A period of the store is cut, or merged with another.
         """
         found: dict[int, int] = {}
         for number, (first, last) in enumerate(self.periods):
@@ -216,20 +223,20 @@ def _within(dates: NDArray[np.datetime64], periods: Sequence[Period]) -> NDArray
 
 
 def _touching(source: Source, area: Area) -> Source | None:
-    """A series with those of its dates that lie on the ground."""
+    """Return a series with only the dates that touch the area."""
     assert source.dates is not None, source.name
     steps = sorted({step for one in source.touching(area.geobox) for step in one.steps})
     return source.without(np.delete(source.dates, steps))
 
 
 def added_dates(new: Mapping[int, Mapping[str, Source]], key: str) -> list[str]:
-    """Dates of an input that an update adds."""
+    """Return the dates of an input that an update adds."""
     sources = [series[key] for series in new.values() if key in series]
     return sorted({str(day) for source in sources if source.dates is not None for day in source.dates})
 
 
 def grown_inputs(earlier: Earlier, facts: Mapping[str, Any], new: Mapping[int, Mapping[str, Source]]) -> dict[str, Any]:
-    """What a store is made from once new dates are in it: as it was where there are none."""
+    """Return what a store is made from after an update. Inputs without new dates stay as they were."""
     found = {}
     for key, was in earlier.made_from["inputs"].items():
         added = added_dates(new, key)
@@ -241,7 +248,7 @@ def grown_inputs(earlier: Earlier, facts: Mapping[str, Any], new: Mapping[int, M
 def keep_about(
     folder: Path, config: EmbedConfig, job: Job, periods: Sequence[Period], ground: Any, statistics: Normaliser | None
 ) -> None:
-    """Write down what an update must know."""
+    """Write the facts that an update needs."""
     area = job.area
     about = {
         "config": {name: value for name, value in asdict(config).items() if name not in _NOT_KEPT}
@@ -266,7 +273,7 @@ def keep_about(
 
 def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Sequence[Period],
                new: Mapping[int, Mapping[str, Source]]) -> Growing:  # fmt: skip
-    """What a job is told of keeping, and of what was kept."""
+    """Return how a job keeps data for updates and uses data that was kept."""
     if earlier is None:
         return Growing(files=UnitFiles(folder), keep=keep)
     return Growing(
@@ -275,7 +282,10 @@ def growing_of(folder: Path, keep: Keep, earlier: Earlier | None, periods: Seque
 
 
 def sweep(store: Path, fingerprint: str | None) -> None:
-    """Remove what was kept of a store as it was before; None where nothing is kept now."""
+    """Remove data kept for earlier states of a store.
+
+    With `fingerprint` None, nothing is kept for the present one either.
+    """
     for other in {path.parent for path in series_of(store).glob(f"*/{_ABOUT}")}:
         if other.name != fingerprint:
             shutil.rmtree(other, ignore_errors=True)
@@ -284,14 +294,17 @@ def sweep(store: Path, fingerprint: str | None) -> None:
 
 
 def _is_replaced(word: str, keys: Collection[str]) -> bool:
-    """Whether inputs of the last time are given anew; a YAML file of them that is gone is, where any is."""
+    """Whether an input of the earlier run is given anew.
+
+    So is a YAML file that no longer exists, if any input is given.
+    """
     if keys and "=" not in word and not Path(word).exists():
         return True
     return bool(describe_sources([word]).keys() & set(keys))
 
 
 def _absolute(word: str) -> str:
-    """An input that means the same in another folder."""
+    """Make an input's path absolute."""
     if "=" not in word:
         return str(Path(word).absolute())
     key, _, path = word.partition("=")

@@ -1,4 +1,4 @@
-"""A probe or fine-tuning over folds that take turns: one run for each, what they came to together in one file."""
+"""Probes and fine-tuning over folds that take turns: one run for each, and one file that summarises them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FOLDS = "folds.json"
 
 
 def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool], Answer]) -> Answer:
-    """Run every turn of `config.data.folds` in a folder of the name of the fold that is scored.
+    """Run every turn of `config.data.folds`, each in a folder named after the fold that is scored.
 
-    A fold that is done is not run again where `resume` is given; one that stops ends the command, to be gone on with.
+    With `resume`, finished folds are not run again. If a fold stops early, so does the command; it can be resumed.
 
     Raises:
-        RunExistsError: a fold was begun, and `resume` is False.
-        RecordError: a fold was begun with other options.
-        InputError: a fold that is done is of other tiles.
+        RunExistsError: A fold was started, and `resume` is False.
+        RecordError: A fold was started with other options.
+        InputError: A finished fold used other tiles.
     """
     found: dict[str, dict[str, Any]] = {}
     is_begun = any((out / name).exists() for name in (FACTS, *(f"{turn}/{CONFIG}" for turn in config.data.turns())))
-    if not is_begun or not (out / CONFIG).exists():  # so that `--out` and `--resume` alone go on
+    if not is_begun or not (out / CONFIG).exists():  # so that `--out` and `--resume` suffice to continue
         make_folder(out)
         keep_config(out, config.to_dict())
     for name, data in config.data.turns().items():
@@ -44,7 +44,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
                 defaults=type(one)().to_dict(),
                 processes=num_processes(one.engine) if hasattr(one, "engine") else 1,
             ):  # fmt: skip
-                _check_tiles(one, path)  # begun with the same options
+                _check_tiles(one, path)  # same options
         else:
             told = run(one, path, resume)
             if not (path / SCORES).is_file():
@@ -61,7 +61,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
 
 
 def _check_tiles(config: Any, path: Path) -> None:
-    """Refuse a fold of other tiles than there are now: a mean is of one dataset."""
+    """Check that a finished fold used the present tiles, because means must be over one dataset."""
     begun, now = json.loads((path / SCORES).read_text())["data"], open_data(config.data, config.seed)
     for split, told in begun.items():
         tiles = getattr(now, split)
@@ -75,9 +75,9 @@ def _check_tiles(config: Any, path: Path) -> None:
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over folds of each test figure, and what each fold came to.
+    """Return mean and standard deviation of each test score over folds, and the results of each fold.
 
-    A figure that is undefined in a fold is left out of its mean; `num_folds` tells how many it is over.
+    A score that is undefined in a fold is left out of its mean. `num_folds` is the number of folds in the mean.
     """
     first = next(iter(found.values()))
     folds = {
@@ -95,7 +95,7 @@ _LONG = ("curve", "tried")
 
 
 def _selected_on(folds: Mapping[str, Mapping[str, Any]]) -> str:
-    """What settings were chosen on, in words, and in which folds nothing was chosen."""
+    """Return what settings were chosen on, and in which folds there was no choice."""
     without = [name for name, one in folds.items() if one["selected_on"] == NOTHING]
     if len(without) == len(folds):
         return NOTHING
@@ -103,7 +103,7 @@ def _selected_on(folds: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
-    """Mean, deviation and range of each figure over those in which it is defined, and how many these are."""
+    """Return mean, deviation and range of each score over the folds in which it is defined, and their number."""
     found = {}
     for name in figures[0]:
         values = [value for one in figures if (value := one[name]) is not None]
@@ -115,7 +115,7 @@ def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[s
 
 
 def spread_lines(content: Mapping[str, Any]) -> list[str]:
-    """A line for each figure of `target`, `folds` and `figures` as `joined` has them."""
+    """Return a line for each score, from `target`, `folds` and `figures` as returned by `joined`."""
     lines = [f"{content['target']} in {len(content['folds'])} folds, mean ± deviation (minimum to maximum)"]
     for name, title in FIGURES.items():
         one = content["figures"].get(name)

@@ -1,4 +1,4 @@
-"""What the HTML pages share: one style for screen, phone and paper, pictures inside the page, tables of facts."""
+"""Shared parts of the HTML pages: one style for screen, phone and paper, embedded pictures, and tables."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ HEAD = """<!doctype html>
 <style>
 $style
 """
-"""Of every page: a title and the style, after which a page may add its own rules."""
+"""Start of every page: title and style. A page may add its own rules after it."""
 
 
 def rows(pairs: Iterable[tuple[str, str]]) -> str:
-    """Rows of a table: names and values."""
+    """Return table rows with names and values."""
     return "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs)
 
 
 def table(lines: Iterable[str]) -> str:
-    """A table of figures from its rows, which scrolls where it is too wide."""
+    """Return a table of figures, which scrolls if it is too wide."""
     return f'<div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
 
 
 def img(image: NDArray[np.uint8], alt: str) -> str:
-    """An image (row col 3) inside the page, its pixels sharp at any width."""
+    """Return an image (row col 3) embedded in the page, with sharp pixels at any width."""
     from matplotlib.image import imsave
 
     png = io.BytesIO()
@@ -42,7 +42,7 @@ def img(image: NDArray[np.uint8], alt: str) -> str:
 
 
 def png_tag(png: bytes, alt: str, kind: str = "") -> str:
-    """A PNG inside the page, of a class of the style when given."""
+    """Return a PNG embedded in the page, with a class of the style if given."""
     data = base64.b64encode(png).decode()
     of_class = f' class="{kind}"' if kind else ""
     return f'<img{of_class} src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">'

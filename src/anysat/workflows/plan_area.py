@@ -1,4 +1,4 @@
-"""The work of `anysat plan`: prepare as for embedding, time one window, and multiply."""
+"""The run of `anysat plan`: prepare as for embedding, time one window, and multiply."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _VALUE_BYTES = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """One window, per patch."""
+    """Measurements of one window, per patch."""
 
     read_s: float
     encode_s: float
     fuse_s: float
-    """Of one window's fusion, over its patches."""
+    """Seconds to fuse one window, divided by its patches."""
     encode_flops: float
     fuse_flops: float
 
 
 def plan_area(config: PlanConfig) -> Answer:
-    """See `anysat.workflows.plan.plan`."""
+    """Estimate the work for an area, see `anysat.workflows.plan.plan`."""
     prepared = prepare(config)
     lines = prepared.inputs.told()
     if config.measure:
@@ -47,7 +47,7 @@ def plan_area(config: PlanConfig) -> Answer:
 
 
 def _counted(prepared: Prepared, job: Job) -> list[str]:
-    """What is known without reading a pixel."""
+    """Return lines about what is known without reading pixels."""
     (rows, cols), periods = job.area.span.shape, len(job.periods)
     windows = len(job.windowing.starts(rows)) * len(job.windowing.starts(cols))
     side = job.windowing.shape(job.area)
@@ -74,7 +74,7 @@ def _bytes(layout: Layout) -> float:
 
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
-    """What one window says of all."""
+    """Return lines with estimates from one window for the whole area."""
     one = _measure(job)
     patches = job.area.geobox.height * job.area.geobox.width * len(job.periods)
     again = _times_fused(job)
@@ -91,13 +91,13 @@ def _estimated(prepared: Prepared, job: Job) -> list[str]:
 
 
 def _times_fused(job: Job) -> float:
-    """Windows that a patch is in, on average."""
+    """Return the number of windows that a patch is in, on average."""
     (rows, cols), (height, width) = job.windowing.shape(job.area), job.area.span.shape
     return len(job.windowing.starts(height)) * rows / height * len(job.windowing.starts(width)) * cols / width
 
 
 def _measure(job: Job) -> Measured:
-    """Read, encode and fuse one window twice, and time the second."""
+    """Read one window, encode and fuse it twice, and time the second."""
     period, span, read, read_s = _read_one(job)
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
@@ -116,10 +116,10 @@ def _measure(job: Job) -> Measured:
 
 
 def _read_one(job: Job) -> tuple[int, Span, Read, float]:
-    """A window in which something was seen, and the seconds it took to read.
+    """Read a window with valid values, and return also the seconds that took.
 
     Raises:
-        SourceError: nothing was seen in any that was looked at.
+        SourceError: No window that was tried has any.
     """
     side = min(job.block, *job.windowing.shape(job.area))
     for span in sample_spans(job, (side, side)):

@@ -1,4 +1,4 @@
-"""The work of `anysat predict` where the ground is larger than a tile: a map, answered window by window."""
+"""The run of `anysat predict` for ground larger than a tile: a map, predicted window by window."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from anysat.workflows.embed_area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_polygons, check_probabilities, told_not_given
 
 _TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
-"""Of the mlm extension's list."""
+"""Names of tasks in the mlm extension."""
 
 
 def predict_area(config: PredictConfig) -> Answer:
-    """See `anysat.workflows.predict.predict`."""
+    """Predict an area, see `anysat.workflows.predict.predict`."""
     given = [source.file for source in describe_sources(config.inputs).values()]
     check_apart([Path(config.out)], [*given, config.run])
     check_scheduler(config)
@@ -91,7 +91,7 @@ def _part(
 
 
 def _head_digest(predictor: Predictor) -> str:
-    """What tells a head, its task, and how tiles are looked at and files understood, from others."""
+    """Return a digest of head, task, view and descriptions of the training files."""
     facts = [asdict(predictor.head_config), asdict(predictor.view), predictor.task.to_dict()]
     facts += [predictor.sources] if predictor.sources else []
     total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
@@ -101,7 +101,7 @@ def _head_digest(predictor: Predictor) -> str:
 
 
 def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:
-    """The answer first, then what is told beside it."""
+    """Return the layout of the answers first, then those of other products."""
     target, pixel_m = predictor.task.target, area.patch_size_m / side
     found = []
     if target.kind == "class":
@@ -120,7 +120,7 @@ def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int)
 
 
 def _per_patch(predictor: Predictor, area: Area) -> int:
-    """Answers along a side of a patch; 0 where one is given for a whole window."""
+    """Return the number of answers along a side of a patch, or 0 if there is one for a whole window."""
     target = predictor.task.target
     if target.gsd_m is None:
         return 0

@@ -1,4 +1,4 @@
-"""The work of `anysat predict`: open, read, answer, write, report."""
+"""The run of `anysat predict` for a tile: read, predict, write, report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from anysat.workflows.predict import PredictConfig, check_answered, check_probab
 
 
 def predict_tile(config: PredictConfig) -> Answer:
-    """See `predict`."""
+    """Predict a tile, see `predict`."""
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
     check_probabilities(config.probabilities, target.kind, target.name)
@@ -97,7 +97,7 @@ def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:
 
 
 def _told(predictor: Predictor, found: Prediction) -> str:
-    """The answer in a line."""
+    """Describe the answer in a line."""
     target, answer = predictor.task.target, found.answer[0].cpu()
     if target.level == "tile":
         return f"{target.name}: {_tile_answer(predictor, found)['answer']} {target.unit}".rstrip()

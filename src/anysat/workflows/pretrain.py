@@ -1,4 +1,4 @@
-"""Pretraining: the options, and the run they make."""
+"""Pretraining: the options and the command."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class ModelOptions:
         self.config()
 
     def config(self) -> ModelConfig:
-        """The model's own record.
+        """Return the model's configuration.
 
         Raises:
-            UnknownNameError: a modality is not in the table.
-            RecordError: the shape cannot be.
+            UnknownNameError: A modality is not in the table.
+            RecordError: The configuration is not possible.
         """
         known = dict(MODALITIES)
         for path in self.modality_files:
@@ -178,7 +178,7 @@ class PretrainConfig:
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"preset", "out", "resume", "max_steps", "data_root", "root", "report", "stop_on_collapse", "target"}
     )
-    """Options that another session of a run may have otherwise, besides those of the engine."""
+    """Options that may differ in another session of a run, besides those of the engine."""
 
     def __post_init__(self) -> None:
         parts = [PartConfig(**part) if isinstance(part, Mapping) else part for part in self.data]
@@ -191,13 +191,13 @@ class PretrainConfig:
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain options that others are put upon: those of the preset, or of the run that is gone on with.
+        """Return the options that given ones replace: those of the preset, or of the run to resume.
 
         Args:
-            given: what was asked for.
+            given: Options that were given.
 
         Raises:
-            UnknownNameError: no such preset.
+            UnknownNameError: There is no such preset.
         """
         from anysat.workflows.pretrain_presets import PRESETS
 
@@ -207,19 +207,19 @@ class PretrainConfig:
             return asdict(PRESETS[given["preset"]]())
         kept = kept_options(given)
         for part in kept.get("data", ()):
-            part.setdefault("cut_at_random", False)  # as runs were that do not know it
+            part.setdefault("cut_at_random", False)  # as in runs of versions without this option
         return kept
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML, as kept in the run folder."""
+        """Return plain values for YAML, as stored in the run folder."""
         return asdict(self)
 
     def folder_of(self, part: PartConfig) -> Path:
-        """Where a part's dataset lies.
+        """Return the folder of a part's dataset.
 
         Raises:
-            InputError: neither a root nor a data root is given.
-            MissingFileError: there is no such folder.
+            InputError: Neither a root nor a data root is given.
+            MissingFileError: There is no such folder.
         """
         is_file = part.dataset.endswith((".yaml", ".yml"))
         name = Path(part.dataset).stem if is_file else part.dataset.rpartition(".")[2]
@@ -235,14 +235,14 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig) -> Answer:
-    """Train, watch, and leave a run folder that `anysat.load` takes.
+    """Train an encoder, and leave a run folder that `anysat.load` loads.
 
     Raises:
-        InputError: no run folder, no data, data without its folder.
-        MissingFileError: there is no run in the folder that is to be gone on with, and no data are given.
-        RunExistsError: there is a run in the folder and --resume is not given.
-        RecordError: the run was begun with other options.
-        RunStoppedError, CollapseError, DivergedError: it ended early; the last checkpoint is kept.
+        InputError: The run folder, the data or their folder is not given.
+        MissingFileError: There is no run to resume in the folder, and no data are given.
+        RunExistsError: There is a run in the folder, and `resume` is False.
+        RecordError: The run was started with other options.
+        RunStoppedError, CollapseError, DivergedError: The run ended early. The last checkpoint is kept.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")

@@ -1,4 +1,4 @@
-"""Named options of pretraining: the published code's, the paper's, ours, and two for a laptop."""
+"""Presets of pretraining: the published code's, the paper's, our recommendation, and two for a laptop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _geoplex_parts(*, paper: bool) -> list[PartConfig]:
             batch_size=recipe.paper_batch_size // _PAPER_DEVICES if paper else recipe.batch_size,
             patch_sizes_m=list(recipe.paper_patch_sizes_m if paper else recipe.patch_sizes_m),
             max_dates=recipe.max_dates,
-            # Of PASTIS the code pretrains on folds 1 to 3, the paper on all, so that none is held out.
+            # On PASTIS the code pretrains on folds 1 to 3. The paper uses all folds, so none is held out.
             split="all" if paper and name == "pastis_hd" else "train",
             val_split=None if paper and name == "pastis_hd" else "val",
         )
@@ -33,7 +33,7 @@ def _geoplex_parts(*, paper: bool) -> list[PartConfig]:
 
 
 def geoplex() -> PretrainConfig:
-    """The settings of the published code (spec 3.6 and 3.7), on its 8 devices; not its faults."""
+    """Return the settings of the published code (spec 3.6 and 3.7) on its 8 devices, without its faults."""
     return PretrainConfig(
         preset="geoplex",
         data=_geoplex_parts(paper=False),
@@ -49,12 +49,17 @@ def geoplex() -> PretrainConfig:
 
 
 def geoplex_paper() -> PretrainConfig:
-    """The paper's settings where they differ from the code's (spec 3.6 and 7 D).
+    """Return the settings of the paper where they differ from those of the code (spec 3.6 and 7 D).
 
-    Batches of the whole machine, patch sizes, all folds of PASTIS, five hidden rectangles of which the rest is context,
-    squared distance, a constant momentum, a predictor of three blocks, places of patches in metres. The encoder keeps
-    six blocks: with the three of the text it would not have the parameters the paper counts. The contrast keeps the
-    code's denominator, over all tokens but those of the same modality and tile (the paper's Eq. 2 takes fewer).
+    These are batch sizes of the whole machine, patch sizes, all folds of PASTIS, five hidden rectangles with the rest
+    as
+    context, squared distance, constant momentum, a predictor of three blocks, and patch positions in metres. The
+    encoder
+    keeps six blocks: with the three of the text it would not have the number of parameters in the paper. The
+    contrastive
+    loss keeps the code's denominator, over all tokens except those of the same modality and tile (the paper's Eq. 2
+    uses
+    fewer).
     """
     return replace(
         geoplex(),
@@ -75,7 +80,7 @@ def geoplex_paper() -> PretrainConfig:
 
 
 def geoplex_fixed() -> PretrainConfig:
-    """What we recommend: true sub-patch places, warm-up and cosine, no decay of norms and tokens, clipping, bf16."""
+    """Return our recommendation: true positions, warm-up, cosine, decay of weight matrices only, clipping, bf16."""
     return replace(
         geoplex(),
         preset="geoplex-fixed",
@@ -86,12 +91,12 @@ def geoplex_fixed() -> PretrainConfig:
             learning_rate=2e-4, weight_decay=0.05, betas=(0.9, 0.95), warmup_steps=5 * _STEPS_PER_EPOCH, clip_norm=1.0
         ),
         engine=EngineConfig(devices=8, precision="bf16", num_workers=8),
-        watch=replace(geoplex().watch, val_batches=WatchConfig().val_batches),  # no schedule hangs on them
+        watch=replace(geoplex().watch, val_batches=WatchConfig().val_batches),  # not needed for a schedule here
     )
 
 
 def _world_parts() -> list[PartConfig]:
-    """The generated world as five datasets with the modalities of GeoPlex; all 11 released ones take part."""
+    """Return the generated world as five datasets with the modalities of GeoPlex, all 11 released ones."""
 
     def part(keys: str, weight: int, tiles: int, batch_size: int, sizes: list[float], **options: Any) -> PartConfig:
         world = {"tiles": tiles, "seed": 1, "modalities": keys.split(), "extent_m": options.pop("extent_m", 120)}
@@ -108,7 +113,7 @@ def _world_parts() -> list[PartConfig]:
 
 
 def world_nano() -> PretrainConfig:
-    """Minutes on a laptop: a small encoder on the generated world, all 11 modalities; needs no files."""
+    """Return settings for minutes on a laptop: a small encoder on the generated world, all 11 modalities, no files."""
     return PretrainConfig(
         preset="world-nano",
         data=_world_parts(),
@@ -131,7 +136,7 @@ def world_nano() -> PretrainConfig:
 
 
 def nano() -> PretrainConfig:
-    """How the model that ships is made: `world-nano`, longer, and five real pairs beside the generated world."""
+    """Return the settings of the model that ships: `world-nano`, longer, with five real pairs beside the world."""
     real = PartConfig(
         dataset="bigearthnet_pairs", modalities=["s2", "s1"], weight=1, batch_size=5, patch_sizes_m=[10, 20, 30],
         crop_m=120, turns_and_flips=True,
@@ -154,4 +159,4 @@ PRESETS: dict[str, Callable[[], PretrainConfig]] = {
     "world-nano": world_nano,
     "nano": nano,
 }
-"""By name; add one here."""
+"""Presets by name. Add new ones here."""

@@ -1,6 +1,6 @@
-"""Probes of a labelled handful of held-out tiles while an encoder is pretrained: neighbours and a linear probe.
+"""Probes on a few labelled held-out tiles during pretraining: nearest neighbours and a linear probe.
 
-Both answer every tile from other tiles alone. The labels train nothing but the probes.
+Both predict each tile only from other tiles. The labels are used for nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anysat.data.base import Target
 
 _FEWEST_TILES = 3
-"""For a linear probe, which chooses its penalty between the tiles it is fitted to."""
+"""Smallest number of tiles for a linear probe, which chooses its penalty between the tiles it is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,13 +34,16 @@ class Labelled:
     features: Tensor
     """(sample dim), on the CPU, finite."""
     labels: Tensor
-    """(sample) number of the class."""
+    """(sample), class numbers."""
     tiles: Tensor
-    """(sample) number of the tile."""
+    """(sample), tile numbers."""
 
     @classmethod
     def of(cls, vectors: Tensor, tiles: Sequence[Tile], target: Target) -> Labelled:
-        """The vectors (tile row col dim) that are finite and have a class: the tile's, or the patch's commonest."""
+        """Select the vectors (tile row col dim) that are finite and have a class.
+
+        The class is that of the tile, or the most frequent one of the patch.
+        """
         count, rows, cols, _ = vectors.shape
         if target.level == "tile":
             labels = np.array([int(tile.targets[target.name]) for tile in tiles])
@@ -53,14 +56,15 @@ class Labelled:
 
 
 def vectors_of(found: Embeddings, target: Target) -> Tensor:
-    """What is probed (tile row col dim): embeddings of patches, or of tiles where the target is of tiles."""
+    """Return the vectors to probe (tile row col dim): patch embeddings, or tile embeddings for a target of tiles."""
     return found.tile[:, None, None] if target.level == "tile" else found.patch
 
 
 def band_statistics(tiles: Sequence[Tile], rows: int, cols: int) -> Tensor:
-    """What no network is needed for (tile row col dim): mean and deviation over time of every band, of each patch.
+    """Return features without a network (tile row col dim): mean and deviation over time of every band, by patch.
 
-    Of both, the mean and the deviation over the pixels of the patch. What nobody saw is the mean of what was seen.
+    Each is summarised by its mean and deviation over the pixels of the patch. Missing values become the mean of the
+    others.
     """
     keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
     maps = [statistics(tile) for tile in tiles]
@@ -76,9 +80,9 @@ def band_statistics(tiles: Sequence[Tile], rows: int, cols: int) -> Tensor:
 
 
 def _pooled(values: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
-    """Maps (feature row col) as (row col feature): mean and deviation over the pixels of each patch.
+    """Pool maps (feature row col) to (row col feature): mean and deviation over the pixels of each patch.
 
-    A map with fewer pixels than there are patches is the same everywhere.
+    A map whose pixels do not divide evenly into patches is pooled as a whole, the same for every patch.
     """
     height, width = values.shape[1:]
     by_patch = height % rows == 0 and width % cols == 0
@@ -93,10 +97,11 @@ def _pooled(values: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
 
 
 def scores(found: Labelled) -> Mapping[str, float]:
-    """Balanced accuracies, `neighbours` and `linear`, with `…_chance`; none of what cannot be asked.
+    """Return balanced accuracies `neighbours` and `linear`, with `…_chance`, where there are enough tiles and classes.
 
-    Neighbours are of other tiles; a linear probe of three quarters of the tiles tells the rest, in turn. A class that
-    lies in one tile alone is missed by both.
+    Neighbours are taken from other tiles, and a linear probe is fitted in turn to three quarters of the tiles. Both
+    miss a
+    class that occurs in only one tile.
     """
     num_tiles, num_classes = len(distinct(found.tiles)[0]), len(distinct(found.labels)[0])
     figures: dict[str, float] = {}
@@ -110,7 +115,7 @@ def scores(found: Labelled) -> Mapping[str, float]:
 
 
 def _majority(raster: NDArray[Any], rows: int, cols: int, num_classes: int) -> NDArray[np.int64]:
-    """The commonest class of each patch (row col), -1 where there is none."""
+    """Return the most frequent class of each patch (row col), -1 if there is none."""
     height, width = (length // count for length, count in zip(raster.shape, (rows, cols), strict=True))
     cut = raster[: rows * height, : cols * width].reshape(rows, height, cols, width)
     counts = np.stack([(cut == number).sum((1, 3)) for number in range(num_classes)])

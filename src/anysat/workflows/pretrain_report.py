@@ -1,6 +1,6 @@
-"""The report of a pretraining run: one HTML file that says whether the run is learning and healthy.
+"""The report of a pretraining run: one HTML file that shows whether the run is learning and healthy.
 
-It is made from the run's metrics and from what its caller measured, at any time of the run; it computes no embedding.
+It is made from the run's metrics and from what its caller measured, at any point of the run. It computes no embeddings.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from anysat.workflows.pretrain_curves import HEALTH, Curves, curve_figure, panel
 
 REPORT = "report.html"
 _MOST_PX = 320
-"""Side of a picture of imagery; finer ones are thinned out, to keep the page small."""
+"""Largest side of a picture of imagery, in pixels. Finer ones are thinned out, to keep the page small."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileView:
-    """A held-out tile: what was seen of it, and the embeddings of its patches."""
+    """A held-out tile: its imagery, and the embeddings of its patches."""
 
     name: str
     imagery: Sequence[tuple[str, NDArray[np.uint8]]]
     """Caption and picture (row col 3)."""
     patch: NDArray[np.floating]
-    """(patch_row patch_col dim), NaN where nobody saw the patch."""
+    """(patch_row patch_col dim), NaN where nothing observed the patch."""
 
     @classmethod
     def of(cls, tile: Tile, patch: NDArray[np.floating]) -> TileView:
-        """The view of a tile with a quicklook of each of its modalities that has a valid value."""
+        """Create the view of a tile, with a quicklook of each modality that has a valid value."""
         seen = {key: seen for key, seen in tile.observations.items() if seen.valid.any()}
         return cls(name=tile.id, imagery=[(key, _thin(quicklook(each))) for key, each in seen.items()], patch=patch)
 
@@ -53,14 +53,14 @@ def _thin(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFigure:
-    """A score of frozen embeddings, and what to compare it with; None where it was not measured."""
+    """A score of frozen embeddings, and scores to compare it with; None where not measured."""
 
     name: str
     ours: float
     untrained: float | None = None
-    """Of the same network before training."""
+    """Score of the same network before training."""
     simple: float | None = None
-    """Of means and deviations of the bands, without a network."""
+    """Score of means and deviations of the bands, without a network."""
     chance: float | None = None
 
 
@@ -70,30 +70,30 @@ class ReportInput:
 
     title: str
     step: int
-    """Steps that were made."""
+    """Number of steps done."""
     num_steps: int
-    """Steps of the whole schedule; fewer made means that the run is not finished."""
+    """Number of steps of the whole run. If fewer are done, it is not finished."""
     ended: str = ""
-    """Why it ended before, in the words of the error; empty where none ended it."""
+    """The error that ended the run; empty if there was none."""
     facts: Sequence[tuple[str, str]] = ()
     """Names and values: data, seed, parameters, versions, git state, time."""
     config: str = ""
-    """As the run keeps it."""
+    """Options of the run, as stored in its folder."""
     tiles: Sequence[TileView] = ()
     probes: Sequence[ProbeFigure] = ()
     limits: HealthLimits = field(default_factory=HealthLimits)
 
 
 def write_report(run: Path, given: ReportInput) -> Path:
-    """The path of `report.html` in the folder of a run, which appears whole or not at all.
+    """Write `report.html` into a run folder, and return its path. A failed write leaves no partial file.
 
-    Curves are those of the run's metrics so far; there may be none yet. Alarms are of the last figures of health that
-    were measured, and of every metric whose last value is not finite.
+    The curves are those logged so far; there may be none yet. Alarms cover the last health figures measured, and every
+    metric whose last value is not finite.
 
     Raises:
-        MissingFileError: no such folder.
-        InputError: tiles with embeddings of different dimensions.
-        WriteError: the page could not be written.
+        MissingFileError: There is no such folder.
+        InputError: The embeddings of tiles have different dimensions.
+        WriteError: The page could not be written.
     """
     if not run.is_dir():
         raise MissingFileError(run, "the folder of a run")
@@ -108,10 +108,10 @@ def write_report(run: Path, given: ReportInput) -> Path:
 
 
 def render(given: ReportInput, curves: Curves) -> str:
-    """The page as text; it loads nothing from anywhere.
+    """Return the page as text. It loads nothing from elsewhere.
 
     Raises:
-        InputError: tiles with embeddings of different dimensions.
+        InputError: The embeddings of tiles have different dimensions.
     """
     return _PAGE.substitute(
         style=STYLE,
@@ -137,7 +137,7 @@ def _state(given: ReportInput) -> str:
 
 
 def _alarm(curves: Curves, limits: HealthLimits) -> str:
-    """The loud box, or one quiet line."""
+    """Return a prominent box with all problems, or a quiet line."""
     last = {name: points[-1] for name, points in curves.items()}
     figures = {name.removeprefix("health/"): value for name, (_, value) in last.items() if name.startswith("health/")}
     step = max((step for name, (step, _) in last.items() if name.startswith("health/")), default=0)
@@ -175,7 +175,7 @@ def _curves(curves: Curves, limits: HealthLimits) -> str:
 
 
 def _about(curves: Curves) -> str:
-    """What the figures of health say that were measured."""
+    """Explain the health figures that were measured."""
     told = {name: about for name, about in ABOUT.items() if f"health/{name}" in curves}
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(about)}</dd>" for name, about in told.items())
     return f'<dl class="about">{lines}</dl>'
@@ -187,7 +187,7 @@ def _latest(name: str, curves: Curves) -> str:
 
 
 def _tiles(tiles: Sequence[TileView]) -> str:
-    """Imagery beside the colours of the patches, from one basis for all tiles."""
+    """Return imagery beside the colours of the patches, with one PCA basis for all tiles."""
     if not tiles:
         return ""
     whole, apart = _coloured([tile.patch for tile in tiles]), _coloured([_apart(tile.patch) for tile in tiles])
@@ -209,7 +209,7 @@ def _coloured(patches: Sequence[NDArray[np.floating]]) -> list[NDArray[np.uint8]
 
 
 def _apart(patch: NDArray[np.floating]) -> NDArray[np.floating]:
-    """What is left of the vectors without the mean of their tile."""
+    """Subtract the mean of the tile from vectors."""
     seen = np.isfinite(patch).all(-1)
     return patch - patch[seen].mean(0) if seen.any() else patch
 

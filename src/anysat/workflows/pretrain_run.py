@@ -1,4 +1,4 @@
-"""A pretraining run put together: data and their statistics, model, objective, what is watched, the report."""
+"""The pretraining run: data and their statistics, model, objective, monitors, and the report."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenPart:
-    """A part of the mixture with its data at hand."""
+    """A part of the mixture with its data opened."""
 
     config: PartConfig
     record: DatasetRecord
     train: Any
     held_out: Any | None
-    """Validation tiles; None where there are none."""
+    """Validation tiles; None if there are none."""
     normaliser: Normaliser | None = None
-    """Statistics that came with the data."""
+    """Statistics that came with the data, or None."""
 
     @property
     def patch_sizes_m(self) -> tuple[float, ...]:
-        """Those asked for, else those of the dataset that fit."""
+        """The patch sizes asked for, else those of the dataset that divide its tiles."""
         given = tuple(self.config.patch_sizes_m)
         sides = [self.config.crop_m] if self.config.crop_m else sides_m(self.train) or [self.record.tile_m]
         return given or tuple(size for size in self.record.patch_sizes_m if not any(side % size for side in sides))
 
     def part(self, tiles: Tiles, *, validation: bool = False) -> Part:
-        """How it is drawn; of held-out tiles each as often as any."""
+        """Return the part of the mixture. For validation, every tile is drawn equally often."""
         config = self.config
         augmentation = Augmentation(
             turns_and_flips=config.turns_and_flips and not validation,
@@ -80,7 +80,7 @@ class OpenPart:
 
 
 def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
-    """See `pretrain`."""
+    """Run pretraining, see `pretrain`."""
     began = time.monotonic()
     parts = [open_part(config, part, _name_of(config, number)) for number, part in enumerate(config.data)]
     prepared_s = time.monotonic() - began
@@ -106,7 +106,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
             )  # fmt: skip
         except (CollapseError, DivergedError, RunStoppedError) as error:
             kept = max(checkpoint_steps(run.checkpoints), default=0)
-            with contextlib.suppress(AnySatError, OSError):  # the disk may be full; why it ended is told in any case
+            with contextlib.suppress(AnySatError, OSError):  # the disk may be full; the error is raised in any case
                 _report(config, objective, watched, run, kept, ended=str(error))
             raise
         told = _told(run, fitted, time.monotonic() - began, prepared_s)
@@ -115,13 +115,13 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
 
 
 def _defaults(config: PretrainConfig) -> dict[str, Any]:
-    """What a run did whose options lack some that came later."""
+    """Return values of options that runs of earlier versions lack, as those runs worked."""
     parts = [asdict(PartConfig(dataset=part.dataset, cut_at_random=False)) for part in config.data]
     return type(config)().to_dict() | {"data": parts}
 
 
 def _data_facts(parts: Sequence[OpenPart]) -> dict[str, Any]:
-    """Which tiles each part draws from, and is watched on."""
+    """Return which tiles each part draws from and is validated on."""
     facts = {}
     for number, part in enumerate(parts, 1):
         where, by_class = f"part {number} ({part.record.name})", part.config.sampler == "sqrt_frequency"
@@ -135,7 +135,7 @@ def _report(
     config: PretrainConfig, objective: Pretraining, watched: Sequence[Monitor], run: RunFolder, steps: int,
     ended: str = "",
 ) -> str:  # fmt: skip
-    """Write the page, where one is wanted, and say where it is."""
+    """Write the report if one is wanted, and return a line with its path."""
     if not run.is_writer or not config.watch.report:
         return ""
     from anysat.workflows.pretrain_report import write_report
@@ -146,7 +146,7 @@ def _report(
 
 
 def _name_of(config: PretrainConfig, number: int) -> str:
-    """What tells a part from others of the same dataset: its number and its sensors; empty where there is no other."""
+    """Return what distinguishes a part from others of the same dataset: number and sensors. Empty if there are none."""
     part = config.data[number]
     if [other.dataset for other in config.data].count(part.dataset) < 2:
         return ""
@@ -155,13 +155,16 @@ def _name_of(config: PretrainConfig, number: int) -> str:
 
 
 def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> OpenPart:
-    """Find and open the data of a part; what can be made from the package itself is made, and kept in the cache.
+    """Find and open the data of a part. Generated and fetched data are created and kept in the cache.
 
-    `told_as` follows the name of the dataset in lines of progress.
+    Args:
+        config: Options of the run.
+        part: Options of the part.
+        told_as: Text after the name of the dataset in progress lines.
 
     Raises:
-        InputError: a folder and a world to generate, or neither a root nor a data root.
-        MissingFileError: there is no such folder.
+        InputError: Both a folder and a world to generate are given, or no folder.
+        MissingFileError: There is no such folder.
     """
     from anysat.data.prepare import prepare_fetched, prepare_world
 
@@ -194,7 +197,7 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
 
 
 def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]:
-    """What is measured on held-out tiles, where there are any."""
+    """Return what to measure on held-out tiles. Empty if there are none."""
     held = [(part, part.held_out) for part in parts if part.held_out is not None]
     if not held:
         return []
@@ -228,7 +231,7 @@ def _check_modalities(config: PretrainConfig, parts: Iterable[OpenPart]) -> None
 
 
 def _check_names(parts: Iterable[OpenPart]) -> None:
-    """Refuse different datasets of one name, by which statistics and metrics are kept; parts of one may share it."""
+    """Check that different datasets have different names, by which statistics and metrics are stored."""
     first: dict[str, tuple[int, tuple[str, ...]]] = {}
     for number, part in enumerate(parts, 1):
         name, source = part.record.name, _source(part)
@@ -241,14 +244,14 @@ def _check_names(parts: Iterable[OpenPart]) -> None:
 
 
 def _source(part: OpenPart) -> tuple[str, ...]:
-    """What tells a dataset from others: how it is found; of a user's own, its description and its folder."""
+    """Return what identifies a dataset: its name, or for a user's own, its description and folder."""
     if not part.record.is_own:
         return (part.record.found_as,)
     return str(Path(part.record.found_as).resolve()), str(part.train.folder.root.resolve())
 
 
 def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
-    """Refuse what nothing could be asked for."""
+    """Check that there are held-out tiles for what is to be watched, and that the target has classes."""
     watch, held = config.watch, [part for part in parts if part.held_out is not None]
     if watch.stop_on_collapse and not held:
         raise RecordError("watch.stop_on_collapse", True, "false, because there are no held-out tiles to check")
@@ -261,10 +264,10 @@ def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
 
 
 def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> Normaliser:
-    """Those kept in the run, else those given, else computed; the first process makes them for all.
+    """Return the run's statistics: stored ones, else those given, else computed by the first process for all.
 
     Raises:
-        StatisticsError: those given are not those that the run was begun with.
+        StatisticsError: Those given differ from those that the run was started with.
     """
     kept = run.path / STATISTICS
     given = None if config.statistics is None else _given(config.statistics, is_needed=not kept.is_file())
@@ -287,7 +290,7 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
 
 
 def _given(statistics: str, *, is_needed: bool) -> Normaliser | None:
-    """Those of a file or a preset; None where the file is gone and not needed."""
+    """Return the statistics of a file or a preset, or None if it no longer exists and is not needed."""
     try:
         found = find_statistics(statistics)
     except (MissingFileError, UnknownNameError):
@@ -300,7 +303,7 @@ def _given(statistics: str, *, is_needed: bool) -> Normaliser | None:
 
 
 def _differing(ours: Normaliser, theirs: Normaliser) -> list[str]:
-    """Datasets and modalities that two standardise otherwise."""
+    """Return the datasets and modalities that two normalisers standardise differently."""
     old, new = (
         {(name, key): (one.bands, one.mean, one.std, one.units) for name, table in made.statistics.items()
          for key, one in table.items()}
@@ -310,11 +313,11 @@ def _differing(ours: Normaliser, theirs: Normaliser) -> list[str]:
 
 
 _STATISTICS_OF_PART = "statistics-{}-{}.json"
-"""File of one part's figures until those of all are there: its number, and its dataset."""
+"""File of one part's statistics until all parts have theirs: number and dataset."""
 
 
 def _computed(config: PretrainConfig, number: int, part: OpenPart, run: RunFolder) -> Normaliser:
-    """Statistics of a part's training tiles, kept so that a run that is stopped meanwhile goes on."""
+    """Return the statistics of a part's training tiles, which are stored so that an interrupted run can continue."""
     kept = run.path / _STATISTICS_OF_PART.format(number, part.train.name)
     if kept.is_file():
         return Normaliser.read(kept)
@@ -328,7 +331,7 @@ def _computed(config: PretrainConfig, number: int, part: OpenPart, run: RunFolde
 
 
 def _together(made: Iterable[Normaliser]) -> Normaliser:
-    """One normaliser; of parts of one dataset, each modality has the figures of the first that has it."""
+    """Join normalisers. Of parts of one dataset, each modality has the statistics of the first part that has it."""
     by_name: dict[str, dict[str, BandStatistics]] = {}
     sources: dict[str, None] = {}
     provenance: dict[str, Mapping[str, Any]] = {}

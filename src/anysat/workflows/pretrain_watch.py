@@ -1,4 +1,4 @@
-"""What is watched while an encoder is pretrained: the loss on held-out tiles, and the health of its embeddings."""
+"""What is measured during pretraining: the loss on held-out tiles, and the health of their embeddings."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
 
 _VALIDATION_SEED = 7_001
 _MAX_SIDE_M = 160.0
-"""Larger held-out tiles are cut to about this side, so that a look stays quick."""
+"""Held-out tiles are cut to about this side, so that measuring is quick."""
 _SHOWN = 4
 _PROBES = {
     "linear": "class, by a linear probe",
     "neighbours": "class, by nearest neighbours",
     "retrieval": "patch, found in another modality",
 }
-"""Figures of the report's table, by the name of their metric."""
+"""Titles of the scores in the report's table, by the name of their metric."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Validation:
-    """The parts of the loss on held-out tiles, with the same tiles and masks each time."""
+    """The terms of the loss on held-out tiles, always with the same tiles and masks."""
 
     every_steps: int
     mixture_parts: tuple[Part, ...]
     steps: int
-    """Batches, shared out among the processes."""
+    """Number of batches, which the processes share."""
     seed: int
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
-        """Means over all batches, each of which one process looks at: the same however many there are."""
+        """Return the means over all batches, which do not depend on the number of processes."""
         rank, world_size = _rank()
         mixture = Mixture(parts=self.mixture_parts, seed=_VALIDATION_SEED)
         found: dict[int, dict[str, float]] = {}
@@ -69,7 +69,7 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HealthMonitor:
-    """Health of the embeddings of held-out tiles, and whether neighbours and a linear probe tell their classes."""
+    """Health of the embeddings of held-out tiles, and scores of neighbours and a linear probe on their classes."""
 
     every_steps: int
     tiles: Any
@@ -81,15 +81,15 @@ class HealthMonitor:
     name: str = "health"
 
     def chosen(self) -> list[Tile]:
-        """Tiles spread over the dataset, the large ones cut."""
+        """Return tiles spread over the dataset. Large ones are cut."""
         places = np.unique(np.linspace(0, len(self.tiles) - 1, min(self.num_tiles, len(self.tiles))).astype(int))
         return [_cut(self.tiles[int(place)], self.patch_size_m) for place in places]
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:
-        """Figures by name; every process looks at the same tiles.
+        """Return figures by name. Every process measures the same tiles.
 
         Raises:
-            CollapseError: there is a problem, the run has begun, and collapses are to end it.
+            CollapseError: There is a problem after step 0, and `stop_on_collapse` is set.
         """
         encoder: AnySat = objective.encoder()  # type: ignore[operator]
         tiles = self.chosen()
@@ -109,7 +109,10 @@ class HealthMonitor:
         return figures
 
     def simple(self, rows: int, cols: int) -> Mapping[str, float]:
-        """The same scores of the bands' statistics in a grid of patches, without a network; none without a target."""
+        """Return the same scores of band statistics in a grid of patches, without a network.
+
+        Empty without a class target.
+        """
         if self.target is None or self.target.kind != "class":
             return {}
         tiles = self.chosen()
@@ -118,7 +121,7 @@ class HealthMonitor:
 
 
 def embed(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> Embeddings:
-    """Embeddings of tiles of one size; NaN of one without a valid value, or with none in what was cut of it."""
+    """Embed tiles of one size. A tile without a valid value gets NaN."""
     with torch.inference_mode():
         return encoder.encode(Batch.of(tiles), patch_size_m, refuse_empty=False)
 
@@ -134,13 +137,13 @@ def _cut(tile: Tile, patch_size_m: float) -> Tile:
 
 
 def _half(tile: Tile) -> Tile:
-    """The tile with half of its dates, drawn: another look at it, which should say the same."""
+    """Return the tile with a random half of its dates, whose embeddings should be alike."""
     generator = np.random.default_rng(_VALIDATION_SEED)
     return augment(tile, Augmentation(keep_dates_frac=0.5), generator)
 
 
 def _pairs(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> list[tuple[Tensor, Tensor]]:
-    """Tokens of the first modality beside those of each other, of the patches both saw."""
+    """Return pairs of tokens of the first modality and each other one, for patches that both observed."""
     with torch.inference_mode():
         inputs, _ = encoder.prepare(Batch.of(tiles), patch_size_m, refuse_empty=False)
         seen = encoder.see(inputs, patch_size_m, chunk_rows=CHUNK_ROWS)
@@ -170,7 +173,7 @@ def _warn(step: int, problems: Sequence[str]) -> None:
 
 
 def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any], step: int, run: Path) -> ReportInput:
-    """What the report shows of a run."""
+    """Return the content of the report of a run."""
     import yaml
 
     from anysat.train.metrics import METRICS, read_metrics
@@ -204,7 +207,7 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
 def _probes(
     metrics: Mapping[str, Sequence[tuple[int, float]]], simple: Mapping[str, float]
 ) -> list[ProbeFigure]:  # fmt: skip
-    """Scores of frozen embeddings at the last look, at step 0, when nothing was learnt yet, and without a network."""
+    """Return scores of frozen embeddings at the last measurement and before training, and scores without a network."""
     from anysat.workflows.pretrain_report import ProbeFigure
 
     found = []
@@ -218,7 +221,7 @@ def _probes(
 
 
 def _session_facts(session: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """When, with what words and which code a part of the run was made."""
+    """Return the date, command, code and devices of a session."""
     git = session.get("git") or {}
     code = f"{git.get('commit', 'no git checkout')}{', with changes' if git.get('has_changes') else ''}"
     versions = ", ".join(f"{name} {version}" for name, version in session.get("versions", {}).items())

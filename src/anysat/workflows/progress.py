@@ -1,4 +1,4 @@
-"""How far long work is, on stderr: a bar where there is a terminal, else a line now and then."""
+"""Progress of long work on stderr: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ EVERY_S = 30.0
 
 
 class Lines:
-    """Lines of a log that tell how much of some work is done, not more often than every half minute."""
+    """Lines in a log that show how much work is done, at most one every half minute."""
 
     def __init__(self, what: str) -> None:
         self._what, self._told_s = what, monotonic()
 
     def tell(self, done: int, total: int) -> None:
-        """So many are done, of so many."""
+        """Print a line, unless the last one is too recent."""
         now_s = monotonic()
         if now_s - self._told_s >= EVERY_S:
             self._told_s = now_s
             self.say(f"{done} of {total}")
 
     def say(self, words: str) -> None:
-        """A line at once."""
+        """Print a line at once."""
         sys.stderr.write(f"{self._what}: {words}\n")
         sys.stderr.flush()
 
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Advance]:
-    """A bar with the number of tiles done, the time gone by and the time left; call what it gives with a count.
+    """Show a bar with the number of tiles done, elapsed time and time left. Yields a function to call with a count.
 
-    Where stderr is no terminal it is a line at the beginning and, of what takes longer, one every half minute.
+    If stderr is not a terminal, there is a line at the start and, for longer work, one every half minute.
     """
     from rich.console import Console
     from rich.progress import (
@@ -65,9 +65,9 @@ def progress_bar(what: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def tick_bar(what: str) -> Iterator[Tick]:
-    """A bar, gone when done; call what it gives with how many are done and how many there are.
+    """Show a bar that disappears when done. Yields a function to call with the number done and the total.
 
-    Where stderr is no terminal it is a line every half minute.
+    If stderr is not a terminal, there is a line every half minute.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -84,7 +84,7 @@ def tick_bar(what: str) -> Iterator[Tick]:
 
 
 def _counted(what: str, total: int) -> Advance:
-    """The lines of work in a log, told how much more is done."""
+    """Print the lines of work in a log. Returns a function to call with the number of items just done."""
     lines, done = Lines(what), 0
     lines.say(f"{total} to do")
 

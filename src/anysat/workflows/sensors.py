@@ -1,4 +1,4 @@
-"""The table of modalities, on the screen."""
+"""The command that lists the modalities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SensorsConfig:
 
 
 def sensors(config: SensorsConfig) -> Table:
-    """A table with one row per modality."""
+    """Return a table with one row per modality."""
     from rich.table import Column, Table
 
     columns = ("sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights")

@@ -1,4 +1,4 @@
-"""What probes and fine-tuning put together alike: encoder with statistics, view, task, the record of a result."""
+"""Shared parts of probes and fine-tuning: encoder with statistics, view, task, and the record of the result."""
 
 from __future__ import annotations
 
@@ -40,31 +40,32 @@ MOST_STATISTICS_TILES = 2000
 
 
 class Standard(Protocol):
-    """What statistics are looked up by, or computed from; labelled data are that, too."""
+    """Data that statistics are looked up for or computed from, such as labelled data."""
 
     @property
     def record(self) -> DatasetRecord:
-        """Of the dataset."""
+        """Record of the dataset."""
 
     @property
     def train(self) -> Any:
-        """Its training tiles."""
+        """Training tiles."""
 
     @property
     def normaliser(self) -> Normaliser | None:
-        """Statistics that came with the data."""
+        """Statistics that came with the data, or None."""
 
 
 def with_statistics(
     encoder: AnySat, data: Standard, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
     is_writer: bool = True, tiles_are_known: bool = False,
 ) -> str:  # fmt: skip
-    """Give an encoder the statistics its input needs, those of this dataset alone; says whose they are.
+    """Give an encoder the statistics of a dataset, and return where they come from.
 
-    Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, and kept in the folder `run`; of several processes the writer computes them. Those that are there
-    and of other tiles are computed again, but where it is known that they are not (`tiles_are_known`), as after
-    `open_run`, which was told of the tiles: what was trained with them goes on with them.
+    They are those asked for, else the encoder's own for this dataset, else those that came with the data, else computed
+    from the training split and stored in the folder `run`. Of several processes, the writer computes them. Stored
+    statistics of other tiles are computed again, unless `tiles_are_known` is set, as after `open_run`, which has
+    checked
+    the tiles.
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, tiles_are_known)
     name = data.record.name
@@ -104,15 +105,15 @@ def _statistics(
 
 
 def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | None) -> None:
-    """Keep digests of what a run begins with; refuse to go on with other files that came under the same names.
+    """Store digests of what a run starts with, and check that a resumed run uses the same weights and statistics.
 
     Args:
-        run: the run; one of an earlier version has none.
-        weights: digest of those that were read; None for random ones.
-        normaliser: statistics that the input is standardised with.
+        run: The run. Runs of earlier versions have no digests.
+        weights: Digest of the weights that were loaded; None for random ones.
+        normaliser: Statistics that the input is standardised with.
 
     Raises:
-        InputError: weights or statistics are not those it was begun with.
+        InputError: Weights or statistics differ from those that the run was started with.
     """
     table = b"" if normaliser is None else to_json(normaliser.to_dict()["statistics"])
     found = {"weights": weights, "statistics": hashlib.sha256(table).hexdigest()}
@@ -130,10 +131,10 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
 
 
 def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[str]]:
-    """An encoder with new projectors for the modalities it has none for, and their keys; all else as it was.
+    """Return an encoder with new projectors for modalities that it lacks, and their keys. All else stays the same.
 
     Raises:
-        UnknownNameError: a modality is not in the table.
+        UnknownNameError: A modality is not in the table.
     """
     known = {modality.key for modality in encoder.config.modalities}
     new = [key for key in modalities if key not in known]
@@ -144,7 +145,7 @@ def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[s
         return encoder, []
     added = (*encoder.config.modalities, *(MODALITIES[key] for key in new))
     made = AnySat(replace(encoder.config, modalities=added), normaliser=encoder.normaliser)
-    for key in new:  # the rest is as it was; strict, so that nothing is left out by mistake
+    for key in new:  # all other weights stay; strict loading reports any that are missing
         encoder.projectors[key] = made.projectors[key]
     made.load_state_dict(encoder.state_dict())
     made.provenance = {**encoder.provenance, "new_projectors": ", ".join(new)}
@@ -158,12 +159,12 @@ _OWN_SENSOR = (
 
 
 def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> None:
-    """Number a dataset's days as asked for; else as the weights do, which is told where the dataset has them otherwise.
+    """Set how the encoder numbers days: as asked for, else as its weights do, with a warning if the dataset differs.
 
-    The encoder keeps the convention, and with it what is made of it.
+    The convention becomes part of the encoder's configuration.
 
     Raises:
-        RecordError: there is no such convention.
+        RecordError: There is no such convention.
     """
     own = encoder.config.day_convention
     if asked is not None:
@@ -182,22 +183,23 @@ def make_view(
     patch_sizes_m: Sequence[float], dense: str | None, needs_dense: bool,
     held: Callable[[], Mapping[str, float]] = dict,
 ) -> View:  # fmt: skip
-    """How the encoder looks at the dataset's tiles.
+    """Return how the encoder views the dataset's tiles.
 
     Args:
-        encoder: which has to have the modalities.
-        record: of the dataset.
-        target: what is predicted.
-        modalities: keys to look at.
-        patch_sizes_m: in metres; of none the first of the dataset's.
-        dense: modality whose sub-patches a head of pixels takes; None chooses.
-        needs_dense: whether the head takes any.
-        held: share of the tiles with a valid value of each modality; asked for where one is to be chosen of several,
-            and taken as all of them where it says nothing.
+        encoder: An encoder that has the modalities.
+        record: Record of the dataset.
+        target: What is predicted.
+        modalities: Keys of the modalities to use.
+        patch_sizes_m: Patch sizes in metres; if empty, the first one of the dataset.
+        dense: Modality whose sub-patches a head for pixels uses; None chooses one.
+        needs_dense: Whether the head uses sub-patches.
+        held: Returns the fraction of tiles with a valid value of each modality. Called only to choose between several;
+            an
+            empty result means all tiles.
 
     Raises:
-        UnknownNameError: the encoder does not have a modality.
-        InputError: no patch size is given and none of the dataset's fits.
+        UnknownNameError: The encoder does not have a modality.
+        InputError: No patch size is given, and the dataset recommends none.
     """
     known = {modality.key: modality for modality in encoder.config.modalities}
     for key in modalities:
@@ -217,15 +219,16 @@ def make_view(
 
 
 _OFTEN_ENOUGH, _AS_OFTEN = 0.5, 0.1
-"""Share of the tiles, of those that the commonest modality is in, that has to hold a modality for it to be chosen; and
-by how much shares may differ that count as equal, for clouds hide a few."""
+"""Smallest share of tiles a dense modality must be in, relative to the most frequent one; and the difference of shares
+that still counts as equal, because clouds hide a few tiles."""
 
 
 def _finest(modalities: Sequence[Modality], target: Target, held: Callable[[], Mapping[str, float]]) -> str:
-    """The modality whose sub-patches are the finest, but no finer than the target's pixels where there is one.
+    """Return the modality with the finest sub-patches that are not finer than the target's pixels, if there is one.
 
-    What fewer than half as many tiles hold as another takes no part; of equally fine ones, the first of those that the
-    most tiles hold.
+    Modalities in fewer than half as many tiles as another do not count. Of equally fine ones, the first of those in the
+    most
+    tiles is chosen.
     """
     tiling = sorted((m for m in modalities if not m.covers_tile), key=lambda m: m.subpatch_m)
     if not tiling:
@@ -241,12 +244,12 @@ def _finest(modalities: Sequence[Modality], target: Target, held: Callable[[], M
 
 
 def check_seen(data: OpenData, dense: str | None) -> None:
-    """Refuse training tiles of which none has a label and a valid value of the modality that pixels are told by.
+    """Check that a training tile has both a label and a valid value of the modality that pixels are predicted from.
 
     Tiles are read up to the first that has both.
 
     Raises:
-        InputError: it names the modality.
+        InputError: No tile has. The message names the modality.
     """
     if dense is None or not len(data.train):
         return
@@ -261,12 +264,12 @@ def fitted_task(
     target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None,
     is_sample: bool = False,
 ) -> Task:  # fmt: skip
-    """The task of a target, its palette fixed, with what it takes from the training tiles: weights, mean, deviation.
+    """Create the task of a target with its colours, and weights, mean or deviation from the training labels.
 
-    Of a sample of them a class that is not in it weighs as the rarest that is: others may have it.
+    If the labels are a sample, a class that is not in it gets the weight of the rarest one that is.
 
     Raises:
-        InputError: fewer than two training values, or an option that has no meaning for this target.
+        InputError: There are fewer than two training values, or an option does not apply to this target.
     """
     target = with_colours(target) if target.classes else target
     if target.kind != "class" and void_output:
@@ -287,7 +290,7 @@ def fitted_task(
         return make_task(target, options)
     if target.kind == "labels":
         positive = truth.double().mean(0)
-        differs = (positive > 0) & (positive < 1)  # else there is nothing to balance, and a weight of 0 teaches nothing
+        differs = (positive > 0) & (positive < 1)  # otherwise a weight of 0 would teach nothing
         weights = torch.where(differs, (1 - positive) / positive.clamp_min(1e-9), 1.0)
         return make_task(target, options | {"class_weights": tuple(weights.tolist())})
     labels = truth.long().flatten()
@@ -302,7 +305,7 @@ def result(
     command: str, config: Mapping[str, Any], data: OpenData, predictor: Predictor, scores: Mapping[str, Scores],
     selection: Mapping[str, Any], facts: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that is said of a result, as plain values; intervals are over tiles or blocks of `block_km`."""
+    """Return the record of a result as plain values. Intervals are over tiles, or over blocks of `block_km`."""
     km = config["block_km"]
     return {
         "command": command,
@@ -329,7 +332,7 @@ def result(
 
 
 def described(found: Scores, unit: str = "tiles") -> dict[str, Any]:
-    """A score sheet with the intervals of all its figures, which are over tiles or what else the unit says."""
+    """Return scores as plain values with the intervals of all of them, which are over tiles or another unit."""
     figures, classes = found.intervals()
     return found.to_dict() | {
         "intervals_over": unit,
@@ -344,10 +347,10 @@ def _plain(bounds: Sequence[float]) -> list[float | None]:
 
 
 def known_weights(encoder: AnySat) -> dict[str, Any]:
-    """Where weights come from, and the digest of what they compute: of shape and numbers, not of statistics."""
+    """Return where weights come from, and a digest of configuration and values, without statistics."""
     return {**encoder.provenance, "sha256": digest(encoder)}
 
 
 def all_versions() -> dict[str, str]:
-    """Versions of what scores depend on."""
+    """Return the versions of the packages that scores depend on."""
     return versions() | {"torch": str(torch.__version__), "scikit-learn": version("scikit-learn")}

@@ -27,11 +27,11 @@ from anysat.workflows.task_text import FIGURES, intervals_told, tiles_told, with
 
 REPORT = "report.html"
 SHOWN = 3
-"""Best and worst tiles on the page, of each."""
+"""Number of best and of worst tiles on the page."""
 LOOKED_AT = 200
-"""Most test tiles from which they are taken, spread over the split."""
+"""Largest number of test tiles that they are chosen from, spread over the split."""
 MOST_CELLS = 40
-"""Classes up to which the confusion matrix is shown whole."""
+"""Largest number of classes for which the confusion matrix is shown."""
 _IGNORED = (0.85, 0.85, 0.85)
 
 
@@ -41,22 +41,22 @@ class Shown:
 
     tile: Tile
     right: float
-    """How well it was answered."""
+    """How well it was predicted, from `Task.right`."""
     answer: NDArray[Any]
     probabilities: NDArray[Any] | None
 
 
 def write_report(run: Path, found: Mapping[str, Any], data: OpenData, predictor: Predictor | None) -> Path:
-    """The page in the run folder, which appears whole or not at all.
+    """Write the page into the run folder. A failed write leaves no partial file.
 
     Args:
-        run: the folder.
-        found: what `scores.json` holds.
-        data: whose test tiles are shown.
-        predictor: that answers them; None shows no tiles.
+        run: The run folder.
+        found: Content of `scores.json`.
+        data: Data whose test tiles are shown.
+        predictor: Predicts them. If None, no tiles are shown.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: The page cannot be written.
     """
     chosen = [] if predictor is None else best_and_worst(predictor, data.test)
     page = render(found, data.target, chosen)
@@ -68,7 +68,7 @@ def write_report(run: Path, found: Mapping[str, Any], data: OpenData, predictor:
 
 
 def best_and_worst(predictor: Predictor, tiles: Any) -> list[Shown]:
-    """The worst and then the best of some tiles that have a label."""
+    """Return the worst and then the best of some labelled tiles."""
     places = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
     right: list[tuple[float, int]] = []
     name = predictor.task.target.name
@@ -90,7 +90,7 @@ def _shown(predictor: Predictor, tile: Tile, right: float) -> Shown:
 
 
 def render(found: Mapping[str, Any], target: Target, tiles: Sequence[Shown]) -> str:
-    """The page as text; it loads nothing from anywhere."""
+    """Return the page as text. It loads nothing from elsewhere."""
     title = f"{target.name}: {tiles_told(found['scores']['test'], 'test tiles')}"
     return _PAGE.substitute(
         style=STYLE,
@@ -168,7 +168,7 @@ def _number(value: float | int | None) -> str:
 
 
 def _confusion(found: Mapping[str, Any]) -> str:
-    """Shares of each true class, darker where more; what was told for it in columns."""
+    """Return the confusion matrix as shares of each true class, in darker colours for larger ones."""
     matrix = found["scores"]["test"].get("confusion")
     if not matrix or len(matrix) > MOST_CELLS:
         return ""
@@ -189,7 +189,7 @@ def _confusion(found: Mapping[str, Any]) -> str:
 
 
 def _selection(found: Mapping[str, Any]) -> str:
-    """What was tried, and the curve of what was kept."""
+    """Return the settings that were tried, and the curve of the chosen one."""
     selection, name = found["selection"], found["primary"]
     parts = []
     if selection.get("curve"):
@@ -238,7 +238,10 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
 
 
 def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
-    """Least and greatest value on the page, of truth and answers together, so that colours compare; 0 and 1 of none."""
+    """Return the smallest and largest value of truth and predictions on the page, so that colours compare.
+
+    They are 0 and 1 if there are no values.
+    """
     rasters = [np.asarray(part) for one in tiles for part in (one.answer, one.tile.targets[target.name])]
     known = [raster[has_label(raster, target)] for raster in rasters if target.kind == "value"]
     every = np.concatenate(known) if known else np.zeros(0)
@@ -246,7 +249,7 @@ def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
 
 
 def _raster(values: NDArray[Any], target: Target, span: tuple[float, float]) -> NDArray[np.uint8]:
-    """Classes in their colours, values in greens; grey where there is no label or nothing was seen."""
+    """Colour a raster: classes in their colours, values in greens, and grey without a label or prediction."""
     if target.kind == "value":
         known, (low, high) = has_label(values, target), span
         share = ((np.where(known, values, low) - low) / max(high - low, 1e-9)).clip(0, 1)
@@ -259,7 +262,7 @@ def _raster(values: NDArray[Any], target: Target, span: tuple[float, float]) -> 
 
 
 def _legend(tiles: Sequence[Shown], target: Target, span: tuple[float, float]) -> str:
-    """Classes that occur on the page, or the ends of the scale."""
+    """Return the legend: the classes that occur on the page, or the ends of the scale."""
     if target.level != "pixel":
         return ""
     if target.kind == "value":
@@ -277,7 +280,7 @@ def _legend(tiles: Sequence[Shown], target: Target, span: tuple[float, float]) -
 
 
 def _grey(tiles: Sequence[Shown], target: Target) -> str:
-    """What is grey on the page, where anything is."""
+    """Return the legend's entry for grey, if there is any on the page."""
     told = {
         "no label": any(not has_label(np.asarray(one.tile.targets[target.name]), target).all() for one in tiles),
         "no prediction": any(bool((_unanswered(one.answer, target)).any()) for one in tiles),

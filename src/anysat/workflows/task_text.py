@@ -1,4 +1,4 @@
-"""What is said of a result, in a few lines."""
+"""Results of probes and fine-tuning as a few lines of text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FIGURES = {
 }  # fmt: skip
 """Names of scores for readers."""
 NOTHING = "nothing"
-"""What was chosen on where there was nothing to choose."""
+"""Value of `selected_on` if there was nothing to choose."""
 
 
 def summary(found: Mapping[str, Any], run: Path) -> str:
-    """The test scores with intervals, what they were chosen on, and the paper's figure where there is one."""
+    """Return the test scores with intervals, what settings were chosen on, and the paper's score if there is one."""
     test = found["scores"]["test"]
     lines = score_lines(test, found["command"], found["config"])
     chosen = f"chosen on {found['selected_on']}"
@@ -34,7 +34,7 @@ def summary(found: Mapping[str, Any], run: Path) -> str:
 
 
 def _dense_lines(found: Mapping[str, Any]) -> list[str]:
-    """Which modality's sub-patches are classified, and how many of the labelled test pixels it does not show."""
+    """Return the dense modality, and how many labelled test pixels have no prediction because it lacks values there."""
     if found.get("dense") is None:
         return []
     test = found["scores"]["test"]
@@ -55,7 +55,7 @@ _CLASSES_UNANSWERED = (
 
 
 def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
-    """Which tiles had no valid value, of the dense modality where there is one, if any."""
+    """Return the tiles without a valid value, of the dense modality if there is one."""
     of = "" if found.get("dense") is None else f" of {found['dense']}"
     return [
         f"  {len(names)} tiles of {split} without valid values{of}, not trained on and scored as not predicted: "
@@ -65,7 +65,7 @@ def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _edge_lines(found: Mapping[str, Any]) -> list[str]:
-    """That the best learning rate has only worse ones on one side of it, and none on the other."""
+    """Return a hint if the best learning rate is the largest or smallest one tried."""
     tried = [one for one in found.get("selection", {}).get("tried", []) if "learning_rate" in one]
     rates = sorted({one["learning_rate"] for one in tried})
     best = {one["learning_rate"] for one in tried if one[found["primary"]] == found["selection"][found["primary"]]}
@@ -76,7 +76,7 @@ def _edge_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _start_lines(found: Mapping[str, Any]) -> list[str]:
-    """That no epoch of a fine-tuning was as good as what it began with."""
+    """Return a hint if no epoch of a fine-tuning was as good as the start."""
     selection, title = found.get("selection", {}), FIGURES.get(found["primary"], found["primary"])
     if not selection.get("start_was_better"):
         return []
@@ -88,7 +88,7 @@ def score_lines(
     scores: Mapping[str, Any], command: str, config: Mapping[str, Any], split: str | None = None,
     crop_m: float | None = None,
 ) -> list[str]:  # fmt: skip
-    """A line for each figure, with intervals, and the paper's; see `paper_line`."""
+    """Return a line for each score, with intervals, and the paper's; see `paper_line`."""
     lines = [
         f"  {title:18} {with_interval(scores, name)}" for name, title in FIGURES.items() if name in scores["figures"]
     ]
@@ -96,17 +96,17 @@ def score_lines(
 
 
 FEWEST = 10
-"""Tiles or blocks needed. Fewer give few different draws, so that an interval looks more precise than it is."""
+"""Number of tiles or blocks below which an interval looks more precise than it is, because draws differ little."""
 
 
 def _interval_lines(scores: Mapping[str, Any]) -> list[str]:
-    """What intervals are over, if that is blocks of ground or too few tiles."""
+    """Return what intervals are over, if that is blocks of ground or too few tiles."""
     told, is_few = intervals_told(scores), scores.get("num_intervals_over", FEWEST) < FEWEST
     return [f"  intervals over {told}"] if is_few or scores.get("intervals_over", "tiles") != "tiles" else []
 
 
 def intervals_told(scores: Mapping[str, Any]) -> str:
-    """How many tiles or blocks intervals are over, if recorded, and whether these are too few."""
+    """Return how many tiles or blocks intervals are over, if recorded, and whether these are too few."""
     unit, count = str(scores.get("intervals_over", "tiles")), scores.get("num_intervals_over")
     if count is None:
         return unit
@@ -117,13 +117,13 @@ def intervals_told(scores: Mapping[str, Any]) -> str:
 def paper_line(
     command: str, config: Mapping[str, Any], split: str | None = None, crop_m: float | None = None
 ) -> list[str]:
-    """The paper's figure for the preset of a run, where there is one, and what keeps it from being compared.
+    """Return the paper's score for the preset of a run, if there is one, and why the run's is not comparable.
 
     Args:
-        command: probe or finetune.
-        config: the run's options, as plain values.
-        split: what was scored; None for the run's test split.
-        crop_m: side of the five crops by which each tile was answered; None for whole tiles.
+        command: `probe` or `finetune`.
+        config: Options of the run, as plain values.
+        split: Split that was scored; None for the run's test split.
+        crop_m: Side of the five crops that each tile was predicted from; None for whole tiles.
     """
     from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, RECOMMENDED
 
@@ -143,11 +143,11 @@ def paper_line(
 
 
 _PROTOCOL = ("weights", "method", "trained", "head", "dense", "patch_sizes_m", "epochs")
-"""Options of a run, beside those of its data, with which its score is the paper's or is not."""
+"""Options, besides those of the data, that decide whether a score is comparable to the paper's."""
 
 
 def _differences(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What of the protocol is not the preset's, weights, data or method: name, the run's, the preset's."""
+    """Return the options of the protocol that differ from the preset's: name, the run's value, the preset's value."""
     pairs = [(name, config.get(name), preset[name]) for name in _PROTOCOL if name in preset]
     pairs += [(f"data.{name}", config["data"].get(name), value) for name, value in preset["data"].items()
               if name != "root"]  # fmt: skip
@@ -155,14 +155,14 @@ def _differences(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[t
 
 
 def tiles_told(scores: Mapping[str, Any], tiles: str) -> str:
-    """How many were scored of what is called tiles: of those without a label nothing is known."""
+    """Return the number of tiles scored, and of how many, if some have no label."""
     every = scores["num_tiles"]
     known = scores.get("num_labelled_tiles", every)
     return f"{every} {tiles}" if known == every else f"the {known} of {every} {tiles} that have a label"
 
 
 def with_interval(scores: Mapping[str, Any], name: str) -> str:
-    """A figure with its 95 % interval; without one where all draws agree, which tiles too few or all alike do, too."""
+    """Return a score with its 95 % interval, which is left out if all draws agree, as for too few or equal tiles."""
     value = scores["figures"].get(name)
     if value is None:
         return "–"

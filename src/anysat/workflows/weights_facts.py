@@ -1,4 +1,4 @@
-"""What weights are, and traits that tell how they were trained."""
+"""Facts about weights, including traits that reveal how they were trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anysat.workflows.embed import EmbedConfig
 
 
 def weight_facts(model: AnySat) -> dict[str, str]:
-    """What weights are, and two traits that tell how they were trained."""
+    """Return facts about weights, and two traits that reveal how they were trained."""
     c = model.config
     tables = [p.detach() for name, p in model.named_parameters() if name.endswith("relative.weight")]
     never_used, used = (
@@ -42,10 +42,11 @@ def weight_facts(model: AnySat) -> dict[str, str]:
 def attention_agreement(
     model: AnySat, inputs: list[str], patch_size_m: float, dataset: str | None = None
 ) -> dict[str, str]:
-    """How alike the patches look to each pair of sensors alone, under both readings of the fusion attention.
+    """Compare the patches of each pair of sensors, encoded separately, under both readings of the fusion attention.
 
     Raises:
-        RecordError: fewer than two sensors that lie in patches; besides all that `embed` raises about inputs.
+        RecordError: There are fewer than two sensors whose pixels lie in patches.
+        AnySatError: The inputs cannot be used, see `embed`.
     """
     from anysat.workflows.embed_tile import read_tile  # reading files needs the geo extra, the other facts do not
 
@@ -70,7 +71,7 @@ def attention_agreement(
 
 
 def _centred_cosine(one: Tensor, two: Tensor) -> float:
-    """Mean cosine similarity of the vectors of two maps, each less its mean vector, where both are finite."""
+    """Return the mean cosine similarity of two maps of vectors, each minus its mean, where both are finite."""
     both = one.isfinite().all(-1) & two.isfinite().all(-1)
     one, two = (vectors[both] - vectors[both].mean(0) for vectors in (one, two))
     return float(torch.nn.functional.cosine_similarity(one, two, dim=-1).mean())

@@ -1,4 +1,4 @@
-"""A made-up dataset on disk: tiles of the generated world in the layout of a known dataset."""
+"""The command that generates a dataset: tiles of the generated world in the layout of a known dataset."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class WorldMakeConfig:
 
 
 def make(config: WorldMakeConfig) -> str:
-    """Write the dataset; the folder appears whole or not at all. Returns what was written and what to do next.
+    """Write the dataset, and return what was written and what to do next. A failed write leaves no partial folder.
 
     Raises:
-        UnknownNameError: there is no such dataset, or it has no such layout.
-        InputError: the dataset has no generated form.
-        OutputExistsError: the folder holds something and is not to be replaced.
-        WriteError: it cannot be written.
+        UnknownNameError: There is no such dataset, or it has no such layout.
+        InputError: The dataset cannot be generated.
+        OutputExistsError: The folder is not empty, and `overwrite` is False.
+        WriteError: The folder cannot be written.
     """
     from anysat.workflows.world_make import make_dataset
 

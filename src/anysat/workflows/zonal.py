@@ -1,4 +1,4 @@
-"""What a store holds within polygons, a row for each: what can be asked for."""
+"""The command that summarises a store by polygon: its options and its run."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ZonalConfig:
 
 
 def zonal(config: ZonalConfig) -> Answer:
-    """Read the polygons, then the store where they lie, and write the table.
+    """Summarise the store in each polygon, and write the table.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError, InputError: a store or polygons that cannot be used.
-        WriteError: the table exists or cannot be written; nothing is left behind.
+        MissingFileError, SourceError, UnknownNameError, InputError: The store or the polygons cannot be used.
+        WriteError: The table exists or cannot be written. Nothing is left behind.
     """
     from anysat.geo.stored import find_group, provenance_of
     from anysat.geo.writers import check_apart, check_free
