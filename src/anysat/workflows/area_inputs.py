@@ -1,4 +1,4 @@
-"""What an area is made from, whatever is made of it: sources opened, days cut, and how to tell them again."""
+"""The inputs of an area: opened sources, periods, and facts that identify them."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from anysat.workflows.area_options import AreaOptions
 
 Days = tuple[np.datetime64, np.datetime64]
 _BLOCK, _BLOCKS = 1 << 20, 64
-"""Bytes, and how many times as many, of a file that are looked at: all of what is not larger."""
+"""Size in bytes and number of the pieces of a file that are hashed. A file that is no larger is hashed completely."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AreaInputs:
-    """Opened, and nothing read."""
+    """Opened inputs, of which no pixel has been read."""
 
     sources: Mapping[str, Source]
     periods: tuple[Period, ...]
     ground: Any
-    """What is asked for, in degrees (a shapely geometry); None for all that is shared."""
+    """The ground that is asked for, in degrees (a shapely geometry); None for all ground that the inputs share."""
     described: Mapping[str, Any]
-    """How each input was described; what is no description is in memory."""
+    """Description of each input by key. Inputs in memory have none."""
 
     @property
     def days(self) -> tuple[Days, ...]:
-        """The periods as numpy has them."""
+        """The periods as numpy dates."""
         return tuple((np.datetime64(first, "D"), np.datetime64(last, "D")) for first, last in self.periods)
 
     @property
     def ground_digest(self) -> str | None:
-        """What tells polygons from others that came under the same name."""
+        """Digest of the ground, which tells polygons in a changed file apart."""
         return None if self.ground is None else hashlib.sha256(self.ground.wkb).hexdigest()[:16]
 
     def told(self) -> list[str]:
-        """A line for each input, and one for the days."""
+        """Return a line for each input, and one for the days."""
         lines = []
         for key, source in self.sources.items():
             dates = "undated"
@@ -65,7 +65,7 @@ class AreaInputs:
         return [*lines, f"days: {self.periods[0][0]} to {max(last for _, last in self.periods)}{several}"]
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same for unfinished work to be gone on with."""
+        """Return facts that must stay the same for unfinished work to be continued."""
         return {key: _facts(source, self.described.get(key)) for key, source in self.sources.items()}
 
 
@@ -74,19 +74,19 @@ def open_inputs(
     records: Mapping[str, Modality], *, known: Period | None = None,
     known_ground: Any = None, trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> AreaInputs:  # fmt: skip
-    """Open the inputs of an area, and cut the days into periods.
+    """Open the inputs of an area, and divide the days into periods.
 
     Args:
-        options: where and when.
-        given: the inputs.
-        units: of the inputs.
-        records: of the modalities.
-        known: first and last day of what is in a store that is updated, whose ground counts in place of the option's.
-        known_ground: that.
-        trained: what was said of such inputs in training, see `open_sources`.
+        options: Options of the area.
+        given: The inputs.
+        units: Units of the inputs.
+        records: Records of the modalities.
+        known: First and last day in a store that is updated. Its ground is then used instead of the options'.
+        known_ground: Ground of that store.
+        trained: Descriptions of the training inputs, see `open_sources`.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError, RecordError: an input, an area or days that cannot be used.
+        MissingFileError, SourceError, UnknownNameError, RecordError: An input, the area or the days cannot be used.
     """
     ground = known_ground
     if options.area is not None and known is None:
@@ -113,7 +113,7 @@ def _with(days: Period, known: Period | None) -> Period:
 
 
 def _all_days(sources: Mapping[str, Source]) -> Period:
-    """From the first to the last date of any series; of images where there is no series."""
+    """Return the first and last date of all series, or of the images if there is no series."""
     for series in (True, False):
         dates = [s.dates for s in sources.values() if s.dates is not None and s.modality.is_temporal == series]
         if dates:
@@ -133,14 +133,14 @@ def _facts(source: Source, described: Any) -> dict[str, Any]:
 
 
 def _said(described: SourceDescription) -> dict[str, Any]:
-    """What a description says, in plain values."""
+    """Return the content of a description as plain values."""
     said = {name: value for name, value in asdict(described).items() if value not in (None, (), {})}
     plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
     return plain
 
 
 def content_of(source: Source) -> str:
-    """What tells the files of a source from others, wherever they lie: their bytes, of large ones some all through."""
+    """Return a digest of the content of a source's files, wherever they are. Of large files, only pieces are hashed."""
     told = [*(_bytes_of(place) for layer in _layers_of(source) for place in _places(layer)), *_stated(source)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
@@ -176,7 +176,7 @@ def _stated(source: Source) -> list[str]:
 
 
 def _version_of(source: Source) -> str:
-    """What tells that inputs were changed: names, of files on this disk sizes and times, what a catalog states."""
+    """Return a digest that changes with the inputs: names, sizes and times of local files, and what catalogs state."""
     places = dict.fromkeys([source.name, *(place for layer in _layers_of(source) for place in _places(layer))])
     told = dict.fromkeys([*(line for place in places for line in _told_of(place)), *_stated(source)])
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

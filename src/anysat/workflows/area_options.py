@@ -1,4 +1,4 @@
-"""What can be asked for of an area, whatever is made of it."""
+"""Options for areas, shared by the commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 @dataclass(frozen=True, kw_only=True)
 class AreaOptions:
-    """Where, when, and with how much of this machine, or of others."""
+    """Place, time, and resources of this machine or of others."""
 
     area: str | None = None
     """Ground to use: WEST,SOUTH,EAST,NORTH in degrees, such as -5,50,-4,51, or a file of polygons (FILE:LAYER if it has
@@ -65,33 +65,33 @@ class AreaOptions:
 
     @property
     def formats(self) -> list[str]:
-        """Suffixes of what is written beside a store."""
+        """Suffixes of the formats to write besides a store."""
         return [] if self.also is None else [word.strip() for word in self.also.split(",")]
 
     @property
     def known_formats(self) -> tuple[str, ...]:
-        """What may be written beside a store."""
+        """Formats that can be written besides a store."""
         return ALSO
 
     @property
     def asked_of_area(self) -> list[str]:
-        """Options given that only an area has, as they are typed."""
+        """The given options that only apply to areas, as typed."""
         given = (one.name for one in fields(AreaOptions) if getattr(self, one.name) != one.default)
         return [f"--{name.replace('_', '-')}" for name in given]
 
     @property
     def is_area(self) -> bool:
-        """Whether something is asked for that only an area has."""
+        """Whether an option is given that only applies to areas."""
         return bool(self.asked_of_area)
 
     def told_as_area(self, out: str) -> str:
-        """Why the ground is taken as an area, and how to have what a tile would give."""
+        """Return why the ground is treated as an area, and how to get the output of a tile."""
         asked = self.asked_of_area
         why = f"because of {', '.join(asked)}" if asked else "because it is too large for a tile"
         is_alone = Path(out).suffix in ("", ".zarr") and ".tif" not in self.formats
         return f"treated as an area {why}" + ("; add --also .tif for GeoTIFF" if is_alone else "")
 
     def check_also(self, out: str) -> None:
-        """Refuse formats beside an output that is no store."""
+        """Check that formats are only added to a store."""
         if self.also is not None and Path(out).suffix not in ("", ".zarr"):
             raise RecordError("--also", self.also, f"no value with --out {Path(out).name}; it needs --out NAME.zarr")

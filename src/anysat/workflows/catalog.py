@@ -1,4 +1,4 @@
-"""The check of what was written: stores of areas and tiles, and the STAC documents beside them."""
+"""The command that checks stores of areas and tiles, and the STAC documents beside them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ValidateConfig:
 
 
 def validate(config: ValidateConfig) -> Answer:
-    """Look at each store and its documents; changes nothing.
+    """Check each store and its documents, without changing anything.
 
     Raises:
-        MissingFileError, SourceError: none of the paths is a store; where some are, it is told of the others.
+        MissingFileError, SourceError: None of the paths is a store. If only some are not, this is among the findings.
     """
     from anysat.geo.validate import Finding, validate_models
     from anysat.geo.validate_documents import store_of
@@ -62,7 +62,7 @@ def validate(config: ValidateConfig) -> Answer:
 
 
 def _findings(store: Path, quick: bool) -> list[Finding]:
-    """Of a store, and of the documents beside it."""
+    """Return the findings for a store and the documents beside it."""
     from anysat.geo.validate import num_steps, validate_store
     from anysat.geo.validate_documents import validate_documents
     from anysat.workflows.progress import progress_bar

@@ -1,4 +1,4 @@
-"""What models are fitted to in a comparison: statistics of bands, their pixels, and what encoders make of them."""
+"""The features in a comparison: band statistics, pixel series, and embeddings."""
 
 from __future__ import annotations
 
@@ -36,49 +36,49 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """All labelled places, of the tiles of train, val and test one after the other."""
+    """All labelled places, in the tiles of train, val and test, one after the other."""
 
     places: Places
     shapes: tuple[tuple[int, int] | None, ...]
-    """(tile) rows and columns of the target; None where samples are tiles."""
+    """(tile), rows and columns of the target; None if samples are tiles."""
     turns: Turns
 
     def rows(self, turn: int, role: int) -> NDArray[np.int64]:
-        """Numbers of the samples that have a role."""
+        """Return the numbers of the samples with a role in a turn."""
         return np.flatnonzero(self.turns.roles[turn][self.places.tile] == role)
 
     @property
     def num_scored_tiles(self) -> int:
-        """Tiles of which a sample is scored in any turn."""
+        """Number of tiles with a sample that is scored in any turn."""
         return len(np.unique(self.places.tile[(self.turns.roles == TEST).any(0)[self.places.tile]]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """What is said of one way to see all samples."""
+    """Facts about one set of features for all samples."""
 
     name: str
     num_features: int
     seconds: float
-    """Of processor time, to make it; what was found in the cache is only read."""
+    """CPU time in seconds to compute it. Cached embeddings are only read."""
     num_kept: int = 0
-    """Tiles whose embeddings were found in the cache, counted in each turn they were made for."""
+    """Number of tiles whose embeddings were in the cache, counted once for each turn with its own statistics."""
     encoder: Mapping[str, Any] | None = None
-    """Name, where its weights come from, their digest, layer, parameters, dense modality; None without a network."""
+    """Name, origin of the weights, digest, layer, parameters and dense modality; None without a network."""
 
 
 Made = tuple[FeatureSet, tuple[Table, ...]]
-"""A feature set, and its table in each turn: one for all unless the training tiles have a part in it."""
+"""A feature set and its table in each turn, which is the same table unless it depends on the training tiles."""
 
 
 def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folder: Path) -> Iterator[Made]:
-    """Every feature set of a comparison.
+    """Yield every feature set of a comparison.
 
     Args:
-        config: what is compared.
-        data: the tiles.
-        samples: which places of them.
-        folder: an empty one, for statistics of the training tiles of this comparison.
+        config: Options of the comparison.
+        data: The tiles.
+        samples: The places to use.
+        folder: An empty folder for statistics of the training tiles.
     """
     for name, make in SIMPLE.items():
         began, tables, first = time.process_time(), [], 0
@@ -102,7 +102,7 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
 def _embeddings(
     config: EvaluateConfig, data: OpenData, weights: str, size: float, layer: str, samples: Samples, folder: Path
 ) -> Iterator[Made]:
-    """Every way of pooling of one encoder at one patch size and layer."""
+    """Yield every kind of pooling of one encoder at one patch size and layer."""
     began = time.process_time()
     encoder = _encoder(weights, config.seed).to(find_device(config.device))
     number_days(encoder, data.record, config.day_convention)
@@ -119,7 +119,7 @@ def _embeddings(
     took, num_kept = time.process_time() - began, sum(len(one) - one.num_new for found in set(seen) for one in found)
     for pooling, vectors in (_OF_PIXELS if is_pixel else _OF_TILES).items():
         if pooling in _HAVE_TILE and layer.startswith("spatial"):
-            continue  # where no block has let the tile's token see anything
+            continue  # no block has mixed other tokens into the tile token yet
         began = time.process_time()
         tables = {found: _vectors(vectors, found, samples) for found in set(seen)}
         yield FeatureSet(
@@ -132,7 +132,7 @@ def _embeddings(
 def _extracted(
     config: EvaluateConfig, data: OpenData, encoder: AnySat, view: View, turns: Turns, folder: Path
 ) -> list[tuple[Features, ...]]:
-    """Of each turn the embeddings of the three splits, standardised by the statistics of its own training tiles."""
+    """Return for each turn the embeddings of the three splits, standardised with statistics of its training tiles."""
     cache = Path(config.cache) if config.cache is not None else cache_folder() / "features"
     own, seen, of_turn = encoder.normaliser, {}, []
     for turn in range(turns.count):
@@ -153,7 +153,7 @@ def _extracted(
 
 
 def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
-    """The data with the training tiles of a turn."""
+    """Return the data with the training tiles of a turn."""
     if not turns.is_crossed:
         return data
     tables = [tiles.samples.columns for tiles in data.splits.values()]
@@ -162,7 +162,7 @@ def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
 
 
 def _encoder(weights: str, seed: int) -> AnySat:
-    """Weights by name; with a word before it, new ones of the same shape and statistics."""
+    """Load weights by name. A word before the name gives new weights of the same shape and statistics."""
     begin, _, name = weights.partition(":")
     if begin not in _BEGINNINGS:
         return load(weights).requires_grad_(False)
@@ -174,11 +174,11 @@ def _encoder(weights: str, seed: int) -> AnySat:
 
 
 _BEGINNINGS: dict[str, Callable[[AnySat], object]] = {"untrained": lambda _: None, "isometric": init_isometric}
-"""Words before a name, and how the first weights of a new encoder are made."""
+"""Words before a name, and how they initialise a new encoder."""
 
 
 def _patches(seen: Any) -> torch.Tensor:
-    """Mean of the patches that were seen; NaN, as the tile's own, where none was."""
+    """Return the mean of the observed patches, NaN if there are none."""
     return pooled(seen).masked_fill(~seen.valid.flatten(1).any(1)[:, None], torch.nan)
 
 
@@ -195,7 +195,7 @@ _OF_PIXELS: dict[str, Callable[[Any], torch.Tensor]] = {
 
 
 def _at(maps: Mapping[str, Table], samples: Samples, tile: int) -> tuple[NDArray[np.int64], Table]:
-    """Samples of a tile and their features."""
+    """Return the samples of a tile and their features."""
     return samples.places.of(tile), at_places(maps, samples.places, tile, samples.shapes[tile])
 
 
@@ -215,7 +215,7 @@ def _vectors(vectors: Callable[[Any], torch.Tensor], found: Sequence[Features], 
 
 
 def _side_by_side(parts: Sequence[tuple[NDArray[np.int64], Mapping[str, Table]]], count: int) -> Table:
-    """Features of each modality in columns of its own; NaN in tiles that lack it."""
+    """Join features with separate columns for each modality. A tile that lacks a modality has NaN."""
     widths = {key: table.shape[1] for _, tables in parts for key, table in tables.items()}
     starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
     joined = np.full((count, sum(widths.values())), np.nan)

@@ -1,4 +1,4 @@
-"""The table of a dataset's tile embeddings put together: open, standardise, embed, write row group by row group."""
+"""The run of `anysat datasets embed`: open, standardise, embed, and write the table row group by row group."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
 ROWS = 128 * TILES_PER_FILE
-"""Tiles of a row group."""
+"""Number of tiles in a row group."""
 _PLACE = "place of the tile"
-"""Name under which a tile's longitude and latitude come with its targets; no target has such a name."""
+"""Name under which a tile's longitude and latitude are passed along with its targets. No target has such a name."""
 _NAMED = 3
-"""Tiles that are told by name."""
+"""Largest number of tiles that are listed by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Tiles whose longitude and latitude come with them as a target would; NaN where they are not known."""
+    """Tiles that carry their longitude and latitude as an additional target, NaN if not known."""
 
     tiles: AnyDataset
 
@@ -80,7 +80,7 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class _Standard:
-    """Tiles that statistics are computed from where none are known."""
+    """Tiles that statistics are computed from if none are known."""
 
     record: DatasetRecord
     train: Any
@@ -88,7 +88,7 @@ class _Standard:
 
 
 def run_embed_dataset(config: TableConfig) -> Answer:
-    """See `embed_dataset`."""
+    """Embed a dataset, see `embed_dataset`."""
     out = Path(config.out)
     check_free([out], overwrite=config.overwrite)
     record = find_dataset(config.name)
@@ -125,11 +125,11 @@ def run_embed_dataset(config: TableConfig) -> Answer:
 
 
 def _checked_size(config: TableConfig, encoder: AnySat, tiles: AnyDataset) -> float:
-    """Side of a patch; the encoder knows all modalities of the tiles.
+    """Return the patch size in metres, and check that the encoder knows all modalities of the tiles.
 
     Raises:
-        UnknownNameError: it does not.
-        InputError: no patch size is given and the dataset has none.
+        UnknownNameError: It does not.
+        InputError: No patch size is given, and the dataset recommends none.
     """
     known = [modality.key for modality in encoder.config.modalities]
     common = ",".join(key for key in tiles.modalities if key in known)
@@ -144,7 +144,7 @@ def _checked_size(config: TableConfig, encoder: AnySat, tiles: AnyDataset) -> fl
 
 
 def _standard(config: TableConfig, tiles: AnyDataset) -> _Standard:
-    """The training tiles; where there is none, those that are embedded."""
+    """Return the training tiles, or if there are none, the tiles that are embedded."""
     train = open_dataset(config.name, config.path, "train", modalities=tiles.modalities, targets=())
     return _Standard(record=tiles.record, train=train if len(train) else replace(tiles, targets=()))
 
@@ -175,14 +175,14 @@ def _write(
 
 
 def _splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:
-    """Of each tile the name in the dataset's own table, such as a fold, and the split that it belongs to."""
+    """Return each tile's member in the dataset's own table, such as a fold, and the split that this belongs to."""
     split_of = {member: split for split, members in tiles.record.splits.items() for member in members}
     members = [str(member) for member in tiles.samples.columns["split"]]
     return members, [split_of.get(member, member) for member in members]
 
 
 def _vectors(found: Features, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Tile embeddings (tile dim) and the shares of their patches that were seen; a file at a time."""
+    """Return tile embeddings (tile dim) and the fraction of each tile's patches that was observed."""
     vectors, seen = [], []
     for start in range(rows.start, rows.stop, TILES_PER_FILE):
         one = found.embeddings(range(start, min(start + TILES_PER_FILE, rows.stop)))
@@ -192,7 +192,7 @@ def _vectors(found: Features, rows: slice) -> tuple[NDArray[np.float32], NDArray
 
 
 def _fields(target: Target) -> dict[str, Any]:
-    """Columns of a target and their types, as pyarrow spells them; a number makes a list of numbers 0 and 1."""
+    """Return the columns of a target and their types, as pyarrow spells them. A number means a list of 0 and 1."""
     if target.kind == "value":
         return {target.name: "double"}
     if target.kind == "labels":
@@ -201,7 +201,7 @@ def _fields(target: Target) -> dict[str, Any]:
 
 
 def _labels(target: Target, truth: torch.Tensor) -> dict[str, list[Any]]:
-    """What `_fields` names, of some tiles; None where there is no label."""
+    """Return the values of the columns in `_fields` for some tiles, None without a label."""
     known, values = labelled(target, truth), truth.tolist()
     if target.kind == "labels":
         numbers = [one if is_known else None for one, is_known in zip(values, known.all(1).tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""A dataset's record and a check's report in words: for the screen, for scripts, for the documentation."""
+"""Descriptions of a dataset's record and of a check's report, for the screen, scripts and documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_CHECKED = "layout not checked against a real file"
 
 
 def facts(record: DatasetRecord) -> dict[str, Any]:
-    """A record as plain values, without its functions."""
+    """Return a record as plain values, without its functions."""
     plain = ("name", "title", "about", "tile_m", "split_rule", "date_rule", "has_real_dates", "day_convention",
              "licence", "size", "homepage", "citation")  # fmt: skip
     return {
@@ -32,12 +32,12 @@ def facts(record: DatasetRecord) -> dict[str, Any]:
 
 
 def patch_sizes(record: DatasetRecord) -> str:
-    """Patch sizes, in metres."""
+    """Return the patch sizes in metres."""
     return " ".join(f"{size:g}" for size in record.patch_sizes_m)
 
 
 def description(record: DatasetRecord) -> list[RenderableType]:
-    """Everything a record says, as tables and lines."""
+    """Return the content of a record as tables and lines."""
     told = Table(*_folded("fact", "value"), show_header=False, title=f"{record.title} ({record.name})")
     for fact, value in {
         "what": record.about,
@@ -66,7 +66,7 @@ def description(record: DatasetRecord) -> list[RenderableType]:
 
 
 def _folded(*names: str) -> list[Column]:
-    """Columns in which words that are too long go on in the next line."""
+    """Return columns that wrap long words."""
     return [Column(name, overflow="fold") for name in names]
 
 
@@ -85,12 +85,12 @@ def _layout_table(layout: Layout) -> Table:
 
 
 def stored(entry: Entry) -> str:
-    """Type and shape of an entry."""
+    """Return type and shape of an entry."""
     return entry.dtype + (f" ({' '.join(map(str, entry.shape))})" if entry.shape else "")
 
 
 def holds(entry: Entry) -> str:
-    """Bands, unit, nodata and remarks of an entry, in a line."""
+    """Return bands, unit, nodata and remarks of an entry in a line."""
     unit = entry.unit if isinstance(entry.unit, str) else " ".join(entry.unit)
     parts = (
         f"{entry.modality}: {' '.join(entry.bands)}" if entry.modality else "",
@@ -103,7 +103,7 @@ def holds(entry: Entry) -> str:
 
 
 def findings(report: Report) -> Group:
-    """A report, finding by finding."""
+    """Return the text of a report, with a paragraph for each finding."""
     head = (f"{report.dataset} in {report.root}: {report.num_read} of {report.num_samples} tiles read, layout "
             f"{report.layout!r} ({report.checked_against or NOT_CHECKED}); presence of files "
             f"checked for {report.num_looked_up} tiles")  # fmt: skip

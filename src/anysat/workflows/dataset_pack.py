@@ -1,4 +1,4 @@
-"""A dataset into shards that are read in long strokes, and the check of such a folder."""
+"""The command that packs a dataset into shards for fast reading, and verifies packed folders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PackConfig:
 
 
 def pack(config: PackConfig) -> str:
-    """Write or verify; returns what was done."""
+    """Write or verify, and return what was done."""
     written = _write(config, Path(config.out)) if config.out is not None else ""
     if not config.verify:
         return written

@@ -1,4 +1,4 @@
-"""Statistics of a dataset into a file that `--statistics` takes."""
+"""The command that computes statistics of a dataset, for `--statistics`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StatsConfig:
 
 
 def stats(config: StatsConfig) -> Any:
-    """Compute, write, and return a table."""
+    """Compute statistics, write them, and return a table."""
     from anysat.data.base import open_dataset
     from anysat.data.statistics import compute_statistics
     from anysat.data.work import to_json, write_whole
@@ -57,7 +57,7 @@ def stats(config: StatsConfig) -> Any:
         raise OutputExistsError([out])
     dataset = open_dataset(
         config.name, config.path, config.split, modalities=config.modalities or None, targets=()
-    )  # pixels only: targets may take long to make
+    )  # only pixels, because targets may be slow to compute
     total = min(len(dataset), config.samples or len(dataset))
     with progress_bar(f"reading {dataset.name}", total) as advance:
         normaliser = compute_statistics(

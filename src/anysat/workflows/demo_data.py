@@ -1,4 +1,4 @@
-"""The imagery of the demo: Sentinel-1 and Sentinel-2 pairs out of the package bigearthnet-common."""
+"""The imagery of the demo: Sentinel-1 and Sentinel-2 pairs from the package bigearthnet-common."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from anysat.batch import Tile
 
 GRID_M = 40.0
-"""The pairs are cut to whole squares of this side; they are 1200 m wide."""
+"""The pairs, 1200 m wide, are cut to whole squares of this side in metres."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """One place, seen by both sensors."""
+    """One place, observed by both sensors."""
 
     tile: Tile
     labels: tuple[str, ...]
     """CORINE land-cover classes of the place."""
     latitude_deg: float
-    """Of the centre, WGS 84."""
+    """Latitude of the centre, WGS 84."""
     longitude_deg: float
 
 
 def read_pairs(archives: dict[str, Path]) -> list[Pair]:
-    """Every co-located pair of the two archives, in the order of their names.
+    """Return every co-located pair of the two archives, ordered by name.
 
     Raises:
-        SourceError: an archive or a raster cannot be read, or a pair does not share its ground.
+        SourceError: An archive or a raster cannot be read, or the images of a pair do not overlap.
     """
     with tempfile.TemporaryDirectory(prefix="anysat-demo-") as folder:
         write_pairs(Path(folder), archives)
@@ -73,7 +73,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def crop(pair: Pair, side_m: float) -> Pair:
-    """The square of this side in the middle of a pair."""
+    """Return the central square of a pair with this side in metres."""
     observations = {}
     for key, observation in pair.tile.observations.items():
         side_px = round(side_m / observation.modality.gsd_m)

@@ -95,7 +95,7 @@ def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[fl
     """Embed every pair at every patch size, with dense embeddings at the first. Progress goes to stderr."""
     shapes = {observation.modality: observation.shape_px for observation in pairs[0].tile.observations.values()}
     for size in patch_sizes_m:
-        PatchGrid.fit(shapes, size, model.config.subpatch_order)  # raises for any size before the first is computed
+        PatchGrid.fit(shapes, size, model.config.subpatch_order)  # raises if a size does not fit
     results = []
     for index, size in enumerate(patch_sizes_m):
         with progress_bar(f"patches of {size:g} m", len(pairs)) as advance:

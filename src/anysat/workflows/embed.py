@@ -1,4 +1,4 @@
-"""Rasters and cubes of any sensors, of a tile or of any area, to georeferenced embeddings: what can be asked for."""
+"""The command that embeds rasters and cubes of any sensors, for a tile or an area: its options and its run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 FIRST = "first"
 TILE_SUFFIXES = (".zarr", ".tif")
-"""Formats of a tile; a name without suffix stands for both."""
+"""Formats of a tile. A name without suffix writes both."""
 PLACES = ("removed", "kept")
 KEEPS = ("series", "features")
 GIVEN_ANEW = frozenset(
     {"inputs", "update", "dates", "period", "also", "device", "memory_gb", "readers", "scheduler", "modalities"}
 )
-"""Options of an update; all others are those of the store."""
+"""Options that an update takes. All others are those of the store."""
 STORES = ("float32", "float16", "int8-power", "int8-scale")
 
 
@@ -96,7 +96,7 @@ class EmbedConfig(AreaOptions):
             raise UnknownNameError("--keep", self.keep, KEEPS)
         if self.keep is not None and (Path(self.out).suffix not in ("", ".zarr") or self.precision == "bf16"):
             raise RecordError("--keep", self.keep, "--out NAME.zarr and precision float32, which updates need")
-        if self.update is not None and not (self.out and self.patch_size_m):  # these come from what is kept beside it
+        if self.update is not None and not (self.out and self.patch_size_m):  # these come from the earlier run
             return
         allowed = AREA_SUFFIXES if self.is_area else TILE_SUFFIXES
         if Path(self.out).suffix not in ("", *allowed) or not Path(self.out).name:
@@ -114,14 +114,14 @@ class EmbedConfig(AreaOptions):
 
     @property
     def weights_file(self) -> list[str]:
-        """The weights, where they are a file or folder and no name."""
+        """The weights if they are a file or folder, not a name."""
         from anysat.model.checkpoint import SHIPPED
 
         return [self.weights] if self.weights not in SHIPPED and Path(self.weights).exists() else []
 
     @property
     def asked_of_area(self) -> list[str]:
-        """Options given that only an area has, as they are typed."""
+        """The given options that only apply to areas, as typed."""
         own = {"--store": self.store != "float32", "--places": self.places != "removed",
                "--keep": self.keep is not None, "--update": self.update is not None,
                f"--out NAME{Path(self.out).suffix}": Path(self.out).suffix not in ("", *TILE_SUFFIXES)}  # fmt: skip
@@ -129,16 +129,16 @@ class EmbedConfig(AreaOptions):
 
 
 def embed(config: EmbedConfig) -> Text | Answer:
-    """Read, encode and write; returns a report of what was done.
+    """Read, encode and write, and return a report.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: an input that cannot be used.
-        PatchSizeError: the patch does not fit the sensors or the ground.
-        WeightsError, StatisticsError, EmptyTileError: the model cannot take it.
-        WriteError: an output exists or cannot be written; nothing is left behind of a tile, and of an area what is
-            finished is kept, and gone on with by the same command.
+        MissingFileError, SourceError, UnknownNameError: An input cannot be used.
+        PatchSizeError: The patch size does not fit the sensors or the ground.
+        WeightsError, StatisticsError, EmptyTileError: The weights, the statistics or the values cannot be used.
+        WriteError: An output exists or cannot be written. For a tile nothing is left behind; for an area the finished
+            part is kept, and the same command continues it.
     """
-    if not config.is_area:  # imported where it is used: a small tile is there in the time that areas take to import
+    if not config.is_area:  # imported when needed, because a small tile takes less time than the imports for areas
         with _uncollected(), suppress(LargeGroundError):
             from anysat.workflows.embed_tile import embed_tile
 
@@ -150,7 +150,7 @@ def embed(config: EmbedConfig) -> Text | Answer:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage is looked for: a small tile leaves little, and the search among all its imports takes long."""
+    """Disable garbage collection: a small tile leaves little garbage, and searching all imported objects takes long."""
     was_on = gc.isenabled()
     gc.disable()
     try:

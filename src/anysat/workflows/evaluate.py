@@ -1,4 +1,4 @@
-"""Scores of what a run has learnt, beside the paper's; or of simple models and encoders side by side."""
+"""The command that scores a trained run, or compares encoders with simple models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anysat.workflows.kept import check_heard
 from anysat.workflows.supervised import LabelledData
 
 BLOCK_KM = 10.0
-"""Side of a block of folds, where none is given."""
+"""Default side of a block of ground with `folds`, in kilometres."""
 _OF_COMPARISONS = (
     "weights", "patch_sizes_m", "dense", "day_convention", "statistics", "layers", "models", "max_pixels", "folds",
     "seed", "cache",
@@ -115,7 +115,7 @@ class EvaluateConfig:
             raise RecordError("--json", self.json, "a name ending in .json")
 
     def _check_of_run(self) -> None:
-        """A run is scored as it is: refuse what would ask for something else, and would not be heard."""
+        """Raise RecordError for options of comparisons, which have no effect on a run that is scored."""
         usual, data = EvaluateConfig(compare=True), LabelledData()
         given = [(name, getattr(self, name), getattr(usual, name)) for name in _OF_COMPARISONS]
         given += [(f"data.{name}", value, getattr(data, name)) for name, value in vars(self.data).items()]
@@ -128,13 +128,13 @@ def evaluate(config: EvaluateConfig) -> Answer:
     """Score a run, or compare.
 
     Raises:
-        InputError: neither a run nor a comparison is asked for, or both.
-        MissingFileError, WeightsError: there is no such run.
-        WriteError: the folder of --json cannot be made.
+        InputError: Neither `run` nor `compare` is given, or both.
+        MissingFileError, WeightsError: There is no such run.
+        WriteError: The folder of `json` cannot be created.
     """
     if (config.run is not None) == config.compare:
         raise InputError("evaluate", "either --run RUN or --compare", "both" if config.compare else "neither")
-    if config.json is not None:  # before hours of work, not after
+    if config.json is not None:  # fails before hours of work, not after
         from anysat.data.work import make_folder
 
         make_folder(Path(config.json).parent)

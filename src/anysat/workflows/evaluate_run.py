@@ -1,4 +1,4 @@
-"""A run scored again: its own data, any split."""
+"""Scoring a run again: its own data, on any split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from anysat.workflows.task_text import paper_line, score_lines, tiles_told
 
 
 def evaluate_run(config: EvaluateConfig) -> Answer:
-    """See `evaluate`."""
+    """Score a run, see `evaluate`."""
     run = Path(str(config.run))
     if not (run / FOLDS).is_file():
         content, lines = _scored(config, run)
@@ -48,7 +48,7 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
 
 
 def _tiles(split: str, data: LabelledData, seed: int) -> tuple[str, Any]:
-    """The tiles that were a run's training or validation tiles, else those of a split; and what to call them."""
+    """Return a name and the tiles: those a run was trained or validated on, or those of another split."""
     if split in ("train", "val"):
         found = open_data(data, seed)
         return (found.selected_on, found.val) if split == "val" else (data.train, found.train)
@@ -58,7 +58,7 @@ def _tiles(split: str, data: LabelledData, seed: int) -> tuple[str, Any]:
 
 
 def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str]]:
-    """Scores of one run, and what is said of them."""
+    """Return the scores of one run, and lines about them."""
     predictor = load_task(run, device=find_device(config.device))
     precision = find_precision(config.precision, predictor.device)
     kept = run / CONFIG

@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder, or parts of it, trained together with a head on labelled tiles."""
+"""The command that fine-tunes an encoder, or parts of it, with a head on labelled tiles."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class FinetuneConfig:
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"preset", "out", "resume", "max_steps", "root", "report", "block_km"}
     )
-    """Options that another session of a run may have otherwise, besides those of the engine."""
+    """Options that may differ in another session of a run, besides those of the engine."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
@@ -135,12 +135,12 @@ class FinetuneConfig:
             raise RecordError("--model", "a shape", f"--weights null with it: {self.weights} has its own shape")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
-        if not self.resume:  # a run may have been begun when these were accepted
+        if not self.resume:  # an existing run may have been started when these were accepted
             self.data.check_heard()
             self._check_heard()
 
     def _check_heard(self) -> None:
-        """Refuse options of what is not trained."""
+        """Check that no options are given for parts that are not trained."""
         from_preset = preset_config("finetune", self.preset)
         if self.trained == "head":
             check_heard(self, ("layer_decay",), "with --trained head, which trains no blocks", from_preset)
@@ -152,10 +152,10 @@ class FinetuneConfig:
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain options of the preset that was asked for; where a run is gone on with, those that it was begun with.
+        """Return the options that given ones replace: those of the preset, or of the run to resume.
 
         Raises:
-            UnknownNameError: no such preset.
+            UnknownNameError: There is no such preset.
         """
         from anysat.workflows.task_presets import FINETUNES
 
@@ -166,18 +166,23 @@ class FinetuneConfig:
         return asdict(FINETUNES[given["preset"]]())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML, as kept in the run folder; whether it was gone on with is nothing of the run."""
+        """Return plain values for YAML, as stored in the run folder.
+
+        `resume` is always False, because it is not of the run.
+        """
         return asdict(self) | {"resume": False}
 
 
 def finetune(config: FinetuneConfig) -> Answer:
-    """Train, keep what is best on the validation split, score it on the test split; leaves a `Predictor` and scores.
+    """Train, keep the best weights on the validation split, and score them on the test split.
+
+    The run folder then holds a `Predictor` and its scores.
 
     Raises:
-        InputError: no run folder, no data.
-        RunExistsError: there is a run in the folder and --resume is not given.
-        RecordError: the run was begun with other options.
-        RunStoppedError, DivergedError: it ended early; the last checkpoint is kept.
+        InputError: The run folder or the data are not given.
+        RunExistsError: There is a run in the folder, and `resume` is False.
+        RecordError: The run was started with other options.
+        RunStoppedError, DivergedError: The run ended early. The last checkpoint is kept.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")

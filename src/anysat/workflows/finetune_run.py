@@ -1,4 +1,4 @@
-"""Fine-tuning put together: data, encoder, head, the engine, scores, the page."""
+"""The run of `anysat finetune`: data, encoder, head, training, scores, report."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ from anysat.workflows.task_parts import (
 from anysat.workflows.task_text import NOTHING, summary
 
 MOST_TARGETS = 2000
-"""Training tiles from whose targets class weights, mean and deviation are taken, where the dataset has no list."""
+"""Largest number of training tiles to get class weights, mean and deviation from, if the dataset does not list
+classes."""
 
 
 def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
-    """See `finetune`."""
+    """Run fine-tuning, see `finetune`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
     with open_run(
@@ -75,7 +76,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         if fitted.stopped_early:
             text = f"stopped at step {fitted.steps} of {fitted.num_steps}; continue with --resume"
             return Answer(text, exit_status=fitted.exit_status)
-        if not run.is_writer:  # what follows is for one process
+        if not run.is_writer:  # the rest is done by one process
             return Answer("", exit_status=fitted.exit_status)
         best, is_chosen = _best(run)
         load_objective(objective, best.tensors(), best.path)
@@ -110,7 +111,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
 
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:
-    """The predictor as it begins, whose statistics it has, and the modalities whose projectors are new."""
+    """Return the predictor to train, where its statistics come from, and the modalities with new projectors."""
     encoder = load(config.weights) if config.weights is not None else new_encoder(config)
     read = None if config.weights is None else digest(encoder)
     number_days(encoder, data.record, config.day_convention)
@@ -125,7 +126,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
         dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
     )  # fmt: skip
-    check_seen(data, view.dense)  # before what takes longer
+    check_seen(data, view.dense)  # before anything slow
     task = _task(config, data)
     whose = with_statistics(
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
@@ -137,7 +138,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
 
 
 def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict[str, str]:
-    """What a trained encoder says of itself: it is no longer that which it began from, whose licence it keeps."""
+    """Return the provenance of a trained encoder. It keeps the licence of the weights it started from."""
     return {
         "weights": f"fine-tuned by anysat for {data.target.name} of {data.record.name}, trained {config.trained}",
         "data": data.record.name,
@@ -148,7 +149,7 @@ def _provenance(config: FinetuneConfig, data: OpenData, encoder: AnySat) -> dict
 
 
 def _task(config: FinetuneConfig, data: OpenData) -> Task:
-    """The task; what it takes from the training targets is read only where it is needed."""
+    """Return the task. Training targets are read only if it depends on them."""
     balanced, is_sample = config.class_weights == "balanced", False
     truth = torch.empty(0)
     if balanced and _has_list(data):
@@ -156,7 +157,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
     elif balanced or data.target.kind == "value":
         numbers = range(0, len(data.train), -(-len(data.train) // MOST_TARGETS))
         is_sample = len(numbers) < len(data.train)
-        if balanced and is_sample:  # drawn, for classes may come in turns
+        if balanced and is_sample:  # at random, because classes may come one after the other
             numbers = np.random.default_rng(config.seed).permutation(len(data.train))[:MOST_TARGETS].tolist()
         with progress_bar(f"targets of {data.record.name}", len(numbers)) as advance:
             parts = []
@@ -170,7 +171,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
 
 
 def _has_list(data: OpenData) -> bool:
-    """Whether the dataset tells the class of every tile without reading it, and that is what is asked for."""
+    """Whether the target is the class that the dataset lists for every tile, so that no tile has to be read."""
     listed = [one for one in data.record.targets if (one.level, one.kind) == ("tile", "class")]
     return data.record.list_labels is not None and data.target.name == next(iter(one.name for one in listed), None)
 
@@ -203,15 +204,15 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
 
 
 def _steps_per_epoch(config: FinetuneConfig, data: OpenData) -> Fraction:
-    """Of a pass over all training tiles, what is left of which begins the next one's first batch; 1 or more."""
+    """Return the steps of a pass over all training tiles, at least 1. A batch may span two passes."""
     in_a_step = min(config.batch_size, len(data.train)) * micro_batches_per_step(config.engine)
     return max(Fraction(1), Fraction(len(data.train), in_a_step))
 
 
 def _curve(path: Path, primary: str, per_epoch: Fraction, num_steps: int) -> list[dict[str, float | None]]:
-    """Mean training loss, validation loss and score of every epoch; empty where no metrics were kept as a file.
+    """Return mean training loss, validation loss and score of each epoch. Empty if there is no metrics file.
 
-    What was measured between two epochs, because a session stopped there, is left out.
+    Measurements between two epochs, at the end of a session, are left out.
     """
     if not path.is_file():
         return []
@@ -219,7 +220,7 @@ def _curve(path: Path, primary: str, per_epoch: Fraction, num_steps: int) -> lis
     losses = [(at, loss) for at, loss in measured.get("val/loss", []) if is_due(at, per_epoch) or at == num_steps]
     scores = dict(measured.get(f"val/{primary}", []))
     points: list[dict[str, float | None]] = []
-    for (before, _), (step, loss) in pairwise(losses):  # the first was measured before the first step
+    for (before, _), (step, loss) in pairwise(losses):  # the first is from before the first step
         trained = [value for at, value in measured.get("train/loss", []) if before < at <= step]
         mean = sum(trained) / len(trained) if trained else None
         points.append({"loss": mean, "val_loss": loss, primary: scores.get(step)})
@@ -227,7 +228,10 @@ def _curve(path: Path, primary: str, per_epoch: Fraction, num_steps: int) -> lis
 
 
 def _start(path: Path, task: Task, kept: float) -> dict[str, Any]:
-    """The validation score before the first step, and whether it is better by what is told, where it is known."""
+    """Return the validation score before training, and whether it is better than the final one, if it was measured.
+
+    They are compared at the three digits that are printed.
+    """
     measured = dict(read_metrics(path).get(f"val/{task.primary}", [])) if path.is_file() else {}
     if 0 not in measured:
         return {}
@@ -236,7 +240,7 @@ def _start(path: Path, task: Task, kept: float) -> dict[str, Any]:
 
 
 def _best(run: RunFolder) -> tuple[Checkpoint, bool]:
-    """The checkpoint with the best validation score, and True; the last one, and False, where none was a number."""
+    """Return the best checkpoint on the validation split and True; if no score was a number, the last and False."""
     last = newest_checkpoint(run.checkpoints)
     assert last is not None, run.checkpoints
     best = last.state.get("best")
@@ -245,7 +249,7 @@ def _best(run: RunFolder) -> tuple[Checkpoint, bool]:
 
 
 def _precision(config: FinetuneConfig) -> Precision:
-    """Of scores, those of validation and the last ones alike: bf16 where it was trained so."""
+    """Return the precision of all scores, validation and final: bf16 if training used it."""
     return "bf16" if config.engine.precision == "bf16" else "float32"
 
 

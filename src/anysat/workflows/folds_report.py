@@ -1,4 +1,4 @@
-"""The page of a run over folds: what they came to together and each by itself, with the way to each fold's own page."""
+"""The page of a run over folds: scores over all folds and of each, with links to the pages of the folds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ REPORT = "report.html"
 
 
 def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
-    """The page in the folder of all folds, which appears whole or not at all.
+    """Write the page into the folder of all folds. A failed write leaves no partial file.
 
     Args:
-        run: the folder.
-        content: what `folds.json` holds.
+        run: The folder.
+        content: Content of `folds.json`.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: The page cannot be written.
     """
     folds = content["folds"]
     title = f"{content['target']}: {len(folds)} folds"

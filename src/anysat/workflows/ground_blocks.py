@@ -1,4 +1,4 @@
-"""Blocks of ground: what intervals draw as a whole, because neighbouring tiles look alike."""
+"""Blocks of ground, which intervals resample as a whole, because neighbouring tiles are alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from anysat.tasks.scores import Scores
 
 
 def blocks(geoboxes: Sequence[Any], names: Sequence[str], block_km: float) -> NDArray[np.int64]:
-    """The number of the block that the middle of each tile is in.
+    """Return the number of the block that the centre of each tile lies in.
 
     Raises:
-        InputError: a tile has no coordinates.
+        InputError: A tile has no coordinates.
     """
     for name, box in zip(names, geoboxes, strict=True):
         if box is None or box.crs is None:
@@ -32,12 +32,12 @@ def blocks(geoboxes: Sequence[Any], names: Sequence[str], block_km: float) -> ND
 
 
 def over_blocks(found: Scores, tiles: Any, block_km: float | None) -> Scores:
-    """Scores whose intervals draw whole blocks of ground; None draws tiles.
+    """Return scores whose intervals resample whole blocks of ground, or tiles if `block_km` is None.
 
     Args:
-        found: scores of all the tiles, in their order.
-        tiles: with coordinates.
-        block_km: side of a block.
+        found: Scores of all the tiles, in order.
+        tiles: Tiles with coordinates.
+        block_km: Side of a block in kilometres.
     """
     if block_km is None:
         return found
@@ -46,5 +46,5 @@ def over_blocks(found: Scores, tiles: Any, block_km: float | None) -> Scores:
 
 
 def unit_of(block_km: float | None) -> str:
-    """What intervals draw, in words."""
+    """Return the name of what intervals resample."""
     return "tiles" if block_km is None else f"blocks of {block_km:g} km"

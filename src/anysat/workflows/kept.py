@@ -1,4 +1,4 @@
-"""Options that a run was begun with, for a command that goes on with it; and options nobody hears. Imports no torch."""
+"""Options of a run that is resumed, and a check for options without effect. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_A_SESSION = ("out", "resume", "max_steps")
 
 
 def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain options in the run folder `out`, where `resume` asks to go on with it; none where there is no run."""
+    """Return the options in the run folder `out` if `resume` is set. Empty if there is no run."""
     path = Path(given["out"]) / CONFIG_FILE if given.get("out") and given.get("resume") else None
     if path is None or not path.is_file():
         return {}
@@ -25,7 +25,7 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def preset_config(command: str, name: str | None) -> Any:
-    """What a preset of `probe` or `finetune` asks for; None where none is named, or there is no such one."""
+    """Return the config of a preset of `probe` or `finetune`; None if none is named, or there is no such preset."""
     if name is None:
         return None
     from anysat.workflows.task_presets import FINETUNES, PROBES
@@ -35,17 +35,17 @@ def preset_config(command: str, name: str | None) -> Any:
 
 
 def check_heard(config: Any, names: Collection[str], why: str, preset: Any = None, prefix: str = "") -> None:
-    """Refuse options that have no effect beside others; those that are the default, or the preset's, nobody asked for.
+    """Check that options without effect have their default values, or those of the preset.
 
     Args:
-        config: what was asked for, a dataclass.
-        names: its fields that nothing hears.
-        why: what else is asked for, which does not hear them.
-        preset: the config that was begun with; None for the defaults alone.
-        prefix: of the names of options.
+        config: The options, a dataclass.
+        names: Fields that have no effect.
+        why: The reason that they have none, for the message.
+        preset: Config of the preset; None allows only defaults.
+        prefix: Prefix of the options' names.
 
     Raises:
-        RecordError: the first of them that was asked for.
+        RecordError: One of them was given. The message names the first.
     """
     usual = {
         one.name: one.default if one.default_factory is MISSING else one.default_factory()

@@ -1,4 +1,4 @@
-"""Labelled data found and opened: three splits with their target, no tile in two of them."""
+"""Finding and opening labelled data: three splits with their target, without a tile in two of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 LOOKED_AT = 32
-"""Training tiles by which it is told what tiles hold."""
+"""Number of training tiles that are read to find out which modalities tiles have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenData:
-    """Labelled data at hand."""
+    """Labelled data, opened."""
 
     record: DatasetRecord
     target: Target
@@ -37,20 +37,22 @@ class OpenData:
     val: Any
     test: Any
     normaliser: Normaliser | None = None
-    """Statistics that came with the data."""
+    """Statistics that came with the data, or None."""
     selected_on: str = "val"
     """What `val` is: the name of a split, or a share of the training tiles."""
 
     @property
     def splits(self) -> dict[str, Any]:
-        """Tiles by what they are for: `train`, `val` and `test`."""
+        """Tiles by role: `train`, `val` and `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @cached_property
     def held(self) -> Mapping[str, float]:
-        """Share of the training tiles with a valid value of each modality that any has; of a sample over all of them.
+        """Fraction of training tiles with a valid value of each modality that any has.
 
-        A record names what a dataset may have; of a generated world, or where a sensor is optional, tiles have less.
+        It is from a sample spread over the split. A record names what a dataset may have; tiles of a generated world,
+        or with an
+        optional sensor, have less.
         """
         count = min(LOOKED_AT, len(self.train))
         found: Counter[str] = Counter()
@@ -63,11 +65,12 @@ class OpenData:
 
 
 def open_data(data: LabelledData, seed: int) -> OpenData:
-    """Find and open the three splits, of folds those of the first turn; no tile is in two of them.
+    """Find and open the three splits, or those of the first turn of `folds`. No tile is in two of them.
 
     Raises:
-        InputError: no dataset, no folder, several targets and none is named, an empty split, a tile in two splits.
-        UnknownNameError, MissingFileError, SourceError: see `open_dataset`.
+        InputError: There is no dataset or folder, no choice among several targets, an empty split, or a tile in two
+            splits.
+        UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
     """
     if not data.dataset:
         raise InputError("--data.dataset", "the name of a dataset or a YAML file of your own data", "none",
@@ -95,7 +98,7 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
 
 
 def _empty(option: str, split: str, every: AnyDataset) -> InputError:
-    """An option that names a split without tiles: how many each has, and where that is decided."""
+    """Return the error for a split without tiles, with the number of tiles in each split and how to change it."""
     column = every.samples.columns["split"]
     counts = {name: int(np.isin(column, members).sum()) for name, members in every.record.splits.items()}
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -117,10 +120,12 @@ def _target(record: DatasetRecord, name: str | None) -> Target:
 
 
 def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
-    """Folder of the data, and statistics that come with it; what the package can make itself is made, and kept.
+    """Return the folder of the data, and statistics that come with it.
+
+    Generated and fetched data are kept in the cache.
 
     Raises:
-        InputError, MissingFileError: no folder is given, or there is none.
+        InputError, MissingFileError: No folder is given, or it does not exist.
     """
     from anysat.data.cache import cache_folder
     from anysat.data.prepare import prepare_fetched, prepare_world
@@ -140,7 +145,7 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
 
 
 def _held_out(tiles: Any, share: float, seed: int, block_m: float | None) -> tuple[Any, Any]:
-    """Training and validation tiles, drawn; by whole blocks of ground where the dataset is split so."""
+    """Draw validation tiles from the training tiles, in whole blocks of ground if the dataset is split by blocks."""
     count, rng = max(1, round(share * len(tiles))), np.random.default_rng([seed, 1])
     if block_m is not None:
         return _blocks_held_out(tiles, count, rng, block_m)
@@ -151,7 +156,7 @@ def _held_out(tiles: Any, share: float, seed: int, block_m: float | None) -> tup
 
 
 def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: float) -> tuple[Any, Any]:
-    """As many blocks, in a drawn order, as it takes to hold out so many tiles, but for one that is left to train on."""
+    """Hold out randomly drawn blocks with at least `count` tiles in all. One block is always left to train on."""
     lon, lat = (np.array([as_number(cell) for cell in tiles.samples.columns[name].tolist()]) for name in PLACE)
     blocks = block_numbers(*ground_m(lon, lat, block_m), block_m)
     held = np.bincount(blocks)

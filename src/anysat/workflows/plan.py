@@ -1,4 +1,4 @@
-"""What embedding an area will take, before anything runs: what can be asked for."""
+"""The command that estimates the cost of embedding an area: its options and its run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PlanConfig(EmbedConfig):
 
 
 def plan(config: PlanConfig) -> Answer:
-    """Open the inputs, cut the area, measure one window, and tell.
+    """Open the inputs, cut the area, measure one window, and report.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError, RecordError, PatchSizeError: as `anysat embed`.
+        MissingFileError, SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
     """
     from anysat.workflows.plan_area import plan_area
 

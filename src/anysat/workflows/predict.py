@@ -1,4 +1,4 @@
-"""A trained task on co-located files of any sensors: what can be asked for."""
+"""The command that applies a trained task to files of any sensors: its options and its run."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class PredictConfig(AreaOptions):
 
     @property
     def known_formats(self) -> tuple[str, ...]:
-        """What may be written beside a store."""
+        """Formats that can be written besides a store."""
         return (*ALSO, CLASSES_ALSO)
 
     @property
     def asked_of_area(self) -> list[str]:
-        """Options given that only an area has, as they are typed."""
+        """The given options that only apply to areas, as typed."""
         suffix = Path(self.out).suffix
         own = {
             "--variants": self.variants > 0,
@@ -88,7 +88,7 @@ class PredictConfig(AreaOptions):
 
 
 def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:
-    """Of the modalities a run was fitted with, those it is to do without."""
+    """Return a line about modalities that the run was trained with but are not given."""
     lacking = [key for key in fitted if key not in given]
     if not lacking:
         return []
@@ -96,10 +96,10 @@ def told_not_given(fitted: Sequence[str], given: Collection[str]) -> list[str]:
 
 
 def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[str]) -> None:
-    """Refuse inputs without the modality whose sub-patches a run answers for.
+    """Check that the modality whose sub-patches a run classifies is given.
 
     Raises:
-        InputError: it is not among those given.
+        InputError: It is not.
     """
     if dense is not None and dense not in given:
         raise InputError(
@@ -109,32 +109,32 @@ def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[s
 
 
 def check_probabilities(asked: bool, kind: str, name: str) -> None:
-    """Refuse to be asked for probabilities of values.
+    """Check that probabilities are not asked for if the target has values.
 
     Raises:
-        RecordError: the target, of this kind and name, has no classes.
+        RecordError: They are.
     """
     if asked and kind == "value":
         raise RecordError("--probabilities", True, f"false, because {name!r} has no classes")
 
 
 def check_polygons(formats: Collection[str], kind: str, name: str) -> None:
-    """Refuse to be asked for polygons of what is no class map.
+    """Check that polygons are only asked for if the target has one class for each place.
 
     Raises:
-        RecordError: the target, of this kind and name, has not one class for each place.
+        RecordError: It has not.
     """
     if CLASSES_ALSO in formats and kind != "class":
         raise RecordError("--also", CLASSES_ALSO, f"{' or '.join(ALSO)}, because {name!r} has not one class per place")
 
 
 def predict(config: PredictConfig) -> Answer:
-    """Read, answer and write.
+    """Read, predict and write.
 
     Raises:
-        MissingFileError, WeightsError: there is no such run.
-        MissingFileError, SourceError, UnknownNameError, InputError: an input that cannot be used.
-        WriteError: an output exists or cannot be written; nothing is left behind.
+        MissingFileError, WeightsError: There is no such run.
+        MissingFileError, SourceError, UnknownNameError, InputError: An input cannot be used.
+        WriteError: An output exists or cannot be written. Nothing is left behind.
     """
     from anysat.workflows.predict_area import predict_area
     from anysat.workflows.predict_tile import predict_tile
@@ -144,6 +144,6 @@ def predict(config: PredictConfig) -> Answer:
     try:
         return predict_tile(config)
     except LargeGroundError:
-        if config.crop_m is not None or Path(config.out).suffix == ".json":  # answers of one tile
+        if config.crop_m is not None or Path(config.out).suffix == ".json":  # only for one tile
             raise
         return predict_area(config)

@@ -1,4 +1,4 @@
-"""Curves of a run's metrics: which belong in one panel, and a figure of panels. The page around them is elsewhere."""
+"""Curves of a run's metrics: their division into panels, and a figure of panels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
-"""Steps and values of each metric, by its name."""
+"""Steps and values of each metric, by name."""
 
 _COLUMNS, _PANEL_INCHES, _DPI = 3, (3.9, 2.5), 110
 _MANY, _FEW = 150, 40
-"""Values above which a moving average is drawn, and up to which each value is a dot."""
+"""Numbers of values: with more than the first a moving average is drawn, with up to the second each value is a dot."""
 HEALTH = "Health"
 _HEADINGS = {"train": "Training", "val": "Training", "health": HEALTH, "neighbours": "Nearest neighbours"}
 _LINE_COLOURS = ("#1f7a5c", "#b5651d", "#3b5b92", "#7a3b7a")
@@ -33,20 +33,22 @@ class Panel:
 
     name: str
     lines: dict[str, str] = field(default_factory=dict)
-    """Metrics by their label; a label that starts with "chance" is dotted."""
+    """Names of metrics by label. The label `chance` is drawn dotted."""
     limits: tuple[float, ...] = ()
     points: dict[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
-    """By label."""
+    """Steps and values by label."""
     along: str = "step"
-    """What is counted from left to right."""
+    """What the horizontal axis counts."""
 
 
 def panels_of(curves: Curves, limits: HealthLimits) -> dict[str, list[Panel]]:
-    """Panels by heading, the loss first.
+    """Return panels by heading, the loss first.
 
-    Training and validation share a panel, as `loss` of `train/loss` and `val/loss`; what chance gives (`chance`,
-    `X_chance`) lies in the panels it belongs to; a figure of health has its limits. What is of one dataset is left out
-    where there is no other: it would be that of the training once more.
+    Training and validation share a panel, as `loss` of `train/loss` and `val/loss`. Levels of chance (`chance`,
+    `X_chance`)
+    are in the panels they belong to, and health figures have their limits. Metrics of a single dataset are left out if
+    there
+    is no other, because they repeat those of the training.
     """
     groups: dict[str, dict[str, Panel]] = {}
     of_datasets = {name.rpartition("/")[0] for name in curves if name.startswith("train/") and name.count("/") > 1}
@@ -79,7 +81,7 @@ def _limits(name: str, limits: HealthLimits) -> tuple[float, ...]:
 
 
 def curve_figure(panels: Sequence[Panel]) -> bytes:
-    """The panels as a PNG, at most three in a row."""
+    """Draw panels as a PNG, at most three in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,7 +128,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _smooth(steps: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over a window of a fiftieth of the values, at its middle; gaps stay gaps."""
+    """Return a moving average over a fiftieth of the values, centred. Gaps stay gaps."""
     width = max(3, len(values) // 50)
     window = np.ones(width) / width
     return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")

@@ -1,4 +1,4 @@
-"""What a pretraining trains: the student, new or from given weights, and its objective."""
+"""The objective of a pretraining run: the student, new or from given weights, and how it is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def new_encoder(config: PretrainConfig | FinetuneConfig) -> AnySat:
-    """The untrained encoder that a run begins with; the same for the same seed."""
+    """Return the untrained encoder that a run starts with, determined by the seed."""
     torch.manual_seed(config.seed)
     encoder = AnySat(config.model.config())
     if config.model.first_weights == "isometric":
@@ -32,12 +32,12 @@ def new_encoder(config: PretrainConfig | FinetuneConfig) -> AnySat:
 
 
 def make_objective(config: PretrainConfig, normaliser: Normaliser, begun: Checkpoint | None = None) -> Pretraining:
-    """The student, new or from given weights, and all that trains it; the same for the same seed.
+    """Return the student, new or from given weights, in its objective, determined by the seed.
 
-    Where training goes on from a checkpoint, the weights it was begun with are not read again: they may be gone.
+    A run that continues from a checkpoint does not read the weights it was started with again; they may be gone.
 
     Raises:
-        InputError: the weights were made with other options.
+        InputError: The weights were trained with other options.
     """
     torch.manual_seed(config.seed)
     if config.weights is None or begun is not None:
@@ -62,13 +62,16 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser, begun: Checkp
 
 
 _HABITS = ("subpatch_order", "rpe_heads", "patch_position_unit_m")
-"""What weights were trained with and their shapes do not show; files with the published names do not say it either.
+"""Options that weights were trained with, but their shapes do not show. Files with the published names do not record
+them
+either.
 
-How fusion attends is none: the published weights may have learned either way."""
+How fusion attends is not one of them, because the published weights may have been trained in either way.
+"""
 
 
 def _check_made_alike(weights: str, config: PretrainConfig) -> None:
-    """Refuse weights that other options than those of the run belong to."""
+    """Check that weights were trained with the options of the run."""
     asked = config.model.config()
     published = replace(asked, **{name: getattr(ModelConfig(), name) for name in _HABITS})
     kept = read_weights(weights).config or published

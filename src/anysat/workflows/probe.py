@@ -1,4 +1,4 @@
-"""Probes: a frozen encoder's embeddings, and a small head trained on them."""
+"""The command that probes a frozen encoder: a small head on its embeddings."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ProbeConfig:
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"preset", "out", "resume", "root", "cache", "device", "num_workers", "report", "block_km"}
     )
-    """Options that another session of a run may have otherwise."""
+    """Options that may differ in another session of a run."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
@@ -141,12 +141,12 @@ class ProbeConfig:
             values = getattr(self, name)
             if not values or any(value < 0 or (name == "learning_rates" and value == 0) for value in values):
                 raise RecordError(f"--{name.replace('_', '-')}", values, "at least one, none negative")
-        if not self.resume:  # a run may have been begun when these were accepted
+        if not self.resume:  # an existing run may have been started when these were accepted
             self.data.check_heard()
             self._check_heard()
 
     def _check_heard(self) -> None:
-        """Refuse options that the method does not hear."""
+        """Check that no options are given that the method does not use."""
         from_preset = preset_config("probe", self.preset)
         if self.method == "knn":
             check_heard(self, _OF_TRAINING, "with --method knn, which trains nothing", from_preset)
@@ -155,10 +155,10 @@ class ProbeConfig:
 
     @staticmethod
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain options of the preset that was asked for; where a run is gone on with, those that it was begun with.
+        """Return the options that given ones replace: those of the preset, or of the run to resume.
 
         Raises:
-            UnknownNameError: no such preset.
+            UnknownNameError: There is no such preset.
         """
         from anysat.workflows.task_presets import PROBES
 
@@ -169,17 +169,22 @@ class ProbeConfig:
         return asdict(PROBES[given["preset"]]())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML, as kept in the run folder; whether it was gone on with is nothing of the run."""
+        """Return plain values for YAML, as stored in the run folder.
+
+        `resume` is always False, because it is not of the run.
+        """
         return asdict(self) | {"resume": False}
 
 
 def probe(config: ProbeConfig) -> Answer:
-    """Embed, train, choose on the validation split, score on the test split; leaves a `Predictor` and the scores.
+    """Embed, train, choose on the validation split, and score on the test split.
+
+    The run folder then holds a `Predictor` and its scores.
 
     Raises:
-        InputError: no run folder, no data.
-        RunExistsError: there is a run in the folder and --resume is not given.
-        RecordError: the run was begun with other options.
+        InputError: The run folder or the data are not given.
+        RunExistsError: There is a run in the folder, and `resume` is False.
+        RecordError: The run was started with other options.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")

@@ -1,4 +1,4 @@
-"""What a sweep of a probe leaves besides its result: every setting at every epoch, as a table and for TensorBoard."""
+"""Records of a probe's sweep: every setting at every epoch, as a table and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TENSORBOARD = "tensorboard"
 
 
 def write_sweep(run: Path, trained: TrainedHead, primary: str) -> None:
-    """Write `sweep.csv`, a row for each setting and epoch, and the same curves below `tensorboard`.
+    """Write `sweep.csv`, with a row for each setting and epoch, and the same curves for TensorBoard.
 
     Args:
-        run: the run folder; what an earlier session left is replaced.
-        trained: the sweep.
-        primary: name of the score on the validation split.
+        run: The run folder. Files of an earlier session are replaced.
+        trained: The sweep.
+        primary: Name of the validation score.
     """
     shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
     text = io.StringIO()
@@ -36,7 +36,7 @@ def write_sweep(run: Path, trained: TrainedHead, primary: str) -> None:
 
 
 def _write_events(folder: Path, trained: TrainedHead, primary: str) -> None:
-    """A run of TensorBoard for each setting, whose steps are epochs."""
+    """Write a TensorBoard run for each setting, with epochs as steps."""
     from torch.utils.tensorboard import SummaryWriter
 
     for (setting, _, _), curve in zip(trained.tried, trained.curves, strict=True):

@@ -1,4 +1,4 @@
-"""A probe put together: data, frozen encoder, cached embeddings, heads, scores, the page."""
+"""The run of `anysat probe`: data, frozen encoder, cached embeddings, heads, scores, report."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from anysat.workflows.task_parts import (
 from anysat.workflows.task_text import NOTHING, summary
 
 FEATURES = "features"
-"""Folder of a run that keeps embeddings."""
+"""Folder in a run that holds embeddings."""
 
 
 def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
-    """See `probe`."""
+    """Run a probe, see `probe`."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
     with open_run(
@@ -69,7 +69,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
         if math.isnan(selection[task.primary]):
             facts["selected_on"] = NOTHING
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
-        predictor.to(predictor.device)  # the head was fitted to embeddings on the processor
+        predictor.to(predictor.device)  # the head was fitted to embeddings on the CPU
         predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         predictor.sources = dict(data.record.sources)
         predictor.save(run.path / PREDICTOR_FILE)
@@ -79,7 +79,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
             from anysat.workflows.task_report import write_report
 
             told += f"\nreport: {write_report(run.path, found, data, predictor)}"
-        with contextlib.suppress(OSError):  # there are none, but in a folder that is not of a probe alone
+        with contextlib.suppress(OSError):  # not empty only if the folder also holds another run
             run.checkpoints.rmdir()
     return Answer(told)
 
@@ -87,7 +87,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
 def _prepared(
     config: ProbeConfig, data: OpenData, run: RunFolder
 ) -> tuple[AnySat, Task, View, dict[str, list[Features]], str]:
-    """The frozen encoder, what it is to answer, how it looks at tiles, and the embeddings of the three splits."""
+    """Return encoder, task, view, embeddings of the three splits, and where the statistics come from."""
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
@@ -124,7 +124,7 @@ def _head_name(config: ProbeConfig, target: Target) -> str:
 def _fitted(
     config: ProbeConfig, encoder: AnySat, task: Task, view: View, features: dict[str, list[Features]], run: Path
 ) -> tuple[Predictor, dict[str, Any]]:
-    """A predictor with the best trained head, and how it was chosen."""
+    """Return a predictor with the best trained head, and how it was selected."""
     predictor = Predictor(encoder, task, view, _head_name(config, task.target))
     check_answered(task, make_head(predictor.head_config), features["train"])
     settings = list(grid(config.learning_rates, config.weight_decays))
@@ -144,7 +144,7 @@ def _fitted(
 def _asked(
     config: ProbeConfig, encoder: AnySat, task: Task, view: View, features: dict[str, list[Features]]
 ) -> tuple[Predictor, dict[str, Any]]:
-    """A predictor that asks neighbours, and how many it asks."""
+    """Return a predictor with nearest neighbours, and how their number was selected."""
     if len(view.patch_sizes_m) > 1:
         raise InputError("--patch-sizes-m", "one, with --method knn", list(view.patch_sizes_m))
     name = _head_name(config, task.target)
@@ -164,7 +164,7 @@ def _asked(
 
 
 def _selection(trained: TrainedHead, task: Task) -> dict[str, Any]:
-    """How a head was chosen; where nothing chose, it is that of the last epoch."""
+    """Return how a head was selected. If no score was a number, the head is that of the last epoch."""
     return {
         **asdict(trained.setting),
         "epoch": trained.epoch or len(trained.curve),

@@ -1,4 +1,4 @@
-"""Labelled data, as probes, fine-tuning and comparisons ask for them; imports nothing heavy, for help is made of it."""
+"""Options for labelled data, for probes, fine-tuning and comparisons. Imports nothing heavy, because help needs it."""
 
 from __future__ import annotations
 
@@ -47,17 +47,20 @@ class LabelledData:
             raise RecordError("data.folds", self.folds, "three or more members, each once")
 
     def check_heard(self) -> None:
-        """Refuse splits beside `folds`, which makes them.
+        """Check that no splits are given besides `folds`, which determine them.
 
         Raises:
-            RecordError: one is given.
+            RecordError: One is given.
         """
         if self.folds is not None:
             names = ("train", "val", "val_frac", "test")
             check_heard(self, names, "with --data.folds, which names all splits of a turn", prefix="data.")
 
     def turns(self) -> dict[str, LabelledData]:
-        """The splits of each turn of `folds`, by the member that is scored; itself, as `""`, where there are none."""
+        """Return the splits of each turn of `folds`, by the member that is scored.
+
+        Without folds, return `{"": self}`.
+        """
         if self.folds is None:
             return {"": self}
         found = {}

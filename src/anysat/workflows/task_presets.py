@@ -1,4 +1,4 @@
-"""Named options of probes and fine-tuning: the paper's experiments as published, and ours for the generated world."""
+"""Presets of probes and fine-tuning: the paper's experiments as published, and tasks of the generated world."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from anysat.workflows.supervised import LabelledData
 PUBLISHED_WEIGHTS = "g-astruc/AnySat"
 WARMUP_EPOCHS = 20
 MIN_EPOCHS = 50
-"""Published trainings never end before."""
+"""Epochs before which published trainings never end."""
 
 
 RECOMMENDED = "-recommended"
-"""Ends the names of presets with the data of a published experiment and our own settings."""
+"""Suffix of presets with the data of a published experiment and our own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A figure of the paper."""
+    """A score in the paper."""
 
     score: str
     value: float
     where: str
     crop_m: float | None = None
-    """Side of the five crops by which each tile was answered; None for whole tiles."""
+    """Side of the five crops that each tile was predicted from; None for whole tiles."""
 
 
 def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
-    """What we would do with the data of a published experiment: its weights and view, and otherwise our own settings.
+    """Return a preset with the weights, data and view of a published experiment, and otherwise our own settings.
 
-    A probe sweeps learning rates and decays and ends early; fine-tuning warms up for a tenth of its epochs, falls by a
-    cosine, is clipped, and trains lower blocks less, where blocks are trained.
+    A probe tries several learning rates and decays and ends early. Fine-tuning warms up for a tenth of its epochs,
+    lowers the
+    rate by a cosine, clips gradients, and trains lower blocks less if blocks are trained.
     """
 
     def made() -> Any:
@@ -58,7 +59,7 @@ def _published(
     dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float,
     schedule: Literal["plateau", "cosine"] = "plateau", **options: Any,
 ) -> ProbeConfig:  # fmt: skip
-    """A linear probe as published (spec 5): one learning rate, no decay, no clipping."""
+    """Return a linear probe as published (spec 5): one learning rate, no decay, no clipping."""
     return ProbeConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, learning_rates=[learning_rate], weight_decays=[0.0],
@@ -68,21 +69,22 @@ def _published(
 
 
 def _days_of(dataset: str) -> str:
-    """As the published weights have seen the dataset's days."""
+    """Return the day convention with which the published weights saw the dataset."""
     return find_dataset(dataset).day_convention
 
 
 def pastis() -> ProbeConfig:
-    """PASTIS crops per pixel, fold 5 for the test; Sentinel-2 alone, as the published settings have it."""
+    """PASTIS crops per pixel, tested on fold 5, with Sentinel-2 only as in the published settings."""
     return _published("pastis_hd", "crops", ["s2"], 40, 4, 5e-5, dense="s2", head="dense", void_output=True)
 
 
 PASTIS_FOLDS = [f"fold{number}" for number in range(1, 6)]
-"""Each is scored once: folds 1 to 3, 4 and 5, as in the published settings; then 2 to 4, 5 and 1; and so on."""
+"""Each is tested once: training on folds 1 to 3, validation on 4 and test on 5, as published; then 2 to 4, 5 and 1;
+etc."""
 
 
 def pastis_folds() -> ProbeConfig:
-    """The same over the five folds, which take turns."""
+    """The same over all five folds in turn."""
     return _over_folds(pastis())
 
 
@@ -111,16 +113,17 @@ def sen1floods11() -> ProbeConfig:
 
 
 def so2sat() -> ProbeConfig:
-    """So2Sat local climate zones of a tile."""
+    """So2Sat local climate zone of a tile."""
     return _published("so2sat", "lcz", ["s2", "s1"], 80, 768, 2e-3, "cosine", head="tile", monitor="accuracy")
 
 
 WORLD_TASKS = {"land_cover": "s2", "species": "s2", "crop": "s2", "change": "s2", "flood": "s1"}
-"""Targets of the generated world, and the modality whose frozen sub-patches are classified: clouds hide floods."""
+"""Targets of the generated world, and the modality whose sub-patches are classified. Floods need radar: clouds hide
+them."""
 
 
 def _world(target: str) -> Callable[[], ProbeConfig]:
-    """A task of the generated world for the small model that ships; needs no files."""
+    """Return a task of the generated world for the small model that ships. It needs no files."""
 
     def made() -> ProbeConfig:
         world = {"tiles": 600, "seed": 100, "modalities": ["s2", "s1"]}
@@ -144,11 +147,11 @@ PROBES: dict[str, Callable[[], ProbeConfig]] = {
     **{f"{name}{RECOMMENDED}": recommended(made) for name, made in _PUBLISHED_PROBES.items()},
     **{f"world-{target.replace('_', '-')}": _world(target) for target in WORLD_TASKS},
 }
-"""By name; add one here."""
+"""Probe presets by name. Add new ones here."""
 
 
 def _world_finetune(target: str) -> Callable[[], FinetuneConfig]:
-    """The same tasks, everything trained."""
+    """Return the same task with everything trained."""
 
     def made() -> FinetuneConfig:
         probe = _world(target)()
@@ -163,7 +166,7 @@ def _published_finetune(
     dataset: str, target: str, modalities: list[str], patch_size_m: float, batch_size: int, learning_rate: float = 5e-5,
     *, schedule: Schedule = "plateau", weight_decay: float = 0.0, epochs: int = 200, **options: Any,
 ) -> FinetuneConfig:  # fmt: skip
-    """As published (spec 5): AdamW over everything, half precision, no clipping, no dropout in projectors (2.16)."""
+    """Return settings as published (spec 5): all weights, half precision, no clipping, no projector dropout (2.16)."""
     return FinetuneConfig(
         weights=PUBLISHED_WEIGHTS, data=LabelledData(dataset=dataset, target=target, modalities=modalities),
         patch_sizes_m=[patch_size_m], batch_size=batch_size, epochs=epochs, min_epochs=MIN_EPOCHS, patience=10,
@@ -232,7 +235,7 @@ def _spacenet7_projectors() -> FinetuneConfig:
 
 
 def _projectors(config: FinetuneConfig, learning_rate: float) -> FinetuneConfig:
-    """The paper's probe of new sensors: projectors and head are trained, the transformers are not."""
+    """Return the paper's probe of new sensors: projectors and head are trained, the transformers are not."""
     optimiser = replace(config.optimiser, learning_rate=learning_rate)
     return replace(config, trained="projectors", optimiser=optimiser)
 
@@ -258,7 +261,7 @@ FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
     **{f"{name}{RECOMMENDED}": recommended(made) for name, made in _PUBLISHED_FINETUNES.items()},
     **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in WORLD_TASKS},
 }
-"""By name; add one here."""
+"""Fine-tuning presets by name. Add new ones here."""
 
 _PASTIS_PROBE = "table 1, linear probe; it does not say of which folds"
 _PASTIS_LABELS = "table A, which does not say of which folds"
@@ -286,4 +289,4 @@ PAPER: dict[tuple[str, str], Published] = {
     ("finetune", "spacenet7"): Published(score="miou", value=0.588, where="table 1"),
     ("finetune", "spacenet7-projectors"): Published(score="miou", value=0.581, where="table 1, projectors and head"),
 }
-"""The paper's figure by command and preset."""
+"""The paper's score by command and preset."""

@@ -1,4 +1,4 @@
-"""Weight files: convert to our own format, and look inside one."""
+"""Commands for weight files: convert to the package's own format, and inspect."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> str:
-    """Load, check and write; returns what was done.
+    """Load, check and write weights, and return what was done.
 
     Raises:
-        OutputExistsError: the file is there, and is not to be replaced.
-        WeightsError: it cannot be read.
+        OutputExistsError: The file exists, and `overwrite` is False.
+        WeightsError: The weights cannot be read.
     """
     from dataclasses import replace
 
@@ -97,7 +97,11 @@ class InspectConfig:
 
 
 def inspect(config: InspectConfig) -> Table:
-    """A table of facts about one file; a file whose tensors do not fit is an error."""
+    """Return a table of facts about weights.
+
+    Raises:
+        WeightsError: The tensors do not fit the model.
+    """
     from rich.table import Table
 
     from anysat.model.checkpoint import load, read_weights

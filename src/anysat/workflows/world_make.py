@@ -1,4 +1,4 @@
-"""Writing a made-up dataset: whole or not at all, with progress on the screen."""
+"""Writing a generated dataset, all or nothing, with progress on the screen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from anysat.workflows.world import WorldMakeConfig
 
 
 def make_dataset(config: WorldMakeConfig) -> str:
-    """Write the dataset beside its place, then give it its name; see `world.make`."""
+    """Write the dataset to a temporary folder, then rename it; see `world.make`."""
     record = find_dataset(config.layout)
     layout = record.layouts[0] if config.form is None else record.layout(config.form)
     out = Path(config.out)
-    place = out.resolve()  # a link stays, and what it leads to is written
+    place = out.resolve()  # a link is kept, and its target is written
     is_there = out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
     if is_there and not config.overwrite:
         raise OutputExistsError([out])
@@ -42,7 +42,7 @@ def make_dataset(config: WorldMakeConfig) -> str:
 
 
 def _write(record: DatasetRecord, folder: DatasetFolder, config: WorldMakeConfig) -> None:
-    """One call of the dataset's writer, which asks the world for its tiles one by one: progress counts them."""
+    """Call the dataset's writer. It asks the world for its tiles one by one, which drives the progress bar."""
     if record.write_miniature is None:
         raise InputError(f"dataset {record.name}", "one that can be generated", "one without a writer")
     with tick_bar(f"tiles of {record.name}") as tick:
@@ -51,7 +51,7 @@ def _write(record: DatasetRecord, folder: DatasetFolder, config: WorldMakeConfig
 
 
 def _put_in_place(made: Path, out: Path, aside: Path) -> None:
-    """Give the finished folder its name; what was there before is moved aside first and is deleted after."""
+    """Rename the finished folder. An existing one is first moved aside, and deleted afterwards."""
     if out.is_dir() and next(out.iterdir(), None) is None:
         out.rmdir()
     if out.exists():
