@@ -418,7 +418,7 @@ def test_a_record_against_the_models_is_refused_by_field(run, tmp_path, s2):
     )
     status, _, errors = run(s2, f"--modalities={tmp_path / 'm.yaml'}")
     assert status == 2
-    assert "modality 's2', normalises_over_dates: expected True, as the model was made with" in errors
+    assert "modality 's2', normalises_over_dates: expected True, as in the model" in errors
 
 
 def test_a_folder_that_was_made_for_nothing_is_removed(run, tmp_path, s2, monkeypatch):

@@ -78,10 +78,12 @@ def test_a_mask_with_nan_is_refused_for_what_it_holds_and_not_for_its_shape():
 
 
 def test_a_mask_of_another_shape_is_told_which_it_should_have():
-    with pytest.raises(InputError, match=r"all of \(4, 2, 2\), 1 for an axis that does not matter, got"):
+    with pytest.raises(InputError, match=r"of shape \(4, 2, 2\), or 1 for an axis that does not matter, got"):
         Observation.of(AERIAL, np.ones((4, 2, 2)), valid=np.ones((3, 3)))
     x = {"aerial": torch.zeros(1, 4, 50, 50), "aerial_mask": torch.ones(3, 3)}
-    with pytest.raises(InputError, match=r"all of \(1, 4, 50, 50\), 1 for an axis that does not matter, got \(3, 3\)"):
+    with pytest.raises(
+        InputError, match=r"shape \(1, 4, 50, 50\), or 1 for an axis that does not matter, got \(3, 3\)"
+    ):
         random_model(modalities=[AERIAL])(x, 10)
 
 

@@ -202,7 +202,7 @@ class Malicious:
 def test_a_planted_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "x": Malicious()}, tmp_path / f"bad{suffix}")
-    with pytest.raises(WeightsError, match="holds more than tensors and was refused, nothing of it was run"):
+    with pytest.raises(WeightsError, match="holds more than tensors, so it was refused and none of it was run"):
         anysat.load(tmp_path / f"bad{suffix}")
     (tmp_path / f"raw{suffix}").write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(WeightsError, match="refused|not a readable checkpoint"):
@@ -231,7 +231,7 @@ def test_a_truncated_file_is_refused(tmp_path, small):
 
 def test_files_of_other_kinds_are_refused(tmp_path, small):
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="holds no state dict but list"):
+    with pytest.raises(WeightsError, match="holds a list, not a state dict"):
         anysat.load(tmp_path / "list.pth")
     (tmp_path / "weights.onnx").write_bytes(b"x")
     with pytest.raises(WeightsError, match=r"unknown suffix '.onnx'"):
@@ -308,7 +308,7 @@ def test_a_saved_file_can_be_read_by_whom_the_folder_allows(tmp_path, small):
 
 def test_keys_that_are_no_names_are_refused(tmp_path):
     torch.save({1: torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match="holds no state dict but dict"):
+    with pytest.raises(WeightsError, match="holds a dict, not a state dict"):
         anysat.load(tmp_path / "a.pth")
 
 

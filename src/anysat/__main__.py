@@ -1,4 +1,4 @@
-"""`python -m anysat`: the command line."""
+"""The command line as `python -m anysat`."""
 
 import sys
 

@@ -262,7 +262,7 @@ def _rounded(extent_m: tuple[float, float]) -> tuple[int, int]:
 def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:
     present = [tile.observations[key] for tile in tiles if key in tile.observations]
     units = {observation.units for observation in present}
-    if len(units) > 1:  # the units of an observation without a valid value do not count
+    if len(units) > 1:  # units of an observation without a valid value do not matter
         present.sort(key=lambda observation: not observation.valid.any())
         units = {observation.units for observation in present if observation.valid.any()}
     first = present[0]

@@ -1,7 +1,6 @@
-"""The command line: one subcommand per workflow, made from its config. The only place that prints and exits.
+"""The command line: one subcommand per workflow, built from its config. Only this module prints and exits.
 
-A workflow module is imported only when its command is called, and imports torch only when it runs,
-so help is quick.
+A workflow's module is imported when its command is called, and torch only when it runs, so help is quick.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ COMMANDS = {
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
     "demo": ("anysat.workflows.demo", "DemoConfig", "demo"),
 }
-"""Command, module, config and function. The config's docstring and fields are the help."""
+"""Module, config and function by command. The config's docstring and fields are the help."""
 
 _LEARNING = ("pretrain", "finetune")
-"""Commands that hold gradients and moments of all weights: in large pages they take more memory, and are slower."""
+"""Commands that hold gradients and moments of all weights. Large pages make them slower and larger."""
 
 _GEO = {
     "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pandas", "pyarrow", "pyproj",
@@ -59,24 +58,24 @@ _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "we
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 _WIDEST = 10_000
-"""Characters of a line in a pipe."""
+"""Largest number of characters per line in a pipe."""
 _ALONE = ("--help", "--print_config", "--")
 """Options without a value."""
 _NEGATIVE = re.compile(r"-[\d.]")
-"""How a value begins that is one or several numbers, the first of them below zero: no option does."""
+"""Start of a value that is one or more numbers, the first one negative. No option starts like this."""
 
 
 def run() -> int:
-    """The command line as a program of its own, which ends after it."""
+    """Run the command line as a program of its own."""
     if not IS_TOLD_PAGES and sys.argv[1:2] and sys.argv[1] in _LEARNING:
         os.environ[LARGE_PAGES] = "0"
     status = main()
-    gc.freeze()  # else the interpreter looks once more, at its end, through all that torch and others have made: 0.7 s
+    gc.freeze()  # otherwise the garbage collector goes through all objects of torch and others at exit, for 0.7 s
     return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 something found, 2 a mistake in the call or its input."""
+    """Run one command, and return the exit status: 0 done, 1 problems found, 2 a mistake in the call or its input."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words in (["--version"], ["-V"]):
         print(__version__)
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = import_module(module_name)
     parser = make_parser(command, getattr(module, config_name))
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are swept away
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
     try:
         config = _parse(parser, getattr(module, config_name), words[len(command.split()) :])
         with _plain_warnings(command):
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"anysat {command}: {MissingExtraError(error.name or '', extra)}", file=sys.stderr)
         return 2
-    except OSError as error:  # a folder without permission, a full disk: the system's own words say it
+    except OSError as error:  # such as a folder without permission or a full disk: the system's own message says it
         print(f"anysat {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -115,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _plain_warnings(command: str) -> Iterator[None]:
-    """Warnings that are meant for users are shown as errors are, without a place in the code."""
+    """Show warnings for users like errors, without a place in the code."""
     usual = warnings.formatwarning
 
     def shown(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
@@ -130,7 +129,7 @@ def _plain_warnings(command: str) -> Iterator[None]:
 
 
 def _print(result: Any) -> None:
-    """Onto the screen; elsewhere, as in a pipe, tables are as wide as they would be, unless COLUMNS says otherwise."""
+    """Print to the screen. Elsewhere, as in a pipe, tables are as wide as they need, unless COLUMNS says otherwise."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -142,17 +141,18 @@ def _print(result: Any) -> None:
 
 
 def make_parser(command: str, config: type[Any]) -> Any:
-    """The parser of one command, from the fields of its config.
+    """Create the parser of a command from the fields of its config.
 
-    A field with metadata `positional` (its name in the usage line) and `help` takes the words
-    without an option name; all others are options.
+    A field with the metadata `positional` (its name in the usage line) and `help` takes the words without an option
+    name. All
+    others are options.
     """
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     lists = _lists(config)
 
-    class Parser(ArgumentParser):  # options are shown with dashes, as they are typed everywhere else
+    class Parser(ArgumentParser):  # shows options with dashes, as they are typed everywhere else
         def format_help(self, *formatter: Any) -> str:
             return _dashed(super().format_help(*formatter))
 
@@ -181,7 +181,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
 
 
 def _required(message: str) -> str:
-    """What the parser says, with the options that are missing as they are typed."""
+    """Return the parser's message with missing options as they are typed."""
     said, missing, names = message.partition("arguments are required: ")
     return (
         said + missing + re.sub(r"[^\s,]+", lambda name: f"--{name[0].replace('_', '-')}", names)
@@ -191,12 +191,12 @@ def _required(message: str) -> str:
 
 
 def _dashed(text: str) -> str:
-    text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # what may be left out needs no "nothing"
+    text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # an optional value needs no default of nothing
     return re.sub(r"--[\w.]+", lambda option: option.group().replace("_", "-"), text)
 
 
 def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
-    """The config that was typed; its `starting_point`, if it has one, gives the options that were not."""
+    """Return the config for the typed words. If it has a `starting_point`, that provides the options not typed."""
     fields = dataclasses.fields(config)
     switches = {field.name for field in fields if str(field.type) == "bool"}
     typed = _ordered([_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)])
@@ -217,7 +217,7 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
 
 
 def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
-    """A word as the parser takes it: underscores, and a switch that is given alone is on."""
+    """Return a word as the parser expects it: with underscores, and `=true` for a switch without a value."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
@@ -228,7 +228,7 @@ def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
 
 
 def _ordered(words: Sequence[str]) -> list[str]:
-    """Options first, in their order, each joined to its value; then other words, which argparse wants together."""
+    """Put options first, in order and joined to their values, then other words, which argparse needs together."""
     options: list[str] = []
     others: list[str] = []
     rest = list(words)
@@ -245,7 +245,7 @@ def _ordered(words: Sequence[str]) -> list[str]:
 
 
 def _lists(config: type[Any], prefix: str = "") -> set[str]:
-    """Options that take lists of plain values, by their dotted names."""
+    """Return the dotted names of options that take lists of plain values."""
     found = set()
     for name, kind in get_type_hints(config).items():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -256,7 +256,7 @@ def _lists(config: type[Any], prefix: str = "") -> set[str]:
 
 
 def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Ordered words, where what is given to an option that takes a list is one, though typed without brackets."""
+    """Put brackets around values of options that take lists, if they were typed without."""
     found: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -266,19 +266,19 @@ def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:
 
 
 def _as_list(value: str) -> str:
-    """A value as YAML of a list, if it is not, or null."""
+    """Return a value as a YAML list, unless it is one, or null."""
     return value if value.lstrip().startswith(("[", "- ")) or value in ("", "null") else f"[{value}]"
 
 
 def _listed(options: Any, lists: Collection[str], prefix: str = "") -> Any:
-    """Options out of a file, where one value that is given to an option that takes a list is a list of it."""
+    """Turn a single value into a list for options from a file that take lists."""
     if type(options) is dict:
         return {key: _listed(value, lists, f"{prefix}.{key}" if prefix else str(key)) for key, value in options.items()}
     return [options] if prefix in lists and isinstance(options, str | float | int) else options
 
 
 def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """Options by their dotted names; lists stay whole, and so does a table that is one option."""
+    """Return options by their dotted names. Lists stay whole, and so does a table that is one option."""
     if not isinstance(values, dict) or prefix in options:
         return {prefix: values}
     return {
@@ -289,7 +289,7 @@ def _leaves(values: Any, options: Collection[str], prefix: str = "") -> dict[str
 
 
 def _overview(words: Sequence[str]) -> int:
-    """Of all commands: what was asked for, or after a mistake."""
+    """Print all commands: on request, or after a mistake."""
     groups = {command.split()[0] for command in COMMANDS if " " in command}
     named = words[1:] if words and words[0] in groups else words
     asked = not named or named[0] in ("-h", "--help")

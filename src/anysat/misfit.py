@@ -1,8 +1,9 @@
-"""Values that cannot fit the statistics they are standardised with: one rule, told once of a band, nothing refused.
+"""A warning about values that cannot fit the statistics they are standardised with. Nothing is refused.
 
-Snow and clouds lie far from a mean, too, so distance alone is no sign. A median more than `MAX_DEVIATIONS` away is one
-where it is beyond what its unit can be; then all bands of the modality that lie so far are told of. The other sign: the
-numbers of all bands of a unit are as good as one value, but, read as something else, what the statistics expect.
+Distance from the mean alone is no sign, because snow and clouds are far from it, too. One sign is a median more than
+`MAX_DEVIATIONS` away that its unit cannot have; then all bands of the modality that are as far away are reported. The
+other sign is that the values of all bands in a unit are nearly constant, but read as something else they are what the
+statistics expect.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ from anysat.modalities import Modality
 from anysat.observation import CONVERSIONS
 
 MAX_DEVIATIONS = 10.0
-"""Distance of a median from the mean, in standard deviations, beyond which it is far away."""
+"""Distance of a median from the mean, in standard deviations, above which it is far away."""
 FITTING_DEVIATIONS = 3.0
-"""Distance up to which numbers that are read as something else are what the statistics expect."""
+"""Distance of a median from the mean, in standard deviations, up to which a reading of the values fits the
+statistics."""
 MIN_WIDER = 10.0
-"""How much further apart they must lie, so read, for those that are given to be all alike."""
+"""How many times wider the values must spread in a reading for the given ones to count as nearly constant."""
 POSSIBLE = {
     "reflectance": (-0.3, 2.0), "reflectance_1e4": (-3000.0, 20_000.0), "dB": (-60.0, 30.0), "linear": (0.0, 20.0),
     "K": (150.0, 400.0), "m": (-500.0, 9000.0),
 }  # fmt: skip
-"""What a median in a unit can be; digital numbers can be anything."""
+"""Smallest and largest plausible median in a unit. Digital numbers can be anything."""
 SAMPLE, MIN_SEEN, LOOKS = 2000, 16, 8
-"""Places of a batch that are looked at, valid values that a band must have there, and batches of a modality."""
+"""Number of places to look at in a batch, of valid values a band needs there, and of batches of a modality to look
+at."""
 _QUANTILES = (0.1, 0.5, 0.9)
 
 Numbers = NDArray[np.float64]
 
 
 class Expected(NamedTuple):
-    """What statistics say of a band."""
+    """The statistics of a band."""
 
     mean: float
     std: float
@@ -48,14 +51,14 @@ class Expected(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Something else that numbers may be."""
+    """Something else that the values may be."""
 
     what: str
     convert: Callable[[Numbers], Numbers]
-    """To the unit of the statistics."""
+    """Converts to the unit of the statistics."""
     advice: str
     unit: str | None = None
-    """Its name, where it is a unit that may be given."""
+    """Name of the unit, if that is what should be given."""
 
 
 def _scaled(what: str, scale: float, offset: float, to: float = 1.0) -> Reading:
@@ -64,7 +67,10 @@ def _scaled(what: str, scale: float, offset: float, to: float = 1.0) -> Reading:
 
 
 def _kelvin_of_counts(number: Numbers) -> Numbers:
-    """Brightness temperature of Landsat 8 and 9, by the constants of band 10; those of band 11 give about the same."""
+    """Convert digital numbers of Landsat 8 and 9 to brightness temperature with the constants of band 10.
+
+    Those of band 11 give about the same.
+    """
     return 1321.0789 / np.log1p(774.8853 / (number * 3.342e-4 + 0.1))
 
 
@@ -85,7 +91,7 @@ READINGS = {
     "dB": (_NUMBER_OF_RADAR,),
     "DN": (_scaled("values from 0 to 1", 255, 0), _scaled("numbers of 16 bits", 1 / 257, 0)),
 }
-"""By unit of the statistics, what numbers may be besides the other units that convert to it."""
+"""What values may be, by unit of the statistics, besides other units that convert to it."""
 _STANDARDISED = Reading(
     "values that are standardised already", lambda number: number, "give the values that they were made from"
 )
@@ -99,9 +105,9 @@ class Misfit(NamedTuple):
     unit: str
     expected: Expected
     deviations: float
-    """Of the median from the mean; NaN where it has no value in the unit of the statistics."""
+    """Distance of the median from the mean; NaN if it has no value in the unit of the statistics."""
     reading: Reading | None
-    """What its numbers look like."""
+    """What the values look like, if known."""
 
     def __str__(self) -> str:
         mean, std, unit = self.expected
@@ -119,21 +125,21 @@ class Watch:
         self._left: dict[tuple[str | None, str], int] = {}
 
     def wants(self, dataset: str | None, key: str) -> bool:
-        """Whether more values of a modality are to be looked at."""
+        """Whether to look at more values of a modality."""
         return self._left.get((dataset, key), LOOKS) > 0
 
     def look(
         self, dataset: str | None, modality: Modality, units: Sequence[str], expected: Sequence[Expected],
         sample: tuple[NDArray[Any], NDArray[Any]],
     ) -> None:  # fmt: skip
-        """Warn of the bands that do not fit.
+        """Warn about bands that do not fit.
 
         Args:
-            dataset: whose statistics they are standardised with.
-            modality: the stream the values belong to.
-            units: unit of each band.
-            expected: of each band.
-            sample: values and whether they are valid (place band).
+            dataset: Dataset whose statistics standardise the values.
+            modality: The modality of the values.
+            units: Unit of each band.
+            expected: Statistics of each band.
+            sample: Values and whether they are valid, (place band) each.
         """
         seen = _quantiles(*sample)
         if np.isnan(seen).all():
@@ -150,7 +156,10 @@ _LOCK = threading.Lock()
 
 
 def sample(values: Any, valid: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Values of evenly spread places, and whether they are valid (place band); arrays or tensors (… band row col)."""
+    """Return values at evenly spread places, and whether they are valid, (place band) each.
+
+    The input is an array or tensor (… band row col).
+    """
     *before, _, rows, cols = values.shape
     count = math.prod((*before, rows, cols))
     chosen = np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.intp)
@@ -163,7 +172,7 @@ def sample(values: Any, valid: Any) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _quantiles(values: NDArray[Any], valid: NDArray[Any]) -> Numbers:
-    """(band quantile), NaN where a band has too few valid values."""
+    """Return three quantiles of each band (band quantile), NaN for a band with too few valid values."""
     found = np.full((values.shape[1], len(_QUANTILES)), np.nan)
     for band in np.flatnonzero(valid.sum(0) >= min(MIN_SEEN, len(values))):
         seen = np.sort(values[valid[:, band], band])
@@ -172,7 +181,7 @@ def _quantiles(values: NDArray[Any], valid: NDArray[Any]) -> Numbers:
 
 
 def find_misfits(modality: Modality, units: Sequence[str], expected: Sequence[Expected], seen: Numbers) -> list[Misfit]:
-    """Bands that do not fit, from three quantiles of each (band quantile); bands of NaN are passed over.
+    """Return the bands that do not fit, given three quantiles of each (band quantile). Bands with NaN are left out.
 
     >>> from anysat.modalities import MODALITIES
     >>> bands = [Expected(-12, 3, "dB"), Expected(-18, 3, "dB"), Expected(0.7, 0.1, "ratio")]
@@ -182,7 +191,7 @@ def find_misfits(modality: Modality, units: Sequence[str], expected: Sequence[Ex
     """
     by_unit: dict[tuple[str, str], list[int]] = {}
     for index, band in enumerate(modality.bands):
-        if band.ratio_of is None and np.isfinite(seen[index]).all():  # a ratio is wrong where its parts are
+        if band.ratio_of is None and np.isfinite(seen[index]).all():  # a ratio is wrong if its parts are
             by_unit.setdefault((units[index], expected[index].unit), []).append(index)
     with np.errstate(all="ignore"):
         groups = [_Group.of(bands, *pair, expected, seen) for pair, bands in by_unit.items()]
@@ -198,24 +207,24 @@ def find_misfits(modality: Modality, units: Sequence[str], expected: Sequence[Ex
 
 
 class _Group(NamedTuple):
-    """Bands of one unit whose statistics are of one unit, too."""
+    """Bands in one unit whose statistics are in one unit, too."""
 
     bands: Sequence[int]
     deviations: Numbers
-    """Of their medians; NaN without a value in the unit of the statistics."""
+    """Distances of their medians from the means; NaN without a value in the unit of the statistics."""
     is_impossible: bool
-    """Whether a median is far away and beyond what the unit can be."""
+    """Whether a median is far away and outside what the unit can have."""
     is_alike: bool
-    """Whether they are as good as one value, and what they look like is not."""
+    """Whether the values are nearly constant, but would spread in the best reading."""
     reading: Reading | None
-    """What all of them look like."""
+    """What all of them look like, if known."""
 
     @classmethod
     def of(
         cls, bands: Sequence[int], unit: str, wanted: str, expected: Sequence[Expected], seen: Numbers
     ) -> _Group:  # fmt: skip
         mean, std = np.array([expected[index][:2] for index in bands]).T[..., None]
-        numbers, convert = seen[bands], CONVERSIONS.get((unit, wanted), _as_it_is)  # others are refused in other words
+        numbers, convert = seen[bands], CONVERSIONS.get((unit, wanted), _as_it_is)  # other pairs are refused elsewhere
         now = (convert(numbers) - mean) / std
         far = ~(np.abs(now[:, 1]) <= MAX_DEVIATIONS)
         is_impossible = bool((far & ~_is_possible(numbers[:, 1], unit, of_any=False)).any())
@@ -228,9 +237,9 @@ class _Group(NamedTuple):
 def _best(
     unit: str, wanted: str, seen: Numbers, mean: Numbers, std: Numbers, is_impossible: bool
 ) -> tuple[Reading | None, Numbers]:
-    """What all of some bands look like most, and their deviations when so read.
+    """Return what all of some bands look like most, and their deviations in this reading.
 
-    Of what is impossible as it is given, any reading is good that makes it possible.
+    For impossible values, any reading that makes them possible will do.
     """
     found: list[tuple[bool, bool, float, Reading, Numbers]] = []
     for reading in _readings(unit, wanted):
@@ -247,14 +256,14 @@ def _best(
 
 
 def _readings(unit: str, wanted: str) -> list[Reading]:
-    """What numbers may be that were given in a unit, in that of the statistics."""
+    """Return what values given in one unit may be, for statistics in another."""
     converting = {one: to for (one, target), to in CONVERSIONS.items() if target == wanted} | {wanted: _as_it_is}
     others = [Reading(one, to, "give that unit", one) for one, to in converting.items() if one != unit]
     return [*others, *READINGS.get(wanted, ())]
 
 
 def _is_possible(values: Numbers, unit: str, *, of_any: bool) -> NDArray[np.bool_]:
-    """Whether values are what a unit can be; `of_any` is the answer where that is anything."""
+    """Whether a unit can have the values. If it can have any, return `of_any`."""
     if unit not in POSSIBLE:
         return np.full(values.shape, of_any)
     low, high = POSSIBLE[unit]

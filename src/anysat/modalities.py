@@ -40,7 +40,7 @@ class Band:
         if self.unit not in UNITS:
             raise UnknownNameError("unit", self.unit, UNITS, f"It was given for band {self.name!r}")
         if not _is_text(self.name):
-            raise RecordError("band, name", self.name, "a name such as B2; one that is a number is put in quotes")
+            raise RecordError("band, name", self.name, "a name such as B2, in quotes if it is a number")
         for field in ("polarisation", "common_name"):
             if (value := getattr(self, field)) is not None and not _is_text(value):
                 raise RecordError(f"band {self.name!r}, {field}", value, "one name, or none")
@@ -128,9 +128,9 @@ class Modality:
         if not _is_text(self.key) or any(c.isspace() or c in "._{}" for c in self.key):
             refuse("key", "a short name without spaces, dots, underscores or braces")
         if self.key in _TAKEN:
-            refuse("key", "another name, for torch keeps something else under this one")
+            refuse("key", "another name, because torch uses this one itself")
         if not _is_text(self.sensor):
-            refuse("sensor", "a name in words; one that is a number or a date is put in quotes")
+            refuse("sensor", "a name, in quotes if it is a number or a date")
         names = [band.name for band in self.bands]
         if not names or len(set(map(band_key, names))) < len(names):
             refuse("bands", "at least one band, each name once (B1 and B01 are one)")
@@ -191,7 +191,7 @@ class Modality:
         for name in ("band_names", *_SEEN_FIELDS):
             if getattr(other, name) != getattr(self, name):
                 where = f"modality {self.key!r}, {name.removesuffix('_names')}"
-                raise RecordError(where, getattr(other, name), f"{getattr(self, name)!r}, as the model was made with")
+                raise RecordError(where, getattr(other, name), f"{getattr(self, name)!r}, as in the model")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, as stored in checkpoints and YAML. `from_dict` is the inverse."""
@@ -266,7 +266,7 @@ def read_modalities(path: str | Path) -> tuple[Modality, ...]:
         raise MissingFileError(path, "a YAML file with one modality record or a list of them")
     try:
         content = parse_yaml(path.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that cannot be
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError for an impossible date or number
         raise RecordError(f"modality file {path}", str(error), "valid YAML") from error
     records = content if isinstance(content, list) else [content]
     if not all(isinstance(record, Mapping) for record in records):
@@ -334,7 +334,7 @@ _ALOS = (*_radar("DN", "HH", "HV"), Band(name="HH/HV", unit="ratio", ratio_of=("
 _HLS = tuple(band for band in _S2 if band.name in ("B2", "B3", "B4", "B8A", "B11", "B12"))
 
 _RECORDS = (
-    # Stored order of the TreeSatAI rasters the weights were trained on: infrared first.
+    # Stored order of the TreeSatAI rasters that the weights were trained on: infrared first.
     Modality(key="aerial", sensor="aerial orthophoto (TreeSatAI)", bands=_optical("DN", NIR=820, G=550, B=470, R=650),
              gsd_m=0.2, is_temporal=False, subpatch_px=10),
     Modality(key="aerial-flair", sensor="aerial orthophoto and height above ground (FLAIR)",

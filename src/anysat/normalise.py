@@ -138,7 +138,7 @@ class Normaliser:
         return replace(tile, observations=observations), said
 
     def _look(self, dataset: str | None, known: BandStatistics, seen: Observation | StackedObservation) -> None:
-        """See whether values fit, at the beginning."""
+        """Check the first values of each modality."""
         if self._watch.wants(dataset, seen.modality.key):
             expected = [Expected(*band) for band in zip(known.mean, known.std, known.units, strict=True)]
             self._watch.look(dataset, seen.modality, seen.units, expected, sample(seen.values, seen.valid))
@@ -214,7 +214,7 @@ class Normaliser:
         """
         if name not in PRESETS:
             raise UnknownNameError("statistics preset", name, PRESETS)
-        return replace(PRESETS[name])  # which has its own watch
+        return replace(PRESETS[name])  # a copy with its own watch
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. `from_dict` is the inverse."""
@@ -349,13 +349,13 @@ def _standardise(statistics: BandStatistics, observation: StackedObservation) ->
             f"needed: {', '.join(modality.band_names)}",
         )
     for band, ours, theirs in zip(statistics.bands, observation.units, statistics.units, strict=True):
-        if ours != theirs and bool(observation.valid.any()):  # units do not matter where nothing is valid
+        if ours != theirs and bool(observation.valid.any()):  # units do not matter if nothing is valid
             raise StatisticsError(
                 f"{modality.key} band {band}",
                 f"they are in {theirs!r}, the data in {ours!r}",
                 f"convert the data with Observation.in_units({theirs!r}) or correct the unit",
             )
-    values = observation.values  # whose type is not that of new tensors everywhere
+    values = observation.values  # the type of new tensors may differ
     mean, std = (values.new_tensor(figures).view(-1, 1, 1) for figures in (statistics.mean, statistics.std))
     return ((values - mean) / std).masked_fill(~observation.valid, 0.0)
 

@@ -26,10 +26,10 @@ CONVERSIONS: dict[tuple[str, str], Any] = {
     ("reflectance", "reflectance_1e4"): lambda value: value * 1e4,
     ("reflectance_1e4", "reflectance"): lambda value: value / 1e4,
 }
-"""From a unit to another, of arrays."""
+"""Functions on arrays, by the unit they convert from and to."""
 _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 _TIME, _ZONE = r"[T ]\d\d(?::?\d\d){0,2}(?:[.,]\d+)?", r"[+-]\d\d(?::?\d\d)?"
-"""Of a moment in text."""
+"""Patterns for the time and time zone of a moment in text."""
 
 
 def day_numbers(dates: Dates, convention: str = "day_of_year") -> NDArray[np.float32]:
@@ -216,13 +216,13 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
 
 
 def _detached(values: Any) -> Any:
-    """The values; a tensor is detached from the graph of gradients."""
+    """Return the values, detached from the graph of gradients if they are a tensor."""
     detach = getattr(values, "detach", None)
     return values if detach is None else detach()
 
 
 def _as_stored(modality: Modality, nodata: object, values: Any, dtype: np.dtype[Any]) -> float:
-    """The nodata value, rounded to the type of the values: files store it at a higher precision."""
+    """Return the nodata value rounded to the type of the values, because files store it at a higher precision."""
     number = np.asarray(_detached(nodata))
     if number.size != 1 or number.dtype.kind not in "fiu":
         raise InputError(f"{modality.key} nodata", "one number such as -9999", repr(nodata))
@@ -246,7 +246,7 @@ def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> N
     where = f"{modality.key} valid mask"
     if not fits:
         short = ", or (time,)" if modality.is_temporal else ""
-        expected = f"True and False, all of {shape}, 1 for an axis that does not matter{short}"
+        expected = f"True and False of shape {shape}, or 1 for an axis that does not matter{short}"
         raise InputError(where, expected, f"{mask.dtype} of shape {np.shape(valid)}")
     if (odd := mask[~np.isin(mask, (0, 1))]).size:
         raise InputError(where, "True and False, or 1 and 0", odd[0])
@@ -284,7 +284,7 @@ def calendar_date(date: object) -> object:
     Raises:
         ValueError: The text is neither.
     """
-    if isinstance(date, datetime | float) and date != date:  # no date, of pandas or in a column of floats
+    if isinstance(date, datetime | float) and date != date:  # a missing date of pandas, or in a column of floats
         return "NaT"
     if isinstance(date, datetime) and date.tzinfo is not None:
         return date.astimezone(UTC).date()
@@ -296,7 +296,7 @@ def calendar_date(date: object) -> object:
     if found is None:
         raise ValueError(f"{text!r}")
     zone = re.search(rf"{_TIME}(\s*){_ZONE}\s*$", text)
-    if zone is not None:  # where the day may differ
+    if zone is not None:  # the day may differ
         with contextlib.suppress(ValueError, OverflowError):  # such as a leap second: keep the day as written
             whole = text[: zone.start(1)] + text[zone.end(1) :]
             return datetime.fromisoformat(whole.strip()).astimezone(UTC).date()
@@ -304,7 +304,7 @@ def calendar_date(date: object) -> object:
 
 
 def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None) -> list[int]:
-    """Index of each stored band in the modality's order."""
+    """Return the index of each stored band in the modality's order."""
     if bands is None:
         measured = [i for i, band in enumerate(modality.bands) if band.ratio_of is None]
         if num_bands == len(modality.bands):
@@ -315,7 +315,7 @@ def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | Non
         raise InputError(
             modality.key, f"{len(modality.bands)} bands ({names})", num_bands, "name them with bands=[...]"
         )
-    bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # or of a coordinate
+    bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # or items of a coordinate
     if len(bands) != num_bands:
         raise InputError(f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {bands}")
     indices = [modality.find_band(name) for name in bands]
@@ -333,7 +333,7 @@ def _stored_units(modality: Modality, indices: list[int], units: str | Sequence[
     given = [units] * len(indices) if isinstance(units, str) else list(units)
     for index, unit in zip(indices, given, strict=True):
         if not (isinstance(units, str) and modality.bands[index].ratio_of is not None):
-            own[index] = replace(modality.bands[index], unit=unit).unit  # the record refuses unknown units
+            own[index] = replace(modality.bands[index], unit=unit).unit  # Band raises for unknown units
     return own
 
 

@@ -1,4 +1,4 @@
-"""A picture of a store of an area: what it holds, seen from far away."""
+"""A picture of the store of an area as a whole."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_PX = 600
-"""Pixels along the longer side of a panel."""
+"""Number of pixels along the longer side of a panel."""
 BASIS_PX = 96
-"""Pixels along the longer side from which the colours of vectors are chosen."""
+"""Number of pixels along the longer side from which the colours of vectors are chosen."""
 MOST_PANELS = 6
 _INCHES, _MOST_CLASSES = 4.2, 12
 _Planned = tuple[str, StoredGroup, range]
-"""A group by name, and its periods that are shown."""
+"""A group by name, and the periods that are shown."""
 
 
 def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: None) -> Figure:
-    """A panel for each group and period of a store (the first `MOST_PANELS`): colours of vectors, classes or values.
+    """Draw a panel for each group and period of a store, at most `MOST_PANELS`: colours of vectors, classes or values.
 
-    The title says what is left out.
-    Colours of vectors are three principal components of all periods together, so that they compare between periods.
-    Every shard of what is shown is read, of vectors twice; `advance` is told after each.
+    The title says what is left out. Colours of vectors are three principal components of all shown periods together, so
+    they
+    can be compared between periods. Every shard shown is read, twice for vectors, and `advance` is called after each.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
 
 
 def num_shards(store: Path) -> int:
-    """Shards that `area_figure` reads."""
+    """Return the number of shards that `area_figure` shows."""
     return sum(len(periods) * group.shards[0] * group.shards[1] for _, group, periods in _shown(_planned(store)))
 
 
@@ -73,7 +73,10 @@ def overview(
     group: StoredGroup, period: int, advance: Callable[[], None] = lambda: None, *, longest_px: int = LONGEST_PX,
     change: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
 ) -> NDArray[Any]:  # fmt: skip
-    """Every so many-th pixel of a group, (row col dim) or (row col), changed if asked to; NaN where nobody saw."""
+    """Return pixels of a group at regular steps, (row col dim) or (row col), NaN where nothing was observed.
+
+    `change` is applied to the values of each shard.
+    """
     step = max(1, -(-max(group.geobox.shape) // longest_px))
     strips: dict[int, list[NDArray[Any]]] = {}
     for unit in group.units(period):
@@ -87,7 +90,7 @@ def overview(
 
 
 def _planned(store: Path) -> list[_Planned]:
-    """Groups and as many of their periods as there are panels for."""
+    """Return the groups, each with as many periods as there are panels for."""
     planned, left = [], MOST_PANELS
     for name, group in open_stored(store).items():
         if group.name != "dense" and not (group.bands and name == "probability"):
@@ -102,7 +105,7 @@ def _shown(planned: Sequence[_Planned]) -> list[_Planned]:
 
 
 def _left_out(planned: Sequence[_Planned]) -> list[str]:
-    """A line on what there was no panel for; none where all is shown."""
+    """Return a line about what there was no panel for. Empty if everything is shown."""
     told = []
     for name, group, periods in planned:
         of = f" of {name}" if len(planned) > 1 else ""
@@ -114,7 +117,10 @@ def _left_out(planned: Sequence[_Planned]) -> list[str]:
 
 
 def _images(group: StoredGroup, periods: range, advance: Callable[[], None]) -> list[NDArray[Any]]:
-    """Images (row col 3), or values (row col) that a colour bar explains; of vectors, only colours are ever held."""
+    """Return images (row col 3), or values (row col) for a colour bar.
+
+    Vectors are reduced to colours shard by shard.
+    """
     attributes = group.variable_attributes
     if group.dim is None:
         images = [overview(group, period, advance) for period in periods]

@@ -1,6 +1,6 @@
-"""One figure of one sample: what every modality saw, with dates, and what is to be predicted, with a legend.
+"""A figure of a sample: all modalities with their dates, and the targets with a legend.
 
-For looking at before training; the pictures of embeddings are in `pictures`.
+It is for looking at data before training. Pictures of embeddings are in `pictures`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
 
 
 def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: str = "target") -> Figure:
-    """Every modality and target of a tile, north up, axes in metres.
+    """Draw every modality and target of a tile, north up, with axes in metres.
 
-    Series are the median over their valid dates; those of one pixel are curves over time. Classes have the same
-    colours in every sample; places without a label are grey, a modality's invalid places white.
+    Series show the median over their valid dates, or curves over time if they have one pixel. Classes have the same
+    colours
+    in every sample. Places without a label are grey, invalid pixels white.
 
     Args:
-        tile: with targets.
-        targets: what is known of them; those the tile does not have are left out.
-        source: the dataset's title, or where else the tile is from.
-        told_as: `target`, or `answer` for what a model says.
+        tile: Tile with targets.
+        targets: Records of the targets. Those that the tile does not have are left out.
+        source: Title of the dataset, or another origin of the tile.
+        told_as: Name for what is shown as target: `target`, or `answer` for a prediction.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
 
 
 def _places(num_observations: int, has_legend: list[bool]) -> tuple[int, list[int]]:
-    """Columns, and the cell of each panel; a legend takes the cell to the right of its raster."""
+    """Return the number of columns, and the cell of each panel. A legend takes the cell to the right of its raster."""
     cells = num_observations + sum(1 + legend for legend in has_legend)
     columns = max(2 if any(has_legend) else 1, min(_COLUMNS, cells if cells <= _COLUMNS else -(-cells // 2)))
     places, cell = [], 0
@@ -81,7 +82,10 @@ def _places(num_observations: int, has_legend: list[bool]) -> tuple[int, list[in
 
 
 def class_colours(count: int) -> NDArray[np.float64]:
-    """(class 3) colours that can be told apart, the same for the same class number; class 0 of two is light."""
+    """Return distinguishable colours (class 3), always the same for a class number.
+
+    Of two classes, class 0 is light.
+    """
     from matplotlib import colormaps
 
     if count == 2:
@@ -92,14 +96,14 @@ def class_colours(count: int) -> NDArray[np.float64]:
 
 
 def colours_of(target: Target) -> NDArray[np.float64]:
-    """(class 3) colours of a target's classes from 0 to 1: its own, or those that the package gives."""
+    """Return the colours (class 3) of a target's classes, from 0 to 1: its own ones, or else the package's."""
     if not target.colours:
         return class_colours(len(target.classes))
     return rgb_of(target.colours) / 255
 
 
 def with_colours(target: Target) -> Target:
-    """A target with the colours in which it is drawn, so that they stay."""
+    """Return a target with the colours that it is drawn in, so that they are stored."""
     colours = (255 * colours_of(target)).round().astype(np.uint8)
     return replace(target, colours=tuple("#" + bytes(colour).hex() for colour in colours))
 
@@ -111,12 +115,12 @@ def _draw_observation(axes: Axes, observation: Observation) -> None:
         return
     extent = extent_m(shape_px, modality.gsd_m)
     axes.imshow(quicklook(observation), extent=extent, origin="upper", interpolation="nearest")
-    bands = "one pixel" if shape_px == (1, 1) else shown_bands(observation)  # whose colour is stretched to nothing
+    bands = "one pixel" if shape_px == (1, 1) else shown_bands(observation)  # a single pixel is stretched to mid-grey
     label(axes, f"{modality.key}: {dated(observation)}\n{bands}, {observation.valid.mean():.0%} valid")
 
 
 def _draw_curves(axes: Axes, observation: Observation) -> None:
-    """Each band of one pixel over time; what is invalid is left out. A ratio, of another size, is not drawn."""
+    """Draw each band of one pixel over time, without invalid values and without ratios, whose scale differs."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     assert observation.dates is not None, observation
@@ -147,7 +151,7 @@ def _draw_values(axes: Axes, raster: NDArray[np.generic], target: Target, told_a
 
 
 def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target: Target, told_as: str) -> None:
-    """The classes of a raster, and in the cell beside it those that occur with their shares."""
+    """Draw the classes of a raster, and in the cell beside it a legend of those that occur, with their shares."""
     from matplotlib.patches import Patch
 
     numbers, colours = raster.astype(np.int64), colours_of(target)

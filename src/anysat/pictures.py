@@ -1,6 +1,6 @@
-"""Pictures of observations and embeddings: colour composites, PCA colours, one figure per tile.
+"""Pictures of observations and embeddings: colour composites, PCA colours, and a figure of a tile.
 
-For looking at, not for measuring: every picture is stretched. Invalid places are white.
+They are for looking at, not for measuring: every picture is stretched. Invalid places are white.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRETCH_PERCENT = (2.0, 98.0)
-"""Percentiles of a band, or of a principal component, that become black and full colour."""
+"""Percentiles of a band or principal component that become black and full colour."""
 _WHITE, _PANEL_INCHES = 255, 3.2
 _TITLE = 49
-"""Characters per line of a panel's title; longer lines extend beyond the picture."""
+"""Number of characters per line of a panel's title. Longer lines extend beyond the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class PcaBasis:
     mean: NDArray[np.float64]
     """(dim)"""
     directions: NDArray[np.float64]
-    """(3 dim), unit vectors of falling variance; zeros where the vectors vary in fewer directions."""
+    """(3 dim), unit vectors by decreasing variance; zeros if the vectors vary in fewer directions."""
     low: NDArray[np.float64]
     """(3), component that becomes 0."""
     high: NDArray[np.float64]
@@ -43,11 +43,13 @@ class PcaBasis:
 
 
 def quicklook(observation: Observation) -> NDArray[np.uint8]:
-    """A colour composite (row col 3) of one observation, invalid pixels white.
+    """Return a colour composite (row col 3) of an observation, with invalid pixels in white.
 
-    Optical: red, green and blue by name, else the first bands that have a valid value. Radar: two bands in dB and
-    their difference. One band alone is grey. A series is reduced to the median over its valid dates.
-    `shown_bands` tells which bands these are.
+    Optical imagery shows red, green and blue if it has them, else the first bands with a valid value. Radar shows two
+    bands
+    in dB and their difference. A single band is grey. A series shows the median over its valid dates. `shown_bands`
+    names the
+    bands.
 
     >>> from anysat.modalities import MODALITIES
     >>> s1 = np.random.default_rng(0).normal(-10, 2, (1, 2, 4, 5))
@@ -73,7 +75,7 @@ def quicklook(observation: Observation) -> NDArray[np.uint8]:
 
 
 def shown_bands(observation: Observation) -> str:
-    """Which bands `quicklook` shows, in words, such as `VV, VH, VV-VH as colours`."""
+    """Describe the bands that `quicklook` shows, for example as `VV, VH, VV-VH as colours`."""
     bands = [observation.modality.bands[index] for index in _shown(observation)]
     names = [band.name for band in bands]
     if len(names) < 2:
@@ -85,7 +87,7 @@ def shown_bands(observation: Observation) -> str:
 
 
 def dated(observation: Observation) -> str:
-    """What `quicklook` reduces to one image, in words."""
+    """Describe the dates that `quicklook` shows."""
     if observation.dates is None:
         return "image"
     first, last, count = observation.dates.min(), observation.dates.max(), len(observation.dates)
@@ -93,12 +95,12 @@ def dated(observation: Observation) -> str:
 
 
 def extent_m(shape: Sequence[float], gsd_m: float) -> tuple[float, float, float, float]:
-    """West, east, south and north end in metres of so many rows and columns, as matplotlib takes them."""
+    """Return the west, east, south and north edges in metres of an image with this shape, as for matplotlib."""
     return 0.0, shape[1] * gsd_m, 0.0, shape[0] * gsd_m
 
 
 def label(axes: Axes, title: str) -> None:
-    """Give a panel of ground in metres its title, wrapped to about its width, and the names of its axes."""
+    """Set the title of a panel of ground in metres, wrapped to about its width, and the names of its axes."""
     wrapped = [line for part in title.split("\n") for line in textwrap.wrap(part, _TITLE, break_on_hyphens=False)]
     axes.set_title("\n".join(wrapped), fontsize="small")
     axes.set_xlabel("east (m)", fontsize="small")
@@ -107,17 +109,17 @@ def label(axes: Axes, title: str) -> None:
 
 
 def rgb_of(colours: Sequence[str]) -> NDArray[np.uint8]:
-    """(colour 3) red, green and blue of colours such as `#ff8000`."""
+    """Return red, green and blue (colour 3) of colours such as `#ff8000`."""
     return np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
 
 
 def fit_pca(vectors: Sequence[NDArray[np.floating]]) -> PcaBasis:
-    """The basis of all finite vectors of some arrays (… dim), to give them comparable colours.
+    """Compute the basis of all finite vectors of some arrays (… dim), so that their colours can be compared.
 
-    Each direction's largest entry is positive, so that the same vectors give the same colours.
+    Each direction's largest entry is positive, so that the same vectors always get the same colours.
 
     Raises:
-        InputError: no array, or arrays of different dims.
+        InputError: There is no array, or their last axes differ.
     """
     dims = sorted({array.shape[-1] for array in vectors})
     if len(dims) != 1:
@@ -139,15 +141,19 @@ def fit_pca(vectors: Sequence[NDArray[np.floating]]) -> PcaBasis:
 
 
 def pca_rgb(vectors: NDArray[np.floating], basis: PcaBasis) -> NDArray[np.uint8]:
-    """Colours (row col 3) of vectors (row col dim): three principal components; NaN vectors are white."""
+    """Return the colours (row col 3) of vectors (row col dim) from three principal components.
+
+    NaN vectors are white.
+    """
     return _stretched((vectors - basis.mean) @ basis.directions.T, basis.low, basis.high)
 
 
 def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
-    """One row: every modality of a tile, then PCA colours of its patch and dense embeddings.
+    """Draw every modality of a tile in a row, followed by PCA colours of its patch and dense embeddings.
 
-    The embeddings' first tile is shown, north up, axes in metres. Each PCA has its own basis, so
-    colours compare within a panel only.
+    The first tile of the embeddings is shown, north up, with axes in metres. Each panel has its own PCA basis, so
+    colours
+    cannot be compared between panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -173,12 +179,12 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
         label(axes, name)
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
-        figure.set_layout_engine("none")  # else it is laid out twice more when it is saved
+        figure.set_layout_engine("none")  # otherwise saving computes the layout twice more
     return figure
 
 
 def _shown(observation: Observation) -> list[int]:
-    """The bands that are red, green and blue, of radar at most two; none where nothing is valid."""
+    """Return the bands for red, green and blue, at most two for radar. Empty if nothing is valid."""
     axes = tuple(axis for axis in range(observation.valid.ndim) if axis != observation.valid.ndim - 3)
     seen = np.flatnonzero(observation.valid.any(axis=axes)).tolist()
     bands = observation.modality.bands
@@ -192,14 +198,14 @@ def _shown(observation: Observation) -> list[int]:
 def _in_db(
     values: NDArray[np.float32], valid: NDArray[np.bool_], units: Sequence[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Bands in decibels, where they are not yet; what is not above zero has none."""
+    """Convert bands to decibels if they are not. Values of 0 or less become invalid."""
     is_power = np.array([unit != "dB" for unit in units])[:, None, None]
     valid = valid & ~(is_power & (values <= 0))
     return np.where(is_power, 10 * np.log10(np.where(valid & is_power, values, 1)), values), valid
 
 
 def _median_over_dates(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Median over the first axis of the valid values, NaN where there is none."""
+    """Return the median of the valid values over the first axis, NaN if there is none."""
     ordered = np.sort(np.where(valid, values, np.inf), axis=0)
     count = valid.sum(axis=0, keepdims=True)
     below, above = (
@@ -210,13 +216,13 @@ def _median_over_dates(values: NDArray[np.float32], valid: NDArray[np.bool_]) ->
 
 
 def _finite(array: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The finite vectors of an array, (vector dim)."""
+    """Return the finite vectors of an array, (vector dim)."""
     flat = array.reshape(-1, array.shape[-1])
     return flat[np.isfinite(flat).all(-1)]
 
 
 def _percentiles(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the stretch of each column; 0 and 1 where there is nothing."""
+    """Return the limits of the stretch of each column; 0 and 1 if there are no values."""
     if not len(values):
         return np.zeros(3), np.ones(3)
     low, high = np.percentile(values.astype(np.float64), STRETCH_PERCENT, axis=0)
@@ -224,7 +230,7 @@ def _percentiles(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDA
 
 
 def _stretched(image: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Low to high becomes 0 to 255; a band without spread is mid-grey; a pixel that is not finite is white."""
+    """Stretch low to high into 0 to 255. A band without spread becomes mid-grey, a pixel that is not finite white."""
     spread = high - low
     scaled = np.where(spread > 0, (image - low) / np.where(spread > 0, spread, 1), 0.5)
     seen = np.isfinite(image).all(-1, keepdims=True)

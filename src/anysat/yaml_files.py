@@ -1,4 +1,4 @@
-"""YAML that people write, as plain values; a key that is given twice is refused, as one of the two would be lost."""
+"""Reading of YAML that people write. A key that is given twice is an error, because one of its values would be lost."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values of a YAML document, as `yaml.safe_load` has them.
+    """Return the plain values of a YAML document, like `yaml.safe_load`.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or a key is given twice in one mapping.
-        ValueError, RecursionError: a date or number cannot be, or it is nested too deeply.
+        yaml.YAMLError: It is not valid YAML, or a key is given twice in a mapping.
+        ValueError, RecursionError: A date or number is not possible, or the nesting is too deep.
 
     Examples:
         >>> parse_yaml("{first: &first {a: 1}, second: {<<: *first, a: 2}}")["second"]
@@ -24,7 +24,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Looks at keys before `<<` merges other mappings into theirs."""
+    """Checks keys before `<<` merges other mappings into theirs."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)

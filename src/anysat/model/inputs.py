@@ -128,4 +128,4 @@ def _read_mask(modality: Modality, values: Tensor, mask: Tensor | None) -> Tenso
     if mask.ndim == values.ndim and all(a in (1, b) for a, b in zip(mask.shape, values.shape, strict=True)):
         return mask.expand(values.shape)
     short = ", or (batch, time)" if modality.is_temporal else ""
-    raise InputError(where, f"all of {tuple(values.shape)}, 1 for an axis that does not matter{short}", given)
+    raise InputError(where, f"shape {tuple(values.shape)}, or 1 for an axis that does not matter{short}", given)

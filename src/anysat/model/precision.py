@@ -79,7 +79,7 @@ def multiplying(
     if precision not in (None, "float32", "bf16"):
         raise UnknownNameError("precision", str(precision), get_args(Precision))
     if precision == "bf16" and weights not in (None, torch.float32, torch.bfloat16):
-        raise InputError("precision bf16", "weights in float32 or bfloat16", weights, "call `.float()` of the model")
+        raise InputError("precision bf16", "weights in float32 or bfloat16", weights, "call `.float()` on the model")
     in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with nullcontext() if precision is None else in_bf16:
         yield

@@ -117,8 +117,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "global" in str(error).lower():
             raise WeightsError(
-                path, f"holds more than tensors and was refused, nothing of it was run ({_first_line(error)})",
-                "save its state dict alone where you trust the file",
+                path, f"holds more than tensors, so it was refused and none of it was run ({_first_line(error)})",
+                "if you trust the file, save only its state dict",
             ) from error  # fmt: skip
         raise WeightsError(path, f"not a readable checkpoint ({_first_line(error)})") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
@@ -128,7 +128,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        raise WeightsError(path, f"holds no state dict but {type(content).__name__}")
+        raise WeightsError(path, f"holds a {type(content).__name__}, not a state dict")
     return dict(content)
 
 

@@ -8,7 +8,7 @@ from torch.distributed import _functional_collectives as collectives
 from torch.nn import functional
 
 _gather = getattr(collectives, "all_gather_single_autograd", None) or collectives.all_gather_tensor_autograd
-"""Named so since torch 2.13, otherwise by the older name."""
+"""The name since torch 2.13, else the older one."""
 
 
 def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -27,12 +27,12 @@ def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tens
     seen = flat.new_ones(len(flat), dtype=torch.bool) if valid is None else valid.flatten()
     most = torch.tensor(len(flat), device=flat.device)
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    if int(most) == 0:  # so it is in all processes
+    if int(most) == 0:  # the same in all processes
         return flat, seen
     missing = int(most) - len(flat)
     padded = functional.pad(flat, (0, 0, 0, missing))
     everyone = distributed.group.WORLD
-    assert everyone is not None, "a group of processes, as was looked at"
+    assert everyone is not None, "there is a group, as checked above"
     gathered = _gather(padded, 0, everyone)
     all_tokens = gathered.unflatten(0, (-1, int(most)))
     all_seen = [torch.empty(int(most), dtype=torch.bool, device=flat.device) for _ in all_tokens]

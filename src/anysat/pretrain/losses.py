@@ -137,7 +137,7 @@ def contrast_loss(
     number = torch.arange(len(features), device=features.device)
     block, place = number // patches, (number // (num_modalities * patches)) * patches + number % patches
     candidates, candidates_seen = features, seen
-    if others is not None:  # -1 is the number of no token of ours
+    if others is not None:  # -1 differs from the numbers of all own tokens
         candidates = torch.cat([features, functional.normalize(others[0].float(), dim=-1, eps=1e-8)])
         candidates_seen = torch.cat([seen, others[1]])
         block = functional.pad(block, (0, len(others[1])), value=-1)

@@ -62,9 +62,7 @@ def make_objective(config: PretrainConfig, normaliser: Normaliser, begun: Checkp
 
 
 _HABITS = ("subpatch_order", "rpe_heads", "patch_position_unit_m")
-"""Options that weights were trained with, but their shapes do not show. Files with the published names do not record
-them
-either.
+"""Options that weights were trained with but that their shapes do not show. Files with published names lack them, too.
 
 How fusion attends is not one of them, because the published weights may have been trained in either way.
 """
