@@ -1,10 +1,10 @@
-"""How much of what tells patches apart is their place in the window, before and after that is taken away.
+"""How much of the difference between patches is due to their place in the window, before and after subtracting that.
 
 python benchmarks/areas_places.py [--side-m 2560] [--patch-size-m 20] [--window 16]
 
-A large tile of the generated world (Sentinel-2 and Sentinel-1), the model that ships. Windows beside each other,
-without overlap and blending, are embedded one by one. The share of variance that patches at one place of all windows
-have in common is what places explain; what chance gives (one over the number of windows) is taken off.
+A large tile of the generated world (Sentinel-2 and Sentinel-1) is embedded with the model that ships, in adjacent
+windows without overlap or blending. Places explain the variance that is common to the patches at one place of all
+windows, minus what is expected by chance (one divided by the number of windows).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEED, DATES = 321, 6
 
 
 def cubes(side_m: float) -> dict[str, xarray.DataArray]:
-    """What both sensors see of one tile, as cubes with a place."""
+    """Return the observations of both sensors for one tile, as georeferenced cubes."""
     tile = World(SEED).tile(0, extent_m=side_m)
     found = {}
     for key in ("s2", "s1"):
@@ -42,7 +42,7 @@ def cubes(side_m: float) -> dict[str, xarray.DataArray]:
 
 
 def share(windows: NDArray[np.float64]) -> float:
-    """Share of variance that places explain, beyond chance, of windows (window row col dim)."""
+    """Return the share of the variance of windows (window row col dim) that places explain, beyond chance."""
     windows = windows - windows.mean((0, 1, 2))
     found = (windows.mean(0) ** 2).mean() / (windows**2).mean()
     return float(found - (1 - found) / len(windows))

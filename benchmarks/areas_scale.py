@@ -1,14 +1,15 @@
-"""Does memory stay flat and time grow linearly as an area grows? Lazy cubes of 1, 10 and 100 times the ground.
+"""Does memory stay flat and time grow linearly with the area? Lazy cubes of 1, 10 and 100 times the ground.
 
 python benchmarks/areas_scale.py run [--times 3] [--json docs/experiments/areas/scale.json]
 python benchmarks/areas_scale.py large    # 10,000 x 10,000 pixels: seconds to a plan, and to the first shard
-python benchmarks/areas_scale.py fusion   # what fusing overlapping windows takes of the whole, at the base size
+python benchmarks/areas_scale.py fusion   # share of fusing overlapping windows, at the base size
 
-Each size is embedded in a process of its own with the model that ships, on one core: a Sentinel-2 cube of three dates
-that is generated block by block as it is read. CPU seconds are of the windows, read, encoded and written (`cpu_s`), and
-of everything (`all_cpu_s`: statistics and places, measured on as many windows of any area; weights, formats, catalog);
-peak memory is of the whole process; `share` is the seconds that the slowest part alone takes, over those it took.
-`fusion` uses all cores and one process; what is measured once (statistics, places) is in neither of its steps.
+Each size is embedded in its own process with the model that ships, on one core, from a Sentinel-2 cube of three dates
+that is generated block by block as it is read. `cpu_s` is the CPU time of reading, encoding and writing windows.
+`all_cpu_s` also includes statistics and places, which are measured on the same number of windows for any area, weights,
+formats and the catalog. Peak memory is that of the whole process. `share` is the time that the slowest step would take
+alone, divided by the time taken. `fusion` uses all cores and one process; neither of its steps includes statistics and
+places.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 SIDES = {1: 128, 10: 404, 100: 1280}
-"""Pixels along a side of the ground, by how many times as large it is."""
+"""Pixels along a side of the ground, by how many times larger it is."""
 DATES = ("2020-01-10", "2020-05-20", "2020-09-30")
 MONTHLY = tuple(f"2020-{month:02}-10" for month in range(1, 13))
 FUSED = {40: 192, 20: 96, 10: 48}
@@ -34,7 +35,7 @@ FUSED = {40: 192, 20: 96, 10: 48}
 
 
 def lazy_cube(side_px: int, dates: Sequence[str] = DATES) -> Any:
-    """Ten bands of smooth ground that is made as it is read."""
+    """Return ten bands of smooth ground that is generated when read."""
     import dask.array
     import numpy as np
     import xarray
@@ -89,7 +90,7 @@ def embed_one(side_px: int) -> dict[str, float]:
 
 
 def run(times: int, path: Path | None) -> None:
-    """All sizes, several times, each in a process of its own; prints a table."""
+    """Measure all sizes several times, each in its own process, and print a table."""
     found: dict[int, dict[str, float]] = {}
     for size, side in SIDES.items():
         made = []
@@ -123,7 +124,7 @@ def run(times: int, path: Path | None) -> None:
 
 
 def large() -> None:
-    """Seconds until a plan of a very large scene is made, and until its first shard is written."""
+    """Measure the time to the plan of a very large scene, and to its first shard."""
     import torch
 
     from anysat.areas.run import run_here
@@ -158,7 +159,7 @@ def large() -> None:
 
 
 def fusion() -> None:
-    """Seconds of both steps of an area, and the share of the second: fusing windows that overlap by a quarter."""
+    """Measure both steps of an area, and the share of the second, fusing windows that overlap by a quarter."""
     import torch
 
     from anysat.geo.stored import provenance_of
@@ -188,7 +189,7 @@ def fusion() -> None:
 
 
 def main() -> None:
-    """Run, or one of what it runs."""
+    """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     every = commands.add_parser("run")

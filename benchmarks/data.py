@@ -1,4 +1,4 @@
-"""How fast tiles come from disk, loose and packed, and how long a consumer of batches waits for them.
+"""How fast tiles are read from disk, loose and packed, and how long a consumer waits for batches.
 
 python benchmarks/data.py speed --datasets treesatai_ts pastis_hd
 python benchmarks/data.py wait --workers 2 --step-ms 50 --runs 5
@@ -26,11 +26,11 @@ from anysat.data.transforms import Augmentation, augment
 from anysat.data.world import World
 
 PASTIS_DATES = {"s2": 61, "s1": 70}
-"""As many dates as a real tile has; the miniature has fewer."""
+"""Number of dates of a real tile; the miniature has fewer."""
 
 
 def write_miniature(name: str, root: Path, num_tiles: int) -> Path:
-    """Tiles of the generated world in the dataset's first layout."""
+    """Write tiles of the generated world in the dataset's first layout."""
     record, home = find_dataset(name), root / name
     home.mkdir()
     record.write_miniature(DatasetFolder(home, record.layouts[0]), World(0), num_tiles)
@@ -54,7 +54,7 @@ def lengthen(home: Path, dates_of: dict[str, int]) -> None:
 
 
 def measure(dataset: Any, augmentation: Augmentation, seconds: float, batch_size: int) -> tuple[float, float]:
-    """Tiles per second of processor time, and the share of it spent reading and decoding."""
+    """Return tiles per second of CPU time, and the fraction of it spent reading and decoding."""
     reading = whole = 0.0
     count, read = 0, getattr(dataset, "as_stored", dataset.__getitem__)  # as a mixture reads
     indices = iter_forever(len(dataset))
@@ -70,7 +70,7 @@ def measure(dataset: Any, augmentation: Augmentation, seconds: float, batch_size
 
 
 def iter_forever(count: int) -> Iterator[int]:
-    """0, 1, … and again."""
+    """Yield 0, 1, … and again."""
     while True:
         yield from range(count)
 
@@ -98,7 +98,7 @@ def speed(names: Sequence[str], num_tiles: int, seconds: float) -> None:
 
 
 def two_datasets(root: Path, options: argparse.Namespace) -> list[Part]:
-    """The parts of the mixture; their files are written where they are not there yet."""
+    """Return the parts of the mixture. Their files are written if they do not exist yet."""
     parts = []
     for name, batch_size, max_dates, count in (("treesatai_ts", 32, None, 48), ("pastis_hd", 1, 40, 6)):
         keys, packed = GEOPLEX[name].modalities, root / f"{name}-packed"
@@ -115,7 +115,7 @@ def two_datasets(root: Path, options: argparse.Namespace) -> list[Part]:
 
 
 def wait(root: Path, options: argparse.Namespace) -> None:
-    """Print the share of its time that a consumer waits for batches."""
+    """Print the fraction of the time that a consumer waits for batches."""
     parts = two_datasets(root, options)
     mixture = Mixture(parts=parts, seed=0)
     for part in parts:
@@ -130,13 +130,13 @@ def wait(root: Path, options: argparse.Namespace) -> None:
 
 
 def workers_s() -> float:
-    """Processor time of the worker processes that have ended."""
+    """Return the CPU time of worker processes that have ended."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
 
 
 def report_cost(part: Part) -> None:
-    """Print the processor time of one batch."""
+    """Print the CPU time of one batch."""
     mixture = Mixture(parts=[part])
     mixture.draw(0)
     start = time.process_time()
@@ -147,7 +147,7 @@ def report_cost(part: Part) -> None:
 
 
 def waited(mixture: Mixture, options: argparse.Namespace) -> float:
-    """Share of time a consumer that needs so long for each step waits for the next batch."""
+    """Return the fraction of the time that a consumer with a fixed time per step waits for the next batch."""
     batches = iter(mixture.loader(num_workers=options.workers, prefetch=options.prefetch))
     waiting = 0.0
     for step in range(options.warm_up + options.steps):
@@ -162,7 +162,7 @@ def waited(mixture: Mixture, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Run a command."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,4 +1,4 @@
-"""Whether memory stays flat while a dataset streams: megabytes grown over thousands of samples, and seconds.
+"""Does memory stay flat while a dataset streams? Megabytes grown over thousands of samples, and seconds.
 
 python benchmarks/data_memory.py --samples 10000 --datasets treesatai_ts
 """
@@ -19,13 +19,13 @@ from anysat.data.world import World
 
 
 def resident_mb() -> float:
-    """Memory this process holds now."""
+    """Return the memory that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 def grown(dataset: Any, samples: int, warm_up: int) -> tuple[float, float, float]:
-    """Megabytes after the warm-up, megabytes grown until the end, and seconds."""
+    """Return megabytes after the warm-up, megabytes grown from then to the end, and seconds."""
     part = Part(
         tiles=dataset,
         batch_size=1,
@@ -43,7 +43,7 @@ def grown(dataset: Any, samples: int, warm_up: int) -> tuple[float, float, float
 
 
 def main() -> None:
-    """Measure each dataset, its miniature read again and again."""
+    """Measure each dataset, reading its miniature again and again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=dataset_names())
     parser.add_argument("--samples", type=int, default=10_000)

@@ -16,7 +16,7 @@ from anysat.model.encoder import AnySat
 
 
 def peak_gb() -> float:
-    """Most memory this process has held, in gigabytes."""
+    """Return the peak memory of this process, in gigabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks of speed have in common: the machine, whether it is free, and the command line of one table."""
+"""Shared parts of speed benchmarks: facts about the machine, whether it is idle, and the command line for one table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from unittest import mock
 import torch
 
 BUSY = 0.3
-"""Load of others, in cores, from which on nothing is reported."""
+"""Number of cores used by other work above which nothing is reported."""
 
 
 def others_busy(is_allowed: bool) -> float:
-    """Cores that are busy with something else; ends the program where these are too many, unless that is allowed."""
+    """Return the number of cores used by other work.
+
+    Exits the program if there are too many, unless that is allowed.
+    """
     others = load()
     print(f"busy with something else: {others:.2f} cores of {os.cpu_count()}", file=sys.stderr)
     if others > BUSY and not is_allowed:
@@ -30,7 +33,7 @@ def others_busy(is_allowed: bool) -> float:
 
 
 def load() -> float:
-    """Cores that are busy with something else: for a second, while this process sleeps."""
+    """Measure the number of cores used by other work, for a second in which this process sleeps."""
 
     def busy() -> float:
         fields = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -42,14 +45,14 @@ def load() -> float:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Of one call."""
+    """Return the duration of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def machine_facts(times: int, others: float) -> dict[str, Any]:
-    """What figures are of."""
+    """Return the machine and the conditions of the measurement."""
     a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
     rate = 2 * 2048**3 / min(seconds_of(lambda: torch.mm(a, b, out=out)) for _ in range(9)) / 1e9
     return {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
@@ -58,13 +61,13 @@ def machine_facts(times: int, others: float) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def small_pages(wanted: bool = True) -> Iterator[None]:
-    """Processes begun inside have torch's own pages, not the large ones that we ask for where nothing is learned."""
+    """Start processes with torch's own memory pages, not the large ones that this package requests for inference."""
     with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} if wanted else {}):
         yield
 
 
 def processor() -> str:
-    """What the machine calls its processor."""
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
@@ -72,7 +75,7 @@ def processor() -> str:
 def measure_or_print(
     about: str, run: Callable[[int, float, Path | None], None], table: Callable[[dict[str, Any]], str], times: int
 ) -> None:
-    """The command line of a benchmark with one table."""
+    """Run the command line of a benchmark with one table."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("run")

@@ -1,7 +1,7 @@
-"""The forward pass as the paper has it, step by step: every pixel, date and token at once, nothing folded or left out.
+"""The forward pass as in the paper, step by step: all pixels, dates and tokens at once, nothing combined or left out.
 
-A readable reference for tests, and what `benchmarks/speed.py` compares with. It takes the weights of an encoder, and no
-part of its arithmetic but the position codes.
+It is a readable reference for tests, and the baseline of `benchmarks/speed.py`. It uses the weights of an encoder, but
+of its arithmetic only the position codes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Plain(NamedTuple):
 
 
 class PlainPatches(NamedTuple):
-    """What one modality saw."""
+    """The tokens of one modality."""
 
     patch: Tensor
     """(batch patch dim)"""
     flag: Tensor
-    """(batch patch), True where anything was seen"""
+    """(batch patch), True where anything was observed"""
     sub: Tensor
     """(batch patch sub dim)"""
 
 
 def plain(model: AnySat, inputs: Mapping[str, PixelInput], patch_size_m: float) -> Plain:
-    """The tokens of checked inputs; those of what nobody saw are of no meaning."""
+    """Return the tokens for checked inputs. Those of places that nothing observed are meaningless."""
     found = {key: seen(model, key, pixels, patch_size_m) for key, pixels in inputs.items()}
     rows, cols = model._count_patches(inputs, patch_size_m)
     context = {key for key in found if model.config.modality(key).covers_tile}
@@ -60,7 +60,7 @@ def plain(model: AnySat, inputs: Mapping[str, PixelInput], patch_size_m: float) 
 
 
 def placed(model: AnySat, key: str, one: PlainPatches, shape: torch.Size) -> PlainPatches:
-    """What covers the whole tile, each pixel of several with the code of its own place."""
+    """Add position codes to tokens that cover the whole tile, if there are several."""
     if math.prod(shape) == 1:
         return one
     unit = model.config.modality(key).subpatch_m / model.config.patch_position_unit_m
@@ -69,7 +69,7 @@ def placed(model: AnySat, key: str, one: PlainPatches, shape: torch.Size) -> Pla
 
 
 def seen(model: AnySat, key: str, pixels: PixelInput, patch_size_m: float) -> PlainPatches:
-    """Projector and spatial transformer of one modality."""
+    """Apply projector and spatial transformer of one modality."""
     modality = model.config.modality(key)
     side = subpatches_per_side(patch_size_m, modality)
     projector = model.projectors[key]
@@ -93,7 +93,7 @@ def seen(model: AnySat, key: str, pixels: PixelInput, patch_size_m: float) -> Pl
 
 
 def image(projector: ImageProjector, pixels: PixelInput, side_px: int, side: int) -> tuple[Tensor, Tensor]:
-    """Convolution, then the MLP: tokens (patch sub dim), and which of them saw anything."""
+    """Apply convolution and MLP; return tokens (patch sub dim), and which of them have a valid value."""
     valid = torch.ones_like(pixels.values, dtype=torch.bool) if pixels.valid is None else pixels.valid
     cut = {"y": side_px, "x": side_px}
     squares, real = (
@@ -106,7 +106,7 @@ def image(projector: ImageProjector, pixels: PixelInput, side_px: int, side: int
 
 
 def in_turn(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """Each layer's arithmetic as its name says."""
+    """Apply layers with torch's plain functions, whatever their classes do."""
     for layer in layers:
         if isinstance(layer, nn.GroupNorm):
             x = functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
@@ -118,12 +118,12 @@ def in_turn(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def feed_forward(layer: FeedForward, x: Tensor) -> Tensor:
-    """Two linear layers around a GELU."""
+    """Apply two linear layers with a GELU in between."""
     return layer.fc2(functional.gelu(layer.fc1(x)))
 
 
 def series(projector: SeriesProjector, pixels: PixelInput, side_px: int, side: int) -> tuple[Tensor, Tensor]:
-    """Pixel MLP, norm over dates, day code, softmax over dates, MLP: tokens (patch sub dim), and what was seen."""
+    """Apply pixel MLP, norm over dates, day code, softmax over dates, MLP; return tokens (patch sub dim), validity."""
     assert side_px == side
     assert pixels.days is not None
     valid = torch.ones_like(pixels.values, dtype=torch.bool) if pixels.valid is None else pixels.valid
@@ -151,7 +151,7 @@ def series(projector: SeriesProjector, pixels: PixelInput, side_px: int, side: i
 
 
 def norm_over_dates(norm: nn.GroupNorm, x: Tensor, present: Tensor) -> Tensor:
-    """Over the channels of a group and the dates of a pixel that are there (pixel time dim)."""
+    """Normalise (pixel time dim) over the channels of a group and the valid dates of a pixel."""
     groups = rearrange(x, "pixel time (group dim) -> pixel group time dim", group=norm.num_groups)
     there = present[:, None, :, None].to(x.dtype)
     count = (there.sum((2, 3), keepdim=True) * groups.shape[-1]).clamp_min(1)
@@ -162,7 +162,7 @@ def norm_over_dates(norm: nn.GroupNorm, x: Tensor, present: Tensor) -> Tensor:
 
 
 def transformer_block(block: Block, x: Tensor, seen: Tensor, bucket: Tensor | None) -> Tensor:
-    """Attention and feed-forward, each with its norm and residual."""
+    """Apply attention and feed-forward layers, each with its norm and residual connection."""
     attention = block.attention
     layout = "batch token (three head dim) -> three batch head token dim"
     query, key, value = rearrange(
@@ -181,7 +181,7 @@ def transformer_block(block: Block, x: Tensor, seen: Tensor, bucket: Tensor | No
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Softmax attention, written out."""
+    """Apply softmax attention, written out."""
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     return (scores if bias is None else scores + bias).softmax(-1) @ value
 
@@ -189,7 +189,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
 def fused(
     model: AnySat, context: list[PlainPatches], tiling: list[PlainPatches], coordinates: Tensor, patch_size_m: float
 ) -> tuple[Tensor, Tensor]:
-    """Tile token and fused patch tokens, from the tokens of what covers the tile and of what lies in patches."""
+    """Return tile token and fused patch tokens, from the tokens of context modalities and those that lie in patches."""
     fusion, first = model.fusion, tiling[0]
     code = sincos_code(coordinates, patch_size_m / model.config.patch_position_unit_m, model.config.dim)
     code = code.to(first.patch.dtype)

@@ -1,12 +1,12 @@
-"""Why a small encoder collapses in the first steps, and what keeps it from it: the contrast over a hundred steps.
+"""Why a small encoder collapses in the first steps, and what prevents it: the contrastive loss over a hundred steps.
 
 python benchmarks/pretraining_collapse.py run        # about two minutes on one core; leaves a record
 python benchmarks/pretraining_collapse.py print
 
-The generated world, Sentinel-2 and Sentinel-1, squares of 40 m in 10 m patches, 16 tiles a step, width 128, contrast
-alone. Printed for each way to begin: the contrast, mean of ten steps up to step 10, 50 and 100, beside what equal
-tokens would have, and the share of the patch tokens' mean square that tells patches apart (0: every patch has the same
-vector).
+Data: the generated world, Sentinel-2 and Sentinel-1, squares of 40 m in 10 m patches, 16 tiles a step. The encoder has
+width 128, and the loss is the contrastive loss alone. For each way to start, this prints the mean loss of ten steps up
+to step 10, 50 and 100, beside the loss for equal tokens, and the fraction of the patch tokens' mean square that is
+variance between patches (0: every patch has the same vector).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RECORD = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining-colla
 
 @dataclass(frozen=True)
 class Way:
-    """How a training begins."""
+    """A way to start training."""
 
     name: str
     centred: bool
@@ -81,18 +81,18 @@ class Tiles:
         return self.tiles[index]
 
     def labels(self) -> np.ndarray:
-        """None."""
+        """Not available."""
         raise NotImplementedError
 
 
 def told_apart(tokens: Tensor) -> float:
-    """Share of the mean square of tokens (*place dim) that is variance."""
+    """Return the fraction of the mean square of tokens (*place dim) that is variance."""
     flat = tokens.detach().flatten(0, -2)
     return float((flat - flat.mean(0)).square().sum() / flat.square().sum())
 
 
 def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, float]]:
-    """Contrast of each step, and what tells patches apart in each modality at the end."""
+    """Return the contrastive loss of each step, and the result of `told_apart` for each modality at the end."""
     torch.manual_seed(seed)
     encoder = AnySat(ModelConfig(dim=128, depth=2, num_heads=4, subpatch_order="raster", rpe_heads="each"),
                      normaliser=Normaliser.from_batch(Batch.of(tiles.tiles[:100])))  # fmt: skip
@@ -130,7 +130,7 @@ def train(way: Way, tiles: Tiles, seed: int) -> tuple[list[float], dict[str, flo
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     steps = " | ".join(f"step {step}" for step in SHOWN)
     lines = [f"| beginning | learning rate | {steps} | apart, {', '.join(KEYS)} |",
              f"|---|---|{'---|' * (len(SHOWN) + 1)}"]  # fmt: skip
@@ -142,7 +142,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Train, or print what was found."""
+    """Train, or print the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run").add_argument("--seed", type=int, default=0)

@@ -1,11 +1,11 @@
-"""Does pretraining learn, and what of it helps? Runs of `world-nano` with one thing changed, each probed when done.
+"""Does pretraining learn, and which parts of it help? Runs of `world-nano` with one change each, then probed.
 
-python benchmarks/pretraining_experiments.py run teacher --seed 0 --runs runs       # go on where it was stopped
-python benchmarks/pretraining_experiments.py all --runs runs                        # every one that has no record yet
+python benchmarks/pretraining_experiments.py run teacher --seed 0 --runs runs       # continues an interrupted run
+python benchmarks/pretraining_experiments.py all --runs runs                        # all without a record yet
 python benchmarks/pretraining_experiments.py print                                  # the tables of all records
 
-Every run leaves one record in docs/experiments/pretraining, made on one core in float32. The untrained network it is
-compared with has the very weights the run began with.
+Every run leaves one record in docs/experiments/pretraining, made on one core in float32. The untrained network that it
+is compared with has exactly the weights that the run started from.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
                       "final_momentum": 0.0, "centred": False},
     },
 }  # fmt: skip
-"""What differs from the preset, by group of options."""
+"""Differences from the preset, by group of options."""
 
 
 def configured(variant: str, seed: int) -> PretrainConfig:
-    """The options of a run."""
+    """Return the options of a run."""
     config = world_nano()
     changed = {group: replace(getattr(config, group), **options) for group, options in VARIANTS[variant].items()}
     return replace(config, seed=seed, engine=replace(config.engine, threads=1), **changed)
 
 
 def run(variant: str, seed: int, runs: Path) -> Path:
-    """Train, or go on, probe, and leave the record."""
+    """Train or continue, probe, and write the record."""
     path = RECORDS / f"{variant}-{seed}.json"
     if path.exists():
         return path
@@ -90,7 +90,7 @@ def run(variant: str, seed: int, runs: Path) -> Path:
 
 
 def detected(run: Path) -> dict[str, list[str]]:
-    """What the collapse detector said at each look, by step; steps at which it said nothing have an empty list."""
+    """Return what the collapse detector reported, by step. Steps without problems have an empty list."""
     looks: dict[int, dict[str, float]] = {}
     for name, values in read_metrics(run / METRICS).items():
         if name.startswith("health/"):
@@ -100,7 +100,7 @@ def detected(run: Path) -> dict[str, list[str]]:
 
 
 def kept(kind: str) -> dict[str, dict[str, Any]]:
-    """The records of the generated world or of real data, in the order of the variants; the model that ships last."""
+    """Return the records of the generated world or of real data, ordered by variant, with the model that ships last."""
     found = {path.stem: json.loads(path.read_text()) for path in RECORDS.glob("*.json")}
     order = [*VARIANTS, "real", "real-projection"]
     chosen = [name for name, record in found.items() if record["kind"] == kind]
@@ -109,7 +109,7 @@ def kept(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def tables() -> list[str]:
-    """Those of the generated world: scores, what each run of a goal gains, and the others, what the detector said."""
+    """Return the tables of the generated world: scores, gains of runs and variants, and reports of the detector."""
     records = kept("world")
     goals = {name: record for name, record in records.items() if record["about"].get("variant") in GOALS}
     others = {name: record for name, record in records.items() if name not in goals}
@@ -117,7 +117,7 @@ def tables() -> list[str]:
 
 
 def main() -> None:
-    """Run, or print."""
+    """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")
@@ -138,7 +138,7 @@ def main() -> None:
     for variant, seed in wanted:
         try:
             print(run(variant, seed, options.runs), flush=True)
-        except InputError as error:  # another process is at it
+        except InputError as error:  # another process is running it
             print(error, flush=True)
 
 

@@ -1,6 +1,7 @@
-"""Features of frozen encoders for the pretraining probes, the same for every data set; and untrained twins.
+"""Features of frozen encoders and of untrained networks for the pretraining probes, the same for every dataset.
 
-An encoder keeps the statistics it was trained with; where it has none, those of the data's training tiles serve.
+An encoder keeps the statistics that it was trained with. If it has none for the data, those of the training tiles are
+used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from anysat.normalise import Normaliser
 
 
 def untrained(config: ModelConfig, seed: int, *, isometric: bool = False) -> AnySat:
-    """The network as it starts, frozen, without statistics."""
+    """Return an untrained network, frozen and without statistics."""
     torch.manual_seed(seed)
     encoder = AnySat(config)
     if isometric:
@@ -35,12 +36,12 @@ def untrained(config: ModelConfig, seed: int, *, isometric: bool = False) -> Any
 
 
 def digest(model: AnySat) -> str:
-    """A short text that is another for other weights."""
+    """Return a short digest of the weights."""
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()[:16]
 
 
 def with_statistics(model: AnySat, batch: Batch) -> str:
-    """Give a model statistics for the data set of a batch of training tiles if it has none; says which serve."""
+    """Give a model statistics of a batch of training tiles if it has none for their dataset; return which are used."""
     name = batch.dataset or "data"
     own = model.normaliser
     if own is not None and name in own.statistics:
@@ -51,7 +52,7 @@ def with_statistics(model: AnySat, batch: Batch) -> str:
 
 
 def remembered(path: Path | None, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Arrays kept in a file, made where it is not there."""
+    """Return arrays from a file, which is created if it does not exist."""
     if path is not None and path.is_file():
         with np.load(path) as file:
             return {name: file[name] for name in file.files}
@@ -65,7 +66,7 @@ def remembered(path: Path | None, make: Callable[[], dict[str, NDArray[Any]]]) -
 
 
 def twin_file(cache: Path | None, twin: AnySat, *facts: object) -> Path | None:
-    """Where the features of an untrained network are kept, by its shape, its statistics and other facts."""
+    """Return the file for the features of an untrained network, by its configuration, statistics and other facts."""
     if cache is None:
         return None
     statistics = None if twin.normaliser is None else twin.normaliser.to_dict()
@@ -75,10 +76,10 @@ def twin_file(cache: Path | None, twin: AnySat, *facts: object) -> Path | None:
 
 @torch.inference_mode()
 def pixel_features(model: AnySat, batch: Batch, patch_size_m: float) -> NDArray[Any]:
-    """(tile feature row col): fused token of the patch, then each modality's token of the pixel, NaN where unseen.
+    """Return (tile feature row col): fused token of the patch, then each modality's token of the pixel, NaN if unseen.
 
-    For modalities whose sub-patch is a pixel of one size. The same as `encode(…, dense=key)` for each key, with one
-    pass for all of them.
+    For modalities whose sub-patch is a pixel, all of one size. The result is that of `encode(…, dense=key)` for each
+    key, in one pass.
     """
     inputs, grid = model.prepare(batch, patch_size_m)
     seen = model.see(inputs, patch_size_m, tuple(inputs), chunk_rows=CHUNK_ROWS)
@@ -95,7 +96,7 @@ def pixel_features(model: AnySat, batch: Batch, patch_size_m: float) -> NDArray[
 
 
 def feature_sets(features: NDArray[Any], kinds: Sequence[str]) -> FeatureSets:
-    """The sets `own`, `dense` and `all`, from equally wide blocks of columns; `fused` and `s1` say what they are."""
+    """Return the sets `own`, `dense` and `all` of equally wide blocks of columns; `kinds` says what each block is."""
     blocks = dict(enumerate(np.split(features, len(kinds), axis=1)))
     chosen = {
         "own": [n for n, kind in enumerate(kinds) if kind != "fused"],
@@ -107,7 +108,7 @@ def feature_sets(features: NDArray[Any], kinds: Sequence[str]) -> FeatureSets:
 
 @torch.inference_mode()
 def patch_tokens(model: AnySat, batch: Batch, patch_size_m: float) -> dict[str, Tensor]:
-    """(patch feature): fused tokens as `fused`, and what each modality alone saw of the patch, before fusion."""
+    """Return (patch feature): fused tokens as `fused`, and the patch tokens of each modality before fusion."""
     inputs, _ = model.prepare(batch, patch_size_m)
     seen = model.see(inputs, patch_size_m, chunk_rows=CHUNK_ROWS)
     fused = model.encode(batch, patch_size_m).patch

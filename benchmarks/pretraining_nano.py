@@ -1,8 +1,8 @@
-"""The model that ships: its weights from a run of the preset `nano`, its figures, and its card.
+"""The model that ships: its weights, from a run of the preset `nano`, its scores, and its card.
 
 make nano                                        # all of it, about an hour of one core
-python benchmarks/pretraining_nano.py runs/nano  # from a run that is done
-python benchmarks/pretraining_nano.py probe      # figures of what ships, and the card
+python benchmarks/pretraining_nano.py runs/nano  # from a finished run
+python benchmarks/pretraining_nano.py probe      # scores of the model that ships, and the card
 python benchmarks/pretraining_nano.py card       # the card again, from the weights and the record
 """
 
@@ -44,7 +44,7 @@ def ship(run: Path) -> None:
 
 
 def measured(cache: Path | None) -> None:
-    """Probe the file that ships, in float32, beside the untrained network its run began with; and look for collapse."""
+    """Probe the file that ships, in float32, beside the untrained network of its run, and check for collapse."""
     model, config = anysat.load("nano").requires_grad_(False), nano()
     scores = probe_world(model, world_set(cache), PATCH_SIZE_M, twin_seed=config.seed, cache=cache,
                          twin=new_encoder(config))  # fmt: skip
@@ -61,31 +61,31 @@ def measured(cache: Path | None) -> None:
 
 
 def looked_at(model: AnySat, config: PretrainConfig) -> list[str]:
-    """What the collapse detector says of an encoder, at the held-out tiles of its own training."""
+    """Return what the collapse detector reports about an encoder on the held-out tiles of its own training."""
     part = open_part(config, config.data[0])
     health = next(one for one in monitors(config, [part]) if isinstance(one, HealthMonitor))
     return [problem.split(":")[0] for problem in problems(dict(health(Kept(model), step=0)))]
 
 
 class Kept(torch.nn.Module):
-    """An encoder as what a monitor looks at."""
+    """Wraps an encoder for a monitor."""
 
     def __init__(self, model: AnySat) -> None:
         super().__init__()
         self.model = model
 
     def encoder(self) -> AnySat:
-        """The encoder itself."""
+        """Return the encoder."""
         return self.model
 
 
 def digest_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """Return the digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def card(kept: dict[str, Any]) -> str:
-    """What it is, what it was made from, what it is worth and where it ends."""
+    """Return the model card: what the model is, what it was made from, its scores and its limits."""
     config = nano()
     parts = "\n".join(
         f"| {part.dataset} | {', '.join(f'`{key}`' for key in part.modalities)} | "

@@ -5,18 +5,18 @@ python benchmarks/pretraining_probe.py world --weights untrained --dim 128 --dep
 python benchmarks/pretraining_probe.py real --data DATA --weights runs/a --json OUT.json
 python benchmarks/pretraining_probe.py table docs/experiments/pretraining/*.json
 
-Protocol. Every feature set gets the same linear model: ridge regression onto the classes, all classes weighing the
-same, features standardised, the penalty the best of the same list on the last third of the training tiles. The feature
-set of an encoder (`own`, `dense` or `all`) is chosen there as well; test tiles are only scored. The score is balanced
-accuracy, rescaled so that guessing is 0; intervals hold 95 % of 2000 draws of test tiles, a difference's both in the
-same draws.
+Protocol. Every feature set gets the same linear model: ridge regression onto the classes, with equal weight for each
+class, standardised features, and the penalty that is best on the last third of the training tiles, chosen from the same
+list. The feature set of an encoder (`own`, `dense` or `all`) is also chosen there; test tiles are only scored. The
+score is balanced accuracy, rescaled so that guessing gives 0. Intervals contain 95 % of 2000 draws of test tiles. Those
+of differences use the same draws for both.
 
 - `world`: the five tasks of `world_difficulty.py` in 576 tiles of the generated world 100, which no pretraining may
   use.
-- `real`: see `pretraining_real.py`; folds answered in turn (`cross`), and fold 0 alone where no pretraining saw it
-  (`unseen`).
+- `real`: see `pretraining_real.py`. `cross` predicts each fold from the others; `unseen` predicts fold 0 alone, where
+  no pretraining has seen it.
 
-Features without a network: `statistics` (mean and deviation of each band over the year; of an image, the bands),
+Features without a network: `statistics` (mean and deviation of each band over the year, or the bands of an image),
 `neighbourhood` (the same, and their mean and deviation over 50 m), `series` (every band at every date).
 """
 
@@ -46,22 +46,22 @@ from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 
 HELD_OUT = 8
-"""Last test tiles, whose patches are asked for in the other modality."""
+"""Number of the last test tiles, which are used for retrieval between modalities."""
 
 
 def probe_world(
     model: AnySat, world: WorldSet, patch_size_m: float = 40.0, *, twin_seed: int | None = 0, cache: Path | None = None,
     twin: AnySat | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of an encoder on the five tasks, each with intervals and beside the baselines; usable during training.
+    """Return the scores of an encoder on the five tasks, with intervals and baselines. Can be used during training.
 
     Args:
-        model: any encoder, in eval mode; keeps its statistics, or gets those of the training tiles.
-        world: from `world_set`.
-        patch_size_m: 20, 40 or another that nests in 320 m.
-        twin_seed: seed of the untrained network of the same shape to compare with; None for no such comparison.
-        cache: folder in which the untrained network's features are kept.
-        twin: the untrained network, where it is not torch's own beginning.
+        model: An encoder in eval mode. It keeps its statistics, or gets those of the training tiles.
+        world: The evaluation set, from `world_set`.
+        patch_size_m: 20, 40 or another size that divides 320 m.
+        twin_seed: Seed of the untrained network of the same shape to compare with; None for no such comparison.
+        cache: Folder for the untrained network's features.
+        twin: The untrained network, if it does not have torch's default initialisation.
     """
     start = time.process_time()
     statistics = with_statistics(model, world.batch(list(range(world.num_train))))
@@ -100,7 +100,7 @@ def _joined(sets: FeatureSets, statistics: np.ndarray) -> FeatureSets:
 
 
 def _compared(answers: Mapping[str, Answers]) -> dict[str, Any]:
-    """The encoder's answers beside the others', and each alone."""
+    """Return the encoder's scores beside the others', and each of those alone."""
     others = {name: one for name, one in answers.items() if name != "encoder"}
     return {"encoder": compare(answers["encoder"], others), **{name: compare(o, {}) for name, o in others.items()}}
 
@@ -117,15 +117,15 @@ def probe_real(
     model: AnySat, data: Path, *, twin_seed: int | None = 0, isometric: bool = False, cache: Path | None = None,
     twin: AnySat | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of an encoder on the real data, `<task>, <split>` each with `cross` and, where it exists, `unseen`.
+    """Return the scores of an encoder on the real data: for each `<task>, <split>`, `cross` and, if possible, `unseen`.
 
     Args:
-        model: any encoder, in eval mode; keeps its statistics, or gets those of the training tiles.
-        data: folder of the real data.
-        twin_seed: seed of the untrained network of the same shape to compare with; None for no such comparison.
-        isometric: whether the untrained network begins isometric.
-        cache: folder in which the untrained network's features are kept.
-        twin: the untrained network itself.
+        model: An encoder in eval mode. It keeps its statistics, or gets those of the training tiles.
+        data: Folder of the real data.
+        twin_seed: Seed of the untrained network of the same shape to compare with; None for no such comparison.
+        isometric: Initialise the untrained network isometrically.
+        cache: Folder for the untrained network's features.
+        twin: The untrained network itself.
     """
     start = time.process_time()
     sources = {real.POINTS: real.points(data), real.SCENES: real.scenes(data)}
@@ -169,7 +169,7 @@ def record(
     kind: str, weights: str, about: Mapping[str, Any], model: AnySat, patch_size_m: float, twin_seed: int,
     scores: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything a table needs, and how it was made."""
+    """Return everything that a table needs, and how it was measured."""
     config = model.config.to_dict()
     config["modalities"] = [modality.key for modality in model.config.modalities]
     return {
@@ -188,7 +188,7 @@ def record(
 
 
 def table(paths: list[Path]) -> str:
-    """Markdown tables of record files, one of the world and one of each real task: a row for each run and baseline."""
+    """Return Markdown tables of record files: one for the world and one for each part of the real tasks."""
     records = [(path.stem, json.loads(path.read_text())) for path in paths]
     parts = []
     for kind, part in (("world", None), ("real", "cross"), ("real", "unseen")):

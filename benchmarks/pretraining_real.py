@@ -1,12 +1,12 @@
-"""Real Sentinel-1 and Sentinel-2 data: probes of crops, land cover, water; the same ground as a pretraining source.
+"""Real Sentinel-1 and Sentinel-2 data: probes of crops, land cover and water, and unlabelled tiles for pretraining.
 
-The folder holds `crop_points_canada`, `terramesh_s1s2`, `sen1floods11` and `bigearthnet`. Fold 0 of every set is what
-`points` and `scenes` never give to a pretraining; they give no labels either.
+The folder holds `crop_points_canada`, `terramesh_s1s2`, `sen1floods11` and `bigearthnet`. `points` and `scenes` never
+give fold 0 of any set to a pretraining, and give no labels.
 
 - crops: one pixel, 20 months of 2017 and 2018, its main crop; folds are groups of large hexagons (`h3_l3`).
 - land cover: four scenes of one date in tiles of 320 m; folds are blocks of 640 m, or whole scenes.
 - water: a hand-labelled chip, likewise in blocks of 1280 m; with both sensors and with radar alone.
-- retrieval: pairs of Sentinel-1 and Sentinel-2 without use of labels.
+- retrieval: pairs of Sentinel-1 and Sentinel-2 images, without labels.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from anysat.model.encoder import AnySat
 from anysat.observation import Observation
 
 POINTS, SCENES = "crop_points_canada", "scenes_s1s2"
-"""Names under which statistics are kept."""
+"""Names under which statistics are stored."""
 NUM_FOLDS, SIDE_PX, DRAWN, LEAST = 5, 32, 10, 60
-"""Folds of the crops; side of a scene's tiles; pixels drawn of a class and tile; points of a main crop."""
+"""Number of folds of the crops; side of a scene's tiles; largest number of pixels per class and tile; smallest number
+of points of a main crop."""
 S2_LIMIT = 20_000
-"""Larger Sentinel-2 values are artefacts and are cut to this."""
+"""Larger Sentinel-2 values are artefacts and are clipped to this."""
 NOMINAL_DATE = "2020-07-01"
-"""Of the land-cover scenes, which come without a date."""
+"""Date of the land-cover scenes, which come without one."""
 _L2A = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 _L1C = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
-_SNOW = 7  # one whole scene and nothing else
+_SNOW = 7  # only in one whole scene, and nothing else there
 
 
 @dataclass(frozen=True, eq=False)
 class RealTiles:
-    """Tiles in memory, as a part of a mixture takes them; without labels."""
+    """Unlabelled tiles in memory, for a part of a mixture."""
 
     name: str
     tiles: Sequence[Tile]
@@ -63,7 +64,7 @@ class RealTiles:
         return self.tiles[index]
 
     def labels(self) -> NDArray[np.int64]:
-        """Refused: nothing here is balanced by classes."""
+        """Raise InputError: there are no classes to balance."""
         raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
 
 
@@ -76,16 +77,16 @@ class RealTask:
     place: NDArray[np.int64]
     """(sample 3): tile, row, column."""
     labels: NDArray[np.int64]
-    """(sample)"""
+    """(sample), class numbers."""
     classes: tuple[str, ...]
     """Names by number."""
     groups: NDArray[np.int64]
-    """(tile) of what is drawn together in intervals."""
+    """(tile), groups that intervals draw together."""
     folds: Mapping[str, NDArray[np.int64]]
-    """Ways to split, (tile) number of the fold, -1 for a tile that takes no part."""
+    """Ways to split: (tile), number of the fold, -1 for a tile that is not used."""
     is_series: bool = False
     fold_0_is_unseen: tuple[str, ...] = field(default=())
-    """Splits whose fold 0 `points` and `scenes` leave out."""
+    """Splits whose fold 0 is left out by `points` and `scenes`."""
 
     @property
     def samples(self) -> Samples:
@@ -93,27 +94,27 @@ class RealTask:
         return Samples(self.labels, self.groups[self.place[:, 0]])
 
     def pixels(self, maps: NDArray[Any], tiles: Sequence[int]) -> NDArray[Any]:
-        """Features (sample feature) at the samples of some tiles, from maps (tile feature row col)."""
+        """Return the features (sample feature) at the samples of some tiles, from maps (tile feature row col)."""
         inside = self.place[np.isin(self.place[:, 0], tiles)]
         return maps[np.searchsorted(tiles, inside[:, 0]), :, inside[:, 1], inside[:, 2]]
 
     def batches(self) -> list[tuple[list[int], Batch]]:
-        """All tiles that hold a sample, some at a time."""
+        """Return all tiles with a sample, in batches."""
         used, count = np.unique(self.place[:, 0]), 256 if self.is_series else 8
         parts = np.split(used, range(count, len(used), count))
         return [(part.tolist(), Batch.of([self.tiles[index] for index in part])) for part in parts]
 
     def encoded(self, model: AnySat) -> NDArray[Any]:
-        """An encoder's features of the samples, as `pixel_features`."""
+        """Return an encoder's features of the samples, see `pixel_features`."""
         parts = [self.pixels(pixel_features(model, batch, self.patch_size_m), t) for t, batch in self.batches()]
         return np.concatenate(parts)
 
     def sets_of(self, features: NDArray[Any]) -> FeatureSets:
-        """Sets of the columns of `encoded`; `own`, `dense` and `all` as in the generated world."""
+        """Return the sets `own`, `dense` and `all` of the columns of `encoded`, as in the generated world."""
         return feature_sets(features, ["fused", *self.tiles[0].observations])
 
     def baselines(self) -> dict[str, NDArray[Any]]:
-        """Features without a network: a series' statistics and all its values; a pixel's bands and its surroundings."""
+        """Return features without a network: values and statistics of a series, or bands and surroundings of images."""
         found: dict[str, list[NDArray[Any]]] = {}
         for tiles, batch in self.batches():
             for name, maps in (_series if self.is_series else _surroundings)(batch).items():
@@ -122,7 +123,7 @@ class RealTask:
 
 
 def _measured(batch: Batch) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Values and validity (time tile band row col) of each modality's measured bands that are ever valid."""
+    """Return values and validity (time tile band row col) of each modality's measured bands with a valid value."""
     found = []
     for seen in batch.observations.values():
         kept = [n for n, band in enumerate(seen.modality.bands) if band.ratio_of is None]
@@ -140,42 +141,42 @@ def _series(batch: Batch) -> dict[str, NDArray[Any]]:
 
 
 def _surroundings(batch: Batch) -> dict[str, NDArray[Any]]:
-    """Of images, one date: bands, and their mean and deviation over 50 m."""
+    """Return the bands of images, and their mean and deviation over 50 m."""
     bands = np.concatenate([moments(*pair)[0] for pair in _measured(batch)], axis=1)
     return {"statistics": bands, "neighbourhood": np.stack([around(one) for one in bands])}
 
 
 def tasks(data: Path) -> dict[str, RealTask]:
-    """The labelled sets of the data folder."""
+    """Return the labelled sets of the data folder."""
     return {"crops": _crops(data), "land cover": _land_cover(data), "water": _water(data, ("s2", "s1")),
             "water by radar": _water(data, ("s1",))}  # fmt: skip
 
 
 def points(data: Path) -> RealTiles:
-    """Every point outside fold 0, whatever its crop: tiles of one pixel (patch size 10 m), unlabelled."""
+    """Return all points outside fold 0, whatever their crop: unlabelled tiles of one pixel (patch size 10 m)."""
     tiles, folds = _points(data)[:2]
     return RealTiles(POINTS, [tile for tile, fold in zip(tiles, folds, strict=True) if fold])
 
 
 def scenes(data: Path) -> RealTiles:
-    """Tiles of 320 m of all scenes outside the folds 0, unlabelled."""
+    """Return unlabelled tiles of 320 m of all scenes, outside fold 0."""
     kept = [tile for name in ("terramesh", "floods", "pairs") for tile, fold in _blocks(data)[name] if fold]
     return RealTiles(SCENES, kept)
 
 
 def pairs(data: Path) -> RealTiles:
-    """Tiles of the pairs for retrieval: of the one that `scenes` leaves out."""
+    """Return the tiles for retrieval, from the pair that `scenes` leaves out."""
     return RealTiles(SCENES, [tile for tile, fold in _blocks(data)["pairs"] if not fold])
 
 
 def unseen(data: Path) -> RealTiles:
-    """Tiles of 320 m of all scenes that `scenes` leaves out, unlabelled."""
+    """Return the unlabelled tiles of 320 m that `scenes` leaves out."""
     return RealTiles(SCENES, [tile for tiles in _blocks(data).values() for tile, fold in tiles if not fold])
 
 
 @cache
 def _points(data: Path) -> tuple[list[Tile], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Tiles, folds, number of the hexagon, crop names."""
+    """Return tiles, folds, numbers of the hexagons, and crop names."""
     with np.load(data / POINTS / "canada2017_monthly_s1s2.npz") as file:
         z = {name: file[name] for name in file.files}
     days = [f"{month}-15" for month in z["month"]]
@@ -195,7 +196,7 @@ def _points(data: Path) -> tuple[list[Tile], NDArray[np.int64], NDArray[np.int64
     for number in np.argsort(-counts, kind="stable"):  # the largest first, each to the emptiest fold
         emptiest = int(filled.argmin())
         filled[emptiest] += counts[number]
-        fold_of[number] = NUM_FOLDS - 1 - emptiest  # fold 0 has no very large one, so many
+        fold_of[number] = NUM_FOLDS - 1 - emptiest  # fold 0 then has many hexagons and no very large one
     names = np.where(z["crop_code"] == 0, "", z["crop_name"])
     return [tile(n) for n in range(len(names))], fold_of[hexagons], hexagons, names
 
@@ -214,7 +215,7 @@ def _crops(data: Path) -> RealTask:
 
 @cache
 def _blocks(data: Path) -> dict[str, list[tuple[Tile, int]]]:
-    """Tiles of every scene with their fold."""
+    """Return the tiles of every scene with their fold."""
     terramesh = [
         (path.stem, _read(path), _L2A, _read(path.parents[1] / "S1RTC" / path.name), (NOMINAL_DATE, NOMINAL_DATE))
         for path in sorted((data / "terramesh_s1s2" / "S2L2A").glob("*.tif"))

@@ -1,6 +1,6 @@
-"""How the pretraining probes are scored: the same linear model for every feature set, intervals, tokens without labels.
+"""Scoring of the pretraining probes: the same linear model for every feature set, intervals, and label-free measures.
 
-Everything here takes arrays and knows neither data nor encoders.
+Everything here works on arrays, without knowing data or encoders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from anysat.probing.health import cross_modal_retrieval, effective_rank
 from anysat.probing.linear import LinearProbe, balanced_score, fit_linear
 
 PENALTIES = tuple(10.0**power for power in range(-5, 2))
-"""What the penalty is chosen from, for every feature set."""
+"""Penalties to choose from, for every feature set."""
 RESAMPLES = 2000
 FeatureSets = Mapping[str, NDArray[Any]]
 """Feature sets (sample feature) that a probe may choose from, by name."""
@@ -26,17 +26,17 @@ FeatureSets = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What is asked at which places."""
+    """Labels and groups of samples."""
 
     labels: NDArray[Any]
-    """(sample,) class numbers, or (sample question) answers 0 and 1 to several questions."""
+    """(sample) class numbers, or (sample question) answers 0 and 1 to several questions."""
     groups: NDArray[np.int64]
-    """(sample,) what is drawn together and never split: number of the tile, block or region."""
+    """(sample) number of the tile, block or region, which is drawn as a whole and never split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a probe got right, by group."""
+    """The number of right answers of a probe, by group."""
 
     right: NDArray[np.float64]
     """(group question class), number of right answers."""
@@ -45,10 +45,10 @@ class Answers:
     features: str = ""
     """Name of the feature set that was chosen."""
     penalties: tuple[float, ...] = ()
-    """That were chosen, one for each question and fold."""
+    """Penalties that were chosen, one for each question and fold."""
 
     def score(self, weight: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Balanced accuracy, rescaled so that guessing is 0, mean over questions; one for each weighting (… group)."""
+        """Return balanced accuracy over questions, rescaled so that guessing gives 0, for each weighting (… group)."""
         weight = np.ones(len(self.total)) if weight is None else weight
         right, total = (np.einsum("...g,gqc->...qc", weight, part) for part in (self.right, self.total))
         classes = (self.total.sum(0) > 0).sum(-1)  # a resample may lack one
@@ -57,10 +57,10 @@ class Answers:
 
 
 def probe(features: FeatureSets, samples: Samples, train: NDArray[Any], test: NDArray[Any]) -> Answers:
-    """Fit on the samples `train`, answer those of `test` (both are masks).
+    """Fit on the samples `train` and predict those of `test` (both are masks).
 
-    Feature set and penalty are the best on the last third of the training groups for a fit to the others; then all
-    training groups are used.
+    Feature set and penalty are those that score best on the last third of the training groups when fitted to the
+    others. The final fit uses all training groups.
     """
     groups = np.unique(samples.groups[train])
     later = np.isin(samples.groups, groups[round(len(groups) * 2 / 3) :])
@@ -81,7 +81,7 @@ def probe(features: FeatureSets, samples: Samples, train: NDArray[Any], test: ND
 
 
 def cross_probe(features: FeatureSets, samples: Samples, folds: NDArray[np.int64]) -> Answers:
-    """Every fold answered by a model fitted to the others, tallied together."""
+    """Predict every fold with a model fitted to the others, and count all together."""
     parts = [probe(features, samples, folds != number, folds == number) for number in np.unique(folds)]
     width = int(samples.labels.max()) + 1
     right, total = (
@@ -93,7 +93,7 @@ def cross_probe(features: FeatureSets, samples: Samples, folds: NDArray[np.int64
 
 
 def _finite(columns: NDArray[Any], train: NDArray[Any]) -> Tensor:
-    """What nobody saw becomes the training mean."""
+    """Replace missing values by the training mean."""
     missing = ~np.isfinite(columns)
     if missing.any():
         mean = np.nanmean(np.where(missing, np.nan, columns)[train], axis=0)
@@ -108,7 +108,7 @@ def _fit(
     validation: NDArray[Any] | None = None,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[LinearProbe, float]:
-    """A linear probe, and its score on the validation samples."""
+    """Return a linear probe, and its score on the validation samples."""
     unseen = None if validation is None else (values[validation], labels[validation])
     fitted = fit_linear(values[train], labels[train], penalties=penalties, validation=unseen)
     return fitted, float("nan") if unseen is None else balanced_score(fitted.predict(unseen[0]), unseen[1])
@@ -121,7 +121,7 @@ def _tally(
     features: str,
     penalties: tuple[float, ...],
 ) -> Answers:
-    """Answers and truth are (sample question)."""
+    """Count right answers. Answers and truth are (sample question)."""
     numbers, places = np.unique(groups, return_inverse=True)
     total = np.zeros((len(numbers), truth.shape[1], int(truth.max()) + 1))
     right = np.zeros_like(total)
@@ -132,7 +132,7 @@ def _tally(
 
 
 def compare(ours: Answers, others: Mapping[str, Answers], seed: int = 0) -> dict[str, Any]:
-    """Score, its 95 % interval, and difference to others with theirs; groups are drawn anew, the same for all."""
+    """Return score, 95 % interval, and differences to others with theirs, on the same draws of groups."""
     count = len(ours.total)
     weight = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(float)
     drawn = ours.score(weight)
@@ -152,10 +152,10 @@ def _interval(drawn: NDArray[np.float64]) -> list[float]:
 
 
 def without_labels(tokens: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Retrieval between the two modalities and effective rank, from patch tokens (patch dim) by name.
+    """Return retrieval between two modalities and effective ranks, from patch tokens (patch dim) by name.
 
-    The first is what all modalities together gave. `centred` is retrieval after each modality's mean was taken away,
-    which a constant offset between modalities does not disturb.
+    The first tokens are the fused ones. `centred` is the retrieval after subtracting each modality's mean, so that a
+    constant offset between modalities does not matter.
     """
     seen = torch.stack([part.isfinite().all(1) for part in tokens.values()]).all(0)
     kept = {name: part[seen].double() for name, part in tokens.items()}

@@ -1,7 +1,7 @@
-"""Median time and peak memory of one pretraining step, and what its parts take, on random pixels; a markdown table.
+"""Median time and peak memory of one pretraining step, and the share of its parts, on random pixels; a Markdown table.
 
-The steps are those of `fit`, with a checkpoint after each: `save` is apart, in
-seconds, for how often it comes is an option.
+The steps are those of `fit`, with a checkpoint after each. `save` is separate, in seconds, because how often it happens
+is an option.
 
 python benchmarks/pretraining_step.py --size tiny --repeat 5
 python benchmarks/pretraining_step.py --size base --repeat 3 --cases 1 --recompute
@@ -44,26 +44,26 @@ CASES = {
     "TreeSatAI-like, 20 m": ({"aerial": 0, "s2": 20, "s1-asc": 30}, 60, 20, 4),
     "PASTIS-like, 40 m": ({"spot": 0, "s2": 20, "s1": 20}, 320, 40, 1),
 }
-"""Dates of each modality, side of a tile and of a patch in metres, tiles in the batch."""
+"""Dates of each modality, side of a tile and of a patch in metres, and number of tiles in the batch."""
 PARTS = ("data", "preparation", "masking", "student", "teacher", "loss", "backward", "optimiser", "follow", "other")
-"""`data` stacks tiles, `optimiser` clips, too, `follow` moves the teacher. `other` is all the rest: gathers and sums of
-the forward pass, what is counted and logged, Lightning."""
+"""Parts of a step. `data` stacks tiles, `optimiser` includes clipping, `follow` updates the teacher. `other` is the
+rest: indexing and sums of the forward pass, counting and logging, Lightning."""
 
 
 class Stopwatch:
-    """Seconds of each part of a step."""
+    """The seconds of each part of a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.spent = device, defaultdict(float)
 
     def now(self) -> float:
-        """The time when all that was launched is done."""
+        """Return the time when all launched work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def timed(self, part: str, function):
-        """The function, whose time counts to a part."""
+        """Return a function whose time counts towards a part."""
 
         def call(*given, **named):
             start = self.now()
@@ -82,17 +82,17 @@ class Same:
     patch_size_m: float
 
     def plan(self, step: int) -> Plan:
-        """All of them."""
+        """Plan all tiles."""
         return Plan(step=step, dataset="random", patch_size_m=self.patch_size_m, indices=np.arange(len(self.tiles)))
 
     def read(self, plan: Plan) -> list[Tile]:
-        """All of them."""
+        """Return all tiles."""
         assert len(plan.indices) == len(self.tiles), plan
         return self.tiles
 
 
 def make_tiles(dates: dict[str, int], side_m: int, batch: int) -> list[Tile]:
-    """Random pixels of some modalities."""
+    """Create tiles of random pixels."""
     drawn, tiles = np.random.default_rng(0), []
     for number in range(batch):
         seen = []
@@ -107,7 +107,7 @@ def make_tiles(dates: dict[str, int], side_m: int, batch: int) -> list[Tile]:
 
 
 def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
-    """Time the leaves of the forward pass."""
+    """Time the innermost functions of the forward pass."""
     for name in ("draw_masks", "drop_dates"):
         setattr(stage, name, watched.timed("masking", getattr(stage, name)))
     leaves = [
@@ -121,7 +121,10 @@ def watch(watched: Stopwatch, objective: stage.Pretraining) -> None:
 
 
 def watch_engine(watched: Stopwatch, steps: list[dict[str, float]]) -> Callable[[], None]:
-    """Time what `fit` does around the forward pass, and note every step; gives what notes the last."""
+    """Time what `fit` does around the forward pass, and record every step.
+
+    Returns a function that records the last one.
+    """
     began: dict[str, float] = {}
     step, before, after, save = (
         Training.training_step,
@@ -157,7 +160,7 @@ def watch_engine(watched: Stopwatch, steps: list[dict[str, float]]) -> Callable[
 
 
 def measure(case: str, size: str, goal: str, repeat: int, device_name: str, threads: int, recompute: bool) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     device = torch.device(device_name)
     dates, side_m, patch_size_m, batch = CASES[case]
     source = Same(make_tiles(dates, side_m, batch), patch_size_m)
@@ -187,7 +190,7 @@ def measure(case: str, size: str, goal: str, repeat: int, device_name: str, thre
 
 
 def main() -> None:
-    """Measure every case in a process of its own."""
+    """Measure every case in its own process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny", choices=["tiny", "small", "base"])
     parser.add_argument("--goal", default="teacher", choices=["teacher", "projection"])

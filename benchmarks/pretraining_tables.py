@@ -1,4 +1,4 @@
-"""The tables of docs/experiments/pretraining.md, from the records; the page holds them as they are printed here."""
+"""The tables of docs/experiments/pretraining.md from the records. The page contains them exactly as printed here."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TITLES = {
     "as-published": "as published",
     "real-projection": "real, projection",
 }
-"""Of variants that have another name than in the page."""
+"""Titles of variants that are called differently on the page."""
 Records = Mapping[str, dict[str, Any]]
 """Records by the name of their file, in the order of the rows."""
 
 
 def title(name: str) -> str:
-    """What a run is called in a table."""
+    """Return the title of a run in a table."""
     variant, _, seed = name.rpartition("-")
     return f"{TITLES.get(variant, variant)}, seed {seed}" if seed.isdigit() else name
 
 
 def scores(records: Records, part: str | None = None) -> str:
-    """A row for each feature set without a network, each untrained network, and each run; with the retrieval."""
+    """Return a row for each feature set without a network, each untrained network, and each run, with the retrieval."""
     tasks = _tasks(records, part)
     chance = next(iter(records.values()))["retrieval"]["chance"]
     lines = [["run" if part is None else part, *(task.replace("_", " ") for task in tasks),
@@ -59,7 +59,7 @@ def scores(records: Records, part: str | None = None) -> str:
 
 
 def differences(records: Records, part: str | None = None, *, each: bool = False) -> str:
-    """What a variant gains over the statistics and its own beginning, pooled over its seeds; `each` run, too."""
+    """Return the gains of variants over statistics and untrained networks, pooled over seeds, and of `each` run."""
     tasks, variants = _tasks(records, part), {title(name): [record] for name, record in records.items() if each}
     for name, record in records.items():
         variant = name.rpartition("-")[0] if "variant" in record["about"] else name
@@ -75,10 +75,10 @@ def differences(records: Records, part: str | None = None, *, each: bool = False
 
 
 def pooled(tasks: Sequence[Mapping[str, Any]], other: str) -> tuple[float, float, float]:
-    """Mean over seeds of the difference to another feature set, and its 95 % interval over tiles.
+    """Return the mean over seeds of the difference to another feature set, and its 95 % interval over tiles.
 
-    All seeds answer the same tiles, and their intervals are of the same draws of them: the mean of their ends holds the
-    interval of their mean, and is that if the draws move all seeds alike.
+    All seeds predict the same tiles, and their intervals come from the same draws. The mean of the intervals' ends
+    therefore contains the interval of the mean, and equals it if a draw changes all seeds alike.
     """
     found = [task["encoder"]["minus"][other] for task in tasks]
     low, high = np.mean([one["interval"] for one in found], axis=0)
@@ -86,7 +86,7 @@ def pooled(tasks: Sequence[Mapping[str, Any]], other: str) -> tuple[float, float
 
 
 def looks(records: Records) -> str:
-    """At how many looks the detector spoke at each run, and what it said last."""
+    """Return how often the detector reported a problem in each run, and the last problem."""
     lines = [["run", "looks", "spoke", "said last"], ["---"] * 4]
     for name, record in records.items():
         said = record["about"].get("detector", {})

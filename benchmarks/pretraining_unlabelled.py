@@ -1,16 +1,16 @@
-"""Does pretraining learn on real imagery? Runs on the unlabelled real data alone, each probed when done.
+"""Does pretraining learn on real imagery? Runs on the unlabelled real data alone, then probed.
 
-python benchmarks/pretraining_unlabelled.py run real --seed 0 --data DATA --runs runs   # goes on where it was stopped
-python benchmarks/pretraining_unlabelled.py all --data DATA --runs runs                 # every one without a record yet
+python benchmarks/pretraining_unlabelled.py run real --seed 0 --data DATA --runs runs   # continues an interrupted run
+python benchmarks/pretraining_unlabelled.py all --data DATA --runs runs                 # all without a record yet
 python benchmarks/pretraining_unlabelled.py print                                       # the tables of all records
 python benchmarks/pretraining_unlabelled.py places runs/real-0 --data DATA              # position, place by place
-python benchmarks/pretraining_unlabelled.py asked --data DATA   # crops, told from what `dense` asks of the tokens
+python benchmarks/pretraining_unlabelled.py asked --data DATA   # crops, predicted from the targets of `dense`
 
-The encoder of `world-nano`, new weights, on the points of `crop_points_canada` and the scenes of Sentinel-1 and
-Sentinel-2 (`pretraining_real.py`), of which fold 0 and one of the four pairs are left out. So what a probe answers of
-fold 0 (`unseen`) is of ground that no training saw; of the other folds (`cross`) it saw the pixels, never a label. The
-untrained network has the very weights the run began with. One record each in docs/experiments/pretraining, made on one
-core in float32.
+The encoder of `world-nano` with new weights is trained on the points of `crop_points_canada` and the scenes of
+Sentinel-1 and Sentinel-2 (`pretraining_real.py`), without fold 0 and one of the four pairs. So the probes of fold 0
+(`unseen`) are on ground that no training saw. Of the other folds (`cross`) it saw the pixels, but no label. The
+untrained network has exactly the weights that the run started from. Each run leaves a record in
+docs/experiments/pretraining, made on one core in float32.
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ SOURCES = {
     POINTS: Source(2, 96),
     SCENES: Source(1, 8, (20.0, 40.0), 120.0),
 }
-"""How the tiles are drawn, by the name under which their statistics are kept."""
+"""How the tiles are drawn, by the name under which their statistics are stored."""
 NUM_STEPS, PATCH_SIZE_M = 500, 40.0
 LOOKED_AT = 64
-"""Left-out tiles of all places that the detector looks at: those of one place differ in little but where a patch is."""
+"""Number of left-out tiles that the detector uses, from all places: those of one place differ in little but
+position."""
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "real": {},
     "real-projection": {"objective": {"goal": "projection"}},
 }
-"""What differs from `world-nano` besides the data, by group of options."""
+"""Differences from `world-nano` besides the data, by group of options."""
 
 
 def configured(variant: str, seed: int) -> PretrainConfig:
-    """The options of a run."""
+    """Return the options of a run."""
     config = world_nano()
     changed = {group: replace(getattr(config, group), **options) for group, options in VARIANTS[variant].items()}
     return replace(
@@ -70,7 +71,7 @@ def configured(variant: str, seed: int) -> PretrainConfig:
 
 
 def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
-    """Train, or go on, probe, and leave the record."""
+    """Train or continue, probe, and write the record."""
     path = RECORDS / f"{variant}-{seed}.json"
     if path.exists():
         return path
@@ -90,7 +91,7 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
 
 
 def tables() -> list[str]:
-    """Those of real data: of the model that ships; of each split scores and what is gained; what the detector said."""
+    """Return the tables of real data: the model that ships, scores and gains of each split, detector reports."""
     records = kept("real")
     shipped = {"nano": records.pop("nano-real")}
     made = [pages.scores(shipped, "cross"), pages.differences(shipped, "cross")]
@@ -100,7 +101,7 @@ def tables() -> list[str]:
 
 
 def places(run: Path, data: Path) -> dict[str, float]:
-    """Share of position in what fused tokens of a run differ in: at left-out tiles of all places, at nine of each."""
+    """Return the position share of a run's fused tokens, on left-out tiles of all places, and on nine of each place."""
     encoder, tiles = anysat.load(run).requires_grad_(False), unseen(data).tiles
     found: dict[str, list[Tile]] = {"all places": list(tiles)}
     for tile in tiles:
@@ -114,7 +115,7 @@ def places(run: Path, data: Path) -> dict[str, float]:
 
 
 def asked(data: Path) -> dict[str, Any]:
-    """How well crops are told by the very numbers that the dense term asks of a pixel's tokens, all months and 2017."""
+    """Return how well the numbers that the dense loss predicts tell crops apart, for all months and for 2017."""
     task, encoder = tasks(data)["crops"], new_encoder(configured("real", 0))
     folds = task.folds["regions"][task.place[:, 0]]
     chosen = [task.tiles[int(index)] for index in task.place[:, 0]]
@@ -137,7 +138,7 @@ def _of_year(tile: Tile, year: str) -> Tile:
 
 
 def main() -> None:
-    """Run, or print."""
+    """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")

@@ -1,6 +1,6 @@
-"""Five tasks of the generated world for frozen encoders: places, labels, and features of encoders and baselines.
+"""Five tasks of the generated world for frozen encoders: samples, labels, and features of encoders and baselines.
 
-Tasks, pixels, windows and labels are those of `world_difficulty.py`; what is generated is kept on disk.
+Tasks, pixels, windows and labels are those of `world_difficulty.py`. Generated data are kept on disk.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from anysat.model.encoder import AnySat
 from anysat.observation import Observation
 
 SEED, NUM_TILES, DATASET = 100, 576, "world"
-"""Evaluation seed, which no pretraining may use; tiles; name under which statistics are kept."""
+"""Seed for evaluation, which no pretraining may use; number of tiles; name under which statistics are stored."""
 KEYS = ("s2", "s1")
 BANDS = {"s2": 10, "s1": 2}
-"""Measured bands that baselines see."""
+"""Number of measured bands that baselines use."""
 WINDOWS = int(EXTENT_M // PIXEL_M) // WINDOW_PX
 Maps = dict[str, NDArray[Any]]
 """Features of a tile: `pixel` and `flood` (feature row col), `window` (feature window_row window_col)."""
@@ -36,28 +36,28 @@ Maps = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class WorldSet:
-    """Source observations of the tiles, and the samples of every task."""
+    """Observations of the tiles in source values, and the samples of every task."""
 
     arrays: Mapping[str, NDArray[Any]]
-    """`s2`, `s1` (tile time band row col), their `_valid` and `_dates`; `highest` (tile), flood date among s1's;
-    `<task>_place` (sample 3), tile, row and column; `<task>_label`."""
+    """`s2`, `s1` (tile time band row col), their `_valid` and `_dates`; `highest` (tile), index of the flood date in
+    s1; `<task>_place` (sample 3), tile, row and column; `<task>_label`."""
 
     @property
     def num_tiles(self) -> int:
-        """Tiles."""
+        """Number of tiles."""
         return len(self.arrays["s2"])
 
     @property
     def num_train(self) -> int:
-        """The first tiles train."""
+        """Number of training tiles, which are the first ones."""
         return round(self.num_tiles * 2 / 3)
 
     def samples(self, task: str) -> Samples:
-        """Labels and tiles of a task's samples."""
+        """Return the labels and tiles of a task's samples."""
         return Samples(self.arrays[f"{task}_label"], self.arrays[f"{task}_place"][:, 0])
 
     def batch(self, tiles: list[int], keys: tuple[str, ...] = KEYS, flood: bool = False) -> Batch:
-        """Some tiles as an encoder takes them; `flood` keeps the one date of the highest rivers."""
+        """Return some tiles as a batch; `flood` keeps only the date of the highest rivers."""
         return Batch.of([self._tile(index, keys, flood) for index in tiles])
 
     def _tile(self, index: int, keys: tuple[str, ...], flood: bool) -> Tile:
@@ -68,7 +68,7 @@ class WorldSet:
 
 
 def world_set(cache: Path | None = None, seed: int = SEED, num_tiles: int = NUM_TILES) -> WorldSet:
-    """The evaluation set, generated or read from the folder `cache`."""
+    """Return the evaluation set, generated or read from the folder `cache`."""
     path = None if cache is None else cache / f"world-{seed}-{num_tiles}-{PARAMETERS_SHA256[:8]}.npz"
     return WorldSet(remembered(path, lambda: _make(seed, num_tiles)))
 
@@ -82,7 +82,7 @@ def _make(seed: int, num_tiles: int) -> dict[str, NDArray[Any]]:
 
 
 def _generate(seed: int, index: int) -> dict[str, NDArray[Any]]:
-    """Observations, places and labels of one tile."""
+    """Return observations, places and labels of one tile."""
     tile, rng = World(seed).tile(index, extent_m=EXTENT_M), np.random.default_rng([seed, index])
     arrays: dict[str, NDArray[Any]] = {}
     for key in KEYS:
@@ -107,7 +107,7 @@ def _named(task: str, index: int, place: NDArray[Any], label: NDArray[Any]) -> d
 
 
 def _windows(tile: WorldTile) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Windows that are mostly forest, and which species are there."""
+    """Return the windows that are mostly forest, and the species in them."""
     label = tile.raster("species", PIXEL_M)[: WINDOWS * WINDOW_PX, : WINDOWS * WINDOW_PX]
     cut = label.reshape(WINDOWS, WINDOW_PX, WINDOWS, WINDOW_PX)
     place = np.argwhere((cut >= 0).mean((1, 3)) > 0.5)
@@ -116,7 +116,7 @@ def _windows(tile: WorldTile) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def gather(world: WorldSet, maps_of: Callable[[list[int]], list[Maps]], tiles_at_once: int = 4) -> Maps:
-    """Features (sample feature) of every task's samples, from the maps of each tile."""
+    """Return the features (sample feature) of every task's samples, from the maps of each tile."""
     found: dict[str, list[NDArray[Any]]] = {task: [] for task in TASKS}
     for start in range(0, world.num_tiles, tiles_at_once):
         tiles = list(range(start, min(start + tiles_at_once, world.num_tiles)))
@@ -130,21 +130,21 @@ def gather(world: WorldSet, maps_of: Callable[[list[int]], list[Maps]], tiles_at
 
 
 def moments(values: NDArray[Any], valid: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and deviation over the valid entries of the first axis."""
+    """Return mean and deviation over the valid entries of the first axis."""
     count = np.maximum(valid.sum(0), 1)
     mean = (values * valid).sum(0) / count
     return mean, np.sqrt(((values - mean) ** 2 * valid).sum(0) / count)
 
 
 def over_windows(values: NDArray[Any]) -> NDArray[Any]:
-    """Pixels of each window (feature window_row window_col pixel)."""
+    """Return the pixels of each window (feature window_row window_col pixel)."""
     side = WINDOWS * WINDOW_PX
     cut = values[:, :side, :side].reshape(-1, WINDOWS, WINDOW_PX, WINDOWS, WINDOW_PX)
     return cut.transpose(0, 1, 3, 2, 4).reshape(len(values), WINDOWS, WINDOWS, -1)
 
 
 def statistics(world: WorldSet) -> Maps:
-    """Mean and deviation of every band over the year, as `world_difficulty.py`: a pixel's own, or a window's."""
+    """Return mean and deviation of every band over the year, as in `world_difficulty.py`: of a pixel or of a window."""
 
     def maps(tile: int) -> Maps:
         seen = {key: _measured(world, tile, key) for key in KEYS}
@@ -160,13 +160,13 @@ def statistics(world: WorldSet) -> Maps:
 
 
 def around(pixels: NDArray[Any], side_px: int = 5) -> NDArray[Any]:
-    """Maps (feature row col), then their mean and deviation over the square around each pixel."""
+    """Return maps (feature row col), followed by their mean and deviation over a square around each pixel."""
     mean, square = (_mean_around(part.astype(np.float64), side_px) for part in (pixels, pixels**2))
     return np.concatenate([pixels, mean, np.sqrt(np.maximum(square - mean**2, 0))])
 
 
 def neighbourhood(world: WorldSet) -> Maps:
-    """The statistics of a pixel, and their mean and deviation over 50 m around it; flood with every band."""
+    """Return the statistics of a pixel, and their mean and deviation over 50 m around it; for flood, of every band."""
 
     def maps(tile: int) -> Maps:
         seen = {key: _measured(world, tile, key) for key in KEYS}
@@ -179,14 +179,14 @@ def neighbourhood(world: WorldSet) -> Maps:
 
 
 def _mean_around(pixels: NDArray[Any], side_px: int) -> NDArray[Any]:
-    """Mean of each feature (feature row col) over a square around every pixel, mirrored at the edges."""
+    """Return the mean of each feature (feature row col) over a square around every pixel, mirrored at the edges."""
     half = side_px // 2
     wide = torch.from_numpy(np.pad(pixels, ((0, 0), (half, half), (half, half)), mode="symmetric"))
     return torch.nn.functional.avg_pool2d(wide, side_px, stride=1).numpy()
 
 
 def series(world: WorldSet) -> Maps:
-    """Every band at every date, in order of dates, a pixel's mean where it is not valid."""
+    """Return every band at every date, in order, with the pixel's mean where it is not valid."""
 
     def maps(tile: int) -> Maps:
         flat, seen = [], {key: _measured(world, tile, key) for key in KEYS}
@@ -209,9 +209,9 @@ BASELINES = {"statistics": statistics, "neighbourhood": neighbourhood, "series":
 
 
 def encoded(world: WorldSet, model: AnySat, patch_size_m: float) -> Maps:
-    """An encoder's features, frozen: of a pixel its patch's fused token and its own of each modality.
+    """Return an encoder's features: for a pixel, its patch's fused token and its own token of each modality.
 
-    `flood` adds the same of the one Sentinel-1 date; `window` is mean and deviation over the window's pixels.
+    `flood` adds the same for the one Sentinel-1 date; `window` is mean and deviation over the window's pixels.
     """
 
     def maps(tiles: list[int]) -> list[Maps]:
@@ -228,10 +228,10 @@ def encoded(world: WorldSet, model: AnySat, patch_size_m: float) -> Maps:
 
 
 def sets_of(task: str, features: NDArray[Any]) -> FeatureSets:
-    """The columns of `encoded` from which a probe chooses.
+    """Return the columns of `encoded` from which a probe chooses.
 
-    `own`: what each modality's token tells of the pixel; `dense`: the encoder's dense output, fused patch token and
-    Sentinel-2's; `all`: all of it.
+    `own` is each modality's token of the pixel; `dense` is the encoder's dense output, the fused patch token and the
+    token of Sentinel-2; `all` is all of it.
     """
     year = ["fused", *KEYS]
     return feature_sets(features, {"species": year * 2, "flood": [*year, "fused", "date"]}.get(task, year))

@@ -1,18 +1,20 @@
-"""Seconds of the encoder, against the plain forward pass and against what the machine's matrix rate allows.
+"""Speed of the encoder, compared with the plain forward pass and with the machine's rate of matrix products.
 
 python benchmarks/speed.py run [--cases treesat …] [--times 5] [--json docs/experiments/speed.json]
 python benchmarks/speed.py growth            # seconds and memory as tiles, dates, batches and patches grow
 python benchmarks/speed.py print docs/experiments/speed.json
 
-`make bench` does the first two. A case is a tile of random pixels seen by the base model with the first weights of a
-seed. Ways of computing it take turns, each in a process of its own, so that whatever else the machine does meets all of
-them: the plain float32 forward pass of `plain.py`, with memory in pages as torch has them by itself, the encoder's own
-in float32 and, where the machine computes with it, in bfloat16, made ready once for all turns. Seconds are medians,
-ratios those of each turn. Machines that are shared with others change their rate. A product is timed before and after
-each turn, and the lower rate is the turn's; a turn is *quiet* where it is four fifths or more of the best of all turns
-of the case. Medians of quiet turns are told by themselves, with their ratio. The floor is what remains to be multiplied
-at the rate at which this machine multiplies matrices of those very shapes, one after the other; its share is that over
-the seconds taken. Nothing is reported from a machine that is busy with something else, unless `--busy` is given.
+`make bench` runs the first two. A case is a batch of tiles of random pixels, encoded by the untrained base model.
+Several ways to compute it take turns, each in its own process, so that other work on the machine affects all alike: the
+plain float32 forward pass of `plain.py`, with torch's own memory pages, and the encoder's in float32 and, if the
+machine has units for it, in bfloat16, made ready once for all turns. Seconds are medians, and ratios are medians over
+turns.
+
+Machines that are shared with others change their speed. A product is timed before and after each turn, and the lower
+rate is the turn's. A turn is *quiet* if its rate is at least four fifths of the best of all turns of the case. Medians
+and ratios of quiet turns are given separately. The floor is the time of the remaining products alone, at the rate at
+which this machine multiplies matrices of these shapes one after the other; its share is the floor divided by the time
+taken. Nothing is reported from a machine that is busy with other work, unless `--busy` is given.
 """
 
 from __future__ import annotations
@@ -48,28 +50,29 @@ from anysat.model.projectors import SeriesProjector
 from anysat.model.ready import keeping_ready
 
 FLOORED = 0.98
-"""Share of the multiplications whose shapes are timed for the floor; the others are taken to be as fast as these."""
+"""Fraction of the operations whose shapes are timed for the floor. The others are assumed to be as fast."""
 QUIET = 0.8
-"""Share of the best turn's rate at which a turn counts as quiet."""
+"""Fraction of the best turn's rate from which a turn counts as quiet."""
 MOST_NUMBERS = 2**28
-"""In a product that is timed for the floor; of a pile of larger ones a few are."""
+"""Largest number of entries in the result of a product that is timed for the floor. Of larger batches only a part
+is."""
 
 
 def base_model() -> AnySat:
-    """The base size with the first weights of a seed."""
+    """Return the base model with the initial weights of a seed."""
     torch.manual_seed(0)
     return AnySat(ModelConfig.base()).eval().requires_grad_(False)
 
 
 def plainly(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
-    """Patch tokens (batch row col dim) by the plain forward pass."""
+    """Return patch tokens (batch row col dim) by the plain forward pass."""
     inputs, grid, _ = model._check(read_published(x, model.config), range(10_000), patch_m)
     return plain(model, inputs, patch_m).patch.unflatten(1, (grid.num_rows, grid.num_cols))
 
 
 @lru_cache(maxsize=1)
 def compiled(model: AnySat) -> AnySat:
-    """A copy whose largest parts are compiled on their first call, for each shape, with frozen weights."""
+    """Return a copy with frozen weights whose largest parts are compiled on their first call, for each shape."""
     torch._inductor.config.freezing = True
     found = copy.deepcopy(model)
     found.spatial.compile(dynamic=False)
@@ -82,7 +85,7 @@ def compiled(model: AnySat) -> AnySat:
 def ways(
     has_plain: bool, bf16: bool, with_compiled: bool
 ) -> dict[str, Callable[[AnySat, Mapping[str, Tensor], float], Tensor]]:
-    """What takes turns."""
+    """Return the ways to compute that take turns."""
 
     def ours(model: AnySat, x: Mapping[str, Tensor], patch_m: float) -> Tensor:
         return model(x, patch_m, "patch")
@@ -107,7 +110,7 @@ def ways(
 
 
 Shape = tuple[int, int, int, int]
-"""Of products: how many, rows, inner length, columns."""
+"""Shape of a product: batch, rows, inner length, columns."""
 
 
 class Multiplications(TorchDispatchMode):
@@ -118,7 +121,7 @@ class Multiplications(TorchDispatchMode):
         self.found: Counter[Shape] = Counter(found)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note it, and do it."""
+        """Count an operation and run it."""
         name, packet = func.name(), func.overloadpacket
         if packet in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
             a, b = args[-2:]
@@ -132,19 +135,19 @@ class Multiplications(TorchDispatchMode):
 
     @property
     def flops(self) -> dict[Shape, float]:
-        """By shape."""
+        """Floating-point operations by shape."""
         return {shape: 2.0 * times * shape[0] * shape[1] * shape[2] * shape[3] for shape, times in self.found.items()}
 
 
 def multiplications(way: Callable[..., Tensor], *args: Any) -> Multiplications:
-    """What a way multiplies."""
-    with torch.inference_mode(False), torch.no_grad(), Multiplications() as counted:  # inference keeps layers whole
+    """Count the products of a way to compute."""
+    with torch.inference_mode(False), torch.no_grad(), Multiplications() as counted:  # else layers stay whole
         way(*args)
     return counted
 
 
 def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
-    """Seconds of the products alone, each shape timed by itself into memory that is there already."""
+    """Return the seconds of the products alone, each shape timed by itself with existing output memory."""
     flops = sorted(counted.flops.items(), key=lambda item: -item[1])
     total, timed, seconds = sum(counted.flops.values()), 0.0, 0.0
     for (count, rows, inner, cols), some in flops:
@@ -159,20 +162,20 @@ def floor_seconds(counted: Multiplications, dtype: torch.dtype) -> float:
 
 
 def peak_gb() -> float:
-    """The most memory this process has held."""
-    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage begins with what the parent held
+    """Return the peak memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage starts with the parent's peak
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
 class Turns:
-    """One way of computing one case, in this process."""
+    """One way to compute one case, in this process."""
 
     def __init__(self, name: str, way: str) -> None:
         self.case, self.model, self.way = CASES[name], base_model(), way
         self.call, self.x = ways(True, True, True)[way], CASES[name].inputs()
 
     def begin(self) -> tuple[dict[Shape, int], float]:
-        """How often what is multiplied, told by plain and float32, and seconds of this first time, which warms up."""
+        """Return the number of products by shape (for plain and float32), and the seconds of this first call."""
         counted: dict[Shape, int] = {}
 
         def call() -> None:
@@ -184,7 +187,7 @@ class Turns:
         return counted, seconds_of(call)
 
     def turn(self) -> tuple[float, float, float]:
-        """Seconds, those of all threads, and the lower of the machine's rates before and after."""
+        """Return wall-clock seconds, CPU seconds, and the lower of the machine's rates before and after."""
         before, cpu = probed_rate(), time.process_time()
         wall = seconds_of(self._run)
         cpu = time.process_time() - cpu
@@ -195,20 +198,20 @@ class Turns:
             self.call(self.model, self.x, self.case.patch_m)
 
     def peak_gb(self) -> float:
-        """The most memory that was held."""
+        """Return the peak memory."""
         return peak_gb()
 
 
 def working(name: str, way: str, pipe: Any) -> None:
-    """Do what is asked for, until nothing is."""
+    """Answer requests from a pipe until None arrives."""
     one = Turns(name, way)
-    with keeping_ready():  # as every loop over tiles of the package
+    with keeping_ready():  # as in every loop over tiles in the package
         while (asked := pipe.recv()) is not None:
             pipe.send(getattr(one, asked)())
 
 
 class Elsewhere:
-    """The same in a process of its own, as whoever computes in one way has it: no memory of others is in the way."""
+    """`Turns` in its own process, as for a user who computes in one way, without the memory of other ways."""
 
     def __init__(self, name: str, way: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -223,17 +226,17 @@ class Elsewhere:
         return self.pipe.recv()
 
     def begin(self) -> tuple[dict[Shape, int], float]:
-        """As `Turns`."""
+        """See `Turns`."""
         found: tuple[dict[Shape, int], float] = self._ask("begin")
         return found
 
     def turn(self) -> tuple[float, float, float]:
-        """As `Turns`."""
+        """See `Turns`."""
         found: tuple[float, float, float] = self._ask("turn")
         return found
 
     def peak_gb(self) -> float:
-        """As `Turns`; the process ends."""
+        """See `Turns`. Ends the process."""
         found: float = self._ask("peak_gb")
         self.pipe.send(None)
         self.worker.join()
@@ -241,9 +244,9 @@ class Elsewhere:
 
 
 def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> tuple[dict[str, Any], float]:
-    """One case: seconds, ratios, memory, multiplications, floor and error of each way; the best rate, GFLOP/s."""
+    """Measure one case: seconds, ratios, memory, operations, floor, error of each way, and the best rate in GFLOP/s."""
     case = CASES[name]
-    is_compiled = with_compiled and not case.clouds  # for one shape, which clouds change
+    is_compiled = with_compiled and not case.clouds  # compiled for one shape, which clouds change
     every = ways(case.is_plain_possible, bf16, is_compiled)
     rows: dict[str, Any] = {way: {"wall": [], "cpu": [], "rates": []} for way in every}
     takers = {way: Elsewhere(name, way) for way in every}
@@ -257,7 +260,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
                 rows[way][what].append(value)
     for way, row in rows.items():
         row["peak_gb"] = takers[way].peak_gb()
-        multiplied = Multiplications(counted[way] or counted["float32"])  # all but the plain one multiply the same
+        multiplied = Multiplications(counted[way] or counted["float32"])  # all but the plain way multiply the same
         row["gflop"] = sum(multiplied.flops.values()) / 1e9
         row["floor_s"] = floor_seconds(multiplied, torch.bfloat16 if "bfloat16" in way else torch.float32)
         row["share"] = row["floor_s"] / statistics.median(row["wall"])
@@ -277,7 +280,7 @@ def measured(name: str, times: int, bf16: bool, with_compiled: bool = False) -> 
 
 
 def errors(case: Case, every: Mapping[str, Callable[..., Tensor]]) -> dict[str, dict[str, float]]:
-    """How far each way is from the plain one in float64: the worst number, and all of them relative to their length."""
+    """Return the deviation of each way from the plain one in float64: the largest, and the relative norm."""
     model, x = base_model(), case.inputs()
     with torch.inference_mode():
         exact = plainly(model.double(), {key: values.double() for key, values in x.items()}, case.patch_m)
@@ -289,7 +292,7 @@ def errors(case: Case, every: Mapping[str, Callable[..., Tensor]]) -> dict[str, 
 
 @lru_cache(maxsize=1)
 def _probe() -> Callable[[], object]:
-    """A product that the fastest unit for matrices does in a few milliseconds."""
+    """Return a product that the fastest unit for matrices computes in a few milliseconds."""
     dtype = torch.bfloat16 if has_fast_bf16(torch.device("cpu")) else torch.float32
     a, b, out = (torch.randn(shape, dtype=dtype) for shape in ((1984, 768), (768, 3072), (1984, 3072)))
     torch.mm(a, b, out=out)
@@ -297,13 +300,13 @@ def _probe() -> Callable[[], object]:
 
 
 def probed_rate() -> float:
-    """How fast the machine multiplies right now, in bfloat16 where it has units for it: GFLOP/s."""
+    """Return the machine's present rate in GFLOP/s, in bfloat16 if it has units for it."""
     product = _probe()
     return 8 * 2 * 1984 * 768 * 3072 / 1e9 / seconds_of(lambda: [product() for _ in range(8)])
 
 
 def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, with_compiled: bool) -> None:
-    """Measure cases, keep them beside those of the file, and print the table."""
+    """Measure cases, add them to the file, and print the table."""
     others = others_busy(is_busy_allowed)
     found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
     has_bf16 = has_fast_bf16(torch.device("cpu"))
@@ -319,7 +322,7 @@ def run(names: list[str], times: int, path: Path | None, is_busy_allowed: bool, 
 
 
 def growth(times: int, is_busy_allowed: bool) -> None:
-    """How the encoder's seconds and memory grow, each case in a process of its own."""
+    """Print how seconds and memory of the encoder grow, with each case in its own process."""
     others_busy(is_busy_allowed)
     ways = ("float32", *(["bfloat16"] if has_fast_bf16(torch.device("cpu")) else []))
     columns = " | ".join(f"{way}, s | peak GB" for way in ways)
@@ -338,7 +341,7 @@ def growth(times: int, is_busy_allowed: bool) -> None:
 
 
 def one(name: str, way: str, times: int) -> None:
-    """Median seconds and peak memory of one way of one case."""
+    """Print the median seconds and the peak memory of one way to compute one case."""
     kind, _, number = name.partition(":")
     case = GROWTH[kind][int(number)] if number else CASES[name]
     model, x, call = base_model(), case.inputs(), ways(True, True, True)[way]
@@ -349,7 +352,7 @@ def one(name: str, way: str, times: int) -> None:
 
 
 def main() -> None:
-    """Measure, or print what was measured."""
+    """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     every = commands.add_parser("run")

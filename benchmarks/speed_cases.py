@@ -1,4 +1,4 @@
-"""What the encoder's speed is measured on: batches of tiles of random pixels."""
+"""Cases for the encoder's speed: batches of tiles of random pixels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Case:
     """A batch of tiles."""
 
     dates: Mapping[str, int]
-    """By modality; 0 for an image."""
+    """Number of dates by modality; 0 for an image."""
     side_m: float
     patch_m: float
     batch: int = 1
     is_plain_possible: bool = True
-    """In the memory of a laptop."""
+    """Whether the plain forward pass fits the memory of a laptop."""
     clouds: float = 0.0
-    """Share of the dates of optical series that is hidden, drawn for each eighth of a tile's side."""
+    """Fraction of the dates of optical series that is hidden, drawn for each eighth of a tile's side."""
 
     def inputs(self) -> dict[str, Tensor]:
-        """Random pixels."""
+        """Return random pixels."""
         generator, x = torch.Generator().manual_seed(0), {}
         for key, times in self.dates.items():
             modality = MODALITIES[key]

@@ -1,9 +1,9 @@
-"""Seconds from the command to the finished embedding of a small file, everything imported and written.
+"""Seconds from the command to the finished embedding of a small file, including all imports and outputs.
 
 python benchmarks/speed_start.py [--times 5]
 
-`anysat embed` with the small model that ships, on a Sentinel-2 series of 120 m and three dates: Zarr, GeoTIFF, picture.
-Beside it how long `import torch` takes by itself in the same turns, which nobody who uses torch can do without.
+`anysat embed` runs with the small model that ships, on a Sentinel-2 series of 120 m and three dates, and writes Zarr,
+GeoTIFF and a picture. For comparison, `import torch` is timed in the same turns, because no user of torch can avoid it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from anysat.modalities import MODALITIES
 
 
 def series(path: Path) -> Path:
-    """A cube of random reflectances (time band y x)."""
+    """Write a cube of random reflectances (time band y x), and return its path."""
     names = MODALITIES["s2"].band_names
     values = np.random.default_rng(0).integers(100, 4000, (3, len(names), 12, 12)).astype(np.float32)
     days = np.array(["2020-01-03", "2020-06-30", "2020-09-11"], dtype="datetime64[ns]")

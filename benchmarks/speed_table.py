@@ -1,4 +1,4 @@
-"""What was measured of the encoder's speed, as a table in Markdown."""
+"""Measurements of the encoder's speed as a Markdown table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 FEWEST = 3
-"""Quiet turns of each of two ways that are compared."""
+"""Smallest number of quiet turns of each of two ways that are compared."""
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     names = ("case", "float32, 2048³", "best rate", "turns", "way", "s", "CPU s", "to plain", "quiet turns", "s, quiet",
              "to plain, quiet", "limit", "GFLOP", "floor s", "share", "peak GB", "worst error",
              "relative error")  # fmt: skip
@@ -40,7 +40,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _quiet_cells(row: Mapping[str, Any], plain_row: Mapping[str, Any] | None) -> list[str]:
-    """Number, seconds and ratio of the quiet turns; empty for runs that did not ask how quiet it was."""
+    """Return number, seconds and ratio of the quiet turns; empty for records without them."""
     quiet = row.get("quiet")
     if quiet is None:
         return ["", "", ""]

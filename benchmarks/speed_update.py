@@ -1,13 +1,14 @@
-"""What it costs when a date joins a series, beside computing all dates anew.
+"""The cost of adding a date to a series, compared with computing all dates again.
 
 python benchmarks/speed_update.py run [--times 5] [--json docs/experiments/speed-update.json]
 python benchmarks/speed_update.py print docs/experiments/speed-update.json
 
-A tile of PASTIS (320 m, SPOT, 40 dates of Sentinel-2 and Sentinel-1, patches of 40 m) gets a 41st date of both, base
-size, float32. *Projector*: pixel tokens of one sensor from what is kept and the new date, beside those of 41 dates.
-*Refresh*: embeddings of all patches when a sensor or both get a date, from what is kept of their dates, the patches'
-tokens of all others, and the new dates, beside the whole forward pass. Both take turns; ratios are those of each turn.
-*Of operations*: of those of matrix products, counted.
+A tile like those of PASTIS (320 m, SPOT, 40 dates of Sentinel-2 and Sentinel-1, patches of 40 m) gets a 41st date of
+both, at the base size in float32. *Projector* computes the pixel tokens of one sensor from the data kept and the new
+date, compared with all 41 dates. *Refresh* computes the embeddings of all patches when one sensor or both get a date,
+from the data kept of their dates, the patch tokens of the others, and the new dates, compared with the whole forward
+pass. The two take turns, and ratios are medians over turns. *Of operations* is the ratio of the operations in matrix
+products.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ SERIES = ("s1-asc", "s2")
 
 
 def dates_of(pixels: PixelInput, which: slice) -> PixelInput:
-    """Some dates of a series."""
+    """Return some dates of a series."""
     assert pixels.days is not None, pixels
     return PixelInput(pixels.values[:, which], pixels.days[:, which], None)
 
 
 def projector_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: Keep) -> list[Callable[[], Any]]:
-    """Tokens of pixels of one sensor: from all dates, and from what is kept and the last one."""
+    """Return two ways to compute the pixel tokens of a sensor: from all dates, or from the data kept and the last."""
     own = model.projectors[key]
     assert isinstance(own, SeriesProjector), key
     kind = find_kind(own, keep)
@@ -69,7 +70,7 @@ def projector_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep:
 
 
 def grown(model: AnySat, key: str, pixels: PixelInput, before: Remembered | None, keep: Keep) -> tuple[Any, Remembered]:
-    """What one sensor sees of all dates, and what is then kept."""
+    """Return the tokens of one sensor over all dates, and the data to keep."""
     projector: Any = model.projectors[key]
     return grow(
         projector, model.spatial, model.config, model.config.modality(key), before, pixels, CASE.patch_m,
@@ -78,7 +79,7 @@ def grown(model: AnySat, key: str, pixels: PixelInput, before: Remembered | None
 
 
 def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: Keep) -> list[Callable[[], Any]]:
-    """Embeddings of all patches when one of the series, or `all`, gets a date: anew, and from what is kept."""
+    """Return two ways to compute all patch embeddings when series `key` or `all` get a date: again, or updated."""
     side, growing = round(CASE.side_m / CASE.patch_m), SERIES if key == "all" else (key,)
     others = {other: pixels for other, pixels in inputs.items() if other not in growing}
     still = model.see(others, CASE.patch_m, chunk_rows=CHUNK_ROWS)
@@ -100,14 +101,14 @@ def refresh_ways(model: AnySat, inputs: dict[str, PixelInput], key: str, keep: K
 
 
 def flops_of(way: Callable[[], Any]) -> int:
-    """Operations of matrix products."""
+    """Return the number of operations in matrix products."""
     with FlopCounterMode(display=False) as counter:
         way()
     return int(counter.get_total_flops())
 
 
 def run(times: int, others: float, path: Path | None) -> None:
-    """Measure, print, and keep."""
+    """Measure, print and save."""
     model, found = base_model(), {"machine": machine_facts(times, others), "rows": []}
     inputs = read_published(CASE.inputs(), model.config)
     works = [
@@ -134,7 +135,7 @@ def run(times: int, others: float, path: Path | None) -> None:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     machine = found["machine"]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; medians of "

@@ -1,23 +1,23 @@
-"""How hard the generated world is: a linear model on per-band statistics beside the ceiling of the generating factors.
+"""How hard the generated world is: a linear model on band statistics, compared with the ceiling of the generating map.
 
 python benchmarks/world_difficulty.py            # table of the five tasks, half a minute to two
 python benchmarks/world_difficulty.py --seed 1 --tiles 60
 
 Protocol. Tiles 0 to N-1 of a world, 320 m wide, of 2020; the first two thirds train, the rest test. Pixels are 10 m; at
-most `PIXELS` of a class and tile are drawn. Features are mean and standard deviation over the valid dates of each band
-of twelve Sentinel-2 and twelve Sentinel-1 dates. The model is ridge regression onto the classes, classes weighted
-equally. Per task:
+most `PIXELS` of each class and tile are drawn. Features are mean and standard deviation over the valid dates of each
+band of twelve Sentinel-2 and twelve Sentinel-1 dates. The model is ridge regression onto the classes, with equal class
+weights. The tasks are:
 
 - land cover, crop: the class at the pixel's centre.
-- change: forest cut in the year or not, among pixels of forest.
-- flood: under water at the Sentinel-1 date of the highest rivers; features are
-  Sentinel-1's bands of that date beside their mean and deviation over the year.
-- species: windows of 60 m that are more than half forest; which species take more than 7 % of the window, six yes-or-no
-  questions. Features are mean and deviation over the window's pixels and dates.
+- change: forest cut in the year or not, for pixels of forest.
+- flood: under water at the Sentinel-1 date of the highest rivers. Features are Sentinel-1's bands of that date, and
+  their mean and deviation over the year.
+- species: windows of 60 m that are more than half forest; which species cover more than 7 % of the window, six
+  yes-or-no questions. Features are mean and deviation over the window's pixels and dates.
 
-The score is balanced accuracy (of species, its mean over the questions), rescaled so that guessing is 0. The ceiling is
-the same score of who knows the generating map: the majority class of the 25 points inside the pixel (of species, shares
-from the map at 2 m). It is below 1 because pixels are mixed.
+The score is balanced accuracy (for species, its mean over the questions), rescaled so that guessing gives 0. The
+ceiling is the score when the generating map is known: the majority class of the 25 points inside the pixel (for
+species, shares from the map at 2 m). It is below 1 because pixels are mixed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TASKS = ("land_cover", "species", "crop", "change", "flood")
 
 @dataclass
 class Table:
-    """Samples of one task: features, labels, what the generating map says, number of the tile."""
+    """Samples of one task: features, labels, labels from the generating map, and number of the tile."""
 
     features: list[NDArray] = field(default_factory=list)
     labels: list[NDArray] = field(default_factory=list)
@@ -51,12 +51,12 @@ class Table:
         self.tiles.append(np.full(len(labels), tile))
 
     def stacked(self) -> tuple[NDArray, ...]:
-        """All samples."""
+        """Return all samples."""
         return tuple(np.concatenate(part) for part in (self.features, self.labels, self.known, self.tiles))
 
 
 def collect(seed: int, num_tiles: int) -> dict[str, Table]:
-    """Samples of every task from the tiles of a world."""
+    """Return the samples of every task from the tiles of a world."""
     tables = {task: Table() for task in TASKS}
     for index in range(num_tiles):
         tile = World(seed).tile(index, extent_m=EXTENT_M)
@@ -80,14 +80,14 @@ def collect(seed: int, num_tiles: int) -> dict[str, Table]:
 
 
 def _moments(values: NDArray, valid: NDArray) -> tuple[NDArray, NDArray]:
-    """Mean and deviation over valid dates (band row col)."""
+    """Return mean and deviation over valid dates (band row col)."""
     count = np.maximum(valid.sum(0), 1)
     mean = (values * valid).sum(0) / count
     return mean, np.sqrt(((values - mean) ** 2 * valid).sum(0) / count)
 
 
 def _labels(tile: WorldTile, task: str, date: np.datetime64 | None = None) -> tuple[NDArray, NDArray]:
-    """Class at the pixels' centres, and the majority of the points inside them."""
+    """Return the class at the pixels' centres, and the majority of the points inside them."""
     label = tile.raster(task, PIXEL_M, date=date)
     points, fine = tile.raster(task, POINT_M, date=date), round(PIXEL_M / POINT_M)
     rows, cols = label.shape
@@ -107,7 +107,7 @@ def _draw(
 
 
 def _species(table: Table, index: int, tile: WorldTile, pixels: NDArray) -> None:
-    """Windows of a tile: moments over the pixels' moments, and which species are there."""
+    """Add the windows of a tile: moments over the pixels' moments, and the species present."""
     label, points = tile.raster("species", PIXEL_M), tile.raster("species", POINT_M)
     fine, count = round(PIXEL_M / POINT_M), label.shape[0] // WINDOW_PX
     mean, deviation = (np.concatenate([pixels[k : k + 10], pixels[20 + j : 22 + j]]) for k, j in ((0, 0), (10, 2)))
@@ -127,7 +127,7 @@ def _species(table: Table, index: int, tile: WorldTile, pixels: NDArray) -> None
 
 
 def scores(table: Table, num_tiles: int) -> tuple[float, float]:
-    """Linear model's and ceiling's score on the test tiles, 0 for guessing."""
+    """Return the scores of the linear model and of the ceiling on the test tiles, 0 for guessing."""
     features, labels, known, tiles = table.stacked()
     train = tiles < round(num_tiles * 2 / 3)
     if labels.ndim == 1:
@@ -143,7 +143,7 @@ def scores(table: Table, num_tiles: int) -> tuple[float, float]:
 
 
 def ridge(features: NDArray, labels: NDArray, unseen: NDArray, penalty: float = 1e-3) -> NDArray:
-    """Classes of unseen samples by ridge regression onto the classes, every class with the same weight."""
+    """Predict unseen samples by ridge regression onto the classes, with equal class weights."""
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     inputs, others = (np.c_[(part - mean) / deviation, np.ones(len(part))] for part in (features, unseen))
     classes, places = np.unique(labels, return_inverse=True)
@@ -155,14 +155,14 @@ def ridge(features: NDArray, labels: NDArray, unseen: NDArray, penalty: float = 
 
 
 def balanced(found: NDArray, truth: NDArray) -> float:
-    """Balanced accuracy, rescaled so that guessing is 0 and no mistake is 1."""
+    """Return balanced accuracy, rescaled so that guessing gives 0 and no mistake gives 1."""
     classes = np.unique(truth)
     accuracy = np.mean([(found[truth == number] == number).mean() for number in classes])
     return float((accuracy - 1 / len(classes)) / (1 - 1 / len(classes)))
 
 
 def measure(seed: int, num_tiles: int) -> dict[str, tuple[float, float]]:
-    """Linear score and ceiling of every task."""
+    """Return the linear score and the ceiling of every task."""
     return {task: scores(table, num_tiles) for task, table in collect(seed, num_tiles).items()}
 
 

@@ -1,15 +1,15 @@
-"""What pretraining is worth when labels are few: the five tasks of the generated world with 1, 10 and 100 % of labels.
+"""What pretraining is worth with few labels: the five tasks of the generated world with 1, 10 and 100 % of the labels.
 
-python benchmarks/world_labels.py run --runs runs/labels     # goes on where it was stopped
+python benchmarks/world_labels.py run --runs runs/labels     # continues an interrupted run
 python benchmarks/world_labels.py finetune --runs runs/labels
 python benchmarks/world_labels.py print
 
-Every line is `anysat probe` on tiles of a world that no pretraining saw: one head, settings chosen on the same
-validation tiles, the same test tiles; the share is of the training tiles, drawn from the seed, and a draw in which no
-two classes of a task occur is left out. `nano`, the network it began with; both sensors, and each alone. With
-`finetune` all weights of either are trained. Beside them what `anysat evaluate --compare` makes of the same
-tiles and sensors without a network: a linear model on mean and deviation of each band, and on its monthly means.
-Records are lines of docs/experiments/world-labels.jsonl.
+Every line is `anysat probe` on tiles of a world that no pretraining saw, with the same head, validation tiles and test
+tiles. The share is that of the training tiles, drawn by the seed. A draw without two classes of a task is left out.
+Encoders are `nano` and the network it started from; inputs are both sensors, and each alone. With `finetune` all
+weights of either are trained. For comparison, `anysat evaluate --compare` fits a linear model to the same tiles and
+sensors without a network: on mean and deviation of each band, and on its monthly means. Records are lines of
+docs/experiments/world-labels.jsonl.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from anysat.workflows.task_presets import FINETUNES, PROBES
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels.jsonl"
 TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)
 SHARES = {0.01: 60, 0.1: 40, 1.0: 24}
-"""Of the training tiles, and passes over them: few tiles are seen more often."""
+"""Shares of the training tiles, and numbers of passes over them: few tiles are seen more often."""
 FINETUNED_SHARES = {0.1: 60, 1.0: 12}
 """The same for fine-tuning."""
 ENCODERS = ("nano", "untrained")
@@ -53,7 +53,7 @@ FACTS = ("num_tiles", "num_samples", "figures", "intervals")
 
 
 def weights_of(name: str, runs: Path) -> str:
-    """The model that ships, or the weights it began with, with its statistics."""
+    """Return the model that ships, or the weights it started from with its statistics."""
     if name == "nano":
         return name
     path = runs / "untrained.safetensors"
@@ -65,7 +65,7 @@ def weights_of(name: str, runs: Path) -> str:
 
 
 def configured(task: str, share: float, view: str, name: str, seed: int, runs: Path) -> ProbeConfig:
-    """The options of one line."""
+    """Return the options of one line."""
     start = PROBES[f"world-{task}"]()
     keys = VIEWS[view]
     dense = start.dense if start.dense in keys else keys[0]
@@ -76,7 +76,7 @@ def configured(task: str, share: float, view: str, name: str, seed: int, runs: P
 
 
 def finetuning(task: str, share: float, view: str, name: str, seed: int, runs: Path) -> FinetuneConfig:
-    """The options of a line in which all weights are trained."""
+    """Return the options of a line in which all weights are trained."""
     start, keys = FINETUNES[f"world-{task}"](), VIEWS[view]
     data = replace(start.data, modalities=keys, train_frac=share)
     dense = start.dense if start.dense in keys else keys[0]
@@ -86,7 +86,7 @@ def finetuning(task: str, share: float, view: str, name: str, seed: int, runs: P
 
 
 def has_classes(config: ProbeConfig) -> bool:
-    """Whether there is anything to be learnt from the training tiles."""
+    """Whether the training tiles have two classes to learn from."""
     data = open_data(config.data, config.seed)
     found: set[int] = set()
     for tile in data.train:
@@ -97,7 +97,7 @@ def has_classes(config: ProbeConfig) -> bool:
 
 
 def finetune(asked: argparse.Namespace) -> None:
-    """Every line of fine-tuning that has no record yet."""
+    """Run every line of fine-tuning without a record."""
     asked.runs.mkdir(parents=True, exist_ok=True)
     done = {_line(record) for record in records()}
     for seed, task, share, name, view in product(asked.seeds, asked.tasks, asked.shares, asked.encoders, asked.views):
@@ -109,7 +109,7 @@ def finetune(asked: argparse.Namespace) -> None:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Every line of probes and simple models that has no record yet."""
+    """Run every line of probes and simple models without a record."""
     asked.runs.mkdir(parents=True, exist_ok=True)
     done = {_line(record) for record in records()}
     for seed, task, share in product(asked.seeds, asked.tasks, asked.shares):
@@ -133,7 +133,7 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def records() -> list[dict[str, Any]]:
-    """What is known of each line."""
+    """Return the records."""
     return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
 
 

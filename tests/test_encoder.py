@@ -231,7 +231,7 @@ BAD = [
     ("unknown key", lambda x: {**x, "label": x["s2"]}, UnknownNameError, "unknown modality 'label'.*anysat sensors"),
     ("near key", lambda x: {**x, "s1_asc": x["s2"]}, UnknownNameError, "closest: s1-asc"),
     ("orphan mask", lambda x: {**x, "s1_mask": x["s2"]}, InputError, "s1_mask: expected the tensor 's1' beside it"),
-    ("mask shape", lambda x: {**x, "s2_mask": torch.ones(3, 2)}, InputError, r"s2_mask: expected all of \(2, 3, 10, 6, 6\), 1 for an axis .* or \(batch, time\), got \(3, 2\)"),
+    ("mask shape", lambda x: {**x, "s2_mask": torch.ones(3, 2)}, InputError, r"s2_mask: expected shape \(2, 3, 10, 6, 6\), or 1 for an axis .* or \(batch, time\), got \(3, 2\)"),
     ("mask values", lambda x: {**x, "s2_mask": x["s2"]}, InputError, "1 where data is real"),
     ("empty series", lambda x: {**x, "s2": x["s2"][:, :0], "s2_dates": x["s2_dates"][:, :0]}, InputError, "at least one"),
     ("batch size", lambda x: {**x, "aerial": x["aerial"][:1]}, InputError, "one batch size"),

@@ -269,9 +269,7 @@ def test_a_mask_that_lacks_an_axis_is_refused(nano, shape):
 def test_a_record_that_the_model_was_not_made_with_is_refused_by_field():
     s2 = dataclasses.replace(MODALITIES["s2"], normalises_over_dates=False)
     tile = Tile.of(Observation.of(s2, np.ones((1, 10, 6, 6)), dates=["2020-01-01"]))
-    with pytest.raises(
-        ValueError, match="modality 's2', normalises_over_dates: expected True, as in the model"
-    ):
+    with pytest.raises(ValueError, match="modality 's2', normalises_over_dates: expected True, as in the model"):
         random_model(dim=64).encode(Batch.of([tile]), 20)
     with pytest.raises(ValueError, match=r"a Batch, such as Batch.of\(\[tile\]\), got Tile"):
         random_model(dim=64).encode(tile, 20)

@@ -144,8 +144,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
     """Create the parser of a command from the fields of its config.
 
     A field with the metadata `positional` (its name in the usage line) and `help` takes the words without an option
-    name. All
-    others are options.
+    name. All others are options.
     """
     from jsonargparse import ArgumentParser, set_parsing_settings
 

@@ -29,8 +29,8 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
     """Draw a panel for each group and period of a store, at most `MOST_PANELS`: colours of vectors, classes or values.
 
     The title says what is left out. Colours of vectors are three principal components of all shown periods together, so
-    they
-    can be compared between periods. Every shard shown is read, twice for vectors, and `advance` is called after each.
+    they can be compared between periods. Every shard shown is read, twice for vectors, and `advance` is called after
+    each.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -31,8 +31,7 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
     """Draw every modality and target of a tile, north up, with axes in metres.
 
     Series show the median over their valid dates, or curves over time if they have one pixel. Classes have the same
-    colours
-    in every sample. Places without a label are grey, invalid pixels white.
+    colours in every sample. Places without a label are grey, invalid pixels white.
 
     Args:
         tile: Tile with targets.

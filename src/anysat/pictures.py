@@ -46,10 +46,8 @@ def quicklook(observation: Observation) -> NDArray[np.uint8]:
     """Return a colour composite (row col 3) of an observation, with invalid pixels in white.
 
     Optical imagery shows red, green and blue if it has them, else the first bands with a valid value. Radar shows two
-    bands
-    in dB and their difference. A single band is grey. A series shows the median over its valid dates. `shown_bands`
-    names the
-    bands.
+    bands in dB and their difference. A single band is grey. A series shows the median over its valid dates.
+    `shown_bands` names the bands.
 
     >>> from anysat.modalities import MODALITIES
     >>> s1 = np.random.default_rng(0).normal(-10, 2, (1, 2, 4, 5))
@@ -152,8 +150,7 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
     """Draw every modality of a tile in a row, followed by PCA colours of its patch and dense embeddings.
 
     The first tile of the embeddings is shown, north up, with axes in metres. Each panel has its own PCA basis, so
-    colours
-    cannot be compared between panels.
+    colours cannot be compared between panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

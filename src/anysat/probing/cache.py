@@ -101,8 +101,7 @@ def extract(
     """Embed all tiles of a dataset, reusing what is in the folder.
 
     Pixels are read each time, because file names contain their digest. The encoder is used in eval mode, without
-    gradients,
-    and not changed.
+    gradients, and not changed.
 
     Args:
         encoder: An encoder with a normaliser, so that embeddings do not depend on the batch.

@@ -33,8 +33,7 @@ class Classification:
     """Fraction of the target probability that is spread over all classes."""
     void_output: bool = False
     """Add an output for places without a label, as in the published heads (PASTIS: 20 for 19 classes). It is not
-    trained
-    to be high, and it is never an answer."""
+    trained to be high, and it is never an answer."""
     monitor: str | None = None
     """Score by which settings are chosen. None is mean intersection over union for pixels and macro F1 for tiles."""
 

@@ -110,8 +110,7 @@ def fit_heads(
         batch_size: Tiles per step.
         seed: Seed of first weights and order.
         patience: Number of epochs without an improvement of any setting after which training ends, counted from the
-            first
-            score that is a number; None never ends it early.
+            first score that is a number; None never ends it early.
         recipe: Options that all settings share.
         advance: Called after each epoch.
 

@@ -131,8 +131,7 @@ def series(tile: Tile) -> dict[str, Array]:
     """Return every band at every ten days of the year, whatever the dates; images are returned as they are.
 
     Values are interpolated linearly between valid dates, and constant before the first and after the last. Dates of
-    several
-    years are treated as one year.
+    several years are treated as one year.
     """
     return {
         key: _moments(seen)[0] if seen.dates is None else _on_calendar(seen, _days_of_year(seen.dates))
@@ -187,8 +186,7 @@ def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple
     """Return the features (sample feature) of a tile's samples from its maps.
 
     A place gets the pixel that covers it, or the mean of the pixels that it covers. A tile gets mean and deviation over
-    its
-    pixels.
+    its pixels.
 
     Args:
         maps: (feature row col) by modality.

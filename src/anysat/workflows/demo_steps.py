@@ -142,8 +142,7 @@ def apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Subtract from vectors (pair row col dim) the mean of their pair and the mean of their position.
 
     The mean of a pair reflects its dates, that of a position the position code. Without training, both outweigh what is
-    on
-    the ground.
+    on the ground.
     """
     of_pair = vectors.mean((1, 2), keepdims=True)
     of_position = vectors.mean(0, keepdims=True)
@@ -181,8 +180,7 @@ def maps_of(
     """Return, for each stack (pair row col dim), captions and pictures of the original and the centred vectors.
 
     There is one picture per pair, and one PCA basis for all originals and one for all centred maps. If a pair has only
-    one
-    place, there are no centred maps.
+    one place, there are no centred maps.
     """
     others = [apart(stack) if stack[0, ..., 0].size > 1 else None for stack in stacks]
     whole, differing = (

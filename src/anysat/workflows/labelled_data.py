@@ -51,8 +51,7 @@ class OpenData:
         """Fraction of training tiles with a valid value of each modality that any has.
 
         It is from a sample spread over the split. A record names what a dataset may have; tiles of a generated world,
-        or with an
-        optional sensor, have less.
+        or with an optional sensor, have less.
         """
         count = min(LOOKED_AT, len(self.train))
         found: Counter[str] = Counter()

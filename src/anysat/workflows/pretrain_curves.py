@@ -45,10 +45,8 @@ def panels_of(curves: Curves, limits: HealthLimits) -> dict[str, list[Panel]]:
     """Return panels by heading, the loss first.
 
     Training and validation share a panel, as `loss` of `train/loss` and `val/loss`. Levels of chance (`chance`,
-    `X_chance`)
-    are in the panels they belong to, and health figures have their limits. Metrics of a single dataset are left out if
-    there
-    is no other, because they repeat those of the training.
+    `X_chance`) are in the panels they belong to, and health figures have their limits. Metrics of a single dataset are
+    left out if there is no other, because they repeat those of the training.
     """
     groups: dict[str, dict[str, Panel]] = {}
     of_datasets = {name.rpartition("/")[0] for name in curves if name.startswith("train/") and name.count("/") > 1}

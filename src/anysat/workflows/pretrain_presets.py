@@ -52,14 +52,10 @@ def geoplex_paper() -> PretrainConfig:
     """Return the settings of the paper where they differ from those of the code (spec 3.6 and 7 D).
 
     These are batch sizes of the whole machine, patch sizes, all folds of PASTIS, five hidden rectangles with the rest
-    as
-    context, squared distance, constant momentum, a predictor of three blocks, and patch positions in metres. The
-    encoder
-    keeps six blocks: with the three of the text it would not have the number of parameters in the paper. The
-    contrastive
-    loss keeps the code's denominator, over all tokens except those of the same modality and tile (the paper's Eq. 2
-    uses
-    fewer).
+    as context, squared distance, constant momentum, a predictor of three blocks, and patch positions in metres. The
+    encoder keeps six blocks: with the three of the text it would not have the number of parameters in the paper. The
+    contrastive loss keeps the code's denominator, over all tokens except those of the same modality and tile (the
+    paper's Eq. 2 uses fewer).
     """
     return replace(
         geoplex(),

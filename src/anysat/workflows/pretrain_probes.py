@@ -100,8 +100,7 @@ def scores(found: Labelled) -> Mapping[str, float]:
     """Return balanced accuracies `neighbours` and `linear`, with `…_chance`, where there are enough tiles and classes.
 
     Neighbours are taken from other tiles, and a linear probe is fitted in turn to three quarters of the tiles. Both
-    miss a
-    class that occurs in only one tile.
+    miss a class that occurs in only one tile.
     """
     num_tiles, num_classes = len(distinct(found.tiles)[0]), len(distinct(found.labels)[0])
     figures: dict[str, float] = {}

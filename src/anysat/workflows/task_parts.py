@@ -64,8 +64,7 @@ def with_statistics(
     They are those asked for, else the encoder's own for this dataset, else those that came with the data, else computed
     from the training split and stored in the folder `run`. Of several processes, the writer computes them. Stored
     statistics of other tiles are computed again, unless `tiles_are_known` is set, as after `open_run`, which has
-    checked
-    the tiles.
+    checked the tiles.
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, tiles_are_known)
     name = data.record.name
@@ -194,8 +193,7 @@ def make_view(
         dense: Modality whose sub-patches a head for pixels uses; None chooses one.
         needs_dense: Whether the head uses sub-patches.
         held: Returns the fraction of tiles with a valid value of each modality. Called only to choose between several;
-            an
-            empty result means all tiles.
+            an empty result means all tiles.
 
     Raises:
         UnknownNameError: The encoder does not have a modality.
@@ -227,8 +225,7 @@ def _finest(modalities: Sequence[Modality], target: Target, held: Callable[[], M
     """Return the modality with the finest sub-patches that are not finer than the target's pixels, if there is one.
 
     Modalities in fewer than half as many tiles as another do not count. Of equally fine ones, the first of those in the
-    most
-    tiles is chosen.
+    most tiles is chosen.
     """
     tiling = sorted((m for m in modalities if not m.covers_tile), key=lambda m: m.subpatch_m)
     if not tiling:

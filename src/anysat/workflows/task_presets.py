@@ -37,8 +37,7 @@ def recommended(published: Callable[[], Any]) -> Callable[[], Any]:
     """Return a preset with the weights, data and view of a published experiment, and otherwise our own settings.
 
     A probe tries several learning rates and decays and ends early. Fine-tuning warms up for a tenth of its epochs,
-    lowers the
-    rate by a cosine, clips gradients, and trains lower blocks less if blocks are trained.
+    lowers the rate by a cosine, clips gradients, and trains lower blocks less if blocks are trained.
     """
 
     def made() -> Any:
