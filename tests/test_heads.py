@@ -245,7 +245,7 @@ def test_a_head_of_pixels_is_refused_for_tiles_naming_those_that_fit(name):
 
 
 def test_pixels_that_do_not_nest_are_refused_with_both_sizes():
-    with pytest.raises(InputError, match="'crops'.*nest in 10 m.*got 4 m.*another modality in `dense`"):
+    with pytest.raises(InputError, match="'crops'.*nest in 10 m.*got 4 m.*another modality with `dense`"):
         head_config("dense", target_of(4.0), 2, 8, patch_size_m=40, dense=MODALITIES["s2"])
 
 

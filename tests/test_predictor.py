@@ -123,7 +123,7 @@ def test_a_pickle_is_refused_and_nothing_of_it_is_run(tmp_path):
 def test_an_encoder_file_is_refused_saying_what_takes_it(tmp_path):
     save(meadow_encoder(), tmp_path / "model.safetensors")
     with pytest.raises(
-        WeightsError, match="format 'anysat-1'.*which reads 'anysat-task-1': `anysat.load` takes encoders"
+        WeightsError, match="format 'anysat-1'.*which reads 'anysat-task-1'; load encoders with `anysat.load`"
     ):
         load_task(tmp_path / "model.safetensors")
 
@@ -143,7 +143,7 @@ def test_a_truncated_file_is_refused_with_its_name(saved, kept):
 
 def test_a_missing_file_says_what_is_expected(tmp_path):
     for source in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(MissingFileError, match="folder of a probe or fine-tuning run that is done"):
+        with pytest.raises(MissingFileError, match="folder of a finished probe or fine-tuning run"):
             load_task(source)
 
 
@@ -305,5 +305,5 @@ def test_a_predictor_of_a_head_that_is_not_known_here_names_the_module_to_import
     made.save(tmp_path / "mine.safetensors")
     assert load_task(tmp_path / "mine.safetensors").head_config.name == "mine"
     monkeypatch.delitem(HEADS, "mine")
-    with pytest.raises(WeightsError, match="head 'mine' is not known here; `import my_package.heads`.*howto/tasks"):
+    with pytest.raises(WeightsError, match="head 'mine' is not registered; `import my_package.heads`.*howto/tasks"):
         load_task(tmp_path / "mine.safetensors")

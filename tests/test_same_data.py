@@ -69,7 +69,7 @@ def test_a_run_folder_refuses_other_data_by_name_and_keeps_what_it_knows(tmp_pat
         (None, "none"),
     ):
         data = {**begun, "val": other} if other else {"train": begun["train"]}
-        refused = pytest.raises(InputError, match=rf"val: expected the 1 tiles .* begun with, .*got {told}.*--out")
+        refused = pytest.raises(InputError, match=rf"val: expected the 1 tiles .* started with, .*got {told}.*--out")
         with refused, open_run(tmp_path / "run", data=data, **options):
             pass
     (tmp_path / "run" / DATA).unlink()  # as in a run of an earlier version
@@ -128,4 +128,4 @@ def test_fine_tuning_is_not_gone_on_with_where_other_tiles_are_held_out(meadows,
     list_tiles(root, TILES + 1)
     status, _, err = run_task("finetune", "--resume")
     assert status == 2
-    assert "train: expected the 6 tiles the run was begun with" in err
+    assert "train: expected the 6 tiles that the run was started with" in err

@@ -66,7 +66,7 @@ def test_a_run_goes_on_with_the_weights_it_was_begun_with_only(run_task, small_w
         next(model.parameters()).add_(1.0)
     save(model, weights)
     status, _, err = run_task("finetune", *words, "--resume", "--max-steps=2")
-    assert (status, "weights: expected those it was begun with" in err) == (2, True), err
+    assert (status, "weights: expected those that the run was started with" in err) == (2, True), err
     save(load(small_weights), weights)
     assert run_task("finetune", *words, "--resume", "--max-steps=2")[0] == 0
 
@@ -75,7 +75,7 @@ def test_a_run_goes_on_with_the_statistics_it_was_begun_with_only(tmp_path):
     run, tables = RunFolder(path=tmp_path), [Normaliser.from_batch(meadow_batch(count)) for count in (2, 3)]
     check_begun(run, "abc", tables[0])
     check_begun(run, "abc", tables[0])
-    with pytest.raises(InputError, match="statistics: expected those it was begun with"):
+    with pytest.raises(InputError, match="statistics: expected those that the run was started with"):
         check_begun(run, "abc", tables[1])
 
 

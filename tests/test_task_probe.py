@@ -238,7 +238,7 @@ def test_a_head_of_neighbours_is_not_to_be_trained(run_task):
     for command in ("probe", "finetune"):
         status, _, err = run_task(command, *world_words(), "--head=dense-neighbours", "--epochs=1", out=command)
         assert status == 2
-        assert "`anysat probe --method knn` makes it" in err
+        assert "create it with `anysat probe --method knn`" in err
 
 
 @pytest.mark.parametrize("method", ["linear", "knn"])

@@ -111,7 +111,9 @@ def test_a_model_of_which_no_output_is_a_number_has_no_loss_of_0(task):
 @pytest.mark.parametrize("strange", [3, -1, 255])
 def test_a_label_that_is_no_class_is_refused_naming_target_and_number(strange):
     truth = torch.tensor([[[0, 1, strange, 9]]])
-    with pytest.raises(InputError, match=f"'crops'.*classes 0 to 2, got also .{strange}.*no label is 9"):
+    with pytest.raises(
+        InputError, match=f"'crops'.*classes 0 to 2, got also .{strange}.*without a label are marked by 9"
+    ):
         Classification(target=CROPS).loss(normal(1, 1, 4, 3), truth)
 
 

@@ -301,18 +301,18 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 
 
 def test_other_mathematics_is_refused_by_name(toy_begun):
-    message = r"optimiser.weight_decay, num_steps: expected 0.05, 6, as the run.*got '0.1, 13'"
+    message = r"optimiser.weight_decay, num_steps: expected 0.05, 6, as in the existing run.*got '0.1, 13'"
     with pytest.raises(RecordError, match=message):
         train(toy_begun, resume=True, num_steps=13, optimiser={"weight_decay": 0.1})
-    with pytest.raises(RecordError, match="model.dim: expected None, as the run was begun"):
+    with pytest.raises(RecordError, match="model.dim: expected None, as in the existing run"):
         train(toy_begun, resume=True, config={"out": "there", "model": {"dim": 64}})
-    with pytest.raises(RecordError, match="seed: expected 1, as the run was begun"):
+    with pytest.raises(RecordError, match="seed: expected 1, as in the existing run"):
         train(toy_begun, resume=True, seed=2)
     assert losses_of(toy_begun)[-1][0] == 3
 
 
 def test_processes_may_become_accumulation_but_not_more_micro_batches(toy_begun):
-    with pytest.raises(RecordError, match="micro_batches_per_step: expected 1, as the run was begun"):
+    with pytest.raises(RecordError, match="micro_batches_per_step: expected 1, as in the existing run"):
         train(toy_begun, resume=True, engine={"accumulate": 2})
 
 

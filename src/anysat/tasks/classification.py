@@ -68,7 +68,7 @@ class Classification:
             found = sorted(set(wanted.unique().tolist()) - set(range(count)))  # type: ignore[no-untyped-call]
             raise InputError(
                 f"target {self.target.name!r}", f"classes 0 to {count - 1}", f"also {found[:5]}",
-                f"the number of what has no label is {self.target.ignore}",
+                f"places without a label are marked by {self.target.ignore}",
             )  # fmt: skip
         weights = torch.zeros(self.num_outputs, device=wanted.device)  # the weight of the void output stays 0
         weights[:count] = 1.0 if self.class_weights is None else torch.tensor(self.class_weights)

@@ -74,7 +74,7 @@ def _check_covered(crops: Crops) -> None:
         raise InputError(
             f"five crops of tile {crops.tiles[0].id!r}",
             f"a side of at least {max(extent) / 2:g} m, so that they cover its {extent[0]:g} x {extent[1]:g} m",
-            f"{sides[0]:g} m", "take a larger --crop-m, or leave it out to see the tile at once",
+            f"{sides[0]:g} m", "give a larger --crop-m, or none to predict the whole tile",
         )  # fmt: skip
 
 
@@ -104,5 +104,5 @@ def _pixels(length_m: float, gsd_m: float) -> int:
     count = round(length_m / gsd_m)
     if abs(count * gsd_m - length_m) > 1e-6:
         raise InputError("crops", f"places at whole pixels of the target, {gsd_m:g} m", f"{length_m:g} m",
-                         "take another side in --crop-m")  # fmt: skip
+                         "give another side in --crop-m")  # fmt: skip
     return count

@@ -173,8 +173,8 @@ class NeighbourHead(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         if config.num_samples < 1 or config.num_neighbours < 1:
-            raise InputError(f"head {config.name!r}", "training embeddings to look among", "none",
-                             "`anysat probe --method knn` makes it")  # fmt: skip
+            raise InputError(f"head {config.name!r}", "stored training embeddings", "none",
+                             "create it with `anysat probe --method knn`")  # fmt: skip
         self.kind, self.num_neighbours = config.kind, config.num_neighbours
         self.side, self.pool = config.pixels_per_step
         width = config.dim * (2 if self.dense else 1)
@@ -342,7 +342,7 @@ def _nested(step_m: float, target: Target) -> tuple[int, int]:
         return 1, pixel // step
     raise InputError(
         f"target {target.name!r}", f"pixels that nest in {step_m:g} m, or the other way round", f"{target.gsd_m:g} m",
-        "resample the target, or take another modality in `dense`",
+        "resample the target, or select another modality with `dense`",
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ class ClassScores(_Sheet):
         strange = kept & ((labels < 0) | (labels >= self.num_classes))
         num_strange = int(strange.sum())
         if num_strange:
-            advice = "no number is ignored" if self.ignore is None else f"what has no label is {self.ignore} (ignore)"
+            advice = "no number is ignored" if self.ignore is None else f"missing labels are {self.ignore} (ignore)"
             got = f"{num_strange} others, such as {labels[strange][:5].tolist()}"
             raise InputError("truth", f"classes 0 to {self.num_classes - 1}", got, advice)
 

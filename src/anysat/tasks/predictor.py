@@ -213,13 +213,13 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
     path = Path(source)
     path = path / PREDICTOR_FILE if path.is_dir() else path
     if not path.is_file():
-        raise MissingFileError(path, "the folder of a probe or fine-tuning run that is done, or its predictor file")
+        raise MissingFileError(path, "the folder of a finished probe or fine-tuning run, or its predictor file")
     meta, tensors = read_tensors(path)
     meta = meta if isinstance(meta, dict) else {}
     if meta.get("format") != TASK_FORMAT:
         raise WeightsError(
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
-            f"this is anysat {anysat.__version__}, which reads {TASK_FORMAT!r}: `anysat.load` takes encoders",
+            f"this is anysat {anysat.__version__}, which reads {TASK_FORMAT!r}; load encoders with `anysat.load`",
         )  # fmt: skip
     _check_head(path, meta)
     try:
@@ -236,9 +236,9 @@ def _check_head(path: Path, meta: Mapping[str, Any]) -> None:
     if name is not None and name not in HEADS:
         module = meta.get("head_module", "the module that has it")
         raise WeightsError(
-            path, f"unreadable content: its head {name!r} is not known here",
-            f"`import {module}`, which has to name it in `anysat.tasks.heads.HEADS`, before it is loaded; how on the "
-            "command line, see docs/howto/tasks.md",
+            path, f"unreadable content: its head {name!r} is not registered",
+            f"`import {module}` first, which must register it in `anysat.tasks.heads.HEADS`; for the "
+            "command line see docs/howto/tasks.md",
         )  # fmt: skip
 
 

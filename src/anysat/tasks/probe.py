@@ -155,7 +155,7 @@ def check_labelled(target: Target, truth: Tensor, what: str) -> None:
     if not bool(labelled(target, truth).any()):
         raise InputError(
             f"{what} tiles, {target.name}", "at least one label", f"none in {len(truth)} tiles",
-            "take more tiles, or check what says that there is no label",
+            "use more tiles, or check which number marks places without a label",
         )  # fmt: skip
 
 
@@ -185,8 +185,8 @@ def nothing_seen(target: Target, dense: str | None) -> InputError:
     if dense is None:
         return InputError(f"training tiles, {target.name}", "one with a label and a valid value", "none")
     return InputError(
-        f"training tiles, {target.name}", f"a labelled pixel with a valid value of {dense}, which pixels are told by",
-        "none", "name a modality that the tiles hold in --dense",
+        f"training tiles, {target.name}", f"a labelled pixel with a valid value of {dense} (--dense)",
+        "none", "select a modality that the tiles have",
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from anysat.normalise import Normaliser
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
 BEGUN_WITH = "begun-with.json"
-"""Digests of files that a run was begun with."""
+"""Digests of files that a run was started with."""
 MAY_CHANGE = frozenset({
     "max_steps", "resume", "out", "devices", "num_nodes", "accelerator", "strategy", "accumulate", "num_workers",
     "threads", "save_every", "keep_last", "keep_best", "best_is_highest", "log_every", "loggers",
@@ -174,7 +174,7 @@ def check_same(
     if differing:
         raise RecordError(
             f"{where}, {', '.join(differing)}", ", ".join(str(new.get(name)) for name in differing),
-            f"{', '.join(str(old.get(name)) for name in differing)}, as the run was begun (or another --out)",
+            f"{', '.join(str(old.get(name)) for name in differing)}, as in the existing run (or give another --out)",
         )  # fmt: skip
 
 
@@ -189,15 +189,15 @@ def _check_same(
 
 
 def _check_data(path: Path, data: Mapping[str, Any]) -> None:
-    """What is drawn, and what is held out, follows from which tiles there are, in their order."""
+    """Check that the tiles are those of the run: their order determines what is drawn and held out."""
     begun = json.loads((path / DATA).read_text("utf-8")) if data and (path / DATA).is_file() else {}
     for what in dict.fromkeys((*begun, *data)) if begun else ():
         old, new = begun.get(what), data.get(what)
         if old != new:
             raise InputError(
                 f"{path}, {what}",
-                f"{_counted(old, 'the', 'tiles')} the run was begun with, of the same names, splits and order",
-                _counted(new, "", "others"), "put the data back as they were, or begin another run with another --out",
+                f"{_counted(old, 'the', 'tiles')} that the run was started with, with the same names, splits and order",
+                _counted(new, "", "others"), "restore the data, or start another run with another --out",
             )  # fmt: skip
 
 

@@ -121,9 +121,9 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
         kept = json.loads(path.read_text())
         for name in (name for name, one in found.items() if kept.get(name) != one):
             raise InputError(
-                f"{run.path}, {name}", f"those it was begun with (digest {str(kept.get(name))[:12]}…)",
+                f"{run.path}, {name}", f"those that the run was started with (digest {str(kept.get(name))[:12]}…)",
                 f"others ({str(found[name])[:12]}…)",
-                "put the file back as it was, or begin another run with another --out",
+                "restore the file, or start another run with another --out",
             )  # fmt: skip
     elif run.is_writer:
         write_whole(path, to_json(found))
