@@ -276,7 +276,7 @@ def _land_cover(data: Path) -> RealTask:
     shared = [number for number in range(1, 10) if sum(bool((one == number).any()) for one in labels.values()) > 1]
     place, label = _drawn(found, {name: np.where(one == _SNOW, 0, one) for name, one in labels.items()}, ignore=0)
     whole = np.array(["none", "water", "trees", "wetland", "crops", "built", "bare", "snow", "cloud", "rangeland"])
-    kept = np.isin(label, shared)  # what only one scene has cannot be learnt from the others
+    kept = np.isin(label, shared)  # a class in only one scene cannot be learnt from the others
     return RealTask(
         RealTiles(SCENES, [tile for tile, _ in found]), 40.0, place[kept], label[kept], tuple(whole.tolist()),
         groups=np.arange(len(found)), fold_0_is_unseen=("blocks",),

@@ -176,7 +176,7 @@ def main() -> None:
     for variant, seed in wanted:
         try:
             print(run(variant, seed, options.data, options.runs), flush=True)
-        except InputError as error:  # another process is at it
+        except InputError as error:  # another process is running it
             print(error, flush=True)
 
 

@@ -157,7 +157,7 @@ class Batch:
         keys = dict.fromkeys(key for tile in tiles for key in tile.observations)
         observations = {key: _stack(key, tiles, allocate) for key in keys}
         sizes = {_rounded(extent): extent for tile in tiles for extent in tile._extents_m.values()}
-        if len(sizes) > 1:  # tiles that share no modality, so that no stacking has compared them
+        if len(sizes) > 1:  # tiles without a common modality have not been compared yet
             got = ", ".join(f"{height:g} x {width:g} m" for height, width in sizes.values())
             raise InputError("batch", "tiles of one size", got)
         return cls(

@@ -151,7 +151,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     lists = _lists(config)
 
-    class Parser(ArgumentParser):  # shows options with dashes, as they are typed everywhere else
+    class Parser(ArgumentParser):  # shows options with dashes, as users type them
         def format_help(self, *formatter: Any) -> str:
             return _dashed(super().format_help(*formatter))
 
@@ -160,7 +160,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
 
         def _apply_actions(
             self, cfg: Any, *others: Any, **named: Any
-        ) -> Any:  # what a file of options holds, among all
+        ) -> Any:  # called for options from files, among others
             return super()._apply_actions(_listed(cfg, lists), *others, **named)
 
         def error(self, message: str, *others: Any, **named: Any) -> Any:
@@ -190,7 +190,7 @@ def _required(message: str) -> str:
 
 
 def _dashed(text: str) -> str:
-    text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # an optional value needs no default of nothing
+    text = re.sub(r"\s+\(default: (\[\]|null)\)", "", text)  # `null` and `[]` tell nothing
     return re.sub(r"--[\w.]+", lambda option: option.group().replace("_", "-"), text)
 
 

@@ -167,7 +167,7 @@ def save(model: AnySat, path: str | Path) -> None:
         "normaliser": None if model.normaliser is None else model.normaliser.to_dict(),
         "provenance": model.provenance,
     }
-    tensors = {  # compiled parts put a word of their own into names
+    tensors = {  # compiled parts add a word to the names
         name.replace("_orig_mod.", ""): tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }

@@ -234,7 +234,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - noqa: ARG001 - cache key
+def _open(path: Path, version: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - part of the cache key
     """Return the tensors of a file by name, without reading them: only slices are read, so memory stays bounded."""
     file: Any = safe_open(path, framework="pt")
     return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -156,7 +156,7 @@ def _sync(path: Path) -> None:
     """Flush a file or folder to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # not possible on all disks
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # some disks sync only files
             os.fsync(number)
     finally:
         os.close(number)

@@ -30,7 +30,7 @@ class TableConfig:
     weights: str = "nano"
     """Encoder: nano, a file, a run folder, or a hub id."""
     split: str = "all"
-    """Split to embed: train, val, test or all; members may be joined by `+`, as fold1+fold2."""
+    """Split to embed: train, val, test or all; join several with `+`, such as fold1+fold2."""
     patch_size_m: float | None = None
     """Side of a patch in metres; null uses the dataset's first."""
     modalities: list[str] = field(default_factory=list)
@@ -42,11 +42,11 @@ class TableConfig:
     """How dates become day numbers, `day_of_year` or `days_since YYYY-MM-DD`; null does it as the weights were
     trained."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
     precision: str = "auto"
-    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it."""
+    """Precision of matrix products: float32, bf16, or auto, which uses bf16 if the device has units for it."""
     workers: int = 2
-    """Number of reading processes, 0 to read in this one; the result does not depend on it."""
+    """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
