@@ -114,7 +114,9 @@ def test_a_run_is_not_gone_on_with_by_a_modality_that_was_changed_meanwhile(tmp_
     run, files = tmp_path / "run", [own_radar(tmp_path / "s1.yaml", dropout_prob=0.1)]
     pretrain(radar(run, model={"modality_files": files}, max_steps=1))
     own_radar(tmp_path / "s1.yaml", dropout_prob=0.9)
-    with pytest.raises(RecordError, match=r"modalities\.s1\.dropout_prob: expected 0\.1, as in the existing run .*got '0\.9'"):
+    with pytest.raises(
+        RecordError, match=r"modalities\.s1\.dropout_prob: expected 0\.1, as in the existing run .*got '0\.9'"
+    ):
         pretrain(radar(run, model={"modality_files": files}, resume=True))
     own_radar(tmp_path / "s1.yaml", dropout_prob=0.1, sensor="told in other words")
     pretrain(radar(run, model={"modality_files": files}, resume=True))
