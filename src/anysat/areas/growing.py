@@ -1,4 +1,4 @@
-"""Areas that grow: what is kept of each block so that later dates can join it, and blocks that go on from that."""
+"""Areas that grow: what is stored of each block so that later dates can be added, and how blocks are continued."""
 
 from __future__ import annotations
 
@@ -24,40 +24,39 @@ from anysat.model.steps import SeenPatches
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Growing:
-    """What is kept of an area, and what an earlier run kept of it."""
+    """What is stored of an area for later updates, and what an earlier run stored."""
 
     files: UnitFiles
-    """By period and first row and column of patches of each block."""
+    """Files of this run. The unit of a block is its period, and its first row and column of patches."""
     keep: Keep
     earlier: UnitFiles | None = None
-    """Of an earlier run, with blocks of the same ground; None for the first."""
+    """Files of the earlier run, with the same blocks; None in the first run."""
     was: Mapping[int, int] = field(default_factory=dict)
-    """Which period of the earlier run each of those is, that had some of its dates."""
+    """For each period that continues one of the earlier run, the number of that one."""
     new: Mapping[int, Mapping[str, Source]] = field(default_factory=dict)
-    """Of each of those periods the sources with the dates that the earlier run did not see; those without any are left
-    out."""
+    """For each of these periods, the sources with only their new dates. Sources without new dates are left out."""
 
     def goes_on(self, period: int, span: Span) -> bool:
-        """Whether an earlier run kept all that is to be known of a block, but for new dates."""
+        """Return whether a block can be continued from what the earlier run stored, with new dates only."""
         if self.earlier is None or period not in self.was:
             return False
         unit = Unit(self.was[period], span.top, span.left)
         if not self.earlier.is_there(unit):
             raise SourceError(
-                self.earlier.folder, f"what was kept of the block at row {span.top}, column {span.left} is missing",
-                "embed the area anew with --overwrite",
+                self.earlier.folder, f"the data of the block at row {span.top}, column {span.left} are missing",
+                "embed the area again with --overwrite",
             )  # fmt: skip
         with self.earlier.opened(unit) as file:
-            return not unreadable_in(file)  # what could not be read then is read now, with all other dates
+            return not unreadable_in(file)  # if inputs were unreadable then, all dates are read again
 
 
 def encode_growing(
     model: AnySat, tile: Tile | None, patch_size_m: float, span: Span, inside: Flags, dense: str | None,
     growing: Growing, period: int, unreadable: tuple[str, ...],
 ) -> Tokens:  # fmt: skip
-    """Tokens of a block from what is kept of it and the dates in the tile; what is then known is kept.
+    """Encode a block from what the earlier run stored and the dates in the tile; store the result for later updates.
 
-    Where nothing is kept of it, the tile has all dates.
+    If nothing was stored, the tile has all dates.
     """
     unit, inputs = Unit(period, span.top, span.left), {} if tile is None else prepared(model, tile, patch_size_m)
     before = Tokens(span)

@@ -1,4 +1,4 @@
-"""A predictor over an area: it answers window by window, and where windows overlap its answers are blended."""
+"""Run a predictor over an area, window by window. Where windows overlap, predictions are blended."""
 
 from __future__ import annotations
 
@@ -26,68 +26,68 @@ Flags = NDArray[np.bool_]
 
 
 class Part(NamedTuple):
-    """Answers of one window."""
+    """Predictions for one window."""
 
     window: Span
     values: Floats | None
-    """(row col output), NaN where nothing was seen; None where nothing was."""
+    """Predictions (row col output), NaN where nothing was seen; None if nothing was seen in the window."""
     doubt: Floats | None
-    """(row col), how far variants of the same ground disagree; None where that is not asked for."""
+    """Disagreement of variants of the same ground (row col); None if there are no variants, or nothing was seen."""
     unreadable: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapJob:
-    """An area to be answered for."""
+    """The work of predicting over an area."""
 
     model: Any
     """The predictor."""
     load_model: Callable[..., Any]
-    """Reads it from a file that its `save` wrote, and `device`."""
+    """The function that reads the predictor, from a file written by its `save` and `device`."""
     sources: Mapping[str, Source]
     area: Area
     periods: tuple[Period, ...]
     windowing: Windowing
     kind: str
-    """Of the target: class, labels or value."""
+    """Kind of the target: class, labels or value."""
     per_patch: int
-    """Answers along a side of a patch; 0 where one is given for a whole window."""
+    """Number of predictions along a side of a patch; 0 if there is one for a whole window."""
     num_outputs: int
-    """Classes or labels; 1 for values."""
+    """Number of classes or labels; 1 for values."""
     kept: UnitFiles
-    """Where answers lie until they are written."""
+    """Storage of predictions until they are written."""
     precision: Precision = "float32"
     probabilities: bool = False
-    """Whether they are kept beside the classes."""
+    """Whether probabilities are stored beside the classes."""
     variants: int = 0
-    """Flips and halves of the dates that are answered for, too; their mean is the answer, and how far they disagree is
-    told. 0 for none."""
+    """Number of variants of each window (flips and halves of the dates). The prediction is their mean, and their
+    disagreement is stored as uncertainty. 0 predicts only for the window as it is."""
 
     @property
     def side(self) -> int:
-        """Pixels of the map along a side of a patch."""
+        """Number of map pixels along a side of a patch."""
         return max(self.per_patch, 1)
 
     def span(self, unit: Unit) -> Span:
-        """Patches of a unit."""
+        """Return the patches of a unit."""
         return self.area.shard_span(unit.row, unit.col)
 
     def needs(self, unit: Unit) -> list[Unit]:
-        """Only its own answers."""
+        """Return the units whose first step a unit needs: only itself."""
         return [unit]
 
     def blocks(self, unit: Unit) -> list[Span]:
-        """Windows that touch a unit, without those that nobody wants."""
+        """Return the windows that touch a unit and the requested ground."""
         return [
             window for window in self.windowing.touching(self.area, self.span(unit)) if self.area.inside(window).any()
         ]
 
     def read(self, period: int, span: Span) -> Read:
-        """Pixels of a window, context and all."""
+        """Read the pixels of a window, including context modalities."""
         return read_tile(self.sources, self.area, self.periods[period], span, self.model.encoder.normaliser, None)
 
     def encode(self, period: int, span: Span, read: Read) -> Part:  # noqa: ARG002 - the same in all
-        """Answers of a window, the mean over its variants, and how far they disagree."""
+        """Predict for a window: the mean over its variants, and their disagreement."""
         if read.tile is None or not self._looks_at(read.tile):
             return Part(span, None, None, read.unreadable)
         answers = [self._answered(read.tile, number, span.shape) for number in range(max(self.variants, 1))]
@@ -99,22 +99,22 @@ class MapJob:
         return Part(span, mean, doubt, read.unreadable)
 
     def _looks_at(self, tile: Tile) -> bool:
-        """Whether something was seen that the predictor looks at."""
+        """Return whether a tile has a modality that the predictor uses, and the dense one if it needs one."""
         view, seen = self.model.view, tile.observations
         return any(key in seen for key in view.modalities) and (view.dense is None or view.dense in seen)
 
     def _answered(self, tile: Tile, number: int, shape: tuple[int, int]) -> Floats | None:
-        """Probabilities or values (row col output) of a variant of a tile, the right way round again."""
+        """Return probabilities or values (row col output) for a variant of a tile, flipped back; None if unseen."""
         flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
         variant = _variant(tile, flips, half=number >= 4, odd=number % 2)
         try:
             with multiplying(self.precision, self.model.device):
                 found = self.model.predict(Batch.of([variant]).to(self.model.device))
-        except EmptyTileError:  # finite in the file, not so in the units of the statistics; or not on these dates
+        except EmptyTileError:  # not finite in the units of the statistics, or nothing on these dates
             return None
         values = found.answer[..., None] if found.probabilities is None else found.probabilities
         values = values[0].float().cpu().numpy()
-        if np.isnan(values).all():  # nobody saw anything on these dates
+        if np.isnan(values).all():  # nothing was seen on these dates
             return None
         if not self.per_patch:
             return np.broadcast_to(values.reshape(1, 1, -1), (*shape, self.num_outputs))
@@ -122,11 +122,11 @@ class MapJob:
         return np.flip(values, tuple(axis + 2 for axis in flips)).copy() if flips else values
 
     def is_made(self, unit: Unit) -> bool:
-        """Whether the answers of a unit are kept."""
+        """Return whether the first step of a unit is done."""
         return self.kept.is_there(unit)
 
     def keep(self, unit: Unit, parts: Sequence[Part]) -> None:
-        """Blend the windows of a unit, and keep what comes out."""
+        """Blend the windows of a unit, and store the result."""
         span, problems = self.span(unit), [problem for part in parts for problem in part.unreadable]
         arrays: dict[str, NDArray[Any]] = {}
         for name, depth in (("values", self.num_outputs), ("doubt", 1)):
@@ -144,7 +144,7 @@ class MapJob:
         self.kept.write(unit, arrays, tuple(dict.fromkeys(problems)))
 
     def finish(self, unit: Unit) -> tuple[dict[str, tuple[NDArray[Any], Flags]], Found]:
-        """The arrays of a unit, and what is to be said of them."""
+        """Do the second step: return the arrays of a unit, and facts about them."""
         with self.kept.opened(unit) as file:
             kept, problems = {name: file.get_tensor(name) for name in names_in(file)}, unreadable_in(file)
         values, seen = kept["values"], kept["values_valid"]
@@ -160,16 +160,16 @@ class MapJob:
         return arrays, Found(Seams(), problems, int(seen.sum()) // self.side**2)
 
     def forget(self, unit: Unit) -> None:
-        """The answers of a unit are written."""
+        """Delete the stored predictions of a unit, which are no longer needed."""
         self.kept.forget(unit)
 
     def save_model(self, path: Path) -> None:
-        """Write the predictor."""
+        """Write the predictor to a file."""
         self.model.save(path)
 
 
 def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Tile:
-    """The same ground upside down, mirrored, or with every other date."""
+    """Return a tile flipped along some axes, and with `half`, with every other date, from the first or second on."""
     seen = {}
     for key, one in tile.observations.items():
         dates = slice(odd, None, 2) if half and one.dates is not None and len(one.dates) > 1 else slice(None)
@@ -183,16 +183,17 @@ def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Til
 
 
 def _mean(found: Floats) -> Floats:
-    """Mean over the first axis of what is a number, NaN where nothing is."""
+    """Return the mean over the first axis without NaN; it is NaN where there is nothing else."""
     seen = np.isfinite(found)
     count = seen.sum(0)
     return np.where(count > 0, np.where(seen, found, 0).sum(0) / np.maximum(count, 1), np.nan).astype(found.dtype)
 
 
 def _disagreement(found: Floats, kind: str) -> Floats:
-    """How far variants (variant row col output) disagree: mutual information, in nats; of values their deviation.
+    """Return the disagreement (row col) of variants (variant row col output).
 
-    Of those that answered, NaN where none did.
+    It is the mutual information in nats, for labels its mean over the labels, and for values the standard deviation.
+    Variants with NaN are ignored; it is NaN where all are NaN.
     """
     if kind == "value":
         return np.sqrt(_mean((found[..., 0] - _mean(found[..., 0])) ** 2))

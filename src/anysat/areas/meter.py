@@ -1,4 +1,4 @@
-"""Energy of a machine's processors, where the kernel counts it (Linux powercap) and lets this process read it."""
+"""Measure the energy of the processors, if the kernel counts it (Linux powercap) and lets this process read it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 
 COUNTERS = Path("/sys/class/powercap")
 _PACKAGE = re.compile(r"[a-z-]+:\d+")
-"""A whole processor; its parts have a second number."""
+"""Counter of a whole processor; those of its parts have a second number."""
 
 
 def _is_processor(counter: Path) -> bool:
-    """Not the whole machine, which is counted beside its processors, nor a processor by another door."""
+    """Return whether it counts a processor: not the whole machine, nor a processor again by another interface."""
     name = counter / "name"
     return "-mmio" not in counter.name and (not name.exists() or name.read_text().startswith("package"))
 
 
 @dataclass
 class Meter:
-    """Adds up what counters say, which start again from 0 when they are full: read it every few minutes."""
+    """Adds up energy counters. Read it every few minutes, because a full counter starts again from 0."""
 
     counters: dict[Path, int]
-    """Where each stands, in microjoules, and at which number it starts again."""
+    """File of each counter, in microjoules, and the number at which it starts again."""
     joules: float = 0.0
     _last: dict[Path, int] = field(default_factory=dict)
 
     @classmethod
     def find(cls, folder: Path = COUNTERS) -> Meter | None:
-        """Of this machine; None where there is none, or it may not be read."""
+        """Return the meter of this machine; None if there is none, or it may not be read."""
         counters: dict[Path, int] = {}
         try:
             for one in sorted(folder.iterdir()):
@@ -41,7 +41,7 @@ class Meter:
         return meter if counters else None
 
     def read(self) -> float:
-        """Joules since the first reading, of everything that ran on the machine."""
+        """Return the joules since the first reading, of everything that ran on the machine."""
         for path, full in self.counters.items():
             now = int(path.read_text())
             self.joules += (now - self._last.get(path, now)) % full / 1e6

@@ -1,4 +1,4 @@
-"""A few windows from all over an area, to measure what must be known before it is computed."""
+"""Embed a few windows from all over an area, to measure what must be known before it is computed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from anysat.batch import Tile
 from anysat.errors import SourceError
 from anysat.geo.area import Span
 
-NOTHING_SEEN = "none of the inputs has a valid pixel in the windows that were looked at"
+NOTHING_SEEN = "no input has a valid pixel in the sampled windows"
 SAMPLES = 8
-"""Windows that are looked at."""
+"""Number of sampled windows."""
 PLACE_WINDOWS = 64
-"""Windows from which the part of the place is measured."""
+"""Number of windows from which place corrections are measured."""
 _SIDE = 8
-"""Patches along a side of the tiles that are looked at, at most."""
+"""Largest number of patches along a side of a sampled tile."""
 _ROUNDS = 6
-"""How often parts of places and of patches are told apart anew; each leaves about an eighth of what was wrong."""
+"""Number of rounds that separate parts of places and patches. Each leaves about an eighth of the error."""
 
 
 def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
-    """Rectangles of patches, evenly over what is wanted of the area; it must have as many rows and columns."""
+    """Return rectangles of patches of a shape, evenly over the requested ground. The area must be at least as large."""
     (high, wide), (height, width) = shape, job.area.span.shape
     rows, cols = np.nonzero(job.area.inside_cells(shape))
     some = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int))
@@ -37,7 +37,7 @@ def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
 
 
 def sample_tiles(job: Job) -> Iterator[Tile]:
-    """What the inputs hold there, in each period; squares of one size, without those that hold nothing."""
+    """Yield sampled square tiles of one size in each period, without empty ones."""
     side = min(_SIDE, job.block, *job.area.span.shape)
     for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
@@ -47,10 +47,10 @@ def sample_tiles(job: Job) -> Iterator[Tile]:
 
 
 def sample_vectors(job: Job) -> dict[str, Floats]:
-    """Embeddings (vector dim) of windows of the area, by layout.
+    """Return valid embeddings (vector dim) of sampled windows, by layout.
 
     Raises:
-        SourceError: nothing was seen in them.
+        SourceError: Nothing was seen in them.
     """
     found: dict[str, list[Floats]] = {}
     for period, tokens in _windows(job, job.windowing.shape(job.area)):
@@ -62,11 +62,11 @@ def sample_vectors(job: Job) -> dict[str, Floats]:
 
 
 def measure_places(job: Job) -> Floats:
-    """What a patch's place in its window adds to its fused token (row col dim), the same for all content.
+    """Measure place corrections: what the place of a patch in its window adds to its fused token (row col dim).
 
-    The encoder asks for fused tokens by place, so that they tell of it. Windows from all over the area are pushed
-    round, what leaves on one side coming in on the other: a patch is seen at many places, beside its own neighbours.
-    What patches have at one place more than they have on average is of the place.
+    The encoder asks for fused tokens by place, so a part of each depends on the place alone. Sampled windows are
+    rolled: what leaves on one side comes in on the other. A patch is thus seen at many places, next to its own
+    neighbours. What patches at one place have beyond their own average is the part of the place.
     """
     rows, cols = job.windowing.shape(job.area)
     seen = list(_windows(job, (rows, cols)))
@@ -86,7 +86,7 @@ def measure_places(job: Job) -> Floats:
 
 
 def _windows(job: Job, shape: tuple[int, int]) -> Iterator[tuple[int, Tokens]]:
-    """Windows from all over the area, each in a period in which something of it was seen: that, and their tokens."""
+    """Yield a period in which something was seen, and the tokens, of windows from all over the area."""
     for number, span in enumerate(sample_spans(job, shape)):
         for later in range(len(job.periods)):
             period = (number + later) % len(job.periods)
@@ -97,13 +97,19 @@ def _windows(job: Job, shape: tuple[int, int]) -> Iterator[tuple[int, Tokens]]:
 
 
 def _pushed(tokens: Tokens, by: tuple[int, int]) -> Tokens:
-    """The tokens of a window, moved round by so many rows and columns."""
+    """Roll the tokens of a window by some rows and columns."""
     patch = {key: (np.roll(some, by, (0, 1)), np.roll(seen, by, (0, 1))) for key, (some, seen) in tokens.patch.items()}
     return Tokens(tokens.span, patch)
 
 
 def _of_places(found: Floats, valid: Flags, patches: NDArray[np.int_]) -> Floats:
-    """The part of the place (row col dim) in vectors (window row col dim), each the sum of one and one of its patch."""
+    """Separate vectors (window row col dim) into a part of the patch and one of the place; return that (row col dim).
+
+    Args:
+        found: The vectors.
+        valid: Which of them are valid (window row col).
+        patches: The number of each vector's patch (window row col).
+    """
     dim, weight = found.shape[-1], valid[..., None].astype(np.float64)
     values, numbers, total = found * weight, patches.ravel(), int(patches.max()) + 1
     of_patch, of_place = np.zeros((total, dim)), np.zeros(found.shape[1:])

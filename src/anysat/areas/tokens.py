@@ -1,4 +1,4 @@
-"""Patch tokens of a part of an area before fusion: made block by block, kept on disk until nobody needs them."""
+"""Patch tokens of a part of an area before fusion: computed block by block, and stored while they are needed."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What each modality saw of the patches of a span; a modality that saw nothing is not there."""
+    """Tokens of the patches of a span. A modality that saw nothing is missing."""
 
     span: Span
     patch: dict[str, tuple[Floats, Flags]] = field(default_factory=dict)
-    """By modality: tokens (row col dim) without places, and where it saw something (row col)."""
+    """Tokens (row col dim), without position codes, and their validity (row col), by modality."""
     sub: tuple[Floats, Flags] | None = None
-    """Sub-patch tokens (sub_row sub_col dim) of the dense modality, and which are valid."""
+    """Sub-patch tokens (sub_row sub_col dim) of the dense modality, and their validity."""
     unreadable: tuple[str, ...] = ()
-    """What could not be read of it, and why."""
+    """What could not be read, and why."""
 
     @property
     def valid(self) -> Flags:
-        """Patches that somebody saw (row col)."""
+        """Which patches are valid in any modality (row col)."""
         flags = [seen for _, seen in self.patch.values()]
         return np.logical_or.reduce(flags) if flags else np.zeros(self.span.shape, bool)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """As they are kept in files, by name."""
+        """Return the arrays that are stored in files, by name."""
         found: dict[str, NDArray[Any]] = {f"patch.{key}": vectors for key, (vectors, _) in self.patch.items()}
         found |= {f"valid.{key}": valid for key, (_, valid) in self.patch.items()}
         return found if self.sub is None else found | {"sub": self.sub[0], "sub_valid": self.sub[1]}
 
 
 def encode(model: AnySat, tile: Tile, patch_size_m: float, span: Span, inside: Flags, dense: str | None) -> Tokens:
-    """Tokens of the patches of one block, each by itself: those outside of what is wanted are nobody's."""
+    """Return the tokens of the patches of a block. Patches that are not `inside` are not valid."""
     inputs = prepared(model, tile, patch_size_m)
     kept = (dense,) if dense in inputs else ()
     return tokens_of(model.see(inputs, patch_size_m, kept, chunk_rows=CHUNK_ROWS), span, inside, dense)
 
 
 def prepared(model: AnySat, tile: Tile, patch_size_m: float) -> dict[str, PixelInput]:
-    """What the encoder takes of a block, without what is seen with whole windows; nothing where nobody saw it."""
+    """Return the encoder's inputs of a block, without context modalities; empty if nothing was seen."""
     tiling = {key: o for key, o in tile.observations.items() if not o.modality.covers_tile and o.valid.any()}
     if not tiling:
         return {}
     block = Tile(observations=tiling, id=tile.id, dataset=tile.dataset)
     try:
         return model.prepare(Batch.of([block]), patch_size_m)[0]
-    except EmptyTileError:  # finite in the file, not so in the units of the statistics
+    except EmptyTileError:  # finite in the file, but not in the units of the statistics
         return {}
 
 
 def tokens_of(found: Mapping[str, SeenPatches], span: Span, inside: Flags, dense: str | None) -> Tokens:
-    """What was seen of one block, as it is kept."""
+    """Convert the seen patches of a block to tokens on the CPU."""
     patch: dict[str, tuple[Floats, Flags]] = {}
     sub = None
     for key, seen in found.items():
@@ -84,14 +84,14 @@ def tokens_of(found: Mapping[str, SeenPatches], span: Span, inside: Flags, dense
 
 
 def _unfolded(sub: torch.Tensor, side: int) -> NDArray[Any]:
-    """(row col sub dim) to (sub_row sub_col dim)."""
+    """Rearrange (row col sub dim) to (sub_row sub_col dim)."""
     rows, cols, _, dim = sub.shape
     cut = sub.reshape(rows, cols, side, side, dim).permute(0, 2, 1, 3, 4)
     return cut.reshape(rows * side, cols * side, dim).cpu().numpy()
 
 
 def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
-    """The tokens of a span from those of parts that lie in it or reach over it; where there are none, nobody saw."""
+    """Join the tokens of parts that overlap a span to those of the span. Patches in no part are not valid."""
     patch: dict[str, tuple[Floats, Flags]] = {}
     sub: tuple[Floats, Flags] | None = None
     for part in parts:
@@ -115,12 +115,12 @@ def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
 
 
 def write_tokens(files: UnitFiles, unit: Unit, tokens: Tokens) -> None:
-    """Keep the tokens of a unit."""
+    """Store the tokens of a unit."""
     files.write(unit, tokens.arrays(), tokens.unreadable)
 
 
 def read_tokens(files: UnitFiles, unit: Unit, whole: Span, wanted: Span) -> Tokens:
-    """The part of a unit's tokens (those of the span `whole`) that lies in another span, sub-patches left out."""
+    """Read the part of a unit's tokens (of the span `whole`) that lies in another span, without sub-patches."""
     shared = whole.shared_with(wanted)
     rows, cols = shared.within(whole)
     with files.opened(unit) as file:
@@ -133,7 +133,7 @@ def read_tokens(files: UnitFiles, unit: Unit, whole: Span, wanted: Span) -> Toke
 
 
 def read_sub(files: UnitFiles, unit: Unit) -> tuple[Floats, Flags] | None:
-    """Sub-patch tokens of a unit; None where nobody saw any."""
+    """Read the sub-patch tokens of a unit; None if there are none."""
     with files.opened(unit) as file:
         if "sub" not in names_in(file):
             return None
@@ -141,7 +141,10 @@ def read_sub(files: UnitFiles, unit: Unit) -> tuple[Floats, Flags] | None:
 
 
 def stacked(tokens: Tokens, windows: Sequence[Span]) -> Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]:
-    """Tokens (window row col dim) of windows by modality, and their flags; modalities that saw nothing are left out."""
+    """Return tokens (window row col dim) and validity of windows by modality; None means all are valid.
+
+    Modalities without a valid token are left out.
+    """
     found: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
     for key, (vectors, valid) in tokens.patch.items():
         places = [window.within(tokens.span) for window in windows]

@@ -1,4 +1,4 @@
-"""What is kept on disk of a unit of work between its two steps: one file each, complete or not there."""
+"""Files that hold the results of units of work between their two steps. A file is complete once it exists."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from anysat.geo.store import Unit
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """A folder with a file for each unit: named arrays, and what could not be read."""
+    """A folder with one file per unit, which holds named arrays, and what could not be read."""
 
     folder: Path
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], unreadable: Sequence[str]) -> None:
-        """Keep what was made of a unit; whole when the name appears.
+        """Store the arrays of a unit. The file appears once it is complete.
 
         Raises:
-            UnfinishedError: it cannot be written.
+            UnfinishedError: It cannot be written.
         """
         told = {"unreadable": json.dumps(list(unreadable))}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, told)
@@ -45,10 +45,10 @@ class UnitFiles:
             raise UnfinishedError(self.folder.parent, error.strerror or error) from error
 
     def adopt(self, unit: Unit, other: UnitFiles, theirs: Unit) -> None:
-        """Keep what another folder keeps of a unit, on the same disk without a copy.
+        """Take over the file of a unit from another folder, as a hard link if possible, else as a copy.
 
         Raises:
-            UnfinishedError: it cannot be written.
+            UnfinishedError: It cannot be written.
         """
         path = self._path(unit)
         part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -66,12 +66,12 @@ class UnitFiles:
 
     @contextmanager
     def opened(self, unit: Unit) -> Iterator[Any]:
-        """The file of a unit, of which arrays, or slices of them, are read."""
+        """Open the file of a unit, to read arrays or slices of them."""
         with safe_open(self._path(unit), framework="np") as file:
             yield file
 
     def is_there(self, unit: Unit) -> bool:
-        """Whether something is kept, and whole."""
+        """Return whether there is a readable file of a unit."""
         try:
             with self.opened(unit):
                 return True
@@ -79,7 +79,7 @@ class UnitFiles:
             return False
 
     def forget(self, unit: Unit) -> None:
-        """It is not needed any more."""
+        """Delete the file of a unit."""
         self._path(unit).unlink(missing_ok=True)
 
     def _path(self, unit: Unit) -> Path:
@@ -87,10 +87,10 @@ class UnitFiles:
 
 
 def names_in(file: Any) -> list[str]:
-    """Arrays of an opened file."""
+    """Return the names of the arrays in an opened file."""
     return list(file.keys())
 
 
 def unreadable_in(file: Any) -> tuple[str, ...]:
-    """What could not be read for what an opened file holds, and why."""
+    """Return what could not be read for the arrays of an opened file, and why."""
     return tuple(json.loads(file.metadata()["unreadable"]))

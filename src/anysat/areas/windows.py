@@ -87,7 +87,7 @@ class Windowing:
 
 
 def fading(side: int) -> NDArray[np.float32]:
-    """Weights along a side of a window: a raised cosine, above 0 everywhere.
+    """Return the weights along a side of a window: a raised cosine, above 0 everywhere.
 
     Examples:
         >>> [round(float(weight), 2) for weight in fading(4)]
@@ -97,12 +97,12 @@ def fading(side: int) -> NDArray[np.float32]:
 
 
 def fade(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Weights (row col) over a window."""
+    """Return the weights (row col) over a window."""
     return np.outer(fading(shape[0]), fading(shape[1]))
 
 
 class Blend:
-    """A weighted mean of windows over a span, and whether anybody saw; `side` values along a side of each patch."""
+    """The weighted mean of windows over a span, with its validity. Each patch has `side` values along a side."""
 
     def __init__(self, span: Span, dim: int, side: int = 1) -> None:
         self._span, self._side = span, side
@@ -113,7 +113,7 @@ class Blend:
     def add(
         self, window: Span, vectors: NDArray[np.float32], valid: NDArray[np.bool_], weight: NDArray[np.float32]
     ) -> None:
-        """Take in the vectors (row col dim) of a window where they are valid (row col)."""
+        """Add the vectors (row col dim) of a window where they are valid (row col)."""
         part = window.shared_with(self._span)
         mine, theirs = (self._fine(part.within(outer)) for outer in (self._span, window))
         counts = (weight * valid)[theirs][..., None]
@@ -121,7 +121,7 @@ class Blend:
         self._weight[mine] += counts
 
     def result(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The mean (row col dim), NaN where nobody saw, and where somebody did."""
+        """Return the mean (row col dim), NaN where not valid, and validity (row col)."""
         seen = self._weight[..., 0] > 0
         return np.where(seen[..., None], self._sum / np.where(seen[..., None], self._weight, 1), np.nan), seen
 
@@ -131,21 +131,21 @@ class Blend:
 
 @dataclass(frozen=True)
 class Seams:
-    """Disagreement between neighbouring patches, at the borders of windows and elsewhere.
+    """Differences between neighbouring patches, at the borders of windows and elsewhere.
 
-    The seam score is the first over the second: 1 where borders cannot be told.
+    The seam score is the mean of the former over that of the latter. It is 1 if borders do not show.
     """
 
     border: float = 0.0
-    """Sum of the distances of neighbours across a border."""
+    """Sum of the distances between neighbours across a border."""
     num_border: int = 0
     inside: float = 0.0
-    """Sum of those of other neighbours."""
+    """Sum of the distances between other neighbours."""
     num_inside: int = 0
 
     @property
     def score(self) -> float | None:
-        """Mean distance at borders over that elsewhere; None where one of them is not known, or is nothing."""
+        """The seam score; None if there are no neighbours of a kind, or the others are all equal."""
         if not (self.num_border and self.num_inside and self.inside):
             return None
         return (self.border / self.num_border) / (self.inside / self.num_inside)
@@ -158,7 +158,7 @@ class Seams:
     def of(
         cls, vectors: NDArray[np.float32], valid: NDArray[np.bool_], span: Span, area: Area, windowing: Windowing
     ) -> Seams:
-        """Measured on the patches (row col dim) of a span."""
+        """Measure the differences between the patches (row col dim) of a span."""
         total = cls()
         at_rows, at_cols = windowing.borders(area)
         for axis, borders in ((0, at_rows[span.top : span.bottom - 1]), (1, at_cols[span.left : span.right - 1])):
