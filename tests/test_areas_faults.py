@@ -366,7 +366,7 @@ def test_an_output_may_be_named_like_an_input_that_it_does_not_replace(run, tmp_
     word = f"s2={tmp_path / given}" + ("" if given == "s2" else "@2020-01-03")
     found, _, errors = run(word, DAYS, f"--out={tmp_path / out}", *words)
     assert found == status, errors
-    assert ("expected a place that is not that of an input" in errors) == (status == 2)
+    assert ("expected a path other than that of an input" in errors) == (status == 2)
 
 
 def test_periods_come_in_the_order_of_time(run, s2, tmp_path):

@@ -171,7 +171,7 @@ def test_a_target_may_not_have_the_name_of_another_column(forest, tmp_path, caps
     described(tmp_path, tiles=str(forest / "tiles.csv"), targets=targets)
     words = command(forest, tmp_path / "t.parquet")
     assert main([*words[:2], str(tmp_path / "mine.yaml"), *words[3:]]) == 2
-    assert "a name that no other column of the table has" in capsys.readouterr().err
+    assert "a name other than those of other columns" in capsys.readouterr().err
 
 
 def test_a_table_that_exists_is_not_replaced_unasked(table, forest, capsys):

@@ -354,7 +354,7 @@ def test_an_output_never_replaces_an_input(run, tmp_path, s2, weights):
     for words, out in (([f"s2={photo}@2020-06-01"], "out.tif"), ([f"s2={photo}@2020-06-01"], "out"), ([s2], "s2.nc/x")):
         status, _, errors = run(*words, "--overwrite=true", out=out)
         assert status == 2
-        assert "expected a place that is not that of an input" in errors
+        assert "expected a path other than that of an input" in errors
     assert photo.read_bytes() == before
 
 
@@ -393,9 +393,9 @@ def test_dates_of_a_cube_may_be_compact_text_and_an_empty_series_is_refused(run,
     assert status == 0, errors
     assert "2 dates 2020-03-01 to 2020-06-01" in report
     odd = write_nc(tmp_path / "odd.nc", dataset.assign_coords(time=["soon", "later"]))
-    assert "'soon' on its axis 'time' is no date" in run(f"s2={odd}", out="b.zarr")[2]
+    assert "'soon' on its axis 'time' is not a date" in run(f"s2={odd}", out="b.zarr")[2]
     none = write_nc(tmp_path / "none.nc", dataset.isel(time=slice(0, 0)))
-    assert "it holds no date" in run(f"s2={none}", out="c.zarr")[2]
+    assert "it has no dates" in run(f"s2={none}", out="c.zarr")[2]
 
 
 def test_a_date_given_against_the_files_own_is_said(run, tmp_path):

@@ -324,7 +324,7 @@ def test_a_store_of_which_nothing_was_kept_says_so(inputs, tmp_path, capsys):
     (next((tmp_path / "gone.series").iterdir()) / "about.json").unlink()
     zarr.open_group(tmp_path / "area.zarr").attrs.clear()
     told = {"tile": "it was made without --keep; embed again with --keep series", "area": "does not record how it was made",
-            "gone": "the data for updates are not in gone.series", "in": "it is no Zarr store"}  # fmt: skip
+            "gone": "the data for updates are not in gone.series", "in": "it is not a Zarr store"}  # fmt: skip
     for name, message in told.items():
         store = tmp_path / (name if name == "in" else f"{name}.zarr")
         assert main(["embed", "--update", str(store)]) == 2

@@ -149,7 +149,7 @@ def test_undated_files_of_the_same_ground_are_told_to_make_one_image(tmp_path, g
     for name in ("a.tif", "b.tif"):
         write_tif(tmp_path / name, ramp(4, 10, 10), geobox((10, 10), 0.2))
     write_tif(tmp_path / "c.tif", ramp(4, 10, 10), geobox((10, 10), 0.2, LEFT + 1.2))  # shares less than half
-    note = "one image is made of files without a date that show the same ground, the first on top: a.tif, b.tif"
+    note = "files without a date that show the same ground are merged into one image, the first on top: a.tif, b.tif"
     assert note in opened(given.format(tmp_path)).notes
     (tmp_path / "b.tif").unlink()
     assert not any("one image" in note for note in opened(given.format(tmp_path)).notes)
@@ -362,7 +362,7 @@ def test_of_several_h5_series_the_one_named_like_the_modality_is_taken(tmp_path)
     path = write_series(tmp_path / "t.h5", name="sen-1-asc", bands=2)
     write_series(path, name="sen-1-des", bands=2)
     assert opened(f"s1-des={path}").chosen[0].layer.path.endswith("::sen-1-des")
-    with pytest.raises(SourceError, match=r"it holds sen-1-asc, sen-1-des; choose one: s1=.*::sen-1-asc"):
+    with pytest.raises(SourceError, match=r"it has sen-1-asc, sen-1-des; choose one: s1=.*::sen-1-asc"):
         opened(f"s1={path}")
     assert opened(f"s1={path}::sen-1-asc").bands == ("VV", "VH")
     with pytest.raises(UnknownNameError, match="unknown series of .* 'sen-2'"):
@@ -422,7 +422,7 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"unknown kind of file '.png'; give a GeoTIFF \(.tif\)"):
         opened(f"s2={tmp_path / 'a.png'}")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="the folder holds no GeoTIFF"):
+    with pytest.raises(SourceError, match="the folder has no GeoTIFF"):
         opened(f"s2={tmp_path / 'empty'}")
 
 

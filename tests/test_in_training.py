@@ -60,7 +60,7 @@ def test_what_a_file_says_counts_before_the_training(tmp_path):
     found = opened(tmp_path, described(tmp_path, **PHOTO))
     np.testing.assert_array_equal(found.values, [0, 5002, 10002, 15002])
     assert "DN (as the file says)" in found.notes
-    assert "no data is 1 as the file says, though in training 7" in found.notes
+    assert "nodata is 1 as the file says, though in training 7" in found.notes
     assert not [note for note in found.notes if note.startswith("as in training")]
 
 

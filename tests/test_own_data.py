@@ -307,7 +307,7 @@ def test_a_place_off_the_imagery_is_refused(tmp_path):
     content = _own(tmp_path, files=["mosaic"], tiles="points.geojson", centre="table")
     content["modalities"]["s2"]["path"] = "s2/mosaic.tif"
     _places(tmp_path, [(300, 20)])
-    with pytest.raises(SourceError, match=r"mosaic\.tif.*does not hold the place longitude"):
+    with pytest.raises(SourceError, match=r"mosaic\.tif.*does not contain the place longitude"):
         _open(tmp_path, content)[0]
 
 

@@ -248,8 +248,8 @@ def test_an_empty_cell_in_the_path_of_a_mask_is_refused_by_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"), [(["20190601.tif"], "no date of it is between 2020-01-01 and 2020-12-31"),
-                        ([], "the folder holds no GeoTIFF")],
+    ("files", "told"), [(["20190601.tif"], "none of its dates is between 2020-01-01 and 2020-12-31"),
+                        ([], "the folder has no GeoTIFF")],
 )  # fmt: skip
 def test_optional_imagery_with_nothing_to_give_counts_as_absent_and_is_told(tmp_path, files, told):
     image(tmp_path / "s2" / "t0.tif")
@@ -277,7 +277,7 @@ def test_a_folder_of_another_kind_of_imagery_is_no_absent_one(tmp_path):
     image(tmp_path / "s2" / "t0.tif")
     (tmp_path / "s1" / "t0").mkdir(parents=True)
     (tmp_path / "s1" / "t0" / "20200601.jp2").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"the folder holds no GeoTIFF; it holds 20200601\.jp2"):
+    with pytest.raises(SourceError, match=r"the folder has no GeoTIFF, only 20200601\.jp2"):
         _open(tmp_path, **_optional("s1/{id}"))[0]
 
 
@@ -336,5 +336,5 @@ def test_optional_imagery_without_a_date_that_counts_is_not_there(tmp_path):
 
 def test_imagery_that_is_asked_for_has_a_date_that_counts(tmp_path):
     dates = [datetime.date(2018, 1, 1), datetime.date(2018, 12, 31)]
-    with pytest.raises(SourceError, match="no date of it is between 2018-01-01 and 2018-12-31"):
+    with pytest.raises(SourceError, match="none of its dates is between 2018-01-01 and 2018-12-31"):
         _grounds(tmp_path, dates=dates)

@@ -92,7 +92,7 @@ def test_outputs_that_would_replace_an_input_or_lie_in_one_are_refused(s2, tmp_p
     ):
         status = main(["predict", str(tmp_path / "one.safetensors"), *words])
         told = capsys.readouterr().err
-        expected = "that is not that of an input" if "s2.tif" not in words[1] else ""
+        expected = "other than that of an input" if "s2.tif" not in words[1] else ""
         assert (status, expected in told) == (2 if expected else 0, True), (words, told)
         assert photo.read_bytes() == before
     assert {path.name for path in folder.iterdir()} == {"s2.nc", "photo.tif", "s2.tif", "s2.png"}

@@ -224,7 +224,7 @@ def test_degrees_rounded_to_float32_are_evenly_spaced_but_gaps_are_not():
 
 
 def test_what_is_no_cube_is_refused():
-    with pytest.raises(SourceError, match="a ndarray is no xarray cube"):
+    with pytest.raises(SourceError, match="a ndarray is not an xarray cube"):
         source_of(np.ones((3, 4)), M["s2"])
     with pytest.raises(SourceError, match=r"dimensions .*'depth'.* are not \(time, band, y, x\)"):
         source_of(array().expand_dims(depth=2), M["s2"])

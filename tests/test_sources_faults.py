@@ -45,7 +45,7 @@ def test_a_file_whose_edge_is_180_degrees_is_taken(tmp_path):
 @pytest.mark.parametrize("box", [geobox((60, 60), crs=SITE), geobox((60, 60), left=4e7, top=4e8)])
 def test_a_file_that_does_not_lie_on_earth_is_refused(tmp_path, box):
     path = write_tif(tmp_path / "a_20200103.tif", ramp(10, 60, 60), box, names=S2_NAMES)
-    with pytest.raises(SourceError, match=r"a_20200103.tif: where it lies on Earth is not known"):
+    with pytest.raises(SourceError, match=r"a_20200103.tif: its place on Earth is not known"):
         opened(f"s2={path}")
 
 
@@ -56,11 +56,9 @@ def test_a_folder_tells_what_it_holds_beside_its_geotiffs(tmp_path):
     for name in ("more/b_20200104.TIF", "odd.tif/c_20200105.tiff", "d_20200106.jp2", "texts/read.me", "a.json"):
         (tmp_path / name).touch()
     source = opened(f"s2={tmp_path}")
-    assert "not read, for only its GeoTIFFs are: cube.zarr/, d_20200106.jp2, more/, odd.tif/" in source.notes
+    assert "not read, because only GeoTIFFs are: cube.zarr/, d_20200106.jp2, more/, odd.tif/" in source.notes
     (tmp_path / "a_20200103.tif").unlink()
-    with pytest.raises(
-        SourceError, match=r"the folder holds no GeoTIFF; it holds cube.zarr/, d_20200106.jp2, more/, odd"
-    ):
+    with pytest.raises(SourceError, match=r"the folder has no GeoTIFF, only cube.zarr/, d_20200106.jp2, more/, odd"):
         opened(f"s2={tmp_path}")
 
 

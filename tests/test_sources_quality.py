@@ -184,7 +184,7 @@ def test_a_quality_layer_of_other_dates_is_refused(tmp_path):
     pixels(tmp_path, "T31_20200103")
     mask(tmp_path, "T31_20200104", np.full(12, 4))
     with pytest.raises(
-        SourceError, match=r"no date of its quality layer \(scl of SCL, not \[0, 1, 3, 8, 9, 10\]\) is one"
+        SourceError, match=r"its quality layer \(scl of SCL, not \[0, 1, 3, 8, 9, 10\]\) has none of its"
     ):
         valid(tmp_path, quality="scl")
 

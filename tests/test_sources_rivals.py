@@ -67,7 +67,7 @@ def test_pieces_of_a_band_side_by_side_are_all_read(tmp_path):
 
 @pytest.mark.parametrize("stem", ["count_B4", "B4_std", "20200601_qa_B4", "B4_MASK_v2"])
 def test_a_file_that_says_it_is_no_band_is_none_though_no_other_is_there(tmp_path, stem):
-    with pytest.raises(SourceError, match=f"{stem}.tif.*of a band, not the band"):
+    with pytest.raises(SourceError, match=f"{stem}.tif.*not a band, but a statistic or mask of one"):
         folder(tmp_path, stem)
     source = folder(tmp_path, "20200601_B2", "20200601_SR_B3")
     assert {one.layer.scene for one in source.chosen} == {"20200601_B2", "20200601_SR_B3"}

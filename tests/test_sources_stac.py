@@ -110,7 +110,7 @@ def test_files_of_one_collection_that_state_other_scales_are_refused(tmp_path):
     ]
     source = opened(write_catalog(tmp_path, items))
     with pytest.raises(
-        SourceError, match=r"i2_B02.tif: its header states scale and offset \(0.0002, 0.0\), and that of"
+        SourceError, match=r"i2_B02.tif: its header states scale and offset \(0.0002, 0.0\), but that of"
     ):
         source.observe(BOX)
 
@@ -120,7 +120,7 @@ def test_items_in_two_units_are_refused(tmp_path):
         item(tmp_path, "a", "2020-06-01"),
         item(tmp_path, "b", "2020-06-02", fields=band("B02", scale=1e-4, offset=0)),
     ]
-    with pytest.raises(SourceError, match="B2 is in reflectance here, in reflectance_1e4 in another file"):
+    with pytest.raises(SourceError, match="B2 is in reflectance here, but in reflectance_1e4 in another file"):
         opened(write_catalog(tmp_path, items))
 
 
@@ -319,7 +319,7 @@ def test_days_without_an_item_are_refused_with_those_there_are(tmp_path):
     catalog = write_catalog(tmp_path, [item(tmp_path, f"i{k}", f"2020-06-0{k}") for k in (1, 3)])
     days = np.datetime64("2021-01-01"), np.datetime64("2021-12-31")
     with pytest.raises(
-        SourceError, match="no date of it is between 2021-01-01 and 2021-12-31; it has 2 from 2020-06-01"
+        SourceError, match="none of its dates is between 2021-01-01 and 2021-12-31; it has 2 from 2020-06-01"
     ):
         opened(catalog, between=days)
     with pytest.raises(SourceError, match="none of its 2 items lies in the area"):
@@ -333,7 +333,7 @@ def test_what_is_no_catalog_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"a.json: it cannot be read as STAC"):
         opened(tmp_path / "a.json")
     (tmp_path / "b.json").write_text('{"type": "Tree"}')
-    with pytest.raises(SourceError, match=r"b.json: it is no STAC document \(its type is 'Tree'\)"):
+    with pytest.raises(SourceError, match=r"b.json: it is not a STAC document \(its type is 'Tree'\)"):
         opened(tmp_path / "b.json")
-    with pytest.raises(RecordError, match="s2, path: expected a path or a STAC address"):
+    with pytest.raises(RecordError, match="s2, path: expected either a path or a STAC address"):
         open_sources({"s2": {"path": "a", "stac": "b"}}, M)

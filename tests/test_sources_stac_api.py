@@ -95,9 +95,9 @@ def test_an_api_is_searched_by_collection_area_and_days(api):
 
 
 def test_a_search_needs_a_collection_and_an_area(api):
-    with pytest.raises(SourceError, match=rf"searched in one collection, and none is given; choose .*{S2}, {L8}"):
+    with pytest.raises(SourceError, match=rf"needs a collection, and none is given; choose .*{S2}, {L8}"):
         opened(api.url, bbox=AREA)
-    with pytest.raises(SourceError, match="searched in an area, and none is given"):
+    with pytest.raises(SourceError, match="needs an area, and none is given"):
         opened(api.url, collection=S2)
 
 

@@ -103,7 +103,9 @@ def test_the_grid_of_an_item_is_not_that_of_an_asset_with_other_pixels(tmp_path)
 def test_an_asset_that_states_other_pixels_than_its_file_has_is_named(tmp_path):
     made = item(tmp_path, "a", "2020-06-01", ramp(10, 15), COARSE, key="B11")
     made.assets["B11"].extra_fields |= grid_of(BOX)
-    with pytest.raises(SourceError, match=r"a_B11.tif: its pixels \(10 x 15 of 20 in EPSG:32737\) are not those its"):
+    with pytest.raises(
+        SourceError, match=r"a_B11.tif: its pixels \(10 x 15 of 20 in EPSG:32737\) are not those of its"
+    ):
         seen(made)
 
 
@@ -126,13 +128,15 @@ def test_where_items_state_a_part_of_a_pixel_more_the_files_tell_the_place(tmp_p
     found, how = source.observe(BOX)
     assert how == "exact"
     np.testing.assert_array_equal(found.values[:, 0], [ramp(20, 30)] * 2)
-    told = f"placed as the files say; their items state {by_m / 10:+g} rows and {by_m / 10:+g} columns"
+    told = f"placed as the files say; the grids in the items are off by {by_m / 10:+g} rows and {by_m / 10:+g} columns"
     assert told in source.notes
 
 
 def test_a_file_that_lies_a_part_of_a_pixel_elsewhere_than_those_before_is_refused(tmp_path):
     made = [item(tmp_path, "a", "2020-06-01", ramp(20, 30)), off(item(tmp_path, "b", "2020-07-01", ramp(20, 30)), 5, 5)]
-    with pytest.raises(SourceError, match=r"b_B02.tif: its pixels .* are not those its .*0.5 rows and 0.5 columns"):
+    with pytest.raises(
+        SourceError, match=r"b_B02.tif: its pixels .* are not those of its .*off by 0.5 rows and 0.5 columns"
+    ):
         seen(*made)
 
 
@@ -143,7 +147,7 @@ def test_items_that_lie_nowhere_are_refused(tmp_path):
     write_tif(path, ramp(1, 20, 30), None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(SourceError, match=r"a_B02.tif: it has no georeference, nor has its STAC item one"):
+        with pytest.raises(SourceError, match=r"a_B02.tif: it has no georeference, and its STAC item has none"):
             seen(made)
     made.assets["B02"].extra_fields |= grid_of(BOX)
     np.testing.assert_array_equal(seen(made)[0].values[0, 0], ramp(20, 30))
@@ -172,7 +176,7 @@ def test_other_baselines_and_versions_carry_no_offset(tmp_path, properties):
 def test_a_baseline_that_cannot_be_read_is_told_unless_the_offset_is_known(tmp_path):
     made = item(tmp_path, "a", "2022-06-01", 2000, **{"s2:processing_baseline": "newest"})
     with pytest.raises(
-        SourceError, match=r"a: its s2:processing_baseline 'newest' is none such as 05.09, .*; give `offs"
+        SourceError, match=r"a: its s2:processing_baseline 'newest' is not a baseline like 05.09, .*; give `offs"
     ):
         seen(made)
     catalog = write_catalog(tmp_path, [made])
@@ -211,7 +215,8 @@ def test_an_asset_of_several_bands_takes_the_names_of_its_file(tmp_path, fields)
 
 def test_an_asset_of_several_bands_that_nobody_names_is_refused_with_what_can_be_done(tmp_path):
     with pytest.raises(
-        SourceError, match="the 2 bands of its asset 'data' are is not known: .*give the files by `path`"
+        SourceError,
+        match="it is not known which bands of 's2' the 2 bands of its asset 'data' are: .*give the files by `path`",
     ):
         seen(several(tmp_path, None))
 
@@ -224,7 +229,7 @@ def test_a_geotiff_is_known_by_its_name_where_its_type_is_odd(tmp_path):
 def test_assets_of_no_kind_that_is_read_are_refused_with_their_types(tmp_path):
     made = item(tmp_path, "a", "2020-06-01")
     made.assets["B02"].media_type, made.assets["B02"].href = "image/png", "a.png"
-    with pytest.raises(SourceError, match=r"none of its 1 items has an asset that is read, .*; theirs are image/png;"):
+    with pytest.raises(SourceError, match=r"none of its 1 items has an asset that can be read, .*; it has image/png;"):
         seen(made)
 
 

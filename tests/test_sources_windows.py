@@ -92,7 +92,7 @@ def test_where_no_date_remains_there_is_one_that_is_all_invalid(tmp_path):
     observation, how = source.observe(geobox((4, 4), left=LEFT + 5000))
     assert (observation.values.shape, observation.valid.any()) == ((1, 10, 4, 4), False)
     assert observation.dates.astype(str).tolist() == [DATES[0]]
-    assert how == "nothing of it lies here"
+    assert how == "it has no data here"
     observation, _ = source.observe(geobox((4, 4)), between=(day("2020-03-01"), day("2020-04-01")))
     assert observation.dates.astype(str).tolist() == ["2020-03-01"]
     assert not observation.valid.any()
@@ -152,7 +152,7 @@ def test_a_source_travels_to_a_worker_in_another_folder(tmp_path, monkeypatch, k
 
 def test_a_range_without_a_date_is_refused_with_the_dates_there_are(tmp_path):
     series(tmp_path)
-    with pytest.raises(SourceError, match=r"no date of it is between 2022-01-01 and 2022-12-31; it has 3 dates from "
+    with pytest.raises(SourceError, match=r"none of its dates is between 2022-01-01 and 2022-12-31; it has 3 dates from "
                                           r"2020-01-03 to 2021-02-11: 2020-01-03, 2020-06-30, 2021-02-11"):  # fmt: skip
         open_sources([f"s2={tmp_path}"], M, between=(day("2022-01-01"), day("2022-12-31")))
 
@@ -167,7 +167,7 @@ def test_a_range_leaves_its_dates_to_the_source(tmp_path):
 
 def test_a_source_beside_the_area_is_refused(tmp_path):
     series(tmp_path)
-    with pytest.raises(SourceError, match=r"nothing of it lies in the area, longitude 10 to 11 and latitude 50 to 51"):
+    with pytest.raises(SourceError, match=r"no part of it lies in the area, longitude 10 to 11 and latitude 50 to 51"):
         open_sources([f"s2={tmp_path}"], M, bbox=(10, 50, 11, 51))
     west, south, east, north = geobox((6, 8)).extent.to_crs("EPSG:4326").boundingbox.bbox
     where = rf"it lies in {west:.4f},{south:.4f},{east:.4f},{north:.4f} \(WEST,SOUTH,EAST,NORTH\)"

@@ -117,7 +117,9 @@ def test_a_scale_of_the_user_replaces_that_of_the_file(tmp_path):
 def test_files_of_two_units_are_refused(tmp_path):
     write_tif(tmp_path / "a_20200103.tif", ramp(10, 6, 8), BOX, names=S2)
     write_tif(tmp_path / "b_20200104.tif", ramp(10, 6, 8), BOX, names=S2, scale=(1e-4, 0))
-    with pytest.raises(SourceError, match="B2 is in reflectance here, in reflectance_1e4 in another file; give files"):
+    with pytest.raises(
+        SourceError, match="B2 is in reflectance here, but in reflectance_1e4 in another file; give files"
+    ):
         observed({"path": str(tmp_path)})
     assert observed({"path": str(tmp_path), "scale": 1}).values[:, 0, 0, 0].tolist() == [100, 100]
 
@@ -185,7 +187,7 @@ def test_what_is_given_and_what_is_described_are_both_ranges(tmp_path):
     described = series(tmp_path) | {"dates": ["2022-01-25", "2022-12-31"]}
     assert open_sources({"s2": described}, M)["s2"].dates.astype(str).tolist() == ["2022-01-25"]
     between = np.datetime64("2022-01-01"), np.datetime64("2022-01-24")
-    with pytest.raises(SourceError, match="no date of it is between 2022-01-01 and 2022-01-24"):
+    with pytest.raises(SourceError, match="none of its dates is between 2022-01-01 and 2022-01-24"):
         open_sources({"s2": described}, M, between=between)
 
 
@@ -206,7 +208,7 @@ def test_what_is_given_and_what_is_described_are_both_ranges(tmp_path):
         ({"path": "a", "bands": {"B2": 1}}, RecordError, "s2, bands: expected a name for each band"),
         ({"path": "a", "quality": "slc"}, UnknownNameError, "unknown kind of quality layer 'slc'; closest: scl"),
         ({"path": "a", "quality": {"layr": "x"}}, UnknownNameError, "unknown field of quality 'layr'; closest: layer"),
-        ({"path": "a", "quality": {"kind": "values", "layer": "x"}}, RecordError, "quality, invalid: expected the numbers"),
+        ({"path": "a", "quality": {"kind": "values", "layer": "x"}}, RecordError, "quality, invalid: expected the invalid numbers"),
         ({"path": "a", "quality": {"kind": "values", "valid": [1]}}, RecordError, "quality, layer: expected the name"),
         ({"path": "a", "quality": {"kind": "scl", "invalid": "3"}}, RecordError, "quality, invalid: expected a list"),
         ({"path": "a", "quality": {"kind": "qa_pixel", "valid": [3]}}, RecordError, "quality, valid: expected nothing"),

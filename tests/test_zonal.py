@@ -168,7 +168,7 @@ def test_what_is_not_valid_is_repaired_and_told_and_what_is_no_polygon_refused(s
     )
     given = fields()
     given.loc[1, "geometry"] = bow
-    with pytest.warns(UserWarning, match="1 polygons were not valid and are taken as repaired .*number 1: Self-inter"):
+    with pytest.warns(UserWarning, match="1 polygons were not valid and have been repaired .*number 1: Self-inter"):
         found = anysat.zonal(store, given)
     mended = fields()
     mended.loc[1, "geometry"] = shapely.make_valid(bow)
@@ -248,7 +248,7 @@ def test_mistakes_in_a_call_are_told(store, tmp_path, capsys):
     fields().to_file(tmp_path / "f.gpkg")
     for words, message in (
         ([store, tmp_path / "f.gpkg", "--out=a.shp"], "--out: expected a name ending in .parquet, .gpkg, .csv"),
-        ([store, tmp_path / "f.gpkg", f"--out={tmp_path / 'f.gpkg'}", "--overwrite"], "not that of an input"),
+        ([store, tmp_path / "f.gpkg", f"--out={tmp_path / 'f.gpkg'}", "--overwrite"], "other than that of an input"),
         ([store, tmp_path / "g.gpkg", "--out=a.csv"], "g.gpkg: no such file or folder; expected a vector file"),
         ([store, __file__, "--out=a.csv"], "give GeoJSON, GeoPackage, Shapefile or GeoParquet\n"),
         ([tmp_path / "b.zarr", tmp_path / "f.gpkg", "--out=a.csv"], "b.zarr: no such file"),

@@ -70,7 +70,7 @@ class Span(NamedTuple):
                     max(self.left, other.left), min(self.right, other.right))  # fmt: skip
 
     def is_empty(self) -> bool:
-        """Whether it has no patch."""
+        """Return whether it has no patch."""
         return min(self.shape) <= 0
 
     def cut(self, side: int) -> Iterator[Span]:
@@ -199,7 +199,7 @@ def plan_areas(
             parts.append(replace(area, name=_zone_name(crs) if len(zones) > 1 else ""))
     if not parts:
         names = ", ".join(footprint.name for footprint in footprints)
-        raise SourceError(names, "the ground that they share has nothing of the area", "check the area's coordinates")
+        raise SourceError(names, "the ground that they share does not overlap the area", "check its coordinates")
     return parts
 
 
@@ -296,7 +296,7 @@ def _lies_in(ground: Any, band: tuple[float, float]) -> bool:
 
 
 def _widened(bands: Collection[tuple[float, float]]) -> dict[Any, tuple[float, float]]:
-    """Longitudes that each zone takes, where its neighbours are not there: some reach over theirs (32V, 33X)."""
+    """Return the longitudes of each zone, widened where a neighbour is missing, as some zones are (32V, 33X)."""
     found, ordered = {}, sorted(bands)
     for number, (west, east) in enumerate(ordered):
         before = ordered[number - 1][1] if number else -math.inf
@@ -311,7 +311,7 @@ def _pixel_m(footprint: Footprint) -> float:
 
 
 def _utm_band(crs: CRS) -> tuple[float, float] | None:
-    """Longitudes of a UTM zone (EPSG 326xx and 327xx); None for another system."""
+    """Return the longitudes of a UTM zone (EPSG 326xx and 327xx); None for another system."""
     zone = (crs.epsg or 0) % 100
     if (crs.epsg or 0) // 100 not in (326, 327) or not 1 <= zone <= 60:
         return None
@@ -332,7 +332,7 @@ def _clipped(wanted: Any, band: tuple[float, float] | None) -> Any:
 
 
 def _projected(ground: Any, crs: CRS) -> Any:
-    """A geometry in degrees in a reference system, its long edges with points between."""
+    """Transform a geometry in degrees to a reference system, with points added to long edges."""
     import shapely
     from pyproj import Transformer
 

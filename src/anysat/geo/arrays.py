@@ -1,4 +1,4 @@
-"""Cubes with named axes, in files or in memory, as layers; xarray decodes what it decodes."""
+"""Open cubes with named axes, in files or in memory, as layers. They are decoded by xarray as far as possible."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 _TIME_NAMES, _BAND_NAMES = ("time", "t", "date", "dates"), ("band", "bands", "channel", "variable")
 _NODATA_NAMES = ("nodata", "_FillValue", "missing_value")
 Opening = Callable[[bool], AbstractContextManager["xarray.Dataset"]]
-"""Opens the cube for reading, True for its numbers as stored."""
+"""A function that opens the cube for reading; its argument is True for numbers as stored."""
 
 
 def file_layers(path: Path, part: str | None, also: Sequence[str], options: dict[str, Any]) -> list[Layer]:
-    """Layers of a file that xarray opens; `also` names variables beside the imagery, where it has them."""
+    """Open a file with xarray and return its layers. `also` names variables to include besides the imagery, if any."""
     opening = partial(_opened, path.absolute(), options)
     with reading(path), opening(False) as dataset:
         return _layers(str(path), dataset, part, also, opening)
 
 
 def array_layers(name: str, data: xarray.Dataset | xarray.DataArray, also: Sequence[str] = ()) -> list[Layer]:
-    """Layers of a cube in memory, or of lazy blocks that are computed window by window."""
+    """Return the layers of a cube in memory, or of lazy blocks that are computed window by window."""
     import xarray
 
     if not isinstance(data, (xarray.Dataset, xarray.DataArray)):
-        raise SourceError(name, f"a {type(data).__name__} is no xarray cube", "give a Dataset or a DataArray")
+        raise SourceError(name, f"a {type(data).__name__} is not an xarray cube", "give a Dataset or a DataArray")
     if isinstance(data, xarray.DataArray):
         data = data.rename("pixels" if data.name is None else data.name).to_dataset()
     grids = {v.attrs.get("grid_mapping", v.encoding.get("grid_mapping", "")) for v in data.data_vars.values()}
@@ -57,19 +57,19 @@ def _opened(path: Path, options: dict[str, Any], stored: bool) -> Iterator[xarra
         calendar = re.search(r"calendar '(\w+)'", str(error))
         raise SourceError(
             path, f"its dates are of the calendar {calendar[1] if calendar else 'of a model'!r}, which needs a package",
-            "`pip install cftime`; days that the common calendar lacks, as 30 February, are refused",
+            "`pip install cftime`; days that the common calendar lacks, such as 30 February, are refused",
         ) from error  # fmt: skip
     with dataset:
         yield dataset
 
 
 def _held(dataset: xarray.Dataset, stored: bool) -> AbstractContextManager[xarray.Dataset]:
-    del stored  # what is in memory is as it is; its encoding tells how it was stored
+    del stored  # a cube in memory is already decoded; its encoding says how it was stored
     return nullcontext(dataset)
 
 
 def _layers(path: str, dataset: xarray.Dataset, part: str | None, also: Sequence[str], opening: Opening) -> list[Layer]:
-    """Variables on one grid are one layer; the file's own fill value, scale and offset are applied."""
+    """Return one layer per variable, with the file's own fill value, scale and offset applied."""
     import odc.geo.xr  # noqa: F401  (gives xarray its `odc` accessor)
 
     if part is not None and part not in dataset.data_vars:
@@ -80,7 +80,7 @@ def _layers(path: str, dataset: xarray.Dataset, part: str | None, also: Sequence
 
 
 def _raster_variables(path: str, dataset: xarray.Dataset, also: Sequence[str]) -> list[str]:
-    """The variable with a band axis if there is one, else all that have rows and columns."""
+    """Return the variable with a band axis if there is one, else all that have rows and columns."""
     import odc.geo.xr
 
     beside = {name.upper() for name in also}
@@ -94,9 +94,7 @@ def _raster_variables(path: str, dataset: xarray.Dataset, also: Sequence[str]) -
         )
     if not rasters:
         expected = "expected a cube with dimensions (time, band, y, x)"
-        raise SourceError(
-            path, f"no variable lies on rows and columns: {', '.join(map(str, dataset.data_vars))}", expected
-        )
+        raise SourceError(path, f"no variable has rows and columns: {', '.join(map(str, dataset.data_vars))}", expected)
     return stacked or rasters
 
 
@@ -138,7 +136,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
 
 
 def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, ...], ...]:
-    """Names of the bands: the labels of their axis, else (as rioxarray keeps them) the long name."""
+    """Return the names of the bands: the labels of their axis, else `long_name`, where rioxarray stores them."""
     if band is None:
         return (names_of(str(array.name)),)
     labels = list(array[band].values) if band in array.coords else [""] * array.sizes[band]
@@ -153,7 +151,7 @@ def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, .
 
 
 def _fill_value(array: xarray.DataArray, decoded: tuple[float, float]) -> float | None:
-    """Number that means "no data" in what xarray gives, where xarray has not seen to it."""
+    """Return the number that means "no data" in the values from xarray; None if xarray has made them NaN."""
     for name in _NODATA_NAMES:
         if array.attrs.get(name) is not None:
             return float(array.attrs[name]) * decoded[0] + decoded[1]
@@ -161,7 +159,7 @@ def _fill_value(array: xarray.DataArray, decoded: tuple[float, float]) -> float 
 
 
 def _stated_nodata(array: xarray.DataArray) -> float | None:
-    """The number that means "no data" as it is stored, whether xarray has seen to it or not; None for none, or NaN."""
+    """Return the stored number that means "no data", whether xarray has decoded it or not; None if there is none."""
     given = [said.get(name) for said in (array.attrs, array.encoding) for name in _NODATA_NAMES]
     return next((float(number) for number in given if number is not None and np.isfinite(number)), None)
 
@@ -170,14 +168,14 @@ def _read(
     opening: Opening, path: str, name: str, axes: tuple[str | None, str | None, str, str], fill: float | None,
     pending: tuple[float, float] | None, times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part of a variable; `pending` is the scale and offset that xarray has not applied, None for stored numbers."""
+    """Read a part of a variable. `pending` is the scale and offset that xarray does not apply; None for raw numbers."""
     time, band, y, x = axes
     with reading(path), opening(pending is None) as dataset:
         window: dict[str, Any] = {y: row, x: col}
         window |= {time: list(times)} if time else {}
         window |= {band: list(bands)} if band else {}
         lazy = dataset[name].isel(window).transpose(*(axis for axis in axes if axis is not None))
-        pixels = lazy.compute(scheduler="synchronous").values  # windows are read side by side; blocks are not
+        pixels = lazy.compute(scheduler="synchronous").values  # windows are read in parallel already
         if pending is None:
             pixels = _encoded(pixels, dataset[name].encoding)
     if fill is not None:
@@ -189,7 +187,7 @@ def _read(
 
 
 def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
-    """Numbers as they were stored before xarray decoded them, no-data included; of a file opened so they are so."""
+    """Undo the decoding by xarray, including nodata. Numbers of a file opened undecoded stay as they are."""
     scale, offset = float(encoding.get("scale_factor", 1.0)), float(encoding.get("add_offset", 0.0))
     fill = next((float(encoding[name]) for name in _NODATA_NAMES if encoding.get(name) is not None), None)
     if (scale, offset) != (1, 0):
@@ -200,7 +198,7 @@ def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def _check_even(path: str, array: xarray.DataArray, dim: str) -> None:
-    """Refuse coordinates with gaps: they are no pixel grid."""
+    """Refuse unevenly spaced coordinates, which are not a pixel grid."""
     places = array[dim].values if dim in array.coords else np.empty(0)
     steps = np.diff(np.asarray(places, np.float64))
     rounded = np.finfo(np.float32).eps * np.abs(places).max() if places.dtype == np.float32 and len(steps) else 0.0
@@ -213,7 +211,7 @@ def _check_even(path: str, array: xarray.DataArray, dim: str) -> None:
 
 
 def _unrounded(array: xarray.DataArray, dims: Sequence[str]) -> xarray.DataArray:
-    """The same array with even coordinates where they were rounded to float32: their first step is not the mean one."""
+    """Replace float32 coordinates by evenly spaced ones, because their first step differs from the mean by rounding."""
     even = {
         dim: (dim, np.linspace(float(array[dim][0]), float(array[dim][-1]), array.sizes[dim]), array[dim].attrs)
         for dim in dims
@@ -229,21 +227,21 @@ def _dates(path: str, array: xarray.DataArray, time: str | None) -> Any:
     elif time in array.coords:
         stamps = array.coords[time].values
     else:
-        raise SourceError(path, f"its axis {time!r} has no dates", "give it a coordinate of dates")
+        raise SourceError(path, f"its axis {time!r} has no dates", "give it a coordinate with dates")
     if stamps is None:
         return None
     if stamps.dtype.kind not in "MUSO":
         raise SourceError(
-            path, f"its axis {time!r} holds {stamps.dtype}, not dates", "write a coordinate of dates (CF time)"
+            path, f"its axis {time!r} holds {stamps.dtype}, not dates", "write a coordinate with dates (CF time)"
         )
     dates = [_day(str(stamp)) for stamp in stamps]
     if unread := [str(stamp) for stamp, date in zip(stamps, dates, strict=True) if date is None]:
-        raise SourceError(path, f"{unread[0]!r} on its axis {time!r} is no date", "write dates as 2020-06-01")
+        raise SourceError(path, f"{unread[0]!r} on its axis {time!r} is not a date", "write dates as 2020-06-01")
     return np.array(dates, "datetime64[D]")
 
 
 def _day(stamp: str) -> np.datetime64 | None:
-    """Day in UTC, as everywhere; else the first date in a text, None without one."""
+    """Return the day in UTC of a time stamp, else the first date in the text, else None."""
     try:
         day = np.datetime64(str(calendar_date(stamp)), "D")
     except ValueError:  # text that does not begin with a date

@@ -1,4 +1,4 @@
-"""Bounds in a reference system."""
+"""Boxes: bounds in a reference system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """Bounds in metres of the tile's reference system."""
+    """Bounds in the units of a reference system, in metres for that of a tile."""
 
     left: float
     bottom: float
@@ -16,7 +16,7 @@ class Box(NamedTuple):
 
     def __str__(self) -> str:
         if self == NOWHERE:
-            return "ground far from here"
+            return "ground far away"
         return f"x {self.left:.1f}..{self.right:.1f}, y {self.bottom:.1f}..{self.top:.1f}"
 
     @property
@@ -30,7 +30,7 @@ class Box(NamedTuple):
         return self.top - self.bottom
 
     def shared_with(self, other: Box) -> Box:
-        """Intersection; its sides are not positive where there is none."""
+        """Return the intersection. If there is none, a side of it is not positive."""
         return Box(
             max(self.left, other.left),
             max(self.bottom, other.bottom),
@@ -39,7 +39,7 @@ class Box(NamedTuple):
         )
 
     def joined_with(self, other: Box) -> Box:
-        """Smallest box around both."""
+        """Return the smallest box around both."""
         return Box(
             min(self.left, other.left),
             min(self.bottom, other.bottom),
@@ -48,11 +48,11 @@ class Box(NamedTuple):
         )
 
     def is_empty(self) -> bool:
-        """Whether there is nothing inside."""
+        """Return whether there is nothing inside."""
         return min(self.width_m, self.height_m) <= 0
 
 
 NOWHERE = Box(math.inf, math.inf, -math.inf, -math.inf)
 """Bounds of nothing."""
 EVERYWHERE = Box(-math.inf, -math.inf, math.inf, math.inf)
-"""Bounds of what has none that are known."""
+"""Bounds of ground whose bounds are unknown."""

@@ -1,7 +1,7 @@
-"""STAC documents for a finished store: a static catalog beside it that tells what the files are and are made from.
+"""Write STAC documents for a finished store: a static catalog that describes its files and what they are made from.
 
-`OUT.stac/catalog.json` links a collection and an item for each group, and an item of the model. Embeddings carry the
-`emb:` fields, the model the `mlm:` fields.
+`OUT.stac/catalog.json` links a collection and an item for each group, and an item of the model. Embeddings have `emb:`
+fields, the model has `mlm:` fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EMB = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 """What pystac's extension writes as 1.4.0 is valid as 1.5.2."""
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
-"""In whose list the bands are that inputs of the model refer to: STAC 1.1 itself has them in assets only."""
+"""For `eo:bands`, to which inputs of the model refer; STAC 1.1 itself has bands in assets only."""
 _MEDIA = {".zarr": "application/vnd.zarr; version=3", **{suffix: one.media_type for suffix, one in EXPORTS.items()}}
 _DATA_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
 
@@ -41,24 +41,24 @@ class ModelFacts:
     name: str
     """Hub id, path or address of the weights, or the name under which they ship."""
     digest: str
-    """Of the weights: `sha256:…`."""
+    """Digest of the weights: `sha256:…`."""
     num_parameters: int
     dim: int
     """Length of a patch embedding."""
     modalities: Sequence[Modality]
     licence: str = ""
-    """SPDX name where it is known."""
+    """SPDX name, if known."""
     statistics: str = ""
-    """What values are standardised with."""
+    """Statistics that values are standardised with."""
     tasks: Sequence[str] = ("similarity-search",)
-    """Of the mlm extension's list."""
+    """Tasks from the list of the mlm extension."""
     address: str = ""
-    """Where the weights are found, if not by their name."""
+    """Address of the weights, if it is not their name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """What a meter read; only ever from a meter."""
+    """Measured energy use, never an estimate."""
 
     device: str
     """cpu or gpu."""
@@ -66,16 +66,16 @@ class Energy:
     duration_s: float
     max_power_w: float | None = None
     name: str = ""
-    """Of the device."""
+    """Name of the device."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "gpu"):
             raise RecordError("energy: device", self.device, "cpu or gpu")
         if not (self.energy_kwh >= 0 and self.duration_s >= 0):
-            raise RecordError("energy", (self.energy_kwh, self.duration_s), "kWh and seconds from 0 on")
+            raise RecordError("energy", (self.energy_kwh, self.duration_s), "kWh and seconds, both 0 or more")
 
     def to_dict(self) -> dict[str, Any]:
-        """The `emb:energy` object."""
+        """Return the `emb:energy` object."""
         found: dict[str, Any] = {
             "device_type": self.device,
             "energy_kwh": self.energy_kwh,
@@ -94,33 +94,33 @@ class RunFacts:
 
     model: ModelFacts
     inputs: Mapping[str, Mapping[str, Any]]
-    """By modality: `path` or `paths`, and `dates`."""
+    """`path` or `paths`, and `dates`, by modality."""
     options: Mapping[str, Any]
-    """Anything that turns into JSON: patch size, periods, halo …"""
+    """Anything that can be written as JSON: patch size, periods …"""
     version: str
-    """Of this package."""
+    """Version of this package."""
     finished: datetime
     preprocessing: str = "standardise"
-    """Steps before the model, in words that are joined by commas."""
+    """Steps before the model, separated by commas."""
     postprocessing: str = ""
     seconds: float | None = None
     energy: Energy | None = None
     licence: str = "other"
-    """Of the product: an SPDX name or `other`."""
+    """Licence of the product: an SPDX name or `other`."""
     software: Mapping[str, str] = field(default_factory=dict)
-    """Versions of what else took part."""
+    """Versions of other software that was used."""
 
     @classmethod
     def of(
         cls, store: Path, model: ModelFacts, *, energy: Energy | None = None, finished: datetime | None = None
     ) -> Self:
-        """What a finished store says of its making (`inputs`, `options`, `version`, `last_run`), and the rest.
+        """Collect the facts from a finished store (`inputs`, `options`, `version`, `last_run`) and the arguments.
 
         Args:
             store: NAME.zarr.
-            model: the model that made it.
-            energy: what a meter read; None for what the store says (`joules`), if it says it.
-            finished: when it was; None for now.
+            model: The model that made it.
+            energy: Measured energy use; None for that in the store (`joules`), if any.
+            finished: When the run finished; None for now.
         """
         told = provenance_of(store)
         made_from, run = told.get("made_from", {}), told.get("summary", {}).get("last_run", {})
@@ -134,24 +134,24 @@ class RunFacts:
 
 
 def catalog_of(store: Path) -> Path:
-    """Where the documents of a store lie."""
+    """Return the folder of a store's documents."""
     return store.with_suffix(".stac")
 
 
 def write_catalog(
     store: Path, run: RunFacts, *, exports: Mapping[str, Sequence[Path]] | None = None, overwrite: bool = False
 ) -> Path:
-    """Write the documents beside a finished store; returns `catalog.json`.
+    """Write the documents beside a finished store, and return the path of `catalog.json`.
 
     Args:
         store: NAME.zarr.
-        run: how it was made.
-        exports: further files of each group.
-        overwrite: replace documents that exist.
+        run: How it was made.
+        exports: Further files of each group.
+        overwrite: Replace existing documents.
 
     Raises:
-        SourceError, MissingFileError: there is no such store.
-        WriteError: documents exist or cannot be written; nothing is left behind.
+        SourceError, MissingFileError: There is no such store.
+        WriteError: Documents exist or cannot be written. Nothing is left behind.
     """
     import pystac
 
@@ -172,7 +172,7 @@ def write_catalog(
 
 
 def recorded_files(store: Path) -> list[Path]:
-    """Files beside a store that its documents name as made from it; none where there are no documents."""
+    """Return the files beside a store that its documents list as made from it."""
     import json
 
     found: dict[Path, None] = {}
@@ -180,14 +180,14 @@ def recorded_files(store: Path) -> list[Path]:
         try:
             assets = json.loads(document.read_text())["assets"].values()
             paths = [(document.parent / asset["href"]).resolve() for asset in assets]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not as they were written
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged
             continue
         found |= {store.with_name(path.name): None for path in paths if path.parent == store.parent.resolve()}
     return [path for path in found if path.is_file()]
 
 
 def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
-    """The item of one group: its place, time, processing, and the store as its asset."""
+    """Return the item of one group, with place, time and processing. The store is added as its asset later."""
     import pystac
     from pystac.extensions.processing import ProcessingExtension
     from pystac.extensions.projection import ProjectionExtension
@@ -246,7 +246,7 @@ def _emb_item(group: StoredGroup, run: RunFacts) -> dict[str, Any]:
 
 
 def product_collection(store: Path, group: StoredGroup, run: RunFacts, item: pystac.Item) -> pystac.Collection:
-    """The collection of one group, with the `emb:` fields if it holds embeddings."""
+    """Return the collection of one group, with `emb:` fields if it holds embeddings."""
     import pystac
 
     start, end = _interval(group, run)
@@ -272,7 +272,7 @@ def product_collection(store: Path, group: StoredGroup, run: RunFacts, item: pys
 
 
 def model_item(run: RunFacts) -> pystac.Item:
-    """The model as an MLM item."""
+    """Return the MLM item of the model."""
     import pystac
     from pystac.extensions.mlm import (
         AssetGeneralMLMExtension,
@@ -322,7 +322,7 @@ def _model_input(modality: Modality) -> Any:
 def _save(
     root: pystac.Catalog, model: pystac.Item, groups: Iterable[str], store: Path, final: Path, folder: Path
 ) -> None:
-    """Write with relative links, as they will be right in the final place."""
+    """Write the documents with relative links that will be right in the final place."""
     import os
 
     import pystac
@@ -362,7 +362,7 @@ def _link_sources(owner: pystac.Item | pystac.Collection, run: RunFacts) -> None
 
 
 def _interval(group: StoredGroup, run: RunFacts) -> tuple[datetime, datetime]:
-    """First instant and last second of all periods, else of the inputs' dates, else when it was made."""
+    """Return first and last second of all periods, else of the inputs' dates, else the time of the run."""
     days = [day for period in group.periods for day in period]
     if not days:
         days = [date.fromisoformat(str(day)[:10]) for found in run.inputs.values() for day in found.get("dates", ())]
@@ -389,7 +389,7 @@ def _asset(path: Path, item_folder: Path) -> pystac.Asset:
 
 
 def _model_name(name: str) -> str:
-    """As the extension wants it: letters first, no slash."""
+    """Convert a name to the form that the extension requires: letters first, no slash."""
     found = re.sub(r"[^a-zA-Z0-9_.\-\s]+", "-", name).strip("-_. ")
     found = re.sub(r"^[^a-zA-Z]+", "", found)
     return found if len(found) > 2 else f"model-{found or 0}"

@@ -1,4 +1,4 @@
-"""Which process writes an unfinished store: one claims it, and the claim ends with the process, however that ends."""
+"""Claims on unfinished stores, so that only one process writes each. A claim ends with the process in any case."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anysat.errors import WriteError
 _LOCK = "lock"
 
 _claims: dict[Path, int] = {}
-"""Unfinished stores that this process writes, and the open file that says so to others."""
+"""Unfinished stores that this process has claimed, with the handle of the locked file."""
 
 
 def claim(partial: Path) -> None:
-    """Claim an unfinished store for this process.
+    """Claim an unfinished store for this process. Without file locks, this does nothing.
 
     Raises:
-        WriteError: another process has.
+        WriteError: Another process has claimed it.
     """
     if partial in _claims:
         return
@@ -32,14 +32,14 @@ def claim(partial: Path) -> None:
     except (BlockingIOError, PermissionError) as error:
         os.close(handle)
         raise WriteError(partial, "another process is writing it") from error
-    except OSError:  # a shared disk without locks
+    except OSError:  # a shared file system without locks
         os.close(handle)
         return
     _claims[partial] = handle
 
 
 def release(partial: Path) -> None:
-    """Give it up."""
+    """Give up the claim on an unfinished store, if there is one."""
     handle = _claims.pop(partial, None)
     if handle is not None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Cloud-optimised GeoTIFFs, north-up, from blocks in any order, in little memory."""
+"""Write cloud-optimised GeoTIFFs, north-up, from blocks in any order, in little memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from anysat.geo.grid import crs_of
 
 _CACHE_MB, _BLOCK_PX, _DEEP_BLOCK_PX, _DEEP = 256, 256, 128, 16
-_LEVEL = 1  # of compression: numbers like these hardly get smaller, only slower
+_LEVEL = 1  # of compression: higher levels take longer, and hardly make such numbers smaller
 
 Block = tuple[tuple[slice, slice], NDArray[Any]]
 """Rows and columns, and the values (band row col) there."""
@@ -23,46 +23,46 @@ Block = tuple[tuple[slice, slice], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cog:
-    """What a file is to say of itself."""
+    """Grid, bands and metadata of a file."""
 
     geobox: GeoBox
     dtype: str
     """float32, int8 or uint8."""
     names: Sequence[str]
-    """Of the bands."""
+    """Names of the bands."""
     nodata: float
     resampling: str
-    """What an overview shows: nearest, average or mode."""
+    """How overviews are made: nearest, average or mode."""
     tags: Mapping[str, Any]
-    """Anything that turns into JSON, kept under `ANYSAT`."""
+    """Anything that can be written as JSON. Stored in the tag `ANYSAT`."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Further tags."""
     palette: Mapping[int, Any] = field(default_factory=dict)
-    """Colours of classes."""
+    """Colours of classes, RGBA from 0 to 255."""
     scales: Sequence[float] = ()
-    """Step of each band, where codes are stored."""
+    """Scale of each band, if codes are stored."""
     unit: str = ""
 
     @property
     def block_px(self) -> int:
-        """Side of a block; all bands of it are read together."""
+        """Side of a block in pixels. It is smaller in files with many bands."""
         return _DEEP_BLOCK_PX if len(self.names) > _DEEP else _BLOCK_PX
 
     @property
     def overviews(self) -> list[int]:
-        """How many pixels a side go into one of each overview, down to a single block."""
+        """Factor by which each overview is smaller than the raster, until one block holds it all."""
         longest = max(self.geobox.shape)
         return [2**n for n in range(1, 32) if longest > self.block_px * 2 ** (n - 1)]
 
 
 def write_cog(path: Path, cog: Cog, blocks: Iterable[Block]) -> None:
-    """Write blocks into a plain GeoTIFF, whose blocks can be filled in parts, and let GDAL copy that.
+    """Write blocks into a plain GeoTIFF, which can be filled in parts, and let GDAL copy it to a COG.
 
-    Overviews are made in the plain one, band by band: GDAL takes minutes for them where hundreds of bands lie together.
-    It is read through at the end, because GDAL tells of a full disk when it closes a file, and nobody listens then.
+    Overviews are made in the plain file, band by band, because GDAL takes minutes for them if hundreds of bands are
+    interleaved. The COG is read back at the end: GDAL reports a full disk only when closing a file, and that is lost.
 
     Raises:
-        RasterioError, OSError: it could not be written, or not be read again.
+        RasterioError, OSError: The file could not be written, or not be read back.
     """
     import rasterio
     from rasterio.shutil import copy
@@ -83,7 +83,7 @@ def write_cog(path: Path, cog: Cog, blocks: Iterable[Block]) -> None:
 
 
 def whole(geobox: GeoBox) -> tuple[slice, slice]:
-    """Rows and columns of all of a grid."""
+    """Return slices of all rows and columns of a grid."""
     return slice(0, geobox.height), slice(0, geobox.width)
 
 

@@ -1,4 +1,4 @@
-"""What a Zarr group says of itself: the `geoemb:`, `proj:` and `spatial:` conventions, and where its model lies."""
+"""Attributes of Zarr groups by the `geoemb:`, `proj:` and `spatial:` conventions."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ CONVENTIONS: tuple[Mapping[str, str], ...] = (
         "description": "Spatial coordinate information",
     },
 )  # fmt: skip
-"""Of embeddings, of reference systems, of pixel grids: as registered."""
+"""The conventions for embeddings, reference systems and pixel grids, as registered."""
 
 
 def embedding_attributes(
     *, kind: str, dim: int, model: str, sources: Sequence[str], gsd_m: float, dtype: str = "float32",
     version: str = "", chip_px: tuple[int, int] | None = None, quantisation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The `geoemb:` attributes of a group.
+    """Return the `geoemb:` attributes of a group.
 
     Args:
         kind: `chip` (a vector per patch) or `pixel` (a vector per pixel or sub-patch).
-        dim: length of a vector.
-        model: hub id, path or address of the weights.
-        sources: paths or addresses of the inputs.
-        gsd_m: pixel of the finest input.
-        dtype: of the stored numbers.
-        version: of the package.
-        chip_px: rows and columns of input pixels per vector; a `chip` must tell.
-        quantisation: the `quantization` object, where codes are stored.
+        dim: Length of a vector.
+        model: Hub id, path or address of the weights.
+        sources: Paths or addresses of the inputs.
+        gsd_m: Pixel spacing of the finest input in metres.
+        dtype: Type of the stored numbers.
+        version: Version of the package.
+        chip_px: Rows and columns of input pixels per vector; required for `chip`.
+        quantisation: The `quantization` object, if codes are stored.
     """
     found: dict[str, Any] = {
         "zarr_conventions": [dict(CONVENTIONS[0])],
@@ -74,7 +74,7 @@ def embedding_attributes(
 
 
 def grid_attributes(geobox: GeoBox) -> dict[str, Any]:
-    """The `proj:` and `spatial:` attributes of a group over one pixel grid."""
+    """Return the `proj:` and `spatial:` attributes of a group over one pixel grid."""
     bounds, affine, crs = geobox.boundingbox, geobox.affine, crs_of(geobox)
     return {
         "zarr_conventions": [dict(convention) for convention in CONVENTIONS[1:]],
@@ -88,7 +88,7 @@ def grid_attributes(geobox: GeoBox) -> dict[str, Any]:
 
 
 def joined(*attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of one group, with every convention that any of them names."""
+    """Join attributes for one group, including all conventions that any of them names."""
     found = {key: value for part in attributes for key, value in part.items()}
     named = [c for part in attributes for c in part.get("zarr_conventions", ())]
     if named:
@@ -97,7 +97,7 @@ def joined(*attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def uri(name: str) -> str:
-    """A hub id, a path, an address or a package's as the conventions want it."""
+    """Return a hub id, a path, an address or a package URL as the URI that the conventions require."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|pkg:", name):
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():

@@ -1,7 +1,7 @@
-"""What share of each pixel lies in each of many polygons: exactly, and without a loop over pixels or polygons.
+"""The exact share of each pixel that lies in each of many polygons, without a loop over pixels or polygons.
 
-Each piece of an outline within a pixel adds to that pixel the area to its right, and to all pixels further right in the
-row its height; summed from the left, with outlines clockwise and holes counter-clockwise, that is the share covered.
+Each piece of an outline within a pixel adds the area to its right to that pixel, and its height to all pixels further
+right in the row. With outlines clockwise and holes counter-clockwise, the sum from the left is the share covered.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST = 1e-9
-"""Share that may be nothing but rounding."""
+"""Smaller shares are rounding errors."""
 
 
 class Coverage(NamedTuple):
-    """Pixels that lie in polygons, one entry for each pair, ordered by polygon, row and column."""
+    """Pixels that lie in polygons: one entry per pair of polygon and pixel, sorted by polygon, row and column."""
 
     shape: NDArray[np.int64]
     """Number of the polygon."""
     row: NDArray[np.int64]
     col: NDArray[np.int64]
     share: NDArray[np.float64]
-    """Of the pixel, above 0 and at most 1."""
+    """Share of the pixel in the polygon, above 0 and at most 1."""
 
     def where(self, chosen: Any) -> Coverage:
-        """Some of the entries."""
+        """Return some of the entries, by index or mask."""
         return Coverage(*(part[chosen] for part in self))
 
 
 class _Edges(NamedTuple):
-    """Straight lines with their sign: 1 where what is on their right is inside, seen with y upwards."""
+    """Straight edges with their sign: 1 if the inside is on their right, seen with y upwards."""
 
     shape: NDArray[np.int64]
     x: NDArray[np.float64]
@@ -42,12 +42,12 @@ class _Edges(NamedTuple):
 
 
 def cover(shapes: NDArray[Any], rows: slice, cols: slice) -> Coverage:
-    """The pixels of some rows and columns that polygons cover, and what share of each.
+    """Return the pixels of a part of a grid that polygons cover, with the share covered.
 
     Args:
-        shapes: valid polygons and multi-polygons (shapely) in columns (x) and rows (y) of the grid.
-        rows: of the grid.
-        cols: of the grid.
+        shapes: Valid polygons and multi-polygons (shapely) in columns (x) and rows (y) of the grid.
+        rows: Rows of the part.
+        cols: Columns of the part.
 
     Example:
         >>> import shapely
@@ -62,7 +62,7 @@ def cover(shapes: NDArray[Any], rows: slice, cols: slice) -> Coverage:
     x = np.maximum(edges.x[edge] + middle * edges.dx[edge], cols.start)
     row = np.clip(np.floor(edges.y[edge] + middle * edges.dy[edge]).astype(np.int64), rows.start, rows.stop - 1)
     col = np.floor(x).astype(np.int64)
-    width = cols.stop - cols.start + 1  # one more, for what begins to the right of all
+    width = cols.stop - cols.start + 1  # one more, for what begins to the right of all columns
     line = edges.shape[edge] * (rows.stop - rows.start) + (row - rows.start)
     key = line * width + np.minimum(col - cols.start, width - 1)
     is_within = x < cols.stop
@@ -73,7 +73,7 @@ def cover(shapes: NDArray[Any], rows: slice, cols: slice) -> Coverage:
 
 
 def _runs(keys: NDArray[np.int64], steps: NDArray[np.float64], width: int, rows: slice, cols: slice) -> Coverage:
-    """Entries from where shares change along each row, and by how much."""
+    """Return entries, given where the share changes along each row (`keys`) and by how much (`steps`)."""
     line, col = np.divmod(keys, width)
     begins = np.nonzero(np.diff(line, prepend=-1))[0]
     total = np.cumsum(steps)
@@ -88,7 +88,7 @@ def _runs(keys: NDArray[np.int64], steps: NDArray[np.float64], width: int, rows:
 
 
 def _pieces(edges: _Edges, rows: slice, cols: slice) -> tuple[NDArray[np.int64], ...]:
-    """Edges cut where they pass from one pixel to another: which edge, and from where to where along it (0 to 1)."""
+    """Cut edges at pixel borders; return the edge of each piece, and its start and end along the edge (0 to 1)."""
     ends = np.sort([(rows.start - edges.y) / edges.dy, (rows.stop - edges.y) / edges.dy], axis=0).clip(0, 1)
     kept = np.nonzero(ends[0] < ends[1])[0]
     first, last = ends[:, kept]
@@ -109,7 +109,7 @@ def _pieces(edges: _Edges, rows: slice, cols: slice) -> tuple[NDArray[np.int64],
 
 
 def _edges(shapes: NDArray[Any]) -> _Edges:
-    """Of all rings, without those along a row, which have no height."""
+    """Return the edges of all rings, except horizontal ones, which have no height."""
     import shapely
 
     parts, of_part = shapely.get_parts(shapes, return_index=True)
@@ -121,7 +121,7 @@ def _edges(shapes: NDArray[Any]) -> _Edges:
     a = np.nonzero(is_edge)[0]
     ring, b = of_point[a], a + 1
     x0, y0 = x[a], y[a]
-    origin = np.searchsorted(of_point, ring)  # from whose first point areas are computed, for their precision
+    origin = np.searchsorted(of_point, ring)  # the ring's first point; areas relative to it are more precise
     twice = (x0 - x[origin]) * (y[b] - y[origin]) - (x[b] - x[origin]) * (y0 - y[origin])
     turn = np.sign(np.bincount(ring, twice, len(rings))) * np.where(is_hole, 1, -1)
     found = _Edges(of_part[of_ring[ring]], x0, y0, x[b] - x0, y[b] - y0, turn[ring])
@@ -129,6 +129,6 @@ def _edges(shapes: NDArray[Any]) -> _Edges:
 
 
 def _ragged(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number of each run, as often as it is long, and the place within it."""
+    """Return the number of each run, repeated for its length, and the index within the run."""
     number = np.repeat(np.arange(len(lengths)), lengths)
     return number, np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

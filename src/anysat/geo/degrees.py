@@ -1,4 +1,4 @@
-"""Where grids lie in longitude and latitude (WGS 84)."""
+"""The place of grids in longitude and latitude (WGS 84)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TURN_DEG, _HALF_DEG, _QUARTER_DEG = 360.0, 180.0, 90.0
 
 
 def centre_deg(geobox: GeoBox) -> tuple[float, float]:
-    """Longitude and latitude (WGS 84) of the middle of a grid, whose edge may cross 180 degrees."""
+    """Return longitude and latitude (WGS 84) of the centre of a grid, which may lie on both sides of 180 degrees."""
     from pyproj import Transformer
 
     assert geobox.crs is not None, geobox
@@ -27,7 +27,7 @@ def centre_deg(geobox: GeoBox) -> tuple[float, float]:
 
 
 def middle_deg(ground: Any) -> tuple[float, float]:
-    """Longitude and latitude of the middle of a geometry in degrees, whose parts may lie on both sides of 180."""
+    """Return the centre of the bounds of a geometry in degrees. Its parts may lie on both sides of 180 degrees."""
     import shapely
 
     west, south, east, north = ground.bounds
@@ -42,7 +42,7 @@ def middle_deg(ground: Any) -> tuple[float, float]:
 
 
 def is_on_earth(crs: CRS) -> bool:
-    """Whether places in a reference system have a longitude and latitude: not so in one of a building site."""
+    """Return whether places in a reference system have a longitude and latitude. A local system has none."""
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
@@ -54,7 +54,7 @@ def is_on_earth(crs: CRS) -> bool:
 
 
 def has_place(geobox: GeoBox) -> bool:
-    """Whether the middle of a grid is a place on Earth, and not beyond the map of its reference system."""
+    """Return whether the centre of a grid is a place on Earth, within the map of its reference system."""
     if geobox.crs is None or not is_on_earth(geobox.crs):
         return False
     longitude, latitude = centre_deg(geobox)
@@ -62,7 +62,7 @@ def has_place(geobox: GeoBox) -> bool:
 
 
 def wrapped(geobox: GeoBox) -> GeoBox:
-    """The same grid, if in degrees with its middle where longitudes of -180 to 180 have it; those to 360 are others."""
+    """Shift a grid in degrees by whole turns, so that its centre lies between -180 and 180 degrees; others stay."""
     assert geobox.crs is not None, geobox
     affine = geobox.affine
     if not geobox.crs.geographic:
@@ -74,7 +74,7 @@ def wrapped(geobox: GeoBox) -> GeoBox:
 
 
 def crosses_180(geobox: GeoBox) -> bool:
-    """Whether a grid in degrees reaches over 180 degrees east or west by more than a pixel."""
+    """Return whether a grid in degrees reaches beyond 180 degrees east or west by more than a pixel."""
     assert geobox.crs is not None, geobox
     if not geobox.crs.geographic:
         return False

@@ -100,7 +100,7 @@ class SourceDescription:
     """First and last day to use, both included."""
 
     def __post_init__(self) -> None:
-        one_place = "a path or a STAC address, one of the two"
+        one_place = "either a path or a STAC address, not both"
         if self.path is not None and self.stac is not None:
             raise RecordError("path", self.path, one_place)
         for name in ("path", "stac"):
@@ -113,7 +113,7 @@ class SourceDescription:
         if self.collection and self.stac is None:
             raise RecordError("collection", self.collection, "nothing, since `stac` is not given")
         if self.stac is not None and self.bands and not isinstance(self.bands, Mapping):
-            raise RecordError("bands", self.bands, "assets by band, as {B2: blue}: a list is of what a `path` stores")
+            raise RecordError("bands", self.bands, "assets by band, as {B2: blue}; a list is only for a `path`")
         if self.offset_from is not None and not self.offset:
             raise RecordError("offset_from", self.offset_from, "an `offset` that holds from that day")
         for name in ("scale", "offset", "nodata"):
@@ -125,23 +125,23 @@ class SourceDescription:
 
     @property
     def where(self) -> str:
-        """Where it lies, for messages."""
+        """Its path or address, for messages."""
         return self.path or self.stac or "data"
 
     @property
     def file(self) -> str:
-        """File or folder without part and date, or the address of a catalog; empty for what is in memory."""
+        """File or folder without part and date, or address of a catalog; empty for data in memory."""
         return self.stac or ("" if self.path is None else InputPath.parse(f"input={self.path}").path)
 
     @property
     def decoding(self) -> Decoding:
-        """What is said about stored numbers."""
+        """How to read stored numbers."""
         is_given = self.scale is not None or self.offset is not None
         scaling = (1.0 if self.scale is None else float(self.scale), float(self.offset or 0)) if is_given else None
         return Decoding(scaling=scaling, offset_from=self.offset_from, nodata=self.nodata)
 
     def of_folder(self, folder: Path) -> SourceDescription:
-        """The same with paths that begin at a folder."""
+        """Return the description with paths relative to a folder resolved."""
         quality = self.quality
         if quality is not None and quality.layer is not None and (folder / quality.layer.partition("::")[0]).exists():
             quality = replace(quality, layer=str(folder / quality.layer))
@@ -150,12 +150,12 @@ class SourceDescription:
         return replace(self, quality=quality, path=path, stac=stac)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values without what is not said, as in YAML; `from_dict` is the inverse."""
+        """Return plain values as in YAML, without empty fields. `from_dict` is the inverse."""
         return cast("dict[str, Any]", _plain(asdict(self)))
 
     @classmethod
     def from_dict(cls, record: Any, where: str = "source") -> SourceDescription:
-        """From plain values, as in YAML: a path, or fields; refuses unknown fields."""
+        """Create a description from plain values, as in YAML: a path, or fields. Unknown fields are refused."""
         if isinstance(record, str):
             place = "stac" if is_stac(record) else "path"
             record = {place: record}
@@ -169,7 +169,7 @@ class SourceDescription:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries, lists, texts and numbers, without what is empty."""
+    """Convert a value to dictionaries, lists, texts and numbers, without empty entries."""
     if isinstance(value, Mapping):
         empty = [
             key for key, part in value.items() if part is None or (isinstance(part, (tuple, Mapping)) and not part)
@@ -290,7 +290,7 @@ def _bands(given: Any) -> Mapping[str, str] | tuple[str, ...]:
         raise RecordError("bands", given, "{modality band: stored band}, or a list of names")
     if isinstance(given, Mapping):
         if not all(isinstance(name, str) and name for name in (*given, *names)):
-            raise RecordError("bands", dict(given), "a name for each band (a number in quotes)")
+            raise RecordError("bands", dict(given), "a name for each band (numbers in quotes)")
         return given
     return tuple("-" if name is None else str(name) for name in names)
 

@@ -1,7 +1,7 @@
-"""A finished store to the files others open: cloud-optimised GeoTIFFs, GeoParquet, polygons of classes.
+"""Export a finished store to formats that other software opens: cloud-optimised GeoTIFF, GeoParquet, GeoPackage.
 
-They are written shard by shard, in little memory. What a file of a name is to hold is chosen by its suffix. Files
-appear when they are whole.
+The suffix of the output chooses the format. Files are written shard by shard, in little memory, and appear once they
+are complete.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Advance = Callable[[int], object]
 
 
 class Content(NamedTuple):
-    """What of a group decides which files are made of it."""
+    """The properties of a group that decide which files are made of it."""
 
     periods: Sequence[Period]
     has_norm: bool
@@ -35,43 +35,43 @@ class Content(NamedTuple):
 
     @classmethod
     def of(cls, group: StoredGroup) -> Content:
-        """Of one that is stored."""
+        """Return the content of a stored group."""
         return cls(group.periods, "norm" in group.group, "class_names" in group.variable_attributes)
 
     @classmethod
     def planned(cls, layout: Layout, periods: Sequence[Period]) -> Content:
-        """Of one that will be."""
+        """Return the content of a group that will be stored with a layout."""
         return cls(periods, "norm" in layout.arrays, "class_names" in layout.variable_attributes)
 
 
 class Export(Protocol):
-    """One format."""
+    """One export format."""
 
     media_type: str
-    """In documents."""
+    """Media type in STAC documents."""
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
-        """What `write` makes of a group; nothing of one that the format is not for."""
+        """Return the files that `write` makes of a group; none if the format does not suit it."""
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
-        """Write the files into a folder, under their names."""
+        """Write the files of `out` into a folder, under their final names."""
 
 
 class CogExport:
-    """One GeoTIFF per period: a band per dimension or name.
+    """One GeoTIFF per period, with one band per dimension or band name.
 
-    Codes come with their rule in the tags, and lengths in NAME_norm.tif; classes with a palette, and with their names
-    in the tags and in NAME.tif.aux.xml.
+    Quantised codes have their scale in the tags, and the vectors' lengths are in NAME_norm.tif. Classes have a palette,
+    and their names are in the tags and in NAME.tif.aux.xml.
     """
 
     media_type = "image/tiff; application=geotiff; profile=cloud-optimized"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
-        """NAME.tif, or NAME_2020-01-01.tif … where there are several periods."""
+        """Return NAME.tif, or NAME_2020-01-01.tif … for several periods, and the files beside them."""
         return tuple(path for paths in self._by_period(content, out).values() for path in paths)
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
-        """Write shards into a plain GeoTIFF, and copy that."""
+        """Write the GeoTIFFs, shard by shard."""
         for period, (path, *beside) in self._by_period(Content.of(group), out).items():
             told = dict(tags) | {"period": [str(day) for day in group.periods[period]] if group.periods else None}
             main = _blocks(group, period, group.variable, advance)
@@ -97,23 +97,23 @@ class CogExport:
 
 
 def _period_names(periods: Sequence[Period]) -> list[str]:
-    """First days of the periods, with the last day where several begin alike; one empty name where there is none."""
+    """Return first days, with the last day if several periods begin alike; one empty name if there is no period."""
     first = [str(begin) for begin, _ in periods]
     return [str(begin) if first.count(str(begin)) == 1 else f"{begin}_{end}" for begin, end in periods] or [""]
 
 
 class TableExport:
-    """One GeoParquet file: a row per patch that was seen, a row group per shard; codes as they are stored."""
+    """One GeoParquet file with one row per patch that was seen and one row group per shard. Codes stay codes."""
 
     media_type = "application/vnd.apache.parquet"
     geometry: Geometry = "polygon"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:  # noqa: ARG002 - the file, whatever the group
-        """The file, whatever the group."""
+        """Return the one file, whatever the group."""
         return (out,)
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
-        """Write period by period, shard by shard."""
+        """Write the rows, shard by shard."""
         classes = group.variable_attributes.get("class_names", ())
         scale = group.scale
         told = dict(tags) | ({} if scale is None else {"scale": [float(step) for step in scale]})
@@ -135,22 +135,22 @@ class TableExport:
 
 
 class PointExport(TableExport):
-    """The same with the middle of each patch as its geometry."""
+    """The same table with the centre of each patch as its geometry."""
 
     geometry: Geometry = "point"
 
 
 class PolygonExport:
-    """One GeoPackage: the outlines of the classes of a map (`anysat.geo.polygons`)."""
+    """One GeoPackage with the polygons of a class map (`anysat.geo.polygons`)."""
 
     media_type = "application/geopackage+sqlite3"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
-        """The file of a class map."""
+        """Return the file if the group is a class map."""
         return (out,) if content.has_classes else ()
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
-        """Write period by period, row of shards by row of shards."""
+        """Write the polygons of every period."""
         write_polygons(folder / out.name, group, tags, advance)
 
 
@@ -159,10 +159,10 @@ EXPORTS: dict[str, Export] = {".tif": CogExport(), ".parquet": TableExport(), ".
 
 
 def find_export(suffix: str) -> Export:
-    """The format of a file's suffix.
+    """Return the export format for a file's suffix.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: No format has this suffix.
     """
     if suffix not in EXPORTS:
         raise UnknownNameError("export format", suffix, EXPORTS)
@@ -173,20 +173,20 @@ def export(
     store: Path, out: Path, *, group: str | None = None, geometry: Geometry = "polygon", overwrite: bool = False,
     advance: Advance = lambda _: None,
 ) -> tuple[Path, ...]:  # fmt: skip
-    """One group of a finished store to a format chosen by suffix; returns the files.
+    """Export one group of a finished store to the format that the suffix chooses, and return the files.
 
     Args:
         store: NAME.zarr.
-        out: NAME.tif or NAME.parquet, of a class map NAME.gpkg, too.
-        group: which; None for the main one (`find_group`).
-        geometry: of the rows of a table.
-        overwrite: replace files that exist.
-        advance: called as shards are done; `num_steps` of them.
+        out: NAME.tif, NAME.parquet or, for a class map, NAME.gpkg.
+        group: Name of the group; None for the main one (`find_group`).
+        geometry: Geometry of the rows of a table: the patch, or its centre.
+        overwrite: Replace existing files.
+        advance: Called with the number of shards just done, `num_steps` in all.
 
     Raises:
-        SourceError, MissingFileError, UnknownNameError: there is no such store, group or format.
-        RecordError: the format is not for such a group.
-        WriteError: a file exists or cannot be written; nothing is left behind.
+        SourceError, MissingFileError, UnknownNameError: There is no such store, group or format.
+        RecordError: The format does not suit the group.
+        WriteError: A file exists or cannot be written. Nothing is left behind.
     """
     chosen, found = find_export(out.suffix), find_group(store, group)
     if geometry == "point":
@@ -203,7 +203,7 @@ def export(
 
 
 def num_steps(store: Path, group: str | None = None) -> int:
-    """Shards that `export` tells of."""
+    """Return the number of shards that `export` reports to `advance`."""
     return sum(1 for _ in find_group(store, group).units())
 
 

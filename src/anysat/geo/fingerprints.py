@@ -1,4 +1,4 @@
-"""What a store is made from, as plain values that tell it from others."""
+"""Facts about what a store is made from, as plain values that can be compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anysat.geo.layout import Layout, Period
 
 
 def facts_of(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must be the same for a store to be taken up again."""
+    """Return everything that must be the same for an unfinished store to be continued."""
     days = [[str(first), str(last)] for first, last in periods]
     given = {"made_from": made_from, "periods": days, "layouts": {layout.name: layout.facts() for layout in layouts}}
     as_kept: dict[str, Any] = json.loads(json.dumps(given, default=str))
@@ -19,15 +19,15 @@ def facts_of(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Ma
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
-    """A short name of facts, the same for the same ones."""
+    """Return a short hash of facts."""
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Entries that are not the same, by dotted names."""
+    """List the entries that differ, by dotted names."""
     old, new = _leaves(kept), _leaves(given)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names]
+    return [f"{name} was {old.get(name)}, now {new.get(name)}" for name in names]
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What each kind of file or folder holds: one function per kind, listed in `KINDS`.
+"""Read the layers of each kind of file or folder, with one function per kind, listed in `KINDS`.
 
-To add a kind, write a function that turns a path into layers, and add it to the table.
+To add a kind, write a function that turns a path into layers, and add it to `KINDS`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")
 _OTHER = (".jp2", ".vrt", ".img", ".hdf", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")
-"""Other rasters, which a folder of GeoTIFFs may hold but is not read for."""
+"""Other rasters. In a folder of GeoTIFFs, they are not read."""
 _DRIVER = "GTiff"
-"""No other: a VRT under another name could lead to other files, or to the network."""
+"""No other driver: a VRT under another name could lead to other files, or to the network."""
 _DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME")
-"""Tags that tell of the acquisition."""
+"""Tags with the date of acquisition."""
 _WRITTEN_TAG = "TIFFTAG_DATETIME"
-"""When the file was written, which software often sets to the acquisition."""
+"""Tag with the time of writing, which software often sets to the time of acquisition."""
 _SERIES_BANDS = {
     "sen-1": ("VV", "VH"),
     "sen-2": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
@@ -40,36 +40,36 @@ _SERIES_UNITS = {"sen-1": "linear", "sen-2": "reflectance_1e4"}
 
 
 class Wanted(NamedTuple):
-    """What is looked for in a file."""
+    """What to look for in a file."""
 
     modality: Modality
     part: str | None = None
     """Series of an HDF5 file, or variable of a cube."""
     also: tuple[str, ...] = ()
-    """Variables to take beside the imagery, where there are such: quality layers."""
+    """Variables to read besides the imagery, if there are any: quality layers."""
 
 
 def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
-    """One GeoTIFF: all its bands, one date."""
+    """Read a GeoTIFF: all its bands, one date."""
     _refuse_part(path, wanted.part)
     return [_tiff_layer(path, wanted, (*_DATE_TAGS, _WRITTEN_TAG))]
 
 
 def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
-    """GeoTIFFs of several dates, or of several bands, in one folder."""
+    """Read a folder of GeoTIFFs of several dates, or of several bands."""
     _refuse_part(path, wanted.part)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TIFF and not file.is_dir())
     if not files:
         left, advice = beside_geotiffs(path), "give a folder of .tif files, a file or a .zarr folder"
         if left:
-            raise SourceError(path, f"the folder holds no GeoTIFF; it holds {some(left)}", advice)
-        raise EmptySourceError(path, "the folder holds no GeoTIFF", advice)
+            raise SourceError(path, f"the folder has no GeoTIFF, only {some(left)}", advice)
+        raise EmptySourceError(path, "the folder has no GeoTIFF", advice)
     tags = _DATE_TAGS if len(files) > 1 else (*_DATE_TAGS, _WRITTEN_TAG)  # all may have been written on one day
     return [_tiff_layer(file, wanted, tags) for file in files]
 
 
 def beside_geotiffs(path: Path) -> list[str]:
-    """Imagery in a folder that is not read with its GeoTIFFs: other kinds of raster, and folders with GeoTIFFs."""
+    """Return the imagery in a folder that is not read with its GeoTIFFs: other rasters, and folders of GeoTIFFs."""
     return sorted(
         f"{entry.name}/" if entry.is_dir() else entry.name
         for entry in path.iterdir()
@@ -79,28 +79,28 @@ def beside_geotiffs(path: Path) -> list[str]:
 
 
 def read_netcdf(path: Path, wanted: Wanted) -> list[Layer]:
-    """A NetCDF-4 cube."""
-    import h5netcdf  # noqa: F401  (xarray would call a missing engine a file that it cannot read)
+    """Read a NetCDF-4 cube."""
+    import h5netcdf  # noqa: F401  (xarray would report a missing engine as an unreadable file)
 
     return file_layers(path, wanted.part, wanted.also, {"engine": "h5netcdf"})
 
 
 def read_zarr(path: Path, wanted: Wanted) -> list[Layer]:
-    """A Zarr cube."""
+    """Read a Zarr cube."""
     import zarr  # noqa: F401
 
     return file_layers(path, wanted.part, wanted.also, {"engine": "zarr", "chunks": None, "consolidated": False})
 
 
 def read_treesatai(path: Path, wanted: Wanted) -> list[Layer]:
-    """One series of a TreeSatAI-TS HDF5 file: radar is linear power, optical is reflectance times 10 000."""
+    """Read one series of a TreeSatAI-TS HDF5 file. Radar is linear power, optical is reflectance times 10 000."""
     import h5py
 
     with reading(path), h5py.File(path) as file:
         names = [key.removesuffix("-data") for key in file if key.endswith("-data")]
         if not names:
             raise SourceError(
-                path, f"it holds no series, only {', '.join(file)}", "expected sen-2-data and sen-2-products"
+                path, f"it has no series, only {', '.join(file)}", "expected sen-2-data and sen-2-products"
             )
         name = _pick_series(path, names, wanted)
         sensor = name[:5]
@@ -109,7 +109,7 @@ def read_treesatai(path: Path, wanted: Wanted) -> list[Layer]:
     stamped = [next((f for f in product.split("_") if re.match(r"\d{8}T", f)), "") for product in products]
     dates = np.array([date_in(stamp[:8]) or np.datetime64("NaT") for stamp in stamped], "datetime64[D]")
     if len(shape) != 4 or len(dates) != shape[0] or np.isnat(dates).any():
-        raise SourceError(path, f"{name}-data of shape {shape} with {len(dates)} products does not make a dated series")
+        raise SourceError(path, f"{name}-data of shape {shape} with {len(dates)} products is not a dated series")
     bands = _SERIES_BANDS.get(sensor, ())
 
     def load(times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
@@ -138,9 +138,9 @@ class Kind:
     fits: Callable[[Path], bool]
     read: Callable[[Path, Wanted], list[Layer]]
     is_georeferenced: bool = True
-    """False for a kind that never says where it lies, and is placed by the other inputs."""
+    """False for a kind without georeference, which is placed by the other inputs."""
     left_out: Callable[[Path], Sequence[str]] = lambda _: ()
-    """Names of what looks like imagery and is not read."""
+    """Returns the names of imagery that is not read."""
 
 
 def _suffix(*suffixes: str) -> Callable[[Path], bool]:
@@ -154,7 +154,7 @@ KINDS = (
     Kind("Zarr (.zarr)", lambda path: path.suffix == ".zarr" or (path / "zarr.json").is_file(), read_zarr),
     Kind("folder of GeoTIFFs", Path.is_dir, read_folder, left_out=beside_geotiffs),
 )
-"""Kinds of input, the first that fits is taken."""
+"""Kinds of input. The first that fits is taken."""
 
 
 def _refuse_part(path: Path, part: str | None) -> None:
@@ -173,14 +173,14 @@ def _pick_series(path: Path, names: Sequence[str], wanted: Wanted) -> str:
         fitting = [name for name in fitting if name.endswith(modality.key.partition("-")[2])]
     if len(fitting) != 1:
         raise SourceError(
-            path, f"several or no series fit {modality.key!r}; it holds {', '.join(names)}",
+            path, f"several or no series fit {modality.key!r}; it has {', '.join(names)}",
             f"choose one: {modality.key}={path}::{names[0]}",
         )  # fmt: skip
     return fitting[0]
 
 
 def _open_tiff(path: Path) -> Any:
-    """A GeoTIFF opened for reading, and nothing else that goes by such a name."""
+    """Open a GeoTIFF; refuse other formats under such a name."""
     import rasterio
 
     return rasterio.open(path, driver=_DRIVER)
@@ -191,7 +191,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
     from rasterio.errors import NotGeoreferencedWarning
 
     with reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said in our own words, where it matters
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # reported later, if it matters
         with _open_tiff(path) as file:
             bands = [names_of(description) for description in file.descriptions]
             tags = {key.upper(): value for key, value in file.tags().items()}
@@ -223,7 +223,7 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
 
 
 def _units(file: Any, crs: CRS | None, modality: Modality) -> tuple[str | None, ...]:
-    """Units of the bands; not the metres of heights, which GDAL tells of every band where the system has heights."""
+    """Return the units of the bands, without metres that GDAL reports for every band if the system has heights."""
     units = tuple(unit or None for unit in file.units)
     has_heights = crs is not None and len(crs.proj.axis_info) > 2
     if has_heights and all(known_unit(unit) == "m" for unit in units) and all(b.unit != "m" for b in modality.bands):
@@ -235,7 +235,7 @@ def _read_tiff(
     path: Path, scalings: Sequence[tuple[float, float]] | None, _times: Sequence[int], bands: Sequence[int],
     row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part of a GeoTIFF; no scale and offset of its bands stand for its numbers as stored."""
+    """Read a part of a GeoTIFF. `scalings` are scale and offset of each band; None reads the numbers as stored."""
     with reading(path), _open_tiff(path) as file:
         window = ((row.start, row.stop), (col.start, col.stop))
         indexes = [band + 1 for band in bands]
@@ -250,7 +250,7 @@ def _read_tiff(
 
 
 def _read_masked(path: Path, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-    """Numbers as stored, NaN where a mask or transparency hides them, whatever number the file says to be no data."""
+    """Read numbers as stored, with NaN where a mask or alpha band hides them. The file's nodata number is ignored."""
     with reading(path), _open_tiff(path) as file:
         window = ((row.start, row.stop), (col.start, col.stop))
         stored = file.read([band + 1 for band in bands], window=window)
@@ -259,14 +259,14 @@ def _read_masked(path: Path, _times: Sequence[int], bands: Sequence[int], row: s
 
 
 def _unmasked(file: Any, bands: Sequence[int], window: Any, stored: NDArray[Any] | None) -> NDArray[np.bool_]:
-    """What neither a mask nor transparency hides; of `stored` numbers also what the file does not say to be no data."""
+    """Return where neither a mask nor an alpha band hides pixels, nor, if `stored` is given, the nodata number."""
     from rasterio.enums import ColorInterp, MaskFlags
 
     if mask_is_read(file, bands):
         return np.array(True)
     flags, meanings = [file.mask_flag_enums[band] for band in bands], list(file.colorinterp)
     if ColorInterp.alpha in meanings and any(MaskFlags.nodata in some_flags for some_flags in flags):
-        alpha = meanings.index(ColorInterp.alpha)  # which GDAL leaves out where a number stands for no data
+        alpha = meanings.index(ColorInterp.alpha)  # GDAL ignores it if there is a nodata number
         seen = np.array(True) if alpha in bands else file.read(alpha + 1, window=window) > 0
         nodata = np.array([file.nodatavals[band] for band in bands], np.float32)[:, None, None]
         return seen if stored is None else seen & (stored.astype(np.float32) != nodata)
@@ -276,9 +276,9 @@ def _unmasked(file: Any, bands: Sequence[int], window: Any, stored: NDArray[Any]
 
 
 def mask_is_read(file: Any, bands: Sequence[int]) -> bool:
-    """Whether what would mask is a band said to be transparency that is imagery, as in infrared photos kept as RGBA.
+    """Return whether the alpha band is one of the bands that are read, as in infrared photos stored as RGBA.
 
-    A mask beside the bands, or a number that stands for no data, is none.
+    It is then imagery, not a mask. False if the bands have another mask or a nodata number.
     """
     from rasterio.enums import ColorInterp, MaskFlags
 

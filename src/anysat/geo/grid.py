@@ -147,7 +147,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         x, y = _projected(*lon_lat, crs)
         if not (shared.left <= x <= shared.right and shared.bottom <= y <= shared.top):
             place = f"longitude {lon_lat[0]:g}, latitude {lon_lat[1]:g} degrees"
-            raise SourceError(names, f"the ground {shared} does not hold the place {place}", "check the place")
+            raise SourceError(names, f"the ground {shared} does not contain the place {place}", "check the place")
     else:
         shared = _centred(_shown_throughout(bounding, crs, shared, side_m), floating)
         _centred(Box(0, 0, side_m, side_m), floating, "the tile")
@@ -166,7 +166,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
 
 
 def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side_m: float) -> Box:
-    """The part of the shared ground that all rasters show, of those sources whose rasters are no pieces of it."""
+    """Reduce shared ground to what all rasters of a source show, if that has room for a tile, for each source."""
     for footprint in bounding:
         least = side_m - footprint.modality.gsd_m
         common = shared
@@ -180,7 +180,7 @@ def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side
 def _shared_ground(
     footprints: Sequence[Footprint], lon_lat: tuple[float, float] | None = None
 ) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:
-    """Sources with a georeference, those of them that bound the tile, a reference system and why, the shared ground."""
+    """Return located sources, those that bound the tile, a reference system and its reason, and the shared ground."""
     import shapely
 
     located = [footprint for footprint in footprints if footprint.geoboxes]
@@ -207,15 +207,15 @@ def _projected(longitude: float, latitude: float, crs: CRS) -> tuple[float, floa
 
 
 def crs_of(geobox: GeoBox) -> CRS:
-    """Reference system of a grid that has one."""
+    """Return the reference system of a grid that has one."""
     assert geobox.crs is not None, geobox
     return geobox.crs
 
 
 def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates of points around the edge of a grid, in a reference system; not finite where it cannot show them.
+    """Return points around the edge of a grid in a reference system, not finite where it cannot show them.
 
-    Of a grid of whole continents, around the edges of its parts near the place that the system is made for.
+    For a grid of whole continents, the points lie around its parts near the area that the system is made for.
     """
     from pyproj import Transformer
 
@@ -235,7 +235,7 @@ def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[
 def mapped(
     affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points after an affine map."""
+    """Apply an affine map to points."""
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
@@ -244,9 +244,9 @@ def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs
 
 
 def choose_crs(footprints: Sequence[Footprint], wanted: Any = None) -> tuple[CRS, str]:
-    """Reference system of the finest source among those in true metres, else that of the place; and why.
+    """Choose the reference system of the finest source in true metres, else that of the place, and say why.
 
-    The place is the middle of the ground that all share, or of the part of it that is wanted (shapely, in degrees).
+    The place is the middle of the ground that all share, within `wanted` if given (shapely, in degrees).
     """
     metric = [
         (abs(geobox.affine.determinant) ** 0.5, footprint.name, crs_of(geobox))
@@ -263,7 +263,7 @@ def choose_crs(footprints: Sequence[Footprint], wanted: Any = None) -> tuple[CRS
 
 
 def shared_degrees(footprints: Sequence[Footprint], wanted: Any = None) -> Any:
-    """Longitudes and latitudes (a shapely geometry) that all sources show, of those that are wanted."""
+    """Return the ground in degrees (shapely) that all sources show, within `wanted` if given."""
     import shapely
 
     ground = _world() if wanted is None else wanted
@@ -273,7 +273,7 @@ def shared_degrees(footprints: Sequence[Footprint], wanted: Any = None) -> Any:
             box.width_m >= _HALF_DEG and not crs_of(geobox).geographic
             for box, geobox in zip(boxes, footprint.geoboxes, strict=True)
         ):
-            continue  # around a pole, or on both sides of 180 degrees: its edges do not tell what it shows
+            continue  # around a pole, or on both sides of 180 degrees: its bounds do not tell what it shows
         ground = ground.intersection(shapely.union_all(shapely.box(*np.array(boxes).T)))
     return ground
 
@@ -285,7 +285,7 @@ def _world() -> Any:
 
 
 def is_metric(geobox: GeoBox) -> bool:
-    """Whether a step of one in the map is a metre on the ground, in both directions."""
+    """Return whether one unit of the map is about a metre on the ground, in both directions."""
     from pyproj import Proj
 
     crs = crs_of(geobox)
@@ -297,9 +297,9 @@ def is_metric(geobox: GeoBox) -> bool:
 
 
 def bounds_of(footprint: Footprint, crs: CRS) -> Box:
-    """Bounds of all rasters of a source that has a georeference, in a reference system.
+    """Return the bounds of all rasters of a georeferenced source in a reference system.
 
-    They are infinite where the system cannot show a whole raster, and those of nothing where it shows none.
+    They are infinite if the system shows only a part of a raster, and `NOWHERE` if it shows none of them.
     """
     assert footprint.geoboxes, footprint
     found = NOWHERE
@@ -314,18 +314,18 @@ def bounds_of(footprint: Footprint, crs: CRS) -> Box:
 
 
 def check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
-    """Refuse named bounds of which two share nothing."""
+    """Refuse named bounds if two of them do not overlap."""
     for index, (name, box) in enumerate(boxes):
         for other, other_box in boxes[:index]:
             if box.shared_with(other_box).is_empty():
                 raise SourceError(
                     name, f"it covers {box}, which does not overlap {other} ({other_box})",
-                    "give files of the same ground",
+                    "give files that cover the same ground",
                 )  # fmt: skip
 
 
 def _centred(shared: Box, floating: Sequence[Footprint], whose: str = "the other inputs") -> Box:
-    """The part of the shared ground where the sources without georeference are taken to lie."""
+    """Return the part of the shared ground where sources without georeference are centred."""
     height, width = shared.height_m, shared.width_m
     for footprint in floating:
         pixel = footprint.modality.gsd_m
@@ -343,7 +343,7 @@ def _centred(shared: Box, floating: Sequence[Footprint], whose: str = "the other
 
 
 def snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> tuple[float, float, Box]:
-    """The north-west corner on the pixels of a source, and the ground that is left from there."""
+    """Align the north-west corner with the pixels of a source; return it, and the ground from there."""
     found = [
         (abs(geobox.affine.a / gsd_m - 1) < 1e-4, gsd_m, geobox)
         for gsd_m, geobox in ((f.modality.gsd_m, geobox) for f in bounding for geobox in f.geoboxes)
@@ -367,7 +367,7 @@ def check_patch_size(
     ground: Box,
     located: Sequence[Footprint] = (),
 ) -> float:
-    """The patch side in whole centimetres; refuses one that breaks sub-patches or is larger than the ground."""
+    """Return the patch side in metres, rounded to centimetres; refuse one that does not fit sub-patches and ground."""
     unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
     shorter_cm = math.floor(100 * (min(ground.width_m, ground.height_m) + ALIGNED_PX))
     fitting = [size / 100 for size in range(unit_cm, shorter_cm + 1, unit_cm)][:_SHOWN_SIZES]

@@ -1,4 +1,4 @@
-"""Where on Earth: bounds in degrees or a file of polygons, checked, as one geometry in degrees."""
+"""Read the ground of an area, given as bounds in degrees or a file of polygons, as one geometry in degrees."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 
 NO_SYSTEM = "its polygons have no reference system"
 _PARTS = 64
-"""Into which the longest side of projected polygons is cut, before they are in degrees."""
+"""Number of parts into which the longest side of projected polygons is cut before they are transformed to degrees."""
 
 
 def read_ground(words: str) -> Any:
-    """What is meant by `WEST,SOUTH,EAST,NORTH` in degrees, or by the polygons of a vector file: a shapely geometry.
+    """Read `WEST,SOUTH,EAST,NORTH` in degrees, or the polygons of a vector file, as a shapely geometry in degrees.
 
-    Of a file with several layers the one is named after a colon, as in `areas.gpkg:north`.
+    If the file has several layers, name one after a colon, as in `areas.gpkg:north`.
 
     Raises:
-        RecordError: the numbers are no bounds; the area crosses the antimeridian or reaches a pole.
-        MissingFileError, SourceError: the file is not there, cannot be read, has no georeference, no valid polygon, or
-            several layers of which none is named.
-        UnknownNameError: it has no layer of that name.
+        RecordError: The numbers are not bounds; the area crosses the antimeridian, or extends beyond the UTM zones.
+        MissingFileError, SourceError: The file is missing, cannot be read, has no reference system, a geometry that is
+            not a valid polygon, or several layers of which none is named.
+        UnknownNameError: It has no layer of that name.
 
     Examples:
         >>> read_ground("4.3,50.8,4.4,50.9").bounds
@@ -47,7 +47,7 @@ def _box(words: str) -> Any:
 
     west, south, east, north = (float(word) for word in re.split(r"[,\s]+", words.strip().strip("[]()")))
     if west > east and east >= -180 and west <= 180:
-        raise RecordError("area", words, f"west before east; one across the antimeridian is two areas, "
+        raise RecordError("area", words, f"west before east; give an area across the antimeridian as two areas, "
                           f"{west:g},{south:g},180,{north:g} and -180,{south:g},{east:g},{north:g}")  # fmt: skip
     if not (west < east and south < north):
         raise RecordError("area", words, "WEST,SOUTH,EAST,NORTH in degrees, west before east and south before north")
@@ -66,7 +66,7 @@ def _polygons(words: str) -> Any:
     found = [one for one in table.geometry.values if one is not None and not one.is_empty]
     if not found or any(one.geom_type not in ("Polygon", "MultiPolygon") for one in found):
         kinds = ", ".join(dict.fromkeys(one.geom_type for one in found)) or "nothing"
-        raise SourceError(path, f"it holds {kinds}", "an area is a file of polygons")
+        raise SourceError(path, f"it holds {kinds}", "give a file of polygons only")
     for number, one in enumerate(found):
         if not one.is_valid:
             raise SourceError(path, f"polygon {number} is not valid: {shapely.is_valid_reason(one)}",
@@ -75,7 +75,7 @@ def _polygons(words: str) -> Any:
 
 
 def file_and_layer(words: str) -> tuple[Path, str | None]:
-    """A file, and the layer of it that is named after a colon."""
+    """Split `FILE:LAYER`; the layer is None if there is no colon."""
     file, _, layer = words.rpartition(":")
     if file and Path(file).exists() and not Path(words).exists():
         return Path(file), layer
@@ -111,7 +111,7 @@ def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any
 
 
 def _layer(path: Path, wanted: str | None) -> str | None:
-    """The layer of that name, or the only one with geometries: others are tables, as of styles."""
+    """Return the layer of that name, or the only one with geometries; others are tables, for example of styles."""
     import geopandas
 
     table = geopandas.list_layers(path)
@@ -119,7 +119,7 @@ def _layer(path: Path, wanted: str | None) -> str | None:
     if wanted is not None and wanted not in names:
         raise UnknownNameError(f"layer of {path}", wanted, names)
     if wanted is None and len(names) > 1:
-        raise SourceError(path, f"several layers with geometries: {', '.join(names)}",
+        raise SourceError(path, f"it has several layers with geometries: {', '.join(names)}",
                           f"name one after a colon, as in {path}:{names[0]}")  # fmt: skip
     return wanted or next(iter(names), None)
 
@@ -129,7 +129,7 @@ def _in_degrees(geometries: list[Any], crs: Any) -> Any:
     import shapely
     from pyproj import Transformer
 
-    if crs.is_projected:  # whose straight edges are none in degrees
+    if crs.is_projected:  # its straight edges bend in degrees
         west, south, east, north = shapely.total_bounds(geometries)
         if (longest := max(east - west, north - south)) > 0:
             geometries = shapely.segmentize(geometries, longest / _PARTS)
@@ -140,12 +140,12 @@ def _in_degrees(geometries: list[Any], crs: Any) -> Any:
 def _checked(words: str, ground: Any) -> Any:
     west, south, east, north = ground.bounds
     if not all(map(math.isfinite, ground.bounds)) or west < -180 or east > 180:
-        raise RecordError("area", words, f"longitudes from -180 to 180, and it has {west:g} to {east:g}")
+        raise RecordError("area", words, f"longitudes from -180 to 180, but it has {west:g} to {east:g}")
     if east - west > 180:
-        raise RecordError("area", words, f"less than half the Earth, and it reaches from {west:g} to {east:g} degrees; "
-                          "polygons across the antimeridian are given as two areas")  # fmt: skip
+        raise RecordError("area", words, f"less than half the Earth, but it extends from {west:g} to {east:g} degrees; "
+                          "give polygons across the antimeridian as two areas")  # fmt: skip
     if south < SOUTHERNMOST_DEG or north > NORTHERNMOST_DEG:
         raise RecordError("area", words, f"latitudes from {SOUTHERNMOST_DEG:g} to {NORTHERNMOST_DEG:g}, where there "
-                          f"are UTM zones, and it reaches from {south:g} to {north:g}; to take files beyond them "
-                          "whole, leave it out")  # fmt: skip
+                          f"are UTM zones, but it extends from {south:g} to {north:g}; to use all of files that lie "
+                          "beyond them, leave it out")  # fmt: skip
     return ground

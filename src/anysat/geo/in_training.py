@@ -1,4 +1,4 @@
-"""What a source does not say of itself, taken from how the data that a predictor was trained on were described."""
+"""Complete the description of a source from that of the data that a predictor was trained on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from anysat.modalities import Modality
 
 
 class Completed(NamedTuple):
-    """A description with what was said in training where neither it nor the source says anything."""
+    """A description completed with that of training."""
 
     described: SourceDescription
     units: Units
-    """Those of training, for bands whose unit the source does not say."""
+    """Units in training, for bands whose unit the source does not say."""
     notes: tuple[str, ...]
     """What was taken over, and what could not be."""
 
 
 def own_units(units: str | Mapping[str, str], modality: Modality) -> Units:
-    """Units by modality key and band, None for all, of those that a description says."""
+    """Return the units of a description by modality key and band (None for all bands)."""
     if isinstance(units, str):
         return {(modality.key, None): units}
     return {(modality.key, modality.band_names[modality.find_band(band)]): unit for band, unit in units.items()}
@@ -36,16 +36,16 @@ def as_in_training(
 ) -> Completed:  # fmt: skip
     """Complete a description.
 
-    Names of bands hold for files that name none the modality has. Unit, scale and offset are one statement: they hold
-    where the source states none of them. What the description or the options say counts before all.
+    Band names are taken over if the files name no band of the modality. Unit, scale and offset belong together: they
+    are taken over if the source states none of them. Description and options take precedence.
 
     Args:
-        described: what is said of the source.
-        trained: what was said in training, without places and days; None for nothing.
-        layers: of the source, as the files say.
-        modality: what it is to be.
-        units: those of the options.
-        is_stac: of a catalog, which names bands and states scale and no-data in its own way.
+        described: Description of the source.
+        trained: Description in training, without paths and dates; None for nothing.
+        layers: Layers of the source, as in its files.
+        modality: The modality.
+        units: Units from the options.
+        is_stac: Whether it is a STAC catalog, which states bands, scale and nodata in its own way.
     """
     if trained is None:
         return Completed(described, {}, ())
@@ -70,7 +70,7 @@ def as_in_training(
     if trained.nodata is not None and described.nodata is None and not is_stac:
         stated = {layer.nodata for layer in layers if layer.nodata is not None}
         if stated - {trained.nodata}:
-            missed.append(f"no data is {min(stated):g} as the file says, though in training {trained.nodata:g}")
+            missed.append(f"nodata is {min(stated):g} as the file says, though in training {trained.nodata:g}")
         elif not stated:
             described = replace(described, nodata=trained.nodata)
             taken.append(f"nodata {trained.nodata:g}")
@@ -79,7 +79,7 @@ def as_in_training(
             described = replace(described, quality=trained.quality)
             taken.append("quality")
         else:
-            missed.append(f"nothing is masked; in training it was, by {trained.quality}, which is not there")
+            missed.append(f"nothing is masked; in training it was, by {trained.quality}, which is missing here")
     notes = [f"as in training: {', '.join(taken)}"] if taken else []
     return Completed(described, before, (*notes, *missed))
 

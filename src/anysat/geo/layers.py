@@ -1,4 +1,4 @@
-"""One raster or cube as it lies in a file: names, units, dates, grid, and a way to read a part of it."""
+"""One raster or cube as stored in a file: band names, units, dates, grid, and a function that reads a part of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anysat.observation import Dates
 Pixels = NDArray[np.float32]
 """(time band row col), NaN where there is no data."""
 Load = Callable[[Sequence[int], Sequence[int], slice, slice], Pixels]
-"""Reads some times, bands, rows and columns."""
+"""A function that reads some times, bands, rows and columns."""
 
 _UNIT_SPELLINGS = {
     "reflectance": ("reflectance", "surface reflectance", "surface_reflectance", "toa reflectance", "unit reflectance"),
@@ -45,20 +45,20 @@ _DATES = (
     re.compile(r"(?<![0-9A-Za-z])((?:19|20)\d\d)()(\d\d)(\d\d)" + _TIME),  # 20200412101031
     re.compile(r"(?<!\d)((?:19|20)\d\d)([_.])(\d\d)\2(\d\d)(?![0-9A-SU-Za-z])"),  # but not 2020_10_20m
 )
-"""Spellings of a date, those that are least mistaken first."""
+"""Spellings of a date, the least ambiguous first."""
 _LANDSAT_SCENE = re.compile(r"(?<![0-9A-Za-z])L[A-Z][1-9]\d{6}((?:19|20)\d\d)(\d{3})(?!\d)")
-"""Scene of before 2017, as LC80200392015216LGN00: path, row, year and day of the year."""
+"""Landsat scene name from before 2017, such as LC80200392015216LGN00, with year and day of the year."""
 _NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """What stored numbers mean where the user says so, in place of what the file says."""
+    """How to read stored numbers, as the user says. It takes precedence over the file; None leaves it to the file."""
 
     scaling: tuple[float, float] | None = None
     """Scale and offset: a value is the stored number times the scale plus the offset."""
     offset_from: np.datetime64 | None = None
-    """First day the offset holds for; None for all."""
+    """First day for which the offset holds; None for all."""
     nodata: float | None = None
     """Stored number that means "no data"."""
 
@@ -70,7 +70,7 @@ class Layer:
     path: str
     """Where it comes from, for messages."""
     bands: tuple[tuple[str, ...], ...]
-    """For each stored band the names it may go by, best first; none when the file does not name it."""
+    """Possible names of each stored band, best first; empty if the file does not name it."""
     units: tuple[str | None, ...]
     """Unit of each stored band as the file spells it."""
     shape_px: tuple[int, int]
@@ -78,39 +78,39 @@ class Layer:
     geobox: GeoBox | None
     """Pixel grid; None without georeference."""
     has_crs: bool = False
-    """Whether its reference system is known, even where its grid is not; told of cubes only."""
+    """Whether its reference system is known, even if its grid is not. Set for cubes only."""
     load: Load
     dates: Dates | None = None
     """One per time; None for a single time without a date."""
     scalings: tuple[tuple[float, float], ...] = ()
-    """Scale and offset of each stored band that `load` applies; none when the file has none."""
+    """Scale and offset of each stored band, which `load` applies; empty if there are none."""
     load_stored: Load | None = None
-    """The same numbers as they lie in the file, no-data included; None where `load` gives just these."""
+    """Reads the numbers as stored, including nodata; None if `load` does that already."""
     load_masked: Load | None = None
-    """Those with NaN where a mask of the file or its transparency hides them; None where it can have neither."""
+    """Reads them with NaN where a mask or alpha band of the file hides them; None if it can have neither."""
     nodata: float | None = None
-    """Number that the file states to stand for no data, of `load` no more than NaN; None for none."""
+    """Stored number that means "no data" in the file, or None. `load` returns NaN in its place."""
     scene: str = ""
-    """Acquisition it is part of: the stem of its file, the item of a catalog."""
+    """Acquisition that it is part of: the stem of its file, or the item of a catalog."""
     notes: tuple[str, ...] = ()
-    """What a user should know of it."""
+    """What a user should know about it."""
     files: tuple[str, ...] = ()
-    """Addresses of the files it lies in, where its path is a name in a catalog."""
+    """Addresses of its files, if its path is a name in a catalog."""
     stated: str = ""
-    """What a catalog states of its numbers and its grid: with others it is another layer."""
+    """What a catalog states about its numbers and its grid. If that changes, it is another layer."""
 
     @property
     def num_times(self) -> int:
-        """Dates it holds, 1 for an undated image."""
+        """Number of its dates; 1 for an undated image."""
         return 1 if self.dates is None else len(self.dates)
 
     def north_up(self) -> Layer:
-        """The same layer with rows from north to south and columns from west to east, and a plain reference system.
+        """Return the layer with rows from north to south and columns from west to east.
 
-        Longitudes are those from -180 to 180.
+        Its reference system becomes a plain EPSG code if it has one, and longitudes lie between -180 and 180.
 
         Raises:
-            SourceError: it lies on both sides of 180 degrees.
+            SourceError: It lies on both sides of 180 degrees.
         """
         if self.geobox is None or self.geobox.crs is None:
             return replace(self, geobox=None)
@@ -140,15 +140,15 @@ class Layer:
         return replace(self, **turned)
 
     def placed_at(self, left: float, top: float, pixel_m: float, crs: CRS | None) -> Layer:
-        """The same layer with a georeference it did not have."""
+        """Return the layer with the given georeference."""
         return replace(self, geobox=GeoBox(self.shape_px, Affine(pixel_m, 0, left, 0, -pixel_m, top), crs))
 
     def as_stored(self) -> Layer:
-        """The same layer with the numbers of the file as they are."""
+        """Return the layer with its numbers as stored."""
         return replace(self, load=self.load_stored or self.load, scalings=())
 
     def decoded_as(self, decoding: Decoding) -> Layer:
-        """The same layer with its numbers understood as the user says."""
+        """Return the layer with its numbers decoded as the user says."""
         if decoding.scaling is None and decoding.nodata is None:
             return self
         scalings = self.scalings or ((1.0, 0.0),) * len(self.bands)
@@ -165,7 +165,7 @@ def _flipped(
     load: Load, rows: int | None, cols: int | None,
     times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part counted from the other end of the rows, of the columns, or of both, of which there are so many."""
+    """Read a part of a flipped layer. `rows` and `cols` are the layer's size along flipped axes, None along others."""
     row = row if rows is None else slice(rows - row.stop, rows - row.start)
     col = col if cols is None else slice(cols - col.stop, cols - col.start)
     return load(times, bands, row, col)[..., :: 1 if rows is None else -1, :: 1 if cols is None else -1]
@@ -175,9 +175,9 @@ def _decoded(
     layer: Layer, decoding: Decoding, scalings: Sequence[tuple[float, float]],
     times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part of a layer, its stored numbers scaled as the user says; its own no-data counts where no other is given.
+    """Read a part of a layer, decoded as the user says. Its own nodata holds if no other is given.
 
-    What a mask of the file hides stays hidden.
+    Pixels hidden by a mask in the file stay hidden.
     """
     where = (times, bands, row, col)
     if decoding.nodata is None:
@@ -194,7 +194,7 @@ def _decoded(
 
 @contextmanager
 def reading(path: object) -> Iterator[None]:
-    """Turn what libraries raise about a file into a `SourceError` that names it."""
+    """Turn the errors of libraries about a file into a `SourceError` that names it."""
     try:
         yield
     except AnySatError:
@@ -205,7 +205,7 @@ def reading(path: object) -> Iterator[None]:
 
 
 def known_unit(spelling: str | None) -> str | None:
-    """Our name of a unit as files spell it; None when it says nothing.
+    """Return our name of a unit that a file spells in its own way; None if it is not known.
 
     >>> known_unit("decibels"), known_unit("1")
     ('dB', None)
@@ -214,10 +214,10 @@ def known_unit(spelling: str | None) -> str | None:
 
 
 def date_in(text: str, *, is_strict: bool = False) -> np.datetime64 | None:
-    """The first calendar date written YYYYMMDD or YYYY-MM-DD in a text, else YYYYMMDDhhmmss, YYYY_MM_DD or YYYY.MM.DD.
+    """Find the first date in a text: YYYYMMDD or YYYY-MM-DD, else YYYYMMDDhhmmss, YYYY_MM_DD or YYYY.MM.DD.
 
-    Landsat scenes of before 2017 are dated by the day of the year. The strict do not look for YYYYMMDDhhmmss and what
-    follows, which may be other numbers.
+    Names of Landsat scenes from before 2017, with the day of the year, come first. If `is_strict`, only YYYYMMDD and
+    YYYY-MM-DD are tried besides, because the others may be other numbers.
 
     >>> date_in("S2A_MSIL2A_20170613T101031_87_48_B02"), date_in("s2_2020_04_12")
     (np.datetime64('2017-06-13'), np.datetime64('2020-04-12'))
@@ -229,13 +229,13 @@ def date_in(text: str, *, is_strict: bool = False) -> np.datetime64 | None:
         for year, _, month, day in spelling.findall(text):
             try:
                 return np.datetime64(f"{year}-{month}-{day}", "D")
-            except ValueError:  # eight digits that are no date
+            except ValueError:  # digits that are not a date
                 continue
     return None
 
 
 def names_of(text: str | None) -> tuple[str, ...]:
-    """Names a band with this label may go by; none for a mere number.
+    """Return the possible names of a band with this label; none if it is just a number.
 
     >>> names_of("SR_B4"), names_of("Band 1")
     (('SR_B4', 'B4'), ())
@@ -245,5 +245,5 @@ def names_of(text: str | None) -> tuple[str, ...]:
 
 
 def names_in_stem(path: Path) -> tuple[str, ...]:
-    """Words of a file name that may name its only band, last first."""
+    """Return the words of a file name, which may name its only band, last first."""
     return tuple(word for word in reversed(re.split(r"[^0-9A-Za-z]+", path.stem)) if word)

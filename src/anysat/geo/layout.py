@@ -1,6 +1,6 @@
-"""What an area store holds: groups of arrays over one grid each, cut in the same shards; empty as it is created.
+"""The layout of an area store: groups of arrays, each over one grid, divided into the same shards.
 
-A shard of one array is one file. What goes into it is made here; who writes it, and when, is the store's part.
+A shard of one array is one file. This module creates the empty groups and encodes shards; `geo.store` writes them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ Period = tuple[date, date]
 """First and last day."""
 
 NO_CLASS = 255
+"""Class number where nothing was seen."""
 _STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8"}
 _FILL: dict[str, float] = {"float32": math.nan, "float16": math.nan, "int8": NODATA, "uint8": NO_CLASS}
 _BLOCK_VALUES = 4_000_000
-"""Values converted at once, so that a shard is not held many times."""
+"""Number of values converted at once, so that memory does not hold several copies of a shard."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,11 +40,11 @@ class Layout:
     """One group of the store: vectors, values or classes on a grid, in shards."""
 
     name: str
-    """Of the group: `patch`, `dense`, or a map's."""
+    """Name of the group: `patch`, `dense`, or that of a map."""
     geobox: GeoBox
-    """One pixel per vector, north-up."""
+    """Grid with one pixel per vector, north-up."""
     shard_px: int
-    """Pixels along a side of a shard; layouts of one store have the same number of shards."""
+    """Pixels along a side of a shard. All layouts of a store have the same number of shards."""
     dim: int | None = None
     """Length of a vector; None for one number per pixel (`time y x` instead of `time dim y x`)."""
     kind: Kind = "float32"
@@ -51,15 +52,15 @@ class Layout:
     variable: str = "embedding"
     """Name of the array in the group."""
     bands: Sequence[str] = ()
-    """Names along a vector, where they have names; the axis is then `band`."""
+    """Names of the values in a vector, if they have any; the axis is then `band`."""
     chunk_px: int = 32
-    """Pixels along a side of what is read at least; shards hold whole ones."""
+    """Pixels along a side of a chunk, the least that can be read. A shard is a whole number of chunks."""
     scale: NDArray[np.float32] | None = None
-    """Step per dimension of `int8-scale` (`quantise.fit_scale`)."""
+    """Step per dimension, for `int8-scale` (`quantise.fit_scale`)."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """Of the group, such as `conventions.embedding_attributes`; those of the grid are added."""
+    """Attributes of the group, such as `conventions.embedding_attributes`; those of the grid are added."""
     variable_attributes: Mapping[str, Any] = field(default_factory=dict)
-    """Of the array, such as `units`, `long_name`, `flag_values`."""
+    """Attributes of the array, such as `units`, `long_name`, `flag_values`."""
 
     def __post_init__(self) -> None:
         if self.shard_px < 1 or self.chunk_px < 1:
@@ -73,7 +74,7 @@ class Layout:
         if self.scale is not None and self.scale.shape != (self.dim,):
             raise RecordError(f"layout {self.name}: scale", self.scale.shape, f"{self.dim} steps")
         if self.kind.startswith("int8") and self.dim is None:
-            raise RecordError(f"layout {self.name}: kind", self.kind, "a dim, because these codes are of vectors")
+            raise RecordError(f"layout {self.name}: kind", self.kind, "float32, float16 or uint8 without a dim")
         if self.bands and len(self.bands) != self.dim:
             raise RecordError(f"layout {self.name}: bands", list(self.bands), f"{self.dim} names")
         affine = self.geobox.affine
@@ -82,17 +83,17 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the stored numbers."""
+        """Type of the stored numbers."""
         return np.dtype(_STORED[self.kind])
 
     @property
     def fill(self) -> float:
-        """Stored where nothing was seen."""
+        """Number stored where nothing was seen."""
         return _FILL[self.dtype.name]
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Rows and columns of shards."""
+        """Number of rows and columns of shards."""
         return math.ceil(self.geobox.height / self.shard_px), math.ceil(self.geobox.width / self.shard_px)
 
     @property
@@ -101,12 +102,12 @@ class Layout:
         return (self.variable, "valid", *(("norm",) if self.kind == "int8-power" else ()))
 
     def shard_slices(self, row: int, col: int) -> tuple[slice, slice]:
-        """Rows and columns of a shard; the last ones are smaller."""
+        """Return the rows and columns of a shard. The last shards may be smaller."""
         side, height, width = self.shard_px, self.geobox.height, self.geobox.width
         return (slice(row * side, min((row + 1) * side, height)), slice(col * side, min((col + 1) * side, width)))
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same for a store to be taken up again, as it turns into JSON."""
+        """Return what must be the same for an unfinished store to be continued, as JSON-serialisable values."""
         return {
             "grid": [str(self.geobox.crs), list(self.geobox.affine)[:6], self.geobox.height, self.geobox.width],
             "shards": [self.shard_px, self.chunk_px],
@@ -115,12 +116,15 @@ class Layout:
         }
 
     def stored(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[dict[str, NDArray[Any]], Loss | None]:
-        """A shard's arrays as they are stored, from values (row col dim), or (row col), and validity (row col).
+        """Encode values (row col dim) or (row col), with validity (row col), as the arrays of a shard.
 
-        Values of float32 are not copied where they are NaN already wherever they are not valid.
+        Float32 values that are NaN wherever they are not valid are not copied.
+
+        Returns:
+            The arrays by name, and the quantisation loss; None if the kind loses nothing.
 
         Raises:
-            InputError: shapes do not fit, or a value that is said to be valid is not finite.
+            InputError: Shapes do not fit, or a valid value is not finite.
         """
         shape = valid.shape if self.dim is None else (*valid.shape, self.dim)
         if values.shape != shape:
@@ -166,7 +170,7 @@ def _row_blocks(rows: int, values_per_row: int) -> Iterator[slice]:
 
 
 def create_group(root: Path, layout: Layout, periods: Sequence[Period]) -> None:
-    """The group with its coordinates, and its arrays without data."""
+    """Create a group with its coordinates, and its arrays without data."""
     import zarr
     from zarr.codecs import ZstdCodec
 
@@ -205,12 +209,12 @@ def _array_attributes(layout: Layout, name: str, dtype: np.dtype[Any], fill: flo
 
 
 def _fill_attribute(dtype: np.dtype[Any], fill: float) -> Any:
-    """`_FillValue` as xarray reads it from Zarr 3: numbers are plain, floats in base 64."""
+    """Return `_FillValue` as xarray reads it from Zarr 3: integers as numbers, floats in base 64."""
     return base64.b64encode(struct.pack("<d", fill)).decode() if dtype.kind == "f" else int(fill)
 
 
 def coordinates_of(layout: Layout, periods: Sequence[Period]) -> Any:
-    """Coordinates and attributes, as CF wants them."""
+    """Return coordinates and attributes by the CF conventions, as an xarray Dataset."""
     import xarray
     from odc.geo.xr import xr_coords
 

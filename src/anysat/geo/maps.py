@@ -1,4 +1,4 @@
-"""Answers of a task to a georeferenced raster: classes with names and colours, probabilities, values."""
+"""Write a task's predictions as a georeferenced raster: classes with names and colours, probabilities, or values."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def write_classes(
     path: Path, classes: NDArray[Any], geobox: GeoBox, names: Sequence[str], colours: NDArray[Any],
     tags: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """A cloud-optimised GeoTIFF of class numbers (row col), -1 where nothing was seen; nodata is `NO_CLASS`.
+    """Write class numbers as a cloud-optimised GeoTIFF with the nodata value `NO_CLASS`.
 
     Args:
-        path: the file.
-        classes: numbers.
-        geobox: where they lie.
-        names: of the classes, kept as category names.
-        colours: (class 3) from 0 to 1, the palette.
-        tags: anything that turns into JSON.
+        path: The file.
+        classes: Class numbers (row col), -1 where nothing was seen.
+        geobox: Their grid.
+        names: Names of the classes, written as tags.
+        colours: Palette (class 3), from 0 to 1.
+        tags: Anything that can be written as JSON.
     """
     found = class_attributes(names, colours)
     cog = Cog(
@@ -43,21 +43,21 @@ def write_classes(
 def write_values(
     path: Path, values: NDArray[Any], geobox: GeoBox, names: Sequence[str], tags: Mapping[str, Any], unit: str = ""
 ) -> None:
-    """A cloud-optimised GeoTIFF of numbers (band row col), NaN where nothing was seen; bands carry names."""
+    """Write numbers (band row col), NaN where nothing was seen, as a cloud-optimised GeoTIFF with band names."""
     cog = Cog(geobox=geobox, dtype="float32", names=names or ["value"] * len(values), nodata=float("nan"),
               resampling="average", tags=tags, unit=unit)  # fmt: skip
     write_cog(path, cog, [(whole(geobox), values)])
 
 
 def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, Any]:
-    """What the array of a class map says of its classes, as CF has it, and with names and colours as they are.
+    """Return the attributes of a class map's array: the classes as in CF, and their unchanged names and colours.
 
     Args:
-        names: of the classes, by number.
-        colours: (class 3) from 0 to 1.
+        names: Names of the classes, by number.
+        colours: Colours (class 3), from 0 to 1.
 
     Raises:
-        InputError: there are too many.
+        InputError: There are too many classes.
     """
     if len(names) > NO_CLASS:
         raise InputError("map", f"at most {NO_CLASS} classes, which are stored as bytes", len(names))
@@ -70,18 +70,18 @@ def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, A
 
 
 def palette_of(attributes: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
-    """Colour of each class number, from 0 to 255."""
+    """Return the colour (RGBA, 0 to 255) of each class number."""
     colours = (bytes.fromhex(colour[1:]) for colour in attributes["class_colours"])
     return {number: (*colour, 255) for number, colour in enumerate(colours)}
 
 
 def class_tags(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Names of the classes as tags of a GeoTIFF."""
+    """Return the names of the classes as tags of a GeoTIFF."""
     return {f"CLASS_{number}": name for number, name in enumerate(attributes["class_names"])}
 
 
 def category_names(attributes: Mapping[str, Any]) -> str:
-    """Names of the classes as GDAL reads them from NAME.tif.aux.xml, beside the file."""
+    """Return the content of NAME.tif.aux.xml, from which GDAL reads the names of the classes."""
     from xml.sax.saxutils import escape
 
     names = "".join(f"<Category>{escape(name)}</Category>" for name in attributes["class_names"])

@@ -1,4 +1,4 @@
-"""Which bands, dates and units of opened layers a modality takes. Nothing here reads a pixel."""
+"""Match the bands, dates and units of opened layers with a modality. No pixels are read."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ Units = Mapping[tuple[str, str | None], str]
 """Unit by modality key and band, None for all bands."""
 _SHOWN = 5
 _MUCH_SMALLER = 0.1
-"""A scale below this makes whole numbers physical ones; a larger one, as 10000, makes the numbers of the model."""
+"""A scale below this turns integers into physical values; a larger one, such as 10000, gives the model's numbers."""
 _UNIT_ONCE_SCALED = {"reflectance_1e4": "reflectance"}
 
 
 class Chosen(NamedTuple):
-    """A layer and what of it is used."""
+    """The part of a layer that is used."""
 
     layer: Layer
     times: tuple[int, ...]
-    """Its times that are read …"""
+    """Indices of its times that are read."""
     steps: tuple[int, ...]
-    """… and their places among the dates of the source."""
+    """Indices of these times among the dates of the source."""
     bands: tuple[int, ...]
-    """Its bands that are read …"""
+    """Indices of its bands that are read."""
     targets: tuple[int, ...]
-    """… and the modality's bands they are."""
+    """Indices of these bands in the modality."""
     screens: tuple[Screen, ...] = ()
-    """What masks it, the first that covers a pixel counts."""
+    """Its masks. For each pixel, the first that covers it counts."""
 
     def taking(self, places: Sequence[int]) -> Chosen:
-        """Some of its times, by their place in `times`."""
+        """Return the same with only some of its times, by their index in `times`."""
         return self._replace(times=tuple(self.times[i] for i in places), steps=tuple(self.steps[i] for i in places))
 
 
 def some(names: Sequence[object]) -> str:
-    """The first few names, and how many more there are."""
+    """List the first few names, and say how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(str, names[:_SHOWN])) + more
 
 
 def name_bands(layers: Sequence[Layer], bands: Sequence[str] | Mapping[str, str], modality: Modality) -> list[Layer]:
-    """Layers whose bands have the names that the user gave, in the order of the file or by the modality's band.
+    """Rename the bands of layers as the user says: all in the order of the file, or some by the modality's band.
 
     Raises:
-        SourceError: a file does not have as many bands as are named.
-        UnknownNameError: there is no such band.
+        SourceError: A file does not have as many bands as are named.
+        UnknownNameError: There is no such band.
     """
     if not bands:
         return list(layers)
@@ -75,13 +75,13 @@ def name_bands(layers: Sequence[Layer], bands: Sequence[str] | Mapping[str, str]
 def _named_in_order(layer: Layer, bands: Sequence[str]) -> Layer:
     if len(bands) != len(layer.bands):
         raise SourceError(
-            layer.path, f"it has {len(layer.bands)} bands, and {len(bands)} are named: {', '.join(bands)}"
+            layer.path, f"it has {len(layer.bands)} bands, but {len(bands)} are named: {', '.join(bands)}"
         )
     return replace(layer, bands=tuple((name,) for name in bands))
 
 
 def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple[list[Chosen], list[str]]:
-    """The layers with the bands that the modality has, and what is left out."""
+    """Return the layers with the bands that the modality has, and the names of what is not used."""
     found, unused = [], []
     for layer in layers:
         pairs = _pairs(layer, modality)
@@ -110,7 +110,7 @@ def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple
 
 
 def _pairs(layer: Layer, modality: Modality) -> list[tuple[int, int]]:
-    """Stored band and the modality's band it is; by name, else in order when the numbers agree."""
+    """Return pairs of stored band and modality band, matched by name, else by order if the numbers agree."""
     named = [
         (stored, target)
         for stored, names in enumerate(layer.bands)
@@ -126,14 +126,14 @@ def _pairs(layer: Layer, modality: Modality) -> list[tuple[int, int]]:
 
 
 def band_index(name: str, modality: Modality) -> int | None:
-    """Place of the modality's band of this name; None when it has none."""
+    """Return the index of the modality's band of this name, or None."""
     return next((index for index, band in enumerate(modality.bands) if band_key(name) in band.match_keys), None)
 
 
 def match_dates(
     name: str, own: np.datetime64 | None, chosen: Sequence[Chosen], modality: Modality
 ) -> tuple[list[Chosen], Dates | None]:
-    """Each layer with the places of its times among the dates of the source; `own` is the date the user gave."""
+    """Return the layers with their `steps`, and the dates of the source. `own` is the date that the user gave."""
     undated = [c for c in chosen if c.layer.dates is None]
     if undated and (modality.is_temporal or len(undated) < len(chosen)):
         give = (
@@ -166,19 +166,19 @@ def match_dates(
 
 
 def twins(undated: Sequence[Chosen]) -> list[str]:
-    """Paths of undated layers that are no parts of one image: two show most of each other's ground in one band."""
+    """Return the paths of undated layers that cannot be parts of one image, since some band shows the ground twice."""
     found: dict[object, dict[str, tuple[float, ...]]] = {}
     for c in undated:
         if (geobox := c.layer.geobox) is not None:
             grid = str(geobox.crs), round(geobox.resolution.x, 6)
             for target in c.targets:
                 found.setdefault((target, *grid), {})[c.layer.path] = geobox.boundingbox.bbox
-    alike = {tuple(boxes.items()) for boxes in found.values()}  # of most files all bands lie on one grid
+    alike = {tuple(boxes.items()) for boxes in found.values()}  # mostly, all bands of a file share one grid
     return sorted({path for boxes in alike for path in _alike(dict(boxes))})
 
 
 def _alike(boxes: Mapping[str, tuple[float, ...]]) -> list[str]:
-    """Those of some boxes (left bottom right top) that share more than half of the larger one with another."""
+    """Return the paths of boxes (left bottom right top) that share more than half of the larger one with another."""
     import shapely
 
     paths, shapes = list(boxes), shapely.box(*np.array(list(boxes.values())).T)
@@ -197,7 +197,7 @@ def _with_steps(chosen: Chosen, own: Dates, dates: Dates) -> Chosen:
 def units_of(
     chosen: Sequence[Chosen], modality: Modality, given: Units, trained: Units
 ) -> tuple[dict[int, str], list[str]]:
-    """Unit of each band: as given, else as the file says, as in training, or as the record has it; and where from."""
+    """Return the unit of each band, and notes on its origin: as given, as in the file, as in training, or assumed."""
     units: dict[int, str] = {}
     notes: dict[str, None] = {}
     for layer, _, _, bands, targets, _ in chosen:
@@ -206,8 +206,8 @@ def units_of(
             unit, origin = _unit_of(layer, stored, modality, target, given, trained)
             if units.setdefault(target, unit) != unit:
                 raise SourceError(
-                    layer.path, f"{band.name} is in {unit} here, in {units[target]} in another file",
-                    "give files of one unit, or open them as they are stored with scale: 1",
+                    layer.path, f"{band.name} is in {unit} here, but in {units[target]} in another file",
+                    "give files with the same unit, or read them as stored with scale: 1",
                 )  # fmt: skip
             notes[f"{unit} ({origin})"] = None
         if layer.scalings:
@@ -219,7 +219,7 @@ def units_of(
 def _unit_of(
     layer: Layer, stored: int, modality: Modality, target: int, given: Units, trained: Units
 ) -> tuple[str, str]:
-    """Unit of a stored band, and where it is known from."""
+    """Return the unit of a stored band, and its origin."""
     band, spelling = modality.bands[target], layer.units[stored]
     in_file = known_unit(spelling)
     asked, before = (
@@ -232,11 +232,11 @@ def _unit_of(
     if before is not None and band.ratio_of is None:
         return before, "as in training"
     unit = unit_once_scaled(band.unit, layer.scalings[stored][0]) if layer.scalings else band.unit
-    return unit, "assumed" + (f": the file's {spelling!r} is no unit known here" if spelling else "")
+    return unit, "assumed" + (f": the file's {spelling!r} is not a known unit" if spelling else "")
 
 
 def unit_once_scaled(unit: str, scale: float) -> str:
-    """Unit that stored numbers of a unit have once a scale is applied.
+    """Return the unit that stored numbers have once a scale is applied, given their unit as stored.
 
     >>> unit_once_scaled("reflectance_1e4", 1e-4), unit_once_scaled("reflectance_1e4", 1.0)
     ('reflectance', 'reflectance_1e4')

@@ -1,4 +1,4 @@
-"""Outlines of grids on the globe, as GeoJSON and STAC tell them: cut at 180 degrees (RFC 7946, section 3.1.9)."""
+"""Outlines of grids on the globe for GeoJSON and STAC, cut at 180 degrees longitude (RFC 7946, section 3.1.9)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from odc.geo.geobox import GeoBox
 from anysat.geo.grid import boundary_in
 
 _DIGITS = 7
-"""Of degrees: to the centimetre."""
+"""Decimals of degrees, about a centimetre."""
 
 
 class Outline(NamedTuple):
     """The edge of a grid in longitude and latitude (WGS 84)."""
 
     geometry: dict[str, Any]
-    """A polygon, or polygons on either side of 180 degrees."""
+    """A polygon, or polygons on both sides of 180 degrees."""
     bbox: list[float]
-    """West, south, east and north; west is greater than east where it lies on both sides of 180 degrees."""
+    """West, south, east and north; west is greater than east if it lies on both sides of 180 degrees."""
 
 
 def outline(geobox: GeoBox) -> Outline:
-    """Where a grid lies on the globe; what holds a pole reaches from it to the southernmost or northernmost edge."""
+    """Return the outline of a grid. A grid with a pole in it gets the whole cap, from its edge nearest the equator."""
     import shapely
 
     lon, lat = boundary_in(geobox, CRS("EPSG:4326"))
@@ -43,7 +43,7 @@ def outline(geobox: GeoBox) -> Outline:
 
 
 def _pieces(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Any]:
-    """Polygons between -180 and 180 degrees, of a ring that may reach beyond."""
+    """Cut a ring that may reach beyond ±180 degrees into polygons between -180 and 180 degrees."""
     import shapely
 
     whole = shapely.Polygon(np.stack([lon, lat], -1))
@@ -51,7 +51,7 @@ def _pieces(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Any]:
     if first == last == 0:
         return [whole]
     found: list[Any] = []
-    for turn in range(first, last + 1):  # once round the globe each
+    for turn in range(first, last + 1):  # 360 degrees each
         west = 360 * turn - 180
         inside = shapely.get_parts(shapely.intersection(whole, shapely.box(west, -90, west + 360, 90)))
         found += [
@@ -73,6 +73,6 @@ def _geometry(polygons: list[Any]) -> dict[str, Any]:
 
 
 def _wrapped(longitude: float, end: int) -> float:
-    """A longitude between -180 and 180, of which both are the same place; `end` is the one to take."""
+    """Wrap a longitude into -180 to 180. Both ends are the same meridian; `end` is the one to return for it."""
     found = round((float(longitude) + 180) % 360 - 180, _DIGITS)
     return float(end) if found in (-180, 180) else found

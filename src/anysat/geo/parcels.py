@@ -1,4 +1,4 @@
-"""Polygons as they lie on a grid: checked, repaired, in its reference system, in columns and rows."""
+"""Place polygons on a grid: check and repair them, and transform them to its columns and rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anysat.geo.grid import boundary_in, crs_of
 from anysat.geo.ground import NO_SYSTEM
 
 _LONGEST_DEG, _LONGEST = 0.01, 1000.0
-"""Parts, in degrees or units of the map, into which edges are cut that are not straight in another system."""
+"""Longest part, in degrees or map units, of edges that are cut because they bend in another reference system."""
 _POLYGON, _MULTI, _MISSING = 3, 6, -1
 """Type numbers of shapely."""
 
@@ -23,22 +23,22 @@ class Parcels(NamedTuple):
     """Polygons in columns (x) and rows (y) of a grid."""
 
     shapes: NDArray[Any]
-    """Valid polygons and multi-polygons; empty where there is none, or none that the grid's system can show."""
+    """Valid polygons and multi-polygons; empty if there is none, or the grid's system cannot show it."""
     bounds: NDArray[np.float64]
-    """Left, top, right and bottom of each; NaN of what is empty."""
+    """Left, top, right and bottom of each; NaN if empty."""
     areas: NDArray[np.float64]
     """In pixels."""
     notes: tuple[str, ...]
-    """What was repaired."""
+    """Which polygons were repaired."""
 
 
 def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
-    """The polygons of a table, called by a name in what is said of them.
+    """Place the polygons of a table on a grid. Messages call the table by `name`.
 
     Raises:
-        InputError: it is no table of geometries.
-        SourceError: it has no polygon, something else, or no reference system; a polygon near the grid reaches beyond
-            what its reference system can show.
+        InputError: It is not a table of geometries.
+        SourceError: It has no polygon, holds other geometries, or has no reference system; a polygon near the grid
+            reaches beyond what the grid's reference system can show.
     """
     import shapely
 
@@ -66,13 +66,13 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
         shapes[number] = shapely.union_all(parts[shapely.area(parts) > 0])
     if len(broken):
         why = shapely.is_valid_reason(given[broken[0]])
-        notes = (f"{name}: {len(broken)} polygons were not valid and are taken as repaired (shapely.make_valid), the "
-                 f"first of them number {broken[0]}: {why}",)  # fmt: skip
+        notes = (f"{name}: {len(broken)} polygons were not valid and have been repaired (shapely.make_valid); the "
+                 f"first is number {broken[0]}: {why}",)  # fmt: skip
     return Parcels(shapes, shapely.bounds(shapes), shapely.area(shapes), notes)
 
 
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:
-    """Polygons of a reference system in that of a grid; empty what that cannot show."""
+    """Transform polygons to the reference system of a grid; those that it cannot show become empty."""
     import shapely
     from pyproj import Transformer
 

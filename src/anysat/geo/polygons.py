@@ -1,6 +1,6 @@
-"""A class map to polygons: outlines of pixels of one class, row of shards by row of shards, in little memory.
+"""Export a class map as polygons: outlines of pixels of one class, one row of shards at a time, in little memory.
 
-Polygons end where a row of shards ends; those of one class beside each other are not joined across.
+Polygons end where a row of shards ends, and are not joined with those of the next row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Strip:
-    """Polygons of one row of shards at one time."""
+    """Polygons of one row of shards in one period."""
 
     shapes: NDArray[Any]
     numbers: NDArray[np.int32]
@@ -38,41 +38,41 @@ class _Strip:
 def export_polygons(
     store: Path, out: Path, *, group: str | None = None, overwrite: bool = False, advance: Advance = lambda _: None
 ) -> Path:
-    """The classes of a map as polygons with class, name, area and time; returns the file.
+    """Write the classes of a map as polygons with class, name, area and time, and return the file.
 
     Args:
         store: NAME.zarr with a class map.
         out: NAME.gpkg or NAME.parquet.
-        group: which; None for the first class map.
-        overwrite: replace a file that exists.
-        advance: called with the number of shards that are done.
+        group: Name of the group; None for the main one (`find_group`).
+        overwrite: Replace an existing file.
+        advance: Called with the number of shards just done.
 
     Raises:
-        RecordError: the group is no class map.
-        UnknownNameError: of another format.
-        WriteError: it exists or cannot be written; nothing is left behind.
+        RecordError: The group is not a class map.
+        UnknownNameError: There is no such group, or no format has this suffix.
+        WriteError: The file exists or cannot be written. Nothing is left behind.
     """
     if out.suffix not in POLYGON_SUFFIXES:
         raise UnknownNameError("format of polygons", out.suffix, POLYGON_SUFFIXES)
     found = find_group(store, group)
     if "class_names" not in found.variable_attributes:
-        raise RecordError("group", found.name, f"a class map of {store.name}, with names of its classes")
+        raise RecordError("group", found.name, f"a class map of {store.name} (with class names)")
     with staged([out], overwrite=overwrite) as folder:
         write_polygons(folder / out.name, found, provenance_of(store), advance)
     return out
 
 
 def write_polygons(path: Path, group: StoredGroup, told: Mapping[str, Any], advance: Advance) -> None:
-    """The polygons of a class map to NAME.gpkg or NAME.parquet, with what is told of it under `anysat`."""
+    """Write the polygons of a class map to NAME.gpkg or NAME.parquet, with metadata `told` under `anysat`."""
     write = _write_package if path.suffix == ".gpkg" else _write_parquet
     write(path, group, _strips(group, advance), told)
 
 
 def write_layer(frame: Any, path: Path, layer: str, told: Mapping[str, Any] | None, **options: Any) -> None:
-    """Rows of a geopandas table to a layer of a GeoPackage: a new one with what is told of it, else more of them.
+    """Write a geopandas table to a layer of a GeoPackage, with metadata `told`; if that is None, append to the layer.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     import json
 
@@ -136,7 +136,7 @@ def _write_package(path: Path, group: StoredGroup, strips: Iterator[_Strip], tol
     crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
     for strip in strips:
         frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
-        if len(frame):  # the first rows decide of what type the columns are
+        if len(frame):  # the first rows determine the types of the columns
             write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
             is_begun = True
     if frame is not None and not is_begun:

@@ -1,4 +1,4 @@
-"""Quality layers: which numbers of a scene classification, of flag bits or of a mask mean that a pixel is no data.
+"""Quality layers: which numbers of a scene classification, flag bits or a mask mean that a pixel is invalid.
 
 To add a product, add a record to `QUALITY_KINDS`.
 """
@@ -24,11 +24,11 @@ class QualityKind:
     """How the quality layer of a product is read."""
 
     layers: tuple[str, ...]
-    """Names its layer goes by."""
+    """Possible names of its layer."""
     invalid: tuple[int, ...]
-    """Stored numbers, or bits counted from 0, that mean no data unless the user says otherwise."""
+    """Stored numbers, or bits counted from 0, that mark a pixel as invalid unless the user says otherwise."""
     has_bits: bool = False
-    """True where each bit is a flag, False where each number is a class."""
+    """Whether each bit is a flag; otherwise each number is a class."""
     about: str
 
 
@@ -51,24 +51,24 @@ QUALITY_KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """A layer that says which pixels are data, date by date.
+    """A layer that says which pixels are valid, date by date.
 
-    It is brought to the pixels of the imagery without mixing: each takes the stored number under its centre. Ground
-    that the layer does not cover is invalid, and so is a date that it lacks; a layer without dates holds for all.
+    Each pixel of the imagery takes the stored number under its centre; numbers are not interpolated. Ground that the
+    layer does not cover is invalid, and so are dates that it lacks. A layer without dates holds for all dates.
 
     >>> Quality(kind="scl").is_clear(np.array([4.0, 8.0, np.nan])).tolist()
     [True, False, False]
     """
 
     kind: str = "values"
-    """`scl` (Sentinel-2), `qa_pixel` (Landsat Collection 2), `values` or `bits` of a layer of your own."""
+    """`scl` (Sentinel-2), `qa_pixel` (Landsat Collection 2), or `values` or `bits` for a layer of your own."""
     layer: str | None = None
-    """Its band, asset, variable or the word in its file name, or the path of a raster or folder; None for the
+    """Name of its band, asset or variable, a word in its file name, or the path of a raster or folder; None for the
     name that the kind is known by."""
     invalid: tuple[int, ...] = ()
-    """Stored numbers (or bits, counted from 0) that are no data, in place of those of the kind."""
+    """Stored numbers (or bits, counted from 0) that mark invalid pixels, instead of those of the kind."""
     valid: tuple[int, ...] = ()
-    """The other way round: the only stored numbers that are data."""
+    """The only stored numbers that mark valid pixels. Give either this or `invalid`."""
 
     def __post_init__(self) -> None:
         if self.kind not in QUALITY_KINDS:
@@ -83,9 +83,9 @@ class Quality:
             object.__setattr__(self, name, numbers)
         known = QUALITY_KINDS[self.kind]
         if self.valid and (self.invalid or known.has_bits):
-            raise RecordError("quality, valid", self.valid, "nothing where `invalid` or bits are given")
+            raise RecordError("quality, valid", self.valid, "nothing, since `invalid` or bits are given")
         if not (self.valid or self.invalid or known.invalid):
-            raise RecordError("quality, invalid", self.invalid, f"the numbers that are no data, for kind {self.kind!r}")
+            raise RecordError("quality, invalid", self.invalid, f"the invalid numbers, for kind {self.kind!r}")
         if known.has_bits and not all(0 <= bit < 24 for bit in self.invalid):
             raise RecordError("quality, invalid", self.invalid, "bits from 0 to 23")
         if self.layer is None and not known.layers:
@@ -93,11 +93,11 @@ class Quality:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names its layer may have in the source."""
+        """Possible names of its layer in the source."""
         return QUALITY_KINDS[self.kind].layers if self.layer is None else (self.layer,)
 
     def is_clear(self, stored: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which stored numbers mean that the pixel is data; NaN never does."""
+        """Return where stored numbers mark valid pixels. NaN never does."""
         known = np.isfinite(stored)
         if self.valid:
             return known & np.isin(stored, self.valid)
@@ -117,24 +117,24 @@ def _default(quality: Quality) -> tuple[int, ...]:
 
 
 class Found(NamedTuple):
-    """A quality layer and the band of it that counts."""
+    """A quality layer and its band that is used."""
 
     layer: Layer
-    """With its numbers as stored."""
+    """The layer with its numbers as stored."""
     band: int
 
 
 class Screen(NamedTuple):
-    """What masks the pixels of a layer."""
+    """A quality layer that masks another layer."""
 
     layer: Layer
     band: int
     time_of: tuple[int, ...]
-    """For each time of the masked layer that of the quality layer; -1 where it does not tell."""
+    """For each time of the masked layer, the index of the quality layer's time; -1 if it has none."""
 
 
 def find_quality(layers: Sequence[Layer], names: Sequence[str]) -> list[Found]:
-    """Layers, or bands of them, of one of these names."""
+    """Find quality layers by the names of their bands or of their scene."""
     found = []
     for layer in layers:
         named = (band for band, known in enumerate(layer.bands) if _is_named(known, names))
@@ -151,12 +151,12 @@ def _is_named(known: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _is_word(name: str, stem: str) -> bool:
-    """Whether a file name holds a name between other words: `T31UFS_20240301_SCL_20m`."""
+    """Return whether a name is a whole word of a file name, as in `T31UFS_20240301_SCL_20m`."""
     return re.search(rf"(?<![0-9A-Za-z]){re.escape(name)}(?![0-9A-Za-z])", stem, re.IGNORECASE) is not None
 
 
 class Pairing:
-    """Which quality layers mask which layers: those of the same scene, else of the same date and the likest name."""
+    """The quality layers that belong to each layer: of its date, those of its scene, else of the most similar name."""
 
     def __init__(self, found: Sequence[Found]) -> None:
         self._found = found
@@ -167,7 +167,7 @@ class Pairing:
                 self._on.setdefault(date, []).append((number, time))
 
     def screens(self, layer: Layer) -> tuple[Screen, ...]:
-        """What masks a layer, the first that covers a pixel counts."""
+        """Return the masks of a layer. For each pixel, the first that covers it counts."""
         times_of: dict[int, list[int]] = {}
         for time, date in enumerate([None] if layer.dates is None else layer.dates.tolist()):
             for number, own_time in self._of_date(layer, time, date):
@@ -175,7 +175,7 @@ class Pairing:
         return tuple(Screen(*self._found[number], tuple(times)) for number, times in sorted(times_of.items()))
 
     def _of_date(self, layer: Layer, time: int, date: object) -> list[tuple[int, int]]:
-        """Numbers of the layers that tell about a time, and the times of theirs that do, each layer once."""
+        """Return pairs of quality layer and its time that hold for a time of a layer, with each quality layer once."""
         known = self._on.get(date, []) or self._on.get(None, [])
         if same := [pair for pair in known if self._found[pair[0]].layer.scene == layer.scene]:
             known = same
@@ -184,7 +184,7 @@ class Pairing:
         return [(number, self._time(number, [t for n, t in known if n == number], layer, time)) for number in best]
 
     def _time(self, number: int, times: Sequence[int], layer: Layer, time: int) -> int:
-        """Of several times of one date the one in the same place, where both have the same dates."""
+        """Choose among several times of one date: the one at the same index if both have the same dates."""
         own = self._found[number].layer.dates
         together = own is not None and layer.dates is not None and np.array_equal(own, layer.dates)
         return time if together else times[0]
@@ -197,14 +197,14 @@ def _shared_start(one: str, other: str) -> int:
 
 
 class Clear:
-    """Which pixels of a grid are data, read once per quality layer however many layers it masks."""
+    """The valid pixels of a grid. Each quality layer is read once, however many layers it masks."""
 
     def __init__(self, quality: Quality, geobox: GeoBox) -> None:
         self._quality, self._geobox = quality, geobox
         self._read: dict[tuple[int, tuple[int, ...]], NDArray[np.float32]] = {}
 
     def of(self, screens: Sequence[Screen], times: Sequence[int]) -> NDArray[np.bool_]:
-        """(time row col) for some times of the masked layer."""
+        """Return validity (time row col) for some times of the masked layer."""
         stored = np.full((len(times), *self._geobox.shape), np.nan, np.float32)
         for screen in screens:
             told = [place for place, time in enumerate(times) if screen.time_of[time] >= 0]

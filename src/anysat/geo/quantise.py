@@ -1,7 +1,7 @@
-"""Embeddings in one byte per value, back again, and what that loses.
+"""Quantise embeddings to one byte per value, restore them, and measure the loss.
 
-Two rules: `power`, published with AlphaEarth Foundations, for directions (the length is kept beside them), and
-`scale`, one step per dimension, fitted on a sample.
+There are two rules: `power`, published with AlphaEarth Foundations, for directions (lengths are stored beside them),
+and `scale`, with one step per dimension, fitted to a sample.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 NODATA = -128
 """Code of a value that was not seen."""
 LARGEST = 127
-"""Largest code, and its negative the smallest."""
+"""Largest code. Its negative is the smallest."""
 POWER_STEPS = 127.5
 """Codes per unit of the square root, in the `power` rule."""
 HEADROOM = 1.1
-"""How much larger than in the sample a value may be before the `scale` rule clips it."""
+"""Factor by which a value may exceed the largest of the sample before the `scale` rule clips it."""
 
 
 def to_power(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes of vectors (… dim) by q = round(127.5 sign(x) sqrt|x|) of the unit vector x, and their lengths (…).
+    """Encode vectors (… dim) by q = round(127.5 sign(x) sqrt|x|) of the unit vector x; return codes and lengths (…).
 
     Example:
         >>> codes, norms = to_power(np.array([[3.0, -4.0]]))
@@ -41,32 +41,32 @@ def to_power(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDAr
 
 
 def from_power(codes: NDArray[np.int8], norms: NDArray[Any] | None = None) -> NDArray[np.float32]:
-    """Vectors (… dim) of codes: unit vectors, or with their lengths (…) the vectors; NaN where nothing was seen."""
+    """Decode codes to unit vectors (… dim), or, with lengths (…), to vectors. They are NaN where nothing was seen."""
     steps = codes.astype(np.float32) / np.float32(POWER_STEPS)
     vectors = np.where(codes == NODATA, np.float32(np.nan), np.sign(steps) * steps**2)
     return vectors if norms is None else vectors * np.asarray(norms, np.float32)[..., None]
 
 
 def fit_scale(sample: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Step of each dimension, from vectors (vector dim) that stand for all: the largest code is `HEADROOM` larger."""
+    """Return the step of each dimension for a sample (vector dim), with room for values `HEADROOM` times larger."""
     largest = np.abs(sample).max(axis=0).astype(np.float32) * np.float32(HEADROOM)
     return np.where(largest > 0, largest / LARGEST, np.float32(1)).astype(np.float32)
 
 
 def to_scale(vectors: NDArray[np.floating[Any]], scale: NDArray[np.float32]) -> tuple[NDArray[np.int8], int]:
-    """Codes of vectors (… dim) by a step per dimension, and how many values were clipped."""
+    """Encode vectors (… dim) by a step per dimension; return codes and the number of clipped values."""
     codes = np.rint(vectors / scale)
     return np.clip(codes, -LARGEST, LARGEST).astype(np.int8), int((np.abs(codes) > LARGEST).sum())
 
 
 def from_scale(codes: NDArray[np.int8], scale: NDArray[Any]) -> NDArray[np.float32]:
-    """Vectors (… dim) of codes; NaN where nothing was seen."""
+    """Decode codes to vectors (… dim). They are NaN where nothing was seen."""
     return np.where(codes == NODATA, np.float32(np.nan), codes.astype(np.float32) * np.asarray(scale, np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What stored vectors lost against those given; parts are added up."""
+    """Errors of stored vectors against the given ones, as sums that can be added up."""
 
     vectors: int = 0
     squared_error: float = 0.0
@@ -76,11 +76,11 @@ class Loss:
     worst_cosine: float = 1.0
     worst_relative: float = 0.0
     clipped: int = 0
-    """Values beyond the largest code."""
+    """Number of values beyond the largest code, or for float16 the largest number."""
 
     @classmethod
     def between(cls, given: NDArray[Any], restored: NDArray[Any], clipped: int = 0) -> Loss:
-        """Of vectors (vector dim), all valid."""
+        """Measure the loss of valid vectors (vector dim)."""
         if not len(given):
             return cls()
         given, restored = given.astype(np.float32, copy=False), restored.astype(np.float32, copy=False)
@@ -111,7 +111,7 @@ class Loss:
         )
 
     def summary(self) -> dict[str, float]:
-        """Error over length, of all together (`relative_l2`), per vector and at worst; likewise the cosine."""
+        """Return the relative error of all vectors together (`relative_l2`), its mean and worst, and the cosine's."""
         if not self.vectors:
             return {"vectors": 0}
         return {
@@ -125,17 +125,17 @@ class Loss:
         }
 
     def to_dict(self) -> dict[str, float]:
-        """As it is kept with a part, to be added up later."""
+        """Return plain values, to be stored and added up later."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Loss:
-        """The inverse of `to_dict`."""
+        """Create it from the values of `to_dict`."""
         return cls(**kept)
 
 
 def quantisation(dtype: str) -> dict[str, Any] | None:
-    """The `geoemb:quantization` object of a stored kind, None where numbers are stored as they are."""
+    """Return the `geoemb:quantization` object of a `layout.Kind`; None for kinds that are not quantised."""
     if dtype == "float16":
         return {"method": "float16", "original_dtype": "float32", "quantized_dtype": "float16"}
     if dtype == "int8-power":

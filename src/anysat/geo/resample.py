@@ -1,4 +1,4 @@
-"""Pixels of a layer on another grid: cut out exactly where the grids agree, else resampled once."""
+"""Put the pixels of a layer on another grid: cut out exactly if the grids agree, else resampled once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from anysat.geo.grid import ALIGNED_PX, boundary_in, crs_of, mapped
 from anysat.geo.layers import Layer, Pixels
 
 AVERAGE_FROM = 1.5
-"""Sources with more pixels than this along a target pixel are averaged, others interpolated."""
+"""A source with more pixels than this along a target pixel is averaged, others are interpolated."""
 _MIN_SEEN_FRAC = 0.5
 
 
 def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[int]) -> tuple[Pixels, str]:
-    """Pixels of some times and bands on a grid, NaN outside the layer and where it has no data; and how.
+    """Return the pixels of some times and bands on a grid, NaN without data, and a description of how they were made.
 
-    On the layer's own grid the values are those of the file. Else they are bilinear, or averages of a
-    finer source; no-data takes no part in them, and a pixel is valid where the nearest source pixel is,
-    or half of the averaged ones are.
+    On the layer's own grid, the values are those of the file. Otherwise they are bilinear, or averages of a finer
+    source, without its nodata. A pixel is valid if the nearest source pixel is, or half of the averaged ones are.
     """
     grid = layer.geobox
     assert grid is not None, layer.path
@@ -39,7 +38,7 @@ def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[in
 
 
 def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int) -> Pixels:
-    """One band (time row col) on a grid, each pixel the stored one under its centre, NaN outside the layer."""
+    """Return a band (time row col) on a grid. Each pixel is the source pixel at its centre, NaN outside the layer."""
     grid = layer.geobox
     assert grid is not None, layer.path
     offset = _whole_offset(grid, geobox)
@@ -54,7 +53,7 @@ def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int)
 
 
 def _whole_offset(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
-    """First row and column of the target in the source when they are one grid, else None."""
+    """Return the first row and column of the target in the source if they are the same grid, else None."""
     if source.crs != target.crs:
         return None
     height, width = target.height, target.width
@@ -68,7 +67,7 @@ def _whole_offset(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
 def _cut(
     layer: Layer, times: Sequence[int], bands: Sequence[int], top: int, left: int, shape_px: tuple[int, int]
 ) -> Pixels:
-    """A window of the layer that may reach over its edges."""
+    """Read a window of the layer, which may extend beyond its edges, where it is NaN."""
     rows, cols = shape_px
     cut = np.full((len(times), len(bands), rows, cols), np.nan, dtype=np.float32)
     row = slice(max(top, 0), min(top + rows, layer.shape_px[0]))
@@ -80,7 +79,7 @@ def _cut(
 
 
 def _window(source: GeoBox, target: GeoBox) -> tuple[slice, slice, float]:
-    """Source rows and columns under the target with a margin, and source pixels along a target pixel."""
+    """Return source rows and columns under the target, with a margin, and source pixels along a target pixel."""
     col, row = mapped(~source.affine, *boundary_in(target, crs_of(source)))
     area_px = 0.5 * abs(np.dot(col, np.roll(row, 1)) - np.dot(row, np.roll(col, 1)))
     pixels_along = math.sqrt(area_px / (target.height * target.width))
@@ -94,7 +93,7 @@ def _window(source: GeoBox, target: GeoBox) -> tuple[slice, slice, float]:
 
 
 def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:
-    """Affine map of a part of a grid, which may begin outside it."""
+    """Return the affine map of a part of a grid, which may begin outside it."""
     x, y = mapped(grid.affine, np.array([col.start]), np.array([row.start]))
     return Affine(grid.affine.a, grid.affine.b, x[0], grid.affine.d, grid.affine.e, y[0])
 
@@ -102,7 +101,7 @@ def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:
 def _reproject(source: Pixels, affine: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
     planes = source.reshape(-1, *source.shape[-2:])
     values = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
-    for plane, out in zip(planes, values, strict=True):  # one by one: together, they would share their no-data
+    for plane, out in zip(planes, values, strict=True):  # one by one: together, they would share their nodata
         _warp(plane, out, affine, crs, target, "average" if average else "bilinear")
     seen = np.isfinite(planes)
     one_mask = bool((seen == seen[:1]).all())
@@ -116,7 +115,7 @@ def _reproject(source: Pixels, affine: Affine, crs: CRS, target: GeoBox, average
 def _warp(
     plane: Pixels, out: Pixels, affine: Affine, crs: CRS, target: GeoBox, resampling: str, nodata: float = np.nan
 ) -> None:
-    """Fill one plane of a grid from another; NaN takes no part, `nodata` is written where nothing is."""
+    """Fill one plane of a grid from another. NaN is ignored; `nodata` is written where there are no values."""
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 

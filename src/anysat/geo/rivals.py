@@ -1,4 +1,4 @@
-"""Files and variables whose names merely hold that of a band, as `B4_std` beside `B4`: told from those that are it."""
+"""Tell files and variables that are a band from those whose names merely contain its name, like `B4_std` and `B4`."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from anysat.errors import SourceError
 from anysat.geo.layers import Layer, names_in_stem
 
 _PLAIN = re.compile(r"\d+|\d+(m|cm)|v\d+\w*|\d{8}t\w*|doy\d+", re.IGNORECASE)
-"""Words after the name of a band that say nothing of what the numbers are: size of pixels, date, version."""
+"""Words after the name of a band that do not say what its numbers are: pixel size, date, version."""
 _NO_BAND = {
     "count", "counts", "num", "std", "stdev", "stddev", "stderr", "var", "variance", "uncertainty", "mask", "cloudmask",
     "qa", "flag", "flags",
 }  # fmt: skip
-"""Words of a file's name that say that it tells of a band, and is none, be it alone or not."""
+"""Words in a file's name which say that it is not a band, but something about one."""
 Claim = Callable[[str], int | None]
-"""The modality's band of a name, None for none."""
+"""A function that returns the index of the modality's band of a name, or None."""
 
 
 class _File(NamedTuple):
     layer: Layer
     target: int
     before: tuple[str, ...]
-    """Words before that of the band …"""
+    """Words before the band's name."""
     after: frozenset[str]
-    """… and after it, but for the plain ones."""
+    """Words after it, in lower case, without those of `_PLAIN`."""
 
 
 def without_rivals(layers: Sequence[Layer], claim: Claim) -> tuple[list[Layer], list[str]]:
-    """Layers without those that only look like a band, and the names of these.
+    """Remove layers that only look like a band; return the others, and the names of those removed.
 
-    Of the variables of one cube, the one that is called as the band is it. Of the files of a folder, those count whose
-    words after the band's name are those of files of all bands; of several over one ground the one with the fewest.
+    Of the variables of a cube that may be one band, the one whose name fits best is kept. Of the files of a folder,
+    those are kept whose words after the band's name occur with all bands; of several that show the same ground, the
+    one with the fewest words.
 
-    A file whose name says that it is a count, a deviation or a mask of a band is none, though it is the only one.
+    A file whose name says that it is a count, a deviation or a mask of a band is removed, even if it is the only one.
 
     Raises:
-        SourceError: it cannot be told which one is the band, or no file is one.
+        SourceError: It is ambiguous which one is the band, or no file is one.
     """
     left_out = _rival_variables(layers, claim) | _rival_files(layers, claim)
     kept = [layer for layer in layers if layer.path not in left_out]
@@ -47,9 +48,9 @@ def without_rivals(layers: Sequence[Layer], claim: Claim) -> tuple[list[Layer], 
     if other and len(other) == len(kept):
         paths = [Path(path) for path in other]
         raise SourceError(
-            paths[0].parent, f"{', '.join(path.name for path in paths[:3])}: what is counted or measured of a band, "
-            "not the band, by the name",
-            "if it is, give it another name, or a list of `bands` in a description of the source",
+            paths[0].parent, f"{', '.join(path.name for path in paths[:3])}: by the name, this is not a band, but a "
+            "statistic or mask of one",
+            "if it is a band, rename it, or give a list of `bands` in a description of the source",
         )  # fmt: skip
     left_out |= other
     kept = [layer for layer in kept if layer.path not in other]
@@ -72,7 +73,7 @@ def _rival_variables(layers: Sequence[Layer], claim: Claim) -> dict[str, None]:
             names = [path.rpartition("::")[2] for path in exact]
             raise SourceError(
                 cube, f"several of its variables may be one band: {', '.join(names)}",
-                "say which one is, as with `bands` in a description of the source, or leave the others out",
+                "choose one, for example with `bands` in a description of the source, or leave the others out",
             )  # fmt: skip
         left_out |= {layer.path: None for rank, layer in rivals if rank != best}
     return left_out
@@ -100,7 +101,7 @@ def _rival_files(layers: Sequence[Layer], claim: Claim) -> dict[str, None]:
 
 
 def _file(layer: Layer, claim: Claim) -> _File | None:
-    """A file whose only band is named by its own name."""
+    """Return a layer as a `_File` if it has a single band, which is named by the file name; else None."""
     words = names_in_stem(Path(layer.path))
     if len(layer.bands) != 1 or layer.bands[0] != words:
         return None
@@ -112,13 +113,13 @@ def _file(layer: Layer, claim: Claim) -> _File | None:
 
 
 def _is_no_band(layer: Layer, claim: Claim) -> bool:
-    """Whether a file is a band by one word of its name, and by another what is told of one."""
+    """Return whether one word of a file's name is a band, and another one of `_NO_BAND`."""
     others = (word.lower() for word in names_in_stem(Path(layer.path)) if claim(word) is None)
     return _file(layer, claim) is not None and any(word in _NO_BAND for word in others)
 
 
 def _rivals_of_ground(group: Sequence[_File]) -> dict[str, None]:
-    """Files with more words than another that shows most of the same ground on the same days."""
+    """Return the files with more words than another that shows most of the same ground on a common day."""
     pairs = [(file, other) for file in group for other in group if _one_image(file.layer, other.layer)]
     left_out = {file.layer.path: None for file, other in pairs if file.after > other.after}
     for file, other in pairs:
@@ -126,7 +127,7 @@ def _rivals_of_ground(group: Sequence[_File]) -> dict[str, None]:
             raise SourceError(
                 Path(file.layer.path).parent, "several of its files may be one band of one image: "
                 f"{Path(file.layer.path).name}, {Path(other.layer.path).name}",
-                "leave only those in the folder that are",
+                "leave only the right one in the folder",
             )  # fmt: skip
     return left_out
 

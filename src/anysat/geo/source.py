@@ -81,7 +81,7 @@ class Source:
             first, last = min(self.dates), max(self.dates)
             there = str(first) if first == last else f"{len(self.dates)} dates from {first} to {last}"
             raise EmptySourceError(
-                self.name, f"no date of it is between {between[0]} and {between[1]}", f"it has {there}: "
+                self.name, f"none of its dates is between {between[0]} and {between[1]}", f"it has {there}: "
                 f"{some(np.unique(self.dates).tolist())}",
             )  # fmt: skip
         return self._taking(kept)
@@ -168,7 +168,7 @@ class Source:
             units=[self.units[target] for target in order],
             dates=dates,
         )
-        return observation, " and ".join(ways) or "nothing of it lies here"
+        return observation, " and ".join(ways) or "it has no data here"
 
     def _dates_at(self, steps: Sequence[int], between: Between | None) -> Dates:
         """Return the dates of some steps. If nothing was read, it is the first requested or the first existing day."""

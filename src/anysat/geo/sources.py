@@ -214,7 +214,7 @@ def _of_file(
         may_float=not kind.is_georeferenced,
     )  # fmt: skip
     if left := kind.left_out(path):
-        source = replace(source, notes=(*source.notes, f"not read, for only its GeoTIFFs are: {some(left)}"))
+        source = replace(source, notes=(*source.notes, f"not read, because only GeoTIFFs are: {some(left)}"))
     return source.within(described.dates)
 
 
@@ -235,7 +235,7 @@ def _assemble(
     `date` is the date that the user gave. With `may_float`, the source may lack a georeference.
     """
     if not layers:
-        raise EmptySourceError(name, "it holds nothing", "give data with at least one date")
+        raise EmptySourceError(name, "it is empty", "give data with at least one date")
     described, before, taken = as_in_training(described, trained, layers, modality, units, is_stac=is_stac)
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
     imagery, rivals = (layers, []) if is_stac else without_rivals(layers, _claim(described, modality))
@@ -245,7 +245,7 @@ def _assemble(
     unused += rivals
     chosen, dates = match_dates(name, date, chosen, modality)
     if not chosen:
-        raise EmptySourceError(name, "it holds no date", "give a series with at least one")
+        raise EmptySourceError(name, "it has no dates", "give a series with at least one")
     _check_located(chosen, may_float)
     unit_of, unit_notes = units_of(chosen, modality, {**own_units(described.units, modality), **units}, before)
     notes = [*_notes(layers, chosen, unused, found, date), *unit_notes, *taken]
@@ -284,7 +284,7 @@ def _notes(
     undated = {layer.path for layer in layers if layer.dates is None}
     if hidden := twins([c for c in chosen if c.layer.path in undated]):
         names = some([Path(path).name for path in hidden])
-        yield f"one image is made of files without a date that show the same ground, the first on top: {names}"
+        yield f"files without a date that show the same ground are merged into one image, the first on top: {names}"
     yield from dict.fromkeys(note for c in chosen for note in c.layer.notes)
     if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
         yield "bands not named in the file, taken in the model's order"
@@ -319,8 +319,8 @@ def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
     lost = [path for geobox, path in systems.values() if not is_on_earth(crs_of(geobox))]
     if lost or (places and not any(has_place(geobox) for geobox, _ in places)):
         raise SourceError(
-            some(lost or [path for _, path in places]), "where it lies on Earth is not known: its reference system "
-            "does not tell, or its transform is wrong", "write both into it, as with `gdal_edit.py -a_srs … -a_ullr …`",
+            some(lost or [path for _, path in places]), "its place on Earth is not known: its reference system does "
+            "not say, or its transform is wrong", "write both into it, as with `gdal_edit.py -a_srs … -a_ullr …`",
         )  # fmt: skip
 
 
@@ -365,7 +365,7 @@ def _screened(
         if all(screen.time_of[time] < 0 for screen in one.screens)
     }
     if untold and all(not one.screens for one in screened):
-        raise SourceError(name, f"no date of its quality layer ({quality}) is one of its own", "check the dates")
+        raise SourceError(name, f"its quality layer ({quality}) has none of its dates", "check the dates")
     left_out = [f"left out, because the quality layer lacks them: {some(sorted(untold))}"] if untold else []
     return screened, [f"masked by {quality}", *left_out]
 
@@ -378,7 +378,7 @@ def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:
         west, south, east, north = bbox
         own = bounds_of(source.footprint, _WGS84)
         raise SourceError(
-            source.name, f"nothing of it lies in the area, longitude {west:g} to {east:g} and latitude {south:g} to "
+            source.name, f"no part of it lies in the area, longitude {west:g} to {east:g} and latitude {south:g} to "
             f"{north:g} degrees", f"it lies in {own.left:.4f},{own.bottom:.4f},{own.right:.4f},{own.top:.4f} "
-            "(WEST,SOUTH,EAST,NORTH); give sources of the same ground",
+            "(WEST,SOUTH,EAST,NORTH); give sources that cover the same ground",
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""STAC items as layers, read window by window in the environment that odc-stac is configured with.
+"""Open STAC items as layers, which are read window by window in the environment configured for odc-stac.
 
-Scale and offset are applied once, see `scaling_of`; masks and no-data count as in a GeoTIFF given by its path.
+Scale and offset are applied once, see `scaling_of`. Masks and nodata hold as in a GeoTIFF given by its path.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from anysat.modalities import Modality
 
 _DRIVER_OF = {".jp2": "JP2OpenJPEG"}
 _DRIVER = "GTiff"
-"""No other: a VRT under the name of a GeoTIFF could lead to other files."""
+"""No other driver: a VRT under the name of a GeoTIFF could lead to other files."""
 _NOWHERE = GeoBox((1, 1), Affine.identity(), None)
 _TRIED = 5
-"""Files whose header is tried before a collection counts as unreadable."""
+"""Number of files of a collection whose header is tried before it counts as unreadable."""
 
 
 class _Header(NamedTuple):
-    """What a file says of itself."""
+    """Grid, scale and band names of a file."""
 
     geobox: GeoBox | None
     shape_px: tuple[int, int]
@@ -46,27 +46,27 @@ class _Header(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """Where a band lies and what its numbers mean."""
+    """A band in a file, and what its numbers mean."""
 
     uri: str
     number: int
     nodata: float | None
-    """Stated by the user or the metadata; None leaves it to the file."""
+    """Nodata as given by the user or in the metadata; None leaves it to the file."""
     scaling: tuple[float, float]
     unit: str | None
     names: tuple[str, ...]
     header_scalings: tuple[tuple[float, float], ...] | None
-    """Of the header that the scaling was taken from; None where the metadata state it."""
+    """Scales and offsets of the header that `scaling` was taken from; None if it is from elsewhere."""
 
 
 def item_layers(
     name: str, items: Sequence[Any], modality: Modality, described: SourceDescription, quality: Sequence[str] = ()
 ) -> list[Layer]:
-    """Layers of items in the order in which they count (time, name): bands of one grid together, and quality layers.
+    """Return the layers of items in order of precedence (time, name), with quality layers. A layer has one grid.
 
     Raises:
-        SourceError: no item has a band of the modality, or a grid is not known.
-        UnknownNameError: an asset that was named is in no item.
+        SourceError: No item has a band of the modality, or a grid is not known.
+        UnknownNameError: No item has an asset that was named.
         MissingExtraError: odc-stac is not installed.
     """
     importing("odc.stac", "odc-stac")
@@ -89,7 +89,7 @@ def _layers(
     items: Sequence[Any], modality: Modality, described: SourceDescription, quality: Sequence[str], samples: _Samples,
     names: Callable[[Any, str], Sequence[str | None]],
 ) -> tuple[list[Layer], list[str]]:  # fmt: skip
-    """Layers of items, and all names of bands; `names` gives those in the file of an item's asset."""
+    """Return the layers of items, and all band names. `names` returns those in the file of an item's asset."""
     layers: list[Layer] = []
     seen: dict[str, None] = {}
     for item in items:
@@ -109,21 +109,21 @@ def _has_any(layers: Sequence[Layer], modality: Modality) -> bool:
 def _nothing_known(
     name: str, items: Sequence[Any], seen: Sequence[str], modality: Modality, samples: _Samples
 ) -> SourceError:
-    """What to say where no asset is known to be a band of the modality."""
+    """Return the error for items of which no asset is known to be a band of the modality."""
     there = f"the modality has {', '.join(modality.band_names)}"
     several = {key: len(names) for key in items[0].assets if len(names := samples.names(items[0], key)) > 1}
     if several:
         key, count = next(iter(several.items()))
         return SourceError(
-            name, f"which bands of {modality.key!r} the {count} bands of its asset {key!r} are is not known: neither "
-            "items nor files name them so", f"name them in `eo:bands` of the items or in the files, or give the files "
-            f"by `path` with `bands: [NAME, …]`; {there}",
+            name, f"it is not known which bands of {modality.key!r} the {count} bands of its asset {key!r} are: no "
+            "item or file names them", f"name them in `eo:bands` of the items or in the files, or give the files by "
+            f"`path` with `bands: [NAME, …]`; {there}",
         )  # fmt: skip
     if not seen:
         media = dict.fromkeys(asset.media_type or "unknown" for item in items for asset in item.assets.values())
         return SourceError(
-            name, f"none of its {len(items)} items has an asset that is read, a GeoTIFF or JPEG 2000 with "
-            f"measurements; theirs are {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
+            name, f"none of its {len(items)} items has an asset that can be read, a GeoTIFF or JPEG 2000 with "
+            f"measurements; it has {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
         )  # fmt: skip
     return SourceError(
         name, f"none of the assets of its {len(items)} items ({some(seen)}) is known to be a band of "
@@ -137,7 +137,7 @@ def _grouped(
     described: SourceDescription,
     samples: _Samples,
 ) -> Iterator[Layer]:
-    """Layers of an item, one for each grid."""
+    """Yield the layers of an item, one for each grid."""
     if not wanted:
         return
     by_grid: dict[GeoBox, list[_Stored]] = {}
@@ -167,7 +167,7 @@ def _grouped(
 
 
 def _stored(item: Any, band: AssetBand, name: str, described: SourceDescription, samples: _Samples) -> _Stored:
-    """Where a band lies and what its numbers mean: as the user says, else the metadata, else its file."""
+    """Return where a band lies and what its numbers mean: as the user says, else the metadata, else the file."""
     uri = _uri(item.assets[band.asset])
     decoding = described.decoding
     header_scalings: tuple[tuple[float, float], ...] | None = None
@@ -186,7 +186,7 @@ def _stored(item: Any, band: AssetBand, name: str, described: SourceDescription,
 
 
 class _Samples:
-    """What items share: one file per collection and asset, for what metadata do not state, and grids."""
+    """What items share: grids, and for what the metadata do not state, the header of a file of each collection."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self._items = items
@@ -195,10 +195,10 @@ class _Samples:
         self._drifts: dict[tuple[object, str], tuple[float, float] | None] = {}
 
     def grid_of(self, item: Any, asset: str) -> GeoBox:
-        """Pixel grid of an asset, one object for all equal ones, so that a source travels light.
+        """Return the pixel grid of an asset. Equal grids are one object, so that sources are small when pickled.
 
-        It is the one that the asset states, or the item, if a file of the collection has these pixels; else that of
-        the file. Where that one lies a part of a pixel beside, so do all of them.
+        It is the grid that the asset states, or that its item states if the sampled file of the collection agrees, else
+        the grid of the asset's file. If the sampled file is shifted by a fraction of a pixel, all are shifted.
         """
         uri, stated = _uri(item.assets[asset]), stated_grid(item, asset)
         drift = self._drift(item, asset)
@@ -210,14 +210,14 @@ class _Samples:
         return self._grids.setdefault(geobox, geobox)
 
     def header(self, item: Any, asset: str) -> _Header:
-        """Header of the first file of the item's collection that can be read."""
+        """Return the header of the first file of the item's collection that can be read."""
         found = self._sample(item, asset)
         if isinstance(found, SourceError):
             raise found
         return found[1]
 
     def names(self, item: Any, asset: str) -> tuple[str | None, ...]:
-        """Names of the bands of a file; of one that cannot be read those of the first of its collection."""
+        """Return the names of the bands of a file; if it cannot be read, of the first file of its collection."""
         try:
             return _header(_uri(item.assets[asset])).names
         except SourceError:
@@ -225,13 +225,13 @@ class _Samples:
             return () if isinstance(found, SourceError) else found[1].names
 
     def notes(self, item: Any, asset: str) -> tuple[str, ...]:
-        """What a user should know of where the grid of an asset lies."""
+        """Return a note for the user if files are shifted against the grid of their items."""
         row, col = part_px(self._drift(item, asset) or (0.0, 0.0))
-        said = f"placed as the files say; their items state {row:+.3g} rows and {col:+.3g} columns"
+        said = f"placed as the files say; the grids in the items are off by {row:+.3g} rows and {col:+.3g} columns"
         return (said,) if (row or col) and stated_grid(item, asset) is not None else ()
 
     def _drift(self, item: Any, asset: str) -> tuple[float, float] | None:
-        """Where the grid that its item states begins in the first file that can be read; at its corner if none can."""
+        """Return where, in the first readable file, the grid of its item begins: `drift_px`, 0 if none is readable."""
         key = item.collection_id, asset
         if key not in self._drifts:
             found = self._sample(item, asset)
@@ -252,7 +252,7 @@ class _Samples:
 
 
 def _grid_of_file(uri: str, stated: StatedGrid | None) -> GeoBox:
-    """Grid that a file states, else its item; of a file that cannot be read, too, which reading it will tell."""
+    """Return the grid in a file, else in its item, even if the file is unreadable, which fails when it is read."""
     try:
         own = _header(uri).geobox
     except SourceError:
@@ -264,7 +264,7 @@ def _grid_of_file(uri: str, stated: StatedGrid | None) -> GeoBox:
     if stated is not None:
         return stated.geobox
     raise SourceError(
-        uri, "it has no georeference, nor has its STAC item one that can be used",
+        uri, "it has no georeference, and its STAC item has none that can be used",
         "write one into the file, or give its item `proj:code`, `proj:shape` and `proj:transform`",
     )  # fmt: skip
 
@@ -285,7 +285,7 @@ def _uri(asset: Any) -> str:
 
 
 def _unsigned(uri: str) -> str:
-    """An address without what signs it, which is another each time; of a file on this disk its path."""
+    """Return an address without its signature, which changes every time; for a `file:` address, its path."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return unquote(parts.path)
@@ -294,7 +294,7 @@ def _unsigned(uri: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _header(uri: str) -> _Header:
-    """Grid, scale and names of a file that is a raster of a kind that is read, and nothing else."""
+    """Read grid, scale and band names of a file, which must be a GeoTIFF or JPEG 2000."""
     with _opened(uri) as file:
         located = file.crs is not None and not file.transform.is_identity
         geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
@@ -303,14 +303,14 @@ def _header(uri: str) -> _Header:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[Any]:
-    """An asset opened in the environment of `odc.stac.configure_rio`; what goes wrong is told under its name."""
+    """Open an asset in the environment of `odc.stac.configure_rio`. Errors name the asset."""
     import rasterio
     from odc.loader import RioDriver
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     env, name = RioDriver(), _DRIVER_OF.get(Path(urlsplit(uri).path).suffix.lower(), _DRIVER)
     with reading(uri), env.restore_env(env.capture_env(), env.new_load(_NOWHERE)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may tell
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may have a georeference
         try:
             with rasterio.open(uri, driver=name) as file:
                 yield file
@@ -322,7 +322,7 @@ def _read(
     bands: Sequence[_Stored], geobox: GeoBox, as_stored: bool, _times: Sequence[int], places: Sequence[int],
     row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """A part of the bands of an item, on their own grid."""
+    """Read a part of the bands of an item, on their own grid."""
     wanted = [bands[place] for place in places]
     found = np.full((len(wanted), row.stop - row.start, col.stop - col.start), np.nan, np.float32)
     for band, out in zip(wanted, found, strict=True):
@@ -338,25 +338,25 @@ def _read(
 
 
 def _part(wanted: slice, shift: int, length: int) -> slice:
-    """Rows or columns of a file, of which there are so many, under those of a grid that begins at its row `shift`."""
+    """Return the rows (or columns) of a file of this length that a grid wants, which begins at its row `shift`."""
     return slice(max(wanted.start + shift, 0), min(wanted.stop + shift, length))
 
 
 def _shift(band: _Stored, geobox: GeoBox) -> tuple[int, int]:
-    """Row and column of the file at which the grid of the layer begins."""
+    """Return the row and column of the file at which the grid of the layer begins."""
     header = _header(band.uri)
     if band.header_scalings is not None and header.scalings != band.header_scalings:
         own, other = header.scalings[band.number - 1], band.header_scalings[band.number - 1]
         raise SourceError(
-            band.uri, f"its header states scale and offset {own}, and that of another item {other}",
+            band.uri, f"its header states scale and offset {own}, but that of another item {other}",
             "give `scale` and `offset` in the description of the source",
         )  # fmt: skip
     drift = drift_px(geobox, header.shape_px, header.geobox)
     found = None if drift is None else shift_px(drift)
     if found is None:
-        beside = "" if drift is None else f", {drift[0]:.3g} rows and {drift[1]:.3g} columns beside them"
+        beside = "" if drift is None else f", off by {drift[0]:.3g} rows and {drift[1]:.3g} columns"
         raise SourceError(
-            band.uri, f"its pixels ({_told(header.shape_px, header.geobox)}) are not those its STAC item states "
+            band.uri, f"its pixels ({_told(header.shape_px, header.geobox)}) are not those of its STAC item "
             f"({_told((geobox.height, geobox.width), geobox)}{beside})",
             "correct `proj:shape` and `proj:transform`, or give the files by `path`",
         )  # fmt: skip
@@ -364,13 +364,13 @@ def _shift(band: _Stored, geobox: GeoBox) -> tuple[int, int]:
 
 
 def _told(shape_px: tuple[int, int], geobox: GeoBox | None) -> str:
-    """A grid in a few words."""
+    """Describe a grid in a few words."""
     place = "without georeference" if geobox is None else f"of {geobox.resolution.x:g} in {geobox.crs}"
     return f"{shape_px[0]} x {shape_px[1]} {place}"
 
 
 def _read_band(band: _Stored, beside: Sequence[int], rows: slice, cols: slice, as_stored: bool) -> NDArray[np.float32]:
-    """A part of a file; `beside` are all bands that are read of it, counted from 0."""
+    """Read a part of a band. `beside` are all bands of its file that are read, counted from 0."""
     from rasterio.enums import MaskFlags
 
     with _opened(band.uri) as file:

@@ -1,4 +1,4 @@
-"""What STAC items say of their bands: names, which asset to take, and the scale and offset still to be applied."""
+"""The bands of STAC items: their names, the asset to take, and the scale and offset that are still to be applied."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from anysat.geo.matching import band_index
 from anysat.modalities import Modality, band_key
 
 _NO_IMAGERY = {"thumbnail", "overview", "visual", "metadata"}
-"""Roles of assets that are looked at, not measured."""
+"""Roles of assets without measurements."""
 _MEDIA, _SUFFIXES = ("image/tiff", "image/jp2", "image/vnd"), (".tif", ".tiff", ".jp2")
-"""Beginnings of media types, and ends of names where the type is an odd one."""
+"""Prefixes of media types, and file suffixes, of assets that are read. One of the two must fit."""
 
 
 @dataclass(frozen=True)
 class OffsetRule:
-    """An offset that the numbers of a product carry though the metadata of the band may not say so."""
+    """An offset in the numbers of a product that the band's metadata may not mention."""
 
     about: str
     applies: Callable[[Mapping[str, Any]], bool]
-    """Asked with the properties of the item, its `id` and its `collection`."""
+    """Says whether it applies, given the properties of the item with its `id` and `collection`."""
     offset: float
     """In stored numbers."""
 
 
 _BASELINE = re.compile(r"N?(\d{1,2}?)(\.?\d{2}|\.\d)?", re.IGNORECASE)
-"""As 05.09, N0509 or 0509."""
+"""Such as 05.09, N0509 or 0509."""
 _PLATFORM = re.compile(r"(sentinel[-_ ]?2|s2)[-_ ]?[a-d]?", re.IGNORECASE)
 _PRODUCT = re.compile(r"s2[a-d]_msi|sentinel-?2.*l(1c|2a)", re.IGNORECASE)
 
@@ -43,14 +43,14 @@ def _is_baseline_4(properties: Mapping[str, Any]) -> bool:
     found = _BASELINE.fullmatch(str(stated or "").strip())
     if found is None and baseline:
         raise SourceError(
-            properties.get("id", "STAC item"), f"its s2:processing_baseline {baseline!r} is none such as 05.09, so "
-            "that it is not known whether its numbers carry an extra 1000", "give `offset`: -1000 if they do, else 0",
+            properties.get("id", "STAC item"), f"its s2:processing_baseline {baseline!r} is not a baseline like 05.09, "
+            "so whether its numbers are raised by 1000 is unknown", "give `offset`: -1000 if they are, else 0",
         )  # fmt: skip
     return found is not None and 4 <= int(found[1]) < 90
 
 
 def _is_sentinel_2(properties: Mapping[str, Any]) -> bool:
-    """Whether an item says so: by its platform, else by its name or that of its collection."""
+    """Return whether an item is Sentinel-2 by its constellation or platform, else by its name or its collection's."""
     stated = properties.get("constellation") or properties.get("platform")
     if stated:
         return _PLATFORM.fullmatch(str(stated)) is not None
@@ -60,9 +60,9 @@ def _is_sentinel_2(properties: Mapping[str, Any]) -> bool:
 OFFSET_RULES = (
     OffsetRule("Sentinel-2, processing baseline 04.00 and later (from 2022-01-25)", _is_baseline_4, -1000.0),
 )
-"""Offsets by product; a statement in the metadata of the band counts before them."""
+"""Offsets by product. An offset in the metadata of the band takes precedence."""
 _ALREADY_APPLIED = "boa_offset_applied"
-"""End of the property that says that the provider has applied the offset, whatever the band states."""
+"""Name, after the prefix, of the property which says that the provider has applied the offset."""
 
 
 class AssetBand(NamedTuple):
@@ -74,11 +74,11 @@ class AssetBand(NamedTuple):
     names: tuple[str, ...]
     said: Mapping[str, Any]
     rank: tuple[Any, ...]
-    """The least is taken where several assets hold one band."""
+    """Rank among several assets that hold the same band; the lowest is taken."""
 
 
 def asset_bands(item: Any, names_in_file: Callable[[str], Sequence[str | None]] = lambda _: ()) -> Iterator[AssetBand]:
-    """All bands of the assets that hold measurements; the second gives the names that the file of an asset has."""
+    """Yield all bands of the assets with measurements. `names_in_file` returns the band names in an asset's file."""
     for key, asset in item.assets.items():
         media = (asset.media_type or "image/tiff").lower()
         suffix = PurePosixPath(urlsplit(asset.href).path).suffix.lower()
@@ -102,7 +102,7 @@ def asset_bands(item: Any, names_in_file: Callable[[str], Sequence[str | None]] 
 def choose_bands(
     bands: Sequence[AssetBand], modality: Modality, named: Mapping[str, str] | Sequence[str]
 ) -> list[tuple[AssetBand, str]]:
-    """For each band of the modality the asset that holds it: the one named, else the best of its name."""
+    """Choose an asset's band for each band of the modality: as given by the user, else the best match by name."""
     if named and isinstance(named, Mapping):
         offers = [
             (modality.find_band(name), band.asset != asset, band)
@@ -113,14 +113,14 @@ def choose_bands(
     else:
         offers = list(_offers(bands, modality))
     ranked = sorted(offers, key=lambda offer: (offer[1], offer[2].rank), reverse=True)
-    best = {target: band for target, _, band in ranked}  # the last, which is the least, stays
+    best = {target: band for target, _, band in ranked}  # the last one, with the lowest rank, stays
     return [(best[target], modality.band_names[target]) for target in sorted(best)]
 
 
 def _offers(bands: Sequence[AssetBand], modality: Modality) -> Iterator[tuple[int, bool, AssetBand]]:
-    """Bands of the modality, whether an asset has another name, and the band of it; pictures left out.
+    """Yield modality band, whether the asset has another name than it, and the asset's band, without pictures.
 
-    An asset of several bands that repeats one of an asset of its own is a picture of them, in other numbers.
+    An asset with several bands, one of which has an asset of its own, is taken for a picture with other numbers.
     """
     known = [(band, _target(band, modality)) for band in bands]
     alone = {target for band, target in known if band.rank[0] == 1}
@@ -135,7 +135,7 @@ def _target(band: AssetBand, modality: Modality) -> int | None:
 
 
 def said_scaling(said: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Scale and offset that the metadata of a band state, by the names of both versions of STAC."""
+    """Return the scale and offset in the metadata of a band, by the names of STAC 1.0 and 1.1; None if not stated."""
     stated = []
     for name in ("scale", "offset"):
         value = said.get(name, said.get(f"raster:{name}"))
@@ -144,13 +144,13 @@ def said_scaling(said: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def said_nodata(item: Any, said: Mapping[str, Any]) -> float | None:
-    """Number without data that the metadata of a band state, by the names of both versions of STAC."""
+    """Return the nodata number in the metadata of a band or its item, by the names of STAC 1.0 and 1.1, or None."""
     stated = next((one for one in (said.get("nodata"), said.get("raster:nodata"), item.properties.get("nodata"))
                    if one is not None), None)  # fmt: skip
     try:
-        return None if stated is None else float(stated)  # which "nan" and "-inf" are, too
+        return None if stated is None else float(stated)  # "nan" and "-inf" are numbers, too
     except (ValueError, TypeError) as error:
-        raise SourceError(item.id, f"its nodata {stated!r} is no number", "give `nodata`") from error
+        raise SourceError(item.id, f"its nodata {stated!r} is not a number", "give `nodata`") from error
 
 
 def scaling_of(
@@ -159,10 +159,10 @@ def scaling_of(
     header: Sequence[tuple[float, float]] | None,
     number: int,
 ) -> tuple[float, float]:
-    """Scale and offset that are still to be applied to the numbers of a band, counted from 1.
+    """Return the scale and offset that are still to be applied to a band, whose `number` counts from 1.
 
-    An offset that the provider says it has applied is none any more, though the band still states it (Earth Search).
-    Else the stated one counts, then a rule for the product, then the header of the file.
+    An offset that the provider says it has applied is not applied again, even if the band states it (Earth Search).
+    Otherwise the order is: the stated offset, a rule for the product, the header of the file.
     """
     of_file = header[number - 1] if header is not None and number <= len(header) else (1.0, 0.0)
     scale = of_file[0] if said[0] is None else said[0]

@@ -1,4 +1,4 @@
-"""Pixel grids as STAC items state them in `proj:*`, whether they declare the extension or not."""
+"""Pixel grids stated by STAC items in `proj:*` fields, whether or not they declare the extension."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from anysat.geo.grid import ALIGNED_PX, boundary_in, crs_of, mapped
 
 _EDGE_POINTS = 21
 _BEND_PX = 0.5
-"""How far edges of a file may be from those that its item states, once the one lies on the middle of the other."""
+"""Largest distance between the edges of a file and those that its item states, after a shift between their centres."""
 _PART_PX = 0.1
-"""How far pixels of a file may lie beside whole ones of its grid."""
+"""Largest difference of a shift from whole pixels."""
 _TIE_PX = 1e-4
-"""Half a pixel, even with what is lost in computing, counts to the smaller shift: no row or column is lost."""
+"""Shifts of half a pixel, within this rounding error, are rounded towards zero, so that no row or column is lost."""
 _LEAN_FRAC = 1e-3
-"""Cosine up to which the sides of a pixel count as at right angles."""
+"""Largest cosine of the angle between the sides of a pixel that counts as a right angle."""
 
 
 class StatedGrid(NamedTuple):
@@ -32,11 +32,11 @@ class StatedGrid(NamedTuple):
 
     geobox: GeoBox
     is_own: bool
-    """Whether the asset states it; that of an item is a default, and some of its assets may have other pixels."""
+    """Whether the asset itself states it. The grid of an item is a default, and its assets may have other pixels."""
 
 
 def stated_grid(item: Any, key: str) -> StatedGrid | None:
-    """Grid of an asset; None where it is not stated, by half, or so that it is no place on Earth."""
+    """Return the grid that is stated for an asset; None if it is missing, incomplete, or not on Earth."""
     own, common = item.assets[key].extra_fields, item.properties
     said = [own.get(name, common.get(name)) for name in ("proj:shape", "proj:transform")]
     shape_px, affine, crs = _shape(said[0]), _affine(said[1]), _crs(own) or _crs(common)
@@ -48,9 +48,9 @@ def stated_grid(item: Any, key: str) -> StatedGrid | None:
 
 
 def drift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) -> tuple[float, float] | None:
-    """Row and column of a file, in parts of pixels, where a stated grid begins; None where its pixels are others.
+    """Return the row and column of a file, with fractions, where a stated grid begins; None if its pixels differ.
 
-    Those of a file without georeference are taken to be the stated ones if they are as many.
+    The pixels of a file without georeference are taken for the stated ones if their number is the same.
     """
     if of_file is None:
         return (0.0, 0.0) if tuple(stated.shape) == shape_px else None
@@ -65,13 +65,13 @@ def drift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) 
 
 
 def part_px(drift: tuple[float, float]) -> tuple[float, float]:
-    """Parts of a row and of a column by which grids that lie so miss each other; none where they count as aligned."""
+    """Return the fractions of a row and of a column in a drift; 0 if the grids count as aligned."""
     parts = tuple(round(one - round(one - math.copysign(_TIE_PX, one)), 6) for one in drift)
     return (parts[0], parts[1]) if max(map(abs, parts)) > ALIGNED_PX else (0.0, 0.0)
 
 
 def shift_px(drift: tuple[float, float]) -> tuple[int, int] | None:
-    """Whole rows and columns of a drift; None where it is not whole."""
+    """Return the whole rows and columns of a drift; None if it is not whole."""
     top, left = map(round, drift)
     return (top, left) if max(abs(drift[0] - top), abs(drift[1] - left)) <= _PART_PX else None
 
@@ -82,7 +82,7 @@ def _has_place(geobox: GeoBox) -> bool:
 
 
 def _numbers(given: Any, counts: Sequence[int]) -> list[float] | None:
-    """A list of as many finite numbers, or None."""
+    """Return a list of finite numbers if it has one of the given lengths, else None."""
     if not isinstance(given, (list, tuple)) or len(given) not in counts:
         return None
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in given):
@@ -101,12 +101,12 @@ def _affine(given: Any) -> Affine | None:
         return None
     affine = Affine(*numbers[:6])
     along_row, along_col = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
-    lean = abs(affine.a * affine.b + affine.d * affine.e)  # not so in the order of GDAL, which is no affine map
+    lean = abs(affine.a * affine.b + affine.d * affine.e)  # large if the numbers are in GDAL's order
     return None if affine.is_degenerate or lean > _LEAN_FRAC * along_row * along_col else affine
 
 
 def _crs(fields: Mapping[str, Any]) -> CRS | None:
-    """Reference system that a level of the metadata states, by the names of all versions; the first that is known."""
+    """Return the reference system that fields state, by the names of all versions: the first that is known, or None."""
     from pyproj.exceptions import CRSError
 
     stated = [fields.get(f"proj:{name}") for name in ("code", "epsg", "wkt2", "projjson")]
@@ -116,6 +116,6 @@ def _crs(fields: Mapping[str, Any]) -> CRS | None:
         if spelling:
             try:
                 return CRS(spelling if isinstance(spelling, str) else json.dumps(spelling))
-            except (CRSError, ValueError):  # a code that nobody has given
+            except (CRSError, ValueError):  # an unknown code
                 continue
     return None

@@ -1,4 +1,4 @@
-"""Which items a STAC catalog or API holds for an area and some days, through pystac and pystac-client."""
+"""Find the items of a STAC catalog or API for an area and a range of days, with pystac and pystac-client."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from anysat.geo.descriptions import Between, LonLatBox, is_url
 from anysat.geo.matching import some
 
 _ROOTS = ("catalog.json", "collection.json")
-"""Files that a folder is entered by."""
+"""Files that are opened when a folder is given."""
 
 
 def find_items(
     location: str, collections: Sequence[str] = (), *, bbox: LonLatBox | None = None, between: Between | None = None
 ) -> list[Any]:
-    """Items of a catalog, collection, item or list of items in a JSON file, or of an API; all of one collection.
+    """Return the items of an API, or of a catalog, collection, item or item collection in a JSON file.
 
     Args:
-        location: path or address.
-        collections: those to take; needed where there are several.
-        bbox: area in degrees that items must touch; an API needs one.
-        between: first and last day, both included.
+        location: Path or address.
+        collections: Collections to take; needed if there are several, and for an API.
+        bbox: Area in degrees that items must touch; an API needs one.
+        between: First and last day, both included.
 
     Raises:
-        MissingFileError: there is no such file.
-        SourceError: it cannot be reached or read, or has no such item.
-        UnknownNameError: it has no such collection.
+        MissingFileError: There is no such file.
+        SourceError: It cannot be reached or read, has no such item, or no collection was chosen of several.
+        UnknownNameError: It has no such collection.
         MissingExtraError: pystac-client is not installed.
     """
     importing("pystac_client", "pystac-client")
@@ -56,7 +56,7 @@ def find_items(
 
 
 def _walked(root: Any, collections: Sequence[str]) -> list[Any]:
-    """All items of what is on disk; where it has all collections that are wanted, no others are looked at."""
+    """Return all items on disk. If all wanted collections are found by their id, only these are read."""
     if not hasattr(root, "get_items"):
         return list(root)
     found = [one for one in _collections_in(root) if one.id in collections] if collections else []
@@ -66,7 +66,7 @@ def _walked(root: Any, collections: Sequence[str]) -> list[Any]:
 
 
 def _collections_in(catalog: Any) -> Iterator[Any]:
-    """All collections of a catalog, itself included, the outermost first."""
+    """Yield all collections of a catalog, including itself, outermost first."""
     import pystac
 
     if isinstance(catalog, pystac.Collection):
@@ -76,7 +76,7 @@ def _collections_in(catalog: Any) -> Iterator[Any]:
 
 
 def _items_below(catalog: Any) -> Iterator[Any]:
-    """Items of a collection and of the catalogs in it, but for other collections."""
+    """Yield the items of a collection and of the catalogs in it, but not of collections in it."""
     import pystac
 
     yield from catalog.get_items()
@@ -86,10 +86,10 @@ def _items_below(catalog: Any) -> Iterator[Any]:
 
 
 def importing(module: str, package: str) -> Any:
-    """A module of the extra that geodata need.
+    """Import a module of the extra `geo`.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: It is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -98,7 +98,7 @@ def importing(module: str, package: str) -> Any:
 
 
 def moment_of(item: Any) -> datetime.datetime:
-    """When (UTC) an item was taken, or began to be; in what has no offset, UTC is meant."""
+    """Return the time (UTC, naive) at which an item was acquired, or its acquisition began. No offset means UTC."""
     moment = item.datetime or item.common_metadata.start_datetime
     if moment is None:
         raise SourceError(item.id, "the STAC item has neither datetime nor start_datetime", "give it one")
@@ -108,12 +108,12 @@ def moment_of(item: Any) -> datetime.datetime:
 
 
 def day_of(item: Any) -> np.datetime64:
-    """Day (UTC) an item was taken, or began to be."""
+    """Return the day (UTC) on which an item was acquired, or its acquisition began."""
     return np.datetime64(f"{moment_of(item):%Y-%m-%d}", "D")
 
 
 def _opened(location: str) -> Any:
-    """The pystac object, by the type that the document states."""
+    """Open a document as the pystac object of its type."""
     import pystac
     from pystac_client import Client
     from pystac_client.stac_api_io import StacApiIO
@@ -132,11 +132,13 @@ def _opened(location: str) -> Any:
             return pystac.ItemCollection([pystac.Item.from_dict(content, href=location)])
         if kind == "FeatureCollection":
             items = pystac.ItemCollection.from_dict(content)
-            for item in items:  # whose assets may lie beside the list
+            for item in items:  # so that assets beside the list are found
                 if item.get_self_href() is None:
                     item.set_self_href(f"{location.rpartition('/')[0]}/{item.id}.json")
             return items
-    raise SourceError(location, f"it is no STAC document (its type is {kind!r})", "give a catalog, collection or item")
+    raise SourceError(
+        location, f"it is not a STAC document (its type is {kind!r})", "give a catalog, collection or item"
+    )
 
 
 def _file(path: Path) -> Path:
@@ -148,7 +150,7 @@ def _file(path: Path) -> Path:
 
 @contextmanager
 def _talking_to(location: str) -> Iterator[None]:
-    """What goes wrong on the way to a catalog, in one sentence; and no warnings about what is no API."""
+    """Turn errors of reading a catalog into a `SourceError`, and silence warnings about catalogs that are no API."""
     from pystac import STACError
     from pystac_client.exceptions import APIError
     from pystac_client.warnings import PystacClientWarning
@@ -182,9 +184,9 @@ def _searched(
 ) -> list[Any]:
     if not collections:
         advice = f"choose with `collection`: {some([collection.id for collection in root.get_collections()])}"
-        raise SourceError(location, "a STAC API is searched in one collection, and none is given", advice)
+        raise SourceError(location, "searching a STAC API needs a collection, and none is given", advice)
     if bbox is None:
-        raise SourceError(location, "a STAC API is searched in an area, and none is given", "give the area")
+        raise SourceError(location, "searching a STAC API needs an area, and none is given", "give the area")
     days = None if between is None else f"{between[0]}T00:00:00Z/{between[1]}T23:59:59Z"
     items = list(root.search(collections=list(collections), bbox=bbox, datetime=days).items())
     if not items:
@@ -201,7 +203,7 @@ def _searched(
 
 
 def _product(item: Any) -> str:
-    """Collection of an item, or the sensor of one that has none."""
+    """Return the collection of an item or, if it has none, its sensor."""
     properties = item.properties
     sensor = properties.get("constellation") or properties.get("platform") or "items without a collection"
     return str(item.collection_id or sensor)
@@ -209,26 +211,26 @@ def _product(item: Any) -> str:
 
 def _in_range(location: str, items: Sequence[Any], bbox: LonLatBox | None, between: Between | None) -> list[Any]:
     if not items:
-        raise SourceError(location, "it holds no item", "check the catalog")
+        raise SourceError(location, "it has no items", "check the catalog")
     near = [item for item in items if bbox is None or item.bbox is None or _overlap(item.bbox, bbox)]
     if not near:
         problem = f"none of its {len(items)} items lies in the area"
-        raise SourceError(location, problem, "give sources of the same ground")
+        raise SourceError(location, problem, "give sources that cover the same ground")
     if between is None:
         return near
     found = [item for item in near if between[0] <= day_of(item) <= between[1]]
     if not found:
         days = np.unique([day_of(item) for item in near])
         raise SourceError(
-            location, f"no date of it is between {between[0]} and {between[1]}",
+            location, f"none of its dates is between {between[0]} and {between[1]}",
             f"it has {len(days)} from {days[0]} to {days[-1]}: {some(days.tolist())}",
         )  # fmt: skip
     return found
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two boxes in degrees touch; those of an item may have heights between."""
+    """Return whether two boxes in degrees touch. That of an item (the first) may also have heights."""
     west, south, east, north = one[0], one[1], one[len(one) // 2], one[len(one) // 2 + 1]
     beyond, within = west <= other[2], east >= other[0]
-    is_between = beyond and within if west <= east else beyond or within  # else it crosses 180 degrees
+    is_between = beyond and within if west <= east else beyond or within  # west > east: it crosses 180 degrees
     return is_between and south <= other[3] and north >= other[1]

@@ -109,7 +109,7 @@ class AreaStore:
     def is_made(
         cls, final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]
     ) -> bool:
-        """Whether there is a finished store that was made from the same."""
+        """Return whether there is a finished store that was made from the same."""
         import zarr
 
         if not (final / "zarr.json").exists() or partial_of(final).joinpath(_DATA).exists():
@@ -121,10 +121,10 @@ class AreaStore:
     def check_same(
         final: Path, layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]
     ) -> None:
-        """Refuse a finished store, out of which something is still to be made, that was made from something else.
+        """Check that a finished store, if there is one, was made from the same.
 
         Raises:
-            StoreMismatchError: it says what differs.
+            StoreMismatchError: It was made from something else. The message lists the differences.
         """
         import zarr
 
@@ -132,7 +132,7 @@ class AreaStore:
             kept: Any = zarr.open_group(final, mode="r").attrs.get("anysat", {})
             facts = facts_of(layouts, periods, made_from)
             differing = differences({name: kept.get(name, value) for name, value in facts.items()}, facts)
-            raise StoreMismatchError(final, differing or ["how its values are stored was different"])
+            raise StoreMismatchError(final, differing or ["its values are stored in another way"])
 
     @staticmethod
     def fingerprint(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> str:
@@ -148,35 +148,35 @@ class AreaStore:
 
     @property
     def data(self) -> Path:
-        """The Zarr store while it grows: only units that are done can be relied on."""
+        """Path of the unfinished Zarr store, in which only finished units are reliable."""
         return self.partial / _DATA
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Periods, and rows and columns of shards."""
+        """Number of periods, and of rows and columns of shards."""
         return (self.num_periods, *next(iter(self.layouts.values())).shards)
 
     def units(self) -> Iterator[Unit]:
-        """All units, period by period, row by row."""
+        """Return all units, period by period, row by row."""
         return (Unit(*map(int, index)) for index in np.ndindex(self.shape))
 
     def is_done(self, unit: Unit) -> bool:
-        """Whether a unit is written."""
+        """Return whether a unit is written."""
         return self._marker(unit).exists()
 
     def remaining(self) -> list[Unit]:
-        """Units that are not written yet."""
+        """Return the units that are not written yet."""
         done = {entry.name for entry in os.scandir(self.partial / _DONE)}
         return [unit for unit in self.units() if self._marker(unit).name not in done]
 
     def notes(self) -> Iterator[tuple[Unit, dict[str, Any]]]:
-        """What was kept with each unit that is done."""
+        """Yield each finished unit with its notes (see `write`)."""
         for unit in self.units():
             if (kept := self._kept(unit)) is not None:
                 yield unit, kept["notes"]
 
     def losses(self) -> dict[str, Loss]:
-        """What the units that are done lost by being stored in less than float32, by layout."""
+        """Return the loss of all finished units by storage in less than float32, by layout."""
         found: dict[str, Loss] = {}
         for unit in self.units():
             if (kept := self._kept(unit)) is not None:
@@ -188,16 +188,16 @@ class AreaStore:
         self, unit: Unit, arrays: Mapping[str, tuple[NDArray[Any], NDArray[np.bool_]]],
         notes: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Write a unit whole, and then its marker; one that is half-written does not count.
+        """Write a unit, and then its marker. A unit without a marker does not count as written.
 
         Args:
-            unit: which.
-            arrays: by layout: values (row col dim), or (row col), and validity (row col); the last shards are smaller.
-            notes: anything that turns into JSON, kept with the unit (`notes()`).
+            unit: The unit.
+            arrays: By layout, values (row col dim) or (row col) and validity (row col). The last shards are smaller.
+            notes: Anything that can be written as JSON; `notes()` returns it.
 
         Raises:
-            InputError: shapes do not fit, or values said to be valid are not finite.
-            UnfinishedError: it could not be written; what was done before is kept.
+            InputError: Shapes do not fit, or valid values are not finite.
+            UnfinishedError: The unit could not be written. Units written before are kept.
         """
         if arrays.keys() != self.layouts.keys():
             raise RecordError("arrays of a unit", sorted(arrays), f"all of {', '.join(self.layouts)}")
@@ -216,13 +216,13 @@ class AreaStore:
             raise UnfinishedError(self.partial, error.strerror or error) from error
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> Path:
-        """Give the store its final name, after the last attributes; returns its place.
+        """Write checksums and attributes, move the store to its final path, and return that.
 
         Args:
-            summary: anything that turns into JSON, kept in the root's attributes beside what it is made from.
+            summary: Anything that can be written as JSON, stored in the root's attributes.
 
         Raises:
-            UnfinishedError: units are missing, or it cannot be written; what is done is kept.
+            UnfinishedError: Units are missing, or the store cannot be written. Finished units are kept.
         """
         missing = self.remaining()
         if missing:
@@ -241,14 +241,14 @@ class AreaStore:
         return self.final
 
     def close(self) -> None:
-        """Let another process take the unfinished store up; also happens when this one ends."""
+        """Release the unfinished store for other processes. This also happens when the process ends."""
         release(self.partial)
 
     def _marker(self, unit: Unit) -> Path:
         return self.partial / _DONE / f"{unit.period}-{unit.row}-{unit.col}.json"
 
     def _kept(self, unit: Unit) -> dict[str, Any] | None:
-        """What the marker of a unit holds; None where there is none, or one that is damaged."""
+        """Return the content of a unit's marker; None if it is missing or damaged."""
         return read_object(self._marker(unit), ("files", "losses", "notes"))
 
     def _shard_file(self, unit: Unit, name: str, array: str) -> Path:
@@ -258,18 +258,18 @@ class AreaStore:
         return self.data.joinpath(name, array, "c", *place)
 
     def _write_shard(self, unit: Unit, name: str, array: str, part: NDArray[Any]) -> dict[str, Any] | None:
-        """The bytes and checksum of the file; None where all is as in an empty array, and there is none."""
+        """Write a shard, and return size and checksum of its file; None if it has only fill values, and so no file."""
         import zarr
 
         path = self._shard_file(unit, name, array)
-        path.unlink(missing_ok=True)  # else what is left of a writer that was killed would be read and merged
+        path.unlink(missing_ok=True)  # else the rest of a killed writer's file would be read and merged
         rows, cols = self.layouts[name].shard_slices(unit.row, unit.col)
         target = zarr.open_array(self.data, path=f"{name}/{array}", mode="r+")
         target[(unit.period, ..., rows, cols)] = part
         return checksum(path, to_disk=True)
 
     def _begin(self, facts: Mapping[str, Any], periods: Sequence[Period], attributes: Mapping[str, Any]) -> None:
-        """Build the empty store under another name, so that what is called unfinished can always be taken up."""
+        """Create the empty store under a temporary name, so that an unfinished store can always be continued."""
         import zarr
 
         self.partial.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ class AreaStore:
         claim(self.partial)
 
     def _take_up(self, facts: Mapping[str, Any], *, throw_away: bool) -> bool:
-        """Whether there is an unfinished store that this one goes on with."""
+        """Claim an unfinished store and return whether it can be continued; remove it if not."""
         if not self.partial.exists():
             return False
         claim(self.partial)
@@ -297,14 +297,16 @@ class AreaStore:
         if kept is not None and not throw_away:
             raise StoreMismatchError(self.partial, differences(kept, facts))
         if kept is None and (self.partial / _DONE).exists():
-            self.begun_anew = f"begun anew: what {self.partial} was made from cannot be read ({_FACTS} in it)"
+            self.begun_anew = (
+                f"started again, because {self.partial / _FACTS}, which says what it was made from, cannot be read"
+            )
         self.bring_back(self.final)
         shutil.rmtree(self.partial)
         release(self.partial)
         return False
 
     def _sweep(self) -> None:
-        """Remove what killed writers left, and markers of units whose files are not as they were written."""
+        """Remove leftovers of killed writers, and markers of units whose files are missing or have another size."""
         for path in self.partial.parent.glob(f".{self.partial.name}-*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in (*self.partial.rglob("*.partial"), *(self.partial / _DONE).glob("*.tmp")):
@@ -324,7 +326,7 @@ class AreaStore:
         return True
 
     def _complete(self, summary: dict[str, Any]) -> None:
-        """Write checksums, losses, summary and the metadata in one place."""
+        """Write checksums, losses, summary and consolidated metadata."""
         import zarr
 
         self._write_checksums()
@@ -348,7 +350,7 @@ class AreaStore:
         for unit in self.units():
             found = self._kept(unit)
             if found is None:
-                raise UnfinishedError(self.partial, f"what was kept of unit {tuple(unit)} is damaged")
+                raise UnfinishedError(self.partial, f"the marker of unit {tuple(unit)} is damaged")
             for key, kept in found["files"].items():
                 sums[key][unit] = 0 if kept is None else int(kept["blake2b"], 16)
         group = zarr.open_group(self.data, mode="r+").create_group(CHECKSUMS, overwrite=True)
@@ -360,12 +362,12 @@ class AreaStore:
 
 
 def partial_of(final: Path) -> Path:
-    """Where a store lies until it is finished."""
+    """Return the path of a store until it is finished."""
     return final.with_name(final.name + ".partial")
 
 
 def consolidate(store: Path, groups: Sequence[str]) -> None:
-    """Gather the metadata below each group in its own file, so that it is opened in one read, and without a warning."""
+    """Consolidate the metadata below each group, so that it is opened with one read, and without a warning."""
     import zarr
 
     with warnings.catch_warnings():
@@ -378,7 +380,7 @@ def _check(layouts: Sequence[Layout], periods: Sequence[Period]) -> None:
     if not layouts or not periods:
         raise RecordError("layouts, periods", (len(layouts), len(periods)), "one or more of each")
     if len({layout.name for layout in layouts} | {CHECKSUMS}) <= len(layouts):
-        raise RecordError("layouts", [x.name for x in layouts], f"names that differ, and none {CHECKSUMS!r}")
+        raise RecordError("layouts", [x.name for x in layouts], f"different names, none of them {CHECKSUMS!r}")
     if len({layout.shards for layout in layouts}) > 1:
         raise RecordError("layouts", {x.name: x.shards for x in layouts}, "the same number of shards in all")
 

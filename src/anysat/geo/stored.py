@@ -1,4 +1,4 @@
-"""A finished store of an area, or of a tile, as its readers here see it: its groups, their place, shard by shard."""
+"""Open a finished store of an area or a tile, and read its groups shard by shard."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from anysat.geo.quantise import from_power, from_scale
 from anysat.geo.store import Unit, partial_of
 
 DAMAGED = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError)
-"""What zarr, its codecs, pyproj and Python raise where files or metadata of a store are not as they must be."""
+"""Exceptions that zarr, its codecs, pyproj and Python raise if files or metadata of a store are damaged."""
 
 _COORDINATES = frozenset({"time", "time_bnds", "band", "y", "x", "spatial_ref", "scale", "valid", "norm", "tile"})
 _MAIN = ("patch", "class", "value", "probability")
-"""Groups that are what is asked for, the first before the others; `dense` and `uncertainty` come beside them."""
+"""Main groups in order of precedence. `dense` and `uncertainty` only accompany them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,12 +38,12 @@ class StoredGroup:
     group: Any
     """The Zarr group."""
     variable: str
-    """Its main array."""
+    """Name of its main array."""
     geobox: GeoBox
     periods: tuple[Period, ...]
-    """First and last day of each; empty for a tile, which has no time axis."""
+    """First and last day of each period; empty for a tile, which has no time axis."""
     bands: tuple[str, ...]
-    """Names along a vector; empty where they have none."""
+    """Names of the values in a vector; empty if they have none."""
 
     @cached_property
     def array(self) -> Any:
@@ -52,12 +52,12 @@ class StoredGroup:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of the group."""
+        """Attributes of the group."""
         return dict(self.group.attrs)
 
     @property
     def variable_attributes(self) -> dict[str, Any]:
-        """Of the main array."""
+        """Attributes of the main array."""
         return dict(self.array.attrs)
 
     @property
@@ -68,7 +68,7 @@ class StoredGroup:
 
     @property
     def is_embedding(self) -> bool:
-        """Whether it holds embeddings and not a map."""
+        """Whether it holds embeddings, not a map."""
         return "geoemb:type" in self.group.attrs
 
     @property
@@ -83,48 +83,48 @@ class StoredGroup:
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Rows and columns of shards."""
+        """Number of rows and columns of shards."""
         side = self.shard_px
         return math.ceil(self.geobox.height / side), math.ceil(self.geobox.width / side)
 
     def units(self, period: int | None = None) -> Iterator[Unit]:
-        """Shards, of one period or all."""
+        """Return the shards of one period, or of all."""
         periods = range(max(1, len(self.periods))) if period is None else (period,)
         return (Unit(number, *map(int, index)) for number in periods for index in np.ndindex(self.shards))
 
     def slices(self, unit: Unit) -> tuple[slice, slice]:
-        """Rows and columns of a shard."""
+        """Return the rows and columns of a shard."""
         side, height, width = self.shard_px, self.geobox.height, self.geobox.width
         return (slice(unit.row * side, min((unit.row + 1) * side, height)),
                 slice(unit.col * side, min((unit.col + 1) * side, width)))  # fmt: skip
 
     def valid(self, unit: Unit) -> NDArray[np.bool_]:
-        """Validity (row col) of a shard."""
+        """Read the validity (row col) of a shard."""
         return self.part("valid", unit)
 
     def codes(self, unit: Unit) -> NDArray[Any]:
-        """What is stored in a shard, (row col dim) or (row col)."""
+        """Read the numbers of a shard as stored, (row col dim) or (row col)."""
         return self._codes(self._place(unit))
 
     def part(self, name: str, unit: Unit) -> NDArray[Any]:
-        """Another array (row col) of the group over a shard."""
+        """Read another array (row col) of the group over a shard."""
         return np.asarray(self.group[name][self._place(unit)])
 
     def norms(self, unit: Unit) -> NDArray[Any] | None:
-        """Lengths (row col) of a shard's vectors, where codes of the power rule are stored."""
+        """Read the lengths (row col) of a shard's vectors; None if they are not stored by the power rule."""
         return self.part("norm", unit) if "norm" in self.group else None
 
     @property
     def scale(self) -> NDArray[np.float32] | None:
-        """Step per dimension kept beside linear codes."""
+        """Step per dimension of codes by the `scale` rule; None for others."""
         return np.asarray(self.group["scale"][:]) if "scale" in self.group else None
 
     def values(self, unit: Unit) -> NDArray[Any]:
-        """Values of a shard, (row col dim) or (row col), codes turned back."""
+        """Read the decoded values of a shard, (row col dim) or (row col)."""
         return self._values(self._place(unit))
 
     def window(self, period: int, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values (row col dim), or (row col), codes turned back, and validity (row col) of some rows and columns."""
+        """Read decoded values (row col dim) or (row col), and validity (row col), of some rows and columns."""
         place = self._at(period, rows, cols)
         return self._values(place), np.asarray(self.group["valid"][place])
 
@@ -146,16 +146,19 @@ class StoredGroup:
 
 
 def open_stored(path: Path) -> dict[str, StoredGroup]:
-    """The groups of a store that lie on a grid.
+    """Return the groups of a store that lie on a grid, by name.
 
     Raises:
-        MissingFileError: there is nothing at the path.
-        SourceError: it is no Zarr store, is unfinished or damaged, or has no such group.
+        MissingFileError: There is nothing at the path.
+        SourceError: It is not a Zarr store, is unfinished or damaged, or has no such group.
     """
     import zarr
 
     if not path.exists() and partial_of(path).exists():
-        raise SourceError(path, f"it is unfinished: what is done lies in {partial_of(path)}", "give its command again")
+        raise SourceError(
+            path, f"it is unfinished, and its finished part is in {partial_of(path)}",
+            "give the same command again to continue",
+        )  # fmt: skip
     if not path.exists():
         raise MissingFileError(path, "a store written by `anysat embed` or `anysat predict`")
     with _undamaged(path):
@@ -172,7 +175,7 @@ def open_stored(path: Path) -> dict[str, StoredGroup]:
 
 
 def find_group(path: Path, name: str | None = None) -> StoredGroup:
-    """One group of a store: that of the name, else the first there is of `patch`, `class`, `value` and others."""
+    """Return a group of a store by name; if that is None, the first of `patch`, `class`, `value`, `probability`, …."""
     groups = open_stored(path)
     name = name or next((main for main in _MAIN if main in groups), next(iter(groups)))
     if name not in groups:
@@ -181,7 +184,7 @@ def find_group(path: Path, name: str | None = None) -> StoredGroup:
 
 
 def provenance_of(path: Path) -> Mapping[str, Any]:
-    """What a store says it is made from, by what, and how that went."""
+    """Return what a store says about its making: inputs, weights, options, version, summary."""
     import zarr
 
     found = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("anysat", {})
@@ -189,16 +192,16 @@ def provenance_of(path: Path) -> Mapping[str, Any]:
 
 
 def told_of(error: Exception) -> str:
-    """What is wrong with something damaged, in a line."""
+    """Describe an error of damaged data in one line."""
     return str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
 def _undamaged(path: Path) -> Iterator[None]:
-    """Opening a store, or a group of one.
+    """Turn errors of opening a store or a group into a `SourceError`.
 
     Raises:
-        SourceError: it names the file that is damaged, where that is known.
+        SourceError: The store is damaged. It names the damaged file, if that is known.
     """
     try:
         yield
@@ -206,11 +209,11 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise
     except DAMAGED as error:
         where = _damaged_file(path) or path
-        raise SourceError(where, f"it is no Zarr store, or a damaged one ({told_of(error)})") from error
+        raise SourceError(where, f"it is not a Zarr store, or it is damaged ({told_of(error)})") from error
 
 
 def _damaged_file(path: Path) -> Path | None:
-    """The first file of metadata that is no JSON object."""
+    """Return the first metadata file that is not a JSON object, or None."""
     for pattern in ("zarr.json", "*/zarr.json", "*/*/zarr.json"):
         for file in sorted(path.glob(pattern)):
             try:
@@ -225,9 +228,7 @@ def _damaged_file(path: Path) -> Path | None:
 def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
     arrays = {key: array for key, array in group.arrays() if key not in _COORDINATES}
     if len(arrays) != 1:
-        raise SourceError(
-            path, f"its group {name} has {sorted(arrays) or 'no arrays'} where one main array was expected"
-        )
+        raise SourceError(path, f"its group {name} has {sorted(arrays) or 'no arrays'}, expected one main array")
     (variable, array), attributes = next(iter(arrays.items())), group.attrs
     height, width = array.shape[-2:]
     crs = attributes.get("proj:code") or attributes.get("proj:wkt2") or attributes.get("proj:projjson")
@@ -238,7 +239,7 @@ def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
         raise SourceError(path / name / "zarr.json", f"spatial:transform is {transform!r}, expected six numbers")
     axes = array.metadata.dimension_names or ()
     if missing := [key for key in ("time", "time_bnds") if "time" in axes and key not in group]:
-        raise SourceError(path / name, f"{' and '.join(missing)} is missing, by which its periods are known")
+        raise SourceError(path / name, f"{' and '.join(missing)} is missing, so its periods are not known")
     return StoredGroup(
         name=name, group=group, variable=variable, geobox=GeoBox((height, width), Affine(*transform), crs),
         periods=_periods(group), bands=tuple(map(str, group["band"][:])) if "band" in group else (),
@@ -246,7 +247,7 @@ def _stored_group(path: Path, name: str, group: Any) -> StoredGroup:
 
 
 def _periods(group: Any) -> tuple[Period, ...]:
-    """First and last day of each period, from whole days since a day that the units name."""
+    """Return first and last day of each period, which are stored as days since the day in `units`."""
     if "time_bnds" not in group:
         return ()
     bounds = group["time_bnds"]

@@ -1,4 +1,4 @@
-"""Vectors and values to rows of GeoParquet 1.1: one per patch of a grid that was seen, or one per tile."""
+"""Write vectors and values as rows of GeoParquet 1.1, one per patch that was seen, or one per tile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMES = ("datetime", "start_datetime", "end_datetime")
 
 
 class _ParquetRows:
-    """A Parquet file that grows by row groups; a context that closes it."""
+    """A Parquet file that is written row group by row group; a context that closes the file."""
 
     _file: Any
 
@@ -37,11 +37,11 @@ class _ParquetRows:
 
 
 class PatchTable(_ParquetRows):
-    """A GeoParquet file that grows by blocks of patches, each a row group; a context that closes the file.
+    """A GeoParquet file of patches, written one block per row group; a context that closes the file.
 
     Columns: `id`, `tile_id`, `patch_row`, `patch_col` (counted over the whole grid, from the north-west), `datetime`
-    (= `start_datetime`), `start_datetime`, `end_datetime`, the values, `geometry` and `bbox` in the reference system
-    of the grid.
+    (same as `start_datetime`), `start_datetime`, `end_datetime`, the values, `geometry` and `bbox` in the reference
+    system of the grid.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class PatchTable(_ParquetRows):
         bands: Sequence[str] = (), classes: Sequence[str] = (), has_norm: bool = False,
         geometry: Geometry = "polygon", attributes: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Begin the file.
+        """Open the file.
 
         Args:
-            path: the file.
-            geobox: the whole grid.
-            variable: name of the column of vectors or numbers.
-            dim: length of a vector, None for a number.
-            dtype: of the values.
-            bands: names of the values along a vector: each gets a column of its own.
-            classes: names of class numbers, for a column `VARIABLE_name`.
-            has_norm: whether lengths are kept beside codes.
-            geometry: of a row: the patch, or its middle.
-            attributes: anything that turns into JSON, kept in the file under `anysat`.
+            path: The file.
+            geobox: The whole grid.
+            variable: Name of the column of vectors or numbers.
+            dim: Length of a vector; None for one number per patch.
+            dtype: Type of the values.
+            bands: Names of the values in a vector; each gets its own column.
+            classes: Names of class numbers, for a column `VARIABLE_name`.
+            has_norm: Whether the vectors' lengths are stored beside codes.
+            geometry: Geometry of a row: the patch, or its centre.
+            attributes: Anything that can be written as JSON, stored in the file under `anysat`.
         """
         import pyarrow.parquet
 
@@ -89,13 +89,15 @@ class PatchTable(_ParquetRows):
         self, values: NDArray[Any], valid: NDArray[np.bool_], *, corner: tuple[int, int], tile_id: str,
         period: Period | None, norms: NDArray[Any] | None = None,
     ) -> int:  # fmt: skip
-        """Rows of a block: values (row col dim) or (row col), validity (row col); returns how many there are.
+        """Write the valid patches of a block as rows, and return their number.
 
         Args:
-            corner: row and column, in the whole grid, of the first.
-            tile_id: of the block.
-            period: first and last day, None where nobody knows.
-            norms: lengths (row col) beside codes.
+            values: Values (row col dim) or (row col).
+            valid: Validity (row col).
+            corner: Row and column of the block's first patch in the whole grid.
+            tile_id: Name of the block.
+            period: First and last day; None if unknown.
+            norms: Lengths (row col) beside codes.
         """
         import pyarrow
 
@@ -139,15 +141,15 @@ class TileTable(_ParquetRows):
     def __init__(
         self, path: Path, fields: Mapping[str, Any], *, dim: int, has_places: bool, attributes: Mapping[str, Any]
     ) -> None:
-        """Begin the file.
+        """Open the file.
 
         Args:
-            path: the file.
-            fields: further columns: a type of pyarrow by name, `strings` for lists of text, or a number: of lists of
-                so many 0 and 1.
-            dim: length of an embedding.
-            has_places: whether the place of any tile is known.
-            attributes: anything that turns into JSON, kept in the file under `anysat`.
+            path: The file.
+            fields: Further columns by name: a pyarrow type, `strings` for lists of text, or N for lists of N flags, 0
+                or 1.
+            dim: Length of an embedding.
+            has_places: Whether the place of any tile is known.
+            attributes: Anything that can be written as JSON, stored in the file under `anysat`.
         """
         import pyarrow.parquet
 
@@ -158,7 +160,7 @@ class TileTable(_ParquetRows):
         columns = {name: _type_of(kind) for name, kind in kinds.items()}
         columns |= {"seen_frac": pyarrow.float64(), "embedding": pyarrow.list_(pyarrow.float32(), dim)}
         told = {"anysat": json.dumps(dict(attributes))}
-        if has_places:  # in longitude and latitude, which is what GeoParquet takes where no system is named
+        if has_places:  # in longitude and latitude, the default of GeoParquet
             columns["geometry"] = pyarrow.binary()
             place = {"encoding": "WKB", "geometry_types": ["Point"]}
             told["geo"] = json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": place}})
@@ -167,28 +169,28 @@ class TileTable(_ParquetRows):
 
     @classmethod
     def check_names(cls, names: Sequence[str]) -> None:
-        """Refuse further columns of which one has the name of another.
+        """Check the names of further columns.
 
         Raises:
-            RecordError: it does.
+            RecordError: One is the name of another column.
         """
         for name in names:
             if name in cls.OWN or names.count(name) > 1:
-                raise RecordError("target", name, f"a name that no other column of the table has: {', '.join(cls.OWN)}")
+                raise RecordError("target", name, f"a name other than those of other columns ({', '.join(cls.OWN)})")
 
     def add(
         self, vectors: NDArray[np.float32], seen_frac: NDArray[np.float64], *, ids: Sequence[str],
         splits: Sequence[str], places: NDArray[np.float64], columns: Mapping[str, Sequence[Any]],
     ) -> None:  # fmt: skip
-        """A row group of tiles.
+        """Write a row group of tiles.
 
         Args:
-            vectors: (tile dim), NaN where nothing was seen.
-            seen_frac: (tile) shares of patches.
-            ids: names of the tiles.
-            splits: their splits.
-            places: (tile 2) longitude and latitude, NaN where they are not known.
-            columns: those that were announced.
+            vectors: Embeddings (tile dim), NaN if nothing was seen.
+            seen_frac: Share of patches that were seen (tile).
+            ids: Names of the tiles.
+            splits: Splits of the tiles.
+            places: Longitude and latitude (tile 2), NaN if unknown.
+            columns: Values of the further columns.
         """
         import pyarrow
         import shapely
@@ -205,7 +207,7 @@ class TileTable(_ParquetRows):
 
 
 def _type_of(kind: Any) -> Any:
-    """A type of pyarrow: by its name, `strings` a list of text, a number a list of so many small numbers."""
+    """Return the pyarrow type of a field: by its name, `strings` for a list of text, N for a list of N int8 numbers."""
     import pyarrow
 
     if isinstance(kind, int):
@@ -214,7 +216,7 @@ def _type_of(kind: Any) -> Any:
 
 
 def geo_schema(columns: Mapping[str, Any], geobox: GeoBox, kind: str, attributes: Mapping[str, Any]) -> Any:
-    """Columns, and the metadata that make them GeoParquet 1.1 with a `bbox` column readers can skip by."""
+    """Return a GeoParquet 1.1 schema of columns, with a `bbox` column by which readers can skip row groups."""
     import pyarrow
 
     bounds = geobox.boundingbox
@@ -236,7 +238,7 @@ def geo_schema(columns: Mapping[str, Any], geobox: GeoBox, kind: str, attributes
 def write_rows(
     file: Any, schema: Any, columns: Mapping[str, Any], shapes: NDArray[Any], bounds: NDArray[np.float64]
 ) -> None:
-    """One row group of shapely geometries with their bounds (row 4) and columns."""
+    """Write a row group of shapely geometries with their bounds (row 4) and columns."""
     import pyarrow
     import shapely
 
@@ -254,7 +256,7 @@ def write_rows(
 
 
 def times_of(period: Period | None, count: int) -> dict[str, list[datetime | None]]:
-    """The columns of time: from the first instant of the first day to the last second of the last."""
+    """Return the time columns, from the first second of the first day to the last second of the last."""
     first = None if period is None else _midnight(period[0])
     last = None if period is None else _midnight(period[1]) + timedelta(days=1, seconds=-1)
     return {name: [value] * count for name, value in zip(_TIMES, (first, first, last), strict=True)}

@@ -1,6 +1,6 @@
-"""What is wrong with a store, or with the documents beside it: conventions, place, nodata, gaps, checksums, model.
+"""Validate a store: conventions, metadata, place, coordinates, nodata, gaps, values, checksums and model.
 
-Nothing is fetched, and nothing is changed.
+Nothing is downloaded, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anysat.geo.stored import DAMAGED, StoredGroup, open_stored, provenance_of, 
 from anysat.geo.whole_files import checksum_of
 
 _OFF_PX = 1e-3
-"""Share of a pixel that two tellings of one place may differ by."""
+"""Largest difference between two statements of one place, as a fraction of a pixel."""
 _SHOWN = 4
 
 Advance = Callable[[int], object]
@@ -34,32 +34,32 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Literal["ok", "warning", "error"]
     where: str
-    """Store, and group if it is one group's."""
+    """Store, and group if the check is of one group."""
     check: str
     text: str
 
 
 def validate_store(path: Path, *, reads_all: bool = True, advance: Advance = lambda _: None) -> list[Finding]:
-    """Look at one store.
+    """Validate one store.
 
     Args:
         path: NAME.zarr.
-        reads_all: compare checksums, and values with validity, which reads every byte.
-        advance: called as shards are read; `num_steps` of them.
+        reads_all: Also compare checksums, and values with validity, which reads every byte.
+        advance: Called with the number of shards just read, `num_steps` in all.
 
     Raises:
-        MissingFileError, SourceError: there is no store.
+        MissingFileError, SourceError: There is no such store.
     """
     unfinished = path if path.name.endswith(".partial") else partial_of(path)
     found = []
     if unfinished.exists():
         done = len(list((unfinished / "done").glob("*.json")))
         found.append(Finding(level="error", where=unfinished.name, check="finished",
-                             text=f"it is unfinished, with {done} units done: give its command again"))  # fmt: skip
+                             text=f"it is unfinished ({done} units done): give the same command again"))  # fmt: skip
         if not path.exists() or path == unfinished:
             return found
     groups = open_stored(path)
@@ -77,7 +77,7 @@ def validate_store(path: Path, *, reads_all: bool = True, advance: Advance = lam
 
 
 def num_steps(path: Path) -> int:
-    """Shards that `validate_store` tells of."""
+    """Return the number of shards that `validate_store` reports to `advance`."""
     try:
         return sum(len(list(group.units())) for group in open_stored(path).values())
     except (SourceError, FileNotFoundError):
@@ -85,7 +85,7 @@ def num_steps(path: Path) -> int:
 
 
 def validate_models(paths: Sequence[Path]) -> list[Finding]:
-    """Whether stores come from one model: embeddings of different weights do not compare."""
+    """Check that stores were made with the same weights; embeddings of different weights cannot be compared."""
     there = dict.fromkeys(path for path in paths if path.exists() and not path.name.endswith(".partial"))
     if len(there) < 2:
         return []
@@ -94,16 +94,16 @@ def validate_models(paths: Sequence[Path]) -> list[Finding]:
     found = []
     known = {name: told for name, told in weights.items() if told}
     if unknown := ", ".join(name for name in weights if name not in known):
-        text = f"not known whether one model made them all: no digest of the weights is kept in {unknown}; embed anew"
+        text = f"unknown whether one model made them all: no digest of the weights in {unknown}; embed again"
         found.append(Finding(level="warning", where="all", check="model", text=text))
     if len(set(known.values())) > 1:
-        text = "MIXED MODELS, whose embeddings do not compare: " + "; ".join(f"{n} by {t}" for n, t in known.items())
+        text = "MIXED MODELS, embeddings are not comparable: " + "; ".join(f"{n} by {t}" for n, t in known.items())
         found.append(Finding(level="error", where="all", check="model", text=text))
     return found or [Finding(level="ok", where="all", check="model", text="made by one model")]
 
 
 def weights_of(path: Path) -> str:
-    """The digest of the weights a store was made with; empty where it keeps none, as tiles once did."""
+    """Return the digest of the weights that a store was made with; empty if it has none, like older stores of tiles."""
     told = provenance_of(path)
     made_from = told.get("made_from")
     for place in (made_from, told):
@@ -119,7 +119,7 @@ Told = tuple[Literal["ok", "warning", "error"], str, str]
 
 
 def _unless_damaged(check: str, look: Iterator[Told]) -> Iterator[Told]:
-    """What a look tells, or why there is nothing to be looked at."""
+    """Yield the results of a check, or an error if what it reads is damaged."""
     try:
         yield from look
     except DAMAGED as error:
@@ -127,14 +127,14 @@ def _unless_damaged(check: str, look: Iterator[Told]) -> Iterator[Told]:
 
 
 def _lost(path: Path, groups: Collection[str]) -> Iterator[Told]:
-    """Groups of whose arrays checksums are kept, and that are not there."""
+    """Report missing groups, for which there are checksums."""
     import zarr
 
     root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
     if CHECKSUMS in root:
         kept = {str(array.attrs.get("array", "")).partition("/")[0] for _, array in root[CHECKSUMS].arrays()}
         for name in sorted(kept - {"", *groups}):
-            yield "error", "group", f"{name} is missing, of whose arrays checksums are kept"
+            yield "error", "group", f"{name} is missing, though checksums of its arrays exist"
 
 
 def _conventions(group: StoredGroup) -> Iterator[Told]:
@@ -154,7 +154,7 @@ def _conventions(group: StoredGroup) -> Iterator[Told]:
 
 
 def _geoemb_problems(group: StoredGroup) -> Iterator[str]:
-    """The rules of the `geoemb:` schema, and that they are true of the array."""
+    """Check the rules of the `geoemb:` schema, and that its values are true of the array."""
     facts = group.attributes
     kinds: dict[str, Any] = {"type": str, "dimensions": int, "model": str, "source_data": list, "data_type": str}
     for key, kind in kinds.items():
@@ -163,7 +163,7 @@ def _geoemb_problems(group: StoredGroup) -> Iterator[str]:
     if facts.get("geoemb:type") not in ("chip", "pixel"):
         yield f"geoemb:type must be chip or pixel, is {facts.get('geoemb:type')!r}"
     if facts.get("geoemb:type") == "chip" and "geoemb:chip_layout" not in facts:
-        yield "geoemb:chip_layout is missing, which a chip must tell"
+        yield "geoemb:chip_layout is missing, which the type chip requires"
     if facts.get("geoemb:source_data") == []:
         yield "geoemb:source_data is empty"
     if facts.get("geoemb:dimensions") != group.dim:
@@ -174,22 +174,22 @@ def _geoemb_problems(group: StoredGroup) -> Iterator[str]:
     if dtype == "int8":
         scale = facts.get("geoemb:quantization", {}).get("scale", {})
         if scale.get("array_name") not in group.group:
-            yield f"geoemb:quantization names the array {scale.get('array_name')!r}, which is not there"
+            yield f"geoemb:quantization names the array {scale.get('array_name')!r}, which is missing"
 
 
 def _metadata(path: Path, group: StoredGroup) -> Iterator[Told]:
-    """Metadata gathered in the group's file must be those of its arrays, because readers take either."""
+    """Check that the group's consolidated metadata equal those of its arrays, because readers use either."""
     import zarr
 
     try:
         gathered = zarr.open_group(path, path=group.name, mode="r", use_consolidated=True)
-    except ValueError:  # nothing is gathered, as in stores of tiles
+    except ValueError:  # nothing is consolidated, as in stores of tiles
         return
     kept = {name: array.metadata.to_dict() for name, array in gathered.arrays()}
     found = {name: array.metadata.to_dict() for name, array in group.group.arrays()}
     differing = [name for name in {**kept, **found} if not _same(kept.get(name), found.get(name))]
-    problems = [f"what is gathered of {name} is not what its own file says" for name in sorted(differing)]
-    yield _verdict("metadata", problems, f"those of {len(found)} arrays are gathered")
+    problems = [f"the consolidated metadata of {name} differ from its own" for name in sorted(differing)]
+    yield _verdict("metadata", problems, f"those of {len(found)} arrays are consolidated")
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -216,7 +216,7 @@ def _place(group: StoredGroup) -> Iterator[Told]:
         if len(centres) != count:
             problems.append(f"coordinate {name} has {len(centres)} values")
         elif not np.isfinite(off).all():
-            problems.append(f"coordinate {name} holds no number at {int((~np.isfinite(off)).sum())} of {count} places")
+            problems.append(f"coordinate {name} is not finite at {int((~np.isfinite(off)).sum())} of {count} places")
         elif off.max() > _OFF_PX:
             problems.append(f"coordinate {name} is {off.max():.3g} pixels off spatial:transform")
     problems += _reference_problems(group)
@@ -224,7 +224,7 @@ def _place(group: StoredGroup) -> Iterator[Told]:
 
 
 def _coordinate(group: StoredGroup, name: str) -> NDArray[Any]:
-    """All of a small array, of which no checksum is kept."""
+    """Read all of a small array, for which there is no checksum."""
     try:
         return np.asarray(group.group[name][:])
     except DAMAGED as error:
@@ -232,7 +232,7 @@ def _coordinate(group: StoredGroup, name: str) -> NDArray[Any]:
 
 
 def _coordinates(path: Path, group: StoredGroup) -> Iterator[Told]:
-    """Those beside rows and columns, against each other and what the store is made from."""
+    """Check the other coordinates against each other, and against what the store was made from."""
     names: list[str] = []
     problems: list[str] = []
     if group.periods:
@@ -242,15 +242,13 @@ def _coordinates(path: Path, group: StoredGroup) -> Iterator[Told]:
         names.append("scale")
         steps = _coordinate(group, "scale")
         if wrong := int((~(np.isfinite(steps) & (steps > 0))).sum()):
-            problems.append(f"scale holds {wrong} steps of {len(steps)} that are not above 0")
+            problems.append(f"scale has {wrong} of {len(steps)} steps that are not above 0")
     if group.bands:
         names.append("band")
         if "" in group.bands or len(set(group.bands)) < len(group.bands):
-            problems.append(
-                f"band holds names that are empty or the same: {', '.join(map(repr, group.bands[:_SHOWN]))}"
-            )
+            problems.append(f"band has empty or repeated names: {', '.join(map(repr, group.bands[:_SHOWN]))}")
     if names:
-        yield _verdict("coordinates", problems, f"{', '.join(names)} are whole")
+        yield _verdict("coordinates", problems, f"{', '.join(names)} are valid")
 
 
 def _period_problems(path: Path, group: StoredGroup) -> Iterator[str]:
@@ -258,22 +256,22 @@ def _period_problems(path: Path, group: StoredGroup) -> Iterator[str]:
     if not len(starts) == len(bounds) == count:
         yield f"time has {len(starts)} values and time_bnds {len(bounds)}, the array {count} periods"
     elif (starts != bounds[:, 0]).any():
-        yield "time is not where the periods of time_bnds begin"
+        yield "time is not the beginning of the periods in time_bnds"
     told = [[str(first), str(last)] for first, last in group.periods]
     if wrong := [" to ".join(days) for days, (first, last) in zip(told, group.periods, strict=True) if first > last]:
         yield f"time_bnds ends before it begins: {', '.join(wrong[:_SHOWN])}"
-    kept = provenance_of(path).get("periods")  # which older stores do not keep
+    kept = provenance_of(path).get("periods")  # older stores do not have it
     if kept is not None and kept != told:
-        yield f"time_bnds says {told[:_SHOWN]}, the store is made for {kept[:_SHOWN]}"
+        yield f"time_bnds says {told[:_SHOWN]}, but the store was made for {kept[:_SHOWN]}"
 
 
 def _reference_problems(group: StoredGroup) -> list[str]:
     if "spatial_ref" not in group.group:
-        return ["spatial_ref is missing, by which CF readers find the reference system"]
+        return ["spatial_ref is missing, in which CF readers look for the reference system"]
     told = dict(group.group["spatial_ref"].attrs)
     problems = []
     if "crs_wkt" not in told or CRS(told["crs_wkt"]) != group.geobox.crs:
-        problems.append(f"spatial_ref says another reference system than proj: ({crs_of(group.geobox)})")
+        problems.append(f"spatial_ref has another reference system than proj: ({crs_of(group.geobox)})")
     if "GeoTransform" in told:
         c, a, b, f, d, e = map(float, str(told["GeoTransform"]).split())
         if not np.allclose((a, b, c, d, e, f), list(group.geobox.affine)[:6], rtol=0, atol=abs(a) * _OFF_PX):
@@ -297,7 +295,7 @@ def _nodata(group: StoredGroup) -> Iterator[Told]:
 
 
 def _gaps(path: Path, group: StoredGroup) -> Iterator[Told]:
-    """Shards without anything between shards that have something, or that have something at another time."""
+    """Look for empty shards between shards with data, or with data in another period."""
     sums = _checksums(path, group, "valid")
     if sums is None:
         return
@@ -310,11 +308,11 @@ def _gaps(path: Path, group: StoredGroup) -> Iterator[Told]:
         more = " …" if len(gaps) > _SHOWN else ""
         yield "warning", "gaps", f"{len(gaps)} empty shards where others have data: {shown}{more}"
     else:
-        yield "ok", "gaps", f"none in {there.sum()} shards of {there.size} with data"
+        yield "ok", "gaps", f"none ({there.sum()} of {there.size} shards have data)"
 
 
 def _contents(path: Path, group: StoredGroup, advance: Advance) -> Iterator[Told]:
-    """Checksums of the files, and values against validity."""
+    """Compare the files with their checksums, and values with validity."""
     sums = {name: _checksums(path, group, name) for name in group.arrays}
     broken, wrong = [], []
     for unit in group.units():
@@ -326,12 +324,10 @@ def _contents(path: Path, group: StoredGroup, advance: Advance) -> Iterator[Told
             wrong.append(f"period {unit.period} row {unit.row} col {unit.col}")
         advance(1)
     if all(kept is None for kept in sums.values()):
-        yield "warning", "checksums", "none are kept"
+        yield "warning", "checksums", "the store has none"
     else:
         yield _verdict("checksums", broken, "all are right")
-    yield _verdict(
-        "values", [f"not nodata exactly where not valid: {text}" for text in wrong], "nodata where not valid"
-    )
+    yield _verdict("values", [f"nodata does not agree with valid: {text}" for text in wrong], "nodata where not valid")
 
 
 def _checksums(path: Path, group: StoredGroup, name: str) -> NDArray[np.uint64] | None:

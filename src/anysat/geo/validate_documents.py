@@ -1,4 +1,4 @@
-"""What is wrong with the STAC documents of a store: their form, their links, and whether they tell of this store."""
+"""Validate the STAC documents of a store: their form, their links, and whether they agree with the store."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from anysat.geo.validate import Finding, weights_of
 _REQUIRED = ("emb:type", "emb:dimensions", "data_type", "license", "extent")
 _LINKS = ("emb:model", "emb:source-data")
 _OFF_DEG = 1e-5
-"""By which two tellings of one place may differ: a metre."""
+"""Largest difference between two statements of one place, about a metre."""
 
 
 def validate_documents(store: Path) -> list[Finding]:
-    """Look at the documents beside a store; nothing where there are none."""
+    """Check the documents beside a store; return no findings if there are none."""
     folder = catalog_of(store)
     if not folder.exists():
         return []
@@ -32,13 +32,13 @@ def validate_documents(store: Path) -> list[Finding]:
     for path in sorted(folder.rglob("*.json")):
         where = f"{folder.name}/{path.relative_to(folder)}"
         problems = list(_problems(path, store, groups.get(path.parent.name)))
-        text = "; ".join(problems) or "its form is right, its links lead somewhere, and it tells of this store"
+        text = "; ".join(problems) or "form and links are right, and it agrees with the store"
         found.append(Finding(level="error" if problems else "ok", where=where, check="documents", text=text))
     return found
 
 
 def _problems(path: Path, store: Path, group: StoredGroup | None) -> Iterator[str]:
-    """What is wrong with a document, as far as it can be read."""
+    """Yield the problems of a document, as far as it can be read."""
     try:
         document = _read(path)
         yield from _form(document)
@@ -51,10 +51,11 @@ def _problems(path: Path, store: Path, group: StoredGroup | None) -> Iterator[st
 
 
 def store_of(path: Path) -> Path:
-    """The store that a path means: a store, the folder of its documents, or one of them.
+    """Return the store that a path refers to: the store itself, the folder of its documents, or one of these.
 
     Raises:
-        SourceError: a document has no asset that is a store, or cannot be read.
+        MissingFileError: There is no such document.
+        SourceError: A document has no asset that is a store, or cannot be read.
     """
     folder = next((place for place in (path, *path.parents) if place.suffix == ".stac"), None)
     if folder is None and path.suffix != ".json":
@@ -69,7 +70,7 @@ def store_of(path: Path) -> Path:
             return Path(item.parent / stores[0]).resolve()
     if folder is not None and folder.with_suffix(".zarr").exists():
         return folder.with_suffix(".zarr")
-    raise SourceError(path, "it has no asset that is a Zarr store", "give NAME.zarr, NAME.stac or an item of it")
+    raise SourceError(path, "it has no asset that is a Zarr store", "give NAME.zarr, NAME.stac or one of its items")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,14 +79,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise SourceError(path, f"it is no JSON ({error})") from error
+        raise SourceError(path, f"it is not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise SourceError(path, "it is no STAC document")
+        raise SourceError(path, "it is not a STAC document")
     return found
 
 
 def _form(document: Mapping[str, Any]) -> Iterator[str]:
-    """The core schema, as far as it is at hand, and the rules of the `emb:` extension."""
+    """Check the core schema and the rules of the `emb:` extension."""
     import pystac
     from pystac.errors import STACError, STACTypeError
 
@@ -102,7 +103,7 @@ def _form(document: Mapping[str, Any]) -> Iterator[str]:
         links = {link["rel"] for link in document["links"]}
         yield from (f"a link {rel} is missing" for rel in _LINKS if rel not in links)
     elif "embeddings" not in document["assets"]:
-        yield f"no asset is called embeddings, there are {', '.join(document['assets'])}"
+        yield f"no asset is called embeddings; its assets are {', '.join(document['assets'])}"
 
 
 def _core_problems(document: Mapping[str, Any], kind: Any) -> Iterator[str]:
@@ -117,12 +118,12 @@ def _core_problems(document: Mapping[str, Any], kind: Any) -> Iterator[str]:
 
 
 def _links(path: Path, document: Mapping[str, Any]) -> Iterator[str]:
-    """Relative links and assets that lead nowhere; what is elsewhere is not looked for."""
+    """Yield relative links and assets that lead nowhere. Addresses are not checked."""
     told = [(link["rel"], link["href"]) for link in document.get("links", ())]
     told += [(f"asset {name}", asset["href"]) for name, asset in document.get("assets", {}).items()]
     for what, href in told:
         if not urlsplit(href).scheme and not (path.parent / href).exists():
-            yield f"{what} leads to {href}, where nothing is"
+            yield f"{what} leads to {href}, which does not exist"
 
 
 def _group_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator[str]:
@@ -144,7 +145,7 @@ def _group_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator
 
 
 def _place_problems(document: Mapping[str, Any], group: StoredGroup) -> Iterator[str]:
-    """Whether a document says that the group lies elsewhere on the globe."""
+    """Compare the place that a document states with that of the group."""
     from shapely.geometry import shape
 
     here = outline(group.geobox)

@@ -1,4 +1,4 @@
-"""Small files that are whole or not there, even after a power cut, and checksums of large ones."""
+"""Write small files atomically, even in case of a power cut, and compute checksums of large ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def checksum_of(path: Path) -> int:
-    """The number kept for a shard's file; 0 where there is none."""
+    """Return the checksum of a shard's file as a number; 0 if there is no file."""
     found = checksum(path)
     return 0 if found is None else int(found["blake2b"], 16)
 
 
 def read_object(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
-    """A JSON object with these entries; None where there is none, as after a power cut."""
+    """Read a JSON object with these entries; return None if it is missing or damaged, as after a power cut."""
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -26,7 +26,7 @@ def read_object(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
 
 
 def checksum(path: Path, *, to_disk: bool = False) -> dict[str, Any] | None:
-    """Length and checksum of a file, None where there is none; `to_disk` waits until it would outlive a power cut."""
+    """Return length and checksum of a file, None if there is no file; `to_disk` waits until it is on the disk."""
     if not path.exists():
         return None
     digest = hashlib.blake2b(digest_size=8)
@@ -39,7 +39,7 @@ def checksum(path: Path, *, to_disk: bool = False) -> dict[str, Any] | None:
 
 
 def write_whole(path: Path, text: str, *, to_disk: bool = True) -> None:
-    """Write a file that is there only when all of it is written, and with `to_disk` would outlive a power cut."""
+    """Write a file that appears only once it is complete; `to_disk` waits until its content is on the disk."""
     new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with new.open("w") as file:

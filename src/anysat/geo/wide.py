@@ -1,6 +1,6 @@
-"""Grids of whole continents in another reference system: their edges alone would not tell what they hold of it.
+"""Grids of whole continents in another reference system, for which transforming the edges is not enough.
 
-The two sides of a world map are one meridian, and far from its middle a map projection folds.
+Both sides of a world map are the same meridian, and far from its area a map projection folds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from odc.geo.geobox import GeoBox
 _WIDE_DEG, _WIDE_M = 20.0, 2e6
 """Grids with a longer side count as wide."""
 _AROUND_DEG, _HALF_DEG, _POLE_DEG = 37.0, 180.0, 90.0
-"""How far beyond the area a projection is made for it is still looked at, in longitude."""
+"""How far beyond the area of a projection it is still used, in longitude; half a turn; latitude of a pole."""
 _ZONE_HALF_DEG = 3.0
 _EDGE_POINTS = 41
 
 
 def is_wide(geobox: GeoBox) -> bool:
-    """Whether a grid is too large to be taken for flat."""
+    """Return whether a grid is too large to be treated as flat."""
     assert geobox.crs is not None, geobox
     bounds, factor = geobox.boundingbox, geobox.crs.proj.axis_info[0].unit_conversion_factor
     longest = max(bounds.span_x, bounds.span_y) * factor
@@ -30,10 +30,10 @@ def is_wide(geobox: GeoBox) -> bool:
 
 
 def parts_near(geobox: GeoBox, crs: CRS) -> list[GeoBox]:
-    """The parts of a wide grid around the place that a reference system is made for, each as one pixel.
+    """Return the parts of a wide grid around the area that a reference system is made for, each as one pixel.
 
-    None where it lies elsewhere; all of it as it is, where the system is in degrees or does not tell for which place
-    it is made.
+    The list is empty if the grid lies elsewhere. It is the whole grid if the system is in degrees or has no known area,
+    or if the grid is rotated.
     """
     from pyproj import Transformer
 
@@ -55,7 +55,7 @@ def parts_near(geobox: GeoBox, crs: CRS) -> list[GeoBox]:
         cols, rows = (x[seen] - c) / a, (y[seen] - f) / e
         left, right = max(cols.min(), 0.0), min(cols.max(), geobox.width)
         top, bottom = max(rows.min(), 0.0), min(rows.max(), geobox.height)
-        if not seen.all():  # a pole that its own map cannot show
+        if not seen.all():  # a pole that the grid's own map cannot show
             top, bottom = 0.0, geobox.height
         if left < right and top < bottom:
             x, y = a * left + c, e * top + f
@@ -64,7 +64,7 @@ def parts_near(geobox: GeoBox, crs: CRS) -> list[GeoBox]:
 
 
 def _surroundings(crs: CRS) -> Iterator[tuple[float, float, float, float]]:
-    """West, east, south and north of where a projection can be trusted, in degrees, cut at 180; none if not known."""
+    """Yield west, east, south and north, in degrees, of where a projection is usable, cut at 180; none if unknown."""
     place = _made_for(crs)
     if place is None:
         return
@@ -81,7 +81,7 @@ def _surroundings(crs: CRS) -> Iterator[tuple[float, float, float, float]]:
 
 
 def _made_for(crs: CRS) -> tuple[float, float, float, float] | None:
-    """West, east (of it, even beyond 180), south and north of the area of a reference system, in degrees."""
+    """Return west, east (beyond 180 if it crosses that), south and north of a system's area in degrees, or None."""
     if (area := crs.proj.area_of_use) is not None:
         return area.west, area.east + (2 * _HALF_DEG if area.east < area.west else 0), area.south, area.north
     projection = crs.proj.coordinate_operation

@@ -1,6 +1,6 @@
-"""Embeddings of one tile to georeferenced files: one class per format, chosen by the file's suffix.
+"""Write the embeddings of one tile to georeferenced files, with one class per format, chosen by the file's suffix.
 
-Files are written beside their place under a temporary name and renamed when all are complete.
+Files are written into a temporary folder beside their final place, and renamed when all are complete.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _CHUNK_PX = 128
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product:
-    """What is written: the embeddings of one tile, where they lie and where they come from."""
+    """The embeddings of one tile with their grid and provenance."""
 
     embeddings: Embeddings
     """A batch of one."""
     grid: TileGrid
     modalities: Sequence[Modality]
-    """Modalities the embeddings are made from."""
+    """Modalities that the embeddings are made from."""
     model: str
     """Hub id or path of the weights."""
     sources: Sequence[str]
     """Paths of the inputs."""
     provenance: Mapping[str, Any]
-    """Anything that turns into JSON: version, weights, statistics, inputs, dates."""
+    """Anything that can be written as JSON: version, weights, statistics, inputs, dates."""
 
     @property
     def maps(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_], GeoBox]]:
-        """Vectors (row col dim), validity (row col) and grid of `patch`, and of `dense` if there is one."""
+        """Vectors (row col dim), validity (row col) and grid of `patch`, and of `dense` if there are any."""
         found = self.embeddings
         maps = {"patch": (_numpy(found.patch[0].float()), _numpy(found.valid[0]), self.grid.geobox)}
         if found.dense is not None and found.dense_valid is not None and found.dense_modality is not None:
@@ -60,21 +60,21 @@ class Writer(Protocol):
     """One output format."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """What `write` makes, the dense map included."""
+        """Return all files that `write` may make, including that of the dense map."""
 
     def write(self, product: Product, path: Path) -> None:
-        """Write all of it."""
+        """Write the product."""
 
 
 class ZarrWriter:
     """A Zarr v3 group: `tile` (dim) in the root; groups `patch` and `dense` with `embedding` (dim y x) and `valid`."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The folder, whatever is in it."""
+        """Return the folder, whatever is in it."""
         return (path,)
 
     def write(self, product: Product, path: Path) -> None:
-        """Write the groups, each with its reference system and the `geoemb:`, `proj:` and `spatial` conventions."""
+        """Write the root and the groups with their reference system and `geoemb:`, `proj:` and `spatial` attributes."""
         import xarray
 
         tile = _numpy(product.embeddings.tile[0].float())
@@ -97,14 +97,14 @@ class ZarrWriter:
 
 
 class CogWriter:
-    """Cloud-optimised GeoTIFFs: one band per dimension, NaN without data; NAME.tif and NAME_dense.tif."""
+    """Cloud-optimised GeoTIFFs NAME.tif and NAME_dense.tif: one band per dimension, NaN where nothing was seen."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """One file per map; without dense embeddings there is no second."""
+        """Return one file per map. Without dense embeddings, the second is not written."""
         return path, _dense_file(path)
 
     def write(self, product: Product, path: Path) -> None:
-        """Write each file, and read it through."""
+        """Write each file, and read it back."""
         for name, (vectors, valid, geobox) in product.maps.items():
             bands = np.moveaxis(np.where(valid[..., None], vectors, np.float32(np.nan)), -1, 0)
             cog = Cog(
@@ -119,10 +119,10 @@ WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter()}
 
 
 def find_writer(suffix: str) -> Writer:
-    """The writer for a file's suffix.
+    """Return the writer for a file's suffix.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: No format has this suffix.
     """
     if suffix not in WRITERS:
         raise UnknownNameError("output format", suffix, WRITERS)
@@ -131,15 +131,15 @@ def find_writer(suffix: str) -> Writer:
 
 @contextmanager
 def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder to write into; its files take their final places when the block ends well, or none does.
+    """Provide a temporary folder to write into; when the block ends without error, its files move to their places.
 
     Args:
-        finals: where the files, written under their names, are to lie; all in one folder. Of one that is not
-            written, an older version goes too.
-        overwrite: replace what lies there.
+        finals: Final paths, all in one folder. The block writes files of the same names. If it does not write one of
+            them, an older version of that one is removed.
+        overwrite: Replace existing files.
 
     Raises:
-        WriteError: something is in the way, or could not be written; nothing is left behind.
+        WriteError: A file exists already or could not be written. Nothing is left behind.
     """
     from rasterio.errors import RasterioError
 
@@ -161,20 +161,20 @@ def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]
         raise WriteError(finals[0], str(error).strip().split("\n")[0] or type(error).__name__) from error
     finally:
         if not was_there:
-            with suppress(OSError):  # it may never have been made
+            with suppress(OSError):  # it may not exist, or hold other files by now
                 parent.rmdir()
 
 
 def check_apart(finals: Sequence[Path], inputs: Sequence[str]) -> None:
-    """Refuse outputs that would replace an input, or lie inside one."""
+    """Refuse outputs that would replace an input, lie inside one, or contain one."""
     for final in (path.absolute().resolve() for path in finals):
         for path in (Path(name).absolute().resolve() for name in inputs):
             if final == path or path in final.parents or final in path.parents:
-                raise RecordError("--out", str(final), f"a place that is not that of an input ({path})")
+                raise RecordError("--out", str(final), f"a path other than that of an input ({path})")
 
 
 def check_free(finals: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse to write over what exists, unless asked to."""
+    """Refuse to overwrite existing files, unless asked to."""
     if (taken := [str(path) for path in finals if path.exists()]) and not overwrite:
         raise OutputExistsError(taken)
 
@@ -182,7 +182,7 @@ def check_free(finals: Sequence[Path], *, overwrite: bool) -> None:
 def _put_in_place(finals: Sequence[Path], new: Path, old: Path) -> None:
     done: list[Path] = []
     try:
-        for final in dict.fromkeys(finals):  # a file that is named twice is not taken for an older one
+        for final in dict.fromkeys(finals):  # a second mention would remove the new file as an older version
             if final.exists():
                 final.rename(old / final.name)
             done.append(final)
@@ -224,7 +224,7 @@ def _as_cube(
 
 
 def _chip_attributes(product: Product, dim: int, num_patches: tuple[int, int]) -> dict[str, Any]:
-    """Of vectors that each stand for a block of patches."""
+    """Return the attributes of vectors that each stand for a block of patches."""
     tiling = [m for m in product.modalities if not m.covers_tile] or list(product.modalities)
     gsd_m = min(modality.gsd_m for modality in tiling)
     rows, cols = (round(count * product.grid.patches.patch_size_m / gsd_m) for count in num_patches)

@@ -1,7 +1,7 @@
-"""A store summed up over polygons (zonal statistics): mean vectors, shares of classes, mean values, a row for each.
+"""Zonal statistics: a store averaged over polygons, as mean vectors, class shares or mean values, one row for each.
 
-Pixels count by the share of them that lies in a polygon. The store is read shard by shard, a few rows of pixels at
-once; what is held beside that is a number per polygon, period and column.
+Each pixel is weighted by its share in the polygon. The store is read shard by shard, a few rows of pixels at once.
+Apart from these, memory holds one number per polygon, period and column.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from anysat.geo.writers import staged
 
 TABLE_SUFFIXES = (".parquet", ".gpkg", ".csv")
 _BLOCK_VALUES = 4_000_000
-"""Values multiplied, and pixels covered, at once."""
+"""The most values multiplied, or pixels covered, at once."""
 
 Advance = Callable[[int], object]
 
 
 class Summary(NamedTuple):
-    """What came of it."""
+    """The result of `summarise`."""
 
     table: Any
     """A geopandas GeoDataFrame."""
     notes: tuple[str, ...]
-    """What was done to polygons to have it."""
+    """Which polygons were repaired."""
 
 
 class _Sums(NamedTuple):
-    """Of what was seen, by polygon and period."""
+    """Sums over the pixels that were seen, by polygon and period."""
 
     share: NDArray[np.float64]
-    """Pixels, each by its share in the polygon."""
+    """Sum of the pixels' shares in the polygon."""
     patches: NDArray[np.int64]
-    """Pixels, whole or not."""
+    """Number of pixels, whole or partial."""
     total: NDArray[np.float64]
-    """Values times shares (polygon period value); of classes, the shares of each."""
+    """Values times shares (polygon period value); for classes, the sum of shares of each class."""
 
 
 def zonal(store: Path | str, polygons: Any, *, group: str | None = None) -> Any:
-    """One row per polygon, or per polygon and period, of what a store holds there: a geopandas GeoDataFrame.
+    """Summarise a store over polygons in a geopandas GeoDataFrame, with one row per polygon and period.
 
-    Columns: those of the polygons; `polygon`, their number from 0; of an area `start_datetime` and `end_datetime`;
-    `num_patches`, the patches (of a map pixels) that were seen at least in part within; `seen_frac`, the share of the
-    polygon that was seen. Then, of embeddings, their mean `e0`, `e1` …; of a class map `majority`, the class of the
-    largest share, and of each class `NAME_frac`, its share of what was seen; of probabilities their mean, by class; of
-    values their mean, named as the group. Where nothing was seen, these are empty and `seen_frac` is 0.
+    Columns: those of the polygons; `polygon`, their number from 0; for an area `start_datetime` and `end_datetime`;
+    `num_patches`, the number of patches (for a map, pixels) seen at least partly inside; `seen_frac`, the share of the
+    polygon that was seen. Then, for embeddings, their mean in `e0`, `e1` …; for a class map `majority`, the class with
+    the largest share, and `NAME_frac`, each class's share of what was seen; for probabilities their mean, by class;
+    for values their mean, named like the group. If nothing was seen, these are empty and `seen_frac` is 0.
 
     Args:
-        store: NAME.zarr, of `anysat embed` or `anysat predict`.
-        polygons: a vector file, or a GeoDataFrame, of polygons and multi-polygons in any reference system. Those that
-            are not valid are repaired (`shapely.make_valid`), with a warning.
-        group: which of the store; None for the first there is of `patch`, `class`, `value` and `probability`.
+        store: NAME.zarr, made by `anysat embed` or `anysat predict`.
+        polygons: A vector file or GeoDataFrame of polygons and multi-polygons in any reference system. Invalid ones
+            are repaired (`shapely.make_valid`), with a warning.
+        group: Name of the group; None for the first that exists of `patch`, `class`, `value` and `probability`.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: there is no such store or group; the file cannot be read, or
-            has no reference system or something else than polygons.
-        InputError: a column of the polygons has the name of one that is added.
+        MissingFileError, SourceError, UnknownNameError: There is no such store or group; the file cannot be read, has
+            no reference system, or holds something other than polygons.
+        InputError: A column of the polygons has the name of an added one.
 
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
@@ -80,7 +80,7 @@ def zonal(store: Path | str, polygons: Any, *, group: str | None = None) -> Any:
 
 
 def summarise(group: StoredGroup, polygons: Any, *, advance: Advance = lambda _: None) -> Summary:
-    """The same of an opened group; `advance` is called with the number of shards that are done."""
+    """Do the same for an opened group. `advance` is called with the number of shards just done."""
     name, given = _given(polygons)
     parcels = place_parcels(given, name, group.geobox)
     columns = _names(group)
@@ -98,11 +98,11 @@ def summarise(group: StoredGroup, polygons: Any, *, advance: Advance = lambda _:
 
 
 def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Write the rows to a file, chosen by suffix; CSV has no geometry.
+    """Write the rows to a file in the format of its suffix. CSV has no geometry.
 
     Raises:
-        UnknownNameError: of another format.
-        WriteError: it exists or cannot be written; nothing is left behind.
+        UnknownNameError: No format has this suffix.
+        WriteError: The file exists or cannot be written. Nothing is left behind.
     """
     if out.suffix not in TABLE_SUFFIXES:
         raise UnknownNameError("format of rows", out.suffix, TABLE_SUFFIXES)
@@ -118,7 +118,7 @@ def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bo
 
 
 def _write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
-    """GeoParquet 1.1 with a column of bounds, and what it is made from under `anysat`."""
+    """Write GeoParquet 1.1 with a column of bounds, and the provenance under `anysat`."""
     import json
 
     import pyarrow.parquet
@@ -130,7 +130,7 @@ def _write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
 
 
 def _given(polygons: Any) -> tuple[str, Any]:
-    """Polygons with what they are called."""
+    """Return a name for messages, and the polygons."""
     if not isinstance(polygons, str | Path):
         return "polygons", polygons
     path, layer = file_and_layer(str(polygons))
@@ -144,7 +144,7 @@ def _classes(group: StoredGroup) -> Sequence[str]:
 
 
 def _names(group: StoredGroup) -> list[str]:
-    """Of the columns of values."""
+    """Return the names of the value columns."""
     if classes := _classes(group):
         return ["majority", *(f"{name}_frac" for name in classes)]
     if group.dim is None:
@@ -160,23 +160,23 @@ def _facts_names(group: StoredGroup) -> list[str]:
 def _check_names(name: str, given: Any, added: Sequence[str]) -> None:
     taken = {word.lower() for word in added}
     if both := [str(word) for word in given.columns if str(word).lower() in taken]:
-        raise InputError(f"columns of {name}", "other names than those of columns that are added", ", ".join(both),
+        raise InputError(f"columns of {name}", "none with the name of a column that is added", ", ".join(both),
                          "rename them")  # fmt: skip
 
 
 def _batches(bounds: NDArray[np.float64], rows: slice, cols: slice) -> Iterator[NDArray[np.int64]]:
-    """Numbers of the polygons that may lie in a shard, so many at once as cover few enough pixels."""
+    """Yield the numbers of the polygons that may lie in a shard, in batches that cover few enough pixels."""
     left, top, right, bottom = bounds.T
     height = np.minimum(bottom, rows.stop) - np.maximum(top, rows.start)
     width = np.minimum(right, cols.stop) - np.maximum(left, cols.start)
-    near = np.nonzero((height > 0) & (width > 0))[0]  # not of what has no bounds, which are NaN
+    near = np.nonzero((height > 0) & (width > 0))[0]  # excludes empty polygons, whose bounds are NaN
     pixels = np.cumsum((height[near] + 2) * (width[near] + 2))
     cuts = np.nonzero(np.diff(pixels // _BLOCK_VALUES))[0] + 1
     return (chosen for chosen in np.split(near, cuts) if len(chosen))
 
 
 def _strips(group: StoredGroup, found: Coverage, first: int) -> Iterator[Coverage]:
-    """Entries by rows of chunks, which are read at once."""
+    """Yield the entries of one row of chunks at a time, which is read at once."""
     strip = (found.row - first) // int(group.array.chunks[-2])
     order = np.argsort(strip, kind="stable")
     for chosen in np.split(order, np.nonzero(np.diff(strip[order]))[0] + 1):
@@ -185,7 +185,7 @@ def _strips(group: StoredGroup, found: Coverage, first: int) -> Iterator[Coverag
 
 
 def _add(sums: _Sums, group: StoredGroup, part: Coverage) -> None:
-    """What is stored where polygons are, in all periods."""
+    """Add the stored values of some entries to the sums, in all periods."""
     rows, cols = (slice(int(one.min()), int(one.max()) + 1) for one in (part.row, part.col))
     place = part.row - rows.start, part.col - cols.start
     for period in range(sums.share.shape[1]):
@@ -209,7 +209,7 @@ def _add(sums: _Sums, group: StoredGroup, part: Coverage) -> None:
 
 
 def _table(group: StoredGroup, given: Any, parcels: Parcels, sums: _Sums, columns: Sequence[str]) -> Any:
-    """Rows, polygon by polygon."""
+    """Return the rows, sorted by polygon and period."""
     import pandas
 
     num_polygons, num_periods = sums.share.shape

@@ -1,4 +1,4 @@
-"""Which reference system in true metres a place has: its UTM zone, and polar stereographic where there are none."""
+"""The reference system in true metres of a place: its UTM zone, or polar stereographic where there is none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from odc.geo.geobox import GeoBox
 NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
 """Latitudes between which there are UTM zones."""
 _LONGEST = 20
-"""Characters of a code."""
+"""The most characters of a code such as EPSG:32631."""
 _NORTH_POLE, _SOUTH_POLE = "EPSG:32661", "EPSG:32761"
 
 
 def system_name(crs: CRS | None) -> str:
-    """Its code, else its name, else that of its projection: one without a code is a page of text.
+    """Return a short name of a reference system: its code, else its name, else the name of its projection.
 
     >>> system_name(CRS("EPSG:32631")), system_name(CRS("+proj=sinu +R=6371007.181"))
     ('EPSG:32631', 'Sinusoidal without a code')
@@ -31,7 +31,7 @@ def system_name(crs: CRS | None) -> str:
 
 
 def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:
-    """Reference system of a place in WGS 84 degrees that no input has one for, and why: UTM, beyond its zones UPS."""
+    """Return the UTM system of a place in WGS 84 degrees, or UPS beyond the UTM zones, and the reason for messages."""
     crs, what = None, "the UTM zone of the centre"
     if latitude > NORTHERNMOST_DEG or latitude < SOUTHERNMOST_DEG:
         crs, what = CRS(_NORTH_POLE if latitude > 0 else _SOUTH_POLE), "polar stereographic (UPS)"
@@ -39,7 +39,7 @@ def system_at(longitude: float, latitude: float) -> tuple[CRS, str]:
 
 
 def square_at(longitude: float, latitude: float, side_m: float) -> GeoBox:
-    """A square of ground around a place in WGS 84 degrees, as one pixel in the reference system of its zone.
+    """Return a square around a place in WGS 84 degrees, as one pixel in the reference system of its zone.
 
     >>> square_at(9.0, 0.0, 10.0).boundingbox.left
     499995.0
