@@ -229,7 +229,9 @@ def test_a_geotiff_is_known_by_its_name_where_its_type_is_odd(tmp_path):
 def test_assets_of_no_kind_that_is_read_are_refused_with_their_types(tmp_path):
     made = item(tmp_path, "a", "2020-06-01")
     made.assets["B02"].media_type, made.assets["B02"].href = "image/png", "a.png"
-    with pytest.raises(SourceError, match=r"none of its 1 items has an asset that can be read, .*; it has image/png;"):
+    with pytest.raises(
+        SourceError, match=r"none of its 1 items has an asset that can be read, .*; their types are image/png;"
+    ):
         seen(made)
 
 

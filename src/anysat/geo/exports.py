@@ -135,7 +135,7 @@ class TableExport:
 
 
 class PointExport(TableExport):
-    """The same table with the centre of each patch as its geometry."""
+    """A `TableExport` with the centre of each patch as its geometry."""
 
     geometry: Geometry = "point"
 

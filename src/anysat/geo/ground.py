@@ -75,7 +75,7 @@ def _polygons(words: str) -> Any:
 
 
 def file_and_layer(words: str) -> tuple[Path, str | None]:
-    """Split `FILE:LAYER`; the layer is None if there is no colon."""
+    """Split `FILE:LAYER` if FILE exists; otherwise, or if there is a file of the whole name, the layer is None."""
     file, _, layer = words.rpartition(":")
     if file and Path(file).exists() and not Path(words).exists():
         return Path(file), layer

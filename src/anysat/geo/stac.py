@@ -123,7 +123,7 @@ def _nothing_known(
         media = dict.fromkeys(asset.media_type or "unknown" for item in items for asset in item.assets.values())
         return SourceError(
             name, f"none of its {len(items)} items has an asset that can be read, a GeoTIFF or JPEG 2000 with "
-            f"measurements; it has {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
+            f"measurements; their types are {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
         )  # fmt: skip
     return SourceError(
         name, f"none of the assets of its {len(items)} items ({some(seen)}) is known to be a band of "
@@ -338,7 +338,7 @@ def _read(
 
 
 def _part(wanted: slice, shift: int, length: int) -> slice:
-    """Return the rows (or columns) of a file of this length that a grid wants, which begins at its row `shift`."""
+    """Return the rows (or columns) of a file that has `length` of them, for a grid that begins at its row `shift`."""
     return slice(max(wanted.start + shift, 0), min(wanted.stop + shift, length))
 
 

@@ -287,7 +287,7 @@ class AreaStore:
         claim(self.partial)
 
     def _take_up(self, facts: Mapping[str, Any], *, throw_away: bool) -> bool:
-        """Claim an unfinished store and return whether it can be continued; remove it if not."""
+        """Claim the unfinished store, if any, and return whether it can be continued. If not, remove it or raise."""
         if not self.partial.exists():
             return False
         claim(self.partial)

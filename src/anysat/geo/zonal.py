@@ -80,7 +80,7 @@ def zonal(store: Path | str, polygons: Any, *, group: str | None = None) -> Any:
 
 
 def summarise(group: StoredGroup, polygons: Any, *, advance: Advance = lambda _: None) -> Summary:
-    """Do the same for an opened group. `advance` is called with the number of shards just done."""
+    """Summarise an opened group like `zonal`. `advance` is called with the number of shards just done."""
     name, given = _given(polygons)
     parcels = place_parcels(given, name, group.geobox)
     columns = _names(group)
