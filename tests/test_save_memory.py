@@ -99,7 +99,7 @@ def test_what_needs_all_gradients_at_once_is_refused(tmp_path, engine, clip_norm
 
 
 def test_what_a_checkpoint_keeps_is_not_copied_first():
-    encoder = meadow_encoder()
+    encoder = meadow_encoder().requires_grad_(True)
     optimiser = torch.optim.AdamW(encoder.parameters())
     sum(p.sum() for p in encoder.parameters()).backward()
     optimiser.step()
