@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from affine import Affine
@@ -47,8 +48,7 @@ def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int)
     row, col, _ = _window(grid, geobox)
     source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
     placed = np.full((len(times), *geobox.shape), np.nan, dtype=np.float32)
-    for plane, out in zip(source, placed, strict=True):
-        _warp(plane, out, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
+    _warp(source, placed, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
     return placed
 
 
@@ -101,30 +101,38 @@ def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:
 def _reproject(source: Pixels, affine: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
     planes = source.reshape(-1, *source.shape[-2:])
     values = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
-    for plane, out in zip(planes, values, strict=True):  # one by one: together, they would share their nodata
-        _warp(plane, out, affine, crs, target, "average" if average else "bilinear")
+    _warp(planes, values, affine, crs, target, "average" if average else "bilinear")
     seen = np.isfinite(planes)
-    one_mask = bool((seen == seen[:1]).all())
-    fractions = np.zeros((1 if one_mask else len(planes), *target.shape), dtype=np.float32)
-    for plane, out in zip(seen.astype(np.float32), fractions, strict=False):
-        _warp(plane, out, affine, crs, target, "average" if average else "nearest", nodata=0.0)
+    seen = seen[:1] if _are_alike(seen) else seen
+    fractions = np.zeros((len(seen), *target.shape), dtype=np.float32)
+    _warp(seen.astype(np.float32), fractions, affine, crs, target, "average" if average else "nearest", nodata=0.0)
     placed = np.where(fractions >= _MIN_SEEN_FRAC, values, np.nan)
     return placed.reshape(*source.shape[:2], *target.shape)
 
 
 def _warp(
-    plane: Pixels, out: Pixels, affine: Affine, crs: CRS, target: GeoBox, resampling: str, nodata: float = np.nan
+    planes: Pixels, out: Pixels, affine: Affine, crs: CRS, target: GeoBox, resampling: str, nodata: float = np.nan
 ) -> None:
-    """Fill one plane of a grid from another. NaN is ignored; `nodata` is written where there are no values."""
+    """Fill planes of a grid from others. NaN is ignored; `nodata` is written where there are no values.
+
+    GDAL warps planes together several times as fast, but as if the NaN of one were in all.
+    """
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
-    reproject(
-        plane, out, src_transform=affine, src_crs=_crs(crs), src_nodata=np.nan, dst_nodata=nodata,
-        dst_transform=target.affine, dst_crs=_crs(crs_of(target)), resampling=Resampling[resampling], tolerance=0.0,
-    )  # fmt: skip
+    are_alike = _are_alike(np.isfinite(planes))
+    for part in [slice(None)] if are_alike else [slice(number, number + 1) for number in range(len(planes))]:
+        reproject(
+            planes[part], out[part], src_transform=affine, src_crs=_crs(crs), src_nodata=np.nan, dst_nodata=nodata,
+            dst_transform=target.affine, dst_crs=_crs(crs_of(target)), resampling=Resampling[resampling], tolerance=0.0,
+        )  # fmt: skip
 
 
+def _are_alike(masks: NDArray[np.bool_]) -> bool:
+    return bool((masks == masks[:1]).all())
+
+
+@lru_cache(maxsize=64)
 def _crs(crs: CRS) -> object:
     from rasterio.crs import CRS
 
