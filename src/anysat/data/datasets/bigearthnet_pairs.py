@@ -1,6 +1,6 @@
-"""Six real places seen by Sentinel-2 and Sentinel-1: the examples of BigEarthNet that a Python package ships.
+"""Six real places seen by Sentinel-2 and Sentinel-1: BigEarthNet examples that a Python package ships.
 
-The package bigearthnet-common holds them in two small archives; it is only looked up, never imported.
+The package bigearthnet-common holds them in two small archives. It is only located, never imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """Pairs in the order of their Sentinel-1 names; every sixth is validation."""
+    """List the pairs in the order of their Sentinel-1 names; every sixth is for validation."""
     rows = []
     for place, found in enumerate(folder.find("partner", "s1-VV")):
         partner = str(folder.read("partner", s1=found["s1"]))
@@ -63,12 +63,12 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One pair of 1200 m, or one side of it."""
+    """Read one pair of 1200 m, or one image of it."""
     return Tile.of(*(_observe(folder, key, row) for key in modalities), geobox=folder.geobox("s2-B02", **row))
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
-    """One date on the 10 m grid; a pixel of 20 m is four of 10 m with its value."""
+    """Return one date on the 10 m grid; a pixel of 20 m becomes four of 10 m."""
     entries = [entry for entry in folder.layout.entries if entry.modality == key]
     planes = []
     for plane in folder.read(*(entry.name for entry in entries), **row):
@@ -81,7 +81,7 @@ def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world, a pair of images each."""
+    """Write tiles of the generated world, each a pair of images."""
     for index in range(num_tiles):
         tile = world.tile(index, extent_m=TILE_M, year=2017)
         looks = {key: tile.observe(key, count=1) for key in ("s2", "s1")}
@@ -98,10 +98,10 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def find_archives() -> dict[str, Path]:
-    """Where the two archives of the installed package lie, by modality key.
+    """Return the paths of the two archives of the installed package, by modality key.
 
     Raises:
-        SourceError: the package is not installed, or is a version without the archives.
+        SourceError: the package is not installed, or this version lacks the archives.
     """
     try:
         spec = importlib.util.find_spec(PACKAGE)
@@ -118,13 +118,13 @@ def find_archives() -> dict[str, Path]:
 
 
 def write_pairs(root: Path, archives: Mapping[str, Path] | None = None) -> Path:
-    """Unpack the pairs into a folder, which `open_dataset` reads; a second call writes the same files again.
+    """Unpack the pairs into a folder for `open_dataset`; a second call writes the same files again.
 
-    Regular files only; the `data` filter refuses paths that lead out of the folder.
+    Unpacks regular files only, and refuses paths that lead out of the folder.
 
     Args:
-        root: the folder, made as needed.
-        archives: as `find_archives` gives them, which is the default.
+        root: The folder, created if needed.
+        archives: Paths by modality key; by default those of `find_archives`.
 
     Raises:
         SourceError: the package is not installed, or an archive cannot be unpacked.

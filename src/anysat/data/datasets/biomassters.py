@@ -1,4 +1,4 @@
-"""BioMassters: biomass of Finnish forests from a year of Sentinel-1 and Sentinel-2, month by month (spec 4.13)."""
+"""BioMassters: biomass of Finnish forests in monthly Sentinel-1 and Sentinel-2 images of a year (spec 4.13)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from anysat.errors import SourceError
 from anysat.observation import Dates, Observation
 
 CLOUD_PERCENT = 50
-"""Cloud probability from which a pixel is invalid; 255, "not known", is above it too."""
+"""Cloud probability at and above which a pixel is invalid, which includes 255, "not known"."""
 FIRST_MONTH = "2018-09"
-"""Stands for the September of every tile: the files hold no year, the images are of 2016 to 2021."""
+"""Taken as the September of every tile: the files hold no year. The images are of 2016 to 2021."""
 VAL_FRAC = TEST_FRAC = 0.15
-"""Shares of the training chips held out where there is no list."""
+"""Shares of the training chips that are held out where there is no list."""
 _SIDE = 256
 TILE_M = 10.0 * _SIDE
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
@@ -75,12 +75,12 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """Chips that have a label, with the months of each sensor as text (`00,01,05`)."""
+    """List the labelled chips, with the months of each sensor as text (`00,01,05`)."""
     return _of_lists(folder) if "train-list" in folder.layout else _of_table(folder)
 
 
 def _of_table(folder: DatasetFolder) -> Samples:
-    """The challenge's table; chips of its test are left out where their labels are missing."""
+    """List the chips of the challenge's table, without those of its test part if their labels are missing."""
     chips: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in folder.read("table"):
         try:
@@ -103,7 +103,7 @@ def _of_table(folder: DatasetFolder) -> Samples:
 
 
 def _of_lists(folder: DatasetFolder) -> Samples:
-    """The lists of the published training code; the months are those whose files are there."""
+    """List the chips of the published training code's lists, with the months that have files."""
     months: dict[str, dict[tuple[str, str], list[str]]] = {}
     for name in ("s1-ascending", "s2"):
         months[name] = {}
@@ -126,7 +126,7 @@ def _row(chip: str, split: str, part: str, s1: Iterable[str], s2: Iterable[str])
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 2560 m; a sensor without any month is left out."""
+    """Read one tile of 2560 m; sensors without any month are left out."""
     where: dict[str, Any] = {"part": row["part"], "id": row["id"]}
     read = {"s1": _read_s1, "s2": _read_s2}
     observations = [read[key](folder, row[key].split(","), where) for key in modalities if row[key]]
@@ -137,7 +137,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _read_s1(folder: DatasetFolder, months: Sequence[str], where: dict[str, Any]) -> Observation:
-    """Two time steps a month, ascending before descending, both of the middle of the month."""
+    """Read two time steps per month, ascending then descending, both dated in the middle of the month."""
     stored = np.stack([folder.read(_ORBITS[0], month=month, **where) for month in months])
     dates = _dates(months)
     up, down = (folder.observe(name, stored, dates=dates, month=months[0], **where) for name in _ORBITS)
@@ -154,14 +154,14 @@ def _read_s2(folder: DatasetFolder, months: Sequence[str], where: dict[str, Any]
 
 
 def _dates(months: Sequence[str]) -> Dates:
-    """The 15th of each month; 00 is September."""
+    """Return the 15th of each month; 00 is September."""
     return (np.datetime64(FIRST_MONTH, "M") + np.array(months, int)).astype("datetime64[D]") + 14
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world, a few months each; every sixth is in the test part, of fewer the last.
+    """Write tiles of the generated world, a few months each; every sixth, or the last of fewer, is for testing.
 
-    Only a quarter of a tile is generated, and mirrored to the whole, so that writing stays quick.
+    Only a quarter of a tile is generated and then mirrored, which is faster.
     """
     num_tiles = max(num_tiles, 3)  # no list is empty
     table: list[dict[str, str]] = []
@@ -186,7 +186,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _clearest(tile: WorldTile, count: int) -> list[str]:
-    """So many months with few clouds."""
+    """Return the months with the fewest clouds."""
     months = [f"{month:02d}" for month in range(12)]
     clear = tile.observe("s2", dates=_dates(months), gsd_m=160.0).valid.mean(axis=(1, 2, 3))
     return sorted(months[place] for place in np.argsort(-clear, kind="stable")[:count])
@@ -209,7 +209,7 @@ def _write_chip(
 
 
 def _mirrored(quarter: NDArray[Any]) -> NDArray[Any]:
-    """The last two axes twice as long."""
+    """Double the last two axes by mirroring."""
     half = np.concatenate([quarter, quarter[..., ::-1]], axis=-1)
     return np.concatenate([half, half[..., ::-1, :]], axis=-2)
 

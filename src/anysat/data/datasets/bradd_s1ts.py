@@ -1,4 +1,4 @@
-"""BraDD-S1TS: deforestation in the Brazilian Amazon from Sentinel-1 series (paper, table C; spec 4.6)."""
+"""BraDD-S1TS: deforestation in the Brazilian Amazon in Sentinel-1 series (paper, table C; spec 4.6)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """The rows of the table that have a place in the closed split."""
+    """List the rows of the table that belong to a split of the closed set."""
     files, splits = folder.read("files", "splits")
     listed = np.isin(splits, _SPLITS)
     ids = [str(file).rsplit(".", 1)[0] for file in files[listed]]
@@ -52,7 +52,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 480 m; its series keeps all dates, a date without data is invalid."""
+    """Read one tile of 480 m; dates without data are kept and marked invalid."""
     del modalities  # there is only one
     values, dates, label = folder.read("s1", "dates", "label", **row)
     if len(label) < 2:
@@ -64,7 +64,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world; of six one is in validation, one in test."""
+    """Write tiles of the generated world; of every six, one is for validation and one for testing."""
     rows: dict[str, list[str]] = {"files": [], "splits": []}
     for index in range(num_tiles):
         tile = world.tile(index, extent_m=TILE_M, year=2020 + index % 2)

@@ -1,4 +1,4 @@
-"""FLAIR #2: land cover of France from aerial photos and Sentinel-2 series (paper, GeoPlex; spec 4.3)."""
+"""FLAIR #2: land cover of France in aerial photos and Sentinel-2 series (paper, GeoPlex; spec 4.3)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from anysat.observation import Dates, Observation
 CLASSES = ("building", "pervious surface", "impervious surface", "bare soil", "water", "coniferous", "deciduous",
            "brushwood", "vineyard", "herbaceous vegetation", "agricultural land", "plowed land")  # fmt: skip
 OTHER = 12
-"""Number of pixels of rare or unclear classes, stored as 13 to 19."""
+"""Class number of pixels of rare or unclear classes, stored as 13 to 19."""
 CLOUD_PERCENT = 50
-"""Cloud probability from which a pixel is invalid."""
+"""Cloud probability at and above which a pixel is invalid."""
 VAL_DOMAINS = ("D004_2021", "D014_2020", "D029_2021", "D031_2019", "D058_2020", "D066_2021", "D067_2021", "D077_2021")
-"""Validation domains of the baseline of the dataset's authors: 8 of the 40 training domains."""
+"""Validation domains of the dataset authors' baseline: 8 of the 40 training domains."""
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _SOURCE = "documentation of FLAIR #2; spec 4.3"
 TILE_M = 100.0
@@ -60,7 +60,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All photos by their names, or their labels', with the split of their domain and their place in Sentinel-2."""
+    """List all photos found by their own or their labels' names, with the split of their domain and their centre."""
     photos = list(folder.find("aerial-flair", "labels"))
     has_places = folder.has("centroids")
     places = folder.read("centroids") if has_places else {}
@@ -76,7 +76,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _splits(folder: DatasetFolder, domains: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Split by folder (`train`, `test`) and domain; whole domains, so that neighbours stay together."""
+    """Return the split by folder (`train`, `test`) and domain; domains stay whole, to keep neighbours together."""
     if folder.has("splits"):
         listed = {domain: split for split, names in folder.read("splits").items() for domain in names}
         for split in set(listed.values()) - {"train", "val", "test"}:
@@ -101,18 +101,18 @@ def _centroid(folder: DatasetFolder, centroids: Mapping[str, Sequence[int]], num
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 100 m, the middle of the photo."""
+    """Read one tile of 100 m from the middle of the photo."""
     return _read(folder, row, modalities, ((_CROP_PX, _CROP_PX),))[0][0]
 
 
 def read_drawn(folder: DatasetFolder, row: Row, modalities: Sequence[str], generator: np.random.Generator) -> Tile:
-    """One tile of 100 m, anywhere in the photo; the series of Sentinel-2 stays (spec section 5)."""
+    """Read one tile of 100 m at a random place in the photo; the Sentinel-2 series stays the same (spec section 5)."""
     top, left = generator.integers(2 * _CROP_PX + 1, size=2).tolist()
     return _read(folder, row, modalities, ((top, left),))[0][0]
 
 
 def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Crops:
-    """Tiles of 100 m at the four corners of the photo and in its middle, with one series of Sentinel-2 for all."""
+    """Read tiles of 100 m at the four corners and in the middle of the photo, all with the same Sentinel-2 series."""
     sides = (0, 2 * _CROP_PX)
     corners = (*((top, left) for top in sides for left in sides), (_CROP_PX, _CROP_PX))
     tiles, labels = _read(folder, row, modalities, corners)
@@ -125,7 +125,7 @@ def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Cr
 def _read(
     folder: DatasetFolder, row: Row, modalities: Sequence[str], corners: Sequence[tuple[int, int]]
 ) -> tuple[list[Tile], NDArray[np.int64] | None]:
-    """The tiles whose upper left corners are at these pixels of the photo, and the labels of all of it where wanted."""
+    """Read the tiles with their upper left corners at these pixels of the photo, and all its labels where wanted."""
     labels = _labels(folder, row) if folder.wants("land_cover", "land_cover_present") else None
     has_photo = "aerial-flair" in modalities
     photo = folder.read("aerial-flair", **row) if has_photo else None
@@ -141,7 +141,7 @@ def _read(
 
 
 def _labels(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
-    """Class of each pixel of the photo."""
+    """Return the class of each pixel of the photo."""
     stored = folder.read("labels", **row)[0]
     return np.where((stored >= 1) & (stored <= len(CLASSES)), stored.astype(np.int64) - 1, OTHER)
 
@@ -151,7 +151,7 @@ def _targets(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
 
 
 def _series(folder: DatasetFolder, row: Row) -> Observation:
-    """The 10 x 10 pixels around the photo's centre; what lies outside the array is invalid."""
+    """Return the 10 x 10 pixels around the photo's centre; pixels outside the array are invalid."""
     if row["row_px"] < 0:
         raise MissingFileError(
             folder.path("centroids"),
@@ -185,7 +185,7 @@ def _dates(folder: DatasetFolder, products: Sequence[str], row: Row) -> Dates:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Areas of two photos each; the second is in validation, every third in the test folders."""
+    """Write areas of two photos each; every third is for testing and, of five others, the second for validation."""
     domains = itertools.cycle(["D012_2019", VAL_DOMAINS[0], "D033_2021", "D055_2018", "D072_2019"])
     centroids: dict[str, list[int]] = {}
     for area in range((num_tiles + 1) // 2):
@@ -210,9 +210,9 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 def _write_super_patch(
     folder: DatasetFolder, tiles: Sequence[WorldTile], area: int, fields: Mapping[str, str]
 ) -> list[list[int]]:
-    """Two neighbourhoods of 300 m side by side, cut off the middle; the row and column of each tile's centre.
+    """Write two neighbourhoods of 300 m side by side, without their top rows; return row and column of each tile centre.
 
-    In every second area a tile's window reaches two rows over the edge.
+    In every second area, a tile's window reaches two rows beyond the edge.
     """
     dates = tiles[0].dates("s2", 5)
     first_row = 12 if area % 2 else 4

@@ -1,4 +1,4 @@
-"""HLS Burn Scars: burnt ground in the United States by Harmonized Landsat Sentinel-2 (paper, table C; spec 4.10)."""
+"""HLS Burn Scars: burnt ground in the United States in Harmonized Landsat Sentinel-2 (paper, table C; spec 4.10)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES = ("unburnt", "burnt")
 IGNORE = -1
 TILE_M = 15_360.0
 FILLS = (9999.0, -9999.0)
-"""Stored values that mean "no data": the first is that of the published loader, the second that of HLS products."""
+"""Stored values that mean "no data": that of the published loader, then that of HLS products."""
 _SHARES = {"train": 0.9, "val": 0.1}
 _SPEC = "dataset card of the release; spec 4.10"
 _STEM = "{part}/subsetted_512x512_HLS.S30.{mgrs}.{day}.v1.4"
@@ -40,7 +40,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All scenes with an image or a mask; those of a Sentinel-2 tile are in one of training and validation."""
+    """List all scenes with an image or a mask; no Sentinel-2 tile has scenes in both training and validation."""
     rows = [row for row in folder.find("hls", "burn") if row["part"] in ("training", "validation")]
     drawn = split_by_name([row["mgrs"] for row in rows], _SHARES)
     return Samples.of_rows([
@@ -50,7 +50,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One scene of 512 pixels of 30 m."""
+    """Read one scene of 512 x 512 pixels of 30 m."""
     del modalities  # there is only one
     values, targets = folder.read("hls", **row), {}
     observation = folder.observe(
@@ -63,18 +63,18 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _date(folder: DatasetFolder, row: Row) -> np.datetime64:
-    """Date of a year and its day, counted from 1."""
+    """Return the date of a scene from the year and day of the year (from 1) in its name."""
     day = str(row["day"])
     if len(day) == 7 and day.isdigit():
         date = np.datetime64(f"{day[:4]}-01-01") + (int(day[4:]) - 1)
-        if str(date)[:4] == day[:4]:  # day 000 is of the year before, day 366 of the next unless it is a leap year
+        if str(date)[:4] == day[:4]:  # day 000 falls in the year before; day 366 in the next, except in a leap year
             return date
     raise SourceError(folder.path("hls", **row), f"its name has the date {day!r}",
-                      "expected year and day counted from 001, as 2020248")  # fmt: skip
+                      "expected the year and its day, counted from 001, such as 2020248")  # fmt: skip
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Scenes of the generated world on their own Sentinel-2 tiles; every third is in the validation folder."""
+    """Write scenes of the generated world, each on its own Sentinel-2 tile; every third goes into `validation`."""
     for index in range(num_tiles):
         year = 2018 + index % 4
         tile = world.tile(index, extent_m=TILE_M, year=year)

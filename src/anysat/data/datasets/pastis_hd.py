@@ -1,4 +1,4 @@
-"""PASTIS-HD: crops of France from SPOT 6/7 and Sentinel series (paper, GeoPlex; spec 4.2)."""
+"""PASTIS-HD: crops of France in SPOT 6/7 images and Sentinel series (paper, GeoPlex; spec 4.2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CROPS = ("background", "meadow", "soft winter wheat", "corn", "winter barley", "
 COLOURS = ("#8f8f8f", "#2ca02c", "#ffbb78", "#ff7f0e", "#dbdb8d", "#f2e205", "#c49c94", "#ff9896", "#9467bd",
            "#e377c2", "#8c564b", "#a88cc4", "#d62728", "#7b4173", "#98df8a", "#17becf", "#637939", "#00e0a0",
            "#843c39")  # fmt: skip
-"""Of the crops; the background, half of a picture, is grey."""
+"""Colours of the crops; the background, which fills half of a picture, is grey."""
 VOID = 19
-"""Number of pixels whose crop is not known."""
+"""Class number of pixels whose crop is unknown."""
 LABEL_GSD_M = 10.0
-_DRAWN_M = 4.0  # the miniature's SPOT image has pixels of 1 m and this detail: the world is slow to draw at 1 m
+_DRAWN_M = 4.0  # detail of the miniature's SPOT images, stored in pixels of 1 m: the world is slow to draw at 1 m
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _RADAR = ("VV", "VH", "VV/VH")
 _SOURCE = "documentation of PASTIS-R and PASTIS-HD; spec 4.2"
@@ -60,12 +60,12 @@ PUBLISHED = Layout(
               unit="class number in the first channel", about="0 background, 1 to 18 crops, 19 void", source=_SOURCE),
     ),
 )  # fmt: skip
-"""Patches are 128 x 128 pixels; the table leaves the side open (`H`, `W`), and `read_sample` refuses files of one
+"""Patches have 128 x 128 pixels. The layout leaves the sides open (`H`, `W`); `read_sample` refuses files of one
 patch that do not cover the same ground."""
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All patches, with their fold as split and their dates as text."""
+    """List all patches, with their fold as split and their dates as text."""
     path = folder.path("patches")
     rows = []
     with folder.understood("patches"):
@@ -79,14 +79,14 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _listed(dates: Any, path: Path) -> str:
-    """Dates in the order of their index; the keys are text, where `10` would come before `2`."""
+    """Return the dates in the order of their index; the keys are text, in which `10` would sort before `2`."""
     if not isinstance(dates, Mapping) or not all(key.isdigit() for key in dates):
         raise SourceError(path, f"dates are {str(dates)[:60]!r}", "expected index to YYYYMMDD")
     return ",".join(str(dates[key]) for key in sorted(dates, key=int))
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 1280 m.
+    """Read one tile of 1280 m.
 
     Raises:
         SourceError: the crops do not cover the ground of the observations, or a series has no dates.
@@ -98,7 +98,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _targets(folder: DatasetFolder, row: Row, observations: Sequence[Observation]) -> dict[str, NDArray[np.int64]]:
-    """The crops of each pixel and of the tile, on the ground of the observations."""
+    """Return the crops of each pixel and of the tile; check that they cover the ground of the observations."""
     stored = folder.read("crops", **row)[0]
     crops = np.where(stored < len(CROPS), stored, VOID).astype(np.int64)
     for seen in observations:
@@ -128,7 +128,7 @@ def _dates(folder: DatasetFolder, key: str, row: Row) -> Dates:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world, one fold after the other."""
+    """Write tiles of the generated world, one fold after another."""
     features = []
     for index in range(num_tiles):
         tile, patch = world.tile(index, extent_m=1280.0, year=2019), 10_000 + 7 * index
@@ -150,7 +150,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _series(folder: DatasetFolder, tile: WorldTile, key: str, dates: Dates) -> NDArray[Any]:
-    """Stored values of a series with the gaps a real copy has."""
+    """Return the stored values of a series, with gaps like those of real data."""
     stored = folder.store(key, tile.observe(key, dates=dates))
     if key == "s2":
         stored[0, :, :2, :2] = -10_000

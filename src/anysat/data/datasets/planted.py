@@ -1,6 +1,6 @@
-"""PLANTED: planted tree species of the world from five satellites (GeoPlex; spec 4.4, appendix X1).
+"""PLANTED: planted tree species of the world seen by five satellites (GeoPlex; spec 4.4, appendix X1).
 
-Read from the TFRecord shards as released, without TensorFlow, or from one folder of arrays per sample.
+Reads the TFRecord shards as released, without TensorFlow, or a folder of arrays per sample.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ SPECIES = (
 )  # fmt: skip
 """Classes in the order of their numbers (spec, appendix X1)."""
 NO_SPECIES = -1
-"""Number of a sample without a species, or with one that is no class."""
+"""Class number of a sample whose species is missing or not among the classes."""
 TILE_M = 120.0
-SPLITS = {"train": "train", "validation": "val", "test": "test"}  # by the word in the names of shards
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # by the word in the shards' names
 _SHARD = "planted_public-{split}.tfrecord-{shard}-of-{shards}"
 _SPEC = "spec 4.4"
 _GEE = f"{_SPEC}; unit by the conventions of Earth Engine, from which the data come, not stated in the release"
@@ -63,7 +63,7 @@ class _Sensor(NamedTuple):
     dates: int
     side_px: int
     channels: int
-    """Stored channels; those after the bands are left out."""
+    """Number of stored channels; those after the bands are not read."""
     bands: tuple[str, ...]
     unit: str
     about: str
@@ -82,7 +82,7 @@ _SENSORS = {
 
 
 def _series(path: str, keys: tuple[str, str, str]) -> Iterator[Entry]:
-    """Values, mask and times of every sensor; `{m}` in path and keys stands for the modality."""
+    """Yield the entries of values, mask and times of every sensor; `{m}` in paths and keys stands for the modality."""
     for m, sensor in _SENSORS.items():
         found = [(part.replace("{m}", m), path.replace("{m}", m).replace("{part}", suffix))
                  for part, suffix in zip(keys, ("", "_mask", "_timestamp"), strict=True)]  # fmt: skip
@@ -126,7 +126,7 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """Records of the shards, from their headers; or the folders of samples."""
+    """List the records of the shards from their headers, or the folders of samples."""
     return _list_folders(folder) if "labels" in folder.layout else _list_records(folder)
 
 
@@ -160,7 +160,7 @@ def _index(paths: Sequence[Path]) -> Mapping[str, NDArray[Any]]:
 def _check_counts(
     folder: DatasetFolder, shards: Sequence[Mapping[str, str]], counts: NDArray[np.int64], paths: Sequence[Path]
 ) -> None:
-    """Refuse a shard that ends early, at the end of a record."""
+    """Refuse a shard that is cut off between two records."""
     known = read_shard_lengths(folder.read("dataset-info"), folder.path("dataset-info"))
     for shard, count, path in zip(shards, counts.tolist(), paths, strict=True):
         lengths = known.get(shard["split"])
@@ -187,7 +187,7 @@ def _list_folders(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 120 m; sensors that have nothing of it are left out."""
+    """Read one tile of 120 m; sensors without an image of it are left out."""
     if "labels" in folder.layout:
         species = row["species"]
         arrays = {key: tuple(folder.read(part, **row) for part in _names(key))
@@ -203,7 +203,7 @@ def _names(key: str) -> tuple[str, str, str]:
 
 
 def _fields(row: Row) -> dict[str, str]:
-    """Fields of the path of a record's shard."""
+    """Return the fields that make the path of a record's shard."""
     split = next(word for word, split in SPLITS.items() if split == row["split"])
     return {"split": split, "shard": f"{row['shard']:05d}", "shards": f"{row['shards']:05d}"}
 
@@ -211,7 +211,7 @@ def _fields(row: Row) -> dict[str, str]:
 def _read_example(
     folder: DatasetFolder, row: Row, modalities: Sequence[str]
 ) -> tuple[int, dict[str, tuple[NDArray[Any], ...]]]:
-    """Class and arrays of a record."""
+    """Return the class and the arrays of a record."""
     path = folder.path("species", **_fields(row))
     where = f"{path}, record at byte {row['at']}"
     table = _features_of(folder)
@@ -256,7 +256,7 @@ def _number_of(table: Any, sample: str, path: Path) -> int:
 
 
 def _class_of(name: str) -> int:
-    """Number of a species, however its words are joined."""
+    """Return the class number of a species, whether its words are joined by spaces or underscores."""
     plain = name.replace("_", " ").strip().capitalize()
     return SPECIES.index(plain) if plain in SPECIES else NO_SPECIES
 
@@ -264,7 +264,7 @@ def _class_of(name: str) -> int:
 def _observe(
     folder: DatasetFolder, key: str, row: Row, values: NDArray[Any], mask: NDArray[Any], times: NDArray[Any]
 ) -> Observation | None:
-    """An observation of the dates that have an image; None where none has."""
+    """Return the observation of the dates that have an image; None if there is none."""
     fields = row if "labels" in folder.layout else _fields(row)
     if not len(values) == len(mask) == len(times):
         raise SourceError(folder.path(key, **fields), f"{len(values)} images, {len(mask)} masks, {len(times)} times")
@@ -278,7 +278,7 @@ def _observe(
 
 
 def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Class of every sample. From shards, every record is read once, with a progress bar; the result is cached."""
+    """Return the class of every sample; in shards, read every record once, show progress and cache the result."""
     if "species" in samples.columns:
         return samples.columns["species"]
     labels = np.zeros(len(samples), np.int64)
@@ -290,7 +290,7 @@ def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
 
 
 def _species_of(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Class of every record of one split, in order."""
+    """Return the class of every record of one split, in order."""
     numbers, first = np.unique(samples.columns["shard"], return_index=True)
     paths = [folder.path("species", **_fields(samples.row(index))) for index in first.tolist()]
     places = np.stack([samples.columns["at"], samples.columns["length"]], axis=1)
@@ -307,7 +307,7 @@ def _species_of(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world; of every six one is for validation, one for testing, and two lack an ALOS image."""
+    """Write tiles of the generated world; of six, one is for validation, one for testing, and two lack an ALOS image."""
     tiles: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
     for index in range(num_tiles):
         tile = world.tile(index, extent_m=120.0, year=2017)
@@ -337,7 +337,7 @@ def _shown(folder: DatasetFolder, tile: WorldTile, key: str) -> tuple[NDArray[An
 
 
 def _write_shards(folder: DatasetFolder, tiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Two shards of training samples, one of each other split, and the two documents of TensorFlow Datasets."""
+    """Write two shards of training samples, one of each other split, and both documents of TensorFlow Datasets."""
     splits = []
     for split, samples in tiles.items():
         every = [{str(folder.layout[name].key): value for name, value in contents.items()}

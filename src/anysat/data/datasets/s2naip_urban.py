@@ -1,6 +1,6 @@
 """S2NAIP-URBAN: aerial photos, Sentinel and Landsat series of cities of the United States (GeoPlex; spec 4.5).
 
-Tiles of AI2-S2-NAIP; the list of its urban part was not distributed, so every tile of the folder is taken.
+Its tiles come from AI2-S2-NAIP. The list of the urban part was not distributed, so every tile in the folder is used.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ CATEGORIES = (
                      "power_tower", "satellite_dish", "silo", "storage_tank", "wind_turbine", "works"), 3)
     | dict.fromkeys(("fountain", "river"), 4)
 )  # fmt: skip
-"""Class by category of a feature; all others are `other`. Groups by spec 4.5, membership is this project's choice."""
+"""Class by category of a feature; all others are `other`. The groups are those of spec 4.5, the members our choice."""
 SHARES = {"train": 0.70, "val": 0.16, "test": 0.14}
-"""Shares of the splits where no list is given (359,046 and 82,140 of 515,270 tiles; spec 4.5)."""
+"""Shares of the splits where there are no lists (359,046 and 82,140 of 515,270 tiles; spec 4.5)."""
 BLOCK_TILES = 32
-"""Side of the squares of tiles that stay in one split, 20.48 km: the tiles of one archive file."""
+"""Side, in tiles, of the squares that stay in one split: 20.48 km, the tiles of one archive file."""
 FIRST_RAISED = np.datetime64("2022-01-25", "D")
-"""Where only dates are known, images of Sentinel-2 from this day on carry the offset of baseline 04.00."""
+"""Where only dates are known, Sentinel-2 images from this day on are taken to have the offset of baseline 04.00."""
 TILE_M, TILE_PX = 640, 512
 _CARD = "spec 4.5; card of the dataset (huggingface.co/datasets/allenai/s2-naip)"
 _PACKED = "the script by which its authors packed it"
@@ -53,7 +53,7 @@ _STACKED = "images one after another, all bands of each"
 _STACKS = {"s2": ("s2-10m", "s2-20m"), "s1": ("s1",), "l8": ("l8-10m", "l8-20m")}
 """Entries of each series."""
 _SCENES = {"s2": ("sentinel2.csv", 2), "s1": ("sentinel1.csv", 4), "l8": ("landsat.csv", 3)}
-"""Table of scenes, and place of the date between the underscores of a scene's name."""
+"""Table of scenes, and position of the date between the underscores of a scene's name."""
 
 
 def _stack(name: str, path: str, bands: str, side_px: int, unit: str, about: str, source: str = _CARD) -> Entry:
@@ -104,13 +104,13 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All tiles with a photo or a map; the dates of their series are kept beside their names, two bytes each."""
+    """List all tiles with a photo or a map; the dates of their series are kept in columns, two bytes each."""
     if "train-dict" in folder.layout:
         return _list_dictionaries(folder)
     homes = [home for home in (folder.root / "naip", folder.root / "openstreetmap") if home.is_dir()]
     tables = [folder.path(f"{key}-scenes") for key in _SCENES]
     if not all(table.is_file() for table in tables):
-        folder.read(*(f"{key}-scenes" for key in _SCENES))  # says which is missing and what it should be
+        folder.read(*(f"{key}-scenes" for key in _SCENES))  # raises an error that names the missing table
     found = dict(cached("s2naip-scenes", [*homes, *tables], lambda: _gather(folder, _names(homes)), version=3))
     names = np.char.decode(found.pop("name"), "utf-8")
     blocks = []
@@ -121,13 +121,13 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _names(homes: Sequence[Path]) -> list[str]:
-    """Names of the tiles that have a photo or a map."""
+    """Return the names of the tiles that have a photo or a map."""
     parts = {entry.name.rpartition(".") for home in homes for entry in os.scandir(home)}
     return sorted({stem for stem, _, suffix in parts if suffix in ("png", "geojson")})
 
 
 def _place(folder: DatasetFolder, name: str) -> tuple[int, int, int]:
-    """Projection (EPSG), column and row in a tile's name."""
+    """Return the projection (EPSG), column and row in a tile's name."""
     found = re.fullmatch(r"(\d{5})_(-?\d+)_(-?\d+)", name)
     if found is None:
         raise SourceError(folder.path("naip", id=name), "its name is no place", "expected EPSG_COLUMN_ROW.png")
@@ -135,7 +135,7 @@ def _place(folder: DatasetFolder, name: str) -> tuple[int, int, int]:
 
 
 def _gather(folder: DatasetFolder, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-    """Names of the tiles, dates of all their series, packed, and which images of Sentinel-2 carry an offset."""
+    """Return the tiles' names, the packed dates of their series, and which Sentinel-2 images have an offset."""
     columns = {"name": np.array([name.encode() for name in names], bytes)}
     for key in _SCENES:
         days, raised = _read_scenes(folder, key, names)
@@ -148,7 +148,7 @@ def _gather(folder: DatasetFolder, names: Sequence[str]) -> Mapping[str, NDArray
 def _read_scenes(
     folder: DatasetFolder, key: str, names: Sequence[str]
 ) -> tuple[dict[str, bytearray], dict[str, bytearray]]:
-    """Packed days of each tile's images, and `1` for a processing baseline from 04.00 on, `0` for an older one."""
+    """Return the packed days of each tile's images, and `1` per image of baseline 04.00 or later, else `0`."""
     path, place = folder.path(f"{key}-scenes"), _SCENES[key][1]
     days, raised = ({name: bytearray() for name in names} for _ in range(2))
     known: dict[str, bytes] = {}
@@ -175,7 +175,7 @@ def _read_scenes(
 
 
 def _pack(words: Iterable[Any]) -> bytes:
-    """Dates (YYYYMMDD) as days since 2000, two bytes each, the lower first: the last is never 0 after 2000."""
+    """Pack dates (YYYYMMDD) as days since 2000, two bytes each, low byte first; the last byte is never 0 after 2000."""
     texts = [str(word) for word in words]
     dates = np.array([f"{text[:4]}-{text[4:6]}-{text[6:8]}" for text in texts], "datetime64[D]")
     return bytes((dates - _FIRST_DAY).astype("<u2").tobytes())
@@ -186,7 +186,7 @@ def _unpack(packed: bytes) -> Dates:
 
 
 def _list_dictionaries(folder: DatasetFolder) -> Samples:
-    """Tiles of the lists by which the published training splits and dates them."""
+    """List the tiles of the published training code's lists, which give splits and dates."""
     rows = []
     for split in SHARES:
         if not folder.has(f"{split}-dict"):
@@ -203,7 +203,7 @@ def _list_dictionaries(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 640 m; a series of which there is no scene is left out."""
+    """Read one tile of 640 m; series without a scene are left out."""
     zone, col, line = _place(folder, row["id"])
     seen = [_photo(folder, row) if key == "naip" else _series(folder, key, row) for key in modalities]
     return tile_of(seen, modalities, TILE_M, geobox=_geobox(zone, col, line))
@@ -223,7 +223,7 @@ def _photo(folder: DatasetFolder, row: Row) -> Observation:
 
 
 def _series(folder: DatasetFolder, key: str, row: Row) -> Observation | None:
-    """All bands of a series on the 10 m grid; None where the tile has no scene."""
+    """Return all bands of a series on the 10 m grid; None if the tile has no scene."""
     dates = _unpack(row[key])
     if not len(dates):
         return None
@@ -242,12 +242,12 @@ def _series(folder: DatasetFolder, key: str, row: Row) -> Observation | None:
 def _read_stack(
     folder: DatasetFolder, name: str, row: Row, num_dates: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Values (time band row col) and where they are real, on the 10 m grid."""
+    """Read values (time band row col) and their valid mask, on the 10 m grid."""
     entry, stored = folder.layout[name], folder.read(name, **row)
     num_bands = len(entry.bands)
     if len(stored) != num_dates * num_bands:
         raise SourceError(folder.path(name, **row), f"it has {len(stored)} layers",
-                          f"expected {num_dates} images of {num_bands} bands, as many as dates are known")  # fmt: skip
+                          f"expected {num_dates} images of {num_bands} bands, one for each known date")  # fmt: skip
     values = stored.reshape(num_dates, num_bands, *stored.shape[1:]).astype(np.float32)
     valid = np.isfinite(values) & (values != entry.nodata)
     values[~valid] = 0
@@ -255,7 +255,7 @@ def _read_stack(
 
 
 def _refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Twice as many pixels a side, bilinear between pixel centres, as the published loader does."""
+    """Double the number of pixels per side, bilinear between pixel centres, as in the published loader."""
     import torch
 
     finer = torch.nn.functional.interpolate(torch.from_numpy(values), scale_factor=2.0, mode="bilinear")
@@ -263,7 +263,7 @@ def _refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def read_target(folder: DatasetFolder, row: Row, name: str) -> NDArray[np.int64]:
-    """The map of OpenStreetMap (row col): areas, then lines 2 px wide, then points of radius 1, low classes on top."""
+    """Draw OpenStreetMap (row col): areas, then lines 2 px wide, then points of radius 1 px; lower classes on top."""
     del name
     from shapely.errors import ShapelyError
 
@@ -278,7 +278,7 @@ def read_target(folder: DatasetFolder, row: Row, name: str) -> NDArray[np.int64]
 
 
 def rasterise(geometries: Sequence[Mapping[str, Any]], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A map (row col) of GeoJSON geometries in pixels; where they overlap, the lowest number is seen.
+    """Draw GeoJSON geometries in pixels as a map (row col); where they overlap, the lowest number wins.
 
     Lines are 2 px wide, points have a radius of 1 px (spec 4.5).
     """
@@ -289,7 +289,7 @@ def rasterise(geometries: Sequence[Mapping[str, Any]], numbers: NDArray[np.int64
     parts, index = shapely.get_parts(shapes, return_index=True)
     is_thin = shapely.get_dimensions(parts) < 2
     parts = np.where(is_thin, shapely.buffer(parts, 1.0), parts)
-    order = np.lexsort((~is_thin, numbers[index]))[::-1]  # painted over by what comes later
+    order = np.lexsort((~is_thin, numbers[index]))[::-1]  # later shapes are painted over earlier ones
     painted = [(parts[i], int(numbers[index[i]])) for i in order if not parts[i].is_empty]
     if not painted:
         return np.zeros((TILE_PX, TILE_PX), np.int64)
@@ -297,7 +297,7 @@ def rasterise(geometries: Sequence[Mapping[str, Any]], numbers: NDArray[np.int64
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world with short series, named by the place of the tile that they would have."""
+    """Write tiles of the generated world with short series, named by the place where such a tile would lie."""
     lists: dict[str, dict[str, list[Any]]] = {split: {} for split in SHARES}
     scenes: dict[str, list[dict[str, Any]]] = {key: [] for key in _SCENES}
     used: set[tuple[int, int]] = set()
@@ -329,7 +329,7 @@ _SCENE_NAMES = {
 
 
 def _write_tile(folder: DatasetFolder, tile: WorldTile, name: str, geobox: Any) -> dict[str, list[str]]:
-    """Write the images and the map of a tile; gives the dates of its series as text."""
+    """Write the images and the map of a tile, and return the dates of its series as text."""
     folder.write({"naip": folder.store("naip", tile.observe("naip"))}, id=name)
     dates = {}
     for key, count in (("s2", 4), ("s1", 2), ("l8", 2)):
@@ -345,14 +345,14 @@ def _write_tile(folder: DatasetFolder, tile: WorldTile, name: str, geobox: Any) 
 
 
 def _digital_numbers(seen: Observation) -> Observation:
-    """Reflectance and kelvin as the digital numbers of Landsat level 1; the thermal ones on a made-up straight line."""
+    """Turn reflectance and kelvin into digital numbers like Landsat level 1; the thermal scale is made up."""
     is_thermal = np.array([unit == "K" for unit in seen.units])[:, None, None]
     values = np.where(is_thermal, 300.0 * (seen.values - 200.0), 5.0 * seen.values + 5000.0)
     return replace(seen, values=np.where(seen.valid, values, 0).astype(np.float32), units=("DN",) * len(seen.units))
 
 
 def _features(tile: WorldTile) -> dict[str, Any]:
-    """Land cover of the world as areas of some categories, a road across and a power tower."""
+    """Return the land cover of the world as areas of some categories, with a road and a power tower."""
     from affine import Affine
     from rasterio.features import shapes
 

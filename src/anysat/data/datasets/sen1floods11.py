@@ -1,4 +1,4 @@
-"""Sen1Floods11: water in floods by Sentinel-1 and Sentinel-2, labelled by hand (paper, table C; spec 4.9)."""
+"""Sen1Floods11: flood water in Sentinel-1 and Sentinel-2 images, labelled by hand (paper, table C; spec 4.9)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ("dry", "water")
 IGNORE = -1
 TILE_M = 5120.0
 LOCATIONS = {"Mekong": "Cambodia"}
-"""Locations of the metadata that chips name differently."""
+"""Location in the metadata by the name that chips use, where the two differ."""
 _BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
 _SPEC = "README of the release; spec 4.9"
@@ -54,7 +54,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """The chips of the official lists, with the dates of their flood."""
+    """List the chips of the official lists, with the dates of their flood."""
     days = _days_by_location(folder)
     rows = []
     for split, listed in _SPLITS.items():
@@ -73,7 +73,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _days_by_location(folder: DatasetFolder) -> dict[str, dict[str, str]]:
-    """Day of the Sentinel-1 and of the Sentinel-2 image of each flood."""
+    """Return the days of the Sentinel-1 and Sentinel-2 images of each flood."""
     features = folder.read("metadata")
     try:
         facts = [feature["properties"] for feature in features]
@@ -86,7 +86,7 @@ def _days_by_location(folder: DatasetFolder) -> dict[str, dict[str, str]]:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One chip of 512 pixels, taken as 10 m."""
+    """Read one chip of 512 x 512 pixels, whose pixel size is taken as 10 m."""
     observations = [folder.observe(key, folder.read(key, **row)[None], dates=[row[key]], **row) for key in modalities]
     targets = {}
     if folder.wants("flood"):
@@ -96,7 +96,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world as chips of two floods; of six one is in the validation, one in the test list."""
+    """Write tiles of the generated world as chips of two floods: of six, one for validation and one for testing."""
     chips: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
     floods = {location: _wettest(world, year) for location, year in (("Spain", 2019), ("Mekong", 2018))}
     for index in range(max(num_tiles, 3)):  # a list must not be empty
@@ -127,7 +127,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _wettest(world: World, year: int) -> tuple[str, str]:
-    """Days of a Sentinel-1 and a Sentinel-2 image when much of the world is under water."""
+    """Return the days of a Sentinel-1 and a Sentinel-2 image on which much of the world is under water."""
     tile = world.tile(0, extent_m=TILE_M, year=year)
     days = tile.dates("s1", 12)
     day = days[np.argmax([(tile.raster("flood", 80.0, date=day) > 0).sum() for day in days])]

@@ -1,4 +1,4 @@
-"""SICKLE: paddy fields of the Cauvery Delta, India, from Sentinel and Landsat 8 series (paper, table 1; spec 4.7)."""
+"""SICKLE: paddy fields of the Cauvery Delta, India, in Sentinel and Landsat 8 series (paper, table 1; spec 4.7)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CLASSES = ("paddy", "non-paddy")
 COLOURS = ("#3f8f3a", "#ede8d1")
 IGNORE = -1
 SIDE_PX, GSD_M = 32, 10.0
-"""Every array is brought to this grid by its nearest pixel, as the published loader does."""
+"""Every array is resampled to this grid by nearest neighbour, as in the published loader."""
 _SOURCE = "documentation and loader of the dataset's authors; spec 4.7"
 _SHARES = {"train": 0.85, "val": 0.15}
-"""Of the plots of the official training split."""
+"""Shares of the plots of the official training split."""
 _TABLE = "sickle_dataset_tabular.csv"
 _SENSORS = {"s2": "S2", "s1": "S1", "l8": "L8"}
 _STORED = {
@@ -36,10 +36,11 @@ _STORED = {
     "s1": {"VV": "VV", "VH": "VH"},
     "l8": {**{f"SR_B{number}": f"B{number}" for number in range(1, 8)}, "ST_B10": "B10"},
 }
-"""Names in the files, and the bands of the modality they are: by name, whatever their order."""
+"""Band by its name in the files; bands are matched by name, whatever their order."""
 _UNITS = {"s2": "reflectance_1e4", "s1": "dB", "l8": "DN"}
 _SCALES = {"reflectance_1e4": (0.275, -2000.0), "K": (0.00341802, 149.0)}
-"""Landsat Collection 2 Level 2 (USGS): 0.0000275 DN - 0.2 is reflectance, 0.00341802 DN + 149 is kelvin."""
+"""Scale and offset of Landsat Collection 2 Level 2 (USGS), by the unit that results: 0.0000275 DN - 0.2 is
+reflectance, 0.00341802 DN + 149 is kelvin."""
 _ABOUT = {
     "s2": "Sentinel-2 L2A, reflectance times 10 000; 0 is no data",
     "s1": "Sentinel-1 GRD, decibels; NaN or 0 is no data",
@@ -49,7 +50,7 @@ _ABOUT = {
 
 
 def _bands(modality: str) -> tuple[Entry, ...]:
-    """One entry per band: a file holds one date, an array per band, of the sensor's own pixel size."""
+    """Return one entry per band: a file holds one date, with an array per band at the sensor's own pixel size."""
     return tuple(
         Entry(name=f"{modality}-{band}", path=f"images/{_SENSORS[modality]}/npy/{{id}}/{{product}}.npz", key=key,
               dtype="float32", shape=("H", "W"), modality=modality, bands=(band,), unit=_UNITS[modality], nodata=0,
@@ -74,9 +75,9 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """The rows of the table with their plot and split; the official test samples, which are not labelled, are left out.
+    """List the rows of the table with their plot and split, without the official test samples that have no labels.
 
-    The official validation samples are our test (spec 4.7).
+    The official validation samples are the test split here (spec 4.7).
     """
     ids, plots, official = (np.asarray(column).astype(str) for column in folder.read("ids", "plots", "splits"))
     unknown = set(official.tolist()) - {"train", "val", "test"}
@@ -91,14 +92,14 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 320 m."""
+    """Read one tile of 320 m."""
     seen = (_observe(folder, key, row) for key in modalities)
     targets = {"paddy": _paddy(folder, row)} if folder.wants("paddy") else {}
     return tile_of(seen, modalities, SIDE_PX * GSD_M, targets=targets)
 
 
 def _paddy(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
-    """Labels of the plots of the sample's own split; those of others are ignored."""
+    """Return the labels of the plots of the sample's own split; plots of other splits are ignored."""
     table = folder.path("plots")
     facts = table.stat() if table.is_file() else None
     plots = _plots(folder, row["split"], facts and (facts.st_mtime_ns, facts.st_size))
@@ -109,7 +110,7 @@ def _paddy(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=16)
 def _plots(folder: DatasetFolder, split: str, _version: tuple[int, int] | None) -> NDArray[np.float64]:
-    """Numbers of the plots of a split; read anew when the table changes."""
+    """Return the plot numbers of a split; the table is read again when it changes."""
     try:
         return list_samples(folder).of(split).columns["plot"].astype(np.float64)
     except ValueError as error:
@@ -117,7 +118,7 @@ def _plots(folder: DatasetFolder, split: str, _version: tuple[int, int] | None) 
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation | None:
-    """All dates of a sensor; None where the sample has none, though others have."""
+    """Return all dates of a sensor; None if this sample has none, although others have."""
     entries = [entry for entry in folder.layout.entries if entry.modality == key]
     home = folder.path(entries[0].name, product="DATE", **row).parent
     paths = sorted(home.glob("*.npz"))
@@ -144,7 +145,7 @@ def _per_band(units: Sequence[str], place: int) -> NDArray[np.float32]:
 
 
 def _image(folder: DatasetFolder, entries: Sequence[Entry], fields: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Bands of one date (band row col) on the common grid; the last one is NaN where the file lacks it."""
+    """Read the bands of one date (band row col) on the common grid; the last is NaN where the file lacks it."""
     names = [entry.name for entry in entries]
     try:
         arrays = folder.read(*names, **fields)
@@ -156,18 +157,18 @@ def _image(folder: DatasetFolder, entries: Sequence[Entry], fields: Mapping[str,
 
 
 def _as_tuple(read: Any) -> tuple[Any, ...]:
-    """What `read` gives of several entries, whether it was asked for one or more."""
+    """Return the result of `read` as a tuple, even for a single entry."""
     return read if isinstance(read, tuple) else (read,)
 
 
 def _nearest(array: NDArray[Any]) -> NDArray[Any]:
-    """The last two axes on the common grid, each pixel the one that holds its centre."""
+    """Resample the last two axes to the common grid by nearest neighbour."""
     rows, cols = (((np.arange(SIDE_PX) + 0.5) * side / SIDE_PX).astype(int) for side in array.shape[-2:])
     return array[..., rows[:, None], cols]
 
 
 def _date(key: str, path: Path) -> str:
-    """Date in a file name: its place between underscores depends on the sensor."""
+    """Return the date in a file name, where its position between underscores depends on the sensor."""
     words = path.stem.split("_")
     place = {"s1": 4, "l8": 2, "s2": 1 if path.stem.startswith("T") else 0}[key]
     word = words[place][:8] if place < len(words) else ""
@@ -177,7 +178,7 @@ def _date(key: str, path: Path) -> str:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of two plots each: the sample's own, and its neighbour's, which is of another split in places."""
+    """Write tiles of two plots each: the sample's own and its neighbour's, which is sometimes of another split."""
     num_tiles = max(num_tiles, 3)  # no list is empty
     splits = ["val" if index % 3 == 2 else "train" for index in range(num_tiles)]
     plots = _plot_numbers(splits)
@@ -191,7 +192,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _plot_numbers(splits: Sequence[str]) -> list[int]:
-    """A number for each sample's plot, by which one of those for training at least is held out for validation."""
+    """Number the samples' plots so that the hash puts at least one training plot into validation."""
     plots = [10 + index for index in range(len(splits))]
     training = [index for index, split in enumerate(splits) if split == "train"]
     if "val" not in split_by_name([str(plots[index]) for index in training], _SHARES):
@@ -210,7 +211,7 @@ def _write_mask(folder: DatasetFolder, tile: WorldTile, sample: int, plots: tupl
 
 
 def _write_series(folder: DatasetFolder, tile: WorldTile, key: str, sample: int) -> None:
-    """A file per date, on the sensor's own pixels, with the gaps a real copy has."""
+    """Write a file per date, on the sensor's own pixels, with gaps like those of real data."""
     grid = {"gsd_m": 30.0, "extent_m": 330.0} if key == "l8" else {}
     seen = tile.observe(key, count=4, keep_clouds=True, **grid)
     for place, date in enumerate(np.asarray(seen.dates)):

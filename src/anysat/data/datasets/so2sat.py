@@ -1,4 +1,4 @@
-"""So2Sat LCZ42: local climate zones from one image of Sentinel-1 and one of Sentinel-2 (paper table C; spec 4.12)."""
+"""So2Sat LCZ42: local climate zones in one image each of Sentinel-1 and Sentinel-2 (paper table C; spec 4.12)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ZONES = (
     "bush or scrub", "low plants", "bare rock or paved", "bare soil or sand", "water",
 )  # fmt: skip
 DATE = "2017-07-01"
-"""Stands for every image: the files hold no date; the images are of 2016 and 2017, of any season."""
+"""Date given to every image: the files hold none. The images are of 2016 and 2017, of any season."""
 _PARTS = ("training", "validation", "testing")
 _SIDE = 32
 _LABELS_AT_ONCE = 65_536
@@ -52,7 +52,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """One sample per row of the files that are there, of three."""
+    """List one sample per row of each of the three files that exist."""
     paths = {part: folder.path("labels", part=part) for part in _PARTS}
     counts = [_count(path) if path.exists() else 0 for path in paths.values()]
     rows = np.concatenate([np.arange(count) for count in counts])
@@ -69,7 +69,7 @@ def _count(path: Path) -> int:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 320 m: its row of the file, nothing else."""
+    """Read one tile of 320 m; nothing but its row is read."""
     part, number = row["split"], int(row["row"])
     *stored, label = folder.read(*modalities, "labels", rows=number, part=part)
     observations: list[Observation] = [
@@ -80,7 +80,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Zone of every sample; the labels of a file are read some ten thousand at a time."""
+    """Return the zone of every sample; labels are read in batches of tens of thousands."""
     found = np.empty(len(samples), np.int64)
     for part in _PARTS:
         wanted = np.flatnonzero(samples.columns["split"] == part)
@@ -94,14 +94,14 @@ def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
 
 
 def _zones(labels: NDArray[Any], path: Path, row: int) -> NDArray[np.int64]:
-    """Number of the zone, of one label or of many."""
+    """Return the zone numbers of one or many labels."""
     if not (np.count_nonzero(labels, axis=-1) == 1).all():
         raise SourceError(path, f"a label from row {row} on is not one zone", "expected a single 1 among zeros")
     return np.asarray(labels.argmax(axis=-1), np.int64)
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world, in turn in each file; the zone follows from its land cover."""
+    """Write tiles of the generated world to the three files in turn; the zone follows from the land cover."""
     tiles = [world.tile(index, extent_m=320.0, year=2017) for index in range(num_tiles)]
     for place, part in enumerate(_PARTS):
         mine = tiles[place :: len(_PARTS)]
@@ -116,7 +116,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _zone(tile: WorldTile) -> int:
-    """Made of the two commonest land covers."""
+    """Derive a zone from the two commonest land covers."""
     first, second = np.argsort(-tile.fractions("land_cover"), kind="stable")[:2]
     return int(first * len(FACTORS["land_cover"]) + second) % len(ZONES)
 

@@ -74,7 +74,7 @@ TRAINING = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """The labelled months of the areas of the lists (all that have files, or by a table); other areas are left out."""
+    """List the labelled months of the listed areas: those with files, or those in the table; skip other areas."""
     rows = _listed(folder) if "metadata" in folder.layout else folder.find("buildings", "planet")
     return Samples.of_rows([
         {"id": f"{row['aoi']}_{row['year']}_{row['month']}", "split": SPLIT_OF[row["aoi"]], **row}
@@ -83,7 +83,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def _listed(folder: DatasetFolder) -> list[dict[str, str]]:
-    """Labelled months of the training layout's table."""
+    """Return the labelled months in the training layout's table."""
     table = folder.read("metadata")
     try:
         months = [month for months in table.values() for month in months]
@@ -97,7 +97,7 @@ def _listed(folder: DatasetFolder) -> list[dict[str, str]]:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One month of one area, padded to 1024 pixels."""
+    """Read one month of one area, padded to 1024 x 1024 pixels."""
     del modalities  # there is only one
     image = _fitted(folder, "planet", row)
     geobox = folder.geobox("planet", **row)
@@ -113,7 +113,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _fitted(folder: DatasetFolder, name: str, row: Row) -> NDArray[np.uint8]:
-    """A raster with a last row or column of 0 added where it is one short."""
+    """Return a raster, with a row or column of 0 appended where it is one pixel short."""
     array: NDArray[np.uint8] = folder.read(name, **row)
     short = [SIDE_PX - side for side in array.shape[1:]]
     if not set(short) <= {0, 1}:
@@ -123,7 +123,7 @@ def _fitted(folder: DatasetFolder, name: str, row: Row) -> NDArray[np.uint8]:
 
 
 def _drawn(folder: DatasetFolder, name: str, row: Row, geobox: Any) -> NDArray[np.bool_]:
-    """Polygons as a mask (row col): True where the centre of a pixel is inside."""
+    """Draw polygons as a mask (row col) that is True where the centre of a pixel is inside."""
     from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
@@ -142,7 +142,7 @@ def _drawn(folder: DatasetFolder, name: str, row: Row, geobox: Any) -> NDArray[n
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world as months of the listed areas, in the three splits by turns."""
+    """Write tiles of the generated world as months of the listed areas, the three splits taking turns."""
     listed: dict[str, list[dict[str, Any]]] = {}
     for index in range(num_tiles):
         tile = world.tile(index, extent_m=TILE_M, year=2018)
@@ -170,7 +170,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 
 
 def _features(mask: NDArray[np.uint8], geobox: Any) -> list[dict[str, Any]]:
-    """Outlines of what is 1, in longitude and latitude."""
+    """Return the outlines of the ones of a mask, in longitude and latitude."""
     from rasterio.features import shapes
     from rasterio.warp import transform_geom
 

@@ -1,4 +1,4 @@
-"""TimeSen2Crop: crop types of Austria from single Sentinel-2 pixels over a farming year (spec 4.8)."""
+"""TimeSen2Crop: crop types of Austria in single Sentinel-2 pixels over a farming year (spec 4.8)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from anysat.errors import SourceError
 CROPS = ("Legumes", "Grassland", "Maize", "Potato", "Sunflower", "Soy", "Winter Barley", "Winter Caraway", "Rye",
          "Rapeseed", "Beet", "Spring Cereals", "Winter Wheat", "Winter Triticale", "Permanent Plantation",
          "Other Crops")  # fmt: skip
-"""Classes in the order of their numbers, which are the names of folders."""
+"""Classes in the order of their numbers, which name the folders."""
 SPLIT_OF = {"33TWN": "val", "33UVP": "test"}
-"""Split of each Sentinel-2 tile; `train` where it is not named (spec 4.8)."""
+"""Split by Sentinel-2 tile; tiles not listed here are `train` (spec 4.8)."""
 LEFT_OUT = ("2019_33UVP",)
-"""Folders of another year than the rest, which belong to no split."""
+"""Folders of another year, which belong to no split."""
 CLEAR, CLOUD, SHADOW, SNOW = range(4)
 _BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12")
 _NAMED, _NUMBERED = (*_BANDS, "Flag"), (*(f"B{place}" for place in range(1, 10)), "Flag")
-"""Headers of a series: with the names of the bands, or as released, where `B1` to `B9` only count its nine bands."""
+"""Headers of a series: with band names, or as released, where `B1` to `B9` merely number the nine bands."""
 _PAGE = "spec 4.8; description of the dataset (ai4europe.eu/research/ai-catalog/timesen2crop)"
 _SERIES = "{id}.csv"
 
@@ -48,7 +48,7 @@ PUBLISHED = Layout(
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """All series, by the names of folders and files; none is opened."""
+    """List all series by the names of folders and files; none is opened."""
     ids: list[str] = []
     counts, splits, crops = [], [], []
     for place in _folders(folder.root):
@@ -75,7 +75,7 @@ def _folders(home: Path) -> list[str]:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One pixel of 10 m; dates with cloud or shadow, or without a flag, are invalid, those with snow are not."""
+    """Read one pixel of 10 m; dates with cloud, shadow or no flag are invalid, snow is valid."""
     del modalities  # there is one
     path = folder.path("s2", **row)
     (rows,) = read_file(path, expected=folder.layout["s2"].described)
@@ -95,7 +95,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _columns(header: Sequence[str], path: Path) -> Sequence[str]:
-    """Names under which bands and flag are found: a B2 is the second of nine where no name above nine is there."""
+    """Return the names of bands and flag in a header: `B2` counts as the second of nine if the header is numbered."""
     if set(_NAMED) <= set(header):
         return _NAMED
     if [name for name in header if name in _NUMBERED] == list(_NUMBERED):
@@ -105,7 +105,7 @@ def _columns(header: Sequence[str], path: Path) -> Sequence[str]:
 
 
 def _dates(path: Path, entry: Entry) -> NDArray[np.str_]:
-    """Dates of a Sentinel-2 tile, read once while its file stays the same."""
+    """Return the dates of a Sentinel-2 tile; the file is read again when it changes."""
     state = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
     return _read_dates(path, state, str(entry.key), entry.described)
 
@@ -117,13 +117,13 @@ def _read_dates(path: Path, _state: tuple[int, int], key: str, expected: str) ->
 
 
 def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Class of every sample, from the names of folders."""
+    """Return the class of every sample, from the folders' names."""
     del folder
     return samples.columns["crop"].astype(np.int64)
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Pixels of the generated world, spread over four Sentinel-2 tiles; with the dates of 2019 of a left-out one."""
+    """Write pixels of the generated world in four Sentinel-2 tiles, and dates of one that is left out."""
     places = ("33UVP", "33TWN", "32TNT", "32TPT")
     dates = {place: world.tile(index, extent_m=10.0, year=2018).dates("s2", 29) for index, place in enumerate(places)}
     for index in range(num_tiles):

@@ -1,4 +1,4 @@
-"""TreeSatAI-TS: tree genera of Lower Saxony from aerial photos and Sentinel series (paper, GeoPlex; spec 4.1)."""
+"""TreeSatAI-TS: tree genera of Lower Saxony in aerial photos and Sentinel series (paper, GeoPlex; spec 4.1)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from anysat.observation import Dates, Observation
 GENERA = ("Abies", "Acer", "Alnus", "Betula", "Cleared", "Fagus", "Fraxinus", "Larix", "Picea", "Pinus", "Populus",
           "Prunus", "Pseudotsuga", "Quercus", "Tilia")  # fmt: skip
 MIN_AREA_FRAC = 0.07
-"""A genus counts as present above this share of the tile (spec 4.1)."""
+"""Share of the tile above which a genus counts as present (spec 4.1)."""
 CLOUD_PERCENT = 50
-"""Cloud probability from which a pixel is invalid."""
+"""Cloud probability at and above which a pixel is invalid."""
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _REAL = "five real tiles"
 _SPEC = "files of the archive; spec 4.1"
 TILE_M, _TILE_PX = 60.0, 300
-_CROP_PX = 2  # a photo of 304 px covers 60.8 m, the series 60 m: cut to the ground they share
+_CROP_PX = 2  # a photo of 304 px covers 60.8 m and the series 60 m, so the photo is cut to that
 
 
 def _series(name: str, key: str, bands: tuple[str, ...], unit: str, modality: str, path: str) -> tuple[Entry, ...]:
@@ -66,7 +66,7 @@ TRAINING = Layout(name="training", marker="sentinel", entries=_entries("sentinel
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """Tiles of the official lists with a genus above the threshold; a validation list is drawn where there is none."""
+    """List the official tiles with a genus above the threshold; draw a validation list if there is none."""
     labels = folder.read("labels")
     split_of = {name: split for split in ("train", "test") for name in folder.read(f"{split}-list")}
     if folder.has("val-list"):
@@ -89,18 +89,18 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile of 60 m, the middle of the photo."""
+    """Read one tile of 60 m from the middle of the photo."""
     return _read(folder, row, modalities, (_CROP_PX, _CROP_PX))
 
 
 def read_drawn(folder: DatasetFolder, row: Row, modalities: Sequence[str], generator: np.random.Generator) -> Tile:
-    """One tile of 60 m, anywhere in the photo; the series stay (spec 4.1)."""
+    """Read one tile of 60 m at a random place in the photo; the series stay the same (spec 4.1)."""
     top, left = generator.integers(2 * _CROP_PX + 1, size=2).tolist()
     return _read(folder, row, modalities, (top, left))
 
 
 def _read(folder: DatasetFolder, row: Row, modalities: Sequence[str], corner: tuple[int, int]) -> Tile:
-    """The tile whose upper left corner is at this pixel of the photo."""
+    """Read the tile whose upper left corner is at this pixel of the photo."""
     cut = (slice(corner[0], corner[0] + _TILE_PX), slice(corner[1], corner[1] + _TILE_PX))
     observations = [_observe(folder, key, row, cut) for key in modalities]
     present = np.isin(GENERA, row["genera"].split(",")).astype(np.int64)
@@ -109,7 +109,7 @@ def _read(folder: DatasetFolder, row: Row, modalities: Sequence[str], corner: tu
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]) -> Observation | None:
-    """The photo or a series; None of a series that the file lacks, or that has no date."""
+    """Return the photo or a series; None for a series that the file lacks or that has no date."""
     if key == "aerial":
         return folder.observe(key, folder.read(key, **row)[:, *cut], **row)
     others = [f"{key}-products", *(["s2-masks"] if key == "s2" else [])]
@@ -120,7 +120,7 @@ def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]
             folder.read(key, **row)
         except MissingKeyError:
             return None
-        raise  # what is missing belongs to values that are there
+        raise  # the values are there, but something that belongs to them is missing
     if not len(values):
         return None
     if key != "s2":
@@ -130,20 +130,20 @@ def _observe(folder: DatasetFolder, key: str, row: Row, cut: tuple[slice, slice]
 
 
 def _dates(products: NDArray[Any], place: int) -> Dates:
-    """Dates in product names, at this place between underscores."""
+    """Return the dates in product names, at this position between underscores."""
     words = [str(product, "utf-8").split("_")[place][:8] for product in products]
     return np.array([f"{word[:4]}-{word[4:6]}-{word[6:]}" for word in words], "datetime64[D]")
 
 
 def _offset(products: NDArray[Any]) -> NDArray[np.float32]:
-    """What processing baselines from 04.00 on (2022) add to every value; 99.99 is processing of one's own."""
+    """Return the offset that baselines from 04.00 (2022) on add to values; 99.99 marks custom processing."""
     found = [re.search(r"_N(\d{4})_", str(product, "utf-8")) for product in products]
     added = [1000 if match and 400 <= int(match[1]) < 9999 else 0 for match in found]
     return np.array(added, np.float32)[:, None, None, None]
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Tiles of the generated world; every sixth is in the test list, of fewer the last: no list is empty."""
+    """Write tiles of the generated world; every sixth, or the last of fewer, is for testing, so no list is empty."""
     num_tiles = max(num_tiles, 2)
     labels: dict[str, list[list[Any]]] = {}
     lists: dict[str, list[str]] = {"train": [], "test": []}

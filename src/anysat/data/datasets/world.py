@@ -1,4 +1,4 @@
-"""The generated world as a dataset: its folder holds one small file, tiles are generated when they are read."""
+"""The generated world as a dataset: the folder holds one small file, and tiles are generated as they are read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from anysat.modalities import RELEASED
 from anysat.observation import Observation
 
 TILE_M, GSD_M, NESTING_M = 120.0, 10.0, 30
-"""Side of a tile, pixel side of the targets, and what the pixels of every modality fit into."""
+"""Side of a tile, pixel size of the targets, and what sides are multiples of, so that pixels fit, all in metres."""
 KEYS = tuple(modality.key for modality in RELEASED)
 MARKER = "world.json"
 _TURN = {4: "val", 5: "test"}
-_SPLIT_EVERY = 11  # has no factor in common with the six themes of tiles: every split meets all of them
+_SPLIT_EVERY = 11  # coprime with the six themes of tiles, so that every split meets all of them
 _ABOUT = {
     "land_cover": "what covers the ground",
     "species": "trees; -1 outside forest",
@@ -38,7 +38,7 @@ _COLOURS = {
     "change": {"stable": "#c9d6b5", "cleared": "#c2571a"},
     "flood": {"dry": "#ece8d6", "flooded": "#2f6fb0"},
 }  # fmt: skip
-"""As a map of the ground would have them; species have those that are told apart best."""
+"""Colours as a map would have them; those of species are chosen to be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class WorldSettings:
     seed: int = 0
     """Seed of the world."""
     first: int = 0
-    """Number of the first tile; folders whose numbers do not overlap share no tile."""
+    """Number of the first tile; folders whose ranges of numbers do not overlap share no tile."""
     year: int = 2020
     dates: int = 12
     """Number of dates of each series."""
     extent_m: float = TILE_M
     """Side of a tile, a multiple of 30 m."""
     modalities: tuple[str, ...] = KEYS
-    """Keys of the modalities that are generated, kept in the order of the table; all released ones by default."""
+    """Keys of the modalities that are generated, in the order of the table; all released ones by default."""
 
     def __post_init__(self) -> None:
         limits = {"tiles": (1, 10**7), "seed": (0, 2**31), "first": (0, 10**9), "year": (1999, 2026), "dates": (1, 365)}
@@ -77,10 +77,10 @@ class WorldSettings:
 
     @classmethod
     def of(cls, content: Any) -> WorldSettings:
-        """From the content of the file.
+        """Build the settings from the content of the file.
 
         Raises:
-            AnySatError: it is not what it should be.
+            AnySatError: the content is invalid.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(content, Mapping) or "tiles" not in content or not set(content) <= set(names):
@@ -88,7 +88,7 @@ class WorldSettings:
         return cls(**{name: value for name, value in content.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the file."""
+        """Return the content of the file."""
         return {**asdict(self), "modalities": list(self.modalities)}
 
 
@@ -105,10 +105,10 @@ GENERATED = Layout(
 
 
 def read_settings(folder: DatasetFolder) -> WorldSettings:
-    """What `world.json` says.
+    """Read `world.json`.
 
     Raises:
-        MissingFileError, SourceError: it is not there, or not what it should be.
+        MissingFileError, SourceError: it is missing or invalid.
     """
     content = folder.read("settings")
     try:
@@ -118,7 +118,7 @@ def read_settings(folder: DatasetFolder) -> WorldSettings:
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
-    """Tiles by number; seed, year and side stand in every row, so that another world is another table."""
+    """List the tiles by number; every row holds seed, year and side, so that tables of different worlds differ."""
     settings = read_settings(folder)
     numbers = range(settings.first, settings.first + settings.tiles)
     return Samples(
@@ -130,7 +130,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One generated tile; only the modalities asked for are computed."""
+    """Generate one tile; only the modalities asked for are computed."""
     held = read_settings(folder).modalities
     wanted = [key for key in modalities if key in held]
     if not wanted:
@@ -140,7 +140,7 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def observe(key: str, number: int, seed: int, year: int, extent_m: float, num_dates: int) -> Observation:
-    """What a modality sees of a tile; the one step that takes long."""
+    """Return the observation of a tile by one modality; the only step that takes long."""
     tile = _tile(number, seed, year, extent_m)
     return tile.observe(key, count=num_dates) if _IS_TEMPORAL[key] else tile.observe(key)
 
@@ -149,7 +149,7 @@ _IS_TEMPORAL = {modality.key: modality.is_temporal for modality in RELEASED}
 
 
 def read_target(folder: DatasetFolder, row: Row, name: str) -> NDArray[Any]:
-    """A raster of the tile."""
+    """Return the raster of a target."""
     del folder  # all that is needed is in the row
     return _tile(row["number"], *_place(row)).raster(name, GSD_M)
 
@@ -163,7 +163,7 @@ def _tile(number: int, seed: int, year: int, extent_m: float) -> WorldTile:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """The first tiles of a world, in all modalities."""
+    """Write the settings of the first tiles of a world, in all modalities."""
     folder.write({"settings": WorldSettings(tiles=num_tiles, seed=world.seed).to_dict()})
 
 
