@@ -210,7 +210,7 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
 def _write_super_patch(
     folder: DatasetFolder, tiles: Sequence[WorldTile], area: int, fields: Mapping[str, str]
 ) -> list[list[int]]:
-    """Write two neighbourhoods of 300 m side by side, without their top rows; return row and column of each tile centre.
+    """Write two neighbourhoods of 300 m side by side, without their top rows; return row and column of tile centres.
 
     In every second area, a tile's window reaches two rows beyond the edge.
     """

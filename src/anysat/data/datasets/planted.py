@@ -307,7 +307,7 @@ def _species_of(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
 
 
 def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None:
-    """Write tiles of the generated world; of six, one is for validation, one for testing, and two lack an ALOS image."""
+    """Write tiles of the generated world; of six, one is for validation, one for testing; two lack an ALOS image."""
     tiles: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
     for index in range(num_tiles):
         tile = world.tile(index, extent_m=120.0, year=2017)
