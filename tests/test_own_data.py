@@ -467,7 +467,7 @@ def test_entries_name_the_files_so_that_missing_ones_are_found(tmp_path):
         ({"targets": {"a": {"path": "{year}.tif", "unit": "m", "gsd_m": 10}}}, r"tiles: expected a table, .*\{year\}"),
         (
             {"targets": {"a": {"path": "{id}.tif", "unit": "m", "gsd_m": 10, "ignore": 3}}},
-            r"ignore: expected nothing, it has no",
+            r"ignore: expected no value, it has no",
         ),
         ({"splits": {"shares": {"train": 1}, "train": [1]}}, r"splits, train: expected either a column .* or shares"),
         ({"splits": {"shares": {"training": 1}}}, r"unknown key of .*mine\.yaml, splits, shares 'training'; closest"),

@@ -117,10 +117,10 @@ def test_classes_have_the_colours_that_are_given(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "told"), [
-    (COVER | {"colours": ["#1f5d2b"]}, r"cover, colours: expected a colour for each of the 2 classes \(a, b\), as '#1f7"),
+    (COVER | {"colours": ["#1f5d2b"]}, r"cover, colours: expected a colour for each of the 2 classes \(a, b\), such as '#"),
     (COVER | {"colours": ["green", "#2f6fb0"]}, r"cover, colours: .*as '#1f77b4' in quotes, got \['green'"),
     (COVER | {"colours": [None, None]}, r"cover, colours: .*in quotes"),
-    ({"path": "{id}.tif", "gsd_m": 20, "unit": "m", "colours": ["#1f5d2b"]}, r"cover, colours: expected nothing"),
+    ({"path": "{id}.tif", "gsd_m": 20, "unit": "m", "colours": ["#1f5d2b"]}, r"cover, colours: expected no value"),
 ])  # fmt: skip
 def test_colours_that_cannot_be_are_refused_by_file_and_key(tmp_path, target, told):
     with pytest.raises(RecordError, match=rf"mine\.yaml, targets\.{told}"):

@@ -73,7 +73,7 @@ def test_nan_in_a_class_column_without_ignore_says_so(tmp_path):
 @pytest.mark.parametrize("cell", ["inf", "-inf", "nan", "NaN", "1e39", "tall"])
 def test_a_value_that_is_no_finite_number_is_refused_with_file_and_tile(tmp_path, cell):
     with pytest.raises(
-        SourceError, match=rf"tiles\.csv: tile 't1' has '{cell}' in column 'h'; write a number, or nothing"
+        SourceError, match=rf"tiles\.csv: tile 't1' has '{cell}' in column 'h'; write a number, or leave the cell empty"
     ):
         tabled(tmp_path, f"id,h\nt0,1\nt1,{cell}\n", targets={"h": {"column": "h", "unit": "m"}})
 
@@ -171,7 +171,7 @@ def test_splits_that_say_nothing_leave_the_column_called_split(tmp_path):
 
 
 def test_a_seed_beside_a_column_called_split_is_refused(tmp_path):
-    with pytest.raises(RecordError, match=r"mine\.yaml, splits, seed: expected nothing.* column 'split' .*`shares`"):
+    with pytest.raises(RecordError, match=r"mine\.yaml, splits, seed: expected no value.* column 'split' .*`shares`"):
         tabled(tmp_path, "id,split\nt0,test\n", splits={"seed": 1})
 
 
@@ -236,7 +236,7 @@ def test_tiles_without_a_label_are_no_class_to_balance_whatever_their_number(tmp
 
 def test_a_number_of_no_label_is_refused_where_a_tile_has_several(tmp_path):
     targets = {"genera": {"column": "genera", "separator": ";", "classes": ["Abies", "Acer"], "ignore": -1}}
-    with pytest.raises(RecordError, match="ignore: expected nothing, it has no effect here"):
+    with pytest.raises(RecordError, match="ignore: expected no value, it has no effect here"):
         tabled(tmp_path, "id,genera\nt1,Abies\n", targets=targets)
 
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_said_is_named_by_file_and_key(tmp_path, said, message):
 
 def test_days_of_a_single_image_are_refused(tmp_path):
     photo = {"aerial": {"path": "aerial/{id}.tif", "dates": ["2020-01-01", "2020-12-31"]}}
-    message = r"mine\.yaml, modalities\.aerial, dates: expected nothing, as 'aerial' is a single image"
+    message = r"mine\.yaml, modalities\.aerial, dates: expected no value, because 'aerial' is a single image"
     with pytest.raises(RecordError, match=message):
         find_dataset(described(tmp_path, modalities=photo))
 
@@ -305,7 +305,9 @@ def test_a_part_and_a_date_written_behind_such_a_cell_count(tmp_path):
 def test_a_cell_that_is_no_date_is_refused_where_one_is_written(tmp_path, cell):
     image(tmp_path / "s2" / "t0.tif", tags={})
     dataset = tabled(tmp_path, f"id,day\nt0,{cell}\n", **_at("s2/{id}.tif@{day}"))
-    with pytest.raises(SourceError, match=rf"sample t0 .*the day behind the path of s2: expected one .*, got '{cell}'"):
+    with pytest.raises(
+        SourceError, match=rf"sample t0 .*the day at the end of the path of s2: expected one .*, got '{cell}'"
+    ):
         dataset[0]
 
 

@@ -156,7 +156,7 @@ def test_rows_of_one_day_are_joined_and_told(tmp_path):
     dataset = _open(tmp_path, "id,date,B2,B3\na,2020-05-01,,2\na,2020-05-01,3,9\na,2020-06-01,4,4\n")
     assert _s2(dataset).values[:, :2, 0, 0].tolist() == [[3, 2], [4, 4]]
     report = check_dataset(str(tmp_path / "mine.yaml"), tmp_path)
-    assert any("1 rows are of a day that their id has already" in note for note in report.notes)
+    assert any("1 rows repeat a day of their id and are merged" in note for note in report.notes)
 
 
 def test_scale_offset_and_nodata_are_applied_to_stored_numbers(tmp_path):
@@ -226,10 +226,10 @@ def test_a_changed_table_is_read_anew(tmp_path):
         (_one("a,2020-05-01,1\na,03/04/2020,1\n"), "row 2 has the date '03/04/2020'.*write days as 2020-03-01"),
         (_one("a,1820-05-01,1\n"), "row 1 has the date '1820-05-01'"),
         (_one("a,2020-05-01,1\na,2020-05-02,cloud\n"), "row 2 has 'cloud' in column 'B2'; write a number"),
-        (_one('a,2020-05-01,"0,5"\n'), "row 1 has '0,5' in column 'B2'; write a number, with a point"),
+        (_one('a,2020-05-01,"0,5"\n'), "row 1 has '0,5' in column 'B2'; write a number with a decimal point"),
         (_one("a,2020-05-01\n"), "cannot be read .*Expected 3 columns"),
         (_one(""), "no rows"),
-        ("id;date;B2\na;2020-05-01;1\n", "parted by semicolons"),
+        ("id;date;B2\na;2020-05-01;1\n", "separated by semicolons"),
         ("id,date,B2,blue\na,2020-05-01,1,1\n", "'B2' and 'blue' are both B2 of 's2'; say which as `bands"),
         ("id,date,red_edge\na,2020-05-01,1\n", "none of its columns .* is known to be a band of 's2'"),
         ("plot,date,B2\na,2020-05-01,1\n", "unknown column of .* 'id'.*`columns: {id: NAME}`"),
@@ -246,11 +246,11 @@ def test_what_cannot_be_read_is_named_by_row_and_column(tmp_path, text, message)
     ("change", "message"),
     [
         ({"tile_m": 60}, "tile_m: expected 10, the pixel size of s2"),
-        ({"centre": "table"}, "centre: expected nothing"),
+        ({"centre": "table"}, "centre: expected no value"),
         ({"targets": {"c": {"path": "{id}.tif", "classes": ["a"], "gsd_m": 10}}}, "targets: expected columns"),
         ({"modalities": {"s2": {"table": "series.csv", "path": "{id}.tif"}}}, "either the `path` .* or a `table`"),
         ({"modalities": {"s2": {"table": "{id}.csv"}}}, "table: expected one file"),
-        ({"modalities": {"s2": {"path": "{id}.tif", "columns": {"id": "a"}}}}, "columns: expected nothing"),
+        ({"modalities": {"s2": {"path": "{id}.tif", "columns": {"id": "a"}}}}, "columns: expected no value"),
         ({"modalities": {"s2": {"table": "series.csv", "columns": {"day": "a"}}}}, "unknown key .*'day'"),
         ({"modalities": {"s2": {"table": "series.csv", "bands": ["B2"]}}}, "bands: expected a column for each band"),
         ({"modalities": {"aerial": {"table": "series.csv"}}}, "table: expected the `path` of files"),

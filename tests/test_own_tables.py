@@ -90,7 +90,7 @@ def test_a_geometry_that_is_none_is_named_by_feature_and_id(tmp_path, geometry):
 @pytest.mark.parametrize("feature", [None, "t1", {"type": "Feature", "properties": ["t1"]}])
 def test_a_feature_that_is_none_is_named(tmp_path, feature):
     path = _geojson(tmp_path / "tiles.geojson", _point(), feature)
-    with pytest.raises(SourceError, match=r"tiles\.geojson: feature 2 is no feature"):
+    with pytest.raises(SourceError, match=r"tiles\.geojson: feature 2 is not a GeoJSON feature"):
         read_table(path)
 
 

@@ -1,4 +1,4 @@
-"""A user's own data, described in a short YAML file, as a dataset like any other (see docs/howto/own-data.md)."""
+"""A user's own data, described in a short YAML file and used like any other dataset (see docs/howto/own-data.md)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from anysat.modalities import MODALITIES
 
 
 def read_record(path: Path) -> DatasetRecord:
-    """The record of a YAML file; paths in it are relative to the folder given to `open_dataset`.
+    """Read the record of a YAML file. Paths in it are relative to the folder given to `open_dataset`.
 
     Raises:
-        MissingFileError: there is no such file, or none of the modality records or the table it names.
-        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be; file and key are named.
+        MissingFileError: The file is missing, or the modality records or the table that it names.
+        RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value. The message names it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""Long tables read by column, CSV or Parquet, through pyarrow: no loop over rows, however many there are."""
+"""Long tables, CSV or Parquet, read by column through pyarrow, without a loop over rows."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 LONG_SUFFIXES = (".csv", ".parquet")
-"""Kinds of tables that are read by column."""
+"""Suffixes of tables that can be read by column."""
 
 
 class Cells(NamedTuple):
-    """A column by its different cells."""
+    """A column, as its distinct cells and a code per row."""
 
     names: list[Any]
-    """The different cells."""
+    """The distinct cells."""
     codes: NDArray[np.int64]
-    """(row) Place of each row's cell among them."""
+    """(row) Index of each row's cell in `names`."""
 
     def first_row(self, place: int) -> int:
-        """Number, counted from 1, of the first row with a cell."""
+        """Return the number, from 1, of the first row that holds a cell."""
         return int(np.argmax(self.codes == place)) + 1
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """Names of the columns of a table that hold a number, a text or a day.
+    """Return the names of the columns that hold numbers, text or dates.
 
     Raises:
-        MissingFileError: there is no such file.
-        SourceError: it cannot be read, or a name comes twice.
-        UnknownNameError: it is of another kind.
+        MissingFileError: There is no such file.
+        SourceError: The file cannot be read, or two columns have the same name.
+        UnknownNameError: The file has another suffix.
     """
     if path.suffix.lower() not in LONG_SUFFIXES:
         raise UnknownNameError(f"kind of table {path}", path.suffix, LONG_SUFFIXES)
@@ -57,15 +57,15 @@ def column_names(path: Path) -> tuple[str, ...]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SourceError(path, f"the header has {twice!r} twice", "give each column its own name")
     if len(names) == 1 and ";" in names[0]:
-        raise SourceError(path, "its columns are parted by semicolons", "save it with commas, and points in numbers")
+        raise SourceError(path, "its columns are separated by semicolons", "save it with commas, and decimal points")
     return names
 
 
 def read_cells(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
-    """Columns by their different cells: of a CSV as text, of a Parquet file as they are stored.
+    """Read columns as distinct cells: text in a CSV, the stored values in a Parquet file.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: The file cannot be read.
     """
     import pyarrow as pa
 
@@ -74,10 +74,10 @@ def read_cells(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
-    """Columns as text, by their different cells in order; spaces around them do not count, and nothing is empty text.
+    """Read columns as distinct texts in order; surrounding spaces are removed, and a missing value is empty text.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: The file cannot be read.
     """
     found = {}
     for column, cells in read_cells(path, columns).items():
@@ -87,10 +87,10 @@ def read_texts(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
-    """(row column) Numbers; NaN where a cell is empty or says that nothing is there, such as NA or null.
+    """Read columns of numbers (row column); NaN where a cell is empty or says so, such as NA or null.
 
     Raises:
-        SourceError: it cannot be read, or a cell is no number; column, row and cell are named.
+        SourceError: The file cannot be read, or a cell is not a number. The message names column, row and cell.
     """
     import pyarrow as pa
 
@@ -100,7 +100,7 @@ def read_numbers(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
         _refuse_words(path, columns)
         raise SourceError(path, f"it cannot be read ({error})", "check that the file is complete") from error
     found = np.empty((len(table), len(columns)), np.float32)
-    with np.errstate(over="ignore"):  # such numbers stand for no data
+    with np.errstate(over="ignore"):  # numbers too large for float32 stand for no data
         for place, name in enumerate(columns):
             kind = table.schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
@@ -110,7 +110,7 @@ def read_numbers(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _read(path: Path, columns: Sequence[str], kind: Any) -> Any:
-    """Columns of a table, of a CSV as one kind of cells; what pyarrow refuses to turn into it is raised as it is."""
+    """Read columns of a table, those of a CSV as one type. Errors of pyarrow when converting are raised unchanged."""
     import pyarrow as pa
 
     with reading(path):
@@ -139,7 +139,7 @@ def _cells(column: Any) -> Cells:
 
 
 def _refuse_words(path: Path, columns: Iterable[str]) -> None:
-    """Name the first cell of these columns of a CSV that is no number."""
+    """Raise an error that names the first cell of these CSV columns that is not a number."""
     from pyarrow import csv
 
     missing = {*csv.ConvertOptions().null_values, ""}
@@ -148,4 +148,4 @@ def _refuse_words(path: Path, columns: Iterable[str]) -> None:
             with suppress(TypeError):
                 if cell not in missing and np.isnan(as_number(cell)):
                     raise SourceError(path, f"row {cells.first_row(place)} has {cell!r} in column {column!r}",
-                                      "write a number, with a point, or nothing where there is none")  # fmt: skip
+                                      "write a number with a decimal point, or leave the cell empty")  # fmt: skip

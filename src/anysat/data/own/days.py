@@ -1,4 +1,4 @@
-"""Days of a table of series: of its rows, or of its columns where it has a row for each id."""
+"""Days of a table of series: in a column, or in the names of columns if there is one row per id."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from anysat.observation import Dates, calendar_date
 _FIRST_DAY, _END = np.datetime64("1900-01-01", "D"), np.datetime64("2200-01-01", "D")
 _DAY = r"(?P<year>\d{4})(?P<mark>[-_.]?)(?P<month>\d\d)(?P=mark)(?P<day>\d\d)"
 _WIDE = re.compile(rf"(?P<name>.+?)[-_. ]?{_DAY}"), re.compile(rf"{_DAY}[-_. ]?(?P<name>.+)")
-"""Names of columns of a table with a row for each id: band and day, or day and band."""
+"""Column names of a table with one row per id: band and day, or day and band."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumns:
-    """Which columns of a table of series say whose a row is, and when."""
+    """Which columns of a table of series hold the id and the date of a row."""
 
     id: str = "id"
     date: str = "date"
     days_since: np.datetime64 | None = None
-    """Day that number 0 is, where dates are numbers of days; None where they are dates."""
+    """Day that the number 0 stands for, if dates are numbers of days; None if they are dates."""
 
 
 class DayColumns(NamedTuple):
-    """Columns of one day of a table with a row for each id, by the name before or after the day."""
+    """Columns of one day in a table with one row per id, by the name before or after the day."""
 
     day: np.datetime64
     columns: Mapping[str, str]
 
 
 def say_column(key: str) -> str:
-    """Advice for a column that is not there."""
+    """Return advice for a missing column."""
     return f"Say which it is as `columns: {{{key}: NAME}}`"
 
 
 def read_days(path: Path, columns: TableColumns) -> Dates:
-    """Day of each row, whatever it is written as.
+    """Return the day of each row, in whatever form it is written.
 
     Raises:
-        SourceError: a row has none; row and cell are named.
+        SourceError: A row has no valid date. The message names row and cell.
     """
     cells = read_cells(path, [columns.date])[columns.date]
     days = np.empty(len(cells.names), "datetime64[D]")
@@ -66,7 +66,7 @@ def read_days(path: Path, columns: TableColumns) -> Dates:
 
 
 def _day(cell: Any, zero: np.datetime64 | None) -> np.datetime64 | None:
-    """The day that a cell means; None where it means none."""
+    """Return the day in a cell; None if it holds none."""
     if zero is not None:
         number = as_number(cell) if isinstance(cell, (str, int, float)) else np.nan
         return zero + int(number) if abs(number) < 1e6 and number == int(number) else None
@@ -80,10 +80,11 @@ def _day(cell: Any, zero: np.datetime64 | None) -> np.datetime64 | None:
 
 
 def read_day_columns(path: Path, columns: TableColumns, names: Sequence[str]) -> list[DayColumns]:
-    """Columns by day, of a table with a row for each id.
+    """Return the columns of each day of a table with one row per id.
 
     Raises:
-        UnknownNameError: no column has a day in its name, so that there should be one of dates.
+        UnknownNameError: There is neither a date column nor a column with a day in its name.
+        SourceError: Two columns are of the same band and day.
     """
     found: dict[np.datetime64, dict[str, str]] = {}
     for column in names:
@@ -92,22 +93,22 @@ def read_day_columns(path: Path, columns: TableColumns, names: Sequence[str]) ->
             name, day = read
             if name in found.setdefault(day, {}):
                 other = found[day][name]
-                raise SourceError(path, f"columns {other!r} and {column!r} are of one day", "leave one out")
+                raise SourceError(path, f"columns {other!r} and {column!r} are both {name!r} of one day", "remove one")
             found[day][name] = column
     if not found:
-        hint = f"{say_column('date')}; without one, columns are named as B4_2020-03-01"
+        hint = f"{say_column('date')}; without a date column, columns are named as B4_2020-03-01"
         raise UnknownNameError(f"column of {path}", columns.date, names, hint)
     return [DayColumns(day, found[day]) for day in sorted(found)]
 
 
 def column_day(column: str) -> tuple[str, np.datetime64] | None:
-    """Name and day of a column; None of one without a day.
+    """Return the name and the day in a column's name; None without a day.
 
     >>> column_day("B4_2020-03-01"), column_day("20200301_B4"), column_day("B4")
     (('B4', np.datetime64('2020-03-01')), ('B4', np.datetime64('2020-03-01')), None)
     """
     for pattern in _WIDE:
         if found := pattern.fullmatch(column.strip()):
-            with suppress(ValueError):  # eight digits that are no day
+            with suppress(ValueError):  # eight digits that are no date
                 return found["name"], np.datetime64("-".join(found.group("year", "month", "day")), "D")
     return None

@@ -1,4 +1,4 @@
-"""The YAML file that describes a user's own data, read into typed values; what is wrong is named by file and key."""
+"""The YAML file that describes a user's own data, read into typed values. Errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
 SPLITS = ("train", "val", "test")
 DEFAULT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 MAX_TILE_M = 1e7
-"""Metres above which a length is a mistake: a quarter of the Earth's girth."""
+"""Longest length that is accepted, in metres: a quarter of the Earth's circumference."""
 _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
 _KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "centre",
@@ -31,49 +31,49 @@ class OwnSplits:
     """How tiles are split: by a column, or by shares."""
 
     is_given: bool
-    """False when the file says neither column nor shares nor block_m: a column `split` of the table does, if any."""
+    """False if the file gives none of `column`, `shares` and `block_m`; a column `split` of the table is then used."""
     column: str | None
     members: Mapping[str, tuple[str, ...]]
     """Values of the column that make up each split."""
     shares: Mapping[str, float]
     seed: int
     is_seeded: bool
-    """True when the file gives the seed."""
+    """True if the file gives the seed."""
     block_m: float | None
-    """Side of the squares of ground that stay together."""
+    """Side in metres of the squares of ground whose tiles share a split; None to split tile by tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnData:
-    """All that a YAML file says."""
+    """The content of a YAML file."""
 
     file: Path
     name: str
     texts: Mapping[str, str]
-    """Title, licence and the like, where given."""
+    """Title, licence and other texts that are given."""
     tile_m: float
     patch_sizes_m: tuple[float, ...]
     tiles: str | None
-    """Table of the tiles; None when they are found by their paths."""
+    """Table of the tiles; None if tiles are found by the paths of their files."""
     is_centred_on_table: bool
-    """True when a tile lies around its place in the table, False when it is the middle of its files."""
+    """True to centre a tile on its place in the table, False to take the middle of its files."""
     modalities: tuple[OwnModality, ...]
     targets: tuple[OwnTarget, ...]
     splits: OwnSplits
 
     @property
     def first(self) -> OwnModality:
-        """The first modality that every tile has, by whose files tiles are found without a table."""
+        """The first modality that every tile has; without a table, its files define the tiles."""
         return next(own for own in self.modalities if not own.is_optional)
 
     @property
     def has_files(self) -> bool:
-        """Whether any of its imagery lies in files, and not in tables of series."""
+        """Whether any of its imagery is in files rather than tables of series."""
         return any(own.columns is None for own in self.modalities)
 
     @property
     def tables_of_tiles(self) -> tuple[OwnModality, ...]:
-        """Modalities whose table of series is the table of the tiles as well."""
+        """Modalities whose table of series is also the table of the tiles."""
         return tuple(own for own in self.modalities if own.columns is not None and own.path == self.tiles)
 
     @property
@@ -83,7 +83,7 @@ class OwnData:
         return (*of_modalities, *(own.path for own in self.targets if own.path is not None))
 
     def table_path(self, root: Path | None = None) -> Path | None:
-        """Where the table lies: beside the YAML file, else in the data folder, where tables of series lie."""
+        """Return the path of the table: beside the YAML file, else in the data folder, as for tables of series."""
         if self.tiles is None:
             return None
         if root is not None and self.tables_of_tiles:
@@ -93,11 +93,11 @@ class OwnData:
 
 
 def read_yaml(path: Path) -> OwnData:
-    """What a YAML file says.
+    """Read a YAML file.
 
     Raises:
-        MissingFileError: there is no such file.
-        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be.
+        MissingFileError: There is no such file.
+        RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value.
     """
     import yaml
 
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> OwnData:
         raise MissingFileError(path, "a YAML file that describes a dataset")
     try:
         content = parse_yaml(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or number that cannot be
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise RecordError(str(path), str(error), "valid YAML") from error
     top = Section(content, str(path), _KEYS)
     centre = top.text("centre", "files")
@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> OwnData:
     _check_tables(data, top)
     data = replace(data, targets=read_targets(top, tile_m, path, data.table_path()))
     if not data.has_files and (rasters := [own.target.name for own in data.targets if own.path is not None]):
-        raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and a table of series has no grid")
+        raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and tables of series have no grid")
     if data.tiles is None:
         _check_without_table(data)
     return data
@@ -152,18 +152,18 @@ def _table_name(top: Section) -> str | None:
 
 
 def _check_tables(data: OwnData, top: Section) -> None:
-    """A tile is one pixel of every modality that is a table."""
+    """Check that a tile is one pixel of every modality that comes from a table."""
     for own in data.modalities:
         count = math.ceil if own.record.covers_tile else round  # as in `geo.grid.TileGrid.of`
         if own.columns is not None and count(round(data.tile_m / own.record.gsd_m, 6)) != 1:
             side = f"the pixel size of {own.key}, because a table holds single pixels"
             raise RecordError(f"{top.where}, tile_m", data.tile_m, f"{own.record.gsd_m:g}, {side}")
     if data.is_centred_on_table and not data.has_files:
-        raise top.refuse("centre", "nothing, it has no effect on a table of series")
+        raise top.refuse("centre", "no value, because it has no effect on a table of series")
 
 
 def _check_without_table(data: OwnData) -> None:
-    """Tiles are found by the path of the first modality; all else must follow from its fields."""
+    """Check that everything follows from the fields of the first modality's path, by which tiles are found."""
     where = f"{data.file}, tiles"
     if data.is_centred_on_table or data.splits.block_m:
         raise RecordError(where, None, "a table, because `centre: table` and splits by block_m need one")
@@ -182,7 +182,7 @@ def _check_without_table(data: OwnData) -> None:
 
 
 def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> tuple[float, ...]:
-    """Those given, else all that divide the tile."""
+    """Return the given patch sizes, or all that divide the tile."""
     tiling = [record for record in records if not record.covers_tile] or list(records)
     is_own = any(MODALITIES.get(record.key) != record or record.key in NOT_RELEASED for record in tiling)
     unit_m = patch_unit_m(tiling, "raster" if is_own else "cell")

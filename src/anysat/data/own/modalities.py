@@ -1,4 +1,4 @@
-"""Modalities of a user's own data, as the YAML file describes them: where their files lie, and what they hold."""
+"""Modalities of a user's own data as described in the YAML file: where their files are, and what they hold."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from anysat.geo.source import Source
 
 SKIPPED = "-"
-"""In `bands`, a stored band that is not read."""
+"""Stands in `bands` for a stored band that is not read."""
 _SAID = ("nodata", "scale", "offset", "offset_from", "quality", "dates")
-"""What is said about the numbers of a source, as in the YAML file of `anysat embed`."""
+"""Keys that describe the numbers of a source, as in the YAML file of `anysat embed`."""
 _KEYS = ("path", "table", "columns", "units", "bands", "optional", *_SAID)
 _COLUMNS = tuple(field.name for field in fields(TableColumns))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnModality:
-    """Where the imagery of one modality lies, and how its numbers are to be understood."""
+    """Where the imagery of a modality is, and how its numbers are decoded."""
 
     record: Modality
     source: SourceDescription
-    """Its paths are below the data folder, with columns of the table in braces."""
+    """Description of the files. Its paths are below the data folder, with columns of the table in braces."""
     units: Mapping[tuple[str, str | None], str]
     is_optional: bool
     columns: TableColumns | None = None
-    """Of a table of pixel series, which columns say whose a row is, and when; None of files of imagery."""
+    """In a table of pixel series, the columns that hold the id and the date of a row; None for files of imagery."""
 
     @property
     def key(self) -> str:
@@ -52,19 +52,19 @@ class OwnModality:
 
     @property
     def path(self) -> str:
-        """Pattern of its files; `::PART` and `@DATE` as in `anysat embed`."""
+        """Path pattern of its files, with `::PART` and `@DATE` as in `anysat embed`."""
         assert self.source.path is not None, self.source
         return self.source.path
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """Bands that its files are to hold: those given, without those not to read; else all that are measured."""
+        """Bands that its files should hold: those given that are read, or else all that are measured."""
         given = tuple(name for name in self.source.bands if name != SKIPPED)
         return given or tuple(band.name for band in self.record.bands if band.ratio_of is None)
 
     @property
     def quality_path(self) -> str | None:
-        """Pattern of the raster that masks it, where that is a file of its own."""
+        """Path pattern of the raster that masks it; None if that is not a file of its own."""
         if self.columns is not None:
             return None
         layer = None if self.source.quality is None else self.source.quality.layer
@@ -72,46 +72,46 @@ class OwnModality:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Paths of its files with columns of the table of tiles; none of a table."""
+        """Path patterns of its files, with columns of the table of tiles; none for a table of series."""
         if self.columns is not None:
             return ()
         return (self.path,) if self.quality_path is None else (self.path, self.quality_path)
 
     @property
     def said(self) -> dict[str, Any]:
-        """What is said of its files besides where they lie and which days count, in plain values; none of a table."""
+        """What is said about its files except paths and days, as plain values; empty for a table of series."""
         if self.columns is not None:
             return {}
         units = self.units.get((self.key, None)) or {band: unit for (_, band), unit in self.units.items() if band}
         return replace(self.source, path=None, dates=None, units=units).to_dict()
 
     def series(self, root: Path) -> Series:
-        """The series of its table below the data folder.
+        """Read the series of its table below the data folder.
 
         Raises:
-            MissingFileError, SourceError, UnknownNameError: it is not there, or cannot be read as one.
+            MissingFileError, SourceError, UnknownNameError: The table is missing or cannot be read.
         """
         assert self.columns is not None, self.key
         return open_series(root / self.path, self.columns, self.record, self.source, self.units)
 
     def claimed(self, root: Path) -> list[str]:
-        """Columns of its table that are its bands, or mask them. Raises as `series`."""
+        """Return the columns of its table that are its bands or mask them. Raises as `series`."""
         assert self.columns is not None, self.key
         return claimed_columns(root / self.path, self.columns, self.record, self.source)
 
     def open(self, row: Row, root: Path, *, is_read: bool = True) -> Source:
-        """The imagery of one tile, within the days that count.
+        """Open the imagery of one tile, limited to the days that count.
 
         Args:
-            row: of the tile.
-            root: the data folder.
-            is_read: False to know the ground alone: what masks it is not asked for.
+            row: Row of the tile.
+            root: The data folder.
+            is_read: False if only the ground is needed; the raster that masks the imagery is then not opened.
 
         Raises:
-            MissingFileError: the imagery, or the raster that masks it, is not there.
-            RecordError: the day behind its path is none.
-            EmptySourceError: it has nothing to give: an empty folder, or no day that counts.
-            SourceError: it cannot be read.
+            MissingFileError: The imagery, or the raster that masks it, is missing.
+            RecordError: The day at the end of its path is not a date.
+            EmptySourceError: There is nothing to read: an empty folder, or no day that counts.
+            SourceError: The imagery cannot be read.
         """
         from anysat.geo.sources import open_source
 
@@ -126,11 +126,11 @@ class OwnModality:
             with contextlib.suppress(ValueError):
                 date = np.datetime64(day, "D") if re.fullmatch(r"\d{4}-\d\d-\d\d", day) else None
             if date is None:
-                raise RecordError(f"the day behind the path of {self.key}", day, "one such as 2024-06-01")
+                raise RecordError(f"the day at the end of the path of {self.key}", day, "one such as 2024-06-01")
         return InputPath(key=self.key, path=str(root / file), part=part or None, date=date)
 
     def _description(self, row: Row, root: Path, *, is_read: bool) -> SourceDescription:
-        """What is said of the files of one tile, and where the raster lies that masks it."""
+        """Return the description of one tile's files, with the path of the raster that masks them."""
         said = replace(self.source, path=None, dates=None)
         if not is_read or said.quality is None:
             return replace(said, quality=None)
@@ -143,11 +143,11 @@ class OwnModality:
 
 
 def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
-    """The modalities of a YAML file.
+    """Read the modalities of a YAML file.
 
     Raises:
-        MissingFileError: there is no file of the modality records it names.
-        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be.
+        MissingFileError: The file of modality records that it names is missing.
+        RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value.
     """
     known = dict(MODALITIES)
     if top.has("modality_records"):
@@ -169,12 +169,12 @@ def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
             )
         )
     if all(modality.is_optional for modality in found):
-        raise top.refuse("modalities", "one that every tile has, by which tiles are found")
+        raise top.refuse("modalities", "one that every tile has (not optional), by which tiles are found")
     return tuple(found)
 
 
 def _source(section: Section, record: Modality) -> SourceDescription:
-    """Where the files lie and how their numbers are to be understood, as for one source of `anysat embed`."""
+    """Return where the files are and how their numbers are decoded, like one source of `anysat embed`."""
     said = {key: section.content[key] for key in _SAID if section.has(key)}
     quality = said.get("quality")
     if isinstance(quality, str) and quality not in QUALITY_KINDS:
@@ -184,7 +184,7 @@ def _source(section: Section, record: Modality) -> SourceDescription:
     if section.has("path") == section.has("table"):
         raise section.refuse("path", "either the `path` of its files or a `table` of pixel series")
     if "dates" in said and not record.is_temporal:
-        raise section.refuse("dates", f"nothing, as {record.key!r} is a single image, read whatever its day")
+        raise section.refuse("dates", f"no value, because {record.key!r} is a single image, read whatever its day")
     is_table = section.has("table")
     place = _table(section) if is_table else section.path()
     given = {"path": place, "bands": (_band_columns if is_table else _bands)(section, record), **said}
@@ -198,7 +198,7 @@ def _source(section: Section, record: Modality) -> SourceDescription:
 
 
 def _table(section: Section) -> str:
-    """Value of the key `table`: a file below the data folder."""
+    """Return the value of the key `table`: a file below the data folder."""
     name: str = section.text("table")
     if leads_out(name) or set("{}") & set(name) or PurePosixPath(name).suffix.lower() not in LONG_SUFFIXES:
         raise section.refuse("table", f"one file below the data folder ({', '.join(LONG_SUFFIXES)}) for all tiles")
@@ -206,13 +206,13 @@ def _table(section: Section) -> str:
 
 
 def _columns(section: Section, record: Modality) -> TableColumns | None:
-    """Which columns of a table say whose a row is, and when; None of files."""
+    """Return which columns of a table hold the id and the date of a row; None for files."""
     if not section.has("table"):
         if section.has("columns"):
-            raise section.refuse("columns", "nothing, as only a `table` has columns")
+            raise section.refuse("columns", "no value, because only a `table` has columns")
         return None
     if not record.is_temporal:
-        raise section.refuse("table", f"the `path` of files, as {record.key!r} is a single image and no series")
+        raise section.refuse("table", f"the `path` of files, because {record.key!r} is a single image, not a series")
     given = section.get("columns", dict, f"keys among {', '.join(_COLUMNS)}", {})
     part = section.part("columns", given, _COLUMNS)
     zero = None
@@ -220,13 +220,13 @@ def _columns(section: Section, record: Modality) -> TableColumns | None:
         with contextlib.suppress(ValueError):
             zero = np.datetime64(str(part.content["days_since"]), "D")
         if zero is None:
-            raise part.refuse("days_since", "the day that number 0 is, such as 2020-01-01")
+            raise part.refuse("days_since", "the day that number 0 stands for, such as 2020-01-01")
     return TableColumns(id=part.text("id", "id"), date=part.text("date", "date"), days_since=zero)
 
 
 def _band_columns(section: Section, record: Modality) -> dict[str, str]:
-    """Columns of a table by band; none to find them by their names."""
-    expected = f"a column for each band, as {{{record.band_names[0]}: COLUMN}}"
+    """Return the column of each band; empty to find columns by their names."""
+    expected = f"a column for each band, such as {{{record.band_names[0]}: COLUMN}}"
     given = section.get("bands", dict, expected, {})
     found = {}
     for band, column in given.items():
@@ -239,7 +239,7 @@ def _band_columns(section: Section, record: Modality) -> dict[str, str]:
 
 
 def _bands(section: Section, record: Modality) -> tuple[str, ...]:
-    """Names of the stored bands, all of the modality; `SKIPPED` for those not to read."""
+    """Return the names of the stored bands, with `SKIPPED` for those not to read; empty if not given."""
     given = section.listed("bands", (str, type(None)), f"a list of names, null or {SKIPPED!r} for a band not to read")
     names = tuple(SKIPPED if name is None else name for name in given)
     read = [_find_band(section, "bands", record, name) for name in names if name != SKIPPED]

@@ -1,4 +1,4 @@
-"""Paths of a user's own files, as its YAML file writes them: columns in braces, with `::PART` and `@DATE`."""
+"""Paths of a user's own files as written in the YAML file: columns in braces, optionally `::PART` and `@DATE`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from anysat.data.layout import FIELD
 from anysat.data.own.tables import SPLIT
 
 SPLIT_CELL = "split_cell"
-"""Field of a path that is written `{split}`: the table's own cell, as `split` is the split that a tile is in."""
+"""Field that replaces `{split}` in a path: the table's own cell, because `split` is the split that a tile is put in."""
 _DATE = re.compile(r"@(\d{4}-\d\d-\d\d|(?:[\d-]*{\w+})+[\d-]*)$")
-"""A day behind a path, or columns that make one."""
+"""A day at the end of a path, or columns that make one."""
 
 
 def as_pattern(path: str) -> str:
-    """A path as it is kept, of one as it is written."""
+    """Return the internal form of a path as the user writes it."""
     return path.replace(f"{{{SPLIT}}}", f"{{{SPLIT_CELL}}}")
 
 
 def as_written(pattern: str) -> str:
-    """The inverse, for messages."""
+    """Return a path as the user writes it, for messages; the inverse of `as_pattern`."""
     return pattern.replace(f"{{{SPLIT_CELL}}}", f"{{{SPLIT}}}")
 
 
 def fields_of(pattern: str) -> tuple[str, ...]:
-    """Columns that a path needs, as the table calls them.
+    """Return the columns that a path needs, by their names in the table.
 
     >>> fields_of("{split_cell}/{id}.tif")
     ('split', 'id')
@@ -36,7 +36,7 @@ def fields_of(pattern: str) -> tuple[str, ...]:
 
 
 def file_of(pattern: str) -> str:
-    """The file or folder of a path that may name a part and a date.
+    """Return the file or folder of a path, without part and date.
 
     >>> file_of("cube.nc::s2@2024-06-01"), file_of("{id}.tif@{day}"), file_of("{id}@20cm.tif")
     ('cube.nc', '{id}.tif', '{id}@20cm.tif')
@@ -45,9 +45,9 @@ def file_of(pattern: str) -> str:
 
 
 def parts_of(pattern: str) -> tuple[str, str, str]:
-    """The file or folder of a path, the part of it and its day, which are empty where none is written.
+    """Return the file or folder of a path, its part and its day; the last two are empty if not given.
 
-    They are told apart before columns are filled in, so that a cell may hold any name.
+    They are separated before columns are filled in, so that a cell may hold any name.
 
     >>> parts_of("{id}.nc::s2@{year}-06-01"), parts_of("{id}@20cm.tif")
     (('{id}.nc', 's2', '{year}-06-01'), ('{id}@20cm.tif', '', ''))
@@ -58,7 +58,7 @@ def parts_of(pattern: str) -> tuple[str, str, str]:
 
 
 def empty_field(pattern: str, row: Mapping[str, Any]) -> str | None:
-    """The first column that a path needs and that is empty in a row, as the table calls it; None where none is.
+    """Return the first column that a path needs and that is empty in a row, by its name in the table; None if none is.
 
     >>> empty_field("s2/{scene}", {"id": "a", "scene": ""})
     'scene'
@@ -74,12 +74,12 @@ def leads_out(path: str) -> bool:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether braces of a path hold names of columns, and nothing else."""
+    """Whether the braces of a path hold nothing but names of columns."""
     return not set("{}") & set(FIELD.sub("", path))
 
 
 def with_cell(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table, or the fields of a path, with `split` under both of its names."""
+    """Return a row, or the fields of a path, with `split` under both its names."""
     if SPLIT_CELL in row:
         return {**row, SPLIT: row[SPLIT_CELL]}
     return {**row, SPLIT_CELL: row[SPLIT]} if SPLIT in row else dict(row)

@@ -1,4 +1,4 @@
-"""Pixel series of a user's own table: a row for each id and date, or for each id; found by id without a look at others.
+"""Pixel series of a user's own table, with a row for each id and date or for each id, looked up by id.
 
 The table is read once per process and kept as arrays sorted by id and date.
 """
@@ -25,38 +25,38 @@ from anysat.modalities import Modality, band_key
 from anysat.observation import Dates, Observation
 
 _KEPT = 8
-"""Tables kept in memory."""
+"""Number of tables kept in memory."""
 _TRUTHS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Series:
-    """All series of a table, of one modality: source values, NaN where there is none."""
+    """All series of a table for one modality: source values, NaN where there is none."""
 
     path: Path
     modality: Modality
     bands: tuple[str, ...]
     units: tuple[str, ...]
     ids: list[str]
-    """In order."""
+    """The ids, sorted."""
     starts: NDArray[np.int64]
-    """(id + 1) Where the rows of each begin, and where all end."""
+    """(id + 1) First row of each id, and the end of the last."""
     dates: Dates
-    """(row) In order for each id."""
+    """(row) Sorted within each id."""
     values: NDArray[np.float32]
     """(row band)"""
     notes: tuple[str, ...]
-    """What a user should know."""
+    """Notes for the user."""
 
     def has(self, ids: NDArray[np.str_]) -> NDArray[np.bool_]:
-        """Which of these ids have a row."""
+        """Return which of these ids have a row."""
         return np.isin(ids, np.array(self.ids, str))
 
     def observe(self, name: str) -> Observation:
-        """What was seen of an id: one pixel.
+        """Return the observation of an id: one pixel.
 
         Raises:
-            EmptySourceError: it has no row, or none within the days that count.
+            EmptySourceError: The id has no row, or none within the days that count.
         """
         place = bisect_left(self.ids, name)
         if self.ids[place : place + 1] != [name]:
@@ -76,19 +76,19 @@ def open_series(
     path: Path, columns: TableColumns, modality: Modality, source: SourceDescription,
     units: Mapping[tuple[str, str | None], str],
 ) -> Series:  # fmt: skip
-    """The series of a table; read anew only where the file has changed.
+    """Read the series of a table, or return those in memory if the file has not changed.
 
     Args:
-        path: CSV or Parquet.
-        columns: which say whose a row is, and when.
-        modality: what they are of.
-        source: which columns the bands are, and how numbers are to be understood.
-        units: by modality and band, or None for all its bands.
+        path: A CSV or Parquet file.
+        columns: Which columns hold the id and the date of a row.
+        modality: The modality of the series.
+        source: Which columns hold the bands, and how to decode their numbers.
+        units: Units by modality and band, or by modality and None for all its bands.
 
     Raises:
-        MissingFileError: there is no such table.
-        SourceError: it cannot be read; a row has no id or no date; a cell is no number.
-        UnknownNameError: it lacks a column.
+        MissingFileError: There is no such table.
+        SourceError: The table cannot be read, a row has no id or no date, or a cell is not a number.
+        UnknownNameError: A column is missing.
     """
     state = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
     key = (path, state, columns, repr(modality), repr(source), repr(units))
@@ -118,7 +118,7 @@ def _load(
         kept = (days >= source.dates[0]) & (days <= source.dates[1])
         codes, days, values = codes[kept], days[kept], values[kept]
     codes, days, values, num_joined = _sorted(codes, days, values)
-    notes = [f"{num_joined} rows are of a day that their id has already: joined, the first number counts"]
+    notes = [f"{num_joined} rows repeat a day of their id and are merged: the first number of each band counts"]
     unit_of, told = _units(modality, rows.bands, source, units)
     return Series(
         path=path, modality=modality, bands=rows.bands, units=unit_of, ids=ids.names,
@@ -128,13 +128,13 @@ def _load(
 
 
 class _Rows(NamedTuple):
-    """Rows of a table as they are stored; of one with a row for each id, one row for each id and day."""
+    """Rows of a table as stored; a table with one row per id gives one row for each id and day."""
 
     bands: tuple[str, ...]
     days: Dates
     stored: NDArray[np.float32]
     screen: NDArray[np.float32] | None
-    """Numbers of the quality column; None without one."""
+    """Numbers of the quality column; None if there is none."""
 
 
 def _rows(
@@ -170,17 +170,17 @@ def _id_column(path: Path, columns: TableColumns, names: Sequence[str]) -> str:
 
 
 def _check_ids(path: Path, columns: TableColumns, ids: Cells) -> None:
-    """Refuse a table without rows, or with a row that is nobody's."""
+    """Refuse a table without rows, or with a row without id."""
     if not ids.names:
         raise SourceError(path, "the table has no rows")
     if ids.names[0] == "":
-        raise SourceError(path, f"row {ids.first_row(0)} has no {columns.id!r}", "say whose it is, or leave it out")
+        raise SourceError(path, f"row {ids.first_row(0)} has no {columns.id!r}", "fill it in, or remove the row")
 
 
 def _bands_of(
     path: Path, names: Mapping[str, Any] | Sequence[str], source: SourceDescription, modality: Modality
 ) -> dict[str, str]:
-    """Column of each band that is there, by the band's name in the modality's order."""
+    """Return the column of each band that is there, by band name in the modality's order."""
     if source.bands:
         assert isinstance(source.bands, Mapping), source.bands
         for column in source.bands.values():
@@ -206,7 +206,7 @@ def _bands_of(
 
 
 def _of_days(path: Path, wanted: Sequence[Sequence[str | None]]) -> NDArray[np.float32]:
-    """(id day band) Numbers of columns by day and band; NaN where there is no such column."""
+    """Read numbers (id day band) of columns by day and band; NaN where there is no such column."""
     places = [(day, band) for day, group in enumerate(wanted) for band, name in enumerate(group) if name is not None]
     numbers = read_numbers(path, [str(wanted[day][band]) for day, band in places])
     found = np.full((len(numbers), len(wanted), len(wanted[0])), np.nan, np.float32)
@@ -216,7 +216,7 @@ def _of_days(path: Path, wanted: Sequence[Sequence[str | None]]) -> NDArray[np.f
 
 
 def _named(path: Path, names: Mapping[str, Any] | Sequence[str], wanted: Sequence[str]) -> str:
-    """The column that goes by one of these names."""
+    """Return the column that has one of these names, whatever their case."""
     found = [name for name in names if name.upper() in {one.upper() for one in wanted}]
     if not found:
         raise UnknownNameError(f"column of {path} for `quality`", " or ".join(wanted), names)
@@ -224,14 +224,14 @@ def _named(path: Path, names: Mapping[str, Any] | Sequence[str], wanted: Sequenc
 
 
 def _screen(path: Path, column: str) -> NDArray[np.float32]:
-    """Numbers of a quality column; 1 and 0 of true and false, NaN of what is no number."""
+    """Read the numbers of a quality column: 1 for true, 0 for false, NaN for anything else that is not a number."""
     cells = read_texts(path, [column])[column]
     numbers = [_TRUTHS.get(name.lower(), as_number(name)) for name in cells.names]
     return np.array(numbers, np.float32)[cells.codes]
 
 
 def _decoded(stored: NDArray[np.float32], days: Dates, source: SourceDescription) -> NDArray[np.float32]:
-    """Source values of stored numbers; NaN where there is none."""
+    """Turn stored numbers into source values; NaN where there is none."""
     decoding = source.decoding
     seen = np.isfinite(stored)
     if decoding.nodata is not None:
@@ -247,10 +247,10 @@ def _decoded(stored: NDArray[np.float32], days: Dates, source: SourceDescription
 def _sorted(
     codes: NDArray[np.int64], days: Dates, values: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], Dates, NDArray[np.float32], int]:
-    """Rows by id and day, each day once, without days of which nothing was seen unless an id has no others.
+    """Sort rows by id and day, merge those of one day, and drop days without values unless an id has no others.
 
     Returns:
-        Ids, days and values, and how many rows were joined with one before them.
+        Ids, days and values, and how many rows were merged into an earlier one.
     """
     order = np.lexsort((days, codes))
     codes, days, values = codes[order], days[order], values[order]
@@ -275,7 +275,7 @@ def _sorted(
 def _units(
     modality: Modality, bands: Sequence[str], source: SourceDescription, units: Mapping[tuple[str, str | None], str]
 ) -> tuple[tuple[str, ...], str]:
-    """Unit of each band, as given or else as the record has it, and where from."""
+    """Return the unit of each band, as given or else as in the record, and a note that says which."""
     scaling = source.decoding.scaling
     found = []
     for name in bands:
@@ -289,17 +289,17 @@ def _units(
 def read_tile_rows(
     path: Path, columns: TableColumns, claimed: Sequence[str], needed: Sequence[str]
 ) -> list[dict[str, str]]:
-    """The tiles of a table of series: for each id one row, of the columns that are the same in all of its rows.
+    """Return the tiles of a table of series: a row per id, with the columns that are constant within every id.
 
     Args:
-        path: the table.
-        columns: which say whose a row is, and when.
-        claimed: columns that are bands or masks.
-        needed: columns it must have.
+        path: The table.
+        columns: Which columns hold the id and the date of a row.
+        claimed: Columns that are bands or masks.
+        needed: Columns that the table must have.
 
     Raises:
-        UnknownNameError: it lacks a column.
-        SourceError: an id has several values in a column that is needed, or it cannot be read.
+        UnknownNameError: A column is missing.
+        SourceError: An id has several values in a needed column, or the table cannot be read.
     """
     names = column_names(path)
     for name in needed:
@@ -320,7 +320,7 @@ def read_tile_rows(
             one, other = (cells.names[cells.codes[place]] for place in (firsts[ids.codes[row]], row))
             raise SourceError(
                 path, f"{ids.names[ids.codes[row]]!r} has both {one!r} and {other!r} in column {name!r}",
-                "an id is one tile with one value: give each season or place its own id, or a table of `tiles`",
+                "an id is one tile with one value: give each season or place its own id, or use a table of `tiles`",
             )  # fmt: skip
     order = np.argsort(firsts)
     listed = zip(*(column[order].tolist() for column in kept.values()), strict=True)
@@ -328,7 +328,7 @@ def read_tile_rows(
 
 
 def claimed_columns(path: Path, columns: TableColumns, modality: Modality, source: SourceDescription) -> list[str]:
-    """Columns of a table that are bands of a modality, or mask them."""
+    """Return the columns of a table that are bands of a modality or mask them."""
     names = column_names(path)
     quality = () if source.quality is None else source.quality.names
     if columns.date in names:

@@ -1,4 +1,4 @@
-"""Tables of a user's own tiles: CSV, Parquet or GeoJSON, as rows of text by column, with longitude and latitude."""
+"""Tables of a user's own tiles (CSV, Parquet or GeoJSON) as rows of text by column, with longitude and latitude."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 PLACE = ("lon", "lat")
-"""Columns of the place of a tile, degrees WGS 84, as text; empty where it is not known."""
+"""Columns that hold the place of a tile in degrees (WGS 84), as text; empty if unknown."""
 _MISSING_WORDS = ("na", "n/a", "#n/a", "<na>", "null", "none")
-"""What programs write for what is missing, and what may be a name as well."""
+"""What programs write for a missing value, but what may also be a name."""
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
 SUFFIXES = (".csv", ".geojson", ".json", ".parquet")
-"""Kinds of tables that are read."""
+"""Suffixes of tables that can be read."""
 SPLIT = "split"
-"""Column that splits where nothing else is said."""
+"""Column that gives the split if the file says nothing else."""
 _WGS84 = ("CRS84", "4326")
 
 
 def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of text by column, every row with the same columns.
+    """Read rows of text by column; every row has the same columns.
 
     Args:
-        path: a CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON whose properties are the
-            columns and whose geometry is the place.
-        needed: columns it must have.
+        path: A CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON whose properties are the
+            columns and whose geometry gives the place.
+        needed: Columns that the table must have.
 
     Raises:
-        MissingFileError: there is no such file.
-        SourceError: it cannot be read, has no rows, a feature of it has no place, its geometry is not in degrees, or a
-            needed property is a list.
-        UnknownNameError: it lacks a column, or is of another kind.
+        MissingFileError: There is no such file.
+        SourceError: The table cannot be read or has no rows, the geometry of a feature is invalid or not in degrees, or
+            a needed property is a list.
+        UnknownNameError: A column is missing, or the file has another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UnknownNameError(f"kind of table {path}", path.suffix, SUFFIXES)
@@ -57,7 +57,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Rows with the same columns, longitude and latitude under the names of `PLACE` where they are spelt out.
+    """Return the rows with longitude and latitude also under the names of `PLACE`, if their columns are spelt out.
 
     >>> with_place([{"longitude": "10.5"}])
     [{'longitude': '10.5', 'lon': '10.5'}]
@@ -68,7 +68,7 @@ def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Rows as they are stored."""
+    """Read the rows as they are stored."""
     if path.suffix.lower() == ".parquet":
         return _of_parquet(path)
     (content,) = read_file(path, expected="the table of the tiles, CSV or GeoJSON")
@@ -76,7 +76,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def is_no_label(cell: str) -> bool:
-    """Whether a cell says that there is no label: it is empty or NaN, as tables write what is missing.
+    """Whether a cell means "no label": it is empty or NaN, as tables write missing values.
 
     >>> is_no_label(" "), is_no_label("NaN"), is_no_label("none")
     (True, True, False)
@@ -85,7 +85,7 @@ def is_no_label(cell: str) -> bool:
 
 
 def is_missing_word(name: str) -> bool:
-    """Whether a name may stand for "no label", as R and others write it, and may be a class as well.
+    """Whether a name may mean "no label", as in R and elsewhere, but may also be a class.
 
     >>> is_missing_word("NA"), is_missing_word("None"), is_missing_word("Nassau")
     (True, True, False)
@@ -94,7 +94,7 @@ def is_missing_word(name: str) -> bool:
 
 
 def as_number(cell: Any) -> float:
-    """A cell as a number; NaN where it is none.
+    """Return a cell as a number; NaN if it is none.
 
     >>> as_number("10.5"), as_number("")
     (10.5, nan)
@@ -106,7 +106,7 @@ def as_number(cell: Any) -> float:
 
 
 def as_text(value: Any) -> str:
-    """A cell as text; whole numbers are written without a point, so that 1 and 1.0 are one.
+    """Return a cell as text. Whole numbers are written without a decimal point, so that 1 and 1.0 are the same.
 
     >>> as_text(1.0), as_text(None), as_text(" a ")
     ('1', '', 'a')
@@ -137,7 +137,7 @@ def _of_geojson(path: Path, content: Any) -> list[dict[str, Any]]:
 
 
 def _crs_name(crs: Any) -> str:
-    """Name of a reference system, as older GeoJSON has it; that of longitude and latitude where none is said."""
+    """Return the name of a reference system as in older GeoJSON; by default that of longitude and latitude."""
     if isinstance(crs, Mapping):
         crs = crs.get("properties")
     if isinstance(crs, Mapping):
@@ -146,14 +146,14 @@ def _crs_name(crs: Any) -> str:
 
 
 def _row_of(path: Path, number: int, feature: Any) -> dict[str, Any]:
-    """Properties of a feature, and its place."""
+    """Return the properties of a feature, with its place."""
     from shapely.errors import ShapelyError
     from shapely.geometry import shape
 
     properties = feature.get("properties") or {} if isinstance(feature, Mapping) else None
     if not isinstance(properties, Mapping):
         advice = "write an object with `properties` and `geometry`"
-        raise SourceError(path, f"feature {number} is no feature, but {_shown(feature)}", advice)
+        raise SourceError(path, f"feature {number} is not a GeoJSON feature, but {_shown(feature)}", advice)
     row = dict(properties)
     if feature.get("geometry"):
         try:

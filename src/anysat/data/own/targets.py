@@ -1,4 +1,4 @@
-"""Targets of a user's own data, as the YAML file describes them: a column of the table, or a raster of each tile."""
+"""Targets of a user's own data as described in the YAML file: a column of the table, or a raster for each tile."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.patches import centimetres
 
 IGNORE = 255
-"""Stored number of a pixel without a label unless the file says otherwise."""
+"""Stored number of pixels without a label, unless the file gives another."""
 _NO_CLASS = -1
-"""Number of a pixel without a label where there are so many classes that `IGNORE` is one."""
+"""Number of pixels without a label if there are so many classes that `IGNORE` is one of them."""
 _KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "colours", "about")
 _POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
-"""Ends of files of polygons, which are no labels of pixels."""
+"""Suffixes of files of polygons, which cannot be label rasters."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTarget:
-    """One thing to predict, and where it is written."""
+    """A target, and where its values are stored."""
 
     target: Target
     column: str | None
     """Column of the table; None for a raster."""
     path: str | None
-    """Raster of each tile."""
+    """Path of each tile's raster; None for a column."""
     values: tuple[int, ...]
-    """Stored number of each class of a raster."""
+    """Stored number of each class in a raster."""
     ignore: int | None
-    """Stored number of a pixel without a label, where it has one; `target.ignore` is what it becomes."""
+    """Stored number of pixels without a label, or None; it is read as `target.ignore`."""
     separator: str | None
-    """Between the labels of a cell."""
+    """Text between the labels in a cell; None if a cell holds one class or value."""
 
 
 def read_targets(top: Section, tile_m: float, file: Path, table: Path | None) -> tuple[OwnTarget, ...]:
-    """The targets of a file, of which column classes may be found in the table.
+    """Read the targets of a file. Classes of a column that are not listed are looked up in the table.
 
     Args:
-        top: the whole file.
-        tile_m: side of a tile.
-        file: where it lies, for messages.
-        table: the table of the tiles where it lies beside the file; None without one.
+        top: The whole file.
+        tile_m: Side of a tile in metres.
+        file: Path of the file, for messages.
+        table: Path of the table of the tiles, taken to lie beside the file; None if there is none.
 
     Raises:
-        RecordError, UnknownNameError: a key is unknown, missing, or its value cannot be.
-        MissingFileError, SourceError: classes are to be found in a table that is not there, or where they are unclear.
+        RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value.
+        MissingFileError, SourceError: Classes must be looked up in a table that is not there or where they are unclear.
     """
     given = top.get("targets", dict, "targets by name", {})
     return tuple(
@@ -97,10 +97,10 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
 def _refuse_unused(section: Section, is_raster: bool) -> None:
     unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
     unused += ("classes", "values", "separator", "ignore", "colours") if section.has("unit") else ("limits",)
-    unused += ("ignore",) if section.has("separator") else ()  # a tile has the labels its cell names, and no others
+    unused += ("ignore",) if section.has("separator") else ()  # a tile has exactly the labels that its cell names
     for key in unused:
         if section.has(key):
-            raise section.refuse(key, "nothing, it has no effect here (a value has a `unit`, a class has `classes`)")
+            raise section.refuse(key, "no value, it has no effect here (a value has a `unit`, a class has `classes`)")
 
 
 def _path(section: Section) -> str:
@@ -122,7 +122,7 @@ def _gsd_m(section: Section, tile_m: float) -> float:
 def _limits(section: Section) -> tuple[float, float] | None:
     if not section.has("limits"):
         return None
-    expected = "the least and the greatest value, as [0, 50]"
+    expected = "the least and the greatest value, such as [0, 50]"
     limits = section.numbers("limits", expected)
     if len(limits) != 2 or not limits[0] < limits[1]:
         raise section.refuse("limits", expected)
@@ -130,9 +130,9 @@ def _limits(section: Section) -> tuple[float, float] | None:
 
 
 def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the classes in maps and pictures, in their order; none where none are given."""
+    """Return the colours of the classes in maps and pictures, in the order of the classes; none if not given."""
     names = ", ".join(classes[:_SHOWN]) + (" …" if len(classes) > _SHOWN else "")
-    expected = f"a colour for each of the {len(classes)} classes ({names}), as '#1f77b4' in quotes"
+    expected = f"a colour for each of the {len(classes)} classes ({names}), such as '#1f77b4' in quotes"
     given: tuple[str, ...] = section.listed("colours", str, expected)
     if given and not (len(given) == len(classes) and all(re.fullmatch("#[0-9a-fA-F]{6}", one) for one in given)):
         raise section.refuse("colours", expected)
@@ -140,7 +140,7 @@ def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tuple[int, ...]:
-    """Stored number of each class: as given; else the names, where all are whole numbers; else counted from 0."""
+    """Return the stored number of each class: as given, else its name if all are whole numbers, else counted from 0."""
     values = section.wholes("values")
     if not values and is_raster and all(re.fullmatch("-?[0-9]+", name) for name in classes):
         values = tuple(map(int, classes))
@@ -152,7 +152,7 @@ def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tupl
 
 
 def _cells(table: Path, column: str) -> list[str]:
-    """The different cells of a column, or all."""
+    """Return the cells of a column, which may repeat."""
     if table.suffix.lower() not in LONG_SUFFIXES:
         return [row[column] for row in read_table(table, (column,))]
     names = column_names(table)
@@ -163,7 +163,7 @@ def _cells(table: Path, column: str) -> list[str]:
 
 
 def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...]:
-    """Names given, else those found in the table, in alphabetical order."""
+    """Return the names given, or those found in the table, in alphabetical order."""
     given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
     if given:
         if len(set(map(str, given))) < len(given):

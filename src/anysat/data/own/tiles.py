@@ -1,4 +1,4 @@
-"""Tiles of a user's own data: which there are, and one of them read onto a common grid."""
+"""Tiles of a user's own data: listing them, and reading one onto a common grid."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 _SHOWN = 5
 _MAX_VALUE = float(np.finfo(np.float32).max)
-"""Greatest value that targets are kept in."""
+"""Largest value that a target can have."""
 
 
 def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
-    """All tiles with their columns and splits.
+    """List all tiles with their columns and splits.
 
     Raises:
-        SourceError: a name comes twice, a place or split is missing, or a label is no class.
+        SourceError: Two tiles have the same name, a place or split is missing, or a label is not a class.
     """
     rows, source = _rows(data, folder)
     if not rows:
@@ -76,7 +76,7 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
 
 
 def _rows_of_series(data: OwnData, root: Path, fields: set[str]) -> list[dict[str, str]]:
-    """The tiles of a table of series, one for each of its ids."""
+    """Return the tiles of a table of series, one for each id."""
     own = data.tables_of_tiles[0]
     assert own.columns is not None, own.key
     claimed = [column for one in data.tables_of_tiles for column in one.claimed(root)]
@@ -85,7 +85,7 @@ def _rows_of_series(data: OwnData, root: Path, fields: set[str]) -> list[dict[st
 
 
 def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path) -> None:
-    """Refuse tiles that a table of series, which every tile is to be in, has no row of."""
+    """Refuse tiles without a row in a table of series that is not optional, and tables without a row of any tile."""
     for own in data.modalities:
         if own.columns is None:
             continue
@@ -100,14 +100,14 @@ def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path
 
 
 def _is_imagery(path: Path) -> bool:
-    """Whether a file or folder is of a kind that is read."""
+    """Whether a file or folder is imagery of a kind that can be read."""
     from anysat.geo.formats import KINDS
 
     return any(kind.fits(path) for kind in KINDS)
 
 
 def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
-    """Refuse cells that lead a path out of the data folder or are empty where it needs them, and ids that are none."""
+    """Refuse invalid ids, cells that lead a path out of the data folder, and empty cells that a path needs."""
     name = row["id"]
     if not name or name in (".", "..") or set("/\\") & set(name):
         raise SourceError(source, f"row {number} has the id {name!r}", "give each tile a name without slashes")
@@ -139,7 +139,7 @@ def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
 
 def _label_advice(own: OwnTarget, row: Row) -> str:
     if own.target.kind == "value":
-        return "write a number, or nothing where there is none"
+        return "write a number, or leave the cell empty"
     if any(map(is_missing_word, _cell(own, row).split(own.separator))):
         needs_ignore = own.target.kind == "class" and own.target.ignore is None
         return "leave cells without a label empty" + (" and give `ignore`" if needs_ignore else "")
@@ -147,13 +147,13 @@ def _label_advice(own: OwnTarget, row: Row) -> str:
 
 
 def _cell(own: OwnTarget, row: Row) -> str:
-    """Text of a target in its column: of a column `split` the table's own, whatever split is drawn."""
+    """Return the text of a target's cell. For a column `split` it is the table's own, whatever split is drawn."""
     name = own.column or ""
     return str(row.get(SPLIT_CELL, row[name]) if name == SPLIT else row[name])
 
 
 def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
-    """A tile's target in its cell of the table; a cell without a label is NaN or `ignore`."""
+    """Return a tile's target from its cell in the table; NaN or `ignore` if the cell has no label."""
     text, target = _cell(own, row), own.target
     if target.kind == "value":
         if text and not abs(float(text)) <= _MAX_VALUE:
@@ -170,7 +170,7 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
     splits = data.splits
     column = SPLIT if not splits.is_given and SPLIT in columns else splits.column
     if column == SPLIT and splits.is_seeded:
-        expected = f"nothing, because column {SPLIT!r} of {source} splits the tiles; to draw them anew, give `shares`"
+        expected = f"no value, because column {SPLIT!r} of {source} splits the tiles; to draw them anew, give `shares`"
         raise RecordError(f"{data.file}, splits, seed", splits.seed, expected)
     if column is not None:
         known = [value for group in splits.members.values() for value in group]
@@ -189,7 +189,7 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
 
 
 def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.float64]:
-    """A coordinate of every tile."""
+    """Return a coordinate of every tile, in degrees."""
     texts = columns.get(name, np.full(len(columns["id"]), ""))
     found = np.array([as_number(text) for text in texts.tolist()])
     limit = 180 if name == PLACE[0] else 90
@@ -201,7 +201,7 @@ def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> ND
 
 
 def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """One tile: every modality on one grid over the same ground, and its targets.
+    """Read one tile: every modality on a grid over the same ground, and its targets.
 
     The ground does not depend on which modalities are asked for.
     """
@@ -230,7 +230,7 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
 
 
 def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, Source]) -> TileGrid | None:
-    """The grid over the ground that the files of a tile share; None of one that only tables of series know."""
+    """Return the grid over the ground that a tile's files share; None if only tables of series hold the tile."""
     from anysat.geo.grid import plan_tile
 
     place = None
@@ -247,7 +247,7 @@ def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, 
 
 
 def _square(data: OwnData, row: Row) -> GeoBox | None:
-    """The ground of a tile around its place in the table; None where that is not known."""
+    """Return the ground around a tile's place in the table; None if the place is unknown."""
     from anysat.geo.zones import square_at
 
     lon, lat = (as_number(row.get(name, "")) for name in PLACE)
@@ -255,7 +255,7 @@ def _square(data: OwnData, row: Row) -> GeoBox | None:
 
 
 def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tuple[str, ...]]:
-    """What opening the imagery of a tile tells, by modality: bands that are not used, where units come from."""
+    """Return notes from opening a tile's imagery, by modality: bands that are not used, where units come from."""
     keys = [own.key for own in data.modalities]
     sources, absent = _open_sources(data, folder, row, keys)
     seen, lacking = _read_series(data, folder.root, row, keys)
@@ -267,9 +267,9 @@ def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tupl
 def _open_sources(
     data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequence[str]
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """What is there of a tile, and what must be of the modalities asked for; and why what is there has nothing to give.
+    """Open the files that a tile has, and say why others count as absent.
 
-    What has nothing to give counts as absent, unless it is asked for and not optional.
+    Files with nothing to read count as absent, unless their modality is asked for and not optional.
     """
     sources: dict[str, Source] = {}
     absent: dict[str, str] = {}
@@ -289,7 +289,7 @@ def _open_sources(
 def _read_series(
     data: OwnData, root: Path, row: Row, modalities: Sequence[str]
 ) -> tuple[dict[str, Observation], dict[str, str]]:
-    """What tables of series hold of a tile, of the modalities asked for; and why what may be absent is."""
+    """Read a tile's series of the modalities asked for, and say why optional ones are absent."""
     seen: dict[str, Observation] = {}
     absent: dict[str, str] = {}
     for own in data.modalities:
@@ -304,7 +304,7 @@ def _read_series(
 
 
 def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
-    """Class number of every tile, of a target in the table; -1 of one without a label."""
+    """Return the class number of every tile for a target in the table; -1 without a label."""
     if own.column not in samples.columns:
         raise RecordError(f"{data.file}, targets.{own.target.name}", own.column, "a column of the table")
     column = SPLIT_CELL if own.column == SPLIT and SPLIT_CELL in samples.columns else own.column
@@ -313,7 +313,7 @@ def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples:
 
 
 def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
-    """A label raster on a grid, each pixel that of the stored pixel under its centre."""
+    """Read a label raster onto a grid, taking the stored pixel under each pixel's centre."""
     if not path.is_file():
         raise MissingFileError(path, f"the raster of target {own.target.name!r}")
     values = read_nearest(path, geobox)
@@ -340,10 +340,10 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
 
 
 def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
-    """The one band of a raster on a grid, unmixed; NaN outside it, where it has no data, and where it is transparent.
+    """Read the only band of a raster onto a grid by nearest neighbour; NaN outside, in nodata and where transparent.
 
     Raises:
-        SourceError: it cannot be read, has several bands, no georeference, or lies elsewhere.
+        SourceError: The raster cannot be read, has several bands or no georeference, or lies elsewhere.
     """
     import rasterio
     from odc.geo import CRS
@@ -367,14 +367,14 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
         place = meant.index(True)
         found = _nearest(file, place, geobox) * file.scales[place] + file.offsets[place]
         for band in (band for band, is_meant in enumerate(meant) if not is_meant):
-            seen = _nearest(file, band, geobox)  # NaN where it is the number that stands for no data, whatever that is
+            seen = _nearest(file, band, geobox)  # NaN where it equals the nodata number, whatever that is
             is_hidden = (seen == 0) | (np.isnan(seen) if file.nodatavals[band] == 0 else False)
             found[is_hidden] = np.nan
         return found
 
 
 def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
-    """A band, counted from 0, of an opened raster on a grid; NaN outside it and where it has no data."""
+    """Read a band (from 0) of an open raster onto a grid; NaN outside and where it has no data."""
     import rasterio
     from odc.geo import CRS
     from rasterio.enums import Resampling
