@@ -482,5 +482,5 @@ def test_a_tensor_file_that_unfolds_is_refused_before_it_does(tmp_path):
         for member in source.namelist():
             target.writestr(member, source.read(member))
     assert bomb.stat().st_size < 100_000
-    with pytest.raises(SourceError, match=r"bomb\.pt: its member .* would unfold to 4000000 bytes"):
+    with pytest.raises(SourceError, match=r"bomb\.pt: its member .* would unpack to 4000000 bytes"):
         read_file(bomb, ["image"])

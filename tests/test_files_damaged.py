@@ -35,7 +35,7 @@ def test_a_sound_picture_is_read(png):
 @pytest.mark.parametrize("where", [0.3, 0.5, 0.9])
 def test_a_picture_damaged_in_the_middle_is_refused(png, where):
     overwritten(png, int(where * png.stat().st_size), b"\0" * 64)
-    with pytest.raises(SourceError, match=r"a.png: its part IDAT at byte \d+ does not fit its checksum"):
+    with pytest.raises(SourceError, match=r"a.png: its chunk IDAT at byte \d+ does not fit its checksum"):
         read_file(png)
 
 
@@ -43,7 +43,7 @@ def test_a_picture_whose_part_claims_another_length_is_refused(png):
     at = png.read_bytes().index(b"IDAT")
     overwritten(png, at - 4, struct.pack(">I", 1 << 30))
     with pytest.raises(
-        SourceError, match=rf"a.png: its end is missing: part IDAT at byte {at - 4} is longer than the file"
+        SourceError, match=rf"a.png: its end is missing: chunk IDAT at byte {at - 4} is longer than the file"
     ):
         read_file(png)
 

@@ -1,7 +1,7 @@
-"""Array and text files, by suffix: one reader and one writer each, listed in `FORMATS`.
+"""Array and text files by suffix: one reader and one writer for each format, listed in `FORMATS`.
 
-Nothing is ever unpickled beyond tensors, arrays and dates: a file that asks for more is refused and
-does not run (`tensor_files`, `numpy_files`). To add a format, write the two functions and add them to the table.
+Only tensors, arrays and dates are ever unpickled. A file that asks for more is refused, and nothing in it runs
+(`tensor_files`, `numpy_files`). To add a format, write the two functions and add them to the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Keys = Sequence[str | None]
 """Names inside a file; a file that is one array has the single key None."""
 _DAMAGED = (EOFError, zipfile.BadZipFile, struct.error, zlib.error, pickle.UnpicklingError, csv.Error, MemoryError,
             ArithmeticError, AssertionError, AttributeError, SyntaxError, tokenize.TokenError)  # fmt: skip
-"""What libraries raise about a damaged file beyond what `reading` knows."""
+"""Errors that libraries raise about damaged files, in addition to those that `reading` handles."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,31 @@ class Format:
 
     suffixes: tuple[str, ...]
     read: Callable[[Path, Keys, Part], tuple[Any, ...]]
-    """Path, keys and rows to one value per key."""
+    """Takes path, keys and rows; returns one value per key."""
     write: Callable[[Path, Mapping[str | None, Any], Any], None]
-    """Path, value by key, and georeference (an `odc.geo.GeoBox` or None)."""
+    """Takes path, values by key, and georeference (an `odc.geo.GeoBox` or None)."""
 
 
 def read_file(path: Path, keys: Keys = (None,), rows: Part = None, expected: str = "a file") -> tuple[Any, ...]:
-    """Values of some keys of a file.
+    """Read the values of some keys of a file.
 
     Raises:
-        MissingFileError: there is no such file; `expected` says what should be there.
-        SourceError: it is truncated, of another format, lacks a key, or asks for code to be run.
+        MissingFileError: There is no such file. `expected` says in the message what should be there.
+        SourceError: The file is truncated or of another format, lacks a key, or asks for code to be run.
     """
     with _opening(path, expected):
         return find_format(path).read(path, keys, rows)
 
 
 def read_shape(path: Path, expected: str = "an array") -> tuple[int, ...]:
-    """Shape of a .npy file, without its values. Raises as `read_file`."""
+    """Return the shape of a .npy file without reading its values. Raises as `read_file`."""
     with _opening(path, expected):
         return npy_shape(path)
 
 
 @contextmanager
 def _opening(path: Path, expected: str) -> Iterator[None]:
-    """Look whether a file can be read at all; whatever is raised about it inside names it."""
+    """Check that a file can be read at all, and turn errors raised inside the block into ones that name it."""
     with reading(path):
         try:
             if path.is_dir():
@@ -78,7 +78,7 @@ def _opening(path: Path, expected: str) -> Iterator[None]:
                 raise MissingFileError(path, expected)
             path.open("rb").close()
             if not path.stat().st_size:
-                raise SourceError(path, "it is empty (0 bytes)", f"expected {expected}; get it anew")
+                raise SourceError(path, "it is empty (0 bytes)", f"expected {expected}; get it again")
             yield
         except PermissionError as error:
             raise SourceError(path, "there is no permission to read it", "ask its owner, or chmod it") from error
@@ -88,13 +88,13 @@ def _opening(path: Path, expected: str) -> Iterator[None]:
 
 
 def write_file(path: Path, contents: Mapping[str | None, Any], geobox: Any = None) -> None:
-    """Write values by key; folders are made as needed."""
+    """Write values by key; folders are created as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     find_format(path).write(path, contents, geobox)
 
 
 def find_format(path: Path) -> Format:
-    """The format of a file, by its suffix."""
+    """Return the format of a file, by its suffix."""
     for form in FORMATS:
         if path.suffix.lower() in form.suffixes:
             return form
@@ -146,7 +146,7 @@ def _hdf5_array(dataset: Any, path: Path, key: str | None, rows: Part) -> Any:
 
 
 def _asked_size(shape: Sequence[int], rows: Part) -> int:
-    """Number of values in a part of an array."""
+    """Return the number of values in a part of an array."""
     parts = rows if isinstance(rows, tuple) else () if rows is None else (rows,)
     asked = [1 if isinstance(part, int) else len(range(*part.indices(length)))
              for part, length in zip(parts, shape, strict=False)]  # fmt: skip
@@ -179,7 +179,7 @@ def _read_raster(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
 
 
 def _driver(path: Path) -> str:
-    """The one format a suffix may hide: others, such as VRT, could lead to other files or to the network."""
+    """Return the only driver allowed for a suffix: others, such as VRT, could lead to other files or to the network."""
     return "PNG" if path.suffix.lower() == ".png" else "GTiff"
 
 
@@ -204,7 +204,7 @@ def _write_raster(path: Path, contents: Mapping[str | None, Any], geobox: Any) -
 
 
 def read_geobox(path: Path) -> Any:
-    """Georeference of a raster (an `odc.geo.GeoBox`), or None where it has none."""
+    """Return the georeference of a raster (an `odc.geo.GeoBox`), or None if it has none."""
     import warnings
 
     import rasterio
@@ -252,9 +252,9 @@ def _write_json(path: Path, contents: Mapping[str | None, Any], _geobox: Any) ->
 
 
 def _read_csv(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
-    """Columns by name as arrays of text; the whole file, without a key, as a list of rows by column name.
+    """Read columns by name as arrays of text or, without a key, the whole file as rows by column name.
 
-    Keys `#1`, `#2` … are the columns of a table without a header.
+    The keys `#1`, `#2` … are the columns of a table without a header.
     """
     text = io.StringIO(path.read_text("utf-8-sig"))
     names = _numbered(keys)
@@ -276,7 +276,7 @@ def _read_csv(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
 
 
 def _write_csv(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> None:
-    """A list of rows by column name, or columns by name."""
+    """Write a list of rows by column name, or columns by name."""
     if list(contents) == [None]:
         rows = list(contents[None])
         names = list(rows[0]) if rows else []
@@ -290,7 +290,7 @@ def _write_csv(path: Path, contents: Mapping[str | None, Any], _geobox: Any) -> 
 
 
 def _numbered(keys: Keys) -> list[str] | None:
-    """Names of the columns of a table without a header up to the highest asked for; None where keys are names."""
+    """Return the columns of a table without a header up to the highest asked for; None if the keys are names."""
     numbers = [re.fullmatch(r"#(\d+)", key or "") for key in keys]
     if not numbers or not all(numbers):
         return None
@@ -316,4 +316,4 @@ FORMATS = (
     Format((".csv",), _read_csv, _write_csv),
     Format((".lst", ".txt"), _read_lines, _write_lines),
 )
-"""Kinds of file, by suffix."""
+"""Formats of files, by suffix."""

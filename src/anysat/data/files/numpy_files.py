@@ -1,4 +1,4 @@
-"""Arrays of .npy and .npz files, read without ever unpickling and without trusting what a header claims."""
+"""Arrays of .npy and .npz files, read without unpickling and without trusting the sizes that headers claim."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from anysat.errors import MissingKeyError, SourceError
 
 Part = int | slice | tuple[slice, ...] | None
-"""What of an array is read: of its first axis, or a slice of each of its first axes; None for all."""
+"""Part of an array to read: an index or slice of its first axis, or slices of its first axes; None for all."""
 _MAGIC = b"\x93NUMPY"
 _AT_ONCE = 1 << 22
-"""Bytes of a member that are unpacked at a time."""
+"""Number of bytes of a member that are unpacked at a time."""
 _NOT_READ = "it could run code, so it is not read; have it saved as plain numbers"
 
 
 def npy_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the array of a .npy file, by its header.
+    """Return the shape in the header of a .npy file.
 
     Raises:
-        SourceError: it is no array of plain values.
+        SourceError: The file is not an array of plain values.
     """
     with path.open("rb") as file:
         return _header(file, path, "it")[0]
 
 
 def read_npy(path: Path, rows: Part) -> Any:
-    """The array of a .npy file, or a part of it, of which only that is read.
+    """Read the array of a .npy file, or only a part of it.
 
     Raises:
-        SourceError: it is no array of plain values, or shorter than its header claims.
+        SourceError: The file is not an array of plain values, or is shorter than its header claims.
     """
     with path.open("rb") as file:
         shape, dtype, _ = _header(file, path, "it")
@@ -50,10 +50,10 @@ def read_npy(path: Path, rows: Part) -> Any:
 
 
 def read_npz(path: Path, keys: Sequence[str | None], rows: Part) -> tuple[Any, ...]:
-    """Arrays of a .npz file by key; only these are read.
+    """Read arrays of a .npz file by key, and no others.
 
     Raises:
-        SourceError: it is no archive, lacks a key, or a member asked for is no array of plain values.
+        SourceError: The file is not an archive or lacks a key, or an array asked for does not hold plain values.
     """
     if not zipfile.is_zipfile(path):
         reason = f"it is no .npz archive {begins(path)}"
@@ -73,13 +73,13 @@ def _member(archive: zipfile.ZipFile, key: str | None, names: dict[str, str], pa
             raise SourceError(path, _short(key, shape, dtype, stored), "check that the file is complete")
         refuse_giant(path, key, _size(shape, dtype))
         array = _filled(file, shape, dtype, "F" if is_fortran else "C")
-        while file.read(_AT_ONCE):  # the checksum is looked at where a member ends
+        while file.read(_AT_ONCE):  # the checksum is checked at the end of a member
             pass
     return array if rows is None else array[rows]
 
 
 def _filled(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"]) -> NDArray[Any]:
-    """The array whose values come next in a stream."""
+    """Read the array whose values come next in a stream."""
     content = np.empty(_size(shape, dtype), np.uint8)
     at = 0
     while at < len(content):
@@ -92,7 +92,7 @@ def _filled(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], order
 
 
 def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """Shape, type and order by the header of an array; a pickle, which has none, is not looked into."""
+    """Read shape, type and order from the header of an array; a pickle has no header and is not read."""
     begin = file.read(len(_MAGIC))
     if begin != _MAGIC:
         reason = f"{name} is no NumPy array (it begins with {begin!r})"
@@ -120,10 +120,10 @@ def _short(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored: int)
 
 
 def refuse_giant(path: Path, name: str, num_bytes: int) -> None:
-    """Refuse what claims to be larger than this machine's memory, before memory is asked for.
+    """Refuse an array that claims to be larger than this machine's memory, before allocating it.
 
     Raises:
-        SourceError: it does.
+        SourceError: It claims to be larger.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
     if num_bytes > memory:
@@ -132,6 +132,6 @@ def refuse_giant(path: Path, name: str, num_bytes: int) -> None:
 
 
 def begins(path: Path) -> str:
-    """How a file begins, for messages."""
+    """Return the first bytes of a file, for messages."""
     with path.open("rb") as file:
         return f"(it begins with {file.read(8)!r})"

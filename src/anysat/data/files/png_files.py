@@ -1,4 +1,4 @@
-"""Whether a PNG file is whole: GDAL gives rows of anything for what is damaged or missing, without an error."""
+"""A check that PNG files are complete, because GDAL returns arbitrary rows for damaged ones, without an error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ADVICE = "check that the file is complete"
 
 
 def require_whole_png(path: Path) -> None:
-    """Walk the parts of a PNG file up to its end, each against its checksum.
+    """Check all chunks of a PNG file against their checksums, up to the end.
 
     Raises:
-        SourceError: a part does not fit its checksum or length, or the end is missing.
+        SourceError: A chunk does not fit its checksum or length, or the end is missing.
     """
     content = memoryview(path.read_bytes())
     at = _SIGNATURE_SIZE
@@ -26,9 +26,9 @@ def require_whole_png(path: Path) -> None:
         name = kind.decode("latin1") if kind.isalpha() else repr(kind)
         end = at + _FRAME_SIZE + length
         if end > len(content):
-            raise SourceError(path, f"its end is missing: part {name} at byte {at} is longer than the file", _ADVICE)
+            raise SourceError(path, f"its end is missing: chunk {name} at byte {at} is longer than the file", _ADVICE)
         if zlib.crc32(content[at + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
-            raise SourceError(path, f"its part {name} at byte {at} does not fit its checksum", _ADVICE)
+            raise SourceError(path, f"its chunk {name} at byte {at} does not fit its checksum", _ADVICE)
         if kind == b"IEND":
             return
         at = end

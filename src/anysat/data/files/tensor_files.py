@@ -1,7 +1,7 @@
-"""Files of `torch.save` whose content is tensors, numpy arrays, dates and plain containers; nothing in them runs.
+"""Files of `torch.save` with tensors, numpy arrays, dates and plain containers; nothing in them runs.
 
-A pickle rebuilds numpy arrays by calling functions of numpy with states of its own choice, which could
-corrupt memory. Here these names stand for `_Array` and `_Type`, which only ever hold plain values.
+A pickle rebuilds numpy arrays by calling functions of numpy with arbitrary state, which could corrupt memory. Here
+their names stand for `_Array` and `_Type`, which only hold plain values.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _COULD_RUN = "such a file could run code, so it is not read; have it saved as te
 
 
 def read_tensors(path: Path) -> Any:
-    """Content of a file of `torch.save`, tensors as arrays.
+    """Read a file of `torch.save`, with tensors as arrays.
 
     Raises:
-        SourceError: it asks for more than tensors, arrays and dates, or is damaged.
+        SourceError: The file asks for more than tensors, arrays and dates, or is damaged.
     """
     import torch
 
     _refuse_unsound(path)
     try:
         with torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a newer pickle, which is refused in our words
+            warnings.simplefilter("ignore", UserWarning)  # about a newer pickle, which is refused with our own message
             content = torch.load(path, map_location="cpu", weights_only=True)
         return _plain(content, path)
     except pickle.UnpicklingError as error:
@@ -48,13 +48,13 @@ def read_tensors(path: Path) -> Any:
 
 
 def _refuse_unsound(path: Path) -> None:
-    """What torch does not look at: checksums, and members that are compressed, which could unfold to any size."""
+    """Check what torch does not: checksums, and compressed members, which could unpack to any size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.file_size > path.stat().st_size:
-                raise SourceError(path, f"its member {member.filename!r} would unfold to {member.file_size} bytes",
+                raise SourceError(path, f"its member {member.filename!r} would unpack to {member.file_size} bytes",
                                   "torch.save does not compress; have it saved again")  # fmt: skip
         damaged = archive.testzip()
     if damaged is not None:
@@ -70,11 +70,11 @@ def _refused(path: Path, message: str) -> SourceError:
         return SourceError(path, f"it asks for more than tensors and dates ({asked})", _COULD_RUN)
     reason = message.partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or lines[0]
     advice = f"{_COULD_RUN}, or check that the file is complete"
-    return SourceError(path, f"it holds something else than tensors {begins(path)}: {reason}", advice)
+    return SourceError(path, f"it holds something other than tensors {begins(path)}: {reason}", advice)
 
 
 class _Type:
-    """What `numpy.dtype` in a file stands for: a plain type, whose state can only say byte order and date unit."""
+    """Stand-in for `numpy.dtype`: a plain type whose state can only give byte order and unit of dates."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.dtype = np.dtype(object) if code == "O8" else np.dtype(str(code))
@@ -93,7 +93,7 @@ class _Type:
 
 
 class _Array:
-    """What `numpy.ndarray` in a file stands for: a shape and values, checked against each other."""
+    """Stand-in for `numpy.ndarray`: a shape and values that fit each other."""
 
     array: Any = None
 
@@ -109,7 +109,7 @@ class _Array:
 
 
 def _objects(values: Any, shape: Any) -> Any:
-    """An array of dates or names, such as pandas makes; whatever else it may hold is refused."""
+    """Build an array of dates or names, as pandas makes them; any other objects are refused."""
     if not isinstance(values, list) or not all(isinstance(value, _LEAVES) for value in values):
         raise pickle.UnpicklingError("GLOBAL numpy.ndarray holds objects other than dates, names and numbers")
     array = np.empty(len(values), object)
@@ -128,19 +128,19 @@ def _scalar(kind: _Type, value: Any = b"") -> Any:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How old pickles write bytes."""
+    """Stand-in for `_codecs.encode`, with which old pickles write bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"GLOBAL _codecs.encode with {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How old pickles write no bytes at all."""
+    """Stand-in for `bytes()`, with which old pickles write empty bytes."""
     return b""
 
 
 def _as_bytes(values: Any, size: int) -> bytes:
-    """Bytes as pickles hold them, so many; of a number, `bytes` would make as many."""
+    """Return bytes as pickles hold them, checking their number. A number is refused: `bytes` would make that many."""
     if not isinstance(values, (bytes, bytearray, str)):
         raise pickle.UnpicklingError(f"GLOBAL numpy.ndarray whose content is a {type(values).__name__}, not bytes")
     if len(values) != size:
@@ -160,7 +160,7 @@ def _stand_ins() -> list[Any]:
 
 
 def _plain(content: Any, path: Path) -> Any:
-    """The same content with arrays in place of tensors and of stand-ins."""
+    """Return the content with arrays in place of tensors and stand-ins."""
     import torch
 
     if isinstance(content, torch.Tensor):

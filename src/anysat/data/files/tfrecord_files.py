@@ -1,7 +1,7 @@
-"""Records of TFRecord shards by place, without TensorFlow: an index from the headers, features of one record.
+"""Random access to records of TFRecord shards without TensorFlow: an index from the headers, features of a record.
 
-A shard is a row of records: length (8 bytes), its checksum (4), a `tf.train.Example` (length bytes),
-its checksum (4). Checksums are masked CRC-32C.
+A shard is a sequence of records: length (8 bytes), its checksum (4), a `tf.train.Example` (length bytes), its
+checksum (4). Checksums are masked CRC-32C.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LENGTH_AND_CRC, _UINT32 = struct.Struct("<QI"), struct.Struct("<I")
 _HEADER, _FOOTER = _LENGTH_AND_CRC.size, _UINT32.size
 _TEXT = "string"
 _MOST_BYTES = 1 << 30
-"""No feature of one record is unpacked beyond this."""
+"""Largest size to which a feature of a record is unpacked, in bytes."""
 _DAMAGED = "check that the file is complete: its size and checksum are on the download page"
 
 
@@ -34,21 +34,21 @@ class Feature:
     """How `features.json` describes one feature."""
 
     dtype: str
-    """Type of the numbers, `string` for text."""
+    """Type of the numbers; `string` for text."""
     shape: tuple[int, ...] = ()
-    """Lengths of the axes, -1 where it varies."""
+    """Lengths of the axes; -1 where it varies."""
     encoding: str = "none"
     """`none` for a list of numbers; `bytes` or `zlib` for their raw bytes."""
 
 
 def index_records(path: Path) -> NDArray[np.int64]:
-    """Place of every record (record, 2): where it begins and how long its Example is, in bytes.
+    """Return the place of every record (record, 2): its first byte and the length of its Example in bytes.
 
-    Only headers are read, 12 bytes each.
+    Only the headers of 12 bytes are read.
 
     Raises:
-        MissingFileError: there is no such shard.
-        SourceError: it is cut short or not a TFRecord file; the message names the offset.
+        MissingFileError: There is no such shard.
+        SourceError: The shard is cut short or not a TFRecord file. The message names the offset.
     """
     places = []
     with _open(path) as file:
@@ -64,17 +64,17 @@ def index_records(path: Path) -> NDArray[np.int64]:
 
 
 def require_all_shards(paths: Sequence[Path]) -> None:
-    """Refuse shards that are not all there, by the `NNNNN-of-NNNNN` at the end of their names.
+    """Refuse an incomplete set of shards, by the `NNNNN-of-NNNNN` at the end of their names.
 
     Raises:
-        MissingFileError: a number is missing; the message names the first that is.
-        SourceError: a name has no such end, or two name different totals.
+        MissingFileError: A number is missing. The message names the first.
+        SourceError: A name has no such end, or two names give different totals.
     """
     found: dict[tuple[Path, str], tuple[str, set[int]]] = {}
     for path in paths:
         match = re.fullmatch(r"(.+)-(\d{5,})-of-(\d{5,})", path.name)
         if match is None:
-            raise SourceError(path, "its name is not that of a shard", "expected it to end in 00000-of-00001 or alike")
+            raise SourceError(path, "its name is not that of a shard", "expected it to end as in 00000-of-00001")
         total, numbers = found.setdefault((path.parent, match[1]), (match[3], set()))
         if match[3] != total:
             raise SourceError(path, f"another shard is one of {int(total)}", "keep one version of the files")
@@ -82,25 +82,25 @@ def require_all_shards(paths: Sequence[Path]) -> None:
     for (home, stem), (total, numbers) in found.items():
         gap = next((number for number in range(int(total)) if number not in numbers), None)
         if gap is not None:
-            raise MissingFileError(home / f"{stem}-{gap:05d}-of-{total}", f"all {int(total)} shards; get it anew")
+            raise MissingFileError(home / f"{stem}-{gap:05d}-of-{total}", f"all {int(total)} shards; get it again")
 
 
 def read_record(path: Path, at: int, length: int, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Features of one record, still encoded, by name; only some of them when `names` are given.
+    """Return the still encoded features of a record by name; only those in `names`, if given.
 
     Raises:
-        MissingFileError: there is no such shard.
-        SourceError: the record is not there or its checksum is wrong; the message names shard and offset.
+        MissingFileError: There is no such shard.
+        SourceError: The record is not there, or its checksum is wrong. The message names shard and offset.
     """
     with _open(path) as file:
         return _read(file, path, at, length, names)
 
 
 def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
-    """One text feature of the records at these places, read in one pass.
+    """Return a text feature of the records at these places, read in one pass.
 
     Raises:
-        SourceError: a record is damaged, or the feature is no text; the message names the offset.
+        SourceError: A record is damaged, or the feature is not text. The message names the offset.
     """
     with _open(path) as file:
         return [
@@ -110,7 +110,7 @@ def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
 
 
 def text_of(feature: bytes | None, name: str, where: object) -> str:
-    """The text of an encoded feature, empty where a record has none."""
+    """Return the text of an encoded feature; empty if a record has none."""
     kind, values = ("nothing", []) if feature is None else _values(feature, name, where)
     if not values:
         return ""
@@ -123,10 +123,10 @@ def text_of(feature: bytes | None, name: str, where: object) -> str:
 
 
 def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> NDArray[Any]:
-    """The array of an encoded feature, in the type and shape of `features.json`.
+    """Return the array of an encoded feature, with the type and shape given in `features.json`.
 
     Raises:
-        SourceError: it is something else; no more is unpacked than type and shape need.
+        SourceError: The feature does not fit. No more is unpacked than type and shape need.
     """
     kind, values = _values(feature, name, where)
     if described.dtype == _TEXT:
@@ -144,7 +144,7 @@ def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> 
 
 
 def _raw_numbers(values: Sequence[bytes], described: Feature, name: str, where: object) -> NDArray[Any]:
-    """Numbers that are stored as one string of bytes."""
+    """Unpack numbers that are stored as one string of bytes."""
     dtype = np.dtype(described.dtype).newbyteorder("<")
     limit = _MOST_BYTES
     if all(length >= 0 for length in described.shape):
@@ -165,10 +165,10 @@ def _raw_numbers(values: Sequence[bytes], described: Feature, name: str, where: 
 
 
 def read_feature_table(document: Any, path: Path) -> dict[str, Feature]:
-    """Features described by a `features.json` of TensorFlow Datasets.
+    """Return the features described by a `features.json` of TensorFlow Datasets.
 
     Raises:
-        SourceError: it is not such a file, or names a type that is neither text nor numbers.
+        SourceError: It is not such a file, or names a type that is neither text nor numbers.
     """
     try:
         described = document["featuresDict"]["features"]
@@ -178,10 +178,10 @@ def read_feature_table(document: Any, path: Path) -> dict[str, Feature]:
 
 
 def read_shard_lengths(document: Any, path: Path) -> dict[str, list[int]]:
-    """Number of records of each shard of each split, by a `dataset_info.json` of TensorFlow Datasets.
+    """Return the number of records in each shard of each split, from a `dataset_info.json` of TensorFlow Datasets.
 
     Raises:
-        SourceError: it is not such a file.
+        SourceError: It is not such a file.
     """
     try:
         return {split["name"]: [int(length) for length in split.get("shardLengths", ())]
@@ -201,7 +201,7 @@ def _described(record: Mapping[str, Any]) -> Feature:
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write examples; text as bytes, floating numbers as floats, others as integers, all flat."""
+    """Write examples, flattened: text as bytes, floating-point numbers as floats, others as integers."""
     writer = _package().TFRecordWriter(str(path))
     try:
         for record in records:
@@ -247,7 +247,7 @@ def _bytes(file: Any, at: int, length: int) -> bytes:
 def _read(file: Any, path: Path, at: int, length: int, names: Sequence[str] | None) -> dict[str, bytes]:
     record = _bytes(file, at, _HEADER + length + _FOOTER)
     if _length(record[:_HEADER], at, path) != length or len(record) != _HEADER + length + _FOOTER:
-        raise SourceError(path, f"the record at byte {at} is not {length} bytes long any more", _DAMAGED)
+        raise SourceError(path, f"the record at byte {at} is no longer {length} bytes long", _DAMAGED)
     body = memoryview(record)[_HEADER:-_FOOTER]
     if _masked_crc(body) != _UINT32.unpack(record[-_FOOTER:])[0]:
         raise SourceError(path, f"the record at byte {at} does not fit its checksum", _DAMAGED)
@@ -255,7 +255,7 @@ def _read(file: Any, path: Path, at: int, length: int, names: Sequence[str] | No
 
 
 def _length(header: bytes, at: int, path: Path) -> int:
-    """Length of the record whose header this is."""
+    """Return the length of the record with this header."""
     if len(header) < _HEADER:
         raise SourceError(path, f"it ends within the header at byte {at}", _DAMAGED)
     length, checksum = _LENGTH_AND_CRC.unpack(header)
@@ -265,7 +265,7 @@ def _length(header: bytes, at: int, path: Path) -> int:
 
 
 def _features(view: memoryview, names: Sequence[str] | None, where: str) -> Iterator[tuple[str, bytes]]:
-    """Names and encoded features of an Example: features (1) hold entries (1) of a name (1) and a feature (2)."""
+    """Yield names and encoded features of an Example: features (1) hold entries (1) of a name (1) and a feature (2)."""
     try:
         for number, features in _fields(view):
             for inner, entry in _fields(features) if number == 1 else ():
@@ -278,7 +278,7 @@ def _features(view: memoryview, names: Sequence[str] | None, where: str) -> Iter
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of the fields of a message whose fields all have a length."""
+    """Yield number and content of the fields of a message whose fields are all length-delimited."""
     at, size = 0, len(view)
     while at < size:
         tag, at = _varint(view, at)
@@ -302,7 +302,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _values(feature: bytes, name: str, where: object) -> tuple[str, Any]:
-    """Kind of list an encoded feature holds, and the list."""
+    """Return the kind of list that an encoded feature holds, and the list."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tfrecord import example_pb2
 
