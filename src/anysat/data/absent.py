@@ -1,4 +1,4 @@
-"""Tiles of samples that lack sensors, down to those that lack all that were asked for."""
+"""Tiles of samples that lack some or all of the sensors asked for."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from anysat.modalities import MODALITIES, Modality
 from anysat.observation import Observation
 
 PLACEHOLDER_DATE = "2020-01-01"
-"""Date of a series of which nothing was seen, in the life of every sensor of the table."""
+"""Date of a series without observations; every sensor of the table was in operation then."""
 
 
 def tile_of(seen: Iterable[Observation | None], asked: Sequence[str], extent_m: float, **options: Any) -> Tile:
-    """A tile of the observations that are there, for readers of samples that may lack a sensor.
+    """Return a tile of the observations that are there, for samples that may lack a sensor.
 
-    Where there is none, the first modality asked for stands in, wholly invalid, a series with one date: the sample is
-    a tile that nothing is known of, which a batch and a model take, and ends no training.
+    If there are none, an all-invalid observation of the first modality asked for stands in, with one date if it is a
+    series. Batches and models accept such a tile, so that the sample does not stop a training.
 
     Args:
-        seen: observations; None where a sensor has nothing of the sample.
-        asked: keys of the modalities asked for.
-        extent_m: side of the ground.
-        options: the other fields of the tile.
+        seen: Observations; None for a sensor that has nothing of the sample.
+        asked: Keys of the modalities asked for.
+        extent_m: Side of the ground in metres.
+        options: Other fields of the tile.
     """
     present = [observation for observation in seen if observation is not None]
     return Tile.of(*(present or [nothing_of(MODALITIES[key], extent_m) for key in asked[:1]]), **options)
 
 
 def nothing_of(modality: Modality, extent_m: float) -> Observation:
-    """An observation of so much ground (side in metres) without a valid value."""
+    """Return an observation without a valid value, of a square of ground with this side in metres."""
     dates = [PLACEHOLDER_DATE] if modality.is_temporal else None
     count = math.ceil if modality.covers_tile else round  # as in `geo.grid.TileGrid.of`
     side_px = count(round(extent_m / modality.gsd_m, 6))

@@ -1,7 +1,7 @@
 """Shared memory that worker processes fill again and again.
 
-New memory costs more than what is written to it: the system hands it out page by page, zeroed, on both
-sides. So each worker has a few pieces that it fills again as soon as nobody looks at them.
+New memory costs more than writing to it, because the system hands it out page by page, zeroed, in both processes. So
+each worker has a few pieces, which it fills again as soon as nothing refers to them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 _POOLS = itertools.count()
 _READERS: weakref.WeakValueDictionary[int, Reader] = weakref.WeakValueDictionary()
 _SLACK = 1.125
-"""How much larger than asked for a piece is made, for batches that differ a little."""
+"""Factor by which a new piece is larger than asked for, for batches that differ a little."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Lent:
 
     pool: int
     place: tuple[int, int] | None
-    """Worker and number of the piece; None when it is not to come back."""
+    """Worker and number of the piece; None if it is not to be returned."""
     buffer: Tensor | None
-    """The memory, the first time it is sent; the receiver keeps it."""
+    """The memory, when it is sent for the first time; the receiver keeps it."""
 
     def open(self) -> Tensor:
-        """Its bytes; they are the receiver's until the last tensor over them is gone."""
+        """Return its bytes. They belong to the receiver until the last tensor over them is gone."""
         if self.place is None:
             assert self.buffer is not None, self
             return self.buffer
@@ -41,7 +41,7 @@ class Lent:
 
 
 class Pool:
-    """The pieces of all workers, on the workers' side. Make it, and its `Reader`, before they start."""
+    """The pieces of all workers, as the workers see them. Create it and its `Reader` before the workers start."""
 
     def __init__(self, num_workers: int, num_pieces: int) -> None:
         self.number = next(_POOLS)
@@ -49,7 +49,7 @@ class Pool:
         self._pieces: dict[int, Tensor] = {}
 
     def take(self, worker: int, num_bytes: int) -> tuple[Tensor, Lent]:
-        """Memory to fill, and what to send when it is filled."""
+        """Return memory to fill, and what to send once it is filled."""
         free = [piece for piece, in_use in enumerate(self.in_use[worker].tolist()) if not in_use]
         if not free:
             buffer = shared_bytes(num_bytes)
@@ -66,7 +66,7 @@ class Pool:
 
 @dataclass(eq=False)
 class Reader:
-    """The pieces as the receiving process sees them; gives each back when its last tensor is gone."""
+    """The pieces as the receiving process sees them. Each is returned when its last tensor is gone."""
 
     pool: Pool
     _arrays: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
@@ -75,10 +75,10 @@ class Reader:
         _READERS[self.pool.number] = self
 
     def open(self, place: tuple[int, int], buffer: Tensor | None) -> Tensor:
-        """A tensor over a piece, whose end gives it back."""
+        """Return a tensor over a piece; the piece is returned when the tensor is gone."""
         if buffer is not None:
             self._arrays[place] = buffer.numpy()
-        array = self._arrays[place][:]  # an object of its own: it lives as long as any tensor made from it
+        array = self._arrays[place][:]  # a new object, which lives as long as any tensor made from it
         weakref.finalize(array, _give_back, self.pool.in_use, place).atexit = False
         return torch.from_numpy(array)
 
@@ -88,11 +88,11 @@ def _give_back(in_use: Tensor, place: tuple[int, int]) -> None:
 
 
 def shared_bytes(count: int) -> Tensor:
-    """New memory that travels between processes without a copy."""
+    """Return new memory that is passed between processes without a copy."""
     storage: Any = torch.UntypedStorage
     return torch.empty(0, dtype=torch.uint8).set_(storage._new_shared(count))  # as torch's own collation does
 
 
 def own_bytes(count: int) -> Tensor:
-    """New memory of this process."""
+    """Return new memory of this process."""
     return torch.from_numpy(np.empty(count, np.uint8))

@@ -1,4 +1,4 @@
-"""Arrays that take long to gather from a dataset's files, kept in the user's cache folder until a file changes."""
+"""A cache in the user's folder for arrays that take long to gather from a dataset's files."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from numpy.typing import NDArray
 from anysat.errors import RecordError
 
 WORTH_S = 2.0
-"""Work shorter than this is done again rather than kept, and shows no progress."""
+"""Work that takes less than this is repeated rather than cached, and shows no progress."""
 Item = TypeVar("Item")
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/anysat`, or `~/.cache/anysat`. All in it may be deleted at any time."""
+    """Return `$XDG_CACHE_HOME/anysat` or `~/.cache/anysat`. Its content may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "anysat"
 
 
 def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version: int = 1) -> Arrays:
-    """What `make` gives, made once per state of some files.
+    """Return the result of `make`, which is called once as long as some files stay the same.
 
     Args:
-        name: folder of the cache.
-        files: what the arrays were gathered from; a change of name, size or time makes them anew.
-        make: gathers the arrays; only what took longer than `WORTH_S` is kept.
-        version: to be raised when `make` changes its mind.
+        name: Name of the folder in the cache.
+        files: Files that the arrays are gathered from. If a path, size or time changes, `make` is called again.
+        make: Gathers the arrays. Its result is kept only if it took longer than `WORTH_S`.
+        version: Increase it when the results of `make` change.
     """
     path = cache_folder() / name / f"{_fingerprint(files, version)}.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return {key: kept[key] for key in kept.files}
     except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
-        pass  # absent or damaged: it is only a copy
+        pass  # absent or damaged: gather it again
     started = time.monotonic()
     arrays = make()
     if time.monotonic() - started > WORTH_S:
@@ -51,7 +51,7 @@ def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version
 
 
 def _keep(path: Path, arrays: Arrays) -> None:
-    """Write beside, then rename, so that two processes cannot spoil each other's copy."""
+    """Write to another name and rename, so that two processes cannot spoil each other's copy."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise RecordError(f"array {name!r} of the cache", array.dtype, "plain values, which no pickle holds")
@@ -61,7 +61,7 @@ def _keep(path: Path, arrays: Arrays) -> None:
         with part.open("wb") as file:
             np.savez(file, **named)  # numpy before 2.1 has no other argument
         part.replace(path)
-    except OSError:  # a home that is full or cannot be written: the work is done again next time
+    except OSError:  # the disk is full or read-only: the work is repeated next time
         part.unlink(missing_ok=True)
 
 
@@ -74,7 +74,7 @@ def _fingerprint(files: Iterable[Path], version: int) -> str:
 
 
 def watched(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """The items, with a progress bar on the error stream once they have taken longer than `WORTH_S`."""
+    """Yield the items, with a progress bar on stderr once they have taken longer than `WORTH_S`."""
     from rich.console import Console
     from rich.progress import Progress
 

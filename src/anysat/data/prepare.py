@@ -1,6 +1,6 @@
-"""A dataset made ready to train on: a packed copy and its statistics, in a folder that is taken up where it was left.
+"""A dataset prepared for training: a packed copy and its statistics in a folder, resumed after an interruption.
 
-Whatever is there already is not made again; two processes that ask for the same wait for each other.
+What exists is not made again. Two processes that ask for the same wait for each other.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
     from anysat.normalise import Normaliser
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""Opens a display of some work, told its name and its number of tiles; `workflows.progress.progress_bar` is one."""
+"""Displays progress of work, given its name and number of tiles; `workflows.progress.progress_bar` is one."""
 SHARD_MB = 8.0
-"""Small shards: one is what a killed process loses, and what processes share out among them."""
+"""Size of shards. They are small because a killed process loses one, and processes share the work by shards."""
 
 
 @contextlib.contextmanager
 def silent(_what: str, _total: int) -> Iterator[Advance]:
-    """Shows nothing."""
+    """Show nothing."""
     yield lambda _: None
 
 
 def prepare(
     name: str, root: Path | Callable[[], Path], home: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
-    """The folder of a packed copy of a dataset, and the statistics of its training split.
+    """Return the folder of a packed copy of a dataset, and the statistics of its training split.
 
-    What lies in `home` and cannot be opened or gone on with is made again, as is a copy of which a shard is not there
-    or is not as long as it was written.
+    What is in `home` but cannot be opened or resumed is made again, as is a copy with a shard that is missing or has
+    another length than when it was written.
 
     Args:
-        name: dataset.
-        root: its folder, or what makes it, which is called where there is no copy, by one process at a time.
-        home: folder in which the copy (`packed`) and `statistics.json` are kept; the same for the same `root` only.
-        workers: processes to work with.
-        progress: shows what is done and how far it is.
+        name: Name of the dataset.
+        root: Folder of the dataset, or a function that makes it, called by one process at a time if there is no copy.
+        home: Folder for the copy (`packed`) and `statistics.json`. Use the same folder for the same `root` only.
+        workers: Number of processes.
+        progress: Shows progress.
 
     Raises:
-        UnfinishedError: the disk is full; what is done is kept.
-        WriteError: the folder cannot be made.
-        MissingFileError, SourceError: a tile cannot be read.
+        UnfinishedError: The disk is full. Finished parts are kept.
+        WriteError: The folder cannot be created.
+        MissingFileError, SourceError: A tile cannot be read.
     """
     packed, statistics = home / "packed", home / "statistics.json"
     with _waiting(home):
@@ -67,13 +67,13 @@ def prepare(
 def prepare_fetched(
     name: str, cache: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
-    """Tiles that an installed package holds, packed, and their statistics; see `prepare`.
+    """Prepare a dataset that an installed package holds; see `prepare`.
 
     Args:
-        name: dataset whose record has `fetch`.
-        cache: folder of all that is prepared, as `data.cache.cache_folder` gives.
-        workers: processes to work with.
-        progress: shows what is done and how far it is.
+        name: Name of a dataset whose record has `fetch`.
+        cache: Folder for everything that is prepared, such as `data.cache.cache_folder()`.
+        workers: Number of processes.
+        progress: Shows progress.
     """
     record = find_dataset(name)
     fetch, home = record.fetch, cache / f"{record.name}-{_digest(record)}"
@@ -84,16 +84,16 @@ def prepare_fetched(
 def prepare_world(
     settings: WorldSettings, cache: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
-    """Generated tiles, packed, and their statistics; see `prepare`.
+    """Prepare tiles of the generated world; see `prepare`.
 
-    They are kept in a folder of the cache whose name follows from the settings, from the parameters of the world
-    and from how it is packed, so that another world, or that of another version, is never taken for this one.
+    They are kept in a folder of the cache whose name follows from the settings, the parameters of the world and the way
+    it is packed, so that another world or version is never taken for this one.
 
     Args:
-        settings: which tiles.
-        cache: folder of all prepared worlds, as `data.cache.cache_folder` gives.
-        workers: processes to work with.
-        progress: shows what is done and how far it is.
+        settings: Which tiles of which world.
+        cache: Folder for all prepared worlds, such as `data.cache.cache_folder()`.
+        workers: Number of processes.
+        progress: Shows progress.
     """
     from anysat.data.datasets.world import MARKER
     from anysat.data.world import PARAMETERS_SHA256
@@ -101,13 +101,13 @@ def prepare_world(
     content = to_json(settings.to_dict())
     home = cache / f"world-{_digest(find_dataset('world'), content + PARAMETERS_SHA256.encode())}"
     with _waiting(home):
-        if not (home / MARKER).is_file():  # written once: its time tells whether finished shards are still true
+        if not (home / MARKER).is_file():  # written once, because its time tells whether finished shards are up to date
             write_whole(home / MARKER, content)
     return prepare("world", home, home, workers=workers, progress=progress)
 
 
 def _digest(record: DatasetRecord, content: bytes = b"") -> str:
-    """Another text for another way to pack, other targets or splits, and other content."""
+    """Return a text that identifies the pack format, targets, splits and other content."""
     from anysat.data.pack import FORMAT
     from anysat.data.pack.record import record_facts
 
@@ -138,7 +138,7 @@ def _count(name: str, packed: Path, statistics: Path, workers: int, progress: Pr
 
 
 def _do(partial: Path, work: Callable[[], object]) -> None:
-    """Go on with unfinished work; where it is that of something else, such as an earlier version, begin again."""
+    """Resume unfinished work; if it belongs to something else, such as an earlier version, start again."""
     try:
         work()
     except OtherWorkError:
@@ -165,16 +165,16 @@ def _read(statistics: Path) -> Normaliser:
 def _is_sound(opened: Callable[[], object]) -> bool:
     try:
         opened()
-    except (AnySatError, ValueError, LookupError, TypeError, AttributeError):  # of values that are not what they were
+    except (AnySatError, ValueError, LookupError, TypeError, AttributeError):  # of damaged content
         return False
     return True
 
 
 @contextlib.contextmanager
 def _waiting(home: Path) -> Iterator[None]:
-    """Make a folder and wait until no other process works in it; a dead process keeps nobody waiting."""
+    """Create a folder and wait until no other process works in it; dead processes do not count."""
     make_folder(home)
     with (home / "lock").open("a") as file:
-        with contextlib.suppress(OSError):  # a disk that knows no locks
+        with contextlib.suppress(OSError):  # the disk does not support locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

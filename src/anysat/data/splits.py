@@ -1,4 +1,4 @@
-"""Splits where a dataset gives none: seeded by name, or by place so that neighbours stay together."""
+"""Splits for datasets that have none: seeded by name, or by place so that neighbours stay together."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from anysat.errors import RecordError
 
 METRES_PER_DEGREE = 111_195.0
-"""Of a great circle on a sphere as large as the Earth."""
+"""Length of a degree of a great circle on a sphere of the Earth's size."""
 
 
 def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> NDArray[np.str_]:
-    """A split for each name, by a hash of seed and name: the same whatever else is in the list.
+    """Draw a split for each name from a hash of seed and name, whatever else is in the list.
 
-    Names of one group (a place, a scene, a plot) belong together when the group's name is given.
+    To keep a group (a place, a scene, a plot) together, give the name of the group for each of its members.
 
     >>> split_by_name(["a", "b", "a"], {"train": 0.8, "val": 0.2}).tolist()
     ['train', 'val', 'train']
@@ -35,16 +35,16 @@ def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int =
 def split_by_place(
     x_m: ArrayLike, y_m: ArrayLike, shares: Mapping[str, float], block_m: float, seed: int = 0
 ) -> NDArray[np.str_]:
-    """A split for each place, the same for all places of one square block of the ground; see `ground_m`."""
+    """Draw a split for each place, the same for all places in a square block of ground; see `ground_m`."""
     columns, rows = (np.floor(np.asarray(values, float) / block_m).astype(int) for values in (x_m, y_m))
     return split_by_name([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], shares, seed)
 
 
 def ground_m(lon: ArrayLike, lat: ArrayLike, block_m: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Metres to the east and north of degrees (WGS 84), such that blocks of `block_m` are as wide as they are high.
+    """Return metres to the east and north of degrees (WGS 84); blocks of `block_m` are then as wide as they are high.
 
-    Blocks lie in rows from the equator on. Metres to the east are those along the middle of a place's row, from 0
-    degrees on, so that the block beside 180 degrees may be narrower.
+    Blocks lie in rows from the equator. Metres to the east are measured along the middle of a place's row, from 0
+    degrees, so that the block beside 180 degrees may be narrower.
 
     >>> [values.round().tolist() for values in ground_m([0.2, 0.2], [0.0, 60.0], 10_000.0)]
     [[22239.0, 11110.0], [0.0, 6671700.0]]
@@ -56,7 +56,7 @@ def ground_m(lon: ArrayLike, lat: ArrayLike, block_m: float) -> tuple[NDArray[np
 
 
 def block_numbers(x_m: ArrayLike, y_m: ArrayLike, block_m: float) -> NDArray[np.int64]:
-    """The number of the square block of the ground that each place is in, from 0.
+    """Number the square blocks of ground from 0, and return the block of each place.
 
     >>> block_numbers([10.0, 1010.0, 990.0], [10.0, 10.0, 10.0], 1000.0).tolist()
     [0, 1, 0]
@@ -66,9 +66,9 @@ def block_numbers(x_m: ArrayLike, y_m: ArrayLike, block_m: float) -> NDArray[np.
 
 
 def fold_numbers(groups: ArrayLike, num_folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """A fold for each place, the same for all of a group, so that folds hold much the same number of places.
+    """Draw a fold for each place, the same for all places of a group, with about as many places in every fold.
 
-    Groups go one by one, the largest first and those of one size in a drawn order, to the fold that holds the fewest.
+    Groups are assigned one by one, the largest first and equal ones in random order, to the fold that has the fewest.
 
     >>> fold_numbers([7, 7, 7, 8, 8, 9], 2).tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
     True
@@ -83,5 +83,5 @@ def fold_numbers(groups: ArrayLike, num_folds: int, seed: int = 0) -> NDArray[np
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that only depends on the text."""
+    """Return a number in [0, 1) that depends only on the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64

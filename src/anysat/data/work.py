@@ -1,6 +1,6 @@
-"""Work in units that are finished one by one: spread over processes, and taken up again where it was interrupted.
+"""Work in independent units, shared among processes and resumed after an interruption.
 
-What comes out may only depend on the units, never on who did them or when: each unit writes its own file, whole.
+The result may depend only on the units, not on which process does them or when. Each unit writes its own whole file.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     AnyDataset = TileDataset | PackedDataset
 
 Advance = Callable[[int], object]
-"""Told how many tiles have been done."""
+"""Called with the number of tiles done since the last call."""
 Job = Callable[[int, Advance], object]
-"""Does one unit, by number; must travel to another process."""
+"""Does the unit of a number; must be picklable."""
 PLAN = "plan.json"
 LOCK = "lock"
 _WORDS = ("source", "about", "sensor")
-"""Parts of a record that say nothing of what is read."""
+"""Fields of a record that do not affect what is read."""
 _WATCH_SECONDS = 0.2
 
 
 def fingerprint(dataset: AnyDataset, **options: Any) -> str:
-    """A short text that is another for another dataset, split, table of tiles, set of modalities, or record.
+    """Return a short text that identifies the dataset, split, table of samples, modalities and record.
 
-    It says nothing of colours, of where the files lie, nor of what is in them: see `place_facts` and `TileFiles`.
+    It does not depend on colours, the place of the files, or their content; see `place_facts` and `TileFiles`.
     """
     record, layout = dataset.record, dataset.folder.layout
     facts = {
@@ -65,9 +65,9 @@ def fingerprint(dataset: AnyDataset, **options: Any) -> str:
 
 
 def tiles_facts(dataset: AnyDataset, *, by_class: bool = False) -> dict[str, Any]:
-    """How many tiles, and a text that is another for other names, splits or order of them, however they lie on disk.
+    """Return the number of tiles, and a checksum of their names, splits and order, wherever they are stored.
 
-    With `by_class`, another for other classes, too.
+    With `by_class`, the checksum also covers the classes.
     """
     told: list[Any] = [dataset.samples.columns[name].astype(str).tolist() for name in ("id", "split")]
     told += [dataset.labels().tolist()] if by_class else []
@@ -84,7 +84,7 @@ def _column_digest(column: NDArray[Any]) -> str:
 
 
 def place_facts(dataset: AnyDataset) -> dict[str, Any]:
-    """What unfinished work must have in common besides the fingerprint, and results do not tell: where it reads."""
+    """Return what resumed work must share besides the fingerprint, without effect on the result: where it reads."""
     facts: dict[str, Any] = {"source": str(dataset.folder.root.resolve()), "targets_read": dataset.targets}
     description = Path(dataset.record.found_as)
     if description.suffix in (".yaml", ".yml") and description.is_file():
@@ -93,9 +93,9 @@ def place_facts(dataset: AnyDataset) -> dict[str, Any]:
 
 
 class TileFiles:
-    """Which files tiles are read from, by the paths of the layout, and whether they have changed.
+    """The files that tiles are read from, by the layout's paths, and whether they have changed.
 
-    A path whose fields are not all columns of the table of samples is that of every tile that has the known ones.
+    If only some fields of a path are columns of the samples, the path belongs to every tile that matches those.
     """
 
     def __init__(self, dataset: AnyDataset) -> None:
@@ -117,7 +117,7 @@ class TileFiles:
             if any((self.root / pattern.format(**self.samples.row(index))).exists() for index in rows):
                 self._patterns.append((pattern, known, None))
                 return
-            known = ()  # the columns are something else than the fields: any such file may be read
+            known = ()  # the columns do not match the fields: any of these files may be read
         found: dict[tuple[str, ...], list[Path]] = {}
         for values in folder.find(name):
             key = tuple(values[field] for field in known)
@@ -130,7 +130,7 @@ class TileFiles:
         return tuple(str(row[field]) for field in known)
 
     def digest(self, indices: Iterable[int]) -> str:
-        """A text that is another when a file of these tiles appears, goes, or changes in size or time."""
+        """Return a checksum that changes when a file of these tiles appears, disappears, or changes in size or time."""
         paths: set[Path] = set()
         numbers = [int(index) for index in indices]
         for index in numbers:
@@ -145,7 +145,7 @@ class TileFiles:
 
 
 def _stamps(path: Path, root: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of a file, or of all in a folder."""
+    """Yield name, size and time of a file, or of all files in a folder."""
     with contextlib.suppress(FileNotFoundError):
         for file in sorted(path.rglob("*")) if path.is_dir() else (path,):
             facts = file.stat()
@@ -153,12 +153,12 @@ def _stamps(path: Path, root: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that results may depend on."""
+    """Return the versions that results may depend on."""
     return {"anysat": anysat.__version__, "numpy": np.__version__}
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file that appears complete or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
     try:
         with partial.open("wb") as file:
@@ -172,15 +172,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def to_json(content: Any) -> bytes:
-    """JSON as the package writes it: the same bytes for the same content."""
+    """Return JSON as the package writes it: equal content gives equal bytes."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def begin(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Open the folder of unfinished work, or find it as it was left; where nothing was done, begin anew.
+    """Open the folder of unfinished work; start anew if nothing was done in it.
 
     Raises:
-        OtherWorkError: what lies there is the beginning of something else.
+        OtherWorkError: The folder holds unfinished work of something else.
     """
     path = folder / PLAN
     make_folder(folder)
@@ -188,16 +188,16 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
     is_empty = all(child.name in known or child.name.endswith(".tmp") for child in folder.iterdir())
     if not path.exists() and not is_empty:
         raise OtherWorkError(str(folder), "an empty folder or unfinished work", "other files", "give another --out")
-    if is_empty:  # of an earlier plan nothing was done
+    if is_empty:  # nothing was done for an earlier plan
         write_whole(path, to_json(plan))
     compare(folder, json.loads(path.read_text("utf-8")), plan)
 
 
 def make_folder(folder: Path) -> None:
-    """A folder and those above it.
+    """Create a folder and its parents.
 
     Raises:
-        WriteError: it cannot be made.
+        WriteError: The folder cannot be created.
     """
     above = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     if not above.is_dir():
@@ -210,11 +210,11 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder of unfinished work, which is made; a dead process keeps nobody out.
+    """Create a folder of unfinished work and lock it; the lock of a dead process does not count.
 
     Raises:
-        InputError: another process is at work in it.
-        WriteError: it cannot be made.
+        InputError: Another process is working in it.
+        WriteError: The folder cannot be created.
     """
     path = folder / LOCK
     while True:
@@ -227,12 +227,12 @@ def alone_in(folder: Path) -> Iterator[None]:
             os.close(number)
             raise InputError(f"unfinished work in {folder}", "nobody else at work there", f"process {process}",
                              "wait until it ends, or give another --out") from None  # fmt: skip
-        except OSError:  # a disk that knows no locks
+        except OSError:  # the disk does not support locks
             break
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(number), path.stat()):
                 break
-        os.close(number)  # what it lay in was finished meanwhile
+        os.close(number)  # the folder was finished in the meantime
     try:
         os.ftruncate(number, 0)
         os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
@@ -245,10 +245,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def compare(folder: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Refuse to go on with work that was begun by another plan.
+    """Refuse to continue work that was begun with another plan.
 
     Raises:
-        OtherWorkError: a fact of the plan differs from what was found.
+        OtherWorkError: A fact of the plan differs from what was found.
     """
     differing = [key for key, fact in json.loads(to_json(plan)).items() if found.get(key) != fact]
     if differing:
@@ -263,18 +263,18 @@ def _shown(plan: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def work_through(job: Job, units: Sequence[int], *, workers: int, advance: Advance, kept_in: Path) -> None:
-    """Do every unit, here (`workers` up to 1) or in so many processes.
+    """Do every unit, in this process if `workers` is at most 1, or in so many processes.
 
     Args:
-        job: does one unit.
-        units: numbers of the units that are still to be done.
-        workers: processes at a time.
-        advance: told of progress, from this process.
-        kept_in: where finished units lie, for messages.
+        job: Does one unit.
+        units: Numbers of the units still to be done.
+        workers: Number of processes.
+        advance: Called with progress, in this process.
+        kept_in: Where finished units are, for messages.
 
     Raises:
-        UnfinishedError: the disk is full, or a process was killed or failed; what was finished is kept.
-        AnySatError: whatever a unit raises.
+        UnfinishedError: The disk is full, or a process was killed or failed. Finished units are kept.
+        AnySatError: An error of a unit.
     """
     if workers <= 1 or len(units) < 2:
         for unit in units:
@@ -306,7 +306,7 @@ def _watch(processes: Sequence[Any], done: Any, errors: Any, advance: Advance, k
     shown, running = 0, list(processes)
     while running:
         wait([process.sentinel for process in running], timeout=_WATCH_SECONDS)
-        ended = [process for process in running if process.exitcode is not None]  # before looking at what they left
+        ended = [process for process in running if process.exitcode is not None]  # before reading what they left
         count = int(done.value)
         advance(count - shown)
         shown = count
@@ -331,7 +331,7 @@ def _unfinished(kept_in: Path, error: OSError) -> Exception:
 
 
 def _work(job: Job, units: Sequence[int], taken: Any, done: Any, errors: Any) -> None:
-    """What a worker process does: take the next unit until there is none, and end when its parent does."""
+    """Run a worker process: do the next unit until none is left, and end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -350,7 +350,7 @@ def _work(job: Job, units: Sequence[int], taken: Any, done: Any, errors: Any) ->
         except (AnySatError, OSError) as error:
             errors.put(error)
             return
-        except Exception as error:  # of any kind, which may not travel; the process prints where it was
+        except Exception as error:  # may not be picklable; the process prints its traceback
             errors.put(f"{type(error).__name__}: {error}")
             raise
 
