@@ -1,4 +1,4 @@
-"""Dates of series: in the life of their sensor, in order, not one date for all."""
+"""Checks of the dates of series: after the launch of their sensor, in order, and not one date for all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FIRST_DATES = {
     "PlanetScope": "2013-04-19",
     "Harmonized Landsat Sentinel-2": "2013-02-11",
 }
-"""Launch of the sensor whose name begins so (operators' mission pages); nothing can be older."""
+"""Launch date by the beginning of a sensor's name (operators' mission pages). Nothing can be older."""
 MAX_BACKWARD_FRAC = 0.1
-"""Share of steps back in time in one series; stored series are sorted, shuffled dates go back on half of the steps."""
+"""Share of steps back in time accepted in a series: sorted series have none, shuffled ones go back on half of them."""
 MAX_REPEATED_FRAC = 0.55
-"""Share of time steps whose date came before in the series. Two slices of one pass give 0.5 at most (TreeSatAI-TS)."""
+"""Share of repeated dates accepted in a series. Two slices of one pass give at most 0.5 (TreeSatAI-TS)."""
 
 
 def first_date(modality: Modality) -> np.datetime64:
-    """Launch of a modality's sensor; 1970-01-02 where the table has none, as 1970-01-01 is what empty fields become."""
+    """Return the launch of a sensor; by default 1970-01-02, because empty fields become 1970-01-01."""
     known = (date for name, date in FIRST_DATES.items() if modality.sensor.startswith(name))
     return np.datetime64(next(known, "1970-01-02"), "D")
 
@@ -65,7 +65,7 @@ def unordered_dates(evidence: Evidence) -> Iterator[Hit]:
 
 
 def repeated_dates(evidence: Evidence) -> Iterator[Hit]:
-    """Series with the same date over and over."""
+    """Series that repeat the same date many times."""
     for tile, seen in evidence.each():
         if seen.dates is None or len(seen.dates) < 3:
             continue

@@ -1,6 +1,6 @@
-"""What `check` looks at: facts of each sampled tile and file, small enough to keep for many of them.
+"""The facts of sampled tiles and files that `check` looks at, small enough to keep for many of them.
 
-Pixels are kept as a seeded sample of whole spectra, so that a rule about a dataset sees all its tiles at once.
+Pixels are kept as a seeded sample of whole spectra, so that a rule sees all tiles of a dataset at once.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from anysat.modalities import Modality, band_key
 from anysat.observation import Observation
 
 SPECTRA_PER_TILE = 2000
-"""Pixels (with their date) kept of one modality of one tile."""
+"""Number of pixels, with their date, that are kept of a modality of a tile."""
 FLOOR_PERCENT = 5.0
-"""Percentile of a band on a date that stands for its dark pixels."""
+"""Percentile of a band on a date that represents its dark pixels."""
 FLOOR_PIXELS = 1024
-"""Pixels of each date, evenly spread, from which it is taken."""
+"""Number of pixels of each date, evenly spread, from which that percentile is taken."""
 NODATA_NUMBERS = (-9999.0, -32768.0)
-"""Numbers that stand for no data in many files, and are no measurement."""
+"""Numbers that mean no data in many files and are never measurements."""
 MAX_NUMBER = 1e38
-"""Beyond it lie the ends of 32-bit numbers, which stand for no data as well."""
+"""Size above which numbers are limits of 32-bit floats, which mean no data as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One place where a rule is broken; hits of one subject become one finding."""
+    """A place where a rule is broken. Hits of one subject become one finding."""
 
     subject: str
-    """What it is about: an entry, a modality and band, a target."""
+    """What it is about: an entry, a modality and band, or a target."""
     message: str
-    """What came, what was expected, what to do."""
+    """What was found, what was expected, what to do."""
     example: str = ""
-    """The sample or file; empty where it is the dataset as a whole."""
+    """The sample or file; empty for the dataset as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenFile:
-    """One entry of one file, held against the layout table."""
+    """One entry of one file, compared with the layout table."""
 
     entry: str
     path: str
@@ -56,7 +56,7 @@ class SeenFile:
     dtype: str = ""
     shape: tuple[int, ...] | None = None
     is_part: bool = False
-    """True when only the first row of a large file was read."""
+    """True if only the first row of a large file was read."""
     nan_frac: float = 0.0
 
 
@@ -69,25 +69,25 @@ class SeenModality:
     shape_px: tuple[int, int]
     dates: NDArray[np.datetime64] | None
     valid_frac: NDArray[np.float64]
-    """(band) share of valid values."""
+    """(band) Share of valid values."""
     is_constant: NDArray[np.bool_]
-    """(band) all valid values are the same."""
+    """(band) True if all valid values are the same."""
     top_frac: NDArray[np.float64]
-    """(band) share of valid values at the band's greatest."""
+    """(band) Share of valid values that equal the band's maximum."""
     num_levels: NDArray[np.int64]
-    """(band) different values in the kept spectra."""
+    """(band) Number of distinct values in the kept spectra."""
     same_bands: tuple[tuple[int, int], ...]
     """Pairs of bands with the same values everywhere."""
     shared: tuple[float, float]
-    """The number that most pixels have in all of their bands, and the share of pixels that have it."""
+    """The number that the most pixels have in all of their bands, and the share of these pixels."""
     blank_frac: float
     """Share of dates on which every valid value is the same."""
     floors: NDArray[np.float32]
-    """(time band) dark pixels of each date, in the band's unit; NaN where nothing is valid."""
+    """(time band) Level of the dark pixels of each date, in the band's unit; NaN if nothing is valid."""
     spectra: NDArray[np.float32]
-    """(pixel band) kept values, NaN where invalid."""
+    """(pixel band) Kept values, NaN where invalid."""
     digest: str
-    """The same for the same values; empty where there is nothing to compare."""
+    """Checksum of the values; empty if there is nothing to compare."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +97,7 @@ class SeenTarget:
     dtype: str
     shape: tuple[int, ...]
     values: NDArray[Any]
-    """Different values."""
+    """The distinct values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,28 +110,28 @@ class SeenTile:
     modalities: Mapping[str, SeenModality]
     targets: Mapping[str, SeenTarget]
     notes: tuple[str, ...] = ()
-    """What opening its files told."""
+    """Notes from opening its files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """Everything the rules may look at."""
+    """Everything that the rules may look at."""
 
     record: DatasetRecord
     folder: DatasetFolder
     samples: Samples
-    """All samples that were asked for."""
+    """All samples of the requested split."""
     tiles: tuple[SeenTile, ...]
-    """Those that were read."""
+    """The tiles that were read."""
     files: tuple[SeenFile, ...]
     unread: tuple[Hit, ...]
-    """Samples, or tables of them, that could not be read although their files could."""
+    """Samples, or tables of samples, that could not be read although their files could."""
     is_complete: bool
-    """True when every sample was read."""
+    """True if every sample was read."""
     num_looked_up: int = 0
-    """Samples of which every required file was looked up."""
+    """Number of samples whose required files were all looked up."""
     split: str = "all"
-    """What was asked for."""
+    """The requested split."""
 
     @property
     def is_own(self) -> bool:
@@ -140,7 +140,7 @@ class Evidence:
 
     @property
     def described_in(self) -> str:
-        """Where what is known of the files is written, for advice."""
+        """Where the description of the files is written, for advice."""
         return "the YAML file" if self.is_own else "the layout table"
 
     @cached_property
@@ -149,14 +149,14 @@ class Evidence:
         return {member: name for name, members in self.record.splits.items() for member in members}
 
     def each(self) -> Iterator[tuple[SeenTile, SeenModality]]:
-        """Every modality of every tile."""
+        """Yield every modality of every tile."""
         for tile in self.tiles:
             for seen in tile.modalities.values():
                 yield tile, seen
 
     @cached_property
     def by_modality(self) -> Mapping[str, list[tuple[SeenTile, SeenModality]]]:
-        """The same, by modality; those without a valid value are left out."""
+        """Every modality of every tile, by modality key, without those that have no valid value."""
         found: dict[str, list[tuple[SeenTile, SeenModality]]] = {}
         for tile, seen in self.each():
             if seen.valid_frac.any():
@@ -164,11 +164,11 @@ class Evidence:
         return found
 
     def spectra(self, key: str) -> NDArray[np.float32]:
-        """(pixel band) kept values of a modality over all tiles, the same number of each tile at most."""
+        """Return the kept values (pixel band) of a modality over all tiles, from each the same number at most."""
         return np.concatenate([seen.spectra for _, seen in self.by_modality[key]])
 
     def stored_bands(self, modality: Modality) -> list[int]:
-        """Indices of the bands that some entry of the layout holds."""
+        """Return the indices of the bands that some entry of the layout holds."""
         stored = {
             band_key(name)
             for entry in self.folder.layout.entries
@@ -179,7 +179,7 @@ class Evidence:
 
 
 def see_tile(tile: Tile, sample_id: str, split: str, rng: np.random.Generator) -> SeenTile:
-    """The facts of one tile."""
+    """Return the facts of one tile."""
     return SeenTile(
         id=sample_id,
         split=split,
@@ -226,13 +226,13 @@ def _see_modality(observation: Observation, rng: np.random.Generator) -> SeenMod
 def _ends(
     values: NDArray[np.float32], valid: NDArray[np.bool_], axes: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Least and greatest valid value; infinity and minus infinity where there is none."""
+    """Return the least and greatest valid value; infinity and minus infinity if there is none."""
     low = np.min(values, axis=axes, where=valid, initial=np.inf)
     return low, np.max(values, axis=axes, where=valid, initial=-np.inf)
 
 
 def _kept(valid: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of whole spectra where there are any, else of partial ones."""
+    """Choose rows of whole spectra or, if there are none, of partial ones."""
     whole = np.flatnonzero(valid.all(axis=1) if valid.all(axis=1).any() else valid.any(axis=1))
     return whole if len(whole) <= SPECTRA_PER_TILE else np.sort(rng.choice(whole, SPECTRA_PER_TILE, replace=False))
 
@@ -252,9 +252,9 @@ def _same_bands(
 
 
 def _shared(modality: Modality, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """The number that most of the pixels (pixel band) have in all of their bands, and their share.
+    """Return the number that the most pixels (pixel band) have in all of their bands, and the share of these pixels.
 
-    Of a single band only numbers that stand for no data in many files count.
+    In a single band, only numbers that mean no data in many files count.
     """
     used = [index for index, band in enumerate(modality.bands) if band.ratio_of is None and valid[:, index].any()]
     whole = values[valid[:, used].all(axis=1)][:, used] if used else values[:0]
@@ -264,7 +264,7 @@ def _shared(modality: Modality, values: NDArray[np.float32], valid: NDArray[np.b
 
 
 def is_nodata_number(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which numbers stand for no data in many files."""
+    """Return which numbers mean no data in many files."""
     return np.isin(values, NODATA_NUMBERS) | (np.abs(values) > MAX_NUMBER)
 
 
@@ -276,7 +276,7 @@ def _blank_frac(observation: Observation) -> float:
 
 
 def _floors(observation: Observation) -> NDArray[np.float32]:
-    """Dark pixels of each date and band: a low percentile of evenly spread pixels."""
+    """Return the level of dark pixels of each date and band: a low percentile of evenly spread pixels."""
     values, valid = (
         part.reshape(-1, part.shape[-3], part.shape[-2] * part.shape[-1])
         for part in (observation.values, observation.valid)

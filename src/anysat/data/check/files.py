@@ -1,6 +1,6 @@
-"""Files against the layout table: all there and not empty; those of sampled tiles of the stored type and shape.
+"""Checks of files against the layout table: all exist and are not empty; those of sampled tiles fit type and shape.
 
-Looking a file up costs microseconds and is done for all samples; only those of sampled tiles are opened.
+Looking up a file takes microseconds and is done for all samples; only files of sampled tiles are opened.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from anysat.data.layout import FIELD, SOURCE, TEXT, DatasetFolder, Entry
 from anysat.errors import AnySatError, MissingFileError, MissingKeyError
 
 LARGE_BYTES = 200_000_000
-"""Of larger arrays only the first row is read."""
+"""Size in bytes above which only the first row of an array is read."""
 MAX_LOOKED_UP = 200_000
-"""Files that are looked up; of larger datasets those of an even choice of samples."""
+"""Number of files that are looked up; in larger datasets, those of samples chosen evenly."""
 MAX_NAN_FRAC = 0.5
-"""Share of NaN in one stored array above which it is reported; gaps of real radar and optical files stay far below."""
+"""Share of NaN in a stored array above which it is reported; gaps of real radar and optical files stay far below."""
 _ROWS_OF = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth")
 
 
@@ -34,7 +34,7 @@ def see_files(
     done: set[tuple[str, Path]],
     entries: Iterable[Entry] | None = None,
 ) -> Iterator[SeenFile]:
-    """Every entry of one sample, or some, without those in `done`, to which it adds."""
+    """Yield the entries of a sample, or some of them, without those in `done`, and add them to `done`."""
     for entry in folder.layout.entries if entries is None else entries:
         for path in list(_paths(folder, entry, row)):
             if (entry.name, path) not in done:
@@ -43,7 +43,7 @@ def see_files(
 
 
 def is_told(folder: DatasetFolder, row: Mapping[str, Any], told: Collection[str]) -> bool:
-    """Whether a file of a sample is among those of which a fault is told already, by path below the folder."""
+    """Whether a file of a sample is among those already reported, given as paths below the folder."""
     paths = (path for entry in folder.layout.entries for path in _paths(folder, entry, row))
     return any(path.relative_to(folder.root).as_posix() in told for path in paths)
 
@@ -51,12 +51,12 @@ def is_told(folder: DatasetFolder, row: Mapping[str, Any], told: Collection[str]
 def look_up(
     folder: DatasetFolder, samples: Samples, done: Collection[tuple[str, Path]], limit: int = MAX_LOOKED_UP
 ) -> tuple[int, list[SeenFile]]:
-    """Files that every sample must have and that are missing or have no bytes, without opening any.
+    """Look up the files that every sample must have, without opening them, and return those missing or empty.
 
-    Paths with a number in them are left out, as only the dataset knows its digits; so are those in `done`.
+    Paths with a number are left out, because only the dataset knows its digits; so are those in `done`.
 
     Returns:
-        How many samples were looked at, `limit` files or fewer, and the files.
+        The number of samples that were looked up, with at most `limit` files, and the files.
     """
     kept = {
         entry.path: entry for entry in reversed(folder.layout.entries)
@@ -76,7 +76,7 @@ def look_up(
 
 
 def _stat(folder: DatasetFolder, entry: Entry, path: Path) -> SeenFile | None:
-    """A file that is missing or has no bytes; None when it looks well. Folders are never empty here."""
+    """Return a file if it is missing or empty, otherwise None. Folders never count as empty."""
     where = path.relative_to(folder.root).as_posix()
     try:
         facts = path.stat()
@@ -88,10 +88,10 @@ def _stat(folder: DatasetFolder, entry: Entry, path: Path) -> SeenFile | None:
 
 
 def _paths(folder: DatasetFolder, entry: Entry, row: Mapping[str, Any]) -> Iterator[Path]:
-    """Where an entry of a sample lies.
+    """Yield the paths of an entry of a sample.
 
-    A field that the sample's row does not have stands for any name, a number for any that ends in it, since only the
-    dataset knows how many digits it writes.
+    A field that is not in the sample's row matches any name, and a number matches any name that ends in it, since only
+    the dataset knows how many digits it writes.
     """
     known = [row.get(name) for name in entry.fields]
     exact = folder.path(entry.name, **row) if None not in known else None
@@ -142,12 +142,12 @@ def _see(folder: DatasetFolder, entry: Entry, path: Path) -> Iterator[SeenFile]:
 
 
 def _is_known(path: Path) -> bool:
-    """Whether a file is of a common format; others are for the dataset's own reader."""
+    """Whether a file is of a common format; others are left to the dataset's own reader."""
     return any(path.suffix.lower() in form.suffixes for form in FORMATS)
 
 
 def missing_files(evidence: Evidence) -> Iterator[Hit]:
-    """Files of the layout table that are not there."""
+    """Files of the layout table that do not exist."""
     for file in evidence.files:
         if file.problem == "missing":
             expected = evidence.folder.layout[file.entry].described
@@ -163,7 +163,7 @@ def unreadable_files(evidence: Evidence) -> Iterator[Hit]:
 
 
 def wrong_types(evidence: Evidence) -> Iterator[Hit]:
-    """Arrays of another number type than the layout table says."""
+    """Arrays of another number type than in the layout table."""
     for file in evidence.files:
         entry = evidence.folder.layout[file.entry]
         if file.dtype and file.dtype != entry.dtype:
@@ -172,7 +172,7 @@ def wrong_types(evidence: Evidence) -> Iterator[Hit]:
 
 
 def wrong_shapes(evidence: Evidence) -> Iterator[Hit]:
-    """Arrays of another rank or length than the layout table says."""
+    """Arrays of another rank or length than in the layout table."""
     for file in evidence.files:
         entry = evidence.folder.layout[file.entry]
         expected = entry.shape[1:] if file.is_part else entry.shape
@@ -184,7 +184,7 @@ def wrong_shapes(evidence: Evidence) -> Iterator[Hit]:
 
 
 def too_many_nan(evidence: Evidence) -> Iterator[Hit]:
-    """Arrays that are mostly NaN, where NaN is not the table's own mark of "no data"."""
+    """Arrays that are mostly NaN, unless the table says that NaN means "no data"."""
     for file in evidence.files:
         nodata = evidence.folder.layout[file.entry].nodata
         if file.nan_frac > MAX_NAN_FRAC and not (nodata is not None and np.isnan(nodata)):

@@ -1,4 +1,4 @@
-"""Targets, extents and splits: labels in range, tiles of one size, no sample in two splits."""
+"""Checks of targets, extents and splits: labels in range, tiles of one size, no sample in two splits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from anysat.data.layout import TEXT
 from anysat.errors import AnySatError
 
 MIN_TILES = 8
-"""Tiles from which one single class or value is remarkable."""
+"""Number of tiles from which a single class or value is reported."""
 TILES_PER_CLASS = 20
-"""Training tiles read, per class, from which a class that never came is reported."""
+"""Number of training tiles read per class from which a class that never occurs is reported."""
 _SPLIT_WORDS = ("training", "valid", "validation", "testing")
 
 
@@ -55,7 +55,7 @@ def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str
 
 
 def label_shapes(evidence: Evidence) -> Iterator[Hit]:
-    """Targets of another shape or type than the record says."""
+    """Targets of another shape or type than in the record."""
     for tile, target, seen in _targets(evidence):
         side = round(evidence.record.tile_m / target.gsd_m) if target.gsd_m else 0
         shape = (side, side) if side else (len(target.classes),) if target.kind == "labels" else ()
@@ -86,7 +86,7 @@ def _named(target: Target, value: float) -> str:
 
 
 def unseen_classes(evidence: Evidence) -> Iterator[Hit]:
-    """Classes that validation or test have, but training has not."""
+    """Classes that occur in validation or test but not in training."""
     for target in evidence.record.targets:
         if target.kind != "class":
             continue
@@ -100,12 +100,12 @@ def unseen_classes(evidence: Evidence) -> Iterator[Hit]:
             continue
         others = set().union(*(values for split, values in found.items() if split != "train"))
         for value in sorted(others - found["train"] - {target.ignore}):
-            yield Hit(subject=target.name, message=f"class {_named(target, value)} came in validation or test, never "
+            yield Hit(subject=target.name, message=f"class {_named(target, value)} occurs in validation or test, never "
                       f"in {num_read} training tiles; nothing can be learned about it")  # fmt: skip
 
 
 def wrong_extents(evidence: Evidence) -> Iterator[Hit]:
-    """Tiles that cover more or less ground than the record says."""
+    """Tiles that cover more or less ground than in the record."""
     expected = evidence.record.tile_m
     for tile, seen in evidence.each():
         sides = [round(side * seen.modality.gsd_m, 2) for side in seen.shape_px]
@@ -139,7 +139,7 @@ def leaked_names(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _split_lists(evidence: Evidence) -> Iterator[tuple[str, str, set[str]]]:
-    """Lists of names that stand for one split each (`train-list`, `test-list`): entry, what is listed, names."""
+    """Yield lists of names that each stand for a split (`train-list`, `test-list`): entry, what is listed, names."""
     words = {*evidence.record.splits, *evidence.split_of, *_SPLIT_WORDS}
     for entry in evidence.folder.layout.entries:
         word, _, rest = entry.name.partition("-")

@@ -1,7 +1,7 @@
-"""The offset of 1000 that Sentinel-2 products carry since processing baseline 04.00, left in reflectances.
+"""Checks for the offset of 1000 that Sentinel-2 products carry since processing baseline 04.00.
 
-Bright ground and clouds are bright too, so the level of one band says nothing: a step in time must be
-the same in all bands, and a level that is merely high is a warning that asks to look.
+Bright ground and clouds are bright too, so the level of one band proves nothing. A step in time must therefore be the
+same in all bands, and a level that is merely high is only a warning.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from anysat.modalities import Modality
 Seen = list[tuple[SeenTile, SeenModality]]
 
 SENSOR = "Sentinel-2"
-"""Only its products carry the offset."""
+"""The sensor whose products carry the offset."""
 OFFSET_FROM = np.datetime64("2022-01-25")
-"""First day of processing baseline 04.00, which adds 1000; the archive before it was reprocessed so since 2023."""
+"""First day of processing baseline 04.00, which adds 1000. The older archive was reprocessed likewise from 2023 on."""
 MIN_STEP, MAX_STEP = 700.0, 1300.0
-"""Step of a dark band (reflectance times 10 000) that is the offset of 1000."""
+"""Range of steps of a dark band (reflectance times 10 000) that are taken for the offset of 1000."""
 MIN_OTHER_STEP = 300.0
-"""Step of every other band: the offset less what a season may take away, as of the infrared of plants."""
+"""Least step of every other band: the offset less what a season may take away, as in the infrared of plants."""
 RAISED, MAX_RAISED = 900.0, 1700.0
-"""Dark pixels of data with the offset lie above the first, those of dark bands below the second."""
+"""Dark pixels of data with the offset are above the first; those of dark bands are below the second."""
 LEVEL_PERCENT = 20.0
-"""Percentile over dates that is the level of a band between clouds."""
+"""Percentile over dates that gives the cloudless level of a band."""
 MIN_DATES, MIN_SPAN_DAYS = 5, 90
-"""Dates, and the days they span, on each side of a step: a spell of clouds or snow is no step."""
+"""Least number of dates, and of days they span, on each side of a step: a spell of clouds or snow is no step."""
 
 
 def _carriers(evidence: Evidence) -> Iterator[tuple[str, Seen, list[int]]]:
-    """Modalities that may carry the offset, and their stored bands in its unit, by wavelength."""
+    """Yield the modalities that may carry the offset, with their stored bands in its unit, by wavelength."""
     for key, seen in evidence.by_modality.items():
         modality, units = seen[0][1].modality, seen[0][1].units
         if modality.sensor.startswith(SENSOR):
@@ -64,21 +64,21 @@ def offset_steps(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _candidates(seen: Seen, bands: list[int]) -> list[np.datetime64]:
-    """Days to try: the first of the baseline, and the one after the last dark date of all tiles."""
+    """Return the days to try: the first of the baseline, and the one after the last dark date of all tiles."""
     dark = [one.dates[_darkest(one, bands) < RAISED] for _, one in seen if one.dates is not None]
     last = max((dates.max() for dates in dark if len(dates)), default=None)
     return [OFFSET_FROM] if last is None else [OFFSET_FROM, last + 1]
 
 
 def _darkest(one: SeenModality, bands: list[int]) -> NDArray[np.float32]:
-    """(time) level of the darkest band; NaN, which is never below anything, where nothing is valid."""
+    """Return the level (time) of the darkest band; NaN, which is never below anything, if nothing is valid."""
     floors = one.floors[:, bands]
     least = np.where(np.isfinite(floors), floors, np.inf).min(axis=1)
     return np.where(np.isfinite(least), least, np.nan)
 
 
 def _step(one: SeenModality, bands: list[int], day: np.datetime64) -> bool | None:
-    """Whether a tile has the offset from a day on; None where its dates cannot tell."""
+    """Whether a tile has the offset from a day on; None if its dates do not allow a decision."""
     if one.dates is None:
         return None
     floors = one.floors[:, bands]
@@ -108,10 +108,10 @@ def raised_levels(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _is_raised(floors: NDArray[np.float32]) -> bool:
-    """Whether dates without clouds look as if 1000 had been added, also to the longest wavelength.
+    """Whether cloudless dates look as if 1000 had been added, also to the longest wavelength.
 
-    Without the offset, ground that is bright in the visible is far brighter in the short-wave infrared; snow and
-    clouds are far brighter in the visible.
+    Without the offset, ground that is bright in the visible is far brighter in the short-wave infrared; snow and clouds
+    are far brighter in the visible.
     """
     known = floors[np.isfinite(floors).all(axis=1)]
     if len(known) < 2 * MIN_DATES:

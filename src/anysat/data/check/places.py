@@ -1,4 +1,4 @@
-"""Where tiles lie: no ground in two splits, whatever the reference system, and whether or not a tile was read."""
+"""Checks that no ground is in two splits, in any reference system, and also for tiles that were not read."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
 EXTENT_TOLERANCE = 0.05
-"""Share by which the ground of a georeferenced tile may differ from the record's, for cropped edges."""
+"""Relative deviation accepted between the ground of a georeferenced tile and the record, for cropped edges."""
 MIN_OVERLAP_FRAC = 0.1
-"""Share of a tile that must lie in a tile of another split: neighbours may share an edge."""
+"""Share of a tile that must lie in a tile of another split to count: neighbours may share an edge."""
 MAX_FOOTPRINTS = 4000
-"""Samples whose georeference is read, spread over the dataset."""
+"""Number of samples whose georeference is read, spread over the dataset."""
 _METRES_PER_DEGREE = 111_320.0
 _EQUAL_AREA = "EPSG:6933"
 _EAST, _NORTH = (0, 1, 1, 0), (0, 0, 1, 1)
-"""Corners of a box, as parts of its width and height."""
+"""Corners of a box, as fractions of its width and height."""
 _HALF_WORLD_M = 17_367_530.45
-"""Of the equal-area map from the middle to its eastern edge."""
+"""Width of the equal-area map from its middle to its eastern edge."""
 
 
 def side_m(geobox: Any) -> float | None:
-    """Length of a georeferenced tile from north to south; None where its projection has no true lengths."""
+    """Return the length of a georeferenced tile from north to south; None if its projection distorts lengths."""
     if geobox is None or geobox.crs is None or geobox.crs.epsg == 3857:
         return None
     box = geobox.extent.boundingbox
@@ -71,9 +71,9 @@ def _shared_ground(evidence: Evidence, frac: float, by: str) -> str:
 
 
 def _corners_m(boxes: Sequence[GeoBox]) -> list[NDArray[np.float64]]:
-    """(corner x/y) of each box on one map of equal areas, in metres; those without a reference system stay as they are.
+    """Return the corners (corner x/y) of each box on one equal-area map, in metres, or unchanged without a CRS.
 
-    A box over the edge of that map goes on beyond it.
+    A box across the edge of that map extends beyond it.
     """
     from pyproj import Transformer
 
@@ -92,13 +92,13 @@ def _corners_m(boxes: Sequence[GeoBox]) -> list[NDArray[np.float64]]:
 
 
 def _unbroken(x_m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(box corner) eastings of which none jumps from one edge of the map to the other."""
+    """Return eastings (box corner) of which none jumps from one edge of the map to the other."""
     is_torn = np.ptp(x_m, axis=1, keepdims=True) > _HALF_WORLD_M
     return np.where(is_torn & (x_m < 0), x_m + 2 * _HALF_WORLD_M, x_m)
 
 
 def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
-    """Id, split and corners of a user's own tiles that are not known otherwise, by their place in the table."""
+    """Yield id, split and corners of a user's own tiles that are not known otherwise, by their place in the table."""
     from pyproj import Transformer
 
     columns = evidence.samples.columns
@@ -118,7 +118,7 @@ def _listed(evidence: Evidence, known: set[str]) -> Iterator[tuple[str, str, NDA
 
 
 def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, GeoBox]]:
-    """Id, split and georeference of the tiles that were read, and of many samples by a raster of the tile's size."""
+    """Yield id, split and georeference of the tiles that were read, and of many others with a tile-sized raster."""
     read = [(tile.id, tile.split, tile.geobox) for tile in evidence.tiles if tile.geobox is not None]
     yield from read
     known = {name for name, _, _ in read}
@@ -130,13 +130,13 @@ def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, GeoBox]]:
                 try:
                     box = evidence.folder.geobox(entry, **row)
                 except AnySatError:
-                    continue  # its pixels are for the file rules, of the samples that are read
+                    continue  # files that cannot be read are reported by the file rules, for the samples that are read
                 if box is not None:
                     yield str(row["id"]), str(row["split"]), box
 
 
 def _georeferenced_entry(evidence: Evidence, expected_m: float) -> str | None:
-    """An entry whose rasters cover one tile each."""
+    """Find an entry whose rasters cover one tile each."""
     row = evidence.samples.row(0) if len(evidence.samples) else {}
     for entry in evidence.folder.layout.entries:
         is_raster = entry.modality is not None and entry.path.lower().endswith((".tif", ".tiff"))

@@ -1,8 +1,8 @@
-"""Values of bands: order, unit, and bands without content.
+"""Checks of the values of bands: their order, their unit, and bands without content.
 
-Rules ask what a modality is (radar or optical, wavelengths, units), never which. Each looks at all
-sampled tiles at once, so that one odd tile, snow, open sea or a cloudy day is no finding. The
-figures in the constants are of real Sentinel-1, Sentinel-2, Landsat, MODIS and aerial imagery.
+Rules ask what a modality is (radar or optical, wavelengths, units), never which one. Each looks at all sampled tiles
+at once, so that one odd tile, snow, open sea or a cloudy day is not a finding. The numbers in the constants were
+measured on real Sentinel-1, Sentinel-2, Landsat, MODIS and aerial imagery.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from anysat.data.check.evidence import Evidence, Hit, SeenModality, SeenTile
 from anysat.modalities import Modality
 
 MIN_CO_FRAC = 0.35
-"""Share of pixels on which VV exceeds VH (HH exceeds HV): over 0.93 on real tiles, the rest when exchanged."""
+"""Least share of pixels where VV exceeds VH (or HH HV): over 0.93 on real tiles, below 0.07 if exchanged."""
 MAX_GAP_NM = 120.0
-"""Greatest step in wavelength from red to infrared for which neighbours must look alike (Sentinel-2: 50)."""
+"""Largest step in wavelength from red to infrared at which neighbours must look alike (Sentinel-2: 50)."""
 MIN_ORDER_GAIN = 0.4
-"""What exchanging two bands may add to the correlations of neighbours: below 0.3 on most real tiles, most exchanges
-of the visible, infrared and short-wave groups give 0.5 to 4."""
+"""Least gain in the neighbours' correlations by exchanging two bands that counts: below 0.3 on most real tiles; most
+exchanges between the visible, infrared and short-wave groups give 0.5 to 4."""
 MIN_AGREEING = 0.3
 """Share of the votes that may gain less: few tiles, or few dates, agree on much by accident."""
 GROUP_EDGES_NM = (690.0, 1000.0)
-"""Ends of those groups; bands of one group are too much alike to be told apart."""
+"""Limits of those groups; bands of one group are too similar to be told apart."""
 GROUP_SPECTRA = 500
-"""Spectra whose correlation counts as one vote."""
+"""Number of spectra whose correlations count as one vote."""
 MIN_TILES = 3
-"""Tiles from which there is a vote: the fields of one or two may be in any order."""
+"""Least number of tiles for a vote: the fields of one or two may be in any order."""
 INDEX_EDGE, MIN_REVERSED_FRAC = 0.15, 0.2
-"""Normalised difference of infrared and red beyond which a pixel votes, and the share of reversed votes that counts."""
+"""Size of the normalised difference of infrared and red at which a pixel votes, and least share of reversed votes."""
 MIN_BRIGHTER = 1.25
-"""How much brighter than green and blue a red must be to be infrared; water, reversed too, is darkest in red."""
+"""Least ratio of red to green and blue for red to be infrared; water, also reversed, is darkest in red."""
 MAX_TOP_FRAC, MIN_LEVELS = 0.2, 20
-"""Share of values at the greatest of a band that is saturation, in bands with more than so many values."""
+"""Share of values at a band's maximum above which it is saturated, if the band has more than this many values."""
 MIN_SHARE = 0.5
-"""Share of tiles with a duplicated band from which it is no accident of dark or uniform ground."""
+"""Share of tiles with a duplicated band from which it cannot be an accident of dark or uniform ground."""
 MAX_BLANK_FRAC = 0.1
-"""Share of dates with one and the same value everywhere."""
+"""Largest share of dates with a single value everywhere."""
 MAX_SHARED_FRAC = 0.05
-"""Share of pixels with one number in all bands above which it looks like a mark of no data."""
+"""Share of pixels with one number in all bands above which that number seems to mean no data."""
 MIN_VALID_FRAC = 0.01
 """Share of valid values below which a modality is as good as missing."""
 
 
 def swapped_bands(evidence: Evidence) -> Iterator[Hit]:
-    """Bands that look exchanged: VV and VH, infrared and red, bands out of the order of their wavelengths."""
+    """Bands that look exchanged: VV and VH, infrared and red, or bands out of the order of their wavelengths."""
     for key, seen in evidence.by_modality.items():
         modality = seen[0][1].modality
         if modality.is_radar:
@@ -82,7 +82,7 @@ def _share(votes: NDArray[np.bool_], spectra: NDArray[np.float32]) -> float:
 
 
 def _out_of_order(modality: Modality, spectra: NDArray[np.float32], num_tiles: int) -> str:
-    """What exchanging two bands would mend, for sensors with many bands between red and infrared."""
+    """Say which exchange of two bands would help, for sensors with many bands between red and infrared."""
     optical = [(b.wavelength_nm, i) for i, b in enumerate(modality.bands) if b.wavelength_nm and b.wavelength_nm < 3000]
     order = [index for _, index in sorted(optical) if np.isfinite(spectra[:, index]).any()]
     waves = np.array([modality.bands[index].wavelength_nm for index in order], float)
@@ -107,9 +107,9 @@ def _out_of_order(modality: Modality, spectra: NDArray[np.float32], num_tiles: i
 
 
 def _exchange_gains(spectra: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(band band) what exchanging two bands adds to the sum of correlations of neighbours, on cloudless pixels.
+    """Return the gain (band band) in the sum of neighbours' correlations if two bands are exchanged, without clouds.
 
-    A cloud is bright in every band, so the half of the pixels whose darkest band is darker is kept.
+    A cloud is bright in every band, so the half of the pixels with the darker darkest band is kept.
     """
     if len(spectra) < 20:
         return None
@@ -130,7 +130,7 @@ def _exchange_gains(spectra: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def _reversed_red(modality: Modality, spectra: NDArray[np.float32]) -> str:
-    """Whether the red of plants is bright and their infrared dark."""
+    """Say that the bands are exchanged if the red of plants is bright and their infrared dark."""
     named = {band.common_name: index for index, band in enumerate(modality.bands)}
     nir = named.get("nir", named.get("nir08"))
     if nir is None or not {"red", "green", "blue"} <= set(named):
@@ -149,7 +149,7 @@ def _reversed_red(modality: Modality, spectra: NDArray[np.float32]) -> str:
 
 
 def wrong_units(evidence: Evidence) -> Iterator[Hit]:
-    """Values that do not fit the unit of the layout table."""
+    """Values that do not fit the unit in the layout table."""
     for key, seen in evidence.by_modality.items():
         one, spectra = seen[0][1], evidence.spectra(key)
         for unit in dict.fromkeys(one.units):
@@ -166,7 +166,7 @@ def wrong_units(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _unit_problem(unit: str, values: NDArray[np.float32]) -> str:
-    """What the values look like instead; empty where they fit."""
+    """Return what the values look like instead; empty if they fit."""
     seen = values[np.isfinite(values)]
     rule = UNIT_RULES.get(unit)
     if rule is None or not len(seen):
@@ -223,29 +223,29 @@ UNIT_RULES: dict[str, Callable[[float, float, float, float], str]] = {
     "dB": _decibel, "linear": _linear, "reflectance_1e4": _ten_thousand, "reflectance": _reflectance,
     "DN": _counts, "K": _kelvin, "m": _metres,
 }  # fmt: skip
-"""What values of a unit cannot be: from percentiles 1, 50 and 99 and the share below 0 to words, or nothing."""
+"""Rules by unit: from percentiles 1, 50 and 99 and the share below 0 to a problem in words, or to nothing."""
 
 
 def constant_bands(evidence: Evidence) -> Iterator[Hit]:
-    """Bands with one value all over a tile, and series with blank dates."""
+    """Bands with a single value all over a tile, and series with blank dates."""
     for tile, seen in evidence.each():
         names = [seen.modality.bands[index].name for index in np.flatnonzero(seen.is_constant)]
         if len(names) == np.count_nonzero(seen.valid_frac) > 1:
             names = ["all bands"]
         for name in names:
             message = (
-                "one and the same value all over the tile, expected a picture; was a band left out, or is its nodata "
+                "a single value all over the tile, expected a picture; was a band left out, or is its nodata "
                 f"value missing in {evidence.described_in}?"
             )
             yield Hit(subject=f"{seen.modality.key}, {name}", example=tile.id, message=message)
         if seen.blank_frac > MAX_BLANK_FRAC and not seen.is_constant.all():
             yield Hit(subject=f"{seen.modality.key}, dates", example=tile.id,
-                      message=f"{seen.blank_frac:.0%} of the dates hold one and the same value everywhere; are they "
+                      message=f"{seen.blank_frac:.0%} of the dates hold a single value everywhere; are they "
                       f"gaps whose nodata value is missing in {evidence.described_in}?")  # fmt: skip
 
 
 def empty_bands(evidence: Evidence) -> Iterator[Hit]:
-    """Bands of the files without a valid value in a tile where other bands have some."""
+    """Bands of the files that have no valid value in a tile where other bands have some."""
     for tile, seen in evidence.each():
         stored = evidence.stored_bands(seen.modality)
         empty = [index for index in stored if not seen.valid_frac[index]]
@@ -266,14 +266,14 @@ def _why_empty(evidence: Evidence) -> str:
 
 
 def hidden_nodata(evidence: Evidence) -> Iterator[Hit]:
-    """Many pixels with one and the same number in all bands: probably an undeclared nodata value."""
+    """Many pixels with the same number in all bands: probably an undeclared nodata value."""
     advice = "`nodata` in the YAML file" if evidence.is_own else "its nodata value in the layout table"
     for tile, seen in evidence.each():
         value, frac = seen.shared
         if frac > MAX_SHARED_FRAC and not seen.is_constant[seen.valid_frac > 0].all():
             yield Hit(subject=seen.modality.key, example=tile.id,
                       message=f"{frac:.0%} of the pixels are {value:g} in all bands, expected a picture; if this "
-                      f"stands for no data, give {advice}")  # fmt: skip
+                      f"means no data, give {advice}")  # fmt: skip
 
 
 def nothing_valid(evidence: Evidence) -> Iterator[Hit]:
@@ -300,7 +300,7 @@ def duplicated_bands(evidence: Evidence) -> Iterator[Hit]:
 
 
 def saturated_bands(evidence: Evidence) -> Iterator[Hit]:
-    """Bands of which a large share is at the greatest value."""
+    """Bands with a large share of values at the maximum."""
     for key, seen in evidence.by_modality.items():
         for index, band in enumerate(seen[0][1].modality.bands):
             tops = [(one.top_frac[index], tile.id) for tile, one in seen if one.num_levels[index] > MIN_LEVELS]
