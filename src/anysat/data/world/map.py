@@ -1,7 +1,7 @@
-"""The map of the generated world: what lies at each point of the ground, and what happens to it when.
+"""The map of the generated world: what is at each point of the ground, and what happens there when.
 
-Rivers and lakes, forests in stands, farmland in rotated fields, towns with streets and roofs; clearings, burns and
-floods as functions of place and day.
+It has rivers and lakes, forests in stands, farmland in rotated fields, and towns with streets and roofs. Clearings,
+burns and floods are functions of place and day.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ _NEVER, _SLAB_POINTS = -(10**6), 2**16
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What lies at the points of a grid in one year; arrays are (row col)."""
+    """What is at the points of a grid in one year; arrays are (row col)."""
 
     material: NDArray[np.int8]
     """Number in `MATERIALS`."""
     unit: Hashes
-    """One number per parcel, stand, roof: what has the same material and the same year."""
+    """A number for each parcel, stand or roof, which has one material and develops as one over the year."""
     burn: Hashes
-    """The burn that takes place here, 0 where none ever does."""
+    """The burn that happens here; 0 if none ever does."""
     water_m: Floats
-    """Rise of the river that reaches here, in metres along the flat."""
+    """Flood reach in metres beyond which this point is under water; see `flood_reach`."""
     u: Floats
     """Metres across the field or along the street."""
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The pieces of ground of one scene, once each."""
+    """The distinct pieces of ground of a scene."""
 
     place: NDArray[np.int64]
-    """Piece of each point (row col)."""
+    """Index of each point's piece (row col)."""
     material: NDArray[np.int8]
     unit: Hashes
     burn: Hashes
 
     @classmethod
     def of(cls, ground: Ground) -> Units:
-        """Gather equal points; runs along rows first, since sorting is slow."""
+        """Group equal points into pieces; runs along rows are joined first, because sorting is slow."""
         shape = ground.unit.shape
         key = (ground.unit ^ (ground.burn * np.uint64(3))).ravel()
         is_start = np.r_[True, key[1:] != key[:-1]]
@@ -63,24 +63,24 @@ class Units:
 
     @cached_property
     def has_stand(self) -> NDArray[np.bool_]:
-        """True for forest."""
+        """True for pieces of forest."""
         return is_forest(self.material)
 
 
 def is_forest(material: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """True where a material is a tree species of the forest."""
+    """Return where a material is a tree species of the forest."""
     return (material >= FIRST_SPECIES) & (material < FIRST_SPECIES + NUM_SPECIES)
 
 
 def year_and_day(dates: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Year and day of the year, from 1, of dates."""
+    """Return the year, and the day of the year from 1, of dates."""
     dates = np.asarray(dates, "datetime64[D]")
     years = dates.astype("datetime64[Y]")
     return years.astype(np.int64) + 1970, (dates - years.astype("datetime64[D]")).astype(np.int64) + 1
 
 
 def days_since(hashes: Hashes, dates: ArrayLike, period_years: int, span: tuple[float, float]) -> NDArray[np.int64]:
-    """Days since the last event (date, event), of events that come once in so many years in a span of the year."""
+    """Return days since the last event (date, event); events come once in `period_years`, in a span of the year."""
     years, days = (part[:, None] for part in year_and_day(np.atleast_1d(dates)))
     turn = (uniform(hashes, 71) * period_years).astype(np.int64)
     day = (span[0] + (span[1] - span[0]) * uniform(hashes, 72)).astype(np.int64)
@@ -90,25 +90,25 @@ def days_since(hashes: Hashes, dates: ArrayLike, period_years: int, span: tuple[
 
 
 def days_since_cut(stand: Hashes, dates: ArrayLike) -> NDArray[np.int64]:
-    """Days since each stand was cut (date, stand), very many for one that never is."""
+    """Return days since each stand was cut (date, stand); a very large number if it never is."""
     since = days_since(stand, dates, P.cut_years, P.cut_span)
     return np.where(uniform(stand, 70) < P.cut_frac, since, -_NEVER)
 
 
 def days_since_burn(burn: Hashes, dates: ArrayLike) -> NDArray[np.int64]:
-    """Days since the land burnt (date, burn), very many where none burns."""
+    """Return days since the land burnt (date, burn); a very large number where it never does."""
     return np.where(burn == 0, -_NEVER, days_since(burn, dates, P.burn_years, P.burn_span))
 
 
 def flood_reach(seed: int, date: np.datetime64) -> float:
-    """How far along the flat the rivers have risen on a day, in metres; 0 at low water."""
+    """Return how far rivers reach along the flat on a day, in metres; 0 at low water."""
     day = date.astype("datetime64[D]").astype(np.int64)
     level = P.flood_level[0] + P.flood_level[1] * float(spline_of_time(seed, _FLOOD_SALT, [day], 19.0)[0])
     return P.flood_m * max(0.0, min(1.0, level)) ** 2
 
 
 def look(seed: int, grid: Grid, year: int) -> Ground:
-    """The ground at the points of a grid, made in slabs of rows that fit a processor's cache."""
+    """Return the ground at the points of a grid, made in slabs of rows that fit a processor's cache."""
     slab = max(1, _SLAB_POINTS // len(grid.x))
     parts = [
         _look(seed, Grid(grid.x, grid.y[top : top + slab], grid.step_m), year) for top in range(0, len(grid.y), slab)
@@ -147,7 +147,7 @@ def _look(seed: int, grid: Grid, year: int) -> Ground:
 
 
 def _turned(district: Cells) -> tuple[Floats, Floats]:
-    """Coordinates along the fields and streets of each district."""
+    """Return coordinates along the fields and streets of each district."""
     angle = np.float32(np.pi) * uniform(district.table, 4)
     cosine, sine = np.cos(angle)[district.index], np.sin(angle)[district.index]
     return (
@@ -157,7 +157,7 @@ def _turned(district: Cells) -> tuple[Floats, Floats]:
 
 
 def _rivers(seed: int, grid: Grid) -> tuple[Floats, Floats]:
-    """Distance to the middle of the nearest river, about, and the river's width."""
+    """Return the approximate distance to the middle of the nearest river, and the width of the river."""
     level, slope_x, slope_y = (
         spline(seed, _RIVER_SALT, grid, P.river_cell_m, slope) + 0.16 * spline(seed, 31, grid, 700.0, slope)
         for slope in ("", "x", "y")
@@ -168,7 +168,7 @@ def _rivers(seed: int, grid: Grid) -> tuple[Floats, Floats]:
 
 
 def _fields(district: Cells, u: Floats, v: Floats, year: int) -> tuple[NDArray[np.int8], Hashes]:
-    """Farmland: rows of fields, each row with its own width; the crop changes with the year."""
+    """Make farmland: rows of fields, each row with its own width, and crops that change with the year."""
     low_u, more_u, low_v, more_v = P.field_m
     length = low_v + more_v * district.draw(5)
     row = hashed(district.hashes, np.floor(v / length).astype(np.int64), _PARCEL_SALT)
@@ -183,7 +183,7 @@ def _fields(district: Cells, u: Floats, v: Floats, year: int) -> tuple[NDArray[n
 
 
 def _plant(seed: int, grid: Grid, mask: NDArray[np.bool_], material: NDArray[np.int8], unit: Hashes) -> None:
-    """Forest: stands of one species, or of two in clumps."""
+    """Make forest: stands of one species, or of two in clumps."""
     rows, cols = np.nonzero(mask)
     bend = spline(seed, 16, grid, 60.0)[mask] * 9.0
     stand = cells(seed, 17, grid.x[cols] + bend, grid.y[rows] - bend, P.stand_m, 0.8).hashes
@@ -195,14 +195,14 @@ def _plant(seed: int, grid: Grid, mask: NDArray[np.bool_], material: NDArray[np.
 
 
 def stand_of(unit: Hashes, material: NDArray[np.int8]) -> Hashes:
-    """The stand a unit of forest belongs to."""
+    """Return the stand that a unit of forest belongs to."""
     return unit - np.where(is_forest(material), material - FIRST_SPECIES, 0).astype(np.uint64)
 
 
 def _build(
     district: Hashes, u: Floats, v: Floats, mask: NDArray[np.bool_], material: NDArray[np.int8], unit: Hashes
 ) -> None:
-    """Towns: streets, lots with a house and a garden, halls, parks."""
+    """Make towns: streets, lots with a house and a garden, halls and parks."""
     across, along = 62.0 + 30 * uniform(district, 8), 84.0 + 60 * uniform(district, 9)
     block = hashed(district, np.floor(u / across).astype(np.int64), np.floor(v / along).astype(np.int64))
     in_u, in_v = u - np.floor(u / across) * across, v - np.floor(v / along) * along
@@ -228,7 +228,7 @@ def _build(
 
 
 def _burns(seed: int, grid: Grid, material: NDArray[np.int8]) -> Hashes:
-    """The burn at each point that burns some time: a ragged spot of land with plants."""
+    """Return the burn at each point that ever burns: ragged spots of land with plants."""
     fuel = is_forest(material) | np.isin(material, (NUMBER["shrub"], NUMBER["grassland"]))
     burn = np.zeros(material.shape, np.uint64)
     if fuel.any():
@@ -240,7 +240,7 @@ def _burns(seed: int, grid: Grid, material: NDArray[np.int8]) -> Hashes:
 
 
 def heights(seed: int, grid: Grid, ground: Ground, since_cut: Any) -> Floats:
-    """Height above ground (row col) in metres; `since_cut` in days, per point."""
+    """Return the height above ground (row col) in metres; `since_cut` is in days, per point."""
     base = np.array([material.height_m for material in MATERIALS], np.float32)[ground.material]
     stand = stand_of(ground.unit, ground.material)
     grown = 1 - np.exp(-np.maximum(since_cut, 0) / np.float32(2600.0))

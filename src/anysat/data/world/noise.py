@@ -1,6 +1,6 @@
 """Seeded fields of the generated world: functions of ground coordinates, without state, edges or pixel loops.
 
-A value depends on seed, salt and place only, never on the grid it is asked on, so overlapping tiles agree.
+A value depends only on seed, salt and place, never on the grid, so that overlapping tiles agree.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ Floats = NDArray[np.float32]
 
 _ODD = tuple(np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _SPLINE_STD = 0.277
-"""Deviation of a cubic B-spline surface through uniform values of -1 to 1."""
+"""Standard deviation of a cubic B-spline surface through uniform values from -1 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Points of the ground in rows and columns, coordinates in metres."""
+    """Points of the ground in rows and columns, with coordinates in metres."""
 
     x: NDArray[np.float64]
     """Eastings (col)."""
     y: NDArray[np.float64]
     """Northings (row)."""
     step_m: float
-    """Distance between neighbours."""
+    """Distance between neighbouring points."""
 
     @classmethod
     def over(cls, west_m: float, north_m: float, rows: int, cols: int, step_m: float) -> Grid:
-        """Cell centres from a north-west corner, exact to a millimetre whatever the corner."""
+        """Return cell centres from a north-west corner, rounded to a millimetre wherever the corner is."""
         x = np.rint((west_m + (np.arange(cols) + 0.5) * step_m) * 1e3) / 1e3
         y = np.rint((north_m - (np.arange(rows) + 0.5) * step_m) * 1e3) / 1e3
         return cls(x, y, step_m)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and of columns."""
         return len(self.y), len(self.x)
 
 
 def hashed(*parts: ArrayLike) -> Hashes:
-    """A well mixed 64-bit number for every combination of whole numbers; the parts broadcast."""
+    """Return a well-mixed 64-bit number for every combination of whole numbers; the parts broadcast."""
     mixed: Hashes = np.zeros((1,) * max(np.ndim(part) for part in parts) or (1,), np.uint64)
     for place, part in enumerate(parts):
         number = np.atleast_1d(np.asarray(part))
@@ -55,20 +55,20 @@ def hashed(*parts: ArrayLike) -> Hashes:
 
 
 def uniform(hashes: Hashes, draw: int = 0) -> Floats:
-    """A number in [0, 1) for each hash; other draws are independent."""
+    """Return a number in [0, 1) for each hash; different draws are independent."""
     mixed = (hashes + np.uint64((draw * 0x632BE59BD9B4E019) % 2**64)) * _ODD[2]
     mixed ^= mixed >> np.uint64(31)
     return ((mixed * _ODD[3]) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def normal(hashes: Hashes, draw: int = 0) -> Floats:
-    """A bell-shaped number of mean 0, deviation 1 and at most 3 for each hash."""
+    """Return a bell-shaped number with mean 0 and deviation 1, at most 3 in size, for each hash."""
     total = sum((uniform(hashes, 1000 + 3 * draw + part) for part in range(3)), np.float32(0))
     return np.asarray((total - np.float32(1.5)) * np.float32(2.0), np.float32)
 
 
 def _weights(fraction: Floats, is_slope: bool) -> tuple[Floats, ...]:
-    """Weights of the four neighbours of a cubic B-spline, or of its slope."""
+    """Return the weights of the four neighbours of a cubic B-spline, or of its slope."""
     f, g = fraction, np.float32(1) - fraction
     if is_slope:
         made = -g * g / 2, (3 * f * f - 4 * f) / 2, (4 * g - 3 * g * g) / 2, f * f / 2
@@ -78,7 +78,7 @@ def _weights(fraction: Floats, is_slope: bool) -> tuple[Floats, ...]:
 
 
 def _lattice(coordinates: NDArray[np.float64], cell: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Lattice numbers that are touched, place of each point among them, fraction to the next."""
+    """Return the lattice points that are used, the place of each point among them, and the fraction to the next."""
     scaled = coordinates / cell
     floor = np.floor(scaled)
     first = floor.astype(np.int64) - 1
@@ -87,7 +87,7 @@ def _lattice(coordinates: NDArray[np.float64], cell: float) -> tuple[NDArray[np.
 
 
 def spline(seed: int, salt: ArrayLike, grid: Grid, cell_m: float, slope: str = "") -> Floats:
-    """A smooth field (row col) of mean 0 and deviation 1 with bumps of about `cell_m`; several salts, several fields.
+    """Return a smooth field (row col) with mean 0, deviation 1 and bumps of about `cell_m`; a field for each salt.
 
     `slope` is `x` or `y` for its slope along an axis, per metre.
     """
@@ -107,7 +107,7 @@ def spline(seed: int, salt: ArrayLike, grid: Grid, cell_m: float, slope: str = "
 
 
 def spline_of_time(seed: int, salt: int, days: ArrayLike, cell_days: float) -> Floats:
-    """A smooth series of mean 0 and deviation 1 that changes over about `cell_days`."""
+    """Return a smooth series with mean 0 and deviation 1 that changes over about `cell_days`."""
     numbers, first, fraction = _lattice(np.asarray(days, np.float64), cell_days)
     knots = (2 * uniform(hashed(seed, salt, numbers)) - 1) / np.float32(0.4)
     weights = _weights(fraction, False)
@@ -116,28 +116,28 @@ def spline_of_time(seed: int, salt: int, days: ArrayLike, cell_days: float) -> F
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The irregular cell each point belongs to."""
+    """The irregular cell of each point."""
 
     hashes: Hashes
-    """One number per cell."""
+    """A number for each point's cell."""
     dx: NDArray[np.float64]
-    """Metres east of the cell's seed."""
+    """Metres to the east of the cell's seed."""
     dy: NDArray[np.float64]
-    """Metres north of the cell's seed."""
+    """Metres to the north of the cell's seed."""
     border_m: Floats
-    """Distance to the cell's border, about."""
+    """Approximate distance to the cell's border in metres."""
     table: Hashes
-    """Numbers of all cells touched."""
+    """Numbers of all cells in use."""
     index: NDArray[np.int64]
-    """Place of each point's cell in `table`."""
+    """Index of each point's cell in `table`."""
 
     def draw(self, number: int) -> Floats:
-        """A number in [0, 1) of each point's cell."""
+        """Return a number in [0, 1) for each point's cell."""
         return uniform(self.table, number)[self.index]
 
 
 def cells(seed: int, salt: int, x: NDArray[np.float64], y: NDArray[np.float64], cell_m: float, jitter: float) -> Cells:
-    """Nearest of jittered grid points (Voronoi cells) for points of any shape; `jitter` in shares of a cell."""
+    """Find the nearest jittered grid point (Voronoi cells) of points of any shape; `jitter` is a fraction of a cell."""
     left, top = (np.floor(values / cell_m - 0.5).astype(np.int64) for values in (x, y))
     columns, rows = (np.arange(int(part.min()), int(part.max()) + 2) for part in (left, top))
     table = hashed(seed, salt, rows[:, None], columns[None, :])

@@ -1,7 +1,7 @@
-"""Every tunable number of the generated world, frozen: a new world gets a new version, this one stays.
+"""All tunable numbers of the generated world. They are frozen: a changed world gets a new version.
 
-Results are compared across years only if the world they were measured in did not move. Nothing here may be
-tuned; `PARAMETERS_SHA256` is the fingerprint that a test holds against the numbers.
+Results can be compared over time only if the world stays the same. So nothing here may be tuned, and a test compares
+the numbers with `PARAMETERS_SHA256`.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ ENDMEMBERS: dict[str, tuple[float, ...]] = {
     "mud": (0.060, 0.075, 0.105, 0.098, 0.090, 0.066, 0.060, 0.054, 0.050, 0.040, 0.018, 0.012, 0.009),
     "ash": (0.030, 0.034, 0.042, 0.050, 0.056, 0.062, 0.070, 0.078, 0.082, 0.092, 0.135, 0.185, 0.180),
 }
-"""Reflectance at `KNOTS_NM` of what the ground is mixed from."""
+"""Reflectance at `KNOTS_NM` of the components that the ground is mixed from."""
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
-"""VV and VH stand for C band, HH and HV for L band."""
+"""VV and VH are in C band, HH and HV in L band."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What one piece of ground is made of, and its year: days are days of the year."""
+    """What a piece of ground is made of, and how it develops over the year. Days are days of the year."""
 
     name: str
     land_cover: str
     canopy: str = "crop"
     ground: str = "soil"
     special: str = "dry"
-    """Endmember that takes the canopy's place for a while: flowers, autumn leaves."""
+    """Endmember that replaces the canopy for a while: flowers or autumn leaves."""
     winter: float = 0.0
-    """Cover outside the season."""
+    """Canopy cover outside the season."""
     summer: float = 0.0
-    """Cover added by the season."""
+    """Canopy cover added in the season."""
     start: float = 100.0
-    """Day on which half of the cover is there."""
+    """Day on which half of the season's cover is there."""
     start_days: float = 10.0
     end: float = 280.0
     end_days: float = 10.0
@@ -62,7 +62,7 @@ class Material:
     special_days: float = 10.0
     special_frac: float = 0.0
     dry_until: float = 0.0
-    """Straw stands from `end` to this day."""
+    """Day until which straw stands, from `end` on."""
     gain: float = 1.0
     """Brightness of the canopy."""
     nir: float = 1.0
@@ -77,11 +77,11 @@ class Material:
     flooded_db: tuple[float, float, float, float] = (-22.5, -28.5, -22.5, -31.5)
     """Backscatter with water over the ground."""
     variety: float = 1.0
-    """How much pieces of this material differ, beside the average material."""
+    """How much pieces of this material differ, relative to the average material."""
     grain: float = 0.06
     """Contrast of the fine texture."""
     warmth_k: float = 0.0
-    """Warmer than a meadow on a summer day."""
+    """Difference in temperature from a meadow on a summer day."""
 
 
 _TREE: dict[str, Any] = {
@@ -143,18 +143,18 @@ MATERIALS: tuple[Material, ...] = (
     Material(name="garden tree", **{**_TREE, "land_cover": "built"}, winter=0.2, start=114, start_days=7, end=296,
              end_days=9, special_day=290, special_days=13, special_frac=0.7, height_m=9, biomass_frac=3.0),
 )  # fmt: skip
-"""All materials; the six species and six crops stand in a row, in the order of the factors."""
+"""All materials. The six species and the six crops are consecutive, in the order of the factors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Numbers of the map, of its events, of the variety within a class, of weather and of sensors."""
+    """Parameters of the map, its events, the variety within classes, the weather and the sensors."""
 
     district_m: float = 760.0
     district_jitter: float = 0.7
     stand_m: float = 150.0
     field_m: tuple[float, float, float, float] = (50.0, 95.0, 130.0, 230.0)
-    """Least width, spread of widths, least length, spread of lengths."""
+    """Least width, range of widths, least length and range of lengths, in metres."""
     road_m: float = 3.2
     river_cell_m: float = 3300.0
     river_m: tuple[float, float] = (16.0, 44.0)
@@ -181,47 +181,47 @@ class Parameters:
     """Days of the year between which forest is cut."""
     burn_span: tuple[float, float] = (150.0, 255.0)
     cut_fade_days: float = 1300.0
-    """Time in which two thirds of a clearing are grown over."""
+    """Time in which two thirds of a clearing grow over."""
     burn_fade_days: float = 500.0
     ash_fade_days: float = 110.0
     felled_frac: float = 0.74
     burnt_frac: float = 0.9
-    """Shares of the canopy that felling and burning take."""
+    """Share of the canopy that burning removes, as `felled_frac` for felling."""
     weed_frac: float = 0.4
     slash_frac: float = 0.35
     straw_frac: float = 0.8
     stubble_frac: float = 0.25
     sown_day: float = 290.0
     shift_days: float = 6.0
-    """Deviation of the season of a parcel or stand."""
+    """Standard deviation of the season's shift between parcels or stands."""
     end_spread_days: float = 6.0
     cover_spread: float = 0.12
     tint_spread: tuple[float, float, float, float] = (0.10, 0.06, 0.055, 0.07)
-    """Deviation over parcels of the logarithm of all bands, visible, near and short-wave infrared."""
+    """Standard deviation over parcels of the log of all bands, and of visible, near and short-wave infrared bands."""
     radar_spread_db: float = 0.9
     patch_spread: float = 0.13
-    """Deviation within a parcel over some 40 m."""
+    """Standard deviation within a parcel, over some 40 m."""
     gain_spread: float = 0.045
-    """Deviation over dates of the brightness: sun and atmosphere."""
+    """Standard deviation of brightness over dates, due to sun and atmosphere."""
     haze: float = 0.012
     moisture_db: float = 1.3
     wind_db: float = 1.2
-    """How much wind may brighten open water."""
+    """Largest increase of open water's backscatter by wind."""
     cloud_cover: tuple[float, float] = (0.35, 0.55)
     cloudy_frac: float = 0.2
-    """Opacity from which a pixel is masked as cloud."""
+    """Opacity at and above which a pixel is masked as cloud."""
     shady_frac: float = 0.35
-    """Opacity of a cloud beside the line of sight from which a pixel is masked as its shadow."""
+    """Opacity of a cloud beside the line of sight at and above which a pixel is masked as its shadow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optics:
-    """What a sensor adds to the ground."""
+    """How a sensor sees the ground."""
 
     blur_m: float
-    """Deviation of the point spread, beyond the pixel itself."""
+    """Standard deviation of the point spread function, in addition to the pixel itself."""
     revisit_days: float
-    """Days between two looks."""
+    """Days between two passes."""
     noise_frac: float = 0.01
     """Noise relative to the signal."""
     noise_floor: float = 0.0012
@@ -229,9 +229,9 @@ class Optics:
     looks: float = 6.0
     """Independent looks averaged in a radar pixel."""
     side_db: float = 0.0
-    """Backscatter seen from this side beyond the mean, of streets and rows that face it."""
+    """Extra backscatter of streets and rows that face this side."""
     has_stripes: bool = False
-    """Wedges without data of a broken scan line corrector."""
+    """Whether there are wedges without data, as from a broken scan line corrector."""
 
 
 SENSORS: dict[str, Optics] = {
@@ -250,7 +250,7 @@ SENSORS: dict[str, Optics] = {
     "planet": Optics(blur_m=1.6, revisit_days=30, noise_frac=0.02),
     "hls": Optics(blur_m=14.0, revisit_days=3),
 }
-"""Sensors of the table of modalities."""
+"""Optics of the modalities, by key."""
 
 PARAMETERS = Parameters()
 """The numbers of this version."""
@@ -260,7 +260,7 @@ PARAMETERS_SHA256 = "59dcd4a1fb42b26296a8b6368e0bb57d90052cd9ddccd8346860aea4912
 
 
 def fingerprint() -> str:
-    """SHA-256 of everything above, as it is now."""
+    """Return the SHA-256 of everything above, as it is now."""
     parts: list[object] = [VERSION, KNOTS_NM, ENDMEMBERS, POLARISATIONS, [asdict(material) for material in MATERIALS]]
     parts += [asdict(PARAMETERS), {key: asdict(optics) for key, optics in SENSORS.items()}]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

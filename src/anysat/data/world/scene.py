@@ -1,4 +1,4 @@
-"""From ground to source values: spectra and backscatter of every piece of ground at every date, seen by a sensor."""
+"""From ground to physical values: spectra and backscatter of every piece of ground at every date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ P = PARAMETERS
 _NAMES = tuple(ENDMEMBERS)
 _SPECTRA = np.array([ENDMEMBERS[name] for name in _NAMES])
 THERMAL_NM = 3000.0
-"""Longer wavelengths are heat."""
+"""Wavelength above which a band measures heat."""
 _CIRRUS_NM, _CIRRUS_WIDTH_NM, _PANCHROMATIC_NM = 1373.0, 28.0, 600.0
 
 
@@ -44,30 +44,30 @@ _DB = {
 
 
 def material_field(name: str, material: NDArray[np.int8]) -> Floats:
-    """A number of each material, by its name in `Material`."""
+    """Return a field of `Material`, by name, for each material."""
     return np.asarray(_FIELDS[name][material], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Cover:
-    """Shares of each piece of ground at each date (date piece)."""
+    """Shares of cover of each piece of ground at each date (date piece)."""
 
     green: Floats
     special: Floats
-    """Flowers, autumn leaves."""
+    """Flowers and autumn leaves."""
     dry: Floats
     """Straw and slash on the ground."""
     ash: Floats
-    """What is left of a burn's ash."""
+    """Ash left by a burn."""
 
     @property
     def canopy(self) -> Floats:
-        """Everything that stands."""
+        """All standing plants."""
         return self.green + self.special
 
 
 def cover_of(units: Units, dates: Dates) -> Cover:
-    """The year of every piece: greening, flowers, harvest, cutting, burning."""
+    """Return the cover of every piece over the year: greening, flowers, harvest, cutting and burning."""
     field = {name: material_field(name, units.material)[None, :] for name in _FIELDS}
     variety = field["variety"]
     vigour = 1 + P.cover_spread * variety * normal(units.unit, 2)[None, :]
@@ -93,7 +93,7 @@ def cover_of(units: Units, dates: Dates) -> Cover:
 
 
 def _since(days: NDArray[np.int64], fade_days: float) -> Floats:
-    """What is left of an event: 1 on its day, fading; 0 where it never came."""
+    """Return the remaining effect of an event: 1 on its day, then fading; 0 if it never happened."""
     return np.exp(-days / fade_days).astype(np.float32)
 
 
@@ -102,7 +102,7 @@ def _logistic(value: NDArray[np.floating]) -> Floats:
 
 
 def reflectance(units: Units, cover: Cover, bands: list[Band], is_flooded: bool) -> Floats:
-    """Reflectance (date piece band) of optical bands; with water over the ground if `is_flooded`."""
+    """Return the reflectance (date piece band) of optical bands, with water over the ground if `is_flooded`."""
     nm = np.array([band.wavelength_nm or _PANCHROMATIC_NM for band in bands])
     spectra = np.array([np.interp(nm, KNOTS_NM, row) for row in _SPECTRA], np.float32)
     role = {name: spectra[places[units.material]] for name, places in _ROLES.items()}
@@ -123,7 +123,7 @@ def reflectance(units: Units, cover: Cover, bands: list[Band], is_flooded: bool)
 
 
 def _tints(units: Units, nm: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Colour of each piece (piece band): of all of it, and of its leaves."""
+    """Return colour factors of each piece (piece band): of all of it, and of its leaves."""
     visible, swir = (_step(730 - nm, 40), _step(nm - 1250, 150))
     near = 1 - visible - swir
     variety = material_field("variety", units.material)[:, None]
@@ -142,7 +142,7 @@ def _step(distance: NDArray[np.floating], width: float) -> NDArray[np.floating]:
 def backscatter(
     seed: int, units: Units, cover: Cover, dates: Dates, bands: list[Band], is_flooded: bool, side_db: float
 ) -> Floats:
-    """Radar power (date piece band)."""
+    """Return the radar power (date piece band)."""
     places = [POLARISATIONS.index(band.polarisation) if band.polarisation in POLARISATIONS else 0 for band in bands]
     bare, canopy, flooded = (_DB[state][units.material][:, places] for state in ("bare", "canopy", "flooded"))
     wet, rough = (P.moisture_db * moisture(seed, dates), P.wind_db * wind(seed, dates))
@@ -163,7 +163,7 @@ def _is_water(units: Units) -> NDArray[np.bool_]:
 
 
 def heat(units: Units, cover: Cover, dates: Dates, bands: list[Band]) -> Floats:
-    """Brightness temperature (date piece band) in kelvin."""
+    """Return the brightness temperature (date piece band) in kelvin."""
     day = year_and_day(dates)[1].astype(np.float32)[:, None]
     season = np.sin(2 * np.pi * (day - 110) / 365)
     warmth = material_field("warmth_k", units.material)[None, :] + 1.6 * normal(units.unit, 12)[None, :]
@@ -174,7 +174,7 @@ def heat(units: Units, cover: Cover, dates: Dates, bands: list[Band]) -> Floats:
 
 
 def grain_of(seed: int, grid: Grid, ground: Ground) -> Floats:
-    """Fine texture (row col), mean 1: crowns, drill rows, tramlines, and slow changes within a field."""
+    """Return the fine texture (row col) with mean 1: crowns, drill rows, tramlines, and slow changes within a field."""
     fine = sum((0.6 * spline(seed, 80 + k, grid, cell) for k, cell in enumerate((1.1, 5.5)) if cell > grid.step_m),
                np.zeros(grid.shape, np.float32))  # fmt: skip
     contrast = material_field("grain", ground.material)

@@ -1,6 +1,6 @@
-"""How each sensor looks at the generated world: sharpness, revisit, noise, looks; and its dates.
+"""How each sensor sees the generated world: sharpness, revisit time, noise and looks, and its dates.
 
-A modality that is not in the table gets what its record suggests.
+Modalities that are not in the table get properties that their records suggest.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _MOST_DATES = 365
 
 
 def optics_of(modality: Modality) -> Optics:
-    """The sensor of a modality, one that its record suggests where it is nobody's."""
+    """Return the optics of a modality; those suggested by its record if it is not in the table."""
     blur_m = 0.5 * modality.gsd_m if modality.is_temporal else 0.4 * modality.gsd_m
     return SENSORS.get(modality.key) or Optics(blur_m=blur_m, revisit_days=8 if modality.is_temporal else 365)
 
 
 def choose_dates(seed: int, modality: Modality, grid: Grid, year: int, count: int | None) -> Dates:
-    """Dates of a series in a year, in order: the year in as many parts, of each part one look.
+    """Choose the dates of a series, in order: the year is divided into equal parts, and one pass is taken from each.
 
-    Every other part of an optical series takes its clearest look, the others any, so that some clouds remain.
+    Every other part of an optical series takes its clearest pass; the others take any, so that some clouds remain.
 
     Raises:
-        InputError: no year has so many dates.
+        InputError: A year does not have this many dates.
     """
     if count is not None and not 1 <= count <= _MOST_DATES:
         raise InputError(f"{modality.key}, count of dates", f"1 to {_MOST_DATES} in a year", count)

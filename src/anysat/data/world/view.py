@@ -1,4 +1,4 @@
-"""One look of a sensor at the generated world: ground averaged into pixels, air, clouds, noise, units."""
+"""A sensor's view of the generated world: ground averaged into pixels, atmosphere, clouds, noise and units."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from anysat.observation import Dates
 
 P = PARAMETERS
 ALOS_CALIBRATION_DB = -83.0
-"""dB of radar DN 1."""
+"""Backscatter in dB of a radar DN of 1."""
 HEIGHT_DN_PER_M = 5.0
-"""Height above ground in DN is in fifths of a metre, as in FLAIR."""
+"""DN per metre of height above ground, as in FLAIR."""
 SLAB_POINTS = 2**16
-"""Points that are worked on together."""
+"""Number of points that are computed together."""
 _STRIPES_FROM = np.datetime64("2003-05-31")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where a look is taken: north-west corner, pixels, and the year of the crops."""
+    """What is viewed: north-west corner, pixels, and the year of the crops."""
 
     west_m: float
     north_m: float
@@ -40,14 +40,14 @@ class Frame:
     year: int
 
     def grid(self, pad: int = 0, fine: int = 1) -> Grid:
-        """Pixel centres, with so many pixels around, or with `fine` squared points per pixel."""
+        """Return the pixel centres, with `pad` pixels around, or `fine` squared points per pixel."""
         side = pad * self.gsd_m
         rows, cols = ((count + 2 * pad) * fine for count in (self.rows, self.cols))
         return Grid.over(self.west_m - side, self.north_m + side, rows, cols, self.gsd_m / fine)
 
 
 def points_per_side(gsd_m: float) -> int:
-    """Points per side of a pixel that its value is the mean of; depends on the pixel only, so that tiles agree."""
+    """Return the points per side of a pixel to average; it depends on the pixel size only, so that tiles agree."""
     for limit, count in ((2, 1), (8, 2), (20, 3), (100, 2)):
         if gsd_m < limit:
             return count
@@ -57,7 +57,7 @@ def points_per_side(gsd_m: float) -> int:
 def view(
     seed: int, modality: Modality, frame: Frame, dates: Dates, keep_clouds: bool
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Values and validity (date band row col) of the bands that are not ratios, in their units."""
+    """Return values and validity (date band row col) of the bands that are not ratios, in their units."""
     optics = optics_of(modality)
     bands = [band for band in modality.bands if band.ratio_of is None]
     pad = 0 if optics.blur_m < 0.2 * frame.gsd_m else min(4, math.ceil(1.6 * optics.blur_m / frame.gsd_m))
@@ -80,7 +80,7 @@ def view(
 
 
 def _kind(modality: Modality, band: Band) -> str:
-    """What a band measures, from its record alone."""
+    """Return what a band measures, from its record alone."""
     if band.polarisation is not None or (modality.is_radar and band.wavelength_nm is None):
         return "radar"
     if band.unit == "K" or (band.wavelength_nm or 0) >= THERMAL_NM:
@@ -91,7 +91,7 @@ def _kind(modality: Modality, band: Band) -> str:
 
 
 def _pixels(seed: int, modality: Modality, bands: list[Band], grid: Grid, year: int, dates: Dates, fine: int) -> Floats:
-    """Reflectance, power, kelvin or metres (date band row col), the mean over each pixel's points; in slabs of rows."""
+    """Return reflectance, power, kelvin or metres (date band row col), the mean over each pixel's points."""
     slab = fine * max(1, SLAB_POINTS // (len(grid.x) * fine))
     parts = []
     for top in range(0, len(grid.y), slab):
@@ -135,7 +135,7 @@ def _slab(
 def _signatures(
     seed: int, modality: Modality, bands: list[Band], units: Units, cover: Cover, dates: Dates, is_flooded: bool
 ) -> Floats:
-    """What each band measures of each piece of ground (date piece band)."""
+    """Return what each band measures of each piece of ground (date piece band)."""
     table = np.zeros((len(dates), len(units.material), len(bands)), np.float32)
     kinds = [_kind(modality, band) for band in bands]
     for kind in set(kinds) - {"height"}:
@@ -152,7 +152,7 @@ def _signatures(
 
 
 def _blurred(values: Floats, pad: int, sigma_px: float) -> Floats:
-    """The point spread (date band row col); the margin is used up."""
+    """Blur values with the point spread function (date band row col); this uses up the margin."""
     if pad == 0:
         return values
     taps = np.exp(-0.5 * (np.arange(-pad, pad + 1) / sigma_px) ** 2)
@@ -167,7 +167,7 @@ def _blurred(values: Floats, pad: int, sigma_px: float) -> Floats:
 def _through_air(
     seed: int, frame: Frame, bands: list[Band], values: Floats, dates: Dates, modality: Modality
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Light through haze and clouds, and where the view is clear (date 1 row col); an image is taken in clear air."""
+    """Return light seen through haze and clouds, and where it is clear (date 1 row col); images have no clouds."""
     gain, haze = gain_and_haze(seed, frame.grid(), dates)
     nm = np.array([band.wavelength_nm or 600.0 for band in bands], np.float32)
     is_heat = np.array([_kind(modality, band) == "heat" for band in bands])[:, None, None]
@@ -183,7 +183,7 @@ def _through_air(
 
 
 def _stripes(grid: Grid, dates: Dates) -> NDArray[np.bool_]:
-    """Gaps of Landsat 7 since its scan line corrector failed (date 1 row col): a fifth of the ground."""
+    """Return the gaps of Landsat 7 since its scan line corrector failed (date 1 row col): a fifth of the ground."""
     day = day_numbers_1970(dates)[:, None, None]
     along = (grid.y[:, None] - 0.2 * grid.x[None, :]) / 990.0 + day * 0.37
     return ((np.mod(along, 1.0) < 0.21) & (np.asarray(dates)[:, None, None] > _STRIPES_FROM))[:, None]
@@ -192,7 +192,7 @@ def _stripes(grid: Grid, dates: Dates) -> NDArray[np.bool_]:
 def _add_noise(
     seed: int, modality: Modality, frame: Frame, bands: list[Band], optics: Optics, values: Floats, dates: Dates
 ) -> None:
-    """Speckle of radar, noise of the rest; the same place and date always gives the same."""
+    """Add speckle to radar and noise to other bands, always the same for the same place and date."""
     place = [round(frame.west_m * 100) % 2**32, round(frame.north_m * 100) % 2**32, frame.rows]
     kinds = [_kind(modality, band) for band in bands]
     for number, day in enumerate(day_numbers_1970(dates).tolist()):
@@ -207,7 +207,7 @@ def _add_noise(
 
 
 def _in_unit(kind: str, band: Band, values: Floats) -> Floats:
-    """Physical values in the unit of a band, rounded as a product would be."""
+    """Convert physical values to the unit of a band, rounded as in a product."""
     if kind == "radar":
         decibel = np.round(10 * np.log10(np.maximum(values, 1e-6)), 2)
         if band.unit == "DN":

@@ -1,4 +1,4 @@
-"""Weather of the generated world: clouds and their shadows, haze, wet soil, wind; functions of place and day."""
+"""Weather of the generated world: clouds and their shadows, haze, wet soil and wind, as functions of place and day."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from anysat.observation import Dates
 P = PARAMETERS
 _CLOUD, _REGION, _GAIN, _HAZE, _MOISTURE, _WIND = 100, 200, 300, 400, 500, 600
 _SHADOW_M = (-340.0, 410.0)
-"""Where a cloud's shadow falls, east and north of it."""
+"""Distance of a cloud's shadow to the east and to the north of it, in metres."""
 
 
 def day_numbers_1970(dates: Dates) -> NDArray[np.int64]:
-    """Days since 1970."""
+    """Return the number of days since 1970-01-01."""
     return np.asarray(dates, "datetime64[D]").astype(np.int64)
 
 
 def cloud_opacity(seed: int, grid: Grid, dates: Dates) -> Floats:
-    """Share of light that clouds take (date row col)."""
+    """Return the share of light that clouds absorb (date row col)."""
     days = day_numbers_1970(dates)
     middle, spread = P.cloud_cover
     wet = middle + spread * 2 * (uniform(hashed(seed, _REGION, days)) - 0.5)
@@ -34,13 +34,13 @@ def cloud_opacity(seed: int, grid: Grid, dates: Dates) -> Floats:
 
 
 def shadow(seed: int, grid: Grid, dates: Dates) -> Floats:
-    """Share of direct light that clouds beside the line of sight take (date row col)."""
+    """Return the share of direct light absorbed by clouds beside the line of sight (date row col)."""
     east, north = _SHADOW_M
     return cloud_opacity(seed, Grid(grid.x - east, grid.y - north, grid.step_m), dates)
 
 
 def gain_and_haze(seed: int, grid: Grid, dates: Dates) -> tuple[Floats, Floats]:
-    """Brightness factor of a date, and light added by haze in the blue (date row col)."""
+    """Return the brightness factor of each date, and the light that haze adds in the blue (date row col)."""
     days = day_numbers_1970(dates)
     base = (uniform(hashed(seed, _GAIN, days)) - 0.5)[:, None, None]
     gain = 1 + P.gain_spread * (2.4 * base + 0.7 * spline(seed, _GAIN + 7 * days, grid, 21_000.0))
@@ -49,10 +49,10 @@ def gain_and_haze(seed: int, grid: Grid, dates: Dates) -> tuple[Floats, Floats]:
 
 
 def moisture(seed: int, dates: Dates) -> Floats:
-    """Wetness of the soil (date), mean 0 and deviation 1; the same all over the world."""
+    """Return the wetness of the soil (date), with mean 0 and deviation 1; the same everywhere."""
     return spline_of_time(seed, _MOISTURE, day_numbers_1970(dates), 7.0)
 
 
 def wind(seed: int, dates: Dates) -> Floats:
-    """Roughness of open water (date), 0 to 1."""
+    """Return the roughness of open water (date), from 0 to 1."""
     return uniform(hashed(seed, _WIND, day_numbers_1970(dates)))
