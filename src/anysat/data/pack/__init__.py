@@ -1,7 +1,7 @@
-"""Packed datasets: the tiles of a dataset in shards (plain tar files) that are read in long strokes or by place.
+"""Packed datasets: the tiles of a dataset in shards (plain tar files), read in order or at random.
 
-`pack.write` makes them, `open_dataset` opens them. An index beside the shards says where each tile lies, so that
-one is read with two short reads, and what its checksum is.
+`pack.write` makes them, `open_dataset` opens them. An index beside the shards gives the place and the checksum of
+each tile, so that a tile is read with two short reads.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ FORMAT = 2
 SAMPLES = "samples.npz"
 LAYOUT = Layout(name="packed", marker=PACK_INDEX, entries=(), checked_against="its own index and checksums")
 PLACES = ("shard", "offset", "size", "head", "crc")
-"""Where a tile lies: number of the shard, first byte and bytes in it, bytes of header and targets, their CRC-32."""
+"""Place of a tile: number of its shard, first byte and bytes in it, bytes of header and targets, their CRC-32."""
 COLUMNS = tuple(f"pack_{name}" for name in (*PLACES, "label"))
 """Columns that a pack adds to the table of samples."""
 _CRAFTED = (KeyError, ValueError, TypeError, AttributeError, IndexError)
-"""What reading plain values raises that are not what they should be."""
+"""Errors raised by plain values that are not as expected."""
 _MOST_OPEN = 64
 _LARGE = 2**22
-"""Bytes from which numpy's memory is used to read into."""
+"""Size in bytes from which reads go into memory of numpy."""
 
 
 class _OpenFile:
-    """A file descriptor that is closed when nobody needs it."""
+    """A file descriptor that is closed when it is no longer referenced."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -56,7 +56,7 @@ class _OpenFile:
 
 
 class Shards:
-    """The shards of a folder, opened when first read; reads may come from several threads and processes."""
+    """The shards of a folder, opened when first read. Several threads and processes may read them."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, tuple(names)
@@ -66,7 +66,7 @@ class Shards:
         return Shards, (self.root, self.names)
 
     def read(self, shard: int, offset: int, size: int) -> bytes | memoryview:
-        """So many bytes of a shard, fewer where it ends."""
+        """Read bytes of a shard; fewer at its end."""
         file = self._open.get(shard)
         if file is None:
             path = self.root / self.names[shard]
@@ -79,7 +79,7 @@ class Shards:
         size = min(size, max(0, os.fstat(file.number).st_size - offset))
         if size < _LARGE:
             return os.pread(file.number, size, offset)
-        content = np.empty(size, np.uint8)  # numpy asks for large pages, which are handed out several times faster
+        content = np.empty(size, np.uint8)  # numpy asks for huge pages, which the system provides several times faster
         done = 0
         while count := os.preadv(file.number, [content.data[done:]], offset + done):  # 2 GiB at most at once
             done += count
@@ -90,12 +90,12 @@ class Shards:
 
 @dataclass(frozen=True, eq=False)
 class PackedDataset:
-    """Samples of one split of a packed dataset, with the surface of `TileDataset`; open it with `open_dataset`."""
+    """The samples of one split of a packed dataset, used like a `TileDataset`. Open it with `open_dataset`."""
 
     record: DatasetRecord
     folder: DatasetFolder
     samples: Samples
-    """The table of the dataset it was made from, and in columns `pack_…` where each tile lies."""
+    """The table of the original dataset, and in columns `pack_…` the place of each tile."""
     modalities: tuple[str, ...]
     split: str
     targets: tuple[str, ...] | None
@@ -113,7 +113,7 @@ class PackedDataset:
 
     @property
     def name(self) -> str:
-        """Name of the dataset, under which statistics are kept."""
+        """Name of the dataset and of its statistics."""
         return self.record.name
 
     @property
@@ -125,15 +125,15 @@ class PackedDataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Tile:
-        """One tile, in source values; only the modalities asked for are read.
+        """Read one tile, in source values; only the modalities asked for are read.
 
         Raises:
-            MissingFileError, SourceError: its shard is missing, or its bytes are not those that were written.
+            MissingFileError, SourceError: The shard is missing or damaged.
         """
         return self._read(index)
 
     def as_stored(self, index: int) -> Tile:
-        """The same tile for stacking, which copies it: values in the type they are stored in, read-only."""
+        """Read the same tile for stacking, which copies it: values in their stored type, read-only."""
         return self._read(index, as_stored=True)
 
     def _read(self, index: int, *, as_stored: bool = False) -> Tile:
@@ -168,35 +168,35 @@ class PackedDataset:
         return (self[index] for index in range(len(self)))
 
     def labels(self) -> NDArray[np.int64]:
-        """Class number of every sample, for samplers that balance classes.
+        """Return the class number of every sample, for samplers that balance classes.
 
         Raises:
-            InputError: a sample of this dataset has no single class.
+            InputError: The samples of this dataset do not have one class each.
         """
         if "pack_label" not in self.samples.columns:
             raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
         return self.samples.columns["pack_label"]
 
     def take(self, indices: ArrayLike) -> PackedDataset:
-        """Some samples, by number or by a mask."""
+        """Return a dataset of some of the samples, chosen by number or by a mask."""
         return replace(self, samples=self.samples.take(indices))
 
 
 def _advice(error: OSError) -> str:
-    """What to do where the system could not read, which says nothing of what is in the file."""
+    """Return advice if the system could not read, which does not mean that the file is damaged."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let processes have more files open (`ulimit -n`), or read with fewer workers"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "see who may read it"
-    return "the disk or the network failed: try again, and see to it if that does not help"
+        return "check the permissions of the file"
+    return "the disk or the network failed: try again, and check them if that does not help"
 
 
 def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
-    """All samples of a packed folder.
+    """Open all samples of a packed folder.
 
     Raises:
-        SourceError: it is no packed folder, holds another dataset, was packed with other targets or modalities than
-            the record has, or its index is damaged or of another version.
+        SourceError: The folder is not packed, holds another dataset, or does not match the record's targets and
+            modalities; or its index is damaged or of another version.
     """
     if root.exists() and not (root / PACK_INDEX).is_file():
         raise SourceError(root, f"it is not packed: there is no {PACK_INDEX} in it", "leave the layout out, or pack "
@@ -211,7 +211,7 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
                 "pack the dataset anew, or undo the change",
             )  # fmt: skip
         samples = _read_samples(root, content)
-        is_own = record.is_own  # whose sensors may have keys that the package has, too
+        is_own = record.is_own  # own sensors may have keys that the package has, too
         records = {key: _modality(facts, root, is_own=is_own) for key, facts in content["records"].items()}
     except _CRAFTED as error:
         if isinstance(error, AnySatError):
@@ -224,16 +224,16 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
 
 
 def read_index(root: Path) -> dict[str, Any]:
-    """Content of the index of a packed folder.
+    """Read the index of a packed folder.
 
     Raises:
-        MissingFileError, SourceError: there is none, or none that this version reads.
+        MissingFileError, SourceError: There is no index, or none that this version can read.
     """
     path = root / PACK_INDEX
     (content,) = read_file(path, expected="the index of a packed dataset, made by `anysat datasets pack`")
     known = {"dataset", "records", "shards", "samples_sha256", "targets", "columns", "has_labels"}
     if not isinstance(content, dict) or "format" not in content:
-        raise SourceError(path, "it is no index of a packed dataset", "made by `anysat datasets pack`")
+        raise SourceError(path, "it is not the index of a packed dataset", "made by `anysat datasets pack`")
     if content["format"] != FORMAT:
         problem = f"format {content['format']}, this version reads {FORMAT}"
         raise SourceError(path, problem, "update anysat, or pack the dataset anew")
@@ -263,7 +263,7 @@ def _read_samples(root: Path, content: Mapping[str, Any]) -> Samples:
 
 
 def modality_facts(modality: Modality) -> dict[str, Any]:
-    """A modality as plain values; `open_pack` reads them."""
+    """Return a modality as plain values, from which `open_pack` builds it again."""
     return asdict(modality)
 
 
@@ -281,14 +281,14 @@ def _modality(facts: Mapping[str, Any], root: Path, *, is_own: bool) -> Modality
 
 
 def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -> int:
-    """Check every byte of a packed dataset against its checksums; how many tiles there are.
+    """Check every byte of a packed dataset against its checksums, and return the number of tiles.
 
     Args:
-        root: the packed folder.
-        advance: told how many tiles have been checked.
+        root: The packed folder.
+        advance: Called with numbers of checked tiles to add up.
 
     Raises:
-        MissingFileError, SourceError: something is missing or differs; all damaged shards and tiles are named.
+        MissingFileError, SourceError: Something is missing or differs. All damaged shards and tiles are named.
     """
     content = read_index(root)
     if _sha256(root / SAMPLES) != content["samples_sha256"]:
@@ -316,7 +316,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _damaged_tiles(root: Path, samples: Samples, content: Mapping[str, Any]) -> list[str]:
-    """Names of the tiles that cannot be read."""
+    """Return the names of the tiles that cannot be read."""
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
     damaged = []
     for row in samples:

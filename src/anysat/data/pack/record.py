@@ -1,4 +1,4 @@
-"""What a packed dataset was made by, kept in its index, and whether the dataset's record still says so."""
+"""The facts that a packed dataset was made from, kept in its index and compared with the dataset's record."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from anysat.data.base import DatasetRecord
 
 _WORDS = ("name", "title", "about", "licence", "homepage", "citation", "patch_sizes_m")
-"""Keys of a description that say nothing of what is packed."""
+"""Keys of a description that do not affect what is packed."""
 _PARTS = ("modalities", "targets")
-"""Keys whose parts may be packed one without the other."""
+"""Keys whose parts may be packed without the others."""
 
 
 def record_facts(record: DatasetRecord, modalities: Collection[str], targets: Collection[str]) -> dict[str, Any]:
-    """What the tiles of a pack follow from, as plain values.
+    """Return the facts that determine the tiles of a pack, as plain values.
 
     Args:
-        record: of the dataset.
-        modalities: keys of those that are packed.
-        targets: names of those that are packed.
+        record: Record of the dataset.
+        modalities: Keys of the modalities that are packed.
+        targets: Names of the targets that are packed.
     """
     return {
         "targets": [facts for facts in target_facts(record) if facts["name"] in targets],
@@ -35,7 +35,7 @@ def record_facts(record: DatasetRecord, modalities: Collection[str], targets: Co
 
 
 def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
-    """What numbers of the targets mean, as plain values."""
+    """Return what the numbers of the targets mean, as plain values."""
     return [
         {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
          if name not in ("about", "colours")}
@@ -44,7 +44,7 @@ def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
 
 
 def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
-    """In which facts a record differs from the index of a pack, in words; what an older index lacks may be anything."""
+    """Say in which facts a record differs from the index of a pack. Facts that an older index lacks do not count."""
     found = _target_changes(record, packed) + _sensor_changes(record, packed)
     found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
     if packed.get("description") is not None:
@@ -74,7 +74,7 @@ def _target_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[st
 
 
 def _sensor_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
-    """Of a user's own sensors; what they are called in words may be anything."""
+    """Return changes of a user's own sensors, whatever their names in words."""
     found = []
     for key in record.sensors.keys() & packed["records"].keys():
         old, new = packed["records"][key], json.loads(json.dumps(asdict(record.sensors[key])))
@@ -84,12 +84,12 @@ def _sensor_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[st
 
 
 def _split_names(record: DatasetRecord) -> list[str]:
-    """Values of the column `split`; which of them make up a split is decided when it is opened."""
+    """Return the values of the column `split`; which make up a split is decided when the pack is opened."""
     return sorted(member for members in record.splits.values() for member in members)
 
 
 def _description(record: DatasetRecord, packed: Collection[str]) -> dict[str, str] | None:
-    """A checksum of what each key of the YAML file of own data says; None for other datasets."""
+    """Return a checksum of each key in the YAML file of own data; None for other datasets."""
     path = Path(record.found_as)
     if not record.is_own or not path.is_file():
         return None
@@ -111,7 +111,7 @@ def _checksum(content: Any) -> str:
 
 
 def _textual(content: Any) -> Any:
-    """With text for every key, so that they have an order."""
+    """Turn all keys into text, so that they can be sorted."""
     if isinstance(content, Mapping):
         return {str(key): _textual(part) for key, part in content.items()}
     return [_textual(part) for part in content] if isinstance(content, list) else content

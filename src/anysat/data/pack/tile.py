@@ -1,8 +1,8 @@
-"""One tile as bytes, in the safetensors format: without loss, small, quick to read, nothing pickled.
+"""One tile as bytes in the safetensors format: lossless, small, quick to read, without pickles.
 
-Values lie in the narrowest type that gives back every bit, valid masks without the axes along which they do not
-vary; bands that are absent, and ratio bands that follow from others, are left out. The members of a tile come one
-modality after the other, so that one can be read without the others.
+Values have the narrowest type that keeps every bit, and valid masks lack the axes along which they do not vary.
+Absent bands, and ratio bands that follow from others, are left out. The arrays of a tile are stored modality by
+modality, so that one can be read without the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anysat.modalities import MODALITIES, Modality
 from anysat.observation import Observation, make_ratio
 
 Read = Callable[[int, int], bytes | memoryview]
-"""Reads so many bytes from a place in the member on."""
+"""Takes a first byte in the member and a number of bytes, and reads them."""
 _TYPES = {
     "BOOL": "?", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
     "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
@@ -34,15 +34,15 @@ _TYPES = {
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _NARROW = ("uint8", "int8", "uint16", "int16", "float16", "uint32", "int32", "float32")
 _TARGETS = ""
-"""Part that holds the targets; the others are called as their modality."""
+"""Name of the part that holds the targets; other parts are named after their modality."""
 Arrays = dict[str, NDArray[Any]]
 
 
 def encode_tile(tile: Tile) -> tuple[bytes, int]:
-    """A tile as bytes, and how many of them hold the header and the targets.
+    """Encode a tile as bytes, and return them with the number of bytes of header and targets.
 
     Raises:
-        InputError: a target is no array of numbers, or the georeference would not come back as it is.
+        InputError: A target is not an array of numbers, or the georeference cannot be restored exactly.
     """
     parts: dict[str, Arrays] = {_TARGETS: {}}
     facts: dict[str, Any] = {"id": tile.id, "dataset": tile.dataset, "targets": {}, "parts": {}}
@@ -69,7 +69,7 @@ def encode_tile(tile: Tile) -> tuple[bytes, int]:
 
 
 def _body(arrays: Arrays, header: dict[str, Any]) -> bytes:
-    """Bytes of one part, entered into the header behind what is there."""
+    """Return the bytes of a part, and add its arrays to the header after those already there."""
     start = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     made = []
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):  # so that all are aligned
@@ -82,7 +82,7 @@ def _body(arrays: Arrays, header: dict[str, Any]) -> bytes:
 
 
 def narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers in the narrowest type from which every bit comes back.
+    """Return the numbers in the narrowest type that keeps every bit.
 
     >>> narrow(np.array([0.0, 70.0, 255.0], np.float32)).dtype, narrow(np.array([0.5, 1e-9])).dtype
     (dtype('uint8'), dtype('float64'))
@@ -137,7 +137,7 @@ def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def _follows(observation: Observation, index: int) -> bool:
-    """Whether a band is the ratio of two others to the last bit."""
+    """Whether a band equals the ratio of two others to the last bit."""
     if observation.modality.bands[index].ratio_of is None:
         return False
     values, valid = observation.values.copy(), observation.valid.copy()
@@ -149,7 +149,7 @@ def _follows(observation: Observation, index: int) -> bool:
 
 
 def _reduced(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask with length 1 along the axes on which it does not depend."""
+    """Reduce a mask to length 1 along the axes on which it does not vary."""
     for axis in range(mask.ndim):
         first = mask.take([0], axis) if mask.shape[axis] else mask
         if mask.shape[axis] > 1 and (mask == first).all():
@@ -161,20 +161,20 @@ def decode_tile(
     content: bytes | bytearray | memoryview, *, modalities: Sequence[str] | None = None,
     records: Mapping[str, Modality] = MODALITIES,
 ) -> Tile:  # fmt: skip
-    """The tile that `encode_tile` was given; for readers of the shards other than `PackedDataset`.
+    """Decode the bytes made by `encode_tile`; for readers of the shards other than `PackedDataset`.
 
     Args:
-        content: one `tile.safetensors` member of a shard.
-        modalities: keys to read; None for all.
-        records: modalities by key.
+        content: One `tile.safetensors` member of a shard.
+        modalities: Keys to read; None for all.
+        records: Modalities by key.
 
     Raises:
-        SourceError: the bytes are damaged or of something else.
+        SourceError: The bytes are damaged or are something else.
     """
     view = memoryview(content)
     (length,) = struct.unpack("<Q", view[:8]) if len(view) >= 8 else (1 << 62,)
     if length > len(view):
-        raise SourceError("packed tile", f"its header claims {length:,} bytes, and {len(view):,} are there")
+        raise SourceError("packed tile", f"its header claims {length:,} bytes, but {len(view):,} are there")
     header, facts = read_header(bytes(view[: 8 + length]))
     wanted = list(facts["parts"]) if modalities is None else modalities
     return build_tile(
@@ -184,10 +184,10 @@ def decode_tile(
 
 
 def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header of the member and our facts in it.
+    """Read the header of a member and our facts in it.
 
     Raises:
-        SourceError: they are not what this package writes.
+        SourceError: They are not what this package writes.
     """
     try:
         (length,) = struct.unpack("<Q", head[:8])
@@ -206,14 +206,14 @@ def build_tile(
     modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool = False,
     extent_m: float | None = None,
 ) -> Tile:  # fmt: skip
-    """A tile from its header and bytes; `read` is asked for the modalities wanted only, whose bytes are checked.
+    """Build a tile from its header and bytes; only the modalities asked for are read and checked.
 
-    With `as_stored`, values are of the stored type where they can be, and masks are views: good for copying only.
-    Of a tile of `extent_m` that has none of the modalities, the first is wholly invalid.
+    With `as_stored`, values keep their stored type where possible and masks are views, which suits copying only. If the
+    tile has none of the modalities, it gets an all-invalid observation of the first, with a side of `extent_m`.
 
     Raises:
-        SourceError: the bytes are damaged, or the header does not describe them; the tile has none of the modalities,
-            and its extent is not given.
+        SourceError: The bytes are damaged, the header does not describe them, or the tile has none of the modalities
+            and `extent_m` is not given.
     """
     try:
         return _build(header, facts, targets, read, start, modalities, wanted, records, as_stored, extent_m)
@@ -251,7 +251,7 @@ def _build(
 
 
 def parts_are_sound(content: bytes) -> bool:
-    """Whether the checksums of all modalities of a member are right."""
+    """Whether the checksums of all modalities in a member are right."""
     header, facts = read_header(content)
     start = 8 + int.from_bytes(content[:8], "little")
     for key, part in facts["parts"].items():
@@ -265,7 +265,7 @@ def parts_are_sound(content: bytes) -> bool:
 
 
 def _span(header: Mapping[str, Any], part: str, facts: Mapping[str, Any]) -> tuple[int, int]:
-    """First byte and number of bytes of a part, counted from the end of the header."""
+    """Return the first byte of a part, counted from the end of the header, and its number of bytes."""
     names = [f"target.{name}" for name in facts["targets"]] if part == _TARGETS else _members(part, facts)
     offsets = [header[name]["data_offsets"] for name in names]
     first = min((begin for begin, _ in offsets), default=0)
@@ -318,7 +318,7 @@ def _decode(
 
 
 def _run(indices: list[int]) -> slice | list[int]:
-    """Neighbouring indices as a slice, which is quicker."""
+    """Return neighbouring indices as a slice, which is faster."""
     if indices and indices == list(range(indices[0], indices[-1] + 1)):
         return slice(indices[0], indices[-1] + 1)
     return indices

@@ -174,7 +174,7 @@ def pack_dataset(
         WriteError: The folder cannot be created.
         MissingFileError, SourceError: A tile cannot be read, or `out` is a link or not a packed dataset.
     """
-    import webdataset  # noqa: F401  (missing is told before work begins)
+    import webdataset  # noqa: F401  (report a missing package before work begins)
 
     check_out(out, overwrite)
     if not len(dataset):
