@@ -87,7 +87,7 @@ def test_a_raised_level_is_a_warning_that_asks_for_the_baseline():
     values, dates = ground(GREEN, "2023-01-05")
     ((severity, kind, message),) = findings_of([tile_of(values + 1000, dates)])
     assert (severity, kind) == ("warning", "raised-level")
-    assert message.endswith("take 1000 away only if it says so")
+    assert message.endswith("subtract 1000 only if it says so")
 
 
 def test_a_landsat_at_the_same_level_has_no_offset():

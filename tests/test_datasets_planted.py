@@ -391,7 +391,7 @@ def test_a_folder_without_a_class_is_named(copy_of):
     labels = json.loads(path.read_text())
     gone = labels.popitem()[0]
     path.write_text(json.dumps(labels))
-    with pytest.raises(SourceError, match=f"train/labels2.json.*no class of sample '{gone}'"):
+    with pytest.raises(SourceError, match=f"train/labels2.json.*no class for sample '{gone}'"):
         open_dataset("planted", root)
 
 

@@ -203,7 +203,7 @@ def test_scenes_out_of_order_are_refused(copy_of):
     root = copy_of("s2naip_urban")
     header, rows = scene_rows(root, "sentinel2.csv")
     (root / "sentinel2.csv").write_text("\n".join([header, rows[1], rows[0], *rows[2:]]))
-    with pytest.raises(SourceError, match=r"sentinel2.csv: image 1 of tile .* comes out of order"):
+    with pytest.raises(SourceError, match=r"sentinel2.csv: image 1 of tile .* is out of order"):
         open_dataset("s2naip_urban", root)
 
 
@@ -225,7 +225,7 @@ def test_a_tile_lies_where_its_name_says():
 def test_a_photo_whose_name_is_no_place_is_refused(copy_of):
     root = copy_of("s2naip_urban")
     stack_path(root, "naip", ".png").rename(root / "naip/denver.png")
-    with pytest.raises(SourceError, match=r"denver.png: its name is no place; expected EPSG_COLUMN_ROW"):
+    with pytest.raises(SourceError, match=r"denver.png: its name is not a place; expected EPSG_COLUMN_ROW"):
         open_dataset("s2naip_urban", root)
 
 
@@ -445,7 +445,7 @@ def test_the_class_is_the_name_of_the_folder(copy_of):
 def test_a_folder_that_is_no_class_is_named(copy_of):
     root = copy_of("timesen2crop")
     (root / "32TNT/16").mkdir()
-    with pytest.raises(SourceError, match=r"32TNT/16: '16' is no class"):
+    with pytest.raises(SourceError, match=r"32TNT/16: '16' is not a class"):
         open_dataset("timesen2crop", root)
 
 

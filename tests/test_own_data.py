@@ -240,7 +240,7 @@ def test_stored_numbers_of_classes_may_be_any(tmp_path):
 def test_a_stored_number_that_is_no_class_is_named_with_its_file(tmp_path):
     content = _own(tmp_path, targets={"cover": {"path": "cover/{id}.tif", "gsd_m": 10, "classes": ["a", "b"]}})
     _cover(tmp_path / "cover" / "t0.tif", left_m=0, top_m=0)
-    with pytest.raises(SourceError, match=r"t0\.tif: it holds 26, 27.*no class of 'cover'"):
+    with pytest.raises(SourceError, match=r"t0\.tif: it holds 26, 27.*not a class of 'cover'"):
         _open(tmp_path, content)[0]
 
 

@@ -80,12 +80,12 @@ def test_a_value_that_is_no_finite_number_is_refused_with_file_and_tile(tmp_path
 
 def test_an_infinite_value_of_a_raster_is_refused_with_its_file(tmp_path):
     values = np.array([[[1, np.inf], [2, 3]]], "float32")
-    with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is no value of 'cover'"):
+    with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is not a value of 'cover'"):
         cover(tmp_path, values, {"path": "cover/{id}.tif", "unit": "m", "gsd_m": 20})
 
 
 def test_an_infinite_class_of_a_raster_is_refused_with_its_file(tmp_path):
-    with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is no class of 'cover'"):
+    with pytest.raises(SourceError, match=r"t0\.tif: it holds inf, which is not a class of 'cover'"):
         cover(tmp_path, np.array([[[1, np.inf], [0, 1]]], "float32"), COVER)
 
 

@@ -405,7 +405,7 @@ def test_the_beginning_of_another_pack_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     subprocess.run([sys.executable, "-c", KILL, "after its record", *command(out)], check=False)
     assert main([*command(out), "--shard-mb", "2"]) == 2
-    assert "expected the beginning of this (shard_mb 2.0)" in capsys.readouterr().err
+    assert "expected the same work (shard_mb 2.0)" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_that_is_taken_as_complete(packed_root, tmp_path, capsys, monkeypatch):
@@ -441,7 +441,7 @@ def test_an_existing_folder_is_not_replaced_unless_asked(copied, capsys):
 def test_a_folder_of_something_else_is_never_replaced(tmp_path, capsys):
     (tmp_path / "photo.jpg").touch()
     assert main(command(tmp_path, "--overwrite", "true")) == 2
-    assert "is no packed dataset, so it is not replaced" in capsys.readouterr().err
+    assert "is not a packed dataset, so it is not replaced" in capsys.readouterr().err
     assert (tmp_path / "photo.jpg").exists()
 
 

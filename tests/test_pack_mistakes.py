@@ -92,7 +92,7 @@ def edited(root, **changes):
 def test_a_pack_whose_description_says_something_else_by_now_is_not_opened(changes, told, forest, tmp_path):
     name = str(forest / "forest.yaml")
     pack_dataset(open_dataset(name, forest, "all"), tmp_path / "packed")
-    with pytest.raises(SourceError, match=f"changed since it was packed: .*{told}.*pack the dataset anew"):
+    with pytest.raises(SourceError, match=f"changed since it was packed: .*{told}.*pack the dataset again"):
         open_dataset(edited(forest, **changes), tmp_path / "packed", "all")
 
 
@@ -132,7 +132,7 @@ def test_targets_that_were_not_packed_are_refused(forest, tmp_path):
     pack_dataset(open_dataset(name, tmp_path / "packed", "all"), tmp_path / "again")
     for folder in ("packed", "again"):
         assert not open_dataset(name, tmp_path / folder, "all")[0].targets
-        with pytest.raises(SourceError, match="kind was not packed, only none; pack it anew"):
+        with pytest.raises(SourceError, match="kind was not packed, only none; pack it again"):
             open_dataset(name, tmp_path / folder, "all", targets=("kind",))
 
 
@@ -296,7 +296,7 @@ def test_an_index_that_names_a_shard_twice_is_refused(trees, tmp_path):
     index = json.loads((packed / PACK_INDEX).read_text())
     index["shards"][1]["file"] = index["shards"][0]["file"]
     (packed / PACK_INDEX).write_text(json.dumps(index))
-    with pytest.raises(SourceError, match=r"names the shard .* twice.*pack the dataset anew"):
+    with pytest.raises(SourceError, match=r"names the shard .* twice.*pack the dataset again"):
         open_dataset(NAME, packed, "all")
 
 
@@ -320,7 +320,9 @@ CHANGES = [{"gsd_m": 20}, {"bands": ["nir", "red"]}, {"bands": [{"name": "red", 
 def test_a_pack_of_a_sensor_that_is_another_by_now_is_not_opened(changes, tmp_path):
     pack_dataset(_photographed(tmp_path), tmp_path / "packed")
     name = _photographed(tmp_path, **changes).record.found_as
-    with pytest.raises(SourceError, match=f"{', '.join(changes)} of the modality record of cam.*pack the dataset anew"):
+    with pytest.raises(
+        SourceError, match=f"{', '.join(changes)} of the modality record of cam.*pack the dataset again"
+    ):
         open_dataset(name, tmp_path / "packed", "all")
 
 

@@ -333,7 +333,7 @@ def test_what_was_finished_is_not_read_again(out, killed, monkeypatch):
 def test_the_beginning_of_something_else_is_refused(other, out, capsys):
     before = sorted(out.with_name("stats.json.partial").glob("*.*"))  # all but the lock of the dead process
     assert main([*command(out), *other]) == 2
-    assert "stats.json.partial: expected the beginning of this" in capsys.readouterr().err
+    assert "stats.json.partial: expected the same work" in capsys.readouterr().err
     assert sorted(out.with_name("stats.json.partial").glob("*.*")) == before
 
 

@@ -294,7 +294,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
     options = {"config": {}, "seed": 1, "resume": True}
     with (
         open_run(tmp_path / "run", **options),
-        pytest.raises(InputError, match="nobody else"),
+        pytest.raises(InputError, match="no other process"),
         open_run(tmp_path / "run", **options),
     ):
         pass

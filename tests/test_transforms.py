@@ -94,7 +94,7 @@ def test_a_tile_that_is_no_square_keeps_its_shape_in_four_placements():
     drawn = [augment(tile, Augmentation(turns_and_flips=True), rng(seed)) for seed in range(60)]
     assert {seen.observations["s2"].shape_px for seen in drawn} == {(4, 6)}
     assert len({seen.targets["cover"].tobytes() for seen in drawn}) == 4
-    with pytest.raises(InputError, match="half turns of a tile that is no square, got 40 x 60 m"):
+    with pytest.raises(InputError, match="half turns, because the tile is not square, got 40 x 60 m"):
         turn(tile, 1)
 
 
@@ -127,7 +127,7 @@ def test_crops_of_30_m_sensors_begin_at_their_pixels():
         np.testing.assert_array_equal(
             part.observations["s2"].values[0, 0], magnified(part.observations["l7"].values[0, 0], 3)
         )
-    with pytest.raises(InputError, match="multiples of 30 m, where pixels of all it holds meet, got 40 m"):
+    with pytest.raises(InputError, match="multiples of 30 m, so that no pixel is cut, got 40 m"):
         augment(tile, Augmentation(crop_m=40), rng())
 
 

@@ -73,7 +73,7 @@ class Target:
         if (self.level == "pixel") != (self.gsd_m is not None):
             raise RecordError(f"{where}, gsd_m", self.gsd_m, "a pixel size for a raster, none for a tile")
         if self.ignore is not None and 0 <= self.ignore < len(self.classes):
-            raise RecordError(f"{where}, ignore", self.ignore, "a number that is no class")
+            raise RecordError(f"{where}, ignore", self.ignore, "a number that is not a class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +325,7 @@ def open_dataset(
     samples = dataset.samples if split == "all" else dataset.samples.of(*_members(record, dataset.samples, split))
     for key in modalities or ():
         if key not in dataset.modalities:
-            raise SourceError(root, f"{key} was not packed, only {', '.join(dataset.modalities)}", "pack it anew")
+            raise SourceError(root, f"{key} was not packed, only {', '.join(dataset.modalities)}", "pack it again")
     wanted = tuple(key for key in dataset.modalities if modalities is None or key in modalities)
     asked = None if targets is None else tuple(targets)
     return replace(dataset, samples=samples, modalities=wanted, split=split, targets=asked)
@@ -392,7 +392,7 @@ def find_dataset(name: str) -> DatasetRecord:
         except ModuleNotFoundError as error:
             raise UnknownNameError("dataset module", name, dataset_names(), _not_found(name, error)) from error
     else:
-        raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` tells about all")
+        raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` lists them all")
     record = getattr(module, "DATASET", None)
     if not isinstance(record, DatasetRecord):
         raise InputError(name, "a module that exports DATASET, a DatasetRecord", type(record).__name__)

@@ -54,7 +54,7 @@ def _keep(path: Path, arrays: Arrays) -> None:
     """Write to another name and rename, so that two processes cannot spoil each other's copy."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise RecordError(f"array {name!r} of the cache", array.dtype, "plain values, which no pickle holds")
+            raise RecordError(f"array {name!r} of the cache", array.dtype, "plain values, not objects")
     part, named = path.with_suffix(f".{os.getpid()}.part"), dict[str, Any](arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

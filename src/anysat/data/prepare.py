@@ -153,7 +153,7 @@ def _open(name: str, packed: Path) -> None:
     for shard in read_index(packed)["shards"]:
         path = packed / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
-            raise SourceError(path, f"a shard of {shard['bytes']} bytes is not there as it was written")
+            raise SourceError(path, f"the shard is missing or no longer has {shard['bytes']} bytes")
 
 
 def _read(statistics: Path) -> Normaliser:

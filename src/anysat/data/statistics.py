@@ -93,7 +93,7 @@ class BandSums:
         if not self.count.any():
             self.units = tuple(units)
         elif self.units != tuple(units):
-            raise StatisticsError(where, f"its units are {', '.join(units)}, those of tiles before it "
+            raise StatisticsError(where, f"its units are {', '.join(units)}, but earlier tiles have "
                                   f"{', '.join(self.units)}", "one dataset has one unit per band")  # fmt: skip
 
     def add(self, observation: Observation) -> None:

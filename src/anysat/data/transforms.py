@@ -121,7 +121,7 @@ def crop(tile: Tile, top_m: float, left_m: float, side_m: float) -> Tile:
     where = f"crop of tile {tile.id!r}"
     if any(length % unit for length in (top, left, side)):
         given = f"{side_m:g} m at {top_m:g}, {left_m:g} m"
-        raise InputError(where, f"multiples of {unit / 100:g} m, where pixels of all it holds meet", given)
+        raise InputError(where, f"multiples of {unit / 100:g} m, so that no pixel is cut", given)
     if min(top, left) < 0 or top + side > height or left + side > width:
         given = f"{side_m:g} m at {top_m:g}, {left_m:g} m"
         raise InputError(where, f"a square inside {height / 100:g} x {width / 100:g} m", given)
@@ -165,7 +165,7 @@ def turn(tile: Tile, quarters: int, *, is_mirrored: bool = False) -> Tile:
     _check_context(tile)
     if quarters % 2 and height != width:
         shape = f"{height / 100:g} x {width / 100:g} m"
-        raise InputError(f"turn of tile {tile.id!r}", "half turns of a tile that is no square", shape)
+        raise InputError(f"turn of tile {tile.id!r}", "half turns, because the tile is not square", shape)
     if quarters % 4 == 0 and not is_mirrored:
         return tile
 

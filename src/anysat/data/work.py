@@ -225,7 +225,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             process = os.pread(number, 64, 0).decode(errors="replace").strip()
             os.close(number)
-            raise InputError(f"unfinished work in {folder}", "nobody else at work there", f"process {process}",
+            raise InputError(f"unfinished work in {folder}", "no other process working there", f"process {process}",
                              "wait until it ends, or give another --out") from None  # fmt: skip
         except OSError:  # the disk does not support locks
             break
@@ -253,8 +253,8 @@ def compare(folder: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     differing = [key for key, fact in json.loads(to_json(plan)).items() if found.get(key) != fact]
     if differing:
         raise OtherWorkError(
-            f"unfinished work in {folder}", f"the beginning of this ({_shown(plan, differing)})",
-            f"that of something else ({_shown(found, differing)})", "remove that folder, or give another --out",
+            f"unfinished work in {folder}", f"the same work ({_shown(plan, differing)})",
+            f"other work ({_shown(found, differing)})", "remove that folder, or give another --out",
         )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def impossible_dates(evidence: Evidence) -> Iterator[Hit]:
                     subject=seen.modality.key,
                     example=tile.id,
                     message=f"{len(odd)} of {len(seen.dates)} dates such as {odd[0]}, expected {expected}; "
-                    "look how dates are stored: the year, the origin of day numbers, day or month first",
+                    "check how dates are stored: the year, the origin of day numbers, day or month first",
                 )
 
 

@@ -75,7 +75,7 @@ def one_class(evidence: Evidence) -> Iterator[Hit]:
             values[np.isfinite(values) & (values != (np.inf if target.ignore is None else target.ignore))]
         )
         if len(evidence.tiles) > 1 and len(given) < 2:
-            came = "no label at all" if not len(given) else f"nothing but {_named(target, given[0])}"
+            came = "no label at all" if not len(given) else f"only {_named(target, given[0])}"
             yield Hit(subject=target.name, message=f"{came} in {len(evidence.tiles)} tiles, expected more than one "
                       "class or value; was the right column or file read?")  # fmt: skip
 

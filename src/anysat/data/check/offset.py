@@ -58,7 +58,7 @@ def offset_steps(evidence: Evidence) -> Iterator[Hit]:
                 for example in stepped:
                     yield Hit(subject=key, example=example, message=f"from {day} on all bands, dark ones too, are "
                               f"about 1000 higher than before in {len(stepped)} of {len(steps)} tiles: an offset was "
-                              "left in; take away what processing baseline 04.00 (25 January 2022) added, from those "
+                              "left in; subtract what processing baseline 04.00 (25 January 2022) added, from those "
                               "dates only")  # fmt: skip
                 break
 
@@ -131,4 +131,4 @@ def _advice(seen: Seen) -> str:
     carrier = "products of processing baseline 04.00 and later (from 25 January 2022)" if new else (
         "archive products that were processed again with baseline 05.00 (dates before 25 January 2022)")  # fmt: skip
     return (f"that fits an offset of 1000 left in, as {carrier} carry it, or bright ground. Look at the processing "
-            "baseline of the products, and take 1000 away only if it says so")  # fmt: skip
+            "baseline of the products, and subtract 1000 only if it says so")  # fmt: skip

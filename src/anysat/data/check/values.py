@@ -308,5 +308,5 @@ def saturated_bands(evidence: Evidence) -> Iterator[Hit]:
             if len(clipped) > MIN_SHARE * len(tops):
                 for example in clipped:
                     yield Hit(subject=f"{key}, {band.name}", example=example,
-                              message=f"more than {MAX_TOP_FRAC:.0%} of the values are at the greatest; was it clipped "
+                              message=f"more than {MAX_TOP_FRAC:.0%} of the values are at the maximum; was it clipped "
                               "while converting?")  # fmt: skip

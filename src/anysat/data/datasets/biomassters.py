@@ -115,7 +115,7 @@ def _of_lists(folder: DatasetFolder) -> Samples:
             part = next((part for part in ("train", "test") if any((part, chip) in of for of in months.values())), None)
             if part is None:
                 where = folder.path("s1-ascending", part="train", id=chip, month="00")
-                raise SourceError(folder.path(f"{split}-list"), f"it names {chip!r}, of which there is no image",
+                raise SourceError(folder.path(f"{split}-list"), f"it names {chip!r}, which has no image",
                                   f"expected files such as {where}")  # fmt: skip
             rows.append(_row(chip, split, part, *(months[name].get((part, chip), []) for name in months)))
     return Samples.of_rows(rows)

@@ -56,7 +56,9 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     del modalities  # there is only one
     values, dates, label = folder.read("s1", "dates", "label", **row)
     if len(label) < 2:
-        raise SourceError(folder.path("label", **row), f"it has {len(label)} label", "expected one before, one after")
+        raise SourceError(
+            folder.path("label", **row), f"it has {len(label)} label(s)", "expected one before, one after"
+        )
     observation = folder.observe("s1", values, dates=list(dates), **row)
     cleared = label[1].astype(np.int64)
     target = np.where(np.isin(cleared, (0, 1)), cleared, IGNORE)

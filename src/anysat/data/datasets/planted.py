@@ -249,7 +249,7 @@ def _read_table(path: Path, _mtime_ns: int, expected: str) -> Mapping[str, Featu
 
 def _number_of(table: Any, sample: str, path: Path) -> int:
     if sample not in table:
-        raise SourceError(path, f"it has no class of sample {sample!r}, which has a folder")
+        raise SourceError(path, f"it has no class for sample {sample!r}, which has a folder")
     if str(stored := table[sample]).isdigit() and int(stored) < len(SPECIES):
         return int(stored)
     raise SourceError(path, f"a class is {stored!r}", f"expected a number from 0 to {len(SPECIES) - 1}")

@@ -130,7 +130,7 @@ def _place(folder: DatasetFolder, name: str) -> tuple[int, int, int]:
     """Return the projection (EPSG), column and row in a tile's name."""
     found = re.fullmatch(r"(\d{5})_(-?\d+)_(-?\d+)", name)
     if found is None:
-        raise SourceError(folder.path("naip", id=name), "its name is no place", "expected EPSG_COLUMN_ROW.png")
+        raise SourceError(folder.path("naip", id=name), "its name is not a place", "expected EPSG_COLUMN_ROW.png")
     return int(found[1]), int(found[2]), int(found[3])
 
 
@@ -165,9 +165,7 @@ def _read_scenes(
             except (KeyError, IndexError, ValueError, AttributeError, TypeError):
                 raise SourceError(path, f"a row is {line}", f"expected {folder.layout[f'{key}-scenes'].unit}") from None
             if not is_next:
-                raise SourceError(
-                    path, f"image {line['index']} of tile {tile} comes out of order", "expected 0, 1, 2 …"
-                )
+                raise SourceError(path, f"image {line['index']} of tile {tile} is out of order", "expected 0, 1, 2 …")
             baseline = re.search(r"_N(\d{4})_", scene)
             days[tile] += known[word]
             raised[tile] += b"1" if baseline and 400 <= int(baseline[1]) < 9999 else b"0"

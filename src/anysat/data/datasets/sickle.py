@@ -114,7 +114,7 @@ def _plots(folder: DatasetFolder, split: str, _version: tuple[int, int] | None) 
     try:
         return list_samples(folder).of(split).columns["plot"].astype(np.float64)
     except ValueError as error:
-        raise SourceError(folder.path("plots"), f"a PLOT_ID is no number ({error})") from error
+        raise SourceError(folder.path("plots"), f"a PLOT_ID is not a number ({error})") from error
 
 
 def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation | None:

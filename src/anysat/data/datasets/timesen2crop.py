@@ -56,7 +56,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
             continue
         for crop in _folders(folder.root / place):
             if crop not in _NUMBERS:
-                raise SourceError(folder.root / place / crop, f"{crop!r} is no class", "expected a folder 0 to 15")
+                raise SourceError(folder.root / place / crop, f"{crop!r} is not a class", "expected a folder 0 to 15")
             names = [entry.name for entry in os.scandir(folder.root / place / crop)]
             found = sorted(f"{place}/{crop}/{name[:-4]}" for name in names if name.endswith(".csv"))
             ids += found

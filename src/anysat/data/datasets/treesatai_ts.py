@@ -79,7 +79,7 @@ def list_samples(folder: DatasetFolder) -> Samples:
     for name, split in split_of.items():
         with folder.understood("labels"):
             if name not in labels:
-                raise SourceError(folder.path("labels"), f"it has no labels of {name}, which a list names")
+                raise SourceError(folder.path("labels"), f"it has no labels for {name}, which is in a list")
             genera = [genus for genus, area in labels[name] if area > MIN_AREA_FRAC]
         if genera:
             stem = name.removesuffix(".tif")

@@ -119,7 +119,7 @@ def text_of(feature: bytes | None, name: str, where: object) -> str:
     try:
         return str(values[0], "utf-8")
     except UnicodeDecodeError as error:
-        raise SourceError(where, f"feature {name!r} is no text ({error})", "expected UTF-8") from None
+        raise SourceError(where, f"feature {name!r} is not text ({error})", "expected UTF-8") from None
 
 
 def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> NDArray[Any]:

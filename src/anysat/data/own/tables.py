@@ -129,7 +129,7 @@ def _of_parquet(path: Path) -> list[dict[str, Any]]:
 
 def _of_geojson(path: Path, content: Any) -> list[dict[str, Any]]:
     if not isinstance(content, Mapping) or not isinstance(content.get("features"), list):
-        raise SourceError(path, "it is no collection of features", "write a GeoJSON FeatureCollection")
+        raise SourceError(path, "it is not a feature collection", "write a GeoJSON FeatureCollection")
     crs = _crs_name(content.get("crs"))
     if not crs.endswith(_WGS84):
         raise SourceError(path, f"its places are in {crs}", "write them as longitude and latitude, as GeoJSON asks for")

@@ -170,7 +170,9 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
     splits = data.splits
     column = SPLIT if not splits.is_given and SPLIT in columns else splits.column
     if column == SPLIT and splits.is_seeded:
-        expected = f"no value, because column {SPLIT!r} of {source} splits the tiles; to draw them anew, give `shares`"
+        expected = (
+            f"no value, because column {SPLIT!r} of {source} splits the tiles; to draw other splits, give `shares`"
+        )
         raise RecordError(f"{data.file}, splits, seed", splits.seed, expected)
     if column is not None:
         known = [value for group in splits.members.values() for value in group]
@@ -319,8 +321,8 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
     values = read_nearest(path, geobox)
     if own.target.kind == "value":
         if (np.abs(values) > _MAX_VALUE).any():
-            raise SourceError(path, f"it holds {np.nanmax(np.abs(values)):g}, which is no value of {own.target.name!r}",
-                              "pixels without a value are NaN or nodata")  # fmt: skip
+            problem = f"it holds {np.nanmax(np.abs(values)):g}, which is not a value of {own.target.name!r}"
+            raise SourceError(path, problem, "pixels without a value are NaN or nodata")
         return values.astype(np.float32)
     fill = own.target.ignore if own.target.ignore is not None else -1
     seen = ~np.isnan(values) & (values != (fill if own.ignore is None else own.ignore))
@@ -331,7 +333,7 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
     if wrong.any():
         found = ", ".join(f"{value:g}" for value in np.unique(values[seen][wrong])[:_SHOWN])
         raise SourceError(
-            path, f"it holds {found}, which is no class of {own.target.name!r}",
+            path, f"it holds {found}, which is not a class of {own.target.name!r}",
             f"its classes are {', '.join(map(str, own.values))}; pixels without a label are {own.ignore} or nodata",
         )  # fmt: skip
     classes = np.full(values.shape, fill, np.int64)

@@ -109,7 +109,7 @@ class PackedDataset:
         for name in self.targets or ():
             if name in self.left_out:
                 packed = ", ".join(t.name for t in self.record.targets if t.name not in self.left_out) or "none"
-                raise SourceError(self.folder.root, f"{name} was not packed, only {packed}", "pack it anew")
+                raise SourceError(self.folder.root, f"{name} was not packed, only {packed}", "pack it again")
 
     @property
     def name(self) -> str:
@@ -154,7 +154,7 @@ class PackedDataset:
         except OSError as error:
             raise self._failed(index, error, _advice(error)) from error
         except (AnySatError, ValueError) as error:
-            advice = "pack the dataset anew, or copy the shard again; `anysat datasets pack --verify true` checks all"
+            advice = "pack the dataset again, or copy the shard again; `anysat datasets pack --verify true` checks all"
             raise self._failed(index, error, advice) from error
 
     def _failed(self, index: int, error: Exception, advice: str) -> SourceError:
@@ -208,7 +208,7 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
         if found := changes(record, content):
             raise SourceError(
                 root / PACK_INDEX, f"the record of {record.name} has changed since it was packed: {'; '.join(found)}",
-                "pack the dataset anew, or undo the change",
+                "pack the dataset again, or undo the change",
             )  # fmt: skip
         samples = _read_samples(root, content)
         is_own = record.is_own  # own sensors may have keys that the package has, too
@@ -216,7 +216,7 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
     except _CRAFTED as error:
         if isinstance(error, AnySatError):
             raise
-        raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset anew") from error
+        raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset again") from error
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
     left_out = tuple(content.get("targets_left_out", ()))
     return PackedDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", None, shards, records,
@@ -236,18 +236,18 @@ def read_index(root: Path) -> dict[str, Any]:
         raise SourceError(path, "it is not the index of a packed dataset", "made by `anysat datasets pack`")
     if content["format"] != FORMAT:
         problem = f"format {content['format']}, this version reads {FORMAT}"
-        raise SourceError(path, problem, "update anysat, or pack the dataset anew")
+        raise SourceError(path, problem, "update anysat, or pack the dataset again")
     if not known <= set(content):
-        raise SourceError(path, f"it lacks {', '.join(sorted(known - set(content)))}", "pack the dataset anew")
+        raise SourceError(path, f"it lacks {', '.join(sorted(known - set(content)))}", "pack the dataset again")
     shards = content["shards"]
     for shard in shards if isinstance(shards, list) else [shards]:
         name = shard.get("file") if isinstance(shard, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.tar", name):
-            raise SourceError(path, f"it names the shard {name!r}, which is no file of this folder", "pack it anew")
+            raise SourceError(path, f"it names the shard {name!r}, which is not a file of this folder", "pack it again")
     names = [shard["file"] for shard in shards]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         problem = f"it names the shard {twice[0]!r} twice, so that tiles of one are lost"
-        raise SourceError(path, problem, "pack the dataset anew")
+        raise SourceError(path, problem, "pack the dataset again")
     return content
 
 
@@ -258,7 +258,7 @@ def _read_samples(root: Path, content: Mapping[str, Any]) -> Samples:
     samples = Samples(**dict(zip(columns, arrays, strict=True)))
     numbers = samples.columns["pack_shard"]
     if len(samples) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(content["shards"]):
-        raise SourceError(path, "it names a shard that the index does not", "pack the dataset anew")
+        raise SourceError(path, "it names a shard that the index does not", "pack the dataset again")
     return samples
 
 
@@ -276,7 +276,7 @@ def _modality(facts: Mapping[str, Any], root: Path, *, is_own: bool) -> Modality
     if known.band_names != made.band_names or known.gsd_m != made.gsd_m:
         raise SourceError(root / PACK_INDEX, f"its {made.key} has bands {', '.join(made.band_names)} at "
                           f"{made.gsd_m:g} m, this version's {', '.join(known.band_names)} at {known.gsd_m:g} m",
-                          "pack the dataset anew")  # fmt: skip
+                          "pack the dataset again")  # fmt: skip
     return known
 
 
@@ -292,7 +292,7 @@ def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -
     """
     content = read_index(root)
     if _sha256(root / SAMPLES) != content["samples_sha256"]:
-        raise SourceError(root / SAMPLES, "its checksum differs", "pack the dataset anew, or copy the file again")
+        raise SourceError(root / SAMPLES, "its checksum differs", "pack the dataset again, or copy the file again")
     samples = _read_samples(root, content)
     found = []
     for number, shard in enumerate(content["shards"]):
@@ -305,7 +305,7 @@ def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -
             found.append(f"shard {shard['file']} differs, {_named(names)}")
         advance(len(inside))
     if found:
-        raise SourceError(root, "; ".join(found), "pack the dataset anew, or copy these shards again")
+        raise SourceError(root, "; ".join(found), "pack the dataset again, or copy these shards again")
     return len(samples)
 
 

@@ -290,7 +290,7 @@ def _decode(
 ) -> Observation:  # fmt: skip
     key, shape = modality.key, part["shape"]
     if len(shape) not in (3, 4) or min(shape) < 0 or shape[-3] != len(modality.bands):
-        raise SourceError("packed tile", f"{key} is said to have shape {shape}, which is none of its shapes")
+        raise SourceError("packed tile", f"{key} claims the impossible shape {shape}")
     refuse_giant(Path("packed tile"), key, math.prod(shape) * 4)
     groups, num_bands = part["groups"], part["shape"][-3]
     stored = [index for group in groups for index in group]
@@ -299,7 +299,7 @@ def _decode(
     if "mask" in part:
         bits = _array(header[f"{key}.valid"], content, first)
         if math.prod(part["mask"]) > 8 * bits.size:
-            raise SourceError("packed tile", f"the mask of {key} is said to be larger than it is")
+            raise SourceError("packed tile", f"the mask of {key} claims more values than it has")
         mask = np.unpackbits(bits, count=int(np.prod(part["mask"]))).view(bool).reshape(part["mask"])
     if as_stored and is_whole:
         values: NDArray[Any] = _array(header[f"{key}.values.0"], content, first)

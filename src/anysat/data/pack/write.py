@@ -242,7 +242,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise OutputExistsError([out])
     if not (out / PACK_INDEX).is_file():
-        raise SourceError(out, "it is no packed dataset, so it is not replaced", "give another --out")
+        raise SourceError(out, "it is not a packed dataset, so it is not replaced", "give another --out")
 
 
 def _tiles_per_shard(dataset: AnyDataset, shard_mb: float) -> int:
