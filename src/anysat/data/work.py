@@ -177,10 +177,10 @@ def to_json(content: Any) -> bytes:
 
 
 def begin(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Open the folder of unfinished work; start anew if nothing was done in it.
+    """Open the folder of unfinished work; start over if nothing was done in it.
 
     Raises:
-        OtherWorkError: The folder holds unfinished work of something else.
+        OtherWorkError: The folder holds other files, or unfinished work of something else.
     """
     path = folder / PLAN
     make_folder(folder)

@@ -112,8 +112,8 @@ DATASET = DatasetRecord(
     read_sample=read_sample,
     write_miniature=write_miniature,
     notes=(
-        "The published loader draws a tenth of the scenes, so scenes of one place are on both sides; here they are "
-        "drawn by Sentinel-2 tile. The official test folder was drawn by scene.",
+        "The published loader draws a tenth of the scenes for validation, so scenes of one place are in both splits; "
+        "here Sentinel-2 tiles are drawn. The official test folder was drawn by scene.",
         "The published loader gives every scene day 0; here it is the date in the file name.",
         "Fill values are invalid; the published loader replaces 9999 by 0, a reflectance.",
         "Values are reflectances from 0 to 1, not times 10 000.",

@@ -388,8 +388,8 @@ DATASET = DatasetRecord(
     write_miniature=write_miniature,
     notes=(
         "The map is drawn only where its target is asked for; the published loader draws it for every sample.",
-        "The offset of Sentinel-2 since processing baseline 04.00 is subtracted, by the names of scenes; lists of "
-        f"dates do not name it, so there it is subtracted from {FIRST_RAISED} on.",
+        "The offset that Sentinel-2 has since processing baseline 04.00 is subtracted, by the names of scenes; lists "
+        f"of dates do not say the baseline, so there it is subtracted from {FIRST_RAISED} on.",
         "Values above 32,767 are kept; the published loader wraps them.",
         "Bands of 20 m are resampled to 10 m (bilinear); a missing pixel invalidates all pixels that it affects.",
         "B8A is taken as the last of the six 20 m bands of Sentinel-2, as the authors pack them.",

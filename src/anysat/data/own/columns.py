@@ -90,7 +90,8 @@ def read_numbers(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
     """Read columns of numbers (row column); NaN where a cell is empty or says so, such as NA or null.
 
     Raises:
-        SourceError: The file cannot be read, or a cell is not a number. The message names column, row and cell.
+        SourceError: The file cannot be read, or a cell is not a number. The message names the column and, in a CSV, row
+            and cell.
     """
     import pyarrow as pa
 

@@ -31,7 +31,7 @@ class OwnSplits:
     """How tiles are split: by a column, or by shares."""
 
     is_given: bool
-    """False if the file gives none of `column`, `shares` and `block_m`; a column `split` of the table is then used."""
+    """False if none of `column`, `shares` and `block_m` is given; a column `split` of the table then counts, if any."""
     column: str | None
     members: Mapping[str, tuple[str, ...]]
     """Values of the column that make up each split."""
