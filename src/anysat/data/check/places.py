@@ -32,7 +32,7 @@ _HALF_WORLD_M = 17_367_530.45
 
 
 def side_m(geobox: Any) -> float | None:
-    """Return the length of a georeferenced tile from north to south; None if its projection distorts lengths."""
+    """Return the length of a tile from north to south; None without a CRS or in Web Mercator, which distorts it."""
     if geobox is None or geobox.crs is None or geobox.crs.epsg == 3857:
         return None
     box = geobox.extent.boundingbox

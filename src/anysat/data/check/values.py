@@ -37,7 +37,7 @@ MIN_BRIGHTER = 1.25
 MAX_TOP_FRAC, MIN_LEVELS = 0.2, 20
 """Share of values at a band's maximum above which it is saturated, if the band has more than this many values."""
 MIN_SHARE = 0.5
-"""Share of tiles with a duplicated band from which it cannot be an accident of dark or uniform ground."""
+"""Share of tiles with a duplicated or saturated band from which it is no accident of dark or uniform ground."""
 MAX_BLANK_FRAC = 0.1
 """Largest share of dates with a single value everywhere."""
 MAX_SHARED_FRAC = 0.05
