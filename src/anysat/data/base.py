@@ -128,7 +128,7 @@ class DatasetRecord:
     """Read tiles that together cover a sample larger than a tile, as its authors score it. None if a sample is one
     tile."""
     read_notes: Callable[[DatasetFolder, Row], Mapping[str, Sequence[str]]] | None = None
-    """Return what the files of a sample tell when opened, by modality, for `check`. None if the layout says it all."""
+    """Return notes from opening a sample's files, by modality, for `check`. None if the layout says everything."""
     list_labels: Callable[[DatasetFolder, Samples], NDArray[np.int64]] | None = None
     """Return the class of every sample, for samplers that balance classes; may be slow. None if there is none."""
     write_miniature: Callable[[DatasetFolder, World, int], None] | None = None
@@ -271,7 +271,7 @@ class TileDataset:
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
 
     def _targets(self, tile: Tile, row: Row) -> dict[str, NDArray[Any]]:
-        """Return the requested targets; only here are those made that take long."""
+        """Return the requested targets; those that take long are made only here."""
         make, found = self.record.read_target, dict(tile.targets)
         if make is not None:
             asked = [target.name for target in self.record.targets] if self.targets is None else self.targets

@@ -291,7 +291,7 @@ class DatasetFolder:
 
 
 def glob_of(path: str) -> str:
-    """Return the glob pattern of the files that a path with fields stands for. All outside the fields is literal.
+    """Return the glob pattern of the files that a path with fields stands for. The rest of the path is literal.
 
     >>> glob_of("S2 [L2A]/{id}.tif")
     'S2 [[]L2A]/*.tif'

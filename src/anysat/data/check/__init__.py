@@ -1,7 +1,7 @@
 """Checks that find faults in a dataset on disk before training.
 
-To add a check, write a function from `Evidence` to `Hit`s and add it to `CHECKS`; command, report
-and documentation follow.
+To add a check, write a function from `Evidence` to `Hit`s and add it to `CHECKS`. The command, the report and the
+documentation follow.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Check:
 
 
 def _unreadable_samples(evidence: Evidence) -> Iterator[Hit]:
-    """Samples or lists that the reader refuses though every file can be opened."""
+    """Samples or lists that the reader refuses although all files can be opened."""
     yield from evidence.unread
 
 
@@ -197,7 +197,7 @@ def look(
 
 
 def _notes(dataset: TileDataset | PackedDataset, row: Row) -> tuple[str, ...]:
-    """Return what the files of a sample tell when opened."""
+    """Return notes from opening a sample's files."""
     read = dataset.record.read_notes if isinstance(dataset, TileDataset) else None
     notes = {} if read is None else read(dataset.folder, row)
     return tuple(f"{key}: {note}" for key, group in notes.items() for note in group)
