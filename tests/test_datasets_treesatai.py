@@ -141,7 +141,7 @@ def test_the_offset_is_that_of_official_baselines_from_0400_on(copy, baseline, s
 def test_a_listed_tile_without_labels_is_named(copy):
     with (copy / "train_filenames.lst").open("a") as file:
         file.write("nobody.tif\n")
-    with pytest.raises(SourceError, match=r"labels of nobody\.tif"):
+    with pytest.raises(SourceError, match=r"labels for nobody\.tif"):
         open_dataset("treesatai_ts", copy)
 
 
