@@ -194,7 +194,7 @@ def test_samples_need_columns_of_one_length():
         ({"level": "pixel", "kind": "labels"}, "one of"),
         ({"classes": ()}, "names of classes"),
         ({"gsd_m": 10.0}, "none for a tile"),
-        ({"ignore": 1}, "no class"),
+        ({"ignore": 1}, "not a class"),
     ],
 )
 def test_an_impossible_target_is_refused(change, said):

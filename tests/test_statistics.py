@@ -218,7 +218,7 @@ def test_tiles_with_other_units_are_refused(chunks, monkeypatch):
             Observation.of(MODALITIES["s1"], np.ones((1, 2, 4, 4)), bands=["VV", "VH"], units=unit, dates=DATES[:1]),
         )
 
-    with pytest.raises(StatisticsError, match="units are dB.*before it linear"):
+    with pytest.raises(StatisticsError, match="units are dB.*earlier tiles have linear"):
         compute_statistics(made(tiles, ("s1",)))
 
 
