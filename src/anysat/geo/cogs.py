@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from anysat.geo.grid import crs_of
-
 _CACHE_MB, _BLOCK_PX, _DEEP_BLOCK_PX, _DEEP = 256, 256, 128, 16
 _LEVEL = 1  # of compression: higher levels take longer, and hardly make such numbers smaller
 
@@ -26,6 +24,7 @@ class Cog:
     """Grid, bands and metadata of a file."""
 
     geobox: GeoBox
+    """Its reference system may be None."""
     dtype: str
     """float32, int8 or uint8."""
     names: Sequence[str]
@@ -90,9 +89,10 @@ def whole(geobox: GeoBox) -> tuple[slice, slice]:
 def _write_plain(path: Path, cog: Cog, blocks: Iterable[Block]) -> None:
     import rasterio
 
+    crs = cog.geobox.crs
     with rasterio.open(
         path, "w", driver="GTiff", count=len(cog.names), height=cog.geobox.height, width=cog.geobox.width,
-        dtype=cog.dtype, nodata=cog.nodata, crs=crs_of(cog.geobox).to_wkt(), transform=cog.geobox.affine, tiled=True,
+        dtype=cog.dtype, nodata=cog.nodata, crs=crs and crs.to_wkt(), transform=cog.geobox.affine, tiled=True,
         blockxsize=cog.block_px, blockysize=cog.block_px, interleave="band", bigtiff="IF_SAFER", sparse_ok=True,
     ) as file:  # fmt: skip
         file.descriptions = tuple(cog.names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -128,37 +128,40 @@ class PatchTable(_ParquetRows):
         return len(rows)
 
 
+Kind = str | tuple[str, int]
+"""Type of a column: as pyarrow spells it, `strings` for lists of text, or type and length for lists of numbers."""
+
+
 class TileTable(_ParquetRows):
     """A Parquet file with one row per tile, written row group by row group; a context that closes the file.
 
-    Columns: `id`, `split`, the given ones, `seen_frac` (share of the tile's patches that were seen) and `embedding`,
-    null if nothing was seen. With places it is GeoParquet and also has `lon` and `lat` (centre, WGS 84 degrees) and
-    `geometry`, the same as a point; they are null if the place is unknown.
+    Columns: `id`, `split`, the given fields, then the given results. With places it is GeoParquet and also has `lon`
+    and `lat` (centre, WGS 84 degrees) between the two and `geometry`, the same as a point, at the end; they are null if
+    the place is unknown.
     """
 
-    OWN = ("id", "split", "member", "lon", "lat", "seen_frac", "embedding", "geometry")
+    OWN = ("id", "split", "member", "lon", "lat", "geometry")
 
     def __init__(
-        self, path: Path, fields: Mapping[str, Any], *, dim: int, has_places: bool, attributes: Mapping[str, Any]
-    ) -> None:
-        """Open the file.
+        self, path: Path, fields: Mapping[str, Kind], results: Mapping[str, Kind], *, has_places: bool,
+        attributes: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Begin the file.
 
         Args:
-            path: The file.
-            fields: Further columns by name: a pyarrow type, `strings` for lists of text, or N for lists of N flags, 0
-                or 1.
-            dim: Length of an embedding.
-            has_places: Whether the place of any tile is known.
-            attributes: Anything that can be written as JSON, stored in the file under `anysat`.
+            path: the file.
+            fields: what is known of tiles, such as their labels.
+            results: what was computed.
+            has_places: whether the place of any tile may be known.
+            attributes: anything that turns into JSON, kept in the file under `anysat`.
         """
         import pyarrow.parquet
 
         self._has_places = has_places
-        kinds: dict[str, Any] = {"id": "string", "split": "string", **fields}
+        kinds: dict[str, Kind] = {"id": "string", "split": "string", **fields}
         if has_places:
             kinds |= {"lon": "double", "lat": "double"}
-        columns = {name: _type_of(kind) for name, kind in kinds.items()}
-        columns |= {"seen_frac": pyarrow.float64(), "embedding": pyarrow.list_(pyarrow.float32(), dim)}
+        columns = {name: _type_of(kind) for name, kind in {**kinds, **results}.items()}
         told = {"anysat": json.dumps(dict(attributes))}
         if has_places:  # in longitude and latitude, the default of GeoParquet
             columns["geometry"] = pyarrow.binary()
@@ -168,35 +171,37 @@ class TileTable(_ParquetRows):
         self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     @classmethod
-    def check_names(cls, names: Sequence[str]) -> None:
-        """Check the names of further columns.
+    def check_names(cls, fields: Sequence[str], results: Collection[str]) -> None:
+        """Refuse columns of targets of which one has the name of another.
+
+        Args:
+            fields: columns of targets.
+            results: columns of what is computed.
 
         Raises:
             RecordError: One is the name of another column.
         """
-        for name in names:
-            if name in cls.OWN or names.count(name) > 1:
-                raise RecordError("target", name, f"a name other than those of other columns ({', '.join(cls.OWN)})")
+        taken = (*cls.OWN, *results)
+        for name in fields:
+            if name in taken or fields.count(name) > 1:
+                raise RecordError("target", name, f"a name that no other column of the table has: {', '.join(taken)}")
 
     def add(
-        self, vectors: NDArray[np.float32], seen_frac: NDArray[np.float64], *, ids: Sequence[str],
-        splits: Sequence[str], places: NDArray[np.float64], columns: Mapping[str, Sequence[Any]],
+        self, *, ids: Sequence[str], splits: Sequence[str], places: NDArray[np.float64],
+        columns: Mapping[str, Sequence[Any] | NDArray[Any]],
     ) -> None:  # fmt: skip
         """Write a row group of tiles.
 
         Args:
-            vectors: Embeddings (tile dim), NaN if nothing was seen.
-            seen_frac: Share of patches that were seen (tile).
-            ids: Names of the tiles.
-            splits: Splits of the tiles.
-            places: Longitude and latitude (tile 2), NaN if unknown.
-            columns: Values of the further columns.
+            ids: names of the tiles.
+            splits: their splits.
+            places: (tile 2) longitude and latitude, NaN where they are not known.
+            columns: the fields and results that were announced.
         """
         import pyarrow
         import shapely
 
-        given: dict[str, Any] = {"id": list(ids), "split": list(splits), "seen_frac": seen_frac, **columns}
-        given["embedding"] = [None if np.isnan(vector).all() else vector for vector in vectors]
+        given: dict[str, Any] = {"id": list(ids), "split": list(splits), **columns}
         if self._has_places:
             is_known = np.isfinite(places).all(1)
             given |= {name: np.where(is_known, places[:, axis], np.nan) for axis, name in enumerate(("lon", "lat"))}
@@ -206,12 +211,12 @@ class TileTable(_ParquetRows):
         self._file.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(ids))
 
 
-def _type_of(kind: Any) -> Any:
-    """Return the pyarrow type of a field: by its name, `strings` for a list of text, N for a list of N int8 numbers."""
+def _type_of(kind: Kind) -> Any:
+    """A type of pyarrow."""
     import pyarrow
 
-    if isinstance(kind, int):
-        return pyarrow.list_(pyarrow.int8(), kind)
+    if isinstance(kind, tuple):
+        return pyarrow.list_(pyarrow.type_for_alias(kind[0]), kind[1])
     return pyarrow.list_(pyarrow.string()) if kind == "strings" else pyarrow.type_for_alias(kind)
 
 

@@ -14,12 +14,10 @@ from anysat.batch import Batch
 from anysat.data.base import Tiles
 from anysat.data.loader import Draw
 from anysat.model.encoder import AnySat
-from anysat.model.modes import evaluating
-from anysat.model.precision import Precision, multiplying
-from anysat.model.ready import keeping_ready
+from anysat.model.precision import Precision
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged, set_pixel_dropout
 from anysat.tasks.base import labelled, mean_loss
-from anysat.tasks.predictor import Predictor
+from anysat.tasks.predictor import Predictor, each_batch, names_of_empty
 from anysat.tasks.scores import Scores
 
 
@@ -133,18 +131,18 @@ def score(
     if count == 1:  # other processes may have ended and must not be waited for
         sheet.distributed_available_fn = lambda: False
     numbers = list(range(len(tiles)))[number::count]
-    with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
-        for start in range(0, len(numbers), batch_size):
-            batch = Batch.of([tiles[index] for index in numbers[start : start + batch_size]])
-            batch = batch.to(predictor.device)
-            outputs, truth = predictor(predictor.of_dataset(batch)), batch.targets[task.target.name]
-            task.score(sheet, outputs, truth)
-            if unseen is not None:
-                empty = outputs.flatten(1).isnan().all(1).tolist()
-                unseen += [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
-            if losses is not None:
-                losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
-            advance(len(batch))
+
+    def take(batch: Batch, outputs: Tensor) -> None:
+        truth = batch.targets[task.target.name]
+        task.score(sheet, outputs, truth)
+        if unseen is not None:
+            unseen.extend(names_of_empty(batch, outputs))
+        if losses is not None:
+            losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
+        advance(len(batch))
+
+    slices = (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size))
+    each_batch(predictor, (Batch.of([tiles[index] for index in some]) for some in slices), take, precision)
     found: Scores = sheet.compute()
     return found
 

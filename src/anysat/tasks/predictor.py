@@ -7,7 +7,7 @@ them again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from anysat.errors import AnySatError, InputError, MissingFileError, WeightsErro
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
+from anysat.model.precision import Precision, multiplying
+from anysat.model.ready import keeping_ready
 from anysat.model.weight_files import TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
@@ -193,6 +195,31 @@ def look(batch: Batch, view: View) -> Batch:
         needed = view.dense if kept else " or ".join(view.modalities)
         raise InputError("batch", f"the modality {needed}", ", ".join(batch.observations))
     return Batch(observations=kept, ids=batch.ids, targets=batch.targets)
+
+
+def each_batch(
+    predictor: Predictor, batches: Iterable[Batch], take: Callable[[Batch, Tensor], object],
+    precision: Precision = "float32",
+) -> None:  # fmt: skip
+    """Compute the outputs of many batches, in eval mode and without gradients.
+
+    Args:
+        predictor: The predictor; its mode stays as it was.
+        batches: Batches of a dataset, in source values. A tile may lack the modality of the dense embeddings.
+        take: Called with each batch, on the predictor's device, and its outputs (tile … output).
+        precision: In what the encoder's matrices are multiplied.
+    """
+    with keeping_ready(), evaluating(predictor), multiplying(precision, predictor.device):
+        for batch in batches:  # read outside of the inference mode, in which a loader cannot take its memory back
+            with torch.inference_mode():
+                moved = batch.to(predictor.device)
+                take(moved, predictor(predictor.of_dataset(moved)))
+
+
+def names_of_empty(batch: Batch, outputs: Tensor) -> list[str]:
+    """Return the names of the tiles without any output, because nothing was observed there."""
+    empty = outputs.flatten(1).isnan().all(1).tolist()
+    return [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
 
 
 def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Predictor:

@@ -14,11 +14,12 @@ from anysat.errors import InputError
 from anysat.train.run import CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
 from anysat.workflows.answer import Answer
+from anysat.workflows.kept import FOLDS_FILE
 from anysat.workflows.labelled_data import open_data
 from anysat.workflows.task_parts import SCORES
 from anysat.workflows.task_text import FIGURES, NOTHING, paper_line
 
-FOLDS = "folds.json"
+FOLDS = FOLDS_FILE
 
 
 def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool], Answer]) -> Answer:

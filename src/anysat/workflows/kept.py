@@ -9,7 +9,7 @@ from typing import Any
 
 from anysat.errors import RecordError
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, FOLDS_FILE = "config.yaml", "folds.json"
 _OF_A_SESSION = ("out", "resume", "max_steps")
 
 

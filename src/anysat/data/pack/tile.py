@@ -47,7 +47,7 @@ def encode_tile(tile: Tile) -> tuple[bytes, int]:
     parts: dict[str, Arrays] = {_TARGETS: {}}
     facts: dict[str, Any] = {"id": tile.id, "dataset": tile.dataset, "targets": {}, "parts": {}}
     if tile.geobox is not None:
-        facts["geobox"] = _geobox_facts(tile)
+        facts["geobox"] = geobox_facts(tile)
     for name, target in tile.targets.items():
         array = np.asarray(target)
         if array.dtype.newbyteorder("<") not in _NAMES:
@@ -247,7 +247,7 @@ def _build(
             raise SourceError("packed tile", problem, "ask for one of these, or leave it out")
         observations[modalities[0]] = nothing_of(records[modalities[0]], extent_m)
     return Tile(observations=observations, id=facts["id"], dataset=facts["dataset"], targets=found,
-                geobox=_geobox(facts.get("geobox")))  # fmt: skip
+                geobox=geobox_of(facts.get("geobox")))  # fmt: skip
 
 
 def parts_are_sound(content: bytes) -> bool:
@@ -324,15 +324,23 @@ def _run(indices: list[int]) -> slice | list[int]:
     return indices
 
 
-def _geobox_facts(tile: Tile) -> list[Any]:
+def geobox_facts(tile: Tile) -> list[Any] | None:
+    """The georeference of a tile as plain values, None without one; `geobox_of` makes it again.
+
+    Raises:
+        InputError: it cannot be written so.
+    """
     box = tile.geobox
+    if box is None:
+        return None
     facts = [list(box.shape), list(box.affine)[:6], str(box.crs) if box.crs is not None else None]
-    if _geobox(json.loads(json.dumps(facts))) != box:
+    if geobox_of(json.loads(json.dumps(facts))) != box:
         raise InputError(f"tile {tile.id!r}, geobox", "shape, affine and reference system that can be written", box)
     return facts
 
 
-def _geobox(facts: Sequence[Any] | None) -> Any:
+def geobox_of(facts: Sequence[Any] | None) -> Any:
+    """The georeference that `geobox_facts` told."""
     if facts is None:
         return None
     from affine import Affine

@@ -1,0 +1,113 @@
+"""What a table of a dataset's tiles says of each beside what is computed: split, place, labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anysat.batch import Tile
+from anysat.data.base import Target
+from anysat.data.own.tables import PLACE, as_number
+from anysat.geo.degrees import centre_deg, has_place
+from anysat.geo.tables import Kind
+from anysat.probing.cache import TILES_PER_FILE
+from anysat.tasks.base import labelled
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
+
+PLACE_DEG = "place of the tile"
+"""Name under which a tile's longitude and latitude come with its targets; no target has such a name."""
+ROWS = 128 * TILES_PER_FILE
+"""Tiles of a row group."""
+_NAMED = 3
+"""Tiles that are told by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Tiles whose longitude and latitude come with them as a target would; NaN where they are not known."""
+
+    tiles: AnyDataset
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.tiles.name
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the tiles."""
+        return self.tiles.ids
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> Tile:
+        tile = self.tiles[index]
+        row = self.tiles.samples.row(index)
+        place = [as_number(str(row.get(name, ""))) for name in PLACE]
+        if tile.geobox is not None and has_place(tile.geobox):
+            place = list(centre_deg(tile.geobox))
+        return replace(tile, targets={**tile.targets, PLACE_DEG: np.array(place)})
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class number of every tile."""
+        return self.tiles.labels()
+
+
+def members_and_splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:
+    """Of each tile the name in the dataset's own table, such as a fold, and the split that it belongs to."""
+    split_of = {member: split for split, members in tiles.record.splits.items() for member in members}
+    members = [str(member) for member in tiles.samples.columns["split"]]
+    return members, [split_of.get(member, member) for member in members]
+
+
+def target_kinds(target: Target) -> dict[str, Kind]:
+    """Columns of a target of tiles and their types: number and name of a class, numbers 0 and 1 and names of labels."""
+    if target.kind == "value":
+        return {target.name: "double"}
+    if target.kind == "labels":
+        return {target.name: ("int8", len(target.classes)), f"{target.name}_names": "strings"}
+    return {target.name: "int32", f"{target.name}_name": "string"}
+
+
+def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]:
+    """What `target_kinds` names, of some tiles; None where there is no label."""
+    known, plain = labelled(target, values), values.tolist()
+    if target.kind == "labels":
+        numbers = [one if is_known else None for one, is_known in zip(plain, known.all(1).tolist(), strict=True)]
+        names = [None if one is None else [target.classes[n] for n in np.flatnonzero(one)] for one in numbers]
+        return {target.name: numbers, f"{target.name}_names": names}
+    if target.kind == "class":
+        known = known & (values >= 0) & (values < len(target.classes))
+    numbers = [one if is_known else None for one, is_known in zip(plain, known.tolist(), strict=True)]
+    if target.kind == "value":
+        return {target.name: numbers}
+    return {target.name: numbers, f"{target.name}_name": [None if n is None else target.classes[n] for n in numbers]}
+
+
+def counts_line(tiles: AnyDataset) -> str:
+    """How many tiles there are, and of which splits."""
+    counts = Counter(members_and_splits(tiles)[1])
+    return f"{tiles.name}: {len(tiles):,} tiles ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
+
+
+def unseen_lines(names: Sequence[str], then: str, of: str = "") -> Iterator[str]:
+    """A line that names some of the tiles without a valid value, if any.
+
+    Args:
+        names: all of them.
+        then: what the output has for them.
+        of: whose valid value is missing; of no modality if empty.
+    """
+    if names:
+        shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        unit = "tile" if len(names) == 1 else "tiles"
+        yield f"{len(names):,} {unit} without valid values{of and f' of {of}'}, {then}: {shown}"
