@@ -40,6 +40,7 @@ COMMANDS = {
     "datasets stats": ("anysat.workflows.dataset_stats", "StatsConfig", "stats"),
     "datasets pack": ("anysat.workflows.dataset_pack", "PackConfig", "pack"),
     "datasets embed": ("anysat.workflows.dataset_embed", "TableConfig", "embed_dataset"),
+    "datasets predict": ("anysat.workflows.dataset_predict", "TilesConfig", "predict_dataset"),
     "catalog validate": ("anysat.workflows.catalog", "ValidateConfig", "validate"),
     "world make": ("anysat.workflows.world", "WorldMakeConfig", "make"),
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),

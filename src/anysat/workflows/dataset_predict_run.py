@@ -1,0 +1,246 @@
+"""The work of `anysat datasets predict`: open, compute batch by batch, write rows and rasters as they come, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from rich.text import Text
+
+import anysat
+from anysat.batch import Batch, Tile
+from anysat.data.base import DatasetRecord, Target, Tiles, find_dataset, open_dataset
+from anysat.data.loader import Loader, Plan
+from anysat.data.pack.tile import geobox_facts
+from anysat.data.work import fingerprint
+from anysat.errors import InputError, RecordError, SourceError, WriteError
+from anysat.geo.writers import check_apart, check_free, staged
+from anysat.model.digest import digest
+from anysat.model.precision import find_device, find_precision
+from anysat.tasks.predictor import Predictor, each_batch, load_task
+from anysat.workflows.answer import Answer
+from anysat.workflows.dataset_predict import TilesConfig
+from anysat.workflows.kept import CONFIG_FILE, FOLDS_FILE
+from anysat.workflows.predict import check_probabilities, told_not_given
+from anysat.workflows.progress import progress_bar
+from anysat.workflows.tile_answers import GRID, Answers
+from anysat.workflows.tile_columns import Placed, counts_line, unseen_lines
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
+
+_UNREAD = "--labels false predicts without reading labels"
+_NOT_STATED = "not stated"
+_SHOWN = 5
+"""Classes that are named."""
+_PARTS = ("level", "kind", "unit", "gsd_m")
+"""What labels and predictions must have in common, beside their classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InOrder:
+    """Tiles in their order, some at a time, as the loader reads them."""
+
+    tiles: Tiles
+    batch_size: int
+    has_grids: bool
+    """Whether a tile's georeference comes with it as a target would: as text, for a batch holds numbers only."""
+
+    def plan(self, step: int) -> Plan:
+        """The tiles of a step."""
+        indices = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self.tiles)))
+        return Plan(step=step, dataset=self.tiles.name, patch_size_m=0.0, indices=indices)
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """Their tiles."""
+        tiles = [self.tiles[int(index)] for index in plan.indices]
+        if not self.has_grids:
+            return tiles
+        texts = [json.dumps(geobox_facts(tile)).encode() for tile in tiles]
+        longest = max(map(len, texts))
+        grids = [np.frombuffer(text.ljust(longest), np.uint8) for text in texts]
+        return [replace(tile, targets={**tile.targets, GRID: grid}) for tile, grid in zip(tiles, grids, strict=True)]
+
+
+def run_predict_dataset(config: TilesConfig) -> Answer:
+    """See `predict_dataset`."""
+    out, record = Path(config.out), find_dataset(config.name)
+    check_free([out], overwrite=config.overwrite)
+    predictor = _loaded(config)
+    target = predictor.task.target
+    _check_out(config, target)
+    own = _labels_of(record, target) if config.labels else None
+    keys = _modalities(record, predictor)
+    tiles = open_dataset(config.name, config.path, config.split, modalities=keys,
+                         targets=() if own is None else (own.name,))  # fmt: skip
+    if not len(tiles):
+        raise InputError(f"{record.name}, split {config.split}", "at least one tile", "none")
+    asked = _scored_in(Path(config.run)) if config.precision is None else config.precision
+    precision = find_precision(asked, predictor.device)
+    facts = _facts(config, predictor, tiles) | {"precision": precision}
+    answers = Answers(predictor, tiles, own, facts, with_probabilities=config.probabilities)
+    with (
+        staged([out], overwrite=config.overwrite) as folder,
+        answers.open(folder / out.name),
+        progress_bar(f"predictions of {tiles.name}", len(tiles)) as advance,
+    ):
+
+        def take(batch: Batch, outputs: Any) -> None:
+            answers.add(batch, outputs)
+            advance(len(batch))
+
+        each_batch(predictor, _read(config, tiles, predictor), take, precision)
+    nothing = "null in the table" if target.level == "tile" else "NoData in their rasters"
+    told = [
+        counts_line(tiles),
+        f"statistics: those of the run, {facts['statistics']}",
+        *told_not_given(predictor.view.modalities, tiles.modalities),
+        *_described_lines(record, predictor, tiles.modalities),
+        f"{answers.told()}, computed in {precision}",
+        _labels_line(config, own, target, answers),
+        *unseen_lines(answers.unseen, nothing, predictor.view.dense or ""),
+        f"wrote {out}: {answers.written()}",
+    ]
+    return Answer(Text("\n".join(told)))
+
+
+def _loaded(config: TilesConfig) -> Predictor:
+    """The run's predictor.
+
+    Raises:
+        InputError: The run is one over folds, of which each has its own.
+        MissingFileError, WeightsError: See `load_task`.
+    """
+    run = Path(config.run)
+    if (run / FOLDS_FILE).is_file():
+        folds = ", ".join(str(run / name) for name in json.loads((run / FOLDS_FILE).read_text())["folds"])
+        raise InputError("RUN", "the folder of one fold", run, f"give one of {folds}")
+    return load_task(run, device=find_device(config.device))
+
+
+def _check_out(config: TilesConfig, target: Target) -> None:
+    """Refuse an output that is not what the target takes, or lies where inputs are.
+
+    Raises:
+        RecordError: it is; or probabilities are asked for where they have no effect.
+    """
+    out = Path(config.out)
+    if target.level == "tile":
+        if out.suffix != ".parquet":
+            raise RecordError("--out", config.out, f"a file ending in .parquet, because {target.name!r} is per tile")
+        if config.probabilities:
+            raise RecordError(
+                "--probabilities", True, f"false, because {target.name!r} is per tile: its table has them"
+            )
+    elif out.suffix in (".parquet", ".tif", ".json", ".csv"):
+        raise RecordError("--out", config.out, f"a folder, because {target.name!r} is per pixel: a raster per tile")
+    check_probabilities(config.probabilities, target.kind, target.name)
+    check_apart([out], [config.run])
+    final, data = out.absolute().resolve(), Path(config.path).absolute().resolve()
+    if final == data or final in data.parents or (out.exists() and data in final.parents):
+        raise RecordError("--out", config.out, f"a place outside of the dataset's folder, {config.path}")
+
+
+def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
+    """What a dataset calls the run's target; None where it has no labels of this name.
+
+    Raises:
+        InputError: it has labels of this name that mean something else, or classes that the run does not know.
+    """
+    own = next((one for one in record.targets if one.name == target.name), None)
+    if own is None:
+        return None
+    where = f"target {target.name!r} of {record.name}"
+    for part in _PARTS:
+        if getattr(own, part) != getattr(target, part):
+            raise InputError(
+                where, f"{part} {getattr(target, part)!r}, as in training", repr(getattr(own, part)), _UNREAD
+            )
+    if new := [name for name in own.classes if name not in target.classes]:
+        shown = ", ".join(new[:_SHOWN]) + (", …" if len(new) > _SHOWN else "")
+        raise InputError(where, f"classes that the run knows: {', '.join(target.classes)}", f"also {shown}", _UNREAD)
+    return own
+
+
+def _modalities(record: DatasetRecord, predictor: Predictor) -> list[str]:
+    """Keys of the modalities that the run looks at and the dataset has.
+
+    Raises:
+        InputError: there is none, or not that whose sub-patches are told.
+    """
+    view = predictor.view
+    keys = [key for key in view.modalities if key in record.modalities]
+    if keys and (view.dense is None or view.dense in keys):
+        return keys
+    wanted = f"the modality {view.dense}, whose sub-patches the run answers for" if keys else "one of its modalities"
+    raise InputError(record.name, f"{wanted} (the run was trained on {', '.join(view.modalities)})",
+                     ", ".join(record.modalities))  # fmt: skip
+
+
+def _scored_in(run: Path) -> str:
+    """In what matrices were multiplied for the scores of a run; float32 where its options are not at hand."""
+    kept = (run if run.is_dir() else run.parent) / CONFIG_FILE
+    options = yaml.safe_load(kept.read_text("utf-8")) if kept.is_file() else {}
+    if "engine" in options:  # of fine-tuning
+        return "bf16" if options["engine"].get("precision") == "bf16" else "float32"
+    return str(options.get("precision", "float32"))
+
+
+def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Iterator[Batch]:
+    """The tiles in their order, some at a time.
+
+    Raises:
+        SourceError: a file cannot be read; it says what to do where labels are missing.
+    """
+    has_grids = predictor.task.target.level == "pixel"
+    source = _InOrder(tiles=Placed(tiles), batch_size=config.batch_size, has_grids=has_grids)
+    loader = Loader(source=source, start=0, stop=-(-len(tiles) // config.batch_size), num_workers=config.workers)
+    try:
+        for draw in loader:
+            yield draw.batch
+    except WriteError:
+        raise
+    except (SourceError, OSError) as error:  # which are no errors of the output
+        raise SourceError(
+            config.path, str(error), f"if labels are missing, {_UNREAD}" if tiles.targets else ""
+        ) from error
+
+
+def _facts(config: TilesConfig, predictor: Predictor, tiles: AnyDataset) -> dict[str, Any]:
+    """What is kept in the files."""
+    encoder, target = predictor.encoder, predictor.task.target
+    return {
+        "version": anysat.__version__, "run": config.run, "target": target.name, "unit": target.unit,
+        "classes": list(target.classes), "weights": dict(encoder.provenance) | {"digest": digest(encoder)},
+        "statistics": "none" if encoder.normaliser is None else encoder.normaliser.source,
+        "patch_sizes_m": list(predictor.view.patch_sizes_m), "day_convention": encoder.config.day_convention,
+        "dataset": {"name": tiles.name, "split": config.split, "modalities": list(tiles.modalities),
+                    "fingerprint": fingerprint(tiles)},
+    }  # fmt: skip
+
+
+def _described_lines(record: DatasetRecord, predictor: Predictor, keys: Sequence[str]) -> Iterator[str]:
+    """What the user's description says of the files of a modality otherwise than that of the training data."""
+    for key in keys if record.is_own else ():
+        if key not in predictor.sources:  # registered data, or a table of series
+            continue
+        ours: Mapping[str, Any] = record.sources.get(key, {})
+        theirs = predictor.sources[key]
+        for name in sorted({*ours, *theirs}):
+            now, then = (json.loads(json.dumps(said.get(name), default=str)) for said in (ours, theirs))
+            if now != then:
+                stated = [_NOT_STATED if said is None else said for said in (now, then)]
+                yield f"{key}: {name} is {stated[0]} here, and {stated[1]} for the training data"
+
+
+def _labels_line(config: TilesConfig, own: Target | None, target: Target, answers: Answers) -> str:
+    if not config.labels:
+        return "labels: not read"
+    if own is None:
+        return f"labels: none, because the dataset has no target {target.name!r}"
+    return f"labels: {own.name}, of {answers.num_labelled:,} of {len(answers):,} tiles"

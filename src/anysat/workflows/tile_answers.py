@@ -1,0 +1,239 @@
+"""Predictions for the tiles of a dataset, written as they come: a row per tile, and a raster where it has pixels."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from torch import Tensor
+
+from anysat.batch import Batch
+from anysat.data.base import Target
+from anysat.data.pack.tile import geobox_of
+from anysat.geo.maps import write_classes, write_values
+from anysat.geo.tables import Kind, TileTable
+from anysat.picture_samples import colours_of
+from anysat.tasks.base import labelled
+from anysat.tasks.predictor import Predictor, names_of_empty
+from anysat.workflows.tile_columns import PLACE_DEG, ROWS, members_and_splits, target_columns, target_kinds
+
+if TYPE_CHECKING:
+    from anysat.data.work import AnyDataset
+
+GRID = "grid of the tile"
+"""Name under which a tile's georeference, as text, comes with its targets; no target has such a name."""
+TABLE = "tiles.parquet"
+"""The table beside rasters."""
+_PREDICTED, _LABEL, _PROBABILITIES = "predicted", "label", "probabilities"
+"""Columns of a table, and folders of rasters."""
+_NOBODY = -1
+"""Class number where nothing was seen, or nothing is known."""
+_TOLD = 8
+"""Classes whose shares are told."""
+
+
+class Answers:
+    """What is written of the predictions: a table of tiles, or a folder of rasters with one.
+
+    Args:
+        predictor: whose predictions they are.
+        tiles: all of them, in the order in which they come.
+        own: what the dataset calls the target, as the tiles' labels are; None writes no labels.
+        facts: anything that turns into JSON, kept in the files.
+        with_probabilities: whether rasters of probabilities are written.
+
+    Raises:
+        RecordError: The target has the name of another column.
+    """
+
+    def __init__(
+        self, predictor: Predictor, tiles: AnyDataset, own: Target | None, facts: Mapping[str, Any], *,
+        with_probabilities: bool,
+    ) -> None:  # fmt: skip
+        target = predictor.task.target
+        self._task, self._own, self._facts = predictor.task, own, facts
+        self._target = replace(target, ignore=None if target.kind == "value" else _NOBODY)
+        self._said = replace(self._target, name=_PREDICTED)
+        self._members, self._splits = members_and_splits(tiles)
+        self._folders = [_PREDICTED, *([_LABEL] if own else []), *([_PROBABILITIES] if with_probabilities else [])]
+        self._fields: dict[str, Kind] = {"member": "string"} if self._members != self._splits else {}
+        self._results: dict[str, Kind] = {"file": "string", "predicted_frac": "double"}
+        if target.level == "tile":
+            self._results = target_kinds(self._said)
+            if target.classes:
+                self._results[_PROBABILITIES] = ("float", len(target.classes))
+            if own is not None:
+                TileTable.check_names(list(target_kinds(target)), self._results)
+                self._fields |= target_kinds(target)
+        self._ids: list[str] = []
+        self._places: list[NDArray[np.float64]] = []
+        self._columns: dict[str, list[Any]] = {}
+        self._files: set[str] = set()
+        self._num_done, self._num_answered, self._total = 0, 0, torch.zeros(max(1, len(target.classes))).double()
+        self.num_labelled = 0
+        """Tiles with a label so far."""
+        self.unseen: list[str] = []
+        """Names of the tiles without a prediction so far."""
+
+    def __len__(self) -> int:
+        return self._num_done
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[None]:
+        """Begin the file or the folder; what is left of the rows is written at the end."""
+        self._path, file = path, path
+        if self._target.level == "pixel":
+            for name in self._folders:
+                (path / name).mkdir(parents=True)
+            file = path / TABLE
+        with TileTable(file, self._fields, self._results, has_places=True, attributes=self._facts) as self._table:
+            yield
+            self._write_rows()
+
+    def add(self, batch: Batch, outputs: Tensor) -> None:
+        """Write the predictions of the next tiles.
+
+        Args:
+            batch: of them, with places, and with grids where rasters are written.
+            outputs: (tile … output) of the head.
+        """
+        outputs = outputs.cpu()
+        seen, answer = outputs.isfinite().all(-1), self._task.answer(outputs)
+        if self._target.kind == "labels":
+            answer = answer.where(seen[:, None], _NOBODY)
+        truth = self._labels(batch)
+        if truth is not None:
+            self.num_labelled += int(labelled(self._target, truth).reshape(len(batch), -1).any(1).sum())
+        self.unseen += names_of_empty(batch, outputs)
+        self._count(answer, seen)
+        shares = self._task.probabilities(outputs)
+        if self._target.level == "tile":
+            columns = self._of_tiles(answer, shares, seen, truth)
+        else:
+            columns = self._of_pixels(batch, answer, shares, seen, truth)
+        rows = slice(self._num_done, self._num_done + len(batch))
+        if "member" in self._fields:
+            columns["member"] = self._members[rows]
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).extend(values)
+        self._ids += batch.ids
+        self._places.append(batch.targets[PLACE_DEG].cpu().numpy().copy())
+        self._num_done = rows.stop
+        if len(self._ids) >= ROWS:
+            self._write_rows()
+
+    def told(self) -> str:
+        """What was predicted, in a line."""
+        target, count = self._target, max(1, self._num_answered)
+        if target.kind == "value":
+            return f"{target.name}: mean {float(self._total[0]) / count:.4g} {target.unit}".rstrip()
+        numbers = zip(self._total.tolist(), target.classes, strict=True)
+        shares = sorted(((number / count, name) for number, name in numbers if number), reverse=True)
+        listed = [f"{name} {share:.0%}" for share, name in shares[:_TOLD]] + ["…"] * (len(shares) > _TOLD)
+        return f"{target.name}: {', '.join(listed)} of the {target.level}s" if listed else f"{target.name}: nothing"
+
+    def written(self) -> str:
+        """What was written, in words."""
+        if self._target.level == "tile":
+            return f"{len(self):,} rows"
+        return f"{len(self):,} rasters in each of {', '.join(self._folders)}; {TABLE} lists them"
+
+    def _labels(self, batch: Batch) -> Tensor | None:
+        """Labels by the numbers that the run has for their classes, -1 or NaN where there are none."""
+        own, target = self._own, self._target
+        if own is None or own.name not in batch.targets:
+            return None
+        truth = batch.targets[own.name].cpu()
+        known = labelled(own, truth)
+        if target.kind == "value":
+            return truth.double().where(known, torch.nan)
+        numbers = torch.tensor([target.classes.index(name) for name in own.classes])
+        if target.kind == "labels":
+            found = torch.zeros(len(truth), len(target.classes), dtype=torch.int64)
+            found[:, numbers] = truth.long()
+            return found.where(known.all(1, keepdim=True), _NOBODY)
+        known = known & (truth >= 0) & (truth < len(own.classes))
+        return numbers[truth.long().clamp(0, len(own.classes) - 1)].where(known, _NOBODY)
+
+    def _count(self, answer: Tensor, seen: Tensor) -> None:
+        self._num_answered += int(seen.sum())
+        if self._target.kind == "value":
+            self._total += answer[seen].double().sum()
+        elif self._target.kind == "labels":
+            self._total += answer[seen].sum(0)
+        else:
+            self._total += answer[seen].bincount(minlength=len(self._total))
+
+    def _of_tiles(
+        self, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
+    ) -> dict[str, list[Any]]:
+        """Columns of a target of tiles."""
+        columns = target_columns(self._said, answer)
+        if shares is not None:
+            rows = zip(shares.numpy(), seen.tolist(), strict=True)
+            columns[_PROBABILITIES] = [row if is_seen else None for row, is_seen in rows]
+        if truth is not None:
+            columns |= target_columns(self._target, truth)
+        elif self._own is not None:
+            columns |= {name: [None] * len(answer) for name in target_kinds(self._target)}
+        return columns
+
+    def _of_pixels(
+        self, batch: Batch, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
+    ) -> dict[str, list[Any]]:
+        """Rasters of tiles, and columns that tell of them."""
+        files = [self._file(name) for name in batch.ids]
+        for number, name in enumerate(batch.ids):
+            text = bytes(batch.targets[GRID][number].cpu().numpy()).decode()
+            box = self._geobox(json.loads(text), (answer.shape[1], answer.shape[2]))
+            tags = {**self._facts, "tile": name}
+            self._write_map(self._path / _PREDICTED / files[number], answer[number], box, tags)
+            if truth is not None:
+                self._write_map(self._path / _LABEL / files[number], truth[number], box, tags)
+            if shares is not None and _PROBABILITIES in self._folders:
+                bands = np.moveaxis(shares[number].numpy(), -1, 0)
+                write_values(self._path / _PROBABILITIES / files[number], bands, box, self._target.classes, tags)
+        return {"file": files, "predicted_frac": seen.double().flatten(1).mean(1).tolist()}
+
+    def _geobox(self, facts: Any, shape: tuple[int, int]) -> GeoBox:
+        """Where the pixels of a tile lie; in metres from its south-west corner where nobody knows."""
+        box = geobox_of(facts)
+        if box is not None and box.crs is not None:
+            found: GeoBox = box.zoom_to(shape)
+            return found
+        pixel_m = self._target.gsd_m or 1.0
+        return GeoBox(shape, Affine(pixel_m, 0, 0, 0, -pixel_m, shape[0] * pixel_m), None)
+
+    def _write_map(self, path: Path, values: Tensor, box: GeoBox, tags: Mapping[str, Any]) -> None:
+        target = self._target
+        if target.kind == "value":
+            write_values(path, values[None].numpy(), box, [target.name], tags, target.unit)
+        else:
+            write_classes(path, values.numpy(), box, target.classes, colours_of(target), tags)
+
+    def _file(self, name: str) -> str:
+        """Name of a tile's rasters, which no other tile has."""
+        stem = found = re.sub(r"[^\w.+@-]+", "_", name)
+        number = 1
+        while found in self._files:
+            number += 1
+            found = f"{stem}_{number}"
+        self._files.add(found)
+        return f"{found}.tif"
+
+    def _write_rows(self) -> None:
+        if self._ids:
+            start = self._num_done - len(self._ids)
+            self._table.add(ids=self._ids, splits=self._splits[start : self._num_done],
+                            places=np.concatenate(self._places), columns=self._columns)  # fmt: skip
+        self._ids, self._places, self._columns = [], [], {}
