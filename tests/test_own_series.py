@@ -274,8 +274,14 @@ def test_a_classifier_is_made_of_a_table_and_no_code(tmp_path):
     assert main(["probe", *data, "--weights", "nano", "--out", str(tmp_path / "run")]) == 0
     scores = json.loads(next((tmp_path / "run").glob("scores*.json")).read_text())
     assert "accuracy" in json.dumps(scores)
-    words = ["datasets", "predict", str(tmp_path / "run"), data[1], str(tmp_path), "--out", str(tmp_path / "p.parquet")]
-    assert main(words) == 0
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "own-data.md").read_text()
+    section = page.split("### Classify the fields of another table")[1]
+    fields = [",".join((*row.split(",")[:4], "4" if number else "SCL")) for number, row in enumerate(rows)]
+    (tmp_path / "fields.csv").write_text("\n".join(fields))
+    (tmp_path / "fields.yaml").write_text(re.search(r"```yaml\n(.*?)```", section, re.S)[1])
+    words = re.search(r"```bash\nanysat (.*?)```", section, re.S)[1].split()
+    paths = {"runs/crops": "run", "crops/fields.yaml": "fields.yaml", "crops": ".", "predictions.parquet": "p.parquet"}
+    assert main([str(tmp_path / paths[word]) if word in paths else word for word in words]) == 0
     table = parquet.read_table(tmp_path / "p.parquet")
     assert len(table) == 18
-    assert set(table["predicted_name"].to_pylist()) <= {"wheat", "maize"} == set(table["crop_name"].to_pylist())
+    assert set(table["predicted_name"].to_pylist()) <= {"wheat", "maize"}
