@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
@@ -71,6 +72,22 @@ def wrapped(geobox: GeoBox) -> GeoBox:
     turns = math.floor((middle + _HALF_DEG) / _TURN_DEG)
     moved = Affine(affine.a, affine.b, affine.c - turns * _TURN_DEG, affine.d, affine.e, affine.f)
     return geobox if turns == 0 else GeoBox(geobox.shape, moved, geobox.crs)
+
+
+def turns_of(crs: CRS, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Positions along a line without its jump at 180 degrees, and what to add to them to meet all that are given so.
+
+    Nothing changes in metres, and for a line around a pole.
+
+    >>> [list(map(float, part)) for part in turns_of(CRS("EPSG:4326"), np.array([179.5, -179.5]))]
+    [[179.5, 180.5], [0.0, -360.0, 360.0]]
+    """
+    if not crs.geographic or not np.isfinite(x).all():
+        return x, (0.0,)
+    in_turn = np.unwrap(x, period=_TURN_DEG)
+    if np.ptp(in_turn) >= _HALF_DEG:
+        return x, (0.0,)
+    return in_turn, (0.0, -_TURN_DEG, _TURN_DEG)
 
 
 def crosses_180(geobox: GeoBox) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from anysat.geo.degrees import turns_of
 from anysat.geo.grid import ALIGNED_PX, boundary_in, crs_of, mapped
 from anysat.geo.layers import Layer, Pixels
 
@@ -31,11 +32,14 @@ def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[in
     offset = _whole_offset(grid, geobox)
     if offset is not None:
         return _cut(layer, times, bands, *offset, (geobox.height, geobox.width)), "exact"
-    row, col, pixels_along = _window(grid, geobox)
+    windows, pixels_along = _windows(grid, geobox)
     average = pixels_along > AVERAGE_FROM
-    source = _cut(layer, times, bands, row.start, col.start, (row.stop - row.start, col.stop - col.start))
-    how = f"{'average' if average else 'bilinear'} of {_pixel_size(grid)} pixels"
-    return _reproject(source, _cut_affine(grid, row, col), crs_of(grid), geobox, average), how
+    placed = np.full((len(times), len(bands), *geobox.shape), np.nan, dtype=np.float32)
+    for row, col in windows:
+        source = _cut(layer, times, bands, row.start, col.start, (row.stop - row.start, col.stop - col.start))
+        here = _reproject(source, _cut_affine(grid, row, col), crs_of(grid), geobox, average)
+        placed = np.where(np.isnan(placed), here, placed)
+    return placed, f"{'average' if average else 'bilinear'} of {_pixel_size(grid)} pixels"
 
 
 def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int) -> Pixels:
@@ -45,10 +49,13 @@ def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int)
     offset = _whole_offset(grid, geobox)
     if offset is not None:
         return _cut(layer, times, (band,), *offset, (geobox.height, geobox.width))[:, 0]
-    row, col, _ = _window(grid, geobox)
-    source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
     placed = np.full((len(times), *geobox.shape), np.nan, dtype=np.float32)
-    _warp(source, placed, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
+    for row, col in _windows(grid, geobox)[0]:
+        source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
+        here = np.full_like(placed, np.nan)
+        for plane, out in zip(source, here, strict=True):
+            _warp(plane, out, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
+        placed = np.where(np.isnan(placed), here, placed)
     return placed
 
 
@@ -78,18 +85,29 @@ def _cut(
     return cut
 
 
-def _window(source: GeoBox, target: GeoBox) -> tuple[slice, slice, float]:
-    """Return source rows and columns under the target, with a margin, and source pixels along a target pixel."""
-    col, row = mapped(~source.affine, *boundary_in(target, crs_of(source)))
-    area_px = 0.5 * abs(np.dot(col, np.roll(row, 1)) - np.dot(row, np.roll(col, 1)))
-    pixels_along = math.sqrt(area_px / (target.height * target.width))
-    margin = 2 + math.ceil(2 * pixels_along)
+def _windows(source: GeoBox, target: GeoBox) -> tuple[list[tuple[slice, slice]], float]:
+    """Source rows and columns under the target with a margin, and source pixels along a target pixel.
 
-    def around(positions: NDArray[np.float64], length: int) -> slice:
-        start = min(max(math.floor(positions.min()) - margin, -margin), length)
-        return slice(start, max(min(math.ceil(positions.max()) + margin, length + margin), start + 1))
+    There are two windows where a map of the world has the target at both of its ends, else one.
+    """
+    x, y = boundary_in(target, crs_of(source))
+    x, turns = turns_of(crs_of(source), x)
+    found = []
+    for turn in turns:
+        col, row = mapped(~source.affine, x + turn, y)
+        area_px = 0.5 * abs(np.dot(col, np.roll(row, 1)) - np.dot(row, np.roll(col, 1)))
+        pixels_along = math.sqrt(area_px / (target.height * target.width))
+        margin = 2 + math.ceil(2 * pixels_along)
+        window = _around(row, source.height, margin), _around(col, source.width, margin)
+        is_met = all(part.stop > 0 and part.start < side for part, side in zip(window, source.shape, strict=True))
+        found.append((is_met, window))
+    return [window for is_met, window in found if is_met] or [found[0][1]], pixels_along
 
-    return around(row, source.height), around(col, source.width), pixels_along
+
+def _around(positions: NDArray[np.float64], length: int, margin: int) -> slice:
+    """Rows or columns that hold all positions, not farther outside than the margin."""
+    start = min(max(math.floor(positions.min()) - margin, -margin), length)
+    return slice(start, max(min(math.ceil(positions.max()) + margin, length + margin), start + 1))
 
 
 def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:

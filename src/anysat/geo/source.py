@@ -16,6 +16,7 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import EmptySourceError
+from anysat.geo.degrees import turns_of
 from anysat.geo.descriptions import Between
 from anysat.geo.grid import Footprint, boundary_in
 from anysat.geo.matching import Chosen, some
@@ -221,9 +222,10 @@ def _touches(
     seen = np.isfinite(x) & np.isfinite(y)
     if not seen.all():  # beyond what this system can show
         return bool(seen.any())
+    x, turns = turns_of(crs, x)
     margins = margins + _MARGIN_FRAC * max(np.ptp(x), np.ptp(y))
     left, bottom, right, top = bounds.T
-    beside = (x.max() + margins < left) | (x.min() - margins > right)
+    beside = np.all([(x.max() + turn + margins < left) | (x.min() + turn - margins > right) for turn in turns], axis=0)
     return ~(beside | (y.max() + margins < bottom) | (y.min() - margins > top))
 
 
