@@ -42,15 +42,21 @@ class Overflowing(Toy):
 
 
 def test_a_gradient_that_is_no_number_makes_no_checkpoint(tmp_path):
-    with pytest.raises(DivergedError):
+    with pytest.raises(DivergedError, match="no checkpoint was made; that of step 1 is kept in"):
         train(tmp_path / "run", objective=Overflowing(), keep={"save_every": 1, "log_every": 100})
     assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [1]
+
+
+def test_a_training_that_diverges_before_its_first_checkpoint_does_not_say_that_one_is_kept(tmp_path):
+    with pytest.raises(DivergedError, match=r"no checkpoint is in .*run yet: lower the learning rate"):
+        train(tmp_path / "run", objective=Overflowing(), keep={"save_every": 3, "log_every": 100})
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == []
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 2.0**10])
 def test_half_precision_that_overflows_at_every_scale_is_told(scale, tmp_path):
     keeper = object.__new__(Keeper)
-    keeper.run = SimpleNamespace(path=tmp_path)
+    keeper.run, keeper._saved = SimpleNamespace(path=tmp_path), 4
     scaler = SimpleNamespace(get_scale=lambda: scale)
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler), strategy=strategy)

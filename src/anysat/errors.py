@@ -219,10 +219,13 @@ class RunStoppedError(UnfinishedError):
 class DivergedError(AnySatError, ArithmeticError):
     """Training diverged: the loss or a weight is NaN or infinite."""
 
-    def __init__(self, folder: object, step: int, got: object, what: str = "the loss") -> None:
+    def __init__(
+        self, folder: object, step: int, got: object, kept: int | None, what: str = "the loss"
+    ) -> None:  # fmt: skip
+        there = f"no checkpoint is in {folder} yet" if kept is None else f"that of step {kept} is kept in {folder}"
         super().__init__(
-            f"{what} was {got} within the steps up to {step}, and no checkpoint was made since; the last one is kept "
-            f"in {folder}: lower the learning rate, clip gradients (clip_norm), or check the data of these steps"
+            f"{what} was {got} within the steps up to {step}, of which no checkpoint was made; {there}: lower the "
+            "learning rate, clip gradients (clip_norm), or check the data of these steps"
         )
 
 

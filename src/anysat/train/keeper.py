@@ -169,11 +169,11 @@ class Keeper(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             if scaler.get_scale() < _LEAST_SCALE:
-                raise DivergedError(self.run.path, module.steps_done, "NaN or infinite at every scale")
+                raise DivergedError(self.run.path, module.steps_done, "NaN or infinite at every scale", self._saved)
         elif trainer.strategy.reduce_boolean_decision(not bool(module.finite), all=False):
-            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite")
+            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite", self._saved)
         if trainer.strategy.reduce_boolean_decision(not _weights_are_finite(module.objective), all=False):
-            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite", "a weight")
+            raise DivergedError(self.run.path, module.steps_done, "NaN or infinite", self._saved, "a weight")
 
     def _interrupt(self, trainer: Trainer, module: Training) -> None:
         self.save(trainer, module)
