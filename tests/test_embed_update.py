@@ -187,6 +187,7 @@ def test_what_could_not_be_read_is_read_with_the_new_dates(inputs, tmp_path, mon
 
 MISTAKES = [
     (["--update", "{out}", "--window=4"], "--window"),
+    (["--update", "{out}", "--window=16", "--store=float32"], "was made with, got '--window'"),
     (["--update", "{tmp}/none.zarr"], "none.zarr"),
     (["--update", "{out}", "--out={tmp}/b.zarr"], "none of the options that a.zarr was made with, got '--out'"),
     (["--update", "{tmp}/z.zarr"], "z.zarr: no such file, but one store per zone: z-utm31n.zarr, z-utm32n.zarr"),
@@ -217,6 +218,20 @@ def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, ca
         assert len(said.strip().splitlines()) == 1, said
     assert sorted(path.name for path in tmp_path.iterdir()) == there
     np.testing.assert_array_equal(patches(out).embedding.values, before)
+
+
+def test_an_option_that_is_typed_counts_though_it_is_the_default(inputs, tmp_path, monkeypatch):
+    out, seen = tmp_path / "a.zarr", []
+    assert embed(inputs, out, "--keep=series", "--dates=2020-01-01/2020-05-31", "--period=month") == 0
+    monkeypatch.setattr(
+        "anysat.workflows.embed_area.open_inputs", lambda config, *_, **__: seen.append(config) or 1 / 0
+    )
+    for words in ([], ["--dates=null", "--window=8", "--store=float32", "--patch-size-m=20"]):
+        with pytest.raises(ZeroDivisionError):
+            main(["embed", "--update", str(out), *words])
+    assert [(config.dates, config.period, config.window) for config in seen] == [
+        ("2020-01-01/2020-05-31", "month", 8), (None, "month", 8)
+    ]  # fmt: skip
 
 
 def test_inputs_in_a_file_that_is_gone_are_given_anew_by_another(inputs, tmp_path, capsys):

@@ -213,7 +213,11 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
         if required and not values.get(field.name):
             raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
     names = {field.name for field in fields}
-    return config(**{name: value for name, value in values.items() if name in names})
+    made = config(**{name: value for name, value in values.items() if name in names})
+    if hasattr(config, "typed"):
+        given = names & parser.parse_args(typed, defaults=False).as_dict().keys()
+        object.__setattr__(made, "typed", frozenset(given))
+    return made
 
 
 def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:

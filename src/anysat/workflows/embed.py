@@ -7,7 +7,7 @@ import math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
@@ -87,6 +87,8 @@ class EmbedConfig(AreaOptions):
     read again. Options are those the store was made with; inputs that you do not give are those of the last run."""
     overwrite: bool = False
     """Replace existing outputs."""
+    typed: ClassVar[frozenset[str] | None] = None
+    """Names of the options that were typed, at their default or not; None for all that are not at their default."""
 
     def __post_init__(self) -> None:
         if self.update is None and not (self.out and self.inputs):

@@ -92,18 +92,19 @@ class Earlier:
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
     def config(self, given: EmbedConfig) -> EmbedConfig:
-        """Return the options of the earlier run with those given now.
+        """The options it was made with, and those given anew; inputs not given are those of the last time."""
+        kept, usual = self.about["config"], {field.name: field.default for field in fields(given)}
+        changed = {name for name, value in usual.items() if getattr(given, name) not in (value, [])}
+        typed = changed if given.typed is None else given.typed
 
-        Inputs that are not given are those of the earlier run.
+        def is_another(name: str) -> bool:
+            value = getattr(given, name)
+            return (_path_or_name(value) if name in _MAYBE_PATHS else value) != kept.get(name, usual[name])
 
-        Raises:
-            RecordError: An option is given that an update cannot change.
-        """
-        typed = {field.name for field in fields(given) if getattr(given, field.name) not in (field.default, [])}
-        if wrong := sorted(typed - GIVEN_ANEW):
+        if wrong := sorted(name for name in typed - GIVEN_ANEW if is_another(name)):
             names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
             raise RecordError("--update", names, f"none of the options that {self.store.name} was made with")
-        kept = {**self.about["config"], **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
+        kept = {**kept, **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
         replaced = describe_sources(given.inputs).keys() if given.inputs else set()
         unchanged = [word for word in kept["inputs"] if not _is_replaced(word, replaced)]
         inputs = [*unchanged, *given.inputs]
