@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from anysat.cli import main
 from anysat.data.base import find_dataset, open_dataset
 from anysat.geo.sources import open_sources
+from anysat.geo.stored import provenance_of
 from anysat.modalities import MODALITIES as M
+from anysat.model.checkpoint import save
 from anysat.tasks.predictor import load_task
 from area_builders import CROPS, predictor
 from geo_builders import geobox, ramp, write_tif
@@ -115,6 +117,29 @@ def test_a_predictor_keeps_what_was_said_and_predict_goes_by_it(tmp_path, capsys
         assert "reflectance (as in training)" in capsys.readouterr().out
     with rasterio.open(tmp_path / "tile.tif") as tile, rasterio.open(tmp_path / "area.tif") as area:
         np.testing.assert_array_equal(tile.read(1), area.read(1))
+
+
+def test_embed_with_the_weights_of_a_run_goes_by_what_was_said_in_its_training(tmp_path, capsys):
+    run, made = tmp_path / "run", predictor(CROPS, keys=("s2",))
+    made.sources = {"s2": {"units": "reflectance"}}
+    made.save(run / "predictor.safetensors")
+    save(made.encoder, run / "model.safetensors")
+    values = np.random.default_rng(0).random((10, 16, 16), np.float32)
+    path = write_tif(tmp_path / "20200601.tif", values, geobox((16, 16)), names=M["s2"].band_names)
+    store = tmp_path / "store.zarr"
+    words = {"tile.tif": [run], "area.zarr": [run / "model.safetensors", "--period=year"],
+             "store.zarr": [run, "--keep=series"]}  # fmt: skip
+    for out, (weights, *more) in words.items():
+        argv = ["embed", f"s2={path}", f"--out={tmp_path / out}", f"--weights={weights}", "--patch-size-m=40", *more]
+        assert main([str(word) for word in argv]) == 0
+        assert "reflectance (as in training)" in capsys.readouterr().out
+    assert provenance_of(store)["made_from"]["trained"] == made.sources
+    write_tif(tmp_path / "20200701.tif", values, geobox((16, 16)), names=M["s2"].band_names)
+    assert main(["embed", f"s2={tmp_path / '20200701.tif'}", f"--update={store}"]) == 0
+    assert "reflectance (as in training)" in capsys.readouterr().out
+    argv = ["embed", f"s2={path}", f"--out={tmp_path / 'own.tif'}", f"--weights={run}", "--patch-size-m=40"]
+    assert main([*argv, "--units=s2=reflectance_1e4"]) == 0
+    assert "as in training" not in capsys.readouterr().out
 
 
 def test_a_predictor_written_before_keeps_nothing(tmp_path):

@@ -22,6 +22,8 @@ from anysat.normalise import Normaliser
 FORMAT = "anysat-1"
 TASK_FORMAT = "anysat-task-1"
 """Format of a predictor's file, which holds encoder and head and is read by `anysat.tasks.predictor`."""
+PREDICTOR_FILE = "predictor.safetensors"
+"""Name of that file in the folder of a run."""
 TEACHER = "target_encoder."
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 SUFFIXES = (".safetensors", *_PICKLED)
@@ -81,6 +83,19 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
             return meta, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+
+
+def read_meta(path: Path) -> Any:
+    """Read our metadata of a safetensors file, None if there is none, and no tensor.
+
+    Raises:
+        WeightsError: It is not a safetensors file, or is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("anysat", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"not a readable safetensors file ({error})") from error
 

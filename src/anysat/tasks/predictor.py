@@ -24,14 +24,10 @@ from anysat.errors import AnySatError, InputError, MissingFileError, WeightsErro
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
-from anysat.model.precision import Precision, multiplying
-from anysat.model.ready import keeping_ready
-from anysat.model.weight_files import TASK_FORMAT, read_tensors
+from anysat.model.weight_files import PREDICTOR_FILE, TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
 from anysat.tasks.heads import HEADS, Head, HeadConfig, config_of, head_config, make_head
-
-PREDICTOR_FILE = "predictor.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,8 @@ class EmbedConfig(AreaOptions):
     """The position of a patch in its window leaves a constant trace in its embedding, which draws a grid over an area
     of several windows. `removed` takes it out there; `kept` leaves embeddings as the encoder gives them."""
     weights: str = "g-astruc/AnySat"
-    """Weights: a hub id, a published .pth, a .safetensors file or a folder."""
+    """Weights: a hub id, a published .pth, a .safetensors file or a folder. What a fine-tuning run keeps of the
+    description of its files holds for inputs that do not say otherwise."""
     statistics: str | None = None
     """Statistics that standardise the values: a JSON file, a preset such as treesatai_ts, or from-data. Null uses those
     stored with the weights, or from-data if there are none; embeddings of different runs then cannot be compared."""

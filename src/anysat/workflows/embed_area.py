@@ -41,7 +41,11 @@ from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
+from anysat.workflows.kept import kept_sources
 from anysat.workflows.progress import tick_bar
+
+_TRAINED = "trained"
+"""Under which a store records what was said in training."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +59,8 @@ class Prepared:
     """One job for each part of the area; usually one."""
     sizes: Sizes
     load: Load
+    trained: Mapping[str, Any]
+    """What was said of such inputs in the training of the weights, see `open_sources`."""
     earlier: Earlier | None = None
     """What an earlier run kept, if dates are added to its store."""
 
@@ -133,6 +139,7 @@ class Prepared:
             "weights": dict(self.model.provenance) | {"digest": digest(self.model)},
             "statistics": statistics_facts(self.model.normaliser, job.dataset),
             "inputs": inputs,
+            **({_TRAINED: dict(self.trained)} if self.trained else {}),
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
                 "overlap": job.windowing.overlap, "places": self.config.places, "block": job.block,
@@ -211,8 +218,8 @@ def prepare(
         data: Cubes in memory, instead of the config's inputs.
         weights: Weights or a model, instead of the config's.
     """
-    model = _model(config, weights or config.weights)
-    inputs = open_inputs(config, data or config.inputs, config.units, _records(config, model))
+    model, trained = _model(config, weights or config.weights), kept_sources(weights or config.weights)
+    inputs = open_inputs(config, data or config.inputs, config.units, _records(config, model), trained=trained)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
     load_of = _load(config, model, inputs, dense)
     sizes = choose_sizes(load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers)
@@ -221,7 +228,7 @@ def prepare(
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     jobs = tuple(_job(config, model, inputs, area, windowing, dense, sizes) for area in areas)
-    return Prepared(config=config, model=model, inputs=inputs, jobs=jobs, sizes=sizes, load=load_of)
+    return Prepared(config=config, model=model, inputs=inputs, jobs=jobs, sizes=sizes, load=load_of, trained=trained)
 
 
 def prepare_update(given: EmbedConfig) -> Prepared:
@@ -238,8 +245,9 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
         raise WeightsError(config.weights, f"not those of the store: digest {found[:12]}…, expected {wanted[:12]}…")
     whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
+    trained = earlier.made_from.get(_TRAINED, {})
     inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole,
-                         known_ground=earlier.ground)  # fmt: skip
+                         known_ground=earlier.ground, trained=trained)  # fmt: skip
     earlier.check_inputs(inputs.sources, inputs.facts())
     earlier.was(inputs.periods)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
@@ -249,7 +257,8 @@ def prepare_update(given: EmbedConfig) -> Prepared:
         shard=area.shard,
     )  # fmt: skip
     job = replace(_job(config, model, inputs, area, windowing, dense, sizes), places=earlier.places)
-    return Prepared(config=config, model=model, inputs=inputs, jobs=(job,), sizes=sizes, load=load_of, earlier=earlier)
+    return Prepared(config=config, model=model, inputs=inputs, jobs=(job,), sizes=sizes, load=load_of, trained=trained,
+                    earlier=earlier)  # fmt: skip
 
 
 def _load(

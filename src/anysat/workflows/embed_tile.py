@@ -33,6 +33,7 @@ from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
 from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
+from anysat.workflows.kept import kept_sources
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,7 +85,8 @@ def embed_tile(config: EmbedConfig) -> Text:
     with _progress(len(given) + 3) as progress:
         _next(progress, "loading weights")
         model = load(config.weights, statistics=config.statistics, device=device)
-        read = _read(given, _records(config, given, model), config, model.config.subpatch_order, progress, finals)
+        records, order = _records(config, given, model), model.config.subpatch_order
+        read = _read(given, records, config, order, progress, finals, kept_sources(config.weights))
         _next(progress, "encoding")
         precision = find_precision(config.precision, model.device)
         embeddings, statistics = _encode(model, read.tile, config, precision)

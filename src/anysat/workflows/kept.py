@@ -1,4 +1,7 @@
-"""Options of a run that is resumed, and a check for options without effect. Imports no torch."""
+"""What a run keeps for later commands: options, and what was said of files; and options nobody hears.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,27 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
     found = yaml.safe_load(path.read_text("utf-8"))
     return {k: v for k, v in found.items() if k not in _OF_A_SESSION} if isinstance(found, Mapping) else {}
+
+
+def kept_sources(weights: object) -> dict[str, dict[str, Any]]:
+    """What was said of files in training, by modality key, where weights are those of a run that is done.
+
+    They are its folder, or the encoder in it. See `Predictor.sources`. Nothing is kept of a pretraining, nor of a model
+    in memory.
+
+    Raises:
+        WeightsError: the run's predictor is damaged.
+    """
+    path = Path(weights) if isinstance(weights, str | Path) else None
+    if path is None or not path.exists():
+        return {}
+    from anysat.model.checkpoint import OWN_FILE
+    from anysat.model.weight_files import PREDICTOR_FILE, read_meta
+
+    file = (path.parent if path.name == OWN_FILE else path) / PREDICTOR_FILE
+    meta = read_meta(file) if file.is_file() else None
+    said = meta.get("sources", {}) if isinstance(meta, Mapping) else {}
+    return {str(key): dict(one) for key, one in said.items()}
 
 
 def preset_config(command: str, name: str | None) -> Any:

@@ -19,11 +19,12 @@ from anysat.errors import InputError
 from anysat.model.checkpoint import load
 from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
+from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.probing.cache import Features, extract
 from anysat.tasks.base import Task
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, make_head
 from anysat.tasks.neighbours import fit_neighbours
-from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, head_of
+from anysat.tasks.predictor import Predictor, View, head_of
 from anysat.tasks.probe import Recipe, TrainedHead, check_answered, check_labelled, fit_heads, grid, score_heads
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.answer import Answer

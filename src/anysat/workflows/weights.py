@@ -105,12 +105,14 @@ def inspect(config: InspectConfig) -> Table:
     from rich.table import Table
 
     from anysat.model.checkpoint import load, read_weights
+    from anysat.workflows.kept import kept_sources
     from anysat.workflows.weights_facts import attention_agreement, weight_facts
 
     model = load(config.source, config=read_weights(config.source).config or _sized(config.size))
     facts = weight_facts(model)
     if config.inputs:
-        facts |= attention_agreement(model, config.inputs, config.patch_size_m, config.dataset)
+        trained = kept_sources(config.source)
+        facts |= attention_agreement(model, config.inputs, config.patch_size_m, config.dataset, trained)
     table = Table("fact", "value", show_header=False, title=config.source)
     for fact, value in facts.items():
         table.add_row(fact, value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,9 +42,15 @@ def weight_facts(model: AnySat) -> dict[str, str]:
 
 
 def attention_agreement(
-    model: AnySat, inputs: list[str], patch_size_m: float, dataset: str | None = None
+    model: AnySat,
+    inputs: list[str],
+    patch_size_m: float,
+    dataset: str | None = None,
+    trained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
     """Compare the patches of each pair of sensors, encoded separately, under both readings of the fusion attention.
+
+    `trained` is what was said of such inputs in training, see `open_sources`.
 
     Raises:
         RecordError: There are fewer than two sensors whose pixels lie in patches.
@@ -51,7 +59,7 @@ def attention_agreement(
     from anysat.workflows.embed_tile import read_tile  # reading files needs the geo extra, the other facts do not
 
     asked = EmbedConfig(inputs=inputs, out="tile", patch_size_m=patch_size_m, dense=None, dataset=dataset)
-    tile, _ = read_tile(asked, model)
+    tile, _ = read_tile(asked, model, trained=trained)
     alone = [
         Batch.of([Tile.of(o, dataset=tile.dataset)]) for o in tile.observations.values() if not o.modality.covers_tile
     ]
