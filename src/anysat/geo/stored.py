@@ -183,6 +183,14 @@ def find_group(path: Path, name: str | None = None) -> StoredGroup:
     return groups[name]
 
 
+def zone_stores(path: Path) -> list[Path]:
+    """The store of that name or, where an area of several zones was given it, the stores of the zones."""
+    if path.exists() or partial_of(path).exists():
+        return [path]
+    names = {one.name.removesuffix(".partial") for one in path.parent.glob(f"{path.stem}-utm*{path.suffix}*")}
+    return [path.with_name(name) for name in sorted(names) if name.endswith(path.suffix)] or [path]
+
+
 def provenance_of(path: Path) -> Mapping[str, Any]:
     """Return what a store says about its making: inputs, weights, options, version, summary."""
     import zarr

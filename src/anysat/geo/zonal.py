@@ -1,4 +1,4 @@
-"""Zonal statistics: a store averaged over polygons, as mean vectors, class shares or mean values, one row for each.
+"""Stores summed up over polygons (zonal statistics): mean vectors, shares of classes, mean values, a row for each.
 
 Each pixel is weighted by its share in the polygon. The store is read shard by shard, a few rows of pixels at once.
 Apart from these, memory holds one number per polygon, period and column.
@@ -6,6 +6,7 @@ Apart from these, memory holds one number per polygon, period and column.
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,15 @@ from anysat.geo.coverage import Coverage, cover
 from anysat.geo.ground import file_and_layer, read_table
 from anysat.geo.parcels import Parcels, place_parcels
 from anysat.geo.polygons import write_layer
-from anysat.geo.stored import StoredGroup, find_group
+from anysat.geo.stored import StoredGroup, find_group, provenance_of, zone_stores
 from anysat.geo.tables import times_of
 from anysat.geo.writers import staged
 
 TABLE_SUFFIXES = (".parquet", ".gpkg", ".csv")
 _BLOCK_VALUES = 4_000_000
-"""The most values multiplied, or pixels covered, at once."""
+"""Values multiplied, and pixels covered, at once."""
+_TWICE_FRAC = 1e-3
+"""Share of a polygon, seen beyond the whole of it, from which stores are said to overlap."""
 
 Advance = Callable[[int], object]
 
@@ -43,15 +46,15 @@ class _Sums(NamedTuple):
     """Sums over the pixels that were seen, by polygon and period."""
 
     share: NDArray[np.float64]
-    """Sum of the pixels' shares in the polygon."""
+    """Pixels, each by its share in the polygon; in the end, the share of the polygon."""
     patches: NDArray[np.int64]
     """Number of pixels, whole or partial."""
     total: NDArray[np.float64]
     """Values times shares (polygon period value); for classes, the sum of shares of each class."""
 
 
-def zonal(store: Path | str, polygons: Any, *, group: str | None = None) -> Any:
-    """Summarise a store over polygons in a geopandas GeoDataFrame, with one row per polygon and period.
+def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str | None = None) -> Any:
+    """One row per polygon, or per polygon and period, of what stores hold there: a geopandas GeoDataFrame.
 
     Columns: those of the polygons; `polygon`, their number from 0; for an area `start_datetime` and `end_datetime`;
     `num_patches`, the number of patches (for a map, pixels) seen at least partly inside; `seen_frac`, the share of the
@@ -60,31 +63,85 @@ def zonal(store: Path | str, polygons: Any, *, group: str | None = None) -> Any:
     for values their mean, named like the group. If nothing was seen, these are empty and `seen_frac` is 0.
 
     Args:
-        store: NAME.zarr, made by `anysat embed` or `anysat predict`.
-        polygons: A vector file or GeoDataFrame of polygons and multi-polygons in any reference system. Invalid ones
-            are repaired (`shapely.make_valid`), with a warning.
-        group: Name of the group; None for the first that exists of `patch`, `class`, `value` and `probability`.
+        store: NAME.zarr, of `anysat embed` or `anysat predict`; the NAME of an area in several UTM zones, each of which
+            has a store; or several stores of one kind. What lies in a polygon counts by its area, whichever store it
+            is from; ground that two stores show counts twice, with a warning.
+        polygons: a vector file, or a GeoDataFrame, of polygons and multi-polygons in any reference system. Those that
+            are not valid are repaired (`shapely.make_valid`), with a warning.
+        group: which of the store; None for the first there is of `patch`, `class`, `value` and `probability`.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: There is no such store or group; the file cannot be read, has
-            no reference system, or holds something other than polygons.
-        InputError: A column of the polygons has the name of an added one.
+        MissingFileError, SourceError, UnknownNameError: there is no such store or group; the file cannot be read, or
+            has no reference system or something else than polygons.
+        InputError: a column of the polygons has the name of one that is added; the stores are not of one kind.
 
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
     """
-    table, notes = summarise(find_group(Path(store), group), polygons)
+    stores = find_stores([store] if isinstance(store, str | Path) else store)
+    table, notes = summarise(find_alike(stores, group), polygons)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return table
 
 
-def summarise(group: StoredGroup, polygons: Any, *, advance: Advance = lambda _: None) -> Summary:
-    """Summarise an opened group like `zonal`. `advance` is called with the number of shards just done."""
+def find_stores(given: Sequence[Path | str]) -> list[Path]:
+    """Places of stores, each once; of an area in several zones those of the zones."""
+    return list(dict.fromkeys(path for one in given for path in zone_stores(Path(one))))
+
+
+def find_alike(paths: Sequence[Path], group: str | None = None) -> list[StoredGroup]:
+    """One group of each store.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError: see `find_group`.
+        InputError: they cannot be put together: they have other columns or periods, or were made by other weights, with
+            other statistics or for other patches.
+    """
+    groups = [find_group(path, group) for path in paths]
+    first = _kind_of(paths[0], groups[0])
+    for path, one in zip(paths[1:], groups[1:], strict=True):
+        for what, own in _kind_of(path, one).items():
+            if own != first[what]:
+                expected = f"those of {paths[0].name} ({_short(first[what])})"
+                raise InputError(f"{what} of {path.name}", expected, _short(own), "summarise each store by itself")
+    return groups
+
+
+def _kind_of(path: Path, group: StoredGroup) -> dict[str, Any]:
+    """What must be the same for stores to be put together."""
+    made_from = provenance_of(path).get("made_from", {})
+    weights, statistics = made_from.get("weights"), made_from.get("statistics")
+    periods = [f"{first} to {last}" for first, last in group.periods]
+    return {
+        "group": group.name, "columns": _names(group), "periods": periods,
+        "size of patches": round(abs(group.geobox.affine.a), 6),
+        "weights": weights.get("digest") if isinstance(weights, Mapping) else weights, "head": made_from.get("head"),
+        "statistics": statistics.get("digest") if isinstance(statistics, Mapping) else statistics,
+    }  # fmt: skip
+
+
+def _short(what: Any) -> str:
+    return textwrap.shorten(", ".join(what) if isinstance(what, list) else str(what), 60, placeholder=" …")
+
+
+def summarise(groups: Sequence[StoredGroup], polygons: Any, *, advance: Advance = lambda _: None) -> Summary:
+    """The same of opened groups of one kind; `advance` is called with the number of shards that are done."""
     name, given = _given(polygons)
-    parcels = place_parcels(given, name, group.geobox)
-    columns = _names(group)
-    _check_names(name, given, [*_facts_names(group), *columns])
+    placed = [place_parcels(given, name, group.geobox) for group in groups]
+    _check_names(name, given, [*_facts_names(groups[0]), *_names(groups[0])])
+    every = _sums(groups[0], placed[0], advance)
+    for group, parcels in zip(groups[1:], placed[1:], strict=True):
+        own = _sums(group, parcels, advance)
+        every = _Sums(every.share + own.share, every.patches + own.patches, every.total + own.total)
+    notes = list(dict.fromkeys(note for parcels in placed for note in parcels.notes))
+    if num_twice := int((every.share > 1 + _TWICE_FRAC).any(axis=1).sum()):
+        notes.append(f"stores overlap: in {num_twice} polygons some ground counts twice")
+    return Summary(_table(groups[0], given, every), tuple(notes))
+
+
+def _sums(group: StoredGroup, parcels: Parcels, advance: Advance) -> _Sums:
+    """Of one store, shares and totals as fractions of the polygons."""
     shape = len(parcels.shapes), max(1, len(group.periods))
     width = len(_classes(group)) or group.dim or 1
     sums = _Sums(np.zeros(shape), np.zeros(shape, np.int64), np.zeros((*shape, width)))
@@ -94,7 +151,10 @@ def summarise(group: StoredGroup, polygons: Any, *, advance: Advance = lambda _:
             for part in _strips(group, cover(parcels.shapes[chosen], rows, cols), rows.start):
                 _add(sums, group, part._replace(shape=chosen[part.shape]))
         advance(1)
-    return Summary(_table(group, given, parcels, sums, columns), parcels.notes)
+    per_area = np.divide(1.0, parcels.areas, out=np.zeros_like(parcels.areas), where=parcels.areas > 0)
+    sums.share[:] *= per_area[:, None]
+    sums.total[:] *= per_area[:, None, None]
+    return sums
 
 
 def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -208,8 +268,8 @@ def _add(sums: _Sums, group: StoredGroup, part: Coverage) -> None:
             sums.total[seen.shape[some][first], period] += np.add.reduceat(product, first, axis=0)
 
 
-def _table(group: StoredGroup, given: Any, parcels: Parcels, sums: _Sums, columns: Sequence[str]) -> Any:
-    """Return the rows, sorted by polygon and period."""
+def _table(group: StoredGroup, given: Any, sums: _Sums) -> Any:
+    """Rows, polygon by polygon, of groups as this one."""
     import pandas
 
     num_polygons, num_periods = sums.share.shape
@@ -220,9 +280,9 @@ def _table(group: StoredGroup, given: Any, parcels: Parcels, sums: _Sums, column
         times = [times_of(period, 1) for period in group.periods]
         for name in ("start_datetime", "end_datetime"):
             told[name] = pandas.to_datetime([time[name][0] for time in times] * num_polygons, utc=True)
-    area, share = np.repeat(parcels.areas, num_periods), sums.share.ravel()
+    columns, share = _names(group), sums.share.ravel()
     told["num_patches"] = sums.patches.ravel()
-    told["seen_frac"] = np.minimum(np.divide(share, area, out=np.zeros_like(share), where=area > 0), 1.0)
+    told["seen_frac"] = np.minimum(share, 1.0)
     total, is_seen = sums.total.reshape(len(number), -1), share > 0
     if classes := _classes(group):
         names = np.array([*classes, None], object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anysat.errors import RecordError
 from anysat.workflows.answer import Answer
@@ -15,15 +16,21 @@ _SUFFIXES = (".parquet", ".gpkg", ".csv")
 class ZonalConfig:
     """Summarise a store by polygon (zonal statistics): mean embedding or value, share of each class; a row for each."""
 
-    store: str = field(
-        metadata={"positional": "STORE", "help": "NAME.zarr, written by `anysat embed` or `anysat predict`."}
+    store: list[str] = field(
+        metadata={
+            "positional": "STORE",
+            "help": "NAME.zarr, written by `anysat embed` or `anysat predict`. The NAME.zarr of an area in several UTM "
+            "zones stands for the stores of all of them; or list several stores of one kind.",
+        }
     )
     polygons: str = field(
+        default="",
         metadata={
             "positional": "POLYGONS",
+            "optional": True,
             "help": "Fields, stands, districts …: a GeoPackage, GeoJSON, Shapefile or GeoParquet file, in any "
             "reference system. Its columns are kept.",
-        }
+        },
     )
     out: str
     """Table with a row per polygon, and period if the store has several: NAME.parquet or NAME.gpkg, with the polygons,
@@ -35,6 +42,11 @@ class ZonalConfig:
     """Replace a table that exists."""
 
     def __post_init__(self) -> None:
+        if not self.polygons and self.store:  # the command line cannot tell the last of several words from the others
+            object.__setattr__(self, "polygons", self.store[-1])
+            object.__setattr__(self, "store", self.store[:-1])
+        if not self.store:
+            raise RecordError("POLYGONS", None, "a value, after one STORE or more")
         if Path(self.out).suffix not in _SUFFIXES:
             raise RecordError("--out", self.out, f"a name ending in {', '.join(_SUFFIXES)}")
 
@@ -46,23 +58,26 @@ def zonal(config: ZonalConfig) -> Answer:
         MissingFileError, SourceError, UnknownNameError, InputError: The store or the polygons cannot be used.
         WriteError: The table exists or cannot be written. Nothing is left behind.
     """
-    from anysat.geo.stored import find_group, provenance_of
+    from anysat.geo.stored import provenance_of
     from anysat.geo.writers import check_apart, check_free
-    from anysat.geo.zonal import summarise, write_zonal
+    from anysat.geo.zonal import find_alike, find_stores, summarise, write_zonal
     from anysat.workflows.progress import progress_bar
 
-    store, out = Path(config.store), Path(config.out)
-    check_apart([out], [config.store, config.polygons])
+    stores, out = find_stores(config.store), Path(config.out)
+    check_apart([out], [*map(str, stores), config.polygons])
     check_free([out], overwrite=config.overwrite)
-    group = find_group(store, config.group)
-    with progress_bar(f"reading {store.name}", group.shards[0] * group.shards[1]) as advance:
-        table, notes = summarise(group, Path(config.polygons), advance=advance)
-    told = {"store": store.name, "group": group.name, "polygons": config.polygons, **provenance_of(store)}
+    groups = find_alike(stores, config.group)
+    name = ", ".join(store.name for store in stores)
+    with progress_bar(f"reading {name}", sum(rows * cols for rows, cols in (one.shards for one in groups))) as advance:
+        table, notes = summarise(groups, Path(config.polygons), advance=advance)
+    group, made = groups[0], {one.name: provenance_of(one) for one in stores}
+    told: dict[str, Any] = {"store": name, "group": group.name, "polygons": config.polygons}
+    told |= made[name] if len(stores) == 1 else {"stores": made}
     write_zonal(table, out, told, overwrite=config.overwrite)
     seen, periods = table["seen_frac"], len(group.periods)
     several = f" in {periods} periods" if periods > 1 else ""
     lines = [
-        f"{group.name} of {store.name}: {table['polygon'].nunique()} polygons{several}, of {len(table)} rows "
+        f"{group.name} of {name}: {table['polygon'].nunique()} polygons{several}, of {len(table)} rows "
         f"{(seen > 0.999).sum()} seen whole, {((seen > 0) & (seen <= 0.999)).sum()} in part, {(seen == 0).sum()} not",
         *notes,
     ]
