@@ -183,7 +183,7 @@ def test_a_map_lies_where_its_inputs_lie(run_task, tmp_path):
     assert classes[0, 0] == 255
     assert (classes[classes != 255] < 7).all()
     assert names["CLASS_1"] == "forest"
-    with rasterio.open(tmp_path / "map_probabilities.tif") as file:
+    with rasterio.open(tmp_path / "map_probability.tif") as file:
         shares = file.read()
         assert file.descriptions[1] == "forest"
     assert np.nansum(shares, axis=0)[1, 1] == pytest.approx(1, abs=1e-5)

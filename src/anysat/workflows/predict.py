@@ -35,8 +35,7 @@ class PredictConfig(AreaOptions):
     NAME.json. For an area: NAME.tif, NAME.zarr or NAME.parquet; a target per tile is then predicted for every
     window."""
     probabilities: bool = False
-    """Also write the probability of every class: NAME_probabilities.tif for a tile, NAME_probability.tif for an
-    area."""
+    """Also write the probability of every class, to NAME_probability.tif."""
     variants: int = 0
     """For an area: number of variants of the input to predict, up to 8. The first four are the input as it is and
     flipped; the others also use only half of the dates. Their mean is the answer; their disagreement is written as

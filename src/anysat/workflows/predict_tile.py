@@ -36,7 +36,7 @@ def predict_tile(config: PredictConfig) -> Answer:
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
         if config.probabilities:
-            finals.append(out.with_name(f"{out.stem}_probabilities.tif"))
+            finals.append(out.with_name(f"{out.stem}_probability.tif"))
     given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
     check_apart(finals, [*(source.file for source in given.values()), config.run])
     for key in given:
