@@ -1,6 +1,7 @@
 """`anysat probe` and `finetune` over folds that take turns: one command, one file, taken up where it stopped."""
 
 import json
+import shutil
 import statistics
 
 import pytest
@@ -142,6 +143,26 @@ def test_a_fold_of_other_data_is_refused_before_it_enters_the_mean(run, tmp_path
     assert status == 2
     assert "fold val, train: expected the 11 tiles it was scored with" in err
     assert "others, 2" in err
+
+
+@pytest.mark.parametrize("removed", ["scores.json", "val"])
+def test_weights_that_changed_under_their_name_are_refused_before_another_fold(run, tmp_path, weights, removed):
+    """As where a pretraining went on meanwhile; the fold is in the middle of its work, or not begun."""
+    file = tmp_path / "own.safetensors"
+    shutil.copy(weights, file)
+    assert run("probe", f"--weights={file}")[0] == 0
+    fold = tmp_path / "run" / "val"
+    (fold / removed).unlink() if removed == "scores.json" else shutil.rmtree(fold)
+    other = load(file)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save(other, file)
+    status, _, err = run("probe", f"--weights={file}", "--resume")
+    assert status == 2
+    assert "weights: expected those it was begun with (digest" in err
+    assert not (fold / "scores.json").exists()
+    shutil.copy(weights, file)
+    assert run("probe", f"--weights={file}", "--resume")[0] == 0
 
 
 def test_a_fold_that_stops_early_ends_the_command(run, tmp_path):

@@ -11,7 +11,9 @@ from typing import Any
 
 from anysat.data.work import fingerprint, make_folder, to_json, write_whole
 from anysat.errors import InputError
-from anysat.train.run import CONFIG, FACTS, keep_config, open_run
+from anysat.model.checkpoint import load
+from anysat.model.digest import digest
+from anysat.train.run import BEGUN_WITH, CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
 from anysat.workflows.answer import Answer
 from anysat.workflows.kept import FOLDS_FILE
@@ -28,15 +30,17 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
     With `resume`, finished folds are not run again. If a fold stops early, so does the command; it can be resumed.
 
     Raises:
-        RunExistsError: A fold was started, and `resume` is False.
-        RecordError: A fold was started with other options.
-        InputError: A finished fold used other tiles.
+        RunExistsError: a fold was begun, and `resume` is False.
+        RecordError: a fold was begun with other options.
+        InputError: a fold that is done is of other tiles, or a fold was begun with other weights.
     """
     found: dict[str, dict[str, Any]] = {}
     is_begun = any((out / name).exists() for name in (FACTS, *(f"{turn}/{CONFIG}" for turn in config.data.turns())))
     if not is_begun or not (out / CONFIG).exists():  # so that `--out` and `--resume` suffice to continue
         make_folder(out)
         keep_config(out, config.to_dict())
+    if resume:
+        _check_weights(config, [out / name for name in config.data.turns()])
     for name, data in config.data.turns().items():
         one, path = replace(config, data=data), out / name
         if resume and (path / SCORES).is_file():
@@ -59,6 +63,21 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
 
         lines.append(f"report: {write_folds_report(out, json.loads((out / FOLDS).read_text()))}")
     return Answer("\n".join(lines))
+
+
+def _check_weights(config: Any, folders: Sequence[Path]) -> None:
+    """Refuse weights that a fold was not begun with: a mean is of one encoder."""
+    begun = [folder for folder in folders if (folder / BEGUN_WITH).is_file()]
+    if config.weights is None or not begun:
+        return
+    now = digest(load(config.weights))
+    for folder in begun:
+        kept = json.loads((folder / BEGUN_WITH).read_text())["weights"]
+        if kept != now:
+            raise InputError(
+                f"{folder.parent}, fold {folder.name}, weights", f"those it was begun with (digest {kept[:12]}…)",
+                f"others ({now[:12]}…)", "put the file back as it was, or begin another run with another --out",
+            )  # fmt: skip
 
 
 def _check_tiles(config: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ from anysat.data.base import Target
 from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
 from anysat.model.checkpoint import load
+from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
 from anysat.model.weight_files import PREDICTOR_FILE
@@ -34,6 +35,7 @@ from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
     SCORES,
+    check_begun,
     check_seen,
     fitted_task,
     make_view,
@@ -90,6 +92,7 @@ def _prepared(
 ) -> tuple[AnySat, Task, View, dict[str, list[Features]], str]:
     """Return encoder, task, view, embeddings of the three splits, and where the statistics come from."""
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
+    read = digest(encoder)
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     head = _head_name(config, data.target)
@@ -100,6 +103,7 @@ def _prepared(
     )  # fmt: skip
     check_seen(data, view.dense)
     whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
+    check_begun(run, read, encoder.normaliser)
     precision = find_precision(config.precision, encoder.device)
     cache = Path(config.cache) if config.cache is not None else run.path / FEATURES
     features = {
