@@ -74,7 +74,7 @@ def test_a_pack_of_own_data_has_the_sensors_it_was_made_with():
     assert _modality(modality_facts(own), Path("pack"), is_own=True) == own
     assert _modality(modality_facts(replace(own, gsd_m=1.5)), Path("pack"), is_own=True).gsd_m == 1.5
     assert _modality(modality_facts(MODALITIES["spot"]), Path("pack"), is_own=True) is MODALITIES["spot"]
-    with pytest.raises(SourceError, match="anew"):
+    with pytest.raises(SourceError, match="pack the dataset again"):
         _modality(modality_facts(replace(own, gsd_m=1.5)), Path("pack"), is_own=False)
 
 

@@ -24,6 +24,8 @@ from anysat.errors import AnySatError, InputError, MissingFileError, WeightsErro
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
+from anysat.model.precision import Precision, multiplying
+from anysat.model.ready import keeping_ready
 from anysat.model.weight_files import PREDICTOR_FILE, TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import Task, make_task
