@@ -7,7 +7,7 @@ import torch
 from anysat.data.base import DatasetRecord, dataset_names, find_dataset
 from anysat.data.check import CHECKS
 from anysat.data.layout import Layout
-from anysat.modalities import MODALITIES, NOT_RELEASED
+from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.config import SIZES
 from anysat.model.encoder import AnySat
 from anysat.workflows.dataset_facts import NOT_CHECKED, holds, stored
@@ -26,7 +26,7 @@ def modalities_table() -> str:
         context = ", context of the tile" if m.covers_tile else ""
         units = dict.fromkeys(m.units)
         bands = "; ".join(f"{' '.join(b.name for b in m.bands if b.unit == unit)} ({unit})" for unit in units)
-        released = "no" if m.key in NOT_RELEASED else "yes"
+        released = "yes" if m in RELEASED else "no"
         rows.append(
             f"| `{m.key}` | {m.sensor} | {bands} | {m.gsd_m:g} m | {m.subpatch_m:g} m | {kind}{context} | {released} |"
         )

@@ -13,7 +13,7 @@ from anysat.data.files import read_file, write_file
 from anysat.data.layout import TEXT, DatasetFolder
 from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError
-from anysat.modalities import MODALITIES, NOT_RELEASED
+from anysat.modalities import MODALITIES, RELEASED
 from anysat.patches import PatchGrid
 from miniatures import LAYOUTS, TILES, miniature
 
@@ -77,7 +77,7 @@ def test_every_patch_size_of_the_record_fits(name, layout):
     record = find_dataset(name)
     tile = open_dataset(name, miniature(name, layout), "all")[0]
     shapes = {o.modality: o.shape_px for o in tile.observations.values()}
-    order = "raster" if set(record.modalities) & NOT_RELEASED else "cell"
+    order = "cell" if all(MODALITIES[key] in RELEASED for key in record.modalities) else "raster"
     for patch_size_m in record.patch_sizes_m:
         PatchGrid.fit(shapes, patch_size_m, order)
 

@@ -1,11 +1,15 @@
 """Modalities, patches, observations, tiles, batches, statistics: what they accept, refuse and compute."""
 
 import json
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from anysat import modalities
 from anysat.batch import Batch, Tile
 from anysat.errors import (
     ExtentError,
@@ -35,11 +39,22 @@ def observe(modality=S2, shape=(3, 10, 6, 6), dates=DATES, seed=0, **options):
 # -- modalities ------------------------------------------------------------------------------------
 
 
-def test_the_table_holds_the_eleven_released_modalities_and_three_more():
+def test_the_table_holds_the_eleven_released_modalities_and_more():
     assert [m.key for m in RELEASED] == [
         "aerial", "aerial-flair", "alos", "l7", "l8", "modis", "naip", "s1", "s1-asc", "s2", "spot"
     ]  # fmt: skip
-    assert set(MODALITIES) - {m.key for m in RELEASED} == {"s1-des", "hls", "planet"}
+    assert {"s1-des", "hls", "planet"} <= set(MODALITIES) - {m.key for m in RELEASED}
+
+
+def test_a_record_added_to_the_table_does_not_change_the_published_model(monkeypatch):
+    first = "_RECORDS = (\n"
+    record = 'Modality(key="enmap", sensor="EnMAP", bands=_optical("DN", B1=423), gsd_m=30.0, is_temporal=False),\n'
+    source = Path(modalities.__file__).read_text().replace(first, first + record)
+    module = ModuleType("more_modalities")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    exec(compile(source, module.__name__, "exec"), vars(module))
+    assert set(module.MODALITIES) == {*MODALITIES, "enmap"}
+    assert [m.key for m in module.RELEASED] == [m.key for m in RELEASED]
 
 
 @pytest.mark.parametrize("modality", MODALITIES.values(), ids=MODALITIES)

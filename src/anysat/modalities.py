@@ -369,8 +369,8 @@ _SHIPPED = {modality.key: modality for modality in _RECORDS}
 MODALITIES: dict[str, Modality] = dict(_SHIPPED)
 """All modalities of the package, by key."""
 
-NOT_RELEASED = frozenset({"s1-des", "planet", "hls"})
-"""Keys of the modalities for which the published weights have no projector."""
-
-RELEASED: tuple[Modality, ...] = tuple(MODALITIES[key] for key in sorted(MODALITIES) if key not in NOT_RELEASED)
+RELEASED: tuple[Modality, ...] = tuple(
+    _SHIPPED[key]
+    for key in ("aerial", "aerial-flair", "alos", "l7", "l8", "modis", "naip", "s1", "s1-asc", "s2", "spot")
+)
 """The 11 modalities of the published weights, in the order of their state dict."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anysat.modalities import MODALITIES, NOT_RELEASED, read_modalities
+from anysat.modalities import MODALITIES, RELEASED, read_modalities
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,6 @@ def sensors(config: SensorsConfig) -> Table:
     own = read_modalities(config.modalities) if config.modalities else ()
     for modality in (*MODALITIES.values(), *own):
         kind = f"{'radar' if modality.is_radar else 'optical'} {'series' if modality.is_temporal else 'image'}"
-        released = modality.key in MODALITIES and modality.key not in NOT_RELEASED and modality not in own
         table.add_row(
             modality.key,
             modality.sensor,
@@ -36,6 +35,6 @@ def sensors(config: SensorsConfig) -> Table:
             f"{modality.gsd_m:g} m",
             f"{modality.subpatch_m:g} m",
             kind + (", context of the whole tile" if modality.covers_tile else ""),
-            "yes" if released else "no",
+            "yes" if modality in RELEASED else "no",
         )
     return table

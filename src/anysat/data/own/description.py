@@ -13,7 +13,7 @@ from anysat.data.own.sections import Section
 from anysat.data.own.tables import SUFFIXES
 from anysat.data.own.targets import OwnTarget, read_targets
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from anysat.modalities import MODALITIES, NOT_RELEASED, Modality
+from anysat.modalities import RELEASED, Modality
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
 
 SPLITS = ("train", "val", "test")
@@ -184,7 +184,7 @@ def _check_without_table(data: OwnData) -> None:
 def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> tuple[float, ...]:
     """Return the given patch sizes, or all that divide the tile."""
     tiling = [record for record in records if not record.covers_tile] or list(records)
-    is_own = any(MODALITIES.get(record.key) != record or record.key in NOT_RELEASED for record in tiling)
+    is_own = any(record not in RELEASED for record in tiling)
     unit_m = patch_unit_m(tiling, "raster" if is_own else "cell")
     side_cm = centimetres(tile_m, f"{top.where}, tile_m")
     fitting = [size / 100 for size in fitting_sizes_cm(side_cm, side_cm, centimetres(unit_m, "patch unit"))]
