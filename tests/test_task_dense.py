@@ -34,7 +34,7 @@ FINE = replace(COARSE, gsd_m=1.0)
     (["aerial", "s2"], {}, FINE, "aerial"),  # what nobody holds is told when embeddings are there
 ])  # fmt: skip
 def test_pixels_are_told_by_a_modality_that_most_tiles_hold(keys, held, target, wanted):
-    encoder = extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), keys)[0]
+    encoder = extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), keys, {})[0]
     view = make_view(encoder, find_dataset("world"), target, modalities=keys, patch_sizes_m=[60], dense=None,
                      needs_dense=True, held=lambda: held)  # fmt: skip
     assert view.dense == wanted

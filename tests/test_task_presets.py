@@ -140,7 +140,7 @@ def test_probes_of_new_sensors_train_one_projector_and_the_head_at_the_published
     record = find_dataset(config.data.dataset)
     target = record.target(config.data.target)
     with torch.device("meta"):
-        encoder, new = extended(AnySat(ModelConfig.base()), config.data.modalities)
+        encoder, new = extended(AnySat(ModelConfig.base()), config.data.modalities, record.sensors)
         view = make_view(encoder, record, target, modalities=config.data.modalities, dense=config.dense,
                          patch_sizes_m=config.patch_sizes_m, needs_dense=True)  # fmt: skip
         objective = FineTuning(Predictor(encoder, make_task(target), view, config.head or "dense"), config.trained)
@@ -153,13 +153,13 @@ def test_pixels_are_told_by_the_published_modality_where_none_is_named(command, 
     config = made(command, name)
     record = find_dataset(config.data.dataset)
     wanted = set(config.data.modalities) - ({"spot"} if config.dense == "s2" else set())  # as fine, and first
-    encoder = extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), record.modalities)[0]
+    encoder = extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), record.modalities, record.sensors)[0]
     target = next(target for target in record.targets if target.name == config.data.target)
     view = make_view(encoder, record, target, modalities=[key for key in record.modalities if key in wanted],
                      patch_sizes_m=config.patch_sizes_m, dense=None, needs_dense=True)  # fmt: skip
     assert view.dense == config.dense
 
 
-def test_projectors_of_a_sensor_of_one_s_own_are_made_by_pretraining_which_is_said():
-    with pytest.raises(UnknownNameError, match=r"'drone'.*anysat pretrain --model.modality-files"):
-        extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), ["s2", "drone"])
+def test_a_sensor_without_a_record_gets_no_projector():
+    with pytest.raises(UnknownNameError, match=r"modality 'drone'"):
+        extended(AnySat(ModelConfig(dim=64, depth=1, num_heads=2)), ["s2", "drone"], {})

@@ -120,7 +120,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     new: list[str] = []
     torch.manual_seed(config.seed)
     if config.trained in ("projectors", "all"):
-        encoder, new = extended(encoder, modalities)
+        encoder, new = extended(encoder, modalities, data.record.sensors)
     head = config.head or DEFAULT_HEADS[data.target.level]
     needs_dense = head in HEADS and HEADS[head].dense
     view = make_view(

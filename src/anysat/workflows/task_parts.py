@@ -19,7 +19,7 @@ from anysat.data.base import DatasetRecord, Target
 from anysat.data.statistics import are_of, compute_statistics
 from anysat.data.work import fingerprint, to_json, versions, write_whole
 from anysat.errors import InputError, UnknownNameError
-from anysat.modalities import MODALITIES, Modality
+from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.model.checkpoint import find_statistics
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -129,32 +129,27 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
         write_whole(path, to_json(found))
 
 
-def extended(encoder: AnySat, modalities: Sequence[str]) -> tuple[AnySat, list[str]]:
-    """Return an encoder with new projectors for modalities that it lacks, and their keys. All else stays the same.
+def extended(
+    encoder: AnySat, modalities: Sequence[str], sensors: Mapping[str, Modality]
+) -> tuple[AnySat, list[str]]:  # fmt: skip
+    """An encoder with new projectors for the modalities it has none for, and their keys; all else as it was.
+
+    `sensors` are records that the dataset brings, by key; others are those of the table.
 
     Raises:
-        UnknownNameError: A modality is not in the table.
+        UnknownNameError: a modality has no record.
     """
-    known = {modality.key for modality in encoder.config.modalities}
+    known, table = {modality.key for modality in encoder.config.modalities}, {**MODALITIES, **sensors}
     new = [key for key in modalities if key not in known]
-    for key in new:
-        if key not in MODALITIES:
-            raise UnknownNameError("modality", key, {*known, *MODALITIES}, _OWN_SENSOR)
     if not new:
         return encoder, []
-    added = (*encoder.config.modalities, *(MODALITIES[key] for key in new))
+    added = (*encoder.config.modalities, *(find_modality(key, table.values()) for key in new))
     made = AnySat(replace(encoder.config, modalities=added), normaliser=encoder.normaliser)
     for key in new:  # all other weights stay; strict loading reports any that are missing
         encoder.projectors[key] = made.projectors[key]
     made.load_state_dict(encoder.state_dict())
     made.provenance = {**encoder.provenance, "new_projectors": ", ".join(new)}
     return made, new
-
-
-_OWN_SENSOR = (
-    "New projectors can be added for the sensors that `anysat sensors` lists. For your own sensor, train weights with "
-    "`anysat pretrain --model.modality-files [FILE.yaml]` (docs/howto/sensor.md)"
-)
 
 
 def number_days(encoder: AnySat, record: DatasetRecord, asked: str | None) -> None:
@@ -196,8 +191,9 @@ def make_view(
             an empty result means all tiles.
 
     Raises:
-        UnknownNameError: The encoder does not have a modality.
-        InputError: No patch size is given, and the dataset recommends none.
+        UnknownNameError: the encoder does not have a modality.
+        InputError: no patch size is given and none of the dataset's fits.
+        RecordError: the encoder has a modality of which the dataset brings another record.
     """
     known = {modality.key: modality for modality in encoder.config.modalities}
     for key in modalities:
@@ -208,6 +204,7 @@ def make_view(
                 known,
                 "select modalities with --data.modalities; `anysat finetune` can train projectors for new ones",
             )
+        known[key].check_same(record.sensors.get(key, known[key]))
     sizes = tuple(patch_sizes_m) or record.patch_sizes_m[:1]
     if not sizes:
         raise InputError("--patch-sizes-m", "a patch size in metres", "none, and the dataset recommends none")
