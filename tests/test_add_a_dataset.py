@@ -2,14 +2,20 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+import anysat
 from anysat.batch import Batch
 from anysat.cli import main
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.absent import tile_of
+from anysat.data.base import Samples, find_dataset, open_dataset
+from anysat.data.layout import DatasetFolder, Entry, Layout
+from anysat.data.pack.write import pack_dataset
 from anysat.data.world import World
 from anysat.errors import UnknownNameError
 
@@ -32,8 +38,6 @@ def clearings(tmp_path, monkeypatch):
 def test_the_module_of_the_page_is_a_dataset(clearings):
     name, root = clearings
     record = find_dataset(name)
-    from anysat.data.layout import DatasetFolder
-
     record.write_miniature(DatasetFolder(root, record.layouts[0]), World(0), 8)
     tiles = list(open_dataset(name, root, "all"))
     assert len(tiles) == 8
@@ -56,3 +60,55 @@ def test_a_module_that_is_not_on_the_path_is_told_with_what_to_do():
         find_dataset("no_such_package.clearings")
     with pytest.raises(UnknownNameError, match="No module named 'anysat.nowhere'$"):
         find_dataset("anysat.nowhere")
+
+
+DRONE = anysat.Modality(key="drone", sensor="my drone", gsd_m=0.5, is_temporal=False, subpatch_px=4,
+                        bands=(anysat.Band(name="R", wavelength_nm=650), anysat.Band(name="NIR", wavelength_nm=840)))  # fmt: skip
+PHOTO = Entry(name="photo", path="{id}.npy", dtype="float32", shape=(2, 40, 40), modality="drone", bands=("R", "NIR"),
+              unit="DN", is_optional=True, source="the test")  # fmt: skip
+
+
+def _read_photo(folder, row, modalities):
+    seen = folder.observe("photo", folder.read("photo", **row), id=row["id"]) if folder.has("photo", **row) else None
+    return tile_of([seen], modalities, 20, sensors=folder.sensors)
+
+
+def _write_photos(folder, world, num_tiles):
+    for number in range(num_tiles):
+        photo = world.tile(number, extent_m=20).observe(folder.sensors["drone"])
+        folder.write({"photo": folder.store("photo", photo)}, id=f"t{number}")
+
+
+@pytest.fixture
+def photos(monkeypatch):
+    """A module whose dataset is of a sensor that the package does not know."""
+    DATASET = replace(
+        find_dataset("bigearthnet_pairs"), name="photos", modalities=("drone",), tile_m=20, targets=(), fetch=None,
+        layouts=(Layout(name="published", marker="*.npy", entries=(PHOTO,)),), sensors={"drone": DRONE},
+        list_samples=lambda folder: Samples.of_rows([{**f, "split": "train"} for f in folder.find("photo")]),
+        read_sample=_read_photo, write_miniature=_write_photos, read_target=None, list_labels=None, read_notes=None,
+        splits={"train": ("train",)},
+    )  # fmt: skip
+    module = ModuleType("stranger.photos")
+    module.DATASET = DATASET
+    monkeypatch.setitem(sys.modules, "stranger", ModuleType("stranger"))
+    monkeypatch.setitem(sys.modules, "stranger.photos", module)
+    return "stranger.photos"
+
+
+def test_a_dataset_of_a_sensor_of_its_own_is_made_packed_and_read(photos, tmp_path, capsys):
+    root = tmp_path / "photos"
+    assert main(["world", "make", str(root), f"--layout={photos}", "--tiles=2"]) == 0, capsys.readouterr().err
+    tiles = list(open_dataset(photos, root))
+    assert [tile.observations["drone"].modality for tile in tiles] == [DRONE, DRONE]
+    pack_dataset(open_dataset(photos, root, "all"), tmp_path / "packed")
+    assert open_dataset(photos, tmp_path / "packed")[0].observations["drone"].modality == DRONE
+    (root / "t0.npy").rename(tmp_path / "t0.npy")
+    absent = _read_photo(find_dataset(photos).folder(root), {"id": "t0"}, ("drone",)).observations["drone"]
+    assert (absent.modality, absent.shape_px, absent.valid.any()) == (DRONE, (40, 40), False)
+
+
+def test_a_modality_of_the_layout_table_without_a_record_is_named(tmp_path):
+    folder = DatasetFolder(tmp_path, Layout(name="l", marker="*", entries=(PHOTO,)))
+    with pytest.raises(UnknownNameError, match="modality 'drone'"):
+        folder.observe("photo", np.zeros((2, 40, 40)), id="t0")

@@ -64,8 +64,8 @@ def test_tiles_have_the_size_bands_and_modalities_of_the_record(name, layout):
     for tile in open_dataset(name, miniature(name, layout), "all"):
         seen |= set(tile.observations)
         for key, observation in tile.observations.items():
-            assert observation.modality is MODALITIES[key]
-            assert observation.values.shape[-3] == len(MODALITIES[key].bands)
+            assert observation.modality is {**MODALITIES, **record.sensors}[key]
+            assert observation.values.shape[-3] == len(observation.modality.bands)
             if not observation.modality.covers_tile:
                 sides = [round(side * observation.modality.gsd_m, 2) for side in observation.shape_px]
                 assert sides == [record.tile_m, record.tile_m]
@@ -77,7 +77,7 @@ def test_every_patch_size_of_the_record_fits(name, layout):
     record = find_dataset(name)
     tile = open_dataset(name, miniature(name, layout), "all")[0]
     shapes = {o.modality: o.shape_px for o in tile.observations.values()}
-    order = "cell" if all(MODALITIES[key] in RELEASED for key in record.modalities) else "raster"
+    order = "cell" if all({**MODALITIES, **record.sensors}[key] in RELEASED for key in record.modalities) else "raster"
     for patch_size_m in record.patch_sizes_m:
         PatchGrid.fit(shapes, patch_size_m, order)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,25 @@ PLACEHOLDER_DATE = "2020-01-01"
 """Date of a series without observations; every sensor of the table was in operation then."""
 
 
-def tile_of(seen: Iterable[Observation | None], asked: Sequence[str], extent_m: float, **options: Any) -> Tile:
-    """Return a tile of the observations that are there, for samples that may lack a sensor.
+def tile_of(
+    seen: Iterable[Observation | None], asked: Sequence[str], extent_m: float, *,
+    sensors: Mapping[str, Modality] | None = None, **options: Any,
+) -> Tile:  # fmt: skip
+    """A tile of the observations that are there, for readers of samples that may lack a sensor.
 
     If there are none, an all-invalid observation of the first modality asked for stands in, with one date if it is a
     series. Batches and models accept such a tile, so that the sample does not stop a training.
 
     Args:
-        seen: Observations; None for a sensor that has nothing of the sample.
-        asked: Keys of the modalities asked for.
-        extent_m: Side of the ground in metres.
-        options: Other fields of the tile.
+        seen: observations; None where a sensor has nothing of the sample.
+        asked: keys of the modalities asked for.
+        extent_m: side of the ground.
+        sensors: records that the dataset brings, by key; the others are those of the table.
+        options: the other fields of the tile.
     """
     present = [observation for observation in seen if observation is not None]
-    return Tile.of(*(present or [nothing_of(MODALITIES[key], extent_m) for key in asked[:1]]), **options)
+    table = {**MODALITIES, **(sensors or {})}
+    return Tile.of(*(present or [nothing_of(table[key], extent_m) for key in asked[:1]]), **options)
 
 
 def nothing_of(modality: Modality, extent_m: float) -> Observation:

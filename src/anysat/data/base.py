@@ -143,7 +143,7 @@ class DatasetRecord:
     """The user's description of the files of a modality, by its key: fields of a `SourceDescription` without places and
     days. A predictor keeps them, for other files of the same kind."""
     sensors: Mapping[str, Modality] = field(default_factory=dict)
-    """Records of the user's own sensors, by modality key."""
+    """Records of sensors that the table of modalities lacks or describes otherwise, by modality key."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
@@ -191,10 +191,10 @@ class DatasetRecord:
         if not root.is_dir():
             raise MissingFileError(root, expected)
         if layout is not None:
-            return DatasetFolder(root, self.layout(layout))
+            return DatasetFolder(root, self.layout(layout), sensors=self.sensors)
         for known in self.layouts:
             if known.is_at(root):
-                return DatasetFolder(root, known)
+                return DatasetFolder(root, known, sensors=self.sensors)
         raise MissingFileError(root / self.layouts[0].marker, expected)
 
 

@@ -10,7 +10,7 @@ import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.data.files import Part, read_file, read_geobox, read_shape, write_file
 from anysat.errors import AnySatError, InputError, RecordError, SourceError, UnknownNameError
-from anysat.modalities import MODALITIES, UNITS, Modality, band_key
+from anysat.modalities import MODALITIES, UNITS, Modality, band_key, find_modality
 from anysat.observation import Observation
 
 FIELD = re.compile(r"{(\w+)}")
@@ -132,6 +132,8 @@ class DatasetFolder:
     layout: Layout
     targets: tuple[str, ...] | None = None
     """Names of the requested targets; None for all."""
+    sensors: Mapping[str, Modality] = field(default_factory=dict, hash=False)
+    """Records that the dataset brings, by modality key; the others are those of the table."""
 
     def wants(self, *targets: str) -> bool:
         """Whether one of these targets is requested. If not, a reader may skip files that only they need."""
@@ -240,9 +242,10 @@ class DatasetFolder:
 
         Raises:
             SourceError: The values, dates or mask do not fit. The message names the file.
+            UnknownNameError: There is no record of the modality.
         """
         entry = self.layout[name]
-        modality = _modality(entry)
+        modality = self._modality(entry)
         used = _used(entry, modality)
         units = entry.unit if isinstance(entry.unit, str) else [entry.unit[place] for place in used]
         array = np.asanyarray(values)
@@ -283,6 +286,11 @@ class DatasetFolder:
         """Return the georeference of a raster entry, or None."""
         return read_geobox(self.path(name, **fields))
 
+    def _modality(self, entry: Entry) -> Modality:
+        if entry.modality is None:
+            raise RecordError(f"entry {entry.name!r}", entry.modality, "an entry with a modality")
+        return find_modality(entry.modality, {**MODALITIES, **self.sensors}.values())
+
     def _by_file(self, names: Sequence[str], fields: Mapping[str, Any]) -> dict[Path, list[str]]:
         files: dict[Path, list[str]] = {}
         for name in names:
@@ -310,12 +318,6 @@ def _regex(pattern: str) -> str:
             made.append(f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)")
             seen.add(part)
     return "".join(made)
-
-
-def _modality(entry: Entry) -> Modality:
-    if entry.modality is None:
-        raise RecordError(f"entry {entry.name!r}", entry.modality, "an entry with a modality")
-    return MODALITIES[entry.modality]
 
 
 def _used(entry: Entry, modality: Modality) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from anysat.data.base import DatasetRecord, find_dataset
@@ -26,13 +27,13 @@ def make_dataset(config: WorldMakeConfig) -> str:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as unfinished:
-            folder = DatasetFolder(Path(unfinished) / "new", layout)
+            folder = DatasetFolder(Path(unfinished) / "new", layout, sensors=record.sensors)
             folder.root.mkdir()
             _write(record, folder, config)
             _put_in_place(folder.root, place, Path(unfinished) / "old")
     except OSError as error:
         raise WriteError(out, error) from error
-    num_tiles = len(record.list_samples(DatasetFolder(place, layout)))
+    num_tiles = len(record.list_samples(replace(folder, root=place)))
     files = [path for path in place.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     return (

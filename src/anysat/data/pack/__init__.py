@@ -211,8 +211,8 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
                 "pack the dataset again, or undo the change",
             )  # fmt: skip
         samples = _read_samples(root, content)
-        is_own = record.is_own  # own sensors may have keys that the package has, too
-        records = {key: _modality(facts, root, is_own=is_own) for key, facts in content["records"].items()}
+        own = {*record.sensors, *(content["records"] if record.is_own else ())}  # may have keys that the package has
+        records = {key: _modality(facts, root, is_own=key in own) for key, facts in content["records"].items()}
     except _CRAFTED as error:
         if isinstance(error, AnySatError):
             raise
