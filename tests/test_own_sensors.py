@@ -1,13 +1,14 @@
-"""A sensor of the user's own: a probe of new sensors takes its record from the data that bring it."""
+"""A sensor of the user's own: its record comes with the data, or beside the inputs."""
 
 import pytest
 
 import anysat
+from anysat.cli import main
 from anysat.data.base import find_dataset
 from anysat.errors import RecordError
 from anysat.tasks.predictor import load_task
 from anysat.workflows.task_parts import make_view
-from geo_builders import geobox, ramp, write_tif
+from geo_builders import cube, geobox, ramp, write_nc, write_tif
 from own_builders import described
 from task_commands import scores_of
 
@@ -59,3 +60,36 @@ def test_a_record_that_differs_from_the_weights_own_is_refused_before_tiles_are_
     with pytest.raises(RecordError, match="modality 'drone', gsd_m: expected 1.0, as the model was made with"):
         make_view(encoder, record, record.targets[0], modalities=["drone"], patch_sizes_m=[10], dense=None,
                   needs_dense=False)  # fmt: skip
+
+
+def _series(folder):
+    values, bands = ramp(10, 8, 8, dtype="float32")[None], anysat.MODALITIES["s2"].band_names
+    return write_nc(folder / "s2.nc", cube(values, geobox((8, 8)), ["2020-06-01"], bands))
+
+
+@pytest.mark.parametrize("words", [[], ["--dates=2020-01-01/2020-12-31"]], ids=["tile", "area"])
+def test_records_of_sensors_that_are_no_input_take_no_part(words, tmp_path, capsys):
+    (tmp_path / "drone.yaml").write_text(DRONE)
+    s2 = _series(tmp_path)
+    words = [
+        f"s2={s2}",
+        "--patch-size-m=20",
+        "--weights=nano",
+        f"--out={tmp_path / 'out.zarr'}",
+        "--statistics=from-data",
+        *words,
+    ]
+    assert main(["embed", *words, f"--modalities={tmp_path / 'drone.yaml'}"]) == 0, capsys.readouterr().err
+
+
+def test_units_of_a_modality_that_is_no_input_of_an_area_are_refused(tmp_path, capsys):
+    s2 = _series(tmp_path)
+    words = [
+        f"s2={s2}",
+        "--patch-size-m=20",
+        "--weights=nano",
+        f"--out={tmp_path / 'out.zarr'}",
+        "--dates=2020-01-01/2020-12-31",
+    ]
+    assert main(["embed", *words, "--statistics=from-data", "--units=s1=linear"]) == 2
+    assert "Give units of the inputs only" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from anysat.geo.quantise import fit_scale, quantisation
 from anysat.geo.source import Source
 from anysat.geo.store import AreaStore
 from anysat.geo.writers import check_apart
-from anysat.modalities import Modality, read_modalities
+from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -41,7 +41,7 @@ from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
-from anysat.workflows.kept import kept_sources
+from anysat.workflows.input_records import records_of
 from anysat.workflows.progress import tick_bar
 
 _TRAINED = "trained"
@@ -218,8 +218,10 @@ def prepare(
         data: Cubes in memory, instead of the config's inputs.
         weights: Weights or a model, instead of the config's.
     """
-    model, trained = _model(config, weights or config.weights), kept_sources(weights or config.weights)
-    inputs = open_inputs(config, data or config.inputs, config.units, _records(config, model), trained=trained)
+    model = _model(config, weights or config.weights)
+    given = data or config.inputs
+    records = records_of(model, describe_sources(given), config.modalities)
+    inputs = open_inputs(config, given, config.units, records)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
     load_of = _load(config, model, inputs, dense)
     sizes = choose_sizes(load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers)
@@ -245,9 +247,8 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
         raise WeightsError(config.weights, f"not those of the store: digest {found[:12]}…, expected {wanted[:12]}…")
     whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
-    trained = earlier.made_from.get(_TRAINED, {})
-    inputs = open_inputs(config, config.inputs, config.units, _records(config, model), known=whole,
-                         known_ground=earlier.ground, trained=trained)  # fmt: skip
+    records = records_of(model, describe_sources(config.inputs), config.modalities)
+    inputs = open_inputs(config, config.inputs, config.units, records, known=whole, known_ground=earlier.ground)
     earlier.check_inputs(inputs.sources, inputs.facts())
     earlier.was(inputs.periods)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
@@ -332,15 +333,6 @@ def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) 
         return None
     content = repr(normaliser.to_dict()["statistics"])
     return {"source": normaliser.source_of(dataset), "digest": hashlib.sha256(content.encode()).hexdigest()[:16]}
-
-
-def _records(config: EmbedConfig, model: AnySat) -> dict[str, Modality]:
-    """Return the model's modalities, replaced by the user's records of them, which must be equivalent for the model."""
-    records = {modality.key: modality for modality in model.config.modalities}
-    for own in read_modalities(config.modalities) if config.modalities else ():
-        model.config.modality(own.key).check_same(own)
-        records[own.key] = own
-    return records
 
 
 def _dense(config: EmbedConfig, inputs: AreaInputs) -> Modality | None:

@@ -23,7 +23,7 @@ from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
 from anysat.geo.writers import Product, check_apart, check_free, find_writer, staged
 from anysat.geo.zones import system_name
-from anysat.modalities import Modality, read_modalities
+from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -33,7 +33,7 @@ from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
 from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
-from anysat.workflows.kept import kept_sources
+from anysat.workflows.input_records import records_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,11 +117,8 @@ def _named(out: Path, suffix: str) -> Path:
 
 
 def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:
-    """Return the record of each input: the user's own, else the model's. The model must know all of them."""
-    own = {m.key: m for m in read_modalities(config.modalities)} if config.modalities else {}
-    records = {key: own.get(key, model.config.modality(key)) for key in given}
-    for key, record in records.items():
-        model.config.modality(key).check_same(record)
+    """The record of each input, of which the dense modality must be one."""
+    records = records_of(model, given, config.modalities)
     if config.dense not in (None, FIRST, *records):
         raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
     return records
