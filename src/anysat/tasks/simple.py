@@ -58,15 +58,15 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
         if target.kind != "labels":
             kept = np.flatnonzero(has_label(truth, target))
         return Places(tile=kept, row=None, col=None, truth=truth[kept])
-    rng, found = np.random.default_rng([seed, 3]), []
+    rng, found, known = np.random.default_rng([seed, 3]), [], []
     each = _of_each([int(has_label(np.asarray(raster), target).sum()) for raster in truths], most)
-    for number, raster in enumerate(truths):
-        places = np.argwhere(has_label(np.asarray(raster), target))
+    for number, raster in enumerate(map(np.asarray, truths)):
+        places = np.argwhere(has_label(raster, target))
         places = rng.permutation(places)[:each]
+        known.append(raster[places[:, 0], places[:, 1]])
         found.append(np.concatenate([np.full((len(places), 1), number), places], axis=1))
     tile, row, col = np.concatenate(found).T
-    truth = np.array([truths[t][r, c] for t, r, c in zip(tile, row, col, strict=True)])
-    return Places(tile=tile, row=row, col=col, truth=truth)
+    return Places(tile=tile, row=row, col=col, truth=np.concatenate(known))
 
 
 def _of_each(counts: Sequence[int], most: int) -> int:
