@@ -26,7 +26,7 @@ from anysat.workflows import finetune_run, predict, predict_tile, task_parts
 from anysat.workflows.compare_turns import TEST, make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.labelled_data import OpenData, open_data
+from anysat.workflows.labelled_data import OpenData, open_data, place_of
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised import LabelledData
@@ -332,3 +332,8 @@ def test_validation_cannot_be_held_out_of_one_block(tmp_path):
     Path(data.dataset).write_text(text.replace("block_m: 3000", "block_m: 2.0e+6").replace("test: 0.3", "test: 1.0e-9"))
     with pytest.raises(InputError, match="training tiles in two blocks of 2e.06 m or more, one of which is held out"):
         open_data(replace(data, test="train", val=None), 0)
+
+
+def test_a_folder_beside_a_world_to_generate_is_refused(own_cache):
+    with pytest.raises(InputError, match=r"dataset 'world': .*`root`.*`world`.*root nowhere"):
+        place_of(LabelledData(dataset="world", root="nowhere", world={"tiles": 4, "modalities": ["s1"]}))

@@ -16,6 +16,7 @@ from anysat.data.own.tables import PLACE, as_number
 from anysat.data.splits import block_numbers, ground_m
 from anysat.errors import InputError, MissingFileError
 from anysat.normalise import Normaliser
+from anysat.workflows.made_data import made_data
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 
@@ -124,18 +125,12 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
     Generated and fetched data are kept in the cache.
 
     Raises:
-        InputError, MissingFileError: No folder is given, or it does not exist.
+        InputError, MissingFileError: no folder is given, or there is none; or a world is to be generated beside one.
     """
-    from anysat.data.cache import cache_folder
-    from anysat.data.prepare import prepare_fetched, prepare_world
-
+    made = made_data(data.dataset, data.root, data.world, progress_bar)
+    if made is not None:
+        return made
     record = find_dataset(data.dataset)
-    if data.world is not None:
-        from anysat.data.datasets.world import WorldSettings
-
-        return prepare_world(WorldSettings.of(data.world), cache_folder(), workers=2, progress=progress_bar)
-    if data.root is None and record.fetch is not None:
-        return prepare_fetched(data.dataset, cache_folder(), progress=progress_bar)
     if data.root is None:
         raise InputError("--data.root", f"the folder of {record.title}", "none", f"get it from {record.homepage}")
     if not Path(data.root).exists():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
-from anysat.data.cache import cache_folder
 from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
@@ -35,6 +34,7 @@ from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
 from anysat.train.trainer import Fitted, fit, num_processes
 from anysat.workflows.answer import Answer
+from anysat.workflows.made_data import made_data
 from anysat.workflows.pretrain import PartConfig, PretrainConfig
 from anysat.workflows.pretrain_objective import make_objective
 from anysat.workflows.pretrain_watch import HealthMonitor, Validation
@@ -166,25 +166,13 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
         InputError: Both a folder and a world to generate are given, or no folder.
         MissingFileError: There is no such folder.
     """
-    from anysat.data.prepare import prepare_fetched, prepare_world
 
     def shown(what: str, total: int) -> AbstractContextManager[Advance]:
         return progress_bar(what + told_as, total)
 
-    record, normaliser = find_dataset(part.dataset), None
-    if part.world is not None and part.root is not None:
-        raise InputError(
-            f"dataset {part.dataset!r}", "either `root`, an existing folder, or `world`, tiles to generate",
-            f"both, with root {part.root}", "leave one of them out",
-        )  # fmt: skip
-    if part.world is not None:
-        from anysat.data.datasets.world import WorldSettings
-
-        root, normaliser = prepare_world(WorldSettings.of(part.world), cache_folder(), workers=2, progress=shown)
-    elif part.root is None and config.data_root is None and record.fetch is not None:
-        root, normaliser = prepare_fetched(part.dataset, cache_folder(), progress=shown)
-    else:
-        root = config.folder_of(part)
+    record = find_dataset(part.dataset)
+    given = config.data_root if part.root is None and part.world is None else part.root
+    root, normaliser = made_data(part.dataset, given, part.world, shown) or (config.folder_of(part), None)
 
     def opened(split: str) -> Any:
         return open_dataset(part.dataset, root, split, modalities=part.modalities, targets=())

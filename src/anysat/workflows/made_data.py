@@ -1,0 +1,47 @@
+"""Data that the package makes itself: a generated world, and what an installed package holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anysat.data.base import find_dataset
+from anysat.data.cache import cache_folder
+from anysat.errors import InputError
+from anysat.normalise import Normaliser
+
+if TYPE_CHECKING:
+    from anysat.data.work import Advance
+
+
+def made_data(
+    dataset: str, root: str | None, world: Mapping[str, Any] | None,
+    progress: Callable[[str, int], AbstractContextManager[Advance]],
+) -> tuple[Path, Normaliser | None] | None:  # fmt: skip
+    """Folder of data that are made, and kept in the cache, and statistics that come with it; None where none are.
+
+    Args:
+        dataset: its name.
+        root: the folder that is given, if one is.
+        world: contents of `world.json`, of tiles to generate.
+        progress: makes a bar of its words and a total.
+
+    Raises:
+        InputError: a folder, and a world to generate.
+    """
+    from anysat.data.prepare import prepare_fetched, prepare_world
+
+    if world is not None and root is not None:
+        raise InputError(
+            f"dataset {dataset!r}", "either `root`, an existing folder, or `world`, tiles to generate",
+            f"both, with root {root}", "leave one of them out",
+        )  # fmt: skip
+    if world is not None:
+        from anysat.data.datasets.world import WorldSettings
+
+        return prepare_world(WorldSettings.of(world), cache_folder(), workers=2, progress=progress)
+    if root is None and find_dataset(dataset).fetch is not None:
+        return prepare_fetched(dataset, cache_folder(), progress=progress)
+    return None
