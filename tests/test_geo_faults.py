@@ -28,7 +28,6 @@ from anysat.geo.ground import read_ground
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.matching import _unit_of
-from anysat.geo.polygons import export_polygons
 from anysat.geo.stac_search import _overlap
 from anysat.geo.store import AreaStore
 from anysat.modalities import MODALITIES
@@ -87,7 +86,7 @@ def test_polygons_of_ground_whose_first_rows_saw_nothing_have_names_and_times(tm
     monkeypatch.setattr(store_builders, "content", without_north)
     layout = Layout(name="classes", geobox=GRID, shard_px=4, chunk_px=2, kind="uint8", variable="class",
                     variable_attributes=class_attributes(NAMES, np.zeros((2, 3))))  # fmt: skip
-    out = export_polygons(stored(tmp_path / "a.zarr", layout, PERIODS), tmp_path / "a.gpkg")
+    (out,) = export(stored(tmp_path / "a.zarr", layout, PERIODS), tmp_path / "a.gpkg")
     table = geopandas.read_file(out)
     assert len(table)
     assert (table["class_name"] == np.array(NAMES)[table["class"]]).all()

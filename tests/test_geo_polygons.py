@@ -9,7 +9,6 @@ from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.exports import export
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
-from anysat.geo.polygons import export_polygons
 from geo_builders import SOUTH
 from store_builders import GRID, NAMES, content, finished, patch_layout
 
@@ -20,12 +19,11 @@ def layout() -> Layout:
                   variable_attributes=class_attributes(NAMES, np.zeros((2, 3))))  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
-def test_polygons_drawn_again_are_the_map(tmp_path, layout, suffix):
+def test_polygons_drawn_again_are_the_map(tmp_path, layout):
     store = finished(tmp_path / "a.zarr", [layout])
     done = []
-    out = export_polygons(store, tmp_path / f"a{suffix}", advance=done.append)
-    table = geopandas.read_parquet(out) if suffix == ".parquet" else geopandas.read_file(out)
+    (out,) = export(store, tmp_path / "a.gpkg", advance=done.append)
+    table = geopandas.read_file(out)
     assert (table.crs == SOUTH, sum(done)) == (True, 12)
     assert (table["class_name"] == np.array(NAMES)[table["class"]]).all()
     assert np.allclose(table["area_m2"], table.area)
@@ -44,9 +42,7 @@ def test_polygons_drawn_again_are_the_map(tmp_path, layout, suffix):
 
 def test_what_has_no_classes_has_no_polygons(tmp_path):
     store = finished(tmp_path / "a.zarr", [patch_layout()])
-    with pytest.raises(RecordError, match="a class map of a.zarr"):
-        export_polygons(store, tmp_path / "a.gpkg")
     with pytest.raises(RecordError, match="a class map of a.zarr, because a.gpkg has polygons"):
         export(store, tmp_path / "a.gpkg")
-    with pytest.raises(UnknownNameError, match=r"unknown format of polygons '.shp'"):
-        export_polygons(store, tmp_path / "a.shp")
+    with pytest.raises(UnknownNameError, match=r"unknown export format '.shp'"):
+        export(store, tmp_path / "a.shp")

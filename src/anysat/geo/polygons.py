@@ -14,14 +14,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.grid import crs_of
 from anysat.geo.layout import Period
-from anysat.geo.stored import StoredGroup, find_group, provenance_of
-from anysat.geo.tables import geo_schema, times_of, write_rows
-from anysat.geo.writers import staged
-
-POLYGON_SUFFIXES = (".gpkg", ".parquet")
+from anysat.geo.stored import StoredGroup
+from anysat.geo.tables import times_of
 
 Advance = Callable[[int], object]
 
@@ -35,37 +31,18 @@ class _Strip:
     period: Period | None
 
 
-def export_polygons(
-    store: Path, out: Path, *, group: str | None = None, overwrite: bool = False, advance: Advance = lambda _: None
-) -> Path:
-    """Write the classes of a map as polygons with class, name, area and time, and return the file.
-
-    Args:
-        store: NAME.zarr with a class map.
-        out: NAME.gpkg or NAME.parquet.
-        group: Name of the group; None for the main one (`find_group`).
-        overwrite: Replace an existing file.
-        advance: Called with the number of shards just done.
-
-    Raises:
-        RecordError: The group is not a class map.
-        UnknownNameError: There is no such group, or no format has this suffix.
-        WriteError: The file exists or cannot be written. Nothing is left behind.
-    """
-    if out.suffix not in POLYGON_SUFFIXES:
-        raise UnknownNameError("format of polygons", out.suffix, POLYGON_SUFFIXES)
-    found = find_group(store, group)
-    if "class_names" not in found.variable_attributes:
-        raise RecordError("group", found.name, f"a class map of {store.name} (with class names)")
-    with staged([out], overwrite=overwrite) as folder:
-        write_polygons(folder / out.name, found, provenance_of(store), advance)
-    return out
-
-
 def write_polygons(path: Path, group: StoredGroup, told: Mapping[str, Any], advance: Advance) -> None:
-    """Write the polygons of a class map to NAME.gpkg or NAME.parquet, with metadata `told` under `anysat`."""
-    write = _write_package if path.suffix == ".gpkg" else _write_parquet
-    write(path, group, _strips(group, advance), told)
+    """The polygons of a class map to NAME.gpkg: class, name, area and time; what is told of it under `anysat`."""
+    import geopandas
+
+    crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
+    for strip in _strips(group, advance):
+        frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
+        if len(frame):  # the first rows decide of what type the columns are
+            write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
+            is_begun = True
+    if frame is not None and not is_begun:
+        write_layer(frame, path, group.name, told, geometry_type="Polygon")
 
 
 def write_layer(frame: Any, path: Path, layer: str, told: Mapping[str, Any] | None, **options: Any) -> None:
@@ -114,30 +91,3 @@ def _columns(group: StoredGroup, strip: _Strip) -> dict[str, Any]:
         "area_m2": shapely.area(strip.shapes),
         **times_of(strip.period, len(strip.shapes)),
     }
-
-
-def _write_parquet(path: Path, group: StoredGroup, strips: Iterator[_Strip], told: Mapping[str, Any]) -> None:
-    import pyarrow.parquet
-    import shapely
-
-    time = pyarrow.timestamp("us", tz="UTC")
-    columns = {"class": pyarrow.int32(), "class_name": pyarrow.string(), "area_m2": pyarrow.float64(), "datetime": time,
-               "start_datetime": time, "end_datetime": time}  # fmt: skip
-    schema = geo_schema(columns, group.geobox, "Polygon", told)
-    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as file:
-        for strip in strips:
-            if len(strip.shapes):
-                write_rows(file, schema, _columns(group, strip), strip.shapes, shapely.bounds(strip.shapes))
-
-
-def _write_package(path: Path, group: StoredGroup, strips: Iterator[_Strip], told: Mapping[str, Any]) -> None:
-    import geopandas
-
-    crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
-    for strip in strips:
-        frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
-        if len(frame):  # the first rows determine the types of the columns
-            write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
-            is_begun = True
-    if frame is not None and not is_begun:
-        write_layer(frame, path, group.name, told, geometry_type="Polygon")
