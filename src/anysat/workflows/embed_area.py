@@ -42,6 +42,7 @@ from anysat.workflows.area_run import Part, check_scheduler, model_facts, output
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.input_records import records_of
+from anysat.workflows.kept import kept_sources
 from anysat.workflows.progress import tick_bar
 
 _TRAINED = "trained"
@@ -218,10 +219,10 @@ def prepare(
         data: Cubes in memory, instead of the config's inputs.
         weights: Weights or a model, instead of the config's.
     """
-    model = _model(config, weights or config.weights)
+    model, trained = _model(config, weights or config.weights), kept_sources(weights or config.weights)
     given = data or config.inputs
     records = records_of(model, describe_sources(given), config.modalities)
-    inputs = open_inputs(config, given, config.units, records)
+    inputs = open_inputs(config, given, config.units, records, trained=trained)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
     load_of = _load(config, model, inputs, dense)
     sizes = choose_sizes(load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers)
@@ -248,7 +249,10 @@ def prepare_update(given: EmbedConfig) -> Prepared:
         raise WeightsError(config.weights, f"not those of the store: digest {found[:12]}…, expected {wanted[:12]}…")
     whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
     records = records_of(model, describe_sources(config.inputs), config.modalities)
-    inputs = open_inputs(config, config.inputs, config.units, records, known=whole, known_ground=earlier.ground)
+    trained = earlier.made_from.get(_TRAINED, {})
+    inputs = open_inputs(
+        config, config.inputs, config.units, records, known=whole, known_ground=earlier.ground, trained=trained
+    )
     earlier.check_inputs(inputs.sources, inputs.facts())
     earlier.was(inputs.periods)
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)

@@ -34,6 +34,7 @@ from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
 from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
 from anysat.workflows.input_records import records_of
+from anysat.workflows.kept import kept_sources
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
