@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +11,21 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, SourceError
-from anysat.geo.grid import boundary_in, crs_of
+from anysat.geo.grid import boundary_in, crs_of, mapped
 from anysat.geo.ground import NO_SYSTEM
+
+Project = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _LONGEST_DEG, _LONGEST = 0.01, 1000.0
 """Longest part, in degrees or map units, of edges that are cut because they bend in another reference system."""
 _POLYGON, _MULTI, _MISSING = 3, 6, -1
 """Type numbers of shapely."""
+_VALID = "Valid Geometry"
+"""What shapely says of a valid polygon."""
+_LONG = 10.0
+"""Edges longer than this many medians are checked for being torn; torn ones are of the size of the Earth."""
+_TORN_FRAC = 0.25
+"""An edge is torn if its projected middle is further than this share of its length from the middle of its ends."""
 
 
 class Parcels(NamedTuple):
@@ -42,7 +51,7 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
     """
     import shapely
 
-    if not hasattr(table, "geometry"):
+    if not (hasattr(table, "columns") and hasattr(table, "geometry")):
         raise InputError(name, "a geopandas GeoDataFrame, or a file", type(table).__name__)
     given = np.asarray(table.geometry.values, object)
     kinds = shapely.get_type_id(given)
@@ -52,37 +61,90 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
         raise SourceError(name, f"it holds {told}", "give polygons or multi-polygons")
     if table.crs is None:
         raise SourceError(name, NO_SYSTEM, "write one into the file")
-    found = np.where(kinds == _MISSING, shapely.Polygon(), shapely.force_2d(given))
+    flat = found = np.where(kinds == _MISSING, shapely.Polygon(), shapely.force_2d(given))
+    points, number = shapely.get_coordinates(flat, return_index=True)
+    if not (is_number := np.isfinite(points).all(axis=1)).all():
+        raise SourceError(name, f"polygon {number[~is_number][0]} has coordinates that are no finite numbers",
+                          "correct or leave it out")  # fmt: skip
     if crs_of(geobox) != CRS(table.crs):
-        found = _projected(found, CRS(table.crs), name, geobox)
+        found = _projected(flat, CRS(table.crs), name, geobox)
     inverse = ~geobox.affine
     shapes = shapely.transform(found, lambda points: np.stack([
         inverse.a * points[:, 0] + inverse.b * points[:, 1] + inverse.c,
         inverse.d * points[:, 0] + inverse.e * points[:, 1] + inverse.f], axis=1))  # fmt: skip
     notes: tuple[str, ...] = ()
     broken = np.nonzero(~shapely.is_valid(shapes))[0]
+    why = next((told for one in (flat, found, shapes) for first in broken[:1]
+                if (told := shapely.is_valid_reason(one[first])) != _VALID), "")  # fmt: skip
     for number in broken:
         parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[number])))
         shapes[number] = shapely.union_all(parts[shapely.area(parts) > 0])
     if len(broken):
-        why = shapely.is_valid_reason(given[broken[0]])
         notes = (f"{name}: {len(broken)} polygons were not valid and have been repaired (shapely.make_valid); the "
                  f"first is number {broken[0]}: {why}",)  # fmt: skip
     return Parcels(shapes, shapely.bounds(shapes), shapely.area(shapes), notes)
 
 
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:
-    """Transform polygons to the reference system of a grid; those that it cannot show become empty."""
+    """Transform polygons to the reference system of a grid; those that it cannot show, or turns inside out, become empty."""
     import shapely
     from pyproj import Transformer
 
     transformer = Transformer.from_crs(crs.proj, crs_of(geobox).proj, always_xy=True)
+
+    def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack(transformer.transform(*points.T), axis=1)
+
     fine = shapely.segmentize(given, _LONGEST_DEG if crs.geographic else _LONGEST)
-    found = shapely.transform(fine, lambda points: np.stack(transformer.transform(*points.T), axis=1))
+    found = shapely.transform(fine, project)
     is_beyond = ~np.isfinite(shapely.bounds(found)).all(axis=1) & ~shapely.is_empty(given)
+    fine, found, flat = (np.where(is_beyond, shapely.Polygon(), one) for one in (fine, found, given))
+    is_beyond |= _torn(fine, found, project, abs(geobox.affine.a)) | _turned(flat, found, crs, geobox)
     x, y = boundary_in(geobox, crs)
-    near = shapely.intersects(given, shapely.box(x.min(), y.min(), x.max(), y.max())) & is_beyond
+    boxes = [shapely.box(x.min() + turn, y.min(), x.max() + turn, y.max()) for turn in _turns(crs)]
+    near = np.any([shapely.intersects(given, box) for box in boxes], axis=0) & is_beyond
     if near.any():
         raise SourceError(name, f"polygon {np.nonzero(near)[0][0]} reaches beyond what {geobox.crs} can show",
                           "cut it to the neighbourhood of the store")  # fmt: skip
     return np.where(is_beyond, shapely.Polygon(), found)
+
+
+def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: float) -> NDArray[np.bool_]:
+    """Whether outlines, in short edges and so projected, cross a line along which the projection cuts the Earth open.
+
+    There the ends of an edge are projected far apart, and its middle lies beside one of them.
+    """
+    import shapely
+
+    rings, owner = shapely.get_rings(fine, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    ends = shapely.get_coordinates(shapely.get_rings(found))
+    is_torn = np.zeros(len(fine), bool)
+    if not len(ends):
+        return is_torn
+    length = np.where(ring[1:] == ring[:-1], np.hypot(*np.diff(ends, axis=0).T), 0.0)
+    edges = np.nonzero(length > _LONG * np.median(length))[0]
+    beside = project((points[edges] + points[edges + 1]) / 2) - (ends[edges] + ends[edges + 1]) / 2
+    is_torn[owner[ring[edges[np.hypot(*beside.T) > _TORN_FRAC * length[edges] + pixel]]]] = True
+    return is_torn
+
+
+def _turned(given: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) -> NDArray[np.bool_]:
+    """Whether polygons, once projected, hold points of the grid that they did not hold before, or the other way round."""
+    import shapely
+    from pyproj import Transformer
+
+    parts = np.array([0.25, 0.5, 0.75])
+    x, y = mapped(geobox.affine, parts * geobox.width, parts * geobox.height)
+    own_x, own_y = Transformer.from_crs(crs_of(geobox).proj, crs.proj, always_xy=True).transform(x, y)
+    is_shown = np.isfinite(own_x) & np.isfinite(own_y)
+    differ = np.zeros(len(given), np.int64)
+    for point in np.nonzero(is_shown)[0]:
+        held = [shapely.contains_xy(given, own_x[point] + turn, own_y[point]) for turn in _turns(crs)]
+        differ += np.any(held, axis=0) != shapely.contains_xy(found, x[point], y[point])
+    return np.asarray(differ > is_shown.sum() / 2)
+
+
+def _turns(crs: CRS) -> tuple[float, ...]:
+    """Offsets that may be added to x without changing the place."""
+    return (-360.0, 0.0, 360.0) if crs.geographic else (0.0,)
