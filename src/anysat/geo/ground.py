@@ -95,6 +95,7 @@ def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any
         UnknownNameError: It has no such layer.
     """
     import geopandas
+    from shapely.errors import ShapelyError
 
     is_table = path.suffix == ".parquet"
     if is_table and layer is not None:
@@ -105,7 +106,7 @@ def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any
         return table
     except AnySatError:
         raise
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError, ShapelyError) as error:
         raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})",
                           f"give GeoJSON, GeoPackage, Shapefile or GeoParquet{otherwise}") from error  # fmt: skip
 

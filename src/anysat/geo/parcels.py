@@ -86,7 +86,7 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
 
 
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:
-    """Transform polygons to the reference system of a grid; those that it cannot show, or turns inside out, become empty."""
+    """Transform polygons to the reference system of a grid; those that it cannot show right become empty."""
     import shapely
     from pyproj import Transformer
 
@@ -130,7 +130,7 @@ def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: floa
 
 
 def _turned(given: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) -> NDArray[np.bool_]:
-    """Whether polygons, once projected, hold points of the grid that they did not hold before, or the other way round."""
+    """Whether projected polygons hold points of the grid that they did not hold before, or the other way round."""
     import shapely
     from pyproj import Transformer
 

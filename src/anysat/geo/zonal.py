@@ -6,9 +6,10 @@ Apart from these, memory holds one number per polygon, period and column.
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,17 @@ class Summary(NamedTuple):
     """A geopandas GeoDataFrame."""
     notes: tuple[str, ...]
     """Which polygons were repaired."""
+
+
+class Asked(NamedTuple):
+    """The input of `summarise`, checked."""
+
+    groups: Sequence[StoredGroup]
+    """Of one kind."""
+    given: Any
+    """The polygons, a geopandas GeoDataFrame."""
+    placed: Sequence[Parcels]
+    """The polygons on the grid of each group."""
 
 
 class _Sums(NamedTuple):
@@ -79,7 +91,7 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
         fields = anysat.zonal("area.zarr", "fields.gpkg")
     """
     stores = find_stores([store] if isinstance(store, str | Path) else store)
-    table, notes = summarise(find_alike(stores, group), polygons)
+    table, notes = summarise(prepare(find_alike(stores, group), polygons))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return table
@@ -125,11 +137,22 @@ def _short(what: Any) -> str:
     return textwrap.shorten(", ".join(what) if isinstance(what, list) else str(what), 60, placeholder=" …")
 
 
-def summarise(groups: Sequence[StoredGroup], polygons: Any, *, advance: Advance = lambda _: None) -> Summary:
-    """The same of opened groups of one kind; `advance` is called with the number of shards that are done."""
+def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> Asked:
+    """Read the polygons and place them on opened groups of one kind, before anything is summed up.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError: see `zonal`.
+        InputError: see `zonal`; or a file of the suffix cannot hold the columns of the polygons.
+    """
     name, given = _given(polygons)
     placed = [place_parcels(given, name, group.geobox) for group in groups]
-    _check_names(name, given, [*_facts_names(groups[0]), *_names(groups[0])])
+    _check_columns(name, given, [*_facts_names(groups[0]), *_names(groups[0])], suffix)
+    return Asked(groups, given, placed)
+
+
+def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
+    """The rows of what was prepared; `advance` is called with the number of shards that are done."""
+    groups, given, placed = asked
     every = _sums(groups[0], placed[0], advance)
     for group, parcels in zip(groups[1:], placed[1:], strict=True):
         own = _sums(group, parcels, advance)
@@ -171,19 +194,37 @@ def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bo
         if out.suffix == ".csv":
             table.drop(columns=table.geometry.name).to_csv(path, index=False)
         elif out.suffix == ".gpkg":
-            own = {"FID": "row"} if any(str(name).lower() == "fid" for name in table.columns) else {}
-            write_layer(table, path, out.stem, told, **own)
+            _write_package(table, path, out.stem, told)
         else:
             _write_parquet(table, path, told)
 
 
+def _write_package(table: Any, path: Path, layer: str, told: Mapping[str, Any]) -> None:
+    """Write one layer; geometries beside the polygons become text (WKT), as a layer holds only one."""
+    place = table.geometry.name
+    beside = [name for name, kind in table.dtypes.items() if str(kind) == "geometry" and name != place]
+    taken = {str(name).lower() for name in table.columns if name != place}
+    own = {"GEOMETRY_NAME": _free("geom", taken)} | ({"FID": _free("row", taken)} if "fid" in taken else {})
+    if beside:
+        table = table.assign(**{name: table[name].to_wkt() for name in beside})
+    write_layer(table, path, layer, told, **own)
+
+
+def _free(wanted: str, taken: Container[str]) -> str:
+    """The name, with underscores added until it is free."""
+    while wanted in taken:
+        wanted += "_"
+    return wanted
+
+
 def _write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
-    """Write GeoParquet 1.1 with a column of bounds, and the provenance under `anysat`."""
+    """Write GeoParquet 1.1 with the provenance under `anysat`, and bounds in the column `bbox` if that name is free."""
     import json
 
     import pyarrow.parquet
 
-    table.to_parquet(path, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
+    table.to_parquet(path, index=False, compression="zstd", schema_version="1.1.0",
+                     write_covering_bbox="bbox" not in table.columns)  # fmt: skip
     found = pyarrow.parquet.read_table(path)
     meta = {**(found.schema.metadata or {}), b"anysat": json.dumps(dict(told), default=str).encode()}
     pyarrow.parquet.write_table(found.replace_schema_metadata(meta), path, compression="zstd")
@@ -196,7 +237,10 @@ def _given(polygons: Any) -> tuple[str, Any]:
     path, layer = file_and_layer(str(polygons))
     if not path.exists():
         raise MissingFileError(path, "a vector file of polygons, such as fields.gpkg")
-    return str(path), read_table(path, layer)
+    table = read_table(path, layer)
+    if any(name is not None for name in table.index.names):
+        table = table.reset_index(allow_duplicates=True)  # a GeoDataFrame keeps its index, a file of rows has none
+    return str(path), table
 
 
 def _classes(group: StoredGroup) -> Sequence[str]:
@@ -217,11 +261,24 @@ def _facts_names(group: StoredGroup) -> list[str]:
     return ["polygon", *times, "num_patches", "seen_frac"]
 
 
-def _check_names(name: str, given: Any, added: Sequence[str]) -> None:
-    taken = {word.lower() for word in added}
-    if both := [str(word) for word in given.columns if str(word).lower() in taken]:
-        raise InputError(f"columns of {name}", "none with the name of a column that is added", ", ".join(both),
-                         "rename them")  # fmt: skip
+def _check_columns(name: str, given: Any, added: Sequence[str], suffix: str) -> None:
+    """Refuse columns of the polygons whose names are taken, or that a file of the suffix cannot hold."""
+    own = [str(word) for word in given.columns]
+    where, taken = f"columns of {name}", {word.lower() for word in added}
+    if both := [word for word in own if word.lower() in taken]:
+        raise InputError(where, "none with the name of a column that is added", ", ".join(both), "rename them")
+    is_package = suffix == ".gpkg"
+    every = [word.lower() if is_package else word for word in own]
+    if twice := [word for word, key in zip(own, every, strict=True) if every.count(key) > 1]:
+        kind = "names that differ in more than case, for a GeoPackage" if is_package else "each name once"
+        raise InputError(where, kind, ", ".join(twice), "rename them")
+    if is_package:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                _write_package(given.iloc[:1], Path(folder) / "trial.gpkg", "trial", {})
+            except OSError as error:
+                advice = "convert them, or write .parquet"
+                raise InputError(where, "types that a GeoPackage can hold", error, advice) from error
 
 
 def _batches(bounds: NDArray[np.float64], rows: slice, cols: slice) -> Iterator[NDArray[np.int64]]:

@@ -58,18 +58,20 @@ def zonal(config: ZonalConfig) -> Answer:
         MissingFileError, SourceError, UnknownNameError, InputError: The store or the polygons cannot be used.
         WriteError: The table exists or cannot be written. Nothing is left behind.
     """
+    from anysat.geo.ground import file_and_layer
     from anysat.geo.stored import provenance_of
     from anysat.geo.writers import check_apart, check_free
-    from anysat.geo.zonal import find_alike, find_stores, summarise, write_zonal
+    from anysat.geo.zonal import find_alike, find_stores, prepare, summarise, write_zonal
     from anysat.workflows.progress import progress_bar
 
     stores, out = find_stores(config.store), Path(config.out)
-    check_apart([out], [*map(str, stores), config.polygons])
+    check_apart([out], [*map(str, stores), str(file_and_layer(config.polygons)[0])])
     check_free([out], overwrite=config.overwrite)
     groups = find_alike(stores, config.group)
+    asked = prepare(groups, config.polygons, out.suffix)
     name = ", ".join(store.name for store in stores)
     with progress_bar(f"reading {name}", sum(rows * cols for rows, cols in (one.shards for one in groups))) as advance:
-        table, notes = summarise(groups, Path(config.polygons), advance=advance)
+        table, notes = summarise(asked, advance=advance)
     group, made = groups[0], {one.name: provenance_of(one) for one in stores}
     told: dict[str, Any] = {"store": name, "group": group.name, "polygons": config.polygons}
     told |= made[name] if len(stores) == 1 else {"stores": made}
