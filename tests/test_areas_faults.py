@@ -369,6 +369,16 @@ def test_an_output_may_be_named_like_an_input_that_it_does_not_replace(run, tmp_
     assert ("expected a path other than that of an input" in errors) == (status == 2)
 
 
+def test_the_file_of_an_area_is_an_input(run, s2, tmp_path):
+    path = tmp_path / "a.parquet"
+    geopandas.GeoDataFrame(geometry=[box(36, -4, 37, -3)], crs=4326).to_parquet(path)
+    before = path.read_bytes()
+    words = (f"--area={path}", f"--out={tmp_path / 'a.zarr'}", "--also=.parquet", "--overwrite")
+    status, _, errors = run(f"s2={s2}", DAYS, *words)
+    assert (status, "expected a place that is not that of an input" in errors) == (2, True), errors
+    assert path.read_bytes() == before
+
+
 def test_periods_come_in_the_order_of_time(run, s2, tmp_path):
     status, said, _ = run(
         f"s2={s2}", "--period=2020-06-01/2020-06-30,2020-01-01/2020-05-31", f"--out={tmp_path / 'a.zarr'}"

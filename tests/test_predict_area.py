@@ -2,9 +2,11 @@
 
 import json
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import xarray
 
 from anysat.cli import main
@@ -96,6 +98,18 @@ def test_outputs_that_would_replace_an_input_or_lie_in_one_are_refused(s2, tmp_p
         assert (status, expected in told) == (2 if expected else 0, True), (words, told)
         assert photo.read_bytes() == before
     assert {path.name for path in folder.iterdir()} == {"s2.nc", "photo.tif", "s2.tif", "s2.png"}
+
+
+def test_the_file_of_an_area_is_an_input(run, tmp_path):
+    path = tmp_path / "map.gpkg"
+    field = geopandas.GeoDataFrame(geometry=[shapely.box(36, -4, 37, -3)], crs=4326)
+    for layer in ("fields", "other"):
+        field.to_file(path, layer=layer)
+    before = path.read_bytes()
+    words = (f"--area={path}:fields", "--also=.gpkg", "--overwrite")
+    status, _, errors = run(CROPS, *words, out="map.zarr")
+    assert (status, "expected a place that is not that of an input" in errors) == (2, True), errors
+    assert path.read_bytes() == before
 
 
 def test_a_sensor_that_the_run_does_not_look_at_is_refused_of_a_tile_as_of_an_area(run, s2, tmp_path):

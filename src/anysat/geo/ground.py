@@ -82,6 +82,12 @@ def file_and_layer(words: str) -> tuple[Path, str | None]:
     return Path(words), None
 
 
+def area_files(words: str | None) -> list[str]:
+    """The file that holds the polygons of an area; empty for bounds in degrees and where no area is given."""
+    path = None if words is None else file_and_layer(words)[0]
+    return [] if path is None or not path.exists() else [str(path)]
+
+
 def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any:
     """Read a vector file as a geopandas table, with any geometries, and possibly without a reference system.
 

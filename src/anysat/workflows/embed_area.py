@@ -23,6 +23,7 @@ from anysat.errors import InputError, SourceError, UnknownNameError, WeightsErro
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.conventions import embedding_attributes
 from anysat.geo.descriptions import describe_sources
+from anysat.geo.ground import area_files
 from anysat.geo.layout import Kind, Layout
 from anysat.geo.quantise import fit_scale, quantisation
 from anysat.geo.source import Source
@@ -154,9 +155,9 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> An
     """Embed an area, see `anysat.workflows.embed.embed`. `data` are cubes in memory instead of the config's inputs."""
     check_scheduler(config)
     prepared = prepare(config, data) if config.update is None else prepare_update(config)
-    asked, given = prepared.config, []
+    asked, given = prepared.config, area_files(prepared.config.area)
     if data is None:
-        given = [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
+        given += [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
         written = [Path(asked.out).suffix or ".zarr", *asked.formats, ".png", ".stac"]
         check_apart([Path(asked.out).with_suffix(suffix) for suffix in written], given)
     why = [] if config.update is not None else [config.told_as_area(config.out)]

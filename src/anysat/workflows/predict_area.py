@@ -15,6 +15,7 @@ from anysat.areas.windows import Windowing
 from anysat.errors import InputError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.descriptions import describe_sources
+from anysat.geo.ground import area_files
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
 from anysat.geo.writers import check_apart
@@ -34,7 +35,7 @@ _TASKS = {"class": "classification", "labels": "classification", "value": "regre
 
 def predict_area(config: PredictConfig) -> Answer:
     """Predict an area, see `anysat.workflows.predict.predict`."""
-    given = [source.file for source in describe_sources(config.inputs).values()]
+    given = [*(source.file for source in describe_sources(config.inputs).values()), *area_files(config.area)]
     check_apart([Path(config.out)], [*given, config.run])
     check_scheduler(config)
     predictor = load_task(config.run, device=find_device(config.device))
