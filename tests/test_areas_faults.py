@@ -375,7 +375,7 @@ def test_the_file_of_an_area_is_an_input(run, s2, tmp_path):
     before = path.read_bytes()
     words = (f"--area={path}", f"--out={tmp_path / 'a.zarr'}", "--also=.parquet", "--overwrite")
     status, _, errors = run(f"s2={s2}", DAYS, *words)
-    assert (status, "expected a place that is not that of an input" in errors) == (2, True), errors
+    assert (status, "other than that of an input" in errors) == (2, True), errors
     assert path.read_bytes() == before
 
 

@@ -108,7 +108,7 @@ def test_the_file_of_an_area_is_an_input(run, tmp_path):
     before = path.read_bytes()
     words = (f"--area={path}:fields", "--also=.gpkg", "--overwrite")
     status, _, errors = run(CROPS, *words, out="map.zarr")
-    assert (status, "expected a place that is not that of an input" in errors) == (2, True), errors
+    assert (status, "other than that of an input" in errors) == (2, True), errors
     assert path.read_bytes() == before
 
 

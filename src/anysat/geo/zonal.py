@@ -151,7 +151,7 @@ def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> A
 
 
 def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
-    """The rows of what was prepared; `advance` is called with the number of shards that are done."""
+    """Sum up what was prepared; `advance` is called with the number of shards that are done."""
     groups, given, placed = asked
     every = _sums(groups[0], placed[0], advance)
     for group, parcels in zip(groups[1:], placed[1:], strict=True):
@@ -174,9 +174,9 @@ def _sums(group: StoredGroup, parcels: Parcels, advance: Advance) -> _Sums:
             for part in _strips(group, cover(parcels.shapes[chosen], rows, cols), rows.start):
                 _add(sums, group, part._replace(shape=chosen[part.shape]))
         advance(1)
-    per_area = np.divide(1.0, parcels.areas, out=np.zeros_like(parcels.areas), where=parcels.areas > 0)
-    sums.share[:] *= per_area[:, None]
-    sums.total[:] *= per_area[:, None, None]
+    areas = np.where(parcels.areas > 0, parcels.areas, np.inf)
+    sums.share[:] /= areas[:, None]
+    sums.total[:] /= areas[:, None, None]
     return sums
 
 
