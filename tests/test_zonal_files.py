@@ -51,7 +51,9 @@ def test_a_file_that_a_layer_is_read_from_is_not_replaced(store, tmp_path, capsy
     path = tmp_path / "a.gpkg"
     for layer in ("fields", "other"):
         fields(a=[1, 2]).to_file(path, layer=layer)
-    assert "other than that of an input" in refused(capsys, store, f"{path}:fields", f"--out={path}", "--overwrite=true")
+    assert "other than that of an input" in refused(
+        capsys, store, f"{path}:fields", f"--out={path}", "--overwrite=true"
+    )
     assert len(geopandas.list_layers(path)) == 2
 
 
