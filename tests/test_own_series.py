@@ -78,6 +78,40 @@ def test_a_label_that_changes_within_an_id_is_refused(tmp_path):
     assert "'a' has both 'wheat' and 'barley' in column 'crop'" in told
 
 
+PLOTS = "plot,date,B2,id,crop\n1,2020-05-01,100,3,wheat\n2,2020-05-01,200,1,maize\n3,2020-05-01,300,2,oats\n"
+
+
+def test_labels_go_by_the_column_that_is_given_for_ids_and_not_by_another_called_id(tmp_path):
+    dataset = _open(tmp_path, PLOTS, said={"columns": {"id": "plot"}}, targets={"crop": {"column": "crop"}})
+    classes = dataset.record.target("crop").classes
+    told = {float(_s2(dataset, n).values[0, 0, 0, 0]): classes[dataset.labels()[n]] for n in range(3)}
+    assert told == {100: "wheat", 200: "maize", 300: "oats"}
+
+
+def test_another_column_called_id_cannot_be_what_is_asked_for(tmp_path):
+    for content in ({"targets": {"n": {"column": "id", "unit": "m"}}}, {"splits": {"column": "id", "train": [1]}}):
+        told = _refused(tmp_path, PLOTS, said={"columns": {"id": "plot"}}, **content)
+        assert (
+            "column: expected a column of another name: `id` is the name of a tile, from column 'plot', got 'id'"
+            in told
+        )
+
+
+def test_a_split_that_changes_within_an_id_is_refused(tmp_path):
+    text = "id,date,B2,split\na,2020-05-01,1,train\na,2020-06-01,1,test\n"
+    assert "'a' has both 'train' and 'test' in column 'split'" in _refused(tmp_path, text, splits={})
+    assert _open(tmp_path, text, splits={"shares": {"train": 1.0}}).ids == ["a"], "which is not asked for"
+
+
+def test_a_place_that_changes_within_an_id_is_refused_where_it_is_needed_and_told_else(tmp_path):
+    text = ROWS.replace("3100,wheat,10.2,50.2", "3100,wheat,10.2,50.20001")
+    told = _refused(tmp_path, text, splits={"block_m": 5000})
+    assert "'a' has both '50.20001' and '50.2' in column 'lat'" in told
+    assert _open(tmp_path, text)[1].geobox is None
+    (note,) = [note for note in check_dataset(str(tmp_path / "mine.yaml"), tmp_path).notes if "'lat'" in note]
+    assert "place" in note
+
+
 def test_tiles_may_have_a_table_of_their_own(tmp_path):
     (tmp_path / "fields.csv").write_text("id,split\na,test\n")
     assert _open(tmp_path, tiles="fields.csv", split="test", splits={}).ids == ["a"]

@@ -46,7 +46,9 @@ class Series:
     values: NDArray[np.float32]
     """(row band)"""
     notes: tuple[str, ...]
-    """Notes for the user."""
+    """What a user should know."""
+    columns: tuple[str, ...]
+    """All columns of the table."""
 
     def has(self, ids: NDArray[np.str_]) -> NDArray[np.bool_]:
         """Return which of these ids have a row."""
@@ -123,7 +125,7 @@ def _load(
     return Series(
         path=path, modality=modality, bands=rows.bands, units=unit_of, ids=ids.names,
         starts=np.searchsorted(codes, np.arange(len(ids.names) + 1)), dates=days, values=values,
-        notes=(told, *(notes if num_joined else ())),
+        notes=(told, *(notes if num_joined else ())), columns=names,
     )  # fmt: skip
 
 
@@ -305,7 +307,7 @@ def read_tile_rows(
     for name in needed:
         if name not in names:
             raise UnknownNameError(f"column of {path}", name, names)
-    left = {columns.date, *claimed} - {_id_column(path, columns, names), *needed}
+    left = {"id", columns.date, *claimed} - {_id_column(path, columns, names), *needed}  # another `id` is no name
     texts = read_texts(path, [name for name in names if name not in left])
     ids = texts.pop(columns.id) if columns.id not in needed else texts[columns.id]
     _check_ids(path, columns, ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     names = rows[0] if rows else {}
     spelt = {name: other for other, name in _SPELLINGS.items() if other in names and name not in names}
     return [{**row, **{name: row[other] for name, other in spelt.items()}} for row in rows]
+
+
+def place_columns(names: Collection[str]) -> list[str]:
+    """Those of some columns that longitude and latitude are read from.
+
+    >>> place_columns(["id", "longitude", "lat", "latitude"])
+    ['longitude', 'lat']
+    """
+    spelt = {name: other for other, name in _SPELLINGS.items()}
+    found = [name if name in names else spelt[name] for name in PLACE]
+    return [name for name in found if name in names]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
-from anysat.data.own.series import read_tile_rows
+from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
@@ -66,22 +66,13 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
         fields = {name for pattern in data.patterns for name in fields_of(pattern)}
         fields |= {own.column for own in data.targets if own.column}
         if data.tables_of_tiles:
-            rows = _rows_of_series(data, folder.root, fields)
+            rows = rows_of_series(data, folder.root, fields)
         else:
             rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})])
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
     found = folder.find(data.first.key)
     kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
     return [with_cell(row) for row in kept], folder.root / as_written(data.first.path)
-
-
-def _rows_of_series(data: OwnData, root: Path, fields: set[str]) -> list[dict[str, str]]:
-    """Return the tiles of a table of series, one for each id."""
-    own = data.tables_of_tiles[0]
-    assert own.columns is not None, own.key
-    claimed = [column for one in data.tables_of_tiles for column in one.claimed(root)]
-    needed = fields - {"id"} | ({data.splits.column} if data.splits.column else set())
-    return read_tile_rows(root / own.path, own.columns, claimed, sorted(needed))
 
 
 def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path) -> None:
@@ -263,6 +254,9 @@ def read_notes(data: OwnData, folder: DatasetFolder, row: Row) -> dict[str, tupl
     seen, lacking = _read_series(data, folder.root, row, keys)
     told = {key: (f"counts as absent: {why}",) for key, why in (absent | lacking).items()}
     tables = {own.key: own.series(folder.root).notes for own in data.modalities if own.key in seen}
+    for own in data.tables_of_tiles:
+        if own.key in tables:
+            tables[own.key] += lost_places(own.series(folder.root), row)
     return {key: source.notes for key, source in sources.items()} | tables | told
 
 
