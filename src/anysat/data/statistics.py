@@ -278,7 +278,7 @@ def compute_statistics(
     available = len(dataset)
     if not available:
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
-    dataset = _taken(dataset, num_samples, seed)
+    dataset = taken(dataset, num_samples, seed)
     facts = _facts(dataset, available, seed)
     with alone_in(partial):
         sums = _work(dataset, facts, partial, workers, advance)
@@ -295,13 +295,8 @@ def compute_statistics(
     return normaliser
 
 
-def are_of(normaliser: Normaliser, dataset: AnyDataset, *, num_samples: int | None = None, seed: int = 0) -> bool:
-    """Whether statistics are of the tiles that `compute_statistics` would use. Reads no tiles."""
-    facts = normaliser.provenance.get(dataset.name, {})
-    return facts.get("fingerprint") == fingerprint(_taken(dataset, num_samples, seed))
-
-
-def _taken(dataset: AnyDataset, num_samples: int | None, seed: int) -> AnyDataset:
+def taken(dataset: AnyDataset, num_samples: int | None, seed: int) -> AnyDataset:
+    """Return the tiles that `compute_statistics` uses."""
     if num_samples is None or num_samples >= len(dataset):
         return dataset
     return dataset.take(draw_evenly(len(dataset), num_samples, seed))

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from anysat.data.kept_statistics import of_file
 from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
 from anysat.errors import (
     AnySatError,
@@ -133,7 +134,8 @@ def open_run(
 
 def _take_away(path: Path, caches: Collection[str]) -> None:
     """Remove the files that make a folder a run, if it holds nothing else: nothing was trained or computed yet."""
-    written = (STATISTICS, BEGUN_WITH, DATA, FACTS, CONFIG)  # options last: they mark a run
+    # options last, because they mark a run
+    written = (STATISTICS, of_file(Path(STATISTICS)).name, BEGUN_WITH, DATA, FACTS, CONFIG)
     found = {one.name for one in path.iterdir()}
     if found - {LOCK, "checkpoints", *written, *caches} or any((path / "checkpoints").iterdir()):
         return

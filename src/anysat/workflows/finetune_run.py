@@ -25,8 +25,8 @@ from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS
-from anysat.tasks.predictor import Predictor
-from anysat.train.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
+from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
+from anysat.train.checkpoints import Checkpoint, checkpoint_at, checkpoint_steps, newest_checkpoint
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.objective import is_due
 from anysat.train.run import RunFolder, open_run
@@ -131,7 +131,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     task = _task(config, data)
     whose = with_statistics(
         encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
-        tiles_are_known=True,
+        are_used=bool(checkpoint_steps(run.checkpoints)),
     )  # fmt: skip
     check_begun(run, read, encoder.normaliser)
     torch.manual_seed(config.seed)

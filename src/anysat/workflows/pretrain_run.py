@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
+from anysat.data.cache import cache_folder
+from anysat.data.kept_statistics import keep_statistics
 from anysat.data.mixture import Mixture, Part, sides_m
-from anysat.data.statistics import compute_statistics
 from anysat.data.transforms import Augmentation
 from anysat.data.work import tiles_facts, to_json, write_whole
 from anysat.errors import (
@@ -307,15 +309,12 @@ _STATISTICS_OF_PART = "statistics-{}-{}.json"
 def _computed(config: PretrainConfig, number: int, part: OpenPart, run: RunFolder) -> Normaliser:
     """Return the statistics of a part's training tiles, which are stored so that an interrupted run can continue."""
     kept = run.path / _STATISTICS_OF_PART.format(number, part.train.name)
-    if kept.is_file():
-        return Normaliser.read(kept)
-    count = min(len(part.train), config.statistics_tiles)
-    with progress_bar(f"statistics of {part.train.name}{_name_of(config, number - 1)}", count) as advance:
-        return compute_statistics(
-            part.train, partial=kept.with_suffix(".tmp"), advance=advance,
-            workers=max(1, config.engine.num_workers), num_samples=config.statistics_tiles, seed=config.seed,
-            keep=lambda made: write_whole(kept, to_json(made.to_dict())),
-        )  # fmt: skip
+    title = f"statistics of {part.train.name}{_name_of(config, number - 1)}"
+    keep_statistics(
+        kept, part.train, num_samples=config.statistics_tiles, seed=config.seed,
+        workers=max(1, config.engine.num_workers), opened=partial(progress_bar, title),
+    )  # fmt: skip
+    return Normaliser.read(kept)
 
 
 def _together(made: Iterable[Normaliser]) -> Normaliser:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from anysat.data.base import DatasetRecord, Target
-from anysat.data.statistics import are_of, compute_statistics
+from anysat.data.kept_statistics import keep_statistics
 from anysat.data.work import fingerprint, to_json, versions, write_whole
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Modality, find_modality
@@ -57,16 +58,16 @@ class Standard(Protocol):
 
 def with_statistics(
     encoder: AnySat, data: Standard, asked: str | None, modalities: Sequence[str], run: Path, seed: int, *,
-    is_writer: bool = True, tiles_are_known: bool = False,
+    is_writer: bool = True, are_used: bool = False,
 ) -> str:  # fmt: skip
     """Give an encoder the statistics of a dataset, and return where they come from.
 
-    They are those asked for, else the encoder's own for this dataset, else those that came with the data, else computed
-    from the training split and stored in the folder `run`. Of several processes, the writer computes them. Stored
-    statistics of other tiles are computed again, unless `tiles_are_known` is set, as after `open_run`, which has
-    checked the tiles.
+    Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
+    training split, and kept in the folder `run`; of several processes the writer computes them. Those that are there
+    and of other tiles, or of files or a description that were other then, are computed again, but not where something
+    was trained with them, which goes on with them (`are_used`).
     """
-    found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, tiles_are_known)
+    found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, are_used)
     name = data.record.name
     of = name if name in found.statistics else None
     encoder.normaliser = replace(found, statistics={name: found.table(of)}, source=found.source_of(of))
@@ -75,7 +76,7 @@ def with_statistics(
 
 def _statistics(
     encoder: AnySat, data: Standard, asked: str | None, modalities: Sequence[str], run: Path, seed: int,
-    is_writer: bool, tiles_are_known: bool,
+    is_writer: bool, are_used: bool,
 ) -> tuple[Normaliser, str]:  # fmt: skip
     name, own = data.record.name, encoder.normaliser
     if asked is not None:
@@ -90,16 +91,10 @@ def _statistics(
     kept = run / STATISTICS
     if not is_writer:
         wait_for(kept)
-    count = min(len(data.train), MOST_STATISTICS_TILES)
-    is_made = kept.is_file()
-    if is_made and is_writer and not tiles_are_known:
-        is_made = are_of(Normaliser.read(kept), data.train, num_samples=count, seed=seed)
-    if not is_made:
-        with progress_bar(f"statistics of {name}", count) as advance:
-            made = compute_statistics(
-                data.train, partial=run / "statistics.tmp", advance=advance, num_samples=count, seed=seed
-            )
-        write_whole(kept, to_json(made.to_dict()))
+    elif not (are_used and kept.is_file()):
+        count = min(len(data.train), MOST_STATISTICS_TILES)
+        keep_statistics(kept, data.train, num_samples=count, seed=seed,
+                        opened=partial(progress_bar, f"statistics of {name}"))  # fmt: skip
     return Normaliser.read(kept), "computed from the training split"
 
 
