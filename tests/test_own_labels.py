@@ -148,3 +148,29 @@ def test_labels_under_transparency_are_none(tmp_path, place, nodata):
 def test_there_is_one_stored_number_for_each_class(tmp_path, values):
     with pytest.raises(RecordError, match="cover, values: expected one number for each of the 2 classes, each once"):
         find_dataset(described(tmp_path, targets={"cover": COVER | {"values": values}}))
+
+
+# columns of classes
+
+
+@pytest.mark.parametrize("none", ["-1", "0", "255", "-1.0", "", "nan"])
+def test_a_cell_of_the_number_that_ignore_is_has_no_label(tmp_path, none):
+    """As of what is empty, it is no class."""
+    ignore = int(float(none)) if none not in ("", "nan") else -1
+    dataset = tabled(tmp_path, f"id,crop\nt0,{none}\nt1,1\nt2,2\n", targets=_crop(ignore=ignore))
+    target = dataset.record.target("crop")
+    assert target.classes == ("1", "2")
+    assert dataset.labels().tolist() == [-1, 0, 1]
+    assert int(dataset[0].targets["crop"]) == target.ignore
+    assert target.ignore not in (0, 1)
+
+
+def test_classes_that_are_given_leave_out_the_number_that_ignore_is(tmp_path):
+    dataset = tabled(tmp_path, "id,crop\nt0,255\nt1,1\n", targets=_crop(classes=[1, 2], ignore=255))
+    assert dataset.labels().tolist() == [-1, 0]
+    with pytest.raises(RecordError, match=r"crop, ignore: expected a number that is none of `classes`, .* got 2"):
+        find_dataset(described(tmp_path, tiles="tiles.csv", targets=_crop(classes=[1, 2], ignore=2)))
+
+
+def _crop(**said):
+    return {"crop": {"column": "crop"} | said}

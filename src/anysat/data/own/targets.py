@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from anysat.data.base import Target
 from anysat.data.own.columns import LONG_SUFFIXES, column_names, read_texts
 from anysat.data.own.sections import Section, fits
-from anysat.data.own.tables import is_missing_word, is_no_label, read_table
+from anysat.data.own.tables import as_number, is_missing_word, is_no_label, read_table
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.patches import centimetres
 
@@ -38,6 +38,10 @@ class OwnTarget:
     """Stored number of pixels without a label, or None; it is read as `target.ignore`."""
     separator: str | None
     """Text between the labels in a cell; None if a cell holds one class or value."""
+
+    def is_unlabelled(self, cell: str) -> bool:
+        """Whether a cell says that there is no class: it is empty, NaN, or the number that `ignore` is."""
+        return _is_unlabelled(cell, self.ignore)
 
 
 def read_targets(top: Section, tile_m: float, file: Path, table: Path | None) -> tuple[OwnTarget, ...]:
@@ -80,7 +84,11 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
             "ignore",
             f"a number that is none of `values` ({shown}), for pixels without a label, unlike {ignore}; {other}",
         )
-    is_free = ignore is None or not is_raster or not 0 <= ignore < len(classes)
+    if not is_raster and ignore is not None and str(ignore) in classes:
+        raise section.refuse(
+            "ignore", f"a number that is none of `classes`, for cells without a label, unlike {ignore}"
+        )
+    is_free = ignore is None or not 0 <= ignore < len(classes)
     target = Target(
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,
         gsd_m=_gsd_m(section, tile_m) if is_raster else None,
@@ -178,10 +186,15 @@ def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...
                                "classes, where the table lies in the data folder")  # fmt: skip
     column, separator = section.text("column"), section.text("separator", None)
     cells = _cells(table, column)
+    ignore = section.whole("ignore", None)
     names = {name.strip() for cell in cells for name in (cell.split(separator) if separator else [cell])}
     if unclear := sorted(filter(is_missing_word, names)):
         raise SourceError(
             table, f"{unclear[0]!r} in column {column!r} may be a class or may stand for no label",
             "leave cells without a label empty, or list it among the `classes` of the target",
         )  # fmt: skip
-    return tuple(sorted(name for name in names if not is_no_label(name)))
+    return tuple(sorted(name for name in names if not _is_unlabelled(name, ignore)))
+
+
+def _is_unlabelled(cell: str, ignore: int | None) -> bool:
+    return is_no_label(cell) or (ignore is not None and as_number(cell) == ignore)

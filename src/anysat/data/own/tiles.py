@@ -154,7 +154,8 @@ def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
     if target.kind == "labels":
         found = [numbers[name.strip()] for name in text.split(own.separator) if not is_no_label(name)]
         return np.isin(np.arange(len(numbers)), found).astype(np.int64)
-    return np.array(target.ignore if is_no_label(text) and target.ignore is not None else numbers[text], np.int64)
+    is_none = own.is_unlabelled(text) and target.ignore is not None
+    return np.array(target.ignore if is_none else numbers[text], np.int64)
 
 
 def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.str_]:
