@@ -1,7 +1,9 @@
 """`anysat datasets embed`: a table of tile embeddings with splits, places and labels."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from anysat.cli import main
 from anysat.data.base import open_dataset
+from anysat.data.work import alone_in
 from anysat.model.checkpoint import load
 from anysat.probing.cache import extract
 from anysat.workflows import dataset_embed_run
@@ -189,3 +192,34 @@ def test_the_example_of_the_documentation_fits_and_scores(tmp_path, monkeypatch,
     assert main(words) == 0
     exec(block[2], {})
     assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1
+
+
+def test_a_table_that_is_no_table_of_embeddings_is_not_replaced_even_if_asked(table, forest, tmp_path, capsys):
+    """It may be the dataset's own."""
+    own = tmp_path / "tiles.parquet"
+    pandas.read_csv(forest / "tiles.csv").to_parquet(own)
+    before = own.read_bytes()
+    assert main(command(forest, own, "--overwrite", "true")) == 2
+    assert "expected a table of embeddings that `anysat datasets embed` wrote" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    shutil.copy(table, own)
+    assert main(command(forest, own, "--overwrite", "true", "--split", "test")) == 0
+    assert len(pandas.read_parquet(own)) == 2
+
+
+def test_a_folder_of_other_files_is_neither_used_nor_removed(forest, tmp_path, capsys):
+    folder = tmp_path / "t.parquet.partial"
+    folder.mkdir()
+    for name in ("precious.txt", "weights.safetensors"):
+        (folder / name).write_text("mine")
+        assert main(command(forest, tmp_path / "t.parquet")) == 2
+        assert f"t.parquet.partial: expected unfinished work of this command, got {name!r}" in capsys.readouterr().err
+        assert [path.name for path in folder.iterdir()] == [name]
+        (folder / name).unlink()
+
+
+def test_two_commands_do_not_work_on_one_table_at_a_time(forest, tmp_path, capsys):
+    with alone_in(tmp_path / "t.parquet.partial"):
+        assert main(command(forest, tmp_path / "t.parquet")) == 2
+        assert f"got process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "t.parquet").exists()

@@ -48,7 +48,7 @@ class TableConfig:
     workers: int = 2
     """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
-    """Replace OUT."""
+    """Replace OUT, if it is a table of embeddings."""
 
     def __post_init__(self) -> None:
         if Path(self.out).suffix != ".parquet":
@@ -67,7 +67,8 @@ def embed_dataset(config: TableConfig) -> Answer:
     Raises:
         OutputExistsError: The table exists, and `overwrite` is False.
         UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
-        InputError: There is no tile or no patch size.
+        InputError: There is no tile or no patch size; OUT is another file, or OUT.partial another folder; another
+            process is working on OUT.
         RecordError: A target has the name of another column.
         WriteError: The table cannot be written. Finished embeddings are kept.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,9 @@ from rich.text import Text
 
 import anysat
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
-from anysat.data.work import fingerprint, make_folder
+from anysat.data.kept_statistics import of_file
+from anysat.data.own.tables import PLACE, as_number
+from anysat.data.work import LOCK, alone_in, fingerprint
 from anysat.errors import InputError, UnknownNameError
 from anysat.geo.tables import Kind, TileTable
 from anysat.geo.writers import check_free, staged
@@ -24,6 +28,8 @@ from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.probing.cache import TILES_PER_FILE, Features, extract
+from anysat.tasks.base import labelled
+from anysat.train.run import STATISTICS
 from anysat.workflows.answer import Answer
 from anysat.workflows.dataset_embed import TableConfig
 from anysat.workflows.progress import progress_bar
@@ -42,6 +48,47 @@ from anysat.workflows.tile_columns import (
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
+ROWS = 128 * TILES_PER_FILE
+"""Tiles of a row group."""
+_PLACE = "place of the tile"
+"""Name under which a tile's longitude and latitude come with its targets; no target has such a name."""
+_KEPT = re.compile(r"[0-9a-f]{64}\.safetensors|\..*\.tmp")
+"""Files of embeddings that are finished, and of what is being written."""
+_NAMED = 3
+"""Tiles that are told by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Tiles whose longitude and latitude come with them as a target would; NaN where they are not known."""
+
+    tiles: AnyDataset
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.tiles.name
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the tiles."""
+        return self.tiles.ids
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> Tile:
+        tile = self.tiles[index]
+        row = self.tiles.samples.row(index)
+        place = [as_number(str(row.get(name, ""))) for name in PLACE]
+        if tile.geobox is not None and has_place(tile.geobox):
+            place = list(centre_deg(tile.geobox))
+        return replace(tile, targets={**tile.targets, _PLACE: np.array(place)})
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class number of every tile."""
+        return self.tiles.labels()
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Standard:
@@ -55,7 +102,10 @@ class _Standard:
 def run_embed_dataset(config: TableConfig) -> Answer:
     """Embed a dataset, see `embed_dataset`."""
     out = Path(config.out)
+    partial = out.with_name(f"{out.name}.partial")
     check_free([out], overwrite=config.overwrite)
+    _check_replaced(out)
+    _check_unfinished(partial)
     record = find_dataset(config.name)
     targets = [target for target in record.targets if target.level == "tile"]
     tiles = open_dataset(config.name, config.path, config.split, modalities=config.modalities or None,
@@ -66,8 +116,15 @@ def run_embed_dataset(config: TableConfig) -> Answer:
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
     number_days(encoder, record, config.day_convention)
     size = _checked_size(config, encoder, tiles)
-    partial = out.with_name(f"{out.name}.partial")
-    make_folder(partial)
+    with alone_in(partial):
+        return _embedded(config, tiles, targets, encoder, size, partial)
+
+
+def _embedded(
+    config: TableConfig, tiles: AnyDataset, targets: Sequence[Target], encoder: AnySat, size: float, partial: Path
+) -> Answer:
+    """Standardise, embed and write; what is unfinished lies in `partial`, which is removed at the end."""
+    out = Path(config.out)
     whose = with_statistics(encoder, _standard(config, tiles), config.statistics, tiles.modalities, partial, 0)
     precision = find_precision(config.precision, encoder.device)
     found = extract(encoder, Placed(tiles), size, partial, modalities=tiles.modalities, precision=precision,
@@ -79,7 +136,7 @@ def run_embed_dataset(config: TableConfig) -> Answer:
         "statistics": whose,
         "patch_size_m": size,
         "day_convention": encoder.config.day_convention,
-        "dataset": {"name": record.name, "split": config.split, "modalities": list(tiles.modalities),
+        "dataset": {"name": tiles.name, "split": config.split, "modalities": list(tiles.modalities),
                     "fingerprint": fingerprint(tiles)},
         "classes": {target.name: list(target.classes) for target in targets if target.classes},
     }  # fmt: skip
@@ -87,6 +144,39 @@ def run_embed_dataset(config: TableConfig) -> Answer:
     told = "\n".join(_told(tiles, targets, found, facts, out))
     shutil.rmtree(partial, ignore_errors=True)
     return Answer(Text(told))
+
+
+def _check_replaced(out: Path) -> None:
+    """Refuse to replace another file than a table of embeddings, such as the dataset's own table.
+
+    Raises:
+        InputError: there is one.
+    """
+    from pyarrow import ArrowException, parquet
+
+    if not out.exists():
+        return
+    with suppress(OSError, ArrowException):
+        schema = parquet.read_schema(out)
+        if b"anysat" in (schema.metadata or {}) and {"id", "split", "seen_frac", "embedding"} <= set(schema.names):
+            return
+    raise InputError("--out", "a table of embeddings that `anysat datasets embed` wrote, to be replaced by another",
+                     f"{out}, which is something else", "give another --out, or move it away")  # fmt: skip
+
+
+def _check_unfinished(partial: Path) -> None:
+    """Refuse to use, and to remove, a folder that holds other files.
+
+    Raises:
+        InputError: it does; one is named.
+    """
+    statistics = Path(STATISTICS)
+    own = {LOCK, statistics.name, of_file(statistics).name, statistics.with_suffix(".tmp").name}
+    for name in sorted(child.name for child in partial.iterdir()) if partial.is_dir() else ():
+        if name not in own and not _KEPT.fullmatch(name):
+            raise InputError(
+                str(partial), "unfinished work of this command", repr(name), "give another --out, or move it away"
+            )
 
 
 def _checked_size(config: TableConfig, encoder: AnySat, tiles: AnyDataset) -> float:
