@@ -48,6 +48,17 @@ def _one(rows: str) -> str:
     return f"id,date,B2\n{rows}"
 
 
+@pytest.mark.parametrize("table", ["series", "fields"])
+def test_an_id_that_is_no_number_is_as_none(tmp_path, table):
+    """As polars and R write what is missing."""
+    ids = pa.array([1.0, float("nan")], from_pandas=False)
+    parquet.write_table(pa.table({"id": ids, "date": ["2020-05-01"] * 2, "B2": [1, 2]}), tmp_path / f"{table}.parquet")
+    given = {"said": {"table": "series.parquet"}} if table == "series" else {"tiles": "fields.parquet"}
+    told = _refused(tmp_path, _one("1,2020-05-01,1\nnan,2020-05-01,2\n"), **given)
+    assert f"{table}.parquet" in told
+    assert "row 2 has" in told
+
+
 def test_each_id_is_a_tile_of_one_pixel_with_its_dates_in_order(tmp_path):
     dataset = _open(tmp_path)
     assert dataset.ids == ["b", "a"]  # in the order of the table
@@ -184,6 +195,17 @@ def test_columns_may_have_any_name(tmp_path):
     assert _s2(dataset).valid.sum() == 1  # bands not listed are not read
 
 
+def test_spaces_around_names_and_cells_of_a_csv_do_not_count(tmp_path):
+    text = "id, date , B2,crop\na, 2020-05-01, 5 , wheat\n b ,2020-05-01,6,maize\n"
+    dataset = _open(tmp_path, text, targets={"crop": {"column": "crop"}}, said={"bands": {"B2": "B2"}})
+    assert dataset.ids == ["a", "b"]
+    assert dataset.record.target("crop").classes == ("maize", "wheat")
+    assert str(_s2(dataset).dates[0]) == "2020-05-01"
+    assert [_s2(dataset, n).values[0, 0, 0, 0] for n in range(2)] == [5, 6]
+    assert "row 1 has 'x' in column 'B2'" in _refused(tmp_path, "id, date, B2\na,2020-05-01,x\n")
+    assert "the header has 'B2' twice" in _refused(tmp_path, "id,date,B2, B2\na,2020-05-01,1,1\n")
+
+
 def test_rows_of_one_day_are_joined_and_told(tmp_path):
     dataset = _open(tmp_path, "id,date,B2,B3\na,2020-05-01,,2\na,2020-05-01,3,9\na,2020-06-01,4,4\n")
     assert _s2(dataset).values[:, :2, 0, 0].tolist() == [[3, 2], [4, 4]]
@@ -261,7 +283,8 @@ def test_a_changed_table_is_read_anew(tmp_path):
         (_one('a,2020-05-01,"0,5"\n'), "row 1 has '0,5' in column 'B2'; write a number with a decimal point"),
         (_one("a,2020-05-01\n"), "cannot be read .*Expected 3 columns"),
         (_one(""), "no rows"),
-        ("id;date;B2\na;2020-05-01;1\n", "separated by semicolons"),
+        ("id;date;B2\na;2020-05-01;1\n", "parted by semicolons"),
+        ("id;date;B2\na;2020-05-01;0,5\n", "parted by semicolons"),
         ("id,date,B2,blue\na,2020-05-01,1,1\n", "'B2' and 'blue' are both B2 of 's2'; say which as `bands"),
         ("id,date,red_edge\na,2020-05-01,1\n", "none of its columns .* is known to be a band of 's2'"),
         ("plot,date,B2\na,2020-05-01,1\n", "unknown column of .* 'id'.*`columns: {id: NAME}`"),
@@ -272,6 +295,15 @@ def test_a_changed_table_is_read_anew(tmp_path):
 def test_what_cannot_be_read_is_named_by_row_and_column(tmp_path, text, message):
     with pytest.raises(AnySatError, match=message):
         _open(tmp_path, text)
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "latin-1"])
+def test_a_table_in_another_coding_than_utf_8_is_told(tmp_path, coding):
+    text = "id,date,B2,crop\na,2020-05-01,1,blé\n"
+    _open(tmp_path, text, targets={"crop": {"column": "crop"}})
+    (tmp_path / "series.csv").write_text(text, coding)
+    with pytest.raises(AnySatError, match=r"series\.csv: it is not in UTF-8.*; save it as CSV in UTF-8"):
+        open_dataset(str(tmp_path / "mine.yaml"), tmp_path, "all")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 LONG_SUFFIXES = (".csv", ".parquet")
-"""Suffixes of tables that can be read by column."""
+"""Kinds of tables that are read by column."""
+_LONGEST = 1 << 20
+"""Bytes of a first line that are looked at."""
 
 
 class Cells(NamedTuple):
@@ -43,22 +46,47 @@ def column_names(path: Path) -> tuple[str, ...]:
         raise UnknownNameError(f"kind of table {path}", path.suffix, LONG_SUFFIXES)
     if not path.is_file():
         raise MissingFileError(path, "a table of pixel series, CSV or Parquet")
-    with reading(path):
-        if path.suffix.lower() == ".csv":
-            from pyarrow import csv
+    if path.suffix.lower() == ".csv":
+        names = tuple(name.strip() for name in _header(path))
+    else:
+        from pyarrow import parquet, types
 
-            with csv.open_csv(path) as file:
-                names = tuple(file.schema.names)
-        else:
-            from pyarrow import parquet, types
-
+        with reading(path):
             schema = parquet.read_schema(path)
-            names = tuple(f.name for f in schema if not (types.is_nested(f.type) or types.is_binary(f.type)))
+        names = tuple(f.name for f in schema if not (types.is_nested(f.type) or types.is_binary(f.type)))
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SourceError(path, f"the header has {twice!r} twice", "give each column its own name")
-    if len(names) == 1 and ";" in names[0]:
-        raise SourceError(path, "its columns are separated by semicolons", "save it with commas, and decimal points")
     return names
+
+
+def _header(path: Path) -> list[str]:
+    """Names of the columns of a CSV, as they are stored."""
+    from pyarrow import csv
+
+    with _reading_csv(path):
+        with path.open("rb") as file:
+            start = next((line for line in iter(lambda: file.readline(_LONGEST), b"") if line.strip()), b"")
+        if b";" in start and b"," not in start:  # before rows are looked at, which commas in numbers make uneven
+            raise SourceError(
+                path, "its columns are parted by semicolons", "save it with commas, and points in numbers"
+            )
+        getincrementaldecoder("utf-8")().decode(start)  # which may end within a letter
+        with csv.open_csv(path) as opened:
+            names: list[str] = opened.schema.names
+    return names
+
+
+@contextmanager
+def _reading_csv(path: Path) -> Iterator[None]:
+    """Turn what is raised about a CSV into a `SourceError` that names it, and says where it is in another coding."""
+    try:
+        with reading(path):
+            yield
+    except SourceError as error:
+        if "utf8" in str(error.__cause__).lower().replace("-", ""):
+            problem = f"it is not in UTF-8 ({error.__cause__})"
+            raise SourceError(path, problem, "save it as CSV in UTF-8") from error.__cause__
+        raise
 
 
 def read_cells(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
@@ -114,17 +142,20 @@ def _read(path: Path, columns: Sequence[str], kind: Any) -> Any:
     """Read columns of a table, those of a CSV as one type. Errors of pyarrow when converting are raised unchanged."""
     import pyarrow as pa
 
-    with reading(path):
-        if path.suffix.lower() != ".csv":
-            from pyarrow import parquet
+    if path.suffix.lower() != ".csv":
+        from pyarrow import parquet
 
+        with reading(path):
             return parquet.read_table(path, columns=list(columns))
-        from pyarrow import csv
+    from pyarrow import csv
 
-        options = csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(columns, kind))
-        if kind == pa.string():
-            return csv.read_csv(path, convert_options=options)
-    return csv.read_csv(path, convert_options=options)
+    stored = {name.strip(): name for name in _header(path)}
+    names = [stored[column] for column in columns]
+    options = csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, kind))
+    if kind == pa.string():
+        with _reading_csv(path):
+            return csv.read_csv(path, convert_options=options).rename_columns(list(columns))
+    return csv.read_csv(path, convert_options=options).rename_columns(list(columns))
 
 
 def _cells(column: Any) -> Cells:

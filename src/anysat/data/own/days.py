@@ -72,6 +72,8 @@ def _day(cell: Any, zero: np.datetime64 | None) -> np.datetime64 | None:
         return zero + int(number) if abs(number) < 1e6 and number == int(number) else None
     if isinstance(cell, (int, float)) and not isinstance(cell, bool):
         cell = f"{cell:.0f}"
+    if isinstance(cell, str):
+        cell = cell.strip()
     try:
         day = None if cell is None else np.datetime64(calendar_date(cell), "D")  # type: ignore[call-overload]
     except (ValueError, TypeError):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anysat.data.own.columns import Cells, column_names, read_numbers, read_texts
 from anysat.data.own.days import TableColumns, read_day_columns, read_days, say_column
-from anysat.data.own.tables import as_number, with_place
+from anysat.data.own.tables import as_number, is_no_id, with_place
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
 from anysat.geo.descriptions import SourceDescription
 from anysat.geo.matching import some, unit_once_scaled
@@ -175,8 +175,11 @@ def _check_ids(path: Path, columns: TableColumns, ids: Cells) -> None:
     """Refuse a table without rows, or with a row without id."""
     if not ids.names:
         raise SourceError(path, "the table has no rows")
-    if ids.names[0] == "":
-        raise SourceError(path, f"row {ids.first_row(0)} has no {columns.id!r}", "fill it in, or remove the row")
+    for place, name in enumerate(ids.names):
+        if is_no_id(name):
+            what = f"{name!r} as" if name else "no"
+            problem = f"row {ids.first_row(place)} has {what} {columns.id!r}"
+            raise SourceError(path, problem, "say whose it is, or leave it out")
 
 
 def _bands_of(

@@ -95,6 +95,15 @@ def is_no_label(cell: str) -> bool:
     return cell.strip().lower() in ("", "nan")
 
 
+def is_no_id(cell: str) -> bool:
+    """Whether a cell names nobody: it is empty or NaN.
+
+    >>> is_no_id(""), is_no_id("nan"), is_no_id("Nan")
+    (True, True, False)
+    """
+    return cell in ("", "nan", "NaN")
+
+
 def is_missing_word(name: str) -> bool:
     """Whether a name may mean "no label", as in R and elsewhere, but may also be a class.
 

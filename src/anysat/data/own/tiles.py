@@ -17,7 +17,7 @@ from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
-from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_label, read_table
+from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
 from anysat.data.own.targets import OwnTarget
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
@@ -100,7 +100,7 @@ def _is_imagery(path: Path) -> bool:
 def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
     """Refuse invalid ids, cells that lead a path out of the data folder, and empty cells that a path needs."""
     name = row["id"]
-    if not name or name in (".", "..") or set("/\\") & set(name):
+    if is_no_id(name) or name in (".", "..") or set("/\\") & set(name):
         raise SourceError(source, f"row {number} has the id {name!r}", "give each tile a name without slashes")
     for pattern in data.patterns:
         path = pattern.format(**row)
