@@ -24,6 +24,14 @@ def test_a_header_that_comes_twice_is_refused(tmp_path):
         tabled(tmp_path, "id,crop,crop\nt0,rye,oat\n")
 
 
+def test_spaces_around_the_names_of_a_header_do_not_count(tmp_path):
+    """They come from commas with a space behind them."""
+    dataset = tabled(tmp_path, "id, crop ,split\nt0, rye,train\n", targets={"crop": {"column": "crop"}})
+    assert (dataset.ids, dataset.record.target("crop").classes) == (["t0"], ("rye",))
+    with pytest.raises(SourceError, match=r"tiles\.csv: the header has 'crop' twice"):
+        tabled(tmp_path, "id,crop, crop\nt0,rye,oat\n")
+
+
 def test_columns_without_a_name_may_be_many(tmp_path):
     """Spreadsheets leave commas at the end of rows."""
     assert tabled(tmp_path, "id,crop,,\nt0,rye,,\n").ids == ["t0"]

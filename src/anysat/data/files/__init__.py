@@ -259,6 +259,7 @@ def _read_csv(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
     text = io.StringIO(path.read_text("utf-8-sig"))
     names = _numbered(keys)
     reader = csv.DictReader(text, fieldnames=names, strict=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     rows = list(reader)
     twice = next((name for name, count in Counter(reader.fieldnames or ()).items() if count > 1 and name), None)
     if twice is not None:
