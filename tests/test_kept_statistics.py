@@ -121,4 +121,4 @@ def test_a_training_that_did_not_begin_is_not_gone_on_with_by_statistics_of_othe
         assert main(command) == 130
     described(tmp_path, modalities={"s2": {"table": "s.csv", "nodata": 1}}, **content)
     assert main([*command, "--resume"]) == 2
-    assert "run, statistics: expected those it was begun with" in capsys.readouterr().err
+    assert "run, statistics: expected those that the run was started with" in capsys.readouterr().err

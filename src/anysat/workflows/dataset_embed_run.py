@@ -17,7 +17,6 @@ from rich.text import Text
 import anysat
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
 from anysat.data.kept_statistics import of_file
-from anysat.data.own.tables import PLACE, as_number
 from anysat.data.work import LOCK, alone_in, fingerprint
 from anysat.errors import InputError, UnknownNameError
 from anysat.geo.tables import Kind, TileTable
@@ -28,7 +27,6 @@ from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.probing.cache import TILES_PER_FILE, Features, extract
-from anysat.tasks.base import labelled
 from anysat.train.run import STATISTICS
 from anysat.workflows.answer import Answer
 from anysat.workflows.dataset_embed import TableConfig
@@ -48,46 +46,8 @@ from anysat.workflows.tile_columns import (
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
-ROWS = 128 * TILES_PER_FILE
-"""Tiles of a row group."""
-_PLACE = "place of the tile"
-"""Name under which a tile's longitude and latitude come with its targets; no target has such a name."""
 _KEPT = re.compile(r"[0-9a-f]{64}\.safetensors|\..*\.tmp")
-"""Files of embeddings that are finished, and of what is being written."""
-_NAMED = 3
-"""Tiles that are told by name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Tiles whose longitude and latitude come with them as a target would; NaN where they are not known."""
-
-    tiles: AnyDataset
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset."""
-        return self.tiles.name
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of the tiles."""
-        return self.tiles.ids
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, index: int) -> Tile:
-        tile = self.tiles[index]
-        row = self.tiles.samples.row(index)
-        place = [as_number(str(row.get(name, ""))) for name in PLACE]
-        if tile.geobox is not None and has_place(tile.geobox):
-            place = list(centre_deg(tile.geobox))
-        return replace(tile, targets={**tile.targets, _PLACE: np.array(place)})
-
-    def labels(self) -> NDArray[np.int64]:
-        """Class number of every tile."""
-        return self.tiles.labels()
+"""Files of finished embeddings, and files being written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS
-from anysat.tasks.predictor import PREDICTOR_FILE, Predictor
+from anysat.tasks.predictor import Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, checkpoint_steps, newest_checkpoint
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.objective import is_due

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
-from anysat.data.cache import cache_folder
 from anysat.data.kept_statistics import keep_statistics
 from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.transforms import Augmentation

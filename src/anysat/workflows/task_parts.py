@@ -62,10 +62,10 @@ def with_statistics(
 ) -> str:  # fmt: skip
     """Give an encoder the statistics of a dataset, and return where they come from.
 
-    Those asked for; else the encoder's own for this dataset; else those that came with the data; else computed from the
-    training split, and kept in the folder `run`; of several processes the writer computes them. Those that are there
-    and of other tiles, or of files or a description that were other then, are computed again, but not where something
-    was trained with them, which goes on with them (`are_used`).
+    They are those asked for, else the encoder's own for this dataset, else those that came with the data, else computed
+    from the training split and stored in the folder `run`. Of several processes, the writer computes them. Stored
+    statistics are computed again if the tiles, their files or their description have changed, unless `are_used` is set
+    because something was trained with them.
     """
     found, whose = _statistics(encoder, data, asked, modalities, run, seed, is_writer, are_used)
     name = data.record.name

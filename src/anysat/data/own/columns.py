@@ -16,9 +16,9 @@ from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
 
 LONG_SUFFIXES = (".csv", ".parquet")
-"""Kinds of tables that are read by column."""
+"""Suffixes of tables that can be read by column."""
 _LONGEST = 1 << 20
-"""Bytes of a first line that are looked at."""
+"""Largest number of bytes read of a first line."""
 
 
 class Cells(NamedTuple):
@@ -60,15 +60,15 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 
 def _header(path: Path) -> list[str]:
-    """Names of the columns of a CSV, as they are stored."""
+    """Return the names of the columns of a CSV, as stored."""
     from pyarrow import csv
 
     with _reading_csv(path):
         with path.open("rb") as file:
             start = next((line for line in iter(lambda: file.readline(_LONGEST), b"") if line.strip()), b"")
-        if b";" in start and b"," not in start:  # before rows are looked at, which commas in numbers make uneven
+        if b";" in start and b"," not in start:  # before the rows, whose numbers may have commas
             raise SourceError(
-                path, "its columns are parted by semicolons", "save it with commas, and points in numbers"
+                path, "its columns are separated by semicolons", "save it with commas, and decimal points"
             )
         getincrementaldecoder("utf-8")().decode(start)  # which may end within a letter
         with csv.open_csv(path) as opened:
@@ -78,7 +78,7 @@ def _header(path: Path) -> list[str]:
 
 @contextmanager
 def _reading_csv(path: Path) -> Iterator[None]:
-    """Turn what is raised about a CSV into a `SourceError` that names it, and says where it is in another coding."""
+    """Turn errors about a CSV into a `SourceError` that names it, and says if it is not in UTF-8."""
     try:
         with reading(path):
             yield

@@ -46,7 +46,7 @@ class Series:
     values: NDArray[np.float32]
     """(row band)"""
     notes: tuple[str, ...]
-    """What a user should know."""
+    """Notes for the user."""
     columns: tuple[str, ...]
     """All columns of the table."""
 
@@ -179,7 +179,7 @@ def _check_ids(path: Path, columns: TableColumns, ids: Cells) -> None:
         if is_no_id(name):
             what = f"{name!r} as" if name else "no"
             problem = f"row {ids.first_row(place)} has {what} {columns.id!r}"
-            raise SourceError(path, problem, "say whose it is, or leave it out")
+            raise SourceError(path, problem, "fill it in, or remove the row")
 
 
 def _bands_of(
