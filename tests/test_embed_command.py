@@ -334,14 +334,15 @@ def test_bigearthnet_folders_are_embedded_as_they_are_delivered(run, tmp_path, s
     assert groups(tmp_path / "out.zarr")["patch"]["valid"].shape == (10, 10)
 
 
-def test_inspect_compares_both_readings_of_the_fusion_attention(tmp_path, weights, shared_data, capsys):
+def test_inspect_compares_both_readings_of_the_fusion_attention(tmp_path, weights, shared_data, capsys, monkeypatch):
     from anysat.cli import main
 
+    monkeypatch.setenv("COLUMNS", "200")
     aerial = next((shared_data / "treesatai_ts" / "aerial").glob(f"{TREES[0]}_*.tif"))
     series = next((shared_data / "treesatai_ts" / "sentinel-ts").glob(f"{TREES[0]}_*.h5"))
     assert main(["weights", "inspect", str(weights), f"--inputs=[aerial={aerial}, s2={series}]"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "fusion_attention │ aerial and s2" in told
+    assert "agreement with fusion_attention within_token │ aerial and s2" in told
     assert main(["weights", "inspect", str(weights), f"--inputs=[s2={series}]"]) == 2
     capsys.readouterr()
     assert main(["weights", "inspect", str(weights), f"--inputs=[aerial={aerial}]"]) == 2

@@ -184,7 +184,7 @@ class TileTable(_ParquetRows):
         taken = (*cls.OWN, *results)
         for name in fields:
             if name in taken or fields.count(name) > 1:
-                raise RecordError("target", name, f"a name that no other column of the table has: {', '.join(taken)}")
+                raise RecordError("target", name, f"a name other than those of other columns ({', '.join(taken)})")
 
     def add(
         self, *, ids: Sequence[str], splits: Sequence[str], places: NDArray[np.float64],
