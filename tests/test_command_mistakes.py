@@ -47,6 +47,23 @@ def test_an_area_may_begin_west_of_greenwich(area, joint):
     assert (found.inputs, found.area, found.out) == (["s2=a.nc"], area, "a.zarr")
 
 
+@pytest.mark.parametrize("words", [
+    *(f"zonal a.zarr b.gpkg --out {place}x.csv" for place in ("s3://bucket/", "gs://b/", "https://host/", "/vsis3/b/")),
+    "embed s2=a.nc --patch-size-m 20 --out s3://bucket/x.zarr", "embed --update s3://bucket/x.zarr",
+    "plan s2=a.nc --patch-size-m 20 --out s3://bucket/x", "predict run s2=a.nc --out s3://bucket/x.tif",
+    "world make s3://bucket/x --layout pastis_hd", "probe --preset world-land-cover --out s3://bucket/x",
+    "pretrain --preset world-nano --out s3://bucket/x", "datasets pack treesatai_ts a --out s3://bucket/x",
+    "weights convert a.pth --out s3://bucket/x.safetensors", "demo --out s3://bucket/x",
+])  # fmt: skip
+def test_nothing_is_written_to_an_address(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert "expected a path on a disk of this machine, got '" in said
+    assert "copy the result" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsys):
     with pytest.raises(SystemExit):
         main(["embed", "s2=a.nc", "--area", "--out", "a.zarr"])

@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 from anysat import IS_TOLD_PAGES, LARGE_PAGES, __version__
-from anysat.errors import AnySatError, MisfitWarning, MissingExtraError, RecordError, UnknownNameError
+from anysat.errors import AnySatError, InputError, MisfitWarning, MissingExtraError, RecordError, UnknownNameError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
@@ -57,6 +57,11 @@ _GEO = {
 }  # fmt: skip
 _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
+
+_WRITTEN = ("out", "update", "cache")
+"""Fields of configs that say where results are written."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi\w+/")
+"""How an address begins, and a path that only GDAL knows: neither is a place on a disk."""
 
 _WIDEST = 10_000
 """Largest number of characters per line in a pipe."""
@@ -212,12 +217,29 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
         required = "positional" in field.metadata and not field.metadata.get("optional")
         if required and not values.get(field.name):
             raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
+    for field in fields:
+        if field.name in _WRITTEN and isinstance(values.get(field.name), str):
+            _check_on_disk(field.metadata.get("positional", f"--{field.name}"), values[field.name])
     names = {field.name for field in fields}
     made = config(**{name: value for name, value in values.items() if name in names})
     if hasattr(config, "typed"):
         given = names & parser.parse_args(typed, defaults=False).as_dict().keys()
         object.__setattr__(made, "typed", frozenset(given))
     return made
+
+
+def _check_on_disk(option: str, place: str) -> None:
+    """Refuse to write to an address, which would become a folder of that name.
+
+    Raises:
+        InputError: it is one.
+    """
+    if _ADDRESS.match(place):
+        raise InputError(
+            option, "a path on a disk of this machine", repr(place),
+            "nothing is written to an address: give a local path and copy the result when the command has ended, "
+            "or give the folder where the bucket is mounted",
+        )  # fmt: skip
 
 
 def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
