@@ -144,6 +144,21 @@ class SourceError(AnySatError, ValueError):
         super().__init__(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
 
 
+class UnreadableError(SourceError):
+    """Nothing of the ground was seen, and inputs could not be read."""
+
+    def __init__(self, where: object, problems: Sequence[str]) -> None:
+        files = (
+            "an input could not be read"
+            if len(problems) == 1
+            else f"{len(problems)} inputs could not be read, the first"
+        )
+        super().__init__(
+            where, f"nothing of it was seen, and {files}: {problems[0]}",
+            "nothing was written: put this right and give the same command again",
+        )  # fmt: skip
+
+
 class EmptySourceError(SourceError):
     """A source exists but is empty: it has no file, or none of the requested dates."""
 

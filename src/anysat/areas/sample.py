@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.areas.job import Job
+from anysat.areas.job import Job, Read
 from anysat.areas.tokens import Flags, Floats, Tokens, joined
-from anysat.batch import Tile
-from anysat.errors import SourceError
+from anysat.errors import SourceError, UnreadableError
 from anysat.geo.area import Span
 
 NOTHING_SEEN = "no input has a valid pixel in the sampled windows"
@@ -36,14 +35,18 @@ def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
     return found
 
 
-def sample_tiles(job: Job) -> Iterator[Tile]:
-    """Yield sampled square tiles of one size in each period, without empty ones."""
+def nothing_seen(problems: Sequence[str], advice: str) -> SourceError:
+    """The error where samples of an area hold nothing: what could not be read of them, else what may be wrong."""
+    told = list(dict.fromkeys(problems))
+    return UnreadableError("the area", told) if told else SourceError("the area", NOTHING_SEEN, advice)
+
+
+def sample_reads(job: Job) -> Iterator[Read]:
+    """What the inputs hold there, in each period; squares of one size."""
     side = min(_SIDE, job.block, *job.area.span.shape)
     for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
-            tile = job.read(period, span, list(job.sources)).tile
-            if tile is not None:
-                yield tile
+            yield job.read(period, span, list(job.sources))
 
 
 def sample_vectors(job: Job) -> dict[str, Floats]:
@@ -53,11 +56,12 @@ def sample_vectors(job: Job) -> dict[str, Floats]:
         SourceError: Nothing was seen in them.
     """
     found: dict[str, list[Floats]] = {}
-    for period, tokens in _windows(job, job.windowing.shape(job.area)):
+    problems: list[str] = []
+    for period, tokens in _windows(job, job.windowing.shape(job.area), problems):
         for name, (vectors, valid) in job.fuse_window(period, tokens.span, tokens).items():
             found.setdefault(name, []).append(vectors[valid])
     if not found or not all(any(map(len, parts)) for parts in found.values()):
-        raise SourceError("the area", NOTHING_SEEN, "store float32 or float16, or check area and dates")
+        raise nothing_seen(problems, "store float32 or float16, or check area and dates")
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -69,7 +73,7 @@ def measure_places(job: Job) -> Floats:
     neighbours. What patches at one place have beyond their own average is the part of the place.
     """
     rows, cols = job.windowing.shape(job.area)
-    seen = list(_windows(job, (rows, cols)))
+    seen = list(_windows(job, (rows, cols), []))
     rng, found, flags, patches = np.random.default_rng(0), [], [], []
     numbers = np.arange(rows * cols).reshape(rows, cols)
     for number in range(PLACE_WINDOWS if seen else 0):
@@ -85,12 +89,16 @@ def measure_places(job: Job) -> Floats:
     return _of_places(np.stack(found), np.stack(flags), np.stack(patches))
 
 
-def _windows(job: Job, shape: tuple[int, int]) -> Iterator[tuple[int, Tokens]]:
-    """Yield a period in which something was seen, and the tokens, of windows from all over the area."""
+def _windows(job: Job, shape: tuple[int, int], problems: list[str]) -> Iterator[tuple[int, Tokens]]:
+    """Windows from all over the area, each in a period in which something of it was seen: that, and their tokens.
+
+    What could not be read is added to `problems`.
+    """
     for number, span in enumerate(sample_spans(job, shape)):
         for later in range(len(job.periods)):
             period = (number + later) % len(job.periods)
             tokens = joined(span, [job.encode(period, part, job.read(period, part)) for part in span.cut(job.block)])
+            problems += tokens.unreadable
             if tokens.valid.any():
                 yield period, tokens
                 break

@@ -240,6 +240,12 @@ class AreaStore:
         release(self.partial)
         return self.final
 
+    def discard(self) -> None:
+        """Remove what is written, for work of which nothing is worth going on with. A finished store stays."""
+        self.bring_back(self.final)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        release(self.partial)
+
     def close(self) -> None:
         """Release the unfinished store for other processes. This also happens when the process ends."""
         release(self.partial)

@@ -72,8 +72,8 @@ def validate_store(path: Path, *, reads_all: bool = True, advance: Advance = lam
         found += [
             Finding(level=level, where=f"{path.name}/{name}", check=check, text=text) for level, check, text in told
         ]
-    lost = _unless_damaged("checksums", _lost(path, groups))
-    return [*found, *(Finding(level=level, where=path.name, check=check, text=text) for level, check, text in lost)]
+    whole = [*_unless_damaged("checksums", _lost(path, groups)), *_unread(path)]
+    return [*found, *(Finding(level=level, where=path.name, check=check, text=text) for level, check, text in whole)]
 
 
 def num_steps(path: Path) -> int:
@@ -135,6 +135,16 @@ def _lost(path: Path, groups: Collection[str]) -> Iterator[Told]:
         kept = {str(array.attrs.get("array", "")).partition("/")[0] for _, array in root[CHECKSUMS].arrays()}
         for name in sorted(kept - {"", *groups}):
             yield "error", "group", f"{name} is missing, though checksums of its arrays exist"
+
+
+def _unread(path: Path) -> Iterator[Told]:
+    """What the store says could not be read when it was made."""
+    summary = provenance_of(path).get("summary")
+    problems = summary.get("unreadable") if isinstance(summary, Mapping) else None
+    if isinstance(problems, list) and problems:
+        more = f" | and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        told = " | ".join(map(str, problems[:_SHOWN])) + more
+        yield "warning", "inputs", f"{len(problems)} could not be read when it was made, left as nodata: {told}"
 
 
 def _conventions(group: StoredGroup) -> Iterator[Told]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from anysat.areas.job import Found
 from anysat.areas.meter import Meter
 from anysat.areas.run import Tick, Timing, Work, run_here, run_on
-from anysat.errors import OutputExistsError, RecordError, SourceError
+from anysat.errors import OutputExistsError, RecordError, SourceError, UnreadableError
 from anysat.geo.area import Area
 from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, recorded_files, write_catalog
 from anysat.geo.exports import Content, export, find_export, num_steps
@@ -120,9 +120,10 @@ def run_parts(
         inputs: Files and folders that must not be written to.
 
     Raises:
-        RecordError: An output would be written to an input.
-        OutputExistsError: An output exists, and `overwrite` is False.
-        UnfinishedError: Something cannot be written. What is done is kept, and the same command continues it.
+        RecordError: an output would lie there.
+        OutputExistsError: an output is there, and is not to be replaced.
+        UnreadableError: inputs cannot be read, and nothing was seen; nothing of that part is left behind.
+        UnfinishedError: it cannot be written; what is done is kept, and gone on with.
     """
     started, lines = time.perf_counter(), list(said)
     problems: list[str] = []
@@ -203,6 +204,9 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence
         with tick_bar(f"computing {part.output.stem}") as tick:
             timing, joules = _run(work, store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
+        if found.unreadable and not found.num_patches:
+            store.discard()  # its units count as done, and would not be read again
+            raise UnreadableError(part.output, found.unreadable)
         summary = {
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),
             "last_run": {name: round(value, 3) for name, value in asdict(timing).items()} | {"joules": joules},

@@ -13,13 +13,13 @@ import numpy as np
 
 import anysat
 from anysat.areas.job import Job
-from anysat.areas.sample import NOTHING_SEEN, measure_places, sample_tiles, sample_vectors
+from anysat.areas.sample import measure_places, nothing_seen, sample_reads, sample_vectors
 from anysat.areas.sizes import Load, Sizes, choose_sizes, num_dates
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Batch
-from anysat.errors import InputError, SourceError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import InputError, UnknownNameError, WeightsError, WriteError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.conventions import embedding_attributes
 from anysat.geo.descriptions import describe_sources
@@ -324,10 +324,11 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     if model.normaliser is not None:
         return model.normaliser.source_of(jobs[0].dataset)
     with tick_bar("measuring statistics"):
-        tiles = [tile for job in jobs for tile in sample_tiles(job)]
+        reads = [read for job in jobs for read in sample_reads(job)]
+    tiles = [read.tile for read in reads if read.tile is not None]
     if not tiles:
-        raise SourceError("the area", NOTHING_SEEN,
-                          "give a file of statistics, or check area and dates")  # fmt: skip
+        problems = [problem for read in reads for problem in read.unreadable]
+        raise nothing_seen(problems, "give a file of statistics, or check area and dates")
     model.normaliser = Normaliser.from_batch(Batch.of(tiles))
     return f"computed from {len(tiles)} windows of this area; embeddings cannot be compared with those of other runs"
 

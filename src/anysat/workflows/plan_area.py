@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.areas.job import Job, Read
-from anysat.areas.sample import NOTHING_SEEN, sample_spans
-from anysat.errors import SourceError
+from anysat.areas.sample import nothing_seen, sample_spans
 from anysat.geo.area import Span
 from anysat.geo.layout import Layout
 from anysat.workflows.answer import Answer
@@ -122,13 +121,15 @@ def _read_one(job: Job) -> tuple[int, Span, Read, float]:
         SourceError: No window that was tried has any.
     """
     side = min(job.block, *job.windowing.shape(job.area))
+    problems: list[str] = []
     for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
             start = time.perf_counter()
             read = job.read(period, span, list(job.sources))
             if read.tile is not None:
                 return period, span, read, time.perf_counter() - start
-    raise SourceError("the area", NOTHING_SEEN, "check area and dates, or plan with --measure false")
+            problems += read.unreadable
+    raise nothing_seen(problems, "check area and dates, or plan with --measure false")
 
 
 def _size(count: float) -> str:
