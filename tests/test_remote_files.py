@@ -1,4 +1,4 @@
-"""Files on the network that cannot be read: it is said why, and nothing empty passes as finished."""
+"""Files on the network: read where they can be, and where not, it is said why, and nothing empty passes as finished."""
 
 import json
 import re
@@ -12,7 +12,9 @@ import pytest
 from anysat.cli import main
 from anysat.errors import SourceError
 from anysat.geo.layers import reading
-from geo_builders import geobox
+from anysat.geo.sources import open_sources
+from anysat.modalities import MODALITIES
+from geo_builders import geobox, write_tif
 from stac_builders import make_item
 
 DATES = ["2020-01-03", "2020-06-30"]
@@ -117,6 +119,69 @@ def test_a_store_of_which_a_part_could_not_be_read_says_so_when_it_is_checked(ru
     status, said, _ = run(out, command="catalog validate", own=())
     assert status == 0
     assert re.search(r"warning +a.zarr  inputs: 1 could not be read when it was made, .*i1_B02.tif", said)
+
+
+def write_radar(folder, name="s1_20200601.tif"):
+    rng = np.random.default_rng(0)
+    return write_tif(folder / name, rng.uniform(0.01, 0.2, (2, 20, 24)).astype(np.float32), BOX, names=("VV", "VH"))
+
+
+@pytest.mark.parametrize("before", ["", "/vsicurl/"])
+def test_a_geotiff_is_read_from_its_address_as_from_its_path(run, files, tmp_path, before):
+    path = write_radar(files.folder)
+    address = f"{before}{files.url}{path.name}"
+    here = open_sources([f"s1={path}"], MODALITIES)["s1"]
+    there = open_sources([f"s1={address}?signature=secret"], MODALITIES)["s1"]
+    assert there.name == address
+    assert (there.bands, there.dates.tolist(), there.footprint.geoboxes) == (
+        here.bands, here.dates.tolist(), here.footprint.geoboxes,
+    )  # fmt: skip
+    seen, wanted = (source.observe(BOX)[0] for source in (there, here))
+    np.testing.assert_array_equal(seen.values, wanted.values)
+
+
+def test_what_is_embedded_from_an_address_does_not_tell_what_signs_it(run, files, tmp_path):
+    address, out = f"{files.url}{write_radar(files.folder).name}", tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "sources.yaml").write_text(f"s1: {{path: '{address}?signature=secret', units: linear}}\n")
+    words = ["--statistics=from-data", "--overwrite"]
+    status, said, errors = run(f"s1={address}?signature=secret", "--units=s1=linear", f"--out={out / 'a'}", *words)
+    assert status == 0, errors
+    assert f"read s1: {address}, 2020-06-01, bands VV VH" in said
+    status, said, errors = run(tmp_path / "sources.yaml", f"--out={out / 'b.zarr'}", "--places=kept", *words)
+    assert status == 0, errors
+    assert f"input s1: {address}, 2020-06-01, bands VV VH" in said
+    assert "seen: 30 of 30 patches" in said
+    assert not [path for path in out.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+@pytest.mark.parametrize(("place", "told"), [
+    ("{}gone.tif", "it cannot be read (HTTP response code: 404); there is no such file"),
+    ("{}cube.nc", "only single GeoTIFFs are read from an address; copy it to a disk"),
+    ("s3://bucket/folder/", "s3://bucket/folder/: only single GeoTIFFs are read from an address"),
+    ("s3://bucket/items.json", "s3://bucket/items.json: a STAC document is read from a disk, or over http"),
+    ("{}picture", "what is there is no STAC document (JSON); give the address of a STAC API"),
+    ("{}page.html", "what is there is no STAC document (JSON)"),
+])  # fmt: skip
+def test_what_cannot_be_read_from_an_address_is_said_as_it_is(files, place, told):
+    (files.folder / "picture").write_bytes(write_radar(files.folder).read_bytes())
+    (files.folder / "page.html").write_text("<html></html>")
+    with pytest.raises(SourceError, match=re.escape(told)):
+        open_sources([f"s1={place.format(files.url)}"], MODALITIES)
+
+
+def test_a_path_in_yaml_may_be_an_address_without_suffix(files, tmp_path):
+    (files.folder / "picture").write_bytes(write_radar(files.folder).read_bytes())
+    (tmp_path / "a.yaml").write_text(f"s1: {{path: '{files.url}picture@2020-06-01'}}\n")
+    assert open_sources([str(tmp_path / "a.yaml")], MODALITIES)["s1"].bands == ("VV", "VH")
+
+
+def test_an_address_on_s3_keeps_its_name_in_messages(monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SourceError, match=r"^s3://bucket/s1_20200601.tif: it cannot be read .*AWS_NO_SIGN_REQUEST=YES"):
+        open_sources(["s1=s3://bucket/s1_20200601.tif"], MODALITIES)
 
 
 @pytest.mark.parametrize(("said", "advice"), [

@@ -60,8 +60,6 @@ _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 _WRITTEN = ("out", "update", "cache")
 """Fields of configs that say where results are written."""
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi\w+/")
-"""How an address begins, and a path that only GDAL knows: neither is a place on a disk."""
 
 _WIDEST = 10_000
 """Largest number of characters per line in a pipe."""
@@ -234,7 +232,9 @@ def _check_on_disk(option: str, place: str) -> None:
     Raises:
         InputError: it is one.
     """
-    if _ADDRESS.match(place):
+    from anysat.geo.addresses import is_remote
+
+    if is_remote(place):
         raise InputError(
             option, "a path on a disk of this machine", repr(place),
             "nothing is written to an address: give a local path and copy the result when the command has ended, "

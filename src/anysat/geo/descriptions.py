@@ -13,10 +13,13 @@ from typing import Any, cast
 import numpy as np
 
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
+from anysat.geo.addresses import is_remote, suffix_of, unsigned
 from anysat.geo.layers import Decoding
 from anysat.geo.quality import QUALITY_KINDS, Quality
 from anysat.modalities import UNITS
 
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".hdf", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")
+"""Suffixes of rasters, whether they can be read or not."""
 Between = tuple[np.datetime64, np.datetime64]
 """First and last day, both included."""
 LonLatBox = tuple[float, float, float, float]
@@ -75,7 +78,8 @@ class SourceDescription:
     """
 
     path: str | None = None
-    """File or folder, with `::PART` and `@DATE` as in `MODALITY=PATH`. Either this or `stac`."""
+    """File or folder, with `::PART` and `@DATE` as in `MODALITY=PATH`, or the address of one GeoTIFF. Either this or
+    `stac`."""
     stac: str | None = None
     """STAC catalog, collection, item or list of items (a JSON file or its address), or the address of a STAC API."""
     collection: tuple[str, ...] = ()
@@ -125,8 +129,8 @@ class SourceDescription:
 
     @property
     def where(self) -> str:
-        """Its path or address, for messages."""
-        return self.path or self.stac or "data"
+        """Where it lies, for messages and what is written; without what signs an address."""
+        return unsigned(self.path or self.stac or "data")
 
     @property
     def file(self) -> str:
@@ -145,8 +149,9 @@ class SourceDescription:
         quality = self.quality
         if quality is not None and quality.layer is not None and (folder / quality.layer.partition("::")[0]).exists():
             quality = replace(quality, layer=str(folder / quality.layer))
-        path = None if self.path is None else str(folder / self.path)
-        stac = self.stac if self.stac is None or is_url(self.stac) else str(folder / self.stac)
+        path, stac = (
+            place if place is None or is_remote(place) else str(folder / place) for place in (self.path, self.stac)
+        )
         return replace(self, quality=quality, path=path, stac=stac)
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,8 +206,13 @@ def is_url(location: str) -> bool:
 
 
 def is_stac(location: str) -> bool:
-    """Whether a location is read as STAC: an address, or a JSON file."""
-    return is_url(location) or Path(location).suffix.lower() in (".json", ".geojson")
+    """Whether a location is read as STAC: a JSON file, or an address that does not end as those of rasters do.
+
+    >>> is_stac("https://host/v1"), is_stac("items.json"), is_stac("https://host/scene.tif?signature=x")
+    (True, True, False)
+    """
+    suffix = suffix_of(location)
+    return suffix in (".json", ".geojson") or (is_url(location) and suffix not in RASTERS)
 
 
 def describe_sources(given: str | Path | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

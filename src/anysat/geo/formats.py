@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
+from anysat.geo.addresses import GEOTIFF, opened, suffix_of, unsigned
 from anysat.geo.arrays import file_layers
+from anysat.geo.descriptions import RASTERS
 from anysat.geo.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
 from anysat.geo.matching import some
 from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")
-_OTHER = (".jp2", ".vrt", ".img", ".hdf", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")
-"""Other rasters. In a folder of GeoTIFFs, they are not read."""
-_DRIVER = "GTiff"
-"""No other driver: a VRT under another name could lead to other files, or to the network."""
+_OTHER = tuple(suffix for suffix in RASTERS if suffix not in _TIFF)
+"""Other rasters, which a folder of GeoTIFFs may hold but is not read for."""
 _DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME")
 """Tags with the date of acquisition."""
 _WRITTEN_TAG = "TIFFTAG_DATETIME"
@@ -53,6 +53,17 @@ def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
     """Read a GeoTIFF: all its bands, one date."""
     _refuse_part(path, wanted.part)
     return [_tiff_layer(path, wanted, (*_DATE_TAGS, _WRITTEN_TAG))]
+
+
+def read_address(address: str, wanted: Wanted) -> list[Layer]:
+    """One GeoTIFF on the network, or in what only GDAL opens: all its bands, one date."""
+    if suffix_of(address) in _OTHER or address.endswith("/"):
+        raise SourceError(
+            unsigned(address), "only single GeoTIFFs are read from an address",
+            "copy it to a disk, or describe many GeoTIFFs as STAC items (see `anysat embed --help`)",
+        )  # fmt: skip
+    _refuse_part(address, wanted.part)
+    return [_tiff_layer(address, wanted, (*_DATE_TAGS, _WRITTEN_TAG))]
 
 
 def read_folder(path: Path, wanted: Wanted) -> list[Layer]:
@@ -157,7 +168,7 @@ KINDS = (
 """Kinds of input. The first that fits is taken."""
 
 
-def _refuse_part(path: Path, part: str | None) -> None:
+def _refuse_part(path: Path | str, part: str | None) -> None:
     if part is not None:
         raise SourceError(path, f"a GeoTIFF has no part called {part!r}", "leave ::NAME out")
 
@@ -179,17 +190,19 @@ def _pick_series(path: Path, names: Sequence[str], wanted: Wanted) -> str:
     return fitting[0]
 
 
-def _open_tiff(path: Path) -> Any:
-    """Open a GeoTIFF; refuse other formats under such a name."""
+def _open_tiff(path: Path | str) -> Any:
+    """A GeoTIFF opened for reading, by its path or address, and nothing else that goes by such a name."""
     import rasterio
 
-    return rasterio.open(path, driver=_DRIVER)
+    return opened(path) if isinstance(path, str) else rasterio.open(path, driver=GEOTIFF)
 
 
-def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
+def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
     from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
 
+    name = unsigned(path) if isinstance(path, str) else str(path)
+    where, stem = path if isinstance(path, str) else path.absolute(), Path(name).stem
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # reported later, if it matters
         with _open_tiff(path) as file:
@@ -201,24 +214,24 @@ def _tiff_layer(path: Path, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
             scalings = tuple(zip(file.scales, file.offsets, strict=True))
             stated = [number for number in file.nodatavals if number is not None and np.isfinite(number)]
     if len(bands) == 1 and not bands[0]:
-        bands = [names_in_stem(path)]
-    date = date_in(path.stem, is_strict=not wanted.modality.is_temporal)
+        bands = [names_in_stem(Path(name))]
+    date = date_in(stem, is_strict=not wanted.modality.is_temporal)
     for tag in date_tags:
         date = date or date_in(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(tag, "")))
     scaled = any(scaling != (1, 0) for scaling in scalings)
     return Layer(
-        path=str(path),
+        path=name,
         bands=tuple(bands),
         units=units,
         shape_px=shape,
         geobox=geobox,
-        load=partial(_read_tiff, path.absolute(), scalings),
+        load=partial(_read_tiff, where, scalings),
         dates=None if date is None else np.array([date]),
         scalings=scalings if scaled else (),
-        load_stored=partial(_read_tiff, path.absolute(), None),
-        load_masked=partial(_read_masked, path.absolute()),
+        load_stored=partial(_read_tiff, where, None),
+        load_masked=partial(_read_masked, where),
         nodata=stated[0] if stated else None,
-        scene=path.stem,
+        scene=stem,
     )
 
 
@@ -232,7 +245,7 @@ def _units(file: Any, crs: CRS | None, modality: Modality) -> tuple[str | None, 
 
 
 def _read_tiff(
-    path: Path, scalings: Sequence[tuple[float, float]] | None, _times: Sequence[int], bands: Sequence[int],
+    path: Path | str, scalings: Sequence[tuple[float, float]] | None, _times: Sequence[int], bands: Sequence[int],
     row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
     """Read a part of a GeoTIFF. `scalings` are scale and offset of each band; None reads the numbers as stored."""
@@ -249,8 +262,8 @@ def _read_tiff(
     return np.where(seen, pixels, np.nan).astype(np.float32)[None]
 
 
-def _read_masked(path: Path, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-    """Read numbers as stored, with NaN where a mask or alpha band hides them. The file's nodata number is ignored."""
+def _read_masked(path: Path | str, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
+    """Numbers as stored, NaN where a mask or transparency hides them, whatever number the file says to be no data."""
     with reading(path), _open_tiff(path) as file:
         window = ((row.start, row.stop), (col.start, col.stop))
         stored = file.read([band + 1 for band in bands], window=window)

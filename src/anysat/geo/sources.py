@@ -15,10 +15,11 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.geo.addresses import is_remote, unsigned
 from anysat.geo.arrays import array_layers
 from anysat.geo.degrees import has_place, is_on_earth
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
-from anysat.geo.formats import KINDS, Kind, Wanted
+from anysat.geo.formats import KINDS, Kind, Wanted, read_address
 from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.in_training import as_in_training, own_units
 from anysat.geo.layers import Layer
@@ -204,11 +205,16 @@ def _of_items(
 def _of_file(
     given: InputPath, described: SourceDescription, trained: SourceDescription | None, modality: Modality, units: Units
 ) -> Source:
+    wanted = Wanted(modality, given.part, _quality_names(described, trained))
+    if is_remote(given.path):
+        layers, name = read_address(given.path, wanted), unsigned(given.path)
+        source = _assemble(name, layers, described, modality, units, trained=trained, date=given.date)
+        return source.within(described.dates)
     path = Path(given.path)
     if not path.exists():
         raise MissingFileError(path, f"an input for {modality.key!r}")
     kind = _kind_of(path)
-    layers = kind.read(path, Wanted(modality, given.part, _quality_names(described, trained)))
+    layers = kind.read(path, wanted)
     source = _assemble(
         str(given), layers, described, modality, units, trained=trained, date=given.date,
         may_float=not kind.is_georeferenced,

@@ -5,33 +5,25 @@ Scale and offset are applied once, see `scaling_of`. Masks and nodata hold as in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError, UnknownNameError
+from anysat.geo.addresses import opened, unsigned
 from anysat.geo.descriptions import SourceDescription
 from anysat.geo.formats import mask_is_read
-from anysat.geo.layers import Layer, Pixels, reading
+from anysat.geo.layers import Layer, Pixels
 from anysat.geo.matching import some
 from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
 from anysat.geo.stac_grids import StatedGrid, drift_px, part_px, shift_px, stated_grid
 from anysat.geo.stac_search import day_of, importing, moment_of
 from anysat.modalities import Modality
 
-_DRIVER_OF = {".jp2": "JP2OpenJPEG"}
-_DRIVER = "GTiff"
-"""No other driver: a VRT under the name of a GeoTIFF could lead to other files."""
-_NOWHERE = GeoBox((1, 1), Affine.identity(), None)
 _TRIED = 5
 """Number of files of a collection whose header is tried before it counts as unreadable."""
 
@@ -161,8 +153,8 @@ def _grouped(
             load_stored=partial(_read, tuple(bands), geobox, True),
             scene=item.id,
             notes=notes[geobox],
-            files=tuple(dict.fromkeys(_unsigned(band.uri) for band in bands)),
-            stated=str(([band._replace(uri=_unsigned(band.uri)) for band in bands], geobox)),
+            files=tuple(dict.fromkeys(unsigned(band.uri) for band in bands)),
+            stated=str(([band._replace(uri=unsigned(band.uri)) for band in bands], geobox)),
         )
 
 
@@ -284,38 +276,13 @@ def _uri(asset: Any) -> str:
     return str(asset.get_absolute_href() or asset.href)
 
 
-def _unsigned(uri: str) -> str:
-    """Return an address without its signature, which changes every time; for a `file:` address, its path."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return unquote(parts.path)
-    return uri if "://" not in uri else parts._replace(query="", fragment="").geturl()
-
-
 @lru_cache(maxsize=8192)
 def _header(uri: str) -> _Header:
-    """Read grid, scale and band names of a file, which must be a GeoTIFF or JPEG 2000."""
-    with _opened(uri) as file:
+    """Grid, scale and names of a file that is a raster of a kind that is read, and nothing else."""
+    with opened(uri) as file:
         located = file.crs is not None and not file.transform.is_identity
         geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
         return _Header(geobox, file.shape, tuple(zip(file.scales, file.offsets, strict=True)), tuple(file.descriptions))
-
-
-@contextmanager
-def _opened(uri: str) -> Iterator[Any]:
-    """Open an asset in the environment of `odc.stac.configure_rio`. Errors name the asset."""
-    import rasterio
-    from odc.loader import RioDriver
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    env, name = RioDriver(), _DRIVER_OF.get(Path(urlsplit(uri).path).suffix.lower(), _DRIVER)
-    with reading(uri), env.restore_env(env.capture_env(), env.new_load(_NOWHERE)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may have a georeference
-        try:
-            with rasterio.open(uri, driver=name) as file:
-                yield file
-        except RasterioError as error:
-            raise OSError(str(error.__cause__ or error)) from error
 
 
 def _read(
@@ -373,7 +340,7 @@ def _read_band(band: _Stored, beside: Sequence[int], rows: slice, cols: slice, a
     """Read a part of a band. `beside` are all bands of its file that are read, counted from 0."""
     from rasterio.enums import MaskFlags
 
-    with _opened(band.uri) as file:
+    with opened(band.uri) as file:
         window = ((rows.start, rows.stop), (cols.start, cols.stop))
         stored = file.read(band.number, window=window)
         if as_stored:

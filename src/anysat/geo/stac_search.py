@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anysat.errors import AnySatError, MissingExtraError, MissingFileError, SourceError, UnknownNameError
+from anysat.geo.addresses import is_remote
 from anysat.geo.descriptions import Between, LonLatBox, is_url
 from anysat.geo.matching import some
 
@@ -118,6 +119,9 @@ def _opened(location: str) -> Any:
     from pystac_client import Client
     from pystac_client.stac_api_io import StacApiIO
 
+    if is_remote(location) and not is_url(location):
+        raise SourceError(location, "a STAC document is read from a disk, or over http",
+                          "copy it, or give its https address; its files may lie at s3://")  # fmt: skip
     if not is_url(location):
         location = str(_file(Path(location)).absolute())
     with _talking_to(location):
@@ -163,10 +167,21 @@ def _talking_to(location: str) -> Iterator[None]:
         raise
     except (APIError, STACError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        if is_url(location) and _is_no_json(error):
+            raise SourceError(
+                location, "what is there is no STAC document (JSON)", "give the address of a STAC API, catalog or list "
+                "of items; a GeoTIFF whose name does not end in .tif is given by `path` in a YAML file",
+            ) from error  # fmt: skip
         if is_url(location):
             advice = "check the address and the network, or give a catalog on disk"
             raise SourceError(location, f"the STAC API cannot be reached or read ({problem})", advice) from error
         raise SourceError(location, f"it cannot be read as STAC ({problem})", "check that it is complete") from error
+
+
+def _is_no_json(error: Exception) -> bool:
+    """Whether an answer came, and it is no text, or no JSON."""
+    causes = (error, error.__cause__, error.__context__)
+    return any(isinstance(cause, UnicodeDecodeError | json.JSONDecodeError) for cause in causes)
 
 
 def _can_search(root: Any) -> bool:

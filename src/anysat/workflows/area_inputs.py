@@ -14,6 +14,7 @@ import numpy as np
 
 from anysat.areas.sizes import num_dates
 from anysat.errors import RecordError, SourceError
+from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.ground import read_ground
 from anysat.geo.layers import Layer
@@ -133,8 +134,9 @@ def _facts(source: Source, described: Any) -> dict[str, Any]:
 
 
 def _said(described: SourceDescription) -> dict[str, Any]:
-    """Return the content of a description as plain values."""
+    """What a description says, in plain values; of an address not what signs it."""
     said = {name: value for name, value in asdict(described).items() if value not in (None, (), {})}
+    said |= {name: unsigned(said[name]) for name in ("path", "stac") if name in said}
     plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
     return plain
 

@@ -11,6 +11,7 @@ import anysat
 from anysat.batch import Batch, Tile
 from anysat.data.work import to_json
 from anysat.errors import InputError, UnknownNameError
+from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.writers import check_apart, staged
@@ -56,7 +57,8 @@ def predict_tile(config: PredictConfig) -> Answer:
             found = predict_crops(predictor, tile, config.crop_m)
     tags = {
         "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
-        "classes": list(target.classes), "weights": dict(predictor.encoder.provenance), "inputs": list(config.inputs),
+        "classes": list(target.classes), "weights": dict(predictor.encoder.provenance),
+        "inputs": [unsigned(word) for word in config.inputs],
     }  # fmt: skip
     with staged(finals, overwrite=config.overwrite) as folder:
         if target.level == "tile":

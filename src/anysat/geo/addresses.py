@@ -1,0 +1,64 @@
+"""Rasters that are no files on a disk: at addresses such as http:// and s3://, or where GDAL looks, as /vsicurl/."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+GEOTIFF = "GTiff"
+"""The driver of GeoTIFFs. No other is tried: a VRT under the name of a GeoTIFF could lead to other files."""
+_DRIVER_OF = {".jp2": "JP2OpenJPEG"}
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi\w+/")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is an address, or a path that only GDAL knows.
+
+    >>> is_remote("s3://bucket/a.tif"), is_remote("/vsicurl/https://host/a.tif"), is_remote("/data/a.tif")
+    (True, True, False)
+    """
+    return _REMOTE.match(location) is not None
+
+
+def unsigned(uri: str) -> str:
+    """An address without what signs it, which is another each time; of a file on this disk its path."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return unquote(parts.path)
+    return uri if "://" not in uri else parts._replace(query="", fragment="").geturl()
+
+
+def suffix_of(location: str) -> str:
+    """Suffix of the file at an address or path, in small letters.
+
+    >>> suffix_of("https://host/scene.TIF?signature=a.b")
+    '.tif'
+    """
+    return Path(unsigned(location)).suffix.lower()
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[Any]:
+    """A raster opened in the environment of `odc.stac.configure_rio`; what goes wrong is told under its name."""
+    import rasterio
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+    from odc.loader import RioDriver
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    from anysat.geo.layers import reading
+
+    env, name = RioDriver(), _DRIVER_OF.get(suffix_of(uri), GEOTIFF)
+    nowhere = GeoBox((1, 1), Affine.identity(), None)
+    with reading(unsigned(uri)), env.restore_env(env.capture_env(), env.new_load(nowhere)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may tell
+        try:
+            with rasterio.open(uri, driver=name) as file:
+                yield file
+        except RasterioError as error:
+            raise OSError(str(error.__cause__ or error)) from error
