@@ -123,8 +123,14 @@ def test_with_nothing_new_nothing_is_computed(inputs, tmp_path, capsys, monkeypa
     assert embed(inputs, out, "--keep=series") == 0
     monkeypatch.setattr("anysat.workflows.area_run.run_here", None)
     before = patches(out).load()
+    drawn = out.with_suffix(".png").stat().st_mtime_ns
+    capsys.readouterr()
     assert main(["embed", "--update", str(out)]) == 0
-    assert "computed by an earlier run" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "computed by an earlier run" in said
+    assert f"nothing new: {out} and what was made of it are left as they are" in said
+    assert "wrote" not in said
+    assert out.with_suffix(".png").stat().st_mtime_ns == drawn
     np.testing.assert_array_equal(patches(out).embedding.values, before.embedding.values)
 
 

@@ -216,16 +216,50 @@ def alone_in(folder: Path) -> Iterator[None]:
         InputError: Another process is working in it.
         WriteError: The folder cannot be created.
     """
-    path = folder / LOCK
+    with _locked(folder / LOCK, f"unfinished work in {folder}"):
+        yield
+
+
+@contextlib.contextmanager
+def alone_at(out: Path) -> Iterator[None]:
+    """Keep other processes from writing outputs of one name, with any suffix; a dead process keeps nobody out.
+
+    The folder of the output is made, and goes again if nothing was written into it. Where it cannot be made, nobody is
+    kept out, and whoever writes there says what is in the way.
+
+    Raises:
+        InputError: another process is writing them.
+    """
+    out = out.absolute()
+    made = [folder for folder in out.parents if not folder.exists()]
+    try:
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(WriteError):
+                held.enter_context(_locked(out.with_name(f".{out.stem}.{LOCK}"), str(out)))
+            yield
+    finally:
+        for folder in made:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, where: str) -> Iterator[None]:
+    """Hold a lock file, which goes at the end; its folder is made, and `where` says in messages what it stands for."""
     while True:
-        make_folder(folder)
-        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        make_folder(path.parent)
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # who made the folder, too, has just removed it
+            continue
+        except OSError as error:
+            raise WriteError(path.parent, error.strerror or error) from error
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             process = os.pread(number, 64, 0).decode(errors="replace").strip()
             os.close(number)
-            raise InputError(f"unfinished work in {folder}", "no other process working there", f"process {process}",
+            raise InputError(where, "nobody else at work there", f"process {process}",
                              "wait until it ends, or give another --out") from None  # fmt: skip
         except OSError:  # the disk does not support locks
             break

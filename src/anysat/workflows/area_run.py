@@ -161,7 +161,11 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 
 
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[str], Found]:
-    """Run a part, and return lines for the report and the findings."""
+    """What is to be said of it, in words and as it is kept."""
+    if part.grows and part.is_complete(options):
+        found, timing = _computed(part, options, overwrite, [])
+        left = f"nothing new: {part.output} and what was made of it are left as they are"
+        return [*_told(part, found, timing), left], found
     older = _older(part, options) if overwrite else []
     found, timing = _computed(part, options, overwrite, older)
     with tick_bar("writing") as tick:

@@ -135,20 +135,24 @@ def embed(config: EmbedConfig) -> Text | Answer:
     """Read, encode and write, and return a report.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: An input cannot be used.
-        PatchSizeError: The patch size does not fit the sensors or the ground.
-        WeightsError, StatisticsError, EmptyTileError: The weights, the statistics or the values cannot be used.
-        WriteError: An output exists or cannot be written. For a tile nothing is left behind; for an area the finished
-            part is kept, and the same command continues it.
+        MissingFileError, SourceError, UnknownNameError: an input that cannot be used.
+        PatchSizeError: the patch does not fit the sensors or the ground.
+        WeightsError, StatisticsError, EmptyTileError: the model cannot take it.
+        WriteError: an output exists or cannot be written; nothing is left behind of a tile, and of an area what is
+            finished is kept, and gone on with by the same command.
+        InputError: another process is writing the same output.
     """
-    if not config.is_area:  # imported when needed, because a small tile takes less time than the imports for areas
-        with _uncollected(), suppress(LargeGroundError):
-            from anysat.workflows.embed_tile import embed_tile
+    from anysat.data.work import alone_at
 
-            return embed_tile(config)
-    from anysat.workflows.embed_area import embed_area
+    with alone_at(Path(config.update or config.out)):
+        if not config.is_area:  # imported where it is used: a small tile is there in the time areas take to import
+            with _uncollected(), suppress(LargeGroundError):
+                from anysat.workflows.embed_tile import embed_tile
 
-    return embed_area(config)
+                return embed_tile(config)
+        from anysat.workflows.embed_area import embed_area
+
+        return embed_area(config)
 
 
 @contextmanager

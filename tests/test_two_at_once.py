@@ -1,0 +1,49 @@
+"""Two commands that write one output at a time: the second ends at once, says why, and changes nothing."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from anysat.cli import main
+from anysat.data.work import alone_at
+from anysat.errors import InputError
+
+GIVEN = "s2=a.nc --patch-size-m 20 --weights nano --out"
+
+
+@pytest.mark.parametrize("words", [
+    f"embed {GIVEN} out/x.zarr --dates 2020-01-01/2020-12-31", f"embed {GIVEN} out/x", f"embed {GIVEN} out/x.tif",
+    "embed --update out/x.zarr", "predict run s2=a.nc --out out/x.tif", "predict run s2=a.nc --out out/x.zarr",
+])  # fmt: skip
+def test_the_second_of_two_is_refused_before_anything_is_read(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with alone_at(Path("out/x.zarr")):
+        assert main(words.split()) == 2
+        said = capsys.readouterr().err
+        assert f"expected nobody else at work there, got process {os.getpid()}; wait until it ends" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def hold(out, is_held, may_end):
+    with alone_at(out):
+        is_held.set()
+        may_end.wait(30)
+
+
+def test_another_process_keeps_an_output_to_itself_until_it_ends_however_it_ends(tmp_path):
+    context = multiprocessing.get_context("fork")
+    is_held, may_end = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "new" / "x.zarr", is_held, may_end))
+    other.start()
+    assert is_held.wait(30)
+    with pytest.raises(InputError, match=f"process {other.pid}"), alone_at(tmp_path / "new" / "x.tif"):
+        pass
+    with alone_at(tmp_path / "new" / "y.tif"):  # another name
+        pass
+    other.kill()
+    other.join()
+    with alone_at(tmp_path / "new" / "x.tif"):
+        (tmp_path / "new" / "x.tif").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.tif"]
