@@ -15,7 +15,7 @@ from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, load_task
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
-from meadow import Meadow
+from meadow import FarMeadow, Meadow
 
 TRAINED = ("head", "projectors", "lora", "all")
 DEPTH = 2
@@ -294,6 +294,17 @@ def test_shares_of_the_tiles_make_up_all_of_them():
     whole = score(predictor, Meadow(5)).confusion
     assert (parts[0].confusion + parts[1].confusion).tolist() == whole.tolist()
     assert sum(done) == 5
+
+
+def test_scores_and_losses_do_not_depend_on_which_process_reads_the_tiles():
+    predictor, losses, far_losses = make_tuning("head", KIND).predictor, [], []
+    here = score(predictor, Meadow(5), 2, losses=losses)
+    there = score(predictor, FarMeadow(5), 2, losses=far_losses, num_workers=2)
+    assert (there.confusion.tolist(), far_losses) == (here.confusion.tolist(), losses)
+    monitor = Scoring(every_steps=1, tiles=Meadow(5), batch_size=2)
+    far_monitor = replace(monitor, tiles=FarMeadow(5), num_workers=2)
+    objective = make_tuning("head", KIND)
+    assert far_monitor(objective, 0) == monitor(objective, 0)
 
 
 def test_scoring_tells_loss_and_scores_and_no_loss_where_there_is_no_tile():

@@ -138,6 +138,7 @@ OPTIONS = {
         "device",
         "precision",
         "batch_size",
+        "num_workers",
     },
     "predict": {
         *AREA,

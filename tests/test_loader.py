@@ -1,4 +1,4 @@
-"""What a batch takes in memory, where its tiles differ."""
+"""Which steps a loader reads, and what a batch takes in memory where its tiles differ."""
 
 import multiprocessing
 import os
@@ -72,3 +72,15 @@ def test_only_the_bytes_of_a_batch_are_pinned(monkeypatch):
     draw = loader._Steps(Rasters(("u1", "u1")), None)[0].pin_memory().open()
     needed = sum(t.nbytes for t in (draw.batch.targets["cover"], draw.batch.observations["s2"].values))
     assert needed <= pinned[0] < 2 * needed
+
+
+def test_a_loader_works_in_inference_mode():
+    with torch.inference_mode():
+        steps = [draw.step for draw in Loader(source=Rasters(("u1", "u1")), start=0, stop=3, num_workers=1)]
+    assert steps == [0, 1, 2]
+
+
+def test_a_loader_can_leave_steps_to_others():
+    loader = Loader(source=Rasters(("u1", "u1")), start=1, stop=8, stride=3, num_workers=2)
+    assert [draw.step for draw in loader] == [1, 4, 7]
+    assert len(loader) == 3

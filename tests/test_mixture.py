@@ -388,6 +388,11 @@ def test_ranks_share_an_ordered_pass(count):
     assert all(len(one.plan(step).indices) for one in passes for step in range(len(one)))
 
 
+def test_ranks_take_turns_tile_by_tile_in_an_ordered_pass():
+    one = OrderedPass(tiles=Meadow(11), batch_size=2, patch_size_m=10.0, rank=1, world_size=3)
+    assert [one.plan(step).indices.tolist() for step in range(len(one))] == [[1, 4], [7, 10]]
+
+
 def test_a_loader_knows_its_length_and_may_be_iterated_again():
     loader = meadows().loader(3, 4)
     assert len(loader) == 4

@@ -370,6 +370,9 @@ def test_validation_is_the_same_number_whatever_the_number_of_processes(monkeypa
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         told = several(loss, 0)
     assert told == alone
+    _, _, (far, _) = prepared(tiny("none", engine=EngineConfig(accelerator="cpu", num_workers=2)))
+    assert far.num_workers == 2
+    assert replace(several, num_workers=2)(loss, 0) == alone
 
 
 def test_held_out_tiles_that_hold_nothing_end_no_run():

@@ -45,7 +45,8 @@ class Pool:
 
     def __init__(self, num_workers: int, num_pieces: int) -> None:
         self.number = next(_POOLS)
-        self.in_use = shared_bytes(num_workers * num_pieces).view(num_workers, num_pieces).zero_()
+        with torch.inference_mode(False):  # which lets it be changed everywhere
+            self.in_use = shared_bytes(num_workers * num_pieces).view(num_workers, num_pieces).zero_()
         self._pieces: dict[int, Tensor] = {}
 
     def take(self, worker: int, num_bytes: int) -> tuple[Tensor, Lent]:

@@ -91,31 +91,38 @@ class Loader:
     """Put batches in page-locked memory, for faster copies to a GPU."""
     start_method: str | None = None
     """How workers start: `fork`, `forkserver` or `spawn`. None for the platform's default."""
+    stride: int = 1
+    """Difference between one step and the next, for processes that take turns."""
 
     def __post_init__(self) -> None:
-        for name, least in (("start", 0), ("stop", self.start), ("num_workers", 0), ("prefetch", 1)):
+        for name, least in (("start", 0), ("stop", self.start), ("num_workers", 0), ("prefetch", 1), ("stride", 1)):
             if getattr(self, name) < least:
                 raise RecordError(f"loader, {name}", getattr(self, name), f"{least} or more")
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self._steps)
+
+    @property
+    def _steps(self) -> range:
+        return range(self.start, self.stop, self.stride)
 
     def __iter__(self) -> Iterator[Draw]:
         from torch.utils.data import DataLoader
 
         options: dict[str, Any] = {}
         pool = reader = None
-        if self.num_workers:
-            pool = Pool(self.num_workers, self.prefetch + 2)  # the ready ones, one in use, one being filled
+        steps = self._steps
+        num_workers = min(self.num_workers, len(steps))
+        if num_workers:
+            pool = Pool(num_workers, self.prefetch + 2)  # the ready ones, one in use, one being filled
             reader = Reader(pool)
             options = {
                 "prefetch_factor": self.prefetch, "multiprocessing_context": self.start_method,
                 "worker_init_fn": _leave_stopping_to_the_parent,
             }  # fmt: skip
-        steps = range(self.start, self.stop)
         loader: DataLoader[Any] = DataLoader(
             _Steps(self.source, pool), sampler=steps, batch_size=None, collate_fn=_as_it_is,  # type: ignore[arg-type]
-            num_workers=self.num_workers, pin_memory=self.pin_memory, **options,
+            num_workers=num_workers, pin_memory=self.pin_memory, **options,
         )  # fmt: skip
         for step, item in zip(steps, loader, strict=True):
             if isinstance(item, AnySatError):

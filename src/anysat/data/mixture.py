@@ -198,7 +198,7 @@ class Mixture:
 class OrderedPass:
     """One pass over a dataset in its order, for validation. Nothing is augmented, dropped or repeated.
 
-    The last batch may be smaller. A rank that would get nothing of it has one step less.
+    Ranks take turns tile by tile. The last batch may be smaller. A rank that would get nothing of it has one step less.
     """
 
     tiles: Tiles
@@ -220,8 +220,7 @@ class OrderedPass:
     def plan(self, step: int) -> Plan:
         """Return what a step reads on this rank."""
         whole = self.batch_size * self.world_size
-        every = np.arange(step * whole, min((step + 1) * whole, len(self.tiles)))
-        indices = np.array_split(every, self.world_size)[self.rank]
+        indices = np.arange(step * whole + self.rank, min((step + 1) * whole, len(self.tiles)), self.world_size)
         return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
 
     def read(self, plan: Plan) -> list[Tile]:

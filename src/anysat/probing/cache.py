@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anysat.batch import Batch, Embeddings, Tile
+from anysat.batch import Batch, Embeddings
 from anysat.data.base import Tiles
-from anysat.data.loader import Loader, Plan
+from anysat.data.mixture import OrderedPass
 from anysat.data.prepare import Progress, silent
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
@@ -41,23 +41,6 @@ VERSION = 1
 CHECKSUM = "sha256"
 """Metadata key of the digest of a file's content, which reveals changes on the disk."""
 _OPEN_FILES = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slices:
-    """Tiles in order, a few at a time, as a source for the loader."""
-
-    tiles: Tiles
-    patch_size_m: float
-
-    def plan(self, step: int) -> Plan:
-        """Return what to read in a step."""
-        indices = np.arange(step * TILES_PER_FILE, min((step + 1) * TILES_PER_FILE, len(self.tiles)))
-        return Plan(step=step, dataset=self.tiles.name, patch_size_m=self.patch_size_m, indices=indices)
-
-    def read(self, plan: Plan) -> list[Tile]:
-        """Return the tiles of a step."""
-        return [self.tiles[int(index)] for index in plan.indices]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,14 +101,13 @@ def extract(
         WriteError: The folder cannot be written.
     """
     own = _digest_of(encoder, patch_size_m, tuple(modalities), dense, precision)
-    source = Slices(tiles=tiles, patch_size_m=patch_size_m)
-    steps = -(-len(tiles) // TILES_PER_FILE)
+    reading = OrderedPass(tiles=tiles, batch_size=TILES_PER_FILE, patch_size_m=patch_size_m)
     files: list[Path] = []
     targets: dict[str, list[Tensor]] = {}
     grid, num_new = None, 0
     unseen: list[str] = []
     with keeping_ready(), progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
-        for draw in Loader(source=source, start=0, stop=steps, num_workers=num_workers):
+        for draw in reading.loader(num_workers=num_workers, pin_memory=encoder.device.type == "cuda"):
             kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
             batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)
             if dense is not None:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from anysat.batch import Batch
 from anysat.data.base import Tiles
 from anysat.data.loader import Draw
+from anysat.data.mixture import OrderedPass
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged, set_pixel_dropout
@@ -98,13 +99,16 @@ class Scoring:
     batch_size: int = 8
     precision: Precision = "float32"
     """Type of the encoder's matrix products."""
+    num_workers: int = 0
+    """Number of processes that read tiles ahead; 0 reads in this process."""
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
         """Return loss and scores by name."""
         predictor: Any = objective.predictor
         losses: list[_Loss] = []
-        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision)
+        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision,
+                      num_workers=self.num_workers)  # fmt: skip
         losses = _of_all_processes(losses)
         return {"loss": mean_loss([loss for loss, _ in losses], [count for _, count in losses]), **found.figures}
 
@@ -112,7 +116,7 @@ class Scoring:
 def score(
     predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[_Loss] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
-    precision: Precision = "float32",
+    precision: Precision = "float32", num_workers: int = 0,
 ) -> Scores:  # fmt: skip
     """Return the scores of a predictor on tiles with targets.
 
@@ -125,12 +129,14 @@ def score(
         advance: Called with the number of tiles done.
         unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
         precision: Type of the encoder's matrix products.
+        num_workers: Number of processes that read tiles ahead; 0 reads in this process. Scores are the same.
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share
     if count == 1:  # other processes may have ended and must not be waited for
         sheet.distributed_available_fn = lambda: False
-    numbers = list(range(len(tiles)))[number::count]
+    reading = OrderedPass(tiles=tiles, batch_size=batch_size, patch_size_m=predictor.view.patch_sizes_m[0],
+                          rank=number, world_size=count)  # fmt: skip
 
     def take(batch: Batch, outputs: Tensor) -> None:
         truth = batch.targets[task.target.name]
@@ -141,8 +147,8 @@ def score(
             losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
         advance(len(batch))
 
-    slices = (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size))
-    each_batch(predictor, (Batch.of([tiles[index] for index in some]) for some in slices), take, precision)
+    loader = reading.loader(num_workers=num_workers, pin_memory=predictor.device.type == "cuda")
+    each_batch(predictor, (draw.batch for draw in loader), take, precision)
     found: Scores = sheet.compute()
     return found
 

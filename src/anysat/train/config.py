@@ -85,7 +85,8 @@ class EngineConfig:
     compile: bool = False
     """Compile the blocks with `torch.compile`."""
     num_workers: int = 0
-    """Number of data-loading processes for each training process; 0 reads data in the training process."""
+    """Number of data-loading processes for each training process, also for validation and scores; 0 reads data in the
+    training process."""
     threads: int | None = None
     """Number of CPU threads of torch; null does not change it."""
     save_memory: bool = False

@@ -145,7 +145,7 @@ def _extracted(
             seen[name] = tuple(
                 extract(encoder, tiles, view.patch_sizes_m[0], cache, modalities=view.modalities,
                         dense=view.dense, precision=find_precision(config.precision, encoder.device),
-                        progress=progress_bar)
+                        num_workers=config.num_workers, progress=progress_bar)
                 for tiles in data.splits.values()
             )  # fmt: skip
         of_turn.append(seen[name])

@@ -83,6 +83,8 @@ class EvaluateConfig:
     it. float32 gives the same scores on every machine."""
     batch_size: int = 8
     """Tiles of a run to predict at a time."""
+    num_workers: int = 0
+    """Number of processes that read tiles; 0 reads in the main process."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
@@ -92,6 +94,8 @@ class EvaluateConfig:
         for name in ("batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), "1 or more")
+        if self.num_workers < 0:
+            raise RecordError("--num-workers", self.num_workers, "0 or more")
         if self.precision not in PRECISIONS:
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
@@ -106,7 +110,7 @@ class EvaluateConfig:
             self.data.check_heard()
             check_heard(self, ("batch_size",), "with --compare, which reads a file of tiles at a time")
         if self.crop_m is not None:
-            check_heard(self, ("batch_size",), "with --crop-m, which answers one tile at a time")
+            check_heard(self, ("batch_size", "num_workers"), "with --crop-m, which answers one tile at a time")
         if self.crop_m is not None and (self.compare or not self.crop_m > 0):
             raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
         if self.block_km is not None and not self.block_km > 0:

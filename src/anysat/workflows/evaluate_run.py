@@ -72,7 +72,8 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
         raise InputError(f"{data.dataset}, split {split}", "at least one tile", "none")
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
         if config.crop_m is None:
-            found = score(predictor, tiles, config.batch_size, advance=advance, precision=precision)
+            found = score(predictor, tiles, config.batch_size, advance=advance, precision=precision,
+                          num_workers=config.num_workers)  # fmt: skip
         else:
             found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision)
     sheet = described(over_blocks(found, tiles, config.block_km), unit_of(config.block_km))

@@ -200,7 +200,7 @@ def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: 
         optimiser=optimiser, engine=config.engine, keep=keep, seed=config.seed,
         num_steps=math.ceil(config.epochs * per_epoch), max_steps=config.max_steps, run=run,
         monitors=[Scoring(every_steps=per_epoch, tiles=data.val, batch_size=config.batch_size,
-                          precision=_precision(config))],
+                          precision=_precision(config), num_workers=config.engine.num_workers)],
     )  # fmt: skip
 
 
@@ -257,4 +257,5 @@ def _precision(config: FinetuneConfig) -> Precision:
 def _scored(config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance, unseen=unseen, precision=_precision(config))
+        return score(predictor, tiles, advance=advance, unseen=unseen, precision=_precision(config),
+                     num_workers=config.engine.num_workers)  # fmt: skip

@@ -193,7 +193,7 @@ def monitors(config: PretrainConfig, parts: Sequence[OpenPart]) -> list[Monitor]
     validation = Validation(
         every_steps=config.watch.validate_every,
         mixture_parts=tuple(part.part(tiles, validation=True) for part, tiles in held),
-        steps=config.watch.val_batches * len(held), seed=config.seed,
+        steps=config.watch.val_batches * len(held), seed=config.seed, num_workers=config.engine.num_workers,
     )  # fmt: skip
     first, labelled = held[0]
     if config.watch.target is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings, Tile
+from anysat.data.loader import Loader
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
@@ -47,6 +48,8 @@ class Validation:
     steps: int
     """Number of batches, which the processes share."""
     seed: int
+    num_workers: int = 0
+    """Number of processes that read tiles ahead; 0 reads in this process."""
     name: str = "val"
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
@@ -54,10 +57,10 @@ class Validation:
         rank, world_size = _rank()
         mixture = Mixture(parts=self.mixture_parts, seed=_VALIDATION_SEED)
         found: dict[int, dict[str, float]] = {}
-        for number in range(rank, self.steps, world_size):
-            draw = mixture.draw(number)
-            generator = torch.Generator().manual_seed(_VALIDATION_SEED + number)
-            found[number] = {key: float(value) for key, value in objective(draw, generator).items()}
+        for draw in Loader(source=mixture, start=rank, stop=max(rank, self.steps), stride=world_size,
+                           num_workers=self.num_workers):  # fmt: skip
+            generator = torch.Generator().manual_seed(_VALIDATION_SEED + draw.step)
+            found[draw.step] = {key: float(value) for key, value in objective(draw, generator).items()}
         every = [found]
         if world_size > 1:
             every = [{}] * world_size
