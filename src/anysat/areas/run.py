@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from anysat.areas.job import Found, Read
@@ -47,7 +48,10 @@ class Work(Protocol):
         """Return the patches of a unit."""
 
     def needs(self, unit: Unit) -> list[Unit]:
-        """Return the units whose first step must be done before the last step of this one."""
+        """Return the units whose first step must be done before the last step of this one.
+
+        It is symmetric: a unit needs itself and those that need it.
+        """
 
     def blocks(self, unit: Unit) -> list[Span]:
         """Return the blocks of a unit, which the first step reads one by one."""
@@ -79,41 +83,60 @@ class Work(Protocol):
 
 
 class _Plan:
-    """The remaining work, its order, and when results of first steps can be deleted."""
+    """The remaining work, its order, and when results of first steps can be deleted.
+
+    Only units under way are counted, so memory grows by three bytes per unit of the area. Who waits for a unit is known
+    without a list, because `Work.needs` is symmetric.
+    """
 
     def __init__(self, job: Work, store: AreaStore, tick: Tick) -> None:
         self._job, self._tick = job, tick
-        self._needs = {unit: job.needs(unit) for unit in store.remaining()}
-        self._waiting_for = {unit: len(others) for unit, others in self._needs.items()}
-        self._waiting: dict[Unit, list[Unit]] = {}
-        for unit, others in self._needs.items():
-            for other in others:
-                self._waiting.setdefault(other, []).append(unit)
-        self._wanted = {other: len(units) for other, units in self._waiting.items()}
-        self._total, self._done = len(self._needs) + len(self._wanted), 0
+        self._remaining = store.unwritten()
+        self._left: dict[Unit, int] = {}
+        """Number of first steps that a unit still waits for, if one of them is done."""
+        self._wanted: dict[Unit, int] = {}
+        """Number of units not yet written that need the first step of a unit, if one of them is written."""
+        first = self._remaining.size if self._remaining.all() else sum(1 for _ in self.first_units())
+        self._total = int(self._remaining.sum()) + first
+        self._done = 0
 
-    def first_units(self) -> list[Unit]:
-        """Return the units whose first step is needed, in an order that lets units finish early."""
-        return list(self._wanted)
+    def first_units(self) -> Iterator[Unit]:
+        """Yield the units whose first step is needed, in an order that lets units finish early."""
+        told = np.zeros_like(self._remaining)
+        for index in np.ndindex(self._remaining.shape):
+            if self._remaining[index]:
+                for other in self._job.needs(Unit(*index)):
+                    if not told[other]:
+                        told[other] = True
+                        yield other
 
     def first_done(self, unit: Unit) -> list[Unit]:
         """Record that the first step of a unit is done, and return the units whose last step can now be done."""
         self._step()
-        for other in self._waiting[unit]:
-            self._waiting_for[other] -= 1
-        return [other for other in self._waiting[unit] if not self._waiting_for[other]]
+        return [other for other in self._waiting(unit) if not _count_down(self._left, other, self._job.needs)]
 
     def written(self, unit: Unit) -> None:
         """Record that a unit is written, and delete results of first steps that are no longer needed."""
         self._step()
-        for other in self._needs[unit]:
-            self._wanted[other] -= 1
-            if not self._wanted[other]:
+        for other in self._job.needs(unit):
+            if not _count_down(self._wanted, other, self._waiting):
                 self._job.forget(other)
+
+    def _waiting(self, unit: Unit) -> list[Unit]:
+        """Return the units that need the first step of a unit and were not written when the run began."""
+        return [other for other in self._job.needs(unit) if self._remaining[other]]
 
     def _step(self) -> None:
         self._done += 1
         self._tick(self._done, self._total)
+
+
+def _count_down(counts: dict[Unit, int], unit: Unit, begin: Callable[[Unit], list[Unit]]) -> int:
+    """Lower a unit's count, which begins as the number of units that `begin` returns, and return it. 0 is not kept."""
+    left = (counts.pop(unit) if unit in counts else len(begin(unit))) - 1
+    if left:
+        counts[unit] = left
+    return left
 
 
 @dataclass
@@ -284,7 +307,7 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
     plan, timing, start = _Plan(job, store, tick), Timing(), time.perf_counter()
     weights, device, threads = _saved(job, store.partial), str(job.model.device), torch.get_num_threads()
     light: Any = replace(job, model=None)  # type: ignore[type-var]
-    todo = iter(plan.first_units())
+    todo = plan.first_units()
     under_way: dict[Any, tuple[bool, Unit]] = {}
     futures: Any = as_completed()  # type: ignore[no-untyped-call]
 

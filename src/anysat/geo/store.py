@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -27,6 +28,7 @@ from anysat.geo.quantise import Loss
 from anysat.geo.whole_files import checksum, read_object, write_whole
 
 _DATA, _DONE, _FACTS, _OLD = "store.zarr", "done", "made-from.json", "replaced"
+_MARKER = re.compile(r"(\d+)-(\d+)-(\d+)\.json")
 CHECKSUMS = "checksums"
 """Group of a finished store with a checksum per shard of each array (blake2b, 8 bytes), 0 if there is no file."""
 
@@ -164,10 +166,17 @@ class AreaStore:
         """Return whether a unit is written."""
         return self._marker(unit).exists()
 
+    def unwritten(self) -> NDArray[np.bool_]:
+        """Return which units are not written yet (period row col), one byte each."""
+        found = np.ones(self.shape, bool)
+        for entry in os.scandir(self.partial / _DONE):
+            if (unit := _MARKER.fullmatch(entry.name)) is not None:
+                found[tuple(map(int, unit.groups()))] = False
+        return found
+
     def remaining(self) -> list[Unit]:
         """Return the units that are not written yet."""
-        done = {entry.name for entry in os.scandir(self.partial / _DONE)}
-        return [unit for unit in self.units() if self._marker(unit).name not in done]
+        return [Unit(*index) for index in np.argwhere(self.unwritten()).tolist()]
 
     def notes(self) -> Iterator[tuple[Unit, dict[str, Any]]]:
         """Yield each finished unit with its notes (see `write`)."""
@@ -224,10 +233,10 @@ class AreaStore:
         Raises:
             UnfinishedError: Units are missing, or the store cannot be written. Finished units are kept.
         """
-        missing = self.remaining()
-        if missing:
-            few = ", ".join(str(tuple(unit)) for unit in missing[:4])
-            raise UnfinishedError(self.partial, f"{len(missing)} of {np.prod(self.shape)} units are missing: {few} …")
+        missing = self.unwritten()
+        if missing.any():
+            few = ", ".join(str(tuple(index)) for index in np.argwhere(missing)[:4].tolist())
+            raise UnfinishedError(self.partial, f"{missing.sum()} of {np.prod(self.shape)} units are missing: {few} …")
         try:
             self._complete(dict(summary or {}))
             if self.final.exists():
