@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.batch import Tile
+from anysat.batch import Batch, Tile
 from anysat.data.loader import Loader, Plan
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
+from meadow import Meadow
 
 
 @dataclass
@@ -84,3 +85,15 @@ def test_a_loader_can_leave_steps_to_others():
     loader = Loader(source=Rasters(("u1", "u1")), start=1, stop=8, stride=3, num_workers=2)
     assert [draw.step for draw in loader] == [1, 4, 7]
     assert len(loader) == 3
+
+
+def test_a_tile_taken_from_a_batch_is_as_it_was():
+    tiles = [Meadow()[1], Meadow()[2]]  # the second has more dates
+    back = Batch.of(tiles).tile(0)
+    assert (back.id, back.dataset, list(back.observations)) == ("m1", "meadow", list(tiles[0].observations))
+    for key, seen in back.observations.items():
+        own = tiles[0].observations[key]
+        assert (seen.modality, seen.units) == (own.modality, own.units)
+        for name in ("values", "valid", "dates"):
+            assert np.array_equal(getattr(seen, name), getattr(own, name)), (key, name)
+    assert all(np.array_equal(found, tiles[0].targets[name]) for name, found in back.targets.items())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.data.base import Target
+from anysat.data.base import Target, TileDataset, open_dataset
+from anysat.data.pack import PackedDataset
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest as sha256
 from anysat.tasks.base import make_task
@@ -69,6 +70,39 @@ def test_a_comparison_has_layers_and_says_what_the_cache_held(run_task, small_we
     assert "fusion.1" in err
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the tiles that were read."""
+    found = []
+
+    def noted(read):
+        return lambda self, index, *args, **options: (
+            found.append(self.ids[index]) or read(self, index, *args, **options)
+        )
+
+    for kind in (TileDataset, PackedDataset):
+        monkeypatch.setattr(kind, "_read", noted(kind._read))
+    return found
+
+
+def test_a_comparison_reads_a_tile_for_its_labels_for_all_simple_features_and_for_its_embedding(
+    reads, run_task, small_weights, tmp_path
+):
+    words = ["--compare", *of_miniature("timesen2crop")[:2], f"--data.root={miniature('timesen2crop', tiles=12)}",
+             "--models=[neighbours]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    status, _, err = run_task("evaluate", *words, f"--json={tmp_path / 'here.json'}")
+    assert status == 0, err
+    tested = open_dataset("timesen2crop", miniature("timesen2crop", tiles=12), "test").ids
+    assert {reads.count(name) for name in tested} == {3}
+    reads.clear()
+    status, _, err = run_task("evaluate", *words, "--num-workers=2", f"--json={tmp_path / 'there.json'}")
+    assert status == 0, err
+    assert not set(reads) & set(tested), "other processes read them"
+    scores = [[line["figures"] for line in json.loads((tmp_path / name).read_text())["lines"]]
+              for name in ("here.json", "there.json")]  # fmt: skip
+    assert scores[0] == scores[1]
+
+
 def test_a_comparison_of_tiles_counts_every_tile(run_task, small_weights, tmp_path):
     words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
              "--models=[neighbours,forest]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
@@ -83,7 +117,7 @@ BLOCK_KM = 300
 
 
 @pytest.mark.parametrize("command", ["probe", "finetune"])
-def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, tmp_path):
+def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, reads, tmp_path):
     words = [*world_words(), "--epochs=1", "--report=false"]
     assert run_task(command, *words, out="tiles")[0] == 0
     status, _, err = run_task(command, *words, f"--block-km={BLOCK_KM}")
@@ -93,9 +127,11 @@ def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, 
     assert 2 <= blocked["num_intervals_over"] < plain["num_intervals_over"] == plain["num_tiles"]
     assert plain["figures"] == blocked["figures"]
     assert plain["intervals"] != blocked["intervals"]
+    reads.clear()
     status, _, err = run_task("evaluate", f"--run={tmp_path / 'tiles'}", f"--block-km={BLOCK_KM}", "--split=train",
                          f"--json={tmp_path / 'again.json'}")  # fmt: skip
     assert status == 0, err
+    assert len(set(reads)) == len(reads) == plain["num_tiles"]
     again = json.loads((tmp_path / "again.json").read_text())["scores"]
     assert again["intervals_over"] == f"blocks of {BLOCK_KM} km"
     for name, bounds in blocked["intervals"].items():

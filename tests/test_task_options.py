@@ -125,7 +125,7 @@ def test_folds_may_be_splits_and_members_joined(folds, members, tested):
     parts = [Part(part) for part in (members[:1], members[1:2], members[2:])]
     data = OpenData(record=record, target=record.targets[0], train=parts[0], val=parts[1], test=parts[2])
     config = EvaluateConfig(compare=True, data=LabelledData(dataset="pastis_hd", folds=folds))
-    turns = make_turns(config, data, [None] * len(members))
+    turns = make_turns(config, data, [(np.nan, np.nan)] * len(members))
     assert np.argmax(turns.roles == TEST, axis=0).tolist() == tested
 
 

@@ -130,6 +130,8 @@ class Batch:
     """Dataset of the tiles, whose statistics standardise them."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     """Stacked targets by name, with a batch axis first."""
+    geoboxes: tuple[Any, ...] = ()
+    """Georeference of each tile, or None; empty if not known."""
 
     @classmethod
     def of(cls, tiles: Sequence[Tile], allocate: Allocate = _allocate) -> Batch:
@@ -165,7 +167,24 @@ class Batch:
             ids=tuple(tile.id for tile in tiles),
             dataset=tiles[0].dataset,
             targets={name: _stack_targets(name, tiles, allocate) for name in tiles[0].targets},
+            geoboxes=tuple(tile.geobox for tile in tiles),
         )
+
+    def tile(self, index: int) -> Tile:
+        """Return one tile, without padded dates. Arrays may be views of the batch."""
+        observations = {}
+        for key, o in self.observations.items():
+            dates = None if o.dates is None else o.dates[index].numpy().astype("datetime64[D]")
+            kept = slice(None) if dates is None else ~np.isnat(dates)
+            observations[key] = Observation(
+                modality=o.modality, values=o.values[index].numpy()[kept], valid=o.valid[index].numpy()[kept],
+                units=o.units, dates=None if dates is None else dates[kept],
+            )  # fmt: skip
+        return Tile(
+            observations=observations, id=self.ids[index], dataset=self.dataset,
+            geobox=self.geoboxes[index] if self.geoboxes else None,
+            targets={name: target[index].numpy() for name, target in self.targets.items()},
+        )  # fmt: skip
 
     def having(self, modality: Modality) -> Batch:
         """Return the batch with `modality` among its observations, all invalid if no tile has it.

@@ -81,6 +81,8 @@ class Crops:
     """Height and width of that ground, in metres."""
     targets: Mapping[str, NDArray[Any]]
     """Targets of that ground, by name."""
+    geobox: Any = None
+    """Georeference of that ground, or of its middle; None if not known."""
 
 
 def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generator) -> Tile:

@@ -62,6 +62,11 @@ def has_place(geobox: GeoBox) -> bool:
     return math.isfinite(longitude) and abs(latitude) <= _QUARTER_DEG
 
 
+def place_deg(geobox: GeoBox | None) -> tuple[float, float]:
+    """Return longitude and latitude of the centre of a grid; NaN without a grid, or if it has no place on Earth."""
+    return (math.nan, math.nan) if geobox is None or not has_place(geobox) else centre_deg(geobox)
+
+
 def wrapped(geobox: GeoBox) -> GeoBox:
     """Shift a grid in degrees by whole turns, so that its centre lies between -180 and 180 degrees; others stay."""
     assert geobox.crs is not None, geobox

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from anysat.data.mixture import OrderedPass
 from anysat.data.prepare import Progress, silent
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
+from anysat.geo.degrees import place_deg
 from anysat.modalities import Modality
 from anysat.model.digest import bytes_of, digest
 from anysat.model.encoder import AnySat
@@ -54,6 +55,8 @@ class Features:
     """(tile …) by name."""
     grid: PatchGrid
     dense: Modality | None = None
+    places: tuple[tuple[float, float], ...] = ()
+    """Longitude and latitude of each tile's centre, NaN if not known."""
     num_new: int = field(default=0, compare=False)
     """Number of tiles that had to be embedded now."""
     unseen: tuple[str, ...] = ()
@@ -106,10 +109,11 @@ def extract(
     targets: dict[str, list[Tensor]] = {}
     grid, num_new = None, 0
     unseen: list[str] = []
+    places: list[tuple[float, float]] = []
     with keeping_ready(), progress(f"embeddings of {tiles.name}", len(tiles)) as advance:
         for draw in reading.loader(num_workers=num_workers, pin_memory=encoder.device.type == "cuda"):
             kept = {key: draw.batch.observations[key] for key in modalities if key in draw.batch.observations}
-            batch = Batch(observations=kept, ids=draw.batch.ids, dataset=draw.batch.dataset)
+            batch = replace(draw.batch, observations=kept, targets={})
             if dense is not None:
                 batch = batch.having(encoder.config.modality(dense))
             path = folder / f"{_digest(batch, own)}.safetensors"
@@ -123,12 +127,14 @@ def extract(
             seen = made["sub_valid"].flatten(1).any(1) if "sub_valid" in made else ~made["tile"].isnan().all(1)
             unseen += [name for name, is_seen in zip(batch.ids, seen.tolist(), strict=True) if not is_seen]
             files.append(path)
+            places += map(place_deg, batch.geoboxes)
             for name, target in draw.batch.targets.items():
                 targets.setdefault(name, []).append(target.clone())
             advance(len(batch))
     assert grid is not None, tiles
     return Features(
-        files=tuple(files), ids=tuple(tiles.ids), grid=grid, num_new=num_new, unseen=tuple(unseen),
+        files=tuple(files), ids=tuple(tiles.ids), grid=grid, places=tuple(places), num_new=num_new,
+        unseen=tuple(unseen),
         targets={name: torch.cat(parts) for name, parts in targets.items()},
         dense=None if dense is None else encoder.config.modality(dense),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from anysat.batch import Batch, Tile
 from anysat.data.base import TileDataset
 from anysat.data.transforms import Crops, crop, extent_m, five_corners
 from anysat.errors import InputError
+from anysat.geo.degrees import place_deg
 from anysat.model.modes import evaluating
 from anysat.model.precision import Precision, multiplying
 from anysat.model.ready import keeping_ready
@@ -29,7 +30,7 @@ def five_crops(tile: Tile, side_m: float) -> Crops:
     """
     corners = five_corners(tile, side_m)
     return Crops(tiles=tuple(crop(tile, top, left, side_m) for top, left in corners), corners_m=corners,
-                 extent_m=extent_m(tile), targets=tile.targets)  # fmt: skip
+                 extent_m=extent_m(tile), targets=tile.targets, geobox=tile.geobox)  # fmt: skip
 
 
 def crops_of(tiles: Any, index: int, side_m: float) -> Crops:
@@ -79,8 +80,9 @@ def _check_covered(crops: Crops) -> None:
 
 
 def score_crops(
-    predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None, precision: Precision = "float32"
-) -> Scores:
+    predictor: Predictor, tiles: Any, side_m: float, advance: Any = lambda _: None, precision: Precision = "float32",
+    places: list[tuple[float, float]] | None = None,
+) -> Scores:  # fmt: skip
     """Return the scores on tiles with targets, each predicted from crops of this side; see `finetune.score`."""
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     with keeping_ready(), evaluating(predictor), torch.inference_mode(), multiplying(precision, predictor.device):
@@ -88,6 +90,8 @@ def score_crops(
             crops = crops_of(tiles, index, side_m)
             truth = torch.as_tensor(crops.targets[task.target.name], device=predictor.device)
             task.score(sheet, outputs_of_crops(predictor, crops)[None], truth[None])
+            if places is not None:
+                places.append(place_deg(crops.geobox))
             advance(1)
     found: Scores = sheet.compute()
     return found

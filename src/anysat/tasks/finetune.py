@@ -14,6 +14,7 @@ from anysat.batch import Batch
 from anysat.data.base import Tiles
 from anysat.data.loader import Draw
 from anysat.data.mixture import OrderedPass
+from anysat.geo.degrees import place_deg
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged, set_pixel_dropout
@@ -116,7 +117,7 @@ class Scoring:
 def score(
     predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[_Loss] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
-    precision: Precision = "float32", num_workers: int = 0,
+    places: list[tuple[float, float]] | None = None, precision: Precision = "float32", num_workers: int = 0,
 ) -> Scores:  # fmt: skip
     """Return the scores of a predictor on tiles with targets.
 
@@ -128,6 +129,7 @@ def score(
         share: Number of this process, and of processes that share the tiles. Each returns the scores of all tiles.
         advance: Called with the number of tiles done.
         unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
+        places: List to which longitude and latitude of each tile's centre are appended, NaN if not known.
         precision: Type of the encoder's matrix products.
         num_workers: Number of processes that read tiles ahead; 0 reads in this process. Scores are the same.
     """
@@ -145,6 +147,8 @@ def score(
             unseen.extend(names_of_empty(batch, outputs))
         if losses is not None:
             losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
+        if places is not None:
+            places.extend(map(place_deg, batch.geoboxes))
         advance(len(batch))
 
     loader = reading.loader(num_workers=num_workers, pin_memory=predictor.device.type == "cuda")

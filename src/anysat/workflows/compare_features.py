@@ -13,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from anysat.data.base import Samples as TableOfTiles
+from anysat.data.base import Tiles
 from anysat.data.cache import cache_folder
+from anysat.data.loader import Loader
+from anysat.data.mixture import OrderedPass
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.early import LAST, end_at
@@ -60,7 +63,7 @@ class FeatureSet:
     name: str
     num_features: int
     seconds: float
-    """CPU time in seconds to compute it. Cached embeddings are only read."""
+    """CPU time in seconds to compute it, in this process. Cached embeddings are only read."""
     num_kept: int = 0
     """Number of tiles whose embeddings were in the cache, counted once for each turn with its own statistics."""
     encoder: Mapping[str, Any] | None = None
@@ -80,23 +83,40 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
         samples: The places to use.
         folder: An empty folder for statistics of the training tiles.
     """
-    for name, make in SIMPLE.items():
-        began, tables, first = time.process_time(), [], 0
-        for split, tiles in data.splits.items():
-            with progress_bar(f"{name}, {split}", len(tiles)) as advance:
-                for number in range(len(tiles)):
-                    maps = make(tiles[number])
-                    found = {key: _at({key: values}, samples, first + number)[1] for key, values in maps.items()}
-                    tables.append((samples.places.of(first + number), found))
-                    advance(1)
-            first += len(tiles)
-        table = _side_by_side(tables, len(samples.places))
-        made = FeatureSet(name=name, num_features=table.shape[1], seconds=time.process_time() - began)
-        yield made, (table,) * samples.turns.count
+    yield from _without_a_network(config, data, samples)
     for weights in config.weights:
         for size in config.patch_sizes_m or data.record.patch_sizes_m[:1]:
             for layer in config.layers:
                 yield from _embeddings(config, data, weights, size, layer, samples, folder)
+
+
+def _without_a_network(config: EvaluateConfig, data: OpenData, samples: Samples) -> Iterator[Made]:
+    """Yield the simple feature sets. Each tile is read once for all of them."""
+    tables: dict[str, list[tuple[NDArray[np.int64], Mapping[str, Table]]]] = {name: [] for name in SIMPLE}
+    seconds, reading, number = dict.fromkeys(SIMPLE, 0.0), 0.0, 0
+    for split, tiles in data.splits.items():
+        with progress_bar(f"{', '.join(SIMPLE)} of {split}", len(tiles)) as advance:
+            began = time.process_time()
+            for draw in one_by_one(tiles, config.num_workers):
+                tile = draw.batch.tile(0)
+                reading += time.process_time() - began
+                for name, make in SIMPLE.items():
+                    began = time.process_time()
+                    found = {key: _at({key: one}, samples, number)[1] for key, one in make(tile).items()}
+                    tables[name].append((samples.places.of(number), found))
+                    seconds[name] += time.process_time() - began
+                number += 1
+                advance(1)
+                began = time.process_time()
+    for name, parts in tables.items():
+        table = _side_by_side(parts, len(samples.places))
+        made = FeatureSet(name=name, num_features=table.shape[1], seconds=reading + seconds[name])
+        yield made, (table,) * samples.turns.count
+
+
+def one_by_one(tiles: Tiles, num_workers: int) -> Loader:
+    """Return a loader of batches of one tile each, in order."""
+    return OrderedPass(tiles=tiles, batch_size=1, patch_size_m=0.0).loader(num_workers=num_workers)
 
 
 def _embeddings(

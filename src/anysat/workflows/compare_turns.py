@@ -59,13 +59,13 @@ class Turns:
         return f"{folds}95 % interval over {len(scored)} {self.unit}; all models tuned on {self.chosen_on}"
 
 
-def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) -> Turns:
+def make_turns(config: EvaluateConfig, data: OpenData, places: Sequence[tuple[float, float]]) -> Turns:
     """Return the turns: the given splits, the members of `data.folds`, or folds of blocks.
 
     Args:
         config: Options of the command, of which `folds`, `block_km`, `data.folds` and `seed` are used.
         data: The tiles.
-        geoboxes: Position of each tile; None if it has no coordinates.
+        places: Longitude and latitude of each tile's centre; NaN if not known.
 
     Raises:
         InputError: Both kinds of folds are given, tiles have no coordinates, or there are fewer blocks than folds.
@@ -76,7 +76,7 @@ def make_turns(config: EvaluateConfig, data: OpenData, geoboxes: Sequence[Any]) 
     km = config.block_km if config.folds is None else config.block_km or BLOCK_KM
     groups = np.arange(sum(counts))
     if km is not None:
-        groups = blocks(geoboxes, [name for tiles in data.splits.values() for name in tiles.ids], km)
+        groups = blocks(places, [name for tiles in data.splits.values() for name in tiles.ids], km)
     if config.folds is not None:
         if len(np.unique(groups)) < config.folds:
             raise InputError(f"--folds {config.folds}", "at least as many blocks", f"{len(np.unique(groups))} "

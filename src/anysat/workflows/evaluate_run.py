@@ -70,13 +70,14 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
     split, tiles = _tiles(config.split, replace(data, target=predictor.task.target.name), int(options["seed"]))
     if not len(tiles):
         raise InputError(f"{data.dataset}, split {split}", "at least one tile", "none")
+    places: list[tuple[float, float]] = []
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
         if config.crop_m is None:
-            found = score(predictor, tiles, config.batch_size, advance=advance, precision=precision,
+            found = score(predictor, tiles, config.batch_size, advance=advance, places=places, precision=precision,
                           num_workers=config.num_workers)  # fmt: skip
         else:
-            found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision)
-    sheet = described(over_blocks(found, tiles, config.block_km), unit_of(config.block_km))
+            found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision, places=places)
+    sheet = described(over_blocks(found, places, tiles.ids, config.block_km), unit_of(config.block_km))
     content: dict[str, Any] = {
         "run": str(run), "split": split, "crop_m": config.crop_m, "precision": precision, "scores": sheet,
         "selected_on": predictor.provenance.get("selected_on"), "seed": predictor.provenance.get("seed"),

@@ -83,7 +83,8 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         load_objective(objective, best.tensors(), best.path)
         done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in data.splits}
-        scores = {split: _scored(config, done, data, split, names) for split, names in unseen.items()}
+        places: dict[str, list[tuple[float, float]]] = {split: [] for split in data.splits}
+        scores = {split: _scored(config, done, data, split, unseen[split], places[split]) for split in data.splits}
         per_epoch = _steps_per_epoch(config, data)
         selection = {
             "trained": config.trained, "step": best.step, "epoch": best.step // per_epoch,
@@ -98,7 +99,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         }  # fmt: skip
         if not is_chosen:
             facts["selected_on"] = NOTHING
-        found = result("finetune", config.to_dict(), data, done, scores, selection, facts)
+        found = result("finetune", config.to_dict(), data, done, scores, selection, facts, places)
         done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         done.sources = dict(data.record.sources)
         done.save(run.path / PREDICTOR_FILE)
@@ -254,8 +255,11 @@ def _precision(config: FinetuneConfig) -> Precision:
     return "bf16" if config.engine.precision == "bf16" else "float32"
 
 
-def _scored(config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str]) -> Any:
+def _scored(
+    config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str],
+    places: list[tuple[float, float]],
+) -> Any:  # fmt: skip
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance, unseen=unseen, precision=_precision(config),
-                     num_workers=config.engine.num_workers)  # fmt: skip
+        return score(predictor, tiles, advance=advance, unseen=unseen, places=places,
+                     precision=_precision(config), num_workers=config.engine.num_workers)  # fmt: skip

@@ -71,7 +71,8 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
         }  # fmt: skip
         if math.isnan(selection[task.primary]):
             facts["selected_on"] = NOTHING
-        found = result("probe", config.to_dict(), data, predictor, scores, selection, facts)
+        found = result("probe", config.to_dict(), data, predictor, scores, selection, facts,
+                       {split: features[split][0].places for split in scores})  # fmt: skip
         predictor.to(predictor.device)  # the head was fitted to embeddings on the CPU
         predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         predictor.sources = dict(data.record.sources)

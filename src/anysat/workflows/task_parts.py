@@ -292,14 +292,18 @@ def fitted_task(
 
 def result(
     command: str, config: Mapping[str, Any], data: OpenData, predictor: Predictor, scores: Mapping[str, Scores],
-    selection: Mapping[str, Any], facts: Mapping[str, Any],
+    selection: Mapping[str, Any], facts: Mapping[str, Any], places: Mapping[str, Sequence[tuple[float, float]]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the record of a result as plain values. Intervals are over tiles, or over blocks of `block_km`."""
+    """Return the record of a result as plain values. Intervals are over tiles, or over blocks of `block_km`.
+
+    `places` are longitude and latitude of the tiles of each split.
+    """
     km = config["block_km"]
     return {
         "command": command,
         "scores": {
-            split: described(over_blocks(found, data.splits[split], km), unit_of(km)) for split, found in scores.items()
+            split: described(over_blocks(found, places[split], data.splits[split].ids, km), unit_of(km))
+            for split, found in scores.items()
         },
         "primary": predictor.task.primary,
         "selected_on": data.selected_on,

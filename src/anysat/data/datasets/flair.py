@@ -119,7 +119,8 @@ def read_crops(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Cr
     assert labels is not None, folder
     gsd_m = TILE_M / (SIDE_PX - 2 * _CROP_PX)
     return Crops(tiles=tuple(tiles), corners_m=tuple((top * gsd_m, left * gsd_m) for top, left in corners),
-                 extent_m=(SIDE_PX * gsd_m, SIDE_PX * gsd_m), targets=_targets(labels))  # fmt: skip
+                 extent_m=(SIDE_PX * gsd_m, SIDE_PX * gsd_m), targets=_targets(labels),
+                 geobox=tiles[-1].geobox)  # fmt: skip
 
 
 def _read(
