@@ -246,10 +246,16 @@ def test_two_datasets_in_one_cache_keep_their_own_statistics(embedded, tmp_path)
 
 
 def test_two_training_splits_in_one_cache_keep_their_own_statistics(embedded, tmp_path):
-    first = embedded("timesen2crop", tmp_path / "both")
-    second = embedded("timesen2crop", tmp_path / "both", "--data.train-frac=0.5") - first
-    assert second
-    assert second <= embedded("timesen2crop", tmp_path / "alone", "--data.train-frac=0.5")
+    first, other = embedded("timesen2crop", tmp_path / "both"), ["--data.train=val", "--data.val=train"]
+    second = embedded("timesen2crop", tmp_path / "both", *other) - first
+    assert second == embedded("timesen2crop", tmp_path / "alone", *other)
+
+
+@pytest.mark.filterwarnings("ignore:no training tile of")
+def test_a_share_of_the_training_tiles_is_standardised_as_all_of_them(embedded, tmp_path):
+    whole = embedded("timesen2crop", tmp_path / "whole")
+    some = embedded("timesen2crop", tmp_path / "some", "--data.train-frac=0.5")
+    assert len(whole & some) == 2, "of the tiles of val and test"
 
 
 def test_every_turn_is_standardised_by_its_own_training_tiles(embedded, tmp_path):

@@ -326,6 +326,30 @@ def test_validation_is_held_out_by_the_blocks_of_ground_that_the_data_are_split_
     assert data.selected_on == "0.2 of train, held out by blocks of 3000 m"
 
 
+def test_a_share_of_the_training_tiles_that_lacks_a_class_is_told(tmp_path):
+    data = _in_blocks(tmp_path, 12)
+    with pytest.warns(
+        UserWarning, match=r"no training tile of [pq] among the 1 of \d+ that --data.train-frac 0.01 drew"
+    ):
+        found = open_data(replace(data, train_frac=0.01), 0)
+    assert found.uncut.train.ids == open_data(data, 0).train.ids
+    assert found.uncut.uncut.train.ids == found.uncut.train.ids
+    open_data(replace(data, train_frac=0.9), 0)  # without a warning
+
+
+@pytest.mark.filterwarnings("ignore:no training tile of")
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_statistics_are_those_of_all_training_tiles_whatever_share_of_their_labels_is_used(command, run_task, tmp_path):
+    root = miniature("timesen2crop", tiles=12)
+    status, _, err = run_task(command, "--data.dataset=timesen2crop", f"--data.root={root}", "--epochs=1",
+                              "--data.train-frac=0.5", "--report=false")  # fmt: skip
+    assert status == 0, err
+    run, num_train = tmp_path / "run", len(open_dataset("timesen2crop", root, "train"))
+    (told,) = json.loads((run / STATISTICS).read_text())["provenance"].values()
+    assert told["tiles"] == num_train
+    assert json.loads((run / "scores.json").read_text())["data"]["train"]["tiles"] == round(num_train / 2)
+
+
 def test_validation_cannot_be_held_out_of_one_block(tmp_path):
     data = _in_blocks(tmp_path, 12)
     text = Path(data.dataset).read_text()

@@ -175,7 +175,7 @@ def _extracted(
 def _of_turn(data: OpenData, turns: Turns, turn: int) -> OpenData:
     """Return the data with the training tiles of a turn."""
     if not turns.is_crossed:
-        return data
+        return data.uncut
     tables = [tiles.samples.columns for tiles in data.splits.values()]
     every = TableOfTiles(**{name: np.concatenate([one[name] for one in tables]) for name in tables[0]})
     return replace(data, train=replace(data.train, samples=every.take(turns.roles[turn] == TRAIN)))

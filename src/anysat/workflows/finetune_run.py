@@ -34,7 +34,7 @@ from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
 from anysat.workflows.answer import Answer
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.labelled_data import OpenData, open_data
+from anysat.workflows.labelled_data import OpenData, has_list, open_data
 from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
@@ -131,7 +131,7 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     check_seen(data, view.dense)  # before anything slow
     task = _task(config, data)
     whose = with_statistics(
-        encoder, data, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
+        encoder, data.uncut, config.statistics, modalities, run.path, config.seed, is_writer=run.is_writer,
         are_used=bool(checkpoint_steps(run.checkpoints)),
     )  # fmt: skip
     check_begun(run, read, encoder.normaliser)
@@ -154,7 +154,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
     """Return the task. Training targets are read only if it depends on them."""
     balanced, is_sample = config.class_weights == "balanced", False
     truth = torch.empty(0)
-    if balanced and _has_list(data):
+    if balanced and has_list(data):
         truth = torch.as_tensor(data.train.labels())
     elif balanced or data.target.kind == "value":
         numbers = range(0, len(data.train), -(-len(data.train) // MOST_TARGETS))
@@ -170,12 +170,6 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
     return fitted_task(
         data.target, truth, balanced, void_output=config.void_output, monitor=config.monitor, is_sample=is_sample
     )
-
-
-def _has_list(data: OpenData) -> bool:
-    """Whether the target is the class that the dataset lists for every tile, so that no tile has to be read."""
-    listed = [one for one in data.record.targets if (one.level, one.kind) == ("tile", "class")]
-    return data.record.list_labels is not None and data.target.name == next(iter(one.name for one in listed), None)
 
 
 def _fitted(config: FinetuneConfig, data: OpenData, objective: FineTuning, run: RunFolder) -> Fitted:

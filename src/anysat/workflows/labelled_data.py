@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,13 @@ class OpenData:
     """Statistics that came with the data, or None."""
     selected_on: str = "val"
     """What `val` is: the name of a split, or a share of the training tiles."""
+    whole_train: Any = None
+    """All training tiles, if `train` is a share of them."""
+
+    @property
+    def uncut(self) -> OpenData:
+        """The same data with all training tiles, for what needs no labels, such as statistics."""
+        return self if self.whole_train is None else replace(self, train=self.whole_train, whole_train=None)
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -91,10 +99,13 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
         by = "" if record.block_m is None else f" by blocks of {record.block_m:g} m"
         selected_on = f"{data.val_frac:.3g} of {data.train}, held out{by}"
         train, val = _held_out(train, data.val_frac, seed, record.block_m)
-    train = _share(train, data.train_frac, seed)
     _check_apart({"train": train, "val": val, "test": test}, record.name)
-    return OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
-                    selected_on=selected_on)  # fmt: skip
+    found = OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
+                     selected_on=selected_on)  # fmt: skip
+    if data.train_frac < 1:
+        found = replace(found, train=_share(train, data.train_frac, seed), whole_train=train)
+        _warn_of_missing(found, data.train_frac)
+    return found
 
 
 def _empty(option: str, split: str, every: AnyDataset) -> InputError:
@@ -165,9 +176,28 @@ def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: 
     return tiles.take(np.flatnonzero(~is_val)), tiles.take(np.flatnonzero(is_val))
 
 
+def has_list(data: OpenData) -> bool:
+    """Whether the target is the class that the dataset lists for every tile, so that no tile has to be read."""
+    listed = [one for one in data.record.targets if (one.level, one.kind) == ("tile", "class")]
+    return data.record.list_labels is not None and data.target.name == next(iter(one.name for one in listed), None)
+
+
+def _warn_of_missing(data: OpenData, share: float) -> None:
+    """Warn of classes of which no training tile was drawn, if the dataset lists them."""
+    if not has_list(data):
+        return
+    known, drawn = (set(tiles.labels().tolist()) for tiles in (data.whole_train, data.train))
+    missing = [name for number, name in enumerate(data.target.classes) if number in known - drawn]
+    if missing:
+        warnings.warn(
+            f"no training tile of {', '.join(missing)} among the {len(data.train)} of {len(data.whole_train)} that "
+            f"--data.train-frac {share:g} drew; a class without labels cannot be learned. Take a larger "
+            "share or another --seed",
+            stacklevel=2,
+        )
+
+
 def _share(tiles: Any, share: float, seed: int) -> Any:
-    if share >= 1:
-        return tiles
     order = np.random.default_rng([seed, 2]).permutation(len(tiles))
     return tiles.take(np.sort(order[: max(1, round(share * len(tiles)))]))
 

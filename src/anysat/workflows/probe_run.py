@@ -103,7 +103,7 @@ def _prepared(
         dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
     )  # fmt: skip
     check_seen(data, view.dense)
-    whose = with_statistics(encoder, data, config.statistics, modalities, run.path, config.seed)
+    whose = with_statistics(encoder, data.uncut, config.statistics, modalities, run.path, config.seed)
     check_begun(run, read, encoder.normaliser)
     precision = find_precision(config.precision, encoder.device)
     cache = Path(config.cache) if config.cache is not None else run.path / FEATURES
