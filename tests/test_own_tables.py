@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from anysat.data.base import find_dataset, open_dataset
 from anysat.data.own.tables import read_table
-from anysat.errors import SourceError
-from own_builders import image, tabled
+from anysat.errors import RecordError, SourceError
+from own_builders import described, image, tabled
 
 
 def _geojson(path, *features, **content):
@@ -111,3 +112,61 @@ def test_a_reference_system_written_in_another_way_is_taken(tmp_path, crs):
 def test_a_reference_system_that_is_not_in_degrees_or_unknown_is_refused(tmp_path, crs):
     with pytest.raises(SourceError, match=r"tiles\.geojson: its places are in"):
         read_table(_geojson(tmp_path / "tiles.geojson", _point(), crs=crs))
+
+
+def _parquet(path, **columns):
+    from pyarrow import parquet, table
+
+    parquet.write_table(table(columns), path)
+
+
+_LISTS = {"id": ["t0", "t1"], "labels": [["Pastures", "Arable land, irrigated"], ["Pastures"]], "split": ["train"] * 2}
+
+
+@pytest.mark.parametrize("said", [{}, {"separator": "|"}, {"classes": ["Arable land, irrigated", "Pastures"]}])
+def test_a_column_of_lists_is_several_labels(tmp_path, said):
+    """As in the metadata.parquet of BigEarthNet v2."""
+    image(tmp_path / "s2" / "t0.tif")
+    image(tmp_path / "s2" / "t1.tif")
+    _parquet(tmp_path / "tiles.parquet", **_LISTS)
+    data = described(tmp_path, tiles="tiles.parquet", targets={"corine": {"column": "labels", **said}})
+    dataset = open_dataset(data, tmp_path, "all")
+    target = dataset.record.target("corine")
+    assert (target.kind, target.classes) == ("labels", ("Arable land, irrigated", "Pastures"))
+    assert [tile.targets["corine"].tolist() for tile in dataset] == [[1, 1], [0, 1]]
+
+
+def test_a_property_of_lists_is_several_labels(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    _geojson(tmp_path / "tiles.geojson", _point(tags=["b", "a"]), _point("t1", tags="c"))
+    data = described(tmp_path, tiles="tiles.geojson", targets={"tags": {"column": "tags"}})
+    assert open_dataset(data, tmp_path, "all")[0].targets["tags"].tolist() == [1, 1, 0]
+
+
+def test_a_label_that_contains_the_separator_asks_for_another(tmp_path):
+    image(tmp_path / "s2" / "t0.tif")
+    _parquet(tmp_path / "tiles.parquet", **_LISTS)
+    said = {"column": "labels", "separator": ","}
+    with pytest.raises(SourceError, match=r"row 1, id 't0', has the label 'Arable land, irrigated', .* separator ','"):
+        open_dataset(described(tmp_path, tiles="tiles.parquet", targets={"corine": said}), tmp_path, "all")
+
+
+def test_lists_of_a_table_in_the_data_folder_ask_for_a_separator(tmp_path):
+    image(tmp_path / "data" / "s2" / "t0.tif")
+    _parquet(tmp_path / "data" / "tiles.parquet", **_LISTS)
+    said = {"column": "labels", "classes": ["Pastures"]}
+    with pytest.raises(SourceError, match=r"row 1, id 't0', has a list as 'labels'.*give the target a `separator`"):
+        open_dataset(described(tmp_path, tiles="tiles.parquet", targets={"corine": said}), tmp_path / "data", "all")
+
+
+def test_a_column_that_can_be_no_label_is_said_to_be_there(tmp_path):
+    _parquet(tmp_path / "tiles.parquet", id=["t0"], crop=[{"name": "rye"}])
+    with pytest.raises(SourceError, match=r"column 'crop' holds struct<name: string>"):
+        find_dataset(described(tmp_path, tiles="tiles.parquet", targets={"crop": {"column": "crop"}}))
+
+
+def test_a_number_for_no_label_has_no_effect_on_lists(tmp_path):
+    _parquet(tmp_path / "tiles.parquet", **_LISTS)
+    said = {"column": "labels", "ignore": -1}
+    with pytest.raises(RecordError, match="ignore: expected no value"):
+        find_dataset(described(tmp_path, tiles="tiles.parquet", targets={"corine": said}))

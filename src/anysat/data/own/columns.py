@@ -89,6 +89,38 @@ def _reading_csv(path: Path) -> Iterator[None]:
         raise
 
 
+def check_column(path: Path, column: str, names: Sequence[str]) -> None:
+    """Refuse a column that is not among the names from `column_names`.
+
+    Raises:
+        SourceError: It is in the file, but holds something else than numbers, text or dates.
+        UnknownNameError: It is not in the file.
+    """
+    if column in names:
+        return
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        with reading(path):
+            schema = parquet.read_schema(path)
+        if column in schema.names:
+            problem = f"column {column!r} holds {schema.field(column).type}"
+            raise SourceError(path, problem, "write one number, text or date in each cell")
+    raise UnknownNameError(f"column of {path}", column, names)
+
+
+def read_items(path: Path, column: str) -> list[str]:
+    """Read the distinct items of a column of lists in a Parquet file, as texts.
+
+    Raises:
+        SourceError: The file cannot be read.
+    """
+    from pyarrow import compute
+
+    lists = _read(path, [column], None)[column]
+    return [as_text(item) for item in compute.unique(compute.list_flatten(lists)).to_pylist()]
+
+
 def read_cells(path: Path, columns: Sequence[str]) -> dict[str, Cells]:
     """Read columns as distinct cells: text in a CSV, the stored values in a Parquet file.
 

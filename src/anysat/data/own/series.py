@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.own.columns import Cells, column_names, read_numbers, read_texts
+from anysat.data.own.columns import Cells, check_column, column_names, read_numbers, read_texts
 from anysat.data.own.days import TableColumns, read_day_columns, read_days, say_column
 from anysat.data.own.tables import as_number, is_no_id, with_place
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
@@ -308,8 +308,7 @@ def read_tile_rows(
     """
     names = column_names(path)
     for name in needed:
-        if name not in names:
-            raise UnknownNameError(f"column of {path}", name, names)
+        check_column(path, name, names)
     left = {"id", columns.date, *claimed} - {_id_column(path, columns, names), *needed}  # another `id` is no name
     texts = read_texts(path, [name for name in names if name not in left])
     ids = texts.pop(columns.id) if columns.id not in needed else texts[columns.id]

@@ -17,23 +17,28 @@ _MISSING_WORDS = ("na", "n/a", "#n/a", "<na>", "null", "none")
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
 SUFFIXES = (".csv", ".geojson", ".json", ".parquet")
 """Suffixes of tables that can be read."""
+_GEOJSON = (".geojson", ".json")
 SPLIT = "split"
 """Column that gives the split if the file says nothing else."""
+_ONE_TEXT = "write one text or number; if it holds several labels, give the target a `separator`, such as ';'"
 _WGS84 = ("CRS84", "4326")
 
 
-def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_table(
+    path: Path, needed: Sequence[str] = (), *, separators: Mapping[str, str] | None = None
+) -> list[dict[str, str]]:
     """Read rows of text by column; every row has the same columns.
 
     Args:
         path: A CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON whose properties are the
             columns and whose geometry gives the place.
         needed: Columns that the table must have.
+        separators: By column, the text to put between the items of a cell that is a list.
 
     Raises:
         MissingFileError: There is no such file.
-        SourceError: The table cannot be read or has no rows, the geometry of a feature is invalid or not in degrees, or
-            a needed property is a list.
+        SourceError: The table cannot be read or has no rows, the geometry of a feature is invalid or not in degrees, a
+            needed cell is a list without a separator, or an item contains its separator.
         UnknownNameError: A column is missing, or the file has another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -47,13 +52,45 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     for column in needed:
         if column not in names:
             raise UnknownNameError(f"column of {path}", column, names)
+    kind = "feature" if path.suffix.lower() in _GEOJSON else "row"
     for number, row in enumerate(rows, 1):
+        where = f"{kind} {number}, id {as_text(row.get('id'))!r},"
+        for column, separator in (separators or {}).items():
+            row[column] = _joined(path, where, row.get(column), separator)
         for column in needed:
             if isinstance(row.get(column), (list, dict)):
-                kind = type(row[column]).__name__
-                problem = f"feature {number}, id {as_text(row.get('id'))!r}, has a {kind} as {column!r}"
-                raise SourceError(path, problem, "write one text or number; several labels as `a;b`, with `separator`")
+                raise SourceError(path, f"{where} has a {type(row[column]).__name__} as {column!r}", _ONE_TEXT)
     return with_place([{name: as_text(row.get(name)) for name in names} for row in rows])
+
+
+def _joined(path: Path, where: str, cell: Any, separator: str) -> Any:
+    """Return a list of labels as one text; any other cell as it is."""
+    if not isinstance(cell, list) or any(isinstance(item, (list, dict)) for item in cell):
+        return cell
+    items = [as_text(item) for item in cell]
+    if unclear := [item for item in items if separator in item]:
+        problem = f"{where} has the label {unclear[0]!r}, which contains the separator {separator!r}"
+        raise SourceError(path, problem, "give the target another `separator`, which no label contains")
+    return separator.join(items)
+
+
+def holds_lists(path: Path, column: str) -> bool:
+    """Whether a column of a Parquet file, or a property of a GeoJSON, holds lists.
+
+    Raises:
+        MissingFileError: There is no such file.
+        SourceError: The table cannot be read.
+    """
+    if path.suffix.lower() in _GEOJSON:
+        return any(isinstance(row.get(column), list) for row in _rows(path))
+    if path.suffix.lower() != ".parquet":
+        return False
+    from pyarrow import types
+
+    schema = _schema(path)
+    return column in schema.names and bool(
+        types.is_list(kind := schema.field(column).type) or types.is_large_list(kind)
+    )
 
 
 def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -138,13 +175,19 @@ def as_text(value: Any) -> str:
 def _of_parquet(path: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet, types
 
+    names = [field.name for field in _schema(path) if not types.is_binary(field.type)]
+    with reading(path):
+        rows: list[dict[str, Any]] = parquet.read_table(path, columns=names).to_pylist()
+    return rows
+
+
+def _schema(path: Path) -> Any:
+    from pyarrow import parquet
+
     if not path.is_file():
         raise MissingFileError(path, "the table of the tiles")
     with reading(path):
-        schema = parquet.read_schema(path)
-        names = [field.name for field in schema if not types.is_binary(field.type)]
-        rows: list[dict[str, Any]] = parquet.read_table(path, columns=names).to_pylist()
-    return rows
+        return parquet.read_schema(path)
 
 
 def _of_geojson(path: Path, content: Any) -> list[dict[str, Any]]:

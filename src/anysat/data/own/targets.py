@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from anysat.data.base import Target
-from anysat.data.own.columns import LONG_SUFFIXES, column_names, read_texts
+from anysat.data.own.columns import LONG_SUFFIXES, check_column, column_names, read_items, read_texts
 from anysat.data.own.sections import Section, fits
-from anysat.data.own.tables import as_number, is_missing_word, is_no_label, read_table
-from anysat.errors import MissingFileError, SourceError, UnknownNameError
+from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
+from anysat.errors import MissingFileError, SourceError
 from anysat.patches import centimetres
 
 IGNORE = 255
 """Stored number of pixels without a label, unless the file gives another."""
 _NO_CLASS = -1
 """Number of pixels without a label if there are so many classes that `IGNORE` is one of them."""
+_BETWEEN_ITEMS = ";"
+"""Stands between the items of a list, unless the file gives another separator."""
 _KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "colours", "about")
 _POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
 """Suffixes of files of polygons, which cannot be label rasters."""
@@ -68,12 +70,13 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
     if section.has("column") == section.has("path"):
         raise section.refuse("column", "either a column of the table or the path of a raster")
     is_raster = section.has("path")
-    _refuse_unused(section, is_raster)
+    separator = _separator(section, table)
+    _refuse_unused(section, is_raster, has_several=separator is not None)
     if not is_raster and table is None:
         raise section.refuse("column", "a raster, because there is no table of tiles")
-    classes = () if section.has("unit") else _classes(section, file, table)
+    classes = () if section.has("unit") else _classes(section, file, table, separator)
     values = _values(section, classes, is_raster)
-    kind = "value" if section.has("unit") else "labels" if section.has("separator") else "class"
+    kind = "value" if section.has("unit") else "labels" if separator is not None else "class"
     ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
     if is_raster and ignore in values:
         shown = ", ".join(map(str, values[:_SHOWN])) + (" …" if len(values) > _SHOWN else "")
@@ -98,14 +101,29 @@ def _target(name: str, section: Section, tile_m: float, file: Path, table: Path 
     )  # fmt: skip
     return OwnTarget(
         target=target, column=section.text("column", None), path=_path(section) if is_raster else None, values=values,
-        ignore=ignore, separator=section.text("separator", None),
+        ignore=ignore, separator=separator,
     )  # fmt: skip
 
 
-def _refuse_unused(section: Section, is_raster: bool) -> None:
+def _separator(section: Section, table: Path | None) -> str | None:
+    """Return the text between the labels of a cell, also of a column of lists; None for one class or value."""
+    given: str | None = section.text("separator", None)
+    is_class = section.has("column") and not section.has("unit")
+    if (
+        given is None
+        and is_class
+        and table is not None
+        and table.is_file()
+        and holds_lists(table, section.text("column"))
+    ):
+        return _BETWEEN_ITEMS
+    return given
+
+
+def _refuse_unused(section: Section, is_raster: bool, *, has_several: bool) -> None:
     unused: tuple[str, ...] = ("separator",) if is_raster else ("values", "gsd_m")
     unused += ("classes", "values", "separator", "ignore", "colours") if section.has("unit") else ("limits",)
-    unused += ("ignore",) if section.has("separator") else ()  # a tile has exactly the labels that its cell names
+    unused += ("ignore",) if has_several else ()  # a tile has exactly the labels that its cell names
     for key in unused:
         if section.has(key):
             raise section.refuse(key, "no value, it has no effect here (a value has a `unit`, a class has `classes`)")
@@ -159,18 +177,19 @@ def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tupl
     return values or tuple(range(len(classes)))
 
 
-def _cells(table: Path, column: str) -> list[str]:
-    """Return the cells of a column, which may repeat."""
+def _cells(table: Path, column: str, separator: str | None) -> list[str]:
+    """Return the cells of a column, or the items of its lists. They may repeat."""
     if table.suffix.lower() not in LONG_SUFFIXES:
-        return [row[column] for row in read_table(table, (column,))]
-    names = column_names(table)
-    if column not in names:
-        raise UnknownNameError(f"column of {table}", column, names)
+        separators = {} if separator is None else {column: separator}
+        return [row[column] for row in read_table(table, (column,), separators=separators)]
+    if holds_lists(table, column):
+        return read_items(table, column)
+    check_column(table, column, column_names(table))
     cells: list[str] = read_texts(table, [column])[column].names
     return cells
 
 
-def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...]:
+def _classes(section: Section, file: Path, table: Path | None, separator: str | None) -> tuple[str, ...]:
     """Return the names given, or those found in the table, in alphabetical order."""
     given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
     if given:
@@ -184,8 +203,8 @@ def _classes(section: Section, file: Path, table: Path | None) -> tuple[str, ...
     if not table.is_file():
         raise MissingFileError(table, f"the table of {file}, tiles; give {section.where.rpartition(', ')[2]}, "
                                "classes, where the table lies in the data folder")  # fmt: skip
-    column, separator = section.text("column"), section.text("separator", None)
-    cells = _cells(table, column)
+    column = section.text("column")
+    cells = _cells(table, column, separator)
     ignore = section.whole("ignore", None)
     names = {name.strip() for cell in cells for name in (cell.split(separator) if separator else [cell])}
     if unclear := sorted(filter(is_missing_word, names)):

@@ -68,7 +68,8 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
         if data.tables_of_tiles:
             rows = rows_of_series(data, folder.root, fields)
         else:
-            rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})])
+            separators = {own.column: own.separator for own in data.targets if own.column and own.separator}
+            rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})], separators=separators)
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
     found = folder.find(data.first.key)
     kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
