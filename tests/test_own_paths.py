@@ -1,6 +1,7 @@
 """Where a user's own files lie, and what is said about their numbers: odd names, folders that are splits, masks."""
 
 import datetime
+import re
 
 import numpy as np
 import pytest
@@ -63,6 +64,45 @@ def test_folders_may_be_the_splits_without_a_table(tmp_path, field):
     splits = {"column": field, "train": ["training"], "test": ["testing"]}
     content = _at(f"{{{field}}}/{{id}}.tif")
     assert open_dataset(described(tmp_path, splits=splits, **content), tmp_path, "test").ids == ["testing0"]
+
+
+@pytest.mark.parametrize("field", ["label", "split"])
+@pytest.mark.parametrize("said", [{}, {"classes": ["Forest", "Water"]}])
+def test_folders_may_be_the_classes_without_a_table(tmp_path, field, said):
+    for folder in ("Water", "Forest"):
+        image(tmp_path / folder / f"{folder}_1.tif")
+    (tmp_path / "about").mkdir()
+    (tmp_path / "about" / ".hidden.tif").write_text("")
+    splits = {"shares": {"train": 1}}
+    dataset = _open(
+        tmp_path, targets={"lc": {"column": field, **said}}, splits=splits, **_at(f"{{{field}}}/{{id}}.tif")
+    )
+    assert dataset.record.target("lc").classes == ("Forest", "Water")
+    assert dataset.labels().tolist() == [int(tile.targets["lc"]) for tile in dataset] == [0, 1]
+
+
+def test_a_value_may_be_a_field_of_the_path(tmp_path):
+    image(tmp_path / "t0_12.5.tif")
+    dataset = _open(tmp_path, targets={"height": {"column": "m", "unit": "m"}}, **_at("{id}_{m}.tif"))
+    assert float(dataset[0].targets["height"]) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ({"column": "labels"}, "column: expected a raster, or a field of the path '{label}/{id}.tif', because"),
+        ({"column": "label"}, "classes: expected a list of names, because no file beside mine.yaml fits the path"),
+    ],
+)
+def test_classes_that_no_path_has_are_asked_for(tmp_path, target, told):
+    with pytest.raises(RecordError, match=re.escape(told)):
+        find_dataset(described(tmp_path, targets={"lc": target}, **_at("{label}/{id}.tif")))
+
+
+def test_a_class_that_is_not_listed_is_named_with_its_tile(tmp_path):
+    image(tmp_path / "Water" / "t0.tif")
+    with pytest.raises(SourceError, match="tile 't0' has 'Water' in column 'label'; its classes are Forest"):
+        _open(tmp_path, targets={"lc": {"column": "label", "classes": ["Forest"]}}, **_at("{label}/{id}.tif"))
 
 
 def test_a_split_column_that_no_path_has_needs_a_table(tmp_path):

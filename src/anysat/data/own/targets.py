@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from anysat.data.base import Target
 from anysat.data.own.columns import LONG_SUFFIXES, check_column, column_names, read_items, read_texts
+from anysat.data.own.found import found_names
+from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import Section, fits
 from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
 from anysat.errors import MissingFileError, SourceError
@@ -31,7 +33,7 @@ class OwnTarget:
 
     target: Target
     column: str | None
-    """Column of the table; None for a raster."""
+    """Column of the table, or field of the path by which tiles are found; None for a raster."""
     path: str | None
     """Path of each tile's raster; None for a column."""
     values: tuple[int, ...]
@@ -46,14 +48,17 @@ class OwnTarget:
         return _is_unlabelled(cell, self.ignore)
 
 
-def read_targets(top: Section, tile_m: float, file: Path, table: Path | None) -> tuple[OwnTarget, ...]:
-    """Read the targets of a file. Classes of a column that are not listed are looked up in the table.
+def read_targets(
+    top: Section, tile_m: float, file: Path, table: Path | None, found_by: str | None
+) -> tuple[OwnTarget, ...]:
+    """Read the targets of a file. Classes of a column that are not listed are looked up in the table or the folders.
 
     Args:
         top: The whole file.
         tile_m: Side of a tile in metres.
         file: Path of the file, for messages.
         table: Path of the table of the tiles, taken to lie beside the file; None if there is none.
+        found_by: Without a table, the path by which tiles are found, whose fields are the columns.
 
     Raises:
         RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value.
@@ -61,20 +66,24 @@ def read_targets(top: Section, tile_m: float, file: Path, table: Path | None) ->
     """
     given = top.get("targets", dict, "targets by name", {})
     return tuple(
-        _target(name, top.part(f"targets.{name}", content, _KEYS), tile_m, file, table)
+        _target(name, top.part(f"targets.{name}", content, _KEYS), tile_m, file, table, found_by)
         for name, content in given.items()
     )
 
 
-def _target(name: str, section: Section, tile_m: float, file: Path, table: Path | None) -> OwnTarget:
+def _target(
+    name: str, section: Section, tile_m: float, file: Path, table: Path | None, found_by: str | None
+) -> OwnTarget:
     if section.has("column") == section.has("path"):
         raise section.refuse("column", "either a column of the table or the path of a raster")
     is_raster = section.has("path")
     separator = _separator(section, table)
     _refuse_unused(section, is_raster, has_several=separator is not None)
-    if not is_raster and table is None:
-        raise section.refuse("column", "a raster, because there is no table of tiles")
-    classes = () if section.has("unit") else _classes(section, file, table, separator)
+    if not is_raster and found_by is not None and section.text("column") not in fields_of(file_of(found_by)):
+        raise section.refuse(
+            "column", f"a raster, or a field of the path {as_written(found_by)!r}, because there is no table of tiles"
+        )
+    classes = () if section.has("unit") else _classes(section, file, table, found_by, separator)
     values = _values(section, classes, is_raster)
     kind = "value" if section.has("unit") else "labels" if separator is not None else "class"
     ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
@@ -189,8 +198,10 @@ def _cells(table: Path, column: str, separator: str | None) -> list[str]:
     return cells
 
 
-def _classes(section: Section, file: Path, table: Path | None, separator: str | None) -> tuple[str, ...]:
-    """Return the names given, or those found in the table, in alphabetical order."""
+def _classes(
+    section: Section, file: Path, table: Path | None, found_by: str | None, separator: str | None
+) -> tuple[str, ...]:
+    """Return the names given, or those found in the table or among the files, in alphabetical order."""
     given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
     if given:
         if len(set(map(str, given))) < len(given):
@@ -198,8 +209,15 @@ def _classes(section: Section, file: Path, table: Path | None, separator: str | 
         if any(map(is_no_label, map(str, given))):
             raise section.refuse("classes", "names other than nan and the empty one, which stand for no label")
         return tuple(map(str, given))
-    if section.has("path") or table is None:
+    if section.has("path"):
         raise section.refuse("classes", "a list of names")
+    if found_by is not None:
+        found = found_names(file.parent, found_by, section.text("column"))
+        if not found:
+            raise section.refuse("classes", f"a list of names, because no file beside {file.name} fits the path "
+                                 f"{as_written(found_by)!r}; or move {file.name} into the data folder")  # fmt: skip
+        return tuple(sorted(found))
+    assert table is not None, section.where
     if not table.is_file():
         raise MissingFileError(table, f"the table of {file}, tiles; give {section.where.rpartition(', ')[2]}, "
                                "classes, where the table lies in the data folder")  # fmt: skip

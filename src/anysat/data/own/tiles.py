@@ -15,6 +15,7 @@ from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
+from anysat.data.own.found import found_rows
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
@@ -71,9 +72,7 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
             separators = {own.column: own.separator for own in data.targets if own.column and own.separator}
             rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})], separators=separators)
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
-    found = folder.find(data.first.key)
-    kept = [row for row in found if not row["id"].startswith(".") and _is_imagery(folder.path(data.first.key, **row))]
-    return [with_cell(row) for row in kept], folder.root / as_written(data.first.path)
+    return found_rows(folder, data.first.key), folder.root / as_written(data.first.path)
 
 
 def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path) -> None:
@@ -89,13 +88,6 @@ def _check_series(data: OwnData, root: Path, ids: NDArray[np.str_], source: Path
                 series.path, f"{len(absent)} of {len(ids)} tiles of {source} have no row, such as {str(absent[0])!r}; "
                 f"its own ids are such as {series.ids[0]!r}", other,
             )  # fmt: skip
-
-
-def _is_imagery(path: Path) -> bool:
-    """Whether a file or folder is imagery of a kind that can be read."""
-    from anysat.geo.formats import KINDS
-
-    return any(kind.fits(path) for kind in KINDS)
 
 
 def _check_paths(data: OwnData, row: Row, number: int, source: Path) -> None:
