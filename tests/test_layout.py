@@ -157,6 +157,36 @@ def test_neighbours_are_in_one_split():
     assert set(split) == {"train", "test"}
 
 
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_give_each_split_its_share_of_few_places(seed):
+    """Asked for 15 %, blocks that were drawn each by itself gave 0 to 46 %."""
+    x, y = np.random.default_rng(0).uniform(0, 640, (2, 46))
+    split = split_by_place(x, y, SHARES, 160, seed)
+    assert all(abs((split == name).mean() - share) < 0.05 for name, share in SHARES.items())
+    assert (split == split_by_place(x[::-1], y[::-1], SHARES, 160, seed)[::-1]).all(), "whatever the order of places"
+    assert (split != split_by_place(x, y, SHARES, 160, seed + 1)).any()
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1], [90, 1, 1], [5, 4, 3, 1]])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_split_is_empty_where_there_are_as_many_blocks(counts, seed):
+    x = np.repeat(np.arange(len(counts)) * 10.0, counts)
+    assert set(split_by_place(x, 0 * x, SHARES, 10, seed)) == set(SHARES)
+    assert set(split_by_place(x, 0 * x, SHARES | {"val": 0.0}, 10, seed)) == {"train", "test"}
+
+
+def test_large_and_small_blocks_come_into_each_split():
+    """Otherwise the test would be on sparse ground only."""
+    x, y = np.abs(np.random.default_rng(1).normal(0, 2e4, (2, 3000)))
+    numbers = block_numbers(x, y, 5000)
+    size = np.bincount(numbers)[numbers]
+    found = [size[split_by_place(x, y, SHARES, 5000, seed) == "test"].mean() for seed in range(10)]
+    assert np.mean(found) == pytest.approx(size.mean(), rel=0.1)
+
+
 @pytest.mark.parametrize("lat", [-69.0, -33.0, 0.0, 52.0, 69.0])
 def test_a_block_is_as_wide_as_it_is_high_wherever_it_is(lat):
     """At 52 degrees a square of an equal-area map would be 7 km wide and 14 km high."""

@@ -22,9 +22,7 @@ def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int =
     >>> split_by_name(["a", "b", "a"], {"train": 0.8, "val": 0.2}).tolist()
     ['train', 'val', 'train']
     """
-    total = sum(shares.values())
-    if not shares or min(shares.values()) < 0 or total <= 0:
-        raise RecordError("split shares", dict(shares), "a positive share for at least one split")
+    total = _total(shares)
     unique, places = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     draws = np.array([_draw(f"{seed}:{name}") for name in unique])
     ends = np.cumsum(list(shares.values())) / total
@@ -35,9 +33,33 @@ def split_by_name(names: Sequence[str], shares: Mapping[str, float], seed: int =
 def split_by_place(
     x_m: ArrayLike, y_m: ArrayLike, shares: Mapping[str, float], block_m: float, seed: int = 0
 ) -> NDArray[np.str_]:
-    """Draw a split for each place, the same for all places in a square block of ground; see `ground_m`."""
+    """Draw a split for each place, the same for all places in a square block of ground; see `ground_m`.
+
+    Blocks are drawn one by one, the largest first and equal ones in random order. Each goes to a random one of the
+    splits that it brings nearer to their share of the places, in proportion to what they lack. A split is empty only if
+    there are fewer blocks than splits. The draws depend on seed and block alone, but what splits lack depends on all
+    places.
+
+    >>> split_by_place([5, 6, 15, 25], [5, 5, 5, 5], {"train": 0.5, "test": 0.5}, block_m=10).tolist() in (
+    ...     ["train", "train", "test", "test"], ["test", "test", "train", "train"])
+    True
+    """
     columns, rows = (np.floor(np.asarray(values, float) / block_m).astype(int) for values in (x_m, y_m))
-    return split_by_name([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], shares, seed)
+    blocks = np.array([f"{row}/{column}" for row, column in zip(rows, columns, strict=True)], str)
+    names, places, counts = np.unique(blocks, return_inverse=True, return_counts=True)
+    lacking = np.array(list(shares.values())) / _total(shares) * len(blocks)
+    is_empty = lacking > 0
+    order = sorted(range(len(names)), key=lambda block: (-counts[block], _draw(f"order:{seed}:{names[block]}")))
+    chosen = np.zeros(len(names), np.int64)
+    for num_left, block in zip(range(len(names), 0, -1), order, strict=True):
+        may = is_empty if num_left <= is_empty.sum() else lacking >= counts[block] / 2
+        weights = np.where(may, lacking, 0) if may.any() else lacking == lacking.max()
+        ends = np.cumsum(weights) / weights.sum()
+        split = int(np.searchsorted(ends, _draw(f"{seed}:{names[block]}"), side="right"))
+        lacking[split] -= counts[block]
+        is_empty[split] = False
+        chosen[block] = split
+    return np.array(list(shares))[chosen][places]
 
 
 def ground_m(lon: ArrayLike, lat: ArrayLike, block_m: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -80,6 +102,13 @@ def fold_numbers(groups: ArrayLike, num_folds: int, seed: int = 0) -> NDArray[np
         fold_of[group] = held.argmin()
         held[fold_of[group]] += counts[group]
     return fold_of[places.reshape(-1)]
+
+
+def _total(shares: Mapping[str, float]) -> float:
+    total = sum(shares.values())
+    if not shares or min(shares.values()) < 0 or total <= 0:
+        raise RecordError("split shares", dict(shares), "a positive share for at least one split")
+    return total
 
 
 def _draw(text: str) -> float:
