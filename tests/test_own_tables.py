@@ -6,7 +6,7 @@ import pytest
 
 from anysat.data.base import find_dataset, open_dataset
 from anysat.data.own.tables import read_table
-from anysat.errors import RecordError, SourceError
+from anysat.errors import RecordError, SourceError, UnknownNameError
 from own_builders import described, image, tabled
 
 
@@ -170,3 +170,93 @@ def test_a_number_for_no_label_has_no_effect_on_lists(tmp_path):
     said = {"column": "labels", "ignore": -1}
     with pytest.raises(RecordError, match="ignore: expected no value"):
         find_dataset(described(tmp_path, tiles="tiles.parquet", targets={"corine": said}))
+
+
+_SQUARES = [(4.0, 50.0), (4.5, 50.5)]
+
+
+def _parcels(path, crs="EPSG:32631", **columns):
+    """Squares of 40 m around two places in degrees, and a third row without a geometry."""
+    import geopandas
+    import shapely
+
+    places = geopandas.GeoSeries([shapely.Point(place) for place in _SQUARES], crs="EPSG:4326")
+    squares = [*places.to_crs("EPSG:32631").buffer(20, cap_style="square"), None]
+    frame = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(squares, crs="EPSG:32631"))
+    frame.to_crs(crs).to_file(path)
+    return path
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:4326"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp"])
+def test_polygons_of_a_geopackage_or_shapefile_are_placed_at_their_centroid(tmp_path, suffix, crs):
+    path = _parcels(tmp_path / f"parcels{suffix}", crs, parcel=[1, 2, 3], crop=["rye", None, "oat"])
+    rows = read_table(path, ["id", "crop"], id_column="parcel")
+    assert [(row["id"], row["parcel"], row["crop"]) for row in rows] == [
+        ("1", "1", "rye"),
+        ("2", "2", ""),
+        ("3", "3", "oat"),
+    ]
+    found = [(float(row["lon"]), float(row["lat"])) for row in rows[:2]]
+    assert found == [pytest.approx(place, abs=1e-6) for place in _SQUARES]
+    assert (rows[2]["lon"], rows[2]["lat"]) == ("", "")
+
+
+def test_empty_numbers_and_days_of_a_geopackage_are_written_as_in_a_csv(tmp_path):
+    from datetime import date, datetime
+
+    days = [datetime(2020, 6, 1), None, datetime(2020, 6, 2)]
+    path = _parcels(tmp_path / "parcels.gpkg", id=["a", "b", "c"], yield_t=[3.0, None, 1.5], day=days)
+    rows = read_table(path)
+    assert [row["yield_t"] for row in rows] == ["3", "", "1.5"]
+    assert [row["day"] for row in rows] == [str(date(2020, 6, 1)), "", str(date(2020, 6, 2))]
+
+
+def test_a_layer_of_parcels_is_a_dataset(tmp_path):
+    """With the id in a column of the user's own name, for the path and the classes, too."""
+    image(tmp_path / "s2" / "p1.tif")
+    _parcels(tmp_path / "parcels.gpkg", parcel=["p1", "p2", "p3"], id=[7, 8, 9], crop=["rye", "oat", "rye"])
+    targets = {"crop": {"column": "crop"}}
+    data = described(tmp_path, tiles="parcels.gpkg", columns={"id": "parcel"}, targets=targets)
+    dataset = open_dataset(data, tmp_path, "all")
+    assert (dataset.ids, dataset.labels().tolist()) == (["p1", "p2", "p3"], [1, 0, 1])
+
+
+def test_polygons_without_a_reference_system_are_refused(tmp_path):
+    path = _parcels(tmp_path / "parcels.shp", id=[1, 2, 3])
+    path.with_suffix(".prj").unlink()
+    with pytest.raises(SourceError, match=r"parcels\.shp: its polygons have no reference system"):
+        read_table(path)
+
+
+def test_a_geopackage_of_several_layers_is_refused(tmp_path):
+    import geopandas
+
+    path = _parcels(tmp_path / "parcels.gpkg", id=[1, 2, 3])
+    geopandas.read_file(path).to_file(path, layer="north")
+    with pytest.raises(SourceError, match="it has several layers with geometries: parcels, north; save the layer of"):
+        read_table(path)
+
+
+def test_a_table_without_ids_says_how_to_name_their_column(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"'id'; .*parcel.* `columns: \{id: NAME\}`"):
+        tabled(tmp_path, "parcel,crop\nt0,rye\n")
+    with pytest.raises(UnknownNameError, match=r"'plot'; .*parcel"):
+        tabled(tmp_path, "parcel,crop\nt0,rye\n", columns={"id": "plot"})
+    assert tabled(tmp_path, "parcel,id\nt0,7\n", columns={"id": "parcel"}).ids == ["t0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"columns": {"id": "parcel"}}, "columns: expected no value, because there is no table"),
+        ({"columns": {"date": "day"}, "tiles": "t.csv"}, "unknown key of .*columns 'date'"),
+        (
+            {"columns": {"id": "parcel"}, "tiles": "t.csv", "targets": {"a": {"column": "id", "classes": ["b"]}}},
+            "targets.a, column: expected the name of a column: `id` is the name of a tile, from column 'parcel'",
+        ),
+    ],
+)
+def test_a_column_of_ids_without_effect_is_refused(tmp_path, content, told):
+    with pytest.raises((RecordError, UnknownNameError), match=told):
+        find_dataset(described(tmp_path, **content))

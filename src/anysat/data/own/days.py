@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anysat.data.own.columns import read_cells
-from anysat.data.own.tables import as_number
+from anysat.data.own.tables import as_number, say_column
 from anysat.errors import SourceError, UnknownNameError
 from anysat.observation import Dates, calendar_date
 
@@ -37,11 +37,6 @@ class DayColumns(NamedTuple):
 
     day: np.datetime64
     columns: Mapping[str, str]
-
-
-def say_column(key: str) -> str:
-    """Return advice for a missing column."""
-    return f"Say which it is as `columns: {{{key}: NAME}}`"
 
 
 def read_days(path: Path, columns: TableColumns) -> Dates:

@@ -22,7 +22,7 @@ MAX_TILE_M = 1e7
 """Longest length that is accepted, in metres: a quarter of the Earth's circumference."""
 _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
-_KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "centre",
+_KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "columns", "centre",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
 
 
@@ -55,6 +55,8 @@ class OwnData:
     patch_sizes_m: tuple[float, ...]
     tiles: str | None
     """Table of the tiles; None if tiles are found by the paths of their files."""
+    id_column: str
+    """Column of the table that holds the ids."""
     is_centred_on_table: bool
     """True to centre a tile on its place in the table, False to take the middle of its files."""
     modalities: tuple[OwnModality, ...]
@@ -123,6 +125,7 @@ def read_yaml(path: Path) -> OwnData:
         tile_m=tile_m,
         patch_sizes_m=_patch_sizes_m(top, tile_m, [modality.record for modality in modalities]),
         tiles=_table_name(top) or (None if first.columns is None else first.path),
+        id_column=top.part("columns", top.get("columns", dict, "{id: NAME}", {}), ("id",)).text("id", "id"),
         is_centred_on_table=centre == "table",
         modalities=modalities,
         targets=(),
@@ -131,6 +134,7 @@ def read_yaml(path: Path) -> OwnData:
     _check_tables(data, top)
     found_by = first.path if data.tiles is None else None
     data = replace(data, targets=read_targets(top, tile_m, path, data.table_path(), found_by))
+    _check_ids_are_not_asked_for(data)
     if not data.has_files and (rasters := [own.target.name for own in data.targets if own.path is not None]):
         raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and tables of series have no grid")
     if data.tiles is None:
@@ -159,8 +163,20 @@ def _check_tables(data: OwnData, top: Section) -> None:
         if own.columns is not None and count(round(data.tile_m / own.record.gsd_m, 6)) != 1:
             side = f"the pixel size of {own.key}, because a table holds single pixels"
             raise RecordError(f"{top.where}, tile_m", data.tile_m, f"{own.record.gsd_m:g}, {side}")
+    if top.has("columns") and (data.tiles is None or data.tables_of_tiles):
+        expected = "no value, because there is no table of `tiles`; the `columns` of a `table` are given beside it"
+        raise top.refuse("columns", expected)
     if data.is_centred_on_table and not data.has_files:
         raise top.refuse("centre", "no value, because it has no effect on a table of series")
+
+
+def _check_ids_are_not_asked_for(data: OwnData) -> None:
+    """Refuse targets and splits by `id` where that is the name of another column."""
+    asked = {f"targets.{own.target.name}": own.column for own in data.targets} | {"splits": data.splits.column}
+    for key, name in asked.items():
+        if name == "id" != data.id_column:
+            expected = f"the name of a column: `id` is the name of a tile, from column {data.id_column!r}"
+            raise RecordError(f"{data.file}, {key}, column", name, expected)
 
 
 def _check_without_table(data: OwnData) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.own.columns import Cells, check_column, column_names, read_numbers, read_texts
-from anysat.data.own.days import TableColumns, read_day_columns, read_days, say_column
-from anysat.data.own.tables import as_number, is_no_id, with_place
+from anysat.data.own.days import TableColumns, read_day_columns, read_days
+from anysat.data.own.tables import as_number, is_no_id, say_column, with_place
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
 from anysat.geo.descriptions import SourceDescription
 from anysat.geo.matching import some, unit_once_scaled

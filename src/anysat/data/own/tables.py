@@ -1,10 +1,14 @@
-"""Tables of a user's own tiles (CSV, Parquet or GeoJSON) as rows of text by column, with longitude and latitude."""
+"""Tables of a user's own tiles (CSV, Parquet, or files of geometries) as rows of text by column, with their places."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from anysat.data.files import read_file
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
@@ -15,9 +19,9 @@ PLACE = ("lon", "lat")
 _MISSING_WORDS = ("na", "n/a", "#n/a", "<na>", "null", "none")
 """What programs write for a missing value, but what may also be a name."""
 _SPELLINGS = {"longitude": "lon", "latitude": "lat"}
-SUFFIXES = (".csv", ".geojson", ".json", ".parquet")
+_GEOJSON, _VECTORS = (".geojson", ".json"), (".gpkg", ".shp")
+SUFFIXES = (".csv", *_GEOJSON, ".parquet", *_VECTORS)
 """Suffixes of tables that can be read."""
-_GEOJSON = (".geojson", ".json")
 SPLIT = "split"
 """Column that gives the split if the file says nothing else."""
 _ONE_TEXT = "write one text or number; if it holds several labels, give the target a `separator`, such as ';'"
@@ -25,15 +29,16 @@ _WGS84 = ("CRS84", "4326")
 
 
 def read_table(
-    path: Path, needed: Sequence[str] = (), *, separators: Mapping[str, str] | None = None
+    path: Path, needed: Sequence[str] = (), *, separators: Mapping[str, str] | None = None, id_column: str = "id"
 ) -> list[dict[str, str]]:
     """Read rows of text by column; every row has the same columns.
 
     Args:
-        path: A CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON whose properties are the
-            columns and whose geometry gives the place.
+        path: A CSV with a header; a Parquet file, whose geometries are left out; or a GeoJSON, GeoPackage or Shapefile,
+            whose geometries give the place.
         needed: Columns that the table must have.
         separators: By column, the text to put between the items of a cell that is a list.
+        id_column: Column that becomes `id` in the rows; another column of that name is left out.
 
     Raises:
         MissingFileError: There is no such file.
@@ -49,10 +54,12 @@ def read_table(
     names = dict.fromkeys(name for row in rows for name in row)
     if None in names:
         raise SourceError(path, "a row has more values than the header", "put values that hold a comma in quotes")
-    for column in needed:
+    for column in (id_column if name == "id" else name for name in needed):
         if column not in names:
-            raise UnknownNameError(f"column of {path}", column, names)
-    kind = "feature" if path.suffix.lower() in _GEOJSON else "row"
+            raise UnknownNameError(f"column of {path}", column, names, say_column("id") if column == id_column else "")
+    kind = "feature" if path.suffix.lower() in (*_GEOJSON, *_VECTORS) else "row"
+    if id_column in names and id_column != "id":
+        rows, names = [{**row, "id": row.get(id_column)} for row in rows], {**names, "id": None}
     for number, row in enumerate(rows, 1):
         where = f"{kind} {number}, id {as_text(row.get('id'))!r},"
         for column, separator in (separators or {}).items():
@@ -93,6 +100,11 @@ def holds_lists(path: Path, column: str) -> bool:
     )
 
 
+def say_column(key: str) -> str:
+    """Return advice for a missing column."""
+    return f"Say which it is as `columns: {{{key}: NAME}}`"
+
+
 def with_place(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Return the rows with longitude and latitude also under the names of `PLACE`, if their columns are spelt out.
 
@@ -119,6 +131,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows as they are stored."""
     if path.suffix.lower() == ".parquet":
         return _of_parquet(path)
+    if path.suffix.lower() in _VECTORS:
+        return _of_vectors(path)
     (content,) = read_file(path, expected="the table of the tiles, CSV or GeoJSON")
     return list(content) if path.suffix.lower() == ".csv" else _of_geojson(path, content)
 
@@ -226,6 +240,47 @@ def _row_of(path: Path, number: int, feature: Any) -> dict[str, Any]:
             problem = f"feature {number}, id {as_text(row.get('id'))!r}, has no place: {_shown(feature['geometry'])}"
             raise SourceError(path, problem, "correct its geometry, or leave it out (null)") from error
     return row
+
+
+def _of_vectors(path: Path) -> list[dict[str, Any]]:
+    """Return the columns of a file of geometries as plain values, with the centroids as places."""
+    import geopandas
+    import shapely
+    from pyproj import Transformer
+
+    from anysat.geo import ground
+
+    if not path.is_file():
+        raise MissingFileError(path, "the table of the tiles")
+    with reading(path):
+        layers = geopandas.list_layers(path)
+        names = layers["name"][layers["geometry_type"].notna()].tolist()
+    if len(names) > 1:
+        advice = "save the layer of the tiles as a file of its own"
+        raise SourceError(path, f"it has several layers with geometries: {', '.join(names)}", advice)
+    table = ground.read_table(path, *names)
+    if table.crs is None:
+        raise SourceError(path, ground.NO_SYSTEM, "write one into the file")
+    with_degrees = Transformer.from_crs(table.crs, "EPSG:4326", always_xy=True)
+    centres = shapely.centroid(np.asarray(table.geometry.values))
+    places = with_degrees.transform(shapely.get_x(centres), shapely.get_y(centres))
+    columns = table.drop(columns=table.geometry.name)
+    rows = [{str(name): _plain(value) for name, value in row.items()} for row in columns.to_dict("records")]
+    for number, (row, lon, lat) in enumerate(zip(rows, *places, strict=True), 1):
+        if math.isfinite(lon) and math.isfinite(lat):
+            row |= dict(zip(PLACE, (float(lon), float(lat)), strict=True))
+        elif not (shapely.is_missing(centres[number - 1]) or shapely.is_empty(centres[number - 1])):
+            raise SourceError(path, f"the place of feature {number} cannot be given in degrees", "check its geometry")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a data frame as None if it is missing, and as a date if it is the start of a day."""
+    if value is None or value != value:  # as NaN and NaT alone are
+        return None
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date()
+    return value
 
 
 def _shown(value: Any, length: int = 60) -> str:

@@ -70,7 +70,8 @@ def _rows(data: OwnData, folder: DatasetFolder) -> tuple[list[dict[str, str]], P
             rows = rows_of_series(data, folder.root, fields)
         else:
             separators = {own.column: own.separator for own in data.targets if own.column and own.separator}
-            rows = read_table(path, ["id", *sorted(fields | {data.splits.column or "id"})], separators=separators)
+            needed = ["id", *sorted(fields | {data.splits.column or "id"})]
+            rows = read_table(path, needed, separators=separators, id_column=data.id_column)
         return [with_cell(row) for row in rows] if SPLIT in fields else rows, path
     return found_rows(folder, data.first.key), folder.root / as_written(data.first.path)
 
@@ -183,7 +184,7 @@ def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> ND
     if not (np.abs(found) <= limit).all():
         first = str(columns["id"][np.argmin(np.abs(found) <= limit)])
         raise SourceError(source, f"tile {first!r} has no {name} in degrees", "its place is needed for block_m and "
-                          "`centre: table`: columns lon and lat, or geometry of a GeoJSON")  # fmt: skip
+                          "`centre: table`: columns lon and lat, or geometries of the table")  # fmt: skip
     return found
 
 
