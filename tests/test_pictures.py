@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anysat.batch import Batch, Embeddings, Tile
+from anysat.data.base import Target
 from anysat.errors import InputError
 from anysat.geo.store import AreaStore
 from anysat.modalities import MODALITIES
@@ -18,6 +19,7 @@ from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
 from anysat.picture_areas import area_figure
+from anysat.picture_samples import sample_figure
 from anysat.pictures import fit_pca, pca_rgb, quicklook, shown_bands, tile_figure
 from store_builders import class_layout, parts, patch_layout
 
@@ -248,3 +250,22 @@ def test_figure_has_north_at_the_top() -> None:
     picture = figure.axes[0].images[0]
     assert picture.origin == "upper"
     assert picture.get_array()[0].mean() > picture.get_array()[-1].mean()
+
+
+def test_no_word_of_a_sample_s_picture_is_cut_or_covers_another() -> None:
+    """One panel with a long name and many labels, as in BigEarthNet."""
+    names = ("Land principally occupied by agriculture, with significant areas of natural vegetation",
+             "Non-irrigated arable land", "Complex cultivation patterns")  # fmt: skip
+    target = Target(name="corine", level="tile", kind="labels", classes=names)
+    tile = Tile.of(
+        _series("s2", 12, 12), targets={"corine": np.ones(3, np.int64)}, id="S2A_MSIL2A_20170613T101031_87_48"
+    )
+    figure = sample_figure(tile, [target], "BigEarthNet in the WIDEST LETTERS WWWWWW")
+    figure.draw_without_rendering()
+    title, (axes,) = figure._suptitle.get_window_extent(), figure.axes
+    panel, whole = axes.get_tightbbox(), figure.bbox
+    assert 0 <= title.x0 < title.x1 <= whole.x1
+    assert title.y1 <= whole.y1
+    assert panel.y1 <= title.y0
+    assert panel.y0 >= 0
+    assert 0 <= panel.x0 < panel.x1 <= whole.x1

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anysat.data.base import Target
 
 _PANEL_INCHES, _COLUMNS, _MAX_LEGEND = 3.4, 4, 24
+_TITLE, _LINE_INCHES = 36, 0.17
+"""Number of characters per line of the title for each column of panels, and the height of a line."""
 _VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
 
 
@@ -46,12 +48,13 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
     words = [target for target in targets if target.level == "tile" and target.name in tile.targets]
     columns, places = _places(len(tile.observations), [len(target.classes) > 0 for target in rasters])
     rows = places[-1] // columns + 1
-    figure = Figure(figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES + 0.3) * rows + 0.6), layout="compressed", dpi=110)
+    told = _named(source, tile, _TITLE * columns)
+    told += [_in_words(tile.targets[target.name], target) for target in words]
+    lines = [line for part in told for line in textwrap.wrap(part, _TITLE * columns, break_on_hyphens=False)]
+    height = (_PANEL_INCHES + 0.3) * rows + 0.25 + _LINE_INCHES * len(lines)
+    figure = Figure(figsize=(_PANEL_INCHES * columns, height), layout="compressed", dpi=110)
     FigureCanvasAgg(figure)
-    where = _where(tile)
-    told = [f"{source}, {tile.id}" + (f" ({where})" if where else "")]
-    lines = (textwrap.wrap(_in_words(tile.targets[target.name], target), 30 * columns) for target in words)
-    figure.suptitle("\n".join([*told, *(line for part in lines for line in part)]), fontsize="medium")
+    figure.suptitle("\n".join(lines), fontsize="medium")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, observation in zip(places, tile.observations.values(), strict=False):
         _draw_observation(panels[place], observation)
@@ -178,6 +181,13 @@ def _in_words(value: NDArray[np.generic], target: Target) -> str:
     numbers = np.flatnonzero(value) if target.kind == "labels" else np.atleast_1d(value).astype(np.int64)
     names = [target.classes[n] if 0 <= n < len(target.classes) else "no label" for n in numbers.tolist()]
     return f"{target.name}: {', '.join(names) or 'none'}"
+
+
+def _named(source: str, tile: Tile, length: int) -> list[str]:
+    """Return the name and the place of a tile, on one line if they fit."""
+    name, where = f"{source}, {tile.id}", _where(tile)
+    whole = f"{name} ({where})" if where else name
+    return [whole] if len(whole) <= length or not where else [name, where]
 
 
 def _where(tile: Tile) -> str:
