@@ -66,6 +66,30 @@ def test_what_opening_the_files_told_is_told(tmp_path):
     assert any(note.startswith("s2: not used: other") and note.endswith("(4 tiles)") for note in report.notes)
 
 
+def test_files_of_a_folder_per_tile_that_are_not_used_are_told_once(tmp_path):
+    """As in BigEarthNet, whose files carry the name of their tile."""
+    for name in ("t0", "t1", "u_2"):
+        for band in (*S2, "B01", "B09"):
+            image(tmp_path / "s2" / name / f"{name}_{band}.tif", _noise(1, 8, 8), names=[band])
+    report = check_dataset(described(tmp_path, modalities={"s2": {"path": "s2/{id}"}}), tmp_path)
+    assert [note for note in report.notes if "not used" in note] == [
+        "s2: not used: {id}_B01.tif, {id}_B09.tif (3 tiles)"
+    ]
+
+
+def test_a_tile_named_like_a_modality_changes_no_note(tmp_path):
+    for name in ("s2", "t1"):
+        image(tmp_path / "s2" / f"{name}.tif", _noise(len(S2), 8, 8), names=[*S2[:-1], "other"])
+    report = check_dataset(described(tmp_path), tmp_path)
+    assert [note for note in report.notes if "not used" in note] == ["s2: not used: other (2 tiles)"]
+
+
+def test_a_band_that_the_description_leaves_out_is_not_told_as_not_used(tmp_path):
+    _tiles(tmp_path, names=None)
+    source = {"s2": {"path": "s2/{id}.tif", "bands": [*S2[:-1], "-"]}}
+    assert not any("not used" in note for note in _findings(tmp_path, modalities=source)[1].notes)
+
+
 def test_advice_about_own_data_speaks_of_the_yaml_file(tmp_path):
     _tiles(tmp_path, values=lambda index: _noise(len(S2), 8, 8) + np.uint16(40_000))
     found, _ = _findings(tmp_path)

@@ -24,6 +24,8 @@ Between = tuple[np.datetime64, np.datetime64]
 """First and last day, both included."""
 LonLatBox = tuple[float, float, float, float]
 """West, south, east and north in degrees."""
+SKIPPED = "-"
+"""Stands in `bands` for a stored band that is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +304,7 @@ def _bands(given: Any) -> Mapping[str, str] | tuple[str, ...]:
         if not all(isinstance(name, str) and name for name in (*given, *names)):
             raise RecordError("bands", dict(given), "a name for each band (numbers in quotes)")
         return given
-    return tuple("-" if name is None else str(name) for name in names)
+    return tuple(SKIPPED if name is None else str(name) for name in names)
 
 
 def _between(given: Any) -> Between | None:

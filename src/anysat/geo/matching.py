@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anysat.errors import SourceError, UnknownNameError
+from anysat.geo.descriptions import SKIPPED
 from anysat.geo.layers import Layer, known_unit
 from anysat.geo.quality import Screen
 from anysat.modalities import Modality, band_key
@@ -94,7 +95,8 @@ def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple
         if pairs:
             found.append(Chosen(layer, tuple(range(layer.num_times)), (), *map(tuple, zip(*pairs, strict=True))))
             taken = {stored for stored, _ in pairs}
-            unused += [names[0] for i, names in enumerate(layer.bands) if i not in taken and names]
+            left = [names[0] for i, names in enumerate(layer.bands) if i not in taken and names]
+            unused += [name for name in left if name != SKIPPED]
         else:
             unused.append(Path(layer.path).name)
     if not found:

@@ -7,6 +7,7 @@ documentation follow.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -233,10 +234,21 @@ def _empty_splits(evidence: Evidence) -> Iterator[str]:
 
 
 def _counted(evidence: Evidence) -> tuple[str, ...]:
-    """Return the notes of all tiles, the most frequent first."""
-    counts = Counter(note for tile in evidence.tiles for note in tile.notes)
+    """Return the notes of all tiles, the most frequent first. Those that differ by the tile's id alone count as one."""
+    told = [(note, _without_id(note, tile.id)) for tile in evidence.tiles for note in tile.notes]
+    same, alike = Counter(note for note, _ in told), Counter(general for _, general in told)
+    counts = Counter(note if same[note] > 1 or alike[general] == 1 else general for note, general in told)
     shown = [f"{note} ({count} tiles)" if count > 1 else note for note, count in counts.most_common(MAX_NOTES)]
     return (*shown, f"and {len(counts) - MAX_NOTES} more") if len(counts) > MAX_NOTES else tuple(shown)
+
+
+def _without_id(note: str, tile_id: str) -> str:
+    """Return a note with `{id}` for the id of its tile, where that is no part of a longer word.
+
+    >>> _without_id("s2: not used: t1_B01.tif, t12.tif", "t1")
+    's2: not used: {id}_B01.tif, t12.tif'
+    """
+    return re.sub(rf"(?<![^\W_]){re.escape(tile_id)}(?![^\W_])", "{id}", note)
 
 
 def find(kind: str, evidence: Evidence) -> Iterator[Finding]:

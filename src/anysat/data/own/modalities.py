@@ -18,15 +18,13 @@ from anysat.data.own.paths import as_pattern, fields_of, file_of, is_pattern, le
 from anysat.data.own.sections import Section
 from anysat.data.own.series import Series, claimed_columns, open_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from anysat.geo.descriptions import InputPath, SourceDescription
+from anysat.geo.descriptions import SKIPPED, InputPath, SourceDescription
 from anysat.geo.quality import QUALITY_KINDS, Quality
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key, find_modality, read_modalities
 
 if TYPE_CHECKING:
     from anysat.geo.source import Source
 
-SKIPPED = "-"
-"""Stands in `bands` for a stored band that is not read."""
 _SAID = ("nodata", "scale", "offset", "offset_from", "quality", "dates")
 """Keys that describe the numbers of a source, as in the YAML file of `anysat embed`."""
 _KEYS = ("path", "table", "columns", "units", "bands", "optional", *_SAID)
