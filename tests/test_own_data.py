@@ -459,7 +459,7 @@ def test_entries_name_the_files_so_that_missing_ones_are_found(tmp_path):
         ({"centre": "tabel"}, r"centre of .*mine\.yaml 'tabel'; closest: table"),
         ({"centre": "table"}, r"mine\.yaml, tiles: expected a table, because"),
         ({"targets": {"a": {"classes": ["b"]}}}, r"targets\.a, column: expected either a column .* or the path"),
-        ({"targets": {"a": {"column": "b"}}}, r"targets\.a, column: expected a raster, or a field of the path .*no table"),
+        ({"targets": {"a": {"column": "b"}}}, r"targets\.a, column: expected a raster, or a field of .*no table"),
         ({"targets": {"a": {"path": "c/{id}.tif", "gsd_m": 10}}}, r"targets\.a, classes: expected a list of names"),
         ({"targets": {"a": {"path": "c/{id}.tif", "classes": ["b"]}}}, r"targets\.a, gsd_m: expected a number above 0"),
         ({"targets": {"a": {"path": "c/{id}.tif", "classes": ["b"], "gsd_m": 15}}}, r"gsd_m: expected a spacing that"),
