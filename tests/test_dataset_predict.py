@@ -402,7 +402,7 @@ def test_precision_is_that_of_the_scores_unless_another_is_asked_for(forest, run
         ("species", ["--batch-size", "0"], "--batch-size: expected 1 or more"),
         ("species", ["--workers", "-1"], "--workers: expected 0 or more"),
         ("species", ["--precision", "fp8"], "unknown --precision 'fp8'"),
-        ("nothing", [], "expected the folder of a probe or fine-tuning run that is done"),
+        ("nothing", [], "expected the folder of a finished probe or fine-tuning run"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(target, more, words, forest, runs, tmp_path, capsys):
@@ -431,7 +431,7 @@ def test_what_exists_is_not_replaced_unasked_nor_inputs_ever(forest, runs, tmp_p
     assert (tmp_path / "t.parquet").read_text() == "mine"
     for out in (forest, forest.parent, forest / "cover", runs / "cover"):
         assert main(command(runs / "cover", forest, out, "--overwrite")) == 2
-        assert "--out: expected a place" in capsys.readouterr().err
+        assert "--out: expected a path other than that of an input" in capsys.readouterr().err
     assert (forest / "cover" / "t0.tif").is_file()
 
 
@@ -448,4 +448,4 @@ def test_a_target_may_not_have_the_name_of_another_column(forest, runs, tmp_path
     described(tmp_path, tiles=str(forest / "tiles.csv"), targets={"predicted": {"column": "height_m", "unit": "m"}})
     words = command(tmp_path / "run", forest, tmp_path / "t.parquet")
     assert main([*words[:3], str(tmp_path / "mine.yaml"), *words[4:]]) == 2
-    assert "a name that no other column of the table has" in capsys.readouterr().err
+    assert "a name other than those of other columns" in capsys.readouterr().err

@@ -49,3 +49,8 @@ def test_the_nodata_of_a_plane_stays_its_own(calls, average):
     whole = resample._reproject(planes(), AFFINE, SOURCE, TARGET, average)
     assert np.array_equal(found[[0, 2, 3]], whole[[0, 2, 3]], equal_nan=True)
     assert not np.array_equal(found[1], whole[1], equal_nan=True)
+
+
+def test_no_planes_need_no_warping(calls):
+    assert resample._reproject(planes()[:0], AFFINE, SOURCE, TARGET, average=False).shape == (0, 1, 5, 5)
+    assert calls == []

@@ -18,7 +18,7 @@ def read(folder, **fields):
 
 
 @pytest.mark.parametrize(("band", "message"), [
-    ("{name: 443}", "band, name: expected .* in quotes, got 443"),
+    ("{name: 443}", "band, name: expected .* in quotes if it is a number, got 443"),
     ("{name: yes}", "band, name: .* got True"),
     ("''", "band, name: .* got ''"),
     ("{name: R, common_name: [red, rouge]}", r"band 'R', common_name: .* got \['red', 'rouge'\]"),

@@ -138,8 +138,8 @@ def _warp(
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
-    are_alike = _are_alike(np.isfinite(planes))
-    for part in [slice(None)] if are_alike else [slice(number, number + 1) for number in range(len(planes))]:
+    together = max(len(planes), 1) if _are_alike(np.isfinite(planes)) else 1
+    for part in (slice(start, start + together) for start in range(0, len(planes), together)):
         reproject(
             planes[part], out[part], src_transform=affine, src_crs=_crs(crs), src_nodata=np.nan, dst_nodata=nodata,
             dst_transform=target.affine, dst_crs=_crs(crs_of(target)), resampling=Resampling[resampling], tolerance=0.0,
