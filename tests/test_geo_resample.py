@@ -8,6 +8,7 @@ from odc.geo.geobox import GeoBox
 from rasterio import warp
 
 from anysat.geo import resample
+from anysat.geo.layers import Layer
 
 AFFINE, SOURCE = Affine(10, 0, 500_000, 0, -10, 5_000_000), CRS("EPSG:32631")
 TARGET = GeoBox((5, 5), Affine(10, 0, 500_013, 0, -10, 4_999_987), "EPSG:32631")
@@ -54,3 +55,17 @@ def test_the_nodata_of_a_plane_stays_its_own(calls, average):
 def test_no_planes_need_no_warping(calls):
     assert resample._reproject(planes()[:0], AFFINE, SOURCE, TARGET, average=False).shape == (0, 1, 5, 5)
     assert calls == []
+
+
+def test_the_nearest_pixels_of_a_band_on_several_dates_are_those_of_each_date():
+    dates = planes(1)[:, 0]
+
+    def load(times, bands, row, col):
+        return dates[list(times)][:, None, row, col]
+
+    layer = Layer(path="cube", bands=(("a",),), units=(None,), shape_px=(9, 9), load=load,
+                  geobox=GeoBox((9, 9), AFFINE, SOURCE))  # fmt: skip
+    together = resample.place_nearest(layer, TARGET, range(4), 0)
+    alone = [resample.place_nearest(layer, TARGET, [time], 0) for time in range(4)]
+    assert np.array_equal(together, np.concatenate(alone), equal_nan=True)
+    assert np.isfinite(together).any()

@@ -53,8 +53,7 @@ def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int)
     for row, col in _windows(grid, geobox)[0]:
         source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
         here = np.full_like(placed, np.nan)
-        for plane, out in zip(source, here, strict=True):
-            _warp(plane, out, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
+        _warp(source, here, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
         placed = np.where(np.isnan(placed), here, placed)
     return placed
 
