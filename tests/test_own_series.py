@@ -103,7 +103,7 @@ def test_another_column_called_id_cannot_be_what_is_asked_for(tmp_path):
     for content in ({"targets": {"n": {"column": "id", "unit": "m"}}}, {"splits": {"column": "id", "train": [1]}}):
         told = _refused(tmp_path, PLOTS, said={"columns": {"id": "plot"}}, **content)
         assert (
-            "column: expected a column of another name: `id` is the name of a tile, from column 'plot', got 'id'"
+            "column: expected a column with another name, because `id` is the name of a tile, from column 'plot', got 'id'"
             in told
         )
 

@@ -22,7 +22,7 @@ def test_the_second_of_two_is_refused_before_anything_is_read(words, tmp_path, m
     with alone_at(Path("out/x.zarr")):
         assert main(words.split()) == 2
         said = capsys.readouterr().err
-        assert f"expected nobody else at work there, got process {os.getpid()}; wait until it ends" in said
+        assert f"expected no other process working there, got process {os.getpid()}; wait until it ends" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,7 +50,7 @@ class Work(Protocol):
     def needs(self, unit: Unit) -> list[Unit]:
         """Return the units whose first step must be done before the last step of this one.
 
-        It is symmetric: a unit needs itself and those that need it.
+        They include this unit. The relation is symmetric: each of them needs this unit, too.
         """
 
     def blocks(self, unit: Unit) -> list[Span]:
@@ -85,17 +85,17 @@ class Work(Protocol):
 class _Plan:
     """The remaining work, its order, and when results of first steps can be deleted.
 
-    Only units under way are counted, so memory grows by three bytes per unit of the area. Who waits for a unit is known
-    without a list, because `Work.needs` is symmetric.
+    Counts are kept only for units under way, so memory grows by three bytes per unit of the area. No lists of waiting
+    units are needed, because `Work.needs` is symmetric.
     """
 
     def __init__(self, job: Work, store: AreaStore, tick: Tick) -> None:
         self._job, self._tick = job, tick
         self._remaining = store.unwritten()
         self._left: dict[Unit, int] = {}
-        """Number of first steps that a unit still waits for, if one of them is done."""
+        """Number of first steps that a unit still waits for, once one of them is done."""
         self._wanted: dict[Unit, int] = {}
-        """Number of units not yet written that need the first step of a unit, if one of them is written."""
+        """Number of unwritten units that need the first step of a unit, once one of them is written."""
         first = self._remaining.size if self._remaining.all() else sum(1 for _ in self.first_units())
         self._total = int(self._remaining.sum()) + first
         self._done = 0
@@ -132,7 +132,7 @@ class _Plan:
 
 
 def _count_down(counts: dict[Unit, int], unit: Unit, begin: Callable[[Unit], list[Unit]]) -> int:
-    """Lower a unit's count, which begins as the number of units that `begin` returns, and return it. 0 is not kept."""
+    """Lower a unit's count and return it. It starts as the number of units that `begin` returns; 0 is not stored."""
     left = (counts.pop(unit) if unit in counts else len(begin(unit))) - 1
     if left:
         counts[unit] = left

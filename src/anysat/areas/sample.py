@@ -36,13 +36,13 @@ def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
 
 
 def nothing_seen(problems: Sequence[str], advice: str) -> SourceError:
-    """The error where samples of an area hold nothing: what could not be read of them, else what may be wrong."""
+    """Return the error for samples without valid pixels. It says what could not be read, or else gives the advice."""
     told = list(dict.fromkeys(problems))
     return UnreadableError("the area", told) if told else SourceError("the area", NOTHING_SEEN, advice)
 
 
 def sample_reads(job: Job) -> Iterator[Read]:
-    """What the inputs hold there, in each period; squares of one size."""
+    """Yield what the inputs hold in sampled squares of one size, in each period."""
     side = min(_SIDE, job.block, *job.area.span.shape)
     for span in sample_spans(job, (side, side)):
         for period in range(len(job.periods)):
@@ -90,9 +90,9 @@ def measure_places(job: Job) -> Floats:
 
 
 def _windows(job: Job, shape: tuple[int, int], problems: list[str]) -> Iterator[tuple[int, Tokens]]:
-    """Windows from all over the area, each in a period in which something of it was seen: that, and their tokens.
+    """Yield a period in which something was seen, and the tokens, of windows from all over the area.
 
-    What could not be read is added to `problems`.
+    What could not be read is appended to `problems`.
     """
     for number, span in enumerate(sample_spans(job, shape)):
         for later in range(len(job.periods)):

@@ -20,17 +20,17 @@ def tile_of(
     seen: Iterable[Observation | None], asked: Sequence[str], extent_m: float, *,
     sensors: Mapping[str, Modality] | None = None, **options: Any,
 ) -> Tile:  # fmt: skip
-    """A tile of the observations that are there, for readers of samples that may lack a sensor.
+    """Return a tile of the observations that are there, for samples that may lack a sensor.
 
     If there are none, an all-invalid observation of the first modality asked for stands in, with one date if it is a
     series. Batches and models accept such a tile, so that the sample does not stop a training.
 
     Args:
-        seen: observations; None where a sensor has nothing of the sample.
-        asked: keys of the modalities asked for.
-        extent_m: side of the ground.
-        sensors: records that the dataset brings, by key; the others are those of the table.
-        options: the other fields of the tile.
+        seen: Observations; None for a sensor that has nothing of the sample.
+        asked: Keys of the modalities asked for.
+        extent_m: Side of the ground in metres.
+        sensors: The dataset's own modalities, by key; others are taken from the table of modalities.
+        options: Other fields of the tile.
     """
     present = [observation for observation in seen if observation is not None]
     table = {**MODALITIES, **(sensors or {})}

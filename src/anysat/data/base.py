@@ -143,7 +143,7 @@ class DatasetRecord:
     """The user's description of the files of a modality, by its key: fields of a `SourceDescription` without places and
     days. A predictor keeps them, for other files of the same kind."""
     sensors: Mapping[str, Modality] = field(default_factory=dict)
-    """Records of sensors that the table of modalities lacks or describes otherwise, by modality key."""
+    """Records of sensors that the table of modalities lacks or describes differently, by modality key."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -45,7 +45,7 @@ class Pool:
 
     def __init__(self, num_workers: int, num_pieces: int) -> None:
         self.number = next(_POOLS)
-        with torch.inference_mode(False):  # which lets it be changed everywhere
+        with torch.inference_mode(False):  # else it could not be written outside that mode
             self.in_use = shared_bytes(num_workers * num_pieces).view(num_workers, num_pieces).zero_()
         self._pieces: dict[int, Tensor] = {}
 

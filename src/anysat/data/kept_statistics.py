@@ -1,4 +1,4 @@
-"""Statistics kept in a file, with one beside it that says what they are of; computed again where that has changed."""
+"""Statistics in a file, with a second file that says what they were computed from. If that changes, so do they."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def keep_statistics(
     path: Path, dataset: AnyDataset, *, num_samples: int | None = None, seed: int = 0, workers: int = 1,
     opened: Callable[[int], AbstractContextManager[Advance]] = lambda total: silent("statistics", total),
 ) -> None:  # fmt: skip
-    """Write the statistics of a dataset, unless the file holds those of its tiles and files as they are now.
+    """Write the statistics of a dataset to a file, unless it already holds those of the current tiles and files.
 
     Args:
-        path: The file. Beside it lie `of_file(path)` and, until all is done, a folder of the same name in `.tmp`.
+        path: The file. `of_file(path)` is written beside it, and unfinished work in a folder that ends in `.tmp`.
         dataset: See `compute_statistics`.
         num_samples: See `compute_statistics`.
         seed: See `compute_statistics`.
         workers: Number of processes.
-        opened: Opens a display of the work, told the number of tiles. Not called where nothing is to be computed.
+        opened: Opens a progress display, given the number of tiles. Not called if nothing needs to be computed.
 
     Raises:
         See `compute_statistics`.
     """
     used = taken(dataset, num_samples, seed)
-    sources, beside = _sources(used), of_file(path)  # first: of files that change meanwhile they are computed again
+    sources, beside = _sources(used), of_file(path)  # taken first, so that files that change meanwhile count as changed
     if path.is_file() and beside.is_file() and json.loads(beside.read_bytes()) == sources:
         return
-    beside.unlink(missing_ok=True)  # it says nothing of what will lie in the file
+    beside.unlink(missing_ok=True)  # it does not describe the new statistics
     unfinished = path.with_suffix(".tmp")
     with opened(len(used)) as advance:
         compute = partial(
@@ -49,14 +49,14 @@ def keep_statistics(
         )  # fmt: skip
         try:
             compute()
-        except OtherWorkError:  # the beginning of others, as where the description was corrected meanwhile
+        except OtherWorkError:  # unfinished work on others, for example before the description was corrected
             shutil.rmtree(unfinished)
             compute()
     write_whole(beside, to_json(sources))
 
 
 def of_file(path: Path) -> Path:
-    """The file that says what kept statistics are of.
+    """Return the file that says what statistics in a file were computed from.
 
     >>> of_file(Path("statistics.json")).name
     'statistics.of.json'
@@ -65,9 +65,9 @@ def of_file(path: Path) -> Path:
 
 
 def _sources(dataset: AnyDataset) -> dict[str, Any]:
-    """Which tiles statistics are of, how they are read, and the files they lie in; no tile is read.
+    """Return which tiles statistics are computed from, how these are read, and from which files. Reads no tiles.
 
-    The provenance in statistics says less, because it is the same on every machine.
+    The provenance stored in statistics says less, because it must be the same on every machine.
     """
     files = TileFiles(dataset).digest(range(len(dataset)))
     found: dict[str, Any] = {"fingerprint": fingerprint(dataset), **place_facts(dataset), "files": files}

@@ -133,7 +133,7 @@ class DatasetFolder:
     targets: tuple[str, ...] | None = None
     """Names of the requested targets; None for all."""
     sensors: Mapping[str, Modality] = field(default_factory=dict, hash=False)
-    """Records that the dataset brings, by modality key; the others are those of the table."""
+    """The dataset's own modalities, by key; others are taken from the table of modalities."""
 
     def wants(self, *targets: str) -> bool:
         """Whether one of these targets is requested. If not, a reader may skip files that only they need."""

@@ -92,7 +92,7 @@ class Loader:
     start_method: str | None = None
     """How workers start: `fork`, `forkserver` or `spawn`. None for the platform's default."""
     stride: int = 1
-    """Difference between one step and the next, for processes that take turns."""
+    """Distance from one step to the next, for processes that take turns."""
 
     def __post_init__(self) -> None:
         for name, least in (("start", 0), ("stop", self.start), ("num_workers", 0), ("prefetch", 1), ("stride", 1)):

@@ -82,7 +82,7 @@ class Crops:
     targets: Mapping[str, NDArray[Any]]
     """Targets of that ground, by name."""
     geobox: Any = None
-    """Georeference of that ground, or of its middle; None if not known."""
+    """Georeference of that ground or of its centre; None if unknown."""
 
 
 def augment(tile: Tile, augmentation: Augmentation, generator: np.random.Generator) -> Tile:

@@ -222,13 +222,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_at(out: Path) -> Iterator[None]:
-    """Keep other processes from writing outputs of one name, with any suffix; a dead process keeps nobody out.
+    """Lock outputs of one name, with any suffix, against other processes; the lock of a dead process does not count.
 
-    The folder of the output is made, and goes again if nothing was written into it. Where it cannot be made, nobody is
-    kept out, and whoever writes there says what is in the way.
+    The folder of the output is created, and removed again if it stays empty. If it cannot be created, there is no lock;
+    the later attempt to write there reports the reason.
 
     Raises:
-        InputError: another process is writing them.
+        InputError: Another process is writing them.
     """
     out = out.absolute()
     made = [folder for folder in out.parents if not folder.exists()]
@@ -245,12 +245,12 @@ def alone_at(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path, where: str) -> Iterator[None]:
-    """Hold a lock file, which goes at the end; its folder is made, and `where` says in messages what it stands for."""
+    """Create and hold a lock file, with its folder; delete it at the end. `where` names in messages what is locked."""
     while True:
         make_folder(path.parent)
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # who made the folder, too, has just removed it
+        except FileNotFoundError:  # another process has just removed the folder
             continue
         except OSError as error:
             raise WriteError(path.parent, error.strerror or error) from error
@@ -259,7 +259,7 @@ def _locked(path: Path, where: str) -> Iterator[None]:
         except BlockingIOError:
             process = os.pread(number, 64, 0).decode(errors="replace").strip()
             os.close(number)
-            raise InputError(where, "nobody else at work there", f"process {process}",
+            raise InputError(where, "no other process working there", f"process {process}",
                              "wait until it ends, or give another --out") from None  # fmt: skip
         except OSError:  # the disk does not support locks
             break

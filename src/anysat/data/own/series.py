@@ -309,7 +309,8 @@ def read_tile_rows(
     names = column_names(path)
     for name in needed:
         check_column(path, name, names)
-    left = {"id", columns.date, *claimed} - {_id_column(path, columns, names), *needed}  # another `id` is no name
+    # a column `id` that is not the one of the ids must not replace the names of the tiles
+    left = {"id", columns.date, *claimed} - {_id_column(path, columns, names), *needed}
     texts = read_texts(path, [name for name in names if name not in left])
     ids = texts.pop(columns.id) if columns.id not in needed else texts[columns.id]
     _check_ids(path, columns, ids)

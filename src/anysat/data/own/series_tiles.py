@@ -1,4 +1,4 @@
-"""Tiles that a table of pixel series is the table of, as a description asks for them."""
+"""Tiles of a table of pixel series, for descriptions in which it is also the table of the tiles."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from anysat.errors import RecordError
 
 
 def rows_of_series(data: OwnData, root: Path, fields: Collection[str]) -> list[dict[str, str]]:
-    """The tiles of a table of series, one for each of its ids.
+    """Return the tiles of a table of series, one per id.
 
     Args:
-        data: the description, one of whose tables of series is that of the tiles.
-        root: the data folder.
-        fields: columns that paths and targets need.
+        data: The description. Its table of tiles must be a table of series (`tables_of_tiles`).
+        root: The data folder.
+        fields: Columns that paths and targets need.
 
     Raises:
-        RecordError: a target or the splits ask for a column `id` that is not that of the ids.
-        UnknownNameError, SourceError: see `read_tile_rows`; columns that split or place tiles are needed, too.
+        RecordError: A target or the splits use a column `id` that is not the column of the ids.
+        UnknownNameError, SourceError: See `read_tile_rows`. Columns that split or place tiles are needed, too.
     """
     own = data.tables_of_tiles[0]
     assert own.columns is not None, own.key
@@ -39,15 +39,15 @@ def rows_of_series(data: OwnData, root: Path, fields: Collection[str]) -> list[d
 
 
 def _check_id_column(data: OwnData, column: str, names: Collection[str]) -> None:
-    """Refuse to take the names of the tiles for another column that is called `id`."""
+    """Refuse targets and splits from a column `id` that is not the column of the ids, which names the tiles."""
     asked = {f"targets.{own.target.name}": own.column for own in data.targets} | {"splits": data.splits.column}
     for key, name in asked.items():
         if name == "id" != column and "id" in names:
-            expected = f"a column of another name: `id` is the name of a tile, from column {column!r}"
+            expected = f"a column with another name, because `id` is the name of a tile, from column {column!r}"
             raise RecordError(f"{data.file}, {key}, column", name, expected)
 
 
 def lost_places(series: Series, row: Row) -> tuple[str, ...]:
-    """Notes on columns of longitude and latitude that tiles lack, because they change within an id."""
+    """Return notes on columns of longitude and latitude that are left out because they change within an id."""
     lost = [name for name in place_columns(series.columns) if name not in row]
-    return tuple(f"tiles have no place, because column {name!r} is not the same in all rows of an id" for name in lost)
+    return tuple(f"tiles have no place, because column {name!r} has several values for one id" for name in lost)

@@ -211,7 +211,7 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
                 "pack the dataset again, or undo the change",
             )  # fmt: skip
         samples = _read_samples(root, content)
-        own = {*record.sensors, *(content["records"] if record.is_own else ())}  # may have keys that the package has
+        own = {*record.sensors, *(content["records"] if record.is_own else ())}  # may reuse keys of the package
         records = {key: _modality(facts, root, is_own=key in own) for key, facts in content["records"].items()}
     except _CRAFTED as error:
         if isinstance(error, AnySatError):

@@ -325,10 +325,10 @@ def _run(indices: list[int]) -> slice | list[int]:
 
 
 def geobox_facts(tile: Tile) -> list[Any] | None:
-    """The georeference of a tile as plain values, None without one; `geobox_of` makes it again.
+    """Return the georeference of a tile as plain values, or None; `geobox_of` reverses this.
 
     Raises:
-        InputError: it cannot be written so.
+        InputError: It cannot be written this way.
     """
     box = tile.geobox
     if box is None:
@@ -340,7 +340,7 @@ def geobox_facts(tile: Tile) -> list[Any] | None:
 
 
 def geobox_of(facts: Sequence[Any] | None) -> Any:
-    """The georeference that `geobox_facts` told."""
+    """Return the georeference from the plain values of `geobox_facts`."""
     if facts is None:
         return None
     from affine import Affine
