@@ -71,7 +71,9 @@ def test_coordinates_that_are_no_numbers_and_tables_without_columns_are_told():
         broken = shapely.Polygon([(LEFT, TOP), (LEFT + 50, np.nan), (LEFT + 50, TOP - 50)])
     for crs in (SOUTH, 4326):
         table = geopandas.GeoDataFrame(geometry=[shapely.box(LEFT, TOP - 50, LEFT + 50, TOP), broken], crs=crs)
-        with pytest.raises(SourceError, match="polygon 1 has coordinates that are no finite numbers; correct or leave"):
+        with pytest.raises(
+            SourceError, match="polygon 1 has coordinates that are not finite numbers; correct it, or leave"
+        ):
             place_parcels(table, "a", GRID)
     with pytest.raises(InputError, match="expected a geopandas GeoDataFrame, or a file, got GeoSeries"):
         place_parcels(table.geometry, "a", GRID)

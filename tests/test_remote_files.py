@@ -118,7 +118,7 @@ def test_a_store_of_which_a_part_could_not_be_read_says_so_when_it_is_checked(ru
     assert "i1_B02.tif: it cannot be read (HTTP response code: 403); access is refused: set the keys" in said
     status, said, _ = run(out, command="catalog validate", own=())
     assert status == 0
-    assert re.search(r"warning +a.zarr  inputs: 1 could not be read when it was made, .*i1_B02.tif", said)
+    assert re.search(r"warning +a.zarr  inputs: 1 could not be read when the store was made, .*i1_B02.tif", said)
 
 
 def write_radar(folder, name="s1_20200601.tif"):
@@ -157,11 +157,11 @@ def test_what_is_embedded_from_an_address_does_not_tell_what_signs_it(run, files
 
 @pytest.mark.parametrize(("place", "told"), [
     ("{}gone.tif", "it cannot be read (HTTP response code: 404); there is no such file"),
-    ("{}cube.nc", "only single GeoTIFFs are read from an address; copy it to a disk"),
-    ("s3://bucket/folder/", "s3://bucket/folder/: only single GeoTIFFs are read from an address"),
-    ("s3://bucket/items.json", "s3://bucket/items.json: a STAC document is read from a disk, or over http"),
-    ("{}picture", "what is there is no STAC document (JSON); give the address of a STAC API"),
-    ("{}page.html", "what is there is no STAC document (JSON)"),
+    ("{}cube.nc", "only single GeoTIFFs can be read from an address; copy it to a disk"),
+    ("s3://bucket/folder/", "s3://bucket/folder/: only single GeoTIFFs can be read from an address"),
+    ("s3://bucket/items.json", "s3://bucket/items.json: STAC documents can only be read from a disk or over http"),
+    ("{}picture", "it is not a STAC document (JSON); give the address of a STAC API"),
+    ("{}page.html", "it is not a STAC document (JSON)"),
 ])  # fmt: skip
 def test_what_cannot_be_read_from_an_address_is_said_as_it_is(files, place, told):
     (files.folder / "picture").write_bytes(write_radar(files.folder).read_bytes())
@@ -186,7 +186,7 @@ def test_an_address_on_s3_keeps_its_name_in_messages(monkeypatch):
 
 @pytest.mark.parametrize(("said", "advice"), [
     ("AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST configuration options not defined", "AWS_NO_SIGN_REQUEST=YES"),
-    ("HTTP response code: 404", "no such file"), ("HTTP response code: 403", "sign expired addresses anew"),
+    ("HTTP response code: 404", "no such file"), ("HTTP response code: 403", "renew the signature of expired addresses"),
     ("CURL error: Could not resolve host: nowhere", "check the network"),
     ("TIFFReadEncodedTile() failed", "check that the file is complete"),
 ])  # fmt: skip

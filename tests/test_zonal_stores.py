@@ -76,7 +76,7 @@ def test_a_polygon_over_two_zones_is_the_mean_of_both_by_area(area):
 
 def test_ground_that_two_stores_show_counts_twice_and_is_told(area, tmp_path):
     other = write(tmp_path / "b.zarr", 31, shift_m=-40.0)
-    with pytest.warns(UserWarning, match="stores overlap: in 1 polygons some ground counts twice"):
+    with pytest.warns(UserWarning, match="stores overlap: in 1 polygons, some ground counts twice"):
         table = anysat.zonal([stores(area)[0], other], fields().iloc[1:])
     assert (table["seen_frac"].iloc[0], table["e0"].iloc[0]) == (1, 31)
 
@@ -87,7 +87,7 @@ def test_ground_that_two_stores_show_counts_twice_and_is_told(area, tmp_path):
 ])  # fmt: skip
 def test_stores_that_do_not_compare_are_refused(area, tmp_path, what, options):
     other = write(tmp_path / "b.zarr", 32, **options)
-    with pytest.raises(InputError, match=f"{what} of b.zarr: expected those of a-utm31n.zarr .*, got xyz"):
+    with pytest.raises(InputError, match=f"{what} of b.zarr: expected the same as in a-utm31n.zarr .*, got xyz"):
         anysat.zonal([stores(area)[0], other], fields())
 
 

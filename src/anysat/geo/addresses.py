@@ -1,4 +1,4 @@
-"""Rasters that are no files on a disk: at addresses such as http:// and s3://, or where GDAL looks, as /vsicurl/."""
+"""Rasters at addresses such as http:// and s3://, or at paths that only GDAL can open, such as /vsicurl/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/vsi\w+/")
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an address, or a path that only GDAL knows.
+    """Whether a location is an address, or a path that only GDAL can open.
 
     >>> is_remote("s3://bucket/a.tif"), is_remote("/vsicurl/https://host/a.tif"), is_remote("/data/a.tif")
     (True, True, False)
@@ -26,7 +26,7 @@ def is_remote(location: str) -> bool:
 
 
 def unsigned(uri: str) -> str:
-    """An address without what signs it, which is another each time; of a file on this disk its path."""
+    """Return an address without its signature, which changes every time; for a `file:` address, its path."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return unquote(parts.path)
@@ -34,7 +34,7 @@ def unsigned(uri: str) -> str:
 
 
 def suffix_of(location: str) -> str:
-    """Suffix of the file at an address or path, in small letters.
+    """Return the suffix of the file at an address or path, in lower case.
 
     >>> suffix_of("https://host/scene.TIF?signature=a.b")
     '.tif'
@@ -44,7 +44,7 @@ def suffix_of(location: str) -> str:
 
 @contextmanager
 def opened(uri: str) -> Iterator[Any]:
-    """A raster opened in the environment of `odc.stac.configure_rio`; what goes wrong is told under its name."""
+    """Open a raster in the environment of `odc.stac.configure_rio`. Errors name its address without the signature."""
     import rasterio
     from affine import Affine
     from odc.geo.geobox import GeoBox
@@ -56,7 +56,7 @@ def opened(uri: str) -> Iterator[Any]:
     env, name = RioDriver(), _DRIVER_OF.get(suffix_of(uri), GEOTIFF)
     nowhere = GeoBox((1, 1), Affine.identity(), None)
     with reading(unsigned(uri)), env.restore_env(env.capture_env(), env.new_load(nowhere)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its item may tell
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its STAC item may have a georeference
         try:
             with rasterio.open(uri, driver=name) as file:
                 yield file

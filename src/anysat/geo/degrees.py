@@ -80,9 +80,9 @@ def wrapped(geobox: GeoBox) -> GeoBox:
 
 
 def turns_of(crs: CRS, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, ...]]:
-    """Positions along a line without its jump at 180 degrees, and what to add to them to meet all that are given so.
+    """Return positions along a line without a jump at 180 degrees, and offsets that lead to the same places.
 
-    Nothing changes in metres, and for a line around a pole.
+    Positions in metres and lines around a pole are returned unchanged, with 0 as the only offset.
 
     >>> [list(map(float, part)) for part in turns_of(CRS("EPSG:4326"), np.array([179.5, -179.5]))]
     [[179.5, 180.5], [0.0, -360.0, 360.0]]

@@ -131,7 +131,7 @@ class SourceDescription:
 
     @property
     def where(self) -> str:
-        """Where it lies, for messages and what is written; without what signs an address."""
+        """Its path or address without signature, for messages and metadata."""
         return unsigned(self.path or self.stac or "data")
 
     @property
@@ -208,7 +208,7 @@ def is_url(location: str) -> bool:
 
 
 def is_stac(location: str) -> bool:
-    """Whether a location is read as STAC: a JSON file, or an address that does not end as those of rasters do.
+    """Whether a location is read as STAC: a JSON file, or an address without the suffix of a raster.
 
     >>> is_stac("https://host/v1"), is_stac("items.json"), is_stac("https://host/scene.tif?signature=x")
     (True, True, False)

@@ -27,7 +27,7 @@ from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")
 _OTHER = tuple(suffix for suffix in RASTERS if suffix not in _TIFF)
-"""Other rasters, which a folder of GeoTIFFs may hold but is not read for."""
+"""Other rasters. In a folder of GeoTIFFs, they are not read."""
 _DATE_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "DATETIME")
 """Tags with the date of acquisition."""
 _WRITTEN_TAG = "TIFFTAG_DATETIME"
@@ -56,10 +56,10 @@ def read_geotiff(path: Path, wanted: Wanted) -> list[Layer]:
 
 
 def read_address(address: str, wanted: Wanted) -> list[Layer]:
-    """One GeoTIFF on the network, or in what only GDAL opens: all its bands, one date."""
+    """Read a GeoTIFF at an address, or at a path that only GDAL can open: all its bands, one date."""
     if suffix_of(address) in _OTHER or address.endswith("/"):
         raise SourceError(
-            unsigned(address), "only single GeoTIFFs are read from an address",
+            unsigned(address), "only single GeoTIFFs can be read from an address",
             "copy it to a disk, or describe many GeoTIFFs as STAC items (see `anysat embed --help`)",
         )  # fmt: skip
     _refuse_part(address, wanted.part)
@@ -191,7 +191,7 @@ def _pick_series(path: Path, names: Sequence[str], wanted: Wanted) -> str:
 
 
 def _open_tiff(path: Path | str) -> Any:
-    """A GeoTIFF opened for reading, by its path or address, and nothing else that goes by such a name."""
+    """Open a GeoTIFF by its path or address; refuse other formats under such a name."""
     import rasterio
 
     return opened(path) if isinstance(path, str) else rasterio.open(path, driver=GEOTIFF)
@@ -263,7 +263,7 @@ def _read_tiff(
 
 
 def _read_masked(path: Path | str, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-    """Numbers as stored, NaN where a mask or transparency hides them, whatever number the file says to be no data."""
+    """Read numbers as stored, with NaN where a mask or alpha band hides them. The file's nodata number is ignored."""
     with reading(path), _open_tiff(path) as file:
         window = ((row.start, row.stop), (col.start, col.stop))
         stored = file.read([band + 1 for band in bands], window=window)

@@ -83,7 +83,7 @@ def file_and_layer(words: str) -> tuple[Path, str | None]:
 
 
 def area_files(words: str | None) -> list[str]:
-    """The file that holds the polygons of an area; empty for bounds in degrees and where no area is given."""
+    """Return the file with the polygons of an area; nothing for bounds in degrees, or if no area is given."""
     path = None if words is None else file_and_layer(words)[0]
     return [] if path is None or not path.exists() else [str(path)]
 

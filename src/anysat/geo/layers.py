@@ -208,15 +208,15 @@ _ADVICE = {
     "response code: 404|does not exist|NoSuchKey|NoSuchBucket": "there is no such file: check its address",
     "AWS_|credentials|Access ?Denied|response code: 40[13]|Signature|ExpiredToken|_ACCESS_KEY|AZURE_|OAUTH":
         "access is refused: set the keys of the service (on S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-        "AWS_NO_SIGN_REQUEST=YES for public files), or sign expired addresses anew",
+        "AWS_NO_SIGN_REQUEST=YES for public files), or renew the signature of expired addresses",
     "resolve host|[Tt]imed? ?out|[Cc]onnect|CURL error|response code: (429|5)":
         "the service does not answer: check the network, and try again",
 }  # fmt: skip
-"""What to do, by what GDAL says of files on the network."""
+"""Advice by GDAL's message (a regular expression) about a file on the network."""
 
 
 def _advice_on(problem: str) -> str:
-    """What to do about a file that cannot be read.
+    """Return advice on a file that cannot be read.
 
     >>> _advice_on("HTTP response code: 404")
     'there is no such file: check its address'

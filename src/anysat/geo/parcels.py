@@ -23,9 +23,9 @@ _POLYGON, _MULTI, _MISSING = 3, 6, -1
 _VALID = "Valid Geometry"
 """What shapely says of a valid polygon."""
 _LONG = 10.0
-"""Edges longer than this many medians are checked for being torn; torn ones are of the size of the Earth."""
+"""Edges longer than this multiple of the median are checked for tears; torn ones are about as long as the Earth."""
 _TORN_FRAC = 0.25
-"""An edge is torn if its projected middle is further than this share of its length from the middle of its ends."""
+"""An edge is torn if its projected middle is farther than this share of its length from the middle of its ends."""
 
 
 class Parcels(NamedTuple):
@@ -64,8 +64,8 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
     flat = found = np.where(kinds == _MISSING, shapely.Polygon(), shapely.force_2d(given))
     points, number = shapely.get_coordinates(flat, return_index=True)
     if not (is_number := np.isfinite(points).all(axis=1)).all():
-        raise SourceError(name, f"polygon {number[~is_number][0]} has coordinates that are no finite numbers",
-                          "correct or leave it out")  # fmt: skip
+        raise SourceError(name, f"polygon {number[~is_number][0]} has coordinates that are not finite numbers",
+                          "correct it, or leave it out")  # fmt: skip
     if crs_of(geobox) != CRS(table.crs):
         found = _projected(flat, CRS(table.crs), name, geobox)
     inverse = ~geobox.affine
@@ -86,7 +86,7 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
 
 
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:
-    """Transform polygons to the reference system of a grid; those that it cannot show right become empty."""
+    """Transform polygons to the reference system of a grid; those that it cannot show correctly become empty."""
     import shapely
     from pyproj import Transformer
 
@@ -110,9 +110,10 @@ def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDAr
 
 
 def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: float) -> NDArray[np.bool_]:
-    """Whether outlines, in short edges and so projected, cross a line along which the projection cuts the Earth open.
+    """Return which polygons cross a line along which the projection cuts the Earth open.
 
-    There the ends of an edge are projected far apart, and its middle lies beside one of them.
+    There the ends of an edge are projected far apart, and its middle lies near one of them. `fine` are the outlines cut
+    into short edges, `found` the same projected.
     """
     import shapely
 
@@ -130,7 +131,7 @@ def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: floa
 
 
 def _turned(given: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) -> NDArray[np.bool_]:
-    """Whether projected polygons hold points of the grid that they did not hold before, or the other way round."""
+    """Return which polygons projection turned inside out: most sample points of the grid changed sides."""
     import shapely
     from pyproj import Transformer
 
@@ -146,5 +147,5 @@ def _turned(given: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) 
 
 
 def _turns(crs: CRS) -> tuple[float, ...]:
-    """Offsets that may be added to x without changing the place."""
+    """Return the offsets of x that lead to the same place."""
     return (-360.0, 0.0, 360.0) if crs.geographic else (0.0,)

@@ -32,13 +32,13 @@ class _Strip:
 
 
 def write_polygons(path: Path, group: StoredGroup, told: Mapping[str, Any], advance: Advance) -> None:
-    """The polygons of a class map to NAME.gpkg: class, name, area and time; what is told of it under `anysat`."""
+    """Write the polygons of a class map to NAME.gpkg with class, name, area and time; store `told` under `anysat`."""
     import geopandas
 
     crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
     for strip in _strips(group, advance):
         frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
-        if len(frame):  # the first rows decide of what type the columns are
+        if len(frame):  # the first rows determine the types of the columns
             write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
             is_begun = True
     if frame is not None and not is_begun:

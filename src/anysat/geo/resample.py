@@ -85,9 +85,9 @@ def _cut(
 
 
 def _windows(source: GeoBox, target: GeoBox) -> tuple[list[tuple[slice, slice]], float]:
-    """Source rows and columns under the target with a margin, and source pixels along a target pixel.
+    """Return source rows and columns under the target, with a margin, and source pixels along a target pixel.
 
-    There are two windows where a map of the world has the target at both of its ends, else one.
+    There are two windows if the source is a map of the world that has the target at both of its ends, else one.
     """
     x, y = boundary_in(target, crs_of(source))
     x, turns = turns_of(crs_of(source), x)
@@ -104,7 +104,7 @@ def _windows(source: GeoBox, target: GeoBox) -> tuple[list[tuple[slice, slice]],
 
 
 def _around(positions: NDArray[np.float64], length: int, margin: int) -> slice:
-    """Rows or columns that hold all positions, not farther outside than the margin."""
+    """Return the rows or columns around all positions, with a margin, and at most that margin beyond the grid."""
     start = min(max(math.floor(positions.min()) - margin, -margin), length)
     return slice(start, max(min(math.ceil(positions.max()) + margin, length + margin), start + 1))
 

@@ -278,7 +278,7 @@ def _uri(asset: Any) -> str:
 
 @lru_cache(maxsize=8192)
 def _header(uri: str) -> _Header:
-    """Grid, scale and names of a file that is a raster of a kind that is read, and nothing else."""
+    """Read grid, scale and band names of a file, which must be a GeoTIFF or JPEG 2000."""
     with opened(uri) as file:
         located = file.crs is not None and not file.transform.is_identity
         geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None

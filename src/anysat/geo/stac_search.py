@@ -120,8 +120,8 @@ def _opened(location: str) -> Any:
     from pystac_client.stac_api_io import StacApiIO
 
     if is_remote(location) and not is_url(location):
-        raise SourceError(location, "a STAC document is read from a disk, or over http",
-                          "copy it, or give its https address; its files may lie at s3://")  # fmt: skip
+        raise SourceError(location, "STAC documents can only be read from a disk or over http",
+                          "copy it to a disk, or give its https address; its assets may lie at s3://")  # fmt: skip
     if not is_url(location):
         location = str(_file(Path(location)).absolute())
     with _talking_to(location):
@@ -169,8 +169,8 @@ def _talking_to(location: str) -> Iterator[None]:
         problem = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         if is_url(location) and _is_no_json(error):
             raise SourceError(
-                location, "what is there is no STAC document (JSON)", "give the address of a STAC API, catalog or list "
-                "of items; a GeoTIFF whose name does not end in .tif is given by `path` in a YAML file",
+                location, "it is not a STAC document (JSON)", "give the address of a STAC API, catalog or list "
+                "of items; for a GeoTIFF whose name does not end in .tif, use `path` in a YAML file",
             ) from error  # fmt: skip
         if is_url(location):
             advice = "check the address and the network, or give a catalog on disk"
@@ -179,7 +179,7 @@ def _talking_to(location: str) -> Iterator[None]:
 
 
 def _is_no_json(error: Exception) -> bool:
-    """Whether an answer came, and it is no text, or no JSON."""
+    """Return whether the error is that an answer is not text, or not JSON."""
     causes = (error, error.__cause__, error.__context__)
     return any(isinstance(cause, UnicodeDecodeError | json.JSONDecodeError) for cause in causes)
 

@@ -250,7 +250,7 @@ class AreaStore:
         return self.final
 
     def discard(self) -> None:
-        """Remove what is written, for work of which nothing is worth going on with. A finished store stays."""
+        """Delete the unfinished store, if nothing in it is worth keeping. A finished store stays."""
         self.bring_back(self.final)
         shutil.rmtree(self.partial, ignore_errors=True)
         release(self.partial)

@@ -184,7 +184,7 @@ def find_group(path: Path, name: str | None = None) -> StoredGroup:
 
 
 def zone_stores(path: Path) -> list[Path]:
-    """The store of that name or, where an area of several zones was given it, the stores of the zones."""
+    """Return the store of that name or, if it was given to an area in several UTM zones, the stores of the zones."""
     if path.exists() or partial_of(path).exists():
         return [path]
     names = {one.name.removesuffix(".partial") for one in path.parent.glob(f"{path.stem}-utm*{path.suffix}*")}

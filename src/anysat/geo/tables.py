@@ -129,15 +129,15 @@ class PatchTable(_ParquetRows):
 
 
 Kind = str | tuple[str, int]
-"""Type of a column: as pyarrow spells it, `strings` for lists of text, or type and length for lists of numbers."""
+"""Type of a column: a pyarrow name, `strings` for lists of text, or pyarrow name and length for lists of numbers."""
 
 
 class TileTable(_ParquetRows):
     """A Parquet file with one row per tile, written row group by row group; a context that closes the file.
 
     Columns: `id`, `split`, the given fields, then the given results. With places it is GeoParquet and also has `lon`
-    and `lat` (centre, WGS 84 degrees) between the two and `geometry`, the same as a point, at the end; they are null if
-    the place is unknown.
+    and `lat` (centre, WGS 84 degrees) before the results, and `geometry`, the same as a point, at the end. These are
+    null if the place is unknown.
     """
 
     OWN = ("id", "split", "member", "lon", "lat", "geometry")
@@ -146,14 +146,14 @@ class TileTable(_ParquetRows):
         self, path: Path, fields: Mapping[str, Kind], results: Mapping[str, Kind], *, has_places: bool,
         attributes: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        """Begin the file.
+        """Open the file.
 
         Args:
-            path: the file.
-            fields: what is known of tiles, such as their labels.
-            results: what was computed.
-            has_places: whether the place of any tile may be known.
-            attributes: anything that turns into JSON, kept in the file under `anysat`.
+            path: The file.
+            fields: Types of the columns of what is known of tiles, such as labels, by name.
+            results: Types of the columns of what is computed, by name.
+            has_places: Whether the place of any tile may be known.
+            attributes: Anything that can be written as JSON, stored in the file under `anysat`.
         """
         import pyarrow.parquet
 
@@ -172,11 +172,11 @@ class TileTable(_ParquetRows):
 
     @classmethod
     def check_names(cls, fields: Sequence[str], results: Collection[str]) -> None:
-        """Refuse columns of targets of which one has the name of another.
+        """Check the names of the columns of targets.
 
         Args:
-            fields: columns of targets.
-            results: columns of what is computed.
+            fields: Columns of targets.
+            results: Columns of what is computed.
 
         Raises:
             RecordError: One is the name of another column.
@@ -193,10 +193,10 @@ class TileTable(_ParquetRows):
         """Write a row group of tiles.
 
         Args:
-            ids: names of the tiles.
-            splits: their splits.
-            places: (tile 2) longitude and latitude, NaN where they are not known.
-            columns: the fields and results that were announced.
+            ids: Names of the tiles.
+            splits: Splits of the tiles.
+            places: Longitude and latitude (tile 2), NaN if unknown.
+            columns: Values of the fields and results.
         """
         import pyarrow
         import shapely
@@ -212,7 +212,7 @@ class TileTable(_ParquetRows):
 
 
 def _type_of(kind: Kind) -> Any:
-    """A type of pyarrow."""
+    """Return the pyarrow type of a column."""
     import pyarrow
 
     if isinstance(kind, tuple):

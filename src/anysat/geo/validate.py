@@ -138,13 +138,13 @@ def _lost(path: Path, groups: Collection[str]) -> Iterator[Told]:
 
 
 def _unread(path: Path) -> Iterator[Told]:
-    """What the store says could not be read when it was made."""
+    """Report inputs that could not be read when the store was made, as its provenance says."""
     summary = provenance_of(path).get("summary")
     problems = summary.get("unreadable") if isinstance(summary, Mapping) else None
     if isinstance(problems, list) and problems:
         more = f" | and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         told = " | ".join(map(str, problems[:_SHOWN])) + more
-        yield "warning", "inputs", f"{len(problems)} could not be read when it was made, left as nodata: {told}"
+        yield "warning", "inputs", f"{len(problems)} could not be read when the store was made, left as nodata: {told}"
 
 
 def _conventions(group: StoredGroup) -> Iterator[Told]:

@@ -1,4 +1,4 @@
-"""Stores summed up over polygons (zonal statistics): mean vectors, shares of classes, mean values, a row for each.
+"""Zonal statistics: stores averaged over polygons, as mean vectors, class shares or mean values, one row for each.
 
 Each pixel is weighted by its share in the polygon. The store is read shard by shard, a few rows of pixels at once.
 Apart from these, memory holds one number per polygon, period and column.
@@ -27,9 +27,9 @@ from anysat.geo.writers import staged
 
 TABLE_SUFFIXES = (".parquet", ".gpkg", ".csv")
 _BLOCK_VALUES = 4_000_000
-"""Values multiplied, and pixels covered, at once."""
+"""The most values multiplied, or pixels covered, at once."""
 _TWICE_FRAC = 1e-3
-"""Share of a polygon, seen beyond the whole of it, from which stores are said to overlap."""
+"""Stores overlap if the shares of a polygon that they saw add up to more than 1 plus this."""
 
 Advance = Callable[[int], object]
 
@@ -40,14 +40,14 @@ class Summary(NamedTuple):
     table: Any
     """A geopandas GeoDataFrame."""
     notes: tuple[str, ...]
-    """Which polygons were repaired."""
+    """Which polygons were repaired, and whether stores overlap."""
 
 
 class Asked(NamedTuple):
-    """The input of `summarise`, checked."""
+    """Checked input of `summarise`."""
 
     groups: Sequence[StoredGroup]
-    """Of one kind."""
+    """One group of each store, all of one kind (see `find_alike`)."""
     given: Any
     """The polygons, a geopandas GeoDataFrame."""
     placed: Sequence[Parcels]
@@ -58,7 +58,7 @@ class _Sums(NamedTuple):
     """Sums over the pixels that were seen, by polygon and period."""
 
     share: NDArray[np.float64]
-    """Pixels, each by its share in the polygon; in the end, the share of the polygon."""
+    """Sum of the pixels' shares in the polygon; `_sums` divides it, and `total`, by the polygon's area."""
     patches: NDArray[np.int64]
     """Number of pixels, whole or partial."""
     total: NDArray[np.float64]
@@ -66,7 +66,7 @@ class _Sums(NamedTuple):
 
 
 def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str | None = None) -> Any:
-    """One row per polygon, or per polygon and period, of what stores hold there: a geopandas GeoDataFrame.
+    """Summarise stores over polygons in a geopandas GeoDataFrame, with one row per polygon and period.
 
     Columns: those of the polygons; `polygon`, their number from 0; for an area `start_datetime` and `end_datetime`;
     `num_patches`, the number of patches (for a map, pixels) seen at least partly inside; `seen_frac`, the share of the
@@ -75,17 +75,18 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
     for values their mean, named like the group. If nothing was seen, these are empty and `seen_frac` is 0.
 
     Args:
-        store: NAME.zarr, of `anysat embed` or `anysat predict`; the NAME of an area in several UTM zones, each of which
-            has a store; or several stores of one kind. What lies in a polygon counts by its area, whichever store it
-            is from; ground that two stores show counts twice, with a warning.
-        polygons: a vector file, or a GeoDataFrame, of polygons and multi-polygons in any reference system. Those that
-            are not valid are repaired (`shapely.make_valid`), with a warning.
-        group: which of the store; None for the first there is of `patch`, `class`, `value` and `probability`.
+        store: NAME.zarr, made by `anysat embed` or `anysat predict`; the NAME given to an area in several UTM zones,
+            which has one store per zone; or several stores of one kind. Pixels of all stores are weighted by their area
+            in the polygon. Ground in two stores counts twice, with a warning.
+        polygons: A vector file or GeoDataFrame of polygons and multi-polygons in any reference system. Invalid ones
+            are repaired (`shapely.make_valid`), with a warning.
+        group: Name of the group; None for the first that exists of `patch`, `class`, `value` and `probability`.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: there is no such store or group; the file cannot be read, or
-            has no reference system or something else than polygons.
-        InputError: a column of the polygons has the name of one that is added; the stores are not of one kind.
+        MissingFileError, SourceError, UnknownNameError: There is no such store or group; the file cannot be read, has
+            no reference system, or holds something other than polygons.
+        InputError: A column of the polygons has the name of an added one, or of another one; or the stores are not of
+            one kind.
 
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
@@ -98,36 +99,36 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
 
 
 def find_stores(given: Sequence[Path | str]) -> list[Path]:
-    """Places of stores, each once; of an area in several zones those of the zones."""
+    """Return the paths of stores, each once; for an area in several UTM zones, those of its zones."""
     return list(dict.fromkeys(path for one in given for path in zone_stores(Path(one))))
 
 
 def find_alike(paths: Sequence[Path], group: str | None = None) -> list[StoredGroup]:
-    """One group of each store.
+    """Return one group of each store.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: see `find_group`.
-        InputError: they cannot be put together: they have other columns or periods, or were made by other weights, with
-            other statistics or for other patches.
+        MissingFileError, SourceError, UnknownNameError: See `find_group`.
+        InputError: They cannot be combined, because they differ in group, columns, periods, patch size, weights, head
+            or statistics.
     """
     groups = [find_group(path, group) for path in paths]
     first = _kind_of(paths[0], groups[0])
     for path, one in zip(paths[1:], groups[1:], strict=True):
         for what, own in _kind_of(path, one).items():
             if own != first[what]:
-                expected = f"those of {paths[0].name} ({_short(first[what])})"
-                raise InputError(f"{what} of {path.name}", expected, _short(own), "summarise each store by itself")
+                expected = f"the same as in {paths[0].name} ({_short(first[what])})"
+                raise InputError(f"{what} of {path.name}", expected, _short(own), "summarise each store on its own")
     return groups
 
 
 def _kind_of(path: Path, group: StoredGroup) -> dict[str, Any]:
-    """What must be the same for stores to be put together."""
+    """Return what must be the same in stores that are combined."""
     made_from = provenance_of(path).get("made_from", {})
     weights, statistics = made_from.get("weights"), made_from.get("statistics")
     periods = [f"{first} to {last}" for first, last in group.periods]
     return {
         "group": group.name, "columns": _names(group), "periods": periods,
-        "size of patches": round(abs(group.geobox.affine.a), 6),
+        "patch size": round(abs(group.geobox.affine.a), 6),
         "weights": weights.get("digest") if isinstance(weights, Mapping) else weights, "head": made_from.get("head"),
         "statistics": statistics.get("digest") if isinstance(statistics, Mapping) else statistics,
     }  # fmt: skip
@@ -138,11 +139,11 @@ def _short(what: Any) -> str:
 
 
 def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> Asked:
-    """Read the polygons and place them on opened groups of one kind, before anything is summed up.
+    """Read the polygons and place them on opened groups of one kind, for `summarise`.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: see `zonal`.
-        InputError: see `zonal`; or a file of the suffix cannot hold the columns of the polygons.
+        MissingFileError, SourceError, UnknownNameError: See `zonal`.
+        InputError: See `zonal`; or a file with this suffix cannot hold the columns of the polygons.
     """
     name, given = _given(polygons)
     placed = [place_parcels(given, name, group.geobox) for group in groups]
@@ -151,7 +152,7 @@ def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> A
 
 
 def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
-    """Sum up what was prepared; `advance` is called with the number of shards that are done."""
+    """Summarise what `prepare` returned. `advance` is called with the number of shards just done."""
     groups, given, placed = asked
     every = _sums(groups[0], placed[0], advance)
     for group, parcels in zip(groups[1:], placed[1:], strict=True):
@@ -159,12 +160,12 @@ def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
         every = _Sums(every.share + own.share, every.patches + own.patches, every.total + own.total)
     notes = list(dict.fromkeys(note for parcels in placed for note in parcels.notes))
     if num_twice := int((every.share > 1 + _TWICE_FRAC).any(axis=1).sum()):
-        notes.append(f"stores overlap: in {num_twice} polygons some ground counts twice")
+        notes.append(f"stores overlap: in {num_twice} polygons, some ground counts twice")
     return Summary(_table(groups[0], given, every), tuple(notes))
 
 
 def _sums(group: StoredGroup, parcels: Parcels, advance: Advance) -> _Sums:
-    """Of one store, shares and totals as fractions of the polygons."""
+    """Return the sums over one store, with shares and totals divided by the areas of the polygons."""
     shape = len(parcels.shapes), max(1, len(group.periods))
     width = len(_classes(group)) or group.dim or 1
     sums = _Sums(np.zeros(shape), np.zeros(shape, np.int64), np.zeros((*shape, width)))
@@ -200,7 +201,7 @@ def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bo
 
 
 def _write_package(table: Any, path: Path, layer: str, told: Mapping[str, Any]) -> None:
-    """Write one layer; geometries beside the polygons become text (WKT), as a layer holds only one."""
+    """Write one layer. It holds only one geometry column, so others are written as text (WKT)."""
     place = table.geometry.name
     beside = [name for name, kind in table.dtypes.items() if str(kind) == "geometry" and name != place]
     taken = {str(name).lower() for name in table.columns if name != place}
@@ -211,7 +212,7 @@ def _write_package(table: Any, path: Path, layer: str, told: Mapping[str, Any]) 
 
 
 def _free(wanted: str, taken: Container[str]) -> str:
-    """The name, with underscores added until it is free."""
+    """Return the name, with underscores added until it is free."""
     while wanted in taken:
         wanted += "_"
     return wanted
@@ -239,7 +240,7 @@ def _given(polygons: Any) -> tuple[str, Any]:
         raise MissingFileError(path, "a vector file of polygons, such as fields.gpkg")
     table = read_table(path, layer)
     if any(name is not None for name in table.index.names):
-        table = table.reset_index(allow_duplicates=True)  # a GeoDataFrame keeps its index, a file of rows has none
+        table = table.reset_index(allow_duplicates=True)  # so that the index of a saved GeoDataFrame is not lost
     return str(path), table
 
 
@@ -262,7 +263,7 @@ def _facts_names(group: StoredGroup) -> list[str]:
 
 
 def _check_columns(name: str, given: Any, added: Sequence[str], suffix: str) -> None:
-    """Refuse columns of the polygons whose names are taken, or that a file of the suffix cannot hold."""
+    """Refuse columns of the polygons whose names are taken, or that a file with this suffix cannot hold."""
     own = [str(word) for word in given.columns]
     where, taken = f"columns of {name}", {word.lower() for word in added}
     if both := [word for word in own if word.lower() in taken]:
@@ -326,7 +327,7 @@ def _add(sums: _Sums, group: StoredGroup, part: Coverage) -> None:
 
 
 def _table(group: StoredGroup, given: Any, sums: _Sums) -> Any:
-    """Rows, polygon by polygon, of groups as this one."""
+    """Return the rows, sorted by polygon and period. `group` is one of the groups, which are all of one kind."""
     import pandas
 
     num_polygons, num_periods = sums.share.shape
