@@ -312,12 +312,8 @@ class AreaStore:
         if kept is not None and not throw_away:
             raise StoreMismatchError(self.partial, differences(kept, facts))
         if kept is None and (self.partial / _DONE).exists():
-            self.begun_anew = (
-                f"started again, because {self.partial / _FACTS}, which says what it was made from, cannot be read"
-            )
-        self.bring_back(self.final)
-        shutil.rmtree(self.partial)
-        release(self.partial)
+            self.begun_anew = f"started again, because {self.partial / _FACTS} (what it is made from) cannot be read"
+        self.discard()
         return False
 
     def _sweep(self) -> None:
@@ -334,11 +330,8 @@ class AreaStore:
         found = self._kept(unit)
         if found is None:
             return False
-        for key, kept in found["files"].items():
-            path = self._shard_file(unit, *key.split("/"))
-            if kept is not None and not (path.exists() and path.stat().st_size == kept["bytes"]):
-                return False
-        return True
+        files = [(self._shard_file(unit, *key.split("/")), kept) for key, kept in found["files"].items()]
+        return all(kept is None or (path.exists() and path.stat().st_size == kept["bytes"]) for path, kept in files)
 
     def _complete(self, summary: dict[str, Any]) -> None:
         """Write checksums, losses, summary and consolidated metadata."""
