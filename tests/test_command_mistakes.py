@@ -59,7 +59,7 @@ def test_nothing_is_written_to_an_address(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     said = capsys.readouterr().err
-    assert "expected a path on a disk of this machine, got '" in said
+    assert "expected a local path, got '" in said
     assert "copy the result" in said
     assert not list(tmp_path.iterdir())
 

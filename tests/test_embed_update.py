@@ -128,7 +128,7 @@ def test_with_nothing_new_nothing_is_computed(inputs, tmp_path, capsys, monkeypa
     assert main(["embed", "--update", str(out)]) == 0
     said = capsys.readouterr().out
     assert "computed by an earlier run" in said
-    assert f"nothing new: {out} and what was made of it are left as they are" in said
+    assert f"nothing new: {out} and the files made from it are unchanged" in said
     assert "wrote" not in said
     assert out.with_suffix(".png").stat().st_mtime_ns == drawn
     np.testing.assert_array_equal(patches(out).embedding.values, before.embedding.values)

@@ -159,7 +159,7 @@ def test_weights_that_changed_under_their_name_are_refused_before_another_fold(r
     save(other, file)
     status, _, err = run("probe", f"--weights={file}", "--resume")
     assert status == 2
-    assert "weights: expected those it was begun with (digest" in err
+    assert "weights: expected those it was started with (digest" in err
     assert not (fold / "scores.json").exists()
     shutil.copy(weights, file)
     assert run("probe", f"--weights={file}", "--resume")[0] == 0

@@ -67,7 +67,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_makes_no_checkpoint(tmp_path)
             parts = super().forward(draw, generator)
             return parts | {"loss": parts["loss"] * (math.nan if draw.step == 2 else 1)}
 
-    with pytest.raises(DivergedError, match="within the steps up to 4.*lower the learning rate"):
+    with pytest.raises(DivergedError, match="in one of the steps up to 4.*lower the learning rate"):
         train(tmp_path / "run", objective=Bad(), keep={"log_every": 100})
     assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2]
 

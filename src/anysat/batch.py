@@ -131,7 +131,7 @@ class Batch:
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     """Stacked targets by name, with a batch axis first."""
     geoboxes: tuple[Any, ...] = ()
-    """Georeference of each tile, or None; empty if not known."""
+    """Geobox of each tile, None for a tile without one; empty if none are known."""
 
     @classmethod
     def of(cls, tiles: Sequence[Tile], allocate: Allocate = _allocate) -> Batch:
@@ -171,7 +171,7 @@ class Batch:
         )
 
     def tile(self, index: int) -> Tile:
-        """Return one tile, without padded dates. Arrays may be views of the batch."""
+        """Return one tile without padding dates. Its arrays may be views of the batch."""
         observations = {}
         for key, o in self.observations.items():
             dates = None if o.dates is None else o.dates[index].numpy().astype("datetime64[D]")

@@ -59,7 +59,7 @@ _TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "we
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 _WRITTEN = ("out", "update", "cache")
-"""Fields of configs that say where results are written."""
+"""Config fields that name where results are written."""
 
 _WIDEST = 10_000
 """Largest number of characters per line in a pipe."""
@@ -227,18 +227,18 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
 
 
 def _check_on_disk(option: str, place: str) -> None:
-    """Refuse to write to an address, which would become a folder of that name.
+    """Check that results are written to a local path: an address would become a folder of that name.
 
     Raises:
-        InputError: it is one.
+        InputError: The path is an address.
     """
     from anysat.geo.addresses import is_remote
 
     if is_remote(place):
         raise InputError(
-            option, "a path on a disk of this machine", repr(place),
-            "nothing is written to an address: give a local path and copy the result when the command has ended, "
-            "or give the folder where the bucket is mounted",
+            option, "a local path", repr(place),
+            "results cannot be written to an address: give a local path and copy the result afterwards, or give the "
+            "folder where the bucket is mounted",
         )  # fmt: skip
 
 

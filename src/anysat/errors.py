@@ -145,7 +145,7 @@ class SourceError(AnySatError, ValueError):
 
 
 class UnreadableError(SourceError):
-    """Nothing of the ground was seen, and inputs could not be read."""
+    """Inputs could not be read, and nothing of the ground was seen."""
 
     def __init__(self, where: object, problems: Sequence[str]) -> None:
         files = (
@@ -155,7 +155,7 @@ class UnreadableError(SourceError):
         )
         super().__init__(
             where, f"nothing of it was seen, and {files}: {problems[0]}",
-            "nothing was written: put this right and give the same command again",
+            "nothing was written: fix the problem and give the same command again",
         )  # fmt: skip
 
 
@@ -237,10 +237,12 @@ class DivergedError(AnySatError, ArithmeticError):
     def __init__(
         self, folder: object, step: int, got: object, kept: int | None, what: str = "the loss"
     ) -> None:  # fmt: skip
-        there = f"no checkpoint is in {folder} yet" if kept is None else f"that of step {kept} is kept in {folder}"
+        there = f"no checkpoint is in {folder} yet"
+        if kept is not None:
+            there = f"the checkpoint of step {kept} is kept in {folder}"
         super().__init__(
-            f"{what} was {got} within the steps up to {step}, of which no checkpoint was made; {there}: lower the "
-            "learning rate, clip gradients (clip_norm), or check the data of these steps"
+            f"{what} was {got} in one of the steps up to {step}; {there}: lower the learning rate, "
+            "clip gradients (clip_norm), or check the data of these steps"
         )
 
 

@@ -23,7 +23,7 @@ FORMAT = "anysat-1"
 TASK_FORMAT = "anysat-task-1"
 """Format of a predictor's file, which holds encoder and head and is read by `anysat.tasks.predictor`."""
 PREDICTOR_FILE = "predictor.safetensors"
-"""Name of that file in the folder of a run."""
+"""Name of a predictor's file in a run folder."""
 TEACHER = "target_encoder."
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 SUFFIXES = (".safetensors", *_PICKLED)
@@ -88,7 +88,7 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def read_meta(path: Path) -> Any:
-    """Read our metadata of a safetensors file, None if there is none, and no tensor.
+    """Read the `anysat` metadata of a safetensors file, but no tensors. None if there is none.
 
     Raises:
         WeightsError: It is not a safetensors file, or is damaged.

@@ -129,9 +129,9 @@ def score(
         share: Number of this process, and of processes that share the tiles. Each returns the scores of all tiles.
         advance: Called with the number of tiles done.
         unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
-        places: List to which longitude and latitude of each tile's centre are appended, NaN if not known.
+        places: List to which longitude and latitude of each tile's centre are appended; NaN if not known.
         precision: Type of the encoder's matrix products.
-        num_workers: Number of processes that read tiles ahead; 0 reads in this process. Scores are the same.
+        num_workers: Number of processes that read tiles ahead; 0 reads in this process. Scores do not depend on it.
     """
     task, sheet = predictor.task, predictor.task.metric().to(predictor.device)
     number, count = share

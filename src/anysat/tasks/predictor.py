@@ -203,19 +203,19 @@ def each_batch(
 
     Args:
         predictor: The predictor; its mode stays as it was.
-        batches: Batches of a dataset, in source values. A tile may lack the modality of the dense embeddings.
+        batches: Batches of a dataset, in source values. Tiles may lack the modality of the dense embeddings.
         take: Called with each batch, on the predictor's device, and its outputs (tile … output).
-        precision: In what the encoder's matrices are multiplied.
+        precision: Type of the encoder's matrix products.
     """
     with keeping_ready(), evaluating(predictor), multiplying(precision, predictor.device):
-        for batch in batches:  # read outside of the inference mode, in which a loader cannot take its memory back
+        for batch in batches:  # read outside inference mode, in which a loader cannot take its memory back
             with torch.inference_mode():
                 moved = batch.to(predictor.device)
                 take(moved, predictor(predictor.of_dataset(moved)))
 
 
 def names_of_empty(batch: Batch, outputs: Tensor) -> list[str]:
-    """Return the names of the tiles without any output, because nothing was observed there."""
+    """Return the names of tiles that have no output because nothing was observed."""
     empty = outputs.flatten(1).isnan().all(1).tolist()
     return [name for name, nothing in zip(batch.ids, empty, strict=True) if nothing]
 

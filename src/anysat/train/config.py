@@ -85,13 +85,13 @@ class EngineConfig:
     compile: bool = False
     """Compile the blocks with `torch.compile`."""
     num_workers: int = 0
-    """Number of data-loading processes for each training process, also for validation and scores; 0 reads data in the
-    training process."""
+    """Number of data-loading processes for each training process, for training, validation and scores. 0 reads data in
+    the training process."""
     threads: int | None = None
     """Number of CPU threads of torch; null does not change it."""
     save_memory: bool = False
     """Update each weight as soon as its gradient is known, so that gradients are not held, and return free memory to
-    the system in each step. The result is the same. With one process, without `accumulate` and `clip_norm`."""
+    the system in each step. The result is the same. Needs one process, no `accumulate` and no `clip_norm`."""
 
     def __post_init__(self) -> None:
         _check(self, "devices", self.devices == "auto" or _is_count(self.devices), "a number of processes or 'auto'")
@@ -126,7 +126,7 @@ class KeepConfig:
     keep_best: str | None = None
     """Metric, such as `val/loss`, whose best checkpoint is also kept; null for none."""
     best_is_highest: bool = False
-    """Whether the highest value of that metric is the best, not the lowest."""
+    """Whether a higher value of that metric is better; by default a lower one is."""
     patience: int | None = None
     """Stop the run after this many measurements of that metric without a better value; null runs to the last step."""
     min_steps: int = 0

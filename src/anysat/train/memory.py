@@ -1,4 +1,4 @@
-"""Memory that is freed in one step serves the next, instead of going back to the system and being asked for again."""
+"""Reuse of memory between training steps, without returning it to the system and requesting it again."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from contextlib import contextmanager
 from anysat.model.chunks import LARGEST_KEPT
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Numbers of what `mallopt` sets (malloc.h)."""
+"""Numbers of the parameters of `mallopt` (malloc.h)."""
 _MOST = 2**31 - 1
 
 
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """Inside, glibc keeps whatever is freed; afterwards all that is free goes back.
+    """Make glibc keep freed memory inside this context, and return all free memory to the system at its end.
 
-    Gradients of a large model and activations of a step are gigabytes, which glibc gives back at once, page by page,
-    and the system fills with zeros when the next step asks: about a tenth of a step in bf16 on a processor. The most
-    memory that a training takes stays the same. Of the whole process; nothing happens without glibc, or where the
-    environment tells what to keep. Processes forked inside keep what they free, too.
+    The gradients and activations of a step of a large model take gigabytes. By default glibc returns them to the system
+    at once, page by page, and the system fills them with zeros for the next step, which takes about a tenth of a step
+    in bf16 on a CPU. Peak memory stays the same.
+
+    This holds for the whole process and for processes forked inside the context. It does nothing without glibc, or if
+    environment variables (`MALLOC_…`, `GLIBC_TUNABLES`) configure glibc.
     """
     is_told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if platform.libc_ver()[0] != "glibc" or is_told:
         yield
         return
     libc = ctypes.CDLL(None)
-    if not libc.mallopt(_MMAP_THRESHOLD, _MOST):  # as before 2.35, which keeps pieces of up to 32 MiB in any case
+    if not libc.mallopt(_MMAP_THRESHOLD, _MOST):  # glibc before 2.35 refuses; it keeps pieces of up to 32 MiB anyway
         yield
         return
     libc.mallopt(_TRIM_THRESHOLD, _MOST)
     try:
         yield
-    finally:  # as glibc does by itself once a piece of this size was freed
+    finally:  # what glibc sets itself once a piece of this size is freed
         libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
         give_back()
 
 
 def give_back() -> None:
-    """Return all memory that is free to the system, in about 20 ms. Without glibc, nothing happens."""
+    """Return all free memory to the system, which takes about 20 ms. Does nothing without glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The mathematics of a step, as Lightning calls it: random draws, loss, learning rate, gradients, update."""
+"""The Lightning module of a training step: random draws, loss, learning rate, gradients and update."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from anysat.train.tensors import load_moments
 
 
 class Training(LightningModule):
-    """An objective between two steps of its schedules.
+    """Training of an objective from one step of its schedules to another.
 
     Args:
-        objective: what is minimised.
-        sources: what the micro-batches come from.
-        optimiser: AdamW and its schedule.
-        engine: accumulation and workers.
-        seed: of every random draw.
-        num_steps: length of the schedules.
-        start: first step.
-        stop: the step not taken any more.
-        moments: those of the optimiser at `start`, from `training_tensors`; emptied when the optimiser has them.
-        plateau: what the schedule remembers at `start`.
+        objective: The objective to minimise.
+        sources: Makes the source of the micro-batches of a rank.
+        optimiser: Options of AdamW and its schedule.
+        engine: Options of accumulation, precision and workers.
+        seed: Seed of all random draws.
+        num_steps: Length of the schedules in steps.
+        start: First step.
+        stop: Step at which training stops, which is not taken.
+        moments: The optimiser's moments at `start`, from `training_tensors`. Emptied once the optimiser has them.
+        plateau: State of the plateau schedule at `start`.
     """
 
     def __init__(
@@ -54,32 +54,32 @@ class Training(LightningModule):
         self.steps_done = start
         self.loader: TimedLoader | None = None
         self.parts: dict[str, list[Tensor]] = {}
-        """Parts of the loss of this step's micro-batches."""
+        """Parts of the loss, by name, for each micro-batch of this step."""
         self.num_tiles = 0
-        """Tiles this process has trained on."""
+        """Number of tiles that this process has trained on."""
         self.grad_norm: Tensor | None = None
         self.finite: Tensor | None = None
-        """Whether every loss and gradient has been a number."""
+        """Whether all losses and gradients so far were finite; None before the first."""
         self._norms: list[Tensor] = []
-        """Norms of this step's gradients that are no longer held."""
+        """Norms of the gradients of this step that are already freed."""
         self._hooks: list[RemovableHandle] = []
 
     @property
     def learning_rate(self) -> float:
-        """That of the step now made."""
+        """Learning rate of the current step."""
         return learning_rate(self.steps_done, self.num_steps, self.settings, self.plateau.factor)
 
     def configure_model(self) -> None:
-        """Puts weights into shards, block by block, under FSDP2."""
+        """Shard the weights block by block if the strategy is FSDP2."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.objective, FSDPModule):
             mesh = self.trainer.strategy.device_mesh["data_parallel"]
             for part in sharded_parts(self.objective):
                 fully_shard(part, mesh=mesh)
-            scalars = {p for p in self.objective.parameters() if p.ndim == 0}  # which have nothing to be cut along
+            scalars = {p for p in self.objective.parameters() if p.ndim == 0}  # cannot be sharded
             fully_shard(self.objective, mesh=mesh, ignored_params=scalars)
 
     def train_dataloader(self) -> TimedLoader:
-        """The micro-batches of this process, from the first step on."""
+        """Return the loader of this process's micro-batches, from the first step on."""
         count = self.engine.accumulate
         ranks = [
             self.sources(self.trainer.global_rank * count + number, self.trainer.world_size * count)
@@ -93,11 +93,11 @@ class Training(LightningModule):
         return self.loader
 
     def transfer_batch_to_device(self, batch: Draw, device: torch.device, dataloader_idx: int) -> Draw:  # noqa: ARG002
-        """A micro-batch on the device."""
+        """Return a micro-batch on the device."""
         return replace(batch, batch=batch.batch.map(lambda tensor: tensor.to(device, non_blocking=True)))
 
     def training_step(self, draw: Draw, batch_idx: int) -> Tensor:
-        """The loss of a micro-batch."""
+        """Return the loss of a micro-batch."""
         number = batch_idx % self.engine.accumulate
         assert draw.step == self.steps_done, (draw.step, self.steps_done)
         rank = self.trainer.global_rank * self.engine.accumulate + number
@@ -112,16 +112,16 @@ class Training(LightningModule):
         return parts[LOSS]
 
     def configure_optimizers(self) -> torch.optim.AdamW:
-        """AdamW over what takes gradients; a parameter without one in a step is left alone: no decay, no moment."""
-        # One kernel for all of a weight's update, several times as fast on a processor. Not with fp16: its scaler then
-        # calls the step, and what follows it, where it overflows, too.
+        """Return AdamW for the trainable parameters. A parameter without a gradient in a step stays as it is."""
+        # A fused update is several times as fast on a CPU. Not with fp16: its scaler then calls the step and its hooks
+        # even if gradients overflow.
         fused = not isinstance(self.objective, FSDPModule) and self.engine.precision != "16"
         optimiser = torch.optim.AdamW(
             _groups(self.objective, self.settings), lr=self.learning_rate, betas=self.settings.betas, fused=fused
         )
         load_moments(self.objective, optimiser, self._moments)
-        self._moments.clear()  # with the weights of the checkpoint, they are as large as the training itself
-        optimiser.register_step_post_hook(self._after_update)  # skipped with the step where fp16 overflows
+        self._moments.clear()  # with the checkpoint's weights, as large as the training itself
+        optimiser.register_step_post_hook(self._after_update)  # not called if fp16 overflows and skips the step
         if self.engine.save_memory:
             self._hooks = update_in_backward(optimiser, lambda grad: self._norms.append(_whole_norm([grad])))
         return optimiser
@@ -142,7 +142,7 @@ class Training(LightningModule):
         norms += self._norms
         self._norms = []
         self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        if self.engine.precision != "16":  # whose scaler sees to it
+        if self.engine.precision != "16":  # fp16's scaler checks it
             is_finite = self.grad_norm.isfinite()
             self.finite = is_finite if self.finite is None else self.finite & is_finite
         if self.settings.clip_norm is not None:
@@ -150,7 +150,7 @@ class Training(LightningModule):
                 torch.nn.utils.clip_grads_with_norm_(kind, self.settings.clip_norm, self.grad_norm)
 
     def _join_scalars(self) -> None:
-        """Under FSDP2, scalars are in no shard, and their gradients are joined here."""
+        """Average the gradients of scalars over processes under FSDP2, which does not shard them."""
         if not isinstance(self.objective, FSDPModule) or self.trainer.world_size == 1:
             return
         for parameter in self.objective.parameters():
@@ -167,7 +167,7 @@ class Training(LightningModule):
             give_back()
 
     def let_go(self) -> None:
-        """Leave the weights without hooks."""
+        """Remove the hooks from the weights."""
         for hook in self._hooks:
             hook.remove()
 
@@ -178,14 +178,14 @@ def _whole_norm(grads: list[Tensor]) -> Tensor:
 
 
 def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, Any]]:
-    """What decays and what does not, by learning rate.
+    """Return AdamW's parameter groups, by weight decay and learning rate.
 
-    A weight matrix is called `weight` and has two axes or more that are not 1. An objective may have
-    `learning_rate_scale(name)`, what the learning rate of a parameter is multiplied with.
+    Weight matrices are the parameters called `weight` with at least two axes longer than 1. An objective may have a
+    method `learning_rate_scale(name)`, which returns the factor of a parameter's learning rate.
     """
     scale_of: Callable[[str], float] = getattr(objective, "learning_rate_scale", lambda _: 1.0)
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
-    for decays in (True, False):  # in this order, which checkpoints and curves of earlier runs had
+    for decays in (True, False):  # keep this order: checkpoints of earlier runs have it
         for in_shards in (False, True):
             for name, parameter in objective.named_parameters():
                 is_matrix = name.rpartition(".")[2] == "weight" and sum(length > 1 for length in parameter.shape) > 1

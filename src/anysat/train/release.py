@@ -1,4 +1,4 @@
-"""Weights that are updated during the backward pass, so that no two gradients have to be held for long."""
+"""Weight updates during the backward pass, so that gradients need not all be held at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def update_in_backward(optimiser: torch.optim.AdamW, seen: Callable[[Tensor], No
     `optimiser.step` then has nothing left to do.
 
     Args:
-        optimiser: Holds learning rates and moments, and finds them where it expects them.
+        optimiser: AdamW, whose learning rates and moments are used and updated in place.
         seen: Called with each weight's gradient before the update.
 
     Returns:
-        What to remove when training ends.
+        The hooks, to be removed when training ends.
     """
     return [
         weight.register_post_accumulate_grad_hook(_update_of(weight, group, optimiser, seen))

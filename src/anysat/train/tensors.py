@@ -29,7 +29,7 @@ def training_tensors(objective: nn.Module, optimiser: torch.optim.Optimizer, *, 
     addresses: set[int] = set()
     for name, tensor in _remembered(objective, optimiser):
         whole = on_cpu(tensor, wanted)
-        if whole is not None:  # weights with two names are written twice, which safetensors wants to be copies
+        if whole is not None:  # safetensors needs copies of weights that have two names
             found[name] = whole.clone() if whole.data_ptr() in addresses else whole
             addresses.add(whole.data_ptr())
     return found
@@ -44,7 +44,7 @@ def _remembered(objective: nn.Module, optimiser: torch.optim.Optimizer) -> Itera
 
 
 def on_cpu(tensor: Tensor, wanted: bool = True) -> Tensor | None:
-    """Return a tensor on the CPU, put together from all ranks if it is in shards."""
+    """Return a tensor on the CPU, gathered from all ranks if it is sharded."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
     return tensor.detach().cpu().contiguous() if wanted else None

@@ -120,10 +120,10 @@ def run_parts(
         inputs: Files and folders that must not be written to.
 
     Raises:
-        RecordError: an output would lie there.
-        OutputExistsError: an output is there, and is not to be replaced.
-        UnreadableError: inputs cannot be read, and nothing was seen; nothing of that part is left behind.
-        UnfinishedError: it cannot be written; what is done is kept, and gone on with.
+        RecordError: An output would be written to an input.
+        OutputExistsError: An output exists, and `overwrite` is False.
+        UnreadableError: Inputs cannot be read, and nothing was seen. Nothing is left behind of that part.
+        UnfinishedError: Something cannot be written. What is done is kept, and the same command continues it.
     """
     started, lines = time.perf_counter(), list(said)
     problems: list[str] = []
@@ -161,10 +161,10 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 
 
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[str], Found]:
-    """What is to be said of it, in words and as it is kept."""
+    """Run a part, and return lines for the report and the findings."""
     if part.grows and part.is_complete(options):
         found, timing = _computed(part, options, overwrite, [])
-        left = f"nothing new: {part.output} and what was made of it are left as they are"
+        left = f"nothing new: {part.output} and the files made from it are unchanged"
         return [*_told(part, found, timing), left], found
     older = _older(part, options) if overwrite else []
     found, timing = _computed(part, options, overwrite, older)
@@ -209,7 +209,7 @@ def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence
             timing, joules = _run(work, store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
         if found.unreadable and not found.num_patches:
-            store.discard()  # its units count as done, and would not be read again
+            store.discard()  # else its units would count as done and not be read again
             raise UnreadableError(part.output, found.unreadable)
         summary = {
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),

@@ -91,7 +91,7 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
 
 
 def _without_a_network(config: EvaluateConfig, data: OpenData, samples: Samples) -> Iterator[Made]:
-    """Yield the simple feature sets. Each tile is read once for all of them."""
+    """Yield the feature sets that need no network. Each tile is read once for all of them."""
     tables: dict[str, list[tuple[NDArray[np.int64], Mapping[str, Table]]]] = {name: [] for name in SIMPLE}
     seconds, reading, number = dict.fromkeys(SIMPLE, 0.0), 0.0, 0
     for split, tiles in data.splits.items():

@@ -67,8 +67,8 @@ def embed_dataset(config: TableConfig) -> Answer:
     Raises:
         OutputExistsError: The table exists, and `overwrite` is False.
         UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
-        InputError: There is no tile or no patch size; OUT is another file, or OUT.partial another folder; another
-            process is working on OUT.
+        InputError: There is no tile or no patch size. Or OUT is not a table of embeddings, OUT.partial holds other
+            files, or another process is working on OUT.
         RecordError: A target has the name of another column.
         WriteError: The table cannot be written. Finished embeddings are kept.
     """

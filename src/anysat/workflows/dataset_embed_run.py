@@ -83,7 +83,7 @@ def run_embed_dataset(config: TableConfig) -> Answer:
 def _embedded(
     config: TableConfig, tiles: AnyDataset, targets: Sequence[Target], encoder: AnySat, size: float, partial: Path
 ) -> Answer:
-    """Standardise, embed and write; what is unfinished lies in `partial`, which is removed at the end."""
+    """Standardise, embed and write. Unfinished work is kept in `partial`, which is removed at the end."""
     out = Path(config.out)
     whose = with_statistics(encoder, _standard(config, tiles), config.statistics, tiles.modalities, partial, 0)
     precision = find_precision(config.precision, encoder.device)
@@ -107,10 +107,10 @@ def _embedded(
 
 
 def _check_replaced(out: Path) -> None:
-    """Refuse to replace another file than a table of embeddings, such as the dataset's own table.
+    """Check that an existing output is a table of embeddings, and not, for example, the dataset's own table.
 
     Raises:
-        InputError: there is one.
+        InputError: It is something else.
     """
     from pyarrow import ArrowException, parquet
 
@@ -120,15 +120,15 @@ def _check_replaced(out: Path) -> None:
         schema = parquet.read_schema(out)
         if b"anysat" in (schema.metadata or {}) and {"id", "split", "seen_frac", "embedding"} <= set(schema.names):
             return
-    raise InputError("--out", "a table of embeddings that `anysat datasets embed` wrote, to be replaced by another",
-                     f"{out}, which is something else", "give another --out, or move it away")  # fmt: skip
+    raise InputError("--out", "a table of embeddings that `anysat datasets embed` wrote, to replace it",
+                     f"another file, {out}", "give another --out, or move the file away")  # fmt: skip
 
 
 def _check_unfinished(partial: Path) -> None:
-    """Refuse to use, and to remove, a folder that holds other files.
+    """Check that a folder holds only unfinished work of this command, because it will be removed.
 
     Raises:
-        InputError: it does; one is named.
+        InputError: It holds another file, which is named.
     """
     statistics = Path(STATISTICS)
     own = {LOCK, statistics.name, of_file(statistics).name, statistics.with_suffix(".tmp").name}
@@ -191,7 +191,7 @@ def _write(
 
 
 def _results(dim: int = 0) -> dict[str, Kind]:
-    """Columns of what is computed: the share of a tile's patches that were seen, and its embedding of this length."""
+    """Return the computed columns: share of a tile's patches that were seen, and its embedding of length `dim`."""
     return {"seen_frac": "double", "embedding": ("float", dim)}
 
 

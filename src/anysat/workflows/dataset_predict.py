@@ -1,4 +1,4 @@
-"""Options of `anysat datasets predict`: what a trained run says of the tiles of a dataset, with splits and labels."""
+"""Options of `anysat datasets predict`, which applies a trained run to the tiles of a dataset."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TilesConfig:
-    """Apply a trained probe or fine-tuned model to the tiles of a dataset: one row per tile, or one raster.
+    """Predict the tiles of a dataset with a trained run, and write a row or a raster for each tile.
 
-    Columns: `id`, `split`, the label if there is one, `lon`, `lat` and `geometry`, and `predicted`, with the
-    `probabilities` of the classes.
+    Columns of a table: `id`, `split`, the label if there is one, `lon`, `lat`, `geometry`, `predicted`, and for classes
+    their `probabilities`.
     """
 
     run: str = field(
@@ -28,24 +28,24 @@ class TilesConfig:
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
     out: str
-    """Output. For a target per tile: a file, NAME.parquet. For a target per pixel: a folder, with a raster per tile and
+    """Output. For a target per tile, a file NAME.parquet; for a target per pixel, a folder with a raster per tile and
     the table `tiles.parquet`."""
     split: str = "all"
-    """Split to predict: train, val, test or all; members may be joined by `+`, as fold1+fold2."""
+    """Split to predict: train, val, test or all. Join members with `+`, for example fold1+fold2."""
     labels: bool = True
-    """Also write the labels that tiles have. False does not read them, for tiles whose labels are missing."""
+    """Also write the labels of the tiles. False does not read labels, for example because their files are missing."""
     probabilities: bool = False
-    """For a target per pixel: also write the probability of every class. Tables of tiles always hold it."""
+    """For a target per pixel: also write the probability of every class. Other tables always hold them."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, mps, or auto, a graphics card where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto (a GPU if there is one)."""
     precision: str | None = None
-    """In what matrices are multiplied: float32, bf16, or auto, bf16 where the device has units for it. Null does it as
-    the run was scored."""
+    """Type of the matrix products: float32, bf16, or auto (bf16 if the device has units for it). Null uses that with
+    which the run was scored."""
     batch_size: int = 8
-    """Tiles to predict at a time. The scores of a run are computed from 8 at a time; others may differ from them in the
-    last digits. Small tiles, such as pixel series, are several times faster with 256."""
+    """Number of tiles to predict at a time. The scores of a run are computed with 8; with another number, predictions
+    may differ in the last digits. Small tiles, such as pixel series, are several times faster with 256."""
     workers: int = 2
-    """Number of reading processes, 0 to read in this one; the result does not depend on it."""
+    """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
@@ -59,15 +59,15 @@ class TilesConfig:
 
 
 def predict_dataset(config: TilesConfig) -> Answer:
-    """Predict, write and return a report.
+    """Predict, write the output and return a report.
 
     Raises:
         MissingFileError, WeightsError: There is no such run, or it is not finished.
-        OutputExistsError: The output exists and is not to be replaced.
+        OutputExistsError: The output exists, and `overwrite` is False.
         UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
-        InputError: There is no tile, the tiles lack what the run looks at, or their labels are not those it knows.
-        RecordError: An option does not fit the run's target; or the target has the name of another column.
-        WriteError: The output cannot be written; nothing is left behind.
+        InputError: There is no tile, the tiles lack the run's modalities, or their labels do not fit the run's target.
+        RecordError: An option does not fit the run's target, or the target has the name of another column.
+        WriteError: The output cannot be written. Nothing is left behind.
     """
     from anysat.workflows.dataset_predict_run import run_predict_dataset
 

@@ -1,4 +1,4 @@
-"""The work of `anysat datasets predict`: open, compute batch by batch, write rows and rasters as they come, report."""
+"""Implementation of `anysat datasets predict`."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
 _UNREAD = "--labels false predicts without reading labels"
 _NOT_STATED = "not stated"
 _SHOWN = 5
-"""Classes that are named."""
+"""Largest number of classes that a message lists."""
 _PARTS = ("level", "kind", "unit", "gsd_m")
-"""What labels and predictions must have in common, beside their classes."""
+"""Properties of a target in which labels and predictions must agree, besides the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _InOrder:
-    """Tiles in their order, some at a time, as the loader reads them."""
+    """Source of batches of tiles in order, for the loader."""
 
     tiles: Tiles
     batch_size: int
     has_grids: bool
-    """Whether a tile's georeference comes with it as a target would: as text, for a batch holds numbers only."""
+    """Whether each tile carries its georeference as an additional target: JSON text as bytes."""
 
     def plan(self, step: int) -> Plan:
-        """The tiles of a step."""
+        """Return what to read in a step."""
         indices = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self.tiles)))
         return Plan(step=step, dataset=self.tiles.name, patch_size_m=0.0, indices=indices)
 
     def read(self, plan: Plan) -> list[Tile]:
-        """Their tiles."""
+        """Return the tiles of a step."""
         tiles = [self.tiles[int(index)] for index in plan.indices]
         if not self.has_grids:
             return tiles
@@ -68,7 +68,7 @@ class _InOrder:
 
 
 def run_predict_dataset(config: TilesConfig) -> Answer:
-    """See `predict_dataset`."""
+    """Predict a dataset, see `predict_dataset`."""
     out, record = Path(config.out), find_dataset(config.name)
     check_free([out], overwrite=config.overwrite)
     predictor = _loaded(config)
@@ -110,10 +110,10 @@ def run_predict_dataset(config: TilesConfig) -> Answer:
 
 
 def _loaded(config: TilesConfig) -> Predictor:
-    """The run's predictor.
+    """Load the predictor of the run.
 
     Raises:
-        InputError: The run is one over folds, of which each has its own.
+        InputError: The run is over folds, each of which has its own predictor.
         MissingFileError, WeightsError: See `load_task`.
     """
     run = Path(config.run)
@@ -124,10 +124,10 @@ def _loaded(config: TilesConfig) -> Predictor:
 
 
 def _check_out(config: TilesConfig, target: Target) -> None:
-    """Refuse an output that is not what the target takes, or lies where inputs are.
+    """Check that the output is of the kind that the target needs, and not among the inputs.
 
     Raises:
-        RecordError: it is; or probabilities are asked for where they have no effect.
+        RecordError: It is not, or probabilities are requested where this has no effect.
     """
     out = Path(config.out)
     if target.level == "tile":
@@ -143,14 +143,14 @@ def _check_out(config: TilesConfig, target: Target) -> None:
     check_apart([out], [config.run])
     final, data = out.absolute().resolve(), Path(config.path).absolute().resolve()
     if final == data or final in data.parents or (out.exists() and data in final.parents):
-        raise RecordError("--out", config.out, f"a place outside of the dataset's folder, {config.path}")
+        raise RecordError("--out", config.out, f"a place outside the dataset's folder, {config.path}")
 
 
 def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
-    """What a dataset calls the run's target; None where it has no labels of this name.
+    """Return the dataset's target of the same name as the run's, None if it has none.
 
     Raises:
-        InputError: it has labels of this name that mean something else, or classes that the run does not know.
+        InputError: The labels of this name have another meaning, or classes that the run does not know.
     """
     own = next((one for one in record.targets if one.name == target.name), None)
     if own is None:
@@ -168,34 +168,34 @@ def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
 
 
 def _modalities(record: DatasetRecord, predictor: Predictor) -> list[str]:
-    """Keys of the modalities that the run looks at and the dataset has.
+    """Return the keys of the modalities that both the run uses and the dataset has.
 
     Raises:
-        InputError: there is none, or not that whose sub-patches are told.
+        InputError: There is none, or the modality of the run's dense embeddings is missing.
     """
     view = predictor.view
     keys = [key for key in view.modalities if key in record.modalities]
     if keys and (view.dense is None or view.dense in keys):
         return keys
-    wanted = f"the modality {view.dense}, whose sub-patches the run answers for" if keys else "one of its modalities"
+    wanted = f"the modality {view.dense}, for whose sub-patches the run predicts" if keys else "one of its modalities"
     raise InputError(record.name, f"{wanted} (the run was trained on {', '.join(view.modalities)})",
                      ", ".join(record.modalities))  # fmt: skip
 
 
 def _scored_in(run: Path) -> str:
-    """In what matrices were multiplied for the scores of a run; float32 where its options are not at hand."""
+    """Return the type of the matrix products that a run was scored with; float32 if its options are not available."""
     kept = (run if run.is_dir() else run.parent) / CONFIG_FILE
     options = yaml.safe_load(kept.read_text("utf-8")) if kept.is_file() else {}
-    if "engine" in options:  # of fine-tuning
+    if "engine" in options:  # a fine-tuning run
         return "bf16" if options["engine"].get("precision") == "bf16" else "float32"
     return str(options.get("precision", "float32"))
 
 
 def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Iterator[Batch]:
-    """The tiles in their order, some at a time.
+    """Yield batches of the tiles in order.
 
     Raises:
-        SourceError: a file cannot be read; it says what to do where labels are missing.
+        SourceError: A file cannot be read. The message says what to do if labels are missing.
     """
     has_grids = predictor.task.target.level == "pixel"
     source = _InOrder(tiles=Placed(tiles), batch_size=config.batch_size, has_grids=has_grids)
@@ -205,14 +205,14 @@ def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Itera
             yield draw.batch
     except WriteError:
         raise
-    except (SourceError, OSError) as error:  # which are no errors of the output
+    except (SourceError, OSError) as error:  # errors of the input, not of the output
         raise SourceError(
             config.path, str(error), f"if labels are missing, {_UNREAD}" if tiles.targets else ""
         ) from error
 
 
 def _facts(config: TilesConfig, predictor: Predictor, tiles: AnyDataset) -> dict[str, Any]:
-    """What is kept in the files."""
+    """Return the metadata of the files."""
     encoder, target = predictor.encoder, predictor.task.target
     return {
         "version": anysat.__version__, "run": config.run, "target": target.name, "unit": target.unit,
@@ -225,7 +225,7 @@ def _facts(config: TilesConfig, predictor: Predictor, tiles: AnyDataset) -> dict
 
 
 def _described_lines(record: DatasetRecord, predictor: Predictor, keys: Sequence[str]) -> Iterator[str]:
-    """What the user's description says of the files of a modality otherwise than that of the training data."""
+    """Yield a line for each difference between the descriptions of these data and of the training data."""
     for key in keys if record.is_own else ():
         if key not in predictor.sources:  # registered data, or a table of series
             continue

@@ -63,8 +63,8 @@ class EmbedConfig(AreaOptions):
     """The position of a patch in its window leaves a constant trace in its embedding, which draws a grid over an area
     of several windows. `removed` takes it out there; `kept` leaves embeddings as the encoder gives them."""
     weights: str = "g-astruc/AnySat"
-    """Weights: a hub id, a published .pth, a .safetensors file or a folder. What a fine-tuning run keeps of the
-    description of its files holds for inputs that do not say otherwise."""
+    """Weights: a hub id, a published .pth, a .safetensors file or a folder. For a fine-tuning run, the
+    description of its training files also applies to inputs that do not say otherwise."""
     statistics: str | None = None
     """Statistics that standardise the values: a JSON file, a preset such as treesatai_ts, or from-data. Null uses those
     stored with the weights, or from-data if there are none; embeddings of different runs then cannot be compared."""
@@ -89,7 +89,7 @@ class EmbedConfig(AreaOptions):
     overwrite: bool = False
     """Replace existing outputs."""
     typed: ClassVar[frozenset[str] | None] = None
-    """Names of the options that were typed, at their default or not; None for all that are not at their default."""
+    """Names of the options given on the command line, even at their default. None takes those not at their default."""
 
     def __post_init__(self) -> None:
         if self.update is None and not (self.out and self.inputs):
@@ -135,17 +135,17 @@ def embed(config: EmbedConfig) -> Text | Answer:
     """Read, encode and write, and return a report.
 
     Raises:
-        MissingFileError, SourceError, UnknownNameError: an input that cannot be used.
-        PatchSizeError: the patch does not fit the sensors or the ground.
-        WeightsError, StatisticsError, EmptyTileError: the model cannot take it.
-        WriteError: an output exists or cannot be written; nothing is left behind of a tile, and of an area what is
-            finished is kept, and gone on with by the same command.
-        InputError: another process is writing the same output.
+        MissingFileError, SourceError, UnknownNameError: An input cannot be used.
+        PatchSizeError: The patch size does not fit the sensors or the ground.
+        WeightsError, StatisticsError, EmptyTileError: The weights, the statistics or the values cannot be used.
+        WriteError: An output exists or cannot be written. For a tile nothing is left behind; for an area the finished
+            part is kept, and the same command continues it.
+        InputError: Another process is writing the same output.
     """
     from anysat.data.work import alone_at
 
     with alone_at(Path(config.update or config.out)):
-        if not config.is_area:  # imported where it is used: a small tile is there in the time areas take to import
+        if not config.is_area:  # a small tile takes less time than the imports for areas
             with _uncollected(), suppress(LargeGroundError):
                 from anysat.workflows.embed_tile import embed_tile
 

@@ -47,7 +47,7 @@ from anysat.workflows.kept import kept_sources
 from anysat.workflows.progress import tick_bar
 
 _TRAINED = "trained"
-"""Under which a store records what was said in training."""
+"""Name under which a store records the description of the training files."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +62,7 @@ class Prepared:
     sizes: Sizes
     load: Load
     trained: Mapping[str, Any]
-    """What was said of such inputs in the training of the weights, see `open_sources`."""
+    """Description of the files that the weights were trained on, by modality key; see `open_sources`."""
     earlier: Earlier | None = None
     """What an earlier run kept, if dates are added to its store."""
 

@@ -118,7 +118,7 @@ def _named(out: Path, suffix: str) -> Path:
 
 
 def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:
-    """The record of each input, of which the dense modality must be one."""
+    """Return the record of each input. The dense modality must be one of them."""
     records = records_of(model, given, config.modalities)
     if config.dense not in (None, FIRST, *records):
         raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")

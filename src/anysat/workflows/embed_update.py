@@ -92,7 +92,13 @@ class Earlier:
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
     def config(self, given: EmbedConfig) -> EmbedConfig:
-        """The options it was made with, and those given anew; inputs not given are those of the last time."""
+        """Return the options of the earlier run with those given now.
+
+        Inputs that are not given are those of the earlier run.
+
+        Raises:
+            RecordError: An option is given that an update cannot change, with another value.
+        """
         kept, usual = self.about["config"], {field.name: field.default for field in fields(given)}
         changed = {name for name, value in usual.items() if getattr(given, name) not in (value, [])}
         typed = changed if given.typed is None else given.typed

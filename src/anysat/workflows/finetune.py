@@ -179,10 +179,10 @@ def finetune(config: FinetuneConfig) -> Answer:
     The run folder then holds a `Predictor` and its scores.
 
     Raises:
-        InputError: no run folder, no data.
-        RunExistsError: there is a run in the folder and --resume is not given.
-        RecordError: the run was begun with other options.
-        RunStoppedError, DivergedError: it ended early; the last checkpoint, if there is one, is kept.
+        InputError: The run folder or the data are not given.
+        RunExistsError: There is a run in the folder, and `resume` is False.
+        RecordError: The run was started with other options.
+        RunStoppedError, DivergedError: The run ended early. The last checkpoint, if there is one, is kept.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")

@@ -30,9 +30,9 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
     With `resume`, finished folds are not run again. If a fold stops early, so does the command; it can be resumed.
 
     Raises:
-        RunExistsError: a fold was begun, and `resume` is False.
-        RecordError: a fold was begun with other options.
-        InputError: a fold that is done is of other tiles, or a fold was begun with other weights.
+        RunExistsError: A fold was started, and `resume` is False.
+        RecordError: A fold was started with other options.
+        InputError: A finished fold used other tiles, or a fold was started with other weights.
     """
     found: dict[str, dict[str, Any]] = {}
     is_begun = any((out / name).exists() for name in (FACTS, *(f"{turn}/{CONFIG}" for turn in config.data.turns())))
@@ -66,7 +66,7 @@ def run_folds(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bo
 
 
 def _check_weights(config: Any, folders: Sequence[Path]) -> None:
-    """Refuse weights that a fold was not begun with: a mean is of one encoder."""
+    """Check that all folds were started with the present weights, because means must be over one encoder."""
     begun = [folder for folder in folders if (folder / BEGUN_WITH).is_file()]
     if config.weights is None or not begun:
         return
@@ -75,8 +75,8 @@ def _check_weights(config: Any, folders: Sequence[Path]) -> None:
         kept = json.loads((folder / BEGUN_WITH).read_text())["weights"]
         if kept != now:
             raise InputError(
-                f"{folder.parent}, fold {folder.name}, weights", f"those it was begun with (digest {kept[:12]}…)",
-                f"others ({now[:12]}…)", "put the file back as it was, or begin another run with another --out",
+                f"{folder.parent}, fold {folder.name}, weights", f"those it was started with (digest {kept[:12]}…)",
+                f"others ({now[:12]}…)", "restore the weights, or start another run with another --out",
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The record of each input of an embedding, of a tile and of an area alike."""
+"""Modality records of the inputs of `anysat embed`, for tiles and areas."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from anysat.model.encoder import AnySat
 
 
 def records_of(model: AnySat, keys: Iterable[str], file: str | None) -> dict[str, Modality]:
-    """The record of each input: the user's own, else the model's; those of other sensors in the file take no part.
+    """Return the record of each input: the user's own, else the model's. Other records in the file are ignored.
 
     Args:
-        model: which has to have them all.
-        keys: modality keys of the inputs.
+        model: The model, which must have all the modalities.
+        keys: Modality keys of the inputs.
         file: YAML file with the user's own records; None for none.
 
     Raises:
-        UnknownNameError: the model does not have a modality.
-        RecordError: the user's own record is another than the model's in what matters to it.
+        UnknownNameError: The model does not have a modality.
+        RecordError: The user's own record differs from the model's in a way that matters to the model.
     """
     own = {modality.key: modality for modality in read_modalities(file)} if file else {}
     known = {key: model.config.modality(key) for key in keys}

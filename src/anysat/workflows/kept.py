@@ -1,4 +1,4 @@
-"""What a run keeps for later commands: options, and what was said of files; and options nobody hears.
+"""Options and descriptions of files that a run keeps for later commands, and a check for options without effect.
 
 Imports no torch.
 """
@@ -28,13 +28,13 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_sources(weights: object) -> dict[str, dict[str, Any]]:
-    """What was said of files in training, by modality key, where weights are those of a run that is done.
+    """Return the description of the training files, by modality key, if the weights are those of a finished run.
 
-    They are its folder, or the encoder in it. See `Predictor.sources`. Nothing is kept of a pretraining, nor of a model
-    in memory.
+    The weights may be the run's folder or the encoder file in it. The result is empty for other weights, for a
+    pretraining run and for a model in memory. See `Predictor.sources`.
 
     Raises:
-        WeightsError: the run's predictor is damaged.
+        WeightsError: The run's predictor file is damaged.
     """
     path = Path(weights) if isinstance(weights, str | Path) else None
     if path is None or not path.exists():

@@ -43,11 +43,11 @@ class OpenData:
     selected_on: str = "val"
     """What `val` is: the name of a split, or a share of the training tiles."""
     whole_train: Any = None
-    """All training tiles, if `train` is a share of them."""
+    """All training tiles if `train` is a share of them, else None."""
 
     @property
     def uncut(self) -> OpenData:
-        """The same data with all training tiles, for what needs no labels, such as statistics."""
+        """The same data with all training tiles, for work without labels, such as statistics."""
         return self if self.whole_train is None else replace(self, train=self.whole_train, whole_train=None)
 
     @property
@@ -136,7 +136,7 @@ def place_of(data: LabelledData) -> tuple[Path, Normaliser | None]:
     Generated and fetched data are kept in the cache.
 
     Raises:
-        InputError, MissingFileError: no folder is given, or there is none; or a world is to be generated beside one.
+        InputError, MissingFileError: No folder is given, it does not exist, or a world to generate is given too.
     """
     made = made_data(data.dataset, data.root, data.world, progress_bar)
     if made is not None:
@@ -183,7 +183,7 @@ def has_list(data: OpenData) -> bool:
 
 
 def _warn_of_missing(data: OpenData, share: float) -> None:
-    """Warn of classes of which no training tile was drawn, if the dataset lists them."""
+    """Warn of classes without a training tile among those drawn, if the dataset lists the classes of its tiles."""
     if not has_list(data):
         return
     known, drawn = (set(tiles.labels().tolist()) for tiles in (data.whole_train, data.train))

@@ -1,4 +1,4 @@
-"""Data that the package makes itself: a generated world, and what an installed package holds."""
+"""Data that the package prepares itself: a generated world, or a dataset from an installed package."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ def made_data(
     dataset: str, root: str | None, world: Mapping[str, Any] | None,
     progress: Callable[[str, int], AbstractContextManager[Advance]],
 ) -> tuple[Path, Normaliser | None] | None:  # fmt: skip
-    """Folder of data that are made, and kept in the cache, and statistics that come with it; None where none are.
+    """Prepare data in the cache and return their folder, and statistics if they come with some.
 
     Args:
-        dataset: its name.
-        root: the folder that is given, if one is.
-        world: contents of `world.json`, of tiles to generate.
-        progress: makes a bar of its words and a total.
+        dataset: Name of the dataset.
+        root: Folder of existing data; None if not given.
+        world: Contents of `world.json`, for tiles to generate; None if not given.
+        progress: Makes a progress bar from a title and a total.
+
+    Returns:
+        None if there is nothing to prepare, and the data must be in a folder.
 
     Raises:
-        InputError: a folder, and a world to generate.
+        InputError: Both a folder and a world to generate are given.
     """
     from anysat.data.prepare import prepare_fetched, prepare_world
 

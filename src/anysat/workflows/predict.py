@@ -131,10 +131,10 @@ def predict(config: PredictConfig) -> Answer:
     """Read, predict and write.
 
     Raises:
-        MissingFileError, WeightsError: there is no such run.
-        MissingFileError, SourceError, UnknownNameError, InputError: an input that cannot be used.
-        WriteError: an output exists or cannot be written; nothing is left behind.
-        InputError: also where another process is writing the same output.
+        MissingFileError, WeightsError: There is no such run.
+        MissingFileError, SourceError, UnknownNameError, InputError: An input cannot be used.
+        WriteError: An output exists or cannot be written. Nothing is left behind.
+        InputError: Another process is writing the same output.
     """
     from anysat.data.work import alone_at
     from anysat.workflows.predict_area import predict_area
@@ -146,6 +146,6 @@ def predict(config: PredictConfig) -> Answer:
         try:
             return predict_tile(config)
         except LargeGroundError:
-            if config.crop_m is not None or Path(config.out).suffix == ".json":  # answers of one tile
+            if config.crop_m is not None or Path(config.out).suffix == ".json":  # only for one tile
                 raise
             return predict_area(config)

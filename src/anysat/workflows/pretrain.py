@@ -238,11 +238,12 @@ def pretrain(config: PretrainConfig) -> Answer:
     """Train an encoder, and leave a run folder that `anysat.load` loads.
 
     Raises:
-        InputError: no run folder, no data, data without its folder.
-        MissingFileError: there is no run in the folder that is to be gone on with, and no data are given.
-        RunExistsError: there is a run in the folder and --resume is not given.
-        RecordError: the run was begun with other options.
-        RunStoppedError, CollapseError, DivergedError: it ended early; the last checkpoint, if there is one, is kept.
+        InputError: The run folder, the data or their folder is not given.
+        MissingFileError: There is no run to resume in the folder, and no data are given.
+        RunExistsError: There is a run in the folder, and `resume` is False.
+        RecordError: The run was started with other options.
+        RunStoppedError, CollapseError, DivergedError: The run ended early. The last checkpoint, if there is one, is
+            kept.
     """
     if config.out is None:
         raise InputError("--out", "a folder for the run", "none")

@@ -33,8 +33,8 @@ class LabelledData:
     test: str = "test"
     """Split that is scored once, at the end."""
     train_frac: float = 1.0
-    """Share of the training tiles to use, drawn at random, to see how much few labels are worth. Statistics, which need
-    no labels, are those of all training tiles."""
+    """Share of the training tiles to use, drawn at random, to see how much few labels are worth. Statistics need no
+    labels and are those of all training tiles."""
     folds: list[str] | None = None
     """Cross-validate over these members, such as [fold1,fold2,fold3]. Each is scored once; the one before it selects,
     and all others train. Null uses `train`, `val` and `test`."""

@@ -127,12 +127,12 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
 def extended(
     encoder: AnySat, modalities: Sequence[str], sensors: Mapping[str, Modality]
 ) -> tuple[AnySat, list[str]]:  # fmt: skip
-    """An encoder with new projectors for the modalities it has none for, and their keys; all else as it was.
+    """Return an encoder with new projectors for modalities that it lacks, and their keys. All else stays the same.
 
-    `sensors` are records that the dataset brings, by key; others are those of the table.
+    `sensors` are the dataset's own records, by key; other records come from the table of the package.
 
     Raises:
-        UnknownNameError: a modality has no record.
+        UnknownNameError: A modality has no record.
     """
     known, table = {modality.key for modality in encoder.config.modalities}, {**MODALITIES, **sensors}
     new = [key for key in modalities if key not in known]
@@ -186,9 +186,9 @@ def make_view(
             an empty result means all tiles.
 
     Raises:
-        UnknownNameError: the encoder does not have a modality.
-        InputError: no patch size is given and none of the dataset's fits.
-        RecordError: the encoder has a modality of which the dataset brings another record.
+        UnknownNameError: The encoder does not have a modality.
+        InputError: No patch size is given, and the dataset recommends none.
+        RecordError: The dataset's own record of a modality differs from the encoder's.
     """
     known = {modality.key: modality for modality in encoder.config.modalities}
     for key in modalities:
@@ -296,7 +296,7 @@ def result(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the record of a result as plain values. Intervals are over tiles, or over blocks of `block_km`.
 
-    `places` are longitude and latitude of the tiles of each split.
+    `places` are longitude and latitude of each tile's centre, by split.
     """
     km = config["block_km"]
     return {

@@ -1,4 +1,4 @@
-"""Predictions for the tiles of a dataset, written as they come: a row per tile, and a raster where it has pixels."""
+"""Writing of predictions for the tiles of a dataset: a row per tile, and a raster for a target per pixel."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
 GRID = "grid of the tile"
-"""Name under which a tile's georeference, as text, comes with its targets; no target has such a name."""
+"""Name under which a tile's georeference, as text, is passed along with its targets. No target has such a name."""
 TABLE = "tiles.parquet"
-"""The table beside rasters."""
+"""Name of the table next to the rasters."""
 _PREDICTED, _LABEL, _PROBABILITIES = "predicted", "label", "probabilities"
-"""Columns of a table, and folders of rasters."""
+"""Names of columns of the table and of folders of rasters."""
 _NOBODY = -1
-"""Class number where nothing was seen, or nothing is known."""
+"""Class number where nothing was seen, or no label is known."""
 _TOLD = 8
-"""Classes whose shares are told."""
+"""Largest number of classes whose shares are reported."""
 
 
 class Answers:
-    """What is written of the predictions: a table of tiles, or a folder of rasters with one.
+    """Writer of predictions: a table of tiles, or a folder of rasters with a table.
 
     Args:
-        predictor: whose predictions they are.
-        tiles: all of them, in the order in which they come.
-        own: what the dataset calls the target, as the tiles' labels are; None writes no labels.
-        facts: anything that turns into JSON, kept in the files.
-        with_probabilities: whether rasters of probabilities are written.
+        predictor: The predictor that made them.
+        tiles: All the tiles, in the order in which they are added.
+        own: The dataset's own record of the target, which describes its labels. None writes no labels.
+        facts: Metadata of the files, which JSON can hold.
+        with_probabilities: Whether to write rasters of probabilities.
 
     Raises:
         RecordError: The target has the name of another column.
@@ -81,7 +81,7 @@ class Answers:
         self._files: set[str] = set()
         self._num_done, self._num_answered, self._total = 0, 0, torch.zeros(max(1, len(target.classes))).double()
         self.num_labelled = 0
-        """Tiles with a label so far."""
+        """Number of tiles with a label so far."""
         self.unseen: list[str] = []
         """Names of the tiles without a prediction so far."""
 
@@ -90,7 +90,7 @@ class Answers:
 
     @contextmanager
     def open(self, path: Path) -> Iterator[None]:
-        """Begin the file or the folder; what is left of the rows is written at the end."""
+        """Create the file or folder, and write the remaining rows at the end."""
         self._path, file = path, path
         if self._target.level == "pixel":
             for name in self._folders:
@@ -101,11 +101,11 @@ class Answers:
             self._write_rows()
 
     def add(self, batch: Batch, outputs: Tensor) -> None:
-        """Write the predictions of the next tiles.
+        """Add the predictions of the next tiles.
 
         Args:
-            batch: of them, with places, and with grids where rasters are written.
-            outputs: (tile … output) of the head.
+            batch: The tiles, with their places, and with their grids if rasters are written.
+            outputs: Outputs of the head (tile … output).
         """
         outputs = outputs.cpu()
         seen, answer = outputs.isfinite().all(-1), self._task.answer(outputs)
@@ -133,7 +133,7 @@ class Answers:
             self._write_rows()
 
     def told(self) -> str:
-        """What was predicted, in a line."""
+        """Return a line that sums up the predictions: the mean, or the share of each class."""
         target, count = self._target, max(1, self._num_answered)
         if target.kind == "value":
             return f"{target.name}: mean {float(self._total[0]) / count:.4g} {target.unit}".rstrip()
@@ -143,13 +143,13 @@ class Answers:
         return f"{target.name}: {', '.join(listed)} of the {target.level}s" if listed else f"{target.name}: nothing"
 
     def written(self) -> str:
-        """What was written, in words."""
+        """Return what was written, for the report."""
         if self._target.level == "tile":
             return f"{len(self):,} rows"
         return f"{len(self):,} rasters in each of {', '.join(self._folders)}; {TABLE} lists them"
 
     def _labels(self, batch: Batch) -> Tensor | None:
-        """Labels by the numbers that the run has for their classes, -1 or NaN where there are none."""
+        """Return labels with the class numbers of the run, -1 or NaN where there is no label."""
         own, target = self._own, self._target
         if own is None or own.name not in batch.targets:
             return None
@@ -177,7 +177,7 @@ class Answers:
     def _of_tiles(
         self, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
     ) -> dict[str, list[Any]]:
-        """Columns of a target of tiles."""
+        """Return the columns of a target per tile."""
         columns = target_columns(self._said, answer)
         if shares is not None:
             rows = zip(shares.numpy(), seen.tolist(), strict=True)
@@ -191,7 +191,7 @@ class Answers:
     def _of_pixels(
         self, batch: Batch, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
     ) -> dict[str, list[Any]]:
-        """Rasters of tiles, and columns that tell of them."""
+        """Write the rasters of some tiles, and return the columns that describe them."""
         files = [self._file(name) for name in batch.ids]
         for number, name in enumerate(batch.ids):
             text = bytes(batch.targets[GRID][number].cpu().numpy()).decode()
@@ -206,7 +206,7 @@ class Answers:
         return {"file": files, "predicted_frac": seen.double().flatten(1).mean(1).tolist()}
 
     def _geobox(self, facts: Any, shape: tuple[int, int]) -> GeoBox:
-        """Where the pixels of a tile lie; in metres from its south-west corner where nobody knows."""
+        """Return the geobox of a tile's pixels, in metres from its south-west corner if its place is not known."""
         box = geobox_of(facts)
         if box is not None and box.crs is not None:
             found: GeoBox = box.zoom_to(shape)
@@ -222,7 +222,7 @@ class Answers:
             write_classes(path, values.numpy(), box, target.classes, colours_of(target), tags)
 
     def _file(self, name: str) -> str:
-        """Name of a tile's rasters, which no other tile has."""
+        """Return a file name for a tile's rasters that no other tile has."""
         stem = found = re.sub(r"[^\w.+@-]+", "_", name)
         number = 1
         while found in self._files:

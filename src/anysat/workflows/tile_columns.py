@@ -1,4 +1,4 @@
-"""What a table of a dataset's tiles says of each beside what is computed: split, place, labels."""
+"""Columns of split, place and labels in a table of a dataset's tiles."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
 PLACE_DEG = "place of the tile"
-"""Name under which a tile's longitude and latitude come with its targets; no target has such a name."""
+"""Name under which a tile's longitude and latitude are passed along with its targets. No target has such a name."""
 ROWS = 128 * TILES_PER_FILE
-"""Tiles of a row group."""
+"""Number of tiles in a row group."""
 _NAMED = 3
-"""Tiles that are told by name."""
+"""Largest number of tiles that are listed by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Tiles whose longitude and latitude come with them as a target would; NaN where they are not known."""
+    """Tiles that carry their longitude and latitude as an additional target, NaN if not known."""
 
     tiles: AnyDataset
 
@@ -63,14 +63,17 @@ class Placed:
 
 
 def members_and_splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:
-    """Of each tile the name in the dataset's own table, such as a fold, and the split that it belongs to."""
+    """Return each tile's member in the dataset's own table, such as a fold, and the split that this belongs to."""
     split_of = {member: split for split, members in tiles.record.splits.items() for member in members}
     members = [str(member) for member in tiles.samples.columns["split"]]
     return members, [split_of.get(member, member) for member in members]
 
 
 def target_kinds(target: Target) -> dict[str, Kind]:
-    """Columns of a target of tiles and their types: number and name of a class, numbers 0 and 1 and names of labels."""
+    """Return the columns of a target per tile and their types.
+
+    A class has its number and its name, several labels have a list of 0 and 1 and a list of names.
+    """
     if target.kind == "value":
         return {target.name: "double"}
     if target.kind == "labels":
@@ -79,7 +82,7 @@ def target_kinds(target: Target) -> dict[str, Kind]:
 
 
 def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]:
-    """What `target_kinds` names, of some tiles; None where there is no label."""
+    """Return the values of the columns in `target_kinds` for some tiles, None without a label."""
     known, plain = labelled(target, values), values.tolist()
     if target.kind == "labels":
         numbers = [one if is_known else None for one, is_known in zip(plain, known.all(1).tolist(), strict=True)]
@@ -94,18 +97,18 @@ def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]
 
 
 def counts_line(tiles: AnyDataset) -> str:
-    """How many tiles there are, and of which splits."""
+    """Return a line with the number of tiles, in all and by split."""
     counts = Counter(members_and_splits(tiles)[1])
     return f"{tiles.name}: {len(tiles):,} tiles ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
 
 
 def unseen_lines(names: Sequence[str], then: str, of: str = "") -> Iterator[str]:
-    """A line that names some of the tiles without a valid value, if any.
+    """Yield a line that lists some of the tiles without valid values, if there are any.
 
     Args:
-        names: all of them.
-        then: what the output has for them.
-        of: whose valid value is missing; of no modality if empty.
+        names: Names of all such tiles.
+        then: What the output has for them.
+        of: Modality that has no valid value; empty if none has.
     """
     if names:
         shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

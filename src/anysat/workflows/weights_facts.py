@@ -50,7 +50,7 @@ def attention_agreement(
 ) -> dict[str, str]:
     """Compare the patches of each pair of sensors, encoded separately, under both readings of the fusion attention.
 
-    `trained` is what was said of such inputs in training, see `open_sources`.
+    `trained` is the description of the training files, see `open_sources`.
 
     Raises:
         RecordError: There are fewer than two sensors whose pixels lie in patches.

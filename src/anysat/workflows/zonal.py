@@ -19,8 +19,8 @@ class ZonalConfig:
     store: list[str] = field(
         metadata={
             "positional": "STORE",
-            "help": "NAME.zarr, written by `anysat embed` or `anysat predict`. The NAME.zarr of an area in several UTM "
-            "zones stands for the stores of all of them; or list several stores of one kind.",
+            "help": "NAME.zarr, written by `anysat embed` or `anysat predict`. For an area in several UTM zones, "
+            "NAME.zarr stands for the stores of all zones. You can also list several stores of one kind.",
         }
     )
     polygons: str = field(
@@ -42,7 +42,7 @@ class ZonalConfig:
     """Replace a table that exists."""
 
     def __post_init__(self) -> None:
-        if not self.polygons and self.store:  # the command line cannot tell the last of several words from the others
+        if not self.polygons and self.store:  # the command line puts all words into STORE
             object.__setattr__(self, "polygons", self.store[-1])
             object.__setattr__(self, "store", self.store[:-1])
         if not self.store:
