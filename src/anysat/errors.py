@@ -154,7 +154,7 @@ class UnreadableError(SourceError):
             else f"{len(problems)} inputs could not be read, the first"
         )
         super().__init__(
-            where, f"nothing of it was seen, and {files}: {problems[0]}",
+            where, f"nothing was seen, and {files}: {problems[0]}",
             "nothing was written: fix the problem and give the same command again",
         )  # fmt: skip
 

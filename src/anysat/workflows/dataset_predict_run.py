@@ -168,7 +168,7 @@ def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
 
 
 def _modalities(record: DatasetRecord, predictor: Predictor) -> list[str]:
-    """Return the keys of the modalities that both the run uses and the dataset has.
+    """Return the keys of the modalities that the run uses and the dataset has.
 
     Raises:
         InputError: There is none, or the modality of the run's dense embeddings is missing.
@@ -177,7 +177,7 @@ def _modalities(record: DatasetRecord, predictor: Predictor) -> list[str]:
     keys = [key for key in view.modalities if key in record.modalities]
     if keys and (view.dense is None or view.dense in keys):
         return keys
-    wanted = f"the modality {view.dense}, for whose sub-patches the run predicts" if keys else "one of its modalities"
+    wanted = f"the modality {view.dense}, whose sub-patches the run predicts" if keys else "one of its modalities"
     raise InputError(record.name, f"{wanted} (the run was trained on {', '.join(view.modalities)})",
                      ", ".join(record.modalities))  # fmt: skip
 
