@@ -431,7 +431,7 @@ def test_what_exists_is_not_replaced_unasked_nor_inputs_ever(forest, runs, tmp_p
     assert (tmp_path / "t.parquet").read_text() == "mine"
     for out in (forest, forest.parent, forest / "cover", runs / "cover"):
         assert main(command(runs / "cover", forest, out, "--overwrite")) == 2
-        assert re.search("--out: expected a (path other than|place outside)", capsys.readouterr().err)
+        assert "--out: expected a path other than that of an input" in capsys.readouterr().err
     assert (forest / "cover" / "t0.tif").is_file()
 
 

@@ -143,7 +143,7 @@ def _check_out(config: TilesConfig, target: Target) -> None:
     check_apart([out], [config.run])
     final, data = out.absolute().resolve(), Path(config.path).absolute().resolve()
     if final == data or final in data.parents or (out.exists() and data in final.parents):
-        raise RecordError("--out", config.out, f"a place outside the dataset's folder, {config.path}")
+        raise RecordError("--out", config.out, f"a path other than that of an input ({config.path})")
 
 
 def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
