@@ -191,8 +191,8 @@ def _warn_of_missing(data: OpenData, share: float) -> None:
     if missing:
         warnings.warn(
             f"no training tile of {', '.join(missing)} among the {len(data.train)} of {len(data.whole_train)} that "
-            f"--data.train-frac {share:g} drew; a class without labels cannot be learned: take a larger share or another "
-            "--seed",
+            f"--data.train-frac {share:g} drew; a class without labels cannot be learned: take a larger share or "
+            "another --seed",
             stacklevel=2,
         )
 
