@@ -57,7 +57,7 @@ def test_a_record_that_differs_from_the_weights_own_is_refused_before_tiles_are_
     record = find_dataset(drone)
     other = anysat.Modality(key="drone", sensor="x", bands=record.sensors["drone"].bands, gsd_m=1.0, is_temporal=False)
     encoder = anysat.AnySat(anysat.ModelConfig(dim=64, depth=1, num_heads=2).with_modalities(other))
-    with pytest.raises(RecordError, match="modality 'drone', gsd_m: expected 1.0, as the model was made with"):
+    with pytest.raises(RecordError, match="modality 'drone', gsd_m: expected 1.0, as in the model, got 0.5"):
         make_view(encoder, record, record.targets[0], modalities=["drone"], patch_sizes_m=[10], dense=None,
                   needs_dense=False)  # fmt: skip
 
