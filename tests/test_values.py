@@ -265,7 +265,7 @@ def test_units_convert_both_ways_and_what_cannot_be_converted_is_refused():
         (lambda: observe(bands=["X1", *S2.band_names[1:]]), "unknown band 'X1'"),
         (lambda: observe(units="mph"), "unknown unit 'mph'"),
         (lambda: observe(units=["dB"]), "one unit, or 10"),
-        (lambda: observe(valid=np.ones((6, 6), bool)), r"all of \(3, 10, 6, 6\), 1 for an axis .* or \(time,\), got bool of shape \(6, 6\)"),
+        (lambda: observe(valid=np.ones((6, 6), bool)), r"of shape \(3, 10, 6, 6\), or 1 for an axis .* or \(time,\), got bool of shape \(6, 6\)"),
         (lambda: Observation.of(AERIAL, np.ones((4, 5, 5)), dates=DATES), "it is a single image, got 3 dates"),
         (lambda: Observation.of(AERIAL, np.ones((4, 5, 5), complex)), "real numbers, got type complex128"),
         (lambda: Observation.of(AERIAL, np.full((4, 5, 5), "x")), "real numbers"),
