@@ -324,15 +324,17 @@ def confusion_of(truth, answer, count):
     return found.tolist()
 
 
+def words_of(forest, target):
+    """The words of a command that learns one of the forest's targets."""
+    data = [f"--data.dataset={forest}/mine.yaml", f"--data.root={forest}", f"--data.target={target}"]
+    return [*data, "--patch-sizes-m=[20]"]
+
+
 def test_the_test_split_is_predicted_exactly_as_a_probe_was_scored(forest, run_task, tmp_path):
     """From the same outputs, to the last bit; those of the run are kept with its embeddings."""
-    own = [
-        f"--data.dataset={forest}/mine.yaml",
-        f"--data.root={forest}",
-        "--data.target=species",
-        "--patch-sizes-m=[20]",
-    ]
-    status, _, err = run_task("probe", *own, "--epochs=2", "--learning-rates=[0.01]", "--report=false")
+    status, _, err = run_task(
+        "probe", *words_of(forest, "species"), "--epochs=2", "--learning-rates=[0.01]", "--report=false"
+    )
     assert status == 0, err
     rows = predicted(tmp_path / "run", forest, tmp_path / "t.parquet", "--split", "test")
     run, tiles = load_task(tmp_path / "run"), open_dataset(f"{forest}/mine.yaml", forest, "test")
@@ -347,13 +349,7 @@ def test_the_test_split_is_predicted_exactly_as_a_probe_was_scored(forest, run_t
 
 
 def test_the_test_split_is_predicted_exactly_as_fine_tuning_was_scored(forest, run_task, tmp_path):
-    own = [
-        f"--data.dataset={forest}/mine.yaml",
-        f"--data.root={forest}",
-        "--data.target=height",
-        "--patch-sizes-m=[20]",
-    ]
-    status, _, err = run_task("finetune", *own, "--epochs=1", "--batch-size=3", "--report=false")
+    status, _, err = run_task("finetune", *words_of(forest, "height"), "--epochs=1", "--batch-size=3", "--report=false")
     assert status == 0, err
     rows = predicted(tmp_path / "run", forest, tmp_path / "t.parquet", "--split", "test")
     sheet = load_task(tmp_path / "run").task.metric()

@@ -62,34 +62,20 @@ def test_a_record_that_differs_from_the_weights_own_is_refused_before_tiles_are_
                   needs_dense=False)  # fmt: skip
 
 
-def _series(folder):
+def _embed(folder, *words):
+    """Embed a series of Sentinel-2, and return the exit status."""
     values, bands = ramp(10, 8, 8, dtype="float32")[None], anysat.MODALITIES["s2"].band_names
-    return write_nc(folder / "s2.nc", cube(values, geobox((8, 8)), ["2020-06-01"], bands))
+    s2 = write_nc(folder / "s2.nc", cube(values, geobox((8, 8)), ["2020-06-01"], bands))
+    given = [f"s2={s2}", "--patch-size-m=20", "--weights=nano", f"--out={folder / 'out.zarr'}"]
+    return main(["embed", *given, "--statistics=from-data", *words])
 
 
 @pytest.mark.parametrize("words", [[], ["--dates=2020-01-01/2020-12-31"]], ids=["tile", "area"])
 def test_records_of_sensors_that_are_no_input_take_no_part(words, tmp_path, capsys):
     (tmp_path / "drone.yaml").write_text(DRONE)
-    s2 = _series(tmp_path)
-    words = [
-        f"s2={s2}",
-        "--patch-size-m=20",
-        "--weights=nano",
-        f"--out={tmp_path / 'out.zarr'}",
-        "--statistics=from-data",
-        *words,
-    ]
-    assert main(["embed", *words, f"--modalities={tmp_path / 'drone.yaml'}"]) == 0, capsys.readouterr().err
+    assert _embed(tmp_path, *words, f"--modalities={tmp_path / 'drone.yaml'}") == 0, capsys.readouterr().err
 
 
 def test_units_of_a_modality_that_is_no_input_of_an_area_are_refused(tmp_path, capsys):
-    s2 = _series(tmp_path)
-    words = [
-        f"s2={s2}",
-        "--patch-size-m=20",
-        "--weights=nano",
-        f"--out={tmp_path / 'out.zarr'}",
-        "--dates=2020-01-01/2020-12-31",
-    ]
-    assert main(["embed", *words, "--statistics=from-data", "--units=s1=linear"]) == 2
+    assert _embed(tmp_path, "--dates=2020-01-01/2020-12-31", "--units=s1=linear") == 2
     assert "Give units of the inputs only" in capsys.readouterr().err
