@@ -198,8 +198,8 @@ def map_job(made, sources, ground, folder, *, side=8, overlap=0.5, **options):
     target = made.task.target
     return MapJob(
         model=made, load_model=load_task, sources=sources, area=ground, periods=(PERIOD,), kept=UnitFiles(folder),
-        windowing=Windowing(side=side, overlap=overlap), kind=target.kind,
-        per_patch=2 if target.level == "pixel" else 0, num_outputs=max(len(target.classes), 1), **options,
+        windowing=Windowing(side=side, overlap=overlap), target=target,
+        per_patch=2 if target.level == "pixel" else 0, **options,
     )  # fmt: skip
 
 
@@ -207,8 +207,10 @@ def map_store(work, final):
     """A store for a job of maps."""
     ground, side = work.area, work.side
     options = {"class": {"kind": "uint8"}, "probability": {"dim": work.num_outputs}}
-    names = {"class": ["class"], "value": ["value"], "labels": []}[work.kind]
-    names += ["probability"] * (work.probabilities or work.kind == "labels") + ["uncertainty"] * bool(work.variants)
+    names = {"class": ["class"], "value": ["value"], "labels": []}[work.target.kind]
+    names += ["probability"] * (work.probabilities or work.target.kind == "labels") + ["uncertainty"] * bool(
+        work.variants
+    )
     layouts = [
         Layout(name=name, geobox=ground.pixels(ground.span, ground.patch_size_m / side), shard_px=ground.shard * side,
                chunk_px=ground.shard * side, variable=name, **options.get(name, {}))

@@ -99,6 +99,6 @@ def test_variants_that_agree_leave_no_uncertainty():
     from anysat.areas.maps import _disagreement
 
     same = np.full((3, 2, 2, 2), 0.5, np.float32)
-    assert _disagreement(same, "class").max() < 1e-6
+    assert _disagreement(same, CROPS).max() < 1e-6
     apart = np.array([[1, 0], [0, 1]], np.float32)[:, None, None]
-    assert _disagreement(apart, "class")[0, 0] == pytest.approx(np.log(2), rel=1e-5)
+    assert _disagreement(apart, CROPS)[0, 0] == pytest.approx(np.log(2), rel=1e-5)

@@ -210,7 +210,7 @@ def test_a_map_needs_the_modality_that_it_answers_for(run, tmp_path, out):
 def map_job(made, tmp_path, **options):
     return MapJob(
         model=made, load_model=load_task, sources={}, area=area(4, 4), periods=(PERIOD,), kept=UnitFiles(tmp_path),
-        windowing=Windowing(side=4, overlap=0), kind="class", per_patch=2, num_outputs=3, **options,
+        windowing=Windowing(side=4, overlap=0), target=CROPS, per_patch=2, **options,
     )  # fmt: skip
 
 

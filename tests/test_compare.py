@@ -341,7 +341,7 @@ def test_labels_and_values_are_compared_too(dataset, modality, primary, tmp_path
     ("value", [[1.0], [1.0]], True), ("value", [[1.0], [1.1]], False),
 ])  # fmt: skip
 def test_one_answer_for_all_is_told_by_answers_not_by_probabilities(kind, outputs_of, is_constant, monkeypatch):
-    monkeypatch.setattr("anysat.workflows.compare.outputs", lambda *_: np.array(outputs_of))
+    monkeypatch.setattr("anysat.workflows.compare.outputs", lambda *_: torch.tensor(outputs_of))
     truth = np.array([[0, 1], [1, 0]]) if kind == "labels" else np.array([0, 1])
     target = Target(name="t", level="tile", kind=kind, classes=() if kind == "value" else ("a", "b"))
     samples = SimpleNamespace(places=SimpleNamespace(truth=truth, tile=np.arange(2)),
@@ -355,7 +355,8 @@ def test_a_label_that_never_or_always_occurs_in_training_is_told_so(name):
     rng = np.random.default_rng(0)
     features, sometimes = rng.normal(size=(40, 3)), rng.integers(2, size=40)
     truth = np.stack([np.zeros(40, int), sometimes, np.ones(40, int)], axis=1)
-    told = outputs(models("labels", 0, 40)[name][0].fit(features, truth), features, "labels", 3)
+    task = make_task(Target(name="t", level="tile", kind="labels", classes=("never", "at times", "always")))
+    told = outputs(models(task.target, 0, 40)[name][0].fit(features, truth), features, task)
     assert (told[:, 0] < -10).all()
     assert (told[:, 2] > 10).all()
     assert told[sometimes == 1, 1].mean() > told[sometimes == 0, 1].mean()

@@ -33,7 +33,7 @@ from anysat.geo.store import AreaStore
 from anysat.modalities import MODALITIES
 from anysat.workflows.area_inputs import _told_of
 from anysat.workflows.embed_area import tell_kept
-from area_builders import KIND, predictor
+from area_builders import CROPS, HEIGHT, KIND, predictor
 from geo_builders import cube, geobox, write_nc
 from store_builders import GRID, NAMES, PERIODS, content, patch_layout
 from test_geo_sources import opened
@@ -213,13 +213,13 @@ def test_variants_that_saw_less_leave_the_answer_of_the_others():
     found = np.array([[[[0.2, 0.8]]], [[[np.nan, np.nan]]], [[[0.4, 0.6]]]], np.float32)
     assert _mean(found)[0, 0].tolist() == pytest.approx([0.3, 0.7])
     alike = np.array([[[[0.3, 0.7]]], [[[np.nan, np.nan]]]], np.float32)
-    assert _disagreement(alike, "class")[0, 0] == pytest.approx(0, abs=1e-6)
-    assert _disagreement(alike, "value")[0, 0] == pytest.approx(0, abs=1e-6)
+    assert _disagreement(alike, CROPS)[0, 0] == pytest.approx(0, abs=1e-6)
+    assert _disagreement(alike, HEIGHT)[0, 0] == pytest.approx(0, abs=1e-6)
     nobody = np.full((2, 1, 1, 2), np.nan, np.float32)
     assert np.isnan(_mean(nobody)).all()
-    assert np.isnan(_disagreement(nobody, "class")).all()
+    assert np.isnan(_disagreement(nobody, CROPS)).all()
     two = np.array([1.0, 3.0], np.float32).reshape(2, 1, 1, 1)
-    assert _disagreement(two, "value")[0, 0] == pytest.approx(1.0)
+    assert _disagreement(two, HEIGHT)[0, 0] == pytest.approx(1.0)
 
 
 def test_a_file_is_the_same_by_a_relative_path(tmp_path, monkeypatch):

@@ -157,18 +157,20 @@ def test_answers_of_simple_models_are_kept_within_the_limits_of_a_target(limits,
     target = Target(name="biomass", level="tile", kind="value", unit="Mg/ha", limits=limits)
     places = SimpleNamespace(truth=np.array([0.0, 40.0, 100.0]), tile=np.arange(3))
     samples = SimpleNamespace(places=places, turns=SimpleNamespace(groups=np.arange(3)))
-    monkeypatch.setattr(compare_module, "outputs", lambda *_: np.array([[-5.0], [40.0], [130.0]]))
+    model = SimpleNamespace(predict=lambda features: np.array([-5.0, 40.0, 130.0]))
     told = []
     sheet = SimpleNamespace(
         update=lambda values, truth, groups: told.extend([values.tolist(), len(truth), len(groups)])
     )
-    compare_module._score(sheet, None, np.zeros((3, 1)), np.arange(3), samples, SimpleNamespace(target=target))
-    assert told == [wanted, 3, 3]
+    task = make_task(target, {"mean": 30.0, "deviation": 7.0})
+    compare_module._score(sheet, model, np.zeros((3, 1)), np.arange(3), samples, task)
+    assert told == [pytest.approx(wanted, abs=1e-4), 3, 3]
 
 
 def test_what_is_fitted_to_values_is_called_what_it_is():
-    assert called("logistic", "value") == "ridge"
-    assert [called(model, "class") for model in MODELS] == list(MODELS)
+    classes = Target(name="x", level="tile", kind="class", classes=("a", "b"))
+    assert called("logistic", Target(name="x", level="tile", kind="value")) == "ridge"
+    assert [called(model, classes) for model in MODELS] == list(MODELS)
 
 
 @pytest.mark.parametrize(("kind", "told", "wanted"), [
@@ -179,7 +181,7 @@ def test_a_model_that_gives_one_answer_for_all_is_known(kind, told, wanted, monk
     target = Target(name="x", level="tile", kind=kind, classes=("a", "b") if kind == "class" else ())
     samples = SimpleNamespace(places=SimpleNamespace(truth=np.array([0, 1]), tile=np.arange(2)),
                               turns=SimpleNamespace(groups=np.arange(2)))  # fmt: skip
-    monkeypatch.setattr(compare_module, "outputs", lambda *_: np.array(told))
+    monkeypatch.setattr(compare_module, "outputs", lambda *_: torch.tensor(told))
     task = make_task(target)
     assert compare_module._score(task.metric(), None, np.zeros((2, 1)), np.arange(2), samples, task) == wanted
 
@@ -199,7 +201,9 @@ def test_a_first_setting_whose_score_is_undefined_does_not_win_over_one_that_has
     monkeypatch.setattr(compare_module, "models", lambda *_: {"logistic": list(tried)})
     monkeypatch.setattr(compare_module, "_fit", lambda setting, *_: setting)
     monkeypatch.setattr(compare_module, "_score", scored)
-    task = SimpleNamespace(metric=Sheet, primary="miou", highest_is_best=True, target=SimpleNamespace(kind="class"))
+    task = SimpleNamespace(
+        metric=Sheet, primary="miou", highest_is_best=True, target=SimpleNamespace(classes=("a", "b"))
+    )
     places, config = SimpleNamespace(truth=np.zeros(3)), SimpleNamespace(models=["logistic"], seed=0)
     samples = SimpleNamespace(turns=SimpleNamespace(roles=np.zeros((1, 3))), places=places, rows=lambda *_: [0])
     made = FeatureSet(name="ours", num_features=1, seconds=0.0)

@@ -91,7 +91,8 @@ def test_boosting_takes_a_class_of_one_sample_among_many():
     features = np.random.default_rng(0).standard_normal((10_001, 2))
     truth = (features[:, 0] > 0).astype(int)
     truth[0] = 2
-    model = models("class", 0, len(truth))["boosting"][0].set_params(max_iter=2)
+    target = Target(name="x", level="tile", kind="class", classes=("a", "b", "c"))
+    model = models(target, 0, len(truth))["boosting"][0].set_params(max_iter=2)
     assert set(model.fit(features, truth).classes_) == {0, 1, 2}
 
 

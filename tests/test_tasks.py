@@ -7,7 +7,7 @@ import torch
 
 from anysat.data.base import Target
 from anysat.errors import InputError, RecordError, UnknownNameError
-from anysat.tasks.base import make_task
+from anysat.tasks.base import make_task, options_of
 from anysat.tasks.classification import Classification, MultiLabel, inverse_frequency
 from anysat.tasks.regression import Regression
 from anysat.workflows.task_parts import fitted_task
@@ -273,7 +273,7 @@ def test_options_of_values_that_cannot_be_are_refused(options):
     Regression(target=MASS, mean=0.1 + 0.2, deviation=1 / 3, distance="smooth_l1"),
 ], ids=lambda task: f"{type(task).__name__}-{task.target.name}")  # fmt: skip
 def test_a_task_survives_plain_values(task):
-    assert make_task(task.target, task.to_dict()) == task
+    assert make_task(task.target, options_of(task)) == task
 
 
 def test_the_score_that_chooses_is_one_the_sheet_has():

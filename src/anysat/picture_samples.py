@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PANEL_INCHES, _COLUMNS, _MAX_LEGEND = 3.4, 4, 24
 _TITLE, _LINE_INCHES = 36, 0.17
 """Number of characters per line of the title for each column of panels, and the height of a line."""
-_VALUE_COLOURS, _IGNORED = "viridis", (0.85, 0.85, 0.85)
+_VALUE_COLOURS, IGNORED = "viridis", (0.85, 0.85, 0.85)
 
 
 def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: str = "target") -> Figure:
@@ -60,7 +60,7 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
         _draw_observation(panels[place], observation)
     for place, target in zip(places[len(tile.observations) :], rasters, strict=True):
         raster = np.asarray(tile.targets[target.name])
-        if target.kind == "value":
+        if not target.classes:
             _draw_values(panels[place], raster, target, told_as)
         else:
             _draw_classes(panels[place], panels[place + 1], raster, target, told_as)
@@ -102,6 +102,13 @@ def colours_of(target: Target) -> NDArray[np.float64]:
     if not target.colours:
         return class_colours(len(target.classes))
     return rgb_of(target.colours) / 255
+
+
+def class_image(raster: NDArray[np.generic], target: Target) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the colours (row col 3) of a raster of classes, from 0 to 1, grey without label; and where it has one."""
+    numbers, colours = raster.astype(np.int64), colours_of(target)
+    known = (numbers >= 0) & (numbers < len(colours)) & (numbers != (-1 if target.ignore is None else target.ignore))
+    return np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], IGNORED), known
 
 
 def with_colours(target: Target) -> Target:
@@ -156,18 +163,14 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
     """Draw the classes of a raster, and in the cell beside it a legend of those that occur, with their shares."""
     from matplotlib.patches import Patch
 
-    numbers, colours = raster.astype(np.int64), colours_of(target)
-    known = (numbers >= 0) & (numbers < len(target.classes))
-    if target.ignore is not None:
-        known &= numbers != target.ignore
-    image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
+    (image, known), numbers, colours = class_image(raster, target), raster.astype(np.int64), colours_of(target)
     axes.imshow(image, extent=extent_m(raster.shape, target.gsd_m or 1.0), origin="upper", interpolation="nearest")
     label(axes, f"{target.name}: {told_as}\n{len(target.classes)} classes, {target.gsd_m:g} m")
     found, counts = np.unique(numbers[known], return_counts=True)
     entries = [(tuple(colours[found[i]]), f"{target.classes[found[i]]} ({_percent(counts[i] / numbers.size)})")
                for i in np.argsort(-counts)][:_MAX_LEGEND]  # fmt: skip
     if not known.all():
-        entries.append((_IGNORED, f"no label ({_percent(float((~known).mean()))})"))
+        entries.append((IGNORED, f"no label ({_percent(float((~known).mean()))})"))
     patches = [
         Patch(facecolor=colour, edgecolor="0.4", linewidth=0.5, label=textwrap.shorten(name, 38, placeholder="…"))
         for colour, name in entries
@@ -176,11 +179,7 @@ def _draw_classes(axes: Axes, beside: Axes, raster: NDArray[np.generic], target:
 
 
 def _in_words(value: NDArray[np.generic], target: Target) -> str:
-    if target.kind == "value":
-        return f"{target.name}: {float(value):.4g} {target.unit}".rstrip()
-    numbers = np.flatnonzero(value) if target.kind == "labels" else np.atleast_1d(value).astype(np.int64)
-    names = [target.classes[n] if 0 <= n < len(target.classes) else "no label" for n in numbers.tolist()]
-    return f"{target.name}: {', '.join(names) or 'none'}"
+    return f"{target.name}: {target.said(value) or ('none' if target.is_multilabel else 'no label')}"
 
 
 def _named(source: str, tile: Tile, length: int) -> list[str]:

@@ -14,6 +14,7 @@ from anysat.areas.job import Found, Period, Read, read_tile
 from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
+from anysat.data.targets import Target
 from anysat.errors import EmptyTileError
 from anysat.geo.area import Area, Span
 from anysat.geo.source import Source
@@ -48,12 +49,10 @@ class MapJob:
     area: Area
     periods: tuple[Period, ...]
     windowing: Windowing
-    kind: str
-    """Kind of the target: class, labels or value."""
+    target: Target
+    """What is predicted."""
     per_patch: int
     """Number of predictions along a side of a patch; 0 if there is one for a whole window."""
-    num_outputs: int
-    """Number of classes or labels; 1 for values."""
     kept: UnitFiles
     """Storage of predictions until they are written."""
     precision: Precision = "float32"
@@ -67,6 +66,11 @@ class MapJob:
     def side(self) -> int:
         """Number of map pixels along a side of a patch."""
         return max(self.per_patch, 1)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes or labels; 1 for values."""
+        return max(len(self.target.classes), 1)
 
     def span(self, unit: Unit) -> Span:
         """Return the patches of a unit."""
@@ -95,7 +99,7 @@ class MapJob:
         if not found:
             return Part(span, None, None, read.unreadable)
         mean = _mean(np.stack(found))
-        doubt = _disagreement(np.stack(found), self.kind) if self.variants else None
+        doubt = _disagreement(np.stack(found), self.target) if self.variants else None
         return Part(span, mean, doubt, read.unreadable)
 
     def _looks_at(self, tile: Tile) -> bool:
@@ -148,15 +152,13 @@ class MapJob:
         with self.kept.opened(unit) as file:
             kept, problems = {name: file.get_tensor(name) for name in names_in(file)}, unreadable_in(file)
         values, seen = kept["values"], kept["values_valid"]
-        arrays: dict[str, tuple[NDArray[Any], Flags]] = {}
-        if self.kind == "class":
-            arrays["class"] = np.where(seen, np.nan_to_num(values).argmax(-1), 0), seen
-        elif self.kind == "value":
-            arrays["value"] = values[..., 0], seen
-        if self.probabilities or self.kind == "labels":
-            arrays["probability"] = values, seen
-        if self.variants:
-            arrays["uncertainty"] = kept["doubt"][..., 0], kept["doubt_valid"]
+        made: dict[str, Callable[[], tuple[NDArray[Any], Flags]]] = {
+            "class": lambda: (np.where(seen, np.nan_to_num(values).argmax(-1), 0), seen),
+            "value": lambda: (values[..., 0], seen),
+            "probability": lambda: (values, seen),
+            "uncertainty": lambda: (kept["doubt"][..., 0], kept["doubt_valid"]),
+        }
+        arrays = {name: made[name]() for name in layers_of(self.target, self.probabilities, self.variants)}
         return arrays, Found(Seams(), problems, int(seen.sum()) // self.side**2)
 
     def forget(self, unit: Unit) -> None:
@@ -166,6 +168,18 @@ class MapJob:
     def save_model(self, path: Path) -> None:
         """Write the predictor to a file."""
         self.model.save(path)
+
+
+def layers_of(target: Target, probabilities: bool, variants: int) -> list[str]:
+    """Return the names of the layers of a map, the answers first.
+
+    Args:
+        target: What is predicted. Several labels per place are stored as probabilities only.
+        probabilities: Whether probabilities are stored beside the classes.
+        variants: Number of variants of each window, see `MapJob`.
+    """
+    found = [] if target.is_multilabel else ["class" if target.classes else "value"]
+    return found + ["probability"] * (probabilities or target.is_multilabel) + ["uncertainty"] * bool(variants)
 
 
 def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Tile:
@@ -189,18 +203,18 @@ def _mean(found: Floats) -> Floats:
     return np.where(count > 0, np.where(seen, found, 0).sum(0) / np.maximum(count, 1), np.nan).astype(found.dtype)
 
 
-def _disagreement(found: Floats, kind: str) -> Floats:
+def _disagreement(found: Floats, target: Target) -> Floats:
     """Return the disagreement (row col) of variants (variant row col output).
 
     It is the mutual information in nats, for labels its mean over the labels, and for values the standard deviation.
     Variants with NaN are ignored; it is NaN where all are NaN.
     """
-    if kind == "value":
+    if not target.classes:
         return np.sqrt(_mean((found[..., 0] - _mean(found[..., 0])) ** 2))
-    shares = found if kind == "class" else np.stack([found, 1 - found], axis=-1)
+    shares = np.stack([found, 1 - found], axis=-1) if target.is_multilabel else found
 
     def entropy(shares: Floats) -> Floats:
         return -np.where(shares == 0, 0, shares * np.log(np.maximum(shares, 1e-12))).sum(-1)
 
     told = entropy(_mean(shares)) - _mean(entropy(shares))
-    return np.maximum(told if kind == "class" else told.mean(-1), 0).astype(np.float32)
+    return np.maximum(told.mean(-1) if target.is_multilabel else told, 0).astype(np.float32)

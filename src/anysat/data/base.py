@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from anysat.batch import Tile
 from anysat.data.layout import DatasetFolder, Layout
 from anysat.data.samples import Row as Row
 from anysat.data.samples import Samples as Samples
+from anysat.data.targets import Target as Target
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -33,47 +33,6 @@ if TYPE_CHECKING:
 _DATASETS = "anysat.data.datasets"
 PACK_INDEX = "anysat-pack.json"
 """The file that marks a folder written by `anysat datasets pack`."""
-LEVELS, KINDS = ("tile", "pixel"), ("class", "labels", "value")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A quantity that can be predicted for a tile or for each of its pixels.
-
-    For a tile, a class is an integer (), labels are 0 and 1 (class), a value is a float (). For pixels: (row col).
-    """
-
-    name: str
-    level: str
-    """`tile` or `pixel`."""
-    kind: str
-    """`class` (one of several), `labels` (any of several; tiles only) or `value` (regression)."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes or labels, in the order of their numbers; empty for a value."""
-    colours: tuple[str, ...] = ()
-    """Colours of the classes in maps and pictures, each as #rrggbb. Empty for the package's own colours."""
-    ignore: int | None = None
-    """Number that marks pixels or tiles without a label. It cannot be the number of a class."""
-    gsd_m: float | None = None
-    """Side of a pixel in metres; None for a target of tiles."""
-    unit: str = ""
-    """Unit of a value."""
-    limits: tuple[float, float] | None = None
-    """Least and greatest possible value."""
-    about: str = ""
-
-    def __post_init__(self) -> None:
-        where = f"target {self.name!r}"
-        if self.level not in LEVELS or self.kind not in KINDS or (self.level, self.kind) == ("pixel", "labels"):
-            raise RecordError(where, (self.level, self.kind), f"one of {LEVELS} and one of {KINDS}")
-        if (self.kind != "value") != bool(self.classes):
-            raise RecordError(f"{where}, classes", self.classes, "names of classes, none for a value")
-        if self.colours and not re.fullmatch(f"(#[0-9a-f]{{6}}){{{len(self.classes)}}}", "".join(self.colours)):
-            raise RecordError(f"{where}, colours", self.colours, f"none, or {len(self.classes)} as #rrggbb")
-        if (self.level == "pixel") != (self.gsd_m is not None):
-            raise RecordError(f"{where}, gsd_m", self.gsd_m, "a pixel size for a raster, none for a tile")
-        if self.ignore is not None and 0 <= self.ignore < len(self.classes):
-            raise RecordError(f"{where}, ignore", self.ignore, "a number that is not a class")
 
 
 @dataclass(frozen=True, kw_only=True)

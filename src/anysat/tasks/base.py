@@ -1,12 +1,13 @@
 """Tasks: a target with its number of outputs, their loss, their meaning and their scores.
 
-To add a task, write one file with a class that implements `Task`, and name it in `make_task`. A new kind of target
-takes more: nearest-neighbour heads, simple models, maps, pictures and reports also look at `Target.kind`.
+To add a task, write one file with a class that implements `Task`, and register it in `TASKS`. For a new kind of target,
+also add to `KINDS` how it is stored. That file must be imported wherever the kind is used (docs/howto/tasks.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """A target and everything that depends on its kind: number of outputs, loss, answers and scores.
+    """A target and what is learned about it: number of outputs, loss, answers and scores.
+
+    It is a frozen dataclass. Its fields besides `target` have defaults and are its options; one called `class_weights`
+    or `void_output` makes it accept the command line's option of that name.
 
     Outputs are channels-last: (tile output) for a target of tiles, (tile row col output) for one of pixels. They are
     NaN where the encoder observed nothing. Such places are not trained on, but they count in the scores: a class as a
@@ -43,14 +47,41 @@ class Task(Protocol):
     def highest_is_best(self) -> bool:
         """Whether a higher primary score is better."""
 
+    @staticmethod
+    def learned(target: Target, truth: Tensor, *, balanced: bool, is_sample: bool = False) -> Mapping[str, Any]:
+        """Return the options that follow from training labels, such as a mean, or class weights if `balanced`.
+
+        Args:
+            target: What is predicted.
+            truth: Training labels. There may be none if the target has classes and is not `balanced`.
+            balanced: Whether rare classes are to count as much as frequent ones.
+            is_sample: Whether the labels are a sample, so that a class may be missing by chance.
+        """
+
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the mean loss over the places that have a label and were observed.
 
         It is 0 if there are none, and NaN if no output is finite.
         """
 
+    def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return numbers (… output) whose mean over similar places is a prediction, and where the truth is known.
+
+        For classes they are 0 and 1, whose mean is a share.
+
+        Raises:
+            InputError: The truth has numbers that are not possible.
+        """
+
+    @staticmethod
+    def outputs_of(mean: Tensor) -> Tensor:
+        """Return the outputs, in its shape, that say the same as a mean of `wanted`, such as log shares of classes."""
+
     def probabilities(self, outputs: Tensor) -> Tensor | None:
-        """Return the probability of every class or label, in the shape of `outputs`; None for values."""
+        """Return the probability of every class or label (… class); None for values.
+
+        A map of classes shows the class with the highest probability.
+        """
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Turn outputs into answers.
@@ -65,11 +96,16 @@ class Task(Protocol):
         """Add tiles to a score sheet. Tiles with the same number in `groups` (tile) are resampled together."""
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """Return how well each tile is predicted (tile): higher is better, NaN for a tile without a label."""
+        """Return how well each tile is predicted (tile): higher is better, NaN for a tile without a label.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, without the target. `make_task` takes them."""
+        It is the correct fraction for classes, and the negative error in the target's unit for values.
+        """
 
+
+TASKS: dict[str, type[Any]] = {}
+"""Classes of tasks by kind of target. The module of each adds it here."""
+NO_SHARE = 1e-6
+"""Share given to a class or label that no similar place has."""
 
 LOWEST_IS_BEST = frozenset({"calibration_error", "rmse", "mae"})
 """Scores of which a lower one is better."""
@@ -110,6 +146,22 @@ def mean_loss(losses: Sequence[float], labels: Sequence[int]) -> float:
     return float((told * counts)[known].sum() / counts[known].sum())
 
 
+def task_class(kind: str) -> type[Any]:
+    """Return the class of the task for a kind of target.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    if kind not in TASKS:
+        raise UnknownNameError("kind of target", kind, TASKS)
+    return TASKS[kind]
+
+
+def options_of(task: Any) -> dict[str, Any]:
+    """Return a task's options, which `make_task` takes, as values that JSON can hold."""
+    return {one.name: getattr(task, one.name) for one in fields(task) if one.name != "target"}
+
+
 def make_task(target: Target, options: Mapping[str, Any] | None = None) -> Task:
     """Create the task that fits the kind of a target.
 
@@ -118,19 +170,13 @@ def make_task(target: Target, options: Mapping[str, Any] | None = None) -> Task:
         options: Fields of the task's class, such as `class_weights`.
 
     Returns:
-        The task: `Classification`, `MultiLabel` or `Regression`.
+        The task: `Classification`, `MultiLabel`, `Regression`, or another of `TASKS`.
 
     Raises:
         UnknownNameError: There is no task for this kind of target, or it has no such option.
     """
-    from anysat.tasks.classification import Classification, MultiLabel
-    from anysat.tasks.regression import Regression
-
-    tasks: dict[str, Any] = {"class": Classification, "labels": MultiLabel, "value": Regression}
-    if target.kind not in tasks:
-        raise UnknownNameError("kind of target", target.kind, tasks)
-    made = tasks[target.kind]
-    known = [name for name in made.__dataclass_fields__ if name != "target"]
+    made = task_class(target.kind)
+    known = [one.name for one in fields(made) if one.name != "target"]
     for name in options or {}:
         if name not in known:
             raise UnknownNameError(f"option of {made.__name__}", name, known)

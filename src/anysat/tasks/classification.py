@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anysat.data.base import Target
+from anysat.data.targets import NOBODY, Target
 from anysat.errors import InputError, RecordError
-from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, labelled, nothing
+from anysat.tasks.base import LOWEST_IS_BEST, NO_SHARE, TASKS, check_monitor, labelled, nothing
 from anysat.tasks.scores import ClassCounts, LabelCounts
 
 if TYPE_CHECKING:
     from anysat.tasks.metrics import ClassScores, LabelScores
-
-NOBODY = -1
-"""Answer where nothing was observed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +53,26 @@ class Classification:
         """Whether a higher primary score is better."""
         return self.primary not in LOWEST_IS_BEST
 
+    @staticmethod
+    def learned(target: Target, truth: Tensor, *, balanced: bool, is_sample: bool = False) -> dict[str, Any]:
+        """Return weights inversely proportional to frequency, if `balanced`.
+
+        In a sample, a class that does not occur gets the weight of the rarest one that does.
+        """
+        if not balanced:
+            return {}
+        labels, count = truth.long().flatten(), len(target.classes)
+        weights = inverse_frequency(labels[(labels >= 0) & (labels < count)].bincount(minlength=count))
+        return {"class_weights": tuple(weight or max(weights) for weight in weights) if is_sample else weights}
+
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the mean cross-entropy."""
         truth = truth.long()
         kept = outputs.isfinite().all(-1) & labelled(self.target, truth)
         if not bool(kept.any()):
             return nothing(outputs)
-        wanted = truth[kept]
-        count = len(self.target.classes)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= count:
-            found = sorted(set(wanted.unique().tolist()) - set(range(count)))  # type: ignore[no-untyped-call]
-            raise InputError(
-                f"target {self.target.name!r}", f"classes 0 to {count - 1}", f"also {found[:5]}",
-                f"places without a label are marked by {self.target.ignore}",
-            )  # fmt: skip
+        wanted, count = truth[kept], len(self.target.classes)
+        self._check(wanted)
         weights = torch.zeros(self.num_outputs, device=wanted.device)  # the weight of the void output stays 0
         weights[:count] = 1.0 if self.class_weights is None else torch.tensor(self.class_weights)
         if not bool(weights[wanted].any()):
@@ -78,14 +81,26 @@ class Classification:
             outputs[kept].float(), wanted, weight=weights, label_smoothing=self.label_smoothing
         )
 
+    def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 for the right output and 0 for the others."""
+        truth = truth.long()
+        known = labelled(self.target, truth)
+        self._check(truth[known])
+        return functional.one_hot(truth.where(known, 0), self.num_outputs).float(), known
+
+    @staticmethod
+    def outputs_of(mean: Tensor) -> Tensor:
+        """Return the logarithm of shares of classes."""
+        return mean.clamp_min(NO_SHARE).log()
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Return the softmax over the classes."""
-        return self._classes(outputs).float().softmax(-1)
+        return self.logits(outputs).float().softmax(-1)
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Return the class with the highest output, -1 where nothing was observed."""
         seen = outputs.isfinite().all(-1)
-        return self._classes(outputs).nan_to_num().argmax(-1).where(seen, NOBODY)
+        return self.logits(outputs).nan_to_num().argmax(-1).where(seen, NOBODY)
 
     def metric(self) -> ClassScores:
         """Return an empty score sheet. Places that were not observed count as mistakes."""
@@ -95,7 +110,7 @@ class Classification:
 
     def score(self, sheet: ClassScores, outputs: Tensor, truth: Tensor, groups: Tensor | None = None) -> None:
         """Add tiles to a score sheet."""
-        sheet.update(self._classes(outputs), truth.long(), groups)
+        sheet.update(self.logits(outputs), truth.long(), groups)
 
     def right(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the fraction of labelled pixels answered correctly; for tiles, 1 or 0."""
@@ -103,15 +118,20 @@ class Classification:
         right = ((self.answer(outputs) == truth) & known).reshape(len(truth), -1)
         return right.sum(1) / known.reshape(len(truth), -1).sum(1)
 
-    def _classes(self, outputs: Tensor) -> Tensor:
-        """Return the outputs without the void one."""
-        return outputs[..., : len(self.target.classes)]
+    def _check(self, known: Tensor) -> None:
+        """Raise InputError for numbers that are not classes."""
+        count = len(self.target.classes)
+        strange = known[(known < 0) | (known >= count)]
+        if len(strange):
+            found = sorted(set(strange.tolist()))[:5]
+            raise InputError(
+                f"target {self.target.name!r}", f"classes 0 to {count - 1}", f"also {found}",
+                f"places without a label are marked by {self.target.ignore}",
+            )  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        weights = None if self.class_weights is None else list(self.class_weights)
-        return {"class_weights": weights, "label_smoothing": self.label_smoothing, "void_output": self.void_output,
-                "monitor": self.monitor}  # fmt: skip
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits of the classes: the outputs without the void one."""
+        return outputs[..., : len(self.target.classes)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +168,36 @@ class MultiLabel:
         """One for each label."""
         return len(self.target.classes)
 
+    @staticmethod
+    def learned(target: Target, truth: Tensor, *, balanced: bool, is_sample: bool = False) -> dict[str, Any]:  # noqa: ARG004 - for all tasks
+        """Return negatives per positive of each label, if `balanced`; 1 for a label that never or always occurs."""
+        if not balanced:
+            return {}
+        positive = truth.double().mean(0)
+        differs = (positive > 0) & (positive < 1)  # otherwise a weight of 0 would teach nothing
+        return {"class_weights": torch.where(differs, (1 - positive) / positive.clamp_min(1e-9), 1.0).tolist()}
+
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the mean binary cross-entropy."""
         kept = outputs.isfinite().all(-1)
         if not bool(kept.any()):
             return nothing(outputs)
-        wanted = truth[kept].float()
+        wanted, _ = self.wanted(truth[kept])
+        weight = None if self.class_weights is None else torch.tensor(self.class_weights, device=wanted.device)
+        return functional.binary_cross_entropy_with_logits(outputs[kept].float(), wanted, pos_weight=weight)
+
+    def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the labels themselves. Every tile has all of them."""
+        wanted = truth.float()
         strange = wanted[(wanted != 0) & (wanted != 1)]
         if len(strange):
             raise InputError(f"target {self.target.name!r}", "labels 0 and 1", f"also {strange[:5].tolist()}")
-        weight = None if self.class_weights is None else torch.tensor(self.class_weights, device=wanted.device)
-        return functional.binary_cross_entropy_with_logits(outputs[kept].float(), wanted, pos_weight=weight)
+        return wanted, torch.ones(len(truth), dtype=torch.bool, device=truth.device)
+
+    @staticmethod
+    def outputs_of(mean: Tensor) -> Tensor:
+        """Return the log odds of shares of labels."""
+        return mean.clamp(NO_SHARE, 1 - NO_SHARE).logit()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Return the sigmoid of each label."""
@@ -182,10 +221,8 @@ class MultiLabel:
         """Return the fraction of each tile's labels answered correctly."""
         return (self.answer(outputs) == truth).float().mean(1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        weights = None if self.class_weights is None else list(self.class_weights)
-        return {"class_weights": weights, "threshold": self.threshold, "monitor": self.monitor}
+
+TASKS |= {"class": Classification, "labels": MultiLabel}
 
 
 def inverse_frequency(counts: Tensor) -> tuple[float, ...]:

@@ -24,10 +24,9 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import Modality
 from anysat.patches import centimetres
 from anysat.probing.samples import directions, slices
+from anysat.tasks.base import task_class
 
 NORM_EPS = 1e-5
-_NO_SHARE = 1e-6
-"""Share given to a class or label that no neighbour has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class HeadConfig:
     width: int = 64
     """Number of hidden channels of `conv`."""
     kind: str = "class"
-    """For neighbours: the kind of the target, `class`, `labels` or `value`."""
+    """For neighbours: the kind of the target, whose task turns mean targets into outputs."""
     num_samples: int = 0
     """For neighbours: the number of training embeddings that are stored."""
     num_neighbours: int = 0
@@ -163,7 +162,7 @@ class ConvHead(nn.Module):
 class NeighbourHead(nn.Module):
     """Predict targets of tiles as the mean of those of the nearest training tiles, by cosine. Nothing is trained.
 
-    Outputs are log shares of classes, log odds of labels, or values in units of the task's deviation.
+    What is averaged, and which outputs that gives, are `wanted` and `outputs_of` of the task.
     """
 
     dense = False
@@ -175,7 +174,7 @@ class NeighbourHead(nn.Module):
         if config.num_samples < 1 or config.num_neighbours < 1:
             raise InputError(f"head {config.name!r}", "stored training embeddings", "none",
                              "create it with `anysat probe --method knn`")  # fmt: skip
-        self.kind, self.num_neighbours = config.kind, config.num_neighbours
+        self.outputs_of, self.num_neighbours = task_class(config.kind).outputs_of, config.num_neighbours
         self.side, self.pool = config.pixels_per_step
         width = config.dim * (2 if self.dense else 1)
         self.register_buffer("vectors", torch.zeros(config.num_samples, width))
@@ -203,12 +202,8 @@ class NeighbourHead(nn.Module):
 
     def _placed(self, mean: Tensor, valid: Tensor) -> Tensor:
         """Turn the mean targets of observed places into outputs, at their places."""
-        if self.kind == "class":
-            mean = mean.clamp_min(_NO_SHARE).log()
-        elif self.kind == "labels":
-            mean = mean.clamp(_NO_SHARE, 1 - _NO_SHARE).logit()
         outputs = mean.new_full((*valid.shape, mean.shape[1]), torch.nan)
-        outputs[valid] = mean
+        outputs[valid] = self.outputs_of(mean)
         return outputs
 
 

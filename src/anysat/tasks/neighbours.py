@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anysat.probing.cache import TILES_PER_FILE, Features, batches
 from anysat.probing.samples import directions
-from anysat.tasks.base import Task, labelled
+from anysat.tasks.base import Task
 from anysat.tasks.heads import HeadConfig, NeighbourHead, averaged, make_head
 from anysat.tasks.probe import is_better, nothing_seen
 
@@ -87,7 +87,7 @@ def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: 
     for start in range(0, len(chosen), TILES_PER_FILE):
         indices = chosen[start : start + TILES_PER_FILE]
         seen, valid = head.look(train.embeddings(indices))
-        wanted, known = _wanted(task, train.targets[task.target.name][torch.from_numpy(indices)])
+        wanted, known = task.wanted(train.targets[task.target.name][torch.from_numpy(indices)])
         if head.dense:
             wanted, known = averaged(wanted, known, head.side)
         for number, kept in enumerate((valid & known).reshape(len(indices), -1)):
@@ -97,16 +97,3 @@ def _samples(task: Task, head: NeighbourHead, train: Features, seed: int, most: 
     if not sum(map(len, vectors)):
         raise nothing_seen(task.target, train.dense_key if head.dense else None)
     return directions(torch.cat(vectors)), torch.cat(targets)
-
-
-def _wanted(task: Any, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the right outputs (… output), and where they are known. Values are in units of the deviation."""
-    target, shape = task.target, truth.shape if task.target.kind == "labels" else (*truth.shape, task.num_outputs)
-    task.loss(torch.zeros(shape), truth)  # raises for classes or labels that are not possible
-    if target.kind == "labels":
-        return truth.float(), torch.ones(len(truth), dtype=torch.bool)
-    known = labelled(target, truth)
-    if target.kind == "value":
-        return ((truth.float() - task.mean) / task.deviation).nan_to_num()[..., None], known
-    classes = truth.long().where(known, 0)
-    return torch.nn.functional.one_hot(classes, task.num_outputs).float(), known

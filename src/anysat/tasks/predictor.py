@@ -28,7 +28,7 @@ from anysat.model.precision import Precision, multiplying
 from anysat.model.ready import keeping_ready
 from anysat.model.weight_files import PREDICTOR_FILE, TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
-from anysat.tasks.base import Task, make_task
+from anysat.tasks.base import TASKS, Task, make_task, options_of
 from anysat.tasks.heads import HEADS, Head, HeadConfig, config_of, head_config, make_head
 
 
@@ -143,7 +143,8 @@ class Predictor(nn.Module):
             "normaliser": None if encoder.normaliser is None else encoder.normaliser.to_dict(),
             "encoder_provenance": encoder.provenance,
             "target": asdict(self.task.target),
-            "task": self.task.to_dict(),
+            "task": options_of(self.task),
+            "task_module": type(self.task).__module__,
             "view": asdict(self.view),
             "head": asdict(self.head_config),
             "head_module": type(self.head).__module__,
@@ -232,8 +233,8 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
 
     Raises:
         MissingFileError: There is no such file.
-        WeightsError: The file is not a predictor, has a format that this version cannot read, or has a head of your own
-            whose module has not been imported.
+        WeightsError: The file is not a predictor, has a format that this version cannot read, or has a head or task
+            of your own whose module has not been imported.
     """
     path = Path(source)
     path = path / PREDICTOR_FILE if path.is_dir() else path
@@ -246,7 +247,8 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
             path, f"format {meta.get('format')!r}, written by anysat {meta.get('anysat')}",
             f"this is anysat {anysat.__version__}, which reads {TASK_FORMAT!r}; load encoders with `anysat.load`",
         )  # fmt: skip
-    _check_head(path, meta)
+    _check_imported(path, "head", (meta.get("head") or {}).get("name"), HEADS, meta.get("head_module"))
+    _check_imported(path, "kind of target", (meta.get("target") or {}).get("kind"), TASKS, meta.get("task_module"))
     try:
         predictor = _made(meta)
         predictor.load_state_dict(tensors)
@@ -255,15 +257,13 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
     return predictor.to(device).eval()
 
 
-def _check_head(path: Path, meta: Mapping[str, Any]) -> None:
-    """Refuse a user's own head whose module is not imported: code is never imported because a file names it."""
-    name = (meta.get("head") or {}).get("name")
-    if name is not None and name not in HEADS:
-        module = meta.get("head_module", "the module that has it")
+def _check_imported(path: Path, what: str, name: str | None, table: Mapping[str, Any], module: str | None) -> None:
+    """Refuse a user's own part whose module is not imported: code is never imported because a file names it."""
+    if name is not None and name not in table:
         raise WeightsError(
-            path, f"unreadable content: its head {name!r} is not registered",
-            f"`import {module}` first, which must register it in `anysat.tasks.heads.HEADS`; for the "
-            "command line see docs/howto/tasks.md",
+            path, f"unreadable content: its {what} {name!r} is not registered",
+            f"`import {module or 'the module that has it'}` first, which must register it; for the command line see "
+            "docs/howto/tasks.md",
         )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anysat.data.base import Target
-from anysat.errors import RecordError
-from anysat.tasks.base import LOWEST_IS_BEST, check_monitor, labelled, nothing
+from anysat.data.targets import Target
+from anysat.errors import InputError, RecordError
+from anysat.tasks.base import LOWEST_IS_BEST, TASKS, check_monitor, labelled, nothing
 from anysat.tasks.scores import ValueCounts
 
 if TYPE_CHECKING:
@@ -53,6 +53,19 @@ class Regression:
         """Whether a higher primary score is better."""
         return self.primary not in LOWEST_IS_BEST
 
+    @staticmethod
+    def learned(target: Target, truth: Tensor, *, balanced: bool, is_sample: bool = False) -> dict[str, Any]:  # noqa: ARG004 - for all tasks
+        """Return mean and deviation of the known values.
+
+        Raises:
+            InputError: There are fewer than two.
+        """
+        values = truth.double().flatten()
+        values = values[labelled(target, values)]
+        if len(values) < 2:
+            raise InputError(f"target {target.name!r}", "at least two training values", len(values))
+        return {"mean": float(values.mean()), "deviation": float(values.std(correction=0)) or 1.0}
+
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the mean distance in units of the deviation."""
         found, wanted = outputs[..., 0].float(), (truth.float() - self.mean) / self.deviation
@@ -61,6 +74,16 @@ class Regression:
             return nothing(outputs)
         measure = functional.mse_loss if self.distance == "l2" else functional.smooth_l1_loss
         return measure(found[kept], wanted[kept])
+
+    def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values in units of the deviation from the mean, 0 if not known."""
+        known = labelled(self.target, truth)
+        return ((truth.float() - self.mean) / self.deviation).nan_to_num()[..., None], known
+
+    @staticmethod
+    def outputs_of(mean: Tensor) -> Tensor:
+        """Return the mean as it is."""
+        return mean
 
     def probabilities(self, outputs: Tensor) -> None:
         """Return None, because outputs are values."""
@@ -87,6 +110,5 @@ class Regression:
         apart = (answer.where(~answer.isnan(), self.mean) - truth.float()).abs().reshape(len(truth), -1)
         return -torch.where(known, apart, 0.0).sum(1) / known.sum(1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"mean": self.mean, "deviation": self.deviation, "distance": self.distance, "monitor": self.monitor}
+
+TASKS["value"] = Regression

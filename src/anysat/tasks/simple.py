@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from anysat.batch import Tile
-from anysat.data.base import Target
+from anysat.data.targets import Target
 from anysat.errors import UnknownNameError
 from anysat.observation import Observation
+from anysat.tasks.base import Task
 
 Array = NDArray[Any]
 _DAYS_PER_MONTH = 365.25 / 12
@@ -54,9 +57,7 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
     """
     if target.level == "tile":
         truth = np.stack([np.asarray(one) for one in truths])
-        kept = np.arange(len(truth))
-        if target.kind != "labels":
-            kept = np.flatnonzero(has_label(truth, target))
+        kept = np.flatnonzero(has_label(truth, target).reshape(len(truth), -1).all(1))
         return Places(tile=kept, row=None, col=None, truth=truth[kept])
     rng, found, known = np.random.default_rng([seed, 3]), [], []
     each = _of_each([int(has_label(np.asarray(raster), target).sum()) for raster in truths], most)
@@ -223,11 +224,11 @@ def _as_coarse(values: Array, shape: tuple[int, int]) -> Array:
     return np.where(count > 0, mean, np.nan)
 
 
-def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
+def models(target: Target, seed: int, num_samples: int) -> dict[str, list[Any]]:
     """Return several settings of each simple model, equally many, as unfitted scikit-learn estimators.
 
     Args:
-        kind: Kind of the target.
+        target: What is predicted.
         seed: Seed of the models that draw.
         num_samples: Number of training samples, which limits the number of neighbours.
     """
@@ -245,7 +246,7 @@ def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
     counts = tuple(min(count, num_samples) for count in (3, 10, 30))
     # By default boosting stops early for many samples, on a split that fails for a class with a single sample.
     boosting: dict[str, Any] = {"early_stopping": False, "random_state": seed}
-    if kind == "value":
+    if not target.classes:
         return {
             "logistic": [Ridge(alpha=1 / strength) for strength in strengths],
             "neighbours": [KNeighborsRegressor(count) for count in counts],
@@ -258,7 +259,7 @@ def models(kind: str, seed: int, num_samples: int) -> dict[str, list[Any]]:
         "forest": [RandomForestClassifier(300, min_samples_leaf=leaf, random_state=seed) for leaf in leaves],
         "boosting": [HistGradientBoostingClassifier(learning_rate=rate, **boosting) for rate in rates],
     }
-    if kind == "labels":
+    if target.is_multilabel:
         return {
             name: [MultiOutputClassifier(_or_constant(one)) for one in settings] for name, settings in found.items()
         }
@@ -292,9 +293,9 @@ def _or_constant(model: Any) -> Any:
 MODELS = ("logistic", "neighbours", "forest", "boosting")
 
 
-def called(model: str, kind: str) -> str:
+def called(model: str, target: Target) -> str:
     """Return the name of a model in reports: for values, `logistic` is a ridge regression."""
-    return "ridge" if (model, kind) == ("logistic", "value") else model
+    return "ridge" if model == "logistic" and not target.classes else model
 
 
 def check_models(names: Sequence[str]) -> None:
@@ -308,18 +309,18 @@ def check_models(names: Sequence[str]) -> None:
             raise UnknownNameError("model", name, MODELS)
 
 
-def outputs(model: Any, features: Array, kind: str, num_classes: int) -> Array:
-    """Return the outputs of a fitted model as a head would (sample output): log probabilities, log odds, or values."""
-    if kind == "value":
-        return np.asarray(model.predict(features), dtype=np.float64)[:, None]
-    if kind == "labels":
-        told = np.stack([_positive(one, part) for one, part in
-                         zip(model.estimators_, model.predict_proba(features), strict=True)], axis=1)  # fmt: skip
-        told = told.clip(1e-6, 1 - 1e-6)
-        return np.log(told / (1 - told))
-    shares = np.full((len(features), num_classes), 1e-9)
-    shares[:, np.asarray(model.classes_).astype(int)] = model.predict_proba(features)
-    return np.log(shares.clip(1e-9))
+def outputs(model: Any, features: Array, task: Task) -> Tensor:
+    """Return the outputs (sample output) that a head would give for what a fitted model predicts."""
+    target = task.target
+    if not target.classes:
+        return task.outputs_of(task.wanted(torch.as_tensor(model.predict(features)))[0])
+    if target.is_multilabel:
+        parts = zip(model.estimators_, model.predict_proba(features), strict=True)
+        return task.outputs_of(torch.as_tensor(np.stack([_positive(one, part) for one, part in parts], axis=1)))
+    shares = torch.zeros(len(features), len(target.classes), dtype=torch.float64)
+    shares[:, torch.as_tensor(model.classes_).long()] = torch.as_tensor(model.predict_proba(features)).double()
+    of_classes, _ = task.wanted(torch.arange(len(target.classes)))
+    return task.outputs_of(shares @ of_classes.double())
 
 
 def _positive(model: Any, shares: Array) -> Array:

@@ -66,7 +66,7 @@ def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
             truth = samples.places.truth[samples.rows(turn, role)]
             if not len(truth):
                 raise InputError(where, f"labels of {data.target.name!r}", "none")
-            if role == TRAIN and data.target.kind == "class" and len(np.unique(truth)) < 2:
+            if role == TRAIN and data.target.is_multiclass and len(np.unique(truth)) < 2:
                 raise InputError(where, "at least two classes", "one", "take fewer folds, or smaller blocks")
     return samples
 
@@ -83,7 +83,7 @@ def _fitted(
                 train, val, test = (samples.rows(turn, role) for role in (TRAIN, VAL, TEST))
                 ready = _standardised(tables[turn], train)
                 best: tuple[float, Any] | None = None
-                for setting in models(task.target.kind, config.seed, len(train))[model]:
+                for setting in models(task.target, config.seed, len(train))[model]:
                     fitted = _fit(setting, ready[train], samples.places.truth[train])
                     trial = task.metric()
                     _score(trial, fitted, ready, val, samples, task)
@@ -93,7 +93,7 @@ def _fitted(
                         best = value, fitted
                 assert best is not None, model
                 is_constant &= _score(sheet, best[1], ready, test, samples, task)
-            lines.append(Line(features=features, model=called(model, task.target.kind), scores=sheet.compute(),
+            lines.append(Line(features=features, model=called(model, task.target), scores=sheet.compute(),
                               seconds=time.process_time() - began, is_constant=is_constant))  # fmt: skip
             advance(1)
     return lines
@@ -123,14 +123,9 @@ def _score(sheet: Any, model: Any, ready: Table, rows: NDArray[np.int64], sample
 
     Answers are the likeliest class or the assigned labels, even if probabilities differ.
     """
-    target = task.target
-    told = torch.from_numpy(outputs(model, ready[rows], target.kind, len(target.classes)))
+    told = outputs(model, ready[rows], task)
     truth = torch.as_tensor(samples.places.truth[rows])
     groups = torch.from_numpy(samples.turns.groups[samples.places.tile[rows]])
-    if target.kind == "value":
-        answers = told[:, 0] if target.limits is None else told[:, 0].clamp(*target.limits)
-        sheet.update(answers, truth.double(), groups)
-    else:
-        task.score(sheet, told, truth, groups)
-        answers = task.answer(told)
+    task.score(sheet, told, truth, groups)
+    answers = task.answer(told)
     return bool((answers == answers[:1]).all())

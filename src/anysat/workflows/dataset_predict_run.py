@@ -139,7 +139,7 @@ def _check_out(config: TilesConfig, target: Target) -> None:
             )
     elif out.suffix in (".parquet", ".tif", ".json", ".csv"):
         raise RecordError("--out", config.out, f"a folder, because {target.name!r} is per pixel: a raster per tile")
-    check_probabilities(config.probabilities, target.kind, target.name)
+    check_probabilities(config.probabilities, target)
     check_apart([out], [config.run])
     final, data = out.absolute().resolve(), Path(config.path).absolute().resolve()
     if final == data or final in data.parents or (out.exists() and data in final.parents):

@@ -156,7 +156,7 @@ def _task(config: FinetuneConfig, data: OpenData) -> Task:
     truth = torch.empty(0)
     if balanced and has_list(data):
         truth = torch.as_tensor(data.train.labels())
-    elif balanced or data.target.kind == "value":
+    elif balanced or not data.target.classes:
         numbers = range(0, len(data.train), -(-len(data.train) // MOST_TARGETS))
         is_sample = len(numbers) < len(data.train)
         if balanced and is_sample:  # at random, because classes may come one after the other

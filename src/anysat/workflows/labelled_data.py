@@ -178,7 +178,7 @@ def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: 
 
 def has_list(data: OpenData) -> bool:
     """Whether the target is the class that the dataset lists for every tile, so that no tile has to be read."""
-    listed = [one for one in data.record.targets if (one.level, one.kind) == ("tile", "class")]
+    listed = [one for one in data.record.targets if one.level == "tile" and one.is_multiclass]
     return data.record.list_labels is not None and data.target.name == next(iter(one.name for one in listed), None)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import ALSO, AREA_SUFFIXES, CLASSES_ALSO, AreaOptions
+
+if TYPE_CHECKING:
+    from anysat.data.targets import Target
 
 _TILE_SUFFIXES = (".tif", ".json")
 
@@ -107,24 +111,26 @@ def check_answered(dense: str | None, fitted: Sequence[str], given: Collection[s
         )  # fmt: skip
 
 
-def check_probabilities(asked: bool, kind: str, name: str) -> None:
+def check_probabilities(asked: bool, target: Target) -> None:
     """Check that probabilities are not asked for if the target has values.
 
     Raises:
         RecordError: They are.
     """
-    if asked and kind == "value":
-        raise RecordError("--probabilities", True, f"false, because {name!r} has no classes")
+    if asked and not target.classes:
+        raise RecordError("--probabilities", True, f"false, because {target.name!r} has no classes")
 
 
-def check_polygons(formats: Collection[str], kind: str, name: str) -> None:
+def check_polygons(formats: Collection[str], target: Target) -> None:
     """Check that polygons are only asked for if the target has one class for each place.
 
     Raises:
         RecordError: It has not.
     """
-    if CLASSES_ALSO in formats and kind != "class":
-        raise RecordError("--also", CLASSES_ALSO, f"{' or '.join(ALSO)}, because {name!r} has not one class per place")
+    if CLASSES_ALSO in formats and not target.is_multiclass:
+        raise RecordError(
+            "--also", CLASSES_ALSO, f"{' or '.join(ALSO)}, because {target.name!r} has not one class per place"
+        )
 
 
 def predict(config: PredictConfig) -> Answer:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import anysat
-from anysat.areas.maps import MapJob
+from anysat.areas.maps import MapJob, layers_of
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
@@ -22,15 +24,13 @@ from anysat.geo.writers import check_apart
 from anysat.model.digest import bytes_of, digest
 from anysat.model.precision import find_device, find_precision
 from anysat.picture_samples import colours_of
+from anysat.tasks.base import options_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_polygons, check_probabilities, told_not_given
-
-_TASKS = {"class": "classification", "labels": "classification", "value": "regression"}
-"""Names of tasks in the mlm extension."""
 
 
 def predict_area(config: PredictConfig) -> Answer:
@@ -41,8 +41,8 @@ def predict_area(config: PredictConfig) -> Answer:
     predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
     target = predictor.task.target
-    check_probabilities(config.probabilities, target.kind, target.name)
-    check_polygons(config.formats, target.kind, target.name)
+    check_probabilities(config.probabilities, target)
+    check_polygons(config.formats, target)
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)
@@ -71,8 +71,8 @@ def _part(
     def work(folder: Path) -> MapJob:
         return MapJob(
             model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
-            windowing=windowing, kind=target.kind, per_patch=per_patch, num_outputs=max(len(target.classes), 1),
-            precision=precision, kept=UnitFiles(folder), probabilities=config.probabilities, variants=config.variants,
+            windowing=windowing, target=target, per_patch=per_patch, precision=precision, kept=UnitFiles(folder),
+            probabilities=config.probabilities, variants=config.variants,
         )  # fmt: skip
 
     made_from = {
@@ -85,15 +85,16 @@ def _part(
             "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
             "variants": config.variants, "precision": precision, "area": config.area, "ground": inputs.ground_digest,
         },
-    } | ({"unit": target.unit} if target.kind == "value" else {})  # fmt: skip
+    } | ({} if target.classes else {"unit": target.unit})  # fmt: skip
+    task = "classification" if target.classes else "regression"  # in the words of the mlm extension
     return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
                 layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
-                model=model_facts(str(config.run), predictor.encoder, _TASKS[target.kind]))  # fmt: skip
+                model=model_facts(str(config.run), predictor.encoder, task))  # fmt: skip
 
 
 def _head_digest(predictor: Predictor) -> str:
     """Return a digest of head, task, view and descriptions of the training files."""
-    facts = [asdict(predictor.head_config), asdict(predictor.view), predictor.task.to_dict()]
+    facts = [asdict(predictor.head_config), asdict(predictor.view), options_of(predictor.task)]
     facts += [predictor.sources] if predictor.sources else []
     total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for _, tensor in sorted(predictor.head.state_dict().items()):
@@ -104,20 +105,15 @@ def _head_digest(predictor: Predictor) -> str:
 def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:
     """Return the layout of the answers first, then those of other products."""
     target, pixel_m = predictor.task.target, area.patch_size_m / side
-    found = []
-    if target.kind == "class":
-        said = class_attributes(target.classes, colours_of(target))
-        found.append(layout_of(area, "class", pixel_m, kind="uint8", variable="class", variable_attributes=said))
-    elif target.kind == "value":
-        said = {"long_name": target.name, "units": target.unit}
-        found.append(layout_of(area, "value", pixel_m, variable="value", variable_attributes=said))
-    if config.probabilities or target.kind == "labels":
-        found.append(layout_of(area, "probability", pixel_m, dim=len(target.classes), bands=target.classes,
-                               variable="probability"))  # fmt: skip
-    if config.variants:
-        said = {"units": target.unit if target.kind == "value" else "nat", "long_name": "disagreement of variants"}
-        found.append(layout_of(area, "uncertainty", pixel_m, variable="uncertainty", variable_attributes=said))
-    return found
+    doubt = {"units": "nat" if target.classes else target.unit, "long_name": "disagreement of variants"}
+    facts: dict[str, Callable[[], dict[str, Any]]] = {
+        "class": lambda: {"kind": "uint8", "variable_attributes": class_attributes(target.classes, colours_of(target))},
+        "value": lambda: {"variable_attributes": {"long_name": target.name, "units": target.unit}},
+        "probability": lambda: {"dim": len(target.classes), "bands": target.classes},
+        "uncertainty": lambda: {"variable_attributes": doubt},
+    }
+    layers = layers_of(target, config.probabilities, config.variants)
+    return [layout_of(area, name, pixel_m, variable=name, **facts[name]()) for name in layers]
 
 
 def _per_patch(predictor: Predictor, area: Area) -> int:

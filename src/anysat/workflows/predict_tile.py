@@ -13,23 +13,24 @@ from anysat.data.work import to_json
 from anysat.errors import InputError, UnknownNameError
 from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import describe_sources
-from anysat.geo.maps import write_classes, write_values
+from anysat.geo.maps import write_values
 from anysat.geo.writers import check_apart, staged
 from anysat.model.precision import find_device, find_precision, multiplying
-from anysat.picture_samples import colours_of, sample_figure
+from anysat.picture_samples import sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed_tile import absent_line, read_tile
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
+from anysat.workflows.tile_answers import write_answers
 
 
 def predict_tile(config: PredictConfig) -> Answer:
     """Predict a tile, see `predict`."""
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
-    check_probabilities(config.probabilities, target.kind, target.name)
+    check_probabilities(config.probabilities, target)
     wanted = ".tif" if target.level == "pixel" else ".json"
     if out.suffix != wanted:
         raise InputError("--out", f"a name ending in {wanted}: {target.name!r} is per {target.level}", config.out)
@@ -74,10 +75,7 @@ def _write_map(
 ) -> None:
     target, answer = predictor.task.target, found.answer[0].cpu().numpy()
     geobox = tile.geobox.zoom_to(answer.shape[:2])
-    if target.kind == "value":
-        write_values(path, answer[None], geobox, [target.name], tags, target.unit)
-    else:
-        write_classes(path, answer, geobox, target.classes, colours_of(target), tags)
+    write_answers(path, answer, geobox, target, tags)
     if len(files) > 2 and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
         write_values(files[2], shares, geobox, list(target.classes), tags)
@@ -86,26 +84,21 @@ def _write_map(
 
 
 def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:
-    target, answer = predictor.task.target, found.answer[0].cpu()
-    if target.kind == "value":
-        return {"answer": float(answer)}
-    assert found.probabilities is not None, target
-    shares = dict(zip(target.classes, found.probabilities[0].cpu().tolist(), strict=True))
-    if target.kind == "labels":
-        return {"answer": [name for name, given in zip(target.classes, answer.tolist(), strict=True) if given],
-                "probabilities": shares}  # fmt: skip
-    number = int(answer)
-    return {"answer": target.classes[number] if number >= 0 else None, "probabilities": shares}
+    target, shares = predictor.task.target, found.probabilities
+    told = {"answer": target.plain(found.answer[0].cpu())}
+    if shares is None:
+        return told
+    return told | {"probabilities": dict(zip(target.classes, shares[0].cpu().tolist(), strict=True))}
 
 
 def _told(predictor: Predictor, found: Prediction) -> str:
     """Describe the answer in a line."""
     target, answer = predictor.task.target, found.answer[0].cpu()
     if target.level == "tile":
-        return f"{target.name}: {_tile_answer(predictor, found)['answer']} {target.unit}".rstrip()
+        return f"{target.name}: {target.plain(answer)} {target.unit}".rstrip()
     rows, cols = answer.shape[:2]
     head = f"{target.name}: {rows} x {cols} pixels of {target.gsd_m:g} m"
-    if target.kind == "value":
+    if not target.classes:
         return f"{head}, mean {float(answer.nanmean()):.4g} {target.unit}".rstrip()
     shares = [(float((answer == number).float().mean()), name) for number, name in enumerate(target.classes)]
     told = ", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True) if share > 0)

@@ -248,8 +248,8 @@ def _check_watched(config: PretrainConfig, parts: Sequence[OpenPart]) -> None:
         return
     if not held:
         raise RecordError("watch.target", watch.target, "null, because there are no held-out tiles to check")
-    if (kind := held[0].record.target(watch.target).kind) != "class":
-        raise RecordError("watch.target", watch.target, f"a target of classes; it is one of kind {kind}")
+    if not (target := held[0].record.target(watch.target)).is_multiclass:
+        raise RecordError("watch.target", watch.target, f"a target of classes; it is one of kind {target.kind}")
 
 
 def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> Normaliser:

@@ -102,7 +102,7 @@ class HealthMonitor:
             found.patch, valid=found.valid, second=half.patch, tokens=_pairs(encoder, tiles, self.patch_size_m)
         )
         figures = health.figures()
-        if self.target is not None and self.target.kind == "class":
+        if self.target is not None and self.target.is_multiclass:
             figures |= scores(Labelled.of(vectors_of(found, self.target), tiles, self.target))
         problems = health.problems()
         if problems and step > 0:
@@ -116,7 +116,7 @@ class HealthMonitor:
 
         Empty without a class target.
         """
-        if self.target is None or self.target.kind != "class":
+        if self.target is None or not self.target.is_multiclass:
             return {}
         tiles = self.chosen()
         shape = (1, 1) if self.target.level == "tile" else (rows, cols)

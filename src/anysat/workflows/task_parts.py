@@ -26,8 +26,7 @@ from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
 from anysat.picture_samples import with_colours
-from anysat.tasks.base import Task, labelled, make_task
-from anysat.tasks.classification import inverse_frequency
+from anysat.tasks.base import Task, labelled, make_task, task_class
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.probe import nothing_seen
 from anysat.tasks.scores import Scores
@@ -253,41 +252,18 @@ def fitted_task(
     target: Target, truth: Tensor, balanced: bool, *, void_output: bool = False, monitor: str | None = None,
     is_sample: bool = False,
 ) -> Task:  # fmt: skip
-    """Create the task of a target with its colours, and weights, mean or deviation from the training labels.
-
-    If the labels are a sample, a class that is not in it gets the weight of the rarest one that is.
+    """Create the task of a target with its colours, and what it learns from the training labels, see `Task.learned`.
 
     Raises:
-        InputError: There are fewer than two training values, or an option does not apply to this target.
+        InputError: There are too few labels, or an option does not apply to this target.
     """
-    target = with_colours(target) if target.classes else target
-    if target.kind != "class" and void_output:
+    target, made = with_colours(target) if target.classes else target, task_class(target.kind)
+    if void_output and not hasattr(made, "void_output"):
         raise InputError("--void-output", "a target of classes", f"{target.name!r}, {target.kind}")
-    if target.kind == "value" and balanced:
+    if balanced and not hasattr(made, "class_weights"):
         raise InputError("--class-weights", "none for a target of values", "balanced")
-    if target.kind == "value":
-        values = truth.double().flatten()
-        known = labelled(target, values)
-        if int(known.sum()) < 2:
-            raise InputError(f"target {target.name!r}", "at least two training values", int(known.sum()))
-        deviation = float(values[known].std(correction=0))
-        return make_task(
-            target, {"mean": float(values[known].mean()), "deviation": deviation or 1.0, "monitor": monitor}
-        )
     options: dict[str, Any] = {"monitor": monitor} | ({"void_output": True} if void_output else {})
-    if not balanced:
-        return make_task(target, options)
-    if target.kind == "labels":
-        positive = truth.double().mean(0)
-        differs = (positive > 0) & (positive < 1)  # otherwise a weight of 0 would teach nothing
-        weights = torch.where(differs, (1 - positive) / positive.clamp_min(1e-9), 1.0)
-        return make_task(target, options | {"class_weights": tuple(weights.tolist())})
-    labels = truth.long().flatten()
-    counts = labels[(labels >= 0) & (labels < len(target.classes))].bincount(minlength=len(target.classes))
-    each = inverse_frequency(counts)
-    if is_sample:
-        each = tuple(weight or max(each) for weight in each)
-    return make_task(target, options | {"class_weights": each})
+    return make_task(target, options | made.learned(target, truth, balanced=balanced, is_sample=is_sample))
 
 
 def result(

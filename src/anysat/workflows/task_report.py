@@ -17,7 +17,7 @@ from anysat.batch import Batch, Tile
 from anysat.data.base import Target
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
-from anysat.picture_samples import colours_of
+from anysat.picture_samples import IGNORED, class_image, colours_of
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
@@ -32,7 +32,6 @@ LOOKED_AT = 200
 """Largest number of test tiles that they are chosen from, spread over the split."""
 MOST_CELLS = 40
 """Largest number of classes for which the confusion matrix is shown."""
-_IGNORED = (0.85, 0.85, 0.85)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,7 +230,7 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
             for caption, image in pictures
         )
         words = "" if target.level == "pixel" else f"<p>{escape(_in_words(one, truth, target))}</p>"
-        told = f"{one.right:.0%} correct" if target.kind != "value" else f"off by {-one.right:.3g} {target.unit}"
+        told = f"{one.right:.0%} correct" if target.classes else f"off by {-one.right:.3g} {target.unit}"
         parts.append(f'<section class="pair"><h3>{escape(one.tile.id)}, {escape(told)}</h3>{words}'
                      f'<div class="row">{shown}</div></section>')  # fmt: skip
     return "".join(parts)
@@ -243,21 +242,19 @@ def _span(tiles: Sequence[Shown], target: Target) -> tuple[float, float]:
     They are 0 and 1 if there are no values.
     """
     rasters = [np.asarray(part) for one in tiles for part in (one.answer, one.tile.targets[target.name])]
-    known = [raster[has_label(raster, target)] for raster in rasters if target.kind == "value"]
+    known = [raster[has_label(raster, target)] for raster in rasters if not target.classes]
     every = np.concatenate(known) if known else np.zeros(0)
     return (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
 
 
 def _raster(values: NDArray[Any], target: Target, span: tuple[float, float]) -> NDArray[np.uint8]:
     """Colour a raster: classes in their colours, values in greens, and grey without a label or prediction."""
-    if target.kind == "value":
+    if target.classes:
+        image, _ = class_image(values, target)
+    else:
         known, (low, high) = has_label(values, target), span
         share = ((np.where(known, values, low) - low) / max(high - low, 1e-9)).clip(0, 1)
-        image = np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1)
-        return np.asarray(np.where(known[..., None], image, _IGNORED) * 255, dtype=np.uint8)
-    numbers, colours = values.astype(np.int64), colours_of(target)
-    known = (numbers >= 0) & (numbers < len(colours)) & (numbers != (-1 if target.ignore is None else target.ignore))
-    image = np.where(known[..., None], colours[numbers.clip(0, len(colours) - 1)], _IGNORED)
+        image = np.where(known[..., None], np.stack([1 - share, 1 - 0.5 * share, 1 - share], axis=-1), IGNORED)
     return np.asarray(image * 255, dtype=np.uint8)
 
 
@@ -265,7 +262,7 @@ def _legend(tiles: Sequence[Shown], target: Target, span: tuple[float, float]) -
     """Return the legend: the classes that occur on the page, or the ends of the scale."""
     if target.level != "pixel":
         return ""
-    if target.kind == "value":
+    if not target.classes:
         ends = zip(("rgb(255, 255, 255)", "rgb(0, 127, 0)"), span, strict=True)
         items = "".join(f'<li><i style="background: {colour}"></i>{_number(end)} {escape(target.unit)}</li>'
                         for colour, end in ends)  # fmt: skip
@@ -283,28 +280,17 @@ def _grey(tiles: Sequence[Shown], target: Target) -> str:
     """Return the legend's entry for grey, if there is any on the page."""
     told = {
         "no label": any(not has_label(np.asarray(one.tile.targets[target.name]), target).all() for one in tiles),
-        "no prediction": any(bool((_unanswered(one.answer, target)).any()) for one in tiles),
+        "no prediction": any(not has_label(one.answer, target.of_answers()).all() for one in tiles),
     }
     words = " or ".join(word for word, is_there in told.items() if is_there)
     return f'<li><i style="background: #d9d9d9"></i>{words}</li>' if words else ""
 
 
-def _unanswered(answer: NDArray[Any], target: Target) -> NDArray[np.bool_]:
-    return np.asarray(~np.isfinite(answer) if target.kind == "value" else answer < 0)
-
-
 def _in_words(one: Shown, truth: NDArray[Any], target: Target) -> str:
-    if target.kind == "value":
-        return f"truth {float(truth):.4g} {target.unit}, prediction {float(one.answer):.4g} {target.unit}"
-    if target.kind == "labels":
-        names = [", ".join(target.classes[n] for n in np.flatnonzero(part)) or "none" for part in (truth, one.answer)]
-        return f"truth: {names[0]}; prediction: {names[1]}"
-    sure = "" if one.probabilities is None or int(one.answer) < 0 else f" ({float(one.probabilities.max()):.0%})"
-    return f"truth: {_name(truth, target)}; prediction: {_name(one.answer, target)}{sure}"
-
-
-def _name(number: NDArray[Any], target: Target) -> str:
-    return target.classes[int(number)] if 0 <= int(number) < len(target.classes) else "none"
+    sure = ""
+    if target.is_multiclass and one.probabilities is not None and int(one.answer) >= 0:
+        sure = f" ({float(one.probabilities.max()):.0%})"
+    return f"truth: {target.said(truth) or 'none'}; prediction: {target.said(one.answer) or 'none'}{sure}"
 
 
 def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:

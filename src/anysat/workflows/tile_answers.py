@@ -18,8 +18,8 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 
 from anysat.batch import Batch
-from anysat.data.base import Target
 from anysat.data.pack.tile import geobox_of
+from anysat.data.targets import NOBODY, Target
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.tables import Kind, TileTable
 from anysat.picture_samples import colours_of
@@ -36,8 +36,6 @@ TABLE = "tiles.parquet"
 """Name of the table next to the rasters."""
 _PREDICTED, _LABEL, _PROBABILITIES = "predicted", "label", "probabilities"
 """Names of columns of the table and of folders of rasters."""
-_NOBODY = -1
-"""Class number where nothing was seen, or no label is known."""
 _TOLD = 8
 """Largest number of classes whose shares are reported."""
 
@@ -62,7 +60,7 @@ class Answers:
     ) -> None:  # fmt: skip
         target = predictor.task.target
         self._task, self._own, self._facts = predictor.task, own, facts
-        self._target = replace(target, ignore=None if target.kind == "value" else _NOBODY)
+        self._target = target.of_answers()
         self._said = replace(self._target, name=_PREDICTED)
         self._members, self._splits = members_and_splits(tiles)
         self._folders = [_PREDICTED, *([_LABEL] if own else []), *([_PROBABILITIES] if with_probabilities else [])]
@@ -109,8 +107,8 @@ class Answers:
         """
         outputs = outputs.cpu()
         seen, answer = outputs.isfinite().all(-1), self._task.answer(outputs)
-        if self._target.kind == "labels":
-            answer = answer.where(seen[:, None], _NOBODY)
+        if self._target.is_multilabel:
+            answer = answer.where(seen[:, None], NOBODY)
         truth = self._labels(batch)
         if truth is not None:
             self.num_labelled += int(labelled(self._target, truth).reshape(len(batch), -1).any(1).sum())
@@ -135,7 +133,7 @@ class Answers:
     def told(self) -> str:
         """Return a line that sums up the predictions: the mean, or the share of each class."""
         target, count = self._target, max(1, self._num_answered)
-        if target.kind == "value":
+        if not target.classes:
             return f"{target.name}: mean {float(self._total[0]) / count:.4g} {target.unit}".rstrip()
         numbers = zip(self._total.tolist(), target.classes, strict=True)
         shares = sorted(((number / count, name) for number, name in numbers if number), reverse=True)
@@ -155,24 +153,20 @@ class Answers:
             return None
         truth = batch.targets[own.name].cpu()
         known = labelled(own, truth)
-        if target.kind == "value":
+        if not target.classes:
             return truth.double().where(known, torch.nan)
         numbers = torch.tensor([target.classes.index(name) for name in own.classes])
-        if target.kind == "labels":
+        if target.is_multilabel:
             found = torch.zeros(len(truth), len(target.classes), dtype=torch.int64)
             found[:, numbers] = truth.long()
-            return found.where(known.all(1, keepdim=True), _NOBODY)
+            return found.where(known.all(1, keepdim=True), NOBODY)
         known = known & (truth >= 0) & (truth < len(own.classes))
-        return numbers[truth.long().clamp(0, len(own.classes) - 1)].where(known, _NOBODY)
+        return numbers[truth.long().clamp(0, len(own.classes) - 1)].where(known, NOBODY)
 
     def _count(self, answer: Tensor, seen: Tensor) -> None:
         self._num_answered += int(seen.sum())
-        if self._target.kind == "value":
-            self._total += answer[seen].double().sum()
-        elif self._target.kind == "labels":
-            self._total += answer[seen].sum(0)
-        else:
-            self._total += answer[seen].bincount(minlength=len(self._total))
+        found, total = answer[seen], self._total
+        total += found.bincount(minlength=len(total)) if self._target.is_multiclass else found.double().sum(0)
 
     def _of_tiles(
         self, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
@@ -197,9 +191,9 @@ class Answers:
             text = bytes(batch.targets[GRID][number].cpu().numpy()).decode()
             box = self._geobox(json.loads(text), (answer.shape[1], answer.shape[2]))
             tags = {**self._facts, "tile": name}
-            self._write_map(self._path / _PREDICTED / files[number], answer[number], box, tags)
+            write_answers(self._path / _PREDICTED / files[number], answer[number].numpy(), box, self._target, tags)
             if truth is not None:
-                self._write_map(self._path / _LABEL / files[number], truth[number], box, tags)
+                write_answers(self._path / _LABEL / files[number], truth[number].numpy(), box, self._target, tags)
             if shares is not None and _PROBABILITIES in self._folders:
                 bands = np.moveaxis(shares[number].numpy(), -1, 0)
                 write_values(self._path / _PROBABILITIES / files[number], bands, box, self._target.classes, tags)
@@ -213,13 +207,6 @@ class Answers:
             return found
         pixel_m = self._target.gsd_m or 1.0
         return GeoBox(shape, Affine(pixel_m, 0, 0, 0, -pixel_m, shape[0] * pixel_m), None)
-
-    def _write_map(self, path: Path, values: Tensor, box: GeoBox, tags: Mapping[str, Any]) -> None:
-        target = self._target
-        if target.kind == "value":
-            write_values(path, values[None].numpy(), box, [target.name], tags, target.unit)
-        else:
-            write_classes(path, values.numpy(), box, target.classes, colours_of(target), tags)
 
     def _file(self, name: str) -> str:
         """Return a file name for a tile's rasters that no other tile has."""
@@ -237,3 +224,13 @@ class Answers:
             self._table.add(ids=self._ids, splits=self._splits[start : self._num_done],
                             places=np.concatenate(self._places), columns=self._columns)  # fmt: skip
         self._ids, self._places, self._columns = [], [], {}
+
+
+def write_answers(
+    path: Path, values: NDArray[Any], geobox: GeoBox, target: Target, tags: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Write the answers for the pixels of a tile (row col) as a GeoTIFF: classes with their colours, or values."""
+    if target.classes:
+        write_classes(path, values, geobox, target.classes, colours_of(target), tags)
+    else:
+        write_values(path, values[None], geobox, [target.name], tags, target.unit)

@@ -74,26 +74,21 @@ def target_kinds(target: Target) -> dict[str, Kind]:
 
     A class has its number and its name, several labels have a list of 0 and 1 and a list of names.
     """
-    if target.kind == "value":
+    if not target.classes:
         return {target.name: "double"}
-    if target.kind == "labels":
+    if target.is_multilabel:
         return {target.name: ("int8", len(target.classes)), f"{target.name}_names": "strings"}
     return {target.name: "int32", f"{target.name}_name": "string"}
 
 
 def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]:
     """Return the values of the columns in `target_kinds` for some tiles, None without a label."""
-    known, plain = labelled(target, values), values.tolist()
-    if target.kind == "labels":
-        numbers = [one if is_known else None for one, is_known in zip(plain, known.all(1).tolist(), strict=True)]
-        names = [None if one is None else [target.classes[n] for n in np.flatnonzero(one)] for one in numbers]
-        return {target.name: numbers, f"{target.name}_names": names}
-    if target.kind == "class":
+    known = labelled(target, values).reshape(len(values), -1).all(1)
+    if target.is_multiclass:
         known = known & (values >= 0) & (values < len(target.classes))
-    numbers = [one if is_known else None for one, is_known in zip(plain, known.tolist(), strict=True)]
-    if target.kind == "value":
-        return {target.name: numbers}
-    return {target.name: numbers, f"{target.name}_name": [None if n is None else target.classes[n] for n in numbers]}
+    numbers = [one if is_known else None for one, is_known in zip(values.tolist(), known.tolist(), strict=True)]
+    names = [None if one is None else target.plain(one) for one in numbers]
+    return dict(zip(target_kinds(target), (numbers, names), strict=False))  # values have no names
 
 
 def counts_line(tiles: AnyDataset) -> str:

@@ -41,7 +41,7 @@ def _targets(evidence: Evidence) -> Iterator[tuple[SeenTile, Target, SeenTarget]
 
 
 def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    if target.kind == "value":
+    if not target.classes:
         low, high = target.limits or (-np.inf, np.inf)
         known = values[np.isfinite(values)]  # NaN: no label
         if target.limits is None:
@@ -49,7 +49,7 @@ def _odd_values(target: Target, values: NDArray[Any]) -> tuple[NDArray[Any], str
                 is_nodata_number(known)
             ], "a measurement, as such a number stands for no data (write it into the files as nodata)"
         return known[(known < low) | (known > high)], f"{low:g} to {high:g} {target.unit}".strip()
-    top = 1 if target.kind == "labels" else len(target.classes) - 1
+    top = 1 if target.is_multilabel else len(target.classes) - 1
     odd = values[((values < 0) | (values > top)) & (values != (top if target.ignore is None else target.ignore))]
     return odd, f"0 to {top}" + ("" if target.ignore is None else f", and {target.ignore} for none")
 
@@ -58,8 +58,8 @@ def label_shapes(evidence: Evidence) -> Iterator[Hit]:
     """Targets of another shape or type than in the record."""
     for tile, target, seen in _targets(evidence):
         side = round(evidence.record.tile_m / target.gsd_m) if target.gsd_m else 0
-        shape = (side, side) if side else (len(target.classes),) if target.kind == "labels" else ()
-        dtype = "float32" if target.kind == "value" else "int64"
+        shape = (side, side) if side else (len(target.classes),) if target.is_multilabel else ()
+        dtype = "int64" if target.classes else "float32"
         if (seen.shape, seen.dtype) != (shape, dtype):
             yield Hit(subject=target.name, example=tile.id, message=f"{seen.dtype} of shape {seen.shape}, expected "
                       f"{dtype} of shape {shape} for a tile of {evidence.record.tile_m:g} m")  # fmt: skip
@@ -81,14 +81,13 @@ def one_class(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _named(target: Target, value: float) -> str:
-    is_class = target.kind == "class" and 0 <= value < len(target.classes)
-    return repr(target.classes[int(value)]) if is_class else f"{value:g}"
+    return repr(target.plain(value)) if target.is_multiclass and target.plain(value) else f"{value:g}"
 
 
 def unseen_classes(evidence: Evidence) -> Iterator[Hit]:
     """Classes that occur in validation or test but not in training."""
     for target in evidence.record.targets:
-        if target.kind != "class":
+        if not target.is_multiclass:
             continue
         found: dict[str, set[float]] = defaultdict(set)
         num_read = 0

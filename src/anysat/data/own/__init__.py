@@ -31,7 +31,7 @@ def read_record(path: Path) -> DatasetRecord:
     """
     path = path.absolute()
     data = read_yaml(path)
-    classes = [own for own in data.targets if own.column is not None and own.target.kind == "class"]
+    classes = [own for own in data.targets if own.column is not None and own.target.is_multiclass]
     return DatasetRecord(
         name=data.name,
         title=data.texts.get("title", data.name),

@@ -123,10 +123,10 @@ def _check_labels(own: OwnTarget, rows: Sequence[Row], source: Path) -> None:
 
 
 def _label_advice(own: OwnTarget, row: Row) -> str:
-    if own.target.kind == "value":
+    if not own.target.classes:
         return "write a number, or leave the cell empty"
     if any(map(is_missing_word, _cell(own, row).split(own.separator))):
-        needs_ignore = own.target.kind == "class" and own.target.ignore is None
+        needs_ignore = own.target.is_multiclass and own.target.ignore is None
         return "leave cells without a label empty" + (" and give `ignore`" if needs_ignore else "")
     return "correct it, or give `ignore` for cells without a label"
 
@@ -140,12 +140,12 @@ def _cell(own: OwnTarget, row: Row) -> str:
 def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
     """Return a tile's target from its cell in the table; NaN or `ignore` if the cell has no label."""
     text, target = _cell(own, row), own.target
-    if target.kind == "value":
+    if not target.classes:
         if text and not abs(float(text)) <= _MAX_VALUE:
             raise ValueError("neither infinite nor NaN")
         return np.array(float(text) if text else np.nan, np.float32)
     numbers = {name: number for number, name in enumerate(target.classes)}
-    if target.kind == "labels":
+    if target.is_multilabel:
         found = [numbers[name.strip()] for name in text.split(own.separator) if not is_no_label(name)]
         return np.isin(np.arange(len(numbers)), found).astype(np.int64)
     is_none = own.is_unlabelled(text) and target.ignore is not None
@@ -308,7 +308,7 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
     if not path.is_file():
         raise MissingFileError(path, f"the raster of target {own.target.name!r}")
     values = read_nearest(path, geobox)
-    if own.target.kind == "value":
+    if not own.target.classes:
         if (np.abs(values) > _MAX_VALUE).any():
             problem = f"it holds {np.nanmax(np.abs(values)):g}, which is not a value of {own.target.name!r}"
             raise SourceError(path, problem, "pixels without a value are NaN or nodata")
