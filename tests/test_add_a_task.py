@@ -100,7 +100,8 @@ def package(tmp_path_factory):
 
 
 def words(root, target):
-    return [f"--data.dataset={NAME}", f"--data.root={root}", f"--data.target={target}", "--patch-sizes-m=[30]"]
+    return [f"--data.dataset={NAME}", f"--data.root={root}", f"--data.target={target}", "--data.modalities=[s2]",
+            "--patch-sizes-m=[30]"]  # fmt: skip
 
 
 QUICK = "--epochs=1", "--batch-size=4"

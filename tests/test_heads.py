@@ -12,7 +12,7 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.patches import PatchGrid
 from anysat.tasks.base import make_task
-from anysat.tasks.heads import HEADS, NEIGHBOURS, HeadConfig, config_of, head_config, make_head
+from anysat.tasks.heads import HEADS, NEIGHBOURS, HeadConfig, head_config, make_head
 
 NAN = math.nan
 DIM, ROWS, COLS, SIDE = 6, 2, 3, 2  # patches of a rectangle, and sub-patches along the side of one
@@ -261,8 +261,3 @@ def test_an_unknown_head_is_refused_naming_close_ones():
         head_config("dens", target_of(10.0), 2, 8, patch_size_m=40, dense=None)
     with pytest.raises(UnknownNameError, match="unknown head 'pool'"):
         make_head(HeadConfig(name="pool", dim=8, num_outputs=2))
-
-
-def test_a_record_of_a_head_survives_json():
-    config = HeadConfig(name="conv", dim=64, num_outputs=3, pixels_per_step=(4, 1), width=16)
-    assert config_of({**config.__dict__, "pixels_per_step": [4, 1]}) == config

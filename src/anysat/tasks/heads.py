@@ -9,7 +9,7 @@ which must then be imported wherever the head is used (docs/howto/tasks.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -347,9 +347,3 @@ def _convolutions(width_in: int, width: int) -> nn.Sequential:
         nn.Conv2d(width_in, width, 3, padding=1), nn.GroupNorm(groups, width), nn.GELU(),
         nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width), nn.GELU(),
     )  # fmt: skip
-
-
-def config_of(content: Mapping[str, Any]) -> HeadConfig:
-    """Create a head's configuration from plain values."""
-    pixels = tuple(int(number) for number in content.get("pixels_per_step", (1, 1)))
-    return HeadConfig(**{**content, "pixels_per_step": pixels})

@@ -7,7 +7,7 @@ them again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from anysat.model.ready import keeping_ready
 from anysat.model.weight_files import PREDICTOR_FILE, TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import TASKS, Task, make_task, options_of
-from anysat.tasks.heads import HEADS, Head, HeadConfig, config_of, head_config, make_head
+from anysat.tasks.heads import HEADS, Head, HeadConfig, head_config, make_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,14 +271,13 @@ def _made(meta: Mapping[str, Any]) -> Predictor:
     normaliser = None if meta["normaliser"] is None else Normaliser.from_dict(meta["normaliser"])
     encoder = AnySat(ModelConfig.from_dict(meta["encoder"]), normaliser=normaliser)
     encoder.provenance = {str(name): str(value) for name, value in meta["encoder_provenance"].items()}
-    target = Target(**{name: _tuple(value) for name, value in meta["target"].items()})
-    task = make_task(target, {name: _tuple(value) for name, value in meta["task"].items()})
-    head, view = config_of(meta["head"]), meta["view"]
-    predictor = Predictor(encoder, task, View(**{name: _tuple(value) for name, value in view.items()}), head)
+    task = make_task(Target(**_tuples(meta["target"])), _tuples(meta["task"]))
+    predictor = Predictor(encoder, task, View(**_tuples(meta["view"])), HeadConfig(**_tuples(meta["head"])))
     predictor.provenance = dict(meta["provenance"])
     predictor.sources = {str(key): dict(said) for key, said in meta.get("sources", {}).items()}
     return predictor
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields from JSON with its lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}

@@ -121,18 +121,6 @@ def check_probabilities(asked: bool, target: Target) -> None:
         raise RecordError("--probabilities", True, f"false, because {target.name!r} has no classes")
 
 
-def check_polygons(formats: Collection[str], target: Target) -> None:
-    """Check that polygons are only asked for if the target has one class for each place.
-
-    Raises:
-        RecordError: It has not.
-    """
-    if CLASSES_ALSO in formats and not target.is_multiclass:
-        raise RecordError(
-            "--also", CLASSES_ALSO, f"{' or '.join(ALSO)}, because {target.name!r} has not one class per place"
-        )
-
-
 def predict(config: PredictConfig) -> Answer:
     """Read, predict and write.
 

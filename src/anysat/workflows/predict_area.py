@@ -14,7 +14,7 @@ from anysat.areas.maps import MapJob, layers_of
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
-from anysat.errors import InputError
+from anysat.errors import InputError, RecordError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.ground import area_files
@@ -28,9 +28,10 @@ from anysat.tasks.base import options_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
+from anysat.workflows.area_options import ALSO, CLASSES_ALSO
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
-from anysat.workflows.predict import PredictConfig, check_answered, check_polygons, check_probabilities, told_not_given
+from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 
 
 def predict_area(config: PredictConfig) -> Answer:
@@ -42,7 +43,9 @@ def predict_area(config: PredictConfig) -> Answer:
     encoder, view = predictor.encoder, predictor.view
     target = predictor.task.target
     check_probabilities(config.probabilities, target)
-    check_polygons(config.formats, target)
+    if CLASSES_ALSO in config.formats and not target.is_multiclass:
+        expected = f"{' or '.join(ALSO)}, because {target.name!r} has not one class per place"
+        raise RecordError("--also", CLASSES_ALSO, expected)
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)
