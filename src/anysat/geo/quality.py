@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.layers import Layer
-from anysat.geo.resample import place_nearest
+from anysat.geo.resample import place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,5 +217,5 @@ class Clear:
     def _numbers(self, screen: Screen, times: tuple[int, ...]) -> NDArray[np.float32]:
         key = id(screen.layer), times
         if key not in self._read:
-            self._read[key] = place_nearest(screen.layer, self._geobox, times, screen.band)
+            self._read[key] = place(screen.layer, self._geobox, times, (screen.band,), "nearest")[0][:, 0]
         return self._read[key]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
@@ -19,13 +19,17 @@ from anysat.geo.layers import Layer, Pixels
 AVERAGE_FROM = 1.5
 """A source with more pixels than this along a target pixel is averaged, others are interpolated."""
 _MIN_SEEN_FRAC = 0.5
+_WARP_MB = 1
 
 
-def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[int]) -> tuple[Pixels, str]:
+def place(
+    layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[int], way: Literal["nearest"] | None = None
+) -> tuple[Pixels, str]:
     """Return the pixels of some times and bands on a grid, NaN without data, and a description of how they were made.
 
     On the layer's own grid, the values are those of the file. Otherwise they are bilinear, or averages of a finer
-    source, without its nodata. A pixel is valid if the nearest source pixel is, or half of the averaged ones are.
+    source, without its nodata. A pixel is valid if the nearest source pixel is, or half of the averaged ones are. If
+    `way` is "nearest", each pixel is the source pixel at its centre.
     """
     grid = layer.geobox
     assert grid is not None, layer.path
@@ -33,29 +37,13 @@ def place(layer: Layer, geobox: GeoBox, times: Sequence[int], bands: Sequence[in
     if offset is not None:
         return _cut(layer, times, bands, *offset, (geobox.height, geobox.width)), "exact"
     windows, pixels_along = _windows(grid, geobox)
-    average = pixels_along > AVERAGE_FROM
+    how = way or ("average" if pixels_along > AVERAGE_FROM else "bilinear")
     placed = np.full((len(times), len(bands), *geobox.shape), np.nan, dtype=np.float32)
     for row, col in windows:
         source = _cut(layer, times, bands, row.start, col.start, (row.stop - row.start, col.stop - col.start))
-        here = _reproject(source, _cut_affine(grid, row, col), crs_of(grid), geobox, average)
+        here = _reproject(source, grid.translate_pix(col.start, row.start), geobox, how)
         placed = np.where(np.isnan(placed), here, placed)
-    return placed, f"{'average' if average else 'bilinear'} of {_pixel_size(grid)} pixels"
-
-
-def place_nearest(layer: Layer, geobox: GeoBox, times: Sequence[int], band: int) -> Pixels:
-    """Return a band (time row col) on a grid. Each pixel is the source pixel at its centre, NaN outside the layer."""
-    grid = layer.geobox
-    assert grid is not None, layer.path
-    offset = _whole_offset(grid, geobox)
-    if offset is not None:
-        return _cut(layer, times, (band,), *offset, (geobox.height, geobox.width))[:, 0]
-    placed = np.full((len(times), *geobox.shape), np.nan, dtype=np.float32)
-    for row, col in _windows(grid, geobox)[0]:
-        source = _cut(layer, times, (band,), row.start, col.start, (row.stop - row.start, col.stop - col.start))[:, 0]
-        here = np.full_like(placed, np.nan)
-        _warp(source, here, _cut_affine(grid, row, col), crs_of(grid), geobox, "nearest")
-        placed = np.where(np.isnan(placed), here, placed)
-    return placed
+    return placed, f"{how} of {_pixel_size(grid)} pixels"
 
 
 def _whole_offset(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
@@ -109,30 +97,26 @@ def _around(positions: NDArray[np.float64], length: int, margin: int) -> slice:
     return slice(start, max(min(math.ceil(positions.max()) + margin, length + margin), start + 1))
 
 
-def _cut_affine(grid: GeoBox, row: slice, col: slice) -> Affine:
-    """Return the affine map of a part of a grid, which may begin outside it."""
-    x, y = mapped(grid.affine, np.array([col.start]), np.array([row.start]))
-    return Affine(grid.affine.a, grid.affine.b, x[0], grid.affine.d, grid.affine.e, y[0])
-
-
-def _reproject(source: Pixels, affine: Affine, crs: CRS, target: GeoBox, average: bool) -> Pixels:
+def _reproject(source: Pixels, grid: GeoBox, target: GeoBox, how: str) -> Pixels:
+    """Return pixels on another grid. The first source pixel is the first of `grid`."""
     planes = source.reshape(-1, *source.shape[-2:])
-    values = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
-    _warp(planes, values, affine, crs, target, "average" if average else "bilinear")
-    seen = np.isfinite(planes)
-    seen = seen[:1] if _are_alike(seen) else seen
-    fractions = np.zeros((len(seen), *target.shape), dtype=np.float32)
-    _warp(seen.astype(np.float32), fractions, affine, crs, target, "average" if average else "nearest", nodata=0.0)
-    placed = np.where(fractions >= _MIN_SEEN_FRAC, values, np.nan)
+    placed = np.full((len(planes), *target.shape), np.nan, dtype=np.float32)
+    _warp(planes, placed, grid, target, how)
+    if how != "nearest":
+        seen = np.isfinite(planes)
+        seen = seen[:1] if _are_alike(seen) else seen
+        fractions = np.zeros((len(seen), *target.shape), dtype=np.float32)
+        _warp(seen.astype(np.float32), fractions, grid, target, "average" if how == "average" else "nearest", nodata=0)
+        placed = np.where(fractions >= _MIN_SEEN_FRAC, placed, np.nan)
     return placed.reshape(*source.shape[:2], *target.shape)
 
 
-def _warp(
-    planes: Pixels, out: Pixels, affine: Affine, crs: CRS, target: GeoBox, resampling: str, nodata: float = np.nan
-) -> None:
+def _warp(planes: Pixels, out: Pixels, grid: GeoBox, target: GeoBox, how: str, nodata: float = np.nan) -> None:
     """Fill planes of a grid from others. NaN is ignored; `nodata` is written where there are no values.
 
-    GDAL warps planes together several times as fast, but as if the NaN of one were in all.
+    GDAL warps planes together several times as fast, but as if the NaN of one were in all. It interpolates positions
+    within parts of `_WARP_MB`, so that they are precise in small ones. Without a fixed scale, it would blur and shift
+    bilinear pixels by amounts that depend on the window.
     """
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
@@ -140,8 +124,9 @@ def _warp(
     together = max(len(planes), 1) if _are_alike(np.isfinite(planes)) else 1
     for part in (slice(start, start + together) for start in range(0, len(planes), together)):
         reproject(
-            planes[part], out[part], src_transform=affine, src_crs=_crs(crs), src_nodata=np.nan, dst_nodata=nodata,
-            dst_transform=target.affine, dst_crs=_crs(crs_of(target)), resampling=Resampling[resampling], tolerance=0.0,
+            planes[part], out[part], src_transform=grid.affine, src_crs=_crs(crs_of(grid)), src_nodata=np.nan,
+            dst_transform=target.affine, dst_crs=_crs(crs_of(target)), dst_nodata=nodata,
+            resampling=Resampling[how], warp_mem_limit=_WARP_MB, XSCALE=1, YSCALE=1,
         )  # fmt: skip
 
 
