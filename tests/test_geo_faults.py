@@ -10,6 +10,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import xarray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
@@ -21,7 +22,8 @@ import store_builders
 from anysat.areas.maps import _disagreement, _mean
 from anysat.cli import main
 from anysat.errors import InputError, MissingFileError, SourceError, UnknownNameError, WriteError
-from anysat.geo.area import _projected, plan_areas
+from anysat.geo.area import plan_areas
+from anysat.geo.degrees import WGS84, projected
 from anysat.geo.exports import export
 from anysat.geo.grid import Footprint, plan_grid
 from anysat.geo.ground import read_ground
@@ -154,7 +156,7 @@ def test_of_a_file_of_several_layers_the_one_that_is_the_area_is_named(tmp_path)
 def test_edges_of_projected_polygons_stay_straight(tmp_path):
     square = box(300_000, 6_600_000, 400_000, 6_700_000)
     geopandas.GeoDataFrame(geometry=[square], crs="EPSG:32632").to_file(tmp_path / "a.gpkg")
-    found = _projected(read_ground(str(tmp_path / "a.gpkg")), CRS("EPSG:32632"))
+    found = projected(shapely.segmentize(read_ground(str(tmp_path / "a.gpkg")), 0.05), WGS84, CRS("EPSG:32632"))
     assert found.symmetric_difference(square).area < 0.1e6
 
 

@@ -48,7 +48,7 @@ def test_a_second_input_of_whole_continents_removes_no_ground(wide):
 
 
 def test_a_zone_beside_180_sees_both_ends_of_a_world_map():
-    west, south, east, north = bounds_of(of("modis", degrees(*WORLD, 0.25)), CRS("EPSG:32601"))
+    west, south, east, north = bounds_of([degrees(*WORLD, 0.25)], CRS("EPSG:32601"))
     x, y = Transformer.from_crs("EPSG:4326", "EPSG:32601", always_xy=True).transform([170.0, -150.0], [10.0, 10.0])
     assert west < x[0] < x[1] < east
     assert south < min(y) < max(y) < north

@@ -26,7 +26,7 @@ _ROUNDS = 6
 def sample_spans(job: Job, shape: tuple[int, int]) -> list[Span]:
     """Return rectangles of patches of a shape, evenly over the requested ground. The area must be at least as large."""
     (high, wide), (height, width) = shape, job.area.span.shape
-    rows, cols = np.nonzero(job.area.inside_cells(shape))
+    rows, cols = np.nonzero(job.area.inside(job.area.span, shape))
     some = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int))
     found = []
     for row, col in zip(rows[some].tolist(), cols[some].tolist(), strict=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +15,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import BoundingBox, bbox_intersection
 
 from anysat.errors import SourceError
-from anysat.geo.boxes import Box
+from anysat.geo.degrees import WGS84, projected
 from anysat.geo.grid import (
     Footprint,
     boundary_in,
@@ -27,7 +27,10 @@ from anysat.geo.grid import (
     check_patch_size,
     choose_crs,
     crs_of,
+    divided,
+    is_empty,
     is_metric,
+    north_up,
     shared_degrees,
     snap,
 )
@@ -116,48 +119,26 @@ class Area:
         """Return the grid of some patches, which may lie outside the area."""
         return self.pixels(span, self.patch_size_m)
 
-    def pixels(self, span: Span, pixel_m: float) -> GeoBox:
-        """Return the grid of pixels of a given side, which divides the patches, over a span."""
-        left, top = self._corner(span)
-        rows, cols = (round(count * self.patch_size_m / pixel_m) for count in span.shape)
-        return GeoBox((rows, cols), Affine(pixel_m, 0, left, 0, -pixel_m, top), crs_of(self.geobox))
+    def pixels(self, span: Span, pixel_m: float, *, covers: bool = False) -> GeoBox:
+        """Return the grid of pixels of a given side, which divides the patches or `covers` the span (`divided`)."""
+        rows, cols = span.shape
+        sides_m = rows * self.patch_size_m, cols * self.patch_size_m
+        return divided(self.geobox.translate_pix(span.left, span.top), sides_m, pixel_m, covers=covers)
 
     def covering(self, span: Span, modality: Modality) -> GeoBox:
-        """Return the grid of a modality over a span.
+        """Return the grid of a modality over a span. That of a context modality covers it and is centred on it."""
+        return self.pixels(span, modality.gsd_m, covers=modality.covers_tile)
 
-        Its pixels divide the patches. Those of a context modality cover the span and are centred on it.
-        """
-        if not modality.covers_tile:
-            return self.pixels(span, modality.gsd_m)
-        (left, top), gsd_m = self._corner(span), modality.gsd_m
-        height_m, width_m = (count * self.patch_size_m for count in span.shape)
-        rows, cols = (math.ceil(round(side / gsd_m, 6)) for side in (height_m, width_m))
-        left, top = left - (cols * gsd_m - width_m) / 2, top + (rows * gsd_m - height_m) / 2
-        return GeoBox((rows, cols), Affine(gsd_m, 0, round(left, 4), 0, -gsd_m, round(top, 4)), crs_of(self.geobox))
-
-    def inside(self, span: Span) -> NDArray[np.bool_]:
-        """Return which patches of a span touch the requested ground."""
+    def inside(self, span: Span, cell: tuple[int, int] = (1, 1)) -> NDArray[np.bool_]:
+        """Return which cells, of some rows and columns of patches each, touch the requested ground."""
+        shape = math.ceil(span.shape[0] / cell[0]), math.ceil(span.shape[1] / cell[1])
         if self.wanted is None:
-            return np.ones(span.shape, bool)
+            return np.ones(shape, bool)
         from rasterio.features import geometry_mask
 
-        grid = self.patches(span)
-        return geometry_mask([self.wanted], span.shape, grid.affine, all_touched=True, invert=True)
-
-    def inside_cells(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return which rectangles of `shape` patches, counted from the area's corner, touch the requested ground."""
-        rows, cols = (math.ceil(length / side) for length, side in zip(self.span.shape, shape, strict=True))
-        if self.wanted is None:
-            return np.ones((rows, cols), bool)
-        from rasterio.features import geometry_mask
-
-        (left, top), side_m = self._corner(self.span), self.patch_size_m
-        grid = Affine(shape[1] * side_m, 0, left, 0, -shape[0] * side_m, top)
-        return geometry_mask([self.wanted], (rows, cols), grid, all_touched=True, invert=True)
-
-    def _corner(self, span: Span) -> tuple[float, float]:
-        affine = self.geobox.affine
-        return affine.c + span.left * self.patch_size_m, affine.f - span.top * self.patch_size_m
+        corner, side_m = self.patches(span).affine, self.patch_size_m
+        grid = Affine(cell[1] * side_m, 0, corner.c, 0, -cell[0] * side_m, corner.f)
+        return geometry_mask([self.wanted], shape, grid, all_touched=True, invert=True)
 
 
 def plan_areas(
@@ -210,26 +191,24 @@ def _area_in(
     """Return the part of the ground in one reference system; None if there is none."""
     import shapely
 
-    boxes = [(f.name, bounds_of(f if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
+    boxes = [(f.name, bounds_of(f.geoboxes if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
-    data = _all_share([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # patches count from its corner
-    extent, wanted = _all_share([box for _, box in boxes]), None
+    data = bbox_intersection([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # patches count from its corner
+    extent, wanted = bbox_intersection([box for _, box in boxes]), None
     if ground is not None:
-        wanted = _projected(ground, crs)
+        wanted = projected(shapely.segmentize(ground, _STEP_DEG), WGS84, crs)
         here = wanted.intersection(shapely.box(extent.left, extent.bottom, extent.right, extent.top))
-        extent = extent.shared_with(Box(*here.bounds)) if not here.is_empty else Box(0, 0, 0, 0)
-    if extent.is_empty() or data.is_empty():
+        extent = extent & BoundingBox(*(here.bounds if not here.is_empty else (0, 0, 0, 0)))
+    if is_empty(extent) or is_empty(data):
         return None
     patch_m = check_patch_size(patch_size_m, [f.modality for f in tiling], order, extent)
     left, top, _ = snap(data, tiling, crs, inwards=False)
     rows = _whole((top - extent.top) / patch_m, (top - extent.bottom) / patch_m)
     cols = _whole((extent.left - left) / patch_m, (extent.right - left) / patch_m)
-    corner = Affine(patch_m, 0, round(left + cols[0] * patch_m, 4), 0, -patch_m, round(top - rows[0] * patch_m, 4))
-    return Area(
-        geobox=GeoBox((rows[1] - rows[0], cols[1] - cols[0]), corner, crs), patch_size_m=patch_m, shard=shard,
-        crs_reason=reason, wanted=wanted,
-    )  # fmt: skip
+    left, top = left + cols[0] * patch_m, top - rows[0] * patch_m
+    geobox = north_up(left, top, patch_m, rows[1] - rows[0], cols[1] - cols[0], crs)
+    return Area(geobox=geobox, patch_size_m=patch_m, shard=shard, crs_reason=reason, wanted=wanted)
 
 
 def _whole(first: float, last: float) -> tuple[int, int]:
@@ -238,11 +217,7 @@ def _whole(first: float, last: float) -> tuple[int, int]:
     return start, max(math.ceil(last - _TOUCHES), start + 1)
 
 
-def _all_share(boxes: Sequence[Box]) -> Box:
-    return reduce(Box.shared_with, boxes)
-
-
-def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -> Footprint:
+def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -> Sequence[GeoBox]:
     """Return the rasters of a source in a reference system and those that reach into its zone; if there are none, all.
 
     Near the border of two zones, the scene of one may be the only one that covers ground of the other.
@@ -252,11 +227,11 @@ def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -
         if geobox.crs == crs
         or (band is not None and _utm_band(crs_of(geobox)) != _utm_band(crs) and _reaches(geobox, band))
     )  # fmt: skip
-    return replace(footprint, geoboxes=own or footprint.geoboxes)
+    return own or footprint.geoboxes
 
 
 def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
-    longitudes, _ = boundary_in(geobox, CRS("EPSG:4326"))
+    longitudes, _ = boundary_in(geobox, WGS84)
     west, east = float(longitudes.min()), float(longitudes.max())
     return east - west < 180 and east > band[0] and west < band[1]  # does not cross the antimeridian
 
@@ -329,13 +304,3 @@ def _clipped(wanted: Any, band: tuple[float, float] | None) -> Any:
         return wanted
     zone = shapely.box(band[0], -_FURTHEST_DEG, band[1], _FURTHEST_DEG)
     return zone if wanted is None else wanted.intersection(zone)
-
-
-def _projected(ground: Any, crs: CRS) -> Any:
-    """Transform a geometry in degrees to a reference system, with points added to long edges."""
-    import shapely
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True)
-    dense = shapely.segmentize(ground, _STEP_DEG)
-    return shapely.transform(dense, lambda points: np.stack(transformer.transform(*points.T), axis=1))

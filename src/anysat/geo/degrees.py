@@ -11,19 +11,17 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+WGS84 = CRS("EPSG:4326")
+"""Longitude and latitude in degrees."""
 _TURN_DEG, _HALF_DEG, _QUARTER_DEG = 360.0, 180.0, 90.0
 
 
 def centre_deg(geobox: GeoBox) -> tuple[float, float]:
     """Return longitude and latitude (WGS 84) of the centre of a grid, which may lie on both sides of 180 degrees."""
-    from pyproj import Transformer
-
     assert geobox.crs is not None, geobox
     affine, col, row = geobox.affine, geobox.width / 2, geobox.height / 2
-    transformer = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
-    longitude, latitude = transformer.transform(
-        affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
-    )
+    x, y = affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
+    longitude, latitude = geobox.crs.transformer_to_crs(WGS84)(x, y)
     return float(longitude), float(latitude)
 
 
@@ -42,13 +40,20 @@ def middle_deg(ground: Any) -> tuple[float, float]:
     return longitude - _TURN_DEG * math.floor((longitude + _HALF_DEG) / _TURN_DEG), (south + north) / 2
 
 
+def projected(shapes: Any, of: CRS, crs: CRS) -> Any:
+    """Transform geometries (shapely) from one reference system to another, point by point."""
+    import shapely
+
+    transform = of.transformer_to_crs(crs)
+    return shapely.transform(shapes, lambda points: np.stack(transform(*points.T), axis=1))
+
+
 def is_on_earth(crs: CRS) -> bool:
     """Return whether places in a reference system have a longitude and latitude. A local system has none."""
-    from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
     try:
-        Transformer.from_crs(crs.proj, "EPSG:4326", always_xy=True)
+        crs.transformer_to_crs(WGS84)
     except ProjError:
         return False
     return True

@@ -7,8 +7,9 @@ Nothing here opens a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import BoundingBox, bbox_intersection
 
 from anysat.errors import LargeGroundError, PatchSizeError, SourceError
-from anysat.geo.boxes import EVERYWHERE, NOWHERE, Box
-from anysat.geo.degrees import centre_deg, middle_deg
+from anysat.geo.degrees import WGS84, centre_deg, middle_deg
 from anysat.geo.wide import is_wide, parts_near
 from anysat.geo.zones import system_at
 from anysat.modalities import Modality
@@ -33,7 +34,11 @@ ALIGNED_PX = 0.02
 """Grids that differ by less than this fraction of a pixel count as the same grid."""
 SCALE_TOLERANCE = 0.03
 """Largest relative difference between a metre of a map projection and a metre on the ground."""
-_WGS84, _HALF_DEG = CRS("EPSG:4326"), 180.0
+NOWHERE = BoundingBox(math.inf, math.inf, -math.inf, -math.inf)
+"""Bounds of nothing."""
+_EVERYWHERE = BoundingBox(-math.inf, -math.inf, math.inf, math.inf)
+"""Bounds of ground whose bounds are unknown."""
+_HALF_DEG = 180.0
 _SHOWN_SIZES, _EDGE_POINTS, _WIDE_EDGE_POINTS = 12, 21, 181
 
 
@@ -61,28 +66,36 @@ class TileGrid:
     """Grid with one pixel per patch, north-up."""
     crs_reason: str
     """Why this reference system was chosen."""
-    shared: Box
+    shared: BoundingBox
     """The ground shared by all inputs. The tile is the part of it that holds whole patches."""
 
     def of(self, modality: Modality) -> GeoBox:
         """Return the grid of a modality's pixels over the tile. That of a context modality is centred on it."""
-        return self._divided(modality.gsd_m, modality.covers_tile)
-
-    def at(self, pixel_m: float) -> GeoBox:
-        """Return the grid of pixels of any size that divides the tile."""
-        return self._divided(pixel_m, covers=False)
+        return self.at(modality.gsd_m, covers=modality.covers_tile)
 
     def dense(self, modality: Modality) -> GeoBox:
         """Return the grid of a modality's sub-patches."""
-        return self._divided(modality.subpatch_m, modality.covers_tile)
+        return self.at(modality.subpatch_m, covers=modality.covers_tile)
 
-    def _divided(self, pixel_m: float, covers: bool) -> GeoBox:
-        count = math.ceil if covers else round
-        sides_m = self.patches.height_m, self.patches.width_m
-        rows, cols = (count(round(side / pixel_m, 6)) for side in sides_m)
-        left = self.geobox.affine.c - (cols * pixel_m - sides_m[1]) / 2
-        top = self.geobox.affine.f + (rows * pixel_m - sides_m[0]) / 2
-        return _north_up(left, top, pixel_m, rows, cols, crs_of(self.geobox))
+    def at(self, pixel_m: float, *, covers: bool = False) -> GeoBox:
+        """Return the grid of pixels of any size that divides the tile, or covers it and is centred on it."""
+        return divided(self.geobox, (self.patches.height_m, self.patches.width_m), pixel_m, covers=covers)
+
+
+def divided(ground: GeoBox, sides_m: tuple[float, float], pixel_m: float, *, covers: bool = False) -> GeoBox:
+    """Return a grid of square pixels over ground with the given height and width.
+
+    Args:
+        ground: A north-up grid that begins at the north-west corner of the ground.
+        sides_m: Height and width of the ground in metres.
+        pixel_m: Side of a pixel in metres. It divides both sides, unless `covers`.
+        covers: Whether the grid covers the ground with whole pixels, centred on it.
+    """
+    count = math.ceil if covers else round
+    rows, cols = (count(round(side / pixel_m, 6)) for side in sides_m)
+    left = ground.affine.c - (cols * pixel_m - sides_m[1]) / 2
+    top = ground.affine.f + (rows * pixel_m - sides_m[0]) / 2
+    return north_up(left, top, pixel_m, rows, cols, crs_of(ground))
 
 
 def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder = "cell") -> TileGrid:
@@ -109,15 +122,13 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
     left, top, ground = snap(ground, bounding, crs, inwards=not floating)
     patch_m = check_patch_size(patch_size_m, tiling, order, ground, located)
     slack = ALIGNED_PX * min(modality.gsd_m for modality in tiling) / patch_m
-    rows, cols = (math.floor(side / patch_m + slack) for side in (ground.height_m, ground.width_m))
+    rows, cols = (math.floor(side / patch_m + slack) for side in (ground.span_y, ground.span_x))
     _check_area(rows, cols, patch_m, tiling)
     shapes = {m: (round(rows * patch_m / m.gsd_m), round(cols * patch_m / m.gsd_m)) for m in tiling}
     return TileGrid(
-        patches=PatchGrid.fit(shapes, patch_m, order),
-        geobox=_north_up(left, top, patch_m, rows, cols, crs),
-        crs_reason=reason,
-        shared=shared,
-    )
+        patches=PatchGrid.fit(shapes, patch_m, order), geobox=north_up(left, top, patch_m, rows, cols, crs),
+        crs_reason=reason, shared=shared,
+    )  # fmt: skip
 
 
 def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[float, float] | None = None) -> TileGrid:
@@ -144,66 +155,53 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         why = "it has no georeference, so its place in a tile around a given place is not known"
         raise SourceError(floating[0].name, why, "let the tile lie in the middle of the files, or write one into it")
     if lon_lat is not None:
-        x, y = _projected(*lon_lat, crs)
+        x, y = WGS84.transformer_to_crs(crs)(*lon_lat)
         if not (shared.left <= x <= shared.right and shared.bottom <= y <= shared.top):
             place = f"longitude {lon_lat[0]:g}, latitude {lon_lat[1]:g} degrees"
-            raise SourceError(names, f"the ground {shared} does not contain the place {place}", "check the place")
+            raise SourceError(
+                names, f"the ground {_told(shared)} does not contain the place {place}", "check the place"
+            )
     else:
         shared = _centred(_shown_throughout(bounding, crs, shared, side_m), floating)
-        _centred(Box(0, 0, side_m, side_m), floating, "the tile")
+        _centred(BoundingBox(0, 0, side_m, side_m), floating, "the tile")
         x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
-        if side_m - min(shared.width_m, shared.height_m) >= max(f.modality.gsd_m for f in bounding):
-            size = f"{shared.height_m:.1f} x {shared.width_m:.1f} m"
+        if side_m - min(shared.span_x, shared.span_y) >= max(f.modality.gsd_m for f in bounding):
+            size = f"{shared.span_y:.1f} x {shared.span_x:.1f} m"
             raise SourceError(names, f"the ground shared here is {size}, smaller than the tile of {side_m:g} m")
-    ground = Box(x - side_m / 2, y - side_m / 2, x + side_m / 2, y + side_m / 2)
+    ground = BoundingBox(x - side_m / 2, y - side_m / 2, x + side_m / 2, y + side_m / 2)
     left, top, _ = snap(ground, bounding, crs, inwards=False)
     return TileGrid(
-        patches=PatchGrid(side_m, 1, 1),
-        geobox=_north_up(left, top, side_m, 1, 1, crs),
-        crs_reason=reason,
-        shared=shared,
+        patches=PatchGrid(side_m, 1, 1), geobox=north_up(left, top, side_m, 1, 1, crs), crs_reason=reason, shared=shared
     )
 
 
-def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: Box, side_m: float) -> Box:
+def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: BoundingBox, side_m: float) -> BoundingBox:
     """Reduce shared ground to what all rasters of a source show, if that has room for a tile, for each source."""
     for footprint in bounding:
         least = side_m - footprint.modality.gsd_m
         common = shared
         for geobox in footprint.geoboxes:
-            common = common.shared_with(bounds_of(replace(footprint, geoboxes=(geobox,)), crs))
-        if not common.is_empty() and min(common.width_m, common.height_m) > least:
+            common &= bounds_of([geobox], crs)
+        if min(common.span_x, common.span_y) > max(least, 0):
             shared = common
     return shared
 
 
 def _shared_ground(
     footprints: Sequence[Footprint], lon_lat: tuple[float, float] | None = None
-) -> tuple[list[Footprint], list[Footprint], CRS, str, Box]:
+) -> tuple[list[Footprint], list[Footprint], CRS, str, BoundingBox]:
     """Return located sources, those that bound the tile, a reference system and its reason, and the shared ground."""
     import shapely
 
     located = [footprint for footprint in footprints if footprint.geoboxes]
     if not located:
-        raise SourceError(
-            footprints[0].name,
-            "it has no georeference",
-            "give it together with a georeferenced input of the same ground",
-        )
+        raise SourceError(footprints[0].name, "it has no georeference",
+                          "give it together with a georeferenced input of the same ground")  # fmt: skip
     bounding = [footprint for footprint in located if not footprint.modality.covers_tile] or located
     crs, reason = choose_crs(bounding, None if lon_lat is None else shapely.Point(*lon_lat))
-    check_overlap([(footprint.name, bounds_of(footprint, crs)) for footprint in located])
-    shared = bounds_of(bounding[0], crs)
-    for footprint in bounding[1:]:
-        shared = shared.shared_with(bounds_of(footprint, crs))
+    check_overlap([(footprint.name, bounds_of(footprint.geoboxes, crs)) for footprint in located])
+    shared = bbox_intersection(bounds_of(footprint.geoboxes, crs) for footprint in bounding)
     return located, bounding, crs, reason, shared
-
-
-def _projected(longitude: float, latitude: float, crs: CRS) -> tuple[float, float]:
-    from pyproj import Transformer
-
-    x, y = Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True).transform(longitude, latitude)
-    return float(x), float(y)
 
 
 def crs_of(geobox: GeoBox) -> CRS:
@@ -217,8 +215,6 @@ def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[
 
     For a grid of whole continents, the points lie around its parts near the area that the system is made for.
     """
-    from pyproj import Transformer
-
     x, y = mapped(geobox.affine, *geobox.boundary(_EDGE_POINTS).T)
     if geobox.crs == crs:
         return x, y
@@ -227,9 +223,7 @@ def boundary_in(geobox: GeoBox, crs: CRS) -> tuple[NDArray[np.float64], NDArray[
         if not edges:
             return np.array([math.inf]), np.array([math.inf])
         x, y = np.concatenate(edges, axis=1)
-    transformer = Transformer.from_crs(crs_of(geobox).proj, crs.proj, always_xy=True)
-    x, y = transformer.transform(x, y)
-    return x, y
+    return crs_of(geobox).transformer_to_crs(crs)(x, y)
 
 
 def mapped(
@@ -239,7 +233,8 @@ def mapped(
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
-def _north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs: CRS) -> GeoBox:
+def north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs: CRS) -> GeoBox:
+    """Return a grid of square pixels from its north-west corner, which is rounded to tenths of a millimetre."""
     return GeoBox((rows, cols), Affine(pixel_m, 0, round(left, 4), 0, -pixel_m, round(top, 4)), crs)
 
 
@@ -268,9 +263,9 @@ def shared_degrees(footprints: Sequence[Footprint], wanted: Any = None) -> Any:
 
     ground = _world() if wanted is None else wanted
     for footprint in footprints:
-        boxes = [bounds_of(replace(footprint, geoboxes=(geobox,)), _WGS84) for geobox in footprint.geoboxes]
+        boxes = [bounds_of([geobox], WGS84) for geobox in footprint.geoboxes]
         if any(
-            box.width_m >= _HALF_DEG and not crs_of(geobox).geographic
+            box.span_x >= _HALF_DEG and not crs_of(geobox).geographic
             for box, geobox in zip(boxes, footprint.geoboxes, strict=True)
         ):
             continue  # around a pole, or on both sides of 180 degrees: its bounds do not tell what it shows
@@ -296,53 +291,61 @@ def is_metric(geobox: GeoBox) -> bool:
     return all(abs(scale - 1) < SCALE_TOLERANCE for scale in scales)
 
 
-def bounds_of(footprint: Footprint, crs: CRS) -> Box:
-    """Return the bounds of all rasters of a georeferenced source in a reference system.
+def bounds_of(geoboxes: Iterable[GeoBox], crs: CRS) -> BoundingBox:
+    """Return the bounds of rasters together in a reference system.
 
     They are infinite if the system shows only a part of a raster, and `NOWHERE` if it shows none of them.
     """
-    assert footprint.geoboxes, footprint
     found = NOWHERE
-    for geobox in footprint.geoboxes:
+    for geobox in geoboxes:
         x, y = boundary_in(geobox, crs)
         seen = np.isfinite(x) & np.isfinite(y)
         if seen.all():
-            found = found.joined_with(Box(float(x.min()), float(y.min()), float(x.max()), float(y.max())))
+            found |= BoundingBox(float(x.min()), float(y.min()), float(x.max()), float(y.max()))
         elif seen.any():
-            found = EVERYWHERE
+            found = _EVERYWHERE
     return found
 
 
-def check_overlap(boxes: Sequence[tuple[str, Box]]) -> None:
+def is_empty(box: BoundingBox) -> bool:
+    """Return whether bounds, such as those that two sources share, contain nothing."""
+    return min(box.span_x, box.span_y) <= 0
+
+
+def _told(box: BoundingBox) -> str:
+    if box == NOWHERE:
+        return "ground far away"
+    return f"x {box.left:.1f}..{box.right:.1f}, y {box.bottom:.1f}..{box.top:.1f}"
+
+
+def check_overlap(boxes: Sequence[tuple[str, BoundingBox]]) -> None:
     """Refuse named bounds if two of them do not overlap."""
-    for index, (name, box) in enumerate(boxes):
-        for other, other_box in boxes[:index]:
-            if box.shared_with(other_box).is_empty():
-                raise SourceError(
-                    name, f"it covers {box}, which does not overlap {other} ({other_box})",
-                    "give files that cover the same ground",
-                )  # fmt: skip
+    for (other, other_box), (name, box) in combinations(boxes, 2):
+        if is_empty(box & other_box):
+            problem = f"it covers {_told(box)}, which does not overlap {other} ({_told(other_box)})"
+            raise SourceError(name, problem, "give files that cover the same ground")
 
 
-def _centred(shared: Box, floating: Sequence[Footprint], whose: str = "the other inputs") -> Box:
+def _centred(shared: BoundingBox, floating: Sequence[Footprint], whose: str = "the other inputs") -> BoundingBox:
     """Return the part of the shared ground where sources without georeference are centred."""
-    height, width = shared.height_m, shared.width_m
+    height, width = shared.span_y, shared.span_x
     for footprint in floating:
         pixel = footprint.modality.gsd_m
         rows_m, cols_m = (side * pixel for side in footprint.shape_px)
-        if max(abs(rows_m - shared.height_m), abs(cols_m - shared.width_m)) >= pixel:
+        if max(abs(rows_m - shared.span_y), abs(cols_m - shared.span_x)) >= pixel:
             raise SourceError(
-                footprint.name,
-                f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the "
-                f"{shared.height_m:.1f} x {shared.width_m:.1f} m of {whose}",
+                footprint.name, f"it has no georeference, and its {rows_m:g} x {cols_m:g} m are not the "
+                f"{shared.span_y:.1f} x {shared.span_x:.1f} m of {whose}",
                 f"it can only be centred on ground that differs by less than its pixel of {pixel:g} m",
-            )
+            )  # fmt: skip
         height, width = min(height, rows_m), min(width, cols_m)
     x, y = (shared.left + shared.right) / 2, (shared.bottom + shared.top) / 2
-    return Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return BoundingBox(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
-def snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> tuple[float, float, Box]:
+def snap(
+    ground: BoundingBox, bounding: Sequence[Footprint], crs: CRS, inwards: bool
+) -> tuple[float, float, BoundingBox]:
     """Align the north-west corner with the pixels of a source; return it, and the ground from there."""
     found = [
         (abs(geobox.affine.a / gsd_m - 1) < 1e-4, gsd_m, geobox)
@@ -356,20 +359,17 @@ def snap(ground: Box, bounding: Sequence[Footprint], crs: CRS, inwards: bool) ->
     west, south = (ground.left - bounds.left) / step, (bounds.top - ground.top) / step
     count = (lambda pixels: math.ceil(pixels - ALIGNED_PX)) if inwards else round
     left, top = bounds.left + count(west) * step, bounds.top - count(south) * step
-    right, bottom = (ground.right, ground.bottom) if inwards else (left + ground.width_m, top - ground.height_m)
-    return left, top, Box(left, bottom, right, top)
+    right, bottom = (ground.right, ground.bottom) if inwards else (left + ground.span_x, top - ground.span_y)
+    return left, top, BoundingBox(left, bottom, right, top)
 
 
 def check_patch_size(
-    patch_size_m: float,
-    tiling: Sequence[Modality],
-    order: SubpatchOrder,
-    ground: Box,
+    patch_size_m: float, tiling: Sequence[Modality], order: SubpatchOrder, ground: BoundingBox,
     located: Sequence[Footprint] = (),
-) -> float:
+) -> float:  # fmt: skip
     """Return the patch side in metres, rounded to centimetres; refuse one that does not fit sub-patches and ground."""
     unit_cm = centimetres(patch_unit_m(list(tiling), order), "patch unit")
-    shorter_cm = math.floor(100 * (min(ground.width_m, ground.height_m) + ALIGNED_PX))
+    shorter_cm = math.floor(100 * (min(ground.span_x, ground.span_y) + ALIGNED_PX))
     fitting = [size / 100 for size in range(unit_cm, shorter_cm + 1, unit_cm)][:_SHOWN_SIZES]
     names = ", ".join(dict.fromkeys(modality.key for modality in tiling))
     if isinstance(patch_size_m, bool) or not (math.isfinite(patch_size_m) and patch_size_m >= 0.01):
@@ -380,7 +380,7 @@ def check_patch_size(
         )
     if located and patch_size_m * 100 > shorter_cm:
         files = ", ".join(footprint.name for footprint in located)
-        reason = f"it is larger than the {ground.height_m:.1f} x {ground.width_m:.1f} m of ground shared by {files}"
+        reason = f"it is larger than the {ground.span_y:.1f} x {ground.span_x:.1f} m of ground shared by {files}"
         raise PatchSizeError(patch_size_m, reason, fitting)
     return round(patch_size_m * 100) / 100
 

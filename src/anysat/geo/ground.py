@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from odc.geo import CRS
+
 from anysat.errors import AnySatError, MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.geo.degrees import WGS84, projected
 from anysat.geo.zones import NORTHERNMOST_DEG, SOUTHERNMOST_DEG
 
 NO_SYSTEM = "its polygons have no reference system"
@@ -132,16 +135,13 @@ def _layer(path: Path, wanted: str | None) -> str | None:
 
 
 def _in_degrees(geometries: list[Any], crs: Any) -> Any:
-    import numpy as np
     import shapely
-    from pyproj import Transformer
 
     if crs.is_projected:  # its straight edges bend in degrees
         west, south, east, north = shapely.total_bounds(geometries)
         if (longest := max(east - west, north - south)) > 0:
             geometries = shapely.segmentize(geometries, longest / _PARTS)
-    transformer = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    return shapely.transform(geometries, lambda points: np.stack(transformer.transform(*points.T), axis=1))
+    return projected(geometries, CRS(crs), WGS84)
 
 
 def _checked(words: str, ground: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from anysat.geo.degrees import WGS84
 from anysat.geo.grid import boundary_in
 
 _DIGITS = 7
@@ -29,7 +29,7 @@ def outline(geobox: GeoBox) -> Outline:
     """Return the outline of a grid. A grid with a pole in it gets the whole cap, from its edge nearest the equator."""
     import shapely
 
-    lon, lat = boundary_in(geobox, CRS("EPSG:4326"))
+    lon, lat = boundary_in(geobox, WGS84)
     closed = np.unwrap(np.append(lon, lon[:1]), period=360).round(_DIGITS)
     lon, lat = closed[:-1], lat.round(_DIGITS)
     holds_pole = abs(closed[-1] - closed[0]) > 180

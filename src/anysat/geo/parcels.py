@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +10,9 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, SourceError
+from anysat.geo.degrees import projected
 from anysat.geo.grid import boundary_in, crs_of, mapped
 from anysat.geo.ground import NO_SYSTEM
-
-Project = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _LONGEST_DEG, _LONGEST = 0.01, 1000.0
 """Longest part, in degrees or map units, of edges that are cut because they bend in another reference system."""
@@ -88,18 +86,12 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:
     """Transform polygons to the reference system of a grid; those that it cannot show correctly become empty."""
     import shapely
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(crs.proj, crs_of(geobox).proj, always_xy=True)
-
-    def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.stack(transformer.transform(*points.T), axis=1)
 
     fine = shapely.segmentize(given, _LONGEST_DEG if crs.geographic else _LONGEST)
-    found = shapely.transform(fine, project)
+    found = projected(fine, crs, crs_of(geobox))
     is_beyond = ~np.isfinite(shapely.bounds(found)).all(axis=1) & ~shapely.is_empty(given)
     fine, found, flat = (np.where(is_beyond, shapely.Polygon(), one) for one in (fine, found, given))
-    is_beyond |= _torn(fine, found, project, abs(geobox.affine.a)) | _turned(flat, found, crs, geobox)
+    is_beyond |= _torn(fine, found, crs, geobox) | _turned(flat, found, crs, geobox)
     x, y = boundary_in(geobox, crs)
     boxes = [shapely.box(x.min() + turn, y.min(), x.max() + turn, y.max()) for turn in _turns(crs)]
     near = np.any([shapely.intersects(given, box) for box in boxes], axis=0) & is_beyond
@@ -109,7 +101,7 @@ def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDAr
     return np.where(is_beyond, shapely.Polygon(), found)
 
 
-def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: float) -> NDArray[np.bool_]:
+def _torn(fine: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) -> NDArray[np.bool_]:
     """Return which polygons cross a line along which the projection cuts the Earth open.
 
     There the ends of an edge are projected far apart, and its middle lies near one of them. `fine` are the outlines cut
@@ -125,19 +117,19 @@ def _torn(fine: NDArray[Any], found: NDArray[Any], project: Project, pixel: floa
         return is_torn
     length = np.where(ring[1:] == ring[:-1], np.hypot(*np.diff(ends, axis=0).T), 0.0)
     edges = np.nonzero(length > _LONG * np.median(length))[0]
-    beside = project((points[edges] + points[edges + 1]) / 2) - (ends[edges] + ends[edges + 1]) / 2
-    is_torn[owner[ring[edges[np.hypot(*beside.T) > _TORN_FRAC * length[edges] + pixel]]]] = True
+    middles = crs.transformer_to_crs(crs_of(geobox))(*((points[edges] + points[edges + 1]) / 2).T)
+    beside = np.stack(middles, axis=1) - (ends[edges] + ends[edges + 1]) / 2
+    is_torn[owner[ring[edges[np.hypot(*beside.T) > _TORN_FRAC * length[edges] + abs(geobox.affine.a)]]]] = True
     return is_torn
 
 
 def _turned(given: NDArray[Any], found: NDArray[Any], crs: CRS, geobox: GeoBox) -> NDArray[np.bool_]:
     """Return which polygons projection turned inside out: most sample points of the grid changed sides."""
     import shapely
-    from pyproj import Transformer
 
     parts = np.array([0.25, 0.5, 0.75])
     x, y = mapped(geobox.affine, parts * geobox.width, parts * geobox.height)
-    own_x, own_y = Transformer.from_crs(crs_of(geobox).proj, crs.proj, always_xy=True).transform(x, y)
+    own_x, own_y = crs_of(geobox).transformer_to_crs(crs)(x, y)
     is_shown = np.isfinite(own_x) & np.isfinite(own_y)
     differ = np.zeros(len(given), np.int64)
     for point in np.nonzero(is_shown)[0]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.addresses import is_remote, unsigned
 from anysat.geo.arrays import array_layers
-from anysat.geo.degrees import has_place, is_on_earth
+from anysat.geo.degrees import WGS84, has_place, is_on_earth
 from anysat.geo.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.formats import KINDS, Kind, Wanted, read_address
 from anysat.geo.grid import bounds_of, crs_of
@@ -30,8 +29,6 @@ from anysat.geo.source import Source
 from anysat.modalities import UNITS, Modality, find_modality
 
 __all__ = ["InputPath", "Source", "SourceDescription", "open_source", "open_sources", "parse_units", "source_of"]
-
-_WGS84 = CRS("EPSG:4326")
 
 
 def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dict[tuple[str, str | None], str]:
@@ -379,10 +376,10 @@ def _screened(
 def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:
     if bbox is None or not source.footprint.geoboxes:
         return
-    area = GeoBox.from_bbox(bbox, _WGS84, shape=(1, 1), tight=True)
+    area = GeoBox.from_bbox(bbox, WGS84, shape=(1, 1), tight=True)
     if not source.touching(area):
         west, south, east, north = bbox
-        own = bounds_of(source.footprint, _WGS84)
+        own = bounds_of(source.footprint.geoboxes, WGS84)
         raise SourceError(
             source.name, f"no part of it lies in the area, longitude {west:g} to {east:g} and latitude {south:g} to "
             f"{north:g} degrees", f"it lies in {own.left:.4f},{own.bottom:.4f},{own.right:.4f},{own.top:.4f} "

@@ -13,6 +13,8 @@ from affine import Affine
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from anysat.geo.degrees import WGS84
+
 _WIDE_DEG, _WIDE_M = 20.0, 2e6
 """Grids with a longer side count as wide."""
 _AROUND_DEG, _HALF_DEG, _POLE_DEG = 37.0, 180.0, 90.0
@@ -35,20 +37,18 @@ def parts_near(geobox: GeoBox, crs: CRS) -> list[GeoBox]:
     The list is empty if the grid lies elsewhere. It is the whole grid if the system is in degrees or has no known area,
     or if the grid is rotated.
     """
-    from pyproj import Transformer
-
     around = list(_surroundings(crs))
     if crs.geographic or not around or geobox.affine.b or geobox.affine.d:
         return [geobox]
     a, _, c, _, e, f, *_ = geobox.affine
     assert geobox.crs is not None, geobox
-    transformer = Transformer.from_crs("EPSG:4326", geobox.crs.proj, always_xy=True)
+    transform = WGS84.transformer_to_crs(geobox.crs)
     found = []
     for west, east, south, north in around:
         across, along = np.linspace(west, east, _EDGE_POINTS), np.linspace(south, north, _EDGE_POINTS)
         lon = np.concatenate([across, across, np.full(_EDGE_POINTS, west), np.full(_EDGE_POINTS, east)])
         lat = np.concatenate([np.full(_EDGE_POINTS, south), np.full(_EDGE_POINTS, north), along, along])
-        x, y = transformer.transform(lon, lat)
+        x, y = transform(lon, lat)
         seen = np.isfinite(x) & np.isfinite(y)
         if not seen.any():
             return [geobox]

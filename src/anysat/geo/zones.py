@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 from affine import Affine
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
+
+from anysat.geo.degrees import WGS84
 
 NORTHERNMOST_DEG, SOUTHERNMOST_DEG = 84.0, -80.0
 """Latitudes between which there are UTM zones."""
@@ -45,12 +44,5 @@ def square_at(longitude: float, latitude: float, side_m: float) -> GeoBox:
     499995.0
     """
     crs, _ = system_at(longitude, latitude)
-    x, y = _to(crs).transform(longitude, latitude)
+    x, y = WGS84.transformer_to_crs(crs)(longitude, latitude)
     return GeoBox((1, 1), Affine(side_m, 0, round(x - side_m / 2, 4), 0, -side_m, round(y + side_m / 2, 4)), crs)
-
-
-@lru_cache(maxsize=128)
-def _to(crs: CRS) -> Any:
-    from pyproj import Transformer
-
-    return Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True)

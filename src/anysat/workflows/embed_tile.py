@@ -53,8 +53,8 @@ class ReadTile:
         return [
             *(self._input_line(key, source) for key, source in self.sources.items()),
             f"tile: {grid.patches.num_rows} x {grid.patches.num_cols} patches of {grid.patches.patch_size_m:g} m, "
-            f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.height_m:.1f} x "
-            f"{shared.width_m:.1f} m that the inputs share, in {system_name(grid.geobox.crs)} ({grid.crs_reason})",
+            f"{grid.patches.height_m:g} x {grid.patches.width_m:g} m of the {shared.span_y:.1f} x "
+            f"{shared.span_x:.1f} m that the inputs share, in {system_name(grid.geobox.crs)} ({grid.crs_reason})",
             f"statistics: {'; '.join(statistics)}",
         ]
 
