@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.quality import Quality
@@ -121,6 +122,16 @@ def test_a_mask_whose_nodata_is_a_number_that_counts_is_read_as_stored(tmp_path)
     mask(tmp_path, "T31_20200103", np.append(np.zeros(11), 1), word="CLOUD")
     seen = valid(tmp_path, quality={"layer": "cloud", "invalid": [1]})[0]
     assert seen.sum() == 44
+
+
+def test_what_the_own_mask_of_a_mask_hides_is_invalid(tmp_path):
+    pixels(tmp_path, "T31_20200103")
+    mask(tmp_path, "T31_20200103", np.full(12, 4))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "T31_20200103_SCL.tif", "r+") as file:
+        file.write_mask(np.arange(12).reshape(3, 4) % 4 > 0)
+    seen = valid(tmp_path, quality="scl")[0]
+    assert not seen[:, :2].any()
+    assert seen[:, 2:].all()
 
 
 @pytest.mark.parametrize("kind", ["nc", "zarr", "memory"])

@@ -202,6 +202,7 @@ def test_what_is_given_and_what_is_described_are_both_ranges(tmp_path):
         ({"path": "a", "offset_from": "2022-01-25"}, RecordError, "s2, offset_from: expected an `offset`"),
         ({"path": "a", "dates": ["2022-01-25"]}, RecordError, "s2, dates: expected the first and the last day"),
         ({"path": "a", "dates": ["2022-01-25", "2022"]}, RecordError, "s2, dates: expected a day such as 2024-03-01"),
+        ({"path": "a", "dates": ["2022-01-25", None]}, RecordError, "s2, dates: expected a day such as 2024-03-01"),
         ({"path": "a", "dates": ["2022-02-25", "2022-01-25"]}, RecordError, "a first day that is not after the last"),
         ({"path": "a", "units": "decibel"}, UnknownNameError, "unknown unit 'decibel'; closest"),
         ({"path": "a", "bands": "B2"}, RecordError, r"s2, bands: expected {modality band: stored band}"),

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
 GEOTIFF = "GTiff"
 """The driver of GeoTIFFs. No other is tried: a VRT under the name of a GeoTIFF could lead to other files."""
 _DRIVER_OF = {".jp2": "JP2OpenJPEG"}
@@ -42,12 +45,16 @@ def suffix_of(location: str) -> str:
     return Path(unsigned(location)).suffix.lower()
 
 
+def geobox_of(file: Any) -> GeoBox | None:
+    """Return the pixel grid of an open raster; None without a georeference."""
+    located = file.crs is not None and not file.transform.is_identity
+    return GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
+
+
 @contextmanager
 def opened(uri: str) -> Iterator[Any]:
     """Open a raster in the environment of `odc.stac.configure_rio`. Errors name its address without the signature."""
     import rasterio
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
     from odc.loader import RioDriver
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 

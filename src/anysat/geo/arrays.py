@@ -117,7 +117,8 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
     decoded = float(array.encoding.get("scale_factor", 1.0)), float(array.encoding.get("add_offset", 0.0))
     pending = float(array.attrs.get("scale_factor", 1.0)), float(array.attrs.get("add_offset", 0.0))
     read = partial(_read, opening, path, str(array.name), (time, band, str(spatial[0]), str(spatial[1])))
-    fill = _fill_value(array, decoded)
+    pending_fill, decoded_fill = _nodata_in(array.attrs), _nodata_in(array.encoding)
+    fill = None if pending_fill is None else pending_fill * decoded[0] + decoded[1]
     scaling = pending if decoded == (1, 0) else decoded
     return Layer(
         path=where,
@@ -130,7 +131,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
         dates=_dates(path, array, time),
         scalings=() if scaling == (1, 0) else (scaling,) * len(bands),
         load_stored=partial(read, None, None),
-        nodata=_stated_nodata(array),
+        nodata=decoded_fill if pending_fill is None else pending_fill,
         scene=Path(path).stem,
     )
 
@@ -150,18 +151,10 @@ def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, .
     return tuple(names_of(str(label)) for label in labels)
 
 
-def _fill_value(array: xarray.DataArray, decoded: tuple[float, float]) -> float | None:
-    """Return the number that means "no data" in the values from xarray; None if xarray has made them NaN."""
-    for name in _NODATA_NAMES:
-        if array.attrs.get(name) is not None:
-            return float(array.attrs[name]) * decoded[0] + decoded[1]
-    return None
-
-
-def _stated_nodata(array: xarray.DataArray) -> float | None:
-    """Return the stored number that means "no data", whether xarray has decoded it or not; None if there is none."""
-    given = [said.get(name) for said in (array.attrs, array.encoding) for name in _NODATA_NAMES]
-    return next((float(number) for number in given if number is not None and np.isfinite(number)), None)
+def _nodata_in(said: Mapping[Any, Any]) -> float | None:
+    """Return the number that means "no data" in attributes or an encoding; None if there is none, or if it is NaN."""
+    given = (float(said[name]) for name in _NODATA_NAMES if said.get(name) is not None)
+    return next((number for number in given if not np.isnan(number)), None)
 
 
 def _read(
@@ -189,7 +182,7 @@ def _read(
 def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
     """Undo the decoding by xarray, including nodata. Numbers of a file opened undecoded stay as they are."""
     scale, offset = float(encoding.get("scale_factor", 1.0)), float(encoding.get("add_offset", 0.0))
-    fill = next((float(encoding[name]) for name in _NODATA_NAMES if encoding.get(name) is not None), None)
+    fill = _nodata_in(encoding)
     if (scale, offset) != (1, 0):
         pixels = (pixels.astype(np.float64) - offset) / scale
         if np.dtype(encoding.get("dtype", float)).kind in "iu":
@@ -223,13 +216,13 @@ def _unrounded(array: xarray.DataArray, dims: Sequence[str]) -> xarray.DataArray
 def _dates(path: str, array: xarray.DataArray, time: str | None) -> Any:
     if time is None:
         scalar = next((array.coords[name].values for name in _TIME_NAMES if name in array.coords), None)
-        stamps = None if scalar is None else np.atleast_1d(scalar)
+        if scalar is None:
+            return None
+        stamps = np.atleast_1d(scalar)
     elif time in array.coords:
         stamps = array.coords[time].values
     else:
         raise SourceError(path, f"its axis {time!r} has no dates", "give it a coordinate with dates")
-    if stamps is None:
-        return None
     if stamps.dtype.kind not in "MUSO":
         raise SourceError(
             path, f"its axis {time!r} holds {stamps.dtype}, not dates", "write a coordinate with dates (CF time)"

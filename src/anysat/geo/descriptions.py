@@ -14,8 +14,7 @@ import numpy as np
 
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.geo.addresses import is_remote, suffix_of, unsigned
-from anysat.geo.layers import Decoding
-from anysat.geo.quality import QUALITY_KINDS, Quality
+from anysat.geo.quality import Quality
 from anysat.modalities import UNITS
 
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".hdf", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")
@@ -113,9 +112,10 @@ class SourceDescription:
             if getattr(self, name) is not None and not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise RecordError(name, getattr(self, name), "text that is not empty")
         for name, value in (("collection", _names(self.collection)), ("dates", _between(self.dates)),
-                            ("offset_from", _day("offset_from", self.offset_from)), ("bands", _bands(self.bands)),
-                            ("quality", as_quality(self.quality))):  # fmt: skip
+                            ("bands", _bands(self.bands)), ("quality", as_quality(self.quality))):  # fmt: skip
             object.__setattr__(self, name, value)
+        if self.offset_from is not None:
+            object.__setattr__(self, "offset_from", _day("offset_from", self.offset_from))
         if self.collection and self.stac is None:
             raise RecordError("collection", self.collection, "nothing, since `stac` is not given")
         if self.stac is not None and self.bands and not isinstance(self.bands, Mapping):
@@ -140,11 +140,11 @@ class SourceDescription:
         return self.stac or ("" if self.path is None else InputPath.parse(f"input={self.path}").path)
 
     @property
-    def decoding(self) -> Decoding:
-        """How to read stored numbers."""
-        is_given = self.scale is not None or self.offset is not None
-        scaling = (1.0 if self.scale is None else float(self.scale), float(self.offset or 0)) if is_given else None
-        return Decoding(scaling=scaling, offset_from=self.offset_from, nodata=self.nodata)
+    def scaling(self) -> tuple[float, float] | None:
+        """Scale and offset, if one of them is given."""
+        if self.scale is None and self.offset is None:
+            return None
+        return 1.0 if self.scale is None else float(self.scale), float(self.offset or 0)
 
     def of_folder(self, folder: Path) -> SourceDescription:
         """Return the description with paths relative to a folder resolved."""
@@ -188,16 +188,10 @@ def _plain(value: Any) -> Any:
 
 
 def as_quality(given: Any) -> Quality | None:
-    """Create a quality layer from plain values: the name of a kind, or fields.
-
-    Raises:
-        UnknownNameError: There is no such kind or field.
-    """
+    """Create a quality layer from plain values: the name of a kind, or fields."""
     if given is None or isinstance(given, Quality):
         return given
     if isinstance(given, str):
-        if given not in QUALITY_KINDS:
-            raise UnknownNameError("kind of quality layer", given, QUALITY_KINDS)
         return Quality(kind=given)
     return Quality(**_known(given, "quality", [field.name for field in fields(Quality)]))
 
@@ -310,23 +304,16 @@ def _bands(given: Any) -> Mapping[str, str] | tuple[str, ...]:
 def _between(given: Any) -> Between | None:
     if given is None:
         return None
-    expected = "the first and the last day, as [2024-03-01, 2024-10-31]"
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise RecordError("dates", given, expected)
-    days = tuple(given)
+    days = () if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else tuple(given)
     if len(days) != 2:
-        raise RecordError("dates", given, expected)
+        raise RecordError("dates", given, "the first and the last day, as [2024-03-01, 2024-10-31]")
     first, last = (_day("dates", day) for day in days)
-    assert first is not None, days
-    assert last is not None, days
     if first > last:
         raise RecordError("dates", f"{first} to {last}", "a first day that is not after the last")
     return first, last
 
 
-def _day(name: str, given: Any) -> np.datetime64 | None:
-    if given is None:
-        return None
+def _day(name: str, given: Any) -> np.datetime64:
     try:
         if isinstance(given, (datetime.date, np.datetime64)) or re.fullmatch(r"\d{4}-\d\d-\d\d", str(given)):
             return cast("np.datetime64", np.datetime64(given, "D"))

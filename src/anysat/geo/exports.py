@@ -14,8 +14,9 @@ import numpy as np
 
 from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.cogs import Block, Cog, write_cog
-from anysat.geo.layout import Layout, Period
-from anysat.geo.maps import NO_CLASS, category_names, class_tags, palette_of
+from anysat.geo.layout import NO_CLASS, Layout
+from anysat.geo.maps import category_names, class_tags, palette_of
+from anysat.geo.periods import Period
 from anysat.geo.polygons import write_polygons
 from anysat.geo.quantise import NODATA
 from anysat.geo.stored import StoredGroup, find_group, provenance_of

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anysat.geo.layout import Layout, Period
+from anysat.geo.layout import Layout
+from anysat.geo.periods import Period
 
 
 def facts_of(layouts: Sequence[Layout], periods: Sequence[Period], made_from: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
-from anysat.geo.addresses import GEOTIFF, opened, suffix_of, unsigned
+from anysat.geo.addresses import GEOTIFF, geobox_of, opened, suffix_of, unsigned
 from anysat.geo.arrays import file_layers
 from anysat.geo.descriptions import RASTERS
 from anysat.geo.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
@@ -198,7 +198,6 @@ def _open_tiff(path: Path | str) -> Any:
 
 
 def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> Layer:
-    from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
 
     name = unsigned(path) if isinstance(path, str) else str(path)
@@ -208,8 +207,7 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
         with _open_tiff(path) as file:
             bands = [names_of(description) for description in file.descriptions]
             tags = {key.upper(): value for key, value in file.tags().items()}
-            located = file.crs is not None and not file.transform.is_identity
-            geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
+            geobox = geobox_of(file)
             shape, units = file.shape, _units(file, geobox.crs if geobox else None, wanted.modality)
             scalings = tuple(zip(file.scales, file.offsets, strict=True))
             stated = [number for number in file.nodatavals if number is not None and np.isfinite(number)]
@@ -229,7 +227,6 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
         dates=None if date is None else np.array([date]),
         scalings=scalings if scaled else (),
         load_stored=partial(_read_tiff, where, None),
-        load_masked=partial(_read_masked, where),
         nodata=stated[0] if stated else None,
         scene=stem,
     )
@@ -251,49 +248,34 @@ def _read_tiff(
     """Read a part of a GeoTIFF. `scalings` are scale and offset of each band; None reads the numbers as stored."""
     with reading(path), _open_tiff(path) as file:
         window = ((row.start, row.stop), (col.start, col.stop))
-        indexes = [band + 1 for band in bands]
-        stored = file.read(indexes, window=window)
-        if scalings is None:
-            return stored.astype(np.float32)[None]
-        seen = _unmasked(file, bands, window, stored)
-    scale, offset = (np.array([scalings[band][part] for band in bands])[:, None, None] for part in (0, 1))
-    plain = bool((scale == 1).all() and (offset == 0).all())
-    pixels = stored.astype(np.float32) if plain else stored * scale + offset
+        stored = file.read([band + 1 for band in bands], window=window)
+        seen = unmasked(file, bands, window, None if scalings is None else stored)
+    pixels = stored.astype(np.float32)
+    if scalings is not None and any(scalings[band] != (1, 0) for band in bands):
+        scale, offset = np.array([scalings[band] for band in bands]).T[..., None, None]
+        pixels = stored * scale + offset
     return np.where(seen, pixels, np.nan).astype(np.float32)[None]
 
 
-def _read_masked(path: Path | str, _times: Sequence[int], bands: Sequence[int], row: slice, col: slice) -> Pixels:
-    """Read numbers as stored, with NaN where a mask or alpha band hides them. The file's nodata number is ignored."""
-    with reading(path), _open_tiff(path) as file:
-        window = ((row.start, row.stop), (col.start, col.stop))
-        stored = file.read([band + 1 for band in bands], window=window)
-        seen = _unmasked(file, bands, window, None)
-    return np.where(seen, stored, np.nan).astype(np.float32)[None]
+def unmasked(
+    file: Any, bands: Sequence[int], window: Any, stored: NDArray[Any] | None, beside: Sequence[int] = ()
+) -> NDArray[np.bool_]:
+    """Return where neither a mask nor an alpha band hides pixels, nor, if `stored` is given, the nodata number.
 
-
-def _unmasked(file: Any, bands: Sequence[int], window: Any, stored: NDArray[Any] | None) -> NDArray[np.bool_]:
-    """Return where neither a mask nor an alpha band hides pixels, nor, if `stored` is given, the nodata number."""
+    If the alpha band is one of the bands that are read (`bands` and `beside`), as in infrared photos stored as RGBA, it
+    is imagery, not a mask.
+    """
     from rasterio.enums import ColorInterp, MaskFlags
 
-    if mask_is_read(file, bands):
-        return np.array(True)
     flags, meanings = [file.mask_flag_enums[band] for band in bands], list(file.colorinterp)
-    if ColorInterp.alpha in meanings and any(MaskFlags.nodata in some_flags for some_flags in flags):
-        alpha = meanings.index(ColorInterp.alpha)  # GDAL ignores it if there is a nodata number
+    alpha = meanings.index(ColorInterp.alpha) if ColorInterp.alpha in meanings else None
+    if alpha in (*bands, *beside) and any(MaskFlags.alpha in some_flags for some_flags in flags):
+        return np.array(True)
+    if alpha is not None and any(MaskFlags.nodata in some_flags for some_flags in flags):
+        # GDAL ignores the alpha band if there is a nodata number
         seen = np.array(True) if alpha in bands else file.read(alpha + 1, window=window) > 0
         nodata = np.array([file.nodatavals[band] for band in bands], np.float32)[:, None, None]
         return seen if stored is None else seen & (stored.astype(np.float32) != nodata)
     if stored is None and not any(MaskFlags.per_dataset in some_flags for some_flags in flags):
         return np.array(True)
     return np.asarray(file.read_masks([band + 1 for band in bands], window=window) > 0)
-
-
-def mask_is_read(file: Any, bands: Sequence[int]) -> bool:
-    """Return whether the alpha band is one of the bands that are read, as in infrared photos stored as RGBA.
-
-    It is then imagery, not a mask. False if the bands have another mask or a nodata number.
-    """
-    from rasterio.enums import ColorInterp, MaskFlags
-
-    is_transparency = any(MaskFlags.alpha in file.mask_flag_enums[band] for band in bands)
-    return is_transparency and ColorInterp.alpha in [file.colorinterp[band] for band in bands]

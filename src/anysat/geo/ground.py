@@ -33,22 +33,17 @@ def read_ground(words: str) -> Any:
         >>> read_ground("4.3,50.8,4.4,50.9").bounds
         (4.3, 50.8, 4.4, 50.9)
     """
-    numbers = re.split(r"[,\s]+", words.strip().strip("[]()"))
-    ground = _box(words) if len(numbers) == 4 and all(map(_is_number, numbers)) else _polygons(words)
-    return _checked(words, ground)
-
-
-def _is_number(word: str) -> bool:
     try:
-        return math.isfinite(float(word))
+        bounds = [float(word) for word in re.split(r"[,\s]+", words.strip().strip("[]()"))]
     except ValueError:
-        return False
+        bounds = []
+    is_box = len(bounds) == 4 and all(map(math.isfinite, bounds))
+    return _checked(words, _box(words, *bounds) if is_box else _polygons(words))
 
 
-def _box(words: str) -> Any:
+def _box(words: str, west: float, south: float, east: float, north: float) -> Any:
     import shapely
 
-    west, south, east, north = (float(word) for word in re.split(r"[,\s]+", words.strip().strip("[]()")))
     if west > east and east >= -180 and west <= 180:
         raise RecordError("area", words, f"west before east; give an area across the antimeridian as two areas, "
                           f"{west:g},{south:g},180,{north:g} and -180,{south:g},{east:g},{north:g}")  # fmt: skip

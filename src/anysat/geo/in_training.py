@@ -59,9 +59,10 @@ def as_in_training(
         else:
             missed.append(f"in training files had {len(trained.bands)} bands, {' '.join(trained.bands)}")
     before: Units = {}
-    if described.scale is None and described.offset is None and not _are_scaled(layers):
+    if described.scale is None and described.offset is None and not any(layer.scalings for layer in layers):
         before = own_units(trained.units, modality)
-        has_unit = described.units or any(key == modality.key for key, _ in units) or _have_units(layers)
+        is_given = described.units or any(key == modality.key for key, _ in units)
+        has_unit = is_given or any(known_unit(unit) for layer in layers for unit in layer.units)
         if not (is_stac or has_unit) and (trained.scale is not None or trained.offset is not None):
             scale, offset, first = trained.scale, trained.offset, trained.offset_from
             described = replace(described, scale=scale, offset=offset, offset_from=first)
@@ -86,11 +87,3 @@ def as_in_training(
 
 def _are_named(layers: Iterable[Layer], modality: Modality) -> bool:
     return any(band_index(name, modality) is not None for layer in layers for names in layer.bands for name in names)
-
-
-def _are_scaled(layers: Iterable[Layer]) -> bool:
-    return any(layer.scalings for layer in layers)
-
-
-def _have_units(layers: Iterable[Layer]) -> bool:
-    return any(known_unit(unit) is not None for layer in layers for unit in layer.units)

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
@@ -51,18 +49,6 @@ _LANDSAT_SCENE = re.compile(r"(?<![0-9A-Za-z])L[A-Z][1-9]\d{6}((?:19|20)\d\d)(\d
 _NUMBERED = re.compile(r"(band|layer|channel|b_)?[ _]?\d*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How to read stored numbers, as the user says. It takes precedence over the file; None leaves it to the file."""
-
-    scaling: tuple[float, float] | None = None
-    """Scale and offset: a value is the stored number times the scale plus the offset."""
-    offset_from: np.datetime64 | None = None
-    """First day for which the offset holds; None for all."""
-    nodata: float | None = None
-    """Stored number that means "no data"."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """Bands that share one pixel grid and one list of dates; nothing is read until `load` is called."""
@@ -85,9 +71,8 @@ class Layer:
     scalings: tuple[tuple[float, float], ...] = ()
     """Scale and offset of each stored band, which `load` applies; empty if there are none."""
     load_stored: Load | None = None
-    """Reads the numbers as stored, including nodata; None if `load` does that already."""
-    load_masked: Load | None = None
-    """Reads them with NaN where a mask or alpha band of the file hides them; None if it can have neither."""
+    """Reads the numbers as stored, including nodata, and NaN where a mask or alpha band of the file hides them; None if
+    `load` does that already."""
     nodata: float | None = None
     """Stored number that means "no data" in the file, or None. `load` returns NaN in its place."""
     scene: str = ""
@@ -119,44 +104,41 @@ class Layer:
                 self.path, "it is in degrees and lies on both sides of 180 degrees",
                 "cut it there, or reproject it to metres, as with `gdalwarp -t_srs EPSG:32760`",
             )  # fmt: skip
-        affine, (rows, cols) = placed.affine, self.shape_px
-        epsg = self.geobox.crs.to_epsg()
+        affine, epsg = placed.affine, self.geobox.crs.to_epsg()
         crs = CRS(f"EPSG:{epsg}") if epsg else self.geobox.crs
         is_rotated = bool(affine.b or affine.d)
         flip_rows, flip_cols = affine.e > 0 and not is_rotated, affine.a < 0 and not is_rotated
         if not (flip_rows or flip_cols) and str(crs) == str(self.geobox.crs) and placed is self.geobox:
             return self
-        if flip_rows:
-            affine = Affine(affine.a, affine.b, affine.c, affine.d, -affine.e, affine.f + rows * affine.e)
-        if flip_cols:
-            affine = Affine(-affine.a, affine.b, affine.c + cols * affine.a, affine.d, affine.e, affine.f)
-
-        turned: dict[str, Any] = {"geobox": GeoBox((rows, cols), affine, crs)}
-        if flip_rows or flip_cols:
-            flips = rows if flip_rows else None, cols if flip_cols else None
-            turned |= {"load": partial(_flipped, self.load, *flips)}
-            turned |= {"load_stored": self.load_stored and partial(_flipped, self.load_stored, *flips)}
-            turned |= {"load_masked": self.load_masked and partial(_flipped, self.load_masked, *flips)}
-        return replace(self, **turned)
-
-    def placed_at(self, left: float, top: float, pixel_m: float, crs: CRS | None) -> Layer:
-        """Return the layer with the given georeference."""
-        return replace(self, geobox=GeoBox(self.shape_px, Affine(pixel_m, 0, left, 0, -pixel_m, top), crs))
+        placed = placed.flipy() if flip_rows else placed
+        placed = placed.flipx() if flip_cols else placed
+        turned = replace(self, geobox=GeoBox(placed.shape, placed.affine, crs))
+        if not (flip_rows or flip_cols):
+            return turned
+        flips = self.shape_px[0] if flip_rows else None, self.shape_px[1] if flip_cols else None
+        load_stored = self.load_stored and partial(_flipped, self.load_stored, *flips)
+        return replace(turned, load=partial(_flipped, self.load, *flips), load_stored=load_stored)
 
     def as_stored(self) -> Layer:
         """Return the layer with its numbers as stored."""
         return replace(self, load=self.load_stored or self.load, scalings=())
 
-    def decoded_as(self, decoding: Decoding) -> Layer:
-        """Return the layer with its numbers decoded as the user says."""
-        if decoding.scaling is None and decoding.nodata is None:
+    def decoded_as(
+        self, scaling: tuple[float, float] | None, offset_from: np.datetime64 | None, nodata: float | None
+    ) -> Layer:
+        """Return the layer with its numbers decoded as the user says.
+
+        Args:
+            scaling: Scale and offset of all bands; None leaves them to the file.
+            offset_from: First day for which the offset holds; None for all.
+            nodata: Stored number that means "no data"; None leaves it to the file.
+        """
+        if scaling is None and nodata is None:
             return self
-        scalings = self.scalings or ((1.0, 0.0),) * len(self.bands)
-        if decoding.scaling is not None:
-            scalings = (decoding.scaling,) * len(self.bands)
+        scalings = self.scalings if scaling is None else (scaling,) * len(self.bands)
         is_plain = all(scaling == (1, 0) for scaling in scalings)
         return replace(
-            self, load=partial(_decoded, self, decoding, scalings), scalings=() if is_plain else scalings,
+            self, load=partial(_decoded, self, scalings, offset_from, nodata), scalings=() if is_plain else scalings,
             load_stored=self.load_stored or self.load,
         )  # fmt: skip
 
@@ -172,23 +154,22 @@ def _flipped(
 
 
 def _decoded(
-    layer: Layer, decoding: Decoding, scalings: Sequence[tuple[float, float]],
+    layer: Layer, scalings: Sequence[tuple[float, float]], offset_from: np.datetime64 | None, nodata: float | None,
     times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
 ) -> Pixels:  # fmt: skip
-    """Read a part of a layer, decoded as the user says. Its own nodata holds if no other is given.
-
-    Pixels hidden by a mask in the file stay hidden.
-    """
+    """Read a part of a layer, decoded as the user says. Its own nodata holds if no other is given."""
     where = (times, bands, row, col)
-    if decoding.nodata is None:
+    if nodata is None:
         seen = np.isfinite(decoded := layer.load(*where))
         numbers = layer.as_stored().load(*where) if layer.scalings else decoded
     else:
-        numbers = (layer.load_masked or layer.as_stored().load)(*where)
-        seen = numbers != np.float32(decoding.nodata)
+        numbers = layer.as_stored().load(*where)
+        seen = numbers != np.float32(nodata)
+    if not scalings:
+        return np.where(seen, numbers, np.nan).astype(np.float32)
     scale, offset = np.array([scalings[band] for band in bands]).T[:, None, :, None, None]
-    if decoding.offset_from is not None and layer.dates is not None:
-        offset = offset * (layer.dates >= decoding.offset_from)[list(times)][:, None, None, None]
+    if offset_from is not None and layer.dates is not None:
+        offset = offset * (layer.dates >= offset_from)[list(times)][:, None, None, None]
     return np.where(seen, numbers * scale + offset, np.nan).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,10 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, RecordError
 from anysat.geo.conventions import grid_attributes, joined
+from anysat.geo.periods import Period
 from anysat.geo.quantise import NODATA, Loss, from_power, from_scale, quantisation, to_power, to_scale
 
 Kind = Literal["float32", "float16", "int8-power", "int8-scale", "uint8"]
-Period = tuple[date, date]
-"""First and last day."""
-
 NO_CLASS = 255
 """Class number where nothing was seen."""
 _STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8"}
@@ -182,8 +180,7 @@ def create_group(root: Path, layout: Layout, periods: Sequence[Period]) -> None:
     y, x = layout.geobox.dimensions
     sides = layout.geobox.height, layout.geobox.width
     chunk = min(layout.chunk_px, layout.shard_px)
-    shard = math.ceil(layout.shard_px / chunk) * chunk
-    if shard != layout.shard_px:
+    if layout.shard_px % chunk:
         raise RecordError(f"layout {layout.name}: shard_px", layout.shard_px, f"a multiple of chunk_px = {chunk}")
     for name in layout.arrays:
         is_main = name == layout.variable
@@ -193,7 +190,7 @@ def create_group(root: Path, layout: Layout, periods: Sequence[Period]) -> None:
         depth = tuple(size for size, _ in axes)
         group.create_array(
             name, shape=(len(periods), *depth, *sides), dtype=dtype, fill_value=fill, compressors=[ZstdCodec(level=1)],
-            chunks=(1, *depth, chunk, chunk), shards=(1, *depth, shard, shard),
+            chunks=(1, *depth, chunk, chunk), shards=(1, *depth, layout.shard_px, layout.shard_px),
             dimension_names=("time", *(axis for _, axis in axes), y, x),
             attributes=_array_attributes(layout, name, dtype, fill),
         )  # fmt: skip

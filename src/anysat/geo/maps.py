@@ -13,9 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError
 from anysat.geo.cogs import Cog, whole, write_cog
-
-NO_CLASS = 255
-"""Class number where nothing was seen."""
+from anysat.geo.layout import NO_CLASS
 
 
 def write_classes(

@@ -66,10 +66,7 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
                           "correct it, or leave it out")  # fmt: skip
     if crs_of(geobox) != CRS(table.crs):
         found = _projected(flat, CRS(table.crs), name, geobox)
-    inverse = ~geobox.affine
-    shapes = shapely.transform(found, lambda points: np.stack([
-        inverse.a * points[:, 0] + inverse.b * points[:, 1] + inverse.c,
-        inverse.d * points[:, 0] + inverse.e * points[:, 1] + inverse.f], axis=1))  # fmt: skip
+    shapes = shapely.transform(found, lambda points: np.stack(mapped(~geobox.affine, *points.T), axis=1))
     notes: tuple[str, ...] = ()
     broken = np.nonzero(~shapely.is_valid(shapes))[0]
     why = next((told for one in (flat, found, shapes) for first in broken[:1]

@@ -5,43 +5,27 @@ Polygons end where a row of shards ends, and are not joined with those of the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
-from numpy.typing import NDArray
 
 from anysat.geo.grid import crs_of
-from anysat.geo.layout import Period
 from anysat.geo.stored import StoredGroup
 from anysat.geo.tables import times_of
 
 Advance = Callable[[int], object]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Strip:
-    """Polygons of one row of shards in one period."""
-
-    shapes: NDArray[Any]
-    numbers: NDArray[np.int32]
-    period: Period | None
-
-
 def write_polygons(path: Path, group: StoredGroup, told: Mapping[str, Any], advance: Advance) -> None:
     """Write the polygons of a class map to NAME.gpkg with class, name, area and time; store `told` under `anysat`."""
-    import geopandas
-
-    crs, frame, is_begun = crs_of(group.geobox).to_wkt(), None, False
-    for strip in _strips(group, advance):
-        frame = geopandas.GeoDataFrame(_columns(group, strip), geometry=list(strip.shapes), crs=crs)
+    frame, is_begun = None, False
+    for frame in _strips(group, advance):
         if len(frame):  # the first rows determine the types of the columns
             write_layer(frame, path, group.name, None if is_begun else told, geometry_type="Polygon")
             is_begun = True
-    if frame is not None and not is_begun:
+    if not is_begun:
         write_layer(frame, path, group.name, told, geometry_type="Polygon")
 
 
@@ -61,33 +45,26 @@ def write_layer(frame: Any, path: Path, layer: str, told: Mapping[str, Any] | No
         raise OSError(str(error)) from error
 
 
-def _strips(group: StoredGroup, advance: Advance) -> Iterator[_Strip]:
+def _strips(group: StoredGroup, advance: Advance) -> Iterator[Any]:
+    """Yield the polygons of one row of shards in one period, as a geopandas table."""
+    import geopandas
     import shapely.geometry
     from rasterio.features import shapes
 
-    a, _, left, _, e, top = tuple(group.geobox.affine)[:6]
+    crs, names = crs_of(group.geobox).to_wkt(), group.variable_attributes["class_names"]
     for period in range(max(1, len(group.periods))):
         for row in range(group.shards[0]):
             units = [unit for unit in group.units(period) if unit.row == row]
             values = np.concatenate([group.codes(unit) for unit in units], axis=1)
             valid = np.concatenate([group.valid(unit) for unit in units], axis=1)
-            place = Affine(a, 0, left, 0, e, top + e * group.slices(units[0])[0].start)
+            place = group.geobox.translate_pix(0, group.slices(units[0])[0].start).affine
             found = list(shapes(values, mask=valid, transform=place))
-            yield _Strip(
-                shapes=np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object),
-                numbers=np.array([number for _, number in found], np.int32),
-                period=group.periods[period] if group.periods else None,
-            )
+            outlines = [shapely.geometry.shape(shape) for shape, _ in found]
+            numbers = np.array([number for _, number in found], np.int32)
+            columns = {
+                "class": numbers, "class_name": [names[number] for number in numbers],
+                "area_m2": shapely.area(outlines),
+                **times_of(group.periods[period] if group.periods else None, len(found)),
+            }  # fmt: skip
+            yield geopandas.GeoDataFrame(columns, geometry=outlines, crs=crs)
             advance(len(units))
-
-
-def _columns(group: StoredGroup, strip: _Strip) -> dict[str, Any]:
-    import shapely
-
-    names: Sequence[str] = group.variable_attributes["class_names"]
-    return {
-        "class": strip.numbers,
-        "class_name": [names[number] for number in strip.numbers],
-        "area_m2": shapely.area(strip.shapes),
-        **times_of(strip.period, len(strip.shapes)),
-    }

@@ -29,23 +29,17 @@ class QualityKind:
     """Stored numbers, or bits counted from 0, that mark a pixel as invalid unless the user says otherwise."""
     has_bits: bool = False
     """Whether each bit is a flag; otherwise each number is a class."""
-    about: str
 
 
 QUALITY_KINDS = {
-    "scl": QualityKind(
-        layers=("SCL",), invalid=(0, 1, 3, 8, 9, 10),
-        about="Sentinel-2 scene classification: no data, saturated, cloud shadow, cloud (medium and high probability) "
-              "and thin cirrus are invalid; dark ground (2), unclassified (7) and snow (11) stay",
-    ),
-    "qa_pixel": QualityKind(
-        layers=("QA_PIXEL",), invalid=(0, 1, 2, 3, 4), has_bits=True,
-        about="Landsat Collection 2: fill, dilated cloud, cirrus, cloud and cloud shadow are invalid; snow (5) and "
-              "water (7) stay",
-    ),
-    "values": QualityKind(layers=(), invalid=(), about="your own mask: the numbers that are invalid, or valid"),
-    "bits": QualityKind(layers=(), invalid=(), has_bits=True, about="your own flags: bits that make a pixel invalid"),
-}  # fmt: skip
+    # Sentinel-2 scene classification: no data, saturated, cloud shadow, cloud (medium and high probability) and thin
+    # cirrus are invalid; dark ground (2), unclassified (7) and snow (11) stay.
+    "scl": QualityKind(layers=("SCL",), invalid=(0, 1, 3, 8, 9, 10)),
+    # Landsat Collection 2: fill, dilated cloud, cirrus, cloud and cloud shadow are invalid; snow (5), water (7) stay.
+    "qa_pixel": QualityKind(layers=("QA_PIXEL",), invalid=(0, 1, 2, 3, 4), has_bits=True),
+    "values": QualityKind(layers=(), invalid=()),
+    "bits": QualityKind(layers=(), invalid=(), has_bits=True),
+}
 """Kinds of quality layers, by name."""
 
 
@@ -74,11 +68,10 @@ class Quality:
         if self.kind not in QUALITY_KINDS:
             raise UnknownNameError("kind of quality layer", self.kind, QUALITY_KINDS)
         for name in ("invalid", "valid"):
-            numbers = getattr(self, name)
-            if isinstance(numbers, (str, bytes)) or not isinstance(numbers, Iterable):
-                raise RecordError(f"quality, {name}", numbers, "a list of whole numbers")
-            numbers = tuple(numbers)
-            if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            given = getattr(self, name)
+            is_list = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+            numbers = tuple(given) if is_list else given
+            if not is_list or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
                 raise RecordError(f"quality, {name}", numbers, "a list of whole numbers")
             object.__setattr__(self, name, numbers)
         known = QUALITY_KINDS[self.kind]
@@ -101,19 +94,18 @@ class Quality:
         known = np.isfinite(stored)
         if self.valid:
             return known & np.isin(stored, self.valid)
-        invalid = self.invalid or QUALITY_KINDS[self.kind].invalid
         if not QUALITY_KINDS[self.kind].has_bits:
-            return known & ~np.isin(stored, invalid)
+            return known & ~np.isin(stored, self._marked)
         flags = np.where(known, stored, 0).astype(np.int64)
-        return known & (flags & sum(1 << bit for bit in invalid) == 0)
+        return known & (flags & sum(1 << bit for bit in self._marked) == 0)
+
+    @property
+    def _marked(self) -> tuple[int, ...]:
+        return self.invalid or QUALITY_KINDS[self.kind].invalid
 
     def __str__(self) -> str:
-        said = f"only {list(self.valid)}" if self.valid else f"not {list(self.invalid or _default(self))}"
+        said = f"only {list(self.valid)}" if self.valid else f"not {list(self._marked)}"
         return f"{self.kind} of {' or '.join(self.names)}, {said}"
-
-
-def _default(quality: Quality) -> tuple[int, ...]:
-    return QUALITY_KINDS[quality.kind].invalid
 
 
 class Found(NamedTuple):

@@ -99,16 +99,11 @@ class Loss:
         )  # fmt: skip
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(
-            vectors=self.vectors + other.vectors,
-            squared_error=self.squared_error + other.squared_error,
-            squared=self.squared + other.squared,
-            cosine_sum=self.cosine_sum + other.cosine_sum,
-            relative_sum=self.relative_sum + other.relative_sum,
-            worst_cosine=min(self.worst_cosine, other.worst_cosine),
-            worst_relative=max(self.worst_relative, other.worst_relative),
-            clipped=self.clipped + other.clipped,
-        )
+        one, two = self.to_dict(), other.to_dict()
+        sums: dict[str, Any] = {name: one[name] + two[name] for name in one}
+        sums["worst_cosine"] = min(self.worst_cosine, other.worst_cosine)
+        sums["worst_relative"] = max(self.worst_relative, other.worst_relative)
+        return Loss(**sums)
 
     def summary(self) -> dict[str, float]:
         """Return the relative error of all vectors together (`relative_l2`), its mean and worst, and the cosine's."""

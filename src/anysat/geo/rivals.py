@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anysat.errors import SourceError
+from anysat.geo.grid import is_empty
 from anysat.geo.layers import Layer, names_in_stem
 
 _PLAIN = re.compile(r"\d+|\d+(m|cm)|v\d+\w*|\d{8}t\w*|doy\d+", re.IGNORECASE)
@@ -138,7 +139,5 @@ def _one_image(one: Layer, other: Layer) -> bool:
     if one.dates is not None and other.dates is not None and not set(one.dates) & set(other.dates):
         return False
     a, b = one.geobox.boundingbox, other.geobox.boundingbox
-    across = min(a.right, b.right) - max(a.left, b.left)
-    along = min(a.top, b.top) - max(a.bottom, b.bottom)
-    smaller = min(a.span_x * a.span_y, b.span_x * b.span_y)
-    return bool(across > 0 and along > 0 and across * along > smaller / 2)
+    shared, smaller = a & b, min(a.span_x * a.span_y, b.span_x * b.span_y)
+    return not is_empty(shared) and shared.span_x * shared.span_y > smaller / 2

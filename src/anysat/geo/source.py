@@ -232,6 +232,6 @@ def _touches(
 def _pixels(chosen: Chosen, geobox: GeoBox) -> tuple[NDArray[np.float32], str]:
     layer = chosen.layer
     if layer.geobox is None:  # lies at the tile's corner, see `plan_grid`
-        layer = layer.placed_at(geobox.affine.c, geobox.affine.f, geobox.affine.a, geobox.crs)
+        layer = replace(layer, geobox=GeoBox(layer.shape_px, geobox.affine, geobox.crs))
         return place(layer, geobox, chosen.times, chosen.bands)[0], "centred"
     return place(layer, geobox, chosen.times, chosen.bands)

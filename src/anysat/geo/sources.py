@@ -86,21 +86,16 @@ def open_sources(
             known = None if before is None else SourceDescription(**before)
             source = _open(described, known, modality, units or {}, bbox, between)
         else:
-            source = source_of(described, modality, _units_of_modality(units or {}, key), name=key).within(between)
+            source = _of_data(key, described, SourceDescription(), modality, units or {}).within(between)
         _check_in_area(source, bbox)
         sources[key] = source
     return sources
-
-
-def _units_of_modality(units: Units, key: str) -> dict[str | None, str]:
-    return {band: unit for (owner, band), unit in units.items() if owner == key}
 
 
 def open_source(
     given: InputPath,
     modality: Modality,
     units: Units | None = None,
-    bands: Sequence[str] = (),
     *,
     description: SourceDescription | None = None,
 ) -> Source:
@@ -110,16 +105,14 @@ def open_source(
         given: Path of the input.
         modality: The modality.
         units: Units by modality key and band (None for all bands). By default those of the file.
-        bands: Names of the stored bands of every file. By default those of the file.
-        description: Everything else that is known about it. Its own `bands` are then used.
+        description: Everything else that is known about it.
 
     Raises:
         MissingFileError: There is no such path.
         SourceError: It cannot be read, or has no georeference, no band of the modality, or no dates.
         UnknownNameError: It has no part of that name.
     """
-    described = description or SourceDescription(path=given.path, bands=tuple(bands))
-    return _of_file(given, described, None, modality, units or {})
+    return _of_file(given, description or SourceDescription(path=given.path), None, modality, units or {})
 
 
 def source_of(
@@ -146,14 +139,17 @@ def source_of(
     Raises:
         SourceError, UnknownNameError: As `open_source`.
     """
-    described = description or SourceDescription()
     by_band: Mapping[str | None, str] = {None: units} if isinstance(units, str) else units or {}
     asked = {(modality.key, band): unit for band, unit in by_band.items()}
+    return _of_data(name, data, description or SourceDescription(), modality, asked)
+
+
+def _of_data(name: str, data: Any, described: SourceDescription, modality: Modality, units: Units) -> Source:
     items = [] if hasattr(data, "dims") or not isinstance(data, Iterable) else list(data)
     if items and all(hasattr(item, "assets") for item in items):
-        return _of_items(name, items, described, None, modality, asked)
+        return _of_items(name, items, described, None, modality, units)
     layers = array_layers(name, data, _quality_names(described, None))
-    return _assemble(name, layers, described, modality, asked).within(described.dates)
+    return _assemble(name, layers, described, modality, units).within(described.dates)
 
 
 def _open(
@@ -171,11 +167,7 @@ def _open(
 
 
 def _both(described: SourceDescription, between: Between | None) -> Between | None:
-    """Return the range of days that is in both ranges.
-
-    Raises:
-        SourceError: There is none.
-    """
+    """Return the range of days that is in both ranges; refuse ranges that share no day."""
     if described.dates is None or between is None:
         return described.dates or between
     days = max(described.dates[0], between[0]), min(described.dates[1], between[1])
@@ -243,7 +235,8 @@ def _assemble(
     found = _quality_layers(name, layers, described.quality, modality) if described.quality is not None else []
     imagery, rivals = (layers, []) if is_stac else without_rivals(layers, _claim(described, modality))
     imagery = [_dated(layer, date) for layer in name_bands(imagery, described.bands, modality)]
-    imagery = [layer.north_up().decoded_as(described.decoding) for layer in imagery]
+    decoding = described.scaling, described.offset_from, described.nodata
+    imagery = [layer.north_up().decoded_as(*decoding) for layer in imagery]
     chosen, unused = match_bands(name, imagery, modality)
     unused += rivals
     chosen, dates = match_dates(name, date, chosen, modality)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError, UnknownNameError
-from anysat.geo.addresses import opened, unsigned
+from anysat.geo.addresses import geobox_of, opened, unsigned
 from anysat.geo.descriptions import SourceDescription
-from anysat.geo.formats import mask_is_read
+from anysat.geo.formats import unmasked
 from anysat.geo.layers import Layer, Pixels
 from anysat.geo.matching import some
 from anysat.geo.stac_bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
@@ -124,10 +124,7 @@ def _nothing_known(
 
 
 def _grouped(
-    item: Any,
-    wanted: Sequence[tuple[AssetBand, str]],
-    described: SourceDescription,
-    samples: _Samples,
+    item: Any, wanted: Sequence[tuple[AssetBand, str]], described: SourceDescription, samples: _Samples
 ) -> Iterator[Layer]:
     """Yield the layers of an item, one for each grid."""
     if not wanted:
@@ -161,18 +158,17 @@ def _grouped(
 def _stored(item: Any, band: AssetBand, name: str, described: SourceDescription, samples: _Samples) -> _Stored:
     """Return where a band lies and what its numbers mean: as the user says, else the metadata, else the file."""
     uri = _uri(item.assets[band.asset])
-    decoding = described.decoding
     header_scalings: tuple[tuple[float, float], ...] | None = None
-    if decoding.scaling is not None:
-        is_early = decoding.offset_from is not None and day_of(item) < decoding.offset_from
-        scaling = (decoding.scaling[0], 0.0) if is_early else decoding.scaling
+    if described.scaling is not None:
+        is_early = described.offset_from is not None and day_of(item) < described.offset_from
+        scaling = (described.scaling[0], 0.0) if is_early else described.scaling
     else:
         said = said_scaling(band.said)
         if said == (None, None):
             header_scalings = samples.header(item, band.asset).scalings
         about = {**item.properties, "id": item.id, "collection": item.collection_id}
         scaling = scaling_of(about, said, header_scalings, band.number)
-    nodata = said_nodata(item, band.said) if decoding.nodata is None else decoding.nodata
+    nodata = said_nodata(item, band.said) if described.nodata is None else described.nodata
     unit = band.said.get("unit")
     return _Stored(uri, band.number, nodata, scaling, unit, (name,), header_scalings)
 
@@ -280,9 +276,8 @@ def _uri(asset: Any) -> str:
 def _header(uri: str) -> _Header:
     """Read grid, scale and band names of a file, which must be a GeoTIFF or JPEG 2000."""
     with opened(uri) as file:
-        located = file.crs is not None and not file.transform.is_identity
-        geobox = GeoBox(file.shape, file.transform, file.crs.to_string()) if located else None
-        return _Header(geobox, file.shape, tuple(zip(file.scales, file.offsets, strict=True)), tuple(file.descriptions))
+        scalings = tuple(zip(file.scales, file.offsets, strict=True))
+        return _Header(geobox_of(file), file.shape, scalings, tuple(file.descriptions))
 
 
 def _read(
@@ -338,17 +333,13 @@ def _told(shape_px: tuple[int, int], geobox: GeoBox | None) -> str:
 
 def _read_band(band: _Stored, beside: Sequence[int], rows: slice, cols: slice, as_stored: bool) -> NDArray[np.float32]:
     """Read a part of a band. `beside` are all bands of its file that are read, counted from 0."""
-    from rasterio.enums import MaskFlags
-
     with opened(band.uri) as file:
         window = ((rows.start, rows.stop), (cols.start, cols.stop))
-        stored = file.read(band.number, window=window)
-        if as_stored:
-            return np.asarray(stored, np.float32)
-        has_mask = band.nodata is None or MaskFlags.per_dataset in file.mask_flag_enums[band.number - 1]
-        is_masked = has_mask and not mask_is_read(file, beside)
-        seen = file.read_masks(band.number, window=window) > 0 if is_masked else np.ones(stored.shape, dtype=bool)
-    if band.nodata is not None:
-        seen &= stored != float(band.nodata)
-    values = stored.astype(np.float32) if band.scaling == (1, 0) else stored * band.scaling[0] + band.scaling[1]
-    return np.where(seen, values, np.nan).astype(np.float32)
+        (stored,) = file.read([band.number], window=window)
+        own = None if as_stored or band.nodata is not None else stored[None]
+        seen = unmasked(file, [band.number - 1], window, own, beside)
+    values = stored.astype(np.float32)
+    if not as_stored:
+        seen = seen if band.nodata is None else seen & (stored != float(band.nodata))
+        values = values if band.scaling == (1, 0) else stored * band.scaling[0] + band.scaling[1]
+    return np.where(seen, values, np.nan).astype(np.float32).reshape(stored.shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -18,17 +17,6 @@ _NO_IMAGERY = {"thumbnail", "overview", "visual", "metadata"}
 """Roles of assets without measurements."""
 _MEDIA, _SUFFIXES = ("image/tiff", "image/jp2", "image/vnd"), (".tif", ".tiff", ".jp2")
 """Prefixes of media types, and file suffixes, of assets that are read. One of the two must fit."""
-
-
-@dataclass(frozen=True)
-class OffsetRule:
-    """An offset in the numbers of a product that the band's metadata may not mention."""
-
-    about: str
-    applies: Callable[[Mapping[str, Any]], bool]
-    """Says whether it applies, given the properties of the item with its `id` and `collection`."""
-    offset: float
-    """In stored numbers."""
 
 
 _BASELINE = re.compile(r"N?(\d{1,2}?)(\.?\d{2}|\.\d)?", re.IGNORECASE)
@@ -57,10 +45,8 @@ def _is_sentinel_2(properties: Mapping[str, Any]) -> bool:
     return any(_PRODUCT.match(str(properties.get(name, ""))) for name in ("id", "collection"))
 
 
-OFFSET_RULES = (
-    OffsetRule("Sentinel-2, processing baseline 04.00 and later (from 2022-01-25)", _is_baseline_4, -1000.0),
-)
-"""Offsets by product. An offset in the metadata of the band takes precedence."""
+_OFFSET_OF_BASELINE_4 = -1000.0
+"""In stored numbers of Sentinel-2, processing baseline 04.00 and later (2022-01-25), whether or not bands state it."""
 _ALREADY_APPLIED = "boa_offset_applied"
 """Name, after the prefix, of the property which says that the provider has applied the offset."""
 
@@ -170,7 +156,6 @@ def scaling_of(
         return scale, 0.0
     if said[1] is not None:
         return scale, said[1]
-    rule = next((rule for rule in OFFSET_RULES if rule.applies(properties)), None)
-    if rule is not None and of_file[1] == 0:
-        return scale, rule.offset * scale
+    if _is_baseline_4(properties) and of_file[1] == 0:
+        return scale, _OFFSET_OF_BASELINE_4 * scale
     return scale, of_file[1]

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from anysat.errors import OutputExistsError, RecordError, StoreMismatchError, UnfinishedError, WriteError
 from anysat.geo.claims import claim, release
 from anysat.geo.fingerprints import differences, facts_of, fingerprint_of
-from anysat.geo.layout import Layout, Period, create_group
+from anysat.geo.layout import Layout, create_group
+from anysat.geo.periods import Period
 from anysat.geo.quantise import Loss
 from anysat.geo.whole_files import checksum, read_object, write_whole
 

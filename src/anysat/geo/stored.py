@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
-from anysat.geo.layout import Period
+from anysat.geo.periods import Period
 from anysat.geo.quantise import from_power, from_scale
 from anysat.geo.store import Unit, partial_of
 
@@ -206,11 +206,7 @@ def told_of(error: Exception) -> str:
 
 @contextmanager
 def _undamaged(path: Path) -> Iterator[None]:
-    """Turn errors of opening a store or a group into a `SourceError`.
-
-    Raises:
-        SourceError: The store is damaged. It names the damaged file, if that is known.
-    """
+    """Turn errors of opening a store or a group into a `SourceError`, which names the damaged file if it is known."""
     try:
         yield
     except SourceError:

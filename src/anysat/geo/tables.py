@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import RecordError
 from anysat.geo.grid import crs_of, mapped
-from anysat.geo.layout import Period
+from anysat.geo.periods import Period
 
 Geometry = Literal["polygon", "point"]
 _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
@@ -30,9 +29,7 @@ class _ParquetRows:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._file.close()
 
 
@@ -247,28 +244,16 @@ def write_rows(
     import pyarrow
     import shapely
 
-    boxes = [pyarrow.array(column) for column in bounds.T]
-    places = {"geometry": pyarrow.array(shapely.to_wkb(shapes), pyarrow.binary()),
-              "bbox": pyarrow.StructArray.from_arrays(boxes, names=list(_BOUNDS))}  # fmt: skip
-    given = {**columns, **places}
-    arrays = [
-        given[field.name]
-        if isinstance(given[field.name], pyarrow.Array)
-        else pyarrow.array(given[field.name], field.type)
-        for field in schema
-    ]
-    file.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), row_group_size=len(shapes))
+    boxes = pyarrow.StructArray.from_arrays([pyarrow.array(column) for column in bounds.T], names=list(_BOUNDS))
+    given = {**columns, "geometry": shapely.to_wkb(shapes), "bbox": boxes}
+    file.write_table(pyarrow.table(given, schema=schema), row_group_size=len(shapes))
 
 
 def times_of(period: Period | None, count: int) -> dict[str, list[datetime | None]]:
     """Return the time columns, from the first second of the first day to the last second of the last."""
-    first = None if period is None else _midnight(period[0])
-    last = None if period is None else _midnight(period[1]) + timedelta(days=1, seconds=-1)
+    first = None if period is None else datetime.combine(period[0], time.min, UTC)
+    last = None if period is None else datetime.combine(period[1], time(23, 59, 59), UTC)
     return {name: [value] * count for name, value in zip(_TIMES, (first, first, last), strict=True)}
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _places(

@@ -208,15 +208,14 @@ def read_geobox(path: Path) -> Any:
     import warnings
 
     import rasterio
-    from odc.geo.geobox import GeoBox
     from rasterio.errors import NotGeoreferencedWarning
+
+    from anysat.geo.addresses import geobox_of
 
     with _opening(path, "a raster"), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path, driver=_driver(path)) as file:
-            if file.crs is None or file.transform.is_identity:
-                return None
-            return GeoBox(file.shape, file.transform, file.crs.to_string())
+            return geobox_of(file)
 
 
 def _read_tensors(path: Path, keys: Keys, rows: Part) -> tuple[Any, ...]:

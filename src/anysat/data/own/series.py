@@ -237,15 +237,14 @@ def _screen(path: Path, column: str) -> NDArray[np.float32]:
 
 def _decoded(stored: NDArray[np.float32], days: Dates, source: SourceDescription) -> NDArray[np.float32]:
     """Turn stored numbers into source values; NaN where there is none."""
-    decoding = source.decoding
     seen = np.isfinite(stored)
-    if decoding.nodata is not None:
-        seen &= stored != np.float32(decoding.nodata)
+    if source.nodata is not None:
+        seen &= stored != np.float32(source.nodata)
     values = np.where(seen, stored, np.float32(np.nan))
-    if decoding.scaling is not None:
-        scale, offset = (np.float32(number) for number in decoding.scaling)
+    if source.scaling is not None:
+        scale, offset = (np.float32(number) for number in source.scaling)
         values *= scale
-        values[slice(None) if decoding.offset_from is None else days >= decoding.offset_from] += offset
+        values[slice(None) if source.offset_from is None else days >= source.offset_from] += offset
     return values
 
 
@@ -281,7 +280,7 @@ def _units(
     modality: Modality, bands: Sequence[str], source: SourceDescription, units: Mapping[tuple[str, str | None], str]
 ) -> tuple[tuple[str, ...], str]:
     """Return the unit of each band, as given or else as in the record, and a note that says which."""
-    scaling = source.decoding.scaling
+    scaling = source.scaling
     found = []
     for name in bands:
         band = modality.bands[modality.find_band(name)]
