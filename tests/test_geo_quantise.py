@@ -55,7 +55,7 @@ def test_values_beyond_the_sample_are_clipped_and_counted():
 def test_the_loss_of_parts_is_that_of_the_whole():
     restored = VECTORS + np.random.default_rng(1).normal(0, 0.05, VECTORS.shape).astype(np.float32)
     parts = [Loss.between(VECTORS[part], restored[part], 2) for part in (slice(0, 100), slice(100, 500), slice(0, 0))]
-    found = Loss.from_dict((parts[0] + parts[1] + parts[2]).to_dict()).summary()
+    found = Loss(**(parts[0] + parts[1] + parts[2]).to_dict()).summary()
     error, length = (np.linalg.norm(x.astype(float), axis=1) for x in (VECTORS - restored, VECTORS))
     cosine = [
         a @ b / np.linalg.norm(a) / np.linalg.norm(b)

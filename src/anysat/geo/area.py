@@ -194,7 +194,7 @@ def _area_in(
     boxes = [(f.name, bounds_of(f.geoboxes if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
-    data = bbox_intersection([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])  # patches count from its corner
+    data = bbox_intersection([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])
     extent, wanted = bbox_intersection([box for _, box in boxes]), None
     if ground is not None:
         wanted = projected(shapely.segmentize(ground, _STEP_DEG), WGS84, crs)
@@ -203,7 +203,7 @@ def _area_in(
     if is_empty(extent) or is_empty(data):
         return None
     patch_m = check_patch_size(patch_size_m, [f.modality for f in tiling], order, extent)
-    left, top, _ = snap(data, tiling, crs, inwards=False)
+    left, _, _, top = snap(data, tiling, crs, inwards=False)  # patches count from its corner
     rows = _whole((top - extent.top) / patch_m, (top - extent.bottom) / patch_m)
     cols = _whole((extent.left - left) / patch_m, (extent.right - left) / patch_m)
     left, top = left + cols[0] * patch_m, top - rows[0] * patch_m

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def is_on_earth(crs: CRS) -> bool:
     return True
 
 
+@lru_cache(maxsize=8192)
 def has_place(geobox: GeoBox) -> bool:
     """Return whether the centre of a grid is a place on Earth, within the map of its reference system."""
     if geobox.crs is None or not is_on_earth(geobox.crs):

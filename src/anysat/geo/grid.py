@@ -118,17 +118,14 @@ def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: Subpa
     located, bounding, crs, reason, shared = _shared_ground(footprints)
     tiling = [f.modality for f in footprints if not f.modality.covers_tile] or [f.modality for f in footprints]
     floating = [footprint for footprint in footprints if not footprint.geoboxes]
-    ground = _centred(shared, floating)
-    left, top, ground = snap(ground, bounding, crs, inwards=not floating)
+    ground = snap(_centred(shared, floating), bounding, crs, inwards=not floating)
     patch_m = check_patch_size(patch_size_m, tiling, order, ground, located)
     slack = ALIGNED_PX * min(modality.gsd_m for modality in tiling) / patch_m
     rows, cols = (math.floor(side / patch_m + slack) for side in (ground.span_y, ground.span_x))
     _check_area(rows, cols, patch_m, tiling)
     shapes = {m: (round(rows * patch_m / m.gsd_m), round(cols * patch_m / m.gsd_m)) for m in tiling}
-    return TileGrid(
-        patches=PatchGrid.fit(shapes, patch_m, order), geobox=north_up(left, top, patch_m, rows, cols, crs),
-        crs_reason=reason, shared=shared,
-    )  # fmt: skip
+    geobox = north_up(ground.left, ground.top, patch_m, rows, cols, crs)
+    return TileGrid(patches=PatchGrid.fit(shapes, patch_m, order), geobox=geobox, crs_reason=reason, shared=shared)
 
 
 def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[float, float] | None = None) -> TileGrid:
@@ -169,10 +166,9 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
             size = f"{shared.span_y:.1f} x {shared.span_x:.1f} m"
             raise SourceError(names, f"the ground shared here is {size}, smaller than the tile of {side_m:g} m")
     ground = BoundingBox(x - side_m / 2, y - side_m / 2, x + side_m / 2, y + side_m / 2)
-    left, top, _ = snap(ground, bounding, crs, inwards=False)
-    return TileGrid(
-        patches=PatchGrid(side_m, 1, 1), geobox=north_up(left, top, side_m, 1, 1, crs), crs_reason=reason, shared=shared
-    )
+    ground = snap(ground, bounding, crs, inwards=False)
+    geobox = north_up(ground.left, ground.top, side_m, 1, 1, crs)
+    return TileGrid(patches=PatchGrid(side_m, 1, 1), geobox=geobox, crs_reason=reason, shared=shared)
 
 
 def _shown_throughout(bounding: Sequence[Footprint], crs: CRS, shared: BoundingBox, side_m: float) -> BoundingBox:
@@ -343,24 +339,22 @@ def _centred(shared: BoundingBox, floating: Sequence[Footprint], whose: str = "t
     return BoundingBox(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
-def snap(
-    ground: BoundingBox, bounding: Sequence[Footprint], crs: CRS, inwards: bool
-) -> tuple[float, float, BoundingBox]:
-    """Align the north-west corner with the pixels of a source; return it, and the ground from there."""
+def snap(ground: BoundingBox, bounding: Sequence[Footprint], crs: CRS, inwards: bool) -> BoundingBox:
+    """Move ground so that its north-west corner is aligned with the pixels of a source, or cut it `inwards` to that."""
     found = [
         (abs(geobox.affine.a / gsd_m - 1) < 1e-4, gsd_m, geobox)
         for gsd_m, geobox in ((f.modality.gsd_m, geobox) for f in bounding for geobox in f.geoboxes)
         if geobox.crs == crs and geobox.affine.b == 0 == geobox.affine.d
     ]
     if not found:
-        return ground.left, ground.top, ground
+        return ground
     _, step, anchor = max(found, key=lambda candidate: candidate[:2])
     bounds = anchor.boundingbox
     west, south = (ground.left - bounds.left) / step, (bounds.top - ground.top) / step
     count = (lambda pixels: math.ceil(pixels - ALIGNED_PX)) if inwards else round
     left, top = bounds.left + count(west) * step, bounds.top - count(south) * step
     right, bottom = (ground.right, ground.bottom) if inwards else (left + ground.span_x, top - ground.span_y)
-    return left, top, BoundingBox(left, bottom, right, top)
+    return BoundingBox(left, bottom, right, top)
 
 
 def check_patch_size(

@@ -7,7 +7,6 @@ and `scale`, with one step per dimension, fitted to a sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +121,6 @@ class Loss:
     def to_dict(self) -> dict[str, float]:
         """Return plain values, to be stored and added up later."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> Loss:
-        """Create it from the values of `to_dict`."""
-        return cls(**kept)
 
 
 def quantisation(dtype: str) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +43,7 @@ def stated_grid(item: Any, key: str) -> StatedGrid | None:
         return None
     geobox = GeoBox(shape_px, affine, crs)
     is_own = own.get("proj:shape") is not None and own.get("proj:transform") is not None
-    return StatedGrid(geobox, is_own) if _has_place(geobox) else None
+    return StatedGrid(geobox, is_own) if has_place(geobox) else None
 
 
 def drift_px(stated: GeoBox, shape_px: tuple[int, int], of_file: GeoBox | None) -> tuple[float, float] | None:
@@ -74,11 +73,6 @@ def shift_px(drift: tuple[float, float]) -> tuple[int, int] | None:
     """Return the whole rows and columns of a drift; None if it is not whole."""
     top, left = map(round, drift)
     return (top, left) if max(abs(drift[0] - top), abs(drift[1] - left)) <= _PART_PX else None
-
-
-@lru_cache(maxsize=8192)
-def _has_place(geobox: GeoBox) -> bool:
-    return has_place(geobox)
 
 
 def _numbers(given: Any, counts: Sequence[int]) -> list[float] | None:

@@ -191,7 +191,7 @@ class AreaStore:
         for unit in self.units():
             if (kept := self._kept(unit)) is not None:
                 for name, loss in kept["losses"].items():
-                    found[name] = found.get(name, Loss()) + Loss.from_dict(loss)
+                    found[name] = found.get(name, Loss()) + Loss(**loss)
         return found
 
     def write(
