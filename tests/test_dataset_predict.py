@@ -117,14 +117,15 @@ def answers(run, root, count=12):
 def test_a_row_per_tile_with_class_probabilities_and_label(forest, runs, tmp_path, capsys):
     rows = predicted(runs / "species", forest, tmp_path / "t.parquet")
     assert list(rows) == ["id", "split", "species", "species_name", "lon", "lat", "predicted", "predicted_name",
-                          "probabilities", "geometry"]  # fmt: skip
+                          "confidence", "probabilities", "geometry"]  # fmt: skip
     assert rows["id"].tolist() == NAMES
     assert rows["split"].tolist()[:3] == ["train", "val", "test"]
     assert rows["species_name"].fillna("").tolist()[:4] == ["beech", "oak", "", "beech"]
     shares = torch.cat([one.probabilities for one in answers(runs / "species", forest)]).numpy()[:-1]
     np.testing.assert_array_equal(np.stack(rows["probabilities"][:-1]), shares)
     assert rows["predicted_name"].tolist()[:-1] == [SPECIES[n] for n in shares.argmax(1)]
-    assert rows.iloc[-1][["predicted", "predicted_name", "probabilities"]].isna().all()
+    np.testing.assert_array_equal(rows["confidence"][:-1], shares.max(1))
+    assert rows.iloc[-1][["predicted", "predicted_name", "confidence", "probabilities"]].isna().all()
     told = capsys.readouterr().out
     assert "1 tile without valid values, null in the table: t11" in told
     assert "labels: species, of 11 of 12 tiles" in told

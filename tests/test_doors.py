@@ -49,6 +49,8 @@ OPTIONS = {
         "watch",
     },
     "probe": {
+        "folds",
+        "repeats",
         "preset",
         "out",
         "resume",
@@ -82,6 +84,8 @@ OPTIONS = {
         "report",
     },
     "finetune": {
+        "folds",
+        "repeats",
         "preset",
         "out",
         "resume",

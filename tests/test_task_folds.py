@@ -110,17 +110,19 @@ def test_folds_in_which_nothing_was_chosen_are_told_as_such(tmp_path, chosen, to
 def test_folds_that_are_done_are_not_run_again(run, tmp_path, monkeypatch):
     done, real = [], probe_run.run_probe
 
-    def stopped(config, out, resume):
+    def stopped(config, out, resume, **shared):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(out.name)
-        return real(config, out, resume)
+        return real(config, out, resume, **shared)
 
     monkeypatch.setattr(probe_run, "run_probe", stopped)
     assert run("probe")[0] == 130
     assert not (tmp_path / "run" / "folds.json").exists()
     monkeypatch.setattr(
-        probe_run, "run_probe", lambda config, out, resume: done.append(out.name) or real(config, out, resume)
+        probe_run,
+        "run_probe",
+        lambda config, out, resume, **shared: done.append(out.name) or real(config, out, resume, **shared),
     )
     assert run("probe")[0] == 2, "there is a run"
     assert len(done) == 3, "it was asked, and refused"

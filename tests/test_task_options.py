@@ -17,13 +17,14 @@ import yaml
 import anysat
 from anysat import AnySat, ModelConfig
 from anysat.data.base import Target, find_dataset, open_dataset
+from anysat.data.splits import TEST
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError, WriteError
 from anysat.geo.descriptions import SourceDescription
 from anysat.tasks.simple import Places, at_places, models
 from anysat.train.config import EngineConfig, KeepConfig
 from anysat.train.run import STATISTICS, check_same, wait_for
 from anysat.workflows import finetune_run, predict, predict_tile, task_parts
-from anysat.workflows.compare_turns import TEST, make_turns
+from anysat.workflows.compare_turns import make_turns
 from anysat.workflows.evaluate import EvaluateConfig, evaluate
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data, place_of

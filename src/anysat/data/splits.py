@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from anysat.errors import RecordError
 
+TRAIN, VAL, TEST = range(3)
+"""Roles of places."""
 METRES_PER_DEGREE = 111_195.0
 """Length of a degree of a great circle on a sphere of the Earth's size."""
 
@@ -102,6 +104,17 @@ def fold_numbers(groups: ArrayLike, num_folds: int, seed: int = 0) -> NDArray[np
         fold_of[group] = held.argmin()
         held[fold_of[group]] += counts[group]
     return fold_of[places.reshape(-1)]
+
+
+def roles_of(folds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the roles (turn place) if folds take turns: each is scored once, the one before it selects, others train.
+
+    >>> roles_of(np.array([0, 1, 2])).tolist() == [[TEST, TRAIN, VAL], [VAL, TEST, TRAIN], [TRAIN, VAL, TEST]]
+    True
+    """
+    count = int(folds.max()) + 1
+    turn = np.arange(count)[:, None]
+    return np.where(folds == turn, TEST, np.where(folds == (turn - 1) % count, VAL, TRAIN))
 
 
 def _total(shares: Mapping[str, float]) -> float:

@@ -61,6 +61,8 @@ class Features:
     """Number of tiles that had to be embedded now."""
     unseen: tuple[str, ...] = ()
     """Names of tiles without a valid value, or without one of `dense` if that is set. Their embeddings are NaN."""
+    rows: NDArray[np.int64] | None = None
+    """Number of each tile in the files; None for all of them in order."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,10 +72,22 @@ class Features:
         """Key of `dense`, or None."""
         return None if self.dense is None else self.dense.key
 
+    def of(self, ids: Sequence[str]) -> Features:
+        """Return those of some tiles, in the order of `ids`."""
+        number = {name: place for place, name in enumerate(self.ids)}
+        rows, wanted = np.array([number[name] for name in ids], np.int64), set(ids)
+        targets = {name: target[torch.from_numpy(rows)] for name, target in self.targets.items()}
+        return replace(
+            self, ids=tuple(ids), targets=targets,
+            places=tuple(self.places[row] for row in rows), rows=rows if self.rows is None else self.rows[rows],
+            unseen=tuple(name for name in self.unseen if name in wanted),
+        )  # fmt: skip
+
     def embeddings(self, indices: Sequence[int] | NDArray[np.int64]) -> Embeddings:
         """Return the embeddings of some tiles, in the order of `indices`."""
         found: dict[str, list[Tensor]] = {}
-        for place in np.asarray(indices).tolist():
+        chosen = np.asarray(indices) if self.rows is None else self.rows[np.asarray(indices)]
+        for place in chosen.tolist():
             number, row = divmod(place, TILES_PER_FILE)
             for name, tiles in _open(self.files[number], _version(self.files[number])).items():
                 found.setdefault(name, []).append(tiles[row : row + 1])

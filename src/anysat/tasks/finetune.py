@@ -117,7 +117,8 @@ class Scoring:
 def score(
     predictor: Predictor, tiles: Tiles, batch_size: int = 8, *, losses: list[_Loss] | None = None,
     share: tuple[int, int] = (0, 1), advance: Any = lambda _: None, unseen: list[str] | None = None,
-    places: list[tuple[float, float]] | None = None, precision: Precision = "float32", num_workers: int = 0,
+    places: list[tuple[float, float]] | None = None, answers: list[tuple[Tensor, Tensor]] | None = None,
+    precision: Precision = "float32", num_workers: int = 0,
 ) -> Scores:  # fmt: skip
     """Return the scores of a predictor on tiles with targets.
 
@@ -130,6 +131,7 @@ def score(
         advance: Called with the number of tiles done.
         unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
         places: List to which longitude and latitude of each tile's centre are appended; NaN if not known.
+        answers: List to which outputs and targets of each batch are appended, on the CPU.
         precision: Type of the encoder's matrix products.
         num_workers: Number of processes that read tiles ahead; 0 reads in this process. Scores do not depend on it.
     """
@@ -147,6 +149,8 @@ def score(
             unseen.extend(names_of_empty(batch, outputs))
         if losses is not None:
             losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
+        if answers is not None:
+            answers.append((outputs.cpu(), truth.cpu().clone()))
         if places is not None:
             places.extend(map(place_deg, batch.geoboxes))
         advance(len(batch))

@@ -124,7 +124,7 @@ def fit_heads(
     truth, num_tiles = train[0].targets[task.target.name], len(train[0])
     runners = [_begin(make, setting, seed) for setting in settings]
     per_epoch, step = -(-num_tiles // batch_size), 0
-    num_seen, since = _num_answered(runners[0].head, val), 0
+    num_seen, since = sum(int(one.isfinite().all(-1).sum()) for one in outputs_on(runners[0].head, val)), 0
     for epoch in range(1, epochs + 1):
         losses: list[list[float]] = []
         for indices in batches(num_tiles, batch_size, np.random.default_rng([seed, epoch])):
@@ -224,14 +224,12 @@ def score_heads(
     return [sheet.compute() for sheet in sheets]
 
 
-def _num_answered(head: nn.Module, features: Sequence[Features]) -> int:
-    """Return the number of places for which a head has finite outputs."""
-    count = 0
-    with torch.inference_mode():
-        for indices in batches(len(features[0]), TILES_PER_FILE):
+def outputs_on(head: nn.Module, features: Sequence[Features]) -> Iterator[Tensor]:
+    """Yield the outputs of a head for a few tiles at a time, in order."""
+    for indices in batches(len(features[0]), TILES_PER_FILE):
+        with torch.inference_mode():
             outputs = outputs_of(head.eval(), [one.embeddings(indices) for one in features])
-            count += int(outputs.isfinite().all(-1).sum())
-    return count
+        yield outputs
 
 
 def outputs_of(head: nn.Module, seen: Sequence[Embeddings]) -> Tensor:

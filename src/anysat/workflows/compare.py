@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anysat.data.splits import TEST, TRAIN, VAL
 from anysat.data.work import to_json, write_whole
 from anysat.errors import InputError
-from anysat.geo.degrees import place_deg
 from anysat.tasks.base import Task
 from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
 from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets, one_by_one
 from anysat.workflows.compare_told import Comparison, Line
-from anysat.workflows.compare_turns import TEST, TRAIN, VAL, make_turns
+from anysat.workflows.compare_turns import make_turns
 from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.ground_blocks import known_places, places_of
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import fitted_task
@@ -48,14 +49,16 @@ def compare(config: EvaluateConfig) -> Answer:
 def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
     """Draw the places to use: a number in each split, or in all tiles together if folds take turns."""
     truths: list[NDArray[Any]] = []
-    places: list[tuple[float, float]] = []
+    places: list[NDArray[np.float64]] = []
     for split, tiles in data.splits.items():
+        boxes: list[Any] = []
         with progress_bar(f"targets of {tiles.name}, {split}", len(tiles)) as advance:
             for draw in one_by_one(tiles, config.num_workers):
                 truths.append(draw.batch.targets[data.target.name][0].numpy().copy())
-                places += map(place_deg, draw.batch.geoboxes)
+                boxes += draw.batch.geoboxes
                 advance(1)
-    turns = make_turns(config, data, places)
+        places.append(known_places(tiles, places_of(boxes)))
+    turns = make_turns(config, data, np.concatenate(places))
     together = [range(len(truths))] if turns.is_crossed else [np.flatnonzero(turns.roles[0] == r) for r in range(3)]
     drawn = [draw_places([truths[n] for n in tiles], data.target, config.max_pixels, config.seed) for tiles in together]
     shapes = tuple(one.shape[-2:] if one.ndim >= 2 else None for one in truths)

@@ -17,6 +17,7 @@ from anysat.data.base import Tiles
 from anysat.data.cache import cache_folder
 from anysat.data.loader import Loader
 from anysat.data.mixture import OrderedPass
+from anysat.data.splits import TEST, TRAIN
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.early import LAST, end_at
@@ -27,7 +28,7 @@ from anysat.probing.cache import Features, extract
 from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
 from anysat.tasks.simple import SIMPLE, Places, at_places
-from anysat.workflows.compare_turns import TEST, TRAIN, Turns
+from anysat.workflows.compare_turns import Turns
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar

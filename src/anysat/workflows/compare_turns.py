@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.splits import fold_numbers
+from anysat.data.splits import TEST, fold_numbers, roles_of
 from anysat.errors import InputError
-from anysat.workflows.evaluate import BLOCK_KM, EvaluateConfig
-from anysat.workflows.ground_blocks import blocks, unit_of
-from anysat.workflows.labelled_data import OpenData
+from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.ground_blocks import Places, blocks, unit_of
+from anysat.workflows.labelled_data import OpenData, check_blocks
+from anysat.workflows.supervised import BLOCK_KM
 
 SPLITS = ("train", "val", "test")
-TRAIN, VAL, TEST = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +58,7 @@ class Turns:
         return f"{folds}95 % interval over {len(scored)} {self.unit}; all models tuned on {self.chosen_on}"
 
 
-def make_turns(config: EvaluateConfig, data: OpenData, places: Sequence[tuple[float, float]]) -> Turns:
+def make_turns(config: EvaluateConfig, data: OpenData, places: Places) -> Turns:
     """Return the turns: the given splits, the members of `data.folds`, or folds of blocks.
 
     Args:
@@ -78,24 +77,15 @@ def make_turns(config: EvaluateConfig, data: OpenData, places: Sequence[tuple[fl
     if km is not None:
         groups = blocks(places, [name for tiles in data.splits.values() for name in tiles.ids], km)
     if config.folds is not None:
-        if len(np.unique(groups)) < config.folds:
-            raise InputError(f"--folds {config.folds}", "at least as many blocks", f"{len(np.unique(groups))} "
-                             f"{unit_of(km)}", "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
-        roles = _roles(fold_numbers(groups, config.folds, config.seed))
+        check_blocks(groups, config.folds, km)
+        roles = roles_of(fold_numbers(groups, config.folds, config.seed))
     elif config.data.folds is not None:
         members = np.concatenate([tiles.samples.columns["split"] for tiles in data.splits.values()])
         number = {
             member: fold for fold, name in enumerate(config.data.folds)
             for part in name.split("+") for member in data.record.splits.get(part, (part,))
         }  # fmt: skip
-        roles = _roles(np.array([number[str(member)] for member in members]))
+        roles = roles_of(np.array([number[str(member)] for member in members]))
     else:
         roles = np.repeat(np.arange(3), counts)[None]
     return Turns(roles=roles, groups=groups, unit=unit_of(km), selected_on=data.selected_on)
-
-
-def _roles(folds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the roles (turn tile): each fold is scored once, the one before it chooses, and the others train."""
-    count = int(folds.max()) + 1
-    turn = np.arange(count)[:, None]
-    return np.where(folds == turn, TEST, np.where(folds == (turn - 1) % count, VAL, TRAIN))

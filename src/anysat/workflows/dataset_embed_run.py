@@ -30,12 +30,11 @@ from anysat.probing.cache import TILES_PER_FILE, Features, extract
 from anysat.train.run import STATISTICS
 from anysat.workflows.answer import Answer
 from anysat.workflows.dataset_embed import TableConfig
+from anysat.workflows.ground_blocks import known_places
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import number_days, with_statistics
 from anysat.workflows.tile_columns import (
-    PLACE_DEG,
     ROWS,
-    Placed,
     counts_line,
     members_and_splits,
     target_columns,
@@ -87,7 +86,7 @@ def _embedded(
     out = Path(config.out)
     whose = with_statistics(encoder, _standard(config, tiles), config.statistics, tiles.modalities, partial, 0)
     precision = find_precision(config.precision, encoder.device)
-    found = extract(encoder, Placed(tiles), size, partial, modalities=tiles.modalities, precision=precision,
+    found = extract(encoder, tiles, size, partial, modalities=tiles.modalities, precision=precision,
                     num_workers=config.workers, progress=progress_bar)  # fmt: skip
     facts = {
         "version": anysat.__version__,
@@ -167,7 +166,7 @@ def _standard(config: TableConfig, tiles: AnyDataset) -> _Standard:
 def _write(
     out: Path, overwrite: bool, tiles: AnyDataset, targets: Sequence[Target], found: Features, facts: Mapping[str, Any]
 ) -> None:
-    places = found.targets[PLACE_DEG].numpy()
+    places = known_places(tiles, found.places)
     members, splits = members_and_splits(tiles)
     fields: dict[str, Kind] = {"member": "string"} if members != splits else {}
     for target in targets:
@@ -218,7 +217,7 @@ def _told(
     )
     labels = ", ".join(target.name for target in targets)
     yield f"labels: {labels or 'none, because the dataset has no target per tile'}"
-    if not np.isfinite(found.targets[PLACE_DEG].numpy()).all(1).any():
+    if not np.isfinite(known_places(tiles, found.places)).all(1).any():
         yield "places: not known, so there are no columns lon, lat and geometry"
     yield from unseen_lines(found.unseen, "null in the table")
     yield f"wrote {out}: {len(found):,} rows"

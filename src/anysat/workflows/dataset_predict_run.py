@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from rich.text import Text
 
 import anysat
-from anysat.batch import Batch, Tile
-from anysat.data.base import DatasetRecord, Target, Tiles, find_dataset, open_dataset
-from anysat.data.loader import Loader, Plan
-from anysat.data.pack.tile import geobox_facts
+from anysat.batch import Batch
+from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
+from anysat.data.mixture import OrderedPass
 from anysat.data.work import fingerprint
 from anysat.errors import InputError, RecordError, SourceError, WriteError
 from anysat.geo.writers import check_apart, check_free, staged
@@ -28,8 +25,8 @@ from anysat.workflows.dataset_predict import TilesConfig
 from anysat.workflows.kept import CONFIG_FILE, FOLDS_FILE
 from anysat.workflows.predict import check_probabilities, told_not_given
 from anysat.workflows.progress import progress_bar
-from anysat.workflows.tile_answers import GRID, Answers
-from anysat.workflows.tile_columns import Placed, counts_line, unseen_lines
+from anysat.workflows.tile_answers import Answers
+from anysat.workflows.tile_columns import counts_line, unseen_lines
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
@@ -40,31 +37,6 @@ _SHOWN = 5
 """Largest number of classes that a message lists."""
 _PARTS = ("level", "kind", "unit", "gsd_m")
 """Properties of a target in which labels and predictions must agree, besides the classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _InOrder:
-    """Source of batches of tiles in order, for the loader."""
-
-    tiles: Tiles
-    batch_size: int
-    has_grids: bool
-    """Whether each tile carries its georeference as an additional target: JSON text as bytes."""
-
-    def plan(self, step: int) -> Plan:
-        """Return what to read in a step."""
-        indices = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self.tiles)))
-        return Plan(step=step, dataset=self.tiles.name, patch_size_m=0.0, indices=indices)
-
-    def read(self, plan: Plan) -> list[Tile]:
-        """Return the tiles of a step."""
-        tiles = [self.tiles[int(index)] for index in plan.indices]
-        if not self.has_grids:
-            return tiles
-        texts = [json.dumps(geobox_facts(tile)).encode() for tile in tiles]
-        longest = max(map(len, texts))
-        grids = [np.frombuffer(text.ljust(longest), np.uint8) for text in texts]
-        return [replace(tile, targets={**tile.targets, GRID: grid}) for tile, grid in zip(tiles, grids, strict=True)]
 
 
 def run_predict_dataset(config: TilesConfig) -> Answer:
@@ -197,11 +169,9 @@ def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Itera
     Raises:
         SourceError: A file cannot be read. The message says what to do if labels are missing.
     """
-    has_grids = predictor.task.target.level == "pixel"
-    source = _InOrder(tiles=Placed(tiles), batch_size=config.batch_size, has_grids=has_grids)
-    loader = Loader(source=source, start=0, stop=-(-len(tiles) // config.batch_size), num_workers=config.workers)
+    reading = OrderedPass(tiles=tiles, batch_size=config.batch_size, patch_size_m=predictor.view.patch_sizes_m[0])
     try:
-        for draw in loader:
+        for draw in reading.loader(num_workers=config.workers):
             yield draw.batch
     except WriteError:
         raise

@@ -10,10 +10,8 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard
-from anysat.workflows.supervised import LabelledData
+from anysat.workflows.supervised import FEWEST_FOLDS, LabelledData
 
-BLOCK_KM = 10.0
-"""Default side of a block of ground with `folds`, in kilometres."""
 _OF_COMPARISONS = (
     "weights", "patch_sizes_m", "dense", "day_convention", "statistics", "layers", "models", "max_pixels", "folds",
     "seed", "cache",
@@ -99,7 +97,7 @@ class EvaluateConfig:
         if self.precision not in PRECISIONS:
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if self.folds is not None and self.folds < 3:
-            raise RecordError("--folds", self.folds, "3 or more (one selects, one is scored, others train), or null")
+            raise RecordError("--folds", self.folds, FEWEST_FOLDS)
         if self.compare and self.split != "test":
             raise RecordError("--split", self.split, "test in a comparison; set --data.test to score another")
         if self.compare and self.data.train_frac < 1 and (self.folds is not None or self.data.folds):

@@ -19,7 +19,7 @@ from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import EvaluateConfig
-from anysat.workflows.folds import FOLDS, spread_lines, spread_of
+from anysat.workflows.folds import FOLDS, intervals_of, spread_lines, spread_of
 from anysat.workflows.ground_blocks import over_blocks, unit_of
 from anysat.workflows.labelled_data import open_data, place_of
 from anysat.workflows.progress import progress_bar
@@ -36,9 +36,11 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
     else:
         parent = json.loads((run / FOLDS).read_text())
         folds = {name: _scored(config, run / name)[0] for name in parent["folds"]}
+        figures = spread_of([one["scores"]["figures"] for one in folds.values()])
         content = {
-            "run": str(run), "split": config.split, "target": parent["target"], "folds": folds,
-            "figures": spread_of([one["scores"]["figures"] for one in folds.values()]),
+            "run": str(run), "split": config.split, "target": parent["target"], "figures": figures,
+            "intervals": intervals_of(figures, parent["folds"]), "folds": folds,
+            "seeds": sorted({one["seed"] for one in folds.values()}),
         }  # fmt: skip
         split = None if config.split == "test" else config.split
         lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split, config.crop_m)]
@@ -49,9 +51,10 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
 
 def _tiles(split: str, data: LabelledData, seed: int) -> tuple[str, Any]:
     """Return a name and the tiles: those a run was trained or validated on, or those of another split."""
-    if split in ("train", "val"):
+    if split in ("train", "val") or (split == "test" and data.fold is not None):
         found = open_data(data, seed)
-        return (found.selected_on, found.val) if split == "val" else (data.train, found.train)
+        names = {"train": data.train, "val": found.selected_on, "test": data.test}
+        return names[split], found.splits[split]
     root, _ = place_of(data)
     split = data.test if split == "test" else split
     return split, open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(str(data.target),))
@@ -77,7 +80,7 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
                           num_workers=config.num_workers)  # fmt: skip
         else:
             found = score_crops(predictor, tiles, config.crop_m, advance=advance, precision=precision, places=places)
-    sheet = described(over_blocks(found, places, tiles.ids, config.block_km), unit_of(config.block_km))
+    sheet = described(over_blocks(found, places, tiles, config.block_km), unit_of(config.block_km))
     content: dict[str, Any] = {
         "run": str(run), "split": split, "crop_m": config.crop_m, "precision": precision, "scores": sheet,
         "selected_on": predictor.provenance.get("selected_on"), "seed": predictor.provenance.get("seed"),

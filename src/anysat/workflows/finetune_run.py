@@ -34,6 +34,7 @@ from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
 from anysat.workflows.answer import Answer
 from anysat.workflows.finetune import FinetuneConfig
+from anysat.workflows.kept_answers import write_answers
 from anysat.workflows.labelled_data import OpenData, has_list, open_data
 from anysat.workflows.pretrain_objective import new_encoder
 from anysat.workflows.progress import progress_bar
@@ -84,7 +85,13 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         done = objective.finished().to(device_of(config.engine))
         unseen: dict[str, list[str]] = {split: [] for split in data.splits}
         places: dict[str, list[tuple[float, float]]] = {split: [] for split in data.splits}
-        scores = {split: _scored(config, done, data, split, unseen[split], places[split]) for split in data.splits}
+        answers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        is_table = data.target.level == "tile"
+        scores = {
+            split: _scored(config, done, data, split, unseen[split], places[split],
+                           answers if is_table and split == "test" else None)
+            for split in data.splits
+        }  # fmt: skip
         per_epoch = _steps_per_epoch(config, data)
         selection = {
             "trained": config.trained, "step": best.step, "epoch": best.step // per_epoch,
@@ -102,6 +109,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts, places)
         done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         done.sources = dict(data.record.sources)
+        write_answers(run.path, done.task, data.test, answers, places["test"])
         done.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))
         told = summary(json.loads((run.path / SCORES).read_text()), run.path)
@@ -251,9 +259,9 @@ def _precision(config: FinetuneConfig) -> Precision:
 
 def _scored(
     config: FinetuneConfig, predictor: Predictor, data: OpenData, split: str, unseen: list[str],
-    places: list[tuple[float, float]],
+    places: list[tuple[float, float]], answers: list[tuple[torch.Tensor, torch.Tensor]] | None,
 ) -> Any:  # fmt: skip
     tiles = getattr(data, split)
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
-        return score(predictor, tiles, advance=advance, unseen=unseen, places=places,
+        return score(predictor, tiles, advance=advance, unseen=unseen, places=places, answers=answers,
                      precision=_precision(config), num_workers=config.engine.num_workers)  # fmt: skip

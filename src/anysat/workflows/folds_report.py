@@ -1,4 +1,4 @@
-"""The page of a run over folds: scores over all folds and of each, with links to the pages of the folds."""
+"""The page of a run over folds and repeats: scores over all and of each, with links to their pages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from anysat.data.work import write_whole
 from anysat.errors import WriteError
+from anysat.workflows.folds import runs_told
 from anysat.workflows.page import HEAD, STYLE, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
 
@@ -26,8 +27,7 @@ def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
     Raises:
         WriteError: The page cannot be written.
     """
-    folds = content["folds"]
-    title = f"{content['target']}: {len(folds)} folds"
+    title = f"{content['target']}: {runs_told(content)}"
     facts = [("Command", content["command"]), ("Data", content["config"]["data"]["dataset"]),
              ("Weights", str(content["config"]["weights"])), ("Seed", str(content["seed"]))]  # fmt: skip
     page = _PAGE.substitute(style=STYLE, title=escape(title), scores=_scores(run, content), facts=rows(facts),
@@ -40,14 +40,16 @@ def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
 
 
 def _scores(run: Path, content: Mapping[str, Any]) -> str:
-    names = [_linked(run, name) for name in content["folds"]]
-    lines = [f"<tr><th>score</th><th>mean ± deviation</th>{''.join(f'<th>{name}</th>' for name in names)}</tr>"]
+    names = "".join(f"<th>{_linked(run, name)}</th>" for name in content["folds"])
+    lines = [f"<tr><th>score</th><th>mean ± deviation</th><th>95 % interval of the mean</th>{names}</tr>"]
     for name, title in FIGURES.items():
         if (one := content["figures"].get(name)) is None:
             continue
         spread = "" if one["deviation"] is None else f" ± {one['deviation']:.3f}"
         cells = "".join(f"<td>{with_interval(fold, name)}</td>" for fold in content["folds"].values())
-        lines.append(f'<tr><th scope="row">{escape(title)}</th><td><b>{one["mean"]:.3f}</b>{spread}</td>{cells}</tr>')
+        interval = "{:.3f} to {:.3f}".format(*content["intervals"][name]) if spread else "–"
+        lines.append(f'<tr><th scope="row">{escape(title)}</th><td><b>{one["mean"]:.3f}</b>{spread}</td>'
+                     f"<td>{interval}</td>{cells}</tr>")  # fmt: skip
     return table(lines)
 
 
@@ -63,8 +65,8 @@ _PAGE = Template(
 <body>
 <header>
 <h1>$title</h1>
-<p>Each fold is scored once, by a run whose settings were chosen on $chosen. Intervals (95 %) are over the tiles of a
- fold.</p>
+<p>Each fold is scored once, by a run whose settings were chosen on $chosen. The interval of the mean is over the runs;
+ those of single runs (95 %) are over their tiles.</p>
 </header>
 <h2>Scores</h2>
 $scores

@@ -48,16 +48,6 @@ def kept_sources(weights: object) -> dict[str, dict[str, Any]]:
     return {str(key): dict(one) for key, one in said.items()}
 
 
-def preset_config(command: str, name: str | None) -> Any:
-    """Return the config of a preset of `probe` or `finetune`; None if none is named, or there is no such preset."""
-    if name is None:
-        return None
-    from anysat.workflows.task_presets import FINETUNES, PROBES
-
-    presets: Mapping[str, Any] = PROBES if command == "probe" else FINETUNES
-    return presets[name]() if name in presets else None
-
-
 def check_heard(config: Any, names: Collection[str], why: str, preset: Any = None, prefix: str = "") -> None:
     """Check that options without effect have their default values, or those of the preset.
 

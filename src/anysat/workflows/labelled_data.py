@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
-from anysat.data.own.tables import PLACE, as_number
-from anysat.data.splits import block_numbers, ground_m
+from anysat.data.mixture import OrderedPass
+from anysat.data.splits import TEST, TRAIN, VAL, block_numbers, fold_numbers, ground_m, roles_of
+from anysat.data.work import fingerprint
 from anysat.errors import InputError, MissingFileError
 from anysat.normalise import Normaliser
+from anysat.workflows.ground_blocks import blocks, known_places, listed_places, places_of, unit_of
 from anysat.workflows.made_data import made_data
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
@@ -90,6 +93,10 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
     def opened(split: str) -> Any:
         return open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(target.name,))
 
+    if data.fold is not None:
+        found = _of_fold(data.fold, opened(data.every_split))
+        return _with_share(OpenData(record=record, target=target, **found, normaliser=normaliser,
+                                    selected_on="the fold before"), data.train_frac, seed)  # fmt: skip
     train, test = opened(data.train), opened(data.test)
     for option, tiles in (("train", train), ("test", test)):
         if not len(tiles):
@@ -100,12 +107,74 @@ def open_data(data: LabelledData, seed: int) -> OpenData:
         selected_on = f"{data.val_frac:.3g} of {data.train}, held out{by}"
         train, val = _held_out(train, data.val_frac, seed, record.block_m)
     _check_apart({"train": train, "val": val, "test": test}, record.name)
-    found = OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
-                     selected_on=selected_on)  # fmt: skip
-    if data.train_frac < 1:
-        found = replace(found, train=_share(train, data.train_frac, seed), whole_train=train)
-        _warn_of_missing(found, data.train_frac)
+    opened_data = OpenData(record=record, target=target, train=train, val=val, test=test, normaliser=normaliser,
+                           selected_on=selected_on)  # fmt: skip
+    return _with_share(opened_data, data.train_frac, seed)
+
+
+def open_every(data: LabelledData) -> tuple[Any, Any]:
+    """Open all tiles of the data, and those of them that train in any run over folds or repeats.
+
+    Raises:
+        InputError, UnknownNameError, MissingFileError, SourceError: See `open_data`.
+    """
+    target, (root, _) = _target(find_dataset(data.dataset), data.target), place_of(data)
+    every, train = (
+        open_dataset(data.dataset, root, split, modalities=data.modalities, targets=(target.name,))
+        for split in (data.every_split, data.train)
+    )
+    return every, every if data.folds is not None else train
+
+
+def _with_share(data: OpenData, share: float, seed: int) -> OpenData:
+    """Return the data with a share of the training tiles, drawn at random."""
+    if share == 1:
+        return data
+    order = np.random.default_rng([seed, 2]).permutation(len(data.train))
+    kept = data.train.take(np.sort(order[: max(1, round(share * len(data.train)))]))
+    found = replace(data, train=kept, whole_train=data.train)
+    _warn_of_missing(found, share)
     return found
+
+
+_PLACES: dict[str, Any] = {}
+"""Places of tiles by fingerprint, so that the runs of a command read them once."""
+
+
+def _of_fold(fold: Mapping[str, Any], tiles: AnyDataset) -> dict[str, Any]:
+    """Return the tiles that train, select and are scored in one of several folds of whole blocks of ground.
+
+    Raises:
+        InputError: Tiles have no coordinates, or there are fewer blocks than folds.
+    """
+    name, count, km = fingerprint(tiles), fold["folds"], fold["side_km"]
+    if name not in _PLACES:
+        places = listed_places(tiles)
+        if not np.isfinite(places).all():
+            reading = OrderedPass(tiles=tiles, batch_size=1, patch_size_m=0.0).loader()
+            with progress_bar(f"places of {tiles.name}", len(tiles)) as advance:
+                boxes: list[Any] = []
+                for draw in reading:
+                    boxes += draw.batch.geoboxes
+                    advance(1)
+            places = known_places(tiles, places_of(boxes))
+        _PLACES[name] = places
+    groups = blocks(_PLACES[name], tiles.ids, km)
+    check_blocks(groups, count, km)
+    roles = roles_of(fold_numbers(groups, count, fold["seed"]))[fold["scored"]]
+    return {split: tiles.take(np.flatnonzero(roles == role))
+            for split, role in (("train", TRAIN), ("val", VAL), ("test", TEST))}  # fmt: skip
+
+
+def check_blocks(groups: NDArray[np.int64], folds: int, km: float | None) -> None:
+    """Check that there are as many blocks of ground as folds.
+
+    Raises:
+        InputError: There are fewer.
+    """
+    if (found := len(np.unique(groups))) < folds:
+        raise InputError(f"--folds {folds}", "at least as many blocks", f"{found} {unit_of(km)}",
+                         "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
 
 
 def _empty(option: str, split: str, every: AnyDataset) -> InputError:
@@ -162,9 +231,9 @@ def _held_out(tiles: Any, share: float, seed: int, block_m: float | None) -> tup
 
 def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: float) -> tuple[Any, Any]:
     """Hold out randomly drawn blocks with at least `count` tiles in all. One block is always left to train on."""
-    lon, lat = (np.array([as_number(cell) for cell in tiles.samples.columns[name].tolist()]) for name in PLACE)
-    blocks = block_numbers(*ground_m(lon, lat, block_m), block_m)
-    held = np.bincount(blocks)
+    lon, lat = listed_places(tiles).T
+    numbers = block_numbers(*ground_m(lon, lat, block_m), block_m)
+    held = np.bincount(numbers)
     if len(held) < 2:
         raise InputError(
             "validation", f"training tiles in two blocks of {block_m:g} m or more, one of which is held out",
@@ -172,7 +241,7 @@ def _blocks_held_out(tiles: Any, count: int, rng: np.random.Generator, block_m: 
         )  # fmt: skip
     order = rng.permutation(len(held))
     num_blocks = min(int(np.searchsorted(np.cumsum(held[order]), count)) + 1, len(held) - 1)
-    is_val = np.isin(blocks, order[:num_blocks])
+    is_val = np.isin(numbers, order[:num_blocks])
     return tiles.take(np.flatnonzero(~is_val)), tiles.take(np.flatnonzero(is_val))
 
 
@@ -195,11 +264,6 @@ def _warn_of_missing(data: OpenData, share: float) -> None:
             "another --seed",
             stacklevel=2,
         )
-
-
-def _share(tiles: Any, share: float, seed: int) -> Any:
-    order = np.random.default_rng([seed, 2]).permutation(len(tiles))
-    return tiles.take(np.sort(order[: max(1, round(share * len(tiles)))]))
 
 
 def _check_apart(splits: dict[str, Any], name: str) -> None:

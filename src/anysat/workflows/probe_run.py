@@ -7,7 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,21 @@ from anysat.tasks.base import Task
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, make_head
 from anysat.tasks.neighbours import fit_neighbours
 from anysat.tasks.predictor import Predictor, View, head_of
-from anysat.tasks.probe import Recipe, TrainedHead, check_answered, check_labelled, fit_heads, grid, score_heads
+from anysat.tasks.probe import (
+    Recipe,
+    TrainedHead,
+    check_answered,
+    check_labelled,
+    fit_heads,
+    grid,
+    outputs_on,
+    score_heads,
+)
 from anysat.train.run import RunFolder, open_run
 from anysat.workflows.answer import Answer
-from anysat.workflows.labelled_data import OpenData, open_data
+from anysat.workflows.folds import run_all
+from anysat.workflows.kept_answers import write_answers
+from anysat.workflows.labelled_data import OpenData, open_data, open_every
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
@@ -49,15 +61,40 @@ FEATURES = "features"
 """Folder in a run that holds embeddings."""
 
 
-def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
-    """Run a probe, see `probe`."""
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What the runs of a command over folds or repeats share, so that no tile is embedded twice."""
+
+    folder: Path
+    """Folder of statistics and embeddings."""
+    seed: int
+    tiles: Any
+    """All tiles of all runs."""
+    train: Any
+    """Those that train in any run. Statistics, which need no labels, are of these."""
+    embedded: dict[tuple[float, str | None], Features] = field(default_factory=dict)
+    """Embeddings of all tiles by patch size and dense modality, filled by the first run that needs them."""
+
+
+def run_probes(config: ProbeConfig, out: Path, resume: bool) -> Answer:
+    """Run a probe, or one for each fold and repeat, see `probe`."""
+    if list(config.runs()) == [""]:
+        return run_probe(config, out, resume)
+    open_data(next(iter(config.runs().values())).data, config.seed)  # refused before anything is made
+    every, train = open_every(config.data)
+    pool = Pool(folder=out, seed=config.seed, tiles=every, train=every if config.folds is not None else train)
+    return run_all(config, out, resume, partial(run_probe, pool=pool))
+
+
+def run_probe(config: ProbeConfig, out: Path, resume: bool, pool: Pool | None = None) -> Answer:
+    """Run one probe. If others share the pool with it, statistics and embeddings are those of the pool."""
     began = time.monotonic()
     data = open_data(config.data, config.seed)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
         defaults=type(config)().to_dict(), caches=(FEATURES,),
     ) as run:  # fmt: skip
-        encoder, task, view, features, whose = _prepared(config, data, run)
+        encoder, task, view, features, whose = _prepared(config, data, run, pool)
         counted = time.monotonic()
         if config.method == "knn":
             predictor, selection = _asked(config, encoder, task, view, features)
@@ -73,6 +110,10 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
             facts["selected_on"] = NOTHING
         found = result("probe", config.to_dict(), data, predictor, scores, selection, facts,
                        {split: features[split][0].places for split in scores})  # fmt: skip
+        if data.target.level == "tile":
+            outputs = torch.cat(list(outputs_on(predictor.head, features["test"])))
+            answers = [(outputs, features["test"][0].targets[data.target.name])]
+            write_answers(run.path, task, data.test, answers, features["test"][0].places)
         predictor.to(predictor.device)  # the head was fitted to embeddings on the CPU
         predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
         predictor.sources = dict(data.record.sources)
@@ -89,7 +130,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool) -> Answer:
 
 
 def _prepared(
-    config: ProbeConfig, data: OpenData, run: RunFolder
+    config: ProbeConfig, data: OpenData, run: RunFolder, pool: Pool | None
 ) -> tuple[AnySat, Task, View, dict[str, list[Features]], str]:
     """Return encoder, task, view, embeddings of the three splits, and where the statistics come from."""
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
@@ -103,18 +144,29 @@ def _prepared(
         dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
     )  # fmt: skip
     check_seen(data, view.dense)
-    whose = with_statistics(encoder, data.uncut, config.statistics, modalities, run.path, config.seed)
+    if pool is None:
+        whose = with_statistics(encoder, data.uncut, config.statistics, modalities, run.path, config.seed)
+    else:
+        standard = replace(data, train=pool.train)
+        whose = with_statistics(encoder, standard, config.statistics, modalities, pool.folder, pool.seed)
     check_begun(run, read, encoder.normaliser)
     precision = find_precision(config.precision, encoder.device)
-    cache = Path(config.cache) if config.cache is not None else run.path / FEATURES
-    features = {
-        split: [
-            extract(encoder, tiles, size, cache, modalities=modalities, dense=view.dense,
-                    precision=precision, num_workers=config.num_workers, progress=progress_bar)
-            for size in view.patch_sizes_m
-        ]
-        for split, tiles in data.splits.items()
-    }  # fmt: skip
+    cache = Path(config.cache or (run.path if pool is None else pool.folder) / FEATURES)
+
+    def embedded(tiles: Any, size: float) -> Features:
+        return extract(encoder, tiles, size, cache, modalities=modalities, dense=view.dense, precision=precision,
+                       num_workers=config.num_workers, progress=progress_bar)  # fmt: skip
+
+    if pool is None:
+        features = {
+            split: [embedded(tiles, size) for size in view.patch_sizes_m] for split, tiles in data.splits.items()
+        }
+    else:
+        for size in view.patch_sizes_m:
+            if (size, view.dense) not in pool.embedded:
+                pool.embedded[size, view.dense] = embedded(pool.tiles, size)
+        every = [pool.embedded[size, view.dense] for size in view.patch_sizes_m]
+        features = {split: [one.of(tiles.ids) for one in every] for split, tiles in data.splits.items()}
     for what, split in (("training", "train"), ("validation", "val")):
         check_labelled(data.target, features[split][0].targets[data.target.name], what)
     truth = features["train"][0].targets[data.target.name]

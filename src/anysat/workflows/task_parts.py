@@ -31,7 +31,7 @@ from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.probe import nothing_seen
 from anysat.tasks.scores import Scores
 from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
-from anysat.workflows.ground_blocks import over_blocks, unit_of
+from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
 
@@ -268,7 +268,7 @@ def fitted_task(
 
 def result(
     command: str, config: Mapping[str, Any], data: OpenData, predictor: Predictor, scores: Mapping[str, Scores],
-    selection: Mapping[str, Any], facts: Mapping[str, Any], places: Mapping[str, Sequence[tuple[float, float]]],
+    selection: Mapping[str, Any], facts: Mapping[str, Any], places: Mapping[str, Places],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the record of a result as plain values. Intervals are over tiles, or over blocks of `block_km`.
 
@@ -278,7 +278,7 @@ def result(
     return {
         "command": command,
         "scores": {
-            split: described(over_blocks(found, places[split], data.splits[split].ids, km), unit_of(km))
+            split: described(over_blocks(found, places[split], data.splits[split], km), unit_of(km))
             for split, found in scores.items()
         },
         "primary": predictor.task.primary,

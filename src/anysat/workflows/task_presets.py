@@ -261,6 +261,8 @@ FINETUNES: dict[str, Callable[[], FinetuneConfig]] = {
     **{f"world-{target.replace('_', '-')}": _world_finetune(target) for target in WORLD_TASKS},
 }
 """Fine-tuning presets by name. Add new ones here."""
+PRESETS: dict[str, dict[str, Callable[[], Any]]] = {"probe": PROBES, "finetune": FINETUNES}
+"""Presets by command."""
 
 _PASTIS_PROBE = "table 1, linear probe; it does not say of which folds"
 _PASTIS_LABELS = "table A, which does not say of which folds"

@@ -125,13 +125,13 @@ def paper_line(
         split: Split that was scored; None for the run's test split.
         crop_m: Side of the five crops that each tile was predicted from; None for whole tiles.
     """
-    from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, RECOMMENDED
+    from anysat.workflows.task_presets import PAPER, PRESETS, RECOMMENDED
 
     preset = str(config.get("preset"))
     paper = PAPER.get((command, preset.removesuffix(RECOMMENDED)))
     if paper is None:
         return []
-    wanted = (PROBES if command == "probe" else FINETUNES)[preset]().to_dict()
+    wanted = PRESETS[command][preset]().to_dict()
     differing = [f"{name} {ours}, not {theirs}" for name, ours, theirs in _differences(config, wanted)]
     if split is not None and split != wanted["data"]["test"]:
         differing.append(f"split {split}, not {wanted['data']['test']}")
@@ -142,7 +142,7 @@ def paper_line(
     return [told + (f", not comparable: {'; '.join(differing)}" if differing else "")]
 
 
-_PROTOCOL = ("weights", "method", "trained", "head", "dense", "patch_sizes_m", "epochs")
+_PROTOCOL = ("weights", "method", "trained", "head", "dense", "patch_sizes_m", "epochs", "folds")
 """Options, besides those of the data, that decide whether a score is comparable to the paper's."""
 
 

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from affine import Affine
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from torch import Tensor
 
 from anysat.batch import Batch
-from anysat.data.pack.tile import geobox_of
 from anysat.data.targets import NOBODY, Target
 from anysat.geo.maps import write_classes, write_values
 from anysat.geo.tables import Kind, TileTable
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import labelled
 from anysat.tasks.predictor import Predictor, names_of_empty
-from anysat.workflows.tile_columns import PLACE_DEG, ROWS, members_and_splits, target_columns, target_kinds
+from anysat.workflows.ground_blocks import known_places, places_of
+from anysat.workflows.tile_columns import (
+    PREDICTED,
+    ROWS,
+    answer_columns,
+    answer_kinds,
+    members_and_splits,
+    target_columns,
+    target_kinds,
+)
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
-GRID = "grid of the tile"
-"""Name under which a tile's georeference, as text, is passed along with its targets. No target has such a name."""
 TABLE = "tiles.parquet"
 """Name of the table next to the rasters."""
-_PREDICTED, _LABEL, _PROBABILITIES = "predicted", "label", "probabilities"
+_LABEL, _PROBABILITIES = "label", "probabilities"
 """Names of columns of the table and of folders of rasters."""
 _TOLD = 8
 """Largest number of classes whose shares are reported."""
@@ -61,20 +64,19 @@ class Answers:
         target = predictor.task.target
         self._task, self._own, self._facts = predictor.task, own, facts
         self._target = target.of_answers()
-        self._said = replace(self._target, name=_PREDICTED)
-        self._members, self._splits = members_and_splits(tiles)
-        self._folders = [_PREDICTED, *([_LABEL] if own else []), *([_PROBABILITIES] if with_probabilities else [])]
+        self._tiles, (self._members, self._splits) = tiles, members_and_splits(tiles)
+        self._folders = [PREDICTED, *([_LABEL] if own else []), *([_PROBABILITIES] if with_probabilities else [])]
         self._fields: dict[str, Kind] = {"member": "string"} if self._members != self._splits else {}
         self._results: dict[str, Kind] = {"file": "string", "predicted_frac": "double"}
         if target.level == "tile":
-            self._results = target_kinds(self._said)
+            self._results = answer_kinds(target)
             if target.classes:
                 self._results[_PROBABILITIES] = ("float", len(target.classes))
             if own is not None:
                 TileTable.check_names(list(target_kinds(target)), self._results)
                 self._fields |= target_kinds(target)
         self._ids: list[str] = []
-        self._places: list[NDArray[np.float64]] = []
+        self._geoboxes: list[Any] = []
         self._columns: dict[str, list[Any]] = {}
         self._files: set[str] = set()
         self._num_done, self._num_answered, self._total = 0, 0, torch.zeros(max(1, len(target.classes))).double()
@@ -102,7 +104,7 @@ class Answers:
         """Add the predictions of the next tiles.
 
         Args:
-            batch: The tiles, with their places, and with their grids if rasters are written.
+            batch: The tiles.
             outputs: Outputs of the head (tile … output).
         """
         outputs = outputs.cpu()
@@ -116,7 +118,7 @@ class Answers:
         self._count(answer, seen)
         shares = self._task.probabilities(outputs)
         if self._target.level == "tile":
-            columns = self._of_tiles(answer, shares, seen, truth)
+            columns = self._of_tiles(outputs, shares, seen, truth)
         else:
             columns = self._of_pixels(batch, answer, shares, seen, truth)
         rows = slice(self._num_done, self._num_done + len(batch))
@@ -125,7 +127,7 @@ class Answers:
         for name, values in columns.items():
             self._columns.setdefault(name, []).extend(values)
         self._ids += batch.ids
-        self._places.append(batch.targets[PLACE_DEG].cpu().numpy().copy())
+        self._geoboxes += batch.geoboxes
         self._num_done = rows.stop
         if len(self._ids) >= ROWS:
             self._write_rows()
@@ -169,17 +171,17 @@ class Answers:
         total += found.bincount(minlength=len(total)) if self._target.is_multiclass else found.double().sum(0)
 
     def _of_tiles(
-        self, answer: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
+        self, outputs: Tensor, shares: Tensor | None, seen: Tensor, truth: Tensor | None
     ) -> dict[str, list[Any]]:
         """Return the columns of a target per tile."""
-        columns = target_columns(self._said, answer)
+        columns = answer_columns(self._task, outputs)
         if shares is not None:
             rows = zip(shares.numpy(), seen.tolist(), strict=True)
             columns[_PROBABILITIES] = [row if is_seen else None for row, is_seen in rows]
         if truth is not None:
             columns |= target_columns(self._target, truth)
         elif self._own is not None:
-            columns |= {name: [None] * len(answer) for name in target_kinds(self._target)}
+            columns |= {name: [None] * len(outputs) for name in target_kinds(self._target)}
         return columns
 
     def _of_pixels(
@@ -188,10 +190,9 @@ class Answers:
         """Write the rasters of some tiles, and return the columns that describe them."""
         files = [self._file(name) for name in batch.ids]
         for number, name in enumerate(batch.ids):
-            text = bytes(batch.targets[GRID][number].cpu().numpy()).decode()
-            box = self._geobox(json.loads(text), (answer.shape[1], answer.shape[2]))
+            box = self._geobox(batch.geoboxes[number], (answer.shape[1], answer.shape[2]))
             tags = {**self._facts, "tile": name}
-            write_answers(self._path / _PREDICTED / files[number], answer[number].numpy(), box, self._target, tags)
+            write_answers(self._path / PREDICTED / files[number], answer[number].numpy(), box, self._target, tags)
             if truth is not None:
                 write_answers(self._path / _LABEL / files[number], truth[number].numpy(), box, self._target, tags)
             if shares is not None and _PROBABILITIES in self._folders:
@@ -199,9 +200,8 @@ class Answers:
                 write_values(self._path / _PROBABILITIES / files[number], bands, box, self._target.classes, tags)
         return {"file": files, "predicted_frac": seen.double().flatten(1).mean(1).tolist()}
 
-    def _geobox(self, facts: Any, shape: tuple[int, int]) -> GeoBox:
+    def _geobox(self, box: GeoBox | None, shape: tuple[int, int]) -> GeoBox:
         """Return the geobox of a tile's pixels, in metres from its south-west corner if its place is not known."""
-        box = geobox_of(facts)
         if box is not None and box.crs is not None:
             found: GeoBox = box.zoom_to(shape)
             return found
@@ -220,10 +220,10 @@ class Answers:
 
     def _write_rows(self) -> None:
         if self._ids:
-            start = self._num_done - len(self._ids)
-            self._table.add(ids=self._ids, splits=self._splits[start : self._num_done],
-                            places=np.concatenate(self._places), columns=self._columns)  # fmt: skip
-        self._ids, self._places, self._columns = [], [], {}
+            rows = slice(self._num_done - len(self._ids), self._num_done)
+            places = known_places(self._tiles.take(np.arange(rows.start, rows.stop)), places_of(self._geoboxes))
+            self._table.add(ids=self._ids, splits=self._splits[rows], places=places, columns=self._columns)
+        self._ids, self._geoboxes, self._columns = [], [], {}
 
 
 def write_answers(

@@ -4,62 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from anysat.batch import Tile
-from anysat.data.base import Target
-from anysat.data.own.tables import PLACE, as_number
-from anysat.geo.degrees import centre_deg, has_place
+from anysat.data.targets import NOBODY, Target
 from anysat.geo.tables import Kind
 from anysat.probing.cache import TILES_PER_FILE
-from anysat.tasks.base import labelled
+from anysat.tasks.base import Task, labelled
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
 
-PLACE_DEG = "place of the tile"
-"""Name under which a tile's longitude and latitude are passed along with its targets. No target has such a name."""
 ROWS = 128 * TILES_PER_FILE
 """Number of tiles in a row group."""
+PREDICTED = "predicted"
+"""Name of the answers."""
 _NAMED = 3
 """Largest number of tiles that are listed by name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Tiles that carry their longitude and latitude as an additional target, NaN if not known."""
-
-    tiles: AnyDataset
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset."""
-        return self.tiles.name
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of the tiles."""
-        return self.tiles.ids
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, index: int) -> Tile:
-        tile = self.tiles[index]
-        row = self.tiles.samples.row(index)
-        place = [as_number(str(row.get(name, ""))) for name in PLACE]
-        if tile.geobox is not None and has_place(tile.geobox):
-            place = list(centre_deg(tile.geobox))
-        return replace(tile, targets={**tile.targets, PLACE_DEG: np.array(place)})
-
-    def labels(self) -> NDArray[np.int64]:
-        """Class number of every tile."""
-        return self.tiles.labels()
 
 
 def members_and_splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:
@@ -89,6 +52,31 @@ def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]
     numbers = [one if is_known else None for one, is_known in zip(values.tolist(), known.tolist(), strict=True)]
     names = [None if one is None else target.plain(one) for one in numbers]
     return dict(zip(target_kinds(target), (numbers, names), strict=False))  # values have no names
+
+
+_CONFIDENCE = "confidence"
+
+
+def answer_kinds(target: Target) -> dict[str, Kind]:
+    """Return the columns of answers and their types: those of the target, named `predicted`, and confidence."""
+    kinds = target_kinds(replace(target, name=PREDICTED))
+    return kinds | ({_CONFIDENCE: "double"} if target.is_multiclass else {})
+
+
+def answer_columns(task: Task, outputs: torch.Tensor) -> dict[str, list[Any]]:
+    """Return the values of the columns in `answer_kinds` for outputs (tile output), None where nothing was observed.
+
+    `confidence` is the probability of the class that is answered.
+    """
+    target, seen, answer = task.target, outputs.isfinite().all(-1), task.answer(outputs)
+    said = replace(target.of_answers(), name=PREDICTED)
+    if target.is_multilabel:
+        answer = answer.where(seen[:, None], NOBODY)
+    columns, shares = target_columns(said, answer), task.probabilities(outputs)
+    if target.is_multiclass and shares is not None:
+        sure = shares.gather(1, answer.clamp_min(0)[:, None])[:, 0].tolist()
+        columns[_CONFIDENCE] = [one if is_seen else None for one, is_seen in zip(sure, seen.tolist(), strict=True)]
+    return columns
 
 
 def counts_line(tiles: AnyDataset) -> str:
