@@ -100,6 +100,7 @@ def test_tiles_are_embedded_once_for_all_folds_and_repeats(run):
     assert len(list((out / "features").glob("*.safetensors"))) == 24 / 8
     assert not list(out.glob("seed*/fold*/features"))
     assert len({path.read_bytes() for path in out.glob("seed*/fold*/begun-with.json")}) == 1, "the same statistics"
+    assert scores_of(out / "seed0" / "fold1")["statistics"] == "computed from the training tiles of all runs"
 
 
 def test_repeats_alone_keep_the_splits_and_change_the_seed(run):

@@ -46,6 +46,7 @@ from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe_logs import write_sweep
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import (
+    COMPUTED,
     SCORES,
     check_begun,
     check_seen,
@@ -149,6 +150,7 @@ def _prepared(
     else:
         standard = replace(data, train=pool.train)
         whose = with_statistics(encoder, standard, config.statistics, modalities, pool.folder, pool.seed)
+        whose = "computed from the training tiles of all runs" if whose == COMPUTED else whose
     check_begun(run, read, encoder.normaliser)
     precision = find_precision(config.precision, encoder.device)
     cache = Path(config.cache or (run.path if pool is None else pool.folder) / FEATURES)

@@ -37,6 +37,8 @@ from anysat.workflows.progress import progress_bar
 
 SCORES = "scores.json"
 MOST_STATISTICS_TILES = 2000
+COMPUTED = "computed from the training split"
+"""Where statistics come from if none were known."""
 
 
 class Standard(Protocol):
@@ -94,7 +96,7 @@ def _statistics(
         count = min(len(data.train), MOST_STATISTICS_TILES)
         keep_statistics(kept, data.train, num_samples=count, seed=seed,
                         opened=partial(progress_bar, f"statistics of {name}"))  # fmt: skip
-    return Normaliser.read(kept), "computed from the training split"
+    return Normaliser.read(kept), COMPUTED
 
 
 def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | None) -> None:
