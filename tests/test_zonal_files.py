@@ -3,13 +3,16 @@
 import json
 
 import geopandas
+import numpy as np
 import pandas
 import pytest
 import shapely
 
 from anysat.cli import main
+from anysat.geo.layout import Layout
+from anysat.geo.maps import class_attributes
 from geo_builders import LEFT, SOUTH, TOP
-from store_builders import finished
+from store_builders import GRID, finished
 
 SUFFIXES = [".parquet", ".gpkg", ".csv"]
 
@@ -98,6 +101,22 @@ def test_columns_that_a_geopackage_cannot_hold_are_told_before_the_store_is_read
         assert "reading" not in errors
         assert main(["zonal", str(store), str(path), f"--out={tmp_path / 'a.csv'}", "--overwrite=true"]) == 0
         capsys.readouterr()
+
+
+@pytest.mark.parametrize(("suffix", "is_refused"), [(".gpkg", True), (".csv", False)])
+def test_classes_that_differ_only_in_case_are_not_lost_in_a_geopackage(tmp_path, capsys, suffix, is_refused):
+    """Its columns have names without case; other formats keep both columns."""
+    told = class_attributes(["Wheat", "wheat"], np.zeros((2, 3)))
+    layout = Layout(name="class", geobox=GRID, shard_px=4, chunk_px=2, variable="class", kind="uint8",
+                    variable_attributes=told)  # fmt: skip
+    store, path, out = finished(tmp_path / "map.zarr", [layout]), tmp_path / "given.parquet", tmp_path / f"a{suffix}"
+    fields().to_parquet(path)
+    if is_refused:
+        errors = refused(capsys, store, path, f"--out={out}")
+        assert "names that differ in more than case, for a GeoPackage, got Wheat_frac, wheat_frac" in errors
+        assert "reading" not in errors
+    else:
+        assert {"Wheat_frac", "wheat_frac"} <= set(summarised(store, fields(), out))
 
 
 def test_mistakes_in_polygons_are_told_before_the_store_is_read(store, tmp_path, capsys):

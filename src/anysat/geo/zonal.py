@@ -269,10 +269,12 @@ def _check_columns(name: str, given: Any, added: Sequence[str], suffix: str) -> 
     if both := [word for word in own if word.lower() in taken]:
         raise InputError(where, "none with the name of a column that is added", ", ".join(both), "rename them")
     is_package = suffix == ".gpkg"
-    every = [word.lower() if is_package else word for word in own]
-    if twice := [word for word, key in zip(own, every, strict=True) if every.count(key) > 1]:
-        kind = "names that differ in more than case, for a GeoPackage" if is_package else "each name once"
-        raise InputError(where, kind, ", ".join(twice), "rename them")
+    kind = "names that differ in more than case, for a GeoPackage" if is_package else "each name once"
+    other = "write .parquet or .csv" if is_package else "give the class of the map another name"
+    for place, words, advice in ((where, own, "rename them"), ("columns to add", added, other)):
+        every = [word.lower() if is_package else word for word in words]
+        if twice := [word for word, key in zip(words, every, strict=True) if every.count(key) > 1]:
+            raise InputError(place, kind, ", ".join(twice), advice)
     if is_package:
         with tempfile.TemporaryDirectory() as folder:
             try:
