@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from anysat.data.own.columns import LONG_SUFFIXES
 from anysat.data.own.days import TableColumns
 from anysat.data.own.paths import as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of
 from anysat.data.own.sections import Section
-from anysat.data.own.series import Series, claimed_columns, open_series
+from anysat.data.own.series import Series, claimed_columns, read_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.geo.descriptions import SKIPPED, InputPath, SourceDescription
 from anysat.geo.quality import QUALITY_KINDS, Quality
@@ -90,7 +92,8 @@ class OwnModality:
             MissingFileError, SourceError, UnknownNameError: The table is missing or cannot be read.
         """
         assert self.columns is not None, self.key
-        return open_series(root / self.path, self.columns, self.record, self.source, self.units)
+        path = root / self.path
+        return _loaded(self, path, _state(path))
 
     def claimed(self, root: Path) -> list[str]:
         """Return the columns of its table that are its bands or mask them. Raises as `series`."""
@@ -111,11 +114,9 @@ class OwnModality:
             EmptySourceError: There is nothing to read: an empty folder, or no day that counts.
             SourceError: The imagery cannot be read.
         """
-        from anysat.geo.sources import open_source
-
-        description = self._description(row, root, is_read=is_read)
-        source = open_source(self._input(row, root), self.record, self.units, description=description)
-        return source.within(self.source.dates)
+        given, quality = self._input(row, root), self._quality(row, root) if is_read else None
+        beside = None if quality is None or quality.layer is None else Path(quality.layer.partition("::")[0])
+        return _opened(self, given, quality, (_state(Path(given.path)), beside and _state(beside)))
 
     def _input(self, row: Row, root: Path) -> InputPath:
         file, part, day = (piece.format(**row) for piece in parts_of(self.path))
@@ -127,17 +128,43 @@ class OwnModality:
                 raise RecordError(f"the day at the end of the path of {self.key}", day, "one such as 2024-06-01")
         return InputPath(key=self.key, path=str(root / file), part=part or None, date=date)
 
-    def _description(self, row: Row, root: Path, *, is_read: bool) -> SourceDescription:
-        """Return the description of one tile's files, with the path of the raster that masks them."""
-        said = replace(self.source, path=None, dates=None)
-        if not is_read or said.quality is None:
-            return replace(said, quality=None)
+    def _quality(self, row: Row, root: Path) -> Quality | None:
+        """Return what masks one tile's files, with the path of its raster; None if nothing does."""
         if self.quality_path is None:
-            return said.of_folder(root)
+            return self.source.of_folder(root).quality
+        assert self.source.quality is not None, self.key
         layer = root / self.quality_path.format(**row)
         if not (root / file_of(self.quality_path).format(**row)).exists():
             raise MissingFileError(layer, f"the quality layer of {self.key!r}")
-        return replace(said, quality=replace(said.quality, layer=str(layer)))
+        return replace(self.source.quality, layer=str(layer))
+
+    def __hash__(self) -> int:  # some fields are mappings, which have none
+        return hash((self.key, self.path))
+
+
+_State = tuple[tuple[str, int, int], ...]
+
+
+def _state(path: Path) -> _State:
+    """Return name, time of change and size of a file, or of what a folder holds; empty if there is neither."""
+    entries = os.scandir(path) if path.is_dir() else [path] if path.exists() else []
+    return tuple((entry.name, (found := entry.stat()).st_mtime_ns, found.st_size) for entry in entries)
+
+
+@lru_cache(maxsize=8)
+def _loaded(own: OwnModality, path: Path, _: _State) -> Series:
+    """Read the table of a modality, once per process while the file stays as it is."""
+    assert own.columns is not None, own.key
+    return read_series(path, own.columns, own.record, own.source, own.units)
+
+
+@lru_cache(maxsize=16)
+def _opened(own: OwnModality, given: InputPath, quality: Quality | None, _: Any) -> Source:
+    """Open files, once per process while they stay as they are: many tiles may lie in one. None is left open."""
+    from anysat.geo.sources import open_source
+
+    description = replace(own.source, path=None, dates=None, quality=quality)
+    return open_source(given, own.record, own.units, description=description).within(own.source.dates)
 
 
 def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:

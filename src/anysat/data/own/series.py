@@ -1,6 +1,6 @@
 """Pixel series of a user's own table, with a row for each id and date or for each id, looked up by id.
 
-The table is read once per process and kept as arrays sorted by id and date.
+It is kept as arrays sorted by id and date.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +23,6 @@ from anysat.geo.matching import some, unit_once_scaled
 from anysat.modalities import Modality, band_key
 from anysat.observation import Dates, Observation
 
-_KEPT = 8
-"""Number of tables kept in memory."""
 _TRUTHS = {"true": 1.0, "false": 0.0}
 
 
@@ -70,15 +67,11 @@ class Series:
                               dates=self.dates[rows])  # fmt: skip
 
 
-_loaded: dict[Any, Series] = {}
-_lock = Lock()
-
-
-def open_series(
+def read_series(
     path: Path, columns: TableColumns, modality: Modality, source: SourceDescription,
     units: Mapping[tuple[str, str | None], str],
 ) -> Series:  # fmt: skip
-    """Read the series of a table, or return those in memory if the file has not changed.
+    """Read the series of a table.
 
     Args:
         path: A CSV or Parquet file.
@@ -92,21 +85,6 @@ def open_series(
         SourceError: The table cannot be read, a row has no id or no date, or a cell is not a number.
         UnknownNameError: A column is missing.
     """
-    state = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-    key = (path, state, columns, repr(modality), repr(source), repr(units))
-    with _lock:
-        if key not in _loaded:
-            series = _load(path, columns, modality, source, units)
-            while len(_loaded) >= _KEPT:
-                del _loaded[next(iter(_loaded))]
-            _loaded[key] = series
-        return _loaded[key]
-
-
-def _load(
-    path: Path, columns: TableColumns, modality: Modality, source: SourceDescription,
-    units: Mapping[tuple[str, str | None], str],
-) -> Series:  # fmt: skip
     names = column_names(path)
     ids = read_texts(path, [_id_column(path, columns, names)])[columns.id]
     _check_ids(path, columns, ids)
