@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anysat.data.own.modalities import OwnModality, read_own_modalities
+from anysat.data.own.parcels import POLYGON_SUFFIXES
 from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import Section
 from anysat.data.own.tables import SUFFIXES
@@ -22,7 +23,7 @@ MAX_TILE_M = 1e7
 """Longest length that is accepted, in metres: a quarter of the Earth's circumference."""
 _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
-_KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "columns", "centre",
+_KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "columns", "centre", "inside_only",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
 
 
@@ -59,6 +60,8 @@ class OwnData:
     """Column of the table that holds the ids."""
     is_centred_on_table: bool
     """True to centre a tile on its place in the table, False to take the middle of its files."""
+    is_inside_only: bool
+    """Whether pixels outside a tile's polygon in the table are invalid."""
     modalities: tuple[OwnModality, ...]
     targets: tuple[OwnTarget, ...]
     splits: OwnSplits
@@ -127,6 +130,7 @@ def read_yaml(path: Path) -> OwnData:
         tiles=_table_name(top) or (None if first.columns is None else first.path),
         id_column=top.part("columns", top.get("columns", dict, "{id: NAME}", {}), ("id",)).text("id", "id"),
         is_centred_on_table=centre == "table",
+        is_inside_only=bool(top.get("inside_only", bool, "true or false", False)),
         modalities=modalities,
         targets=(),
         splits=_splits(top),
@@ -168,6 +172,10 @@ def _check_tables(data: OwnData, top: Section) -> None:
         raise top.refuse("columns", expected)
     if data.is_centred_on_table and not data.has_files:
         raise top.refuse("centre", "no value, because it has no effect on a table of series")
+    if data.is_inside_only and (data.tiles is None or Path(data.tiles).suffix.lower() not in POLYGON_SUFFIXES):
+        raise top.refuse("inside_only", f"a table of `tiles` with polygons ({', '.join(POLYGON_SUFFIXES)})")
+    if data.is_inside_only and not data.has_files:
+        raise top.refuse("inside_only", "no value, because it has no effect on a table of series")
 
 
 def _check_ids_are_not_asked_for(data: OwnData) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,7 +15,7 @@ import numpy as np
 from anysat.data.base import Row
 from anysat.data.own.columns import LONG_SUFFIXES
 from anysat.data.own.days import TableColumns
-from anysat.data.own.paths import as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of
+from anysat.data.own.paths import State, as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of, state_of
 from anysat.data.own.sections import Section
 from anysat.data.own.series import Series, claimed_columns, read_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
@@ -93,7 +92,7 @@ class OwnModality:
         """
         assert self.columns is not None, self.key
         path = root / self.path
-        return _loaded(self, path, _state(path))
+        return _loaded(self, path, state_of(path))
 
     def claimed(self, root: Path) -> list[str]:
         """Return the columns of its table that are its bands or mask them. Raises as `series`."""
@@ -116,7 +115,7 @@ class OwnModality:
         """
         given, quality = self._input(row, root), self._quality(row, root) if is_read else None
         beside = None if quality is None or quality.layer is None else Path(quality.layer.partition("::")[0])
-        return _opened(self, given, quality, (_state(Path(given.path)), beside and _state(beside)))
+        return _opened(self, given, quality, (state_of(Path(given.path)), beside and state_of(beside)))
 
     def _input(self, row: Row, root: Path) -> InputPath:
         file, part, day = (piece.format(**row) for piece in parts_of(self.path))
@@ -142,17 +141,8 @@ class OwnModality:
         return hash((self.key, self.path))
 
 
-_State = tuple[tuple[str, int, int], ...]
-
-
-def _state(path: Path) -> _State:
-    """Return name, time of change and size of a file, or of what a folder holds; empty if there is neither."""
-    entries = os.scandir(path) if path.is_dir() else [path] if path.exists() else []
-    return tuple((entry.name, (found := entry.stat()).st_mtime_ns, found.st_size) for entry in entries)
-
-
 @lru_cache(maxsize=8)
-def _loaded(own: OwnModality, path: Path, _: _State) -> Series:
+def _loaded(own: OwnModality, path: Path, _: State) -> Series:
     """Read the table of a modality, once per process while the file stays as it is."""
     assert own.columns is not None, own.key
     return read_series(path, own.columns, own.record, own.source, own.units)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anysat.data.layout import FIELD
@@ -14,6 +15,8 @@ SPLIT_CELL = "split_cell"
 """Field that replaces `{split}` in a path: the table's own cell, because `split` is the split that a tile is put in."""
 _DATE = re.compile(r"@(\d{4}-\d\d-\d\d|(?:[\d-]*{\w+})+[\d-]*)$")
 """A day at the end of a path, or columns that make one."""
+State = tuple[tuple[str, int, int], ...]
+"""Name, time of change and size of a file, or of each entry of a folder."""
 
 
 def as_pattern(path: str) -> str:
@@ -83,3 +86,9 @@ def with_cell(row: Mapping[str, Any]) -> dict[str, Any]:
     if SPLIT_CELL in row:
         return {**row, SPLIT: row[SPLIT_CELL]}
     return {**row, SPLIT_CELL: row[SPLIT]} if SPLIT in row else dict(row)
+
+
+def state_of(path: Path) -> State:
+    """Return the state of a file or folder, by which a change is seen; empty if there is neither."""
+    entries = os.scandir(path) if path.is_dir() else [path] if path.exists() else []
+    return tuple((entry.name, (found := entry.stat()).st_mtime_ns, found.st_size) for entry in entries)

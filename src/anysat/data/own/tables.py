@@ -265,7 +265,7 @@ def _of_vectors(path: Path) -> list[dict[str, Any]]:
     centres = shapely.centroid(np.asarray(table.geometry.values))
     places = with_degrees.transform(shapely.get_x(centres), shapely.get_y(centres))
     columns = table.drop(columns=table.geometry.name)
-    rows = [{str(name): _plain(value) for name, value in row.items()} for row in columns.to_dict("records")]
+    rows = [{str(name): plain(value) for name, value in row.items()} for row in columns.to_dict("records")]
     for number, (row, lon, lat) in enumerate(zip(rows, *places, strict=True), 1):
         if math.isfinite(lon) and math.isfinite(lat):
             row |= dict(zip(PLACE, (float(lon), float(lat)), strict=True))
@@ -274,7 +274,7 @@ def _of_vectors(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value of a data frame as None if it is missing, and as a date if it is the start of a day."""
     if value is None or value != value:  # as NaN and NaT alone are
         return None

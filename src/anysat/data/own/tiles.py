@@ -16,6 +16,7 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.found import found_rows
+from anysat.data.own.parcels import Parcel, check_parcels, find_parcel
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
@@ -56,6 +57,8 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
             _check_labels(own, rows, source)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     _check_series(data, folder.root, columns["id"], source)
+    if data.is_inside_only:
+        check_parcels(source, data.id_column, columns["id"].tolist())
     return Samples(**{**columns, "split": _split(data, columns, source)})
 
 
@@ -196,11 +199,16 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
     sources, _ = _open_sources(data, folder, row, modalities)
     series, _ = _read_series(data, folder.root, row, modalities)
     grid = _plan(data, folder, row, sources)
-    observations = [
-        series[own.key] if own.key in series or grid is None else sources[own.key].observe(grid.of(own.record))[0]
-        for own in data.modalities
-        if own.key in series or (own.key in modalities and own.key in sources)
-    ]
+    table = data.table_path(folder.root)
+    parcel = find_parcel(table, data.id_column, str(row["id"])) if data.is_inside_only and table is not None else None
+    observations = []
+    for own in data.modalities:
+        if own.key in series:
+            observations.append(series[own.key])
+        elif own.key in modalities and own.key in sources:
+            assert grid is not None, own.key
+            seen = sources[own.key].observe(geobox := grid.of(own.record))[0]
+            observations.append(seen if parcel is None else parcel.mask(seen, geobox))
     if not observations:
         record = next(own.record for own in data.modalities if own.key == modalities[0])
         observations = [nothing_of(record, data.tile_m)]
@@ -213,7 +221,8 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
             targets[target.name] = label_of(wanted, row)
         else:
             assert grid is not None and target.gsd_m is not None, target  # noqa: PT018
-            targets[target.name] = _raster(wanted, folder.root / wanted.path.format(**row), grid.at(target.gsd_m))
+            path, geobox = folder.root / wanted.path.format(**row), grid.at(target.gsd_m)
+            targets[target.name] = _raster(wanted, path, geobox, parcel)
     return Tile.of(*observations, targets=targets, geobox=_square(data, row) if grid is None else grid.geobox)
 
 
@@ -303,11 +312,13 @@ def list_classes(data: OwnData, own: OwnTarget, _folder: DatasetFolder, samples:
     return found if own.target.ignore is None else np.where(found == own.target.ignore, -1, found)
 
 
-def _raster(own: OwnTarget, path: Path, geobox: GeoBox) -> NDArray[Any]:
-    """Read a label raster onto a grid, taking the stored pixel under each pixel's centre."""
+def _raster(own: OwnTarget, path: Path, geobox: GeoBox, parcel: Parcel | None) -> NDArray[Any]:
+    """Read a label raster onto a grid, taking the stored pixel under each pixel's centre; no label outside a parcel."""
     if not path.is_file():
         raise MissingFileError(path, f"the raster of target {own.target.name!r}")
     values = read_nearest(path, geobox)
+    if parcel is not None:
+        values[~parcel.holds(geobox)] = np.nan
     if not own.target.classes:
         if (np.abs(values) > _MAX_VALUE).any():
             problem = f"it holds {np.nanmax(np.abs(values)):g}, which is not a value of {own.target.name!r}"
