@@ -7,13 +7,11 @@ import shapely
 
 from anysat.data.base import open_dataset
 from anysat.errors import RecordError, SourceError
-from anysat.modalities import MODALITIES
 from geo_builders import LEFT, SOUTH, TOP, geobox, write_tif
 from own_builders import COVER, described, image
 
 SQUARE = shapely.box(LEFT + 30, TOP - 50, LEFT + 50, TOP - 30)
 """Two by two pixels in the middle of the image and of the tile."""
-MODIS = MODALITIES["modis"].band_names
 SUFFIXES = [".gpkg", ".shp", ".geojson", ".parquet"]
 
 
@@ -55,17 +53,6 @@ def test_a_pixel_counts_if_half_of_it_lies_inside(tmp_path):
 
 def test_a_parcel_smaller_than_a_pixel_has_the_pixels_it_touches(tmp_path):
     assert inside(parcels(tmp_path, shapely.Point(LEFT + 40, TOP - 34).buffer(2))).sum() == 2
-
-
-def test_context_imagery_counts_as_a_whole(tmp_path):
-    """Its pixels are larger than a parcel, and say something about the tile."""
-    (tmp_path / "modis").mkdir()
-    box = geobox((4, 4), 250.0, LEFT - 500, TOP + 500)
-    write_tif(tmp_path / "modis" / "20200601.tif", np.ones((7, 4, 4), "float32"), box, names=MODIS)
-    modalities = {"s2": {"path": "s2/t.tif"}, "modis": {"path": "modis"}}
-    dataset = parcels(tmp_path, SQUARE, modalities=modalities)
-    assert dataset[0].observations["modis"].valid.all()
-    assert inside(dataset).sum() == 4
 
 
 def test_labels_outside_the_polygon_are_none(tmp_path):

@@ -55,9 +55,7 @@ class Parcel(NamedTuple):
         return inside if inside.any() else share > 0
 
     def mask(self, seen: Observation, geobox: GeoBox) -> Observation:
-        """Return an observation without what lies outside; that of a context modality stays as it is."""
-        if seen.modality.covers_tile:
-            return seen
+        """Return an observation without what lies outside."""
         valid = seen.valid & self.holds(geobox)
         return replace(seen, valid=valid, values=np.where(valid, seen.values, 0))
 
