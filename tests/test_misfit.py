@@ -35,6 +35,7 @@ def tile(key, around, spread, *, units=None, dataset=None):
 
 
 S2 = {"s2": {"reflectance_1e4": (1500, 700)}}
+LOW = {"s2": {"reflectance_1e4": (800, 400)}}
 S1 = {"s1_asc": {"dB": (-12, 3)}}
 L8 = {"l8": {"reflectance_1e4": (1500, 700), "K": (287, 8.7)}}
 
@@ -64,6 +65,8 @@ def test_raw_numbers_of_landsat_are_told_with_band_median_statistics_distance_an
     ("figures", "given", "cause"),
     [
         (S2, tile("s2", 0.15, 0.07), "they look like reflectance: give that unit"),
+        (S2, tile("s2", 0.8, 0.1), "they look like reflectance: give that unit"),  # snow or clouds
+        (LOW, tile("s2", 0.5, 0.2), "they look like reflectance: give that unit"),
         (S2, tile("s2", 1500, 700, units="reflectance"), "they look like reflectance_1e4: give that unit"),
         (S1, tile("s1-asc", 0.08, 0.01), "`--units [s1-asc=linear]`"),
         (S1, tile("s1-asc", -12, 2, units="linear"), "no value in dB"),

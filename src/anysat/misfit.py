@@ -27,6 +27,8 @@ MAX_DEVIATIONS = 10.0
 FITTING_DEVIATIONS = 3.0
 """Distance of a median from the mean, in standard deviations, up to which a reading of the values fits the
 statistics."""
+FLAT_DEVIATIONS = 0.01
+"""Spread of a band's values, in standard deviations, below which no real ground is: their unit is too large."""
 MIN_WIDER = 10.0
 """How many times wider the values must spread in a reading for the given ones to count as nearly constant."""
 POSSIBLE = {
@@ -228,29 +230,33 @@ class _Group(NamedTuple):
         now = (convert(numbers) - mean) / std
         far = ~(np.abs(now[:, 1]) <= MAX_DEVIATIONS)
         is_impossible = bool((far & ~_is_possible(numbers[:, 1], unit, of_any=False)).any())
-        reading, read = _best(unit, wanted, numbers, mean, std, is_impossible)
-        wider = _spread(now) * (1 if far.all() else MIN_WIDER) < _spread(read)
+        spread = _spread(now)
+        is_flat = bool(((spread > 0) & (spread < FLAT_DEVIATIONS)).all())
+        reading, read = _best(unit, wanted, numbers, mean, std, is_impossible, is_flat)
+        wider = spread * (1 if far.all() else MIN_WIDER) < _spread(read)
         is_alike = reading is not None and bool(wider.all())
         return cls(bands, now[:, 1], is_impossible, is_alike, reading)
 
 
 def _best(
-    unit: str, wanted: str, seen: Numbers, mean: Numbers, std: Numbers, is_impossible: bool
+    unit: str, wanted: str, seen: Numbers, mean: Numbers, std: Numbers, is_impossible: bool, is_flat: bool
 ) -> tuple[Reading | None, Numbers]:
     """Return what all of some bands look like most, and their deviations in this reading.
 
-    For impossible values, any reading that makes them possible will do.
+    For impossible values, any reading that makes them possible will do, and for flat ones any such unit: snow and
+    clouds do not fit the statistics in their own unit either.
     """
-    found: list[tuple[bool, bool, float, Reading, Numbers]] = []
+    found: list[tuple[bool, bool, bool, float, Reading, Numbers]] = []
     for reading in _readings(unit, wanted):
         values = reading.convert(seen)
         read = (values - mean) / std
         fits = bool((np.abs(read[:, 1]) <= FITTING_DEVIATIONS).all())
-        if (fits or is_impossible) and _is_possible(values, wanted, of_any=fits).all():
+        if (fits or is_impossible or (is_flat and reading.unit)) and _is_possible(values, wanted, of_any=fits).all():
             distance = float(np.abs(read[:, 1]).mean())
-            found.append((not fits, not fits and reading.unit is None, distance, reading, read))
+            is_unit = reading.unit is not None
+            found.append((is_flat and not is_unit, not fits, not fits and not is_unit, distance, reading, read))
     if found:
-        return min(found, key=lambda one: one[:3])[3:]
+        return min(found, key=lambda one: one[:4])[4:]
     is_about_zero = (seen[:, 0] < 0) & (seen[:, 2] > 0) & (np.abs(seen[:, 1]) <= FITTING_DEVIATIONS)
     return (_STANDARDISED, seen) if is_about_zero.all() else (None, seen)
 
