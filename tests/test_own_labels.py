@@ -108,8 +108,9 @@ def test_a_word_for_what_is_missing_beside_listed_classes_is_to_be_left_empty(tm
         tabled(tmp_path, "id,crop\nt0,rye\nt1,NA\n", targets={"crop": target})
 
 
-def test_classes_have_the_colours_that_are_given(tmp_path):
-    target = COVER | {"colours": ["#1F5D2B", "#2f6fb0"]}
+@pytest.mark.parametrize("colours", [["#1F5D2B", "#2f6fb0"], {"b": "#2f6fb0", "a": "#1F5D2B"}])
+def test_classes_have_the_colours_that_are_given(tmp_path, colours):
+    target = COVER | {"colours": colours}
     assert find_dataset(described(tmp_path, targets={"cover": target})).target("cover").colours == (
         "#1f5d2b",
         "#2f6fb0",
@@ -118,6 +119,8 @@ def test_classes_have_the_colours_that_are_given(tmp_path):
 
 @pytest.mark.parametrize(("target", "told"), [
     (COVER | {"colours": ["#1f5d2b"]}, r"cover, colours: expected a colour for each of the 2 classes \(a, b\), such as '#"),
+    (COVER | {"colours": {"a": "#1f5d2b", "c": "#2f6fb0"}}, r"cover, colours: expected a colour for each"),
+    (COVER | {"colours": {"a": "#1f5d2b", "b": "#1f5d2b", "c": "#2f6fb0"}}, r"cover, colours: expected a colour for"),
     (COVER | {"colours": ["green", "#2f6fb0"]}, r"cover, colours: .*as '#1f77b4' in quotes, got \['green'"),
     (COVER | {"colours": [None, None]}, r"cover, colours: .*in quotes"),
     ({"path": "{id}.tif", "gsd_m": 20, "unit": "m", "colours": ["#1f5d2b"]}, r"cover, colours: expected no value"),

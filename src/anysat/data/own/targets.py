@@ -168,8 +168,11 @@ def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the colours of the classes in maps and pictures, in the order of the classes; none if not given."""
     names = ", ".join(classes[:_SHOWN]) + (" …" if len(classes) > _SHOWN else "")
     expected = f"a colour for each of the {len(classes)} classes ({names}), such as '#1f77b4' in quotes"
-    given: tuple[str, ...] = section.listed("colours", str, expected)
-    if given and not (len(given) == len(classes) and all(re.fullmatch("#[0-9a-fA-F]{6}", one) for one in given)):
+    given = section.get("colours", (list, dict), expected, [])
+    if isinstance(given, dict):
+        by_name = {str(name): colour for name, colour in given.items()}
+        given = [by_name.pop(name, None) for name in classes] + list(by_name)  # what is left is no class
+    if given and not (len(given) == len(classes) and all(re.fullmatch("#[0-9a-fA-F]{6}", str(one)) for one in given)):
         raise section.refuse("colours", expected)
     return tuple(one.lower() for one in given)
 
