@@ -253,7 +253,7 @@ def test_a_table_without_ids_says_how_to_name_their_column(tmp_path):
         ({"columns": {"date": "day"}, "tiles": "t.csv"}, "unknown key of .*columns 'date'"),
         (
             {"columns": {"id": "parcel"}, "tiles": "t.csv", "targets": {"a": {"column": "id", "classes": ["b"]}}},
-            "targets.a, column: expected the name of a column: `id` is the name of a tile, from column 'parcel'",
+            "targets.a, column: expected a column with another name, because `id` is the name of a tile, from column 'parcel'",
         ),
     ],
 )

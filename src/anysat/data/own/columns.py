@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,10 +184,8 @@ def _read(path: Path, columns: Sequence[str], kind: Any) -> Any:
     stored = {name.strip(): name for name in _header(path)}
     names = [stored[column] for column in columns]
     options = csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, kind))
-    if kind == pa.string():
-        with _reading_csv(path):
-            return csv.read_csv(path, convert_options=options).rename_columns(list(columns))
-    return csv.read_csv(path, convert_options=options).rename_columns(list(columns))
+    with _reading_csv(path) if kind == pa.string() else nullcontext():
+        return csv.read_csv(path, convert_options=options).rename_columns(list(columns))
 
 
 def _cells(column: Any) -> Cells:

@@ -37,9 +37,8 @@ class OwnSplits:
     members: Mapping[str, tuple[str, ...]]
     """Values of the column that make up each split."""
     shares: Mapping[str, float]
-    seed: int
-    is_seeded: bool
-    """True if the file gives the seed."""
+    seed: int | None
+    """None if it is not given, which draws as 0 does."""
     block_m: float | None
     """Side in metres of the squares of ground whose tiles share a split; None to split tile by tile."""
 
@@ -128,7 +127,7 @@ def read_yaml(path: Path) -> OwnData:
         tile_m=tile_m,
         patch_sizes_m=_patch_sizes_m(top, tile_m, [modality.record for modality in modalities]),
         tiles=_table_name(top) or (None if first.columns is None else first.path),
-        id_column=top.part("columns", top.get("columns", dict, "{id: NAME}", {}), ("id",)).text("id", "id"),
+        id_column=top.part("columns", ("id",)).text("id", "id"),
         is_centred_on_table=centre == "table",
         is_inside_only=bool(top.get("inside_only", bool, "true or false", False)),
         modalities=modalities,
@@ -138,7 +137,7 @@ def read_yaml(path: Path) -> OwnData:
     _check_tables(data, top)
     found_by = first.path if data.tiles is None else None
     data = replace(data, targets=read_targets(top, tile_m, path, data.table_path(), found_by))
-    _check_ids_are_not_asked_for(data)
+    refuse_id(data, data.id_column)
     if not data.has_files and (rasters := [own.target.name for own in data.targets if own.path is not None]):
         raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and tables of series have no grid")
     if data.tiles is None:
@@ -178,12 +177,16 @@ def _check_tables(data: OwnData, top: Section) -> None:
         raise top.refuse("inside_only", "no value, because it has no effect on a table of series")
 
 
-def _check_ids_are_not_asked_for(data: OwnData) -> None:
-    """Refuse targets and splits by `id` where that is the name of another column."""
+def refuse_id(data: OwnData, id_column: str) -> None:
+    """Refuse targets and splits from a column `id` that is not the column of the ids, which names the tiles.
+
+    Raises:
+        RecordError: One of them is.
+    """
     asked = {f"targets.{own.target.name}": own.column for own in data.targets} | {"splits": data.splits.column}
     for key, name in asked.items():
-        if name == "id" != data.id_column:
-            expected = f"the name of a column: `id` is the name of a tile, from column {data.id_column!r}"
+        if name == "id" != id_column:
+            expected = f"a column with another name, because `id` is the name of a tile, from column {id_column!r}"
             raise RecordError(f"{data.file}, {key}, column", name, expected)
 
 
@@ -224,20 +227,18 @@ def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> 
 
 def _splits(top: Section) -> OwnSplits:
     known = ("column", *SPLITS, "shares", "seed", "block_m")
-    section = top.part("splits", top.get("splits", dict, f"keys among {', '.join(known)}", {}), known)
+    section = top.part("splits", known)
     unused = ("shares", "seed", "block_m") if section.has("column") else SPLITS
     for key in unused:
         if section.has(key):
             raise section.refuse(key, "either a column with values for the splits, or shares with seed and block_m")
-    shares = section.get("shares", dict, "a share for each split", dict(DEFAULT_SHARES))
-    part = section.part("shares", shares, SPLITS)
+    shares = section.part("shares", SPLITS, DEFAULT_SHARES)
     members = {split: tuple(map(str, section.listed(split, (str, int), "a list of values"))) for split in SPLITS}
     return OwnSplits(
         column=section.text("column", None),
         members={split: members[split] or (split,) for split in SPLITS},
-        shares={split: part.number(split) for split in SPLITS if part.has(split)},
+        shares={split: shares.number(split) for split in SPLITS if shares.has(split)},
         is_given=any(map(section.has, ("column", "shares", "block_m"))),
-        seed=section.whole("seed", 0),
-        is_seeded=section.has("seed"),
+        seed=section.whole("seed", None),
         block_m=section.number("block_m", None, least=0.01, most=MAX_TILE_M),
     )

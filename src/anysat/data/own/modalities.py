@@ -17,7 +17,7 @@ from anysat.data.own.columns import LONG_SUFFIXES
 from anysat.data.own.days import TableColumns
 from anysat.data.own.paths import State, as_pattern, fields_of, file_of, is_pattern, leads_out, parts_of, state_of
 from anysat.data.own.sections import Section
-from anysat.data.own.series import Series, claimed_columns, read_series
+from anysat.data.own.series import Series, read_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.geo.descriptions import SKIPPED, InputPath, SourceDescription
 from anysat.geo.quality import QUALITY_KINDS, Quality
@@ -39,7 +39,6 @@ class OwnModality:
     record: Modality
     source: SourceDescription
     """Description of the files. Its paths are below the data folder, with columns of the table in braces."""
-    units: Mapping[tuple[str, str | None], str]
     is_optional: bool
     columns: TableColumns | None = None
     """In a table of pixel series, the columns that hold the id and the date of a row; None for files of imagery."""
@@ -79,10 +78,7 @@ class OwnModality:
     @property
     def said(self) -> dict[str, Any]:
         """What is said about its files except paths and days, as plain values; empty for a table of series."""
-        if self.columns is not None:
-            return {}
-        units = self.units.get((self.key, None)) or {band: unit for (_, band), unit in self.units.items() if band}
-        return replace(self.source, path=None, dates=None, units=units).to_dict()
+        return {} if self.columns is not None else replace(self.source, path=None, dates=None).to_dict()
 
     def series(self, root: Path) -> Series:
         """Read the series of its table below the data folder.
@@ -93,11 +89,6 @@ class OwnModality:
         assert self.columns is not None, self.key
         path = root / self.path
         return _loaded(self, path, state_of(path))
-
-    def claimed(self, root: Path) -> list[str]:
-        """Return the columns of its table that are its bands or mask them. Raises as `series`."""
-        assert self.columns is not None, self.key
-        return claimed_columns(root / self.path, self.columns, self.record, self.source)
 
     def open(self, row: Row, root: Path, *, is_read: bool = True) -> Source:
         """Open the imagery of one tile, limited to the days that count.
@@ -145,7 +136,7 @@ class OwnModality:
 def _loaded(own: OwnModality, path: Path, _: State) -> Series:
     """Read the table of a modality, once per process while the file stays as it is."""
     assert own.columns is not None, own.key
-    return read_series(path, own.columns, own.record, own.source, own.units)
+    return read_series(path, own.columns, own.record, own.source)
 
 
 @lru_cache(maxsize=16)
@@ -153,8 +144,8 @@ def _opened(own: OwnModality, given: InputPath, quality: Quality | None, _: Any)
     """Open files, once per process while they stay as they are: many tiles may lie in one. None is left open."""
     from anysat.geo.sources import open_source
 
-    description = replace(own.source, path=None, dates=None, quality=quality)
-    return open_source(given, own.record, own.units, description=description).within(own.source.dates)
+    description = replace(own.source, path=None, quality=quality)
+    return open_source(given, own.record, description=description)
 
 
 def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
@@ -173,11 +164,10 @@ def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:
     found = []
     for key, content in given.items():
         record = find_modality(key, known.values())
-        section = top.part(f"modalities.{key}", content, _KEYS)
+        section = Section(content, f"{top.where}, modalities.{key}", _KEYS)
         found.append(
             OwnModality(
                 record=record,
-                units=_units(section, record),
                 source=_source(section, record),
                 is_optional=bool(section.get("optional", bool, "true or false", False)),
                 columns=_columns(section, record),
@@ -195,14 +185,15 @@ def _source(section: Section, record: Modality) -> SourceDescription:
     if isinstance(quality, str) and quality not in QUALITY_KINDS:
         raise UnknownNameError(f"kind of quality layer in {section.where}", quality, QUALITY_KINDS)
     if isinstance(quality, Mapping):
-        section.part("quality", quality, [field.name for field in fields(Quality)])
+        section.part("quality", [field.name for field in fields(Quality)])
     if section.has("path") == section.has("table"):
         raise section.refuse("path", "either the `path` of its files or a `table` of pixel series")
     if "dates" in said and not record.is_temporal:
         raise section.refuse("dates", f"no value, because {record.key!r} is a single image, read whatever its day")
     is_table = section.has("table")
     place = _table(section) if is_table else section.path()
-    given = {"path": place, "bands": (_band_columns if is_table else _bands)(section, record), **said}
+    bands = (_band_columns if is_table else _bands)(section, record)
+    given = {"path": place, "bands": bands, "units": _units(section, record), **said}
     source = SourceDescription.from_dict(given, section.where)
     if is_table or source.quality is None or source.quality.layer is None:
         return source
@@ -228,8 +219,7 @@ def _columns(section: Section, record: Modality) -> TableColumns | None:
         return None
     if not record.is_temporal:
         raise section.refuse("table", f"the `path` of files, because {record.key!r} is a single image, not a series")
-    given = section.get("columns", dict, f"keys among {', '.join(_COLUMNS)}", {})
-    part = section.part("columns", given, _COLUMNS)
+    part = section.part("columns", _COLUMNS)
     zero = None
     if part.has("days_since"):
         with contextlib.suppress(ValueError):
@@ -274,15 +264,14 @@ def _find_band(section: Section, key: str, record: Modality, name: Any) -> int:
     raise UnknownNameError(f"band of {section.where}, {key}", name, known, advice)
 
 
-def _units(section: Section, record: Modality) -> dict[tuple[str, str | None], str]:
-    given = section.content.get("units")
-    by_band = {None: given} if isinstance(given, str) else given or {}
-    if not isinstance(by_band, Mapping):
+def _units(section: Section, record: Modality) -> str | dict[str, str]:
+    """Return the unit of all bands, or units by the names of bands in the record; empty if not given."""
+    given = section.content.get("units") or {}
+    if not isinstance(given, (str, Mapping)):
         raise section.refuse("units", "a unit, or a unit for each band")
-    for unit in by_band.values():
+    for unit in [given] if isinstance(given, str) else given.values():
         if unit not in UNITS:
             raise UnknownNameError(f"unit in {section.where}", unit, UNITS)
-    return {
-        (record.key, None if band is None else record.band_names[_find_band(section, "units", record, band)]): unit
-        for band, unit in by_band.items()
-    }
+    if isinstance(given, str):
+        return given
+    return {record.band_names[_find_band(section, "units", record, band)]: unit for band, unit in given.items()}

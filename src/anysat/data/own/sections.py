@@ -10,7 +10,7 @@ from anysat.errors import RecordError, UnknownNameError
 
 MAX_INT = 2**63 - 1
 """Largest whole number that a label can have."""
-_WHOLE = f"a whole number from {-MAX_INT - 1} to {MAX_INT}"
+WHOLE = f"a whole number from {-MAX_INT - 1} to {MAX_INT}"
 _NEEDED = object()
 
 
@@ -66,7 +66,7 @@ class Section:
         """Return a whole number that fits in 64 bits."""
         value = self.get(key, int, "a whole number", default)
         if self.has(key) and not fits(value):
-            raise self.refuse(key, _WHOLE)
+            raise self.refuse(key, WHOLE)
         return value
 
     def listed(self, key: str, kind: type | tuple[type, ...], expected: str) -> tuple[Any, ...]:
@@ -75,20 +75,6 @@ class Section:
         if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
             raise self.refuse(key, expected)
         return tuple(values)
-
-    def numbers(self, key: str, expected: str) -> tuple[float, ...]:
-        """Return a list of finite numbers; empty if the key is not given."""
-        values = self.listed(key, (int, float), expected)
-        if not all(abs(value) <= MAX_INT for value in values):
-            raise self.refuse(key, f"{expected}, each within the range of 64-bit whole numbers")
-        return tuple(float(value) for value in values)
-
-    def wholes(self, key: str) -> tuple[int, ...]:
-        """Return a list of whole numbers that fit in 64 bits; empty if the key is not given."""
-        values = self.listed(key, int, "a list of whole numbers")
-        if not all(map(fits, values)):
-            raise self.refuse(key, f"a list, each {_WHOLE}")
-        return values
 
     def path(self) -> str:
         """Return the value of the key `path`: a path below the data folder, with columns in braces."""
@@ -99,9 +85,10 @@ class Section:
             raise self.refuse("path", "columns of the table in braces, such as {id}")
         return as_pattern(path)
 
-    def part(self, key: str, content: Any, known: Sequence[str]) -> Section:
-        """Return a mapping nested in this one."""
-        return Section(content, f"{self.where}, {key}", known)
+    def part(self, key: str, known: Sequence[str], default: Mapping[str, Any] | None = None) -> Section:
+        """Return the mapping that is the value of a key; if it is not given, the default."""
+        content = self.content.get(key)
+        return Section((default or {}) if content is None else content, f"{self.where}, {key}", known)
 
 
 def fits(value: int) -> bool:

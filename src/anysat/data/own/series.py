@@ -67,18 +67,14 @@ class Series:
                               dates=self.dates[rows])  # fmt: skip
 
 
-def read_series(
-    path: Path, columns: TableColumns, modality: Modality, source: SourceDescription,
-    units: Mapping[tuple[str, str | None], str],
-) -> Series:  # fmt: skip
+def read_series(path: Path, columns: TableColumns, modality: Modality, source: SourceDescription) -> Series:
     """Read the series of a table.
 
     Args:
         path: A CSV or Parquet file.
         columns: Which columns hold the id and the date of a row.
         modality: The modality of the series.
-        source: Which columns hold the bands, and how to decode their numbers.
-        units: Units by modality and band, or by modality and None for all its bands.
+        source: Which columns hold the bands, how to decode their numbers, and their units.
 
     Raises:
         MissingFileError: There is no such table.
@@ -99,7 +95,7 @@ def read_series(
         codes, days, values = codes[kept], days[kept], values[kept]
     codes, days, values, num_joined = _sorted(codes, days, values)
     notes = [f"{num_joined} rows repeat a day of their id and are merged: the first number of each band counts"]
-    unit_of, told = _units(modality, rows.bands, source, units)
+    unit_of, told = _units(modality, rows.bands, source)
     return Series(
         path=path, modality=modality, bands=rows.bands, units=unit_of, ids=ids.names,
         starts=np.searchsorted(codes, np.arange(len(ids.names) + 1)), dates=days, values=values,
@@ -254,16 +250,14 @@ def _sorted(
     return codes[kept], days[kept], values[kept], num_joined
 
 
-def _units(
-    modality: Modality, bands: Sequence[str], source: SourceDescription, units: Mapping[tuple[str, str | None], str]
-) -> tuple[tuple[str, ...], str]:
+def _units(modality: Modality, bands: Sequence[str], source: SourceDescription) -> tuple[tuple[str, ...], str]:
     """Return the unit of each band, as given or else as in the record, and a note that says which."""
-    scaling = source.scaling
+    scaling, units = source.scaling, source.units
     found = []
     for name in bands:
         band = modality.bands[modality.find_band(name)]
         assumed = band.unit if scaling is None else unit_once_scaled(band.unit, scaling[0])
-        asked = units.get((modality.key, name), units.get((modality.key, None)))
+        asked = units if isinstance(units, str) else units.get(name)
         found.append(assumed if asked is None or band.ratio_of is not None else asked)
     return tuple(found), f"{', '.join(dict.fromkeys(found))} ({'as given' if units else 'assumed'})"
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from anysat.data.base import Row
 from anysat.data.own.columns import column_names
-from anysat.data.own.description import OwnData
-from anysat.data.own.series import Series, read_tile_rows
+from anysat.data.own.description import OwnData, refuse_id
+from anysat.data.own.series import Series, claimed_columns, read_tile_rows
 from anysat.data.own.tables import SPLIT, place_columns
-from anysat.errors import RecordError
 
 
 def rows_of_series(data: OwnData, root: Path, fields: Collection[str]) -> list[dict[str, str]]:
@@ -27,24 +26,18 @@ def rows_of_series(data: OwnData, root: Path, fields: Collection[str]) -> list[d
     """
     own = data.tables_of_tiles[0]
     assert own.columns is not None, own.key
-    claimed = [column for one in data.tables_of_tiles for column in one.claimed(root)]
-    names = column_names(root / own.path)
-    _check_id_column(data, own.columns.id, names)
+    path = root / own.path
+    names = column_names(path)
+    claimed = [column for one in data.tables_of_tiles if one.columns is not None
+               for column in claimed_columns(path, one.columns, one.record, one.source)]  # fmt: skip
+    if "id" in names:
+        refuse_id(data, own.columns.id)
     needed = {*fields, *([data.splits.column] if data.splits.column else [])} - {"id"}
     if not data.splits.is_given:
         needed |= {SPLIT} & set(names)
     if data.splits.block_m is not None or data.is_centred_on_table:
         needed |= set(place_columns(names))
-    return read_tile_rows(root / own.path, own.columns, claimed, sorted(needed))
-
-
-def _check_id_column(data: OwnData, column: str, names: Collection[str]) -> None:
-    """Refuse targets and splits from a column `id` that is not the column of the ids, which names the tiles."""
-    asked = {f"targets.{own.target.name}": own.column for own in data.targets} | {"splits": data.splits.column}
-    for key, name in asked.items():
-        if name == "id" != column and "id" in names:
-            expected = f"a column with another name, because `id` is the name of a tile, from column {column!r}"
-            raise RecordError(f"{data.file}, {key}, column", name, expected)
+    return read_tile_rows(path, own.columns, claimed, sorted(needed))
 
 
 def lost_places(series: Series, row: Row) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from anysat.data.base import Target
 from anysat.data.own.columns import LONG_SUFFIXES, check_column, column_names, read_items, read_texts
 from anysat.data.own.found import found_names
 from anysat.data.own.paths import as_written, fields_of, file_of
-from anysat.data.own.sections import Section, fits
+from anysat.data.own.sections import MAX_INT, WHOLE, Section, fits
 from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
 from anysat.errors import MissingFileError, SourceError
 from anysat.patches import centimetres
@@ -43,10 +43,6 @@ class OwnTarget:
     separator: str | None
     """Text between the labels in a cell; None if a cell holds one class or value."""
 
-    def is_unlabelled(self, cell: str) -> bool:
-        """Whether a cell says that there is no class: it is empty, NaN, or the number that `ignore` is."""
-        return _is_unlabelled(cell, self.ignore)
-
 
 def read_targets(
     top: Section, tile_m: float, file: Path, table: Path | None, found_by: str | None
@@ -66,7 +62,7 @@ def read_targets(
     """
     given = top.get("targets", dict, "targets by name", {})
     return tuple(
-        _target(name, top.part(f"targets.{name}", content, _KEYS), tile_m, file, table, found_by)
+        _target(name, Section(content, f"{top.where}, targets.{name}", _KEYS), tile_m, file, table, found_by)
         for name, content in given.items()
     )
 
@@ -158,10 +154,10 @@ def _limits(section: Section) -> tuple[float, float] | None:
     if not section.has("limits"):
         return None
     expected = "the least and the greatest value, such as [0, 50]"
-    limits = section.numbers("limits", expected)
-    if len(limits) != 2 or not limits[0] < limits[1]:
+    limits = section.listed("limits", (int, float), expected)
+    if len(limits) != 2 or not -MAX_INT <= limits[0] < limits[1] <= MAX_INT:
         raise section.refuse("limits", expected)
-    return limits
+    return float(limits[0]), float(limits[1])
 
 
 def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -179,11 +175,12 @@ def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def _values(section: Section, classes: tuple[str, ...], is_raster: bool) -> tuple[int, ...]:
     """Return the stored number of each class: as given, else its name if all are whole numbers, else counted from 0."""
-    values = section.wholes("values")
+    values = section.listed("values", int, "a list of whole numbers")
+    key = "values" if values else "classes"
     if not values and is_raster and all(re.fullmatch("-?[0-9]+", name) for name in classes):
         values = tuple(map(int, classes))
-        if not all(map(fits, values)):
-            raise section.refuse("classes", "whole numbers of 64 bits")
+    if not all(map(fits, values)):
+        raise section.refuse(key, f"a list, each {WHOLE}")
     if values and not len(classes) == len(values) == len(set(values)):
         raise section.refuse("values", f"one number for each of the {len(classes)} classes, each once")
     return values or tuple(range(len(classes)))
@@ -233,8 +230,9 @@ def _classes(
             table, f"{unclear[0]!r} in column {column!r} may be a class or may stand for no label",
             "leave cells without a label empty, or list it among the `classes` of the target",
         )  # fmt: skip
-    return tuple(sorted(name for name in names if not _is_unlabelled(name, ignore)))
+    return tuple(sorted(name for name in names if not is_unlabelled(name, ignore)))
 
 
-def _is_unlabelled(cell: str, ignore: int | None) -> bool:
+def is_unlabelled(cell: str, ignore: int | None) -> bool:
+    """Whether a cell says that there is no class: it is empty, NaN, or the number that `ignore` is."""
     return is_no_label(cell) or (ignore is not None and as_number(cell) == ignore)

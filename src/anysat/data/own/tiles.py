@@ -20,7 +20,7 @@ from anysat.data.own.parcels import Parcel, check_parcels, find_parcel
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
-from anysat.data.own.targets import OwnTarget
+from anysat.data.own.targets import OwnTarget, is_unlabelled
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.geo.layers import reading
@@ -151,14 +151,14 @@ def label_of(own: OwnTarget, row: Row) -> NDArray[Any]:
     if target.is_multilabel:
         found = [numbers[name.strip()] for name in text.split(own.separator) if not is_no_label(name)]
         return np.isin(np.arange(len(numbers)), found).astype(np.int64)
-    is_none = own.is_unlabelled(text) and target.ignore is not None
+    is_none = is_unlabelled(text, own.ignore) and target.ignore is not None
     return np.array(target.ignore if is_none else numbers[text], np.int64)
 
 
 def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.str_]:
     splits = data.splits
     column = SPLIT if not splits.is_given and SPLIT in columns else splits.column
-    if column == SPLIT and splits.is_seeded:
+    if column == SPLIT and splits.seed is not None:
         expected = (
             f"no value, because column {SPLIT!r} of {source} splits the tiles; to draw other splits, give `shares`"
         )
@@ -173,10 +173,10 @@ def _split(data: OwnData, columns: Mapping[str, NDArray[Any]], source: Path) -> 
                 raise UnknownNameError(where, str(value), known, advice)
         return columns[column]
     if splits.block_m is None:
-        return split_by_name(columns["id"].tolist(), splits.shares, splits.seed)
+        return split_by_name(columns["id"].tolist(), splits.shares, splits.seed or 0)
     lon, lat = (_degrees(name, columns, source) for name in PLACE)
     x_m, y_m = ground_m(lon, lat, splits.block_m)
-    return split_by_place(x_m, y_m, splits.shares, splits.block_m, splits.seed)
+    return split_by_place(x_m, y_m, splits.shares, splits.block_m, splits.seed or 0)
 
 
 def _degrees(name: str, columns: Mapping[str, NDArray[Any]], source: Path) -> NDArray[np.float64]:
