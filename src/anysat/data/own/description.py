@@ -135,8 +135,7 @@ def read_yaml(path: Path) -> OwnData:
         splits=_splits(top),
     )
     _check_tables(data, top)
-    found_by = first.path if data.tiles is None else None
-    data = replace(data, targets=read_targets(top, tile_m, path, data.table_path(), found_by))
+    data = replace(data, targets=read_targets(top, data))
     refuse_id(data, data.id_column)
     if not data.has_files and (rasters := [own.target.name for own in data.targets if own.path is not None]):
         raise top.refuse("targets", f"columns, because {rasters[0]!r} is a raster and tables of series have no grid")

@@ -85,7 +85,6 @@ def holds_lists(path: Path, column: str) -> bool:
     """Whether a column of a Parquet file, or a property of a GeoJSON, holds lists.
 
     Raises:
-        MissingFileError: There is no such file.
         SourceError: The table cannot be read.
     """
     if path.suffix.lower() in _GEOJSON:
@@ -129,6 +128,8 @@ def place_columns(names: Collection[str]) -> list[str]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows as they are stored."""
+    if not path.is_file():
+        raise MissingFileError(path, "the table of the tiles")
     if path.suffix.lower() == ".parquet":
         return _of_parquet(path)
     if path.suffix.lower() in _VECTORS:
@@ -198,8 +199,6 @@ def _of_parquet(path: Path) -> list[dict[str, Any]]:
 def _schema(path: Path) -> Any:
     from pyarrow import parquet
 
-    if not path.is_file():
-        raise MissingFileError(path, "the table of the tiles")
     with reading(path):
         return parquet.read_schema(path)
 
@@ -250,8 +249,6 @@ def _of_vectors(path: Path) -> list[dict[str, Any]]:
 
     from anysat.geo import ground
 
-    if not path.is_file():
-        raise MissingFileError(path, "the table of the tiles")
     with reading(path):
         layers = geopandas.list_layers(path)
         names = layers["name"][layers["geometry_type"].notna()].tolist()

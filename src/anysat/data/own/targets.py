@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from anysat.data.base import Target
 from anysat.data.own.columns import LONG_SUFFIXES, check_column, column_names, read_items, read_texts
@@ -14,6 +15,9 @@ from anysat.data.own.sections import MAX_INT, WHOLE, Section, fits
 from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
 from anysat.errors import MissingFileError, SourceError
 from anysat.patches import centimetres
+
+if TYPE_CHECKING:
+    from anysat.data.own.description import OwnData
 
 IGNORE = 255
 """Stored number of pixels without a label, unless the file gives another."""
@@ -44,17 +48,13 @@ class OwnTarget:
     """Text between the labels in a cell; None if a cell holds one class or value."""
 
 
-def read_targets(
-    top: Section, tile_m: float, file: Path, table: Path | None, found_by: str | None
-) -> tuple[OwnTarget, ...]:
+def read_targets(top: Section, data: OwnData) -> tuple[OwnTarget, ...]:
     """Read the targets of a file. Classes of a column that are not listed are looked up in the table or the folders.
 
     Args:
         top: The whole file.
-        tile_m: Side of a tile in metres.
-        file: Path of the file, for messages.
-        table: Path of the table of the tiles, taken to lie beside the file; None if there is none.
-        found_by: Without a table, the path by which tiles are found, whose fields are the columns.
+        data: Its content without the targets. Its table is taken to lie beside the file; without one, the fields of
+            the path by which tiles are found are the columns.
 
     Raises:
         RecordError, UnknownNameError: A key is unknown or missing, or has an impossible value.
@@ -62,24 +62,22 @@ def read_targets(
     """
     given = top.get("targets", dict, "targets by name", {})
     return tuple(
-        _target(name, Section(content, f"{top.where}, targets.{name}", _KEYS), tile_m, file, table, found_by)
-        for name, content in given.items()
+        _target(name, Section(content, f"{top.where}, targets.{name}", _KEYS), data) for name, content in given.items()
     )
 
 
-def _target(
-    name: str, section: Section, tile_m: float, file: Path, table: Path | None, found_by: str | None
-) -> OwnTarget:
+def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     if section.has("column") == section.has("path"):
         raise section.refuse("column", "either a column of the table or the path of a raster")
     is_raster = section.has("path")
-    separator = _separator(section, table)
+    separator = _separator(section, data.table_path())
     _refuse_unused(section, is_raster, has_several=separator is not None)
-    if not is_raster and found_by is not None and section.text("column") not in fields_of(file_of(found_by)):
+    found_by = data.first.path
+    if not is_raster and data.tiles is None and section.text("column") not in fields_of(file_of(found_by)):
         raise section.refuse(
             "column", f"a raster, or a field of the path {as_written(found_by)!r}, because there is no table of tiles"
         )
-    classes = () if section.has("unit") else _classes(section, file, table, found_by, separator)
+    classes = () if section.has("unit") else _classes(section, data, separator)
     values = _values(section, classes, is_raster)
     kind = "value" if section.has("unit") else "labels" if separator is not None else "class"
     ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
@@ -99,7 +97,7 @@ def _target(
     is_free = ignore is None or not 0 <= ignore < len(classes)
     target = Target(
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,
-        gsd_m=_gsd_m(section, tile_m) if is_raster else None,
+        gsd_m=_gsd_m(section, data.tile_m) if is_raster else None,
         ignore=ignore if is_free else IGNORE if len(classes) <= IGNORE else _NO_CLASS,
         unit=section.text("unit", "", may_be_empty=True), limits=_limits(section), colours=_colours(section, classes),
         about=section.text("about", "", may_be_empty=True),
@@ -198,9 +196,7 @@ def _cells(table: Path, column: str, separator: str | None) -> list[str]:
     return cells
 
 
-def _classes(
-    section: Section, file: Path, table: Path | None, found_by: str | None, separator: str | None
-) -> tuple[str, ...]:
+def _classes(section: Section, data: OwnData, separator: str | None) -> tuple[str, ...]:
     """Return the names given, or those found in the table or among the files, in alphabetical order."""
     given = section.listed("classes", (str, int), "a list of names (put yes, no, on and off in quotes)")
     if given:
@@ -211,17 +207,17 @@ def _classes(
         return tuple(map(str, given))
     if section.has("path"):
         raise section.refuse("classes", "a list of names")
-    if found_by is not None:
-        found = found_names(file.parent, found_by, section.text("column"))
+    table, column = data.table_path(), section.text("column")
+    if table is None:
+        found = found_names(data.file.parent, data.first.path, column)
         if not found:
-            raise section.refuse("classes", f"a list of names, because no file beside {file.name} fits the path "
-                                 f"{as_written(found_by)!r}; or move {file.name} into the data folder")  # fmt: skip
+            file, path = data.file.name, as_written(data.first.path)
+            expected = f"a list of names, because no file beside {file} fits the path {path!r}"
+            raise section.refuse("classes", f"{expected}; or move {file} into the data folder")
         return tuple(sorted(found))
-    assert table is not None, section.where
     if not table.is_file():
-        raise MissingFileError(table, f"the table of {file}, tiles; give {section.where.rpartition(', ')[2]}, "
+        raise MissingFileError(table, f"the table of {data.file}, tiles; give {section.where.rpartition(', ')[2]}, "
                                "classes, where the table lies in the data folder")  # fmt: skip
-    column = section.text("column")
     cells = _cells(table, column, separator)
     ignore = section.whole("ignore", None)
     names = {name.strip() for cell in cells for name in (cell.split(separator) if separator else [cell])}
