@@ -252,14 +252,14 @@ def _sorted(
 
 def _units(modality: Modality, bands: Sequence[str], source: SourceDescription) -> tuple[tuple[str, ...], str]:
     """Return the unit of each band, as given or else as in the record, and a note that says which."""
-    scaling, units = source.scaling, source.units
+    scaling = source.scaling
     found = []
     for name in bands:
         band = modality.bands[modality.find_band(name)]
         assumed = band.unit if scaling is None else unit_once_scaled(band.unit, scaling[0])
-        asked = units if isinstance(units, str) else units.get(name)
+        asked = source.units if isinstance(source.units, str) else source.units.get(name)
         found.append(assumed if asked is None or band.ratio_of is not None else asked)
-    return tuple(found), f"{', '.join(dict.fromkeys(found))} ({'as given' if units else 'assumed'})"
+    return tuple(found), f"{', '.join(dict.fromkeys(found))} ({'as given' if source.units else 'assumed'})"
 
 
 def read_tile_rows(
