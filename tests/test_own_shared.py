@@ -61,3 +61,9 @@ def test_workers_read_what_their_parent_has_opened(tmp_path, start):
     here = _sum(dataset)
     with ProcessPoolExecutor(2, get_context(start)) as pool:
         assert list(pool.map(_sum, [dataset] * 3)) == [here] * 3
+
+
+def test_a_link_to_nothing_beside_the_files_does_no_harm(tmp_path):
+    dataset = _shared(tmp_path)
+    (tmp_path / "s2" / "notes.txt").symlink_to(tmp_path / "gone.txt")
+    assert len(dataset[0].observations["s2"].dates) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -90,5 +89,6 @@ def with_cell(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def state_of(path: Path) -> State:
     """Return the state of a file or folder, by which a change is seen; empty if there is neither."""
-    entries = os.scandir(path) if path.is_dir() else [path] if path.exists() else []
-    return tuple((entry.name, (found := entry.stat()).st_mtime_ns, found.st_size) for entry in entries)
+    entries = path.iterdir() if path.is_dir() else [path]
+    found = ((entry.name, entry.stat()) for entry in entries if entry.exists())  # no link to nothing
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
