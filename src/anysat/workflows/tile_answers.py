@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from torch import Tensor
 
