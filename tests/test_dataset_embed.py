@@ -13,7 +13,7 @@ import pytest
 
 from anysat.cli import main
 from anysat.data.base import open_dataset
-from anysat.data.work import alone_in
+from anysat.geo.claims import alone_at
 from anysat.model.checkpoint import load
 from anysat.probing.cache import extract
 from anysat.workflows import dataset_embed_run
@@ -146,7 +146,7 @@ def test_without_a_known_place_the_table_is_plain_parquet_with_folds_of_the_data
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--out", "t.csv"], "--out: expected a file ending in .parquet, got 't.csv'"),
+        (["--out", "t.csv"], "--out: expected a name ending in .parquet, got 't.csv'"),
         (["--modalities", "s1"], "unknown modality of mine 's1'"),
         (["--split", "val"], "mine, split val: expected at least one tile"),
         (["--patch-size-m", "0"], "--patch-size-m"),
@@ -219,7 +219,7 @@ def test_a_folder_of_other_files_is_neither_used_nor_removed(forest, tmp_path, c
 
 
 def test_two_commands_do_not_work_on_one_table_at_a_time(forest, tmp_path, capsys):
-    with alone_in(tmp_path / "t.parquet.partial"):
+    with alone_at(tmp_path / "t.parquet"):
         assert main(command(forest, tmp_path / "t.parquet")) == 2
         assert f"got process {os.getpid()}" in capsys.readouterr().err
     assert not (tmp_path / "t.parquet").exists()

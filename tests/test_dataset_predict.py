@@ -392,7 +392,7 @@ def test_precision_is_that_of_the_scores_unless_another_is_asked_for(forest, run
 @pytest.mark.parametrize(
     ("target", "more", "words"),
     [
-        ("species", ["--out", "t.csv"], "--out: expected a file ending in .parquet, because 'species' is per tile"),
+        ("species", ["--out", "t.csv"], "--out: expected a name ending in .parquet, because 'species' is per tile"),
         ("cover", ["--out", "t.parquet"], "--out: expected a folder, because 'cover' is per pixel"),
         ("species", ["--probabilities"], "--probabilities: expected false, because 'species' is per tile"),
         ("species", ["--split", "fold9"], "unknown split of mine 'fold9'"),

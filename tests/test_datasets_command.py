@@ -100,7 +100,7 @@ def test_check_reads_as_many_tiles_as_asked_for(capsys):
         (("check", "treesatai_ts"), "PATH: expected a value"),
         (("check", "treesatai_ts", "none"), "no such file or folder"),
         (("check", "treesatai_ts", ".", "--samples", "0"), "--samples: expected one tile or more"),
-        (("show", "treesatai_ts", ".", "--out", "a.jpg"), "--out: expected a file ending in .png"),
+        (("show", "treesatai_ts", ".", "--out", "a.jpg"), "--out: expected a name ending in .png, .pdf or .svg"),
         (("describe", "nothing.yaml"), "nothing.yaml"),
     ],
 )

@@ -402,4 +402,4 @@ def test_two_processes_at_once_leave_one_right_result(tmp_path, uninterrupted):
     assert [process.exitcode for process in processes] == [0, 0]
     (home,) = tmp_path.iterdir()
     assert _files(home / "packed") == uninterrupted
-    assert {path.name for path in home.iterdir()} == {"packed", "statistics.json", MARKER, "lock"}
+    assert {path.name for path in home.iterdir()} == {"packed", "statistics.json", MARKER}

@@ -277,7 +277,7 @@ def test_mistakes_in_a_call_exit_with_2_and_one_line(capsys, tmp_path):
     assert main(["wieghts"]) == 2
     assert "unknown command 'wieghts'" in capsys.readouterr().err
     assert main(["weights", "convert", str(tmp_path / "a.pth"), "--out", "b.pth"]) == 2
-    assert "--out: expected a file ending in .safetensors" in capsys.readouterr().err
+    assert "--out: expected a name ending in .safetensors" in capsys.readouterr().err
 
 
 def test_overview_lists_every_command_and_version_prints(capsys):

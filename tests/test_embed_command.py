@@ -208,7 +208,7 @@ MISTAKES = {
     "a patch that breaks sub-patches": (("S2",), {"patch_size_m": 25}, "must be a multiple of 10 m"),
     "a patch larger than the ground": (("S2",), {"patch_size_m": 80}, "larger than the 70.0 x 90.0 m"),
     "a patch of no size": (("S2",), {"patch_size_m": 0}, "--patch-size-m: expected a positive number"),
-    "an output of another kind": (("S2",), {"out": "out.jpg"}, "a name ending in .zarr, .tif, .parquet"),
+    "an output of another kind": (("S2",), {"out": "out.jpg"}, "a name ending in .zarr, .tif or .parquet, or without suffix"),
     "dense of what is not given": (("S2", "--dense=aerial"), {}, "unknown dense modality 'aerial'"),
     "a unit nobody knows": (("S2", "--units=[s2=percent]"), {}, "unknown unit 'percent'"),
     "a device that is not there": (("S2", "--device=abacus"), {}, "--device: expected a device of this machine"),

@@ -44,5 +44,5 @@ def test_what_has_no_classes_has_no_polygons(tmp_path):
     store = finished(tmp_path / "a.zarr", [patch_layout()])
     with pytest.raises(RecordError, match="a class map of a.zarr, because a.gpkg has polygons"):
         export(store, tmp_path / "a.gpkg")
-    with pytest.raises(UnknownNameError, match=r"unknown export format '.shp'"):
+    with pytest.raises(UnknownNameError, match=r"unknown output format '.shp'"):
         export(store, tmp_path / "a.shp")

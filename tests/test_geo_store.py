@@ -324,7 +324,7 @@ for unit in store.remaining():
 
 
 def child(script: str, *words: object) -> subprocess.Popen:
-    places = {"PYTHONPATH": str(Path(__file__).parent)}
+    places = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen([sys.executable, "-c", script, *map(str, words)], env=os.environ | places,
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
 
@@ -346,11 +346,11 @@ def test_kill_9_loses_at_most_the_unit_in_flight(tmp_path, delay_s):
 
 def test_a_second_process_does_not_take_up_a_store_that_is_being_written(tmp_path):
     store = begin(tmp_path / "a.zarr", [patch_layout()])
-    script = WRITER.replace("store = begin", "from anysat.errors import WriteError\ntry: begin").replace(
-        "print(", "except WriteError as error: print(error, flush=True); sys.exit()\nprint(", 1
+    script = WRITER.replace("store = begin", "from anysat.errors import InputError\ntry: begin").replace(
+        "print(", "except InputError as error: print(error, flush=True); sys.exit()\nprint(", 1
     )
     with child(script, tmp_path / "a.zarr") as process:
-        assert "another process is writing it" in process.stdout.read()
+        assert f"no other process working there, got process {os.getpid()}" in process.stdout.read()
     store.close()
     with child(WRITER, tmp_path / "a.zarr") as process:
         assert process.stdout.readline() == "begun\n"

@@ -11,9 +11,9 @@ import torch
 import xarray
 
 from anysat.batch import Embeddings
-from anysat.errors import OutputExistsError, UnknownNameError, WriteError
+from anysat.errors import OutputExistsError, WriteError
 from anysat.geo.grid import Footprint, plan_grid
-from anysat.geo.writers import WRITERS, Product, find_writer, staged
+from anysat.geo.writers import CogWriter, Product, ZarrWriter, staged
 from anysat.modalities import MODALITIES as M
 from geo_builders import SOUTH, geobox
 
@@ -41,7 +41,7 @@ def product() -> Product:
 
 
 def test_a_cog_reads_back_at_the_same_place_with_nodata_and_names(tmp_path, product):
-    WRITERS[".tif"].write(product, tmp_path / "e.tif")
+    CogWriter().write(product, tmp_path / "e.tif")
     for file, name, (vectors, valid, box) in zip(
         ("e.tif", "e_dense.tif"), ("patch", "dense"), product.maps.values(), strict=True
     ):
@@ -58,14 +58,14 @@ def test_a_cog_reads_back_at_the_same_place_with_nodata_and_names(tmp_path, prod
 def test_the_geotiffs_are_cloud_optimised(tmp_path, product):
     from rio_cogeo.cogeo import cog_validate
 
-    WRITERS[".tif"].write(product, tmp_path / "e.tif")
+    CogWriter().write(product, tmp_path / "e.tif")
     assert cog_validate(tmp_path / "e.tif", strict=True, quiet=True)[0]
 
 
 def test_a_zarr_reads_back_at_the_same_place_with_nodata_and_names(tmp_path, product):
     import odc.geo.xr  # noqa: F401
 
-    WRITERS[".zarr"].write(product, tmp_path / "e.zarr")
+    ZarrWriter().write(product, tmp_path / "e.zarr")
     with xarray.open_zarr(tmp_path / "e.zarr", consolidated=False) as root:
         assert np.array_equal(root["tile"].values, product.embeddings.tile[0].numpy())
         assert root.attrs["anysat"] == product.provenance
@@ -80,7 +80,7 @@ def test_a_zarr_reads_back_at_the_same_place_with_nodata_and_names(tmp_path, pro
 def test_the_zarr_is_format_3_and_follows_the_conventions(tmp_path, product):
     if not STANDARDS.is_dir():
         pytest.skip("no schemas beside the repository (../shared/standards)")
-    WRITERS[".zarr"].write(product, tmp_path / "e.zarr")
+    ZarrWriter().write(product, tmp_path / "e.zarr")
     for group in ("", "patch", "dense"):
         metadata = json.loads((tmp_path / "e.zarr" / group / "zarr.json").read_text())
         assert metadata["zarr_format"] == 3
@@ -89,15 +89,10 @@ def test_the_zarr_is_format_3_and_follows_the_conventions(tmp_path, product):
 
 
 def test_chips_are_counted_in_pixels_of_the_finest_sensor(tmp_path, product):
-    WRITERS[".zarr"].write(product, tmp_path / "e.zarr")
+    ZarrWriter().write(product, tmp_path / "e.zarr")
     attributes = json.loads((tmp_path / "e.zarr" / "patch" / "zarr.json").read_text())["attributes"]
     assert (attributes["geoemb:gsd"], attributes["geoemb:chip_layout"]["chip_size"]) == (10.0, [2, 2])
     assert attributes["geoemb:model"] == "https://huggingface.co/g-astruc/AnySat"
-
-
-def test_an_unknown_suffix_is_refused():
-    with pytest.raises(UnknownNameError, match=r"unknown output format '.jpg'"):
-        find_writer(".jpg")
 
 
 def replace_all(finals, error=None):

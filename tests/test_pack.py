@@ -372,7 +372,7 @@ def deadly(owner, name, test, before):
         if hit: os.kill(os.getpid(), signal.SIGKILL)
         return done
     setattr(owner, name, call)
-plain = lambda path: re.sub(r"\\.\\d+\\.tmp$", ".tmp", str(path))
+plain = lambda path: re.sub(r"\\.\\w{8}\\.tmp$", ".tmp", str(path))
 nth = lambda n, suffix: lambda path, *rest: plain(path).endswith(suffix) and (calls.append(path), len(calls) == n)[1]
 if where == "in a shard": deadly(Path, "replace", nth(2, ".tar.tmp"), True)
 if where == "before its record": deadly(Path, "replace", nth(2, ".tar.json.tmp"), True)

@@ -57,14 +57,14 @@ def test_statistics_that_cannot_be_written_leave_what_was_there(tmp_path, monkey
 
 def test_a_card_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     model = random_model(ModelConfig(dim=64, depth=1, num_heads=2, modalities=(S1,)))
-    write = Path.write_text
+    write = Path.write_bytes
 
     def full(self, *given, **options):
         if "README" in self.name:
             raise OSError("no space left on device")
         return write(self, *given, **options)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(WriteError, match="README"):
         save_folder(model, tmp_path)
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import anysat
+from anysat import whole_files
 from anysat.errors import RunStoppedError
 from anysat.model import checkpoint as model_checkpoint
 from anysat.train import checkpoints
@@ -250,13 +251,15 @@ def test_what_a_kill_left_half_written_is_swept(toy_begun):
 
 def test_a_checkpoint_is_found_only_when_all_of_it_is_on_the_disk(toy_begun, monkeypatch):
     """Whatever moment of the writing a kill falls on, the newest checkpoint that is found is whole."""
-    found, sync, folder = [], checkpoints._sync, toy_begun / "checkpoints"
+    found, sync, folder = [], whole_files.sync, toy_begun / "checkpoints"
 
     def look(path):
-        found.append((newest_checkpoint(folder).step, path.name))
+        if path == toy_begun or folder in (path, *path.parents):
+            found.append((newest_checkpoint(folder).step, re.sub(r"^\.(.+)\.\w{8}\.tmp$", r"\1", path.name)))
         sync(path)
 
-    monkeypatch.setattr(checkpoints, "_sync", look)
+    monkeypatch.setattr(whole_files, "sync", look)
+    monkeypatch.setattr(checkpoints, "sync", look)
     train(toy_begun, resume=True, max_steps=4)
     before = {name for step, name in found if step == 3} - {toy_begun.name}
     assert before == {"training.safetensors", "model.safetensors", "state.json", "step-00000004.tmp"}

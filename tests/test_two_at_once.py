@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from anysat.cli import main
-from anysat.data.work import alone_at
 from anysat.errors import InputError
+from anysat.geo.claims import alone_at
 
 GIVEN = "s2=a.nc --patch-size-m 20 --weights nano --out"
 
 
 @pytest.mark.parametrize("words", [
     f"embed {GIVEN} out/x.zarr --dates 2020-01-01/2020-12-31", f"embed {GIVEN} out/x", f"embed {GIVEN} out/x.tif",
-    "embed --update out/x.zarr", "predict run s2=a.nc --out out/x.tif", "predict run s2=a.nc --out out/x.zarr",
+    "embed --update out/x.zarr", "zonal a.zarr f.gpkg --out out/x.gpkg", "datasets embed world data --out out/x.parquet",
+    "datasets predict run world data --out out/x.parquet", "datasets predict run world data --out out/x", "predict run s2=a.nc --out out/x.tif", "predict run s2=a.nc --out out/x.zarr",
 ])  # fmt: skip
 def test_the_second_of_two_is_refused_before_anything_is_read(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

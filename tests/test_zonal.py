@@ -247,7 +247,7 @@ def test_a_table_tells_what_it_is_made_from_and_readers_skip_by_place(store, tmp
 def test_mistakes_in_a_call_are_told(store, tmp_path, capsys):
     fields().to_file(tmp_path / "f.gpkg")
     for words, message in (
-        ([store, tmp_path / "f.gpkg", "--out=a.shp"], "--out: expected a name ending in .parquet, .gpkg, .csv"),
+        ([store, tmp_path / "f.gpkg", "--out=a.shp"], "--out: expected a name ending in .parquet, .gpkg or .csv"),
         ([store, tmp_path / "f.gpkg", f"--out={tmp_path / 'f.gpkg'}", "--overwrite"], "other than that of an input"),
         ([store, tmp_path / "g.gpkg", "--out=a.csv"], "g.gpkg: no such file or folder; expected a vector file"),
         ([store, __file__, "--out=a.csv"], "give GeoJSON, GeoPackage, Shapefile or GeoParquet\n"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
-from anysat.errors import MissingFileError, StatisticsError, UnknownNameError, WriteError
+from anysat.errors import MissingFileError, StatisticsError, UnknownNameError
 from anysat.misfit import Expected, Watch, sample
 from anysat.modalities import UNITS
 from anysat.observation import Observation
+from anysat.whole_files import write_output
 
 BETWEEN_SOURCES = "; "
 """Separates the sources of several joined datasets."""
@@ -274,7 +274,7 @@ class Normaliser:
         Raises:
             WriteError: The file cannot be written.
         """
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1))
+        write_output(Path(path), json.dumps(self.to_dict(), indent=1))
 
     @classmethod
     def read(cls, path: str | Path) -> Normaliser:
@@ -382,18 +382,3 @@ PRESETS: dict[str, Normaliser] = {
     )
 }
 """Published statistics by name. Those for Sentinel-1 contradict the data and are left out."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8. A failed write leaves no partial file.
-
-    Raises:
-        WriteError: The file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise WriteError(path, error) from error

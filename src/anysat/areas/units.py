@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from safetensors.numpy import save
 
 from anysat.errors import UnfinishedError
 from anysat.geo.store import Unit
+from anysat.whole_files import take_over, write_whole
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,10 @@ class UnitFiles:
         """
         told = {"unreadable": json.dumps(list(unreadable))}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, told)
-        path = self._path(unit)
-        part = path.with_name(f".{path.name}.{os.getpid()}")  # two workers may make the same unit
         try:
             self.folder.mkdir(exist_ok=True)
-            part.write_bytes(content)
-            part.replace(path)
+            write_whole(self._path(unit), content, to_disk=False)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise UnfinishedError(self.folder.parent, error.strerror or error) from error
 
     def adopt(self, unit: Unit, other: UnitFiles, theirs: Unit) -> None:
@@ -50,18 +45,10 @@ class UnitFiles:
         Raises:
             UnfinishedError: It cannot be written.
         """
-        path = self._path(unit)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(exist_ok=True)
-            part.unlink(missing_ok=True)
-            try:
-                os.link(other._path(theirs), part)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(other._path(theirs), part)
-            part.replace(path)
+            take_over(self._path(unit), other._path(theirs))
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise UnfinishedError(self.folder.parent, error.strerror or error) from error
 
     @contextmanager

@@ -8,6 +8,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.errors import RecordError
+from anysat.whole_files import appearing
 
 WORTH_S = 2.0
 """Work that takes less than this is repeated rather than cached, and shows no progress."""
@@ -51,18 +53,14 @@ def cached(name: str, files: Iterable[Path], make: Callable[[], Arrays], version
 
 
 def _keep(path: Path, arrays: Arrays) -> None:
-    """Write to another name and rename, so that two processes cannot spoil each other's copy."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise RecordError(f"array {name!r} of the cache", array.dtype, "plain values, not objects")
-    part, named = path.with_suffix(f".{os.getpid()}.part"), dict[str, Any](arrays)
-    try:
+    named = dict[str, Any](arrays)
+    with suppress(OSError):  # the disk is full or read-only: the work is repeated next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with appearing(path, to_disk=False) as new, new.open("wb") as file:
             np.savez(file, **named)  # numpy before 2.1 has no other argument
-        part.replace(path)
-    except OSError:  # the disk is full or read-only: the work is repeated next time
-        part.unlink(missing_ok=True)
 
 
 def _fingerprint(files: Iterable[Path], version: int) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from anysat.data.prepare import silent
 from anysat.data.statistics import compute_statistics, taken
-from anysat.data.work import Advance, TileFiles, fingerprint, place_facts, to_json, write_whole
+from anysat.data.work import Advance, TileFiles, fingerprint, place_facts, to_json
 from anysat.errors import OtherWorkError
+from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset

@@ -6,7 +6,6 @@ What exists is not made again. Two processes that ask for the same wait for each
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.data.base import DatasetRecord, find_dataset, open_dataset
-from anysat.data.work import Advance, make_folder, to_json, write_whole
+from anysat.data.work import Advance, to_json
 from anysat.errors import AnySatError, OtherWorkError, SourceError
+from anysat.geo.claims import alone_in
+from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from anysat.data.datasets.world import WorldSettings
@@ -55,7 +56,7 @@ def prepare(
         MissingFileError, SourceError: A tile cannot be read.
     """
     packed, statistics = home / "packed", home / "statistics.json"
-    with _waiting(home):
+    with alone_in(home, waits=True):
         if not _is_sound(lambda: _open(name, packed)):
             shutil.rmtree(packed, ignore_errors=True)
             _pack(name, root() if callable(root) else root, packed, workers, progress)
@@ -100,7 +101,7 @@ def prepare_world(
 
     content = to_json(settings.to_dict())
     home = cache / f"world-{_digest(find_dataset('world'), content + PARAMETERS_SHA256.encode())}"
-    with _waiting(home):
+    with alone_in(home, waits=True):
         if not (home / MARKER).is_file():  # written once, because its time tells whether finished shards are up to date
             write_whole(home / MARKER, content)
     return prepare("world", home, home, workers=workers, progress=progress)
@@ -168,13 +169,3 @@ def _is_sound(opened: Callable[[], object]) -> bool:
     except (AnySatError, ValueError, LookupError, TypeError, AttributeError):  # of damaged content
         return False
     return True
-
-
-@contextlib.contextmanager
-def _waiting(home: Path) -> Iterator[None]:
-    """Create a folder and wait until no other process works in it; dead processes do not count."""
-    make_folder(home)
-    with (home / "lock").open("a") as file:
-        with contextlib.suppress(OSError):  # the disk does not support locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

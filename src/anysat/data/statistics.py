@@ -19,17 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.files import read_file
-from anysat.data.work import (
-    Advance,
-    TileFiles,
-    alone_in,
-    begin,
-    fingerprint,
-    place_facts,
-    versions,
-    work_through,
-    write_whole,
-)  # fmt: skip
+from anysat.data.work import Advance, TileFiles, begin, fingerprint, place_facts, versions, work_through
 from anysat.errors import (
     AnySatError,
     InputError,
@@ -39,8 +29,10 @@ from anysat.errors import (
     StatisticsError,
     UnfinishedError,
 )  # fmt: skip
+from anysat.geo.claims import alone_in
 from anysat.normalise import LEAST_DEVIATION, BandStatistics, Normaliser
 from anysat.observation import Observation
+from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset

@@ -6,7 +6,6 @@ The result may depend only on the units, not on which process does them or when.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -24,7 +23,9 @@ from numpy.typing import NDArray
 
 import anysat
 from anysat.data.layout import FIELD, DatasetFolder, Layout
-from anysat.errors import AnySatError, InputError, OtherWorkError, UnfinishedError, WriteError
+from anysat.errors import AnySatError, OtherWorkError, UnfinishedError
+from anysat.geo.claims import LOCK, make_folder
+from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -37,7 +38,6 @@ Advance = Callable[[int], object]
 Job = Callable[[int, Advance], object]
 """Does the unit of a number; must be picklable."""
 PLAN = "plan.json"
-LOCK = "lock"
 _WORDS = ("source", "about", "sensor")
 """Fields of a record that do not affect what is read."""
 _WATCH_SECONDS = 0.2
@@ -157,20 +157,6 @@ def versions() -> dict[str, str]:
     return {"anysat": anysat.__version__, "numpy": np.__version__}
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears complete or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def to_json(content: Any) -> bytes:
     """Return JSON as the package writes it: equal content gives equal bytes."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
@@ -191,91 +177,6 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
     if is_empty:  # nothing was done for an earlier plan
         write_whole(path, to_json(plan))
     compare(folder, json.loads(path.read_text("utf-8")), plan)
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
-
-    Raises:
-        WriteError: The folder cannot be created.
-    """
-    above = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
-    if not above.is_dir():
-        raise WriteError(folder, f"{above} is a file, not a folder: give another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(folder, f"{error}: give another --out") from error
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Create a folder of unfinished work and lock it; the lock of a dead process does not count.
-
-    Raises:
-        InputError: Another process is working in it.
-        WriteError: The folder cannot be created.
-    """
-    with _locked(folder / LOCK, f"unfinished work in {folder}"):
-        yield
-
-
-@contextlib.contextmanager
-def alone_at(out: Path) -> Iterator[None]:
-    """Lock outputs of one name, with any suffix, against other processes; the lock of a dead process does not count.
-
-    The folder of the output is created, and removed again if it stays empty. If it cannot be created, there is no lock;
-    the later attempt to write there reports the reason.
-
-    Raises:
-        InputError: Another process is writing them.
-    """
-    out = out.absolute()
-    made = [folder for folder in out.parents if not folder.exists()]
-    try:
-        with contextlib.ExitStack() as held:
-            with contextlib.suppress(WriteError):
-                held.enter_context(_locked(out.with_name(f".{out.stem}.{LOCK}"), str(out)))
-            yield
-    finally:
-        for folder in made:  # the innermost first
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(path: Path, where: str) -> Iterator[None]:
-    """Create and hold a lock file, with its folder; delete it at the end. `where` names in messages what is locked."""
-    while True:
-        make_folder(path.parent)
-        try:
-            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another process has just removed the folder
-            continue
-        except OSError as error:
-            raise WriteError(path.parent, error.strerror or error) from error
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            process = os.pread(number, 64, 0).decode(errors="replace").strip()
-            os.close(number)
-            raise InputError(where, "no other process working there", f"process {process}",
-                             "wait until it ends, or give another --out") from None  # fmt: skip
-        except OSError:  # the disk does not support locks
-            break
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(number), path.stat()):
-                break
-        os.close(number)  # the folder was finished in the meantime
-    try:
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(number), path.stat()):
-                path.unlink()
-        os.close(number)
 
 
 def compare(folder: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anysat.errors import RecordError
 from anysat.geo.conventions import uri
-from anysat.geo.exports import EXPORTS
 from anysat.geo.outline import outline
+from anysat.geo.outputs import OUTPUTS, STORE
 from anysat.geo.stored import StoredGroup, open_stored, provenance_of
 from anysat.geo.tables import times_of
 from anysat.geo.writers import staged
@@ -30,7 +30,6 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 """What pystac's extension writes as 1.4.0 is valid as 1.5.2."""
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
 """For `eo:bands`, to which inputs of the model refer; STAC 1.1 itself has bands in assets only."""
-_MEDIA = {".zarr": "application/vnd.zarr; version=3", **{suffix: one.media_type for suffix, one in EXPORTS.items()}}
 _DATA_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
 
 
@@ -343,7 +342,8 @@ def _save(
         for item in collection.get_items():
             key = "embeddings" if any(link == EMB for link in item.stac_extensions) else "map"
             href = os.path.relpath(store.absolute(), final / name)
-            item.add_asset(key, pystac.Asset(href=href, media_type=_MEDIA[".zarr"], roles=["data"], title=store.name))
+            media_type = OUTPUTS[STORE].media_type
+            item.add_asset(key, pystac.Asset(href=href, media_type=media_type, roles=["data"], title=store.name))
         title = "Model as a STAC MLM item"
         for owner in (collection, *collection.get_items()):
             owner.add_link(pystac.Link("emb:model", model, media_type="application/geo+json", title=title))
@@ -385,7 +385,7 @@ def _asset(path: Path, item_folder: Path) -> pystac.Asset:
     import pystac
 
     href = os.path.relpath(path.absolute(), item_folder.parent)
-    return pystac.Asset(href=href, media_type=_MEDIA.get(path.suffix), roles=["data"], title=path.name)
+    return pystac.Asset(href=href, media_type=OUTPUTS[path.suffix].media_type, roles=["data"], title=path.name)
 
 
 def _model_name(name: str) -> str:

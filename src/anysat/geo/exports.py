@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import RecordError
 from anysat.geo.cogs import Block, Cog, write_cog
 from anysat.geo.layout import NO_CLASS, Layout
 from anysat.geo.maps import category_names, class_tags, palette_of
+from anysat.geo.outputs import Result, find_writer
 from anysat.geo.periods import Period
 from anysat.geo.polygons import write_polygons
 from anysat.geo.quantise import NODATA
@@ -48,9 +49,6 @@ class Content(NamedTuple):
 class Export(Protocol):
     """One export format."""
 
-    media_type: str
-    """Media type in STAC documents."""
-
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """Return the files that `write` makes of a group; none if the format does not suit it."""
 
@@ -64,8 +62,6 @@ class CogExport:
     Quantised codes have their scale in the tags, and the vectors' lengths are in NAME_norm.tif. Classes have a palette,
     and their names are in the tags and in NAME.tif.aux.xml.
     """
-
-    media_type = "image/tiff; application=geotiff; profile=cloud-optimized"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """Return NAME.tif, or NAME_2020-01-01.tif … for several periods, and the files beside them."""
@@ -106,7 +102,6 @@ def _period_names(periods: Sequence[Period]) -> list[str]:
 class TableExport:
     """One GeoParquet file with one row per patch that was seen and one row group per shard. Codes stay codes."""
 
-    media_type = "application/vnd.apache.parquet"
     geometry: Geometry = "polygon"
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:  # noqa: ARG002 - the file, whatever the group
@@ -144,8 +139,6 @@ class PointExport(TableExport):
 class PolygonExport:
     """One GeoPackage with the polygons of a class map (`anysat.geo.polygons`)."""
 
-    media_type = "application/geopackage+sqlite3"
-
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
         """Return the file if the group is a class map."""
         return (out,) if content.has_classes else ()
@@ -155,19 +148,14 @@ class PolygonExport:
         write_polygons(folder / out.name, group, tags, advance)
 
 
-EXPORTS: dict[str, Export] = {".tif": CogExport(), ".parquet": TableExport(), ".gpkg": PolygonExport()}
-"""Formats by suffix; add one here."""
-
-
 def find_export(suffix: str) -> Export:
-    """Return the export format for a file's suffix.
+    """Return the export format for a file's suffix, from the table in `anysat.geo.outputs`.
 
     Raises:
         UnknownNameError: No format has this suffix.
     """
-    if suffix not in EXPORTS:
-        raise UnknownNameError("export format", suffix, EXPORTS)
-    return EXPORTS[suffix]
+    found: Export = find_writer(Result.CLASSES, suffix)()
+    return found
 
 
 def export(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from anysat.geo.fingerprints import differences, facts_of, fingerprint_of
 from anysat.geo.layout import Layout, create_group
 from anysat.geo.periods import Period
 from anysat.geo.quantise import Loss
-from anysat.geo.whole_files import checksum, read_object, write_whole
+from anysat.whole_files import checksum, put_in_place, read_object, sweep, write_whole
 
 _DATA, _DONE, _FACTS, _OLD = "store.zarr", "done", "made-from.json", "replaced"
 _MARKER = re.compile(r"(\d+)-(\d+)-(\d+)\.json")
@@ -89,7 +89,8 @@ class AreaStore:
         Raises:
             OutputExistsError: There is a finished store, and `overwrite` is False.
             StoreMismatchError: There is an unfinished store that was made from something else.
-            WriteError: The store cannot be written, or another process is writing it.
+            WriteError: The store cannot be written.
+            InputError: Another process is writing it.
         """
         _check(layouts, periods)
         store = cls(Path(final).absolute(), layouts, len(periods))
@@ -242,8 +243,7 @@ class AreaStore:
             self._complete(dict(summary or {}))
             if self.final.exists():
                 shutil.rmtree(self.partial / _OLD, ignore_errors=True)
-                self.final.rename(self.partial / _OLD)
-            self.data.rename(self.final)
+            put_in_place(self.data, self.final, self.partial / _OLD)
             shutil.rmtree(self.partial, ignore_errors=True)
         except OSError as error:
             raise UnfinishedError(self.partial, error.strerror or error) from error
@@ -289,14 +289,14 @@ class AreaStore:
         import zarr
 
         self.partial.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=self.partial.parent, prefix=f".{self.partial.name}-"))
+        new = self.partial.with_name(f".{self.partial.name}-{secrets.token_hex(4)}")
         try:
+            new.mkdir()
             zarr.create_group(new / _DATA, attributes={"anysat": dict(attributes)}, overwrite=True)
             for layout in self.layouts.values():
                 create_group(new / _DATA, layout, periods)
             (new / _DONE).mkdir()
             write_whole(new / _FACTS, json.dumps(facts))
-            new.chmod(0o777 & ~_umask())
             new.rename(self.partial)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -321,7 +321,8 @@ class AreaStore:
         """Remove leftovers of killed writers, and markers of units whose files are missing or have another size."""
         for path in self.partial.parent.glob(f".{self.partial.name}-*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (*self.partial.rglob("*.partial"), *(self.partial / _DONE).glob("*.tmp")):
+        sweep(self.partial / _DONE)
+        for path in self.partial.rglob("*.partial"):
             path.unlink(missing_ok=True)
         for unit in self.units():
             if self.is_done(unit) and not self._is_whole(unit):
@@ -392,9 +393,3 @@ def _check(layouts: Sequence[Layout], periods: Sequence[Period]) -> None:
         raise RecordError("layouts", [x.name for x in layouts], f"different names, none of them {CHECKSUMS!r}")
     if len({layout.shards for layout in layouts}) > 1:
         raise RecordError("layouts", {x.name: x.shards for x in layouts}, "the same number of shards in all")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -23,7 +23,7 @@ from anysat.geo.layout import NO_CLASS
 from anysat.geo.quantise import NODATA
 from anysat.geo.store import CHECKSUMS, Unit, partial_of
 from anysat.geo.stored import DAMAGED, StoredGroup, open_stored, provenance_of, told_of
-from anysat.geo.whole_files import checksum_of
+from anysat.whole_files import checksum_of
 
 _OFF_PX = 1e-3
 """Largest difference between two statements of one place, as a fraction of a pixel."""

@@ -1,4 +1,4 @@
-"""Write the embeddings of one tile to georeferenced files, with one class per format, chosen by the file's suffix.
+"""Write the embeddings of one tile to georeferenced files, with one class per format (see `anysat.geo.outputs`).
 
 Files are written into a temporary folder beside their final place, and renamed when all are complete.
 """
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.batch import Embeddings
-from anysat.errors import OutputExistsError, RecordError, UnknownNameError, WriteError
+from anysat.errors import OutputExistsError, RecordError, WriteError
 from anysat.geo.cogs import Cog, whole, write_cog
 from anysat.geo.conventions import embedding_attributes, grid_attributes, joined
 from anysat.geo.grid import TileGrid
 from anysat.modalities import Modality
+from anysat.whole_files import sync
 
 if TYPE_CHECKING:
     import xarray
@@ -114,21 +115,6 @@ class CogWriter:
             write_cog(_dense_file(path) if name == "dense" else path, cog, [(whole(geobox), bands)])
 
 
-WRITERS: dict[str, Writer] = {".zarr": ZarrWriter(), ".tif": CogWriter()}
-"""Formats by suffix; add one here."""
-
-
-def find_writer(suffix: str) -> Writer:
-    """Return the writer for a file's suffix.
-
-    Raises:
-        UnknownNameError: No format has this suffix.
-    """
-    if suffix not in WRITERS:
-        raise UnknownNameError("output format", suffix, WRITERS)
-    return WRITERS[suffix]
-
-
 @contextmanager
 def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]:
     """Provide a temporary folder to write into; when the block ends without error, its files move to their places.
@@ -153,6 +139,9 @@ def staged(finals: Sequence[Path], *, overwrite: bool = False) -> Iterator[Path]
             new.mkdir()
             old.mkdir()
             yield new
+            for path in new.iterdir():
+                if path.is_file():
+                    sync(path)
             _put_in_place(finals, new, old)
         was_there = True
     except (OSError, RasterioError) as error:

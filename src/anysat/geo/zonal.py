@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.errors import InputError, MissingFileError, UnknownNameError
+from anysat.errors import InputError, MissingFileError
 from anysat.geo.coverage import Coverage, cover
 from anysat.geo.ground import file_and_layer, read_table
+from anysat.geo.outputs import Result, find_writer
 from anysat.geo.parcels import Parcels, place_parcels
 from anysat.geo.polygons import write_layer
 from anysat.geo.stored import StoredGroup, find_group, provenance_of, zone_stores
 from anysat.geo.tables import times_of
 from anysat.geo.writers import staged
 
-TABLE_SUFFIXES = (".parquet", ".gpkg", ".csv")
 _BLOCK_VALUES = 4_000_000
 """The most values multiplied, or pixels covered, at once."""
 _TWICE_FRAC = 1e-3
@@ -188,19 +188,17 @@ def write_zonal(table: Any, out: Path, told: Mapping[str, Any], *, overwrite: bo
         UnknownNameError: No format has this suffix.
         WriteError: The file exists or cannot be written. Nothing is left behind.
     """
-    if out.suffix not in TABLE_SUFFIXES:
-        raise UnknownNameError("format of rows", out.suffix, TABLE_SUFFIXES)
+    write = find_writer(Result.POLYGONS, out.suffix)
     with staged([out], overwrite=overwrite) as folder:
-        path = folder / out.name
-        if out.suffix == ".csv":
-            table.drop(columns=table.geometry.name).to_csv(path, index=False)
-        elif out.suffix == ".gpkg":
-            _write_package(table, path, out.stem, told)
-        else:
-            _write_parquet(table, path, told)
+        write(table, folder / out.name, told)
 
 
-def _write_package(table: Any, path: Path, layer: str, told: Mapping[str, Any]) -> None:
+def write_csv(table: Any, path: Path, told: Mapping[str, Any]) -> None:  # noqa: ARG001 - CSV has no place for it
+    """Write the rows without their polygons."""
+    table.drop(columns=table.geometry.name).to_csv(path, index=False)
+
+
+def write_package(table: Any, path: Path, told: Mapping[str, Any]) -> None:
     """Write one layer. It holds only one geometry column, so others are written as text (WKT)."""
     place = table.geometry.name
     beside = [name for name, kind in table.dtypes.items() if str(kind) == "geometry" and name != place]
@@ -208,7 +206,7 @@ def _write_package(table: Any, path: Path, layer: str, told: Mapping[str, Any]) 
     own = {"GEOMETRY_NAME": _free("geom", taken)} | ({"FID": _free("row", taken)} if "fid" in taken else {})
     if beside:
         table = table.assign(**{name: table[name].to_wkt() for name in beside})
-    write_layer(table, path, layer, told, **own)
+    write_layer(table, path, path.stem, told, **own)
 
 
 def _free(wanted: str, taken: Container[str]) -> str:
@@ -218,7 +216,7 @@ def _free(wanted: str, taken: Container[str]) -> str:
     return wanted
 
 
-def _write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
+def write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
     """Write GeoParquet 1.1 with the provenance under `anysat`, and bounds in the column `bbox` if that name is free."""
     import json
 
@@ -278,7 +276,7 @@ def _check_columns(name: str, given: Any, added: Sequence[str], suffix: str) -> 
     if is_package:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                _write_package(given.iloc[:1], Path(folder) / "trial.gpkg", "trial", {})
+                write_package(given.iloc[:1], Path(folder) / "trial.gpkg", {})
             except OSError as error:
                 advice = "convert them, or write .parquet"
                 raise InputError(where, "types that a GeoPackage can hold", error, advice) from error

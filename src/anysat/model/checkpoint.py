@@ -25,7 +25,8 @@ from anysat.errors import MissingFileError, UnknownNameError, WeightsError, Writ
 from anysat.model.config import SIZES, ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.weight_files import FORMAT, SUFFIXES, WeightFile, read_file
-from anysat.normalise import PRESETS, Normaliser, write_text
+from anysat.normalise import PRESETS, Normaliser
+from anysat.whole_files import appearing, write_output
 
 PUBLISHED_REPO = "g-astruc/AnySat"
 PUBLISHED_FILE = "models/AnySat.pth"
@@ -182,11 +183,8 @@ def save(model: AnySat, path: str | Path) -> None:
         )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            partial = Path(folder) / path.name
-            save_file(tensors, partial, metadata={"anysat": json.dumps(meta)})
-            partial.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-            partial.replace(path)
+        with appearing(path) as new:
+            save_file(tensors, new, metadata={"anysat": json.dumps(meta)})
     except (OSError, SafetensorError) as error:
         raise WriteError(path, error) from error
 
@@ -199,8 +197,8 @@ def save_folder(model: AnySat, folder: Path) -> None:
     """
     folder = _expanded(folder)
     save(model, folder / OWN_FILE)
-    write_text(folder / "config.json", json.dumps(model.config.to_dict(), indent=1))
-    write_text(folder / "README.md", model_card(model))
+    write_output(folder / "config.json", json.dumps(model.config.to_dict(), indent=1))
+    write_output(folder / "README.md", model_card(model))
 
 
 def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any) -> str:
@@ -228,12 +226,6 @@ def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str
 def _expanded(path: str | Path) -> Path:
     """Replace `~` by the user's home; that of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def model_card(model: AnySat) -> str:

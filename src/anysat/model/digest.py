@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import anysat
 from anysat.model.encoder import AnySat
 
 
@@ -28,6 +29,11 @@ def digest(model: AnySat, *, statistics: bool = False) -> str:
         total.update(name.encode())
         total.update(bytes_of(tensor))
     return total.hexdigest()
+
+
+def made_by(model: AnySat) -> dict[str, Any]:
+    """Return what every output records of the model it is made by: version of the package, weights, their digest."""
+    return {"version": anysat.__version__, "weights": dict(model.provenance) | {"digest": digest(model)}}
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

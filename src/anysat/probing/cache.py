@@ -24,8 +24,6 @@ from anysat.batch import Batch, Embeddings
 from anysat.data.base import Tiles
 from anysat.data.mixture import OrderedPass
 from anysat.data.prepare import Progress, silent
-from anysat.data.work import write_whole
-from anysat.errors import WriteError
 from anysat.geo.degrees import place_deg
 from anysat.modalities import Modality
 from anysat.model.digest import bytes_of, digest
@@ -35,6 +33,7 @@ from anysat.model.precision import Precision, multiplying
 from anysat.model.ready import keeping_ready
 from anysat.model.validity import mark_unseen
 from anysat.patches import PatchGrid
+from anysat.whole_files import write_output
 
 TILES_PER_FILE = 8
 VERSION = 1
@@ -137,7 +136,7 @@ def extract(
             if made is None:
                 num_new += len(batch)
                 made = _embedded(encoder, batch, patch_size_m, dense, precision)
-                _write(path, made)
+                write_output(path, save(made, metadata={CHECKSUM: _sum_of(made)}))
             seen = made["sub_valid"].flatten(1).any(1) if "sub_valid" in made else ~made["tile"].isnan().all(1)
             unseen += [name for name, is_seen in zip(batch.ids, seen.tolist(), strict=True) if not is_seen]
             files.append(path)
@@ -199,14 +198,6 @@ def _digest(batch: Batch, own: bytes) -> str:
         for tensor in (seen.values, seen.valid, seen.dates):
             total.update(b"-" if tensor is None else bytes_of(tensor))
     return total.hexdigest()
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(tensors, metadata={CHECKSUM: _sum_of(tensors)}))
-    except OSError as error:
-        raise WriteError(path, error) from error
 
 
 def _checked(path: Path) -> dict[str, Tensor] | None:

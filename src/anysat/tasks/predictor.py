@@ -19,8 +19,7 @@ from torch import Tensor, nn
 import anysat
 from anysat.batch import Batch, Embeddings
 from anysat.data.base import Target
-from anysat.data.work import write_whole
-from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError, WriteError
+from anysat.errors import AnySatError, InputError, MissingFileError, WeightsError
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.modes import evaluating
@@ -30,6 +29,7 @@ from anysat.model.weight_files import PREDICTOR_FILE, TASK_FORMAT, read_tensors
 from anysat.normalise import Normaliser
 from anysat.tasks.base import TASKS, Task, make_task, options_of
 from anysat.tasks.heads import HEADS, Head, HeadConfig, head_config, make_head
+from anysat.whole_files import write_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +152,7 @@ class Predictor(nn.Module):
             "sources": self.sources,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), save(tensors, metadata={"anysat": json.dumps(meta)}))
-        except OSError as error:
-            raise WriteError(path, error) from error
+        write_output(Path(path), save(tensors, metadata={"anysat": json.dumps(meta)}))
 
     def extra_repr(self) -> str:
         """Name the target and the view in the text of the module."""

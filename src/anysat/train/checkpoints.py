@@ -6,10 +6,8 @@ Each holds `training.safetensors` (weights and moments), `model.safetensors` (th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
@@ -26,6 +24,7 @@ from anysat.data.work import to_json
 from anysat.model.checkpoint import OWN_FILE, save
 from anysat.model.encoder import AnySat
 from anysat.model.weight_files import WeightFile, read_file
+from anysat.whole_files import appearing, sync, take_over, write_whole
 
 FORMAT = "anysat-training-1"
 TRAINING, STATE = "training.safetensors", "state.json"
@@ -65,16 +64,15 @@ def write_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(dict(tensors), partial / TRAINING)
+        with appearing(partial / TRAINING) as new:
+            save_file(dict(tensors), new)
         save(encoder, partial / OWN_FILE)
-        shutil.copymode(partial / OWN_FILE, partial / TRAINING)  # safetensors makes its file readable by the owner only
         files = {name: _digest(partial / name) for name in (TRAINING, OWN_FILE)}
-        (partial / STATE).write_bytes(to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
-        for name in (*files, STATE, "."):
-            _sync(partial / name)
+        write_whole(partial / STATE, to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
+        sync(partial)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
@@ -126,15 +124,8 @@ def keep_only(folder: Path, num_last: int, best: int | None) -> None:
 
 def publish(checkpoint: Path, target: Path) -> None:
     """Replace the published encoder by that of a checkpoint, atomically."""
-    partial = target.with_name(f".{target.name}{_PARTIAL}")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(checkpoint / OWN_FILE, partial)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(checkpoint / OWN_FILE, partial)
-        _sync(partial)
-    partial.replace(target)
-    _sync(target.parent)
+    take_over(target, checkpoint / OWN_FILE)
+    sync(target.parent)
 
 
 def _opened(path: Path, step: int) -> Checkpoint:
@@ -150,13 +141,3 @@ def _opened(path: Path, step: int) -> Checkpoint:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():  # some disks sync only files
-            os.fsync(number)
-    finally:
-        os.close(number)

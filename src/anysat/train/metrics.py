@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from anysat.data.work import write_whole
+from anysat.whole_files import write_whole
 
 METRICS = "metrics.csv"
 _HEAD = ("step", "name", "value")

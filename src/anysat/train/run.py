@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from anysat.data.kept_statistics import of_file
-from anysat.data.work import LOCK, alone_in, make_folder, to_json, write_whole
+from anysat.data.work import to_json
 from anysat.errors import (
     AnySatError,
     InputError,
@@ -30,7 +30,9 @@ from anysat.errors import (
     SourceError,
     WriteError,
 )
+from anysat.geo.claims import LOCK, alone_in, make_folder
 from anysat.normalise import Normaliser
+from anysat.whole_files import write_whole
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
 BEGUN_WITH = "begun-with.json"

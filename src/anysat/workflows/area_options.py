@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import ClassVar
 
 from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.outputs import STORE, Result, named, suffixes
 
-ALSO = (".tif", ".parquet")
-AREA_SUFFIXES = (".zarr", *ALSO)
-"""Formats of an area."""
-CLASSES_ALSO = ".gpkg"
-"""Additional format of a class map: its polygons."""
 _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
 
@@ -35,9 +32,14 @@ class AreaOptions:
     """Side, in patches, of the windows in which the patches of an area see each other."""
     overlap: float = 0.25
     """Share of a window's side that neighbouring windows have in common; there, their results are blended."""
-    also: str | None = None
-    """Formats to write besides an area's NAME.zarr: .tif, .parquet, and for class maps .gpkg (polygons); several
-    separated by commas."""
+    also: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Formats to write besides an area's NAME{STORE}: {named(Result.CLASSES, besides=STORE, name='')} "
+            "(polygons, for class maps only); several separated by commas."
+        },
+    )
+    """Formats to write besides a store."""
     memory_gb: float = 4.0
     """Memory limit for an area, in gigabytes; the sizes of shards and blocks are chosen to fit."""
     readers: int = 2
@@ -46,10 +48,14 @@ class AreaOptions:
     """Address of a Dask scheduler whose workers see the same disk, such as tcp://10.0.0.1:8786; null computes on this
     machine."""
 
+    made: ClassVar[Result] = Result.AREA
+    """Kind of result."""
+
     def __post_init__(self) -> None:
+        known = [suffix for suffix in suffixes(self.made) if suffix != STORE]
         for suffix in self.formats:
-            if suffix not in self.known_formats:
-                raise UnknownNameError("--also", suffix, self.known_formats)
+            if suffix not in known:
+                raise UnknownNameError("--also", suffix, known)
         if self.readers < 1:
             raise RecordError("--readers", self.readers, "one or more")
         if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
@@ -69,11 +75,6 @@ class AreaOptions:
         return [] if self.also is None else [word.strip() for word in self.also.split(",")]
 
     @property
-    def known_formats(self) -> tuple[str, ...]:
-        """Formats that can be written besides a store."""
-        return ALSO
-
-    @property
     def asked_of_area(self) -> list[str]:
         """The given options that only apply to areas, as typed."""
         given = (one.name for one in fields(AreaOptions) if getattr(self, one.name) != one.default)
@@ -88,10 +89,10 @@ class AreaOptions:
         """Return why the ground is treated as an area, and how to get the output of a tile."""
         asked = self.asked_of_area
         why = f"because of {', '.join(asked)}" if asked else "because it is too large for a tile"
-        is_alone = Path(out).suffix in ("", ".zarr") and ".tif" not in self.formats
+        is_alone = Path(out).suffix in ("", STORE) and ".tif" not in self.formats
         return f"treated as an area {why}" + ("; add --also .tif for GeoTIFF" if is_alone else "")
 
     def check_also(self, out: str) -> None:
         """Check that formats are only added to a store."""
-        if self.also is not None and Path(out).suffix not in ("", ".zarr"):
-            raise RecordError("--also", self.also, f"no value with --out {Path(out).name}; it needs --out NAME.zarr")
+        if self.also is not None and Path(out).suffix not in ("", STORE):
+            raise RecordError("--also", self.also, f"no value with --out {Path(out).name}; it needs --out NAME{STORE}")

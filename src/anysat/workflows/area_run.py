@@ -19,6 +19,7 @@ from anysat.geo.area import Area
 from anysat.geo.catalog import ModelFacts, RunFacts, catalog_of, recorded_files, write_catalog
 from anysat.geo.exports import Content, export, find_export, num_steps
 from anysat.geo.layout import Layout
+from anysat.geo.outputs import STORE
 from anysat.geo.periods import Period
 from anysat.geo.store import AreaStore, partial_of
 from anysat.geo.stored import find_group, open_stored, provenance_of
@@ -57,12 +58,12 @@ class Part:
     @property
     def is_store(self) -> bool:
         """Whether the output is the store itself."""
-        return self.output.suffix == ".zarr"
+        return self.output.suffix == STORE
 
     @property
     def store(self) -> Path:
         """Path of the store: the output, or a temporary path beside an output in another format."""
-        return self.output if self.is_store else self.output.with_name(f".{self.output.name}.zarr")
+        return self.output if self.is_store else self.output.with_name(f".{self.output.name}{STORE}")
 
     @property
     def picture(self) -> Path:

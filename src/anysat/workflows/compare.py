@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from anysat.data.splits import TEST, TRAIN, VAL
-from anysat.data.work import to_json, write_whole
+from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.tasks.base import Task
 from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets, one_by_one
 from anysat.workflows.compare_told import Comparison, Line

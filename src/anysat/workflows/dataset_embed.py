@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.outputs import Result, check_output, named
 from anysat.model.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -25,8 +26,13 @@ class TableConfig:
         metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
-    out: str
-    """File to write, ending in .parquet. After an interruption, the same command continues from OUT.partial."""
+    out: str = field(
+        metadata={
+            "help": f"Table to write: {named(Result.TILES)}. After an interruption, the same command continues from "
+            "OUT.partial."
+        }
+    )
+    """Table to write."""
     weights: str = "nano"
     """Encoder: nano, a file, a run folder, or a hub id."""
     split: str = "all"
@@ -51,8 +57,7 @@ class TableConfig:
     """Replace OUT, if it is a table of embeddings."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix != ".parquet":
-            raise RecordError("--out", self.out, "a file ending in .parquet")
+        check_output("--out", self.out, Result.TILES)
         if self.patch_size_m is not None and not self.patch_size_m > 0:
             raise RecordError("--patch-size-m", self.patch_size_m, "a length above 0, or null")
         if self.precision not in PRECISIONS:
@@ -72,6 +77,8 @@ def embed_dataset(config: TableConfig) -> Answer:
         RecordError: A target has the name of another column.
         WriteError: The table cannot be written. Finished embeddings are kept.
     """
+    from anysat.geo.claims import alone_at
     from anysat.workflows.dataset_embed_run import run_embed_dataset
 
-    return run_embed_dataset(config)
+    with alone_at(Path(config.out)):
+        return run_embed_dataset(config)

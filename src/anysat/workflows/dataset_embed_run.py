@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-import anysat
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
 from anysat.data.kept_statistics import of_file
-from anysat.data.work import LOCK, alone_in, fingerprint
 from anysat.errors import InputError, UnknownNameError
+from anysat.geo.claims import LOCK
 from anysat.geo.tables import Kind, TileTable
 from anysat.geo.writers import check_free, staged
 from anysat.model.checkpoint import load
-from anysat.model.digest import digest
+from anysat.model.digest import made_by
 from anysat.model.encoder import AnySat
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
@@ -36,6 +35,7 @@ from anysat.workflows.task_parts import number_days, with_statistics
 from anysat.workflows.tile_columns import (
     ROWS,
     counts_line,
+    dataset_facts,
     members_and_splits,
     target_columns,
     target_kinds,
@@ -75,8 +75,7 @@ def run_embed_dataset(config: TableConfig) -> Answer:
     encoder = load(config.weights, device=find_device(config.device)).requires_grad_(False)
     number_days(encoder, record, config.day_convention)
     size = _checked_size(config, encoder, tiles)
-    with alone_in(partial):
-        return _embedded(config, tiles, targets, encoder, size, partial)
+    return _embedded(config, tiles, targets, encoder, size, partial)
 
 
 def _embedded(
@@ -89,14 +88,12 @@ def _embedded(
     found = extract(encoder, tiles, size, partial, modalities=tiles.modalities, precision=precision,
                     num_workers=config.workers, progress=progress_bar)  # fmt: skip
     facts = {
-        "version": anysat.__version__,
-        "weights": dict(encoder.provenance) | {"digest": digest(encoder)},
+        **made_by(encoder),
         "precision": precision,
         "statistics": whose,
         "patch_size_m": size,
         "day_convention": encoder.config.day_convention,
-        "dataset": {"name": tiles.name, "split": config.split, "modalities": list(tiles.modalities),
-                    "fingerprint": fingerprint(tiles)},
+        "dataset": dataset_facts(tiles, config.split),
         "classes": {target.name: list(target.classes) for target in targets if target.classes},
     }  # fmt: skip
     _write(out, config.overwrite, tiles, targets, found, facts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.outputs import Result, named
 from anysat.model.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -27,9 +29,13 @@ class TilesConfig:
         metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
-    out: str
-    """Output. For a target per tile, a file NAME.parquet; for a target per pixel, a folder with a raster per tile and
-    the table `tiles.parquet`."""
+    out: str = field(
+        metadata={
+            "help": f"Output. For a target per tile, a table {named(Result.TILES)}; for a target per pixel, a folder "
+            "with a raster per tile and the table `tiles.parquet`."
+        }
+    )
+    """Table or folder to write."""
     split: str = "all"
     """Split to predict: train, val, test or all. Join members with `+`, for example fold1+fold2."""
     labels: bool = True
@@ -66,9 +72,12 @@ def predict_dataset(config: TilesConfig) -> Answer:
         OutputExistsError: The output exists, and `overwrite` is False.
         UnknownNameError, MissingFileError, SourceError: See `open_dataset`.
         InputError: There is no tile, the tiles lack the run's modalities, or their labels do not fit the run's target.
+            Or another process is writing the same output.
         RecordError: An option does not fit the run's target, or the target has the name of another column.
         WriteError: The output cannot be written. Nothing is left behind.
     """
+    from anysat.geo.claims import alone_at
     from anysat.workflows.dataset_predict_run import run_predict_dataset
 
-    return run_predict_dataset(config)
+    with alone_at(Path(config.out)):
+        return run_predict_dataset(config)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.text import Text
 
-import anysat
 from anysat.batch import Batch
 from anysat.data.base import DatasetRecord, Target, find_dataset, open_dataset
 from anysat.data.mixture import OrderedPass
-from anysat.data.work import fingerprint
 from anysat.errors import InputError, RecordError, SourceError, WriteError
+from anysat.geo.outputs import OUTPUTS, Result, check_output
 from anysat.geo.writers import check_apart, check_free, staged
-from anysat.model.digest import digest
+from anysat.model.digest import made_by
 from anysat.model.precision import find_device, find_precision
 from anysat.tasks.predictor import Predictor, each_batch, load_task
 from anysat.workflows.answer import Answer
@@ -26,7 +25,7 @@ from anysat.workflows.kept import CONFIG_FILE, FOLDS_FILE
 from anysat.workflows.predict import check_probabilities, told_not_given
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.tile_answers import Answers
-from anysat.workflows.tile_columns import counts_line, unseen_lines
+from anysat.workflows.tile_columns import counts_line, dataset_facts, unseen_lines
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
@@ -103,13 +102,12 @@ def _check_out(config: TilesConfig, target: Target) -> None:
     """
     out = Path(config.out)
     if target.level == "tile":
-        if out.suffix != ".parquet":
-            raise RecordError("--out", config.out, f"a file ending in .parquet, because {target.name!r} is per tile")
+        check_output("--out", config.out, Result.TILES, because=f", because {target.name!r} is per tile")
         if config.probabilities:
             raise RecordError(
                 "--probabilities", True, f"false, because {target.name!r} is per tile: its table has them"
             )
-    elif out.suffix in (".parquet", ".tif", ".json", ".csv"):
+    elif out.suffix in OUTPUTS:
         raise RecordError("--out", config.out, f"a folder, because {target.name!r} is per pixel: a raster per tile")
     check_probabilities(config.probabilities, target)
     check_apart([out], [config.run])
@@ -185,12 +183,11 @@ def _facts(config: TilesConfig, predictor: Predictor, tiles: AnyDataset) -> dict
     """Return the metadata of the files."""
     encoder, target = predictor.encoder, predictor.task.target
     return {
-        "version": anysat.__version__, "run": config.run, "target": target.name, "unit": target.unit,
-        "classes": list(target.classes), "weights": dict(encoder.provenance) | {"digest": digest(encoder)},
+        **made_by(encoder), "run": config.run, "target": target.name, "unit": target.unit,
+        "classes": list(target.classes),
         "statistics": "none" if encoder.normaliser is None else encoder.normaliser.source,
         "patch_sizes_m": list(predictor.view.patch_sizes_m), "day_convention": encoder.config.day_convention,
-        "dataset": {"name": tiles.name, "split": config.split, "modalities": list(tiles.modalities),
-                    "fingerprint": fingerprint(tiles)},
+        "dataset": dataset_facts(tiles, config.split),
     }  # fmt: skip
 
 

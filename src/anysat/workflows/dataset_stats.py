@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import RecordError
+from anysat.geo.outputs import Result, check_output, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,13 @@ class StatsConfig:
         metadata={"positional": "NAME", "help": "Dataset: a name from `anysat datasets list`, a module or a YAML file."}
     )
     path: str = field(metadata={"positional": "PATH", "help": "Its folder, loose or packed."})
-    out: str
-    """File to write, ending in .json. After an interruption, the same command continues from OUT.partial; the result is
-    identical to the last bit."""
+    out: str = field(
+        metadata={
+            "help": f"File to write: {named(Result.FIGURES)}. After an interruption, the same command continues from "
+            "OUT.partial; the result is identical to the last bit."
+        }
+    )
+    """File to write."""
     split: str = "train"
     """Split to use. A model's statistics should come from the split it is trained on."""
     modalities: list[str] = field(default_factory=list)
@@ -34,8 +39,7 @@ class StatsConfig:
     """Replace OUT."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix != ".json":
-            raise RecordError("--out", self.out, "a file ending in .json")
+        check_output("--out", self.out, Result.FIGURES)
         for option in ("samples", "workers"):
             number = getattr(self, option)
             if number is not None and number < 1:
@@ -48,8 +52,9 @@ def stats(config: StatsConfig) -> Any:
     """Compute statistics, write them, and return a table."""
     from anysat.data.base import open_dataset
     from anysat.data.statistics import compute_statistics
-    from anysat.data.work import to_json, write_whole
+    from anysat.data.work import to_json
     from anysat.errors import OutputExistsError
+    from anysat.whole_files import write_whole
     from anysat.workflows.progress import progress_bar
 
     out = Path(config.out)

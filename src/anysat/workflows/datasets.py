@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import RecordError
+from anysat.geo.outputs import Result, check_output, named
 from anysat.workflows.answer import Answer
 
 _NAME = "Dataset: a name from `anysat datasets list`, a dotted module name, or a YAML file of your own data."
@@ -124,16 +125,15 @@ class ShowConfig:
     """Split that the sample is in: train, val, test or all."""
     index: int = 0
     """Number of the sample in the split, from 0."""
-    out: str = "sample.png"
-    """Picture to write, ending in .png, .pdf or .svg."""
+    out: str = field(default="sample.png", metadata={"help": f"Picture to write: {named(Result.PICTURE)}."})
+    """Picture to write."""
     layout: str | None = None
     """Name of the layout; null detects it."""
     overwrite: bool = False
     """Replace an existing picture."""
 
     def __post_init__(self) -> None:
-        if Path(self.out).suffix not in (".png", ".pdf", ".svg"):
-            raise RecordError("--out", self.out, "a file ending in .png, .pdf or .svg")
+        check_output("--out", self.out, Result.PICTURE)
 
 
 def show(config: ShowConfig) -> str:

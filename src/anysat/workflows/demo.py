@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import RecordError, WriteError
+from anysat.whole_files import write_output
 
 PAGE = "index.html"
 
@@ -71,7 +72,7 @@ def demo(config: DemoConfig) -> str:
     ]
     results = embed_pairs(chosen.model, pairs, sorted(set(config.patch_sizes_m)))
     page = out / PAGE
-    _write(page, render(make_report(chosen, pairs, results, timings, config.command)))
+    write_output(page, render(make_report(chosen, pairs, results, timings, config.command)))
     sizes = " and ".join(f"{result.patch_size_m:g} m" for result in results)
     took = f"{time.perf_counter() - started:.0f} s"
     return f"{chosen.story}\n{len(pairs)} pairs embedded at patches of {sizes} in {took}.\nOpen {page}"
@@ -85,14 +86,3 @@ def _make_folder(folder: Path) -> Path:
     except OSError as error:
         raise WriteError(folder, error) from error
     return folder
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a file. A failed write leaves no partial file."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            unfinished = Path(folder) / path.name
-            unfinished.write_text(content, encoding="utf-8")
-            unfinished.replace(path)
-    except OSError as error:
-        raise WriteError(path, error) from error

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from anysat.errors import LargeGroundError, RecordError, UnknownNameError
+from anysat.geo.outputs import STORE, Result, check_output, named, suffixes
 from anysat.model.precision import PRECISIONS
-from anysat.workflows.area_options import AREA_SUFFIXES, AreaOptions
+from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from anysat.workflows.answer import Answer
 
 FIRST = "first"
-TILE_SUFFIXES = (".zarr", ".tif")
-"""Formats of a tile. A name without suffix writes both."""
 PLACES = ("removed", "kept")
 KEEPS = ("series", "features")
 GIVEN_ANEW = frozenset(
@@ -47,9 +46,15 @@ class EmbedConfig(AreaOptions):
             "one YAML file that describes all inputs, including STAC catalogs (a STAC API needs --area).",
         },
     )
-    out: str = ""
-    """Output: NAME.zarr, NAME.tif or NAME.parquet (always as an area). A NAME without suffix writes Zarr and GeoTIFF
-    for a tile, and Zarr for an area. A picture, NAME.png, is always written as well. Required, except with --update."""
+    out: str = field(
+        default="",
+        metadata={
+            "help": f"Output: {named(Result.TILE)} for a tile, {named(Result.AREA)} for an area. A NAME without suffix "
+            f"writes all of a tile's formats, and NAME{STORE} for an area. A picture, NAME.png, is always written as "
+            "well. Required, except with --update."
+        },
+    )
+    """Output, whose suffix decides the format."""
     patch_size_m: float = 0.0
     """Side of a patch in metres; for most sensors a multiple of 10 m. A tile is cropped to whole patches. Required,
     except with --update."""
@@ -97,13 +102,11 @@ class EmbedConfig(AreaOptions):
             raise RecordError(missing, None, "a value, unless --update names a store")
         if self.keep is not None and self.keep not in KEEPS:
             raise UnknownNameError("--keep", self.keep, KEEPS)
-        if self.keep is not None and (Path(self.out).suffix not in ("", ".zarr") or self.precision == "bf16"):
+        if self.keep is not None and (Path(self.out).suffix not in ("", STORE) or self.precision == "bf16"):
             raise RecordError("--keep", self.keep, "--out NAME.zarr and precision float32, which updates need")
         if self.update is not None and not (self.out and self.patch_size_m):  # these come from the earlier run
             return
-        allowed = AREA_SUFFIXES if self.is_area else TILE_SUFFIXES
-        if Path(self.out).suffix not in ("", *allowed) or not Path(self.out).name:
-            raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}, or without suffix")
+        check_output("--out", self.out, *(() if self.is_area else (Result.TILE,)), Result.AREA, may_lack=True)
         if not (math.isfinite(self.patch_size_m) and self.patch_size_m > 0):
             raise RecordError("--patch-size-m", self.patch_size_m, "a positive number of metres")
         if self.store not in STORES:
@@ -125,9 +128,10 @@ class EmbedConfig(AreaOptions):
     @property
     def asked_of_area(self) -> list[str]:
         """The given options that only apply to areas, as typed."""
+        suffix, of_tile = Path(self.out).suffix, ("", *suffixes(Result.TILE))
         own = {"--store": self.store != "float32", "--places": self.places != "removed",
                "--keep": self.keep is not None, "--update": self.update is not None,
-               f"--out NAME{Path(self.out).suffix}": Path(self.out).suffix not in ("", *TILE_SUFFIXES)}  # fmt: skip
+               f"--out NAME{suffix}": suffix in suffixes(Result.AREA) and suffix not in of_tile}  # fmt: skip
         return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
 
@@ -142,7 +146,7 @@ def embed(config: EmbedConfig) -> Text | Answer:
             part is kept, and the same command continues it.
         InputError: Another process is writing the same output.
     """
-    from anysat.data.work import alone_at
+    from anysat.geo.claims import alone_at
 
     with alone_at(Path(config.update or config.out)):
         if not config.is_area:  # a small tile takes less time than the imports for areas

@@ -25,13 +25,14 @@ from anysat.geo.conventions import embedding_attributes
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.ground import area_files
 from anysat.geo.layout import Kind, Layout
+from anysat.geo.outputs import STORE
 from anysat.geo.quantise import fit_scale, quantisation
 from anysat.geo.source import Source
 from anysat.geo.store import AreaStore
 from anysat.geo.writers import check_apart
 from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
-from anysat.model.digest import digest
+from anysat.model.digest import digest, made_by
 from anysat.model.encoder import AnySat
 from anysat.model.growth import Keep, num_bytes
 from anysat.model.modes import in_eval
@@ -72,7 +73,7 @@ class Prepared:
         Steps of quantisation are measured here, on windows of the area. What places add is measured when the work
         starts.
         """
-        output, layouts = output_of(self.config.out, job.area, ".zarr"), self._layouts(job)
+        output, layouts = output_of(self.config.out, job.area, STORE), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
         keep: Keep | None = self.config.keep  # type: ignore[assignment]
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
@@ -137,8 +138,7 @@ class Prepared:
             if inputs == self.earlier.made_from["inputs"]:
                 return dict(self.earlier.made_from)
         return {
-            "version": anysat.__version__,
-            "weights": dict(self.model.provenance) | {"digest": digest(self.model)},
+            **made_by(self.model),
             "statistics": statistics_facts(self.model.normaliser, job.dataset),
             "inputs": inputs,
             **({_TRAINED: dict(self.trained)} if self.trained else {}),
@@ -158,7 +158,7 @@ def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> An
     asked, given = prepared.config, area_files(prepared.config.area)
     if data is None:
         given += [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
-        written = [Path(asked.out).suffix or ".zarr", *asked.formats, ".png", ".stac"]
+        written = [Path(asked.out).suffix or STORE, *asked.formats, ".png", ".stac"]
         check_apart([Path(asked.out).with_suffix(suffix) for suffix in written], given)
     why = [] if config.update is not None else [config.told_as_area(config.out)]
     said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]

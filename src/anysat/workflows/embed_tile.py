@@ -14,25 +14,25 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-import anysat
 from anysat.batch import Batch, Embeddings, Tile
 from anysat.errors import UnknownNameError
 from anysat.geo.descriptions import SourceDescription, describe_sources
 from anysat.geo.grid import TileGrid, plan_grid
+from anysat.geo.outputs import Result, find_writer, suffixes
 from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
-from anysat.geo.writers import Product, check_apart, check_free, find_writer, staged
+from anysat.geo.writers import Product, Writer, check_apart, check_free, staged
 from anysat.geo.zones import system_name
 from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
-from anysat.model.digest import digest
+from anysat.model.digest import made_by
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
-from anysat.workflows.embed import FIRST, TILE_SUFFIXES, EmbedConfig
+from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.input_records import records_of
 from anysat.workflows.kept import kept_sources
 
@@ -80,7 +80,7 @@ def embed_tile(config: EmbedConfig) -> Text:
     given = describe_sources(config.inputs)
     outputs = _outputs(Path(config.out))
     picture = _named(Path(config.out), ".png")
-    finals = [*(file for path in outputs for file in find_writer(path.suffix).files(path)), picture]
+    finals = [*(file for path, writer in outputs.items() for file in writer.files(path)), picture]
     check_apart(finals, [*(source.file for source in given.values()), *config.weights_file])
     device = find_device(config.device)
     with _progress(len(given) + 3) as progress:
@@ -101,16 +101,18 @@ def embed_tile(config: EmbedConfig) -> Text:
             provenance=_provenance(config, model, read, statistics[0], precision),
         )
         with staged(finals, overwrite=config.overwrite) as folder:
-            for path in outputs:
-                find_writer(path.suffix).write(product, folder / path.name)
+            for path, writer in outputs.items():
+                writer.write(product, folder / path.name)
             title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
             tile_figure(read.tile, embeddings, title).savefig(folder / picture.name)
     written = [path for path in finals if path.exists()]
     return _report(read, embeddings, statistics, precision, written, time.perf_counter() - started)
 
 
-def _outputs(out: Path) -> list[Path]:
-    return [out] if out.suffix else [_named(out, suffix) for suffix in TILE_SUFFIXES]
+def _outputs(out: Path) -> dict[Path, Writer]:
+    """Return what writes each output."""
+    paths = [out] if out.suffix else [_named(out, suffix) for suffix in suffixes(Result.TILE)]
+    return {path: find_writer(Result.TILE, path.suffix)() for path in paths}
 
 
 def _named(out: Path, suffix: str) -> Path:
@@ -204,8 +206,7 @@ def _provenance(
     config: EmbedConfig, model: AnySat, read: ReadTile, statistics: str, precision: Precision
 ) -> dict[str, Any]:
     return {
-        "version": anysat.__version__,
-        "weights": dict(model.provenance) | {"digest": digest(model)},
+        **made_by(model),
         "precision": precision,
         "statistics": statistics,
         "patch_size_m": config.patch_size_m,

@@ -23,7 +23,6 @@ from anysat.areas.growing import Growing
 from anysat.areas.job import Job
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
-from anysat.data.work import write_whole
 from anysat.errors import RecordError, SourceError
 from anysat.geo.area import Area
 from anysat.geo.descriptions import InputPath, describe_sources
@@ -32,6 +31,7 @@ from anysat.geo.source import Source
 from anysat.geo.store import AreaStore
 from anysat.geo.stored import open_stored, provenance_of
 from anysat.normalise import Normaliser
+from anysat.whole_files import write_whole
 from anysat.workflows.area_inputs import content_of
 from anysat.workflows.embed import GIVEN_ANEW, EmbedConfig
 

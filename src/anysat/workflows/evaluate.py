@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.geo.outputs import Result, check_output
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard
@@ -113,8 +114,8 @@ class EvaluateConfig:
             raise RecordError("--crop-m", self.crop_m, "a length above 0, with --run")
         if self.block_km is not None and not self.block_km > 0:
             raise RecordError("--block-km", self.block_km, "a length above 0")
-        if self.json is not None and Path(self.json).suffix != ".json":
-            raise RecordError("--json", self.json, "a name ending in .json")
+        if self.json is not None:
+            check_output("--json", self.json, Result.FIGURES)
 
     def _check_of_run(self) -> None:
         """Raise RecordError for options of comparisons, which have no effect on a run that is scored."""
@@ -137,7 +138,7 @@ def evaluate(config: EvaluateConfig) -> Answer:
     if (config.run is not None) == config.compare:
         raise InputError("evaluate", "either --run RUN or --compare", "both" if config.compare else "neither")
     if config.json is not None:  # fails before hours of work, not after
-        from anysat.data.work import make_folder
+        from anysat.geo.claims import make_folder
 
         make_folder(Path(config.json).parent)
     if config.compare:

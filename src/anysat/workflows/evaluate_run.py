@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 
 from anysat.data.base import open_dataset
-from anysat.data.work import fingerprint, to_json, write_whole
+from anysat.data.work import fingerprint, to_json
 from anysat.errors import InputError, MissingFileError
 from anysat.model.precision import find_device, find_precision
 from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.folds import FOLDS, intervals_of, spread_lines, spread_of

@@ -16,7 +16,7 @@ import torch
 
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation
-from anysat.data.work import tiles_facts, to_json, write_whole
+from anysat.data.work import tiles_facts, to_json
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
@@ -32,6 +32,7 @@ from anysat.train.objective import is_due
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.kept_answers import write_answers

@@ -11,12 +11,14 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from anysat.data.work import fingerprint, make_folder, to_json, write_whole
+from anysat.data.work import fingerprint, to_json
 from anysat.errors import InputError
+from anysat.geo.claims import make_folder
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
 from anysat.train.run import BEGUN_WITH, CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.kept import FOLDS_FILE
 from anysat.workflows.kept_answers import join_answers

@@ -8,8 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from anysat.data.work import write_whole
-from anysat.errors import WriteError
+from anysat.whole_files import write_output
 from anysat.workflows.folds import runs_told
 from anysat.workflows.page import HEAD, STYLE, rows, table
 from anysat.workflows.task_text import FIGURES, with_interval
@@ -32,10 +31,7 @@ def write_folds_report(run: Path, content: Mapping[str, Any]) -> Path:
              ("Weights", str(content["config"]["weights"])), ("Seed", str(content["seed"]))]  # fmt: skip
     page = _PAGE.substitute(style=STYLE, title=escape(title), scores=_scores(run, content), facts=rows(facts),
                             chosen=escape(content["selected_on"]))  # fmt: skip
-    try:
-        write_whole(run / REPORT, page.encode())
-    except OSError as error:
-        raise WriteError(run / REPORT, error) from error
+    write_output(run / REPORT, page)
     return run / REPORT
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
+from anysat.geo.outputs import Result, check_output, named, suffixes
 from anysat.model.precision import PRECISIONS
 from anysat.workflows.answer import Answer
-from anysat.workflows.area_options import ALSO, AREA_SUFFIXES, CLASSES_ALSO, AreaOptions
+from anysat.workflows.area_options import AreaOptions
 
 if TYPE_CHECKING:
     from anysat.data.targets import Target
-
-_TILE_SUFFIXES = (".tif", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,14 @@ class PredictConfig(AreaOptions):
             "describes them. What neither states is taken from the description of the training data.",
         },
     )
-    out: str
-    """Output. For a target per pixel: NAME.tif with classes or values, and a picture NAME.png. For a target per tile:
-    NAME.json. For an area: NAME.tif, NAME.zarr or NAME.parquet; a target per tile is then predicted for every
-    window."""
+    out: str = field(
+        metadata={
+            "help": f"Output. For a target per pixel: {named(Result.MAP)} with classes or values, and a picture "
+            f"NAME.png. For a target per tile: {named(Result.ANSWER)}. For an area: {named(Result.AREA)}; a target per "
+            "tile is then predicted for every window."
+        }
+    )
+    """Output, whose suffix decides the format."""
     probabilities: bool = False
     """Also write the probability of every class, to NAME_probability.tif."""
     variants: int = 0
@@ -57,14 +60,14 @@ class PredictConfig(AreaOptions):
     overwrite: bool = False
     """Replace existing outputs."""
 
+    made: ClassVar[Result] = Result.CLASSES
+
     def __post_init__(self) -> None:
         if "=" in self.run and not Path(self.run).exists():
             raise InputError("RUN", "the run's folder, or its predictor file, as the first argument", self.run)
         if not self.inputs:
             raise InputError("MODALITY=PATH", "inputs, such as s2=cube.nc", "none")
-        allowed = AREA_SUFFIXES if self.is_area else _TILE_SUFFIXES
-        if Path(self.out).suffix not in allowed:
-            raise RecordError("--out", self.out, f"a name ending in {', '.join(allowed)}")
+        check_output("--out", self.out, *([Result.AREA] if self.is_area else [Result.MAP, Result.ANSWER]))
         if self.precision not in PRECISIONS:
             raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if not 0 <= self.variants <= 8:
@@ -75,17 +78,12 @@ class PredictConfig(AreaOptions):
         self.check_also(self.out)
 
     @property
-    def known_formats(self) -> tuple[str, ...]:
-        """Formats that can be written besides a store."""
-        return (*ALSO, CLASSES_ALSO)
-
-    @property
     def asked_of_area(self) -> list[str]:
         """The given options that only apply to areas, as typed."""
-        suffix = Path(self.out).suffix
+        suffix, of_tile = Path(self.out).suffix, suffixes(Result.MAP, Result.ANSWER)
         own = {
             "--variants": self.variants > 0,
-            f"--out NAME{suffix}": suffix in AREA_SUFFIXES and suffix not in _TILE_SUFFIXES,
+            f"--out NAME{suffix}": suffix in suffixes(Result.AREA) and suffix not in of_tile,
         }
         return [*super().asked_of_area, *(name for name, is_given in own.items() if is_given)]
 
@@ -130,7 +128,7 @@ def predict(config: PredictConfig) -> Answer:
         WriteError: An output exists or cannot be written. Nothing is left behind.
         InputError: Another process is writing the same output.
     """
-    from anysat.data.work import alone_at
+    from anysat.geo.claims import alone_at
     from anysat.workflows.predict_area import predict_area
     from anysat.workflows.predict_tile import predict_tile
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import anysat
 from anysat.areas.maps import MapJob, layers_of
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
@@ -20,15 +19,15 @@ from anysat.geo.descriptions import describe_sources
 from anysat.geo.ground import area_files
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
+from anysat.geo.outputs import STORE, Result, named, suffixes
 from anysat.geo.writers import check_apart
-from anysat.model.digest import bytes_of, digest
+from anysat.model.digest import bytes_of, made_by
 from anysat.model.precision import find_device, find_precision
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import options_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs
-from anysat.workflows.area_options import ALSO, CLASSES_ALSO
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed_area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
@@ -43,9 +42,10 @@ def predict_area(config: PredictConfig) -> Answer:
     encoder, view = predictor.encoder, predictor.view
     target = predictor.task.target
     check_probabilities(config.probabilities, target)
-    if CLASSES_ALSO in config.formats and not target.is_multiclass:
-        expected = f"{' or '.join(ALSO)}, because {target.name!r} has not one class per place"
-        raise RecordError("--also", CLASSES_ALSO, expected)
+    unfit = [suffix for suffix in config.formats if suffix not in suffixes(Result.AREA)]
+    if unfit and not target.is_multiclass:
+        allowed = named(Result.AREA, besides=STORE, name="")
+        raise RecordError("--also", unfit[0], f"{allowed}, because {target.name!r} has not one class per place")
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)
@@ -79,8 +79,7 @@ def _part(
         )  # fmt: skip
 
     made_from = {
-        "version": anysat.__version__, "target": target.name, "classes": list(target.classes),
-        "weights": dict(predictor.encoder.provenance) | {"digest": digest(predictor.encoder)},
+        **made_by(predictor.encoder), "target": target.name, "classes": list(target.classes),
         "head": _head_digest(predictor),
         "statistics": statistics_facts(predictor.encoder.normaliser), "run": str(config.run),
         "inputs": inputs.facts(),

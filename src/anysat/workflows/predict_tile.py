@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-import anysat
 from anysat.batch import Batch, Tile
 from anysat.data.work import to_json
-from anysat.errors import InputError, UnknownNameError
+from anysat.errors import UnknownNameError
 from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.maps import write_values
+from anysat.geo.outputs import Result, check_output
 from anysat.geo.writers import check_apart, staged
+from anysat.model.digest import made_by
 from anysat.model.precision import find_device, find_precision, multiplying
 from anysat.picture_samples import sample_figure
 from anysat.tasks.crops import predict_crops
@@ -31,9 +32,8 @@ def predict_tile(config: PredictConfig) -> Answer:
     predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
     check_probabilities(config.probabilities, target)
-    wanted = ".tif" if target.level == "pixel" else ".json"
-    if out.suffix != wanted:
-        raise InputError("--out", f"a name ending in {wanted}: {target.name!r} is per {target.level}", config.out)
+    result = Result.MAP if target.level == "pixel" else Result.ANSWER
+    check_output("--out", out, result, because=f": {target.name!r} is per {target.level}")
     finals = [out]
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
@@ -57,9 +57,8 @@ def predict_tile(config: PredictConfig) -> Answer:
         else:
             found = predict_crops(predictor, tile, config.crop_m)
     tags = {
-        "version": anysat.__version__, "run": str(config.run), "target": target.name, "unit": target.unit,
-        "classes": list(target.classes), "weights": dict(predictor.encoder.provenance),
-        "inputs": [unsigned(word) for word in config.inputs],
+        **made_by(predictor.encoder), "run": str(config.run), "target": target.name, "unit": target.unit,
+        "classes": list(target.classes), "inputs": [unsigned(word) for word in config.inputs],
     }  # fmt: skip
     with staged(finals, overwrite=config.overwrite) as folder:
         if target.level == "tile":

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.batch import Tile
-from anysat.data.work import write_whole
-from anysat.errors import MissingFileError, WriteError
+from anysat.errors import MissingFileError
 from anysat.pictures import fit_pca, pca_rgb, quicklook
 from anysat.probing.health import ABOUT, MOSTLY_POSITION, HealthLimits, problems
 from anysat.train.metrics import METRICS, read_metrics
+from anysat.whole_files import write_output
 from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows
 from anysat.workflows.pretrain_curves import HEALTH, Curves, curve_figure, panels_of
 
@@ -100,10 +100,7 @@ def write_report(run: Path, given: ReportInput) -> Path:
     path = run / REPORT
     curves = read_metrics(run / METRICS) if (run / METRICS).exists() else {}
     page = render(given, curves)
-    try:
-        write_whole(path, page.encode())
-    except OSError as error:
-        raise WriteError(path, error) from error
+    write_output(path, page)
     return path
 
 

@@ -15,7 +15,7 @@ from anysat.data.base import DatasetRecord, Tiles, find_dataset, open_dataset
 from anysat.data.kept_statistics import keep_statistics
 from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.transforms import Augmentation
-from anysat.data.work import tiles_facts, to_json, write_whole
+from anysat.data.work import tiles_facts, to_json
 from anysat.errors import (
     AnySatError,
     CollapseError,
@@ -34,6 +34,7 @@ from anysat.train.checkpoints import checkpoint_steps, newest_checkpoint
 from anysat.train.objective import Monitor
 from anysat.train.run import STATISTICS, RunFolder, open_run, wait_for
 from anysat.train.trainer import Fitted, fit, num_processes
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.made_data import made_data
 from anysat.workflows.pretrain import PartConfig, PretrainConfig

@@ -7,8 +7,8 @@ import io
 import shutil
 from pathlib import Path
 
-from anysat.data.work import write_whole
 from anysat.tasks.probe import TrainedHead
+from anysat.whole_files import write_whole
 
 SWEEP = "sweep.csv"
 TENSORBOARD = "tensorboard"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from anysat.data.base import Target
-from anysat.data.work import to_json, write_whole
+from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest
@@ -38,6 +38,7 @@ from anysat.tasks.probe import (
     score_heads,
 )
 from anysat.train.run import RunFolder, open_run
+from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.folds import run_all
 from anysat.workflows.kept_answers import write_answers

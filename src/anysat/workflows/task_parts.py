@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anysat.data.base import DatasetRecord, Target
 from anysat.data.kept_statistics import keep_statistics
-from anysat.data.work import fingerprint, to_json, versions, write_whole
+from anysat.data.work import fingerprint, to_json, versions
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.model.checkpoint import find_statistics
@@ -31,6 +31,7 @@ from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.probe import nothing_seen
 from anysat.tasks.scores import Scores
 from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
+from anysat.whole_files import write_whole
 from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from anysat.batch import Batch, Tile
 from anysat.data.base import Target
-from anysat.data.work import write_whole
-from anysat.errors import WriteError
 from anysat.picture_samples import IGNORED, class_image, colours_of
 from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
+from anysat.whole_files import write_output
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.page import HEAD, STYLE, img, rows, table
 from anysat.workflows.task_text import FIGURES, intervals_told, tiles_told, with_interval
@@ -59,10 +58,7 @@ def write_report(run: Path, found: Mapping[str, Any], data: OpenData, predictor:
     """
     chosen = [] if predictor is None else best_and_worst(predictor, data.test)
     page = render(found, data.target, chosen)
-    try:
-        write_whole(run / REPORT, page.encode())
-    except OSError as error:
-        raise WriteError(run / REPORT, error) from error
+    write_output(run / REPORT, page)
     return run / REPORT
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from anysat.data.targets import NOBODY, Target
+from anysat.data.work import fingerprint
 from anysat.geo.tables import Kind
 from anysat.probing.cache import TILES_PER_FILE
 from anysat.tasks.base import Task, labelled
@@ -23,6 +24,13 @@ PREDICTED = "predicted"
 """Name of the answers."""
 _NAMED = 3
 """Largest number of tiles that are listed by name."""
+
+
+def dataset_facts(tiles: AnyDataset, split: str) -> dict[str, Any]:
+    """Return what a file records of the dataset that it is made from."""
+    return {
+        "name": tiles.name, "split": split, "modalities": list(tiles.modalities), "fingerprint": fingerprint(tiles)
+    }  # fmt: skip
 
 
 def members_and_splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anysat.errors import OutputExistsError, RecordError, UnknownNameError
+from anysat.geo.outputs import Result, check_output, named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +28,8 @@ class ConvertConfig:
             "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
         }
     )
-    out: str
-    """File to write, ending in .safetensors."""
+    out: str = field(metadata={"help": f"File to write: {named(Result.WEIGHTS)}."})
+    """File to write."""
     size: str = "base"
     """Size of the model, if the file does not record it: base, small or tiny."""
     statistics: str | None = None
@@ -45,8 +46,7 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise RecordError("--dtype", self.dtype, " or ".join(_DTYPES))
-        if Path(self.out).suffix != ".safetensors":
-            raise RecordError("--out", self.out, "a file ending in .safetensors")
+        check_output("--out", self.out, Result.WEIGHTS)
 
 
 def convert(config: ConvertConfig) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from anysat.data.base import DatasetRecord, find_dataset
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
-from anysat.errors import InputError, OutputExistsError, WriteError
+from anysat.errors import InputError, OutputExistsError
+from anysat.geo.writers import staged
 from anysat.workflows.progress import tick_bar
 from anysat.workflows.world import WorldMakeConfig
 
@@ -24,15 +23,10 @@ def make_dataset(config: WorldMakeConfig) -> str:
     is_there = out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
     if is_there and not config.overwrite:
         raise OutputExistsError([out])
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as unfinished:
-            folder = DatasetFolder(Path(unfinished) / "new", layout, sensors=record.sensors)
-            folder.root.mkdir()
-            _write(record, folder, config)
-            _put_in_place(folder.root, place, Path(unfinished) / "old")
-    except OSError as error:
-        raise WriteError(out, error) from error
+    with staged([place], overwrite=True) as unfinished:
+        folder = DatasetFolder(unfinished / place.name, layout, sensors=record.sensors)
+        folder.root.mkdir()
+        _write(record, folder, config)
     num_tiles = len(record.list_samples(replace(folder, root=place)))
     files = [path for path in place.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / 1e6
@@ -49,21 +43,3 @@ def _write(record: DatasetRecord, folder: DatasetFolder, config: WorldMakeConfig
     with tick_bar(f"tiles of {record.name}") as tick:
         world = World(config.seed, on_tile=lambda index: tick(index, config.tiles))
         record.write_miniature(folder, world, config.tiles)
-
-
-def _put_in_place(made: Path, out: Path, aside: Path) -> None:
-    """Rename the finished folder. An existing one is first moved aside, and deleted afterwards."""
-    if out.is_dir() and next(out.iterdir(), None) is None:
-        out.rmdir()
-    if out.exists():
-        out.rename(aside)
-    try:
-        made.rename(out)
-    except OSError:
-        if aside.exists():
-            aside.rename(out)
-        raise
-    if aside.is_file():
-        aside.unlink()
-    elif aside.exists():
-        shutil.rmtree(aside)

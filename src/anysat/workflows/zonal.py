@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import RecordError
+from anysat.geo.outputs import Result, check_output, named
 from anysat.workflows.answer import Answer
-
-_SUFFIXES = (".parquet", ".gpkg", ".csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +31,13 @@ class ZonalConfig:
             "reference system. Its columns are kept.",
         },
     )
-    out: str
-    """Table with a row per polygon, and period if the store has several: NAME.parquet or NAME.gpkg, with the polygons,
-    or NAME.csv, without."""
+    out: str = field(
+        metadata={
+            "help": f"Table with a row per polygon, and period if the store has several: {named(Result.POLYGONS)}, "
+            "which has no polygons."
+        }
+    )
+    """Table to write."""
     group: str | None = None
     """Which product of the store, such as dense, probability or uncertainty; null for its main one: patch embeddings,
     else classes, values or probabilities."""
@@ -47,8 +50,7 @@ class ZonalConfig:
             object.__setattr__(self, "store", self.store[:-1])
         if not self.store:
             raise RecordError("POLYGONS", None, "a value, after one STORE or more")
-        if Path(self.out).suffix not in _SUFFIXES:
-            raise RecordError("--out", self.out, f"a name ending in {', '.join(_SUFFIXES)}")
+        check_output("--out", self.out, Result.POLYGONS)
 
 
 def zonal(config: ZonalConfig) -> Answer:
@@ -57,7 +59,15 @@ def zonal(config: ZonalConfig) -> Answer:
     Raises:
         MissingFileError, SourceError, UnknownNameError, InputError: The store or the polygons cannot be used.
         WriteError: The table exists or cannot be written. Nothing is left behind.
+        InputError: Another process is writing the same output.
     """
+    from anysat.geo.claims import alone_at
+
+    with alone_at(Path(config.out)):
+        return _zonal(config)
+
+
+def _zonal(config: ZonalConfig) -> Answer:
     from anysat.geo.ground import file_and_layer
     from anysat.geo.stored import provenance_of
     from anysat.geo.writers import check_apart, check_free

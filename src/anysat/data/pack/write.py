@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import unicodedata
@@ -26,19 +25,10 @@ from anysat.data.pack import COLUMNS, FORMAT, SAMPLES, PackedDataset, modality_f
 from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
-from anysat.data.work import (
-    Advance,
-    TileFiles,
-    alone_in,
-    begin,
-    fingerprint,
-    place_facts,
-    to_json,
-    versions,
-    work_through,
-    write_whole,
-)  # fmt: skip
+from anysat.data.work import Advance, TileFiles, begin, fingerprint, place_facts, to_json, versions, work_through
 from anysat.errors import InputError, OutputExistsError, SourceError, UnfinishedError
+from anysat.geo.claims import alone_in
+from anysat.whole_files import appearing, put_in_place, sweep, write_whole
 
 if TYPE_CHECKING:
     from anysat.data.work import AnyDataset
@@ -83,17 +73,10 @@ class _Pack:
     def __call__(self, unit: int, advance: Advance) -> None:
         shard = self.shards[unit]
         path = self.folder / shard.name
-        partial = path.with_name(f".{path.name}.tmp")
         files = self._files_digest(unit)  # first: files changed meanwhile are read again
-        try:
-            with partial.open("wb") as file:
-                digest = _Digest(file)
-                places, units, modalities = self._write(shard, digest, advance)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with appearing(path) as new, new.open("wb") as file:
+            digest = _Digest(file)
+            places, units, modalities = self._write(shard, digest, advance)
         facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size,
                  "sha256": digest.hexdigest()}  # fmt: skip
         found = {"places": places, "units": units, "modalities": modalities, "files": files}
@@ -188,6 +171,7 @@ def pack_dataset(
             "shard_mb": shard_mb, "versions": versions()}  # fmt: skip
     with alone_in(partial / _PARTS):
         begin(partial / _PARTS, {**plan, **place_facts(dataset)})
+        sweep(partial)
         shards = _cut(dataset, _tiles_per_shard(dataset, shard_mb))
         job = _Pack(dataset=dataset, folder=partial, shards=shards, files=TileFiles(dataset))
         units = range(len(shards))
@@ -204,25 +188,15 @@ def pack_dataset(
 
 
 def _appear(job: _Pack, out: Path) -> None:
-    """Remove files that are not of this pack, rename the folder to `out`, then remove the old folder and the records.
-
-    The old folder is moved aside first, and is moved back if the new one cannot be renamed.
-    """
+    """Remove files that are not of this pack, put the folder in its place, then remove the old one and the records."""
     known = {PACK_INDEX, SAMPLES, _PARTS, *(shard.name for shard in job.shards)}
     for path in job.folder.iterdir():
-        if path.name not in known and path.suffix in (".tar", ".tmp"):
+        if path.name not in known and path.suffix == ".tar":
             path.unlink()
     aside = out.with_name(f".{out.name}.old")
     if aside.exists():
         shutil.rmtree(aside)
-    if out.exists():
-        out.rename(aside)
-    try:
-        job.folder.rename(out)
-    except OSError:
-        if aside.exists():
-            aside.rename(out)
-        raise
+    put_in_place(job.folder, out, aside)
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(out / _PARTS, ignore_errors=True)
 
