@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anysat.data import statistics
-from anysat.errors import CollapseError, DivergedError, RunStoppedError
+from anysat.errors import CollapseError, DivergedError, RunStoppedError, WriteError
 from anysat.normalise import Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train import checkpoints
@@ -96,6 +96,10 @@ def refuse(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def refuse_output(path, content):
+    raise WriteError(path, "No space left on device")
+
+
 def test_a_checkpoint_that_could_not_be_written_is_told_in_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save_file", refuse)
     with pytest.raises(RunStoppedError):
@@ -108,7 +112,7 @@ def test_a_checkpoint_that_could_not_be_written_is_told_in_the_report(tmp_path, 
 
 def test_a_full_disk_that_takes_no_report_either_is_told_as_what_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save_file", refuse)
-    monkeypatch.setattr(pretrain_report, "write_whole", refuse)
+    monkeypatch.setattr(pretrain_report, "write_output", refuse_output)
     with pytest.raises(RunStoppedError, match="step 2"):
         pretrain(reported(tmp_path / "run"))
     assert not (tmp_path / "run" / "report.html").exists()

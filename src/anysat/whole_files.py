@@ -95,7 +95,7 @@ def put_in_place(new: Path, final: Path, aside: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Delete what killed processes left half-written in a folder to which no other process writes."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob("*.tmp"):
         path.unlink(missing_ok=True)
 
 
