@@ -39,8 +39,7 @@ from anysat.normalise import Normaliser
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.goals import FEATURE_NORM_EPS, Targets
 from anysat.pretrain.objective import Pretraining
-from anysat.train.memory import give_back, memory_kept
-from anysat.train.release import update_in_backward
+from anysat.train.memory import give_back, memory_kept, update_in_backward
 
 DATES = {"aerial": 0, "s2": 20, "s1-asc": 30}
 PLAIN = "plain float32"

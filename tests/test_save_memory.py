@@ -11,8 +11,8 @@ from torch import nn
 from anysat.errors import RecordError
 from anysat.train.checkpoints import Checkpoint
 from anysat.train.config import EngineConfig, OptimiserConfig
+from anysat.train.memory import update_in_backward
 from anysat.train.module import Training
-from anysat.train.release import update_in_backward
 from anysat.train.tensors import training_tensors
 from anysat.workflows.pretrain import pretrain
 from labelled import meadow_encoder

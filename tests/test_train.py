@@ -7,9 +7,7 @@ import torch
 
 from anysat.train.config import EngineConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
-from anysat.train.module import Training
-from anysat.train.randomness import seed_step
-from anysat.train.schedule import Plateau, learning_rate
+from anysat.train.module import Plateau, Training, learning_rate, seed_step
 from toy_training import ACCUMULATED, Toy, Watch, assert_same, losses_of, sources, tensors_of, train
 
 # -- the same, however it is cut ---------------------------------------------------------------------

@@ -12,8 +12,8 @@ from anysat.train.checkpoints import checkpoint_steps
 from anysat.train.config import OptimiserConfig
 from anysat.train.keeper import Keeper
 from anysat.train.metrics import read_metrics
+from anysat.train.module import Plateau
 from anysat.train.run import check_same
-from anysat.train.schedule import Plateau
 from anysat.train.tensors import load_moments
 from toy_training import Toy, Watch, train
 

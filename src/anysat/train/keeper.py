@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,13 +19,13 @@ from torch.distributed.tensor import DTensor
 from anysat.data.work import versions
 from anysat.errors import CollapseError, DivergedError, RecordError, RunStoppedError
 from anysat.model.checkpoint import OWN_FILE
+from anysat.model.modes import evaluating
 from anysat.train.checkpoints import keep_only, publish, write_checkpoint
 from anysat.train.config import KeepConfig
 from anysat.train.metrics import METRICS, read_metrics, write_metrics
-from anysat.train.module import Training
+from anysat.train.module import Training, seed_monitor
 from anysat.train.objective import Monitor, is_due
 from anysat.train.progress import TrainingProgress
-from anysat.train.randomness import seed_monitor
 from anysat.train.run import RunFolder
 from anysat.train.signals import StopWish
 from anysat.train.tensors import on_cpu, training_tensors
@@ -103,8 +103,8 @@ class Keeper(Callback):
         due = [monitor for monitor in self.monitors if last or is_due(step, monitor.every_steps)]
         measured, collapse = self._measure(trainer, pl_module, step, due)
         self._log(trainer, step, metrics | measured)
-        self._follow_plateau(pl_module, step, measured)
         counts = [monitor for monitor in due if is_due(step, monitor.every_steps) or step == pl_module.num_steps]
+        self._follow_plateau(pl_module, measured, counts)
         is_best = self._follow_best(step, measured, counts)
         self.finished = self._waited_enough(step, counts)
         self._end_if_collapsed(trainer, pl_module, collapse)
@@ -145,18 +145,26 @@ class Keeper(Callback):
             "precision": trainer.precision_plugin.state_dict(),
             "mathematics": self.mathematics, "versions": versions() | {"torch": str(torch.__version__)},
         }  # fmt: skip
+
+        def write() -> None:
+            path = write_checkpoint(self.run.checkpoints, step, tensors, encoder, state)
+            publish(path, self.run.path / OWN_FILE)
+            keep_only(self.run.checkpoints, self.keep.keep_last, self.best["step"] if self.best else None)
+
+        self._write(trainer, step, write)
+        self._saved = step
+
+    def _write(self, trainer: Trainer, step: int, write: Callable[[], None]) -> None:
+        """Let the first process write. If it cannot, raise RunStoppedError on every rank."""
         problem = None
         if self.run.is_writer:
             try:
-                path = write_checkpoint(self.run.checkpoints, step, tensors, encoder, state)
-                publish(path, self.run.path / OWN_FILE)
-                keep_only(self.run.checkpoints, self.keep.keep_last, self.best["step"] if self.best else None)
+                write()
             except OSError as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
         if problem is not None:
             raise RunStoppedError(self.run.path, step, problem)
-        self._saved = step
 
     def _check_finite(self, trainer: Trainer, module: Training) -> None:
         """Raise DivergedError if a loss or a weight is NaN or infinite.
@@ -233,18 +241,14 @@ class Keeper(Callback):
             return
         self.metrics |= metrics
         self.progress.tell(step, metrics)
-        problem = None
-        if self.run.is_writer:
-            try:
-                if "csv" in self.keep.loggers:
-                    write_metrics(self.run.path / METRICS, step, metrics)
-                for logger in self.loggers:
-                    logger.log_metrics(dict(metrics), step=step)
-            except OSError as error:
-                problem = str(error)
-        problem = trainer.strategy.broadcast(problem)
-        if problem is not None:
-            raise RunStoppedError(self.run.path, step, problem)
+
+        def write() -> None:
+            if "csv" in self.keep.loggers:
+                write_metrics(self.run.path / METRICS, step, metrics)
+            for logger in self.loggers:
+                logger.log_metrics(dict(metrics), step=step)
+
+        self._write(trainer, step, write)
 
     def _check_names(self, module: Training, measured: Iterable[str]) -> None:
         """Check that the metrics that options name were measured before the first step. If not, they are misspelt.
@@ -255,45 +259,46 @@ class Keeper(Callback):
         every = list(measured)
         plateau = module.settings.plateau_metric if module.settings.schedule == "plateau" else None
         for option, name in (("keep_best", self.keep.keep_best), ("plateau_metric", plateau)):
-            monitor = None if name is None else _monitor_of(name, self.monitors)
-            names = [] if monitor is None else [one for one in every if _monitor_of(one, self.monitors) is monitor]
-            if name is not None and names and name not in names:
+            monitor = _monitor_of(name, self.monitors)
+            names = [one for one in every if monitor is not None and _monitor_of(one, self.monitors) is monitor]
+            if names and name not in names:
                 raise RecordError(option, name, f"a metric that is measured: {', '.join(names)}")
 
-    def _follow_plateau(self, module: Training, step: int, measured: Mapping[str, float]) -> None:
-        """Update the plateau. Only regular measurements count, so that the end of a session changes nothing."""
-        name = module.settings.plateau_metric
+    def _value(
+        self, name: str | None, measured: Mapping[str, float], counts: Sequence[Monitor]
+    ) -> float | None:  # fmt: skip
+        """Return the value of a metric, if its monitor is in `counts` and a collapse did not come before it.
+
+        Only regular measurements count, so that the end of a session changes nothing.
+        """
         monitor = _monitor_of(name, self.monitors)
-        if module.settings.schedule != "plateau" or monitor is None or not is_due(step, monitor.every_steps):
-            return
-        if _says_something(monitor, measured):
-            module.plateau = module.plateau.after(_value_of(name, measured), module.settings)
+        if name is None or monitor not in counts or not any(key.startswith(f"{monitor.name}/") for key in measured):
+            return None
+        if name not in measured:
+            raise RecordError("metric", name, f"one of {', '.join(measured)}")
+        return measured[name]
+
+    def _follow_plateau(self, module: Training, measured: Mapping[str, float], counts: Sequence[Monitor]) -> None:
+        settings = module.settings
+        name = settings.plateau_metric if settings.schedule == "plateau" else None
+        if (value := self._value(name, measured, counts)) is not None:
+            module.plateau = module.plateau.after(value, settings)
 
     def _follow_best(self, step: int, measured: Mapping[str, float], counts: Sequence[Monitor]) -> bool:
-        """Update the best value and return whether it improved.
-
-        As for the plateau, only monitors in `counts` matter.
-        """
-        name = self.keep.keep_best
-        monitor = None if name is None else _monitor_of(name, self.monitors)
-        if name is None or monitor is None or monitor not in counts:
-            return False
-        if not _says_something(monitor, measured):
-            return False
-        value = _value_of(name, measured)
+        """Update the best value of the metric of `keep_best`, and return whether it improved."""
+        value = self._value(self.keep.keep_best, measured, counts)
         sign = -1 if self.keep.best_is_highest else 1
-        if math.isnan(value) or (self.best is not None and sign * value >= sign * self.best["value"]):
+        if value is None or math.isnan(value) or (self.best is not None and sign * value >= sign * self.best["value"]):
             return False
-        self.best = {"name": name, "is_highest": self.keep.best_is_highest, "value": value, "step": step}
+        self.best = {
+            "name": self.keep.keep_best, "is_highest": self.keep.best_is_highest, "value": value, "step": step
+        }  # fmt: skip
         return True
 
     def _waited_enough(self, step: int, counts: Sequence[Monitor]) -> bool:
         """Whether the metric of `keep_best` has not improved for `patience` measurements."""
-        name, patience = self.keep.keep_best, self.keep.patience
-        monitor = None if name is None else _monitor_of(name, self.monitors)
-        if patience is None or monitor is None or monitor not in counts or self.best is None:
-            return False
-        if step < self.keep.min_steps:
+        monitor, patience = _monitor_of(self.keep.keep_best, self.monitors), self.keep.patience
+        if patience is None or self.best is None or monitor not in counts or step < self.keep.min_steps:
             return False
         return step // monitor.every_steps - int(self.best["step"]) // monitor.every_steps >= patience
 
@@ -309,39 +314,24 @@ def check_metric(option: str, name: str, monitors: Sequence[Monitor]) -> None:
         raise RecordError(option, name, f"a metric that is measured ({names})")
 
 
-def _says_something(monitor: Monitor, measured: Mapping[str, float]) -> bool:
-    """Whether a monitor returned anything. It did not if a collapse came first."""
-    return any(key.startswith(f"{monitor.name}/") for key in measured)
-
-
-def _monitor_of(metric: str, monitors: Sequence[Monitor]) -> Monitor | None:
-    return next((monitor for monitor in monitors if metric.startswith(f"{monitor.name}/")), None)
-
-
-def _value_of(name: str, measured: Mapping[str, float]) -> float:
-    if name not in measured:
-        raise RecordError("metric", name, f"one of {', '.join(measured)}")
-    return measured[name]
+def _monitor_of(metric: str | None, monitors: Sequence[Monitor]) -> Monitor | None:
+    return next((monitor for monitor in monitors if metric and metric.startswith(f"{monitor.name}/")), None)
 
 
 @contextlib.contextmanager
 def _evaluating(objective: nn.Module) -> Iterator[None]:
     """Put the objective in eval mode, without gradients and with whole weights, and restore all modes afterwards."""
-    modes = [(module, module.training) for module in objective.modules()]
-    sharded = [module for module, _ in modes if isinstance(module, FSDPModule)]
-    try:
-        objective.eval()
+    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    with evaluating(objective), torch.no_grad():
         if isinstance(objective, FSDPModule):
             objective._get_fsdp_state()._lazy_init()  # otherwise the first block called would be taken for the root
-        for module in sharded:
-            module.unshard()
-        with torch.no_grad():
+        try:
+            for module in sharded:
+                module.unshard()
             yield
-    finally:
-        for module in sharded:
-            module.reshard()
-        for every, mode in modes:
-            every.training = mode
+        finally:
+            for module in sharded:
+                module.reshard()
 
 
 def _of_any_rank(trainer: Trainer, error: CollapseError | None) -> CollapseError | None:

@@ -1,12 +1,16 @@
-"""Reuse of memory between training steps, without returning it to the system and requesting it again."""
+"""Memory of a training: kept between steps, or given back as early as possible."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from anysat.model.chunks import LARGEST_KEPT
 
@@ -47,3 +51,39 @@ def give_back() -> None:
     """Return all free memory to the system, which takes about 20 ms. Does nothing without glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def update_in_backward(optimiser: torch.optim.AdamW, seen: Callable[[Tensor], None]) -> list[RemovableHandle]:
+    """Update each weight as soon as its gradient is complete, and free the gradient.
+
+    AdamW treats every weight on its own, so the result is the same as that of one update after the backward pass.
+    `optimiser.step` then has nothing left to do.
+
+    Args:
+        optimiser: AdamW, whose learning rates and moments are used and updated in place.
+        seen: Called with each weight's gradient before the update.
+
+    Returns:
+        The hooks, to be removed when training ends.
+    """
+    return [
+        weight.register_post_accumulate_grad_hook(_update_of(weight, group, optimiser, seen))
+        for group in optimiser.param_groups
+        for weight in group["params"]
+    ]
+
+
+def _update_of(
+    weight: nn.Parameter, group: dict[str, object], optimiser: torch.optim.AdamW, seen: Callable[[Tensor], None]
+) -> Callable[[Tensor], None]:
+    alone = torch.optim.AdamW([{**group, "params": [weight]}])
+    alone.state = optimiser.state
+
+    def update(_: Tensor) -> None:
+        assert weight.grad is not None
+        seen(weight.grad)
+        alone.param_groups[0]["lr"] = group["lr"]
+        alone.step()
+        weight.grad = None
+
+    return update

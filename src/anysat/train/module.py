@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -14,15 +17,52 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
-from anysat.data.loader import Draw, Loader
+from anysat.batch import Tile
+from anysat.data.loader import Draw, Loader, Plan, Source
 from anysat.train.config import EngineConfig, OptimiserConfig
-from anysat.train.memory import give_back
+from anysat.train.memory import give_back, update_in_backward
 from anysat.train.objective import LOSS, SourceFactory, sharded_parts
-from anysat.train.randomness import seed_step
-from anysat.train.release import update_in_backward
-from anysat.train.schedule import Plateau, learning_rate
-from anysat.train.source import MicroBatches, TimedLoader
 from anysat.train.tensors import load_moments
+
+_LEAST_GAIN = 1e-4
+"""Least relative improvement that counts, as in torch's `ReduceLROnPlateau`."""
+
+
+def learning_rate(step: int, num_steps: int, config: OptimiserConfig, plateau_factor: float = 1.0) -> float:
+    """Return the learning rate of a step, counted from 0, in a training of `num_steps` steps.
+
+    >>> config = OptimiserConfig(learning_rate=1.0, warmup_steps=2)
+    >>> [round(learning_rate(step, 6, config), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    highest = config.learning_rate
+    if step < config.warmup_steps:
+        return highest * (step + 1) / config.warmup_steps
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+        least = config.final_learning_rate_frac
+        return highest * (least + (1 - least) * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+    return highest * (plateau_factor if config.schedule == "plateau" else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """The state of the schedule `plateau`."""
+
+    factor: float = 1.0
+    """Factor of the learning rate."""
+    best: float | None = None
+    """Lowest value so far."""
+    num_without_gain: int = 0
+    """Number of consecutive measurements without improvement."""
+
+    def after(self, value: float, config: OptimiserConfig) -> Plateau:
+        """Return the state after one more measurement. NaN is not an improvement."""
+        if not math.isnan(value) and (self.best is None or value < self.best - _LEAST_GAIN * abs(self.best)):
+            return replace(self, best=value, num_without_gain=0)
+        if self.num_without_gain < config.plateau_patience:
+            return replace(self, num_without_gain=self.num_without_gain + 1)
+        return replace(self, factor=self.factor * config.plateau_factor, num_without_gain=0)
 
 
 class Training(LightningModule):
@@ -196,3 +236,67 @@ def _groups(objective: nn.Module, settings: OptimiserConfig) -> list[dict[str, A
         {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
         for (decays, scale, _), parameters in groups.items()
     ]
+
+
+_OBJECTIVE, _GLOBAL, _MONITOR = 101, 102, 103
+"""Purposes of random draws, never renumbered; those of the data are below 101."""
+
+
+def _draw_seed(seed: int, purpose: int, step: int, rank: int) -> int:
+    """Return a 64-bit seed. Seeds depend on nothing else, so no random state has to be saved."""
+    return int(np.random.SeedSequence((seed, purpose, step, rank)).generate_state(1, np.uint64)[0])
+
+
+def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
+    """Seed torch's global generators for one micro-batch, and return the objective's own generator, on the CPU.
+
+    Args:
+        seed: Seed of the run.
+        step: Optimiser step.
+        rank: Virtual rank, which tells the micro-batches of a step apart, in one process or in several.
+    """
+    torch.manual_seed(_draw_seed(seed, _GLOBAL, step, rank))
+    return torch.Generator().manual_seed(_draw_seed(seed, _OBJECTIVE, step, rank))
+
+
+def seed_monitor(seed: int, step: int, rank: int) -> None:
+    """Seed torch's global generators for a measurement after `step` steps."""
+    torch.manual_seed(_draw_seed(seed, _MONITOR, step, rank))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatches:
+    """Virtual ranks of one process: micro-batch `m` is what rank `m % n` of them reads at optimiser step `m // n`."""
+
+    ranks: Sequence[Source]
+
+    def plan(self, step: int) -> Plan:
+        """Return what a micro-batch reads. Its step is that of the optimiser."""
+        number, rank = divmod(step, len(self.ranks))
+        return self.ranks[rank].plan(number)
+
+    def read(self, plan: Plan) -> list[Tile]:
+        """Return the tiles of a micro-batch."""
+        return self.ranks[0].read(plan)
+
+
+@dataclass(kw_only=True)
+class TimedLoader:
+    """A loader that counts the seconds in which training waited for data."""
+
+    loader: Loader
+    waited_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Draw]:
+        draws = iter(self.loader)
+        while True:
+            asked = time.perf_counter()
+            draw = next(draws, None)
+            self.waited_s += time.perf_counter() - asked
+            if draw is None:
+                return
+            yield draw
+            del draw

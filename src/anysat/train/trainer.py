@@ -27,10 +27,9 @@ from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.keeper import Keeper, check_metric
 from anysat.train.memory import memory_kept
 from anysat.train.metrics import METRICS, cut_metrics
-from anysat.train.module import Training
+from anysat.train.module import Plateau, Training
 from anysat.train.objective import Monitor, SourceFactory, compiled_parts
 from anysat.train.run import RunFolder, check_same
-from anysat.train.schedule import Plateau
 from anysat.train.signals import handlers_put_back
 from anysat.train.tensors import load_objective
 
@@ -110,7 +109,7 @@ def fit(
     }  # fmt: skip
     tensors: dict[str, Tensor] = {}
     if found is not None:
-        check_same(str(found.path), state["mathematics"], _plain(mathematics), ())
+        check_same(str(found.path), state["mathematics"], json.loads(json.dumps(mathematics)), ())
         _check_model(found, objective)
         tensors = found.tensors()
         load_objective(objective, tensors, found.path)
@@ -239,13 +238,6 @@ def _num_devices(engine: EngineConfig) -> int:
     if engine.devices == "auto":
         return torch.cuda.device_count() if _uses_cuda(engine) else 1
     return engine.devices
-
-
-def _plain(values: Any) -> Any:
-    """Return values as after a round trip through JSON."""
-    if isinstance(values, Mapping):
-        return {name: _plain(value) for name, value in values.items()}
-    return list(values) if isinstance(values, tuple) else values
 
 
 def _loggers(run: RunFolder, keep: KeepConfig, start: int) -> list[Logger]:
