@@ -105,12 +105,8 @@ def extract(
     Args:
         encoder: An encoder with a normaliser, so that embeddings do not depend on the batch.
         tiles: Tiles with the targets to return.
-        patch_size_m: Side of a patch in metres.
-        folder: Folder of the files.
-        modalities: Keys of the modalities to use.
         dense: Key of the modality whose sub-patches are embedded as well.
         precision: Type of matrix products. Embeddings are stored in the type of the weights.
-        num_workers: Number of processes that read.
         progress: Creates a progress bar from a title and a number of tiles.
 
     Raises:

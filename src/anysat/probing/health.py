@@ -1,6 +1,7 @@
 """Health of a representation: figures of the embeddings of held-out tiles, and limits that reveal a collapse.
 
 The figures show whether the vectors differ at all, and what makes them differ. They do not show how good they are.
+All functions raise InputError if there are too few samples, shapes do not fit, or values are not finite.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from anysat.errors import InputError, RecordError
@@ -66,32 +68,27 @@ class HealthLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Figures of a representation. A figure is None if its inputs were not given or are too few."""
+    """Figures of a representation, each explained at the function of its name or in `ABOUT`.
+
+    A figure is None if its inputs were not given or are too few.
+    """
 
     num_samples: int
     """Number of vectors that were used."""
     finite_frac: float
     """Fraction of the observed patches whose vectors are finite."""
     effective_rank: float | None = None
-    """See `effective_rank`."""
     rank_frac: float | None = None
     """Effective rank divided by its highest possible value: the dimensions, or the samples minus one if fewer."""
     top_frac: float | None = None
-    """See `top_frac`."""
     spread: float | None = None
-    """See `spread`."""
     dead_frac: float | None = None
-    """See `dead_frac`."""
     uniformity: float | None = None
-    """See `uniformity`."""
     alignment: float | None = None
-    """See `alignment`."""
     position_share: float | None = None
-    """See `position_share`."""
     position_within_share: float | None = None
     """The same for the variance within tiles: 1 if the patches of a tile differ by their place alone."""
     retrieval: float | None = None
-    """See `cross_modal_retrieval`."""
     retrieval_chance: float | None = None
     """Retrieval by chance."""
 
@@ -196,7 +193,9 @@ def measure(
     features = _part(patch[seen & finite])
     found: dict[str, Any] = {"num_samples": len(features), "finite_frac": _share(finite[seen])}
     if len(features) >= 2:
-        found |= _spectrum_figures(features)
+        values = _singular_values(features)
+        rank, highest = _rank(values), min(len(features) - 1, features.shape[1])
+        found |= {"effective_rank": rank, "rank_frac": rank / highest, "top_frac": _top(values)}
         found |= {"spread": spread(features), "dead_frac": dead_frac(features), "uniformity": uniformity(features)}
     whole = patch[(seen & finite).flatten(1).all(1)]
     if len(whole) >= 2 and whole.shape[1] * whole.shape[2] >= 2:
@@ -207,13 +206,8 @@ def measure(
         found["alignment"] = alignment(_part(patch[both]), _part(second[both])) if both.any() else None
     rates = [cross_modal_retrieval(_part(one), _part(other)) for one, other in tokens if len(one)]
     if rates:
-        found |= {"retrieval": _mean(rate for rate, _ in rates), "retrieval_chance": _mean(by for _, by in rates)}
+        found["retrieval"], found["retrieval_chance"] = (fmean(each) for each in zip(*rates, strict=True))
     return Health(**found)
-
-
-def _mean(values: Any) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
 
 
 def _share(claims: Tensor) -> float:
@@ -230,12 +224,6 @@ def _part(features: Tensor) -> Tensor:
     return features[order.to(features.device)]
 
 
-def _spectrum_figures(features: Tensor) -> dict[str, float]:
-    values = _singular_values(features)
-    rank, highest = _rank(values), min(len(features) - 1, features.shape[1])
-    return {"effective_rank": rank, "rank_frac": rank / highest, "top_frac": _top(values)}
-
-
 def effective_rank(features: Tensor) -> float:
     """Compute how many directions vectors (sample dim) use: exp(-sum p log p), with p = singular values / their sum.
 
@@ -243,9 +231,6 @@ def effective_rank(features: Tensor) -> float:
     but centred, so that a mean shared by all vectors is no direction). The rank of constant vectors is 1. The highest
     rank is the dimensions, or the samples minus one if fewer. Noise of small variance in many dimensions raises it, see
     `top_frac`.
-
-    Raises:
-        InputError: There are fewer than two samples, or values are not finite.
     """
     return _rank(_singular_values(features))
 
@@ -259,9 +244,6 @@ def top_frac(features: Tensor) -> float:
     """Compute the fraction of the variance of vectors (sample dim) along the direction of most variance.
 
     It is 1 for constant vectors.
-
-    Raises:
-        InputError: There are fewer than two samples, or values are not finite.
     """
     return _top(_singular_values(features))
 
@@ -284,19 +266,12 @@ def spread(features: Tensor) -> float:
 
     It is 1 for independent directions and 0 for constant ones (Chen and He 2021, SimSiam, section 4.1). If all pairs
     have the cosine c, it is sqrt(1 - c).
-
-    Raises:
-        InputError: There are fewer than two samples, or values are not finite.
     """
     return float(_deviations(features).mean())
 
 
 def dead_frac(features: Tensor) -> float:
-    """Compute the fraction of the dimensions with a spread below `DEAD_SPREAD`.
-
-    Raises:
-        InputError: There are fewer than two samples, or values are not finite.
-    """
+    """Compute the fraction of the dimensions with a spread below `DEAD_SPREAD`."""
     return _share(_deviations(features) < DEAD_SPREAD)
 
 
@@ -305,20 +280,17 @@ def _deviations(features: Tensor) -> Tensor:
     return unit.std(0, correction=0) * unit.shape[1] ** 0.5
 
 
-def uniformity(features: Tensor, sharpness: float = 2.0) -> float:
-    """Compute the log of the mean over pairs of exp(-sharpness |x - y|^2), for vectors (sample dim) of length 1.
+def uniformity(features: Tensor) -> float:
+    """Compute the log of the mean over pairs of exp(-2 |x - y|^2), for vectors (sample dim) of length 1.
 
-    It is 0 for constant vectors and approaches -2 * sharpness for independent ones; lower is more uniform (Wang and
-    Isola 2020, eq. 2, with their t = 2).
-
-    Raises:
-        InputError: There are fewer than two samples, or values are not finite.
+    It is 0 for constant vectors and approaches -4 for independent ones; lower is more uniform (Wang and Isola 2020,
+    eq. 2, with their t = 2).
     """
     unit = directions(checked("features", features, fewest=2).cpu().double())
     square = unit.square().sum(1)  # 1, or 0 for a vector of zeros
     # Each vector paired with itself adds exp(0), which is subtracted below.
     total = sum(
-        float((-sharpness * (square[rows, None] + square - 2 * unit[rows] @ unit.T).clamp_min(0)).exp().sum())
+        float((-2 * (square[rows, None] + square - 2 * unit[rows] @ unit.T).clamp_min(0)).exp().sum())
         for rows in slices(len(unit), len(unit))
     )
     pairs = len(unit) * (len(unit) - 1)
@@ -330,9 +302,6 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
     It is 0 for equal directions and 2 for unrelated ones (Wang and Isola 2020, eq. 1). Constant vectors are aligned,
     too, so read it together with `uniformity`.
-
-    Raises:
-        InputError: The shapes differ, there is no sample, or values are not finite.
     """
     one, other = (directions(part.cpu().double()) for part in _paired(first, second))
     return float(((one - other) ** 2).sum(1).mean())
@@ -350,9 +319,6 @@ def position_share(patch: Tensor, *, within_tiles: bool = False) -> float:
     Args:
         patch: (batch patch_row patch_col dim), patch embeddings of independent tiles.
         within_tiles: Use the variance that is left after subtracting the mean of every tile.
-
-    Raises:
-        InputError: The axes are wrong, there are fewer than two tiles or positions, or values are not finite.
     """
     if patch.ndim != 4 or patch.shape[0] < 2 or patch.shape[1] * patch.shape[2] < 2:
         raise InputError(
@@ -378,9 +344,6 @@ def cross_modal_retrieval(first: Tensor, second: Tensor) -> tuple[float, float]:
 
     A patch is found if, among the tokens of all patches in the other modality (sample dim), that of the same patch has
     the highest cosine. The rate is the mean of both directions. By chance it is 1 / samples.
-
-    Raises:
-        InputError: The shapes differ, there is no sample, or values are not finite.
     """
     import torch
 

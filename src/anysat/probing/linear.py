@@ -13,6 +13,8 @@ from anysat.probing.samples import checked, distinct
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties to choose from, in units of the variance of the standardised features, whatever the number of samples."""
+FOLDS = 4
+"""Number of folds of a cross-validation."""
 _FLAT = 1e-6
 """A dimension counts as constant if its standard deviation is below this fraction of its size."""
 
@@ -87,19 +89,17 @@ def fit_linear(
     return probes[max(scores, key=lambda penalty: scores[penalty])]
 
 
-def cross_told(
-    features: Tensor, labels: Tensor, groups: Tensor, *, num_folds: int = 4, penalties: Sequence[float] = PENALTIES
-) -> Tensor:
+def cross_told(features: Tensor, labels: Tensor, groups: Tensor, *, penalties: Sequence[float] = PENALTIES) -> Tensor:
     """Predict the class of every sample by cross-validation, with a probe that was fitted to the other folds.
 
-    The penalty is chosen within those other folds, see `fit_linear`. If they have only one class, it is predicted.
+    There are `FOLDS` folds, but never more than groups. The penalty is chosen within the other folds, see `fit_linear`.
+    If they have only one class, it is predicted.
 
     Args:
         features: (sample dim) vectors.
         labels: (sample) class numbers.
         groups: (sample) group numbers, such as the tile of each patch. Groups are assigned to the folds in turn, and no
             group lies in two folds.
-        num_folds: Largest number of folds; there are never more than groups.
         penalties: Penalties to choose from.
 
     Returns:
@@ -111,7 +111,7 @@ def cross_told(
     found, places = distinct(groups.cpu())
     if len(places) != len(features) or len(found) < 3:
         raise InputError("groups", f"one for each of {len(features)} samples and at least 3", tuple(groups.shape))
-    folds = places % min(num_folds, len(found))
+    folds = places % min(FOLDS, len(found))
     told = torch.zeros(len(features), dtype=torch.int64)
     for number in range(int(folds.max()) + 1):
         rest = folds != number

@@ -10,9 +10,6 @@ from torch import Tensor
 from anysat.errors import InputError
 from anysat.probing.samples import checked, directions, distinct, slices
 
-DINO_TEMPERATURE = 0.07
-"""Temperature of the weights exp(cosine / temperature) in Caron et al. 2021 (DINO), after Wu et al. 2018."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourScore:
@@ -34,7 +31,6 @@ def leave_one_out(
     *,
     groups: Tensor | None = None,
     num_neighbours: int = 10,
-    temperature: float | None = None,
 ) -> NeighbourScore:
     """Predict the class of each sample from its nearest neighbours among the others, and score the predictions.
 
@@ -44,7 +40,6 @@ def leave_one_out(
         groups: (sample) group numbers, such as the tile of each patch. Neighbours of the sample's own group do not
             count, because patches of one tile are alike whatever was learned. None makes each sample its own group.
         num_neighbours: Number of neighbours. Their most frequent class is predicted; of equals, the lowest number.
-        temperature: Weight neighbours by exp(cosine / temperature). None weights all equally.
 
     Raises:
         InputError: The lengths differ, there are fewer than two groups, or values are not finite.
@@ -54,35 +49,11 @@ def leave_one_out(
     if own.shape != (len(features),) or num_groups < 2:
         got = f"{len(features)} samples, groups {tuple(own.shape)} of which {num_groups} differ"
         raise InputError("leave-one-out", "one group per sample and at least 2 groups", got)
-    found = _told(features, labels, features, num_neighbours, temperature, (own, own))
+    found = _told(features, labels, features, num_neighbours, own)
     return _score(found, labels.to(found.device))
 
 
-def train_test(
-    features: Tensor,
-    labels: Tensor,
-    unseen: Tensor,
-    unseen_labels: Tensor,
-    *,
-    num_neighbours: int = 10,
-    temperature: float | None = None,
-) -> NeighbourScore:
-    """Predict the class of each unseen sample from its nearest neighbours in `features`, and score the predictions.
-
-    Arguments as of `leave_one_out`.
-
-    Raises:
-        InputError: Lengths or dimensions differ, there are no samples, or values are not finite.
-    """
-    if len(unseen) != len(unseen_labels):
-        raise InputError("unseen labels", f"{len(unseen)} as there are samples", len(unseen_labels))
-    found = _told(features, labels, unseen, num_neighbours, temperature, None)
-    return _score(found, unseen_labels.to(found.device))
-
-
-def told(
-    features: Tensor, labels: Tensor, unseen: Tensor, *, num_neighbours: int = 10, temperature: float | None = None
-) -> Tensor:
+def told(features: Tensor, labels: Tensor, unseen: Tensor, *, num_neighbours: int = 10) -> Tensor:
     """Predict the class (sample) of each unseen sample from its nearest neighbours in `features`.
 
     Arguments as of `leave_one_out`.
@@ -90,35 +61,30 @@ def told(
     Raises:
         InputError: Lengths or dimensions differ, there are no samples, or values are not finite.
     """
-    return _told(features, labels, unseen, num_neighbours, temperature, None)
+    return _told(features, labels, unseen, num_neighbours, None)
 
 
-def _told(
-    features: Tensor,
-    labels: Tensor,
-    unseen: Tensor,
-    num_neighbours: int,
-    temperature: float | None,
-    groups: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """Predict the class of every unseen sample from its neighbours in `features`, in bounded memory."""
+def _told(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int, groups: Tensor | None) -> Tensor:
+    """Predict the class of every unseen sample from its neighbours in `features`, in bounded memory.
+
+    With `groups`, the unseen samples are those of `features`, and neighbours of a sample's own group do not count.
+    """
     known, asked = directions(checked("features", features)), directions(checked("unseen features", unseen))
-    _check(known, labels, asked, num_neighbours, temperature)
+    _check(known, labels, asked, num_neighbours)
     labels = labels.to(known.device)
-    one_hot = torch.nn.functional.one_hot(labels, int(labels.max()) + 1).to(known.dtype)
+    one_hot = torch.nn.functional.one_hot(labels, int(labels.max()) + 1)
     found = []
     for rows in slices(len(asked), len(known)):
         cosine = asked[rows] @ known.T
         if groups is not None:
-            cosine = cosine.masked_fill(groups[0][rows, None] == groups[1][None], -torch.inf)
+            cosine = cosine.masked_fill(groups[rows, None] == groups[None], -torch.inf)
         near, which = cosine.topk(min(num_neighbours, len(known)), dim=1)
-        weight = torch.ones_like(near) if temperature is None else ((near - 1) / temperature).exp()
-        weight = weight.masked_fill(near == -torch.inf, 0)
-        found.append(torch.einsum("rk,rkc->rc", weight, one_hot[which]).argmax(1))
+        votes = one_hot[which] * (near > -torch.inf)[..., None]
+        found.append(votes.sum(1).argmax(1))
     return torch.cat(found)
 
 
-def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int, temperature: float | None) -> None:
+def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int) -> None:
     if features.shape[1] != unseen.shape[1]:
         raise InputError("unseen features", f"{features.shape[1]} dimensions", unseen.shape[1])
     whole = not labels.is_floating_point() and labels.shape == (len(features),) and int(labels.min()) >= 0
@@ -127,8 +93,6 @@ def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int
         raise InputError("labels", f"{len(features)} whole numbers from 0", got, "leave out samples without a label")
     if num_neighbours < 1:
         raise InputError("num_neighbours", "at least 1", num_neighbours)
-    if temperature is not None and not temperature > 0:
-        raise InputError("temperature", "a number above 0, or None", temperature)
 
 
 def _score(found: Tensor, truth: Tensor) -> NeighbourScore:
