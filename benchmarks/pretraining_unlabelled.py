@@ -36,7 +36,7 @@ import anysat
 from anysat.batch import Batch, Tile
 from anysat.errors import InputError
 from anysat.normalise import Normaliser
-from anysat.pretrain.pixels import describe
+from anysat.pretrain.goals import describe
 from anysat.train.config import KeepConfig
 from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig

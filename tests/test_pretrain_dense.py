@@ -7,9 +7,9 @@ import torch
 
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.pretrain.config import MaskingConfig
+from anysat.pretrain.goals import describe, num_numbers
 from anysat.pretrain.losses import known_loss
 from anysat.pretrain.masking import draw_masks, drop_dates
-from anysat.pretrain.pixels import describe, num_numbers
 from test_pretrain_goals import drawn
 from test_pretrain_objective import GOALS, generator, make_draw, make_objective
 

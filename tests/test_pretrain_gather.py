@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from anysat.pretrain.gather import from_other_ranks
 from anysat.pretrain.losses import contrast_loss
+from anysat.pretrain.objective import from_other_ranks
 
 TILES = (1, 2)
 """Of each process."""

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from anysat.modalities import MODALITIES
+from anysat.pretrain.goals import describe
 from anysat.pretrain.losses import contrast_loss, discrimination_loss, known_loss, prediction_loss, spread_loss
-from anysat.pretrain.pixels import describe
 from test_pretrain_objective import generator
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 from anysat.errors import RecordError
 
@@ -13,9 +14,9 @@ Distance = Literal["smooth_l1", "l2"]
 ProjectionLoss = Literal["discriminate", "regress"]
 
 
-def _refuse_unless(holds: bool, where: str, got: object, expected: str) -> None:
+def _check(table: str, config: Any, name: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise RecordError(where, got, expected)
+        raise RecordError(f"{table}.{name}", getattr(config, name), expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,7 @@ class MaskingConfig:
     least one date is kept."""
 
     def __post_init__(self) -> None:
-        def check(name: str, holds: bool, expected: str) -> None:
-            _refuse_unless(holds, f"masking.{name}", getattr(self, name), expected)
-
+        check = partial(_check, "masking", self)
         for name in ("block_area_frac", "block_aspect", "context_area_frac", "keep_dates_frac"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check("pattern", self.pattern in get_args(Pattern), "'blocks' or 'random'")
@@ -123,22 +122,14 @@ class ObjectiveConfig:
     """Number of attention heads of the predictor."""
 
     def __post_init__(self) -> None:
-        def check(name: str, holds: bool, expected: str) -> None:
-            _refuse_unless(holds, f"objective.{name}", getattr(self, name), expected)
-
+        check = partial(_check, "objective", self)
         check("goal", self.goal in get_args(Goal), "'teacher' or 'projection'")
-        check("predict_weight", self.predict_weight >= 0, "0 or more")
-        check("complete_weight", self.complete_weight >= 0, "0 or more")
-        check("contrast_weight", self.contrast_weight >= 0, "0 or more")
-        check("dense_weight", self.dense_weight >= 0, "0 or more")
-        check("harmonics", self.harmonics >= 1, "one or more")
-        check("dates_weight", self.dates_weight >= 0, "0 or more")
-        check("spread_weight", self.spread_weight >= 0, "0 or more")
-        total = (
-            self.predict_weight + self.complete_weight + self.dense_weight + self.contrast_weight + self.dates_weight
-        )
+        goals = [f"{name}_weight" for name in ("predict", "complete", "dense", "contrast", "dates")]
+        for name in (*goals, "spread_weight"):
+            check(name, getattr(self, name) >= 0, "0 or more")
         expected = "one of the weights of prediction, completion, dense, contrast and dates above 0"
-        check("predict_weight", total > 0, expected)
+        check("predict_weight", any(getattr(self, name) for name in goals), expected)
+        check("harmonics", self.harmonics >= 1, "one or more")
         check("temperature", self.temperature > 0, "a positive number")
         check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")

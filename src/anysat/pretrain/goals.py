@@ -9,21 +9,25 @@ import copy
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
+from jaxtyping import Bool, Float, Real
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from anysat.modalities import Modality
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.inputs import PixelInput
 from anysat.model.precision import multiplying
 from anysat.patches import PatchGrid, subpatches_per_side
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.losses import discrimination_loss, prediction_loss, unit_spread
-from anysat.pretrain.pixels import describe, num_numbers
 
 FEATURE_NORM_EPS = 1e-5
+YEAR_DAYS = 365.25
+Cut = Callable[[Tensor, int], Tensor]
+"""The `cut` of a projector."""
 
 
 class Targets(NamedTuple):
@@ -105,10 +109,7 @@ class FrozenProjections(nn.Module):
         self.config, self.modalities = config, {m.key: m for m in student.config.modalities}
         dim = student.config.dim
         self.heads = nn.ModuleDict({key: nn.Linear(dim, dim) for key in self.modalities})
-        self._cuts: dict[str, Callable[[Tensor, int], Tensor]] = {
-            key: projector.cut  # type: ignore[misc]
-            for key, projector in student.projectors.items()
-        }
+        self._cuts: dict[str, Cut] = {key: projector.cut for key, projector in student.projectors.items()}  # type: ignore[misc]
         self.matrices = nn.Module()  # drawn from the key, so there is nothing to save
         for key, modality in self.modalities.items():
             inputs = num_numbers(modality, config.harmonics)
@@ -131,12 +132,10 @@ class FrozenProjections(nn.Module):
         tiling = {key: target for key, target in found.items() if not self.modalities[key].covers_tile}
         return tiling or found
 
-    def _describe(self, modality: Any, pixels: PixelInput, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    def _describe(self, modality: Modality, pixels: PixelInput, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """Return the mean and deviation over sub-patches ((batch patch) feature), and which patches are valid."""
-        cut, side = self._cuts[modality.key], subpatches_per_side(grid.patch_size_m, modality)
-        known = None if pixels.valid is None else cut(pixels.valid, side)
-        # (patch sub number)
-        values, valid = describe(cut(pixels.values, side), known, pixels.days, self.config.harmonics)
+        cut = self._cuts[modality.key]
+        values, valid = numbers_of(cut, modality, pixels, grid.patch_size_m, self.config.harmonics)
         count = valid.sum(1).clamp_min(1)
         mean = values.sum(1) / count
         deviation = (((values - mean[:, None]) * valid).square().sum(1) / count).sqrt()
@@ -174,3 +173,55 @@ GOALS: dict[str, type[AveragedTeacher] | type[FrozenProjections]] = {
 def chunk_rows_on(device: torch.device) -> int:
     """Return the number of pixel-dates to compute at once: what fits the caches of a CPU, and more on a GPU."""
     return CHUNK_ROWS if device.type == "cpu" else 64 * CHUNK_ROWS
+
+
+@torch.no_grad()
+def numbers_of(
+    cut: Cut, modality: Modality, pixels: PixelInput, patch_size_m: float, harmonics: int
+) -> tuple[Tensor, Tensor]:
+    """Return the numbers that describe the sub-patches (patch sub number), and which are known; see `describe`."""
+    side = subpatches_per_side(patch_size_m, modality)
+    valid = None if pixels.valid is None else cut(pixels.valid, side)
+    return describe(cut(pixels.values, side), valid, pixels.days, harmonics)
+
+
+def num_numbers(modality: Modality, harmonics: int) -> int:
+    """Return how many numbers describe a sub-patch. Series are described by `harmonics` of the year."""
+    return len(modality.bands) * (2 + 2 * harmonics if modality.is_temporal else modality.subpatch_px**2)
+
+
+def describe(
+    values: Float[Tensor, "patch sub *rest"],
+    valid: Bool[Tensor, "patch sub *rest"] | None,
+    days: Real[Tensor, "batch time"] | None,
+    harmonics: int,
+) -> tuple[Float[Tensor, "patch sub number"], Bool[Tensor, "patch sub number"]]:
+    """Describe every sub-patch by numbers.
+
+    For an image, these are all its pixels. For a series, they are for each band the mean, the mean weighted by each
+    yearly harmonic of the day, and the standard deviation over the dates.
+
+    Args:
+        values: The output of a projector's `cut`: (patch sub pixel), or (patch sub time band) for a series.
+        valid: Same shape; None if all are valid.
+        days: (batch time) day numbers of a series. All tiles have the same number of patches.
+        harmonics: Number of harmonics of the year, for a series.
+
+    Returns:
+        The numbers and which of them are known, (patch sub number) each.
+    """
+    known = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+    values = values.masked_fill(~known, 0.0)
+    if days is None:
+        return values, known
+    turns = torch.arange(1, harmonics + 1, device=values.device) / YEAR_DAYS
+    angle = 2 * math.pi * days[..., None] * turns
+    waves = torch.cat([torch.ones_like(days)[..., None], angle.cos(), angle.sin()], dim=-1)
+    waves = waves.repeat_interleave(len(values) // len(waves), dim=0)
+    with multiplying("float32", values.device):
+        total = torch.einsum("pstb,ptw->psbw", values, waves.to(values.dtype))
+    dates = known.sum(2).clamp_min(1)
+    means = total / dates[..., None]
+    over_dates = ((values - means[:, :, None, :, 0]) * known).square().sum(2) / dates
+    numbers = torch.cat([means, over_dates.sqrt()[..., None]], dim=-1)
+    return numbers.flatten(2), known.any(2).repeat_interleave(numbers.shape[-1], dim=-1)

@@ -7,30 +7,41 @@ tokens of one patch in different modalities are pulled together.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, distributed, nn
+from torch.distributed import _functional_collectives as collectives
+from torch.nn import functional
 
 from anysat.model.encoder import AnySat
 from anysat.model.fusion import Hidden
 from anysat.model.inputs import PixelInput
 from anysat.model.positions import raster_coordinates, sincos_code
 from anysat.model.steps import SeenPatches, ShownPatches
-from anysat.patches import PatchGrid, subpatches_per_side
+from anysat.model.validity import valid_or_all
+from anysat.patches import PatchGrid
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
-from anysat.pretrain.gather import from_other_ranks
-from anysat.pretrain.goals import GOALS, AveragedTeacher, FrozenProjections, Targets, chunk_rows_on
+from anysat.pretrain.goals import (
+    GOALS,
+    AveragedTeacher,
+    FrozenProjections,
+    Targets,
+    chunk_rows_on,
+    num_numbers,
+    numbers_of,
+)
 from anysat.pretrain.losses import centred, contrast_loss, known_loss, spread_loss
 from anysat.pretrain.masking import BlockMasks, draw_masks, drop_dates, every_other_date, hide_modalities
-from anysat.pretrain.pixels import describe, num_numbers
 from anysat.pretrain.predictor import Completer, Predictor
 
 if TYPE_CHECKING:
     from anysat.data.loader import Draw
 
 _log = logging.getLogger(__name__)
+_gather = getattr(collectives, "all_gather_single_autograd", None) or collectives.all_gather_tensor_autograd
+"""The name since torch 2.13, else the older one."""
 
 
 class Pretraining(nn.Module):
@@ -40,7 +51,6 @@ class Pretraining(nn.Module):
     optimiser step. `encoder()` returns the trained encoder.
 
     Args:
-        student: The encoder to train.
         masking: What is hidden from the student; by default the default options.
         config: What is learned; by default the default options.
         recompute: Recompute the student's activations for the backward pass instead of keeping them.
@@ -73,7 +83,6 @@ class Pretraining(nn.Module):
         """Compute the loss of one batch.
 
         Args:
-            draw: A batch of source values with its patch size.
             generator: A generator on the CPU, the only source of masks, hidden modalities and dropped dates.
 
         Returns:
@@ -161,20 +170,13 @@ class Pretraining(nn.Module):
         terms = []
         for key, part in seen.items():
             assert part.sub is not None, key
-            wanted, known = self._numbers(key, inputs[key], grid.patch_size_m)
+            cut, modality = self.student.projectors[key].cut, self.student.config.modality(key)
+            wanted, known = numbers_of(cut, modality, inputs[key], grid.patch_size_m, self.config.harmonics)  # type: ignore[arg-type]
             if part.sub_valid is not None:
                 known = known & part.sub_valid.flatten(0, 2)[..., None]
             told = self.dense_heads[key](part.sub.flatten(0, 2))
             terms.append(known_loss(*(one.flatten(0, 1) for one in (told, wanted, known))))
         return torch.stack(terms).mean()
-
-    @torch.no_grad()
-    def _numbers(self, key: str, pixels: PixelInput, patch_size_m: float) -> tuple[Tensor, Tensor]:
-        """Return the numbers that describe the sub-patches of a modality (patch sub number), and which are known."""
-        side = subpatches_per_side(patch_size_m, self.student.config.modality(key))
-        cut: Callable[[Tensor, int], Tensor] = self.student.projectors[key].cut  # type: ignore[assignment]
-        valid = None if pixels.valid is None else cut(pixels.valid, side)
-        return describe(cut(pixels.values, side), valid, pixels.days, self.config.harmonics)
 
     def spread(self, seen: Mapping[str, SeenPatches], fused: Tensor) -> Tensor:
         """Compute the spread loss; the mean over the tokens of each modality and the fused ones (token dim)."""
@@ -190,12 +192,7 @@ class Pretraining(nn.Module):
             alone = next(iter(seen.values())).patch.flatten(1, 2)[:, None].float()
             others = self._others(alone[:, :0], None)
             return alone.sum() * 0.0 if others is None else (alone.sum() + others[0].sum()) * 0.0
-        tokens, valid = (
-            torch.stack([part.patch.flatten(1, 2) for part in tiling.values()], 1),
-            _validity(tiling.values()),
-        )
-        if self.config.centred:
-            tokens = centred(tokens.float(), valid, (0, 2))
+        tokens, valid = self._contrasted(tiling.values())
         return contrast_loss(tokens, valid, self.config.temperature, self._others(tokens, valid))
 
     def contrast_dates(self, inputs: Mapping[str, PixelInput], grid: PatchGrid) -> Tensor:
@@ -203,19 +200,21 @@ class Pretraining(nn.Module):
         series = {key: pixels for key, pixels in inputs.items() if pixels.days is not None and pixels.days.shape[1] > 1}
         if not series:
             return self.hidden_token.float().sum() * 0.0
-        rows, terms = chunk_rows_on(self.student.device), []
+        rows = chunk_rows_on(self.student.device)
         first, second = (
             self.student.see({key: every_other_date(pixels, start) for key, pixels in series.items()},
                              grid.patch_size_m, chunk_rows=rows, recompute=self.recompute)
             for start in (0, 1)
         )  # fmt: skip
-        for key in series:
-            halves = (first[key], second[key])
-            tokens, valid = torch.stack([half.patch.flatten(1, 2) for half in halves], 1), _validity(halves)
-            if self.config.centred:
-                tokens = centred(tokens.float(), valid, (0, 2))
-            terms.append(contrast_loss(tokens, valid, self.config.temperature))
-        return torch.stack(terms).mean()
+        halves = (self._contrasted((first[key], second[key])) for key in series)
+        return torch.stack([contrast_loss(*both, self.config.temperature) for both in halves]).mean()
+
+    def _contrasted(self, parts: Collection[SeenPatches]) -> tuple[Tensor, Tensor | None]:
+        """Return tokens to contrast (batch part patch dim), and which are valid; None if all are."""
+        tokens, valid = torch.stack([part.patch.flatten(1, 2) for part in parts], 1), None
+        if any(part.patch_valid is not None for part in parts):
+            valid = torch.stack([valid_or_all(part.patch, part.patch_valid).flatten(1) for part in parts], 1)
+        return centred(tokens.float(), valid, (0, 2)) if self.config.centred else tokens, valid
 
     def _others(self, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Return the negatives of the other processes. All of them must call this once in a step.
@@ -236,14 +235,36 @@ class Pretraining(nn.Module):
         """Return which patches each modality observed (batch modality patch), without context modalities."""
         tiling = [part for key, part in seen.items() if not self.student.config.modality(key).covers_tile]
         first = next(iter(seen.values())).patch
-        everywhere = first.new_ones(len(first), grid.num_patches, dtype=torch.bool)
-        flags = [everywhere if part.patch_valid is None else part.patch_valid.flatten(1) for part in tiling]
-        return torch.stack(flags, 1) if flags else everywhere[:, None][:, :0]
+        flags = [valid_or_all(part.patch, part.patch_valid).flatten(1) for part in tiling]
+        return torch.stack(flags, 1) if flags else first.new_zeros(len(first), 0, grid.num_patches, dtype=torch.bool)
 
 
-def _validity(parts: Collection[SeenPatches]) -> Tensor | None:
-    """Return which patches each part observed (batch part patch); None if each observed all."""
-    flags = [part.patch.new_ones(part.patch.shape[:3], dtype=torch.bool) if part.patch_valid is None
-             else part.patch_valid for part in parts]  # fmt: skip
-    valid = torch.stack([flag.flatten(1) for flag in flags], 1)
-    return None if all(part.patch_valid is None for part in parts) else valid
+def from_other_ranks(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Gather the tokens of all other ranks, with gradients. Ranks may have different numbers of tokens.
+
+    Args:
+        tokens: (batch modality patch dim) of this rank.
+        valid: (batch modality patch); None if all are valid.
+
+    Returns:
+        Tokens (other dim) and validity (other) of the other ranks; None for a single process.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return None
+    flat = tokens.flatten(0, 2)
+    seen = flat.new_ones(len(flat), dtype=torch.bool) if valid is None else valid.flatten()
+    most = torch.tensor(len(flat), device=flat.device)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    if int(most) == 0:  # the same in all processes
+        return flat, seen
+    missing = int(most) - len(flat)
+    padded = functional.pad(flat, (0, 0, 0, missing))
+    everyone = distributed.group.WORLD
+    assert everyone is not None, "there is a group, as checked above"
+    gathered = _gather(padded, 0, everyone)
+    all_tokens = gathered.unflatten(0, (-1, int(most)))
+    all_seen = [torch.empty(int(most), dtype=torch.bool, device=flat.device) for _ in all_tokens]
+    distributed.all_gather(all_seen, functional.pad(seen, (0, missing)))
+    own = distributed.get_rank()
+    others = [rank for rank in range(len(all_tokens)) if rank != own]
+    return torch.cat([all_tokens[rank] for rank in others]), torch.cat([all_seen[rank] for rank in others])
