@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from anysat.data.datasets import bigearthnet_pairs
 from anysat.errors import PatchSizeError, RecordError, SourceError, WriteError
 from anysat.model.checkpoint import save
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.workflows import demo_data
 from anysat.workflows.demo import DemoConfig, demo
-from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Report, render
+from anysat.workflows.demo_page import Match, PairView, QueryView, Report, render
 from anysat.workflows.demo_steps import (
     LARGE_CROP_M,
     SizeResult,
@@ -30,7 +31,8 @@ from anysat.workflows.demo_steps import (
 )
 
 needs_imagery = pytest.mark.skipif(
-    importlib.util.find_spec(demo_data.PACKAGE) is None, reason=f"imagery is missing: {demo_data.INSTALL}"
+    importlib.util.find_spec(bigearthnet_pairs.PACKAGE) is None,
+    reason=f"imagery is missing: {bigearthnet_pairs.INSTALL}",
 )
 
 
@@ -46,7 +48,7 @@ def _report(**changes: object) -> Report:
     image = np.zeros((4, 4, 3), np.uint8)
     pairs = [
         PairView(letter=letter, name=f"patch_{letter}", place="1 N", labels=["<Rice> & fields"],
-                 pictures=[Picture(caption="s2", image=image)])
+                 pictures=[("s2", image)])
         for letter in "AB"
     ]  # fmt: skip
     match = Match(where="A", image=image, similarity=0.5)
@@ -115,7 +117,7 @@ def test_page_escapes_what_it_shows() -> None:
 def test_missing_package_is_refused_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, demo_data.PACKAGE, None)
+    monkeypatch.setitem(sys.modules, bigearthnet_pairs.PACKAGE, None)
     with pytest.raises(SourceError, match="pip install --no-deps bigearthnet-common"):
         demo(DemoConfig(out=str(tmp_path)))
 
@@ -150,7 +152,7 @@ def test_impossible_option_is_refused_by_its_name(option: dict[str, object]) -> 
 
 @needs_imagery
 def test_pairs_share_ground_and_have_every_band() -> None:
-    pairs = demo_data.read_pairs(demo_data.find_archives())
+    pairs = demo_data.read_pairs(bigearthnet_pairs.find_archives())
     assert len(pairs) == 6
     for pair in pairs:
         assert {o.shape_px for o in pair.tile.observations.values()} == {(120, 120)}

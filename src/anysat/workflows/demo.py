@@ -53,9 +53,12 @@ def demo(config: DemoConfig) -> str:
         MissingFileError, WeightsError, PatchSizeError: The weights or a patch size cannot be used.
     """
     out = _make_folder(Path(config.out))
-    from anysat.workflows.demo_data import crop, find_archives, read_pairs
+    from anysat.batch import Batch
+    from anysat.data.datasets.bigearthnet_pairs import find_archives
+    from anysat.normalise import Normaliser, write_text
+    from anysat.workflows.demo_data import crop, read_pairs
     from anysat.workflows.demo_page import render
-    from anysat.workflows.demo_steps import affordable_m, choose_model, embed_pairs, make_report, statistics_of
+    from anysat.workflows.demo_steps import affordable_m, choose_model, embed_pairs, make_report
 
     started = time.perf_counter()
     archives = find_archives()
@@ -65,7 +68,7 @@ def demo(config: DemoConfig) -> str:
     crop_m = config.crop_m or affordable_m(chosen.model)
     if crop_m is not None:
         pairs = [crop(pair, crop_m) for pair in pairs]
-    chosen.model.normaliser = statistics_of(pairs)
+    chosen.model.normaliser = Normaliser.from_batch(Batch.of([pair.tile for pair in pairs]))
     timings = [
         ("model made or loaded", f"{loaded - started:.1f} s"),
         (f"{len(pairs)} pairs unpacked, read and resampled", f"{time.perf_counter() - loaded:.1f} s"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysat.data.datasets.bigearthnet_pairs import INSTALL, METADATA, PACKAGE, find_archives, write_pairs
+from anysat.data.datasets.bigearthnet_pairs import INSTALL, METADATA, write_pairs
 from anysat.errors import SourceError
 from anysat.modalities import MODALITIES
 
@@ -26,9 +26,6 @@ class Pair:
     tile: Tile
     labels: tuple[str, ...]
     """CORINE land-cover classes of the place."""
-    latitude_deg: float
-    """Latitude of the centre, WGS 84."""
-    longitude_deg: float
 
 
 def read_pairs(archives: dict[str, Path]) -> list[Pair]:
@@ -52,7 +49,6 @@ def read_pairs(archives: dict[str, Path]) -> list[Pair]:
 
 def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
     from anysat.batch import Tile
-    from anysat.geo.degrees import centre_deg
     from anysat.geo.grid import plan_grid
     from anysat.geo.sources import InputPath, open_source
 
@@ -63,9 +59,7 @@ def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
     grid = plan_grid([source.footprint for source in sources.values()], GRID_M)
     observations = {key: source.observe(grid.of(source.modality))[0] for key, source in sources.items()}
     tile = Tile(observations=observations, id=s2_path.parent.name, dataset="bigearthnet", geobox=grid.geobox)
-    longitude, latitude = centre_deg(grid.geobox)
-    labels = tuple(_read_json(s2_path)["labels"])
-    return Pair(tile=tile, labels=labels, latitude_deg=latitude, longitude_deg=longitude)
+    return Pair(tile=tile, labels=tuple(_read_json(s2_path)["labels"]))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -74,13 +68,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def crop(pair: Pair, side_m: float) -> Pair:
     """Return the central square of a pair with this side in metres."""
-    observations = {}
-    for key, observation in pair.tile.observations.items():
-        side_px = round(side_m / observation.modality.gsd_m)
-        top, left = ((length - side_px) // 2 for length in observation.shape_px)
-        window = (..., slice(top, top + side_px), slice(left, left + side_px))
-        observations[key] = replace(observation, values=observation.values[window], valid=observation.valid[window])
-    return replace(pair, tile=replace(pair.tile, observations=observations, geobox=None))
+    from anysat.data import transforms
 
-
-__all__ = ["GRID_M", "INSTALL", "PACKAGE", "Pair", "crop", "find_archives", "read_pairs"]
+    seen = pair.tile.observations["s2"]
+    top_m, left_m = ((length * seen.modality.gsd_m - side_m) // 20 * 10 for length in seen.shape_px)
+    return replace(pair, tile=transforms.crop(pair.tile, top_m, left_m, side_m))

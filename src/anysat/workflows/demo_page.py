@@ -10,16 +10,7 @@ from string import Template
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.workflows.page import STYLE, img, rows
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
-    """An image with its caption."""
-
-    caption: str
-    image: NDArray[np.uint8]
-    """(row col 3)"""
+from anysat.workflows.page import HEAD, STYLE, img, row, rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +21,8 @@ class PairView:
     name: str
     place: str
     labels: Sequence[str]
-    pictures: Sequence[Picture]
+    pictures: Sequence[tuple[str, NDArray[np.uint8]]]
+    """Captions and images (row col 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +67,7 @@ def render(report: Report) -> str:
     sizes = [f"{size:g} m" for size in report.patch_sizes_m]
     return _PAGE.substitute(
         style=STYLE,
+        title="AnySat demo",
         banner=_banner(report),
         summary=escape(
             f"{len(report.pairs)} places in Europe, each seen once by Sentinel-2 and once by Sentinel-1, "
@@ -104,15 +97,10 @@ def _banner(report: Report) -> str:
 
 def _pair(pair: PairView) -> str:
     labels = "".join(f"<li>{escape(label)}</li>" for label in pair.labels)
-    pictures = "".join(
-        f"<figure>{img(picture.image, f'{pair.letter}: {picture.caption}')}"
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-        for picture in pair.pictures
-    )
     return (
         f'<section class="pair"><h3><b>{escape(pair.letter)}</b> {escape(pair.place)} '
         f'<small>{escape(pair.name)}</small></h3><ul class="labels" aria-label="CORINE classes">{labels}</ul>'
-        f'<div class="row">{pictures}</div></section>'
+        f"{row(pair.letter, pair.pictures)}</section>"
     )
 
 
@@ -120,10 +108,12 @@ def _matrix(pairs: Sequence[PairView], similarity: NDArray[np.float32]) -> str:
     """Return a table coloured from the least to the most similar of two different places."""
     different = similarity[~np.eye(len(pairs), dtype=bool)]
     low, high = (float(different.min()), float(different.max())) if different.size else (0.0, 1.0)
-    heads = [f"{img(pair.pictures[0].image, '')}<br>{escape(pair.letter)}" for pair in pairs]
+    heads = [f"{img(pair.pictures[0][1], '')}<br>{escape(pair.letter)}" for pair in pairs]
     lines = ["<tr><th></th>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>"]
-    for row, head in enumerate(heads):
-        cells = "".join(_cell(float(similarity[row, col]), row == col, low, high) for col in range(len(pairs)))
+    for number, head in enumerate(heads):
+        cells = "".join(
+            _cell(float(value), other == number, low, high) for other, value in enumerate(similarity[number])
+        )
         lines.append(f'<tr><th scope="row">{head}</th>{cells}</tr>')
     return f'<div class="scroll"><table class="matrix">{"".join(lines)}</table></div>'
 
@@ -172,15 +162,9 @@ _UNTRAINED_CAVEAT = (
     "This shows that the pipeline runs from files to embeddings. It says nothing about how good AnySat is.</li>"
 )
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>AnySat demo</title>
-<style>
-$style
-.matrix th { text-align: center; padding: .2rem; font-size: .85rem; }
+_PAGE = Template(
+    HEAD
+    + """.matrix th { text-align: center; padding: .2rem; font-size: .85rem; }
 .matrix img { width: 3rem; display: inline-block; }
 .matrix td { width: 4.5rem; text-align: center; font-variant-numeric: tabular-nums; border: 1px solid var(--line);
   background: color-mix(in srgb, color-mix(in srgb, var(--accent) 65%, var(--card)) var(--share, 0%), var(--card)); }
@@ -194,8 +178,6 @@ $style
 @media (max-width: 40rem) { .row { grid-template-columns: 1fr 1fr; } .query { gap: .3rem; } .arrow { display: none; }
   .query figcaption { font-size: .65rem; } .facts th { width: 7rem; } .matrix td { width: 3.2rem; font-size: .85rem; }
   .matrix img { width: 2rem; } }
-@media print { body { max-width: none; padding: 0; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 </style>
 </head>
 <body>
@@ -247,4 +229,5 @@ $untrained_caveat
 Copernicus Sentinel data 2017 and 2018.</p>
 </body>
 </html>
-""")
+"""
+)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 import anysat
 from anysat.batch import Batch
 from anysat.data.work import Advance
+from anysat.geo.degrees import place_deg
 from anysat.model.checkpoint import PUBLISHED_REPO, load
 from anysat.model.encoder import AnySat
-from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
 from anysat.pictures import fit_pca, pca_rgb, quicklook
 from anysat.workflows.demo_data import Pair
-from anysat.workflows.demo_page import Match, PairView, Picture, QueryView, Report
+from anysat.workflows.demo_page import Match, PairView, QueryView, Report
 from anysat.workflows.progress import progress_bar
 
 DENSE = "s2"
@@ -57,6 +57,12 @@ class SizeResult:
         """Number of patches of all pairs together."""
         return math.prod(self.patch.shape[:3])
 
+    @property
+    def speed(self) -> str:
+        """Time, patches and patches per second, in words."""
+        rate = self.num_patches / max(self.seconds, 1e-9)
+        return f"{self.seconds:.1f} s for {self.num_patches} patches, {rate:,.0f} patches/s"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChosenModel:
@@ -86,11 +92,6 @@ def affordable_m(model: AnySat) -> float | None:
     return LARGE_CROP_M if large and model.device.type == "cpu" else None
 
 
-def statistics_of(pairs: Sequence[Pair]) -> Normaliser:
-    """Compute statistics over all pairs together."""
-    return Normaliser.from_batch(Batch.of([pair.tile for pair in pairs]))
-
-
 def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[float]) -> list[SizeResult]:
     """Embed every pair at every patch size, with dense embeddings at the first. Progress goes to stderr."""
     shapes = {observation.modality: observation.shape_px for observation in pairs[0].tile.observations.values()}
@@ -104,7 +105,6 @@ def embed_pairs(model: AnySat, pairs: Sequence[Pair], patch_sizes_m: Sequence[fl
 
 
 def _embed_at(model: AnySat, pairs: Sequence[Pair], size: float, dense: str | None, advance: Advance) -> SizeResult:
-
     started = time.perf_counter()
     found = []
     for pair in pairs:
@@ -122,13 +122,6 @@ def _embed_at(model: AnySat, pairs: Sequence[Pair], size: float, dense: str | No
         patch=stacked([made.patch for made in found]),
         dense=stacked(dense_parts) if dense_parts else None,
         seconds=time.perf_counter() - started,
-    )
-
-
-def _speed(result: SizeResult) -> str:
-    return (
-        f"{result.seconds:.1f} s for {result.num_patches} patches, "
-        f"{result.num_patches / max(result.seconds, 1e-9):,.0f} patches/s"
     )
 
 
@@ -158,19 +151,12 @@ def _pair_views(pairs: Sequence[Pair], results: Sequence[SizeResult]) -> list[Pa
     views = []
     for index, pair in enumerate(pairs):
         inputs = [
-            Picture(caption=f"{observation.modality.sensor}, {_dates(observation)}", image=quicklook(observation))
+            (f"{observation.modality.sensor}, {_dates(observation)}", quicklook(observation))
             for observation in pair.tile.observations.values()
         ]
-        shown = [Picture(caption=caption, image=images[index]) for caption, images in maps]
-        views.append(
-            PairView(
-                letter=_letter(index),
-                name=pair.tile.id,
-                place=_place(pair),
-                labels=pair.labels,
-                pictures=[*inputs, *shown],
-            )
-        )
+        pictures = [*inputs, *((caption, images[index]) for caption, images in maps)]
+        views.append(PairView(letter=_letter(index), name=pair.tile.id, place=_place(pair), labels=pair.labels,
+                              pictures=pictures))  # fmt: skip
     return views
 
 
@@ -254,7 +240,7 @@ def make_report(
         facts=_facts(chosen, pairs),
         timings=[
             *timings,
-            *((f"embedded at {r.patch_size_m:g} m", _speed(r)) for r in results),
+            *((f"embedded at {r.patch_size_m:g} m", r.speed) for r in results),
             ("colours and neighbours", f"{time.perf_counter() - started:.1f} s"),
         ],
         command=command,
@@ -284,8 +270,8 @@ def _letter(index: int) -> str:
 
 
 def _place(pair: Pair) -> str:
-    north_south, east_west = "NS"[pair.latitude_deg < 0], "EW"[pair.longitude_deg < 0]
-    return f"{abs(pair.latitude_deg):.2f}° {north_south}, {abs(pair.longitude_deg):.2f}° {east_west}"
+    longitude, latitude = place_deg(pair.tile.geobox)
+    return f"{abs(latitude):.2f}° {'NS'[latitude < 0]}, {abs(longitude):.2f}° {'EW'[longitude < 0]}"
 
 
 def _dates(observation: Observation) -> str:

@@ -41,6 +41,15 @@ def img(image: NDArray[np.uint8], alt: str) -> str:
     return png_tag(png.getvalue(), alt)
 
 
+def row(name: str, pictures: Iterable[tuple[str, NDArray[np.uint8]]]) -> str:
+    """Return captions and images (row col 3) of a tile side by side."""
+    shown = "".join(
+        f"<figure>{img(image, f'{name}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, image in pictures
+    )
+    return f'<div class="row">{shown}</div>'
+
+
 def png_tag(png: bytes, alt: str, kind: str = "") -> str:
     """Return a PNG embedded in the page, with a class of the style if given."""
     data = base64.b64encode(png).decode()
@@ -79,4 +88,6 @@ table { border-collapse: collapse; } th { text-align: left; font-weight: 600; ve
 .facts th { width: 13rem; color: var(--soft); font-weight: normal; }
 .facts td { overflow-wrap: anywhere; }
 .figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
-.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }"""
+.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
+@media print { body { max-width: none; padding: 0; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }"""

@@ -21,7 +21,7 @@ from anysat.pictures import fit_pca, pca_rgb, quicklook
 from anysat.probing.health import ABOUT, MOSTLY_POSITION, HealthLimits, problems
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.whole_files import write_output
-from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows
+from anysat.workflows.page import HEAD, STYLE, png_tag, row, rows, table
 from anysat.workflows.pretrain_curves import HEALTH, Curves, curve_figure, panels_of
 
 REPORT = "report.html"
@@ -192,11 +192,7 @@ def _tiles(tiles: Sequence[TileView]) -> str:
     for tile, as_they_are, set_apart in zip(tiles, whole, apart, strict=True):
         size = f"{tile.patch.shape[0]} x {tile.patch.shape[1]} patches"
         pictures = [*tile.imagery, (f"{size}, original", as_they_are), (f"{size}, centred", set_apart)]
-        shown = "".join(
-            f"<figure>{img(image, f'{tile.name}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
-            for caption, image in pictures
-        )
-        parts.append(f'<section class="pair"><h3>{escape(tile.name)}</h3><div class="row">{shown}</div></section>')
+        parts.append(f'<section class="pair"><h3>{escape(tile.name)}</h3>{row(tile.name, pictures)}</section>')
     return _TILES + "".join(parts)
 
 
@@ -221,7 +217,7 @@ def _probes(probes: Sequence[ProbeFigure]) -> str:
         values = [getattr(each, name) for name in shown.values()]
         cells = "".join(_score(value, values) for value in values)
         lines.append(f'<tr><th scope="row">{escape(each.name)}</th>{cells}</tr>')
-    return f'<h2>Probes</h2><p>{_PROBES}</p><div class="scroll"><table class="figures">{"".join(lines)}</table></div>'
+    return f"<h2>Probes</h2><p>{_PROBES}</p>{table(lines)}"
 
 
 def _score(value: float | None, others: Sequence[float | None]) -> str:
@@ -254,10 +250,6 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .25
   font-size: .85rem; }
 .about { font-size: .85rem; color: var(--soft); display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; }
 .about dd { margin: 0; }
-.figures th, .figures td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
-.figures td { text-align: right; font-variant-numeric: tabular-nums; } .figures th { font-weight: normal; }
-@media print { body { max-width: none; padding: 0; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 </style>
 </head>
 <body>
