@@ -32,7 +32,7 @@ def planned(ground, share_written, tick=lambda *_: None):
                            windowing=Windowing(side=window, overlap=overlap))  # fmt: skip
     work.span = lambda unit: work.area.shard_span(unit.row, unit.col)
     work.needs = lambda unit: Job.needs(work, unit)
-    work.forget = work.forgotten.append
+    work.kept = SimpleNamespace(forget=work.forgotten.append)
     remaining = np.random.default_rng(side).random((2, *work.area.shards)) >= share_written
     return _Plan(work, SimpleNamespace(unwritten=lambda: remaining), tick), work, remaining
 

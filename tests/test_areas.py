@@ -196,7 +196,8 @@ def test_what_places_add_is_found_and_taken_away(tmp_path):
     """Windows of other ground have in common what their places add; without it, little."""
     model, sources = small_model("s2"), waves("s2")
     work = job(model, sources, area(64, 64, shard=16), tmp_path / "t", block=8)
-    windows = np.stack([work.window(0, span)["patch"][0] for span in work.area.span.cut(8)]).astype(np.float64)
+    tokens = [work.encode(0, span, work.read(0, span)) for span in work.area.span.cut(8)]
+    windows = np.stack([work.fuse_window(0, one)["patch"][0] for one in tokens]).astype(np.float64)
 
     def share(found):
         found = found - found.mean((0, 1, 2))

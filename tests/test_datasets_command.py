@@ -158,7 +158,7 @@ def test_show_says_how_many_samples_there_are(capsys, tmp_path):
 def test_picture_shows_every_modality_with_its_dates_and_the_labels_in_words():
     tile = open_dataset("treesatai_ts", miniature("treesatai_ts"), "all")[0]
     figure = sample_figure(tile, find_dataset("treesatai_ts").targets, "treesatai_ts")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split(":")[0] for title in titles] == ["aerial", "s2", "s1-asc", "s1-des"]
     assert "median of 24 dates, 2018-" in titles[1]
@@ -171,7 +171,7 @@ def test_long_titles_are_wrapped_within_the_picture_and_dates_stay_whole():
     seen = [Observation.of(MODALITIES[key], np.ones((60, 2 if key != "s2" else 10, 6, 6)), dates=days) for key in
             ("s2", "s1-asc", "s1-des")]  # fmt: skip
     figure = sample_figure(Tile.of(*seen), [], "mine")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     right = [axes.title.get_window_extent().x1 for axes in figure.axes]
     assert max(right) <= figure.bbox.x1
     assert figure.axes[1].get_title().splitlines()[1] == "2020-12-22"

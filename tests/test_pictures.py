@@ -212,7 +212,7 @@ def test_figure_shows_images_and_series_of_a_rectangular_tile_in_metres() -> Non
     model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2), normaliser=Normaliser.from_batch(batch)).eval()
     with torch.no_grad():
         figure = tile_figure(tile, model.encode(batch, 30, dense="aerial"), "a tile")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split("\n")[0] for title in titles] == [
         "s2", "s1", "aerial", "patch embeddings", "dense embeddings",

@@ -29,10 +29,6 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names)
 
 
-def _metres(value: float) -> str:
-    return f"{value:g} m"
-
-
 class UnknownNameError(AnySatError, ValueError):
     """A name, such as that of a modality, band or preset, is not known."""
 
@@ -78,7 +74,7 @@ class PatchSizeError(AnySatError, ValueError):
             if fitting_m
             else "no patch size fits this tile: crop it first"
         )
-        shown = _metres(patch_size_m) if isinstance(patch_size_m, (int, float)) else repr(patch_size_m)
+        shown = f"{patch_size_m:g} m" if isinstance(patch_size_m, (int, float)) else repr(patch_size_m)
         super().__init__(f"patch size {shown}: {reason}; {way_out}")
 
 

@@ -25,14 +25,13 @@ _Planned = tuple[str, StoredGroup, range]
 """A group by name, and the periods that are shown."""
 
 
-def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: None) -> Figure:
+def area_figure(store: Path, title: str, advance: Callable[[], object] = lambda: None) -> Figure:
     """Draw a panel for each group and period of a store, at most `MOST_PANELS`: colours of vectors, classes or values.
 
     The title says what is left out. Colours of vectors are three principal components of all shown periods together, so
     they can be compared between periods. Every shard shown is read, twice for vectors, and `advance` is called after
     each.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     planned = _planned(store)
@@ -42,7 +41,6 @@ def area_figure(store: Path, title: str, advance: Callable[[], None] = lambda: N
     cols = min(count, 3)
     rows = -(-count // cols)
     figure = Figure(figsize=(_INCHES * cols, _INCHES * rows + 0.5), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
     figure.suptitle("\n".join([title, *left_out]))
     places = iter(figure.subplots(rows, cols, squeeze=False).ravel())
     for name, group, periods in shown:
@@ -70,7 +68,7 @@ def num_shards(store: Path) -> int:
 
 
 def overview(
-    group: StoredGroup, period: int, advance: Callable[[], None] = lambda: None, *, longest_px: int = LONGEST_PX,
+    group: StoredGroup, period: int, advance: Callable[[], object] = lambda: None, *, longest_px: int = LONGEST_PX,
     change: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
 ) -> NDArray[Any]:  # fmt: skip
     """Return pixels of a group at regular steps, (row col dim) or (row col), NaN where nothing was observed.
@@ -116,7 +114,7 @@ def _left_out(planned: Sequence[_Planned]) -> list[str]:
     return [", ".join(told)] if told else []
 
 
-def _images(group: StoredGroup, periods: range, advance: Callable[[], None]) -> list[NDArray[Any]]:
+def _images(group: StoredGroup, periods: range, advance: Callable[[], object]) -> list[NDArray[Any]]:
     """Return images (row col 3), or values (row col) for a colour bar.
 
     Vectors are reduced to colours shard by shard.

@@ -41,7 +41,6 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
         source: Title of the dataset, or another origin of the tile.
         told_as: Name for what is shown as target: `target`, or `answer` for a prediction.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rasters = [target for target in targets if target.level == "pixel" and target.name in tile.targets]
@@ -53,7 +52,6 @@ def sample_figure(tile: Tile, targets: Sequence[Target], source: str, told_as: s
     lines = [line for part in told for line in textwrap.wrap(part, _TITLE * columns, break_on_hyphens=False)]
     height = (_PANEL_INCHES + 0.3) * rows + 0.25 + _LINE_INCHES * len(lines)
     figure = Figure(figsize=(_PANEL_INCHES * columns, height), layout="compressed", dpi=110)
-    FigureCanvasAgg(figure)
     figure.suptitle("\n".join(lines), fontsize="medium")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, observation in zip(places, tile.observations.values(), strict=False):

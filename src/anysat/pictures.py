@@ -152,7 +152,6 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
     The first tile of the embeddings is shown, north up, with axes in metres. Each panel has its own PCA basis, so
     colours cannot be compared between panels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     grid = embeddings.grid
@@ -169,7 +168,6 @@ def tile_figure(tile: Tile, embeddings: Embeddings, title: str) -> Figure:
         panels.append((f"dense embeddings\nsub-patches{of}, PCA", pca_rgb(dense, fit_pca([dense])), ground))
     height = _PANEL_INCHES * min(2.0, max(0.35, grid.height_m / grid.width_m)) + 1.3
     figure = Figure(figsize=(_PANEL_INCHES * len(panels), height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, (name, image, extent) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(image, extent=extent, origin="upper", interpolation="nearest")

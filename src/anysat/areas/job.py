@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from anysat.areas.growing import Growing, encode_growing
-from anysat.areas.tokens import Flags, Floats, Tokens, encode, joined, read_sub, read_tokens, stacked, write_tokens
+from anysat.areas.tokens import Flags, Floats, Tokens, encode, joined, read_sub, read_tokens, stacked
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
@@ -92,7 +92,7 @@ class Job:
     block: int
     """Number of patches along a side of a block, which is read and encoded at once. It divides `area.shard`."""
     kept: UnitFiles
-    """Storage of tokens until they are no longer needed."""
+    """Storage of tokens, the result of the first step, until they are no longer needed."""
     places: Floats | None = None
     """Place corrections: what each place in a window adds to its fused token, (row col dim). They are subtracted. None
     for none."""
@@ -118,7 +118,10 @@ class Job:
         return self.area.shard_span(unit.row, unit.col)
 
     def needs(self, unit: Unit) -> list[Unit]:
-        """Return the units whose tokens are in the windows of a unit."""
+        """Return the units whose first step the second step of a unit needs: those with tokens in its windows.
+
+        They include this unit. The relation is symmetric: each of them needs this unit, too.
+        """
         around, side = self.windowing.around(self.area, self.span(unit)), self.area.shard
         rows = range(around.top // side, (around.bottom - 1) // side + 1)
         cols = range(around.left // side, (around.right - 1) // side + 1)
@@ -131,7 +134,7 @@ class Job:
     def read(self, period: int, span: Span, keys: Sequence[str] | None = None) -> Read:
         """Read the pixels of a block, of the sources named by `keys`, or of all except context modalities.
 
-        If the block continues what an earlier run stored, only the new dates are read.
+        If the block continues what an earlier run stored, only the new dates are read. Several threads may call this.
         """
         all_sources = self.sources
         if keys is None and self.growing is not None and self.growing.goes_on(period, span):
@@ -154,10 +157,6 @@ class Job:
             found = encode(self.model, read.tile, size_m, span, inside, self.dense)
         return replace(found, unreadable=read.unreadable)
 
-    def is_made(self, unit: Unit) -> bool:
-        """Whether the first step of a unit is done."""
-        return self.kept.is_there(unit)
-
     def make(self, unit: Unit) -> Tokens:
         """Do the whole first step: read and encode all blocks of a unit."""
         parts = [self.encode(unit.period, span, self.read(unit.period, span)) for span in self.blocks(unit)]
@@ -165,11 +164,8 @@ class Job:
 
     def keep(self, unit: Unit, parts: Sequence[Tokens]) -> None:
         """End the first step: store the tokens of a unit, from those of its blocks."""
-        write_tokens(self.kept, unit, joined(self.span(unit), parts))
-
-    def forget(self, unit: Unit) -> None:
-        """Delete the result of the first step of a unit, which is no longer needed."""
-        self.kept.forget(unit)
+        tokens = joined(self.span(unit), parts)
+        self.kept.write(unit, tokens.arrays(), tokens.unreadable)
 
     def finish(self, unit: Unit) -> tuple[dict[str, tuple[Floats, Flags]], Found]:
         """Do the second step: return the arrays of a unit and facts about them. All tokens it needs must be stored."""
@@ -192,16 +188,12 @@ class Job:
         seams = Seams.of(vectors, seen, span, self.area, self.windowing)
         return arrays, Found(seams, (*own.unreadable, *problems), int(seen.sum()))
 
-    def window(self, period: int, span: Span) -> dict[str, tuple[Floats, Flags]]:
-        """Embed one window separately, from its pixels, for what is measured before the area is computed."""
-        return self.fuse_window(period, span, self.encode(period, span, self.read(period, span)))
-
-    def fuse_window(self, period: int, span: Span, tokens: Tokens) -> dict[str, tuple[Floats, Flags]]:
+    def fuse_window(self, period: int, tokens: Tokens) -> dict[str, tuple[Floats, Flags]]:
         """Embed one window separately, from its tokens. The result is empty if nothing was observed."""
-        context, _ = self._context(period, [span])
+        context, _ = self._context(period, [tokens.span])
         if not tokens.patch and not context:
             return {}
-        fused, flags = self._fuse(tokens, [span], context)
+        fused, flags = self._fuse(tokens, [tokens.span], context)
         arrays = {"patch": (fused[0], flags[0])}
         if self.dense is not None:
             arrays["dense"] = self._dense(tokens.sub, fused[0], flags[0])
@@ -294,12 +286,7 @@ def read_tile(
     Reading a file is retried a few times. If it still fails, the file is left out and reported.
 
     Args:
-        sources: The sources by modality key.
-        area: The area.
-        period: First and last day to read.
-        span: The patches.
         normaliser: Statistics whose units the values are converted to; None for no conversion.
-        dataset: Dataset of the statistics.
     """
     observations: dict[str, Observation] = {}
     problems: list[str] = []

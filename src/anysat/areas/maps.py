@@ -125,10 +125,6 @@ class MapJob:
         values = values.reshape(shape[0] * self.side, shape[1] * self.side, self.num_outputs)
         return np.flip(values, tuple(axis + 2 for axis in flips)).copy() if flips else values
 
-    def is_made(self, unit: Unit) -> bool:
-        """Return whether the first step of a unit is done."""
-        return self.kept.is_there(unit)
-
     def keep(self, unit: Unit, parts: Sequence[Part]) -> None:
         """Blend the windows of a unit, and store the result."""
         span, problems = self.span(unit), [problem for part in parts for problem in part.unreadable]
@@ -160,10 +156,6 @@ class MapJob:
         }
         arrays = {name: made[name]() for name in layers_of(self.target, self.probabilities, self.variants)}
         return arrays, Found(Seams(), problems, int(seen.sum()) // self.side**2)
-
-    def forget(self, unit: Unit) -> None:
-        """Delete the stored predictions of a unit, which are no longer needed."""
-        self.kept.forget(unit)
 
     def save_model(self, path: Path) -> None:
         """Write the predictor to a file."""

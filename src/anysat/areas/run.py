@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from anysat.areas.job import Found, Read
+from anysat.areas.job import Found, Job, Read
+from anysat.areas.maps import MapJob
 from anysat.geo.area import Span
 from anysat.geo.store import AreaStore, Unit
 from anysat.model.ready import keeping_ready
@@ -37,49 +38,8 @@ Tick = Callable[[int, int], None]
 """Called after each step with the number of finished steps and of all steps. A unit has two."""
 
 
-class Work(Protocol):
-    """Work that can be run: two steps for each unit, the second of which may need the first steps of other units."""
-
-    @property
-    def model(self) -> Any:
-        """The model, which is sent to other machines as a file."""
-
-    def span(self, unit: Unit) -> Span:
-        """Return the patches of a unit."""
-
-    def needs(self, unit: Unit) -> list[Unit]:
-        """Return the units whose first step must be done before the last step of this one.
-
-        They include this unit. The relation is symmetric: each of them needs this unit, too.
-        """
-
-    def blocks(self, unit: Unit) -> list[Span]:
-        """Return the blocks of a unit, which the first step reads one by one."""
-
-    def read(self, period: int, span: Span) -> Read:
-        """Read the pixels of a block. Must be thread-safe."""
-
-    def encode(self, period: int, span: Span, read: Read) -> Any:
-        """Compute a block."""
-
-    def keep(self, unit: Unit, parts: list[Any]) -> None:
-        """End the first step: store the results of the blocks on disk."""
-
-    def is_made(self, unit: Unit) -> bool:
-        """Whether the first step is done."""
-
-    def finish(self, unit: Unit) -> tuple[dict[str, Any], Found]:
-        """Do the last step: return the arrays of the store, and facts about them."""
-
-    def forget(self, unit: Unit) -> None:
-        """Delete the result of the first step, which is no longer needed."""
-
-    def save_model(self, path: Path) -> None:
-        """Write the model to a file."""
-
-    @property
-    def load_model(self) -> Callable[..., Any]:
-        """The function that reads the model, from a path and `device`."""
+Work = Job | MapJob
+"""Work with two steps for each unit, the second of which may need the first steps of other units."""
 
 
 class _Plan:
@@ -120,7 +80,7 @@ class _Plan:
         self._step()
         for other in self._job.needs(unit):
             if not _count_down(self._wanted, other, self._waiting):
-                self._job.forget(other)
+                self._job.kept.forget(other)
 
     def _waiting(self, unit: Unit) -> list[Unit]:
         """Return the units that need the first step of a unit and were not written when the run began."""
@@ -175,12 +135,6 @@ class Timing:
 
 def run_here(job: Work, store: AreaStore, tick: Tick = lambda *_: None, *, readers: int = 2) -> Timing:
     """Do the remaining work in this process, with threads that read ahead and one that writes in the background.
-
-    Args:
-        job: The work.
-        store: Where the results are written.
-        tick: Called after each step.
-        readers: Number of threads that read ahead.
 
     Raises:
         UnfinishedError: The store cannot be written. Finished units are kept.
@@ -240,7 +194,7 @@ Ahead = Iterator[tuple[Span, "Future[tuple[Read, float]]"]]
 
 def _reading(job: Work, plan: _Plan, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Unit, Ahead]]:
     """Yield the units whose first step is needed, each with its blocks, while the next blocks are being read."""
-    todo = ((unit, span) for unit in plan.first_units() if not job.is_made(unit) for span in job.blocks(unit))
+    todo = ((unit, span) for unit in plan.first_units() if not job.kept.is_there(unit) for span in job.blocks(unit))
     queue: deque[tuple[Unit, Span, Future[tuple[Read, float]]]] = deque()
 
     def fill() -> None:
@@ -265,9 +219,9 @@ def _read(job: Work, unit: Unit, span: Span) -> tuple[Read, float]:
 
 def _make(job: Work, unit: Unit, spans: Ahead, timing: Timing) -> None:
     """Do the first step of a unit, unless it is done already."""
-    if job.is_made(unit):
+    if job.kept.is_there(unit):
         return
-    parts = []
+    parts: list[Any] = []
     for span, reading in spans:
         start = time.perf_counter()
         read, took = reading.result()
@@ -295,9 +249,6 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
 
     Args:
         client: A `distributed.Client`.
-        job: The work.
-        store: Where the results are written.
-        tick: Called after each step.
 
     Raises:
         UnfinishedError: The store cannot be written. Finished units are kept, and nothing is in progress any more.
@@ -306,7 +257,7 @@ def run_on(client: Any, job: Work, store: AreaStore, tick: Tick = lambda *_: Non
 
     plan, timing, start = _Plan(job, store, tick), Timing(), time.perf_counter()
     weights, device, threads = _saved(job, store.partial), str(job.model.device), torch.get_num_threads()
-    light: Any = replace(job, model=None)  # type: ignore[type-var]
+    light: Any = replace(job, model=None)  # type: ignore[arg-type]
     todo = plan.first_units()
     under_way: dict[Any, tuple[bool, Unit]] = {}
     futures: Any = as_completed()  # type: ignore[no-untyped-call]
@@ -355,7 +306,7 @@ _Model = tuple[Path, str, int]
 
 
 def _first_task(light: Any, model: _Model, _store: AreaStore, unit: Unit) -> None:
-    if not light.is_made(unit):
+    if not light.kept.is_there(unit):
         job = _with_model(light, *model)
         with keeping_ready():
             job.keep(unit, [job.encode(unit.period, span, job.read(unit.period, span)) for span in job.blocks(unit)])
@@ -371,7 +322,7 @@ def _last_task(light: Any, model: _Model, store: AreaStore, unit: Unit) -> None:
     store.write(unit, arrays, found.to_dict())
 
 
-def _with_model(light: Any, weights: Path, device: str, threads: int) -> Work:
+def _with_model(light: Any, weights: Path, device: str, threads: int) -> Any:
     """Return the job with its model loaded."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

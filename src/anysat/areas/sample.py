@@ -58,7 +58,7 @@ def sample_vectors(job: Job) -> dict[str, Floats]:
     found: dict[str, list[Floats]] = {}
     problems: list[str] = []
     for period, tokens in _windows(job, job.windowing.shape(job.area), problems):
-        for name, (vectors, valid) in job.fuse_window(period, tokens.span, tokens).items():
+        for name, (vectors, valid) in job.fuse_window(period, tokens).items():
             found.setdefault(name, []).append(vectors[valid])
     if not found or not all(any(map(len, parts)) for parts in found.values()):
         raise nothing_seen(problems, "store float32 or float16, or check area and dates")
@@ -80,7 +80,7 @@ def measure_places(job: Job) -> Floats:
         which = number % len(seen)
         period, tokens = seen[which]
         by = int(rng.integers(rows)), int(rng.integers(cols))
-        vectors, valid = job.fuse_window(period, tokens.span, _pushed(tokens, by))["patch"]
+        vectors, valid = job.fuse_window(period, _pushed(tokens, by))["patch"]
         found.append(vectors)
         flags.append(valid)
         patches.append(np.roll(numbers, by, (0, 1)) + which * rows * cols)
@@ -114,7 +114,6 @@ def _of_places(found: Floats, valid: Flags, patches: NDArray[np.int_]) -> Floats
     """Separate vectors (window row col dim) into a part of the patch and one of the place; return that (row col dim).
 
     Args:
-        found: The vectors.
         valid: Which of them are valid (window row col).
         patches: The number of each vector's patch (window row col).
     """

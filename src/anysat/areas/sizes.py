@@ -87,11 +87,6 @@ def choose_sizes(
     """Choose the largest shards and blocks within a memory budget.
 
     Args:
-        load: Amount of data per patch.
-        windowing: Size and overlap of windows.
-        config: Configuration of the model.
-        memory_gb: The budget.
-        readers: Number of threads that read ahead.
         block: Required size of blocks; None for any that fits in a shard.
         shard: Required size of shards; None for any that fits.
 

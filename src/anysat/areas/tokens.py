@@ -114,11 +114,6 @@ def joined(span: Span, parts: Sequence[Tokens]) -> Tokens:
     return Tokens(span, patch, sub, tuple(problems))
 
 
-def write_tokens(files: UnitFiles, unit: Unit, tokens: Tokens) -> None:
-    """Store the tokens of a unit."""
-    files.write(unit, tokens.arrays(), tokens.unreadable)
-
-
 def read_tokens(files: UnitFiles, unit: Unit, whole: Span, wanted: Span) -> Tokens:
     """Read the part of a unit's tokens (of the span `whole`) that lies in another span, without sub-patches."""
     shared = whole.shared_with(wanted)

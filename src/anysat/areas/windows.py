@@ -12,28 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.errors import RecordError
 from anysat.geo.area import Area, Span
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windowing:
-    """Size and overlap of windows.
-
-    Raises:
-        RecordError: A field has a value that is not possible.
-    """
+    """Size and overlap of windows."""
 
     side: int = 16
     """Number of patches along a side. A smaller area is one window."""
     overlap: float = 0.25
     """Fraction of a side that the next window covers again."""
-
-    def __post_init__(self) -> None:
-        if self.side < 1:
-            raise RecordError("window side", self.side, "one patch or more")
-        if not 0 <= self.overlap < 1:
-            raise RecordError("window overlap", self.overlap, "a share from 0 to below 1")
 
     @property
     def step(self) -> int:
@@ -86,19 +75,15 @@ class Windowing:
         return found[0], found[1]
 
 
-def fading(side: int) -> NDArray[np.float32]:
-    """Return the weights along a side of a window: a raised cosine, above 0 everywhere.
+def fade(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the weights (row col) over a window: a raised cosine along each side, above 0 everywhere.
 
     Examples:
-        >>> [round(float(weight), 2) for weight in fading(4)]
+        >>> [round(float(weight), 2) for weight in fade((1, 4))[0]]
         [0.15, 0.85, 0.85, 0.15]
     """
-    return np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2
-
-
-def fade(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the weights (row col) over a window."""
-    return np.outer(fading(shape[0]), fading(shape[1]))
+    along = (np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32) ** 2 for side in shape)
+    return np.outer(*along)
 
 
 class Blend:

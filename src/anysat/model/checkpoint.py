@@ -205,7 +205,6 @@ def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str
     """Upload a model to a repository of the hub, which is created if it does not exist.
 
     Args:
-        model: The model.
         repo_id: The repository, such as `me/my-model`.
         private: Whether a new repository is private. None for the owner's default.
         token: Token of the hub. None uses the one that the hub's client knows.

@@ -36,7 +36,6 @@ def slices(whole: slice, chunk_rows: int | None, rows_each: int, workers: int = 
     worker gets the same number of parts.
 
     Args:
-        whole: The items.
         chunk_rows: Largest number of rows in a part; None for no limit, which gives one part.
         rows_each: Number of rows per item.
         workers: Number of threads that share the parts.

@@ -60,7 +60,6 @@ class PlaceAttention(nn.Module):
         """Attend from each place to the tokens.
 
         Args:
-            x: The tokens.
             valid: False for tokens that are left out; None if there are none.
             code: Position code of each place.
             bucket_of: Returns the distance buckets (tile place token) of some of the places.

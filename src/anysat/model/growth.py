@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from anysat.errors import UnknownNameError
 from anysat.modalities import Modality
 from anysat.model.chunks import each, rows_of_each, slices
 from anysat.model.config import ModelConfig
@@ -45,19 +44,6 @@ class Remembered:
     def to(self, device: torch.device) -> Remembered:
         """Return the same on another device."""
         return Remembered(self.days.to(device), {name: part.to(device) for name, part in self.parts.items()})
-
-
-class Kind(Protocol):
-    """A way to store dates."""
-
-    def of(self, projector: SeriesProjector, values: Float[Tensor, "pixel time band"], when: _Codes) -> Parts:
-        """Return what is stored of some dates. Invalid values are NaN."""
-
-    def joined(self, some: Parts, others: Parts) -> Parts:
-        """Return what is stored of both sets of dates."""
-
-    def tokens(self, projector: SeriesProjector, parts: Parts, when: _Codes) -> Tokens:
-        """Return the tokens (1 pixel dim), and which pixels have a date."""
 
 
 class Sums:
@@ -120,14 +106,12 @@ class Features:
         return projector.finished(pooled), present.any(-1)
 
 
-def find_kind(projector: SeriesProjector, keep: Keep) -> Kind:
-    """Return how the dates of a projector are stored.
+Kind = Sums | Pixels | Features
+"""A way to store dates."""
 
-    Raises:
-        UnknownNameError: `keep` is none of `Keep`.
-    """
-    if keep not in get_args(Keep):
-        raise UnknownNameError("what is kept of series", keep, get_args(Keep))
+
+def find_kind(projector: SeriesProjector, keep: Keep) -> Kind:
+    """Return how the dates of a projector are stored."""
     if projector.date_norm is None:
         return Sums()
     return Pixels() if keep == "series" else Features()
@@ -162,15 +146,8 @@ def grow(
     The result is that of `AnySat.see` on all dates at once, up to rounding.
 
     Args:
-        projector: Projector of the modality.
-        spatial: The spatial transformer.
-        config: Configuration of the model.
-        modality: The modality, a series.
         before: What is stored of the earlier dates; None if there are none.
         pixels: Pixels of the new dates (batch of 1), none of them among the earlier ones.
-        patch_size_m: Side of a patch in metres.
-        kind: How dates are stored, see `find_kind`.
-        keep_sub: Return the sub-patch tokens, too.
         chunk_rows: Number of pixel-dates to compute at once; None for all.
 
     Returns:

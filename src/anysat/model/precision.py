@@ -67,7 +67,6 @@ def multiplying(
 
     Args:
         precision: `float32` or `bf16`. None leaves the choice to an enclosing `torch.autocast`.
-        device: Device of the computation.
         weights: Type of the weights, if known.
 
     Raises:

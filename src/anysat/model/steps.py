@@ -94,11 +94,6 @@ def see(
     """Apply projector and spatial transformer to all patches of each modality, some patches at a time.
 
     Args:
-        projectors: The projector of each modality.
-        spatial: The spatial transformer.
-        config: The configuration of the model.
-        inputs: The pixels of each modality.
-        patch_size_m: Side of a patch in metres.
         keep_sub: Modalities whose sub-patch tokens are returned, too.
         leave_out: Leave invalid values out of the attention.
         chunk_rows: Number of rows to compute at once; None for all.
@@ -234,11 +229,8 @@ def fuse(
     """Fuse the tokens of all modalities.
 
     Args:
-        fusion: The fusion transformer.
-        config: The configuration of the model.
         seen: The tokens of each modality from `see`.
         grid: Number of rows and columns of patches.
-        patch_size_m: Side of a patch in metres.
         shown: The patches to fuse; None for all.
         max_pairs: Number of pairs of place and token to attend to at once; None for all.
         tile_alone: Compute only the tile token.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,8 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     Raises:
         WeightsError: It is not a safetensors file, or is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta: Any = json.loads((file.metadata() or {}).get("anysat", "null"))
-            return meta, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(path, f"not a readable safetensors file ({error})") from error
+    with _opened(path) as (file, meta):
+        return meta, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def read_meta(path: Path) -> Any:
@@ -93,9 +90,15 @@ def read_meta(path: Path) -> Any:
     Raises:
         WeightsError: It is not a safetensors file, or is damaged.
     """
+    with _opened(path) as (_, meta):
+        return meta
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("anysat", "null"))
+            yield file, json.loads((file.metadata() or {}).get("anysat", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"not a readable safetensors file ({error})") from error
 

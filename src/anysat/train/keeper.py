@@ -39,9 +39,6 @@ class Keeper(Callback):
     """Lightning callback that measures, logs, saves checkpoints and stops a training.
 
     Args:
-        run: The run folder.
-        keep: What to keep, and how often.
-        monitors: What to measure.
         loggers: Where metrics go besides `metrics.csv`.
         mathematics: Options that every session must share. Stored in each checkpoint.
         state: State of the checkpoint that the training starts from. Empty if there is none.
@@ -264,15 +261,15 @@ class Keeper(Callback):
             if names and name not in names:
                 raise RecordError(option, name, f"a metric that is measured: {', '.join(names)}")
 
-    def _value(
-        self, name: str | None, measured: Mapping[str, float], counts: Sequence[Monitor]
-    ) -> float | None:  # fmt: skip
+    def _value(self, name: str | None, measured: Mapping[str, float], counts: Sequence[Monitor]) -> float | None:
         """Return the value of a metric, if its monitor is in `counts` and a collapse did not come before it.
 
         Only regular measurements count, so that the end of a session changes nothing.
         """
         monitor = _monitor_of(name, self.monitors)
-        if name is None or monitor not in counts or not any(key.startswith(f"{monitor.name}/") for key in measured):
+        if name is None or monitor is None or monitor not in counts:
+            return None
+        if not any(key.startswith(f"{monitor.name}/") for key in measured):
             return None
         if name not in measured:
             raise RecordError("metric", name, f"one of {', '.join(measured)}")
@@ -290,15 +287,16 @@ class Keeper(Callback):
         sign = -1 if self.keep.best_is_highest else 1
         if value is None or math.isnan(value) or (self.best is not None and sign * value >= sign * self.best["value"]):
             return False
-        self.best = {
-            "name": self.keep.keep_best, "is_highest": self.keep.best_is_highest, "value": value, "step": step
-        }  # fmt: skip
+        wanted = {"name": self.keep.keep_best, "is_highest": self.keep.best_is_highest}
+        self.best = {**wanted, "value": value, "step": step}
         return True
 
     def _waited_enough(self, step: int, counts: Sequence[Monitor]) -> bool:
         """Whether the metric of `keep_best` has not improved for `patience` measurements."""
         monitor, patience = _monitor_of(self.keep.keep_best, self.monitors), self.keep.patience
-        if patience is None or self.best is None or monitor not in counts or step < self.keep.min_steps:
+        if patience is None or self.best is None or monitor is None or monitor not in counts:
+            return False
+        if step < self.keep.min_steps:
             return False
         return step // monitor.every_steps - int(self.best["step"]) // monitor.every_steps >= patience
 

@@ -21,7 +21,7 @@ from anysat.batch import Tile
 from anysat.data.loader import Draw, Loader, Plan, Source
 from anysat.train.config import EngineConfig, OptimiserConfig
 from anysat.train.memory import give_back, update_in_backward
-from anysat.train.objective import LOSS, SourceFactory, sharded_parts
+from anysat.train.objective import LOSS, SourceFactory, blocks_of
 from anysat.train.tensors import load_moments
 
 _LEAST_GAIN = 1e-4
@@ -69,11 +69,6 @@ class Training(LightningModule):
     """Training of an objective from one step of its schedules to another.
 
     Args:
-        objective: The objective to minimise.
-        sources: Makes the source of the micro-batches of a rank.
-        optimiser: Options of AdamW and its schedule.
-        engine: Options of accumulation, precision and workers.
-        seed: Seed of all random draws.
         num_steps: Length of the schedules in steps.
         start: First step.
         stop: Step at which training stops, which is not taken.
@@ -113,7 +108,7 @@ class Training(LightningModule):
         """Shard the weights block by block if the strategy is FSDP2."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.objective, FSDPModule):
             mesh = self.trainer.strategy.device_mesh["data_parallel"]
-            for part in sharded_parts(self.objective):
+            for part in blocks_of(self.objective):
                 fully_shard(part, mesh=mesh)
             scalars = {p for p in self.objective.parameters() if p.ndim == 0}  # cannot be sharded
             fully_shard(self.objective, mesh=mesh, ignored_params=scalars)
@@ -251,8 +246,6 @@ def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
     """Seed torch's global generators for one micro-batch, and return the objective's own generator, on the CPU.
 
     Args:
-        seed: Seed of the run.
-        step: Optimiser step.
         rank: Virtual rank, which tells the micro-batches of a step apart, in one process or in several.
     """
     torch.manual_seed(_draw_seed(seed, _GLOBAL, step, rank))

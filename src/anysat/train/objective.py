@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
@@ -69,7 +69,6 @@ class Monitor(Protocol):
         Called on every rank, in eval mode, without gradients, with torch's global generators seeded.
 
         Args:
-            objective: The objective, on its device.
             step: Number of steps done so far.
 
         Raises:
@@ -96,17 +95,6 @@ def is_due(step: int, every_steps: int | Fraction) -> bool:
     return step // every_steps > (step - 1) // every_steps
 
 
-def compiled_parts(objective: nn.Module) -> list[nn.Module]:
-    """Return what to compile: what the objective's own `compiled_parts()` returns, or else every transformer block."""
-    named = getattr(objective, "compiled_parts", None)
-    parts: Iterable[nn.Module] = named() if callable(named) else _blocks(objective)
-    return list(parts)
-
-
-def sharded_parts(objective: nn.Module) -> list[nn.Module]:
-    """Return what FSDP2 shards one by one: every transformer block. The rest is sharded as one."""
-    return list(_blocks(objective))
-
-
-def _blocks(objective: nn.Module) -> Iterable[nn.Module]:
-    return (module for module in objective.modules() if isinstance(module, Block))
+def blocks_of(objective: nn.Module) -> list[nn.Module]:
+    """Return every transformer block: what is compiled, and what FSDP2 shards one by one."""
+    return [module for module in objective.modules() if isinstance(module, Block)]

@@ -80,11 +80,8 @@ def open_run(
     If a new run fails before it has produced anything, its folder is cleared, so that it can be started differently.
 
     Args:
-        path: The folder.
         config: All options of the run, as plain values.
-        seed: Seed of the run.
         resume: Continue an existing run. If there is none, start a new one.
-        normaliser: Statistics of the data.
         may_change: Names of options, at any place in `config`, that may differ in addition to `MAY_CHANGE`.
         defaults: Default values of options, for runs of earlier versions, which lack newer options.
         data: Which tiles are used for what, from `tiles_facts`. Runs of earlier versions have none.
@@ -161,9 +158,6 @@ def check_same(
 
     Args:
         where: What the options belong to, for messages.
-        begun: Options of the run.
-        given: Options given now.
-        may_change: Names of options that may differ.
         defaults: Values of options that the run does not have. They must describe what it did.
 
     Raises:

@@ -54,8 +54,6 @@ def load_objective(objective: nn.Module, tensors: Mapping[str, Tensor], source: 
     """Load the weights from `training_tensors` into an objective that is not sharded yet.
 
     Args:
-        objective: The objective.
-        tensors: What `training_tensors` returned.
         source: Where the tensors come from, for messages.
 
     Raises:

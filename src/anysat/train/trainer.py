@@ -28,7 +28,7 @@ from anysat.train.keeper import Keeper, check_metric
 from anysat.train.memory import memory_kept
 from anysat.train.metrics import METRICS, cut_metrics
 from anysat.train.module import Plateau, Training
-from anysat.train.objective import Monitor, SourceFactory, compiled_parts
+from anysat.train.objective import Monitor, SourceFactory, blocks_of
 from anysat.train.run import RunFolder, check_same
 from anysat.train.signals import handlers_put_back
 from anysat.train.tensors import load_objective
@@ -121,7 +121,7 @@ def fit(
     if start >= stop or state.get("finished"):
         return Fitted(steps=start, num_steps=num_steps, finished=bool(state.get("finished")))
     objective.train()
-    for part in compiled_parts(objective) if engine.compile else ():
+    for part in blocks_of(objective) if engine.compile else ():
         part.compile()
     training = Training(
         objective, sources, optimiser=optimiser, engine=engine, seed=seed, num_steps=num_steps, start=start, stop=stop,

@@ -1,10 +1,10 @@
-"""The inputs of an area: opened sources, periods, and facts that identify them."""
+"""The inputs of a tile or an area: their records, opened sources, periods, and facts that identify them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,8 @@ from anysat.geo.layers import Layer
 from anysat.geo.periods import Period, cut_periods, read_range
 from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
-from anysat.modalities import Modality
+from anysat.modalities import Modality, read_modalities
+from anysat.model.encoder import AnySat
 from anysat.workflows.area_options import AreaOptions
 
 Days = tuple[np.datetime64, np.datetime64]
@@ -54,14 +55,8 @@ class AreaInputs:
         """Return a line for each input, and one for the days."""
         lines = []
         for key, source in self.sources.items():
-            dates = "undated"
-            if source.dates is not None:
-                count = len(source.dates)
-                dates = (
-                    f"{count} dates {min(source.dates)} to {max(source.dates)}" if count > 1 else str(source.dates[0])
-                )
             bands = f"bands {' '.join(source.bands)}"
-            lines.append(", ".join([f"input {key}: {source.name}", dates, bands, *source.notes]))
+            lines.append(", ".join([f"input {key}: {source.name}", dates_told(source), bands, *source.notes]))
         several = f" in {len(self.periods)} periods" if len(self.periods) > 1 else ""
         return [*lines, f"days: {self.periods[0][0]} to {max(last for _, last in self.periods)}{several}"]
 
@@ -78,10 +73,6 @@ def open_inputs(
     """Open the inputs of an area, and divide the days into periods.
 
     Args:
-        options: Options of the area.
-        given: The inputs.
-        units: Units of the inputs.
-        records: Records of the modalities.
         known: First and last day in a store that is updated. Its ground is then used instead of the options'.
         known_ground: Ground of that store.
         trained: Descriptions of the training inputs, see `open_sources`.
@@ -107,6 +98,32 @@ def open_inputs(
         raise SourceError(", ".join(source.name for source in sources.values()), f"no dates in {asked}",
                           f"available dates are {first} to {last}")  # fmt: skip
     return found
+
+
+def records_of(model: AnySat, keys: Iterable[str], file: str | None) -> dict[str, Modality]:
+    """Return the record of each input: the user's own, else the model's. Other records in the file are ignored.
+
+    Args:
+        model: The model, which must have all the modalities.
+        file: YAML file with the user's own records; None for none.
+
+    Raises:
+        UnknownNameError: The model does not have a modality.
+        RecordError: The user's own record differs from the model's in a way that matters to the model.
+    """
+    own = {modality.key: modality for modality in read_modalities(file)} if file else {}
+    known = {key: model.config.modality(key) for key in keys}
+    for key, modality in known.items():
+        modality.check_same(own.get(key, modality))
+    return {key: own.get(key, modality) for key, modality in known.items()}
+
+
+def dates_told(source: Source) -> str:
+    """Describe the dates of a source."""
+    if source.dates is None:
+        return "undated"
+    first, last = min(source.dates), max(source.dates)
+    return str(first) if first == last else f"{len(source.dates)} dates {first} to {last}"
 
 
 def _with(days: Period, known: Period | None) -> Period:
@@ -143,7 +160,8 @@ def _said(described: SourceDescription) -> dict[str, Any]:
 
 def content_of(source: Source) -> str:
     """Return a digest of the content of a source's files, wherever they are. Of large files, only pieces are hashed."""
-    told = [*(_bytes_of(place) for layer in _layers_of(source) for place in _places(layer)), *_stated(source)]
+    told = [*(_bytes_of(place) for layer in _layers_of(source) for place in (layer.path, *layer.files)),
+            *_stated(source)]  # fmt: skip
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
@@ -169,17 +187,14 @@ def _layers_of(source: Source) -> list[Layer]:
     return list({(layer.path, layer.files, layer.stated): layer for layer in layers}.values())
 
 
-def _places(layer: Layer) -> tuple[str, ...]:
-    return layer.path, *layer.files
-
-
 def _stated(source: Source) -> list[str]:
     return [layer.stated for layer in _layers_of(source) if layer.stated]
 
 
 def _version_of(source: Source) -> str:
     """Return a digest that changes with the inputs: names, sizes and times of local files, and what catalogs state."""
-    places = dict.fromkeys([source.name, *(place for layer in _layers_of(source) for place in _places(layer))])
+    files = (place for layer in _layers_of(source) for place in (layer.path, *layer.files))
+    places = dict.fromkeys([source.name, *files])
     told = dict.fromkeys([*(line for place in places for line in _told_of(place)), *_stated(source)])
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 

@@ -31,7 +31,7 @@ from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
-from anysat.workflows.progress import tick_bar
+from anysat.workflows.progress import counted, tick_bar
 
 _SHOWN = 5
 
@@ -114,10 +114,7 @@ def run_parts(
     """Run all parts one after the other, and report.
 
     Args:
-        parts: The parts.
-        options: Options of the area.
         said: Lines to report first.
-        overwrite: Replace existing outputs.
         inputs: Files and folders that must not be written to.
 
     Raises:
@@ -266,13 +263,7 @@ def _client(address: str, *, set_as_default: bool = True) -> Any:
 def _exported(part: Part, options: AreaOptions, overwrite: bool, tick: Tick) -> dict[str, list[Path]]:
     """Export the groups of a store to other formats, and return all files by group. Existing ones are kept."""
     wanted = part.formats(options)
-    total, done = sum(num_steps(part.store, group) for group, _ in wanted), 0
-
-    def advance(_: object) -> None:
-        nonlocal done
-        done += 1
-        tick(done, total)
-
+    advance = counted(tick, sum(num_steps(part.store, group) for group, _ in wanted))
     written: dict[str, list[Path]] = {}
     for (group, suffix), out in wanted.items():
         files = find_export(suffix).files(Content.of(find_group(part.store, group)), out)
@@ -294,16 +285,10 @@ def _files(part: Part, options: AreaOptions) -> list[Path]:
 
 def _drawn(part: Part, tick: Tick) -> Path:
     """Draw a picture of the whole part, and return its path."""
-    total, done = num_shards(part.store), 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        tick(done, total)
-
+    advance = counted(tick, num_shards(part.store))
     title = f"{part.output.name}, {part.area.patch_size_m:g} m patches"
     with staged([part.picture], overwrite=True) as folder:
-        area_figure(part.store, title, advance).savefig(folder / part.picture.name)
+        area_figure(part.store, title, lambda: advance(1)).savefig(folder / part.picture.name)
     return part.picture
 
 

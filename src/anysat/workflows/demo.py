@@ -55,7 +55,7 @@ def demo(config: DemoConfig) -> str:
     out = _make_folder(Path(config.out))
     from anysat.batch import Batch
     from anysat.data.datasets.bigearthnet_pairs import find_archives
-    from anysat.normalise import Normaliser, write_text
+    from anysat.normalise import Normaliser
     from anysat.workflows.demo_data import crop, read_pairs
     from anysat.workflows.demo_page import render
     from anysat.workflows.demo_steps import affordable_m, choose_model, embed_pairs, make_report

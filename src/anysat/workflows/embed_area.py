@@ -39,11 +39,10 @@ from anysat.model.modes import in_eval
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.answer import Answer
-from anysat.workflows.area_inputs import AreaInputs, open_inputs
+from anysat.workflows.area_inputs import AreaInputs, open_inputs, records_of
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts, tell_first
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
-from anysat.workflows.input_records import records_of
 from anysat.workflows.kept import kept_sources
 from anysat.workflows.progress import tick_bar
 
@@ -216,7 +215,6 @@ def prepare(
     """Load the model, open the inputs, cut the area and choose how much is held in memory at once.
 
     Args:
-        config: Options of the command.
         data: Cubes in memory, instead of the config's inputs.
         weights: Weights or a model, instead of the config's.
     """
@@ -224,15 +222,7 @@ def prepare(
     given = data or config.inputs
     records = records_of(model, describe_sources(given), config.modalities)
     inputs = open_inputs(config, given, config.units, records, trained=trained)
-    dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
-    load_of = _load(config, model, inputs, dense)
-    sizes = choose_sizes(load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers)
-    areas = plan_areas(
-        [source.footprint for source in inputs.sources.values()], config.patch_size_m, model.config.subpatch_order,
-        shard=sizes.shard, wanted=inputs.ground,
-    )  # fmt: skip
-    jobs = tuple(_job(config, model, inputs, area, windowing, dense, sizes) for area in areas)
-    return Prepared(config=config, model=model, inputs=inputs, jobs=jobs, sizes=sizes, load=load_of, trained=trained)
+    return _prepared(config, model, inputs, trained)
 
 
 def prepare_update(given: EmbedConfig) -> Prepared:
@@ -256,19 +246,38 @@ def prepare_update(given: EmbedConfig) -> Prepared:
     )
     earlier.check_inputs(inputs.sources, inputs.facts())
     earlier.was(inputs.periods)
+    return _prepared(config, model, inputs, trained, earlier)
+
+
+def _prepared(
+    config: EmbedConfig, model: AnySat, inputs: AreaInputs, trained: Mapping[str, Any], earlier: Earlier | None = None
+) -> Prepared:
+    """Cut the area, or take that of the earlier run, and choose the sizes."""
     dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
-    load_of, area = _load(config, model, inputs, dense, earlier), earlier.area
+    load_of = _load(config, model, inputs, dense, earlier)
     sizes = choose_sizes(
-        load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers, block=earlier.block,
-        shard=area.shard,
+        load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers,
+        block=None if earlier is None else earlier.block, shard=None if earlier is None else earlier.area.shard,
     )  # fmt: skip
-    job = replace(_job(config, model, inputs, area, windowing, dense, sizes), places=earlier.places)
-    return Prepared(config=config, model=model, inputs=inputs, jobs=(job,), sizes=sizes, load=load_of, trained=trained,
+    areas = [earlier.area] if earlier is not None else plan_areas(
+        [source.footprint for source in inputs.sources.values()], config.patch_size_m, model.config.subpatch_order,
+        shard=sizes.shard, wanted=inputs.ground,
+    )  # fmt: skip
+    jobs = tuple(
+        Job(
+            model=model, sources=inputs.sources, area=area, periods=inputs.days, windowing=windowing, block=sizes.block,
+            dense=None if dense is None else dense.key, kept=UnitFiles(Path()), dataset=config.dataset,
+            precision="float32" if config.keep else find_precision(config.precision, model.device),
+            places=None if earlier is None else earlier.places,
+        )
+        for area in areas
+    )  # fmt: skip
+    return Prepared(config=config, model=model, inputs=inputs, jobs=jobs, sizes=sizes, load=load_of, trained=trained,
                     earlier=earlier)  # fmt: skip
 
 
 def _load(
-    config: EmbedConfig, model: AnySat, inputs: AreaInputs, dense: Modality | None, earlier: Earlier | None = None
+    config: EmbedConfig, model: AnySat, inputs: AreaInputs, dense: Modality | None, earlier: Earlier | None
 ) -> Load:
     """Return the load of the sources on each patch in the fullest period."""
     loads = [Load.of(inputs.sources, config.patch_size_m, model.config.dim, dense, days) for days in inputs.days]
@@ -297,17 +306,6 @@ def _model(config: EmbedConfig, weights: str | Path | AnySat) -> AnySat:
     if config.statistics is not None:
         raise InputError("statistics", "none with a model, which has its own", config.statistics)
     return in_eval(weights)  # type: ignore[return-value]  # so that `weights` get no statistics
-
-
-def _job(
-    config: EmbedConfig, model: AnySat, inputs: AreaInputs, area: Area, windowing: Windowing, dense: Modality | None,
-    sizes: Sizes,
-) -> Job:  # fmt: skip
-    return Job(
-        model=model, sources=inputs.sources, area=area, periods=inputs.days, windowing=windowing, block=sizes.block,
-        dense=None if dense is None else dense.key, kept=UnitFiles(Path()), dataset=config.dataset,
-        precision="float32" if config.keep else find_precision(config.precision, model.device),
-    )  # fmt: skip
 
 
 def layout_of(area: Area, name: str, pixel_m: float, **options: Any) -> Layout:

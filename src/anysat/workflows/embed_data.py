@@ -79,33 +79,25 @@ def _graph(job: Job, layout: Layout) -> dict[str, tuple[tuple[str, ...], Any]]:
     import dask.array
 
     shared = dask.delayed(job, traverse=False)
-    make = dask.delayed(_make, pure=False)
+    make = dask.delayed(Job.make, pure=False)
     tokens = {unit: make(shared, unit) for unit in job.units}
     fuse = dask.delayed(_fuse, pure=False)
-    periods: dict[str, list[Any]] = {"embedding": [], "valid": []}
-    for period in range(len(job.periods)):
-        rows: dict[str, list[Any]] = {"embedding": [], "valid": []}
-        for row in range(job.area.shards[0]):
-            cells: dict[str, list[Any]] = {"embedding": [], "valid": []}
-            for col in range(job.area.shards[1]):
-                unit = Unit(period, row, col)
-                made = fuse(shared, unit, [tokens[other] for other in job.needs(unit)], layout.name)
-                sides = tuple(part.stop - part.start for part in layout.shard_slices(row, col))
-                cells["embedding"].append(
-                    dask.array.from_delayed(made["embedding"], (1, layout.dim, *sides), np.float32)
-                )
-                cells["valid"].append(dask.array.from_delayed(made["valid"], (1, *sides), bool))
-            for name, found in cells.items():
-                rows[name].append(dask.array.concatenate(found, axis=-1))
-        for name, found in rows.items():
-            periods[name].append(dask.array.concatenate(found, axis=-2))
+    fused = {unit: fuse(shared, unit, [tokens[o] for o in job.needs(unit)], layout.name) for unit in job.units}
+    rows, cols = map(range, job.area.shards)
+
+    def whole(name: str, depth: tuple[Any, ...], dtype: Any) -> Any:
+        """Put the arrays of a name together (time … y x)."""
+
+        def array(unit: Unit) -> Any:
+            sides = (part.stop - part.start for part in layout.shard_slices(unit.row, unit.col))
+            return dask.array.from_delayed(fused[unit][name], (1, *depth, *sides), dtype)
+
+        periods = [[[array(Unit(p, r, c)) for c in cols] for r in rows] for p in range(len(job.periods))]
+        return dask.array.concatenate([dask.array.block(period) for period in periods])
+
     y, x = layout.geobox.dimensions
-    axes = {"embedding": ("time", "dim", y, x), "valid": ("time", y, x)}
-    return {name: (axes[name], dask.array.concatenate(found, axis=0)) for name, found in periods.items()}
-
-
-def _make(job: Job, unit: Unit) -> Any:
-    return job.make(unit)
+    vectors = whole("embedding", (layout.dim,), np.float32)
+    return {"embedding": (("time", "dim", y, x), vectors), "valid": (("time", y, x), whole("valid", (), bool))}
 
 
 def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:

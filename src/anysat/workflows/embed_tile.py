@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.text import Text
 
 from anysat.batch import Batch, Embeddings, Tile
@@ -21,19 +20,17 @@ from anysat.geo.grid import TileGrid, plan_grid
 from anysat.geo.outputs import Result, find_writer, suffixes
 from anysat.geo.source import Source
 from anysat.geo.sources import open_sources, parse_units
-from anysat.geo.writers import Product, Writer, check_apart, check_free, staged
+from anysat.geo.writers import Product, check_apart, check_free, staged
 from anysat.geo.zones import system_name
-from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import made_by
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
-from anysat.patches import SubpatchOrder
 from anysat.pictures import tile_figure
+from anysat.workflows.area_inputs import dates_told, records_of
 from anysat.workflows.embed import FIRST, EmbedConfig
-from anysat.workflows.input_records import records_of
 from anysat.workflows.kept import kept_sources
 
 
@@ -78,20 +75,20 @@ def embed_tile(config: EmbedConfig) -> Text:
     """Embed a tile, see `anysat.workflows.embed.embed`."""
     started = time.perf_counter()
     given = describe_sources(config.inputs)
-    outputs = _outputs(Path(config.out))
-    picture = _named(Path(config.out), ".png")
+    out = Path(config.out)
+    paths = [out] if out.suffix else [out.with_suffix(suffix) for suffix in suffixes(Result.TILE)]
+    outputs = {path: find_writer(Result.TILE, path.suffix)() for path in paths}
+    picture = out.with_suffix(".png")
     finals = [*(file for path, writer in outputs.items() for file in writer.files(path)), picture]
     check_apart(finals, [*(source.file for source in given.values()), *config.weights_file])
     device = find_device(config.device)
-    with _progress(len(given) + 3) as progress:
-        _next(progress, "loading weights")
+    with _status("loading weights") as status:
         model = load(config.weights, statistics=config.statistics, device=device)
-        records, order = _records(config, given, model), model.config.subpatch_order
-        read = _read(given, records, config, order, progress, finals, kept_sources(config.weights))
-        _next(progress, "encoding")
+        read = _read(config, given, model, status, finals, kept_sources(config.weights))
+        status.update("encoding")
         precision = find_precision(config.precision, model.device)
         embeddings, statistics = _encode(model, read.tile, config, precision)
-        _next(progress, "writing")
+        status.update("writing")
         product = Product(
             embeddings=embeddings,
             grid=read.grid,
@@ -109,45 +106,25 @@ def embed_tile(config: EmbedConfig) -> Text:
     return _report(read, embeddings, statistics, precision, written, time.perf_counter() - started)
 
 
-def _outputs(out: Path) -> dict[Path, Writer]:
-    """Return what writes each output."""
-    paths = [out] if out.suffix else [_named(out, suffix) for suffix in suffixes(Result.TILE)]
-    return {path: find_writer(Result.TILE, path.suffix)() for path in paths}
-
-
-def _named(out: Path, suffix: str) -> Path:
-    return out.with_suffix(suffix)
-
-
-def _records(config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat) -> dict[str, Modality]:
-    """Return the record of each input. The dense modality must be one of them."""
-    records = records_of(model, given, config.modalities)
-    if config.dense not in (None, FIRST, *records):
-        raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
-    return records
-
-
 def _read(
-    given: Mapping[str, SourceDescription],
-    records: Mapping[str, Modality],
-    config: EmbedConfig,
-    order: SubpatchOrder,
-    progress: Progress,
-    finals: Sequence[Path],
-    trained: Mapping[str, Mapping[str, Any]] | None = None,
-) -> ReadTile:
-    """Read the pixels.
+    config: EmbedConfig, given: Mapping[str, SourceDescription], model: AnySat, status: Status, finals: Sequence[Path],
+    trained: Mapping[str, Mapping[str, Any]] | None,
+) -> ReadTile:  # fmt: skip
+    """Read the pixels. A dense modality must be one of the inputs.
 
     Only once the ground is known to be that of a tile are `finals` checked. For a larger area they may exist, from an
     interrupted run that this one continues.
     """
-    units = parse_units(config.units, records)
-    sources = open_sources(given, records, units, trained=trained)
-    grid = plan_grid([source.footprint for source in sources.values()], config.patch_size_m, order)
+    records = records_of(model, given, config.modalities)
+    if config.dense not in (None, FIRST, *records):
+        raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
+    sources = open_sources(given, records, parse_units(config.units, records), trained=trained)
+    footprints = [source.footprint for source in sources.values()]
+    grid = plan_grid(footprints, config.patch_size_m, model.config.subpatch_order)
     check_free(finals, overwrite=config.overwrite)
     observations, ways = {}, {}
     for key, source in sources.items():
-        _next(progress, f"reading {key}")
+        status.update(f"reading {key}")
         observations[key], ways[key] = source.observe(grid.of(source.modality))
     tile = Tile(observations=observations, id=Path(config.out).stem, dataset=config.dataset, geobox=grid.geobox)
     return ReadTile(sources=sources, grid=grid, tile=tile, ways=ways)
@@ -160,7 +137,6 @@ def read_tile(
     """Read the inputs of a config as one tile, in the units of the model's statistics.
 
     Args:
-        config: Options of the command.
         model: The model. If it has no statistics, those of the tile are set.
         finals: Paths that will be written.
         trained: Descriptions of the training inputs, see `open_sources`.
@@ -172,9 +148,8 @@ def read_tile(
         OutputExistsError: One of `finals` exists, and the config does not overwrite.
     """
     given = describe_sources(config.inputs)
-    with _progress(len(given)) as progress:
-        records = _records(config, given, model)
-        read = _read(given, records, config, model.config.subpatch_order, progress, finals, trained)
+    with _status("opening inputs") as status:
+        read = _read(config, given, model, status, finals, trained)
     tile, statistics = _in_units(model, read.tile)
     return tile, read.told(statistics)
 
@@ -247,26 +222,13 @@ def absent_line(tile: Tile) -> str:
 
 def _dates(source: Source, observation: Observation) -> list[str]:
     """Describe the dates of a source, and how many of them have no valid value in the tile."""
-    if source.dates is None:
-        return ["undated"]
-    first, last = min(source.dates), max(source.dates)
-    told = str(first) if first == last else f"{len(source.dates)} dates {first} to {last}"
-    if not observation.modality.is_temporal:
+    told = dates_told(source)
+    if source.dates is None or not observation.modality.is_temporal:
         return [told]
     empty = len(source.dates) - int(observation.valid.any(axis=(1, 2, 3)).sum())
     return [told, f"{empty} of them without valid values here"] if 0 < empty < len(source.dates) else [told]
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """Show progress on stderr if it is a terminal. The bar disappears when done."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task("starting", total=total)
-        yield progress
-
-
-def _next(progress: Progress, what: str) -> None:
-    for task in progress.task_ids:
-        progress.update(task, description=what, advance=1)
+def _status(what: str) -> Status:
+    """Return a line on stderr that tells the step, if stderr is a terminal. It disappears when done."""
+    return Console(stderr=True).status(what)

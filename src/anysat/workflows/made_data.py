@@ -23,7 +23,6 @@ def made_data(
     """Prepare data in the cache and return their folder, and statistics if they come with some.
 
     Args:
-        dataset: Name of the dataset.
         root: Folder of existing data; None if not given.
         world: Contents of `world.json`, for tiles to generate; None if not given.
         progress: Makes a progress bar from a title and a total.

@@ -102,11 +102,11 @@ def _measure(job: Job) -> Measured:
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(period, span, read)
     with FlopCounterMode(display=False) as fusing:
-        job.fuse_window(period, span, tokens)
+        job.fuse_window(period, tokens)
     start = time.perf_counter()
     tokens = job.encode(period, span, read)
     middle = time.perf_counter()
-    job.fuse_window(period, span, tokens)
+    job.fuse_window(period, tokens)
     end = time.perf_counter()
     return Measured(
         read_s / count, (middle - start) / count, (end - middle) / count, encoding.get_total_flops() / count,

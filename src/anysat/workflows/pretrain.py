@@ -193,9 +193,6 @@ class PretrainConfig:
     def starting_point(given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that given ones replace: those of the preset, or of the run to resume.
 
-        Args:
-            given: Options that were given.
-
         Raises:
             UnknownNameError: There is no such preset.
         """

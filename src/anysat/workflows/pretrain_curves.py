@@ -80,14 +80,12 @@ def _limits(name: str, limits: HealthLimits) -> tuple[float, ...]:
 
 def curve_figure(panels: Sequence[Panel]) -> bytes:
     """Draw panels as a PNG, at most three in a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(panels))
     num_rows = -(-len(panels) // columns)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * _COLUMNS, height * num_rows), layout="constrained", dpi=_DPI)
-    FigureCanvasAgg(figure)
     places = figure.subplots(num_rows, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
         _draw(axes, panel)

@@ -63,15 +63,7 @@ def geoplex_paper() -> PretrainConfig:
         data=_geoplex_parts(paper=True),
         model=replace(geoplex().model, patch_position_unit_m=1.0),
         masking=MaskingConfig(num_blocks=5, context_area_frac=(1.0, 1.0)),
-        objective=ObjectiveConfig(
-            centred=False,
-            complete_weight=0.0,
-            dense_weight=0.0,
-            spread_weight=0.0,
-            distance="l2",
-            final_momentum=0.996,
-            predictor_depth=3,
-        ),
+        objective=replace(geoplex().objective, distance="l2", final_momentum=0.996, predictor_depth=3),
     )
 
 
@@ -114,21 +106,14 @@ def world_nano() -> PretrainConfig:
         preset="world-nano",
         data=_world_parts(),
         num_steps=1200,
-        model=ModelOptions(
-            dim=160,
-            depth=2,
-            num_heads=4,
-            pixel_widths=[160],
-            pixel_dropout_prob=0.0,
-            temporal_dropout_prob=0.0,
-            first_weights="isometric",
-        ),
+        model=ModelOptions(dim=160, depth=2, num_heads=4, pixel_widths=[160], pixel_dropout_prob=0.0,
+                           temporal_dropout_prob=0.0, first_weights="isometric"),
         masking=MaskingConfig(keep_dates_frac=(0.6, 1.0)),
         objective=ObjectiveConfig(momentum=0.99, predictor_depth=2, predictor_heads=4, projection_loss="regress"),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=30, clip_norm=1.0, betas=(0.9, 0.95)),
         keep=KeepConfig(save_every=10, log_every=10, keep_best="val/loss"),
         watch=WatchConfig(validate_every=200, val_batches=2, health_every=100, target="land_cover"),
-    )
+    )  # fmt: skip
 
 
 def nano() -> PretrainConfig:

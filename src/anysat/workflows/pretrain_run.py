@@ -160,8 +160,6 @@ def open_part(config: PretrainConfig, part: PartConfig, told_as: str = "") -> Op
     """Find and open the data of a part. Generated and fetched data are created and kept in the cache.
 
     Args:
-        config: Options of the run.
-        part: Options of the part.
         told_as: Text after the name of the dataset in progress lines.
 
     Raises:

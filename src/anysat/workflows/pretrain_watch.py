@@ -19,6 +19,7 @@ from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
 from anysat.model.encoder import CHUNK_ROWS, AnySat
+from anysat.model.modes import evaluating
 from anysat.probing.health import measure
 from anysat.workflows.pretrain_probes import Labelled, band_statistics, scores, vectors_of
 
@@ -188,9 +189,8 @@ def report_input(config: PretrainConfig, encoder: AnySat, watched: Sequence[Any]
     for monitor in watched:
         if isinstance(monitor, HealthMonitor) and is_finite:
             tiles = monitor.chosen()[:_SHOWN]
-            was_training = encoder.training
-            found = embed(encoder.eval(), tiles, monitor.patch_size_m)
-            encoder.train(was_training)
+            with evaluating(encoder):
+                found = embed(encoder, tiles, monitor.patch_size_m)
             views = [
                 TileView.of(tile, patch.float().cpu().numpy()) for tile, patch in zip(tiles, found.patch, strict=True)
             ]

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 
 _DTYPES = ("float32", "bfloat16")
+_SOURCE = {
+    "positional": "SOURCE",
+    "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Convert weights to one safetensors file with configuration, statistics and licence."""
 
-    source: str = field(
-        metadata={
-            "positional": "SOURCE",
-            "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
-        }
-    )
+    source: str = field(metadata=_SOURCE)
     out: str = field(metadata={"help": f"File to write: {named(Result.WEIGHTS)}."})
     """File to write."""
     size: str = "base"
@@ -77,12 +76,7 @@ def convert(config: ConvertConfig) -> str:
 class InspectConfig:
     """Show what a weight file contains, and check that it fits the model."""
 
-    source: str = field(
-        metadata={
-            "positional": "SOURCE",
-            "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
-        }
-    )
+    source: str = field(metadata=_SOURCE)
     size: str = "base"
     """Size of the model, if the file does not record it: base, small or tiny."""
     inputs: list[str] = field(default_factory=list)
