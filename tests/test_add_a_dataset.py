@@ -86,7 +86,7 @@ def photos(monkeypatch):
         find_dataset("bigearthnet_pairs"), name="photos", modalities=("drone",), tile_m=20, targets=(), fetch=None,
         layouts=(Layout(name="published", marker="*.npy", entries=(PHOTO,)),), sensors={"drone": DRONE},
         list_samples=lambda folder: Samples.of_rows([{**f, "split": "train"} for f in folder.find("photo")]),
-        read_sample=_read_photo, write_miniature=_write_photos, read_target=None, list_labels=None, read_notes=None,
+        read_sample=_read_photo, write_miniature=_write_photos, list_labels=None, read_notes=None,
         splits={"train": ("train",)},
     )  # fmt: skip
     module = ModuleType("stranger.photos")

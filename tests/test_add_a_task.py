@@ -68,13 +68,14 @@ from anysat.data.datasets.world import DATASET as WORLD
 from stranger_tasks import counts, steps
 
 
-def read_target(folder, row, name):
-    cover = WORLD.read_target(folder, row, "land_cover")
-    return np.array((cover == 1).sum(), np.float32) if name == "trees" else cover
+def read_sample(folder, row, modalities):
+    tile = WORLD.read_sample(replace(folder, targets=("land_cover",)), row, modalities)
+    cover = tile.targets["land_cover"]
+    return replace(tile, targets={"land_cover": cover, "trees": np.array((cover == 1).sum(), np.float32)})
 
 
 TARGETS = (replace(WORLD.target("land_cover"), kind="steps"), Target(name="trees", level="tile", kind="count"))
-DATASET = replace(WORLD, name="stranger", targets=TARGETS, read_target=read_target)
+DATASET = replace(WORLD, name="stranger", targets=TARGETS, read_sample=read_sample)
 """
 NAME = "stranger_tasks.world"
 

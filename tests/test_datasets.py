@@ -256,4 +256,4 @@ def test_every_record_says_where_it_comes_from(name):
         assert text
     assert record.homepage.startswith(("https://", "`anysat world make "))
     for layout in record.layouts:
-        assert all(entry.source for entry in layout.entries)
+        assert all(entry.source or layout.source for entry in layout.entries)

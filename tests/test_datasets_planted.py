@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import time
 import tracemalloc
 import zlib
@@ -190,14 +191,14 @@ def test_a_feature_stored_as_raw_bytes_is_the_same_array(tmp_path, encoding):
 
     wanted = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     raw = wanted.tobytes() if encoding == "bytes" else zlib.compress(wanted.tobytes())
-    feature = example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw])).SerializeToString()
+    feature = example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw]))
     np.testing.assert_array_equal(numbers_of(feature, Feature("float32", (2, 3, 4), encoding), "s2", "here"), wanted)
 
 
 def packed(raw):
     from tfrecord import example_pb2
 
-    return example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw])).SerializeToString()
+    return example_pb2.Feature(bytes_list=example_pb2.BytesList(value=[raw]))
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (-1, 3)])
@@ -226,9 +227,13 @@ def test_a_type_that_is_no_type_of_numbers_is_refused_with_the_file(tmp_path, dt
         tfrecord_files.read_feature_table(document, tmp_path / "features.json")
 
 
-def test_a_feature_that_is_no_message_is_named():
-    with pytest.raises(SourceError, match="here: feature 's2' cannot be decoded"):
-        numbers_of(b"\xff\xff\xff", Feature("float32", (2,)), "s2", "here")
+def test_a_record_that_is_no_example_is_named(tmp_path):
+    path, content = tmp_path / "one.tfrecord", b"\xff\xff\xff"
+    length = struct.pack("<Q", len(content))
+    sums = [struct.pack("<I", tfrecord_files._masked_crc(part)) for part in (length, content)]
+    path.write_bytes(length + sums[0] + content + sums[1])
+    with pytest.raises(SourceError, match="one.tfrecord, record at byte 0: it is not an Example"):
+        read_record(path, *index_records(path)[0].tolist())
 
 
 def test_a_feature_of_another_length_than_described_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from anysat.batch import Batch, Tile
 from anysat.cli import main
 from anysat.data.base import PACK_INDEX, TileDataset, dataset_names, open_dataset
-from anysat.data.pack import PackedDataset, verify_pack
+from anysat.data.pack import verify_pack
 from anysat.data.pack.tile import decode_tile, encode_tile, narrow
 from anysat.data.pack.write import MEMBER, pack_dataset
 from anysat.data.statistics import compute_statistics
@@ -77,7 +77,7 @@ def copied(packed_root, tmp_path):
 def test_a_packed_dataset_is_the_loose_one(name, packed_root):
     loose = open_dataset(name, miniature(name), "all")
     packed = open_dataset(name, packed_root(name), "all")
-    assert isinstance(packed, PackedDataset)
+    assert packed.pack is not None
     assert (packed.name, packed.ids, packed.modalities) == (loose.name, loose.ids, loose.modalities)
     for index in range(len(loose)):
         assert_same(packed[index], loose[index])
@@ -109,8 +109,8 @@ def test_modalities_and_targets_not_asked_for_are_not_read(name, packed_root):
 
 def test_bytes_of_other_modalities_are_not_touched(packed_root):
     packed = open_dataset(NAME, packed_root(NAME), "all", modalities=["s1-asc"])
-    read, original = [], packed.shards.read
-    packed.shards.read = lambda shard, offset, size: (read.append(size), original(shard, offset, size))[1]
+    read, original = [], packed.pack.shards.read
+    packed.pack.shards.read = lambda shard, offset, size: (read.append(size), original(shard, offset, size))[1]
     assert packed[0]
     assert sum(read) < 10_000 < packed.samples.columns["pack_size"][0]
 
@@ -313,7 +313,7 @@ def test_webdataset_reads_the_shards(packed_root):
 def test_the_index_says_where_each_tile_lies(packed_root):
     packed = open_dataset(NAME, packed_root(NAME), "all")
     places = {}
-    for number, name in enumerate(packed.shards.names):
+    for number, name in enumerate(packed.pack.shards.names):
         with tarfile.open(packed_root(NAME) / name) as file:
             places |= {(number, m.offset_data, m.size): (m.mtime, m.uid, m.gid, m.name) for m in file.getmembers()}
     columns = (packed.samples.columns[f"pack_{name}"].tolist() for name in ("shard", "offset", "size"))
@@ -445,13 +445,6 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path, capsys):
     assert (tmp_path / "photo.jpg").exists()
 
 
-def test_without_webdataset_the_extra_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    assert main(command(tmp_path / "out")) == 2
-    assert "pip install 'anysat[train]'" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 def test_without_an_output_nothing_but_a_check_can_be_asked(capsys):
     assert main(["datasets", "pack", NAME, str(miniature(NAME))]) == 2
     assert "--out: expected a folder to write, or --verify true" in capsys.readouterr().err
@@ -470,7 +463,7 @@ def shard_and_place(root, index, column):
     dataset = open_dataset(NAME, root, "all")
     row = dataset.samples.row(index)
     place = row["pack_offset"] + {"header": 20, "targets": row["pack_head"] - 1, "pixels": row["pack_size"] - 1}[column]
-    return root / dataset.shards.names[row["pack_shard"]], place, dataset.ids[index]
+    return root / dataset.pack.shards.names[row["pack_shard"]], place, dataset.ids[index]
 
 
 @pytest.mark.parametrize("part", ["header", "targets", "pixels"])

@@ -285,7 +285,7 @@ def test_splits_whose_names_look_alike_in_files_are_packed_apart(values, tmp_pat
     name = described(tmp_path, tiles="tiles.csv", splits=splits)
     loose = open_dataset(name, tmp_path, "all")
     packed = open_dataset(name, pack_dataset(loose, tmp_path / "packed"), "all")
-    assert len({unicodedata.normalize("NFC", shard).casefold() for shard in packed.shards.names}) == 3
+    assert len({unicodedata.normalize("NFC", shard).casefold() for shard in packed.pack.shards.names}) == 3
     for before, after in zip(loose, packed, strict=True):
         np.testing.assert_array_equal(before.observations["s2"].values, after.observations["s2"].values)
 

@@ -1,6 +1,6 @@
 """Single values and files: days in one time zone, spacings with a remainder, files that are whole."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anysat.data.base import open_dataset
-from anysat.data.pack import _modality, modality_facts
+from anysat.data.pack import _modality
 from anysat.errors import InputError, SourceError, WriteError
 from anysat.modalities import MODALITIES
 from anysat.model.checkpoint import save_folder
@@ -71,11 +71,11 @@ def test_a_card_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 def test_a_pack_of_own_data_has_the_sensors_it_was_made_with():
     own = replace(MODALITIES["spot"], subpatch_px=5)
-    assert _modality(modality_facts(own), Path("pack"), is_own=True) == own
-    assert _modality(modality_facts(replace(own, gsd_m=1.5)), Path("pack"), is_own=True).gsd_m == 1.5
-    assert _modality(modality_facts(MODALITIES["spot"]), Path("pack"), is_own=True) is MODALITIES["spot"]
+    assert _modality(asdict(own), Path("pack"), is_own=True) == own
+    assert _modality(asdict(replace(own, gsd_m=1.5)), Path("pack"), is_own=True).gsd_m == 1.5
+    assert _modality(asdict(MODALITIES["spot"]), Path("pack"), is_own=True) is MODALITIES["spot"]
     with pytest.raises(SourceError, match="pack the dataset again"):
-        _modality(modality_facts(replace(own, gsd_m=1.5)), Path("pack"), is_own=False)
+        _modality(asdict(replace(own, gsd_m=1.5)), Path("pack"), is_own=False)
 
 
 def test_a_date_that_is_none_names_folder_and_sample():

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from anysat.data.base import Target, TileDataset, open_dataset
-from anysat.data.pack import PackedDataset
 from anysat.model.checkpoint import load
 from anysat.model.digest import digest as sha256
 from anysat.tasks.base import make_task
@@ -81,8 +80,7 @@ def reads(monkeypatch):
             found.append(self.ids[index]) or read(self, index, *args, **options)
         )
 
-    for kind in (TileDataset, PackedDataset):
-        monkeypatch.setattr(kind, "_read", noted(kind._read))
+    monkeypatch.setattr(TileDataset, "_read", noted(TileDataset._read))
     return found
 
 

@@ -55,7 +55,7 @@ _GEO = {
     "affine", "geopandas", "h5netcdf", "h5py", "jsonschema", "matplotlib", "odc", "pandas", "pyarrow", "pyproj",
     "pystac", "rasterio", "xarray", "zarr", "zarr_cm",
 }  # fmt: skip
-_TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics", "webdataset"}
+_TRAIN = {"lightning", "sklearn", "tensorboard", "tfrecord", "torchmetrics"}
 _EXTRA_OF = dict.fromkeys(_GEO, "geo") | dict.fromkeys(_TRAIN, "train")
 
 _WRITTEN = ("out", "update", "cache")

@@ -25,7 +25,7 @@ from anysat.data.targets import Target as Target
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
-    from anysat.data.pack import PackedDataset
+    from anysat.data.pack import Pack
     from anysat.data.transforms import Crops
     from anysat.data.world import World
     from anysat.modalities import Modality
@@ -53,7 +53,7 @@ class DatasetRecord:
     """Patch sizes to use it with, in metres, the default first. Source: paper table C and the published code."""
     targets: tuple[Target, ...]
     """What can be predicted; may be empty."""
-    splits: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {s: (s,) for s in ("train", "val", "test")})
     """Values of the column `split` of the samples that make up `train`, `val` and `test`; they never overlap."""
     split_rule: str
     """Where the splits come from, in a sentence."""
@@ -81,8 +81,6 @@ class DatasetRecord:
     read_drawn: Callable[[DatasetFolder, Row, Sequence[str], np.random.Generator], Tile] | None = None
     """Read a sample for training, where samples are larger than tiles: cut at a place that the generator draws. None if
     samples are not larger."""
-    read_target: Callable[[DatasetFolder, Row, str], NDArray[Any]] | None = None
-    """Make a target that `read_sample` leaves out because it takes long: folder, row, name of the target."""
     read_crops: Callable[[DatasetFolder, Row, Sequence[str]], Crops] | None = None
     """Read tiles that together cover a sample larger than a tile, as its authors score it. None if a sample is one
     tile."""
@@ -149,12 +147,11 @@ class DatasetRecord:
             raise SourceError(root, "it is a file, not a folder", f"give {expected}")
         if not root.is_dir():
             raise MissingFileError(root, expected)
-        if layout is not None:
-            return DatasetFolder(root, self.layout(layout), sensors=self.sensors)
-        for known in self.layouts:
-            if known.is_at(root):
-                return DatasetFolder(root, known, sensors=self.sensors)
-        raise MissingFileError(root / self.layouts[0].marker, expected)
+        there = (known for known in self.layouts if known.is_at(root))
+        found = next(there, None) if layout is None else self.layout(layout)
+        if found is None:
+            raise MissingFileError(root / self.layouts[0].marker, expected)
+        return DatasetFolder(root, found, sensors=self.sensors)
 
 
 class Tiles(Protocol):
@@ -189,6 +186,8 @@ class TileDataset:
     """Name of the split, for messages."""
     targets: tuple[str, ...] | None = None
     """Names of the targets to read; None for all."""
+    pack: Pack | None = None
+    """The shards that tiles are read from, if the dataset is packed."""
 
     @property
     def name(self) -> str:
@@ -209,33 +208,32 @@ class TileDataset:
         Raises:
             MissingFileError, SourceError: A file is missing, truncated or not as described.
         """
-        return self._read(index, self.record.read_sample)
+        return self._read(index)
+
+    def as_stored(self, index: int) -> Tile:
+        """Read one tile for stacking, which copies it: packed values stay in their stored type, read-only."""
+        return self._read(index, as_stored=True)
 
     def drawn(self, index: int, generator: np.random.Generator) -> Tile:
-        """Read one tile for training, cut at a random place if samples are larger than tiles. Errors as by index."""
-        read = self.record.read_drawn
-        if read is None:
-            return self[index]
-        return self._read(index, lambda folder, row, keys: read(folder, row, keys, generator))
+        """Read one tile for training, cut at a random place if loose samples are larger than tiles."""
+        return self._read(index, generator, as_stored=True)
 
-    def _read(self, index: int, read: Callable[[DatasetFolder, Row, Sequence[str]], Tile]) -> Tile:
+    def _read(self, index: int, generator: np.random.Generator | None = None, *, as_stored: bool = False) -> Tile:
         row = self.samples.row(range(len(self))[index])
+        if self.pack is not None:
+            return self.pack.read(row, self.modalities, self.targets, self.record.tile_m, as_stored)
+        folder, drawn = replace(self.folder, targets=self.targets), self.record.read_drawn
         try:
-            tile = read(replace(self.folder, targets=self.targets), row, self.modalities)
-            targets = self._targets(tile, row)
+            if generator is None or drawn is None:
+                tile = self.record.read_sample(folder, row, self.modalities)
+            else:
+                tile = drawn(folder, row, self.modalities, generator)
         except (MissingFileError, SourceError):
             raise
         except (AnySatError, ValueError, IndexError) as error:  # such as an invalid date
             raise SourceError(f"{self.folder.root}, sample {row['id']} of {self.record.title}", str(error)) from error
+        targets = {name: made for name, made in tile.targets.items() if self.targets is None or name in self.targets}
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
-
-    def _targets(self, tile: Tile, row: Row) -> dict[str, NDArray[Any]]:
-        """Return the requested targets; those that take long are made only here."""
-        make, found = self.record.read_target, dict(tile.targets)
-        if make is not None:
-            asked = [target.name for target in self.record.targets] if self.targets is None else self.targets
-            found |= {name: make(self.folder, row, name) for name in asked if name not in found}
-        return found if self.targets is None else {name: found[name] for name in self.targets if name in found}
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[index] for index in range(len(self)))
@@ -246,7 +244,9 @@ class TileDataset:
         Raises:
             InputError: The samples of this dataset do not have one class each.
         """
-        if self.record.list_labels is None:
+        if "pack_label" in self.samples.columns:
+            return self.samples.columns["pack_label"]
+        if self.record.list_labels is None or self.pack is not None:
             raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
         return self.record.list_labels(self.folder, self.samples)
 
@@ -258,7 +258,7 @@ class TileDataset:
 def open_dataset(
     name: str, root: str | Path, split: str = "train", *, modalities: Sequence[str] | None = None,
     layout: str | None = None, targets: Sequence[str] | None = None,
-) -> TileDataset | PackedDataset:  # fmt: skip
+) -> TileDataset:  # fmt: skip
     """Open a dataset on disk, loose or packed. Its items are tiles.
 
     Args:
@@ -282,15 +282,19 @@ def open_dataset(
         record.target(target)
     dataset = _open_all(record, Path(root), layout)
     samples = dataset.samples if split == "all" else dataset.samples.of(*_members(record, dataset.samples, split))
-    for key in modalities or ():
-        if key not in dataset.modalities:
-            raise SourceError(root, f"{key} was not packed, only {', '.join(dataset.modalities)}", "pack it again")
+    if dataset.pack is not None:
+        for asked, packed in ((modalities, dataset.modalities), (targets, dataset.pack.targets)):
+            for one in asked or ():
+                if one not in packed:
+                    raise SourceError(
+                        root, f"{one} was not packed, only {', '.join(packed) or 'none'}", "pack it again"
+                    )
     wanted = tuple(key for key in dataset.modalities if modalities is None or key in modalities)
-    asked = None if targets is None else tuple(targets)
-    return replace(dataset, samples=samples, modalities=wanted, split=split, targets=asked)
+    return replace(dataset, samples=samples, modalities=wanted, split=split,
+                   targets=None if targets is None else tuple(targets))  # fmt: skip
 
 
-def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileDataset | PackedDataset:
+def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileDataset:
     """Open all samples of a folder."""
     if layout == "packed" or (layout is None and (root / PACK_INDEX).is_file()):
         from anysat.data.pack import open_pack
@@ -325,14 +329,6 @@ def dataset_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_DATASETS).__path__))
 
 
-def _not_found(name: str, error: ModuleNotFoundError) -> str:
-    """Say what Python did not find, and that the command line does not look there, if that may be the reason."""
-    if error.name != name.partition(".")[0]:
-        return str(error)
-    return (f"{error}. The command `anysat` does not look into the current folder: run `python -m anysat …` there, or "
-            "set PYTHONPATH=.")  # fmt: skip
-
-
 def find_dataset(name: str) -> DatasetRecord:
     """Return the record of a dataset: a known name, the dotted name of a module, or a YAML file of your own data.
 
@@ -349,7 +345,11 @@ def find_dataset(name: str) -> DatasetRecord:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise UnknownNameError("dataset module", name, dataset_names(), _not_found(name, error)) from error
+            told = str(error)
+            if error.name == name.partition(".")[0]:
+                told += (". The command `anysat` does not look into the current folder: run `python -m anysat …` "
+                         "there, or set PYTHONPATH=.")  # fmt: skip
+            raise UnknownNameError("dataset module", name, dataset_names(), told) from error
     else:
         raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` lists them all")
     record = getattr(module, "DATASET", None)

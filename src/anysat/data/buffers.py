@@ -11,7 +11,6 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -92,8 +91,3 @@ def shared_bytes(count: int) -> Tensor:
     """Return new memory that is passed between processes without a copy."""
     storage: Any = torch.UntypedStorage
     return torch.empty(0, dtype=torch.uint8).set_(storage._new_shared(count))  # as torch's own collation does
-
-
-def own_bytes(count: int) -> Tensor:
-    """Return new memory of this process."""
-    return torch.from_numpy(np.empty(count, np.uint8))

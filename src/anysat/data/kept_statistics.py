@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysat.data.prepare import silent
+from anysat.data.prepare import resume, silent
 from anysat.data.statistics import compute_statistics, taken
 from anysat.data.work import Advance, TileFiles, fingerprint, place_facts, to_json
-from anysat.errors import OtherWorkError
 from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 
 def keep_statistics(
-    path: Path, dataset: AnyDataset, *, num_samples: int | None = None, seed: int = 0, workers: int = 1,
+    path: Path, dataset: TileDataset, *, num_samples: int | None = None, seed: int = 0, workers: int = 1,
     opened: Callable[[int], AbstractContextManager[Advance]] = lambda total: silent("statistics", total),
 ) -> None:  # fmt: skip
     """Write the statistics of a dataset to a file, unless it already holds those of the current tiles and files.
 
+    Other arguments and errors are those of `compute_statistics`.
+
     Args:
         path: The file. `of_file(path)` is written beside it, and unfinished work in a folder that ends in `.tmp`.
-        dataset: See `compute_statistics`.
-        num_samples: See `compute_statistics`.
-        seed: See `compute_statistics`.
-        workers: Number of processes.
         opened: Opens a progress display, given the number of tiles. Not called if nothing needs to be computed.
-
-    Raises:
-        See `compute_statistics`.
     """
     used = taken(dataset, num_samples, seed)
     sources, beside = _sources(used), of_file(path)  # taken first, so that files that change meanwhile count as changed
@@ -44,15 +36,10 @@ def keep_statistics(
     beside.unlink(missing_ok=True)  # it does not describe the new statistics
     unfinished = path.with_suffix(".tmp")
     with opened(len(used)) as advance:
-        compute = partial(
-            compute_statistics, dataset, partial=unfinished, workers=workers, num_samples=num_samples, seed=seed,
-            advance=advance, keep=lambda made: write_whole(path, to_json(made.to_dict())),
-        )  # fmt: skip
-        try:
-            compute()
-        except OtherWorkError:  # unfinished work on others, for example before the description was corrected
-            shutil.rmtree(unfinished)
-            compute()
+        resume(unfinished, lambda: compute_statistics(
+            dataset, partial=unfinished, workers=workers, num_samples=num_samples, seed=seed, advance=advance,
+            keep=lambda made: write_whole(path, to_json(made.to_dict())),
+        ))  # fmt: skip
     write_whole(beside, to_json(sources))
 
 
@@ -65,7 +52,7 @@ def of_file(path: Path) -> Path:
     return path.with_suffix(f".of{path.suffix}")
 
 
-def _sources(dataset: AnyDataset) -> dict[str, Any]:
+def _sources(dataset: TileDataset) -> dict[str, Any]:
     """Return which tiles statistics are computed from, how these are read, and from which files. Reads no tiles.
 
     The provenance stored in statistics says less, because it must be the same on every machine.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ class Entry:
     """True if a sample may lack it."""
     about: str = ""
     """What a reader of the table should know."""
-    source: str
-    """Where these facts come from."""
+    source: str = ""
+    """Where these facts come from, if not from the source of the layout."""
 
     def __post_init__(self) -> None:
         if self.modality is None or self.dtype == SOURCE:
@@ -98,6 +98,8 @@ class Layout:
     """Other patterns by which it is recognised."""
     entries: tuple[Entry, ...]
     """The entries, each name once."""
+    source: str = ""
+    """Where the facts of the entries come from."""
     checked_against: str | None = None
     """Real files that the layout was tested with. None if it was written from descriptions only."""
 
@@ -192,6 +194,12 @@ class DatasetFolder:
                 _check_stored(self.layout[name], value, path, is_part=isinstance(rows, int))
                 found[name] = value
         return found[names[0]] if len(names) == 1 else tuple(found[name] for name in names)
+
+    def read_kept(self, name: str, **fields: Any) -> Any:
+        """Read an entry as `read` does, but unchecked, and from memory as long as its file does not change."""
+        entry, path = self.layout[name], self.path(name, **fields)
+        facts = path.stat() if path.is_file() else None
+        return _read_kept(path, entry.key, entry.described, facts and (facts.st_mtime_ns, facts.st_size))
 
     @contextmanager
     def understood(self, name: str, **fields: Any) -> Iterator[None]:
@@ -298,6 +306,11 @@ class DatasetFolder:
         return files
 
 
+@lru_cache(maxsize=64)
+def _read_kept(path: Path, key: str | None, expected: str, _state: tuple[int, int] | None) -> Any:
+    return read_file(path, [key], expected=expected)[0]
+
+
 def glob_of(path: str) -> str:
     """Return the glob pattern of the files that a path with fields stands for. The rest of the path is literal.
 
@@ -326,14 +339,19 @@ def _used(entry: Entry, modality: Modality) -> list[int]:
     return [place for place, name in enumerate(entry.bands) if band_key(name) in known]
 
 
+def has_lengths(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
+    """Whether a shape has the lengths of an entry, where words stand for any length."""
+    return len(shape) == len(wanted) and all(
+        isinstance(want, str) or want == got for want, got in zip(wanted, shape, strict=True)
+    )
+
+
 def _check_stored(entry: Entry, value: Any, path: Path, is_part: bool = False) -> None:
     """Check that an array has the kind of number, rank and lengths of the layout."""
     if entry.dtype == TEXT or not entry.shape:
         return
-    array, shape = np.asarray(value), entry.shape[1:] if is_part else entry.shape
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
+    array = np.asarray(value)
+    fits = has_lengths(array.shape, entry.shape[1:] if is_part else entry.shape)
     numeric = array.dtype.kind in ("biuf" if np.dtype(entry.dtype).kind in "biuf" else np.dtype(entry.dtype).kind)
     if not fits or not numeric:
         where = f"{entry.key} is" if entry.key else "it is"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anysat.batch import Batch, Tile
-from anysat.data.buffers import Lent, Pool, Reader, own_bytes
+from anysat.data.buffers import Lent, Pool, Reader
 from anysat.errors import AnySatError, RecordError
 
 _ALIGN = 64
@@ -89,8 +89,6 @@ class Loader:
     """Number of batches that each worker keeps ready."""
     pin_memory: bool = False
     """Put batches in page-locked memory, for faster copies to a GPU."""
-    start_method: str | None = None
-    """How workers start: `fork`, `forkserver` or `spawn`. None for the platform's default."""
     stride: int = 1
     """Distance from one step to the next, for processes that take turns."""
 
@@ -116,12 +114,9 @@ class Loader:
         if num_workers:
             pool = Pool(num_workers, self.prefetch + 2)  # the ready ones, one in use, one being filled
             reader = Reader(pool)
-            options = {
-                "prefetch_factor": self.prefetch, "multiprocessing_context": self.start_method,
-                "worker_init_fn": _leave_stopping_to_the_parent,
-            }  # fmt: skip
+            options = {"prefetch_factor": self.prefetch, "worker_init_fn": _leave_stopping_to_the_parent}
         loader: DataLoader[Any] = DataLoader(
-            _Steps(self.source, pool), sampler=steps, batch_size=None, collate_fn=_as_it_is,  # type: ignore[arg-type]
+            _Steps(self.source, pool), sampler=steps, batch_size=None,  # type: ignore[arg-type]
             num_workers=num_workers, pin_memory=self.pin_memory, **options,
         )  # fmt: skip
         for step, item in zip(steps, loader, strict=True):
@@ -131,10 +126,6 @@ class Loader:
             yield item.open()
             del item
         assert reader is None or reader.pool is pool  # alive until here
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:  # noqa: ARG001
@@ -175,7 +166,7 @@ class _Steps:
         """Stack tiles; in a worker, into memory shared with the parent process."""
         worker = torch.utils.data.get_worker_info()
         if self.pool is None or worker is None:
-            buffer = own_bytes(_most_bytes(tiles))
+            buffer = torch.from_numpy(np.empty(_most_bytes(tiles), np.uint8))
             return _Parcel.of(plan, tiles, buffer, Lent(-1, None, buffer))
         return _Parcel.of(plan, tiles, *self.pool.take(worker.id, _most_bytes(tiles)))
 

@@ -159,7 +159,7 @@ class Mixture:
 
     def loader(
         self, start_step: int = 0, num_steps: int | None = None, *, num_workers: int = 0, prefetch: int = 2,
-        pin_memory: bool = False, start_method: str | None = None,
+        pin_memory: bool = False,
     ) -> Loader:  # fmt: skip
         """Return a loader of the batches from a step on, which worker processes read ahead.
 
@@ -169,11 +169,10 @@ class Mixture:
             num_workers: Number of worker processes; 0 reads in this process.
             prefetch: Number of batches that each worker keeps ready.
             pin_memory: Put batches in page-locked memory, for faster copies to a GPU.
-            start_method: How workers start, see `Loader`.
         """
         stop = ENDLESS if num_steps is None else start_step + num_steps
         return Loader(source=self, start=start_step, stop=stop, num_workers=num_workers, prefetch=prefetch,
-                      pin_memory=pin_memory, start_method=start_method)  # fmt: skip
+                      pin_memory=pin_memory)  # fmt: skip
 
     @cached_property
     def _turns(self) -> _Turns:

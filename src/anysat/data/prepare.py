@@ -68,14 +68,7 @@ def prepare(
 def prepare_fetched(
     name: str, cache: Path, *, workers: int = 1, progress: Progress = silent
 ) -> tuple[Path, Normaliser]:
-    """Prepare a dataset that an installed package holds; see `prepare`.
-
-    Args:
-        name: Name of a dataset whose record has `fetch`.
-        cache: Folder for everything that is prepared, such as `data.cache.cache_folder()`.
-        workers: Number of processes.
-        progress: Shows progress.
-    """
+    """Prepare a dataset whose record has `fetch` in a folder of the cache, such as `cache_folder()`; see `prepare`."""
     record = find_dataset(name)
     fetch, home = record.fetch, cache / f"{record.name}-{_digest(record)}"
     assert fetch is not None, name
@@ -89,12 +82,6 @@ def prepare_world(
 
     They are kept in a folder of the cache whose name follows from the settings, the parameters of the world and the way
     it is packed, so that another world or version is never taken for this one.
-
-    Args:
-        settings: Which tiles of which world.
-        cache: Folder for all prepared worlds, such as `data.cache.cache_folder()`.
-        workers: Number of processes.
-        progress: Shows progress.
     """
     from anysat.data.datasets.world import MARKER
     from anysat.data.world import PARAMETERS_SHA256
@@ -121,7 +108,7 @@ def _pack(name: str, root: Path, packed: Path, workers: int, progress: Progress)
 
     every = open_dataset(name, root, "all")
     with progress(f"packing {name}", len(every)) as advance:
-        _do(
+        resume(
             packed.with_name(f"{packed.name}.partial"),
             lambda: pack_dataset(every, packed, shard_mb=SHARD_MB, workers=workers, advance=advance),
         )
@@ -132,13 +119,13 @@ def _count(name: str, packed: Path, statistics: Path, workers: int, progress: Pr
 
     train, partial = open_dataset(name, packed, "train", targets=()), statistics.with_name("statistics.partial")
     with progress(f"statistics of {name}", len(train)) as advance:
-        _do(partial, lambda: compute_statistics(
+        resume(partial, lambda: compute_statistics(
             train, partial=partial, workers=workers, advance=advance,
             keep=lambda made: write_whole(statistics, to_json(made.to_dict())),
         ))  # fmt: skip
 
 
-def _do(partial: Path, work: Callable[[], object]) -> None:
+def resume(partial: Path, work: Callable[[], object]) -> None:
     """Resume unfinished work; if it belongs to something else, such as an earlier version, start again."""
     try:
         work()

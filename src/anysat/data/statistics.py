@@ -35,7 +35,7 @@ from anysat.observation import Observation
 from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 PERCENTS = (0, 1, 2, 5, 25, 50, 75, 95, 98, 99, 100)
 """Percentiles that are computed; 0 and 100 are the minimum and the maximum."""
@@ -195,7 +195,7 @@ def _tally(histogram: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
 class _Chunks:
     """The work in units; one unit is the sums of `tiles` consecutive tiles."""
 
-    dataset: AnyDataset
+    dataset: TileDataset
     folder: Path
     tiles: int
     files: TileFiles
@@ -236,7 +236,7 @@ class _Chunks:
 
 
 def compute_statistics(
-    dataset: AnyDataset, *, partial: Path | None = None, workers: int = 1, num_samples: int | None = None,
+    dataset: TileDataset, *, partial: Path | None = None, workers: int = 1, num_samples: int | None = None,
     seed: int = 0, advance: Advance = lambda _: None, keep: Callable[[Normaliser], object] = lambda _: None,
 ) -> Normaliser:  # fmt: skip
     """Compute the statistics of a dataset's bands over all valid values of its tiles.
@@ -287,14 +287,14 @@ def compute_statistics(
     return normaliser
 
 
-def taken(dataset: AnyDataset, num_samples: int | None, seed: int) -> AnyDataset:
+def taken(dataset: TileDataset, num_samples: int | None, seed: int) -> TileDataset:
     """Return the tiles that `compute_statistics` uses."""
     if num_samples is None or num_samples >= len(dataset):
         return dataset
     return dataset.take(draw_evenly(len(dataset), num_samples, seed))
 
 
-def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance: Advance) -> dict[str, BandSums]:
+def _work(dataset: TileDataset, facts: Any, partial: Path, workers: int, advance: Advance) -> dict[str, BandSums]:
     """Compute the chunks that are not finished, and join all."""
     tiles = math.ceil(len(dataset) / _MOST_CHUNKS)
     begin(partial, {"format": _FORMAT, "tiles_per_chunk": tiles, **facts, **place_facts(dataset)})
@@ -306,7 +306,7 @@ def _work(dataset: AnyDataset, facts: Any, partial: Path, workers: int, advance:
     return _joined(job.path(unit) for unit in units)
 
 
-def _facts(dataset: AnyDataset, available: int, seed: int) -> dict[str, Any]:
+def _facts(dataset: TileDataset, available: int, seed: int) -> dict[str, Any]:
     """Return the provenance, without anything about the machine or the time, so that equal work gives equal files."""
     is_part = len(dataset) < available
     return {

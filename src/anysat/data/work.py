@@ -29,9 +29,6 @@ from anysat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
-    from anysat.data.pack import PackedDataset
-
-    AnyDataset = TileDataset | PackedDataset
 
 Advance = Callable[[int], object]
 """Called with the number of tiles done since the last call."""
@@ -43,7 +40,7 @@ _WORDS = ("source", "about", "sensor")
 _WATCH_SECONDS = 0.2
 
 
-def fingerprint(dataset: AnyDataset, **options: Any) -> str:
+def fingerprint(dataset: TileDataset, **options: Any) -> str:
     """Return a short text that identifies the dataset, split, table of samples, modalities and record.
 
     It does not depend on colours, the place of the files, or their content; see `place_facts` and `TileFiles`.
@@ -64,7 +61,7 @@ def fingerprint(dataset: AnyDataset, **options: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def tiles_facts(dataset: AnyDataset, *, by_class: bool = False) -> dict[str, Any]:
+def tiles_facts(dataset: TileDataset, *, by_class: bool = False) -> dict[str, Any]:
     """Return the number of tiles, and a checksum of their names, splits and order, wherever they are stored.
 
     With `by_class`, the checksum also covers the classes.
@@ -83,7 +80,7 @@ def _column_digest(column: NDArray[Any]) -> str:
     return hashlib.sha256(f"{column.dtype.str} {column.shape}".encode() + column.tobytes()).hexdigest()
 
 
-def place_facts(dataset: AnyDataset) -> dict[str, Any]:
+def place_facts(dataset: TileDataset) -> dict[str, Any]:
     """Return what resumed work must share besides the fingerprint, without effect on the result: where it reads."""
     facts: dict[str, Any] = {"source": str(dataset.folder.root.resolve()), "targets_read": dataset.targets}
     description = Path(dataset.record.found_as)
@@ -98,7 +95,7 @@ class TileFiles:
     If only some fields of a path are columns of the samples, the path belongs to every tile that matches those.
     """
 
-    def __init__(self, dataset: AnyDataset) -> None:
+    def __init__(self, dataset: TileDataset) -> None:
         self.samples, self.root = dataset.samples, dataset.folder.root
         self._patterns: list[tuple[str, tuple[str, ...], dict[tuple[str, ...], list[Path]] | None]] = []
         seen: set[str] = set()

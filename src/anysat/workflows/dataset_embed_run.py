@@ -43,7 +43,7 @@ from anysat.workflows.tile_columns import (
 )
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 _KEPT = re.compile(r"[0-9a-f]{64}\.safetensors|\..*\.tmp")
 """Files of finished embeddings, and files being written."""
@@ -79,7 +79,7 @@ def run_embed_dataset(config: TableConfig) -> Answer:
 
 
 def _embedded(
-    config: TableConfig, tiles: AnyDataset, targets: Sequence[Target], encoder: AnySat, size: float, partial: Path
+    config: TableConfig, tiles: TileDataset, targets: Sequence[Target], encoder: AnySat, size: float, partial: Path
 ) -> Answer:
     """Standardise, embed and write. Unfinished work is kept in `partial`, which is removed at the end."""
     out = Path(config.out)
@@ -135,7 +135,7 @@ def _check_unfinished(partial: Path) -> None:
             )
 
 
-def _checked_size(config: TableConfig, encoder: AnySat, tiles: AnyDataset) -> float:
+def _checked_size(config: TableConfig, encoder: AnySat, tiles: TileDataset) -> float:
     """Return the patch size in metres, and check that the encoder knows all modalities of the tiles.
 
     Raises:
@@ -154,14 +154,14 @@ def _checked_size(config: TableConfig, encoder: AnySat, tiles: AnyDataset) -> fl
     return sizes[0] if config.patch_size_m is None else config.patch_size_m
 
 
-def _standard(config: TableConfig, tiles: AnyDataset) -> _Standard:
+def _standard(config: TableConfig, tiles: TileDataset) -> _Standard:
     """Return the training tiles, or if there are none, the tiles that are embedded."""
     train = open_dataset(config.name, config.path, "train", modalities=tiles.modalities, targets=())
     return _Standard(record=tiles.record, train=train if len(train) else replace(tiles, targets=()))
 
 
 def _write(
-    out: Path, overwrite: bool, tiles: AnyDataset, targets: Sequence[Target], found: Features, facts: Mapping[str, Any]
+    out: Path, overwrite: bool, tiles: TileDataset, targets: Sequence[Target], found: Features, facts: Mapping[str, Any]
 ) -> None:
     places = known_places(tiles, found.places)
     members, splits = members_and_splits(tiles)
@@ -202,7 +202,7 @@ def _vectors(found: Features, rows: slice) -> tuple[NDArray[np.float32], NDArray
 
 
 def _told(
-    tiles: AnyDataset, targets: Sequence[Target], found: Features, facts: Mapping[str, Any], out: Path
+    tiles: TileDataset, targets: Sequence[Target], found: Features, facts: Mapping[str, Any], out: Path
 ) -> Iterator[str]:
     dim, num_new = found.embeddings([0]).tile.shape[1], found.num_new
     yield counts_line(tiles)

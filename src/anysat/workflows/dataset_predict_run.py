@@ -28,7 +28,7 @@ from anysat.workflows.tile_answers import Answers
 from anysat.workflows.tile_columns import counts_line, dataset_facts, unseen_lines
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 _UNREAD = "--labels false predicts without reading labels"
 _NOT_STATED = "not stated"
@@ -161,7 +161,7 @@ def _scored_in(run: Path) -> str:
     return str(options.get("precision", "float32"))
 
 
-def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Iterator[Batch]:
+def _read(config: TilesConfig, tiles: TileDataset, predictor: Predictor) -> Iterator[Batch]:
     """Yield batches of the tiles in order.
 
     Raises:
@@ -179,7 +179,7 @@ def _read(config: TilesConfig, tiles: AnyDataset, predictor: Predictor) -> Itera
         ) from error
 
 
-def _facts(config: TilesConfig, predictor: Predictor, tiles: AnyDataset) -> dict[str, Any]:
+def _facts(config: TilesConfig, predictor: Predictor, tiles: TileDataset) -> dict[str, Any]:
     """Return the metadata of the files."""
     encoder, target = predictor.encoder, predictor.task.target
     return {

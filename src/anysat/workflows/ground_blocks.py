@@ -17,13 +17,13 @@ from anysat.geo.degrees import place_deg
 from anysat.tasks.scores import Scores
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 Places = Sequence[tuple[float, float]] | NDArray[np.float64]
 """Longitude and latitude of each tile's centre (WGS 84), NaN if not known."""
 
 
-def listed_places(tiles: AnyDataset) -> NDArray[np.float64]:
+def listed_places(tiles: TileDataset) -> NDArray[np.float64]:
     """Return longitude and latitude (tile 2) in the dataset's own table of tiles, NaN where it has none."""
     nothing = np.full(len(tiles), np.nan)
     columns = tiles.samples.columns
@@ -33,7 +33,7 @@ def listed_places(tiles: AnyDataset) -> NDArray[np.float64]:
     )  # fmt: skip
 
 
-def known_places(tiles: AnyDataset, places: Places) -> NDArray[np.float64]:
+def known_places(tiles: TileDataset, places: Places) -> NDArray[np.float64]:
     """Return the places of tiles (tile 2), those of the dataset's own table where `places` are not known."""
     given = np.array(places, np.float64).reshape(-1, 2)
     return np.where(np.isfinite(given).all(1, keepdims=True), given, listed_places(tiles))
@@ -64,7 +64,7 @@ def blocks(places: Places, names: Sequence[str], block_km: float) -> NDArray[np.
     return block_numbers(*ground_m(lon, lat, block_m), block_m)
 
 
-def over_blocks(found: Scores, places: Places, tiles: AnyDataset, block_km: float | None) -> Scores:
+def over_blocks(found: Scores, places: Places, tiles: TileDataset, block_km: float | None) -> Scores:
     """Return scores whose intervals resample whole blocks of ground, or tiles if `block_km` is None.
 
     Args:

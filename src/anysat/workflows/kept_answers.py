@@ -25,13 +25,13 @@ from anysat.workflows.tile_columns import (
 )
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 ANSWERS = "predictions.parquet"
 
 
 def write_answers(
-    run: Path, task: Task, tiles: AnyDataset, answers: Sequence[tuple[Tensor, Tensor]], places: Places
+    run: Path, task: Task, tiles: TileDataset, answers: Sequence[tuple[Tensor, Tensor]], places: Places
 ) -> None:
     """Write the table of a run into its folder, if the target is per tile.
 

@@ -25,7 +25,7 @@ from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised import LabelledData
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 
 LOOKED_AT = 32
@@ -141,7 +141,7 @@ _PLACES: dict[str, Any] = {}
 """Places of tiles by fingerprint, so that the runs of a command read them once."""
 
 
-def _of_fold(fold: Mapping[str, Any], tiles: AnyDataset) -> dict[str, Any]:
+def _of_fold(fold: Mapping[str, Any], tiles: TileDataset) -> dict[str, Any]:
     """Return the tiles that train, select and are scored in one of several folds of whole blocks of ground.
 
     Raises:
@@ -177,7 +177,7 @@ def check_blocks(groups: NDArray[np.int64], folds: int, km: float | None) -> Non
                          "take fewer folds, or smaller blocks in --block-km")  # fmt: skip
 
 
-def _empty(option: str, split: str, every: AnyDataset) -> InputError:
+def _empty(option: str, split: str, every: TileDataset) -> InputError:
     """Return the error for a split without tiles, with the number of tiles in each split and how to change it."""
     column = every.samples.columns["split"]
     counts = {name: int(np.isin(column, members).sum()) for name, members in every.record.splits.items()}

@@ -34,7 +34,7 @@ from anysat.workflows.tile_columns import (
 )
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 TABLE = "tiles.parquet"
 """Name of the table next to the rasters."""
@@ -59,7 +59,7 @@ class Answers:
     """
 
     def __init__(
-        self, predictor: Predictor, tiles: AnyDataset, own: Target | None, facts: Mapping[str, Any], *,
+        self, predictor: Predictor, tiles: TileDataset, own: Target | None, facts: Mapping[str, Any], *,
         with_probabilities: bool,
     ) -> None:  # fmt: skip
         target = predictor.task.target

@@ -16,7 +16,7 @@ from anysat.probing.cache import TILES_PER_FILE
 from anysat.tasks.base import Task, labelled
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 ROWS = 128 * TILES_PER_FILE
 """Number of tiles in a row group."""
@@ -26,14 +26,14 @@ _NAMED = 3
 """Largest number of tiles that are listed by name."""
 
 
-def dataset_facts(tiles: AnyDataset, split: str) -> dict[str, Any]:
+def dataset_facts(tiles: TileDataset, split: str) -> dict[str, Any]:
     """Return what a file records of the dataset that it is made from."""
     return {
         "name": tiles.name, "split": split, "modalities": list(tiles.modalities), "fingerprint": fingerprint(tiles)
     }  # fmt: skip
 
 
-def members_and_splits(tiles: AnyDataset) -> tuple[list[str], list[str]]:
+def members_and_splits(tiles: TileDataset) -> tuple[list[str], list[str]]:
     """Return each tile's member in the dataset's own table, such as a fold, and the split that this belongs to."""
     split_of = {member: split for split, members in tiles.record.splits.items() for member in members}
     members = [str(member) for member in tiles.samples.columns["split"]]
@@ -87,7 +87,7 @@ def answer_columns(task: Task, outputs: torch.Tensor) -> dict[str, list[Any]]:
     return columns
 
 
-def counts_line(tiles: AnyDataset) -> str:
+def counts_line(tiles: TileDataset) -> str:
     """Return a line with the number of tiles, in all and by split."""
     counts = Counter(members_and_splits(tiles)[1])
     return f"{tiles.name}: {len(tiles):,} tiles ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"

@@ -12,18 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from anysat.data.base import PACK_INDEX, DatasetRecord, Row, Samples, TileDataset, find_dataset, open_dataset
+from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
 from anysat.data.check import dates, files, labels, offset, places, values
 from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
-
-if TYPE_CHECKING:
-    from anysat.data.pack import PackedDataset
 
 ERROR, WARNING = "error", "warning"
 NUM_EXAMPLES = 3
@@ -168,7 +165,7 @@ def check_dataset(
 
 
 def look(
-    dataset: TileDataset | PackedDataset, samples: int = 64, seed: int = 0,
+    dataset: TileDataset, samples: int = 64, seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Evidence:  # fmt: skip
     """Collect the facts that the checks use, from some of the tiles and from their files."""
@@ -178,12 +175,15 @@ def look(
     seen: list[SeenFile] = []
     unread: list[Hit] = []
     done: set[Any] = set()
+    read_notes = dataset.record.read_notes
     for index in watch(chosen):
         row = dataset.samples.row(index)
         seen += files.see_files(dataset.folder, row, done)
         try:
             tile = see_tile(dataset[index], str(row["id"]), str(row["split"]), rng)
-            tiles.append(replace(tile, notes=_notes(dataset, row)))
+            notes = {} if read_notes is None or dataset.pack is not None else read_notes(dataset.folder, row)
+            shown = tuple(f"{key}: {note}" for key, group in notes.items() for note in group)
+            tiles.append(replace(tile, notes=shown))
         except (AnySatError, KeyError, IndexError, ValueError, TypeError) as error:
             told = {file.path for file in seen if file.problem}
             is_told = isinstance(error, MissingFileError | SourceError) and files.is_told(dataset.folder, row, told)
@@ -195,13 +195,6 @@ def look(
         files=(*seen, *absent), unread=tuple(unread), is_complete=len(chosen) == len(dataset),
         num_looked_up=num_looked_up, split=dataset.split,
     )  # fmt: skip
-
-
-def _notes(dataset: TileDataset | PackedDataset, row: Row) -> tuple[str, ...]:
-    """Return notes from opening a sample's files."""
-    read = dataset.record.read_notes if isinstance(dataset, TileDataset) else None
-    notes = {} if read is None else read(dataset.folder, row)
-    return tuple(f"{key}: {note}" for key, group in notes.items() for note in group)
 
 
 def _unopened(record: DatasetRecord, folder: DatasetFolder, error: AnySatError) -> Evidence:

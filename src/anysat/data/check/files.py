@@ -16,7 +16,7 @@ import numpy as np
 from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit, SeenFile
 from anysat.data.files import FORMATS, read_file
-from anysat.data.layout import FIELD, SOURCE, TEXT, DatasetFolder, Entry
+from anysat.data.layout import FIELD, SOURCE, TEXT, DatasetFolder, Entry, has_lengths
 from anysat.errors import AnySatError, MissingFileError, MissingKeyError
 
 LARGE_BYTES = 200_000_000
@@ -176,7 +176,7 @@ def wrong_shapes(evidence: Evidence) -> Iterator[Hit]:
     for file in evidence.files:
         entry = evidence.folder.layout[file.entry]
         expected = entry.shape[1:] if file.is_part else entry.shape
-        if file.shape is None or not expected or _fits(file.shape, expected):
+        if file.shape is None or not expected or has_lengths(file.shape, expected):
             continue
         shapes = " x ".join(map(str, file.shape)), " x ".join(map(str, expected))
         yield Hit(subject=file.entry, example=file.path,
@@ -192,12 +192,6 @@ def too_many_nan(evidence: Evidence) -> Iterator[Hit]:
                 f"{file.nan_frac:.0%} of the values are NaN, expected at most {MAX_NAN_FRAC:.0%}; was a gap filled?"
             )
             yield Hit(subject=file.entry, example=file.path, message=message)
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        isinstance(want, str) or want == got for want, got in zip(expected, shape, strict=True)
-    )
 
 
 def _doubt(evidence: Evidence) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.check.evidence import Evidence, Hit, SeenModality, SeenTile
-from anysat.modalities import Modality
 
 Seen = list[tuple[SeenTile, SeenModality]]
 
@@ -41,11 +40,8 @@ def _carriers(evidence: Evidence) -> Iterator[tuple[str, Seen, list[int]]]:
             there = np.atleast_1d(known.any(axis=0))
             bands = [i for i, unit in enumerate(units) if unit == "reflectance_1e4" and there[i]]
             if len(bands) > 1:
-                yield key, seen, sorted(bands, key=lambda i: _wavelength(modality, i))
-
-
-def _wavelength(modality: Modality, index: int) -> float:
-    return modality.bands[index].wavelength_nm or 0.0
+                waves = [band.wavelength_nm or 0.0 for band in modality.bands]
+                yield key, seen, sorted(bands, key=waves.__getitem__)
 
 
 def offset_steps(evidence: Evidence) -> Iterator[Hit]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.data.base import Samples
 from anysat.data.check.evidence import Evidence, Hit
 from anysat.data.own.tables import PLACE, as_number
 from anysat.errors import AnySatError
@@ -44,14 +43,12 @@ def leaked_places(evidence: Evidence) -> Iterator[Hit]:
     from shapely import STRtree, polygons
 
     footprints = list(_footprints(evidence))
-    known = {name for name, _, _ in footprints}
-    names = [name for name, _, _ in footprints]
-    splits = [evidence.split_of.get(split, split) for _, split, _ in footprints]
-    corners = _corners_m([box for _, _, box in footprints])
-    for name, split, ground in _listed(evidence, known):
-        names.append(name)
-        splits.append(evidence.split_of.get(split, split))
-        corners.append(ground)
+    grounds = zip(footprints, _corners_m([box for _, _, box in footprints]), strict=True)
+    found = [(name, split, ground) for (name, split, _), ground in grounds]
+    found += _listed(evidence, {name for name, _, _ in footprints})
+    names = [name for name, _, _ in found]
+    splits = [evidence.split_of.get(split, split) for _, split, _ in found]
+    corners = [ground for _, _, ground in found]
     located = [place for place, ground in enumerate(corners) if np.isfinite(ground).all()]
     shapes = polygons(np.array([corners[place] for place in located]).reshape(-1, 4, 2))
     for one, other in STRtree(shapes).query(shapes, predicate="intersects").T.tolist():
@@ -125,7 +122,8 @@ def _footprints(evidence: Evidence) -> Iterator[tuple[str, str, GeoBox]]:
     side = next((side for _, _, box in read if (side := side_m(box)) is not None), None)
     entry = _georeferenced_entry(evidence, side) if side is not None else None
     if entry is not None:
-        for row in _spread(evidence.samples, MAX_FOOTPRINTS):
+        samples, count = evidence.samples, min(MAX_FOOTPRINTS, len(evidence.samples))
+        for row in samples.take(np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int))):
             if row["id"] not in known and evidence.folder.has(entry, **row):
                 try:
                     box = evidence.folder.geobox(entry, **row)
@@ -148,8 +146,3 @@ def _georeferenced_entry(evidence: Evidence, expected_m: float) -> str | None:
             if side is not None and abs(side / expected_m - 1) <= EXTENT_TOLERANCE:
                 return entry.name
     return None
-
-
-def _spread(samples: Samples, count: int) -> Iterable[dict[str, Any]]:
-    places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    return samples.take(places)

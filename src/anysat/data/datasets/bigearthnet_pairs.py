@@ -27,25 +27,23 @@ METADATA = "_labels_metadata.json"
 TILE_M, GSD_M, SIDE_PX, VAL_EVERY = 1200.0, 10, 120, 6
 _GSD_M = {"B02": 10, "B03": 10, "B04": 10, "B05": 20, "B06": 20, "B07": 20, "B08": 10, "B8A": 20, "B11": 20, "B12": 20}
 _S1, _S2 = (f"BigEarthNet-{key}-Example/{{{key.lower()}}}/{{{key.lower()}}}" for key in ("S1", "S2"))
-_GUIDE = "files of the archives; guide of BigEarthNet-MM"
 
 PUBLISHED = Layout(
     name="published",
     marker=f"BigEarthNet-S1-Example/*/*{METADATA}",
+    source="files of the archives; guide of BigEarthNet-MM",
     entries=(
-        *(Entry(name=name, path=path + METADATA, key=key, dtype=TEXT, unit=unit, source=_GUIDE)
+        *(Entry(name=name, path=path + METADATA, key=key, dtype=TEXT, unit=unit)
           for name, path, key, unit in (
               ("partner", _S1, "corresponding_s2_patch", "name of the Sentinel-2 patch of the same ground"),
               ("s1-time", _S1, "acquisition_time", "date and time"),
               ("s2-time", _S2, "acquisition_date", "date and time"))),
         *(Entry(name=f"s2-{band}", path=f"{_S2}_{band}.tif", dtype="uint16",
                 shape=(1, round(TILE_M) // gsd_m, round(TILE_M) // gsd_m), modality="s2", bands=(band,),
-                unit="reflectance_1e4", nodata=0, about=f"L2A, reflectance times 10 000, {gsd_m} m; 0 is no data",
-                source=_GUIDE)
+                unit="reflectance_1e4", nodata=0, about=f"L2A, reflectance times 10 000, {gsd_m} m; 0 is no data")
           for band, gsd_m in _GSD_M.items()),
         *(Entry(name=f"s1-{band}", path=f"{_S1}_{band}.tif", dtype="float32", shape=(1, SIDE_PX, SIDE_PX),
-                modality="s1", bands=(band,), unit="dB", about="GRD, decibels, on the grid of Sentinel-2",
-                source=_GUIDE)
+                modality="s1", bands=(band,), unit="dB", about="GRD, decibels, on the grid of Sentinel-2")
           for band in ("VV", "VH")),
     ),
     checked_against="six real pairs",
@@ -146,7 +144,6 @@ DATASET = DatasetRecord(
     tile_m=TILE_M,
     patch_sizes_m=(10.0, 20.0, 30.0, 40.0, 60.0, 120.0),
     targets=(),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="every sixth pair in the order of names is validation, the others are training; there is no test split",
     date_rule="real, from the metadata file of each patch",
     licence="CDLA-Permissive-1.0",

@@ -39,23 +39,24 @@ def _features() -> tuple[Entry, ...]:
     path = "{part}_features/{id}_S1_{month}.tif"
     return (
         Entry(name="s1-ascending", path=path, dtype="float32", shape=(4, _SIDE, _SIDE), modality="s1", unit="dB",
-              bands=("VV", "VH", "VV descending", "VH descending"), nodata=-9999, about=radar, source=_SOURCE),
+              bands=("VV", "VH", "VV descending", "VH descending"), nodata=-9999, about=radar),
         Entry(name="s1-descending", path=path, dtype="float32", shape=(4, _SIDE, _SIDE), modality="s1", unit="dB",
-              bands=("VV ascending", "VH ascending", "VV", "VH"), nodata=-9999, about=radar, source=_SOURCE),
+              bands=("VV ascending", "VH ascending", "VV", "VH"), nodata=-9999, about=radar),
         Entry(name="s2", path="{part}_features/{id}_S2_{month}.tif", dtype="uint16", shape=(11, _SIDE, _SIDE),
-              modality="s2", bands=(*_S2, "cloud probability"), unit="reflectance_1e4", source=_SOURCE,
+              modality="s2", bands=(*_S2, "cloud probability"), unit="reflectance_1e4",
               about="month 00 is September; the last channel is cloud probability in percent, 255 where not known"),
         Entry(name="biomass", path="{part}_agbm/{id}_agbm.tif", dtype="float32", shape=(1, _SIDE, _SIDE),
-              unit="tonnes per hectare", about="above-ground biomass", source=_SOURCE),
+              unit="tonnes per hectare", about="above-ground biomass"),
     )  # fmt: skip
 
 
 PUBLISHED = Layout(
     name="published",
     marker="*features_metadata*.csv",
+    source=_SOURCE,
     entries=(
         Entry(name="table", path=_TABLES[0], also=_TABLES[1:], dtype=TEXT, unit="one row per image: file name, chip, "
-              "satellite, split, month", source=_SOURCE),
+              "satellite, split, month"),
         *_features(),
     ),
     checked_against="layout fixtures of two chips (random integers of 32 x 32 pixels, not real values)",
@@ -63,10 +64,11 @@ PUBLISHED = Layout(
 TRAINING = Layout(
     name="training",
     marker="train_Data_list.csv",
+    source=_SOURCE,
     entries=(
         *(
             Entry(name=f"{split}-list", path=f"{split}_Data_list.csv", key="chip_id", dtype=TEXT,
-                  unit="names of chips", source="spec 4.13")
+                  unit="names of chips")
             for split in ("train", "val", "test")
         ),
         *_features(),
@@ -223,7 +225,6 @@ DATASET = DatasetRecord(
     patch_sizes_m=(40.0, 80.0, 160.0),
     targets=(Target(name="biomass", level="pixel", kind="value", gsd_m=10.0, unit="t/ha", limits=(0.0, 10_000.0),
                     about="above-ground biomass, from airborne laser scans and field plots"),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule=f"official test chips; {VAL_FRAC:.0%} of the official training chips, by a seeded hash of the name, "
     f"are validation; if the folder test_agbm is missing, another {TEST_FRAC:.0%} of them are test and the official "
     "test chips are left out. The training layout has lists",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
@@ -19,26 +18,24 @@ CLASSES = ("forest or other", "deforested")
 IGNORE = -1
 TILE_M = 480.0
 _SPLITS = ("train", "validation", "test")
-_SPEC = "code and notebook of its authors; spec 4.6"
 _FILE = "Samples/{file}"
 
 PUBLISHED = Layout(
     name="published",
     marker="meta.csv",
+    source="code and notebook of its authors; spec 4.6",
     entries=(
-        Entry(name="files", path="meta.csv", key="file", dtype=TEXT, shape=("N",), unit="file names below Samples",
-              source=_SPEC),
+        Entry(name="files", path="meta.csv", key="file", dtype=TEXT, shape=("N",), unit="file names below Samples"),
         Entry(name="splits", path="meta.csv", key="close_set", dtype=TEXT, shape=("N",),
-              unit="train, validation or test", source=_SPEC),
+              unit="train, validation or test"),
         Entry(name="s1", path=_FILE, key="image", dtype="float32", shape=("T", 2, 48, 48), modality="s1",
               bands=("VV", "VH"), unit="dB",
               about="decibels, judging from the range with which its authors scale it (VV -20 to 5, VH "
-                    "-26 to -1)", source=_SPEC),
-        Entry(name="dates", path=_FILE, key="image_dates", dtype=TEXT, shape=("T",), unit="datetime", source=_SPEC),
+                    "-26 to -1)"),
+        Entry(name="dates", path=_FILE, key="image_dates", dtype=TEXT, shape=("T",), unit="datetime"),
         Entry(name="label", path=_FILE, key="label", dtype="uint8", shape=("L", 48, 48), unit="0 and 1",
-              about="cleared ground at each of the label dates; the second is the target", source=_SPEC),
-        Entry(name="label-dates", path=_FILE, key="label_dates", dtype=TEXT, shape=("L",), unit="datetime",
-              source=_SPEC),
+              about="cleared ground at each of the label dates; the second is the target"),
+        Entry(name="label-dates", path=_FILE, key="label_dates", dtype=TEXT, shape=("L",), unit="datetime"),
     ),
 )  # fmt: skip
 
@@ -75,7 +72,8 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
         values = folder.store("s1", seen)
         values[1, :, :, :5] = np.nan  # the edge of a swath
         ends = seen.dates[0], seen.dates[-1]
-        label = np.stack([_cleared(tile.raster("change", 10.0, date=date)) for date in ends])
+        change = np.stack([tile.raster("change", 10.0, date=date) for date in ends])
+        label = (change == FACTORS["change"].index("cleared")).astype(np.uint8)
         name = f"{index:07}_{ends[1]}.pt"
         contents = {"s1": values, "dates": _moments(seen.dates), "label": label, "label-dates": _moments(ends)}
         folder.write(contents, file=name)
@@ -83,10 +81,6 @@ def write_miniature(folder: DatasetFolder, world: World, num_tiles: int) -> None
         turn = (index + index // 6) % 6
         rows["splits"].append(_SPLITS[turn] if turn < 3 else "train")
     folder.write({name: np.array(column) for name, column in rows.items()})
-
-
-def _cleared(change: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return (change == FACTORS["change"].index("cleared")).astype(np.uint8)
 
 
 def _moments(dates: Any) -> list[datetime.datetime]:

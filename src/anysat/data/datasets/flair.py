@@ -26,7 +26,6 @@ CLOUD_PERCENT = 50
 VAL_DOMAINS = ("D004_2021", "D014_2020", "D029_2021", "D031_2019", "D058_2020", "D066_2021", "D067_2021", "D077_2021")
 """Validation domains of the dataset authors' baseline: 8 of the 40 training domains."""
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
-_SOURCE = "documentation of FLAIR #2; spec 4.3"
 TILE_M = 100.0
 SIDE_PX, _CROP_PX = 512, 6  # a photo of 512 px covers 102.4 m: cut to the 100 m that 10 px of Sentinel-2 cover
 _HALF_PX = 5
@@ -35,23 +34,23 @@ _SEN = "{prefix}_sen_{part}/{domain}/{area}/sen/SEN2_sp_{domain}-{area}"
 PUBLISHED = Layout(
     name="published",
     marker="flair*_aerial_*",
+    source="documentation of FLAIR #2; spec 4.3",
     entries=(
         Entry(name="aerial-flair", path="{prefix}_aerial_{part}/{domain}/{area}/img/IMG_{number}.tif", dtype="uint8",
               shape=(5, 512, 512), modality="aerial-flair", bands=("R", "G", "B", "NIR", "elevation"), unit="DN",
-              about="0.2 m photo; the fifth band is height above ground, in steps of 0.2 m", source=_SOURCE),
+              about="0.2 m photo; the fifth band is height above ground, in steps of 0.2 m"),
         Entry(name="s2", path=f"{_SEN}_data.npy", dtype="uint16", shape=("T", 10, "H", "W"), modality="s2", bands=_S2,
-              unit="reflectance_1e4", nodata=0, about="Sentinel-2 L2A of a year, over the whole area", source=_SOURCE),
+              unit="reflectance_1e4", nodata=0, about="Sentinel-2 L2A of a year, over the whole area"),
         Entry(name="s2-masks", path=f"{_SEN}_masks.npy", dtype="uint8", shape=("T", 2, "H", "W"), unit="percent",
-              about="probability of snow (first) and of cloud (second channel)", source=_SOURCE),
+              about="probability of snow (first) and of cloud (second channel)"),
         Entry(name="s2-products", path=f"{_SEN}_products.txt", dtype=TEXT, unit="product names, one per line",
-              about="characters 11 to 19 are the date", source=_SOURCE),
+              about="characters 11 to 19 are the date"),
         Entry(name="labels", path="{prefix}_labels_{part}/{domain}/{area}/msk/MSK_{number}.tif", dtype="uint8",
-              shape=(1, 512, 512), unit="class number from 1", about="12 of the 19 classes are used", source=_SOURCE),
+              shape=(1, 512, 512), unit="class number from 1", about="12 of the 19 classes are used"),
         Entry(name="centroids", path="flair-2_centroids_sp_to_patch.json",
               also=("flair_2_centroids_sp_to_patch.json", "centroids_sp_to_patch.json",
                     "flair_2_centroids_sp_to_patch/flair-2_centroids_sp_to_patch.json"),
-              dtype=TEXT, unit="row and column of a photo's centre in the Sentinel-2 array of its area, by file name",
-              source=_SOURCE),
+              dtype=TEXT, unit="row and column of a photo's centre in the Sentinel-2 array of its area, by file name"),
         Entry(name="splits", path="splits.json", dtype=TEXT, is_optional=True, unit="domains by split",
               about="a file of the published training code's authors, not distributed", source="spec 4.3"),
     ),
@@ -243,7 +242,6 @@ DATASET = DatasetRecord(
         Target(name="land_cover_present", level="tile", kind="labels", classes=CLASSES,
                about="classes that occur in the tile"),
     ),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="by whole domains: splits.json if it lies beside the data (it is not distributed); otherwise the test "
     "folders are the test split and validation is the eight domains of the baseline of the dataset's authors "
     f"({', '.join(VAL_DOMAINS)}), or 20 % of the training domains by a seeded hash of their names if a copy has "

@@ -19,7 +19,6 @@ TILE_M = 15_360.0
 FILLS = (9999.0, -9999.0)
 """Stored values that mean "no data": that of the published loader, then that of HLS products."""
 _SHARES = {"train": 0.9, "val": 0.1}
-_SPEC = "dataset card of the release; spec 4.10"
 _STEM = "{part}/subsetted_512x512_HLS.S30.{mgrs}.{day}.v1.4"
 _LETTERS = "ABCDEFGHJKLMNPQRSTUV"  # of a Sentinel-2 tile's name
 _COARSE = 2  # the world is drawn in pixels of 60 m, so that miniatures stay small
@@ -28,13 +27,14 @@ PUBLISHED = Layout(
     name="published",
     marker="training/*.mask.tif",
     also=("validation/*.mask.tif", "training/*_merged.tif", "validation/*_merged.tif"),
+    source="dataset card of the release; spec 4.10",
     entries=(
         Entry(name="hls", path=f"{_STEM}_merged.tif", dtype="float32", shape=(6, 512, 512), modality="hls",
               bands=("B2", "B3", "B4", "B8A", "B11", "B12"), unit="reflectance", nodata=FILLS[0],
               about="`part` is training or validation, `mgrs` the Sentinel-2 tile (T10SDH), `day` the year and its day "
-              "(2020248)", source=_SPEC),
+              "(2020248)"),
         Entry(name="burn", path=f"{_STEM}.mask.tif", dtype="int16", shape=(1, 512, 512),
-              unit="-1 missing, 0 not burnt, 1 burn scar", source=_SPEC),
+              unit="-1 missing, 0 not burnt, 1 burn scar"),
     ),
 )  # fmt: skip
 
@@ -99,7 +99,6 @@ DATASET = DatasetRecord(
     tile_m=TILE_M,
     patch_sizes_m=(240.0,),
     targets=(Target(name="burn", level="pixel", kind="class", classes=CLASSES, ignore=IGNORE, gsd_m=30.0),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="the folder `validation` is the test split; a tenth of the Sentinel-2 tiles of the folder `training`, "
     "drawn by a seeded hash of the tile's name, is validation",
     date_rule="real, year and day of the year in the file name",

@@ -29,7 +29,6 @@ LABEL_GSD_M = 10.0
 _DRAWN_M = 4.0  # detail of the miniature's SPOT images, stored in pixels of 1 m: the world is slow to draw at 1 m
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 _RADAR = ("VV", "VH", "VV/VH")
-_SOURCE = "documentation of PASTIS-R and PASTIS-HD; spec 4.2"
 _DATES_OF = {"s2": "dates-S2", "s1": "dates-S1A", "s1-des": "dates-S1D"}
 
 
@@ -37,27 +36,28 @@ def _radar(modality: str, letter: str, about: str) -> Entry:
     return Entry(
         name=modality, path=f"DATA_S1{letter}/S1{letter}_{{id}}.npy", dtype="float16", shape=("T", 3, "H", "W"),
         modality=modality, bands=_RADAR, unit=("dB", "dB", "ratio"), about=f"{about}; decibels, the third band is "
-        "the ratio as stored, VV minus VH in decibels; NaN is no data", source=_SOURCE,
+        "the ratio as stored, VV minus VH in decibels; NaN is no data",
     )  # fmt: skip
 
 
 PUBLISHED = Layout(
     name="published",
     marker="DATA_S2",
+    source="documentation of PASTIS-R and PASTIS-HD; spec 4.2",
     entries=(
-        Entry(name="kind", path="metadata.geojson", key="type", dtype=TEXT, unit="FeatureCollection", source=_SOURCE),
+        Entry(name="kind", path="metadata.geojson", key="type", dtype=TEXT, unit="FeatureCollection"),
         Entry(name="patches", path="metadata.geojson", key="features", dtype=TEXT, unit="one GeoJSON feature per patch",
-              about="with ID_PATCH, Fold, and dates-S2, dates-S1A, dates-S1D: index to YYYYMMDD", source=_SOURCE),
+              about="with ID_PATCH, Fold, and dates-S2, dates-S1A, dates-S1D: index to YYYYMMDD"),
         Entry(name="spot", path="DATA_SPOT/PASTIS_SPOT6_RVB_1M00_2019/SPOT6_RVB_1M00_2019_{id}.tif", dtype="uint8",
               shape=(3, "H x 10", "W x 10"), modality="spot", bands=("R", "G", "B"), unit="DN",
-              about="SPOT 6/7 of 2019, resampled to 1 m", source=_SOURCE),
+              about="SPOT 6/7 of 2019, resampled to 1 m"),
         Entry(name="s2", path="DATA_S2/S2_{id}.npy", dtype="int16", shape=("T", 10, "H", "W"), modality="s2",
               bands=_S2, unit="reflectance_1e4",
-              about="Theia L2A; negative (-10000), or 0 in all bands of a pixel, is no data", source=_SOURCE),
+              about="Theia L2A; negative (-10000), or 0 in all bands of a pixel, is no data"),
         _radar("s1", "A", "Sentinel-1 ascending"),
         _radar("s1-des", "D", "Sentinel-1 descending"),
         Entry(name="crops", path="ANNOTATIONS/TARGET_{id}.npy", dtype="uint8", shape=("C", "H", "W"),
-              unit="class number in the first channel", about="0 background, 1 to 18 crops, 19 void", source=_SOURCE),
+              unit="class number in the first channel", about="0 background, 1 to 18 crops, 19 void"),
     ),
 )  # fmt: skip
 """Patches have 128 x 128 pixels. The layout leaves the sides open (`H`, `W`); `read_sample` refuses files of one

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from anysat.batch import Tile
 from anysat.data.absent import tile_of
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.cache import cached, watched
-from anysat.data.files import read_file
 from anysat.data.files.tfrecord_files import (
     Feature,
     index_records,
@@ -95,20 +93,21 @@ def _series(path: str, keys: tuple[str, str, str]) -> Iterator[Entry]:
                     unit="1 where the value is valid, 0 where not", source=f"{_SPEC}; meaning by the published reader",
                     about=_ORDER)  # fmt: skip
         yield Entry(name=f"{m}-timestamps", path=found[2][1], key=found[2][0], dtype="int64", shape=(length,),
-                    unit="milliseconds since 1970-01-01 UTC", is_optional=True, about="0 or less: no image",
-                    source=_SPEC)  # fmt: skip
+                    unit="milliseconds since 1970-01-01 UTC", is_optional=True,
+                    about="0 or less: no image")  # fmt: skip
 
 
 PUBLISHED = Layout(
     name="published",
     marker="planted_public-*.tfrecord-*-of-*",
+    source=_SPEC,
     entries=(
         Entry(name="features", path="features.json", also=("../features.json",), dtype=TEXT,
-              about="type and shape of every feature", source=_SPEC),
+              about="type and shape of every feature"),
         Entry(name="dataset-info", path="dataset_info.json", also=("../dataset_info.json",), dtype=TEXT,
-              about="number of records in each shard", is_optional=True, source=_SPEC),
-        Entry(name="species", path=_SHARD, key="species", dtype=TEXT, unit="Latin name, one of 40", source=_SPEC),
-        Entry(name="id", path=_SHARD, key="id", dtype=TEXT, is_optional=True, source=_SPEC,
+              about="number of records in each shard", is_optional=True),
+        Entry(name="species", path=_SHARD, key="species", dtype=TEXT, unit="Latin name, one of 40"),
+        Entry(name="id", path=_SHARD, key="id", dtype=TEXT, is_optional=True,
               about="not read: samples are named by split, shard and position, which needs no record to be opened"),
         *_series(_SHARD, ("{m}", "{m}_mask", "{m}_timestamps")),
     ),
@@ -117,8 +116,9 @@ TRAINING = Layout(
     name="training",
     marker="*/labels2.json",
     also=("labels2.json",),
+    source=_SPEC,
     entries=(
-        Entry(name="labels", path="{split}/labels2.json", also=("labels2.json",), dtype=TEXT, source=_SPEC,
+        Entry(name="labels", path="{split}/labels2.json", also=("labels2.json",), dtype=TEXT,
               unit="number of the species by sample", about="one for each split, or one for all"),
         *_series("{split}/{id}/{id}_{m}{part}.npz", ("arr_0", "arr_0", "arr_0")),
     ),
@@ -214,9 +214,8 @@ def _read_example(
     """Return the class and the arrays of a record."""
     path = folder.path("species", **_fields(row))
     where = f"{path}, record at byte {row['at']}"
-    table = _features_of(folder)
-    keys = {name: str(folder.layout[name].key) for key in modalities for name in _names(key)}
-    found = read_record(path, row["at"], row["length"], ["species", *keys.values()])
+    table = read_feature_table(folder.read_kept("features"), folder.path("features"))
+    found = read_record(path, row["at"], row["length"])
     arrays = {}
     for modality in modalities:
         entries = [folder.layout[name] for name in _names(modality)]
@@ -225,7 +224,7 @@ def _read_example(
     return _class_of(text_of(found.get("species"), "species", where)), arrays
 
 
-def _numbers(found: Mapping[str, bytes], entry: Entry, table: Mapping[str, Feature], where: str) -> NDArray[Any]:
+def _numbers(found: Mapping[str, Any], entry: Entry, table: Mapping[str, Feature], where: str) -> NDArray[Any]:
     name = str(entry.key)
     for home, names in (("it", found), ("features.json", table)):
         if name not in names:
@@ -234,17 +233,6 @@ def _numbers(found: Mapping[str, bytes], entry: Entry, table: Mapping[str, Featu
     if array.shape[1:] != entry.shape[1:]:
         raise SourceError(where, f"{name} has shape {array.shape}", f"expected {entry.described}")
     return array
-
-
-def _features_of(folder: DatasetFolder) -> Mapping[str, Feature]:
-    path = folder.path("features")
-    return _read_table(path, path.stat().st_mtime_ns if path.is_file() else 0, folder.layout["features"].described)
-
-
-@lru_cache(maxsize=16)
-def _read_table(path: Path, _mtime_ns: int, expected: str) -> Mapping[str, Feature]:
-    (document,) = read_file(path, expected=expected)
-    return read_feature_table(document, path)
 
 
 def _number_of(table: Any, sample: str, path: Path) -> int:
@@ -374,7 +362,6 @@ DATASET = DatasetRecord(
     patch_sizes_m=(30.0, 60.0),
     targets=(Target(name="species", level="tile", kind="class", classes=SPECIES, ignore=NO_SPECIES,
                     about="planted species; records without one of the 40 are ignored"),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="official",
     date_rule="real, from time stamps in milliseconds, as days of UTC",
     licence="as stated where the shards are offered; not checked here",

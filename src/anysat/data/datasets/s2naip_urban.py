@@ -56,7 +56,7 @@ _SCENES = {"s2": ("sentinel2.csv", 2), "s1": ("sentinel1.csv", 4), "l8": ("lands
 """Table of scenes, and position of the date between the underscores of a scene's name."""
 
 
-def _stack(name: str, path: str, bands: str, side_px: int, unit: str, about: str, source: str = _CARD) -> Entry:
+def _stack(name: str, path: str, bands: str, side_px: int, unit: str, about: str, source: str = "") -> Entry:
     names = tuple(bands.split())
     length = f"{len(names)}T" if len(names) > 1 else "T"
     dtype = "float32" if unit == "dB" else "uint16"
@@ -67,19 +67,20 @@ def _stack(name: str, path: str, bands: str, side_px: int, unit: str, about: str
 _S2, _L8 = "Sentinel-2 L1C, reflectance times 10 000", "Landsat 8/9 level 1, digital numbers as delivered"
 _IMAGES = (
     Entry(name="naip", path="naip/{id}.png", dtype="uint8", shape=(4, TILE_PX, TILE_PX), modality="naip",
-          bands=("R", "G", "B", "NIR"), unit="DN", about="0 in all four bands: no data", source=_CARD),
+          bands=("R", "G", "B", "NIR"), unit="DN", about="0 in all four bands: no data"),
     _stack("s2-10m", "sentinel2/{id}_8.tif", "B2 B3 B4 B8", 64, "reflectance_1e4", _S2),
     _stack("s2-20m", "sentinel2/{id}_16.tif", "B5 B6 B7 B11 B12 B8A", 32, "reflectance_1e4",
            f"{_S2}; B8A comes last (spec 4.5 has it fourth)", _PACKED),
     _stack("s1", "sentinel1/{id}.tif", "VV VH", 64, "dB", "Sentinel-1 GRD in decibels", f"{_CARD}; {_PACKED}"),
     _stack("l8-10m", "landsat/{id}_8.tif", "B8", 64, "DN", f"{_L8}: reflectance is about DN times 2e-5 minus 0.1"),
     _stack("l8-20m", "landsat/{id}_16.tif", "B1 B2 B3 B4 B5 B6 B7 B9 B10 B11", 32, "DN", _L8),
-    Entry(name="osm", path="openstreetmap/{id}.geojson", dtype=TEXT, source=_CARD,
+    Entry(name="osm", path="openstreetmap/{id}.geojson", dtype=TEXT,
           unit="features with a category, in pixels of the photo: column from the left, row from the top"),
 )  # fmt: skip
 PUBLISHED = Layout(
     name="published",
     marker="sentinel2.csv",
+    source=_CARD,
     entries=(
         *_IMAGES,
         *(
@@ -92,10 +93,11 @@ PUBLISHED = Layout(
 TRAINING = Layout(
     name="training",
     marker="*_dict.json",
+    source=_CARD,
     entries=(
         *_IMAGES,
         *(
-            Entry(name=f"{split}-dict", path=f"{split}_dict.json", dtype=TEXT, is_optional=True, source="spec 4.5",
+            Entry(name=f"{split}-dict", path=f"{split}_dict.json", dtype=TEXT, is_optional=True,
                   unit="columns name, s1_dates, s2_dates, l8_dates; lists of YYYYMMDD")
             for split in ("train", "val", "test")
         ),
@@ -201,10 +203,11 @@ def _list_dictionaries(folder: DatasetFolder) -> Samples:
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
-    """Read one tile of 640 m; series without a scene are left out."""
+    """Read one tile of 640 m; series without a scene are left out, and the map is drawn only where it is asked for."""
     zone, col, line = _place(folder, row["id"])
     seen = [_photo(folder, row) if key == "naip" else _series(folder, key, row) for key in modalities]
-    return tile_of(seen, modalities, TILE_M, geobox=_geobox(zone, col, line))
+    targets = {"osm": _draw_map(folder, row)} if folder.wants("osm") else {}
+    return tile_of(seen, modalities, TILE_M, targets=targets, geobox=_geobox(zone, col, line))
 
 
 def _geobox(zone: int, col: int, row: int) -> Any:
@@ -260,9 +263,8 @@ def _refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(finer.numpy())
 
 
-def read_target(folder: DatasetFolder, row: Row, name: str) -> NDArray[np.int64]:
+def _draw_map(folder: DatasetFolder, row: Row) -> NDArray[np.int64]:
     """Draw OpenStreetMap (row col): areas, then lines 2 px wide, then points of radius 1 px; lower classes on top."""
-    del name
     from shapely.errors import ShapelyError
 
     document = folder.read("osm", **row) or {"features": []}
@@ -373,7 +375,6 @@ DATASET = DatasetRecord(
     patch_sizes_m=(40.0, 80.0, 160.0),
     targets=(Target(name="osm", level="pixel", kind="class", classes=OSM_CLASSES, gsd_m=TILE_M / TILE_PX,
                     about="what OpenStreetMap shows, drawn from its features when asked for"),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule=f"the lists of the published training were not distributed; without them, squares of {BLOCK_TILES} x "
     f"{BLOCK_TILES} tiles go to the splits by a seeded hash ({', '.join(f'{s} {x:.0%}' for s, x in SHARES.items())})",
     date_rule="real, from the names of the scenes",
@@ -384,7 +385,6 @@ DATASET = DatasetRecord(
     layouts=(PUBLISHED, TRAINING),
     list_samples=list_samples,
     read_sample=read_sample,
-    read_target=read_target,
     write_miniature=write_miniature,
     notes=(
         "The map is drawn only where its target is asked for; the published loader draws it for every sample.",

@@ -21,7 +21,6 @@ LOCATIONS = {"Mekong": "Cambodia"}
 """Location in the metadata by the name that chips use, where the two differ."""
 _BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
-_SPEC = "README of the release; spec 4.9"
 _HAND = "data/flood_events/HandLabeled"
 _COARSE = 4  # the world is drawn in pixels of 40 m, so that miniatures stay small
 
@@ -29,8 +28,7 @@ _COARSE = 4  # the world is drawn in pixels of 40 m, so that miniatures stay sma
 def _list_entries(split: str) -> tuple[Entry, ...]:
     path = f"splits/flood_handlabeled/flood_{split}_data.csv"
     return tuple(
-        Entry(name=f"{split}-{name}", path=path, key=key, dtype=TEXT, shape=("N",), unit="file names, without a header",
-              source=_SPEC)
+        Entry(name=f"{split}-{name}", path=path, key=key, dtype=TEXT, shape=("N",), unit="file names, without a header")
         for name, key in (("images", "#1"), ("labels", "#2"))
     )  # fmt: skip
 
@@ -38,16 +36,17 @@ def _list_entries(split: str) -> tuple[Entry, ...]:
 PUBLISHED = Layout(
     name="published",
     marker="splits/flood_handlabeled",
+    source="README of the release; spec 4.9",
     entries=(
         *(entry for split in _SPLITS.values() for entry in _list_entries(split)),
         Entry(name="metadata", path="Sen1Floods11_Metadata.geojson", key="features", dtype=TEXT,
-              unit="`location`, `s1_date` and `s2_date` (year/month/day) of each flood", source=_SPEC),
+              unit="`location`, `s1_date` and `s2_date` (year/month/day) of each flood"),
         Entry(name="s2", path=f"{_HAND}/S2Hand/{{id}}_S2Hand.tif", dtype="int16", shape=(13, 512, 512), modality="s2",
-              bands=_BANDS, unit="reflectance_1e4", nodata=0, about="level 1C, top of the atmosphere", source=_SPEC),
+              bands=_BANDS, unit="reflectance_1e4", nodata=0, about="level 1C, top of the atmosphere"),
         Entry(name="s1", path=f"{_HAND}/S1Hand/{{id}}_S1Hand.tif", dtype="float32", shape=(2, 512, 512), modality="s1",
-              bands=("VV", "VH"), unit="dB", about="NaN where there is no data", source=_SPEC),
+              bands=("VV", "VH"), unit="dB", about="NaN where there is no data"),
         Entry(name="label", path=f"{_HAND}/LabelHand/{{id}}_LabelHand.tif", dtype="int16", shape=(1, 512, 512),
-              unit="-1 not labelled, 0 dry, 1 water", source=_SPEC),
+              unit="-1 not labelled, 0 dry, 1 water"),
     ),
     checked_against="one real chip and the real metadata",
 )  # fmt: skip
@@ -75,14 +74,11 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def _days_by_location(folder: DatasetFolder) -> dict[str, dict[str, str]]:
     """Return the days of the Sentinel-1 and Sentinel-2 images of each flood."""
     features = folder.read("metadata")
-    try:
+    with folder.understood("metadata"):
         facts = [feature["properties"] for feature in features]
         return {
             fact["location"]: {key: fact[f"{key}_date"].replace("/", "-") for key in ("s1", "s2")} for fact in facts
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        expected = f"expected {folder.layout['metadata'].unit}"
-        raise SourceError(folder.path("metadata"), f"a feature cannot be read ({error!r})", expected) from error
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:

@@ -26,7 +26,6 @@ COLOURS = ("#3f8f3a", "#ede8d1")
 IGNORE = -1
 SIDE_PX, GSD_M = 32, 10.0
 """Every array is resampled to this grid by nearest neighbour, as in the published loader."""
-_SOURCE = "documentation and loader of the dataset's authors; spec 4.7"
 _SHARES = {"train": 0.85, "val": 0.15}
 """Shares of the plots of the official training split."""
 _TABLE = "sickle_dataset_tabular.csv"
@@ -54,7 +53,7 @@ def _bands(modality: str) -> tuple[Entry, ...]:
     return tuple(
         Entry(name=f"{modality}-{band}", path=f"images/{_SENSORS[modality]}/npy/{{id}}/{{product}}.npz", key=key,
               dtype="float32", shape=("H", "W"), modality=modality, bands=(band,), unit=_UNITS[modality], nodata=0,
-              is_optional=key == list(_STORED[modality])[-1], about=_ABOUT[modality], source=_SOURCE)
+              is_optional=key == list(_STORED[modality])[-1], about=_ABOUT[modality])
         for key, band in _STORED[modality].items()
     )  # fmt: skip
 
@@ -62,13 +61,14 @@ def _bands(modality: str) -> tuple[Entry, ...]:
 PUBLISHED = Layout(
     name="published",
     marker=_TABLE,
+    source="documentation and loader of the dataset's authors; spec 4.7",
     entries=(
-        *(Entry(name=name, path=_TABLE, key=key, dtype=TEXT, unit=unit, source=_SOURCE)
+        *(Entry(name=name, path=_TABLE, key=key, dtype=TEXT, unit=unit)
           for name, key, unit in (("ids", "UNIQUE_ID", "number of a sample"), ("plots", "PLOT_ID", "number of a plot"),
                                   ("splits", "SPLIT", "train, val or test"))),
         Entry(name="masks", path="masks/10m/{id}.tif", dtype="float32", shape=("C", "H", "W"),
               unit="plot number (first band), crop (second band: 1 paddy, above 1 other crops, else none)",
-              about="later bands are sowing, transplanting and harvesting day, and yield", source=_SOURCE),
+              about="later bands are sowing, transplanting and harvesting day, and yield"),
         *_bands("s2"), *_bands("s1"), *_bands("l8"),
     ),
 )  # fmt: skip
@@ -134,14 +134,10 @@ def _observe(folder: DatasetFolder, key: str, row: Row) -> Observation | None:
     units = [str(entry.unit) for entry in entries]
     if key == "l8":
         units = [MODALITIES[key].bands[MODALITIES[key].find_band(entry.bands[0])].unit for entry in entries]
-        scale, offset = (_per_band(units, place) for place in (0, 1))
+        scale, offset = np.array([_SCALES[unit] for unit in units], np.float32).T[..., None, None]
         values = values * scale + offset
     names = [entry.bands[0] for entry in entries]
     return Observation.of(MODALITIES[key], values, bands=names, units=units, dates=dates)
-
-
-def _per_band(units: Sequence[str], place: int) -> NDArray[np.float32]:
-    return np.array([_SCALES[unit][place] for unit in units], np.float32)[:, None, None]
 
 
 def _image(folder: DatasetFolder, entries: Sequence[Entry], fields: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -250,7 +246,6 @@ DATASET = DatasetRecord(
         Target(name="paddy", level="pixel", kind="class", classes=CLASSES, ignore=IGNORE, gsd_m=GSD_M, colours=COLOURS,
                about="pixels outside the surveyed plots of the sample's split are ignored"),
     ),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="column SPLIT of the table: the official val split is test here, because the published code tests on "
                "the split it selects on; validation is 15 % of the training plots, by a seeded hash of the plot; "
                "official test samples are test if they have a mask, and left out otherwise",

@@ -27,7 +27,6 @@ DATE = "2017-07-01"
 _PARTS = ("training", "validation", "testing")
 _SIDE = 32
 _LABELS_AT_ONCE = 65_536
-_README = "file description of the authors (github.com/zhu-xlab/So2Sat-LCZ42); spec 4.12"
 _SAR = (
     "VH real", "VH imaginary", "VV real", "VV imaginary", "VH", "VV", "covariance real", "covariance imaginary",
 )  # fmt: skip
@@ -36,16 +35,16 @@ PUBLISHED = Layout(
     name="published",
     marker="training.h5",
     also=("validation.h5", "testing.h5"),
+    source="file description of the authors (github.com/zhu-xlab/So2Sat-LCZ42); spec 4.12",
     entries=(
         Entry(name="s1", path="{part}.h5", key="sen1", dtype="float64", shape=("N", _SIDE, _SIDE, len(_SAR)),
-              modality="s1", bands=_SAR, unit="linear", source=_README,
+              modality="s1", bands=_SAR, unit="linear",
               about="intensities VH and VV after a refined Lee filter, linear power; the complex values before it and "
               "the covariance of the two are not read"),
         Entry(name="s2", path="{part}.h5", key="sen2", dtype="float64", shape=("N", _SIDE, _SIDE, 10), modality="s2",
-              bands=("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), unit="reflectance",
-              source=_README),
+              bands=("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), unit="reflectance"),
         Entry(name="labels", path="{part}.h5", key="label", dtype="float64", shape=("N", len(ZONES)),
-              unit="1 at the zone, 0 elsewhere", source=_README),
+              unit="1 at the zone, 0 elsewhere"),
     ),
     checked_against="layout fixtures of two samples per file (random 0 and 1 in 8-bit integers, not real values)",
 )  # fmt: skip

@@ -47,28 +47,30 @@ SPLIT_OF: Mapping[str, str] = {f"L15-{aoi}_13": split for split, aois in _AOIS.i
 _PLANET = Entry(
     name="planet", path=f"train/{{aoi}}/images_masked/{_STEM}.tif", dtype="uint8", shape=(4, "H", "W"),
     modality="planet", bands=("R", "G", "B", "alpha"), unit="DN",
-    about="1024 x 1024 or one less; alpha is 0 where the image is masked", source=_SPEC,
+    about="1024 x 1024 or one less; alpha is 0 where the image is masked",
 )  # fmt: skip
 PUBLISHED = Layout(
     name="published",
     marker="train/*/labels",
+    source=_SPEC,
     entries=(
         _PLANET,
         Entry(name="buildings", path=f"train/{{aoi}}/labels/{_STEM}_Buildings.geojson", key="features", dtype=TEXT,
-              unit="footprints, longitude and latitude", source=_SPEC),
+              unit="footprints, longitude and latitude"),
         Entry(name="masked", path=f"train/{{aoi}}/labels/{_STEM}_UDM.geojson", key="features", dtype=TEXT,
-              unit="areas without usable data, longitude and latitude", is_optional=True, source=_SPEC),
+              unit="areas without usable data, longitude and latitude", is_optional=True),
     ),
 )  # fmt: skip
 TRAINING = Layout(
     name="training",
     marker="metadata_train.json",
+    source=_SPEC,
     entries=(
         Entry(name="metadata", path="metadata_train.json", dtype=TEXT,
-              unit="by area a list of aoi_id, year, month, mask, label", source="spec 4.11"),
+              unit="by area a list of aoi_id, year, month, mask, label"),
         _PLANET,
         Entry(name="raster", path=f"train/{{aoi}}/labels_raster/{_STEM}_Buildings.tif", dtype="uint8",
-              shape=(1, "H", "W"), unit="above 0 is a building", source="spec 4.11"),
+              shape=(1, "H", "W"), unit="above 0 is a building"),
     ),
 )  # fmt: skip
 
@@ -85,15 +87,12 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def _listed(folder: DatasetFolder) -> list[dict[str, str]]:
     """Return the labelled months in the training layout's table."""
     table = folder.read("metadata")
-    try:
+    with folder.understood("metadata"):
         months = [month for months in table.values() for month in months]
         return [
             {"aoi": month["aoi_id"], "year": f"{int(month['year'])}", "month": f"{int(month['month']):02}"}
             for month in months if month["label"]
         ]  # fmt: skip
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = f"expected {folder.layout['metadata'].unit}"
-        raise SourceError(folder.path("metadata"), f"an entry cannot be read ({error!r})", expected) from error
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:

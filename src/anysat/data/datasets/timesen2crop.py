@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +28,20 @@ CLEAR, CLOUD, SHADOW, SNOW = range(4)
 _BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12")
 _NAMED, _NUMBERED = (*_BANDS, "Flag"), (*(f"B{place}" for place in range(1, 10)), "Flag")
 """Headers of a series: with band names, or as released, where `B1` to `B9` merely number the nine bands."""
-_PAGE = "spec 4.8; description of the dataset (ai4europe.eu/research/ai-catalog/timesen2crop)"
 _SERIES = "{id}.csv"
 
 PUBLISHED = Layout(
     name="published",
     marker="*/dates.csv",
+    source="spec 4.8; description of the dataset (ai4europe.eu/research/ai-catalog/timesen2crop)",
     entries=(
         Entry(name="s2", path=_SERIES, dtype="int16", modality="s2", bands=_BANDS, unit="reflectance_1e4", nodata=0,
               about="a row for each date, a column for each band but B8, named B1 to B9 in their order, or by the "
-              "bands; `id` is S2 tile, number of the class, sample", source=_PAGE),
+              "bands; `id` is S2 tile, number of the class, sample"),
         Entry(name="flag", path=_SERIES, key="Flag", dtype=TEXT, shape=("T",),
-              unit="0 clear, 1 cloud, 2 shadow, 3 snow", source=_PAGE),
+              unit="0 clear, 1 cloud, 2 shadow, 3 snow"),
         Entry(name="dates", path="{s2_tile}/dates.csv", key="acquisition_date", dtype=TEXT, shape=("T",),
-              unit="YYYYMMDD", about="dates of every series of this Sentinel-2 tile", source=_PAGE),
+              unit="YYYYMMDD", about="dates of every series of this Sentinel-2 tile"),
     ),
 )  # fmt: skip
 
@@ -84,10 +83,12 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
         table = np.array([[line[name].strip() or "nan" for name in names] for line in rows], np.float32)
     except ValueError as error:
         raise SourceError(path, f"it cannot be understood ({error})", "expected numbers, or nothing") from None
-    times = folder.path("dates", s2_tile=row["id"].split("/")[0])
-    dates = _dates(times, folder.layout["dates"])
+    s2_tile = row["id"].split("/")[0]
+    dates = folder.read_kept("dates", s2_tile=s2_tile)
     if len(table) != len(dates) or not len(table):
-        raise SourceError(path, f"it has {len(table)} rows", f"{times} has {len(dates)}")
+        raise SourceError(
+            path, f"it has {len(table)} rows", f"{folder.path('dates', s2_tile=s2_tile)} has {len(dates)}"
+        )
     clear = ~np.isin(table[:, -1], (CLOUD, SHADOW)) & np.isfinite(table[:, -1])
     values = table[:, :-1, None, None]
     observation = folder.observe("s2", values, dates=dates, valid=clear, **row)
@@ -102,18 +103,6 @@ def _columns(header: Sequence[str], path: Path) -> Sequence[str]:
         return _NUMBERED
     wanted = " or ".join(f"{', '.join(names[:-1])} and Flag" for names in (_NUMBERED, _NAMED))
     raise SourceError(path, f"it has columns {', '.join(header)}", f"expected columns {wanted}")
-
-
-def _dates(path: Path, entry: Entry) -> NDArray[np.str_]:
-    """Return the dates of a Sentinel-2 tile; the file is read again when it changes."""
-    state = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
-    return _read_dates(path, state, str(entry.key), entry.described)
-
-
-@lru_cache(maxsize=64)
-def _read_dates(path: Path, _state: tuple[int, int], key: str, expected: str) -> NDArray[np.str_]:
-    (dates,) = read_file(path, [key], expected=expected)
-    return np.asarray(dates, str)
 
 
 def list_labels(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
@@ -148,7 +137,6 @@ DATASET = DatasetRecord(
     tile_m=10.0,
     patch_sizes_m=(10.0,),
     targets=(Target(name="crop", level="tile", kind="class", classes=CROPS, about="declared crop"),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="by Sentinel-2 tile: 33TWN is validation, 33UVP is test, the others are training; the folder "
     "2019_33UVP, another year of the test tile, is not listed",
     date_rule="real, from the dates of each Sentinel-2 tile",

@@ -25,7 +25,6 @@ MIN_AREA_FRAC = 0.07
 CLOUD_PERCENT = 50
 """Cloud probability at and above which a pixel is invalid."""
 _S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
-_REAL = "five real tiles"
 _SPEC = "files of the archive; spec 4.1"
 TILE_M, _TILE_PX = 60.0, 300
 _CROP_PX = 2  # a photo of 304 px covers 60.8 m and the series 60 m, so the photo is cut to that
@@ -34,35 +33,35 @@ _CROP_PX = 2  # a photo of 304 px covers 60.8 m and the series 60 m, so the phot
 def _series(name: str, key: str, bands: tuple[str, ...], unit: str, modality: str, path: str) -> tuple[Entry, ...]:
     return (
         Entry(name=modality, path=path, key=f"{key}-data", dtype="float32", shape=("T", len(bands), 6, 6),
-              modality=modality, bands=bands, unit=unit, about=name, source=_SPEC),
+              modality=modality, bands=bands, unit=unit, about=name),
         Entry(name=f"{modality}-products", path=path, key=f"{key}-products", dtype=TEXT, shape=("T",),
-              unit="product names, which hold the dates", source=_SPEC),
+              unit="product names, which hold the dates"),
     )  # fmt: skip
 
 
 def _entries(series_path: str) -> tuple[Entry, ...]:
     return (
         Entry(name="aerial", path="aerial/{id}.tif", dtype="uint8", shape=(4, 304, 304), modality="aerial",
-              bands=("NIR", "G", "B", "R"), unit="DN", about="0.2 m photo, infrared first", source=_SPEC),
+              bands=("NIR", "G", "B", "R"), unit="DN", about="0.2 m photo, infrared first"),
         *_series("Sentinel-2 L2A, reflectance x 10 000, above 0", "sen-2", _S2, "reflectance_1e4", "s2", series_path),
         Entry(name="s2-masks", path=series_path, key="sen-2-masks", dtype="float32", shape=("T", "C", 6, 6),
-              unit="percent", about="probability of snow (first) and of cloud (second channel)", source=_SPEC),
+              unit="percent", about="probability of snow (first) and of cloud (second channel)"),
         *_series("Sentinel-1 ascending, linear power", "sen-1-asc", ("VV", "VH"), "linear", "s1-asc", series_path),
         *_series("Sentinel-1 descending, linear power", "sen-1-des", ("VV", "VH"), "linear", "s1-des", series_path),
         Entry(name="labels", path="labels/TreeSatBA_v9_60m_multi_labels.json", dtype=TEXT,
-              unit="genus and share of the area, by file name", source=_SPEC),
+              unit="genus and share of the area, by file name"),
         *(
             Entry(name=f"{split}-list", path=f"{split}_filenames.lst",
                   also=(f"split/{split}_filenames.lst", f"labels/{split}_filenames.lst"), dtype=TEXT,
-                  unit="file names of photos", is_optional=split == "val", source=_SPEC)
+                  unit="file names of photos", is_optional=split == "val")
             for split in ("train", "val", "test")
         ),
     )  # fmt: skip
 
 
-PUBLISHED = Layout(name="published", marker="sentinel-ts", entries=_entries("sentinel-ts/{id}_{year}.h5"),
-                   checked_against=_REAL)  # fmt: skip
-TRAINING = Layout(name="training", marker="sentinel", entries=_entries("sentinel/{id}.h5"))
+PUBLISHED = Layout(name="published", marker="sentinel-ts", entries=_entries("sentinel-ts/{id}_{year}.h5"), source=_SPEC,
+                   checked_against="five real tiles")  # fmt: skip
+TRAINING = Layout(name="training", marker="sentinel", entries=_entries("sentinel/{id}.h5"), source=_SPEC)
 
 
 def list_samples(folder: DatasetFolder) -> Samples:
@@ -185,7 +184,6 @@ DATASET = DatasetRecord(
     patch_sizes_m=(10.0, 20.0, 30.0),
     targets=(Target(name="genera", level="tile", kind="labels", classes=GENERA,
                     about=f"genera on more than {MIN_AREA_FRAC:.0%} of the tile"),),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="official test list; validation is val_filenames.lst, or 15 % of the training list by a seeded hash of "
     "the name where that file is missing (it is not in the archive)",
     date_rule="real, from product names",

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
@@ -136,7 +135,9 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
     if not wanted:
         raise SourceError(folder.path("settings"), f"it has no {', '.join(modalities)}, only {', '.join(held)}")
     seen = (observe(key, row["number"], *_place(row), row["dates"]) for key in wanted)
-    return Tile.of(*seen, geobox=_tile(row["number"], *_place(row)).geobox(GSD_M))
+    tile = _tile(row["number"], *_place(row))
+    targets = {name: tile.raster(name, GSD_M) for name in _ABOUT if folder.wants(name)}
+    return Tile.of(*seen, targets=targets, geobox=tile.geobox(GSD_M))
 
 
 def observe(key: str, number: int, seed: int, year: int, extent_m: float, num_dates: int) -> Observation:
@@ -146,12 +147,6 @@ def observe(key: str, number: int, seed: int, year: int, extent_m: float, num_da
 
 
 _IS_TEMPORAL = {modality.key: modality.is_temporal for modality in RELEASED}
-
-
-def read_target(folder: DatasetFolder, row: Row, name: str) -> NDArray[Any]:
-    """Return the raster of a target."""
-    del folder  # all that is needed is in the row
-    return _tile(row["number"], *_place(row)).raster(name, GSD_M)
 
 
 def _place(row: Row) -> tuple[int, int, float]:
@@ -180,7 +175,6 @@ DATASET = DatasetRecord(
                if name in _COLOURS else ())
         for name, about in _ABOUT.items()
     ),
-    splits={"train": ("train",), "val": ("val",), "test": ("test",)},
     split_rule="by number: of eleven tiles in a row the fifth is validation and the sixth is test; places are drawn "
     "independently over 400 km, so that splits do not touch",
     date_rule="generated: dates in the year of world.json as the revisit of the sensor and clouds allow",
@@ -191,7 +185,6 @@ DATASET = DatasetRecord(
     layouts=(GENERATED,),
     list_samples=list_samples,
     read_sample=read_sample,
-    read_target=read_target,
     write_miniature=write_miniature,
     notes=(
         "Tiles are generated whenever they are read: pack them for training (`anysat datasets pack`).",

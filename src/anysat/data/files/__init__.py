@@ -14,6 +14,7 @@ import pickle
 import re
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -163,19 +164,24 @@ def _write_hdf5(path: Path, contents: Mapping[str | None, Any], _geobox: Any) ->
 
 
 def _read_raster(path: Path, keys: Keys, _rows: Part) -> tuple[Any, ...]:
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
     _only(keys, path)
     if _driver(path) == "PNG":
         require_whole_png(path)
+    with _raster(path) as file:
+        refuse_giant(path, "the raster", file.count * file.width * file.height * np.dtype(file.dtypes[0]).itemsize)
+        return (file.read(),) * len(keys)
+
+
+@contextmanager
+def _raster(path: Path, mode: str = "r", **options: Any) -> Iterator[Any]:
+    """Open a raster; that it has no georeference is no warning."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, driver=_driver(path)) as file:
-            refuse_giant(path, "the raster", file.count * file.width * file.height * np.dtype(file.dtypes[0]).itemsize)
-            return (file.read(),) * len(keys)
+        with rasterio.open(path, mode, driver=_driver(path), **options) as file:
+            yield file
 
 
 def _driver(path: Path) -> str:
@@ -184,38 +190,22 @@ def _driver(path: Path) -> str:
 
 
 def _write_raster(path: Path, contents: Mapping[str | None, Any], geobox: Any) -> None:
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
     array = np.asarray(contents[None])
     is_png = _driver(path) == "PNG"
     options: dict[str, Any] = {} if is_png else {"compress": "deflate"}
     if geobox is not None and not is_png:
         options |= {"crs": str(geobox.crs), "transform": geobox.affine}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver=_driver(path), count=len(array), height=array.shape[1],
-            width=array.shape[2], dtype=array.dtype.name, **options,
-        ) as file:  # fmt: skip
-            file.write(array)
+    count, height, width = array.shape
+    with _raster(path, "w", count=count, height=height, width=width, dtype=array.dtype.name, **options) as file:
+        file.write(array)
 
 
 def read_geobox(path: Path) -> Any:
     """Return the georeference of a raster (an `odc.geo.GeoBox`), or None if it has none."""
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
     from anysat.geo.addresses import geobox_of
 
-    with _opening(path, "a raster"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, driver=_driver(path)) as file:
-            return geobox_of(file)
+    with _opening(path, "a raster"), _raster(path) as file:
+        return geobox_of(file)
 
 
 def _read_tensors(path: Path, keys: Keys, rows: Part) -> tuple[Any, ...]:

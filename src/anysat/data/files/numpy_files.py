@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -40,9 +41,7 @@ def read_npy(path: Path, rows: Part) -> Any:
     """
     with path.open("rb") as file:
         shape, dtype, _ = _header(file, path, "it")
-        start, stored = file.tell(), path.stat().st_size
-        if _size(shape, dtype) > stored - start:
-            raise SourceError(path, _short("it", shape, dtype, stored - start), "check that the file is complete")
+        _refuse_short(path, "it", shape, dtype, path.stat().st_size - file.tell())
         if rows is None:
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
@@ -68,9 +67,7 @@ def _member(archive: zipfile.ZipFile, key: str | None, names: dict[str, str], pa
         raise MissingKeyError(path, f"it has no {key!r}, only {', '.join(names)}")
     with archive.open(names[key]) as file:
         shape, dtype, is_fortran = _header(file, path, key)
-        stored = archive.getinfo(names[key]).file_size - file.tell()
-        if _size(shape, dtype) > stored:
-            raise SourceError(path, _short(key, shape, dtype, stored), "check that the file is complete")
+        _refuse_short(path, key, shape, dtype, archive.getinfo(names[key]).file_size - file.tell())
         refuse_giant(path, key, _size(shape, dtype))
         array = _filled(file, shape, dtype, "F" if is_fortran else "C")
         while file.read(_AT_ONCE):  # the checksum is checked at the end of a member
@@ -109,14 +106,13 @@ def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np
 
 
 def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    size = dtype.itemsize
-    for side in shape:
-        size *= int(side)
-    return size
+    return math.prod(map(int, shape)) * dtype.itemsize
 
 
-def _short(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored: int) -> str:
-    return f"{name} claims {dtype} of shape {shape}, {_size(shape, dtype):,} bytes, and {stored:,} are there"
+def _refuse_short(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored: int) -> None:
+    if _size(shape, dtype) > stored:
+        reason = f"{name} claims {dtype} of shape {shape}, {_size(shape, dtype):,} bytes, and {stored:,} are there"
+        raise SourceError(path, reason, "check that the file is complete")
 
 
 def refuse_giant(path: Path, name: str, num_bytes: int) -> None:

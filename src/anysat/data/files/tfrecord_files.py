@@ -11,7 +11,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,15 @@ def require_all_shards(paths: Sequence[Path]) -> None:
             raise MissingFileError(home / f"{stem}-{gap:05d}-of-{total}", f"all {int(total)} shards; get it again")
 
 
-def read_record(path: Path, at: int, length: int, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Return the still encoded features of a record by name; only those in `names`, if given.
+def read_record(path: Path, at: int, length: int) -> dict[str, Any]:
+    """Return the features of a record (`tf.train.Feature`) by name.
 
     Raises:
         MissingFileError: There is no such shard.
-        SourceError: The record is not there, or its checksum is wrong. The message names shard and offset.
+        SourceError: The record is not there, is no Example, or does not fit its checksum. The message names its place.
     """
     with _open(path) as file:
-        return _read(file, path, at, length, names)
+        return _read(file, path, at, length)
 
 
 def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
@@ -104,14 +104,14 @@ def read_texts(path: Path, places: NDArray[np.int64], name: str) -> list[str]:
     """
     with _open(path) as file:
         return [
-            text_of(_read(file, path, at, length, (name,)).get(name), name, f"{path}, record at byte {at}")
+            text_of(_read(file, path, at, length).get(name), name, f"{path}, record at byte {at}")
             for at, length in places.tolist()
         ]
 
 
-def text_of(feature: bytes | None, name: str, where: object) -> str:
-    """Return the text of an encoded feature; empty if a record has none."""
-    kind, values = ("nothing", []) if feature is None else _values(feature, name, where)
+def text_of(feature: Any, name: str, where: object) -> str:
+    """Return the text of a feature; empty if a record has none (None)."""
+    kind, values = ("nothing", []) if feature is None else _values(feature)
     if not values:
         return ""
     if kind != "bytes_list" or len(values) != 1:
@@ -122,13 +122,13 @@ def text_of(feature: bytes | None, name: str, where: object) -> str:
         raise SourceError(where, f"feature {name!r} is not text ({error})", "expected UTF-8") from None
 
 
-def numbers_of(feature: bytes, described: Feature, name: str, where: object) -> NDArray[Any]:
-    """Return the array of an encoded feature, with the type and shape given in `features.json`.
+def numbers_of(feature: Any, described: Feature, name: str, where: object) -> NDArray[Any]:
+    """Return the array of a feature, with the type and shape given in `features.json`.
 
     Raises:
         SourceError: The feature does not fit. No more is unpacked than type and shape need.
     """
-    kind, values = _values(feature, name, where)
+    kind, values = _values(feature)
     if described.dtype == _TEXT:
         raise SourceError(where, f"feature {name!r} is text", "expected numbers, by features.json")
     if kind == "bytes_list":
@@ -244,14 +244,20 @@ def _bytes(file: Any, at: int, length: int) -> bytes:
     return bytes(file.read(length))
 
 
-def _read(file: Any, path: Path, at: int, length: int, names: Sequence[str] | None) -> dict[str, bytes]:
+def _read(file: Any, path: Path, at: int, length: int) -> dict[str, Any]:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tfrecord import example_pb2
+
     record = _bytes(file, at, _HEADER + length + _FOOTER)
     if _length(record[:_HEADER], at, path) != length or len(record) != _HEADER + length + _FOOTER:
         raise SourceError(path, f"the record at byte {at} is no longer {length} bytes long", _DAMAGED)
-    body = memoryview(record)[_HEADER:-_FOOTER]
+    body = record[_HEADER:-_FOOTER]
     if _masked_crc(body) != _UINT32.unpack(record[-_FOOTER:])[0]:
         raise SourceError(path, f"the record at byte {at} does not fit its checksum", _DAMAGED)
-    return dict(_features(body, names, f"{path}, record at byte {at}"))
+    try:
+        return dict(example_pb2.Example.FromString(body).features.feature)
+    except DecodeError as error:
+        raise SourceError(f"{path}, record at byte {at}", f"it is not an Example ({error})", _DAMAGED) from None
 
 
 def _length(header: bytes, at: int, path: Path) -> int:
@@ -264,51 +270,7 @@ def _length(header: bytes, at: int, path: Path) -> int:
     return int(length)
 
 
-def _features(view: memoryview, names: Sequence[str] | None, where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield names and encoded features of an Example: features (1) hold entries (1) of a name (1) and a feature (2)."""
-    try:
-        for number, features in _fields(view):
-            for inner, entry in _fields(features) if number == 1 else ():
-                found = dict(_fields(entry)) if inner == 1 else {}
-                name = str(found.get(1, b""), "utf-8")
-                if names is None or name in names:
-                    yield name, bytes(found.get(2, b""))
-    except (ValueError, IndexError) as error:
-        raise SourceError(where, f"it is not an Example ({error})", _DAMAGED) from None
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield number and content of the fields of a message whose fields are all length-delimited."""
-    at, size = 0, len(view)
-    while at < size:
-        tag, at = _varint(view, at)
-        if tag & 7 != 2:
-            raise ValueError(f"wire type {tag & 7}")
-        length, at = _varint(view, at)
-        if at + length > size:
-            raise ValueError("a field is longer than the record")
-        yield tag >> 3, view[at : at + length]
-        at += length
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _values(feature: bytes, name: str, where: object) -> tuple[str, Any]:
-    """Return the kind of list that an encoded feature holds, and the list."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from tfrecord import example_pb2
-
-    try:
-        message = example_pb2.Feature.FromString(feature)
-    except DecodeError as error:
-        raise SourceError(where, f"feature {name!r} cannot be decoded ({error})", _DAMAGED) from None
-    kind = message.WhichOneof("kind") or "nothing"
-    return kind, getattr(message, kind).value if kind != "nothing" else []
+def _values(feature: Any) -> tuple[str, Any]:
+    """Return the kind of list that a feature holds, and the list."""
+    kind = feature.WhichOneof("kind") or "nothing"
+    return kind, getattr(feature, kind).value if kind != "nothing" else []

@@ -13,21 +13,20 @@ import os
 import re
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from anysat.batch import Tile
-from anysat.data.base import PACK_INDEX, DatasetRecord, Samples
+from anysat.data.base import PACK_INDEX, DatasetRecord, Row, Samples, TileDataset
 from anysat.data.files import read_file
 from anysat.data.layout import DatasetFolder, Layout
 from anysat.data.pack.record import changes
-from anysat.data.pack.tile import build_tile, parts_are_sound, read_header
-from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
+from anysat.data.pack.tile import build_tile, parts_are_sound
+from anysat.errors import AnySatError, MissingFileError, SourceError
 from anysat.modalities import MODALITIES, Band, Modality
 
 FORMAT = 2
@@ -89,101 +88,48 @@ class Shards:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedDataset:
-    """The samples of one split of a packed dataset, used like a `TileDataset`. Open it with `open_dataset`."""
+class Pack:
+    """The content of a packed folder, from which a `TileDataset` reads its tiles."""
 
-    record: DatasetRecord
-    folder: DatasetFolder
-    samples: Samples
-    """The table of the original dataset, and in columns `pack_…` the place of each tile."""
-    modalities: tuple[str, ...]
-    split: str
-    targets: tuple[str, ...] | None
-    shards: Shards = field(repr=False)
-    records: Mapping[str, Modality] = field(repr=False)
+    shards: Shards
+    records: Mapping[str, Modality]
     """Modalities by key."""
-    left_out: tuple[str, ...] = ()
-    """Targets that were not packed."""
+    targets: tuple[str, ...]
+    """Names of the targets that were packed."""
 
-    def __post_init__(self) -> None:
-        for name in self.targets or ():
-            if name in self.left_out:
-                packed = ", ".join(t.name for t in self.record.targets if t.name not in self.left_out) or "none"
-                raise SourceError(self.folder.root, f"{name} was not packed, only {packed}", "pack it again")
+    def read(
+        self, row: Row, modalities: Sequence[str], targets: Sequence[str] | None, tile_m: float, as_stored: bool
+    ) -> Tile:
+        """Read one tile, only with the modalities and targets asked for.
 
-    @property
-    def name(self) -> str:
-        """Name of the dataset and of its statistics."""
-        return self.record.name
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of the samples."""
-        return [str(name) for name in self.samples.columns["id"]]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Tile:
-        """Read one tile, in source values; only the modalities asked for are read.
+        Args:
+            row: The sample, with the columns `pack_…`.
+            modalities: Keys of the modalities.
+            targets: Names of the targets; None for all.
+            tile_m: Side in metres of what stands in for a tile that has none of the modalities.
+            as_stored: Keep values in their stored type, see `build_tile`.
 
         Raises:
             MissingFileError, SourceError: The shard is missing or damaged.
         """
-        return self._read(index)
-
-    def as_stored(self, index: int) -> Tile:
-        """Read the same tile for stacking, which copies it: values in their stored type, read-only."""
-        return self._read(index, as_stored=True)
-
-    def _read(self, index: int, *, as_stored: bool = False) -> Tile:
-        index = range(len(self))[index]
-        shard, offset, _, head_size, crc = self._place(index)
+        shard, offset, _, head_size, crc = (row[f"pack_{name}"] for name in PLACES)
         try:
             head = bytes(self.shards.read(shard, offset, head_size))
             if zlib.crc32(head) != crc:
                 raise SourceError("packed tile", "its header or targets are damaged: their checksum differs")
-            header, facts = read_header(head)
-            start = 8 + int.from_bytes(head[:8], "little")
-            return build_tile(
-                header, facts, head[start:], lambda begin, size: self.shards.read(shard, offset + begin, size), start,
-                self.modalities, self.targets, self.records, as_stored, self.record.tile_m,
-            )  # fmt: skip
+            return build_tile(head, lambda start, size: self.shards.read(shard, offset + start, size), modalities,
+                              targets, self.records, as_stored, tile_m)  # fmt: skip
         except MissingFileError:
             raise
-        except OSError as error:
-            raise self._failed(index, error, _advice(error)) from error
-        except (AnySatError, ValueError) as error:
-            advice = "pack the dataset again, or copy the shard again; `anysat datasets pack --verify true` checks all"
-            raise self._failed(index, error, advice) from error
-
-    def _failed(self, index: int, error: Exception, advice: str) -> SourceError:
-        path = self.folder.root / self.shards.names[self._place(index)[0]]
-        return SourceError(path, f"sample {self.samples.columns['id'][index]}: {error}", advice)
-
-    def _place(self, index: int) -> list[int]:
-        return [int(self.samples.columns[f"pack_{name}"][index]) for name in PLACES]
-
-    def __iter__(self) -> Iterator[Tile]:
-        return (self[index] for index in range(len(self)))
-
-    def labels(self) -> NDArray[np.int64]:
-        """Return the class number of every sample, for samplers that balance classes.
-
-        Raises:
-            InputError: The samples of this dataset do not have one class each.
-        """
-        if "pack_label" not in self.samples.columns:
-            raise InputError(f"dataset {self.name}", "one class per sample, to balance classes", "none")
-        return self.samples.columns["pack_label"]
-
-    def take(self, indices: ArrayLike) -> PackedDataset:
-        """Return a dataset of some of the samples, chosen by number or by a mask."""
-        return replace(self, samples=self.samples.take(indices))
+        except (AnySatError, ValueError, OSError) as error:
+            path = self.shards.root / self.shards.names[shard]
+            raise SourceError(path, f"sample {row['id']}: {error}", _advice(error)) from error
 
 
-def _advice(error: OSError) -> str:
-    """Return advice if the system could not read, which does not mean that the file is damaged."""
+def _advice(error: Exception) -> str:
+    """Return advice; if the system could not read, that does not mean that the file is damaged."""
+    if not isinstance(error, OSError):
+        return "pack the dataset again, or copy the shard again; `anysat datasets pack --verify true` checks all"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let processes have more files open (`ulimit -n`), or read with fewer workers"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -191,7 +137,7 @@ def _advice(error: OSError) -> str:
     return "the disk or the network failed: try again, and check them if that does not help"
 
 
-def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
+def open_pack(record: DatasetRecord, root: Path) -> TileDataset:
     """Open all samples of a packed folder.
 
     Raises:
@@ -218,9 +164,9 @@ def open_pack(record: DatasetRecord, root: Path) -> PackedDataset:
             raise
         raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset again") from error
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
-    left_out = tuple(content.get("targets_left_out", ()))
-    return PackedDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", None, shards, records,
-                         left_out)  # fmt: skip
+    left_out = content.get("targets_left_out", ())
+    pack = Pack(shards, records, tuple(target.name for target in record.targets if target.name not in left_out))
+    return TileDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", pack=pack)
 
 
 def read_index(root: Path) -> dict[str, Any]:
@@ -262,12 +208,8 @@ def _read_samples(root: Path, content: Mapping[str, Any]) -> Samples:
     return samples
 
 
-def modality_facts(modality: Modality) -> dict[str, Any]:
-    """Return a modality as plain values, from which `open_pack` builds it again."""
-    return asdict(modality)
-
-
 def _modality(facts: Mapping[str, Any], root: Path, *, is_own: bool) -> Modality:
+    """Build a modality from the fields of its record."""
     bands = tuple(Band(**band) for band in facts["bands"])
     made = Modality(**{**facts, "bands": bands})
     known = MODALITIES.get(made.key)

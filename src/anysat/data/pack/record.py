@@ -18,13 +18,7 @@ _PARTS = ("modalities", "targets")
 
 
 def record_facts(record: DatasetRecord, modalities: Collection[str], targets: Collection[str]) -> dict[str, Any]:
-    """Return the facts that determine the tiles of a pack, as plain values.
-
-    Args:
-        record: Record of the dataset.
-        modalities: Keys of the modalities that are packed.
-        targets: Names of the targets that are packed.
-    """
+    """Return the facts that determine the tiles of a pack with these modalities and targets, as plain values."""
     return {
         "targets": [facts for facts in target_facts(record) if facts["name"] in targets],
         "targets_left_out": [target.name for target in record.targets if target.name not in targets],

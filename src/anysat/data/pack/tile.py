@@ -7,11 +7,12 @@ modality, so that one can be read without the others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def decode_tile(
     content: bytes | bytearray | memoryview, *, modalities: Sequence[str] | None = None,
     records: Mapping[str, Modality] = MODALITIES,
 ) -> Tile:  # fmt: skip
-    """Decode the bytes made by `encode_tile`; for readers of the shards other than `PackedDataset`.
+    """Decode the bytes made by `encode_tile`; for readers of the shards other than `Pack`.
 
     Args:
         content: One `tile.safetensors` member of a shard.
@@ -171,20 +172,12 @@ def decode_tile(
     Raises:
         SourceError: The bytes are damaged or are something else.
     """
-    view = memoryview(content)
-    (length,) = struct.unpack("<Q", view[:8]) if len(view) >= 8 else (1 << 62,)
-    if length > len(view):
-        raise SourceError("packed tile", f"its header claims {length:,} bytes, but {len(view):,} are there")
-    header, facts = read_header(bytes(view[: 8 + length]))
-    wanted = list(facts["parts"]) if modalities is None else modalities
-    return build_tile(
-        header, facts, bytes(view[8 + length :]), lambda start, size: bytes(view[start : start + size]),
-        8 + length, wanted, None, records,
-    )  # fmt: skip
+    whole = bytes(content)
+    return build_tile(whole, lambda start, size: whole[start : start + size], modalities, None, records)
 
 
-def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the header of a member and our facts in it.
+def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Return the header of a member, our facts in it, and its number of bytes.
 
     Raises:
         SourceError: They are not what this package writes.
@@ -196,43 +189,47 @@ def read_header(head: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         tables = (header, facts["targets"], facts["parts"], *facts["parts"].values())
         if not all(isinstance(part, dict) for part in tables):
             raise TypeError("lists for tables")
-        return header, facts
+        return header, facts, 8 + length
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise SourceError("packed tile", f"no header of a packed tile ({error})") from error
 
 
-def build_tile(
-    header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
-    modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool = False,
-    extent_m: float | None = None,
-) -> Tile:  # fmt: skip
-    """Build a tile from its header and bytes; only the modalities asked for are read and checked.
-
-    With `as_stored`, values keep their stored type where possible and masks are views, which suits copying only. If the
-    tile has none of the modalities, it gets an all-invalid observation of the first, with a side of `extent_m`.
-
-    Raises:
-        SourceError: The bytes are damaged, the header does not describe them, or the tile has none of the modalities
-            and `extent_m` is not given.
-    """
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
     try:
-        return _build(header, facts, targets, read, start, modalities, wanted, records, as_stored, extent_m)
+        yield
     except (SourceError, FileNotFoundError):
         raise
     except (AnySatError, KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise SourceError("packed tile", f"its header does not describe its bytes ({error!r})") from error
 
 
-def _build(
-    header: Mapping[str, Any], facts: Mapping[str, Any], targets: bytes, read: Read, start: int,
-    modalities: Sequence[str], wanted: Sequence[str] | None, records: Mapping[str, Modality], as_stored: bool,
-    extent_m: float | None,
+@_understood()
+def build_tile(
+    head: bytes, read: Read, modalities: Sequence[str] | None, wanted: Sequence[str] | None,
+    records: Mapping[str, Modality], as_stored: bool = False, extent_m: float | None = None,
 ) -> Tile:  # fmt: skip
+    """Build a tile; only the modalities asked for are read and checked.
+
+    Args:
+        head: Bytes of header and targets; more may follow.
+        read: Reads other bytes.
+        modalities: Keys of the modalities; None for all.
+        wanted: Names of the targets; None for all.
+        records: Modalities by key.
+        as_stored: Keep values in their stored type where possible, with masks that are views. This suits copying only.
+        extent_m: Side of the all-invalid observation of the first modality that a tile without any of them gets.
+
+    Raises:
+        SourceError: The bytes are damaged, the header does not describe them, or the tile has none of the modalities
+            and `extent_m` is not given.
+    """
+    header, facts, start = read_header(head)
+    modalities = list(facts["parts"]) if modalities is None else modalities
     found = {}
     for name, kind in facts["targets"].items():
         if wanted is None or name in wanted:
-            entry = header[f"target.{name}"]
-            found[name] = _array(entry, targets, 0).astype(kind)
+            found[name] = _array(header[f"target.{name}"], head, -start).astype(kind)
     observations = {}
     for key in facts["parts"]:
         if key in modalities:
@@ -252,8 +249,7 @@ def _build(
 
 def parts_are_sound(content: bytes) -> bool:
     """Whether the checksums of all modalities in a member are right."""
-    header, facts = read_header(content)
-    start = 8 + int.from_bytes(content[:8], "little")
+    header, facts, start = read_header(content)
     for key, part in facts["parts"].items():
         try:
             first, size = _span(header, key, facts)
@@ -264,18 +260,14 @@ def parts_are_sound(content: bytes) -> bool:
     return True
 
 
-def _span(header: Mapping[str, Any], part: str, facts: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the first byte of a part, counted from the end of the header, and its number of bytes."""
-    names = [f"target.{name}" for name in facts["targets"]] if part == _TARGETS else _members(part, facts)
+def _span(header: Mapping[str, Any], key: str, facts: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the first byte of a modality, counted from the end of the header, and its number of bytes."""
+    part = facts["parts"][key]
+    names = [f"{key}.values.{number}" for number in range(len(part["groups"]))]
+    names += [f"{key}.valid"] * ("mask" in part) + [f"{key}.days"] * (len(part["shape"]) == 4)
     offsets = [header[name]["data_offsets"] for name in names]
     first = min((begin for begin, _ in offsets), default=0)
     return first, max((end for _, end in offsets), default=first) - first
-
-
-def _members(key: str, facts: Mapping[str, Any]) -> list[str]:
-    part = facts["parts"][key]
-    names = [f"{key}.values.{number}" for number in range(len(part["groups"]))]
-    return names + [f"{key}.valid"] * ("mask" in part) + [f"{key}.days"] * (len(part["shape"]) == 4)
 
 
 def _array(entry: Mapping[str, Any], content: bytes | memoryview, first: int) -> NDArray[Any]:

@@ -8,11 +8,12 @@ import itertools
 import json
 import re
 import shutil
+import tarfile
 import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from anysat.data.base import PACK_INDEX
 from anysat.data.files import read_file
-from anysat.data.pack import COLUMNS, FORMAT, SAMPLES, PackedDataset, modality_facts
+from anysat.data.pack import COLUMNS, FORMAT, SAMPLES
 from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import encode_tile
 from anysat.data.statistics import draw_evenly
@@ -31,7 +32,7 @@ from anysat.geo.claims import alone_in
 from anysat.whole_files import appearing, put_in_place, sweep, write_whole
 
 if TYPE_CHECKING:
-    from anysat.data.work import AnyDataset
+    from anysat.data.base import TileDataset
 
 MEMBER = "tile.safetensors"
 """Name of a tile's member in a shard, after its number and a dot."""
@@ -52,7 +53,7 @@ class _ShardPlan:
 class _Pack:
     """The work in units; one unit is one shard. A shard is finished when its record exists, which is written last."""
 
-    dataset: AnyDataset
+    dataset: TileDataset
     folder: Path
     shards: tuple[_ShardPlan, ...]
     files: TileFiles
@@ -74,62 +75,38 @@ class _Pack:
         shard = self.shards[unit]
         path = self.folder / shard.name
         files = self._files_digest(unit)  # first: files changed meanwhile are read again
-        with appearing(path) as new, new.open("wb") as file:
-            digest = _Digest(file)
-            places, units, modalities = self._write(shard, digest, advance)
-        facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size,
-                 "sha256": digest.hexdigest()}  # fmt: skip
+        with appearing(path) as new, new.open("w+b") as file:
+            places, units, modalities = self._write(shard, file, advance)
+            file.flush()
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size, "sha256": digest}
         found = {"places": places, "units": units, "modalities": modalities, "files": files}
         write_whole(self.record(unit), to_json({**facts, **found}))
 
-    def _write(self, shard: _ShardPlan, file: _Digest, advance: Advance) -> tuple[list[list[int]], Any, Any]:
-        from webdataset import TarWriter
-
+    def _write(self, shard: _ShardPlan, file: IO[bytes], advance: Advance) -> tuple[list[list[int]], Any, Any]:
+        """Write the archive, and return the place of each tile, and units and records by modality."""
         places: list[list[int]] = []
         units: dict[str, list[str]] = {}
         modalities: dict[str, Any] = {}
-        writer = TarWriter(file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, encoder=False, compress=False)
-        try:
+        with tarfile.open(fileobj=file, mode="w") as archive:
             for index in shard.samples.tolist():
                 tile = self.dataset[index]
                 content, head = encode_tile(tile)
-                places.append([writer.tarstream.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
-                writer.write({"__key__": f"{index:09d}", MEMBER: content})
+                member = tarfile.TarInfo(f"{index:09d}.{MEMBER}")
+                member.size, member.mode, member.uname, member.gname = len(content), 0o444, _OWNER, _OWNER
+                places.append([archive.offset + _TAR_HEADER, len(content), head, zlib.crc32(content[:head])])
+                archive.addfile(member, io.BytesIO(content))
                 for key, observation in tile.observations.items():
                     if observation.valid.any():  # units do not matter where nothing is valid
                         units.setdefault(key, list(observation.units))
-                    modalities.setdefault(key, modality_facts(observation.modality))
+                    modalities.setdefault(key, asdict(observation.modality))
                 advance(1)
-            writer.close()
-        except BaseException:
-            file.forget()  # when it is deleted, the archive writes its end into the file, which is closed by then
-            raise
         return places, units, modalities
 
 
-class _Digest:
-    """A file that is only written to, with the checksum of its content."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._sum, self._is_forgotten = file, hashlib.sha256(), False
-
-    def forget(self) -> None:
-        """Ignore everything that is written from now on."""
-        self._is_forgotten = True
-
-    def write(self, content: bytes) -> int:
-        if self._is_forgotten:
-            return len(content)
-        self._sum.update(content)
-        return self._file.write(content)
-
-    def hexdigest(self) -> str:
-        """Return the checksum of everything written."""
-        return self._sum.hexdigest()
-
-
 def pack_dataset(
-    dataset: AnyDataset, out: Path, *, shard_mb: float = 256.0, workers: int = 1, overwrite: bool = False,
+    dataset: TileDataset, out: Path, *, shard_mb: float = 256.0, workers: int = 1, overwrite: bool = False,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Path:  # fmt: skip
     """Write the tiles of a dataset into shards.
@@ -157,13 +134,11 @@ def pack_dataset(
         WriteError: The folder cannot be created.
         MissingFileError, SourceError: A tile cannot be read, or `out` is a link or not a packed dataset.
     """
-    import webdataset  # noqa: F401  (report a missing package before work begins)
-
     check_out(out, overwrite)
     if not len(dataset):
         raise InputError(f"dataset {dataset.name}, split {dataset.split}", "at least one tile", "none")
     for column in COLUMNS:
-        if column in dataset.samples.columns and not isinstance(dataset, PackedDataset):
+        if column in dataset.samples.columns and dataset.pack is None:
             raise InputError(f"table of {dataset.name}", f"no column {column}, which a pack adds", "one", "rename it")
     partial = out.with_name(f"{out.name}.partial")
     plan = {"format": FORMAT, "fingerprint": fingerprint(dataset), "dataset": dataset.name, "split": dataset.split,
@@ -219,13 +194,13 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise SourceError(out, "it is not a packed dataset, so it is not replaced", "give another --out")
 
 
-def _tiles_per_shard(dataset: AnyDataset, shard_mb: float) -> int:
+def _tiles_per_shard(dataset: TileDataset, shard_mb: float) -> int:
     probes = draw_evenly(len(dataset), min(_PROBES, len(dataset)), seed=0)
     sizes = [len(encode_tile(dataset[index])[0]) + _TAR_HEADER for index in probes.tolist()]
     return max(1, round(shard_mb * 1e6 / (sum(sizes) / len(sizes))))
 
 
-def _cut(dataset: AnyDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
+def _cut(dataset: TileDataset, tiles_per_shard: int) -> tuple[_ShardPlan, ...]:
     """Divide the tiles into shards of one split each, in the order of the dataset."""
     splits = dataset.samples.columns["split"].astype(str)
     shards = []
@@ -282,14 +257,14 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
     write_whole(job.folder / PACK_INDEX, to_json(content))
 
 
-def _targets_read(dataset: AnyDataset) -> list[str]:
+def _targets_read(dataset: TileDataset) -> list[str]:
     """Return the names of the targets that the tiles have."""
     every = [target.name for target in dataset.record.targets] if dataset.targets is None else dataset.targets
-    return [name for name in every if name not in getattr(dataset, "left_out", ())]
+    return [name for name in every if dataset.pack is None or name in dataset.pack.targets]
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the content of an .npz file, the same bytes for the same arrays."""
+    """Return the content of an .npz file, the same bytes for the same arrays; `np.savez` takes no column `file`."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

@@ -22,12 +22,8 @@ THERMAL_NM = 3000.0
 _CIRRUS_NM, _CIRRUS_WIDTH_NM, _PANCHROMATIC_NM = 1373.0, 28.0, 600.0
 
 
-def _column(field: str) -> NDArray[np.float32]:
-    return np.array([getattr(material, field) for material in MATERIALS], np.float32)
-
-
 _FIELDS = {
-    name: _column(name)
+    name: np.array([getattr(material, name) for material in MATERIALS], np.float32)
     for name in (
         "winter", "summer", "start", "start_days", "end", "end_days", "special_day", "special_days", "special_frac",
         "dry_until", "gain", "nir", "swir", "height_m", "grain", "warmth_k", "biomass_frac", "variety",

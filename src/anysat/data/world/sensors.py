@@ -47,13 +47,9 @@ def choose_dates(seed: int, modality: Modality, grid: Grid, year: int, count: in
     if modality.is_radar:
         picked = [group[len(group) // 2] for group in groups]
     else:
-        cover = _cover(seed, grid, start + days)
+        cover = cloud_opacity(seed, grid, start + days).mean(axis=(1, 2))
         picked = [_pick(seed, salt, number, group, cover, days) for number, group in enumerate(groups)]
     return np.asarray(start + np.array(picked))
-
-
-def _cover(seed: int, grid: Grid, dates: Dates) -> NDArray[np.floating]:
-    return cloud_opacity(seed, grid, dates).mean(axis=(1, 2))
 
 
 def _pick(
