@@ -212,11 +212,12 @@ class TileDataset:
 
     def as_stored(self, index: int) -> Tile:
         """Read one tile for stacking, which copies it: packed values stay in their stored type, read-only."""
-        return self._read(index, as_stored=True)
+        return self[index] if self.pack is None else self._read(index, as_stored=True)
 
     def drawn(self, index: int, generator: np.random.Generator) -> Tile:
         """Read one tile for training, cut at a random place if loose samples are larger than tiles."""
-        return self._read(index, generator, as_stored=True)
+        is_cut = self.pack is None and self.record.read_drawn is not None
+        return self._read(index, generator) if is_cut else self.as_stored(index)
 
     def _read(self, index: int, generator: np.random.Generator | None = None, *, as_stored: bool = False) -> Tile:
         row = self.samples.row(range(len(self))[index])

@@ -74,11 +74,14 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def _days_by_location(folder: DatasetFolder) -> dict[str, dict[str, str]]:
     """Return the days of the Sentinel-1 and Sentinel-2 images of each flood."""
     features = folder.read("metadata")
-    with folder.understood("metadata"):
+    try:
         facts = [feature["properties"] for feature in features]
         return {
             fact["location"]: {key: fact[f"{key}_date"].replace("/", "-") for key in ("s1", "s2")} for fact in facts
         }
+    except (KeyError, TypeError, AttributeError) as error:
+        expected = f"expected {folder.layout['metadata'].unit}"
+        raise SourceError(folder.path("metadata"), f"a feature cannot be read ({error!r})", expected) from error
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:

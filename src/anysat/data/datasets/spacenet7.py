@@ -87,12 +87,15 @@ def list_samples(folder: DatasetFolder) -> Samples:
 def _listed(folder: DatasetFolder) -> list[dict[str, str]]:
     """Return the labelled months in the training layout's table."""
     table = folder.read("metadata")
-    with folder.understood("metadata"):
+    try:
         months = [month for months in table.values() for month in months]
         return [
             {"aoi": month["aoi_id"], "year": f"{int(month['year'])}", "month": f"{int(month['month']):02}"}
             for month in months if month["label"]
         ]  # fmt: skip
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = f"expected {folder.layout['metadata'].unit}"
+        raise SourceError(folder.path("metadata"), f"an entry cannot be read ({error!r})", expected) from error
 
 
 def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> Tile:
