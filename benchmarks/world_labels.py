@@ -28,7 +28,7 @@ import torch
 import anysat
 from anysat.model.checkpoint import save
 from anysat.workflows.compare import compare
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.finetune_run import run_finetuning
 from anysat.workflows.labelled_data import open_data
@@ -125,8 +125,8 @@ def run(asked: argparse.Namespace) -> None:
             if f"{task}-{share:g}-{view}-{SIMPLE[-1]}-{seed}" in done:
                 continue
             data, path = configured(task, share, view, "nano", seed, asked.runs).data, asked.runs / "simple.json"
-            compare(EvaluateConfig(compare=True, data=data, weights=[], models=["logistic"], seed=seed,
-                                   max_pixels=SIMPLE_PIXELS, json=str(path)))  # fmt: skip
+            compare(CompareConfig(data=data, weights=[], models=["logistic"], seed=seed,
+                                   max_pixels=SIMPLE_PIXELS, out=str(path)))  # fmt: skip
             found = json.loads(path.read_text())
             for one in (line for line in found["lines"] if line["features"] in SIMPLE):
                 _keep(task, share, view, one["features"], seed, found | {"scores": {"test": one}})

@@ -1,9 +1,15 @@
 """What commands say: options as they are typed, nothing before it is refused, names and tables whole."""
 
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import get_type_hints
+
 import pytest
 
+from anysat.choices import choices_of
 from anysat.cli import COMMANDS, _parse, main, make_parser
 from anysat.data.base import open_dataset
+from anysat.errors import UnknownNameError
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.pretrain import PartConfig, PretrainConfig
 from anysat.workflows.pretrain_run import _name_of
@@ -14,8 +20,7 @@ from miniatures import miniature
     ("words", "option"), [(["world", "make", "x"], "--layout"), (["predict", "run", "s2=x"], "--out")]
 )
 def test_an_option_that_is_missing_is_named_as_it_is_typed(words, option, capsys):
-    with pytest.raises(SystemExit):
-        main(words)
+    assert main(words) == 2
     assert f"the following arguments are required: {option}\n" in capsys.readouterr().err
 
 
@@ -50,7 +55,7 @@ def test_an_area_may_begin_west_of_greenwich(area, joint):
 @pytest.mark.parametrize("words", [
     *(f"zonal a.zarr b.gpkg --out {place}x.csv" for place in ("s3://bucket/", "gs://b/", "https://host/", "/vsis3/b/")),
     "embed s2=a.nc --patch-size-m 20 --out s3://bucket/x.zarr", "embed --update s3://bucket/x.zarr",
-    "plan s2=a.nc --patch-size-m 20 --out s3://bucket/x", "predict run s2=a.nc --out s3://bucket/x.tif",
+    "evaluate run --out s3://bucket/x.json", "predict run s2=a.nc --out s3://bucket/x.tif",
     "world make s3://bucket/x --layout pastis_hd", "probe --preset world-land-cover --out s3://bucket/x",
     "pretrain --preset world-nano --out s3://bucket/x", "datasets pack treesatai_ts a --out s3://bucket/x",
     "weights convert a.pth --out s3://bucket/x.safetensors", "demo --out s3://bucket/x",
@@ -65,9 +70,46 @@ def test_nothing_is_written_to_an_address(words, tmp_path, monkeypatch, capsys):
 
 
 def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsys):
-    with pytest.raises(SystemExit):
-        main(["embed", "s2=a.nc", "--area", "--out", "a.zarr"])
+    assert main(["embed", "s2=a.nc", "--area", "--out", "a.zarr"]) == 2
     assert "expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("embed a --out=b --patch-size-m=20 --store=floot32", "unknown --store 'floot32'; closest: float32, float16"),
+    ("embed a --out=b --patch-size-m=20 --keep serie", "unknown --keep 'serie'; closest: series, features"),
+    ("embed a --out=b --patch-size-m=20 --overwrit", "unknown option '--overwrit'; closest: --overwrite,"),
+    ("embed a --out=b --patch-size-m=20 --window four", "--window: expected a whole number, got 'four'"),
+    ("embed a --out=b", "the following arguments are required: --patch-size-m"),
+    ("embed --update a.zarr --window 4", "`anysat embed --update --help` lists all"),
+    ("plan a --patch-size-m=20 --out=b", "unknown option '--out'"),
+    ("evaluate --compare run", "unrecognized arguments: run"),
+    ("pretrain --engine.precision 32 --out=b", "unknown --engine.precision '32'; closest: float32"),
+    ("pretrain --engine.devices many --out=b", "--engine.devices: expected auto or a whole number, got 'many'"),
+    ("pretrain --data [{dataset:world,sampler:none}] --out=b", "--data"),
+    ("pretrain --keep.loggers csv,tensor --out=b", "unknown --keep.loggers 'tensor'; closest: tensorboard"),
+    ("pretrain --recompute=maybe --out=b", "--recompute: expected true or false, got 'maybe'"),
+    ("probe --config none.yaml", "--config: File does not exist"),
+])  # fmt: skip
+def test_a_mistake_in_an_option_is_one_line(words, told, capsys):
+    assert main(words.split()) == 2
+    out, said = capsys.readouterr()
+    assert not out
+    assert told in said
+    assert len(said.splitlines()) == 1
+    assert said.startswith(f"anysat {words.split()[0]}: ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_choice_is_told_in_python_as_on_the_command_line(command):
+    """Every field with a fixed set of values is checked when its config is made."""
+    module, name, _ = COMMANDS[command]
+    config = getattr(import_module(module), name)
+    required = {one.name: "a" for one in fields(config)
+                if one.default is MISSING and one.default_factory is MISSING}  # fmt: skip
+    for option, kind in get_type_hints(config).items():
+        if choices_of(kind):
+            with pytest.raises(UnknownNameError, match=f"unknown --{option.replace('_', '-')} 'nothing'"):
+                config(**{**required, option: "nothing"})
 
 
 def test_packing_into_a_folder_that_is_there_is_refused_before_anything_is_said_to_be_done(tmp_path, capsys):

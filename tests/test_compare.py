@@ -42,7 +42,7 @@ def compared(tmp_path, capsys):
     def call(*words):
         path = tmp_path / "all.json"
         options = ["--data.dataset=world", f"--data.world={json.dumps(WORLD)}", f"--data.target={TARGET}",
-                   "--data.modalities=[s1]", "--weights=[]", "--models=[logistic]", f"--json={path}"]  # fmt: skip
+                   "--data.modalities=[s1]", "--weights=[]", "--models=[logistic]", f"--out={path}"]  # fmt: skip
         status = main(["evaluate", "--compare", *options, *words])
         said = capsys.readouterr()
         return status, json.loads(path.read_text()) if path.exists() else None, said.out, said.err
@@ -285,7 +285,7 @@ def test_new_weights_begin_as_they_are_told_to(weights, tmp_path):
     out, names = tmp_path / "all.json", [f"untrained:{weights}", f"isometric:{weights}"]
     assert main(["evaluate", "--compare", "--data.dataset=timesen2crop", "--models=[neighbours]", "--seed=3",
                  f"--data.root={miniature('timesen2crop', tiles=12)}", f"--weights=[{','.join(names)}]",
-                 f"--cache={tmp_path / 'cache'}", f"--json={out}"]) == 0  # fmt: skip
+                 f"--cache={tmp_path / 'cache'}", f"--out={out}"]) == 0  # fmt: skip
     found = {name: one["sha256"] for name, one in json.loads(out.read_text())["weights"].items()}
     config = load(weights).config
     for name, begin in zip(names, (lambda _: None, init_isometric), strict=True):
@@ -325,7 +325,7 @@ def test_turns_of_members_score_each_once_and_choose_on_the_one_before():
 def test_labels_and_values_are_compared_too(dataset, modality, primary, tmp_path, capsys):
     """Of the miniature's labels some never occur in training, and some always do."""
     path = tmp_path / "all.json"
-    words = [f"--data.dataset={dataset}", f"--data.root={miniature(dataset)}", "--weights=[]", f"--json={path}",
+    words = [f"--data.dataset={dataset}", f"--data.root={miniature(dataset)}", "--weights=[]", f"--out={path}",
              f"--data.modalities=[{modality}]", "--models=[logistic]", "--max-pixels=300"]  # fmt: skip
     status = main(["evaluate", "--compare", *words])
     assert status == 0, capsys.readouterr().err

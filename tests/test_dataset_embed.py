@@ -51,7 +51,7 @@ def forest(tmp_path_factory):
 
 def command(root, out, *more):
     return ["datasets", "embed", f"{root}/mine.yaml", str(root), "--out", str(out), "--patch-size-m", "20",
-            "--precision", "float32", "--workers", "0", *map(str, more)]  # fmt: skip
+            "--precision", "float32", "--num-workers", "0", *map(str, more)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_what_was_done_is_told_with_tiles_without_a_valid_value(forest, tmp_path
 
 def test_row_groups_and_workers_change_nothing(table, forest, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_embed_run, "ROWS", 3)
-    assert main([*command(forest, tmp_path / "t.parquet"), "--workers", "1"]) == 0
+    assert main([*command(forest, tmp_path / "t.parquet"), "--num-workers", "1"]) == 0
     assert pyarrow.parquet.ParquetFile(tmp_path / "t.parquet").num_row_groups == 2
     assert pyarrow.parquet.read_table(tmp_path / "t.parquet").equals(pyarrow.parquet.read_table(table))
 
@@ -132,7 +132,7 @@ def test_an_interrupted_command_goes_on_with_what_is_there(forest, tmp_path, mon
 
 
 def test_without_a_known_place_the_table_is_plain_parquet_with_folds_of_the_dataset(tmp_path):
-    words = ["--split", "testing", "--patch-size-m", "80", "--workers", "0"]
+    words = ["--split", "testing", "--patch-size-m", "80", "--num-workers", "0"]
     assert (
         main(["datasets", "embed", "so2sat", str(miniature("so2sat")), f"--out={tmp_path / 't.parquet'}", *words]) == 0
     )

@@ -95,7 +95,7 @@ def runs(forest, tmp_path_factory):
 
 
 def command(run, root, out, *more, yaml_file="mine.yaml"):
-    return ["datasets", "predict", str(run), f"{root}/{yaml_file}", str(root), "--out", str(out), "--workers", "0",
+    return ["datasets", "predict", str(run), f"{root}/{yaml_file}", str(root), "--out", str(out), "--num-workers", "0",
             *map(str, more)]  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_several_labels_are_lists_with_a_score_for_each(forest, runs, tmp_path):
 def test_row_groups_and_workers_change_nothing(forest, runs, tmp_path, monkeypatch):
     predicted(runs / "species", forest, tmp_path / "a.parquet")
     monkeypatch.setattr(tile_answers, "ROWS", 3)
-    predicted(runs / "species", forest, tmp_path / "b.parquet", "--workers", "1")
+    predicted(runs / "species", forest, tmp_path / "b.parquet", "--num-workers", "1")
     assert pyarrow.parquet.ParquetFile(tmp_path / "b.parquet").num_row_groups == 2
     one, other = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in "ab")
     assert one.equals(other)
@@ -293,7 +293,7 @@ def test_tiles_whose_place_nobody_knows_are_rasters_in_metres(tmp_path):
         str(root),
         "--out",
         str(tmp_path / "maps"),
-        "--workers=0",
+        "--num-workers=0",
         "--split=test",
     ]
     assert main(words) == 0
@@ -397,7 +397,7 @@ def test_precision_is_that_of_the_scores_unless_another_is_asked_for(forest, run
         ("species", ["--probabilities"], "--probabilities: expected false, because 'species' is per tile"),
         ("species", ["--split", "fold9"], "unknown split of mine 'fold9'"),
         ("species", ["--batch-size", "0"], "--batch-size: expected 1 or more"),
-        ("species", ["--workers", "-1"], "--workers: expected 0 or more"),
+        ("species", ["--num-workers", "-1"], "--num-workers: expected 0 or more"),
         ("species", ["--precision", "fp8"], "unknown --precision 'fp8'"),
         ("nothing", [], "expected the folder of a finished probe or fine-tuning run"),
     ],

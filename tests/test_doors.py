@@ -22,11 +22,23 @@ PUBLIC = [
 AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
 EMBED = {
     *AREA, "inputs", "out", "patch_size_m", "dense", "store", "places", "weights", "statistics", "dataset", "units",
-    "modalities", "device", "precision", "keep", "update", "overwrite",
+    "sensors", "device", "precision", "keep", "overwrite",
 }  # fmt: skip
 OPTIONS = {
     "embed": EMBED,
-    "plan": {*EMBED, "measure"},
+    "embed --update": {
+        "inputs",
+        "update",
+        "dates",
+        "period",
+        "also",
+        "sensors",
+        "device",
+        "memory_gb",
+        "readers",
+        "scheduler",
+    },
+    "plan": (EMBED - {"out", "also", "scheduler", "places", "overwrite"}) | {"measure"},
     "pretrain": {
         "preset",
         "out",
@@ -122,8 +134,18 @@ OPTIONS = {
     },
     "evaluate": {
         "run",
-        "compare",
         "split",
+        "crop_m",
+        "data",
+        "block_km",
+        "out",
+        "device",
+        "precision",
+        "batch_size",
+        "num_workers",
+    },
+    "evaluate --compare": {
+        "compare",
         "data",
         "weights",
         "patch_sizes_m",
@@ -133,15 +155,13 @@ OPTIONS = {
         "layers",
         "models",
         "max_pixels",
-        "crop_m",
         "folds",
         "block_km",
         "seed",
         "cache",
-        "json",
+        "out",
         "device",
         "precision",
-        "batch_size",
         "num_workers",
     },
     "predict": {
@@ -162,9 +182,9 @@ OPTIONS = {
     "weights inspect": {"source", "size", "inputs", "patch_size_m", "dataset"},
     "datasets list": {"json"},
     "datasets describe": {"name", "json"},
-    "datasets check": {"name", "path", "split", "samples", "seed", "layout", "json"},
-    "datasets show": {"name", "path", "split", "index", "out", "layout", "overwrite"},
-    "datasets stats": {"name", "path", "out", "split", "modalities", "samples", "seed", "workers", "overwrite"},
+    "datasets check": {"name", "path", "split", "samples", "seed", "form", "json"},
+    "datasets show": {"name", "path", "split", "index", "out", "form", "overwrite"},
+    "datasets stats": {"name", "path", "out", "split", "modalities", "samples", "seed", "num_workers", "overwrite"},
     "datasets pack": {
         "name",
         "path",
@@ -172,7 +192,7 @@ OPTIONS = {
         "split",
         "modalities",
         "shard_mb",
-        "workers",
+        "num_workers",
         "verify",
         "overwrite",
     },
@@ -188,7 +208,7 @@ OPTIONS = {
         "day_convention",
         "device",
         "precision",
-        "workers",
+        "num_workers",
         "overwrite",
     },
     "datasets predict": {
@@ -202,12 +222,12 @@ OPTIONS = {
         "device",
         "precision",
         "batch_size",
-        "workers",
+        "num_workers",
         "overwrite",
     },
     "catalog validate": {"paths", "quick", "json"},
     "world make": {"out", "layout", "form", "tiles", "seed", "overwrite"},
-    "sensors": {"modalities"},
+    "sensors": {"sensors"},
     "demo": {"out", "weights", "patch_sizes_m", "crop_m"},
 }
 
@@ -290,7 +310,7 @@ def test_overview_lists_every_command_and_version_prints(capsys):
 
 def test_sensors_lists_shipped_and_own_records(capsys, tmp_path):
     (tmp_path / "drone.yaml").write_text("{key: drone, sensor: x, bands: [R], gsd_m: 0.5, is_temporal: false}")
-    assert main(["sensors", "--modalities", str(tmp_path / "drone.yaml")]) == 0
+    assert main(["sensors", "--sensors", str(tmp_path / "drone.yaml")]) == 0
     listed = capsys.readouterr().out
     assert all(key in listed for key in (*anysat.MODALITIES, "drone"))
 
@@ -304,7 +324,7 @@ def test_convert_writes_half_the_size_when_asked(capsys, tmp_path):
     assert all(torch.allclose(one, other, rtol=1e-2, atol=1e-3) for one, other in
                zip(whole.state_dict().values(), half.state_dict().values(), strict=True))  # fmt: skip
     assert main([*words, "int8"]) == 2
-    assert "float32 or bfloat16" in capsys.readouterr().err
+    assert "unknown --dtype 'int8'; known: bfloat16, float32" in capsys.readouterr().err
     size = (tmp_path / "b.safetensors").stat().st_size
     assert main([*words, "float32"]) == 2
     assert "b.safetensors exists" in capsys.readouterr().err
@@ -353,7 +373,9 @@ def test_words_and_options_come_in_any_order(tmp_path):
         ("probe --data.modalities s2", "data.modalities", ["s2"]),
         ("probe --data.modalities null", "data.modalities", None),
         ("pretrain --model.pixel-widths 8", "model.pixel_widths", [8]),
-        ("evaluate --weights isometric:nano", "weights", ["isometric:nano"]),
+        ("datasets stats world here --out s.json --modalities s2", "modalities", ["s2"]),
+        ("evaluate --compare --weights isometric:nano", "weights", ["isometric:nano"]),
+        ("pretrain --keep.loggers csv", "keep.loggers", ("csv",)),
         ("embed s2=a.nc --units s1=dB --out m.tif --patch-size-m 20", "units", ["s1=dB"]),
     ],
 )
@@ -362,7 +384,9 @@ def test_a_list_may_be_given_as_its_one_value(words, name, wanted):
 
     from anysat.cli import _parse, make_parser
 
-    command, *options = words.split()
+    words = words.split()
+    command = next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
+    options = words[len(command.split()) :]
     module, config, _ = COMMANDS[command]
     config = getattr(import_module(module), config)
     found = _parse(make_parser(command, config), config, options)

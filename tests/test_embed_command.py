@@ -417,7 +417,7 @@ def test_a_record_against_the_models_is_refused_by_field(run, tmp_path, s2):
     (tmp_path / "m.yaml").write_text(
         f"{{key: s2, sensor: x, bands: [{', '.join(S2_NAMES)}], gsd_m: 10, is_temporal: true}}"
     )
-    status, _, errors = run(s2, f"--modalities={tmp_path / 'm.yaml'}")
+    status, _, errors = run(s2, f"--sensors={tmp_path / 'm.yaml'}")
     assert status == 2
     assert "modality 's2', normalises_over_dates: expected True, as in the model" in errors
 

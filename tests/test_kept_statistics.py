@@ -93,7 +93,7 @@ def test_a_table_of_embeddings_that_was_interrupted_goes_on_with_the_description
 
     def command(out):
         return ["datasets", "embed", f"{tmp_path}/mine.yaml", str(tmp_path), "--out", f"{tmp_path}/{out}.parquet",
-                "--precision", "float32", "--workers", "0"]  # fmt: skip
+                "--precision", "float32", "--num-workers", "0"]  # fmt: skip
 
     _series(tmp_path, units="reflectance")
     with monkeypatch.context() as patch:

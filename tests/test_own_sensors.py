@@ -73,7 +73,7 @@ def _embed(folder, *words):
 @pytest.mark.parametrize("words", [[], ["--dates=2020-01-01/2020-12-31"]], ids=["tile", "area"])
 def test_records_of_sensors_that_are_no_input_take_no_part(words, tmp_path, capsys):
     (tmp_path / "drone.yaml").write_text(DRONE)
-    assert _embed(tmp_path, *words, f"--modalities={tmp_path / 'drone.yaml'}") == 0, capsys.readouterr().err
+    assert _embed(tmp_path, *words, f"--sensors={tmp_path / 'drone.yaml'}") == 0, capsys.readouterr().err
 
 
 def test_units_of_a_modality_that_is_no_input_of_an_area_are_refused(tmp_path, capsys):

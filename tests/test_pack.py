@@ -346,14 +346,14 @@ def command(out, *more):
         str(out),
         "--shard-mb",
         "1",
-        "--workers",
+        "--num-workers",
         "1",
         *more,
     ]
 
 
 def test_two_processes_write_the_bytes_of_one(packed_root, tmp_path):
-    assert main([*command(tmp_path / "out"), "--workers", "2", "--verify", "true"]) == 0
+    assert main([*command(tmp_path / "out"), "--num-workers", "2", "--verify", "true"]) == 0
     assert content_of(tmp_path / "out") == content_of(packed_root(NAME))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

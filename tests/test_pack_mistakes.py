@@ -189,7 +189,7 @@ def test_a_shard_that_the_system_cannot_read_is_not_called_damaged(number, advic
 @pytest.mark.parametrize("command", ["stats", "pack"])
 def test_work_goes_on_after_a_damaged_file_was_repaired_as_if_nothing_had_been(trees, tmp_path, command, capsys):
     repair = damage(trees, 2, "train")
-    words = ["datasets", command, NAME, str(trees), "--workers", "1", "--out"]
+    words = ["datasets", command, NAME, str(trees), "--num-workers", "1", "--out"]
     one, other = (tmp_path / (f"{name}.json" if command == "stats" else name) for name in ("one", "other"))
     assert main([*words, str(one)]) == 2
     repair()
@@ -217,7 +217,7 @@ def test_a_pack_that_fails_says_so_once(trees, tmp_path, capsys):
     damage(trees)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert main(["datasets", "pack", NAME, str(trees), "--workers", "1", "--out", str(tmp_path / "p")]) == 2
+        assert main(["datasets", "pack", NAME, str(trees), "--num-workers", "1", "--out", str(tmp_path / "p")]) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert ".h5" in said

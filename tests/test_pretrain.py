@@ -275,7 +275,7 @@ def test_geoplex_has_the_settings_of_the_published_code():
     assert (optimiser.schedule, optimiser.plateau_metric, optimiser.plateau_factor, optimiser.plateau_patience) == (
         "plateau", "val/loss", 0.1, 10,
     )  # fmt: skip
-    assert (found.engine.devices, found.engine.precision, found.engine.accumulate) == (8, "16", 1)
+    assert (found.engine.devices, found.engine.precision, found.engine.accumulate) == (8, "float16", 1)
     assert found.watch.validate_every == 2244  # once per epoch, which the patience counts
     on_each_device = round(found.watch.val_batches * len(found.data) / found.engine.devices)
     assert on_each_device == 513

@@ -124,7 +124,7 @@ def test_a_modality_from_a_file_of_ones_own_gets_a_projector(tmp_path):
     file = tmp_path / "own.yaml"
     record = asdict(own) | {"bands": [asdict(band) for band in own.bands]}
     file.write_text(yaml.safe_dump(record))
-    options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s1", "s2-own"], modality_files=[str(file)])
+    options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s1", "s2-own"], sensors=[str(file)])
     assert "s2-own" in AnySat(options.config()).projectors
     with pytest.raises(UnknownNameError, match="s2-own"):
         ModelOptions(modalities=["s2-own"])

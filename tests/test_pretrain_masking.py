@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.errors import RecordError
+from anysat.errors import RecordError, UnknownNameError
 from anysat.model.inputs import PixelInput
 from anysat.pretrain import masking
 from anysat.pretrain.config import MaskingConfig
@@ -200,7 +200,7 @@ def test_images_keep_what_they_are():
     ],
 )
 def test_a_mask_that_cannot_be_is_refused_by_name(name, value):
-    with pytest.raises(RecordError, match=f"masking.{name}"):
+    with pytest.raises((RecordError, UnknownNameError), match=f"masking.{name}"):
         MaskingConfig(**{name: value})
 
 

@@ -40,7 +40,7 @@ def trained(out, engine, **changes):
     return load_file(out / "checkpoints" / f"step-{STEPS:08d}" / "training.safetensors"), curves
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_weights_moments_and_metrics_are_the_same_even_over_a_stop(tmp_path, precision):
     tensors, curves = trained(tmp_path / "usual", EngineConfig(precision=precision))
     thrifty = replace(THRIFTY, precision=precision)
@@ -85,7 +85,7 @@ def test_a_training_that_fails_leaves_no_hooks(tmp_path, monkeypatch):
     ("engine", "clip_norm", "message"),
     [
         ({"accumulate": 2}, None, "false with accumulate 2"),
-        ({"precision": "16"}, None, "false with precision '16'"),
+        ({"precision": "float16"}, None, "false with precision float16"),
         ({"strategy": "ddp"}, None, "false with strategy ddp"),
         ({"devices": 2}, None, "false with 2 processes"),
         ({}, 1.0, "false with clip_norm"),

@@ -264,7 +264,7 @@ def test_statistics_of_a_part_say_so():
 
 
 def command(out, *more):
-    return ["datasets", "stats", NAME, str(miniature(NAME)), "--out", str(out), "--workers", "1", *more]
+    return ["datasets", "stats", NAME, str(miniature(NAME)), "--out", str(out), "--num-workers", "1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_give_the_bytes_of_one(whole, tmp_path):
-    assert main([*command(tmp_path / "stats.json"), "--workers", "2"]) == 0
+    assert main([*command(tmp_path / "stats.json"), "--num-workers", "2"]) == 0
     assert (tmp_path / "stats.json").read_bytes() == whole
     assert not (tmp_path / "stats.json.partial").exists()
 
@@ -369,7 +369,7 @@ def test_an_error_in_a_worker_process_comes_through(tmp_path, capsys):
         str(root),
         "--out",
         str(tmp_path / "s.json"),
-        "--workers",
+        "--num-workers",
         "2",
         "--split",
         "all",

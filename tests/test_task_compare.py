@@ -24,7 +24,7 @@ from task_commands import of_miniature, scores_of, world_words
 def test_a_comparison_tells_who_is_worse_than_band_statistics(run_task, small_weights, tmp_path):
     words = ["--compare", *world_words()[:4], "--patch-sizes-m=[30]", "--models=[logistic,neighbours]",
              f"--weights=[{small_weights}]", "--max-pixels=200", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
-    status, out, err = run_task("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    status, out, err = run_task("evaluate", *words, f"--out={tmp_path / 'all.json'}")
     assert status == 0, err
     lines = json.loads((tmp_path / "all.json").read_text())["lines"]
     assert {line["features"].rpartition(", ")[2] for line in lines} == {
@@ -49,7 +49,7 @@ def test_a_comparison_tells_who_is_worse_than_band_statistics(run_task, small_we
 def test_a_comparison_has_layers_and_says_what_the_cache_held(run_task, small_weights, tmp_path):
     words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
              "--models=[neighbours]", f"--weights=[{small_weights}]", "--layers=[last,spatial.1,fusion.1]",
-             f"--cache={tmp_path / 'cache'}", f"--json={tmp_path / 'all.json'}"]  # fmt: skip
+             f"--cache={tmp_path / 'cache'}", f"--out={tmp_path / 'all.json'}"]  # fmt: skip
     status, out, err = run_task("evaluate", *words)
     assert status == 0, err
     content = json.loads((tmp_path / "all.json").read_text())
@@ -89,12 +89,12 @@ def test_a_comparison_reads_a_tile_for_its_labels_for_all_simple_features_and_fo
 ):
     words = ["--compare", *of_miniature("timesen2crop")[:2], f"--data.root={miniature('timesen2crop', tiles=12)}",
              "--models=[neighbours]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
-    status, _, err = run_task("evaluate", *words, f"--json={tmp_path / 'here.json'}")
+    status, _, err = run_task("evaluate", *words, f"--out={tmp_path / 'here.json'}")
     assert status == 0, err
     tested = open_dataset("timesen2crop", miniature("timesen2crop", tiles=12), "test").ids
     assert {reads.count(name) for name in tested} == {3}
     reads.clear()
-    status, _, err = run_task("evaluate", *words, "--num-workers=2", f"--json={tmp_path / 'there.json'}")
+    status, _, err = run_task("evaluate", *words, "--num-workers=2", f"--out={tmp_path / 'there.json'}")
     assert status == 0, err
     assert not set(reads) & set(tested), "other processes read them"
     scores = [[line["figures"] for line in json.loads((tmp_path / name).read_text())["lines"]]
@@ -105,7 +105,7 @@ def test_a_comparison_reads_a_tile_for_its_labels_for_all_simple_features_and_fo
 def test_a_comparison_of_tiles_counts_every_tile(run_task, small_weights, tmp_path):
     words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
              "--models=[neighbours,forest]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
-    status, _, err = run_task("evaluate", *words, f"--json={tmp_path / 'all.json'}")
+    status, _, err = run_task("evaluate", *words, f"--out={tmp_path / 'all.json'}")
     assert status == 0, err
     content = json.loads((tmp_path / "all.json").read_text())
     assert {line["num_samples"] for line in content["lines"]} == {content["data"]["test"]["tiles"]}
@@ -127,8 +127,8 @@ def test_intervals_are_over_blocks_of_ground_where_asked_for(command, run_task, 
     assert plain["figures"] == blocked["figures"]
     assert plain["intervals"] != blocked["intervals"]
     reads.clear()
-    status, _, err = run_task("evaluate", f"--run={tmp_path / 'tiles'}", f"--block-km={BLOCK_KM}", "--split=train",
-                         f"--json={tmp_path / 'again.json'}")  # fmt: skip
+    status, _, err = run_task("evaluate", str(tmp_path / 'tiles'), f"--block-km={BLOCK_KM}", "--split=train",
+                         f"--out={tmp_path / 'again.json'}")  # fmt: skip
     assert status == 0, err
     assert len(set(reads)) == len(reads) == plain["num_tiles"]
     again = json.loads((tmp_path / "again.json").read_text())["scores"]
@@ -147,7 +147,7 @@ def test_blocks_need_tiles_with_coordinates(run_task):
 def test_evaluate_wants_a_run_or_a_comparison(run_task):
     status, _, err = run_task("evaluate")
     assert status == 2
-    assert "either --run RUN or --compare" in err
+    assert "RUN: expected a run to score, or --compare" in err
 
 
 @pytest.mark.parametrize(("limits", "wanted"), [((0.0, 100.0), [0.0, 40.0, 100.0]), (None, [-5.0, 40.0, 130.0])])

@@ -84,7 +84,7 @@ def test_a_run_over_folds_is_scored_again_fold_by_fold_and_has_a_page(run, tmp_p
         assert (tmp_path / "run" / name / "report.html").is_file()
     first = json.loads((tmp_path / "run" / "folds.json").read_text())
     assert f"{first['figures']['miou']['mean']:.3f}" in page
-    status = main(["evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}"])
+    status = main(["evaluate", str(tmp_path / "run"), f"--out={tmp_path / 'again.json'}"])
     said = capsys.readouterr()
     assert status == 0, said.err
     again = json.loads((tmp_path / "again.json").read_text())

@@ -16,6 +16,7 @@ import yaml
 
 import anysat
 from anysat import AnySat, ModelConfig
+from anysat.cli import main
 from anysat.data.base import Target, find_dataset, open_dataset
 from anysat.data.splits import TEST
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError, WriteError
@@ -25,7 +26,7 @@ from anysat.train.config import EngineConfig, KeepConfig
 from anysat.train.run import STATISTICS, check_same, wait_for
 from anysat.workflows import finetune_run, predict, predict_tile, task_parts
 from anysat.workflows.compare_turns import make_turns
-from anysat.workflows.evaluate import EvaluateConfig, evaluate
+from anysat.workflows.evaluate import CompareConfig, EvaluateConfig, compare
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.labelled_data import OpenData, open_data, place_of
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
@@ -99,11 +100,11 @@ def test_boosting_takes_a_class_of_one_sample_among_many():
 
 def test_the_folder_of_scores_is_made_before_anything_is_computed(tmp_path):
     with pytest.raises(UnknownNameError, match="nonsense"):
-        evaluate(EvaluateConfig(compare=True, models=["nonsense"], json=str(tmp_path / "new" / "all.json")))
+        compare(CompareConfig(models=["nonsense"], out=str(tmp_path / "new" / "all.json")))
     assert (tmp_path / "new").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="is a file"):
-        evaluate(EvaluateConfig(compare=True, json=str(tmp_path / "file" / "all.json")))
+        compare(CompareConfig(out=str(tmp_path / "file" / "all.json")))
 
 
 class Part(list):
@@ -126,7 +127,7 @@ def test_folds_may_be_splits_and_members_joined(folds, members, tested):
     record = find_dataset("pastis_hd")
     parts = [Part(part) for part in (members[:1], members[1:2], members[2:])]
     data = OpenData(record=record, target=record.targets[0], train=parts[0], val=parts[1], test=parts[2])
-    config = EvaluateConfig(compare=True, data=LabelledData(dataset="pastis_hd", folds=folds))
+    config = CompareConfig(data=LabelledData(dataset="pastis_hd", folds=folds))
     turns = make_turns(config, data, [(np.nan, np.nan)] * len(members))
     assert np.argmax(turns.roles == TEST, axis=0).tolist() == tested
 
@@ -189,27 +190,30 @@ def test_balanced_classes_of_a_sample_leave_none_out(has_list, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("config", "words", "told"),
     [
-        ({"run": "r", "data": {"modalities": ["s2"]}}, "--data.modalities.*no value with --run"),
-        ({"run": "r", "patch_sizes_m": [10.0]}, "--patch-sizes-m.*no value with --run"),
-        ({"run": "r", "max_pixels": 5}, "--max-pixels.*no value with --run"),
-        ({"run": "r", "seed": 5}, "--seed.*no value with --run"),
-        ({"run": "r", "cache": "c"}, "--cache.*no value with --run"),
-        ({"run": "r", "crop_m": 60.0, "batch_size": 2}, "--batch-size.*with --crop-m"),
-        ({"compare": True, "batch_size": 2}, "--batch-size.*with --compare"),
-        ({"compare": True, "data": {"folds": ["a", "b", "c"], "val": None}}, "--data.val: .*with --data.folds"),
-        ({"compare": True, "split": "val"}, "--split.*--data.test"),
-        ({"compare": True, "folds": 5, "data": {"train_frac": 0.1}}, "--data.train-frac.*folds"),
-        ({"compare": True, "data": {"train_frac": 0.1, "folds": ["a", "b", "c"]}}, "--data.train-frac.*folds"),
+        (EvaluateConfig, {"run": "r", "crop_m": 60.0, "batch_size": 2}, "--batch-size.*with --crop-m"),
+        (CompareConfig, {"compare": False}, "--compare: expected true, or RUN without it"),
+        (CompareConfig, {"data": {"folds": ["a", "b", "c"], "val": None}}, "--data.val: .*with --data.folds"),
+        (CompareConfig, {"folds": 5, "data": {"train_frac": 0.1}}, "--data.train-frac.*folds"),
+        (CompareConfig, {"data": {"train_frac": 0.1, "folds": ["a", "b", "c"]}}, "--data.train-frac.*folds"),
     ],
 )
-def test_what_would_not_be_heard_by_an_evaluation_is_refused(words, told):
+def test_what_would_not_be_heard_by_an_evaluation_is_refused(config, words, told):
     with pytest.raises(RecordError, match=told):
-        EvaluateConfig(**words)
+        config(**words)
     EvaluateConfig(run="r", data={"root": "/moved"}, split="val")
-    EvaluateConfig(run="r", batch_size=2)
-    EvaluateConfig(compare=True, data={"train_frac": 0.1}, seed=5, cache="c", max_pixels=5)
+    CompareConfig(data={"train_frac": 0.1}, seed=5, cache="c", max_pixels=5)
+
+
+@pytest.mark.parametrize("words", [
+    "r --data.modalities s2", "r --patch-sizes-m 10", "r --max-pixels 5", "r --seed 5", "r --cache c",
+    "--compare --batch-size 2", "--compare --split val", "--compare --crop-m 60",
+])  # fmt: skip
+def test_options_of_a_comparison_are_none_of_a_run_and_the_other_way_round(words, capsys):
+    assert main(["evaluate", *words.split()]) == 2
+    option = words.split()[-2]
+    assert f"unknown option '{option}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

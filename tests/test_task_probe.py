@@ -77,7 +77,7 @@ def test_a_probe_has_the_head_that_was_asked_for(head, run_task, tmp_path):
     )
     assert status == 0, err
     assert load_task(tmp_path / "run").head_config.name == head
-    status, _, err = run_task("evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}")
+    status, _, err = run_task("evaluate", str(tmp_path / "run"), f"--out={tmp_path / 'again.json'}")
     assert status == 0, err
     again = json.loads((tmp_path / "again.json").read_text())["scores"]["figures"]
     for name, value in scores_of(tmp_path / "run")["scores"]["test"]["figures"].items():
@@ -105,8 +105,8 @@ def test_answers_of_several_patch_sizes_are_averaged(run_task, tmp_path):
 def test_a_run_scored_again_gives_the_same_figures(precision, run_task, tmp_path):
     words = ["--epochs=2", "--learning-rates=[0.01]", "--weight-decays=[0]", f"--precision={precision}"]
     run_task("probe", *world_words(), *words, "--device=auto")
-    again = [f"--json={tmp_path / 'again.json'}", f"--precision={precision}"]
-    status, out, _ = run_task("evaluate", f"--run={tmp_path / 'run'}", *again)
+    again = [f"--out={tmp_path / 'again.json'}", f"--precision={precision}"]
+    status, out, _ = run_task("evaluate", str(tmp_path / "run"), *again)
     assert status == 0
     first, again = scores_of(tmp_path / "run")["scores"]["test"], json.loads((tmp_path / "again.json").read_text())
     for name, value in first["figures"].items():
@@ -124,13 +124,13 @@ def test_a_record_tells_weights_seed_versions_and_what_was_selected_on(run_task,
         assert found["weights"]["sha256"] == sha256(load_task(tmp_path / command).encoder)
         assert (found["weights"]["sha256"] == began) == (command == "probe")
         assert (found["selected_on"], found["seed"]) == ("0.2 of train, held out", 3)
-        run_task("evaluate", f"--run={tmp_path / command}", f"--json={tmp_path / 'again.json'}")
+        run_task("evaluate", str(tmp_path / command), f"--out={tmp_path / 'again.json'}")
         again = json.loads((tmp_path / "again.json").read_text())
         for name in ("weights", "seed", "selected_on", "versions"):
             assert again[name] == found[name], (command, name)
         assert again["data"] == found["data"]["test"]["fingerprint"]
         for split in ("train", "val"):  # what was held out is not trained on
-            words = [f"--run={tmp_path / command}", f"--split={split}", f"--json={tmp_path / 'again.json'}"]
+            words = [str(tmp_path / command), f"--split={split}", f"--out={tmp_path / 'again.json'}"]
             assert run_task("evaluate", *words)[0] == 0
             again = json.loads((tmp_path / "again.json").read_text())
             assert again["data"] == found["data"][split]["fingerprint"]
@@ -218,7 +218,7 @@ def test_neighbours_answer_any_target_and_leave_a_predictor(name, run_task, tmp_
     first, kept = scores_of(tmp_path / "run")["scores"]["test"], load_task(tmp_path / "run")
     assert not list(kept.head.parameters())
     assert kept.head_config.num_samples == len(kept.head.vectors) > 0
-    status, _, err = run_task("evaluate", f"--run={tmp_path / 'run'}", f"--json={tmp_path / 'again.json'}")
+    status, _, err = run_task("evaluate", str(tmp_path / "run"), f"--out={tmp_path / 'again.json'}")
     assert status == 0, err
     again = json.loads((tmp_path / "again.json").read_text())["scores"]["figures"]
     assert again == pytest.approx(first["figures"], abs=1e-6, nan_ok=True)

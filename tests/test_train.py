@@ -148,7 +148,7 @@ def test_a_scaler_that_finds_an_overflow_moves_neither_weights_nor_teacher():
     """The scaler of fp16 itself, with the optimiser as fp16 has it: not fused, for it steps then in any case."""
     objective = Toy()
     training = Training(
-        objective, sources, optimiser=OptimiserConfig(learning_rate=1e-2), engine=EngineConfig(precision="16"), seed=0,
+        objective, sources, optimiser=OptimiserConfig(learning_rate=1e-2), engine=EngineConfig(precision="float16"), seed=0,
         num_steps=9, start=0, stop=9, moments={}, plateau=Plateau(),
     )  # fmt: skip
     optimiser, scaler = training.configure_optimizers(), torch.amp.GradScaler("cpu", init_scale=2.0)

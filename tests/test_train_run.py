@@ -12,7 +12,16 @@ import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import anysat
-from anysat.errors import CollapseError, DivergedError, InputError, RecordError, RunExistsError, SourceError, WriteError
+from anysat.errors import (
+    CollapseError,
+    DivergedError,
+    InputError,
+    RecordError,
+    RunExistsError,
+    SourceError,
+    UnknownNameError,
+    WriteError,
+)
 from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
@@ -332,22 +341,36 @@ def test_a_learning_rate_that_only_rises_is_told(tmp_path, caplog, warmup, told)
 
 
 def test_float16_is_refused_on_a_cpu(tmp_path):
-    with pytest.raises(RecordError, match="precision: expected '32' or 'bf16' on a CPU, got '16'"):
-        train(tmp_path / "run", engine={"precision": "16"})
+    with pytest.raises(RecordError, match="precision: expected float32 or bf16 on a CPU, got 'float16'"):
+        train(tmp_path / "run", engine={"precision": "float16"})
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         (OptimiserConfig, {"learning_rate": 0}), (OptimiserConfig, {"learning_rate": 1, "betas": (0.9, 1)}),
-        (OptimiserConfig, {"learning_rate": 1, "schedule": "step"}), (OptimiserConfig, {"learning_rate": 1, "clip_norm": 0}),
-        (EngineConfig, {"devices": 0}), (EngineConfig, {"precision": "64"}), (EngineConfig, {"accumulate": 0}),
-        (EngineConfig, {"strategy": "fsdp", "precision": "16"}), (KeepConfig, {"keep_last": 0}),
-        (KeepConfig, {"loggers": ("paper",)}), (KeepConfig, {"log_every": True}),
+        (OptimiserConfig, {"learning_rate": 1, "clip_norm": 0}),
+        (EngineConfig, {"devices": 0}), (EngineConfig, {"accumulate": 0}),
+        (EngineConfig, {"strategy": "fsdp", "precision": "float16"}), (KeepConfig, {"keep_last": 0}),
+        (KeepConfig, {"log_every": True}),
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_refused_by_its_name(kind, options):
     with pytest.raises(RecordError, match=f"^{list(options)[-1]}: expected"):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        (OptimiserConfig, {"schedule": "step"}, "--optimiser.schedule 'step'"),
+        (EngineConfig, {"precision": "64"}, "--engine.precision '64'"),
+        (EngineConfig, {"strategy": "fsdp2"}, "--engine.strategy 'fsdp2'; closest: fsdp"),
+        (KeepConfig, {"loggers": ("paper",)}, "--keep.loggers 'paper'"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused_by_its_option(kind, options, name):
+    with pytest.raises(UnknownNameError, match=f"unknown {name}"):
         kind(**options)
 
 

@@ -51,9 +51,8 @@ def test_a_file_of_options_may_give_one_value_where_a_list_is_taken(tmp_path):
     assert _parse(make_parser("embed", EmbedConfig), EmbedConfig, ["--config", str(path)]).inputs == ["s2=a.nc"]
 
 
-def test_a_file_of_options_may_still_not_give_words_where_numbers_are_taken(tmp_path, capsys):
+def test_a_file_of_options_may_still_not_give_words_where_numbers_are_taken(tmp_path):
     path = tmp_path / "o.yaml"
     path.write_text("patch_sizes_m: wide\n")
-    with pytest.raises(SystemExit):
+    with pytest.raises(RecordError, match="--patch-sizes-m: expected a number, got 'wide'"):
         _parse(make_parser("probe", ProbeConfig), ProbeConfig, ["--config", str(path), "--out=run"])
-    assert "patch_sizes_m" in capsys.readouterr().err

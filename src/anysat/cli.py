@@ -15,20 +15,22 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from anysat import IS_TOLD_PAGES, LARGE_PAGES, __version__
 from anysat.errors import AnySatError, InputError, MisfitWarning, MissingExtraError, RecordError, UnknownNameError
 
 COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
+    "embed --update": ("anysat.workflows.embed", "UpdateConfig", "update"),
     "plan": ("anysat.workflows.plan", "PlanConfig", "plan"),
     "pretrain": ("anysat.workflows.pretrain", "PretrainConfig", "pretrain"),
     "probe": ("anysat.workflows.probe", "ProbeConfig", "probe"),
     "finetune": ("anysat.workflows.finetune", "FinetuneConfig", "finetune"),
     "evaluate": ("anysat.workflows.evaluate", "EvaluateConfig", "evaluate"),
+    "evaluate --compare": ("anysat.workflows.evaluate", "CompareConfig", "compare"),
     "predict": ("anysat.workflows.predict", "PredictConfig", "predict"),
     "zonal": ("anysat.workflows.zonal", "ZonalConfig", "zonal"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
@@ -46,7 +48,10 @@ COMMANDS = {
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
     "demo": ("anysat.workflows.demo", "DemoConfig", "demo"),
 }
-"""Module, config and function by command. The config's docstring and fields are the help."""
+"""Module, config and function by command. The config's docstring and fields are the help.
+
+A command with an option, such as `embed --update`, is what the command does if that option is given.
+"""
 
 _LEARNING = ("pretrain", "finetune")
 """Commands that hold gradients and moments of all weights. Large pages make them slower and larger."""
@@ -63,6 +68,9 @@ _WRITTEN = ("out", "update", "cache")
 
 _WIDEST = 10_000
 """Largest number of characters per line in a pipe."""
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "list": "a list",
+          "tuple": "a list", "dict": "a table", "str": "text"}  # fmt: skip
+"""Words for types."""
 _ALONE = ("--help", "--print_config", "--")
 """Options without a value."""
 _NEGATIVE = re.compile(r"-[\d.]")
@@ -84,16 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words in (["--version"], ["-V"]):
         print(__version__)
         return 0
-    command = next((c for n in (2, 1) if (c := " ".join(words[:n])) in COMMANDS), None)
+    named = (" ".join(words[:count]) for count in (2, 1) if not any("--" in word for word in words[:count]))
+    command = next((name for name in named if name in COMMANDS), None)
     if command is None:
         return _overview(words)
-    module_name, config_name, function_name = COMMANDS[command]
+    words = words[len(command.split()) :]
+    mode = _mode(command, words)
+    module_name, config_name, function_name = COMMANDS[mode]
     module = import_module(module_name)
-    parser = make_parser(command, getattr(module, config_name))
+    parser = make_parser(mode, getattr(module, config_name))
+    words = ["--help"] if {"-h", "--help"} & set(words) else words
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that unfinished files are removed
     try:
-        config = _parse(parser, getattr(module, config_name), words[len(command.split()) :])
+        config = _parse(parser, getattr(module, config_name), words)
         with _plain_warnings(command):
             result = getattr(module, function_name)(config)
     except AnySatError as error:
@@ -114,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is not None:
         _print(result)
     return int(getattr(result, "exit_status", 0))
+
+
+def _mode(command: str, words: Sequence[str]) -> str:
+    """Return the command, with the option that changes what it does, if that is given."""
+    modes = (f"{command} {word.partition('=')[0]}" for word in words)
+    return next((mode for mode in modes if mode in COMMANDS), command)
 
 
 @contextlib.contextmanager
@@ -148,7 +166,8 @@ def make_parser(command: str, config: type[Any]) -> Any:
     """Create the parser of a command from the fields of its config.
 
     A field with the metadata `positional` (its name in the usage line) and `help` takes the words without an option
-    name. All others are options, with the help in their metadata or else in the text beneath the field.
+    name. All others are options, except those that the config names in `NO_OPTIONS`, with the help in their metadata or
+    else in the text beneath the field.
     """
     from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -159,18 +178,17 @@ def make_parser(command: str, config: type[Any]) -> Any:
         def format_help(self, *formatter: Any) -> str:
             return _dashed(super().format_help(*formatter))
 
-        def format_usage(self) -> str:
-            return _dashed(super().format_usage())
-
         def _apply_actions(
             self, cfg: Any, *others: Any, **named: Any
         ) -> Any:  # called for options from files, among others
             return super()._apply_actions(_listed(cfg, lists), *others, **named)
 
         def error(self, message: str, *others: Any, **named: Any) -> Any:
-            return super().error(_required(message), *others, **named)
+            if not self.exit_on_error:  # a part of the options, whose mistakes the whole tells
+                return super().error(message, *others, **named)
+            raise _mistake(message, command, self._option_string_actions)
 
-    parser = Parser(prog=f"anysat {command}")
+    parser = Parser(prog=f"anysat {command.partition(' --')[0]}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of the options below, spelled with underscores.")
     fields = [field for field in dataclasses.fields(config) if "positional" in field.metadata]
     for field in fields:
@@ -179,21 +197,40 @@ def make_parser(command: str, config: type[Any]) -> Any:
         parser.add_argument(
             field.name, nargs="*" if several else "?", metavar=shown, help=text, default=argparse.SUPPRESS
         )
-    parser.add_class_arguments(config, None, skip={field.name for field in fields})
+    no_options = {field.name for field in fields} | getattr(config, "NO_OPTIONS", set())
+    parser.add_class_arguments(config, None, skip=no_options)
     told = {field.name: field.metadata["help"] for field in dataclasses.fields(config) if "help" in field.metadata}
     for action in parser._actions:
         action.help = told.get(action.dest, action.help)
     return parser
 
 
-def _required(message: str) -> str:
-    """Return the parser's message with missing options as they are typed."""
-    said, missing, names = message.partition("arguments are required: ")
-    return (
-        said + missing + re.sub(r"[^\s,]+", lambda name: f"--{name[0].replace('_', '-')}", names)
-        if missing
-        else message
-    )
+def _mistake(message: str, command: str, options: Iterable[str]) -> AnySatError:
+    """Return the error of the package for a message of the parser, with options as they are typed.
+
+    Args:
+        message: The parser's message.
+        command: The command.
+        options: All options of the command.
+    """
+    said, is_missing, missing = message.partition("arguments are required: ")
+    if is_missing:
+        names = re.sub(r"[^\s,]+", lambda name: f"--{name[0].replace('_', '-')}", missing)
+        return AnySatError(said + is_missing + names)
+    if (unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message)) is not None:
+        known = [_dashed(name) for name in options if name.startswith("--") and not name.endswith("+")]
+        return UnknownNameError("option", _dashed(unknown[1]), known, f"`anysat {command} --help` lists all")
+    keys, value = re.findall(r'Parser key "([^"]+)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
+    kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.*)\])", message)
+    if not (keys and value and kinds):
+        message = re.sub(r'Parser key "([^"]+)"', r"--\1", message)
+        return AnySatError(_dashed(" ".join(message.split())))
+    option = _dashed("--" + ".".join(keys))
+    choices = [choice for _, listed in kinds for choice in re.findall(r"'([^']+)'", listed)]
+    expected = [_KINDS.get(kind, kind) for kind, _ in kinds if kind]
+    if choices and expected in ([], ["null"]):
+        return UnknownNameError(option, value[1], choices)
+    return RecordError(option, value[1], " or ".join([*choices, *expected]))
 
 
 def _dashed(text: str) -> str:
@@ -217,16 +254,13 @@ def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     for field in fields:
         required = "positional" in field.metadata and not field.metadata.get("optional")
         if required and not values.get(field.name):
-            raise RecordError(field.metadata["positional"], values.get(field.name), "a value")
+            expected = field.metadata.get("expected", "a value")
+            raise RecordError(field.metadata["positional"], values.get(field.name), expected)
     for field in fields:
         if field.name in _WRITTEN and isinstance(values.get(field.name), str):
             _check_on_disk(field.metadata.get("positional", f"--{field.name}"), values[field.name])
     names = {field.name for field in fields}
-    made = config(**{name: value for name, value in values.items() if name in names})
-    if hasattr(config, "typed"):
-        given = names & parser.parse_args(typed, defaults=False).as_dict().keys()
-        object.__setattr__(made, "typed", frozenset(given))
-    return made
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def _check_on_disk(option: str, place: str) -> None:
@@ -279,7 +313,8 @@ def _lists(config: type[Any], prefix: str = "") -> set[str]:
     for name, kind in get_type_hints(config).items():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             found |= _lists(kind, f"{prefix}{name}.")
-        elif any(part in (list[str], list[float], list[int]) for part in (kind, *get_args(kind))):
+        elif any(get_origin(part) in (list, tuple) and not dataclasses.is_dataclass(get_args(part)[0])
+                 for part in (kind, *get_args(kind))):  # fmt: skip
             found.add(prefix + name)
     return found
 

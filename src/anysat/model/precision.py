@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bf16"]
-PRECISIONS = ("auto", "float32", "bf16")
+AnyPrecision = Literal["auto", "float32", "bf16"]
+PRECISIONS = get_args(AnyPrecision)
 
 
 def find_device(name: str) -> torch.device:

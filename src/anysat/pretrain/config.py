@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from anysat.choices import check_choices
 from anysat.errors import RecordError
 
 Pattern = Literal["blocks", "random"]
@@ -48,9 +49,9 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         check = partial(_check, "masking", self)
+        check_choices(self, "masking.")
         for name in ("block_area_frac", "block_aspect", "context_area_frac", "keep_dates_frac"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check("pattern", self.pattern in get_args(Pattern), "'blocks' or 'random'")
         check("num_blocks", self.num_blocks >= 1, "one or more")
         for name in ("block_area_frac", "context_area_frac", "keep_dates_frac"):
             pair = getattr(self, name)
@@ -123,7 +124,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         check = partial(_check, "objective", self)
-        check("goal", self.goal in get_args(Goal), "'teacher' or 'projection'")
+        check_choices(self, "objective.")
         goals = [f"{name}_weight" for name in ("predict", "complete", "dense", "contrast", "dates")]
         for name in (*goals, "spread_weight"):
             check(name, getattr(self, name) >= 0, "0 or more")
@@ -131,10 +132,8 @@ class ObjectiveConfig:
         check("predict_weight", any(getattr(self, name) for name in goals), expected)
         check("harmonics", self.harmonics >= 1, "one or more")
         check("temperature", self.temperature > 0, "a positive number")
-        check("distance", self.distance in get_args(Distance), "'smooth_l1' or 'l2'")
         check("momentum", 0 <= self.momentum <= 1, "between 0 and 1")
         check("final_momentum", 0 <= self.final_momentum <= 1, "between 0 and 1")
-        check("projection_loss", self.projection_loss in get_args(ProjectionLoss), "'discriminate' or 'regress'")
         check("projection_temperature", self.projection_temperature > 0, "a positive number")
         check("same_target_cosine", 0 < self.same_target_cosine <= 1, "a cosine above 0")
         check("predictor_depth", self.predictor_depth >= 1, "one or more")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from anysat.choices import check_choices
 from anysat.errors import RecordError
 
 Schedule = Literal["cosine", "constant", "plateau"]
 Strategy = Literal["auto", "ddp", "fsdp"]
-Precision = Literal["32", "bf16", "16"]
-LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+Precision = Literal["float32", "bf16", "float16"]
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,11 @@ class OptimiserConfig:
     """Number of measurements without improvement that `plateau` tolerates."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "optimiser.")
         object.__setattr__(self, "betas", tuple(self.betas))
         _check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
         _check(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers from 0 to 1")
-        _check(self, "schedule", self.schedule in get_args(Schedule), _one_of(get_args(Schedule)))
         _check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         _check(self, "final_learning_rate_frac", 0 <= self.final_learning_rate_frac <= 1, "a share, from 0 to 1")
         _check(self, "clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "a positive number or null")
@@ -78,8 +80,8 @@ class EngineConfig:
     strategy: Strategy = "auto"
     """How several processes share the work. `ddp` keeps a copy of the weights in each (`auto` with several processes);
     `fsdp` (FSDP2) distributes the weights. `fsdp` has been tested with one process only."""
-    precision: Precision = "32"
-    """`bf16` and `16` compute in half precision where this is safe; weights stay in single precision."""
+    precision: Precision = "float32"
+    """`bf16` and `float16` compute in half precision where this is safe; weights stay in single precision."""
     accumulate: int = 1
     """Number of micro-batches per step in each process. One process with 2 computes the same as 2 processes with 1."""
     compile: bool = False
@@ -94,21 +96,19 @@ class EngineConfig:
     the system in each step. The result is the same. Needs one process, no `accumulate` and no `clip_norm`."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "engine.")
         _check(self, "devices", self.devices == "auto" or _is_count(self.devices), "a number of processes or 'auto'")
         _check(self, "num_nodes", _is_count(self.num_nodes), "1 or more")
-        _check(self, "strategy", self.strategy in get_args(Strategy), _one_of(get_args(Strategy)))
-        _check(self, "precision", self.precision in get_args(Precision), _one_of(get_args(Precision), quoted=True))
         _check(self, "accumulate", _is_count(self.accumulate), "1 or more")
         _check(self, "num_workers", self.num_workers >= 0, "0 or more")
         _check(self, "threads", self.threads is None or _is_count(self.threads), "1 or more, or null")
         if self.save_memory:
             _check(self, "save_memory", self.accumulate == 1, f"false with accumulate {self.accumulate}")
-            _check(
-                self, "save_memory", self.precision != "16", "false with precision '16', whose scaler needs gradients"
-            )
+            _check(self, "save_memory", self.precision != "float16",
+                   "false with precision float16, whose scaler needs gradients")  # fmt: skip
             _check(self, "save_memory", self.strategy == "auto", f"false with strategy {self.strategy}")
-        if (self.strategy, self.precision) == ("fsdp", "16"):
-            _check(self, "precision", False, "'32' or 'bf16' with strategy fsdp")
+        if (self.strategy, self.precision) == ("fsdp", "float16"):
+            _check(self, "precision", False, "float32 or bf16 with strategy fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +133,12 @@ class KeepConfig:
     """Number of steps before which `patience` does not stop the run."""
     log_every: int = 10
     """Number of steps between two rows of metrics."""
-    loggers: tuple[str, ...] = ("csv", "tensorboard")
+    loggers: tuple[Logger, ...] = ("csv", "tensorboard")
     """Where metrics are written: `csv` (metrics.csv, from which the report is made), `tensorboard`, and, if installed,
     `wandb` and `mlflow`."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "keep.")
         object.__setattr__(self, "loggers", tuple(self.loggers))
         _check(self, "save_every", _is_count(self.save_every), "1 or more")
         _check(self, "keep_last", _is_count(self.keep_last), "1 or more")
@@ -146,8 +147,6 @@ class KeepConfig:
         _check(self, "min_steps", self.min_steps >= 0, "0 or more")
         _check(self, "log_every", _is_count(self.log_every), "1 or more")
         for name in self.loggers:
-            if name not in LOGGERS:
-                raise RecordError("loggers", name, _one_of(LOGGERS))
             if name in ("wandb", "mlflow") and find_spec(name) is None:
                 raise RecordError("loggers", name, f"a logger that is installed (pip install {name})")
 
@@ -161,5 +160,14 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _one_of(names: tuple[str, ...], *, quoted: bool = False) -> str:
-    return "one of " + ", ".join(repr(name) if quoted else name for name in names)
+def by_present_names(options: Any) -> Any:
+    """Return the options of a run, which may be of an earlier version, by their present names and values."""
+    if isinstance(options, list):
+        return [by_present_names(one) for one in options]
+    if not isinstance(options, Mapping):
+        return options
+    return {_NAMED_BEFORE.get(name, name): _NAMED_BEFORE.get(f"{name}: {value}", by_present_names(value))
+            for name, value in options.items()}  # fmt: skip
+
+
+_NAMED_BEFORE = {"modality_files": "sensors", "precision: 32": "float32", "precision: 16": "float16"}

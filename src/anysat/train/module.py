@@ -150,7 +150,7 @@ class Training(LightningModule):
         """Return AdamW for the trainable parameters. A parameter without a gradient in a step stays as it is."""
         # A fused update is several times as fast on a CPU. Not with fp16: its scaler then calls the step and its hooks
         # even if gradients overflow.
-        fused = not isinstance(self.objective, FSDPModule) and self.engine.precision != "16"
+        fused = not isinstance(self.objective, FSDPModule) and self.engine.precision != "float16"
         optimiser = torch.optim.AdamW(
             _groups(self.objective, self.settings), lr=self.learning_rate, betas=self.settings.betas, fused=fused
         )
@@ -177,7 +177,7 @@ class Training(LightningModule):
         norms += self._norms
         self._norms = []
         self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        if self.engine.precision != "16":  # fp16's scaler checks it
+        if self.engine.precision != "float16":  # fp16's scaler checks it
             is_finite = self.grad_norm.isfinite()
             self.finite = is_finite if self.finite is None else self.finite & is_finite
         if self.settings.clip_norm is not None:

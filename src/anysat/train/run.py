@@ -32,6 +32,7 @@ from anysat.errors import (
 )
 from anysat.geo.claims import LOCK, alone_in, make_folder
 from anysat.normalise import Normaliser
+from anysat.train.config import by_present_names
 from anysat.whole_files import write_whole
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
@@ -183,7 +184,8 @@ def _check_same(
         begun = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise InputError(str(path), "the options of the run", f"no valid YAML ({error})") from error
-    check_same(str(path), begun if isinstance(begun, Mapping) else {}, config, may_change, defaults)
+    begun = by_present_names(begun) if isinstance(begun, Mapping) else {}
+    check_same(str(path), begun, config, may_change, defaults)
 
 
 def _check_data(path: Path, data: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ from anysat.train.signals import handlers_put_back
 from anysat.train.tensors import load_objective
 
 _log = logging.getLogger(__name__)
-_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}
+"""Lightning's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,8 @@ def fit(
     start = 0 if found is None else found.step
     stop = num_steps if max_steps is None else min(max_steps, num_steps)
     mathematics = {
-        "optimiser": asdict(optimiser), "seed": seed, "num_steps": num_steps, "precision": engine.precision,
+        "optimiser": asdict(optimiser), "seed": seed, "num_steps": num_steps,
+        "precision": _PRECISIONS[engine.precision].split("-")[0],
         "micro_batches_per_step": micro_batches_per_step(engine),
     }  # fmt: skip
     tensors: dict[str, Tensor] = {}
@@ -148,8 +150,8 @@ def _check(
         raise RecordError("num_steps", num_steps, "1 or more")
     if max_steps is not None and max_steps < 1:
         raise RecordError("max_steps", max_steps, "1 or more, or null")
-    if engine.precision == "16" and not _uses_cuda(engine):
-        raise RecordError("precision", engine.precision, "'32' or 'bf16' on a CPU")
+    if engine.precision == "float16" and not _uses_cuda(engine):
+        raise RecordError("precision", engine.precision, "float32 or bf16 on a CPU")
     if engine.save_memory and num_processes(engine) > 1:
         raise RecordError("save_memory", True, f"false with {num_processes(engine)} processes")
     if engine.save_memory and optimiser.clip_norm is not None:

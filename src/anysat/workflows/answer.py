@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -16,3 +20,10 @@ class Answer:
 
     def __rich__(self) -> Any:
         return self.content
+
+
+def as_json(content: Any) -> Text:
+    """Return plain values as JSON to print."""
+    from rich.text import Text
+
+    return Text(json.dumps(content, indent=1, ensure_ascii=False))

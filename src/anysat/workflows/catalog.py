@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.errors import AnySatError, MissingFileError, SourceError
-from anysat.workflows.answer import Answer
+from anysat.workflows.answer import Answer, as_json
 
 if TYPE_CHECKING:
     from anysat.geo.validate import Finding
@@ -57,7 +57,7 @@ def validate(config: ValidateConfig) -> Answer:
         raise failed[0]
     found += validate_models(stores)
     num_errors = sum(finding.level == "error" for finding in found)
-    content = _as_json(found) if config.json else _as_text(found, num_errors)
+    content = as_json([asdict(finding) for finding in found]) if config.json else _as_text(found, num_errors)
     return Answer(content, 1 if num_errors else 0)
 
 
@@ -84,12 +84,3 @@ def _as_text(findings: Sequence[Finding], num_errors: int) -> Any:
     num_warnings = sum(finding.level == "warning" for finding in findings)
     text.append(f"{num_errors} errors, {num_warnings} warnings in {len(findings)} checks")
     return text
-
-
-def _as_json(findings: Sequence[Finding]) -> Any:
-    import dataclasses
-    import json
-
-    from rich.text import Text
-
-    return Text(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1, ensure_ascii=False))

@@ -24,14 +24,14 @@ from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets, one_by_one
 from anysat.workflows.compare_told import Comparison, Line
 from anysat.workflows.compare_turns import make_turns
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.ground_blocks import known_places, places_of
 from anysat.workflows.labelled_data import OpenData, open_data
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import fitted_task
 
 
-def compare(config: EvaluateConfig) -> Answer:
+def compare(config: CompareConfig) -> Answer:
     """Fit every model to every feature set. All are tuned on validation tiles and scored once, on test tiles."""
     check_models(config.models)
     data = open_data(config.data, config.seed)
@@ -42,12 +42,12 @@ def compare(config: EvaluateConfig) -> Answer:
         for features, tables in feature_sets(config, data, samples, Path(folder)):
             lines += _fitted(features, tables, samples, task, config)
     found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
-    if config.json is not None:
-        write_whole(Path(config.json), to_json(found.to_dict(config, data)))
+    if config.out is not None:
+        write_whole(Path(config.out), to_json(found.to_dict(config, data)))
     return Answer(str(found))
 
 
-def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
+def _samples(config: CompareConfig, data: OpenData) -> Samples:
     """Draw the places to use: a number in each split, or in all tiles together if folds take turns."""
     truths: list[NDArray[Any]] = []
     places: list[NDArray[np.float64]] = []
@@ -76,7 +76,7 @@ def _samples(config: EvaluateConfig, data: OpenData) -> Samples:
 
 
 def _fitted(
-    features: FeatureSet, tables: Sequence[Table], samples: Samples, task: Task, config: EvaluateConfig
+    features: FeatureSet, tables: Sequence[Table], samples: Samples, task: Task, config: CompareConfig
 ) -> list[Line]:
     """Return a line for each model, which is tuned in every turn and then scored on one sheet for all turns."""
     lines = []

@@ -29,7 +29,7 @@ from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
 from anysat.tasks.simple import SIMPLE, Places, at_places
 from anysat.workflows.compare_turns import Turns
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.task_parts import check_seen, known_weights, make_view, number_days, with_statistics
@@ -75,7 +75,7 @@ Made = tuple[FeatureSet, tuple[Table, ...]]
 """A feature set and its table in each turn, which is the same table unless it depends on the training tiles."""
 
 
-def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folder: Path) -> Iterator[Made]:
+def feature_sets(config: CompareConfig, data: OpenData, samples: Samples, folder: Path) -> Iterator[Made]:
     """Yield every feature set of a comparison.
 
     Args:
@@ -91,7 +91,7 @@ def feature_sets(config: EvaluateConfig, data: OpenData, samples: Samples, folde
                 yield from _embeddings(config, data, weights, size, layer, samples, folder)
 
 
-def _without_a_network(config: EvaluateConfig, data: OpenData, samples: Samples) -> Iterator[Made]:
+def _without_a_network(config: CompareConfig, data: OpenData, samples: Samples) -> Iterator[Made]:
     """Yield the feature sets that need no network. Each tile is read once for all of them."""
     tables: dict[str, list[tuple[NDArray[np.int64], Mapping[str, Table]]]] = {name: [] for name in SIMPLE}
     seconds, reading, number = dict.fromkeys(SIMPLE, 0.0), 0.0, 0
@@ -121,7 +121,7 @@ def one_by_one(tiles: Tiles, num_workers: int) -> Loader:
 
 
 def _embeddings(
-    config: EvaluateConfig, data: OpenData, weights: str, size: float, layer: str, samples: Samples, folder: Path
+    config: CompareConfig, data: OpenData, weights: str, size: float, layer: str, samples: Samples, folder: Path
 ) -> Iterator[Made]:
     """Yield every kind of pooling of one encoder at one patch size and layer."""
     began = time.process_time()
@@ -151,7 +151,7 @@ def _embeddings(
 
 
 def _extracted(
-    config: EvaluateConfig, data: OpenData, encoder: AnySat, view: View, turns: Turns, folder: Path
+    config: CompareConfig, data: OpenData, encoder: AnySat, view: View, turns: Turns, folder: Path
 ) -> list[tuple[Features, ...]]:
     """Return for each turn the embeddings of the three splits, standardised with statistics of its training tiles."""
     cache = Path(config.cache) if config.cache is not None else cache_folder() / "features"

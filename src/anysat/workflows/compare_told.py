@@ -13,7 +13,7 @@ from anysat.tasks.base import Task
 from anysat.tasks.scores import Interval, Scores
 from anysat.workflows.compare_features import FeatureSet
 from anysat.workflows.compare_turns import Turns
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.labelled_data import OpenData
 from anysat.workflows.task_parts import all_versions, described
 from anysat.workflows.task_text import FIGURES, with_interval
@@ -73,7 +73,7 @@ class Comparison:
         worst, best = (low, high) if self.task.highest_is_best else (-high, -low)
         return "better" if worst > 0 else "worse" if best < 0 else "not better"
 
-    def to_dict(self, config: EvaluateConfig, data: OpenData) -> dict[str, Any]:
+    def to_dict(self, config: CompareConfig, data: OpenData) -> dict[str, Any]:
         """Return plain values for JSON."""
         encoders = {one.features.encoder["name"]: one.features.encoder for one in self.lines if one.features.encoder}
         return {

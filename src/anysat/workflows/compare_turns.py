@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anysat.data.splits import TEST, fold_numbers, roles_of
 from anysat.errors import InputError
-from anysat.workflows.evaluate import EvaluateConfig
+from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.ground_blocks import Places, blocks, unit_of
 from anysat.workflows.labelled_data import OpenData, check_blocks
 from anysat.workflows.supervised import BLOCK_KM
@@ -58,7 +58,7 @@ class Turns:
         return f"{folds}95 % interval over {len(scored)} {self.unit}; all models tuned on {self.chosen_on}"
 
 
-def make_turns(config: EvaluateConfig, data: OpenData, places: Places) -> Turns:
+def make_turns(config: CompareConfig, data: OpenData, places: Places) -> Turns:
     """Return the turns: the given splits, the members of `data.folds`, or folds of blocks.
 
     Args:

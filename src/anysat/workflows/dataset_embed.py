@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.errors import RecordError, UnknownNameError
+from anysat.choices import check_choices
+from anysat.errors import RecordError
 from anysat.geo.outputs import Result, check_output, named
-from anysat.model.precision import PRECISIONS
+from anysat.model.precision import AnyPrecision
 
 if TYPE_CHECKING:
     from anysat.workflows.answer import Answer
@@ -49,21 +50,20 @@ class TableConfig:
     trained."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
-    precision: str = "auto"
-    """Precision of matrix products: float32, bf16, or auto, which uses bf16 if the device has units for it."""
-    workers: int = 2
+    precision: AnyPrecision = "auto"
+    """Precision of matrix products; auto uses bf16 if the device has units for it."""
+    num_workers: int = 2
     """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
     """Replace OUT, if it is a table of embeddings."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_output("--out", self.out, Result.TILES)
         if self.patch_size_m is not None and not self.patch_size_m > 0:
             raise RecordError("--patch-size-m", self.patch_size_m, "a length above 0, or null")
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("--precision", self.precision, PRECISIONS)
-        if self.workers < 0:
-            raise RecordError("--workers", self.workers, "0 or more")
+        if self.num_workers < 0:
+            raise RecordError("--num-workers", self.num_workers, "0 or more")
 
 
 def embed_dataset(config: TableConfig) -> Answer:

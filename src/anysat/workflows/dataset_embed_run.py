@@ -86,7 +86,7 @@ def _embedded(
     whose = with_statistics(encoder, _standard(config, tiles), config.statistics, tiles.modalities, partial, 0)
     precision = find_precision(config.precision, encoder.device)
     found = extract(encoder, tiles, size, partial, modalities=tiles.modalities, precision=precision,
-                    num_workers=config.workers, progress=progress_bar)  # fmt: skip
+                    num_workers=config.num_workers, progress=progress_bar)  # fmt: skip
     facts = {
         **made_by(encoder),
         "precision": precision,

@@ -24,7 +24,7 @@ class PackConfig:
     """Modalities to pack, such as [s2,aerial]; all if not given."""
     shard_mb: float = 256.0
     """Approximate size of a shard, in megabytes."""
-    workers: int = 2
+    num_workers: int = 2
     """Number of processes that read and write; the bytes written do not depend on it."""
     verify: bool = False
     """Check every byte against the checksums: of OUT after writing, or of PATH if there is no OUT."""
@@ -36,8 +36,8 @@ class PackConfig:
             raise RecordError("--out", self.out, "a folder to write, or --verify true to check a packed one")
         if self.shard_mb <= 0:
             raise RecordError("--shard-mb", self.shard_mb, "a positive number of megabytes")
-        if self.workers < 1:
-            raise RecordError("--workers", self.workers, "1 or more")
+        if self.num_workers < 1:
+            raise RecordError("--num-workers", self.num_workers, "1 or more")
 
 
 def pack(config: PackConfig) -> str:
@@ -56,7 +56,7 @@ def _write(config: PackConfig, out: Path) -> str:
     check_out(out, config.overwrite)
     dataset = open_dataset(config.name, config.path, config.split, modalities=config.modalities or None)
     with progress_bar(f"packing {dataset.name}", len(dataset)) as advance:
-        pack_dataset(dataset, out, shard_mb=config.shard_mb, workers=config.workers, overwrite=config.overwrite,
+        pack_dataset(dataset, out, shard_mb=config.shard_mb, workers=config.num_workers, overwrite=config.overwrite,
                      advance=advance)  # fmt: skip
     shards = list(out.glob("*.tar"))
     num_bytes = sum(path.stat().st_size for path in shards)

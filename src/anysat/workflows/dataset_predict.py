@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.errors import RecordError, UnknownNameError
+from anysat.choices import check_choices
+from anysat.errors import RecordError
 from anysat.geo.outputs import Result, named
-from anysat.model.precision import PRECISIONS
+from anysat.model.precision import AnyPrecision
 
 if TYPE_CHECKING:
     from anysat.workflows.answer import Answer
@@ -44,24 +45,23 @@ class TilesConfig:
     """For a target per pixel: also write the probability of every class. Other tables always hold them."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto (a GPU if there is one)."""
-    precision: str | None = None
-    """Type of the matrix products: float32, bf16, or auto (bf16 if the device has units for it). Null uses that with
-    which the run was scored."""
+    precision: AnyPrecision | None = None
+    """Precision of matrix products; auto uses bf16 if the device has units for it. Null uses that with which the run
+    was scored."""
     batch_size: int = 8
     """Number of tiles to predict at a time. The scores of a run are computed with 8; with another number, predictions
     may differ in the last digits. Small tiles, such as pixel series, are several times faster with 256."""
-    workers: int = 2
+    num_workers: int = 2
     """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise UnknownNameError("--precision", self.precision, PRECISIONS)
+        check_choices(self)
         if self.batch_size < 1:
             raise RecordError("--batch-size", self.batch_size, "1 or more")
-        if self.workers < 0:
-            raise RecordError("--workers", self.workers, "0 or more")
+        if self.num_workers < 0:
+            raise RecordError("--num-workers", self.num_workers, "0 or more")
 
 
 def predict_dataset(config: TilesConfig) -> Answer:

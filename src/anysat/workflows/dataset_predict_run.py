@@ -169,7 +169,7 @@ def _read(config: TilesConfig, tiles: TileDataset, predictor: Predictor) -> Iter
     """
     reading = OrderedPass(tiles=tiles, batch_size=config.batch_size, patch_size_m=predictor.view.patch_sizes_m[0])
     try:
-        for draw in reading.loader(num_workers=config.workers):
+        for draw in reading.loader(num_workers=config.num_workers):
             yield draw.batch
     except WriteError:
         raise

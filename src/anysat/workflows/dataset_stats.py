@@ -33,17 +33,17 @@ class StatsConfig:
     """Number of tiles to read, spread over the split; null reads all."""
     seed: int = 0
     """Seed for choosing the tiles."""
-    workers: int = 2
+    num_workers: int = 2
     """Number of reading processes; the result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
     def __post_init__(self) -> None:
         check_output("--out", self.out, Result.FIGURES)
-        for option in ("samples", "workers"):
+        for option in ("samples", "num_workers"):
             number = getattr(self, option)
             if number is not None and number < 1:
-                raise RecordError(f"--{option}", number, "1 or more")
+                raise RecordError(f"--{option.replace('_', '-')}", number, "1 or more")
         if self.seed < 0:
             raise RecordError("--seed", self.seed, "0 or more")
 
@@ -66,7 +66,7 @@ def stats(config: StatsConfig) -> Any:
     total = min(len(dataset), config.samples or len(dataset))
     with progress_bar(f"reading {dataset.name}", total) as advance:
         normaliser = compute_statistics(
-            dataset, partial=out.with_name(f"{out.name}.partial"), workers=config.workers,
+            dataset, partial=out.with_name(f"{out.name}.partial"), workers=config.num_workers,
             num_samples=config.samples, seed=config.seed, advance=advance,
             keep=lambda made: write_whole(out, to_json(made.to_dict())),
         )  # fmt: skip

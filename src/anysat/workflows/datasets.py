@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from anysat.errors import RecordError
 from anysat.geo.outputs import Result, check_output, named
-from anysat.workflows.answer import Answer
+from anysat.workflows.answer import Answer, as_json
 
 _NAME = "Dataset: a name from `anysat datasets list`, a dotted module name, or a YAML file of your own data."
 _PATH = "Its folder on disk."
@@ -33,7 +32,7 @@ def list_datasets(config: ListConfig) -> Answer:
 
     records = [find_dataset(name) for name in dataset_names()]
     if config.json:
-        return _json([facts(record) for record in records])
+        return Answer(as_json([facts(record) for record in records]))
     folded = [Column(name, overflow="fold") for name in ("modalities", "patches", "size", "licence")]
     table = Table(Column("name", no_wrap=True), folded[0], Column("tile", no_wrap=True), *folded[1:])
     for record in records:
@@ -66,7 +65,7 @@ def describe(config: DescribeConfig) -> Answer:
 
     record = find_dataset(config.name)
     if config.json:
-        return _json(facts(record))
+        return Answer(as_json(facts(record)))
     return Answer(Group(*description(record)))
 
 
@@ -82,8 +81,8 @@ class CheckConfig:
     """Number of tiles to read, spread over the dataset; all if there are fewer. More tiles find rarer problems."""
     seed: int = 0
     """Seed for choosing the tiles."""
-    layout: str | None = None
-    """Name of the layout; null detects it."""
+    form: str | None = None
+    """Which of its layouts it has, such as published, training or packed; null detects it."""
     json: bool = False
     """Print JSON."""
 
@@ -106,7 +105,7 @@ def check(config: CheckConfig) -> Answer:
                 yield index
                 advance(1)
 
-    report = check_dataset(config.name, config.path, config.split, layout=config.layout, samples=config.samples,
+    report = check_dataset(config.name, config.path, config.split, layout=config.form, samples=config.samples,
                            seed=config.seed, watch=watch)  # fmt: skip
     if config.json:
         from rich.text import Text
@@ -127,8 +126,8 @@ class ShowConfig:
     """Number of the sample in the split, from 0."""
     out: str = field(default="sample.png", metadata={"help": f"Picture to write: {named(Result.PICTURE)}."})
     """Picture to write."""
-    layout: str | None = None
-    """Name of the layout; null detects it."""
+    form: str | None = None
+    """Which of its layouts it has, such as published, training or packed; null detects it."""
     overwrite: bool = False
     """Replace an existing picture."""
 
@@ -149,18 +148,10 @@ def show(config: ShowConfig) -> str:
 
     out = Path(config.out)
     check_free([out], overwrite=config.overwrite)
-    dataset = open_dataset(config.name, config.path, config.split, layout=config.layout)
+    dataset = open_dataset(config.name, config.path, config.split, layout=config.form)
     if not 0 <= config.index < len(dataset):
         raise RecordError("--index", config.index, f"0 to {len(dataset) - 1}, the samples of split {config.split!r}")
     tile = dataset[config.index]
     with staged([out], overwrite=config.overwrite) as folder:
         sample_figure(tile, dataset.record.targets, dataset.record.title).savefig(folder / out.name)
     return f"wrote {out}: sample {tile.id}, number {config.index} of {len(dataset)} in split {config.split}"
-
-
-def _json(content: Any) -> Answer:
-    import json
-
-    from rich.text import Text
-
-    return Answer(Text(json.dumps(content, indent=1, ensure_ascii=False)))

@@ -24,7 +24,7 @@ from anysat.geo.area import Area, plan_areas
 from anysat.geo.conventions import embedding_attributes
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.ground import area_files
-from anysat.geo.layout import Kind, Layout
+from anysat.geo.layout import Layout
 from anysat.geo.outputs import STORE
 from anysat.geo.quantise import fit_scale, quantisation
 from anysat.geo.source import Source
@@ -34,14 +34,14 @@ from anysat.modalities import Modality
 from anysat.model.checkpoint import address_of, load
 from anysat.model.digest import digest, made_by
 from anysat.model.encoder import AnySat
-from anysat.model.growth import Keep, num_bytes
+from anysat.model.growth import num_bytes
 from anysat.model.modes import in_eval
 from anysat.model.precision import find_device, find_precision
 from anysat.normalise import Normaliser
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_inputs import AreaInputs, open_inputs, records_of
 from anysat.workflows.area_run import Part, check_scheduler, model_facts, output_of, run_parts, tell_first
-from anysat.workflows.embed import FIRST, EmbedConfig
+from anysat.workflows.embed import FIRST, EmbedConfig, UpdateConfig
 from anysat.workflows.embed_update import Earlier, added_dates, growing_of, grown_inputs, keep_about, series_of, sweep
 from anysat.workflows.kept import kept_sources
 from anysat.workflows.progress import tick_bar
@@ -74,7 +74,7 @@ class Prepared:
         """
         output, layouts = output_of(self.config.out, job.area, STORE), self._layouts(job)
         made_from, periods = self._made_from(job), self.inputs.periods
-        keep: Keep | None = self.config.keep  # type: ignore[assignment]
+        keep = self.config.keep
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
         folder = series_of(output) / fingerprint
 
@@ -118,7 +118,7 @@ class Prepared:
 
     def _layout(self, job: Job, name: str, dense: Modality | None, scale: Floats | None) -> Layout:
         tiling = [s for s in job.sources.values() if not s.modality.covers_tile] or list(job.sources.values())
-        kind: Kind = self.config.store  # type: ignore[assignment]
+        kind = self.config.store
         pixel_m = job.area.patch_size_m if dense is None else dense.subpatch_m
         gsd_m = min(source.modality.gsd_m for source in tiling) if dense is None else pixel_m
         dim, side = self.model.config.dim * (1 if dense is None else 2), round(job.area.patch_size_m / gsd_m)
@@ -153,23 +153,34 @@ class Prepared:
 def embed_area(config: EmbedConfig, data: Mapping[str, Any] | None = None) -> Answer:
     """Embed an area, see `anysat.workflows.embed.embed`. `data` are cubes in memory instead of the config's inputs."""
     check_scheduler(config)
-    prepared = prepare(config, data) if config.update is None else prepare_update(config)
-    asked, given = prepared.config, area_files(prepared.config.area)
-    if data is None:
-        given += [*(source.file for source in describe_sources(asked.inputs).values()), *asked.weights_file]
-        written = [Path(asked.out).suffix or STORE, *asked.formats, ".png", ".stac"]
-        check_apart([Path(asked.out).with_suffix(suffix) for suffix in written], given)
-    why = [] if config.update is not None else [config.told_as_area(config.out)]
-    said = [*why, *prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
-    if prepared.earlier is not None:
-        said += _added(prepared)
+    prepared = prepare(config, data)
+    said = [config.told_as_area(config.out), *_told(prepared)]
+    return _run(prepared, said, overwrite=config.overwrite, is_in_memory=data is not None)
+
+
+def update_area(config: UpdateConfig) -> Answer:
+    """Add dates to a store, see `anysat.workflows.embed.update`."""
+    prepared = prepare_update(config)
+    return _run(prepared, [*_told(prepared), *_added(prepared)], overwrite=True)
+
+
+def _told(prepared: Prepared) -> list[str]:
+    return [*prepared.inputs.told(), f"statistics: {measure_statistics(prepared.jobs, prepared.model)}"]
+
+
+def _run(prepared: Prepared, said: list[str], *, overwrite: bool, is_in_memory: bool = False) -> Answer:
+    """Compute and write. What is said comes first in the report."""
+    config, given = prepared.config, area_files(prepared.config.area)
+    if not is_in_memory:
+        given += [*(source.file for source in describe_sources(config.inputs).values()), *config.weights_file]
+        written = [Path(config.out).suffix or STORE, *config.formats, ".png", ".stac"]
+        check_apart([Path(config.out).with_suffix(suffix) for suffix in written], given)
     jobs = prepared.jobs  # stored steps of quantisation identify the store, so they need levelled jobs
-    jobs = tuple(levelled(job, asked) for job in jobs) if asked.store == "int8-scale" else jobs
+    jobs = tuple(levelled(job, config) for job in jobs) if config.store == "int8-scale" else jobs
     parts = [prepared.part(job) for job in jobs]
-    if asked.keep is not None:
+    if config.keep is not None:
         tell_kept(prepared, parts)
-    overwrite = config.overwrite or prepared.earlier is not None
-    return run_parts(parts, asked, said, overwrite=overwrite, inputs=given)
+    return run_parts(parts, config, said, overwrite=overwrite, inputs=given)
 
 
 def tell_kept(prepared: Prepared, parts: Sequence[Part]) -> None:
@@ -220,26 +231,26 @@ def prepare(
     """
     model, trained = _model(config, weights or config.weights), kept_sources(weights or config.weights)
     given = data or config.inputs
-    records = records_of(model, describe_sources(given), config.modalities)
+    records = records_of(model, describe_sources(given), config.sensors)
     inputs = open_inputs(config, given, config.units, records, trained=trained)
     return _prepared(config, model, inputs, trained)
 
 
-def prepare_update(given: EmbedConfig) -> Prepared:
+def prepare_update(given: UpdateConfig) -> Prepared:
     """Prepare adding dates to a store, on the same ground and with the same model and options.
 
     Raises:
         WeightsError: The weights differ from those of the store.
     """
-    assert given.update is not None, given
     earlier = Earlier.read(Path(given.update).absolute())
     config = earlier.config(given)
+    check_scheduler(config)
     model = _model(replace(config, statistics=None), config.weights)
     model.normaliser = earlier.statistics
     if (found := digest(model)) != (wanted := earlier.made_from["weights"]["digest"]):
         raise WeightsError(config.weights, f"not those of the store: digest {found[:12]}…, expected {wanted[:12]}…")
     whole = min(first for first, _ in earlier.periods), max(last for _, last in earlier.periods)
-    records = records_of(model, describe_sources(config.inputs), config.modalities)
+    records = records_of(model, describe_sources(config.inputs), config.sensors)
     trained = earlier.made_from.get(_TRAINED, {})
     inputs = open_inputs(
         config, config.inputs, config.units, records, known=whole, known_ground=earlier.ground, trained=trained
@@ -284,7 +295,6 @@ def _load(
     fullest = max(range(len(loads)), key=lambda number: loads[number].values)
     if config.keep is None:
         return loads[fullest]
-    keep: Keep = config.keep  # type: ignore[assignment]
     tokens = 4.0 * model.config.dim * (loads[fullest].modalities + loads[fullest].dense_side ** 2)
     most = 0.0
     for days in inputs.days:
@@ -295,7 +305,7 @@ def _load(
                 projector: Any = model.projectors[key]
                 dates = np.array([]) if source.dates is None else source.dates
                 known = dates if earlier is None else np.union1d(dates, earlier.dates(key))
-                kept += pixels * num_bytes(projector, keep, num_dates(replace(source, dates=known), days))
+                kept += pixels * num_bytes(projector, config.keep, num_dates(replace(source, dates=known), days))
         most = max(most, kept)
     return replace(loads[fullest], kept_bytes=most)
 

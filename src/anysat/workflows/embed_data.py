@@ -54,7 +54,7 @@ def embed(
         >>> embed({"s1": s1}, 20, weights="nano", units=["s1=linear"], statistics="from-data").embedding.shape
         (1, 160, 3, 4)
     """
-    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "modalities", "also", "readers",
+    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "sensors", "also", "readers",
                                 "keep", "update"}  # fmt: skip
     if unknown:
         raise InputError("anysat.embed", "options that affect the result", ", ".join(sorted(unknown)),

@@ -115,7 +115,7 @@ def _read(
     Only once the ground is known to be that of a tile are `finals` checked. For a larger area they may exist, from an
     interrupted run that this one continues.
     """
-    records = records_of(model, given, config.modalities)
+    records = records_of(model, given, config.sensors)
     if config.dense not in (None, FIRST, *records):
         raise UnknownNameError("dense modality", config.dense, [*records, FIRST], "It must be one of the inputs")
     sources = open_sources(given, records, parse_units(config.units, records), trained=trained)

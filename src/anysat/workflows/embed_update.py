@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,16 @@ from anysat.geo.stored import open_stored, provenance_of
 from anysat.normalise import Normaliser
 from anysat.whole_files import write_whole
 from anysat.workflows.area_inputs import content_of
-from anysat.workflows.embed import GIVEN_ANEW, EmbedConfig
+from anysat.workflows.embed import UNCHANGED, EmbedConfig, UpdateConfig
 
 if TYPE_CHECKING:
     from anysat.model.growth import Keep
 
 _ABOUT, _PLACES = "about.json", "places.npy"
-_NOT_KEPT = {"inputs", "update", "device", "memory_gb", "readers", "scheduler", "out", "overwrite"}
-_MAYBE_PATHS = ("weights", "area", "modalities", "statistics")
+_NOT_KEPT = {"inputs", "device", "memory_gb", "readers", "scheduler", "out", "overwrite"}
+_MAYBE_PATHS = ("weights", "area", "sensors", "statistics")
+_NAMED_BEFORE = {"modalities": "sensors"}
+"""Present names of options that older stores keep under others."""
 
 
 def series_of(store: Path) -> Path:
@@ -91,30 +93,16 @@ class Earlier:
         unreadable = bool(told["summary"]["unreadable"])
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
-    def config(self, given: EmbedConfig) -> EmbedConfig:
+    def config(self, given: UpdateConfig) -> EmbedConfig:
         """Return the options of the earlier run with those given now.
 
         Inputs that are not given are those of the earlier run.
-
-        Raises:
-            RecordError: An option is given that an update cannot change, with another value.
         """
-        kept, usual = self.about["config"], {field.name: field.default for field in fields(given)}
-        changed = {name for name, value in usual.items() if getattr(given, name) not in (value, [])}
-        typed = changed if given.typed is None else given.typed
-
-        def is_another(name: str) -> bool:
-            value = getattr(given, name)
-            return (_path_or_name(value) if name in _MAYBE_PATHS else value) != kept.get(name, usual[name])
-
-        if wrong := sorted(name for name in typed - GIVEN_ANEW if is_another(name)):
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-            raise RecordError("--update", names, f"none of the options that {self.store.name} was made with")
-        kept = {**kept, **{name: getattr(given, name) for name in (GIVEN_ANEW & typed) - {"inputs"}}}
+        kept = {_NAMED_BEFORE.get(name, name): value for name, value in self.about["config"].items()}
+        anew = {name: value for name, value in vars(given).items() if name != "update" and value != UNCHANGED}
         replaced = describe_sources(given.inputs).keys() if given.inputs else set()
         unchanged = [word for word in kept["inputs"] if not _is_replaced(word, replaced)]
-        inputs = [*unchanged, *given.inputs]
-        return EmbedConfig(**{**kept, "inputs": inputs, "out": str(self.store), "update": str(self.store)})
+        return EmbedConfig(**{**kept, **anew, "inputs": [*unchanged, *given.inputs], "out": str(self.store)})
 
     @property
     def periods(self) -> list[Period]:

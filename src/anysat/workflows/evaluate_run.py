@@ -31,7 +31,7 @@ from anysat.workflows.task_text import paper_line, score_lines, tiles_told
 
 def evaluate_run(config: EvaluateConfig) -> Answer:
     """Score a run, see `evaluate`."""
-    run = Path(str(config.run))
+    run = Path(config.run)
     if not (run / FOLDS).is_file():
         content, lines = _scored(config, run)
     else:
@@ -45,8 +45,8 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
         }  # fmt: skip
         split = None if config.split == "test" else config.split
         lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split, config.crop_m)]
-    if config.json is not None:
-        write_whole(Path(config.json), to_json(content))
+    if config.out is not None:
+        write_whole(Path(config.out), to_json(content))
     return Answer("\n".join(lines))
 
 

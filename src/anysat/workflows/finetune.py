@@ -69,7 +69,6 @@ class FinetuneConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("trained", Trained)
         for name, least in (("lora_rank", 1), ("warmup_epochs", 0)):
             if getattr(self, name) < least:
                 raise RecordError(f"--{name.replace('_', '-')}", getattr(self, name), f"{least} or more")

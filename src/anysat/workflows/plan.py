@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from anysat.errors import RecordError
 from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
 
@@ -14,14 +14,11 @@ class PlanConfig(EmbedConfig):
     """Estimate the cost of `anysat embed` with the same options: windows, time, memory, reads, output size."""
 
     out: str = "area.zarr"
-    """Output that `anysat embed` would write; nothing is written."""
     measure: bool = True
     """Read, encode and fuse one window, to estimate time and operations on this machine."""
 
-    def __post_init__(self) -> None:
-        if self.update is not None:
-            raise RecordError("--update", self.update, "nothing: a plan is for a new store")
-        super().__post_init__()
+    NO_OPTIONS: ClassVar[frozenset[str]] = frozenset({"out", "also", "scheduler", "places", "overwrite"})
+    """Options of `anysat embed` that do not change its cost, or by nothing that is estimated."""
 
 
 def plan(config: PlanConfig) -> Answer:

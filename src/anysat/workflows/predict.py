@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError
+from anysat.choices import check_choices
+from anysat.errors import InputError, LargeGroundError, RecordError
 from anysat.geo.outputs import Result, check_output, named, suffixes
-from anysat.model.precision import PRECISIONS
+from anysat.model.precision import AnyPrecision
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
 
@@ -55,21 +56,20 @@ class PredictConfig(AreaOptions):
     file says."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
-    precision: str = "auto"
-    """Precision of matrix products: float32, bf16, or auto, which uses bf16 if the device has units for it."""
+    precision: AnyPrecision = "auto"
+    """Precision of matrix products; auto uses bf16 if the device has units for it."""
     overwrite: bool = False
     """Replace existing outputs."""
 
     made: ClassVar[Result] = Result.CLASSES
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if "=" in self.run and not Path(self.run).exists():
             raise InputError("RUN", "the run's folder, or its predictor file, as the first argument", self.run)
         if not self.inputs:
             raise InputError("MODALITY=PATH", "inputs, such as s2=cube.nc", "none")
         check_output("--out", self.out, *([Result.AREA] if self.is_area else [Result.MAP, Result.ANSWER]))
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if not 0 <= self.variants <= 8:
             raise RecordError("--variants", self.variants, "0 to 8")
         if self.crop_m is not None and (self.is_area or not self.crop_m > 0):

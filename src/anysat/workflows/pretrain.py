@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from anysat.choices import check_choices
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES, RELEASED, read_modalities
 from anysat.model.config import ModelConfig
@@ -49,8 +50,8 @@ class PartConfig:
     """Rotate and flip each tile at random, in one of the 8 ways a square fits on itself."""
     max_dates: int | None = None
     """Largest number of dates to keep from each series, drawn at random."""
-    sampler: str = "shuffle"
-    """`shuffle`, or `sqrt_frequency`, which draws tiles with rare classes more often."""
+    sampler: Literal["shuffle", "sqrt_frequency"] = "shuffle"
+    """`sqrt_frequency` draws tiles with rare classes more often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class ModelOptions:
     """Number of attention heads."""
     modalities: list[str] = field(default_factory=lambda: [modality.key for modality in RELEASED])
     """Modalities that get a projector; they must include all those of the data."""
-    modality_files: list[str] = field(default_factory=list)
+    sensors: list[str] = field(default_factory=list)
     """YAML files with your own modality records, whose keys can then be used in `modalities`."""
     subpatch_order: SubpatchOrder = "raster"
     """Positions of sub-patches: `raster`, the true ones, or `cell`, those that the published weights learned."""
@@ -89,8 +90,7 @@ class ModelOptions:
     start, as narrow encoders and short trainings need."""
 
     def __post_init__(self) -> None:
-        if self.first_weights not in ("published", "isometric"):
-            raise RecordError("model.first_weights", self.first_weights, "'published' or 'isometric'")
+        check_choices(self, "model.")
         self.config()
 
     def config(self) -> ModelConfig:
@@ -101,13 +101,13 @@ class ModelOptions:
             RecordError: The configuration is not possible.
         """
         known = dict(MODALITIES)
-        for path in self.modality_files:
+        for path in self.sensors:
             known |= {modality.key: modality for modality in read_modalities(path)}
         for key in self.modalities:
             if key not in known:
                 raise UnknownNameError("modality", key, known)
         given = {**asdict(self), "modalities": tuple(known[key] for key in self.modalities)}
-        del given["first_weights"], given["modality_files"]
+        del given["first_weights"], given["sensors"]
         return ModelConfig(**given)
 
 

@@ -42,7 +42,7 @@ def geoplex() -> PretrainConfig:
         model=ModelOptions(subpatch_order="cell", rpe_heads="first"),
         objective=ObjectiveConfig(centred=False, complete_weight=0.0, dense_weight=0.0, spread_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=5e-5, weight_decay=0.05, decay_all=True, schedule="plateau"),
-        engine=EngineConfig(devices=8, precision="16", num_workers=8),
+        engine=EngineConfig(devices=8, precision="float16", num_workers=8),
         keep=KeepConfig(save_every=_STEPS_PER_EPOCH, keep_best="val/loss"),
         watch=WatchConfig(validate_every=_STEPS_PER_EPOCH, val_batches=_VAL_BATCHES, health_every=_STEPS_PER_EPOCH),
     )

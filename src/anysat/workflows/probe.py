@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from anysat.errors import InputError, RecordError, UnknownNameError
-from anysat.model.precision import PRECISIONS
+from anysat.errors import InputError, RecordError
+from anysat.model.precision import AnyPrecision
 from anysat.workflows.answer import Answer
 from anysat.workflows.kept import check_heard
 from anysat.workflows.supervised import SupervisedConfig
@@ -61,9 +61,9 @@ class ProbeConfig(SupervisedConfig):
     """Folder for embeddings; null uses one in the run folder."""
     device: str = "cpu"
     """Device for the encoder: cpu, cuda, cuda:1, mps, or auto, which uses a GPU if there is one."""
-    precision: str = "float32"
-    """Precision of the encoder's matrix products: float32, bf16, or auto, which uses bf16 if the device has units for
-    it. float32 gives the same scores on every machine."""
+    precision: AnyPrecision = "float32"
+    """Precision of the encoder's matrix products; auto uses bf16 if the device has units for it. float32 gives the same
+    scores on every machine."""
     num_workers: int = 0
     """Number of processes that read tiles; 0 reads in the main process."""
     COMMAND: ClassVar[str] = "probe"
@@ -74,10 +74,6 @@ class ProbeConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choice("method", Method)
-        self._check_choice("schedule", Schedule)
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("--precision", self.precision, PRECISIONS)
         if not self.num_neighbours or min(self.num_neighbours) < 1:
             raise RecordError("--num-neighbours", self.num_neighbours, "at least one, each 1 or more")
         if self.method == "knn" and (self.head is not None or self.class_weights != "none"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class SensorsConfig:
     """List the sensors: bands in the model's order, pixel and sub-patch sizes."""
 
-    modalities: str | None = None
+    sensors: str | None = None
     """YAML file with your own modality records, which are listed after the built-in ones."""
 
 
@@ -25,7 +25,7 @@ def sensors(config: SensorsConfig) -> Table:
 
     columns = ("sensor", "bands, in order", "pixel", "sub-patch", "kind", "published weights")
     table = Table(Column("key", no_wrap=True), *(Column(name, overflow="fold") for name in columns))
-    own = read_modalities(config.modalities) if config.modalities else ()
+    own = read_modalities(config.sensors) if config.sensors else ()
     for modality in (*MODALITIES.values(), *own):
         kind = f"{'radar' if modality.is_radar else 'optical'} {'series' if modality.is_temporal else 'image'}"
         table.add_row(

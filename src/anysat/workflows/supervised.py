@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
+from anysat.choices import check_choices
 from anysat.errors import RecordError, UnknownNameError
 from anysat.workflows.kept import check_heard, kept_options
 
@@ -157,7 +158,7 @@ class SupervisedConfig:
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):
             object.__setattr__(self, "data", LabelledData(**self.data))
-        self._check_choice("class_weights", ClassWeights)
+        check_choices(self)
         for name, least in (("epochs", 1), ("batch_size", 1), ("repeats", 1), ("min_epochs", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise RecordError(_option(name), getattr(self, name), f"{least} or more")
@@ -172,10 +173,6 @@ class SupervisedConfig:
         if not self.resume:  # an existing run may have been started when these were accepted
             self.data.check_heard()
             self._check_heard(self._preset())
-
-    def _check_choice(self, name: str, known: Any) -> None:
-        if getattr(self, name) not in get_args(known):
-            raise RecordError(_option(name), getattr(self, name), f"one of {', '.join(get_args(known))}")
 
     def _check_heard(self, preset: Any) -> None:
         """Check that no options are given that have no effect, except for those of the preset."""

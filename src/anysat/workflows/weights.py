@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from anysat.errors import OutputExistsError, RecordError, UnknownNameError
+from anysat.choices import check_choices
+from anysat.errors import OutputExistsError
 from anysat.geo.outputs import Result, check_output, named
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from anysat.model.config import ModelConfig
 
 
-_DTYPES = ("float32", "bfloat16")
 _SOURCE = {
     "positional": "SOURCE",
     "help": "A published .pth, a training checkpoint, a .safetensors file, a folder or a hub id.",
 }
+Size = Literal["base", "small", "tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +30,19 @@ class ConvertConfig:
     source: str = field(metadata=_SOURCE)
     out: str = field(metadata={"help": f"File to write: {named(Result.WEIGHTS)}."})
     """File to write."""
-    size: str = "base"
-    """Size of the model, if the file does not record it: base, small or tiny."""
+    size: Size = "base"
+    """Size of the model, if the file does not record it."""
     statistics: str | None = None
     """Statistics to store with the weights: a JSON file, or a preset such as treesatai_ts."""
-    fusion_attention: str | None = None
-    """How the fusion transformer attends, to be stored with the weights: within_token or tokens; see `weights
-    inspect`."""
-
-    dtype: str = "float32"
-    """Data type to write: float32, or bfloat16 for half the size."""
+    fusion_attention: Literal["tokens", "within_token"] | None = None
+    """How the fusion transformer attends, to be stored with the weights; see `weights inspect`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type to write; bfloat16 halves the size."""
     overwrite: bool = False
     """Replace an existing file."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise RecordError("--dtype", self.dtype, " or ".join(_DTYPES))
+        check_choices(self)
         check_output("--out", self.out, Result.WEIGHTS)
 
 
@@ -65,7 +63,7 @@ def convert(config: ConvertConfig) -> str:
         raise OutputExistsError([config.out])
     wanted = read_weights(config.source).config or _sized(config.size)
     if config.fusion_attention is not None:
-        wanted = replace(wanted, fusion_attention=config.fusion_attention)  # type: ignore[arg-type]  # checked there
+        wanted = replace(wanted, fusion_attention=config.fusion_attention)
     model = load(config.source, config=wanted, statistics=config.statistics, dtype=getattr(torch, config.dtype))
     save(model, config.out)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -77,8 +75,8 @@ class InspectConfig:
     """Show what a weight file contains, and check that it fits the model."""
 
     source: str = field(metadata=_SOURCE)
-    size: str = "base"
-    """Size of the model, if the file does not record it: base, small or tiny."""
+    size: Size = "base"
+    """Size of the model, if the file does not record it."""
     inputs: list[str] = field(default_factory=list)
     """Files of one tile, as for `anysat embed`, from two sensors or more, such as [s2=cube.nc, aerial=photo.tif]. With
     them, both variants of the fusion attention are compared: for each pair of sensors, embedded alone, how much they
@@ -88,6 +86,9 @@ class InspectConfig:
     """Side of a patch for that comparison, in metres."""
     dataset: str | None = None
     """Name of the dataset whose statistics to use, if the file holds those of several."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def inspect(config: InspectConfig) -> Table:
@@ -113,9 +114,7 @@ def inspect(config: InspectConfig) -> Table:
     return table
 
 
-def _sized(size: str) -> ModelConfig:
+def _sized(size: Size) -> ModelConfig:
     from anysat.model.config import SIZES
 
-    if size not in SIZES:
-        raise UnknownNameError("--size", size, SIZES)
     return SIZES[size]()
