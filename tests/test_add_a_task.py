@@ -149,7 +149,8 @@ def test_counts_are_learned_scored_reported_and_written(package, run_task, tmp_p
     assert "prediction: " in (tmp_path / "run/report.html").read_text()
     out = tmp_path / "t.parquet"
     assert (
-        main(["datasets", "predict", str(tmp_path / "run"), NAME, str(package), "--out", str(out), "--workers=0"]) == 0
+        main(["datasets", "predict", str(tmp_path / "run"), NAME, str(package), "--out", str(out), "--num-workers=0"])
+        == 0
     )
     rows = pandas.read_parquet(out)
     assert (rows["predicted"] > 0).all()

@@ -121,7 +121,7 @@ def test_a_run_over_folds_is_scored_again_on_its_own_folds_and_gone_on_with(run,
     out, _ = run("probe", "--folds=3", f"--block-km={BLOCK_KM}")
     first = json.loads((out / "folds.json").read_text())
     assert list(first["folds"]) == ["fold1", "fold2", "fold3"]
-    assert main(["evaluate", f"--run={out}", f"--json={tmp_path / 'again.json'}"]) == 0, capsys.readouterr().err
+    assert main(["evaluate", str(out), f"--out={tmp_path / 'again.json'}"]) == 0, capsys.readouterr().err
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["figures"]["accuracy"] == pytest.approx(first["figures"]["accuracy"], abs=1e-6)
     assert again["intervals"]["accuracy"] == pytest.approx(first["intervals"]["accuracy"], abs=1e-6)
