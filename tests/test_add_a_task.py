@@ -122,7 +122,7 @@ def test_ordered_classes_are_learned_scored_reported_and_mapped(package, s2, run
         assert load_task(tmp_path / command).head.linear.out_features == 6
         assert "land_cover" in (tmp_path / command / "report.html").read_text()
         assert 0 <= scores_of(tmp_path / command)["scores"]["test"]["figures"]["miou"] <= 1
-    status, told, errors = run_task("evaluate", f"--run={tmp_path / 'probe'}", "--split=val")
+    status, told, errors = run_task("evaluate", str(tmp_path / "probe"), "--split=val")
     assert (status, "mean IoU" in told) == (0, True), errors
     out = tmp_path / "map.zarr"
     assert main(["predict", str(tmp_path / "probe"), f"s2={s2}", "--out", str(out), "--probabilities", "--variants=2",
