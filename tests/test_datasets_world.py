@@ -195,9 +195,9 @@ def test_a_real_pair_has_its_real_dates(tmp_path):
 @needs_pairs
 def test_a_real_pair_is_what_geo_sources_read(tmp_path):
     """Bands of 10 m and radar exactly; bands of 20 m are interpolated there and repeated here."""
-    from anysat.workflows.demo_data import find_archives, read_pairs
+    from anysat.workflows.demo_data import read_pairs
 
-    known = {pair.tile.id: pair.tile for pair in read_pairs(find_archives())}
+    known = {pair.tile.id: pair.tile for pair in read_pairs(pairs.find_archives())}
     for tile in open_dataset("bigearthnet_pairs", pairs.write_pairs(tmp_path), "all"):
         other = known[tile.id]
         np.testing.assert_allclose(tile.observations["s1"].values, other.observations["s1"].values)
