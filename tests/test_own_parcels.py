@@ -4,8 +4,11 @@ import geopandas
 import numpy as np
 import pytest
 import shapely
+import yaml
 
 from anysat.data.base import open_dataset
+from anysat.data.pack.write import pack_dataset
+from anysat.data.work import fingerprint
 from anysat.errors import RecordError, SourceError
 from geo_builders import LEFT, SOUTH, TOP, geobox, write_tif
 from own_builders import COVER, described, image
@@ -86,3 +89,29 @@ def test_polygons_need_a_table_that_holds_them(tmp_path):
     (tmp_path / "tiles.csv").write_text("id\nt\n")
     with pytest.raises(RecordError, match=r"inside_only.*a table of `tiles` with polygons \(\.geojson, \.json, \.gpkg"):
         open_dataset(described(tmp_path, tiles="tiles.csv", inside_only=True), tmp_path, "all")
+
+
+def test_a_table_of_polygons_may_end_in_capitals(tmp_path):
+    parcels(tmp_path, SQUARE, suffix=".parquet")
+    (tmp_path / "parcels.parquet").rename(tmp_path / "parcels.PARQUET")
+    content = yaml.safe_load((tmp_path / "mine.yaml").read_text()) | {"tiles": "parcels.PARQUET"}
+    assert inside(open_dataset(described(tmp_path, **content), tmp_path, "all")).sum() == 4
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_other_polygons_are_other_data(tmp_path, suffix):
+    """Also with the same place: kept statistics, unfinished packs and finished folds are not taken for those of them."""
+    first = parcels(tmp_path, SQUARE, suffix=suffix)
+    assert fingerprint(first) == fingerprint(parcels(tmp_path, SQUARE, suffix=suffix))
+    for other in ({"inside_only": False}, {}):
+        shape = SQUARE if other else SQUARE.buffer(10, join_style="mitre")
+        assert fingerprint(parcels(tmp_path, shape, suffix=suffix, **other)) != fingerprint(first)
+
+
+def test_packed_parcels_are_refused_once_the_whole_tile_counts(tmp_path):
+    out = pack_dataset(parcels(tmp_path, SQUARE), tmp_path / "packed")
+    yaml_file = str(tmp_path / "mine.yaml")
+    assert inside(open_dataset(yaml_file, out, "all")).sum() == 4
+    content = yaml.safe_load((tmp_path / "mine.yaml").read_text()) | {"inside_only": False}
+    with pytest.raises(SourceError, match="the record of mine has changed since it was packed: inside_only of"):
+        open_dataset(described(tmp_path, **content), out, "all")

@@ -101,7 +101,7 @@ def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any
     import geopandas
     from shapely.errors import ShapelyError
 
-    is_table = path.suffix == ".parquet"
+    is_table = path.suffix.lower() == ".parquet"
     if is_table and layer is not None:
         raise SourceError(path, f"it has no layers, and {layer!r} is named", "give the file alone")
     try:

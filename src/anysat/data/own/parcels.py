@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from anysat.observation import Observation
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+POLYGON = "polygon_sha256"
+"""Column that is added to the tiles, with a checksum of the polygon of each."""
 POLYGON_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".parquet")
 """Suffixes of tables of tiles that can hold polygons; Parquet if it is GeoParquet."""
 _LEAST_SHARE = 0.5
@@ -70,8 +73,8 @@ def find_parcel(table: Path, id_column: str, name: str) -> Parcel:
     return Parcel(table, name, polygons.iloc[[row_of[name]]])
 
 
-def check_parcels(table: Path, id_column: str, names: Iterable[str]) -> None:
-    """Refuse tiles without a polygon.
+def check_parcels(table: Path, id_column: str, names: Sequence[str]) -> list[str]:
+    """Refuse tiles without a polygon, and return a checksum of each one's, by which a change is seen.
 
     Raises:
         SourceError: A tile has none, or the table cannot be read as polygons.
@@ -81,6 +84,8 @@ def check_parcels(table: Path, id_column: str, names: Iterable[str]) -> None:
     if without := [name for name in names if name not in row_of or not is_polygon[row_of[name]]]:
         problem = f"{len(without)} tiles have no polygon, such as {without[0]!r}, and `inside_only` needs one"
         raise SourceError(table, problem, "leave them out of the table, or draw their polygons")
+    shapes = polygons.geometry.iloc[[row_of[name] for name in names]].to_wkb()
+    return [hashlib.sha256(f"{polygons.crs} ".encode() + shape).hexdigest()[:16] for shape in shapes]
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.description import OwnData
 from anysat.data.own.found import found_rows
-from anysat.data.own.parcels import Parcel, check_parcels, find_parcel
+from anysat.data.own.parcels import POLYGON, Parcel, check_parcels, find_parcel
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
@@ -58,7 +58,7 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     _check_series(data, folder.root, columns["id"], source)
     if data.is_inside_only:
-        check_parcels(source, data.id_column, columns["id"].tolist())
+        columns[POLYGON] = np.array(check_parcels(source, data.id_column, columns["id"].tolist()))
     return Samples(**{**columns, "split": _split(data, columns, source)})
 
 
