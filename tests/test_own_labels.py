@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
 from anysat.data.base import find_dataset
+from anysat.data.own.tiles import read_nearest
 from anysat.errors import RecordError, SourceError
+from anysat.geo.grid import mapped
 from geo_builders import LEFT, TOP, geobox, write_tif
 from own_builders import COVER, cover, described, tabled
 
@@ -177,3 +181,16 @@ def test_classes_that_are_given_leave_out_the_number_that_ignore_is(tmp_path):
 
 def _crop(**said):
     return {"crop": {"column": "crop"} | said}
+
+
+def test_labels_in_another_projection_lie_where_it_says(tmp_path):
+    """Also of a large tile: fewer than one in sixty pixels lies so near the edge of a label that the next one is read."""
+    tile = GeoBox((500, 500), Affine(10, 0, 700_000, 0, -10, 5_400_000), "EPSG:32631")
+    lon, lat = tile.crs.transformer_to_crs("EPSG:4326")(*mapped(tile.affine, *np.indices(tile.shape)[::-1] + 0.5))
+    left, top, side = lon.min() - 0.01, lat.max() + 0.01, 1e-4
+    rows, cols = int((top - lat.min()) / side) + 99, int((lon.max() - left) / side) + 99
+    own = GeoBox((rows, cols), Affine(side, 0, left, 0, -side, top), "EPSG:4326")
+    labels = np.arange(rows * cols, dtype="int32").reshape(1, rows, cols)
+    found = read_nearest(write_tif(tmp_path / "labels.tif", labels, own), tile)
+    expected = labels[0, ((top - lat) / side).astype(int), ((lon - left) / side).astype(int)]
+    assert (found != expected).mean() < 1 / 60

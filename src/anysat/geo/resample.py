@@ -19,7 +19,8 @@ from anysat.geo.layers import Layer, Pixels
 AVERAGE_FROM = 1.5
 """A source with more pixels than this along a target pixel is averaged, others are interpolated."""
 _MIN_SEEN_FRAC = 0.5
-_WARP_MB = 1
+WARP_MB = 1
+"""GDAL interpolates positions within parts of a grid of so many megabytes; they are precise in small parts."""
 
 
 def place(
@@ -114,9 +115,8 @@ def _reproject(source: Pixels, grid: GeoBox, target: GeoBox, how: str) -> Pixels
 def _warp(planes: Pixels, out: Pixels, grid: GeoBox, target: GeoBox, how: str, nodata: float = np.nan) -> None:
     """Fill planes of a grid from others. NaN is ignored; `nodata` is written where there are no values.
 
-    GDAL warps planes together several times as fast, but as if the NaN of one were in all. It interpolates positions
-    within parts of `_WARP_MB`, so that they are precise in small ones. Without a fixed scale, it would blur and shift
-    bilinear pixels by amounts that depend on the window.
+    GDAL warps planes together several times as fast, but as if the NaN of one were in all. Without a
+    fixed scale, it would blur and shift bilinear pixels by amounts that depend on the window.
     """
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
@@ -126,7 +126,7 @@ def _warp(planes: Pixels, out: Pixels, grid: GeoBox, target: GeoBox, how: str, n
         reproject(
             planes[part], out[part], src_transform=grid.affine, src_crs=_crs(crs_of(grid)), src_nodata=np.nan,
             dst_transform=target.affine, dst_crs=_crs(crs_of(target)), dst_nodata=nodata,
-            resampling=Resampling[how], warp_mem_limit=_WARP_MB, XSCALE=1, YSCALE=1,
+            resampling=Resampling[how], warp_mem_limit=WARP_MB, XSCALE=1, YSCALE=1,
         )  # fmt: skip
 
 

@@ -382,10 +382,12 @@ def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
+    from anysat.geo.resample import WARP_MB
+
     found = np.full(geobox.shape, np.nan)
     reproject(
         rasterio.band(file, band + 1), found, dst_transform=geobox.affine,
         dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
-        resampling=Resampling.nearest, tolerance=0.0,
+        resampling=Resampling.nearest, warp_mem_limit=WARP_MB,
     )  # fmt: skip
     return found
