@@ -1,5 +1,6 @@
 """Two commands that write one output at a time: the second ends at once, says why, and changes nothing."""
 
+import errno
 import multiprocessing
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from anysat.cli import main
 from anysat.errors import InputError
-from anysat.geo.claims import alone_at
+from anysat.geo.claims import alone_at, make_folder
 
 GIVEN = "s2=a.nc --patch-size-m 20 --weights nano --out"
 
@@ -48,3 +49,32 @@ def test_another_process_keeps_an_output_to_itself_until_it_ends_however_it_ends
     with alone_at(tmp_path / "new" / "x.tif"):
         (tmp_path / "new" / "x.tif").touch()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.tif"]
+
+
+def test_on_a_full_disk_the_lock_holds_without_the_number_of_its_process(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        alone_at(tmp_path / "x.tif"),
+        pytest.raises(InputError, match="no other process"),
+        alone_at(tmp_path / "x.tif"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    made, exists = tmp_path / "new", Path.exists
+
+    def removed(path):
+        was_there = exists(path)
+        if path == made and was_there:
+            made.rmdir()
+        return was_there
+
+    made.mkdir()
+    monkeypatch.setattr(Path, "exists", removed)
+    make_folder(made)
+    assert made.is_dir()

@@ -21,7 +21,7 @@ def make_folder(folder: Path) -> None:
         WriteError: The folder cannot be created.
     """
     above = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
-    if not above.is_dir():
+    if above.is_file():
         raise WriteError(folder, f"{above} is a file, not a folder: give another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,9 @@ def _locked(path: Path, where: str, waits: bool = False) -> Iterator[None]:
                 break
         os.close(number)  # the folder was finished in the meantime
     try:
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # the disk is full: the lock holds without the number, which is for messages
+            os.ftruncate(number, 0)
+            os.pwrite(number, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         with suppress(FileNotFoundError):
