@@ -17,6 +17,7 @@ from anysat.errors import MissingFileError, OutputExistsError, RecordError, Sour
 from anysat.geo.exports import export, num_steps
 from anysat.geo.layout import Layout
 from anysat.geo.maps import class_attributes
+from anysat.geo.outputs import OUTPUTS, Output, Result
 from anysat.geo.quantise import from_power
 from anysat.geo.store import AreaStore, Unit
 from anysat.geo.stored import find_group, open_stored
@@ -188,6 +189,12 @@ def test_what_cannot_be_exported_says_why(tmp_path, store):
     with pytest.raises(OutputExistsError, match="a.parquet exists"):
         export(store, tmp_path / "a.parquet")
     export(store, tmp_path / "a.parquet", overwrite=True)
+
+
+def test_a_strangers_format_may_hold_other_areas_than_class_maps(tmp_path, store, monkeypatch):
+    new = Output(title="Same", media_type="image/tiff", writers={Result.AREA: "anysat.geo.exports:CogExport"})
+    monkeypatch.setitem(OUTPUTS, ".cog", new)
+    assert export(store, tmp_path / "a.cog") == (tmp_path / "a_2020-01-01.cog", tmp_path / "a_2020-07-01.cog")
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.parquet"])

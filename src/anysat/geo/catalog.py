@@ -385,7 +385,8 @@ def _asset(path: Path, item_folder: Path) -> pystac.Asset:
     import pystac
 
     href = os.path.relpath(path.absolute(), item_folder.parent)
-    return pystac.Asset(href=href, media_type=OUTPUTS[path.suffix].media_type, roles=["data"], title=path.name)
+    media_type = OUTPUTS[path.suffix].media_type if path.suffix in OUTPUTS else None  # such as NAME.tif.aux.xml
+    return pystac.Asset(href=href, media_type=media_type, roles=["data"], title=path.name)
 
 
 def _model_name(name: str) -> str:

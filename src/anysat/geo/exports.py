@@ -16,7 +16,7 @@ from anysat.errors import RecordError
 from anysat.geo.cogs import Block, Cog, write_cog
 from anysat.geo.layout import NO_CLASS, Layout
 from anysat.geo.maps import category_names, class_tags, palette_of
-from anysat.geo.outputs import Result, find_writer
+from anysat.geo.outputs import Result, find_writer, suffixes
 from anysat.geo.periods import Period
 from anysat.geo.polygons import write_polygons
 from anysat.geo.quantise import NODATA
@@ -154,7 +154,8 @@ def find_export(suffix: str) -> Export:
     Raises:
         UnknownNameError: No format has this suffix.
     """
-    found: Export = find_writer(Result.CLASSES, suffix)()
+    is_for_others = suffix in suffixes(Result.AREA) and suffix not in suffixes(Result.CLASSES)
+    found: Export = find_writer(Result.AREA if is_for_others else Result.CLASSES, suffix)()
     return found
 
 
