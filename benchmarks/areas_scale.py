@@ -76,7 +76,7 @@ def embed_one(side_px: int) -> dict[str, float]:
             memory_gb=1.1, readers=1, dates="2020-01-01/2020-12-31",
         )  # fmt: skip
         start = time.process_time()
-        said = embed_area(config, {"s2": lazy_cube(side_px)}).text
+        said = embed_area(config, {"s2": lazy_cube(side_px)}).content
         all_cpu_s = time.process_time() - start
         run = provenance_of(Path(folder) / "out.zarr")["summary"]["last_run"]
     print(said, file=sys.stderr)
