@@ -49,6 +49,7 @@ def prediction_loss(predicted: Tensor, target: Tensor, valid: Tensor, distance: 
         predicted: (*place dim).
         target: (*place dim), without a gradient.
         valid: (*place). If nothing is valid, the loss is 0.
+        distance: `smooth_l1` as in the published code, or `l2`, squared, as in the paper.
     """
     measure = functional.smooth_l1_loss if distance == "smooth_l1" else functional.mse_loss
     each = measure(predicted.float(), target.float(), reduction="none").mean(-1)

@@ -121,6 +121,8 @@ def hide_modalities(valid: Tensor, hide_frac: float, generator: Generator) -> Te
 
     Args:
         valid: (batch modality patch), True where the modality observed the patch.
+        hide_frac: Fraction of the other tokens to hide.
+        generator: Source of randomness, on the CPU.
 
     Returns:
         (batch modality patch), True where a token is hidden.
@@ -140,7 +142,9 @@ def drop_dates(pixels: PixelInput, keep_frac: tuple[float, float], generator: Ge
     The dates of each tile are drawn among those with a valid value, and keep their order. At least one is kept.
 
     Args:
+        pixels: The series.
         keep_frac: Smallest and largest fraction of the dates to keep; one fraction is drawn for the whole batch.
+        generator: Source of randomness, on the CPU.
     """
     low, high = keep_frac
     if pixels.days is None or low >= 1:

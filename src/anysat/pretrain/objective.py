@@ -51,6 +51,7 @@ class Pretraining(nn.Module):
     optimiser step. `encoder()` returns the trained encoder.
 
     Args:
+        student: The encoder to train.
         masking: What is hidden from the student; by default the default options.
         config: What is learned; by default the default options.
         recompute: Recompute the student's activations for the backward pass instead of keeping them.
@@ -83,6 +84,7 @@ class Pretraining(nn.Module):
         """Compute the loss of one batch.
 
         Args:
+            draw: A batch of source values with its patch size.
             generator: A generator on the CPU, the only source of masks, hidden modalities and dropped dates.
 
         Returns:
