@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -171,3 +173,17 @@ def test_more_folds_than_blocks_of_ground_are_refused(forest):
 def test_folds_and_repeats_that_are_not_possible_are_refused(config, words, told):
     with pytest.raises(RecordError, match=told):
         config(**words)
+
+
+def test_the_page_s_lines_name_the_tiles_that_are_often_wrong_and_have_a_label(tmp_path, monkeypatch):
+    """Its command is about a target per tile, because other runs leave no such table."""
+    page = (Path(__file__).parents[1] / "docs/howto/tasks.md").read_text().split("## Score a few hundred labels")[1]
+    assert "--data.target species" in re.search(r"```bash\n(.*?)```", page, re.S)[1]
+    folder = tmp_path / "runs" / "forest-folds"
+    folder.mkdir(parents=True)
+    rows = {"id": ["a", "b", "c", "a", "b", "c"], "truth": [0, 1, None] * 2, "predicted": [1, 1, 0, 1, 0, 0]}
+    pandas.DataFrame(rows).astype({"truth": "Int32"}).to_parquet(folder / "predictions.parquet")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], found)  # the page is ours
+    assert found["wrong"].to_dict() == {"b": 1, "a": 2}
