@@ -188,7 +188,11 @@ def _plain(value: Any) -> Any:
 
 
 def as_quality(given: Any) -> Quality | None:
-    """Create a quality layer from plain values: the name of a kind, or fields."""
+    """Create a quality layer from plain values: the name of a kind, or fields.
+
+    Raises:
+        UnknownNameError: There is no such kind or field.
+    """
     if given is None or isinstance(given, Quality):
         return given
     if isinstance(given, str):

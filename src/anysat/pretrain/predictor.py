@@ -52,6 +52,8 @@ class Predictor(nn.Module):
         Args:
             context: Fused tokens of the student, without the tile token.
             context_valid: False where a tile has fewer tokens; None if all are valid.
+            context_code: Position codes of the context.
+            target_code: Position codes of the patches to predict.
         """
         num_blocks, _, num_targets, _ = target_code.shape
         placed = self.embed(context) + context_code.to(context.dtype)

@@ -76,6 +76,11 @@ class World:
 
         The places follow `THEMES` in turn: beside a river, on a field, at a clearing of the year, in mixed forest, at a
         burn of the year, in a town. If there is no such place within a few kilometres, any place is taken.
+
+        Args:
+            index: Number of the tile.
+            extent_m: Side of the square in metres.
+            year: Year of what is observed.
         """
         if self.on_tile is not None:
             self.on_tile(index)
