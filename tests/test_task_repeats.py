@@ -105,6 +105,12 @@ def test_tiles_are_embedded_once_for_all_folds_and_repeats(run):
     assert scores_of(out / "seed0" / "fold1")["statistics"] == "computed from the training tiles of all runs"
 
 
+def test_own_folds_of_a_dataset_have_statistics_of_their_own_training_tiles_each(run):
+    out, _ = run("probe", "--data.folds=[train,val,test]")
+    assert len({path.read_bytes() for path in out.glob("*/begun-with.json")}) == 3
+    assert scores_of(out / "train")["statistics"] == "computed from the training split"
+
+
 def test_repeats_alone_keep_the_splits_and_change_the_seed(run):
     out, told = run("finetune", "--repeats=2", "--trained=head", "--batch-size=4")
     found = json.loads((out / "folds.json").read_text())

@@ -79,9 +79,12 @@ class Pool:
 
 
 def run_probes(config: ProbeConfig, out: Path, resume: bool) -> Answer:
-    """Run a probe, or one for each fold and repeat, see `probe`."""
-    if list(config.runs()) == [""]:
-        return run_probe(config, out, resume)
+    """Run a probe, or one for each fold and repeat, see `probe`.
+
+    The dataset's own folds, if run once, have statistics of their own training tiles each, as in the paper.
+    """
+    if config.folds is None and config.repeats == 1:
+        return run_all(config, out, resume, run_probe)
     open_data(next(iter(config.runs().values())).data, config.seed)  # refused before anything is made
     every, train = open_every(config.data)
     pool = Pool(folder=out, seed=config.seed, tiles=every, train=every if config.folds is not None else train)
