@@ -11,6 +11,7 @@ from anysat.cli import COMMANDS, _parse, main, make_parser
 from anysat.data.base import open_dataset
 from anysat.errors import UnknownNameError
 from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.pretrain import PartConfig, PretrainConfig
 from anysat.workflows.pretrain_run import _name_of
 from miniatures import miniature
@@ -89,6 +90,10 @@ def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsy
     ("pretrain --keep.loggers csv,tensor --out=b", "unknown --keep.loggers 'tensor'; closest: tensorboard"),
     ("pretrain --recompute=maybe --out=b", "--recompute: expected true or false, got 'maybe'"),
     ("probe --config none.yaml", "--config: File does not exist"),
+    ("world make x --layout", "argument --layout: expected one argument"),
+    ("plan --patch-size-m=20", "expected inputs, such as s2=cube.nc, got None"),
+    ("datasets pack a b --verify --num-workers 3", "--num-workers: expected the default, without --out"),
+    ("weights inspect nano --patch-size-m 10", "--patch-size-m: expected the default, without --inputs"),
 ])  # fmt: skip
 def test_a_mistake_in_an_option_is_one_line(words, told, capsys):
     assert main(words.split()) == 2
@@ -96,7 +101,29 @@ def test_a_mistake_in_an_option_is_one_line(words, told, capsys):
     assert not out
     assert told in said
     assert len(said.splitlines()) == 1
-    assert said.startswith(f"anysat {words.split()[0]}: ")
+    command = max((name for name in COMMANDS if f"{words} ".startswith(f"{name} ") and "--" not in name), key=len)
+    assert said.startswith(f"anysat {command}: ")
+
+
+@pytest.mark.parametrize(("command", "text", "option"), [
+    ("sensors", "modalities: a.yaml", "--modalities"), ("plan a --patch-size-m=20", "out: a.zarr", "--out"),
+    ("evaluate run", "data: {dataset: world}", "--data.dataset"),
+    ("finetune --out=run", "model: {modality_files: [a.yaml]}", "--model.modality-files"),
+])  # fmt: skip
+def test_an_unknown_option_in_a_file_is_told_like_a_typed_one(command, text, option, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(text)
+    assert main([*command.split(), f"--config={tmp_path / 'a.yaml'}"]) == 2
+    said = capsys.readouterr().err
+    assert f"unknown option '{option}'; closest: --" in said
+    assert "shtab" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("word", ["--engine.compile", "--optimiser.decay-all", "--resume"])
+def test_a_switch_needs_no_value(word, tmp_path):
+    words = ["--out", str(tmp_path), word]
+    found = _parse(make_parser("finetune", FinetuneConfig), FinetuneConfig, words)
+    assert (found.engine.compile, found.optimiser.decay_all, found.resume).count(True) == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

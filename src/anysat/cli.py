@@ -73,6 +73,10 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 """Words for types."""
 _ALONE = ("--help", "--print_config", "--")
 """Options without a value."""
+_UNKNOWN = re.compile(
+    r"(?:Group '([\w.]+)' does not accept option|^Option) '([\w.]+)'|^unrecognized arguments: --([^\s=]+)"
+)
+"""The parser's messages about an unknown option, in a file or typed."""
 _NEGATIVE = re.compile(r"-[\d.]")
 """Start of a value that is one or more numbers, the first one negative. No option starts like this."""
 
@@ -217,9 +221,11 @@ def _mistake(message: str, command: str, options: Iterable[str]) -> AnySatError:
     if is_missing:
         names = re.sub(r"[^\s,]+", lambda name: f"--{name[0].replace('_', '-')}", missing)
         return AnySatError(said + is_missing + names)
-    if (unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message)) is not None:
-        known = [_dashed(name) for name in options if name.startswith("--") and not name.endswith("+")]
-        return UnknownNameError("option", _dashed(unknown[1]), known, f"`anysat {command} --help` lists all")
+    if (unknown := re.search(_UNKNOWN, message)) is not None:
+        group, name = unknown[1], unknown[2] or unknown[3]
+        known = [_dashed(one) for one in options if one.startswith("--") and not one.endswith(("+", "shtab"))]
+        option = _dashed(f"--{group}.{name}" if group else f"--{name}")
+        return UnknownNameError("option", option, known, f"`anysat {command} --help` lists all")
     keys, value = re.findall(r'Parser key "([^"]+)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
     kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.*)\])", message)
     if not (keys and value and kinds):
@@ -241,7 +247,7 @@ def _dashed(text: str) -> str:
 def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     """Return the config for the typed words. If it has a `starting_point`, that provides the options not typed."""
     fields = dataclasses.fields(config)
-    switches = {field.name for field in fields if str(field.type) == "bool"}
+    switches = _switches(config)
     typed = _ordered([_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)])
     typed = _bracketed(typed, _lists(config))
     parsed = parser.parse_args(typed)
@@ -291,9 +297,13 @@ def _normal(word: str, following: Sequence[str], switches: set[str]) -> str:
 
 
 def _ordered(words: Sequence[str]) -> list[str]:
-    """Put options first, in order and joined to their values, then other words, which argparse needs together."""
+    """Put options first, in order and joined to their values, then other words, which argparse needs together.
+
+    Options whose value was forgotten come last, so that they do not take another word as their value.
+    """
     options: list[str] = []
     others: list[str] = []
+    without: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -303,8 +313,19 @@ def _ordered(words: Sequence[str]) -> list[str]:
         takes_value = word.startswith("--") and "=" not in word and word not in _ALONE
         if takes_value and rest and (not rest[0].startswith("-") or _NEGATIVE.match(rest[0])):
             word = f"{word}={rest.pop(0)}"
-        options.append(word)
-    return options + others
+        (without if takes_value and "=" not in word else options).append(word)
+    return options + others + without
+
+
+def _switches(config: type[Any], prefix: str = "") -> set[str]:
+    """Return the dotted names of options that are true or false."""
+    found = set()
+    for name, kind in get_type_hints(config).items():
+        if dataclasses.is_dataclass(kind):
+            found |= _switches(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif kind is bool:
+            found.add(prefix + name)
+    return found
 
 
 def _lists(config: type[Any], prefix: str = "") -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anysat.errors import RecordError
+from anysat.workflows.kept import check_heard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class PackConfig:
     def __post_init__(self) -> None:
         if self.out is None and not self.verify:
             raise RecordError("--out", self.out, "a folder to write, or --verify true to check a packed one")
+        if self.out is None:
+            names = ("split", "modalities", "shard_mb", "num_workers", "overwrite")
+            check_heard(self, names, "without --out, which writes nothing")
         if self.shard_mb <= 0:
             raise RecordError("--shard-mb", self.shard_mb, "a positive number of megabytes")
         if self.num_workers < 1:

@@ -34,7 +34,7 @@ class EmbedConfig(AreaOptions):
     inputs: list[str] = field(
         metadata={
             "positional": "MODALITY=PATH",
-            "expected": "inputs, or --update with a store",
+            "expected": "inputs, such as s2=cube.nc",
             "help": "Inputs as modality key and path, such as s2=cube.nc s1=radar/ aerial=photo.tif. A path is a "
             "GeoTIFF, a folder of dated GeoTIFFs, a NetCDF or Zarr cube, or a TreeSatAI-TS HDF5 file. PATH@2020-06-01 "
             "gives an undated image its date; PATH::NAME selects a series of an HDF5 file or a variable of a cube. Or "

@@ -11,7 +11,10 @@ from anysat.workflows.embed import EmbedConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(EmbedConfig):
-    """Estimate the cost of `anysat embed` with the same options: windows, time, memory, reads, output size."""
+    """Estimate the cost of `anysat embed`: windows, time, memory, reads, output size.
+
+    It takes the options of `anysat embed` that change the cost.
+    """
 
     out: str = "area.zarr"
     measure: bool = True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from anysat.choices import check_choices
 from anysat.errors import OutputExistsError
 from anysat.geo.outputs import Result, check_output, named
+from anysat.workflows.kept import check_heard
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,6 +90,8 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if not self.inputs:
+            check_heard(self, ("patch_size_m", "dataset"), "without --inputs, which it is for")
 
 
 def inspect(config: InspectConfig) -> Table:
