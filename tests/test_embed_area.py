@@ -209,6 +209,17 @@ def test_a_plan_writes_nothing_and_tells_what_will_be(run, s2, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("store", "size"), [("float32", "2.52 MB"), ("int8-power", "640 kB"), ("int8-scale", "631 kB")]
+)
+def test_a_plan_without_measuring_reads_no_pixel(run, s2, store, size, monkeypatch):
+    monkeypatch.setattr("anysat.areas.job.Job.read", None)
+    status, said, _ = run(f"s2={s2}", f"--area={ALL}", "--dense=s2", f"--store={store}", "--measure=false",
+                          command="plan")  # fmt: skip
+    assert status == 0
+    assert f"output: {size} before compression" in said
+
+
 def test_other_inputs_are_not_mixed_into_an_unfinished_store(run, s2, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

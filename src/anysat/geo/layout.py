@@ -27,7 +27,7 @@ from anysat.geo.quantise import NODATA, Loss, from_power, from_scale, quantisati
 Kind = Literal["float32", "float16", "int8-power", "int8-scale", "uint8"]
 NO_CLASS = 255
 """Class number where nothing was seen."""
-_STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8"}
+STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8"}
 _FILL: dict[str, float] = {"float32": math.nan, "float16": math.nan, "int8": NODATA, "uint8": NO_CLASS}
 _BLOCK_VALUES = 4_000_000
 """Number of values converted at once, so that memory does not hold several copies of a shard."""
@@ -63,8 +63,8 @@ class Layout:
     def __post_init__(self) -> None:
         if self.shard_px < 1 or self.chunk_px < 1:
             raise RecordError(f"layout {self.name}: shard_px, chunk_px", (self.shard_px, self.chunk_px), "1 or more")
-        if self.kind not in _STORED:
-            raise RecordError(f"layout {self.name}: kind", self.kind, f"one of {', '.join(_STORED)}")
+        if self.kind not in STORED:
+            raise RecordError(f"layout {self.name}: kind", self.kind, f"one of {', '.join(STORED)}")
         if (self.kind == "int8-scale") != (self.scale is not None):
             raise RecordError(
                 f"layout {self.name}: scale", self.scale, "a step per dimension, with kind int8-scale only"
@@ -82,7 +82,7 @@ class Layout:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers."""
-        return np.dtype(_STORED[self.kind])
+        return np.dtype(STORED[self.kind])
 
     @property
     def fill(self) -> float:

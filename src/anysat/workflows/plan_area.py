@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.areas.job import Job, Read
 from anysat.areas.sample import nothing_seen, sample_spans
 from anysat.geo.area import Span
-from anysat.geo.layout import Layout
+from anysat.geo.layout import STORED
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_run import area_line
 from anysat.workflows.embed_area import Prepared, measure_statistics, prepare
@@ -54,7 +55,7 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     values = prepared.load.values * rows * cols * periods
     tokens = 3 * cols * job.area.shard * prepared.load.modalities * prepared.model.config.dim * _VALUE_BYTES
     kept = prepared.load.kept_bytes * rows * cols * periods
-    stored = sum(_bytes(layout) for layout in prepared.part(job).layouts) * periods
+    stored = rows * cols * periods * _stored_bytes(prepared)
     return [
         area_line(job.area),
         f"windows: {windows} of {side[0]} x {side[1]} patches, {job.windowing.overlap:.0%} overlapping, in "
@@ -67,9 +68,11 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     ]
 
 
-def _bytes(layout: Layout) -> float:
-    pixels = layout.geobox.height * layout.geobox.width
-    return pixels * ((layout.dim or 1) * layout.dtype.itemsize + 1 + (4 if layout.kind == "int8-power" else 0))
+def _stored_bytes(prepared: Prepared) -> int:
+    """Return the bytes of a patch in the store: its embedding, dense ones, whether they are valid, and lengths."""
+    kind, dim, dense = prepared.config.store, prepared.model.config.dim, prepared.load.dense_side**2
+    beside = 1 + (4 if kind == "int8-power" else 0)
+    return (1 + 2 * dense) * dim * np.dtype(STORED[kind]).itemsize + (1 + dense) * beside
 
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
