@@ -299,10 +299,14 @@ def test_tiles_that_nobody_saw_stop_nothing_and_are_named(name, words, run_task,
         assert all(torch.isfinite(p).all() for p in kept.parameters())
 
 
-def test_a_head_of_another_level_is_refused(run_task):
-    status, _, err = run_task("probe", *world_words(), "--head=tile")
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+@pytest.mark.parametrize(("head", "told"), [("tile", "'dense' or 'patches' or 'conv'"), ("dnse", "closest: dense")])
+def test_a_head_that_does_not_fit_is_refused_before_anything_is_computed(command, head, told, run_task):
+    status, _, err = run_task(command, *world_words(), f"--head={head}")
     assert status == 2
-    assert "'dense' or 'patches' or 'conv'" in err
+    assert told in err
+    assert "statistics of" not in err
+    assert "embeddings of" not in err
 
 
 def test_a_tile_in_two_splits_is_refused(run_task):

@@ -240,6 +240,20 @@ HEADS: dict[str, type[Any]] = {
 _OF_LEVEL = {"tile": ("tile", "pooled", "both"), "pixel": ("dense", "patches", "conv")}
 
 
+def check_head(name: str, target: Target) -> None:
+    """Check that there is a head of this name, and that it fits the target.
+
+    Raises:
+        UnknownNameError: There is no such head.
+        RecordError: The head does not fit the level of the target.
+    """
+    if name not in HEADS:
+        raise UnknownNameError("head", name, HEADS)
+    if target.level in _OF_LEVEL and name in sum(_OF_LEVEL.values(), ()) and name not in _OF_LEVEL[target.level]:
+        fitting = " or ".join(map(repr, _OF_LEVEL[target.level]))
+        raise RecordError("--head", name, f"{fitting} for target {target.name!r}, of each {target.level}")
+
+
 def head_config(
     name: str, target: Target, num_outputs: int, dim: int, *, patch_size_m: float, dense: Modality | None,
     width: int = 64,
@@ -260,11 +274,7 @@ def head_config(
         RecordError: The head does not fit the level of the target.
         InputError: Pixels and sub-patches do not fit into each other, or `dense` is needed.
     """
-    if name not in HEADS:
-        raise UnknownNameError("head", name, HEADS)
-    if target.level in _OF_LEVEL and name in sum(_OF_LEVEL.values(), ()) and name not in _OF_LEVEL[target.level]:
-        fitting = " or ".join(map(repr, _OF_LEVEL[target.level]))
-        raise RecordError("--head", name, f"{fitting} for target {target.name!r}, of each {target.level}")
+    check_head(name, target)
     made = HeadConfig(name=name, dim=dim, num_outputs=num_outputs, width=width, kind=target.kind)
     if target.gsd_m is None:
         return made

@@ -24,7 +24,7 @@ from anysat.model.precision import Precision
 from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
-from anysat.tasks.heads import DEFAULT_HEADS, HEADS
+from anysat.tasks.heads import DEFAULT_HEADS, HEADS, check_head
 from anysat.tasks.predictor import Predictor
 from anysat.train.checkpoints import Checkpoint, checkpoint_at, checkpoint_steps, newest_checkpoint
 from anysat.train.metrics import METRICS, read_metrics
@@ -132,10 +132,10 @@ def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[P
     if config.trained in ("projectors", "all"):
         encoder, new = extended(encoder, modalities, data.record.sensors)
     head = config.head or DEFAULT_HEADS[data.target.level]
-    needs_dense = head in HEADS and HEADS[head].dense
+    check_head(head, data.target)  # before anything slow
     view = make_view(
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
-        dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
+        dense=config.dense, needs_dense=HEADS[head].dense, held=lambda: data.held,
     )  # fmt: skip
     check_seen(data, view.dense)  # before anything slow
     task = _task(config, data)

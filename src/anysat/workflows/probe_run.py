@@ -24,7 +24,7 @@ from anysat.model.precision import find_device, find_precision
 from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.probing.cache import Features, extract
 from anysat.tasks.base import Task
-from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, make_head
+from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, check_head, make_head
 from anysat.tasks.neighbours import fit_neighbours
 from anysat.tasks.predictor import Predictor, View, head_of
 from anysat.tasks.probe import (
@@ -143,10 +143,10 @@ def _prepared(
     number_days(encoder, data.record, config.day_convention)
     modalities = config.data.modalities or list(data.record.modalities)
     head = _head_name(config, data.target)
-    needs_dense = head in HEADS and HEADS[head].dense
+    check_head(head, data.target)  # before anything slow
     view = make_view(
         encoder, data.record, data.target, modalities=modalities, patch_sizes_m=config.patch_sizes_m,
-        dense=config.dense, needs_dense=needs_dense, held=lambda: data.held,
+        dense=config.dense, needs_dense=HEADS[head].dense, held=lambda: data.held,
     )  # fmt: skip
     check_seen(data, view.dense)
     if pool is None:
