@@ -119,6 +119,15 @@ def test_an_unknown_option_in_a_file_is_told_like_a_typed_one(command, text, opt
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", ["predict RUN s2=a.nc --out a.tif", "datasets predict RUN world a --out a.parquet"])
+def test_a_run_over_folds_cannot_predict_but_its_folds_are_named(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "folds.json").write_text('{"folds": {"fold1": {}, "seed1/fold2": {}}}')
+    assert main(words.split()) == 2
+    assert "give one of RUN/fold1, RUN/seed1/fold2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["--engine.compile", "--optimiser.decay-all", "--resume"])
 def test_a_switch_needs_no_value(word, tmp_path):
     words = ["--out", str(tmp_path), word]

@@ -21,7 +21,7 @@ from anysat.model.precision import find_device, find_precision
 from anysat.tasks.predictor import Predictor, each_batch, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.dataset_predict import TilesConfig
-from anysat.workflows.kept import CONFIG_FILE, FOLDS_FILE
+from anysat.workflows.kept import CONFIG_FILE, check_alone
 from anysat.workflows.predict import check_probabilities, told_not_given
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.tile_answers import Answers
@@ -42,7 +42,8 @@ def run_predict_dataset(config: TilesConfig) -> Answer:
     """Predict a dataset, see `predict_dataset`."""
     out, record = Path(config.out), find_dataset(config.name)
     check_free([out], overwrite=config.overwrite)
-    predictor = _loaded(config)
+    check_alone(Path(config.run))
+    predictor = load_task(config.run, device=find_device(config.device))
     target = predictor.task.target
     _check_out(config, target)
     own = _labels_of(record, target) if config.labels else None
@@ -78,20 +79,6 @@ def run_predict_dataset(config: TilesConfig) -> Answer:
         f"wrote {out}: {answers.written()}",
     ]
     return Answer(Text("\n".join(told)))
-
-
-def _loaded(config: TilesConfig) -> Predictor:
-    """Load the predictor of the run.
-
-    Raises:
-        InputError: The run is over folds, each of which has its own predictor.
-        MissingFileError, WeightsError: See `load_task`.
-    """
-    run = Path(config.run)
-    if (run / FOLDS_FILE).is_file():
-        folds = ", ".join(str(run / name) for name in json.loads((run / FOLDS_FILE).read_text())["folds"])
-        raise InputError("RUN", "the folder of one fold", run, f"give one of {folds}")
-    return load_task(run, device=find_device(config.device))
 
 
 def _check_out(config: TilesConfig, target: Target) -> None:

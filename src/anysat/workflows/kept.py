@@ -5,12 +5,13 @@ Imports no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from anysat.errors import RecordError
+from anysat.errors import InputError, RecordError
 from anysat.train.config import by_present_names
 
 CONFIG_FILE, FOLDS_FILE = "config.yaml", "folds.json"
@@ -47,6 +48,17 @@ def kept_sources(weights: object) -> dict[str, dict[str, Any]]:
     meta = read_meta(file) if file.is_file() else None
     said = meta.get("sources", {}) if isinstance(meta, Mapping) else {}
     return {str(key): dict(one) for key, one in said.items()}
+
+
+def check_alone(run: Path) -> None:
+    """Check that a run has a predictor of its own.
+
+    Raises:
+        InputError: The run is over folds or repeats, each of which has its own predictor.
+    """
+    if (run / FOLDS_FILE).is_file():
+        parts = ", ".join(str(run / name) for name in json.loads((run / FOLDS_FILE).read_text())["folds"])
+        raise InputError("RUN", "the folder of one fold", run, f"give one of {parts}")
 
 
 def check_heard(config: Any, names: Collection[str], why: str, preset: Any = None, prefix: str = "") -> None:

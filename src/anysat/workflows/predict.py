@@ -13,6 +13,7 @@ from anysat.geo.outputs import Result, check_output, named, suffixes
 from anysat.model.precision import AnyPrecision
 from anysat.workflows.answer import Answer
 from anysat.workflows.area_options import AreaOptions
+from anysat.workflows.kept import check_alone
 
 if TYPE_CHECKING:
     from anysat.data.targets import Target
@@ -124,6 +125,7 @@ def predict(config: PredictConfig) -> Answer:
 
     Raises:
         MissingFileError, WeightsError: There is no such run.
+        InputError: The run is over folds, each of which has its own predictor.
         MissingFileError, SourceError, UnknownNameError, InputError: An input cannot be used.
         WriteError: An output exists or cannot be written. Nothing is left behind.
         InputError: Another process is writing the same output.
@@ -132,6 +134,7 @@ def predict(config: PredictConfig) -> Answer:
     from anysat.workflows.predict_area import predict_area
     from anysat.workflows.predict_tile import predict_tile
 
+    check_alone(Path(config.run))
     with alone_at(Path(config.out)):
         if config.is_area:
             return predict_area(config)
