@@ -49,6 +49,9 @@ def test_a_projector_for_it_is_trained_and_predicts(drone, run_task, small_weigh
     assert all((value == after.state_dict()[key]).all() for key, value in before.state_dict().items())
     assert scores_of(tmp_path / "run")["weights"]["new_projectors"] == "drone"
     photo = tmp_path / "drone" / "t0.tif"
+    status, _, err = run_task("predict", tmp_path / "run", f"drone={photo}", "--probabilities", out="t0.json")
+    assert status == 2
+    assert "per tile: t0.json has them" in err
     status, _, err = run_task("predict", tmp_path / "run", f"drone={photo}", out="t0.json")
     assert status == 0, err
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from anysat.batch import Batch, Tile
 from anysat.data.work import to_json
-from anysat.errors import UnknownNameError
+from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import describe_sources
 from anysat.geo.maps import write_values
@@ -34,6 +34,8 @@ def predict_tile(config: PredictConfig) -> Answer:
     check_probabilities(config.probabilities, target)
     result = Result.MAP if target.level == "pixel" else Result.ANSWER
     check_output("--out", out, result, because=f": {target.name!r} is per {target.level}")
+    if config.probabilities and target.level == "tile":
+        raise RecordError("--probabilities", True, f"false, because {target.name!r} is per tile: {out.name} has them")
     finals = [out]
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
