@@ -15,6 +15,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Generated tiles and lists are kept for the whole session, away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """A cache of one test alone, empty at first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def golden_tiny() -> AnySat:
     """The tiny size with golden weights, in eval mode. Shared: never change it."""
@@ -84,7 +98,7 @@ def small_weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_task(small_weights, tmp_path, capsys, own_cache):
+def run_task(small_weights, tmp_path, capsys):
     """Runs a command on labelled data into a folder, with small weights; gives its exit status, report and errors."""
     from anysat.cli import main
 
@@ -98,9 +112,3 @@ def run_task(small_weights, tmp_path, capsys, own_cache):
         return status, said.out, said.err
 
     return call
-
-
-@pytest.fixture
-def own_cache(tmp_path_factory, monkeypatch):
-    """Generated tiles are kept for the whole session, away from the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -32,7 +32,6 @@ WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
 TARGET, CLASSES = "land_cover", 7
 BLOCK_KM = 150
 FOLDS = 3
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

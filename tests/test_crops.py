@@ -76,8 +76,7 @@ def test_scores_of_crops_count_every_pixel_of_the_photo(flair):
     assert found.figures["accuracy"] == pytest.approx(right / count, abs=1e-5)
 
 
-def test_a_run_is_scored_by_crops_of_any_dataset(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_run_is_scored_by_crops_of_any_dataset(tmp_path, capsys):
     world = '{"tiles": 12, "seed": 7, "modalities": ["s1"], "extent_m": 90}'
     words = ["--data.dataset=world", f"--data.world={world}", "--data.target=land_cover", "--patch-sizes-m=[30]"]
     assert main(["probe", *words, "--data.modalities=[s1]", "--epochs=1", "--learning-rates=[0.01]", "--report=false",

@@ -63,8 +63,7 @@ def test_whatever_goes_wrong_with_a_list_names_the_folder(error, tmp_path, monke
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def kept(fresh_cache, monkeypatch):
     monkeypatch.setattr(cache, "WORTH_S", -1.0)
 
 

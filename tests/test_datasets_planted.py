@@ -20,10 +20,7 @@ from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from miniatures import miniature
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ def test_two_processes_train_together_and_one_tells_what_came_of_it(tmp_path):
              "--engine.threads=1", "--engine.accelerator=cpu"]  # fmt: skip
     own = ("PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in own}
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     done = subprocess.run(
         [sys.executable, "-m", "anysat", "finetune", *words, "--out", str(out)],
         capture_output=True, text=True, timeout=280, env=environment, check=False,

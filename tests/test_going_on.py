@@ -20,18 +20,11 @@ from tiny_pretraining import tiny, world
 from toy_training import Toy, train
 
 
-@pytest.fixture(autouse=True)
-def _cache(own_cache):
-    """Generated tiles are made once."""
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A file of statistics and one of weights that runs are begun with. Shared: never write into them."""
     home = tmp_path_factory.mktemp("given")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        pretrain(radar(home / "run", max_steps=1))
+    pretrain(radar(home / "run", max_steps=1))
     save(AnySat(radar("none").model.config()), home / "weights.safetensors")
     return home
 

@@ -39,13 +39,6 @@ from tiny_pretraining import STEPS, tiny, world
 GOALS = ("teacher", "projection")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Runs of all steps in one go, by goal. Shared: never write into them."""

@@ -17,13 +17,6 @@ from anysat.workflows.pretrain_run import open_part
 from tiny_pretraining import RADAR, tiny, world
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def reported(out):
     """A run of a few steps that ends in a report, and stops where embeddings collapse."""
     config = tiny(out)

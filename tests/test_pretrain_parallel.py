@@ -19,13 +19,6 @@ from toy_training import losses_of, tensors_of
 pytestmark = pytest.mark.slow  # processes of the whole command, which take a minute and want the cores alone
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def options(out, **engine):
     """Two datasets in turn; one has a projector that the other lacks."""
     parts = [world("alos", "s1", batch_size=2), world("s1", "l7", tiles=12, batch_size=2, val_split=None)]

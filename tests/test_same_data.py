@@ -102,7 +102,7 @@ def test_two_datasets_of_one_name_are_not_mixed(other, meadows, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_parts_of_one_dataset_and_of_generated_worlds_are_mixed(meadows, monkeypatch, own_cache):
+def test_parts_of_one_dataset_and_of_generated_worlds_are_mixed(meadows, monkeypatch):
     root, name = meadows
     monkeypatch.chdir(root)
     there = os.path.relpath(name)

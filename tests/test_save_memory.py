@@ -21,13 +21,6 @@ from tiny_pretraining import STEPS, tiny, world
 THRIFTY = EngineConfig(save_memory=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def grads_of(module):
     return [p for p in module.parameters() if p.grad is not None]
 

@@ -20,7 +20,6 @@ from miniatures import miniature
 
 WORLD = '{"tiles": 18, "seed": 7, "modalities": ["s1"], "extent_m": 60}'
 MEMBERS = ("train", "val", "test")
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -364,6 +364,6 @@ def test_validation_cannot_be_held_out_of_one_block(tmp_path):
         open_data(replace(data, test="train", val=None), 0)
 
 
-def test_a_folder_beside_a_world_to_generate_is_refused(own_cache):
+def test_a_folder_beside_a_world_to_generate_is_refused():
     with pytest.raises(InputError, match=r"dataset 'world': .*`root`.*`world`.*root nowhere"):
         place_of(LabelledData(dataset="world", root="nowhere", world={"tiles": 4, "modalities": ["s1"]}))

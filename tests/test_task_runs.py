@@ -53,7 +53,7 @@ def test_fine_tuning_runs_on_every_dataset(name, run_task, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("trained", ["head", "all"])
 @pytest.mark.parametrize("name", EVERY)
-def test_ten_tiles_are_learnt_by_heart(name, trained, small_weights, own_cache):
+def test_ten_tiles_are_learnt_by_heart(name, trained, small_weights):
     """The classic test: whoever cannot overfit has a broken loop. Large tiles are cut to a few patches.
 
     The published linear head alone needs the published width to tell so many pixels apart.
