@@ -1,40 +1,24 @@
-"""The command `pretrain`: what a run leaves, going on exactly, mistakes in a call, what is watched, many datasets."""
+"""The command `pretrain`: what a run leaves, going on exactly, mistakes in a call."""
 
 import json
 import re
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 import anysat
-from anysat.batch import Batch, Tile
+from anysat.batch import Batch
 from anysat.cli import main
-from anysat.data.base import DatasetRecord, Target
-from anysat.data.mixture import Mixture, Part
-from anysat.data.world import World
-from anysat.errors import CollapseError, InputError, MissingFileError, RecordError, RunExistsError
-from anysat.modalities import MODALITIES, read_modalities
-from anysat.model.config import ModelConfig
-from anysat.model.encoder import AnySat
+from anysat.errors import InputError, MissingFileError, RecordError, RunExistsError
 from anysat.normalise import Normaliser
-from anysat.observation import Observation
 from anysat.pretrain.config import ObjectiveConfig
-from anysat.pretrain.objective import Pretraining
-from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
-from anysat.train.run import open_run
-from anysat.train.trainer import fit
-from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, WatchConfig, pretrain
-from anysat.workflows.pretrain_objective import make_objective
-from anysat.workflows.pretrain_presets import PRESETS
-from anysat.workflows.pretrain_run import monitors, open_part
-from miniatures import miniature
-from tiny_pretraining import STEPS, tiny, world
+from anysat.workflows.pretrain import ModelOptions, PartConfig, WatchConfig, pretrain
+from tiny_pretraining import STEPS, held_out, tiny, world
 
 GOALS = ("teacher", "projection")
 
@@ -58,11 +42,6 @@ def losses(run):
     return {name: rows for name, rows in read_metrics(run / "metrics.csv").items() if "loss" in name}
 
 
-def tiles_of(part, split="val", targets=()):
-    opened = open_part(PretrainConfig(data=[part]), part)
-    return anysat.open_dataset("world", opened.train.folder.root, split, targets=targets)
-
-
 # what a run leaves
 
 
@@ -80,7 +59,7 @@ def test_a_run_is_an_encoder_with_statistics_that_embeds_a_tile(run):
     encoder = anysat.load(run)
     assert encoder.normaliser.statistics == Normaliser.read(run / "statistics.json").statistics
     assert "goal teacher" in encoder.provenance["weights"]
-    found = encoder.encode(Batch.of([tiles_of(world())[0]]), 30)
+    found = encoder.encode(Batch.of([held_out(world())[0]]), 30)
     assert found.patch.shape == (1, 2, 2, 64)
     assert torch.isfinite(found.patch).all()
 
@@ -208,306 +187,3 @@ def test_a_modality_that_the_model_lacks_is_named(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere"):
         pretrain(tiny(tmp_path / "run", PartConfig(dataset="planted", root=str(tmp_path / "nowhere"))))
-
-
-# presets
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_being_written_down(name):
-    made = PRESETS[name]()
-    assert made.preset == name
-    plain = json.loads(json.dumps(made.to_dict()))
-    parts = {
-        "model": ModelOptions, "masking": type(made.masking), "objective": ObjectiveConfig, "optimiser": OptimiserConfig,
-        "engine": type(made.engine), "keep": KeepConfig, "watch": WatchConfig,
-    }  # fmt: skip
-    again = PretrainConfig(**plain | {key: kind(**plain[key]) for key, kind in parts.items()})
-    assert again == made
-    assert made.model.config().depth == made.model.depth
-
-
-def of_parts(config, name):
-    return [getattr(part, name) for part in config.data]
-
-
-def test_geoplex_has_the_settings_of_the_published_code():
-    """Spec 3.2 to 3.7."""
-    found = PRESETS["geoplex"]()
-    assert of_parts(found, "dataset") == ["treesatai_ts", "pastis_hd", "flair", "planted", "s2naip_urban"]
-    assert of_parts(found, "weight") == [1, 1, 1, 2, 4]
-    assert of_parts(found, "batch_size") == [128, 1, 32, 256, 2]
-    assert of_parts(found, "patch_sizes_m") == [[10, 20], [40, 80, 160], [10, 20], [30], [40, 80, 160]]
-    assert of_parts(found, "modalities") == [
-        ["aerial", "s2", "s1-asc"], ["spot", "s2", "s1"], ["aerial-flair", "s2"], ["s2", "s1", "l7", "alos", "modis"],
-        ["naip", "l8", "s2", "s1"],
-    ]  # fmt: skip
-    assert of_parts(found, "max_dates") == [None, 20, None, None, None]
-    assert of_parts(found, "split") == ["train"] * 5
-    assert not any(of_parts(found, "turns_and_flips"))
-    assert (found.num_steps, found.seed) == (448_800, 32)
-    shape = found.model
-    assert (shape.dim, shape.depth, shape.num_heads, shape.subpatch_order, shape.rpe_heads) == (
-        768, 6, 12, "cell", "first",
-    )  # fmt: skip
-    masking, objective, optimiser = found.masking, found.objective, found.optimiser
-    assert (masking.pattern, masking.num_blocks, masking.block_area_frac, masking.block_aspect) == (
-        "blocks", 4, (0.2, 0.8), (0.75, 1.5),
-    )  # fmt: skip
-    assert (masking.context_area_frac, masking.keep_dates_frac) == ((0.85, 1), (0.5, 0.5))
-    assert masking.hide_modalities_frac == 0.5
-    assert (objective.goal, objective.distance, objective.momentum, objective.final_momentum) == (
-        "teacher", "smooth_l1", 0.996, 1,
-    )  # fmt: skip
-    assert (objective.predict_weight, objective.contrast_weight, objective.complete_weight) == (1, 1, 0)
-    assert objective.spread_weight == 0
-    assert (objective.temperature, objective.centred, objective.gather_negatives) == (0.1, False, False)
-    assert (objective.predictor_depth, objective.predictor_heads) == (4, 16)
-    assert (optimiser.learning_rate, optimiser.weight_decay, optimiser.decay_all) == (5e-5, 0.05, True)
-    assert (optimiser.betas, optimiser.warmup_steps, optimiser.clip_norm) == ((0.9, 0.999), 0, None)
-    assert (optimiser.schedule, optimiser.plateau_metric, optimiser.plateau_factor, optimiser.plateau_patience) == (
-        "plateau", "val/loss", 0.1, 10,
-    )  # fmt: skip
-    assert (found.engine.devices, found.engine.precision, found.engine.accumulate) == (8, "float16", 1)
-    assert found.watch.validate_every == 2244  # once per epoch, which the patience counts
-    on_each_device = round(found.watch.val_batches * len(found.data) / found.engine.devices)
-    assert on_each_device == 513
-
-
-def test_geoplex_paper_differs_where_the_paper_does():
-    """Spec 3.6 and 7 D; batches of the whole machine are shared out among its devices."""
-    code, found = PRESETS["geoplex"](), PRESETS["geoplex-paper"]()
-    devices = found.engine.devices
-    assert [devices * size for size in of_parts(found, "batch_size")] == [384, 8, 96, 2048, 16]
-    assert of_parts(found, "patch_sizes_m") == [[10, 20, 30], [40, 80, 160], [10, 20, 50], [30, 60], [40, 80, 160]]
-    assert of_parts(found, "split") == ["train", "all", "train", "train", "train"]
-    assert of_parts(found, "val_split") == ["val", None, "val", "val", "val"]  # nothing is held out of all folds
-    assert (found.masking.num_blocks, found.masking.context_area_frac) == (5, (1, 1))
-    objective = found.objective
-    assert (objective.distance, objective.momentum, objective.final_momentum, objective.predictor_depth) == (
-        "l2", 0.996, 0.996, 3,
-    )  # fmt: skip
-    assert (objective.centred, objective.complete_weight) == (False, 0)
-    in_metres = replace(code.model, patch_position_unit_m=1.0)
-    assert (found.optimiser, found.model, found.num_steps) == (code.optimiser, in_metres, code.num_steps)
-
-
-def test_geoplex_fixed_has_neither_the_code_s_places_nor_its_decay_of_everything():
-    found = PRESETS["geoplex-fixed"]()
-    assert (found.model.subpatch_order, found.model.rpe_heads) == ("raster", "each")
-    assert not found.optimiser.decay_all
-    assert (found.optimiser.schedule, found.optimiser.clip_norm, found.engine.precision) == ("cosine", 1.0, "bf16")
-    assert found.optimiser.warmup_steps == 5 * 2244
-    assert all(of_parts(found, "turns_and_flips"))
-    assert of_parts(found, "split") == ["train"] * 5
-
-
-def test_world_nano_sees_every_released_modality():
-    keys = {key for part in PRESETS["world-nano"]().data for key in part.modalities}
-    assert keys == {modality.key for modality in anysat.modalities.RELEASED}
-
-
-def test_world_nano_loses_ten_steps_at_most_and_keeps_the_best():
-    keep = PRESETS["world-nano"]().keep
-    assert (keep.save_every, keep.keep_best) == (10, "val/loss")
-
-
-# what is watched
-
-
-def prepared(config, normaliser=None):
-    """Parts, objective and monitors of a configuration, without a run."""
-    parts = [open_part(config, part) for part in config.data]
-    given = normaliser or parts[0].normaliser
-    return parts, make_objective(config, given), monitors(config, parts)
-
-
-def test_validation_is_the_same_number_at_the_same_weights_whatever_the_step():
-    _, objective, (validation, _) = prepared(tiny("none"))
-    objective.eval()
-    found = []
-    for step in (0, 4000):
-        torch.manual_seed(step)
-        with torch.no_grad():
-            found.append(validation(objective, step))
-    first, again = found
-    assert again == first
-    assert {"loss", "predict", "contrast"} <= set(first)
-
-
-def test_validation_sees_held_out_tiles_only():
-    parts, _, (validation, _) = prepared(tiny("none"))
-    held = {tile.id for tile in tiles_of(world())}
-    drawn = {
-        name for number in range(3) for name in Mixture(parts=validation.mixture_parts, seed=1).draw(number).batch.ids
-    }
-    assert drawn <= held
-    assert not held & set(parts[0].train.ids)
-
-
-def test_validation_is_the_same_number_whatever_the_number_of_processes(monkeypatch):
-    """Each looks at its batches, of which there may be different numbers, and of different datasets."""
-    _, _, (validation, _) = prepared(tiny("none"))
-    several = replace(validation, steps=3)
-
-    def loss(draw, generator):
-        return {"loss": torch.tensor(float(generator.initial_seed() % 5) ** 2)}
-
-    alone = several(loss, 0)
-    found: dict[int, dict] = {}
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object",
-                        lambda every, own: found.update({len(own): own}) or every.__setitem__(slice(None), found.values()))  # fmt: skip
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        told = several(loss, 0)
-    assert told == alone
-    _, _, (far, _) = prepared(tiny("none", engine=EngineConfig(accelerator="cpu", num_workers=2)))
-    assert far.num_workers == 2
-    assert replace(several, num_workers=2)(loss, 0) == alone
-
-
-def test_held_out_tiles_that_hold_nothing_end_no_run():
-    _, objective, (_, health) = prepared(tiny("none"))
-    tiles = health.chosen()
-    empty = {k: replace(o, valid=np.zeros_like(o.valid)) for k, o in tiles[1].observations.items()}
-    tiles[1] = replace(tiles[1], observations=empty)
-    found = replace(health, tiles=tiles, target=None)(objective.eval(), 0)
-    assert np.isfinite(list(found.values())).all()
-
-
-def test_held_out_tiles_are_cut_to_whole_patches():
-    """Of 60 m and patches of 40 m, which a crop to 40 m makes right for training."""
-    part = world("s1", "s2", patch_sizes_m=[40], crop_m=40)
-    _, objective, (_, health) = prepared(tiny("none", part))
-    assert {tile.observations["s1"].shape_px for tile in health.chosen()} == {(4, 4)}
-    assert np.isfinite(list(health(objective.eval(), 0).values())).all()
-
-
-@pytest.mark.parametrize(
-    ("part", "watch", "told"),
-    [
-        (world(val_split=None), {"target": "land_cover"}, "watch.target.*held-out"),
-        (world(val_split=None), {"stop_on_collapse": True}, "watch.stop_on_collapse.*held-out"),
-    ],
-)
-def test_what_could_not_be_watched_is_refused(part, watch, told, tmp_path):
-    config = tiny(tmp_path / "run", part)
-    with pytest.raises(RecordError, match=told):
-        pretrain(replace(config, watch=replace(config.watch, **watch)))
-    assert not (tmp_path / "run").exists()
-
-
-def test_only_a_target_of_classes_can_be_watched(monkeypatch, tmp_path):
-    value = Target(name="height", level="pixel", kind="value", gsd_m=10.0, unit="m")
-    monkeypatch.setattr(DatasetRecord, "target", lambda self, name: value)
-    config = tiny(tmp_path / "run")
-    with pytest.raises(RecordError, match="watch.target.*classes"):
-        pretrain(replace(config, watch=replace(config.watch, target="height")))
-    assert not (tmp_path / "run").exists()
-
-
-def collapse(objective):
-    """Every patch gets the same vector."""
-    with torch.no_grad():
-        for parameter in objective.encoder().fusion.parameters():
-            parameter.zero_()
-
-
-def test_collapsed_embeddings_are_named_and_end_the_run_if_asked(capsys):
-    _, objective, (_, health) = prepared(tiny("none"))
-    collapse(objective.eval())
-    assert health(objective, 3)["spread"] < 0.05
-    assert "possible collapse" in capsys.readouterr().err
-    strict = replace(health, stop_on_collapse=True)
-    strict(objective, 0)  # before the first step it says nothing of the training
-    with pytest.raises(CollapseError, match="almost the same vector"):
-        strict(objective, 3)
-
-
-def test_a_run_that_collapses_stops_with_a_checkpoint(tmp_path, monkeypatch):
-    watch = WatchConfig(
-        validate_every=40, val_batches=1, health_every=3, health_tiles=4, stop_on_collapse=True, report=False
-    )
-    updated = Pretraining.after_update
-
-    def broken(objective, step, num_steps):
-        updated(objective, step, num_steps)
-        collapse(objective)
-
-    monkeypatch.setattr(Pretraining, "after_update", broken)
-    with pytest.raises(CollapseError, match="step 3"):
-        pretrain(tiny(tmp_path / "run", num_steps=40, watch=watch))
-    assert max(folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()) == "step-00000003"
-    assert anysat.load(tmp_path / "run").config.dim == 64
-
-
-# many datasets
-
-
-def test_parts_of_the_world_share_statistics(tmp_path):
-    pretrain(tiny(tmp_path / "run", world(), world("s1", "alos", "l7", tiles=6), max_steps=1))
-    table = Normaliser.read(tmp_path / "run" / "statistics.json").statistics
-    assert set(table) == {"world"}
-    assert set(table["world"]) == {"alos", "s1", "l7"}
-    assert table["world"]["s1"] == open_part(PretrainConfig(), world()).normaliser.statistics["world"]["s1"]
-
-
-def test_geoplex_in_miniature_trains_a_step_of_each_dataset(tmp_path):
-    parts = [
-        replace(
-            part, root=str(miniature(part.dataset, tiles=6)), batch_size=1, patch_sizes_m=[max(part.patch_sizes_m)],
-            crop_m=320.0 if part.dataset in ("pastis_hd", "s2naip_urban") else None, split="all", val_split=None,
-            max_dates=3, weight=1,
-        )
-        for part in PRESETS["geoplex"]().data
-    ]  # fmt: skip
-    config = tiny(tmp_path / "run", *parts, num_steps=14, statistics_tiles=1)
-    pretrain(config)
-    found = read_metrics(tmp_path / "run" / "metrics.csv")
-    for part in parts:
-        assert all(np.isfinite(value) for _, value in found[f"train/{part.dataset}/loss"])
-    assert set(Normaliser.read(tmp_path / "run" / "statistics.json").statistics) == {part.dataset for part in parts}
-
-
-class Strips:
-    """A stranger's plane and Sentinel-1, in memory."""
-
-    name, modalities = "strips", ("thermal", "s1")
-
-    def __init__(self, thermal):
-        self.thermal, self.ids = thermal, [f"strip{index}" for index in range(6)]
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        draw = np.random.default_rng(index)
-        seen = Observation.of(self.thermal, draw.normal(290, 5, (1, 12, 12)))
-        radar = World(0).tile(index, extent_m=60.0).observe("s1", count=3)
-        return Tile.of(seen, radar, id=self.ids[index], dataset=self.name)
-
-
-def test_a_stranger_s_dataset_and_modality_train(tmp_path):
-    file = tmp_path / "thermal.yaml"
-    file.write_text("{key: thermal, sensor: plane, bands: [{name: T, unit: K}], gsd_m: 5, is_temporal: false}")
-    (thermal,) = read_modalities(file)
-    strips = Strips(thermal)
-    statistics = Normaliser.from_batch(Batch.of(list(strips)))
-    config = ModelConfig(dim=64, depth=1, num_heads=2, modalities=(thermal, MODALITIES["s1"]))
-    torch.manual_seed(0)
-    objective = Pretraining(
-        AnySat(config, normaliser=statistics), config=ObjectiveConfig(predictor_depth=1, predictor_heads=2)
-    )
-    part = Part(tiles=strips, batch_size=3, patch_sizes_m=(20.0, 30.0))
-    with open_run(tmp_path / "run", config={}, seed=0, normaliser=statistics) as run:
-        fitted = fit(
-            objective, lambda rank, world_size: Mixture(parts=[part], seed=0, rank=rank, world_size=world_size),
-            optimiser=OptimiserConfig(), engine=EngineConfig(), keep=KeepConfig(loggers=("csv",)), seed=0, num_steps=2,
-            run=run,
-        )  # fmt: skip
-    assert fitted.steps == 2
-    found = anysat.load(tmp_path / "run")
-    assert found.config.modality("thermal") == thermal
-    assert torch.isfinite(found.encode(Batch.of([strips[0]]), 20).patch).all()

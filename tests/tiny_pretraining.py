@@ -7,10 +7,12 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from anysat.cli import main as command
+from anysat.data.base import open_dataset
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.objective import Pretraining
 from anysat.train.config import KeepConfig, OptimiserConfig
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, WatchConfig
+from anysat.workflows.pretrain_run import open_part
 
 RADAR = ("alos", "s1")
 STEPS = 4
@@ -20,6 +22,12 @@ def world(*keys, tiles=30, **changes):
     """A part of a few small generated tiles; those of radar are quick to make."""
     content = {"tiles": tiles, "seed": 1, "dates": 4, "extent_m": 60, "modalities": list(keys or RADAR)}
     return PartConfig(**{"dataset": "world", "world": content, "batch_size": 3, "patch_sizes_m": [30], **changes})
+
+
+def held_out(part):
+    """The tiles of a part that are not trained on."""
+    opened = open_part(PretrainConfig(data=[part]), part)
+    return open_dataset("world", opened.train.folder.root, "val", targets=())
 
 
 def tiny(out, *parts, goal="teacher", **changes):
