@@ -43,9 +43,14 @@ def samples_of(name, split="all", root=None, **options):
     return open_dataset(name, root or miniature(name), split, **options)
 
 
-def copied(name, tmp_path):
+def copied(name, tmp_path, layout=None):
     """A copy of a miniature, which a test may change."""
-    return shutil.copytree(miniature(name), tmp_path / name)
+    return shutil.copytree(miniature(name, layout), tmp_path / f"{name}-{layout or 'copy'}")
+
+
+def folder_of(name, root, layout="published"):
+    """The files of a dataset, with nothing listed."""
+    return find_dataset(name).folder(root, layout)
 
 
 def index_of(key, band):

@@ -16,7 +16,7 @@ from anysat.data.check.dates import first_date
 from anysat.data.files import read_file, write_file
 from anysat.errors import InputError, MissingFileError
 from anysat.modalities import MODALITIES
-from miniatures import LAYOUTS, TILES, miniature
+from miniatures import LAYOUTS, TILES, copied, miniature
 
 S2 = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 
@@ -301,8 +301,7 @@ def test_nothing_is_found_on_a_clean_miniature(name, layout):
 
 
 def test_a_split_without_files_is_noted(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("so2sat"), root)
+    root = copied("so2sat", tmp_path)
     (root / "validation.h5").unlink()
     assert check_dataset("so2sat", root).notes == ("no sample of the split val",)
     assert check_dataset("so2sat", root, "train").notes == ()
@@ -351,8 +350,7 @@ def test_exchanged_bands_of_real_tiles_are_named(real_tiles, tmp_path):
 
 
 def test_one_fault_in_many_samples_is_one_finding_that_counts_them(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("treesatai_ts"), root)
+    root = copied("treesatai_ts", tmp_path)
     for path in root.glob("aerial/*.tif"):
         path.unlink()
     (finding,) = check_dataset("treesatai_ts", root).findings
@@ -362,8 +360,7 @@ def test_one_fault_in_many_samples_is_one_finding_that_counts_them(tmp_path):
 
 
 def test_a_finding_about_a_layout_nobody_has_seen_says_so(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("treesatai_ts", "training"), root)
+    root = copied("treesatai_ts", tmp_path, "training")
     for path in root.glob("sentinel/*.h5"):
         edit_hdf5(path, "sen-2-data", lambda values: values.astype(np.float64))
     (finding,) = check_dataset("treesatai_ts", root).findings
@@ -393,8 +390,7 @@ def test_a_folder_without_the_dataset_is_a_mistake_in_the_call(tmp_path):
 
 
 def test_a_split_without_samples_is_a_mistake_in_the_call(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("treesatai_ts"), root)
+    root = copied("treesatai_ts", tmp_path)
     (root / "val_filenames.lst").write_text(read_file(root / "train_filenames.lst")[0][0])
     (root / "test_filenames.lst").write_text("\n")
     with pytest.raises(InputError, match="a split of treesatai_ts with samples"):

@@ -1,6 +1,5 @@
 """Findings on bright ground, on real imagery of nine sources, on days counted from 0 and on files nobody sampled."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from anysat.data.check.files import look_up
 from anysat.data.layout import DatasetFolder
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
-from miniatures import miniature
+from miniatures import copied, miniature
 
 VALUE_KINDS = [kind for kind, check in CHECKS.items() if check.find.__module__.endswith((".values", ".offset"))]
 GREEN = np.array([250, 450, 300, 700, 1900, 2300, 2500, 2600, 1600, 700.0])
@@ -214,8 +213,7 @@ def renamed(root, stem, day):
 
 
 def burn_scars(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("hls_burn_scars"), root)
+    root = copied("hls_burn_scars", tmp_path)
     row = open_dataset("hls_burn_scars", root, "all").samples.row(0)
     return root, f"{row['mgrs']}.{row['day']}", row["mgrs"]
 
@@ -245,8 +243,7 @@ def test_the_ends_of_a_year_are_days(day, tmp_path):
 @pytest.fixture
 def one_sampled(tmp_path):
     """A folder, and the photo of a tile that a check of one sample does not open."""
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("treesatai_ts"), root)
+    root = copied("treesatai_ts", tmp_path)
     opened = {tile.id for tile in look(open_dataset("treesatai_ts", root, "train"), 1).tiles}
     rows = open_dataset("treesatai_ts", root, "train").samples
     photo = next(row["id"] for row in rows if row["id"] not in opened)

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.patches import PatchGrid
-from miniatures import LAYOUTS, TILES, miniature
+from miniatures import LAYOUTS, TILES, copied, miniature
 
 every_layout = pytest.mark.parametrize(("name", "layout"), LAYOUTS)
 
@@ -194,7 +193,7 @@ def _files_of(root, entry):
 def test_a_needed_file_that_is_missing_or_truncated_is_named(name, layout, damage, tmp_path):
     """Of every entry in turn one file is taken away, or cut in half: reading refuses and names it."""
     record = find_dataset(name)
-    root = shutil.copytree(miniature(name, layout), tmp_path / "copy")
+    root = copied(name, tmp_path, layout)
     needed: dict = {}
     for entry in record.layout(layout).entries:
         for path in _files_of(root, entry)[: not entry.is_optional]:
@@ -212,7 +211,7 @@ def test_a_needed_file_that_is_missing_or_truncated_is_named(name, layout, damag
 @every_layout
 def test_a_needed_array_of_another_shape_is_refused_with_its_file(name, layout, tmp_path):
     record = find_dataset(name)
-    root = shutil.copytree(miniature(name, layout), tmp_path / "copy")
+    root = copied(name, tmp_path, layout)
     entries = record.layout(layout).entries
     for entry in entries:
         if entry.is_optional or entry.dtype == TEXT or not entry.shape:

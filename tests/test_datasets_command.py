@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from anysat.data.check import CHECKS
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from anysat.picture_samples import class_colours, sample_figure
-from miniatures import miniature
+from miniatures import copied, miniature
 
 
 def run(capsys, *words):
@@ -66,8 +65,7 @@ def test_check_exits_with_0_where_nothing_looks_wrong(capsys):
 
 @pytest.fixture
 def damaged(tmp_path):
-    root = tmp_path / "damaged"
-    shutil.copytree(miniature("treesatai_ts"), root)
+    root = copied("treesatai_ts", tmp_path)
     sorted(root.glob("aerial/*.tif"))[0].unlink()
     return root
 

@@ -3,7 +3,6 @@
 import datetime
 import json
 import pickle
-import shutil
 import zipfile
 from itertools import islice
 
@@ -20,7 +19,7 @@ from anysat.data.files import read_file, write_file
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import FACTORS, World
 from anysat.errors import SourceError
-from miniatures import LAYOUTS, miniature
+from miniatures import LAYOUTS, copied, miniature
 
 YEARS = {
     "bradd_s1ts": lambda index: 2020 + index % 2,
@@ -33,11 +32,6 @@ STEPS = {"bradd_s1ts": 1, "sen1floods11": 4, "hls_burn_scars": 2, "spacenet7": 8
 every_layout = pytest.mark.parametrize(("name", "layout"), [pair for pair in LAYOUTS if pair[0] in YEARS])
 HAND = "data/flood_events/HandLabeled"
 CHIP = "Spain_7370579"
-
-
-def _copy(name, tmp_path, layout=None):
-    """A miniature that may be changed."""
-    return shutil.copytree(miniature(name, layout), tmp_path / name)
 
 
 def _tiles_by_place(name, layout):
@@ -113,7 +107,7 @@ class _Evil:
 
 
 def test_a_sample_that_would_run_code_is_refused_and_does_not(tmp_path):
-    root = _copy("bradd_s1ts", tmp_path)
+    root = copied("bradd_s1ts", tmp_path)
     victim = sorted((root / "Samples").iterdir())[0]
     content = torch.load(victim, weights_only=False)
     torch.save({**content, "image_dates": _Evil(str(tmp_path / "ran"))}, victim)
@@ -159,7 +153,7 @@ def test_columns_without_a_header_go_by_number(tmp_path):
 
 def _bradd(tmp_path, **changes):
     """The first tile of a miniature whose sample file was changed."""
-    root = _copy("bradd_s1ts", tmp_path)
+    root = copied("bradd_s1ts", tmp_path)
     path = sorted((root / "Samples").iterdir())[0]
     content = torch.load(path, weights_only=False)
     torch.save(content | {name: change(content[name]) for name, change in changes.items()}, path)
@@ -206,7 +200,7 @@ def test_a_sample_with_a_single_label_is_refused(tmp_path):
 
 
 def test_rows_outside_the_closed_split_are_left_out(tmp_path):
-    root = _copy("bradd_s1ts", tmp_path)
+    root = copied("bradd_s1ts", tmp_path)
     table = (root / "meta.csv").read_text().replace("test", "")
     (root / "meta.csv").write_text(table)
     assert len(open_dataset("bradd_s1ts", root, "all")) == 5
@@ -291,7 +285,7 @@ def test_chips_named_mekong_have_the_dates_of_cambodia():
 
 
 def test_a_flood_without_dates_is_named(tmp_path):
-    root = _copy("sen1floods11", tmp_path)
+    root = copied("sen1floods11", tmp_path)
     path = root / "Sen1Floods11_Metadata.geojson"
     path.write_text(path.read_text().replace("Cambodia", "Elsewhere"))
     with pytest.raises(SourceError, match=r"Metadata\.geojson: it has no location 'Cambodia', needed for chip Mekong_"):
@@ -299,14 +293,14 @@ def test_a_flood_without_dates_is_named(tmp_path):
 
 
 def test_metadata_of_another_form_are_named(tmp_path):
-    root = _copy("sen1floods11", tmp_path)
+    root = copied("sen1floods11", tmp_path)
     (root / "Sen1Floods11_Metadata.geojson").write_text('{"features": [{"properties": {"location": "Spain"}}]}')
     with pytest.raises(SourceError, match=r"Metadata\.geojson: a feature cannot be read \(KeyError\('s1_date'\)\)"):
         open_dataset("sen1floods11", root)
 
 
 def test_zeros_of_optical_bands_are_no_data(tmp_path):
-    root = _copy("sen1floods11", tmp_path)
+    root = copied("sen1floods11", tmp_path)
     folder = find_dataset("sen1floods11").folder(root)
     name = open_dataset("sen1floods11", root).ids[0]
     stored = folder.read("s2", id=name)
@@ -318,7 +312,7 @@ def test_zeros_of_optical_bands_are_no_data(tmp_path):
 
 
 def test_a_list_that_pairs_two_chips_is_refused(tmp_path):
-    root = _copy("sen1floods11", tmp_path)
+    root = copied("sen1floods11", tmp_path)
     path = root / "splits/flood_handlabeled/flood_test_data.csv"
     path.write_text("Spain_1_S1Hand.tif,Spain_2_LabelHand.tif\n")
     with pytest.raises(SourceError, match=r"flood_test_data\.csv: a row has 'Spain_1_S1Hand\.tif'"):
@@ -343,7 +337,7 @@ def test_the_date_of_a_scene_is_the_day_in_its_name():
 
 
 def test_a_scene_without_a_date_in_its_name_is_refused(tmp_path):
-    root = _copy("hls_burn_scars", tmp_path)
+    root = copied("hls_burn_scars", tmp_path)
     for path in (root / "training").iterdir():
         place, day = path.name.split("2018")[0], "2018400"
         if "2018" in path.name:
@@ -394,7 +388,7 @@ def test_a_table_of_another_form_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("layout", ["published", "training"])
 def test_areas_in_no_list_are_left_out(tmp_path, layout):
-    root = _copy("spacenet7", tmp_path, layout)
+    root = copied("spacenet7", tmp_path, layout)
     before = open_dataset("spacenet7", root, "all").ids
     first = before[0][: before[0].index("_13_") + 3]
     for path in sorted(root.rglob(f"*{first}*"), reverse=True):
@@ -406,7 +400,7 @@ def test_areas_in_no_list_are_left_out(tmp_path, layout):
 
 
 def test_months_without_labels_are_left_out(tmp_path):
-    root = _copy("spacenet7", tmp_path, "training")
+    root = copied("spacenet7", tmp_path, "training")
     table = root / "metadata_train.json"
     content = json.loads(table.read_text())
     next(iter(content.values()))[0]["label"] = False

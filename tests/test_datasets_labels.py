@@ -11,7 +11,7 @@ from anysat.data.files import read_file
 from anysat.data.files.numpy_files import npy_shape
 from anysat.errors import MissingFileError, SourceError
 from anysat.picture_samples import colours_of
-from miniatures import LAYOUTS, miniature
+from miniatures import LAYOUTS, copied, miniature
 
 LABELS = {
     "biomassters": "*_agbm/*", "flair": "flair*_labels_*/*/*/msk/*", "hls_burn_scars": "*/*.mask.tif",
@@ -24,7 +24,7 @@ LABELS = {
 @pytest.mark.parametrize(("name", "layout"), [pair for pair in LAYOUTS if pair[0] in LABELS])
 def test_labels_that_are_not_asked_for_are_not_read(name, layout, tmp_path):
     """Damaged, they are noticed only where they are asked for; nothing else changes."""
-    root = shutil.copytree(miniature(name, layout), tmp_path / "copy")
+    root = copied(name, tmp_path, layout)
     for path in root.glob(LABELS[name]):
         path.write_bytes(b"")
     found = open_dataset(name, root, "all", targets=())[0]
@@ -45,7 +45,7 @@ def test_one_of_two_targets_is_read_alone():
 
 
 def test_a_tile_drawn_for_training_needs_no_labels_either(tmp_path):
-    root = shutil.copytree(miniature("flair"), tmp_path / "copy")
+    root = copied("flair", tmp_path)
     for path in root.glob(LABELS["flair"]):
         path.unlink()
     drawn = open_dataset("flair", root, "all", targets=(), modalities=["aerial-flair"])
@@ -66,7 +66,7 @@ def test_a_part_of_every_axis_of_an_array_is_read(tmp_path):
 
 def large(tmp_path, side_px=1200):
     """A copy of FLAIR whose first sample lies in an array of some 70 MB; its row and the array."""
-    root = shutil.copytree(miniature("flair"), tmp_path / "copy")
+    root = copied("flair", tmp_path)
     dataset = open_dataset("flair", root, "all", modalities=["s2"], targets=())
     row, folder = dataset.samples.row(0), dataset.folder
     stored = np.zeros((5, 10, side_px, side_px // 2), np.uint16)
@@ -105,7 +105,7 @@ def test_flair_windows_at_every_edge_are_where_they_were(tmp_path, row_px, col_p
 
 
 def test_flair_masks_of_another_area_are_refused(tmp_path):
-    root = shutil.copytree(miniature("flair"), tmp_path / "copy")
+    root = copied("flair", tmp_path)
     for path in root.glob("flair*_sen_*/*/*/sen/*_masks.npy"):
         np.save(path, np.pad(np.load(path), ((0, 0), (0, 0), (0, 3), (0, 0))))
     with pytest.raises(SourceError, match=r"masks.npy: masks of shape .* for SEN2.*_data.npy of shape"):
@@ -120,7 +120,7 @@ def test_flair_crops_for_evaluation_have_their_labels():
 
 @pytest.mark.parametrize("kind", ["_merged.tif", ".mask.tif"])
 def test_hls_burn_scars_are_tested_without_the_training_scenes(tmp_path, kind):
-    root = shutil.copytree(miniature("hls_burn_scars"), tmp_path / "copy")
+    root = copied("hls_burn_scars", tmp_path)
     shutil.rmtree(root / "training")
     count = len(open_dataset("hls_burn_scars", root, "test"))
     assert count == len(open_dataset("hls_burn_scars", root, "all")) > 0

@@ -1,7 +1,6 @@
 """Opening a dataset: lists that are not what they should be are named, and what is kept fits what is there."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from anysat.data.datasets import s2naip_urban
 from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 from anysat.errors import MissingFileError, RecordError, SourceError
-from miniatures import miniature
+from miniatures import copied, miniature
 
 PLACES = "flair-2_centroids_sp_to_patch.json"
 GENERA = "labels/TreeSatBA_v9_60m_multi_labels.json"
@@ -34,7 +33,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("name", "layout", "file", "content"), BROKEN, ids=lambda part: str(part)[:40])
 def test_a_list_of_another_form_is_named(name, layout, file, content, tmp_path):
-    root = shutil.copytree(miniature(name, layout), tmp_path / "copy")
+    root = copied(name, tmp_path, layout)
     (root / file).write_text(json.dumps(content))
     with pytest.raises(SourceError, match=f"{file}: "):
         open_dataset(name, root, "all", layout=layout)
@@ -68,7 +67,7 @@ def kept(fresh_cache, monkeypatch):
 
 
 def test_a_tile_that_arrives_while_others_are_listed_spoils_nothing(tmp_path, kept, monkeypatch):
-    root = shutil.copytree(miniature("s2naip_urban"), tmp_path / "copy")
+    root = copied("s2naip_urban", tmp_path)
     late = sorted((root / "naip").glob("*.png"))[0]
     fingerprint = cache._fingerprint
 

@@ -12,11 +12,6 @@ from anysat.modalities import MODALITIES
 from anysat.observation import day_numbers
 from miniatures import copied, gap, index_of, miniature, samples_of
 
-
-def folder_of(name, root):
-    return find_dataset(name).folder(root)
-
-
 STORED_ORDERS = [
     ("pastis_hd", "s2", (11, 10, 128, 128), "B2 B3 B4 B5 B6 B7 B8 B8A B11 B12"),
     ("pastis_hd", "s1", (3, 3, 128, 128), "VV VH VV/VH"),
@@ -135,7 +130,7 @@ def test_pastis_files_of_another_extent_are_refused(modalities, tmp_path):
 
 def test_pastis_patches_of_a_fixture_of_the_layout_fit_the_table(shared_data):
     """Random numbers in the layout of PASTIS-R, 32 x 32 pixels."""
-    folder = folder_of("pastis_hd", shared_data / "format_fixtures_synthetic" / "PASTIS-R")
+    folder = find_dataset("pastis_hd").folder(shared_data / "format_fixtures_synthetic" / "PASTIS-R")
     shapes = [folder.read(name, id=3).shape for name in ("s2", "s1", "s1-des", "crops")]
     assert shapes == [(9, 10, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32), (3, 32, 32)]
 

@@ -15,26 +15,11 @@ from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import planted
 from anysat.data.files import tfrecord_files
 from anysat.data.files.tfrecord_files import Feature, index_records, numbers_of, read_record, write_records
-from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
-from miniatures import miniature
+from miniatures import copied, folder_of, miniature
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
-
-
-@pytest.fixture
-def copy_of(tmp_path):
-    """A miniature that may be changed."""
-
-    def make(name, layout="published"):
-        return shutil.copytree(miniature(name, layout), tmp_path / f"{name}-{layout}")
-
-    return make
-
-
-def folder_of(name, root, layout="published"):
-    return DatasetFolder(root, find_dataset(name).layout(layout))
 
 
 def shard_of(root, split="train", number=0):
@@ -82,8 +67,8 @@ def damaged(path, at, byte=0xFF):
     path.write_bytes(content)
 
 
-def test_a_shard_cut_within_a_record_is_named_with_the_byte(copy_of):
-    root = copy_of("planted")
+def test_a_shard_cut_within_a_record_is_named_with_the_byte(tmp_path):
+    root = copied("planted", tmp_path)
     path = shard_of(root)
     second = index_records(path)[1][0]
     path.write_bytes(path.read_bytes()[:-1])
@@ -91,8 +76,8 @@ def test_a_shard_cut_within_a_record_is_named_with_the_byte(copy_of):
         open_dataset("planted", root)
 
 
-def test_a_shard_cut_within_a_header_is_named_with_the_byte(copy_of):
-    root = copy_of("planted")
+def test_a_shard_cut_within_a_header_is_named_with_the_byte(tmp_path):
+    root = copied("planted", tmp_path)
     path = shard_of(root)
     second = index_records(path)[1][0]
     path.write_bytes(path.read_bytes()[: second + 5])
@@ -100,8 +85,8 @@ def test_a_shard_cut_within_a_header_is_named_with_the_byte(copy_of):
         open_dataset("planted", root)
 
 
-def test_a_shard_that_lost_whole_records_is_noticed(copy_of):
-    root = copy_of("planted")
+def test_a_shard_that_lost_whole_records_is_noticed(tmp_path):
+    root = copied("planted", tmp_path)
     path = shard_of(root)
     path.write_bytes(path.read_bytes()[: index_records(path)[1][0]])
     with pytest.raises(SourceError, match=f"{path.name}.*it has 1 records; 2 by dataset_info.json"):
@@ -109,29 +94,29 @@ def test_a_shard_that_lost_whole_records_is_noticed(copy_of):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_shard_that_is_missing_is_named(copy_of, number):
-    root = copy_of("planted")
+def test_a_shard_that_is_missing_is_named(tmp_path, number):
+    root = copied("planted", tmp_path)
     path = shard_of(root, number=number)
     path.unlink()
     with pytest.raises(MissingFileError, match=f"{path.name}.*expected all 2 shards"):
         open_dataset("planted", root)
 
 
-def test_a_split_that_was_not_downloaded_may_be_missing(copy_of):
-    root = copy_of("planted")
+def test_a_split_that_was_not_downloaded_may_be_missing(tmp_path):
+    root = copied("planted", tmp_path)
     shard_of(root, "validation").unlink()
     assert len(open_dataset("planted", root, "all")) == 5
 
 
-def test_shards_of_two_versions_are_refused(copy_of):
-    root = copy_of("planted")
+def test_shards_of_two_versions_are_refused(tmp_path):
+    root = copied("planted", tmp_path)
     shutil.copy(shard_of(root, "test"), root / "planted_public-test.tfrecord-00000-of-00002")
     with pytest.raises(SourceError, match="test.tfrecord-0000.-of-0000.*another shard is one of"):
         open_dataset("planted", root)
 
 
-def test_another_number_of_shards_than_described_is_refused(copy_of):
-    root = copy_of("planted")
+def test_another_number_of_shards_than_described_is_refused(tmp_path):
+    root = copied("planted", tmp_path)
     info = json.loads((root / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"].append("2")
     (root / "dataset_info.json").write_text(json.dumps(info))
@@ -139,15 +124,15 @@ def test_another_number_of_shards_than_described_is_refused(copy_of):
         open_dataset("planted", root)
 
 
-def test_a_description_that_counts_no_records_is_named(copy_of):
-    root = copy_of("planted")
+def test_a_description_that_counts_no_records_is_named(tmp_path):
+    root = copied("planted", tmp_path)
     (root / "dataset_info.json").write_text('{"splits": [{"name": "train", "shardLengths": ["two"]}]}')
     with pytest.raises(SourceError, match=r"dataset_info\.json: it does not count records"):
         open_dataset("planted", root)
 
 
-def test_a_damaged_record_is_named_with_shard_and_byte_when_read(copy_of):
-    root = copy_of("planted")
+def test_a_damaged_record_is_named_with_shard_and_byte_when_read(tmp_path):
+    root = copied("planted", tmp_path)
     path = shard_of(root)
     at = int(index_records(path)[1][0])
     damaged(path, at + 5000)
@@ -157,24 +142,24 @@ def test_a_damaged_record_is_named_with_shard_and_byte_when_read(copy_of):
         list(dataset)
 
 
-def test_a_damaged_length_is_named_with_the_byte(copy_of):
-    root = copy_of("planted")
+def test_a_damaged_length_is_named_with_the_byte(tmp_path):
+    root = copied("planted", tmp_path)
     at = int(index_records(shard_of(root))[1][0])
     damaged(shard_of(root), at + 1)
     with pytest.raises(SourceError, match=f"no record begins at byte {at}"):
         open_dataset("planted", root)
 
 
-def test_listing_records_reads_headers_only(copy_of):
-    root = copy_of("planted")
+def test_listing_records_reads_headers_only(tmp_path):
+    root = copied("planted", tmp_path)
     for path in root.glob("planted_public-*"):
         for at, _ in index_records(path).tolist():
             damaged(path, at + 100)
     assert len(open_dataset("planted", root, "all")) == 6
 
 
-def test_features_json_may_lie_in_the_parent_folder(copy_of):
-    root = copy_of("planted")
+def test_features_json_may_lie_in_the_parent_folder(tmp_path):
+    root = copied("planted", tmp_path)
     home = root / "1.0.1"
     home.mkdir()
     for path in root.glob("planted_public-*"):
@@ -257,54 +242,54 @@ def rewritten(root, change):
     return next(iter(open_dataset("planted", root)))
 
 
-def test_a_value_is_valid_where_the_mask_is_not_zero(copy_of):
+def test_a_value_is_valid_where_the_mask_is_not_zero(tmp_path):
     def change(record):
         record["l7_mask"][:] = 1
         record["l7_mask"][3, 1, 2, 5] = 0
 
-    valid = rewritten(copy_of("planted"), change).observations["l7"].valid
+    valid = rewritten(copied("planted", tmp_path), change).observations["l7"].valid
     assert not valid[3, 5, 1, 2]
     assert valid.sum() == valid.size - 1
 
 
-def test_images_without_a_time_are_dropped(copy_of):
+def test_images_without_a_time_are_dropped(tmp_path):
     def change(record):
         record["s2_timestamps"][[2, 5]] = 0, -1
 
-    assert len(rewritten(copy_of("planted"), change).observations["s2"].dates) == 6
+    assert len(rewritten(copied("planted", tmp_path), change).observations["s2"].dates) == 6
 
 
-def test_a_sensor_without_an_image_is_absent(copy_of):
-    tile = rewritten(copy_of("planted"), lambda record: record["s1_timestamps"].fill(0))
+def test_a_sensor_without_an_image_is_absent(tmp_path):
+    tile = rewritten(copied("planted", tmp_path), lambda record: record["s1_timestamps"].fill(0))
     assert set(tile.observations) == {"s2", "l7", "alos", "modis"}
 
 
-def test_a_sensor_the_record_lacks_is_absent(copy_of):
-    tile = rewritten(copy_of("planted"), lambda record: record.pop("l7"))
+def test_a_sensor_the_record_lacks_is_absent(tmp_path):
+    tile = rewritten(copied("planted", tmp_path), lambda record: record.pop("l7"))
     assert set(tile.observations) == {"s2", "s1", "alos", "modis"}
 
 
-def test_values_without_their_mask_are_refused(copy_of):
+def test_values_without_their_mask_are_refused(tmp_path):
     with pytest.raises(SourceError, match="record at byte 0: it has no 'l7_mask'; expected 'l7_mask': l7-mask"):
-        rewritten(copy_of("planted"), lambda record: record.pop("l7_mask"))
+        rewritten(copied("planted", tmp_path), lambda record: record.pop("l7_mask"))
 
 
-def test_the_incidence_angle_is_left_out_and_ratios_come_from_their_parts(copy_of):
+def test_the_incidence_angle_is_left_out_and_ratios_come_from_their_parts(tmp_path):
     def change(record):
         record["alos"][..., 0], record["alos"][..., 1], record["alos"][..., 2] = 6000, 3000, 77
         record["alos_mask"][:] = 1
 
-    seen = rewritten(copy_of("planted"), change).observations["alos"]
+    seen = rewritten(copied("planted", tmp_path), change).observations["alos"]
     np.testing.assert_allclose(seen.values[:, :, 0, 0], [[6000, 3000, 2]] * len(seen.dates))
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
-def test_days_are_those_of_utc_in_every_time_zone(copy_of, monkeypatch, zone):
+def test_days_are_those_of_utc_in_every_time_zone(tmp_path, monkeypatch, zone):
     moment = np.array("2017-03-01T22:30", "datetime64[ms]").astype(np.int64)
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        tile = rewritten(copy_of("planted"), lambda record: record["s2_timestamps"].fill(moment))
+        tile = rewritten(copied("planted", tmp_path), lambda record: record["s2_timestamps"].fill(moment))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -312,8 +297,8 @@ def test_days_are_those_of_utc_in_every_time_zone(copy_of, monkeypatch, zone):
 
 
 @pytest.mark.parametrize("species", ["", "Pinus", None])
-def test_a_record_without_one_of_the_species_is_read_and_has_none(copy_of, species):
-    root = copy_of("planted")
+def test_a_record_without_one_of_the_species_is_read_and_has_none(tmp_path, species):
+    root = copied("planted", tmp_path)
     change = (
         (lambda record: record.pop("species")) if species is None else lambda record: record.update(species=species)
     )
@@ -321,8 +306,8 @@ def test_a_record_without_one_of_the_species_is_read_and_has_none(copy_of, speci
     assert open_dataset("planted", root).labels()[0] == -1
 
 
-def test_a_species_may_be_spelt_with_underscores(copy_of):
-    tile = rewritten(copy_of("planted"), lambda record: record.update(species="pinus_taeda"))
+def test_a_species_may_be_spelt_with_underscores(tmp_path):
+    tile = rewritten(copied("planted", tmp_path), lambda record: record.update(species="pinus_taeda"))
     assert tile.targets["species"] == 1
 
 
@@ -335,8 +320,8 @@ def test_labels_of_planted_are_the_targets_of_its_tiles(layout, split):
     assert turned.labels().tolist() == dataset.labels().tolist()[::-1]
 
 
-def test_labels_that_took_long_are_kept_until_a_shard_changes(copy_of, monkeypatch):
-    root = copy_of("planted")
+def test_labels_that_took_long_are_kept_until_a_shard_changes(tmp_path, monkeypatch):
+    root = copied("planted", tmp_path)
     monkeypatch.setattr(cache, "WORTH_S", 0.0)
     labels = open_dataset("planted", root).labels()
     asked = []
@@ -349,8 +334,8 @@ def test_labels_that_took_long_are_kept_until_a_shard_changes(copy_of, monkeypat
     assert asked
 
 
-def test_a_spoilt_cache_is_made_anew(copy_of, monkeypatch, tmp_path):
-    root = copy_of("planted")
+def test_a_spoilt_cache_is_made_anew(monkeypatch, tmp_path):
+    root = copied("planted", tmp_path)
     monkeypatch.setattr(cache, "WORTH_S", 0.0)
     labels = open_dataset("planted", root).labels()
     kept = list((tmp_path / "cache/anysat").rglob("*.npz"))
@@ -360,26 +345,26 @@ def test_a_spoilt_cache_is_made_anew(copy_of, monkeypatch, tmp_path):
     assert open_dataset("planted", root).labels().tolist() == labels.tolist()
 
 
-def test_quick_work_is_neither_kept_nor_shown(copy_of, tmp_path, capfd):
-    open_dataset("planted", copy_of("planted")).labels()
+def test_quick_work_is_neither_kept_nor_shown(tmp_path, capfd):
+    open_dataset("planted", copied("planted", tmp_path)).labels()
     assert not (tmp_path / "cache").exists()
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_shown_on_the_error_stream_only(copy_of, monkeypatch, capfd):
+def test_progress_is_shown_on_the_error_stream_only(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(cache, "WORTH_S", 0.0)
-    open_dataset("planted", copy_of("planted")).labels()
+    open_dataset("planted", copied("planted", tmp_path)).labels()
     out, err = capfd.readouterr()
     assert out == ""
     assert "Species of PLANTED" in err
 
 
-def test_pickled_time_stamps_are_refused_and_do_not_run(copy_of, tmp_path):
+def test_pickled_time_stamps_are_refused_and_do_not_run(tmp_path):
     class Canary:
         def __reduce__(self):
             return (tmp_path / "ran").touch, ()
 
-    root = copy_of("planted", "training")
+    root = copied("planted", tmp_path, "training")
     path = next(root.glob("train/*/*_s2_timestamp.npz"))
     np.savez(path, arr_0=np.array([Canary()], object))
     with pytest.raises(SourceError, match=path.name):
@@ -387,8 +372,8 @@ def test_pickled_time_stamps_are_refused_and_do_not_run(copy_of, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_folder_without_a_class_is_named(copy_of):
-    root = copy_of("planted", "training")
+def test_a_folder_without_a_class_is_named(tmp_path):
+    root = copied("planted", tmp_path, "training")
     path = root / "train" / "labels2.json"
     labels = json.loads(path.read_text())
     gone = labels.popitem()[0]
@@ -398,15 +383,15 @@ def test_a_folder_without_a_class_is_named(copy_of):
 
 
 @pytest.mark.parametrize("stored", [40, -1, "Pinus taeda", True, None])
-def test_a_class_that_is_no_number_of_a_species_is_refused(copy_of, stored):
-    path = copy_of("planted", "training") / "val" / "labels2.json"
+def test_a_class_that_is_no_number_of_a_species_is_refused(tmp_path, stored):
+    path = copied("planted", tmp_path, "training") / "val" / "labels2.json"
     path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), stored)))
     with pytest.raises(SourceError, match="val/labels2.json: a class is .*expected a number from 0 to 39"):
         open_dataset("planted", path.parent.parent)
 
 
-def test_one_file_of_classes_for_all_splits_is_read_as_well(copy_of):
-    root, labels = copy_of("planted", "training"), {}
+def test_one_file_of_classes_for_all_splits_is_read_as_well(tmp_path):
+    root, labels = copied("planted", tmp_path, "training"), {}
     before = open_dataset("planted", root, "all").labels()
     for path in root.glob("*/labels2.json"):
         labels |= json.loads(path.read_text())
@@ -417,16 +402,16 @@ def test_one_file_of_classes_for_all_splits_is_read_as_well(copy_of):
     assert dataset.labels().tolist() == before.tolist()
 
 
-def test_each_split_has_its_own_file_of_classes(copy_of):
-    root = copy_of("planted", "training")
+def test_each_split_has_its_own_file_of_classes(tmp_path):
+    root = copied("planted", tmp_path, "training")
     assert {path.parent.name for path in root.glob("*/labels2.json")} == {"train", "val", "test"}
     path = root / "test" / "labels2.json"
     path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), 39)))
     assert open_dataset("planted", root, "test").labels().tolist() == [39]
 
 
-def test_a_sensor_without_a_file_is_absent(copy_of):
-    root = copy_of("planted", "training")
+def test_a_sensor_without_a_file_is_absent(tmp_path):
+    root = copied("planted", tmp_path, "training")
     for path in root.glob("*/*/*_alos.npz"):
         path.unlink()
     assert "alos" not in open_dataset("planted", root)[0].observations

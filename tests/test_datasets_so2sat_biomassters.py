@@ -1,6 +1,5 @@
 """So2Sat and BioMassters: which numbers in their files mean what, and that nothing is loaded whole."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from anysat.data.datasets import biomassters, so2sat
 from anysat.data.files import write_file
 from anysat.data.layout import DatasetFolder
 from anysat.errors import MissingFileError, SourceError
-from miniatures import miniature
+from miniatures import copied, miniature
 
 FIXTURES = "format_fixtures_synthetic"
 S2 = ["B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"]
@@ -110,10 +109,6 @@ def test_so2sat_layout_fits_the_layout_fixtures(shared_data):
         np.testing.assert_array_equal(tiles[-1].observations["s1"].values[0, 0], file["sen1"][-1, :, :, 5])
 
 
-def _copy(tmp_path, layout="published") -> Path:
-    return Path(shutil.copytree(miniature("biomassters", layout), tmp_path / "copy"))
-
-
 def _read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
         return file.read()
@@ -152,7 +147,7 @@ def test_biomassters_optical_bands_are_in_the_model_s_order_without_the_cloud_ch
 @pytest.mark.parametrize(("percent", "is_valid"), [(49, True), (50, False), (100, False), (255, False)])
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_biomassters_pixels_that_are_probably_cloud_are_invalid(tmp_path, percent, is_valid):
-    root = _copy(tmp_path)
+    root = copied("biomassters", tmp_path)
     dataset = open_dataset("biomassters", root, "all", modalities=["s2"])
     path = root / "train_features" / f"{dataset.ids[0]}_S2_{dataset.samples.row(0)['s2']}.tif"
     stored = _read(path)
@@ -166,7 +161,7 @@ def test_biomassters_pixels_that_are_probably_cloud_are_invalid(tmp_path, percen
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_biomassters_radar_fill_is_invalid_in_its_orbit_only(tmp_path):
-    root = _copy(tmp_path)
+    root = copied("biomassters", tmp_path)
     dataset = open_dataset("biomassters", root, "all", modalities=["s1"])
     path = root / "train_features" / f"{dataset.ids[0]}_S1_00.tif"
     stored = _read(path)
@@ -210,7 +205,7 @@ def test_biomassters_lists_decide_in_the_training_layout():
 
 
 def test_biomassters_chip_of_a_list_without_images_is_named(tmp_path):
-    root = _copy(tmp_path, "training")
+    root = copied("biomassters", tmp_path, "training")
     with (root / "val_Data_list.csv").open("a") as file:
         file.write("deadbeef\n")
     with pytest.raises(SourceError, match=r"val_Data_list.csv: it names 'deadbeef'"):
@@ -218,7 +213,7 @@ def test_biomassters_chip_of_a_list_without_images_is_named(tmp_path):
 
 
 def test_biomassters_table_with_a_row_cut_short_is_refused(tmp_path):
-    root = _copy(tmp_path)
+    root = copied("biomassters", tmp_path)
     path = root / "biomassters_features_metadata.csv"
     path.write_text(path.read_text().rstrip().rpartition(",")[0])
     with pytest.raises(SourceError, match=r"row \d+ has fewer values"):
@@ -244,7 +239,7 @@ def test_biomassters_layout_fits_the_layout_fixtures_but_for_their_size(shared_d
 
 
 def test_biomassters_chip_of_a_list_without_radar_is_read(tmp_path):
-    root = _copy(tmp_path, "training")
+    root = copied("biomassters", tmp_path, "training")
     tile = open_dataset("biomassters", root, "all")[0]
     for path in root.glob(f"*_features/{tile.id}_S1_*.tif"):
         path.unlink()

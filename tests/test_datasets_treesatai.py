@@ -11,7 +11,7 @@ from anysat.data.base import open_dataset
 from anysat.data.datasets.treesatai_ts import GENERA, MIN_AREA_FRAC
 from anysat.data.world import World
 from anysat.errors import SourceError
-from miniatures import miniature
+from miniatures import copied, miniature
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +31,7 @@ def real_root(shared_data, tmp_path_factory):
 
 @pytest.fixture
 def copy(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature("treesatai_ts"), root)
-    return root
+    return copied("treesatai_ts", tmp_path)
 
 
 def test_real_tiles_are_read_whole(real_root):

@@ -18,7 +18,7 @@ from anysat.modalities import MODALITIES
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from meadow import Meadow
-from miniatures import miniature
+from miniatures import copied
 
 S2 = MODALITIES["s2"]
 
@@ -54,7 +54,7 @@ def test_a_tile_without_a_valid_value_takes_the_unit_of_its_neighbours(turn):
 
 
 def opened(name, layout, tmp_path, spoil, modalities):
-    root = shutil.copytree(miniature(name, layout), tmp_path / "copy")
+    root = copied(name, tmp_path, layout)
     spoil(root)
     return open_dataset(name, root, "all", modalities=modalities, targets=())
 

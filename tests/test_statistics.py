@@ -26,7 +26,7 @@ from anysat.model import checkpoint
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation
 from builders import random_model
-from miniatures import miniature
+from miniatures import copied, miniature
 
 NAME = "treesatai_ts"
 DATES = np.datetime64("2020-01-01") + np.arange(9)
@@ -344,8 +344,7 @@ def test_a_folder_with_other_files_is_not_taken_for_unfinished_work(train, tmp_p
 
 
 def test_an_unreadable_tile_is_named_and_what_was_done_is_kept(tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature(NAME), root)
+    root = copied(NAME, tmp_path)
     dataset = open_dataset(NAME, root)
     photo = root / "aerial" / f"{dataset.ids[3]}.tif"
     kept = photo.read_bytes()
@@ -358,8 +357,7 @@ def test_an_unreadable_tile_is_named_and_what_was_done_is_kept(tmp_path):
 
 
 def test_an_error_in_a_worker_process_comes_through(tmp_path, capsys):
-    root = tmp_path / "copy"
-    shutil.copytree(miniature(NAME), root)
+    root = copied(NAME, tmp_path)
     photo = sorted((root / "aerial").iterdir())[0]
     photo.unlink()
     words = [

@@ -1,4 +1,4 @@
-"""S2NAIP-URBAN and TimeSen2Crop: what their files hold is what is read, and damage is named."""
+"""S2NAIP-URBAN: what their files hold is what is read, and damage is named."""
 
 import json
 import shutil
@@ -7,30 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 
-from anysat.data.base import find_dataset, open_dataset
-from anysat.data.datasets import s2naip_urban, timesen2crop
+from anysat.data.base import open_dataset
+from anysat.data.datasets import s2naip_urban
 from anysat.data.files import write_file
-from anysat.data.layout import DatasetFolder
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
-from miniatures import miniature
-
-
-@pytest.fixture
-def copy_of(tmp_path):
-    """A miniature that may be changed."""
-
-    def make(name, layout="published"):
-        return shutil.copytree(miniature(name, layout), tmp_path / f"{name}-{layout}")
-
-    return make
-
-
-def folder_of(name, root, layout="published"):
-    return DatasetFolder(root, find_dataset(name).layout(layout))
-
-
-# S2NAIP-URBAN
+from miniatures import copied, folder_of, miniature
 
 
 def first(root, **options):
@@ -57,9 +39,9 @@ FOLDERS = {"s2": "sentinel2", "s1": "sentinel1", "l8": "landsat"}
 
 
 @pytest.mark.parametrize("key", ["s2", "s1", "l8"])
-def test_every_layer_is_the_band_and_date_it_is_stored_as(copy_of, key):
+def test_every_layer_is_the_band_and_date_it_is_stored_as(tmp_path, key):
     """Each layer holds one number, 100 for each date plus one for each band of the model."""
-    root = copy_of("s2naip_urban")
+    root = copied("s2naip_urban", tmp_path)
     names = [band.name for band in s2naip_urban.MODALITIES[key].bands]
     for suffix, bands in STORED[key].items():
         path = stack_path(root, FOLDERS[key], suffix)
@@ -75,8 +57,8 @@ def test_every_layer_is_the_band_and_date_it_is_stored_as(copy_of, key):
             np.testing.assert_allclose(seen.values[date, band], 100 * (date + 1) + band)
 
 
-def test_values_above_32767_stay_what_they_are(copy_of):
-    root = copy_of("s2naip_urban")
+def test_values_above_32767_stay_what_they_are(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     for suffix in ("_8.tif", "_16.tif"):
         path = stack_path(root, "landsat", suffix)
         with rasterio.open(path) as file:
@@ -84,8 +66,8 @@ def test_values_above_32767_stay_what_they_are(copy_of):
     assert (first(root).observations["l8"].values == 50_000).all()
 
 
-def test_bands_of_20_m_are_refined_between_their_pixel_centres(copy_of):
-    root = copy_of("s2naip_urban")
+def test_bands_of_20_m_are_refined_between_their_pixel_centres(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = stack_path(root, "sentinel2", "_16.tif")
     with rasterio.open(path) as file:
         ramp = np.broadcast_to(1000 + 10 * np.arange(32, dtype=np.uint16), (file.count, 32, 32))
@@ -95,8 +77,8 @@ def test_bands_of_20_m_are_refined_between_their_pixel_centres(copy_of):
     np.testing.assert_allclose(seen[[0, -1]], [1000, 1310])
 
 
-def test_a_missing_20_m_pixel_makes_invalid_all_it_touches_and_nothing_else(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_missing_20_m_pixel_makes_invalid_all_it_touches_and_nothing_else(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = stack_path(root, "sentinel2", "_16.tif")
     with rasterio.open(path) as file:
         values = np.full((file.count, 32, 32), 2000, np.uint16)
@@ -109,8 +91,8 @@ def test_a_missing_20_m_pixel_makes_invalid_all_it_touches_and_nothing_else(copy
     assert (seen.values[0, 3][~invalid] == 2000).all()
 
 
-def test_a_photo_is_invalid_where_all_four_bands_are_zero(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_photo_is_invalid_where_all_four_bands_are_zero(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = stack_path(root, "naip", ".png")
     image = np.full((4, 512, 512), 90, np.uint8)
     image[:, :7], image[0, 7:9] = 0, 0
@@ -120,8 +102,8 @@ def test_a_photo_is_invalid_where_all_four_bands_are_zero(copy_of):
     assert valid[:, 7:].all()
 
 
-def test_the_photo_has_red_first_and_infrared_last(copy_of):
-    root = copy_of("s2naip_urban")
+def test_the_photo_has_red_first_and_infrared_last(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     image = np.ones((4, 512, 512), np.uint8) * np.array([10, 20, 30, 40], np.uint8)[:, None, None]
     write_file(stack_path(root, "naip", ".png"), {None: image})
     seen = first(root).observations["naip"]
@@ -135,8 +117,8 @@ def scene_rows(root, table):
     return lines[0], lines[1:]
 
 
-def test_dates_come_from_the_names_of_scenes(copy_of):
-    root = copy_of("s2naip_urban")
+def test_dates_come_from_the_names_of_scenes(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     zone, col, row = first(root).id.split("_")
     header, rows = scene_rows(root, "landsat.csv")
     kept = [line for line in rows if not line.startswith(f"{zone},{col},{row},")]
@@ -146,8 +128,8 @@ def test_dates_come_from_the_names_of_scenes(copy_of):
     assert first(root).observations["l8"].dates.astype(str).tolist() == ["2021-11-30", "2020-02-29"]
 
 
-def test_the_offset_of_newer_processing_is_taken_off(copy_of):
-    root = copy_of("s2naip_urban")
+def test_the_offset_of_newer_processing_is_taken_off(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     zone, col, row = first(root).id.split("_")
     before = first(root).observations["s2"]
     text = (root / "sentinel2.csv").read_text().splitlines()
@@ -160,24 +142,24 @@ def test_the_offset_of_newer_processing_is_taken_off(copy_of):
     assert not moved[[0, 2, 3]].any()
 
 
-def test_processing_of_ones_own_carries_no_offset(copy_of):
-    root = copy_of("s2naip_urban")
+def test_processing_of_ones_own_carries_no_offset(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     before = first(root).observations["s2"]
     path = root / "sentinel2.csv"
     path.write_text(path.read_text().replace("_N0209_", "_N9999_"))
     np.testing.assert_array_equal(first(root).observations["s2"].values, before.values)
 
 
-def test_a_tile_whose_photo_is_missing_is_not_passed_over(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_tile_whose_photo_is_missing_is_not_passed_over(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     photo = sorted((root / "naip").glob("*.png"))[0]
     photo.unlink()
     with pytest.raises(MissingFileError, match=photo.name):
         list(open_dataset("s2naip_urban", root, "all"))
 
 
-def test_a_series_of_another_length_than_its_scenes_is_named(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_series_of_another_length_than_its_scenes_is_named(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = stack_path(root, "sentinel1", ".tif")
     with rasterio.open(path) as file:
         overwritten(path, file.read()[:3])
@@ -185,30 +167,30 @@ def test_a_series_of_another_length_than_its_scenes_is_named(copy_of):
         first(root)
 
 
-def test_a_series_without_scenes_is_absent(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_series_without_scenes_is_absent(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     (root / "sentinel1.csv").write_text("projection,col,row,index,scene\n")
     assert set(first(root).observations) == {"naip", "s2", "l8"}
 
 
 @pytest.mark.parametrize("table", ["sentinel2.csv", "sentinel1.csv", "landsat.csv"])
-def test_a_missing_table_of_scenes_is_named(copy_of, table):
-    root = copy_of("s2naip_urban")
+def test_a_missing_table_of_scenes_is_named(tmp_path, table):
+    root = copied("s2naip_urban", tmp_path)
     (root / table).unlink()
     with pytest.raises(MissingFileError, match=table):
         open_dataset("s2naip_urban", root, layout="published")
 
 
-def test_scenes_out_of_order_are_refused(copy_of):
-    root = copy_of("s2naip_urban")
+def test_scenes_out_of_order_are_refused(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     header, rows = scene_rows(root, "sentinel2.csv")
     (root / "sentinel2.csv").write_text("\n".join([header, rows[1], rows[0], *rows[2:]]))
     with pytest.raises(SourceError, match=r"sentinel2.csv: image 1 of tile .* is out of order"):
         open_dataset("s2naip_urban", root)
 
 
-def test_a_scene_without_a_date_is_named(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_scene_without_a_date_is_named(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     header, rows = scene_rows(root, "sentinel2.csv")
     (root / "sentinel2.csv").write_text("\n".join([header, rows[0].rsplit(",", 1)[0] + ",S2A_nothing", *rows[1:]]))
     with pytest.raises(SourceError, match=r"sentinel2.csv: a row is .*S2A_nothing"):
@@ -222,8 +204,8 @@ def test_a_tile_lies_where_its_name_says():
     assert tuple(box.boundingbox) == (614400, 3870720, 615040, 3871360)
 
 
-def test_a_photo_whose_name_is_no_place_is_refused(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_photo_whose_name_is_no_place_is_refused(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     stack_path(root, "naip", ".png").rename(root / "naip/denver.png")
     with pytest.raises(SourceError, match=r"denver.png: its name is not a place; expected EPSG_COLUMN_ROW"):
         open_dataset("s2naip_urban", root)
@@ -250,8 +232,8 @@ def test_neighbours_stay_in_one_split_and_zones_are_told_apart(tmp_path):
     assert set(split_of.values()) == {"train", "val", "test"}
 
 
-def test_the_map_is_drawn_only_when_asked_for(copy_of):
-    root = copy_of("s2naip_urban")
+def test_the_map_is_drawn_only_when_asked_for(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     shutil.rmtree(root / "openstreetmap")
     assert first(root, targets=()).targets == {}
     with pytest.raises(MissingFileError, match="geojson"):
@@ -306,16 +288,16 @@ def test_parts_of_many_are_drawn_each():
     assert np.count_nonzero(found == 3) == 8
 
 
-def test_nothing_mapped_gives_an_empty_map(copy_of):
-    root = copy_of("s2naip_urban")
+def test_nothing_mapped_gives_an_empty_map(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = root / f"openstreetmap/{first(root).id}.geojson"
     for document in ({"type": "FeatureCollection", "features": []}, {}):
         path.write_text(json.dumps(document))
         assert not first(root).targets["osm"].any()
 
 
-def test_categories_fall_into_their_classes_and_unknown_ones_into_other(copy_of):
-    root = copy_of("s2naip_urban")
+def test_categories_fall_into_their_classes_and_unknown_ones_into_other(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     names = ["building", "road", "highway", "power_plant", "river", "leisure", "gazebo"]
     features = [{"type": "Feature", "properties": {"category": name},
                  "geometry": {"type": "Polygon", "coordinates": square(20 * place, 0, 10)}}
@@ -324,8 +306,8 @@ def test_categories_fall_into_their_classes_and_unknown_ones_into_other(copy_of)
     assert first(root).targets["osm"][5, 5 : 20 * len(names) : 20].tolist() == [1, 2, 2, 3, 4, 5, 5]
 
 
-def test_a_map_that_makes_no_sense_is_named(copy_of):
-    root = copy_of("s2naip_urban")
+def test_a_map_that_makes_no_sense_is_named(tmp_path):
+    root = copied("s2naip_urban", tmp_path)
     path = root / f"openstreetmap/{first(root).id}.geojson"
     for feature in ({"geometry": {"type": "Blob"}, "properties": {"category": "road"}}, {"geometry": square(0, 0, 1)}):
         path.write_text(json.dumps({"features": [feature]}))
@@ -333,8 +315,8 @@ def test_a_map_that_makes_no_sense_is_named(copy_of):
             first(root)
 
 
-def test_lists_of_the_training_layout_give_splits_and_dates(copy_of):
-    root = copy_of("s2naip_urban", "training")
+def test_lists_of_the_training_layout_give_splits_and_dates(tmp_path):
+    root = copied("s2naip_urban", tmp_path, "training")
     table = json.loads((root / "val_dict.json").read_text())
     tile = open_dataset("s2naip_urban", root, "val")[0]
     assert tile.id == table["name"][0]
@@ -346,8 +328,8 @@ def test_lists_of_the_training_layout_give_splits_and_dates(copy_of):
     np.testing.assert_array_equal(again.observations["s2"].dates, tile.observations["s2"].dates)
 
 
-def test_dates_of_the_training_layout_tell_which_images_carry_an_offset(copy_of):
-    root = copy_of("s2naip_urban", "training")
+def test_dates_of_the_training_layout_tell_which_images_carry_an_offset(tmp_path):
+    root = copied("s2naip_urban", tmp_path, "training")
     before = open_dataset("s2naip_urban", root, "val")[0].observations["s2"]
     table = json.loads((root / "val_dict.json").read_text())
     table["s2_dates"][0][1:3] = ["20220124", "20220125"]
@@ -358,132 +340,11 @@ def test_dates_of_the_training_layout_tell_which_images_carry_an_offset(copy_of)
     assert not moved[[0, 1, 3]].any()
 
 
-def test_a_list_without_a_column_is_named(copy_of):
-    root = copy_of("s2naip_urban", "training")
+def test_a_list_without_a_column_is_named(tmp_path):
+    root = copied("s2naip_urban", tmp_path, "training")
     (root / "val_dict.json").write_text(json.dumps({"name": ["x"], "s1_dates": [[]]}))
     with pytest.raises(SourceError, match=r"val_dict.json: .*s2_dates"):
         open_dataset("s2naip_urban", root)
-
-
-# TimeSen2Crop
-
-
-def series(root):
-    return sorted(root.glob("*/*/*.csv"))[0]
-
-
-def rows_of(path):
-    return [line.split(",") for line in path.read_text().splitlines()]
-
-
-def of_file(root, path):
-    dataset = open_dataset("timesen2crop", root, "all")
-    return dataset[dataset.ids.index("/".join(path.with_suffix("").parts[-3:]))]
-
-
-def test_columns_are_matched_by_name(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    before = of_file(root, path).observations["s2"]
-    rows = [["B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12", "Flag"], *rows_of(path)[1:]]
-    rows = [[str(i), *row[::-1]] for i, row in enumerate(rows)]
-    path.write_text("\n".join(",".join(row) for row in rows))
-    np.testing.assert_array_equal(of_file(root, path).observations["s2"].values, before.values)
-
-
-def test_b8_is_invalid_and_b8a_is_in_its_own_place(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    header, *rows = rows_of(path)
-    rows = [["2", "3", "4", "5", "6", "7", "88", "11", "12", "0"] for _ in rows]
-    path.write_text("\n".join(",".join(row) for row in [header, *rows]))
-    seen = of_file(root, path).observations["s2"]
-    values = dict(zip(seen.modality.band_names, seen.values[0, :, 0, 0].tolist(), strict=True))
-    valid = dict(zip(seen.modality.band_names, seen.valid.all(axis=(0, 2, 3)).tolist(), strict=True))
-    assert values == {"B2": 2, "B3": 3, "B4": 4, "B5": 5, "B6": 6, "B7": 7, "B8": 0, "B8A": 88, "B11": 11, "B12": 12}
-    assert [name for name, known in valid.items() if not known] == ["B8"]
-
-
-def test_cloud_and_shadow_are_invalid_and_snow_is_not(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    header, *rows = rows_of(path)
-    rows = [[*["100"] * 9, str(i % 4)] for i in range(len(rows))]
-    path.write_text("\n".join(",".join(row) for row in [header, *rows]))
-    valid = of_file(root, path).observations["s2"].valid[:, 0, 0, 0]
-    assert valid[:4].tolist() == [True, False, False, True]
-
-
-def test_splits_are_sentinel_tiles_and_the_other_year_is_left_out(copy_of):
-    root = copy_of("timesen2crop")
-    extra = root / "2019_33UVP/3"
-    extra.mkdir()
-    shutil.copy(series(root), extra / "7.csv")
-    places = {split: {name.split("/")[0] for name in open_dataset("timesen2crop", root, split).ids}
-              for split in ("train", "val", "test")}  # fmt: skip
-    assert places == {"train": {"32TNT", "32TPT"}, "val": {"33TWN"}, "test": {"33UVP"}}
-
-
-def test_listing_series_opens_none(copy_of):
-    root = copy_of("timesen2crop")
-    for path in root.glob("*/*/*.csv"):
-        path.write_bytes(b"\xff\xfe")
-    assert len(open_dataset("timesen2crop", root, "all").labels()) == 6
-
-
-def test_the_class_is_the_name_of_the_folder(copy_of):
-    root = copy_of("timesen2crop")
-    path = root / "32TNT/15/x.csv"
-    path.parent.mkdir(exist_ok=True)
-    shutil.copy(sorted(root.glob("32TNT/*/*.csv"))[0], path)
-    dataset = open_dataset("timesen2crop", root, "train")
-    number = dataset.ids.index("32TNT/15/x")
-    assert dataset.labels()[number] == dataset[number].targets["crop"] == 15
-    assert timesen2crop.CROPS[15] == "Other Crops"
-
-
-def test_a_folder_that_is_no_class_is_named(copy_of):
-    root = copy_of("timesen2crop")
-    (root / "32TNT/16").mkdir()
-    with pytest.raises(SourceError, match=r"32TNT/16: '16' is not a class"):
-        open_dataset("timesen2crop", root)
-
-
-def test_a_series_of_another_length_than_the_dates_is_named(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    with pytest.raises(SourceError, match=rf"{path.name}: it has 28 rows; .*dates.csv has 29"):
-        of_file(root, path)
-
-
-def test_a_series_without_flags_is_named(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    path.write_text(path.read_text().replace("Flag", "flags"))
-    with pytest.raises(
-        SourceError, match=rf"{path.name}: it has columns B1, .* flags; expected columns B1, .* and Flag"
-    ):
-        of_file(root, path)
-
-
-def test_dates_that_change_on_disk_are_read_again(copy_of):
-    root = copy_of("timesen2crop")
-    path = series(root)
-    of_file(root, path)
-    table = path.parents[1] / "dates.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join([lines[0], "20171001", *lines[2:]]) + "\n\n")
-    assert of_file(root, path).observations["s2"].dates.astype(str)[0] == "2017-10-01"
-
-
-def test_timesen2crop_shows_what_the_world_showed():
-    dataset = open_dataset("timesen2crop", miniature("timesen2crop"), "test")
-    seen = next(tile for tile in dataset if tile.id.endswith("/0")).observations["s2"]
-    shown = World(0).tile(0, extent_m=10.0, year=2018).observe("s2", dates=seen.dates, keep_clouds=True)
-    both = seen.valid & shown.valid
-    assert both.any()
-    np.testing.assert_allclose(seen.values[both], shown.values[both], atol=0.51)
 
 
 def test_s2naip_shows_what_the_world_showed():
