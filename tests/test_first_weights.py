@@ -7,8 +7,7 @@ from torch import nn
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import WHOLE_YEAR_HEADS, init_isometric
-from test_pretrain_goals import drawn
-from test_pretrain_objective import make_batch, unit_statistics
+from objective_builders import drawn, make_batch, unit_statistics
 
 
 def beginnings(seed=0, dim=128, **config):

@@ -12,7 +12,7 @@ from anysat.pretrain.config import ObjectiveConfig
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig
 from anysat.workflows.pretrain_objective import make_objective
 from anysat.workflows.pretrain_run import open_part
-from test_pretrain_objective import unit_statistics
+from objective_builders import unit_statistics
 from tiny_pretraining import tiny, world
 
 PUBLISHED = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s2"], subpatch_order="cell", rpe_heads="first")

@@ -25,7 +25,7 @@ from anysat.train.metrics import read_metrics
 from anysat.train.run import open_run
 from anysat.train.trainer import fit
 from builders import GOLDEN, random_model
-from test_pretrain_objective import make_tiles, unit_statistics
+from objective_builders import make_tiles, unit_statistics
 
 FILE = GOLDEN / "pretrain_curve.json"
 STEPS = 30

@@ -10,7 +10,7 @@ from anysat.errors import RecordError
 from anysat.model.inputs import PixelInput
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.masking import every_other_date
-from test_pretrain_objective import GOALS, generator, make_draw, make_objective, with_nothing
+from objective_builders import GOALS, generator, make_draw, make_objective, with_nothing
 
 ONLY_DATES = {"predict_weight": 0.0, "complete_weight": 0.0, "dense_weight": 0.0, "contrast_weight": 0.0,
               "spread_weight": 0.0, "dates_weight": 1.0}  # fmt: skip

@@ -10,8 +10,7 @@ from anysat.pretrain.config import MaskingConfig
 from anysat.pretrain.goals import describe, num_numbers
 from anysat.pretrain.losses import known_loss
 from anysat.pretrain.masking import draw_masks, drop_dates
-from test_pretrain_goals import drawn
-from test_pretrain_objective import GOALS, generator, make_draw, make_objective
+from objective_builders import GOALS, drawn, generator, make_draw, make_objective
 
 ONLY_DENSE = {"predict_weight": 0.0, "complete_weight": 0.0, "contrast_weight": 0.0, "spread_weight": 0.0}
 

@@ -10,7 +10,7 @@ from anysat.model.steps import ShownPatches
 from anysat.pretrain.masking import draw_masks
 from anysat.workflows.pretrain_watch import _pairs
 from builders import random_model
-from test_pretrain_objective import generator, make_draw, make_objective, make_tiles, unit_statistics
+from objective_builders import generator, make_draw, make_objective, make_tiles, unit_statistics
 
 
 def seen_of(objective, keys, side_m=60.0, patch_size_m=30.0):

@@ -6,11 +6,7 @@ import torch
 from anysat.model.encoder import AnySat
 from anysat.model.steps import ShownPatches
 from anysat.pretrain.losses import centred, prediction_loss, unit_spread
-from test_pretrain_objective import GOALS, generator, make_batch, make_draw, make_objective, unit_statistics
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed))
+from objective_builders import GOALS, drawn, generator, make_batch, make_draw, make_objective, unit_statistics
 
 
 def test_centred_tokens_have_no_mean_among_the_valid_ones():

@@ -10,7 +10,7 @@ from torch import nn
 from anysat.modalities import MODALITIES
 from anysat.pretrain.goals import describe
 from anysat.pretrain.losses import contrast_loss, discrimination_loss, known_loss, prediction_loss, spread_loss
-from test_pretrain_objective import generator
+from objective_builders import generator
 
 
 def contrast_by_loops(tokens, valid, temperature):

@@ -1,78 +1,23 @@
 """The objective: nothing leaks, tokens and flags refer to the same patches, the teacher stays a teacher."""
 
 import copy
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from anysat.batch import Batch, Tile
 from anysat.data.loader import Draw
 from anysat.errors import EmptyTileError, RecordError
-from anysat.modalities import MODALITIES, RELEASED
 from anysat.model import chunks, steps
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.fusion import Hidden
 from anysat.model.positions import raster_coordinates, sincos_code
 from anysat.model.steps import ShownPatches
-from anysat.normalise import Normaliser
-from anysat.observation import Observation
 from anysat.pretrain.config import MaskingConfig, ObjectiveConfig
 from anysat.pretrain.masking import draw_masks
 from anysat.pretrain.objective import Pretraining
-from builders import random_input, random_model
-
-GOALS = ("teacher", "projection")
-TINY = {"predictor_depth": 1, "predictor_heads": 4}
-
-
-def make_tiles(keys, side_m=60.0, *, batch=2, dates=4, width_m=None, seed=0):
-    x = random_input(keys, side_m, width_m=width_m, batch=batch, times=dates, seed=seed)
-    tiles = []
-    for index in range(batch):
-        seen = []
-        for key in keys:
-            modality = MODALITIES[key]
-            when = np.datetime64("2020-01-01") + x[f"{key}_dates"][index].numpy() if modality.is_temporal else None
-            seen.append(Observation.of(modality, x[key][index].numpy(), dates=when))
-        tiles.append(Tile.of(*seen, id=f"t{index}"))
-    return tiles
-
-
-def make_batch(keys, side_m=60.0, **options):
-    return Batch.of(make_tiles(keys, side_m, **options))
-
-
-def make_draw(keys, patch_size_m, **options):
-    return Draw(step=0, dataset="d", patch_size_m=patch_size_m, batch=make_batch(keys, **options))
-
-
-def make_objective(goal="teacher", masking=None, normaliser=None, **config):
-    student = random_model(subpatch_order="raster").requires_grad_(True)
-    student.normaliser = normaliser or unit_statistics()
-    torch.manual_seed(0)
-    made = Pretraining(student, masking, ObjectiveConfig(goal=goal, **{**TINY, **config}))
-    torch.manual_seed(1)
-    with torch.no_grad():  # nothing hides behind a zero
-        for parameter in made.predictor.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        made.hidden_token.normal_()
-    return made.eval()
-
-
-def unit_statistics():
-    batch = make_batch([m.key for m in RELEASED if not m.covers_tile] + ["modis"], 60.0, batch=1)
-    found = Normaliser.from_batch(batch)
-    from dataclasses import replace
-
-    table = next(iter(found.statistics.values()))
-    plain = {k: replace(s, mean=(0.0,) * len(s.bands), std=(1.0,) * len(s.bands)) for k, s in table.items()}
-    return Normaliser(statistics={"d": plain})
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from objective_builders import GOALS, generator, make_batch, make_draw, make_objective, with_nothing
 
 
 def changed_pixels(draw, patches, grid_cols, seed=1):
@@ -85,12 +30,8 @@ def changed_pixels(draw, patches, grid_cols, seed=1):
             where = patches.view(-1, rows, grid_cols).repeat_interleave(side, 1).repeat_interleave(side, 2)
             where = where.view(len(where), *(1,) * (seen.values.ndim - 3), *where.shape[1:])
             other = torch.where(where, torch.randn(seen.values.shape, generator=noise), seen.values)
-            from dataclasses import replace
-
             seen = replace(seen, values=other)
         observations[key] = seen
-    from dataclasses import replace
-
     return replace(draw, batch=replace(draw.batch, observations=observations))
 
 
@@ -330,20 +271,9 @@ def test_activations_are_computed_again_a_quarter_of_a_chunk_at_a_time(monkeypat
     assert sum(rows) == 2 * 9 * 4
 
 
-def with_nothing(batch, tile, key):
-    from dataclasses import replace
-
-    seen = batch.observations[key]
-    valid = seen.valid.clone()
-    valid[tile] = False
-    return replace(batch, observations={**batch.observations, key: replace(seen, valid=valid)})
-
-
 @pytest.mark.parametrize("goal", GOALS)
 def test_a_tile_that_saw_nothing_changes_no_other_and_no_gradient_is_nan(goal):
     draw = make_draw(("s2", "s1"), 20.0, batch=3)
-    from dataclasses import replace
-
     empty = replace(draw, batch=with_nothing(with_nothing(draw.batch, 1, "s2"), 1, "s1"))
     objective = make_objective(goal)
     found = objective(empty, generator())
@@ -361,8 +291,6 @@ def test_a_tile_that_saw_nothing_changes_no_other_and_no_gradient_is_nan(goal):
 def test_a_batch_that_saw_nothing_teaches_nothing_and_ends_no_run(goal, keys, caplog):
     """Of one tile, say, which comes after hours, and again whenever the run is gone on with."""
     draw = make_draw(keys, 20.0, batch=1)
-    from dataclasses import replace
-
     batch = draw.batch
     for key in keys:
         batch = with_nothing(batch, 0, key)
@@ -395,8 +323,6 @@ def test_projections_are_frozen_and_the_same_in_every_model():
 def test_projections_do_not_depend_on_what_is_invalid():
     objective = make_objective("projection")
     batch = make_batch(("s2", "s1"), 60.0)
-    from dataclasses import replace
-
     seen = batch.observations["s2"]
     valid = torch.rand(seen.valid.shape, generator=generator()) > 0.3
     found = []

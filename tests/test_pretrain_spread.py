@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anysat.pretrain.losses import spread_loss
-from test_pretrain_goals import drawn
+from objective_builders import drawn
 
 
 def slow_spread(tokens):
