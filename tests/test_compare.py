@@ -32,6 +32,8 @@ WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
 TARGET, CLASSES = "land_cover", 7
 BLOCK_KM = 150
 FOLDS = 3
+COUNTS = {"sickle": 6, "timesen2crop": 12}
+"""Tiles of miniatures; those of SICKLE are maps, and take long."""
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def embedded(weights):
     """Compares embeddings on a miniature; gives the names of the files that are in the cache after it."""
 
     def call(name, cache, *words):
-        options = [f"--data.dataset={name}", f"--data.root={miniature(name, tiles=12)}", f"--weights=[{weights}]",
+        options = [f"--data.dataset={name}", f"--data.root={miniature(name, tiles=COUNTS[name])}", f"--weights=[{weights}]",
                    f"--data.target={find_dataset(name).targets[0].name}", "--data.modalities=[s2]",
                    "--models=[neighbours]", f"--cache={cache}"]  # fmt: skip
         assert main(["evaluate", "--compare", *options, *words]) == 0
@@ -270,7 +272,7 @@ def test_every_turn_is_standardised_by_its_own_training_tiles(embedded, tmp_path
 
 def test_a_comparison_sees_the_tiles_as_it_is_told_to(embedded, tmp_path):
     cache, statistics = tmp_path / "cache", tmp_path / "own.json"
-    tiles = open_dataset("sickle", miniature("sickle", tiles=12), "test", modalities=["s2", "s1"])
+    tiles = open_dataset("sickle", miniature("sickle", tiles=COUNTS["sickle"]), "test", modalities=["s2", "s1"])
     Normaliser.from_batch(Batch.of([tiles[0]])).save(statistics)
     seen, both = set(), "--data.modalities=[s2,s1]"
     for words in ([], ["--day-convention=days_since 2015-01-01"], [f"--statistics={statistics}"], ["--dense=s1"]):
