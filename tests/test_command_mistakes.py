@@ -82,7 +82,7 @@ def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsy
     ("embed a --out=b --patch-size-m=20 --window four", "--window: expected a whole number, got 'four'"),
     ("embed a --out=b", "the following arguments are required: --patch-size-m"),
     ("embed --update a.zarr --window 4", "`anysat embed --update --help` lists all"),
-    ("plan a --patch-size-m=20 --out=b", "unknown option '--out'"),
+    ("plan a --patch-size-m=20 --update=b.zarr", "unknown option '--update'"),
     ("evaluate --compare run", "unrecognized arguments: run"),
     ("pretrain --engine.precision 32 --out=b", "unknown --engine.precision '32'; closest: float32"),
     ("pretrain --engine.devices many --out=b", "--engine.devices: expected auto or a whole number, got 'many'"),
@@ -106,7 +106,7 @@ def test_a_mistake_in_an_option_is_one_line(words, told, capsys):
 
 
 @pytest.mark.parametrize(("command", "text", "option"), [
-    ("sensors", "modalities: a.yaml", "--modalities"), ("plan a --patch-size-m=20", "out: a.zarr", "--out"),
+    ("sensors", "modalities: a.yaml", "--modalities"), ("plan a --patch-size-m=20", "update: a.zarr", "--update"),
     ("evaluate run", "data: {dataset: world}", "--data.dataset"),
     ("finetune --out=run", "model: {modality_files: [a.yaml]}", "--model.modality-files"),
 ])  # fmt: skip

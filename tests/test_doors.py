@@ -38,7 +38,7 @@ OPTIONS = {
         "readers",
         "scheduler",
     },
-    "plan": (EMBED - {"out", "also", "scheduler", "places", "overwrite"}) | {"measure"},
+    "plan": EMBED | {"measure"},
     "pretrain": {
         "preset",
         "out",

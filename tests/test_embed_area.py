@@ -44,7 +44,7 @@ def s2(tmp_path_factory):
 def run(tmp_path, capsys):
     def call(*words, command="embed", out="out.zarr", patch_size_m=20):
         argv = [command, f"--patch-size-m={patch_size_m}", *words, "--weights=nano", "--statistics=from-data"]
-        argv += [] if command == "plan" else [f"--out={tmp_path / out}"]
+        argv += [f"--out={tmp_path / out}"]
         status = main([str(word) for word in argv])
         said = capsys.readouterr()
         return status, said.out, said.err

@@ -170,8 +170,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
     """Create the parser of a command from the fields of its config.
 
     A field with the metadata `positional` (its name in the usage line) and `help` takes the words without an option
-    name. All others are options, except those that the config names in `NO_OPTIONS`, with the help in their metadata or
-    else in the text beneath the field.
+    name. All others are options, with the help in their metadata or else in the text beneath the field.
     """
     from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -201,8 +200,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
         parser.add_argument(
             field.name, nargs="*" if several else "?", metavar=shown, help=text, default=argparse.SUPPRESS
         )
-    no_options = {field.name for field in fields} | getattr(config, "NO_OPTIONS", set())
-    parser.add_class_arguments(config, None, skip=no_options)
+    parser.add_class_arguments(config, None, skip={field.name for field in fields})
     told = {field.name: field.metadata["help"] for field in dataclasses.fields(config) if "help" in field.metadata}
     for action in parser._actions:
         action.help = told.get(action.dest, action.help)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
@@ -11,17 +10,11 @@ from anysat.workflows.embed import EmbedConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(EmbedConfig):
-    """Estimate the cost of `anysat embed`: windows, time, memory, reads, output size.
+    """Estimate the cost of `anysat embed` with the same options: windows, time, memory, reads, output size."""
 
-    It takes the options of `anysat embed` that change the cost.
-    """
-
-    out: str = "area.zarr"
+    out: str = field(default="area.zarr", metadata={"help": "Output of `anysat embed`; nothing is written."})
     measure: bool = True
     """Read, encode and fuse one window, to estimate time and operations on this machine."""
-
-    NO_OPTIONS: ClassVar[frozenset[str]] = frozenset({"out", "also", "scheduler", "places", "overwrite"})
-    """Options of `anysat embed` that do not change its cost, or by nothing that is estimated."""
 
 
 def plan(config: PlanConfig) -> Answer:
