@@ -264,7 +264,7 @@ def test_statistics_of_a_part_say_so():
 
 
 def command(out, *more):
-    return ["datasets", "stats", NAME, str(miniature(NAME)), "--out", str(out), "--num-workers", "1", *more]
+    return ["datasets", "stats", NAME, str(miniature(NAME)), "--out", str(out), "--num-workers", "0", *more]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.tasks.base import Task
 from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
-from anysat.whole_files import write_whole
+from anysat.whole_files import write_output
 from anysat.workflows.answer import Answer
 from anysat.workflows.compare_features import FeatureSet, Samples, Table, feature_sets, one_by_one
 from anysat.workflows.compare_told import Comparison, Line
@@ -43,7 +43,7 @@ def compare(config: CompareConfig) -> Answer:
             lines += _fitted(features, tables, samples, task, config)
     found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
     if config.out is not None:
-        write_whole(Path(config.out), to_json(found.to_dict(config, data)))
+        write_output(Path(config.out), to_json(found.to_dict(config, data)))
     return Answer(str(found))
 
 

@@ -26,7 +26,7 @@ class PackConfig:
     shard_mb: float = 256.0
     """Approximate size of a shard, in megabytes."""
     num_workers: int = 2
-    """Number of processes that read and write; the bytes written do not depend on it."""
+    """Number of processes that read and write; 0 works in the main process. The bytes written do not depend on it."""
     verify: bool = False
     """Check every byte against the checksums: of OUT after writing, or of PATH if there is no OUT."""
     overwrite: bool = False
@@ -40,8 +40,8 @@ class PackConfig:
             check_heard(self, names, "without --out, which writes nothing")
         if self.shard_mb <= 0:
             raise RecordError("--shard-mb", self.shard_mb, "a positive number of megabytes")
-        if self.num_workers < 1:
-            raise RecordError("--num-workers", self.num_workers, "1 or more")
+        if self.num_workers < 0:
+            raise RecordError("--num-workers", self.num_workers, "0 or more")
 
 
 def pack(config: PackConfig) -> str:

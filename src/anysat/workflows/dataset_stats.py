@@ -34,18 +34,17 @@ class StatsConfig:
     seed: int = 0
     """Seed for choosing the tiles."""
     num_workers: int = 2
-    """Number of reading processes; the result does not depend on it."""
+    """Number of processes that read tiles; 0 reads in the main process. The result does not depend on it."""
     overwrite: bool = False
     """Replace OUT."""
 
     def __post_init__(self) -> None:
         check_output("--out", self.out, Result.FIGURES)
-        for option in ("samples", "num_workers"):
-            number = getattr(self, option)
-            if number is not None and number < 1:
-                raise RecordError(f"--{option.replace('_', '-')}", number, "1 or more")
-        if self.seed < 0:
-            raise RecordError("--seed", self.seed, "0 or more")
+        if self.samples is not None and self.samples < 1:
+            raise RecordError("--samples", self.samples, "1 or more")
+        for option in ("seed", "num_workers"):
+            if getattr(self, option) < 0:
+                raise RecordError(f"--{option.replace('_', '-')}", getattr(self, option), "0 or more")
 
 
 def stats(config: StatsConfig) -> Any:

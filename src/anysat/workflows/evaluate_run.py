@@ -17,7 +17,7 @@ from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
-from anysat.whole_files import write_whole
+from anysat.whole_files import write_output
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import EvaluateConfig
 from anysat.workflows.folds import FOLDS, intervals_of, spread_lines, spread_of
@@ -46,7 +46,7 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
         split = None if config.split == "test" else config.split
         lines = [*spread_lines(content), *paper_line(parent["command"], parent["config"], split, config.crop_m)]
     if config.out is not None:
-        write_whole(Path(config.out), to_json(content))
+        write_output(Path(config.out), to_json(content))
     return Answer("\n".join(lines))
 
 
