@@ -200,7 +200,7 @@ MISTAKES = [
     (["s2={tmp}/in/s2", "--update", "{plain}"], "--keep series"),
     (["l8={tmp}/in/s2", "--update", "{out}"], "l8"),
     (["--update", "{out}", "--period=month", "--dates=2020-02-01/2020-03-31"], "2020-01-03"),
-    (["--out={tmp}/b.zarr", "--patch-size-m=20"], "--update"),
+    (["--out={tmp}/b.zarr", "--patch-size-m=20"], "expected inputs, such as s2=cube.nc"),
     (["s2={tmp}/in/s2", "--patch-size-m=20"], "--out"),
     (["s2={tmp}/in/s2", "--patch-size-m=20", "--out={tmp}/b.tif", "--keep=series"], "NAME.zarr"),
     (["s2={tmp}/in/s2", "--patch-size-m=20", "--out={tmp}/b.zarr", "--keep=all"], "features"),
