@@ -183,6 +183,7 @@ def test_a_map_lies_where_its_inputs_lie(run_task, tmp_path):
     assert classes[0, 0] == 255
     assert (classes[classes != 255] < 7).all()
     assert names["CLASS_1"] == "forest"
+    assert "<Category>forest</Category>" in (tmp_path / "map.tif.aux.xml").read_text(), "which GDAL and QGIS show"
     with rasterio.open(tmp_path / "map_probability.tif") as file:
         shares = file.read()
         assert file.descriptions[1] == "forest"

@@ -12,12 +12,12 @@ from anysat.data.work import to_json
 from anysat.errors import RecordError, UnknownNameError
 from anysat.geo.addresses import unsigned
 from anysat.geo.descriptions import describe_sources
-from anysat.geo.maps import write_values
+from anysat.geo.maps import category_names, class_attributes, write_values
 from anysat.geo.outputs import Result, check_output
 from anysat.geo.writers import check_apart, staged
 from anysat.model.digest import made_by
 from anysat.model.precision import find_device, find_precision, multiplying
-from anysat.picture_samples import sample_figure
+from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor, load_task
 from anysat.workflows.answer import Answer
@@ -39,8 +39,8 @@ def predict_tile(config: PredictConfig) -> Answer:
     finals = [out]
     if target.level == "pixel":
         finals.append(out.with_suffix(".png"))
-        if config.probabilities:
-            finals.append(out.with_name(f"{out.stem}_probability.tif"))
+        finals += [_probability(out)] if config.probabilities else []
+        finals += [_categories(out)] if target.classes else []
     given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
     check_apart(finals, [*(source.file for source in given.values()), config.run])
     for key in given:
@@ -66,22 +66,32 @@ def predict_tile(config: PredictConfig) -> Answer:
         if target.level == "tile":
             (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
         else:
-            _write_map(predictor, tile, found, folder / out.name, tags, [folder / path.name for path in finals])
+            _write_map(predictor, tile, found, folder / out.name, tags, with_probabilities=config.probabilities)
     answered = f"{_told(predictor, found)}, computed in {precision}"
     return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 
 
+def _probability(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_probability.tif")
+
+
+def _categories(out: Path) -> Path:
+    return out.with_name(f"{out.name}.aux.xml")
+
+
 def _write_map(
-    predictor: Predictor, tile: Tile, found: Prediction, path: Path, tags: dict[str, Any], files: list[Path]
+    predictor: Predictor, tile: Tile, found: Prediction, path: Path, tags: dict[str, Any], *, with_probabilities: bool
 ) -> None:
     target, answer = predictor.task.target, found.answer[0].cpu().numpy()
     geobox = tile.geobox.zoom_to(answer.shape[:2])
     write_answers(path, answer, geobox, target, tags)
-    if len(files) > 2 and found.probabilities is not None:
+    if target.classes:
+        _categories(path).write_text(category_names(class_attributes(target.classes, colours_of(target))))
+    if with_probabilities and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
-        write_values(files[2], shares, geobox, list(target.classes), tags)
+        write_values(_probability(path), shares, geobox, list(target.classes), tags)
     shown = Tile(observations=tile.observations, id=tile.id, geobox=tile.geobox, targets={target.name: answer})
-    sample_figure(shown, [target], "prediction", "answer").savefig(files[1])
+    sample_figure(shown, [target], "prediction", "answer").savefig(path.with_suffix(".png"))
 
 
 def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:
