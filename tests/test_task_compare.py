@@ -162,7 +162,7 @@ def test_answers_of_simple_models_are_kept_within_the_limits_of_a_target(limits,
     )
     task = make_task(target, {"mean": 30.0, "deviation": 7.0})
     compare_module._score(sheet, model, np.zeros((3, 1)), np.arange(3), samples, task)
-    assert told == [pytest.approx(wanted, abs=1e-4), 3, 3]
+    assert told == [pytest.approx(wanted, rel=1e-6), 3, 3]
 
 
 def test_what_is_fitted_to_values_is_called_what_it_is():
