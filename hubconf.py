@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 import torch  # noqa: E402
 
 from anysat.errors import InputError, UnknownNameError  # noqa: E402
-from anysat.model.checkpoint import PUBLISHED_REPO, load  # noqa: E402
+from anysat.model.checkpoint import PUBLISHED_REPO  # noqa: E402
 from anysat.model.config import SIZES  # noqa: E402
 from anysat.model.encoder import AnySat  # noqa: E402
+from anysat.model.load import load  # noqa: E402
 
 
 def anysat(

@@ -23,7 +23,7 @@ from anysat.areas.sample import measure_places
 from anysat.data.world import World
 from anysat.geo.area import Span
 from anysat.workflows.embed import EmbedConfig
-from anysat.workflows.embed_area import prepare
+from anysat.workflows.embed.area import prepare
 
 SEED, DATES = 321, 6
 

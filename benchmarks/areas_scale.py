@@ -65,9 +65,9 @@ def embed_one(side_px: int) -> dict[str, float]:
     import torch
 
     from anysat.areas.run import Timing
-    from anysat.geo.stored import provenance_of
+    from anysat.geo.stores.stored import provenance_of
     from anysat.workflows.embed import EmbedConfig
-    from anysat.workflows.embed_area import embed_area
+    from anysat.workflows.embed.area import embed_area
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,9 +128,9 @@ def large() -> None:
     import torch
 
     from anysat.areas.run import run_here
-    from anysat.geo.store import AreaStore
+    from anysat.geo.stores.store import AreaStore
     from anysat.workflows.embed import EmbedConfig
-    from anysat.workflows.embed_area import measure_statistics, prepare
+    from anysat.workflows.embed.area import measure_statistics, prepare
 
     class Enough(Exception):
         pass
@@ -162,12 +162,12 @@ def fusion() -> None:
     """Measure both steps of an area, and the share of the second, fusing windows that overlap by a quarter."""
     import torch
 
-    from anysat.geo.stored import provenance_of
+    from anysat.geo.stores.stored import provenance_of
     from anysat.model.checkpoint import save
     from anysat.model.config import ModelConfig
     from anysat.model.encoder import AnySat
     from anysat.workflows.embed import EmbedConfig
-    from anysat.workflows.embed_area import embed_area
+    from anysat.workflows.embed.area import embed_area
 
     torch.manual_seed(0)
     print("| patch, m | patches | precision | encode, s | fuse, s | share of fusion |\n|---|---|---|---|---|---|")

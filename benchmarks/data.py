@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.layout import DatasetFolder
 from anysat.data.mixture import GEOPLEX, Mixture, Part
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.transforms import Augmentation, augment
 from anysat.data.world import World

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.layout import DatasetFolder
 from anysat.data.mixture import Mixture, Part
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.data.transforms import Augmentation
 from anysat.data.world import World
 

@@ -27,9 +27,9 @@ from anysat.probing.health import problems
 from anysat.train.metrics import METRICS, read_metrics
 from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
-from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.pretrain_presets import world_nano
-from anysat.workflows.pretrain_run import run_pretraining
+from anysat.workflows.pretrain.objective import new_encoder
+from anysat.workflows.pretrain.presets import world_nano
+from anysat.workflows.pretrain.run import run_pretraining
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "pretraining"
 SEEDS, GOALS = (0, 1, 2), ("teacher", "projection", "projection-discriminate")

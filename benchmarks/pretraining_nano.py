@@ -20,14 +20,15 @@ from pretraining_probe import probe_world, record
 from pretraining_world import TASKS, world_set
 
 import anysat
-from anysat.model.checkpoint import SHIPPED, load, save
+from anysat.model.checkpoint import SHIPPED, save
 from anysat.model.encoder import AnySat
+from anysat.model.load import load
 from anysat.probing.health import problems
 from anysat.workflows.pretrain import PretrainConfig
-from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import monitors, open_part
-from anysat.workflows.pretrain_watch import HealthMonitor
+from anysat.workflows.pretrain.objective import new_encoder
+from anysat.workflows.pretrain.presets import nano
+from anysat.workflows.pretrain.run import monitors, open_part
+from anysat.workflows.pretrain.watch import HealthMonitor
 
 PATCH_SIZE_M = 20.0
 WEIGHTS = SHIPPED["nano"]

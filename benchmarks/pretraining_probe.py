@@ -41,9 +41,9 @@ from pretraining_world import TASKS, WorldSet, world_set
 import anysat
 from anysat.batch import Batch
 from anysat.data.world import VERSION
-from anysat.model.checkpoint import load
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
+from anysat.model.load import load
 
 HELD_OUT = 8
 """Number of the last test tiles, which are used for retrieval between modalities."""

@@ -40,9 +40,9 @@ from anysat.pretrain.goals import describe
 from anysat.train.config import KeepConfig
 from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
-from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.pretrain_presets import world_nano
-from anysat.workflows.pretrain_watch import HealthMonitor
+from anysat.workflows.pretrain.objective import new_encoder
+from anysat.workflows.pretrain.presets import world_nano
+from anysat.workflows.pretrain.watch import HealthMonitor
 
 SOURCES = {
     POINTS: Source(2, 96),

@@ -27,16 +27,17 @@ import torch
 
 import anysat
 from anysat.model.checkpoint import save
-from anysat.workflows.compare import compare
 from anysat.workflows.evaluate import CompareConfig
+from anysat.workflows.evaluate.comparison import compare
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.finetune_run import run_finetuning
-from anysat.workflows.labelled_data import open_data
-from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.pretrain_presets import nano
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.finetune.run import run_finetuning
+from anysat.workflows.pretrain.objective import new_encoder
+from anysat.workflows.pretrain.presets import nano
 from anysat.workflows.probe import ProbeConfig
-from anysat.workflows.probe_run import run_probe
-from anysat.workflows.task_presets import FINETUNES, PROBES
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.probe.run import run_probe
+from anysat.workflows.supervised.data import open_data
 
 RECORDS = Path(__file__).parents[1] / "docs" / "experiments" / "world-labels.jsonl"
 TASKS, SEEDS = ("land-cover", "species", "crop", "change", "flood"), (0, 1)

@@ -4,15 +4,18 @@ from typing import Any
 
 import torch
 
-from anysat.data.base import DatasetRecord, dataset_names, find_dataset
+from anysat.data.base import DatasetRecord
 from anysat.data.check import CHECKS
 from anysat.data.layout import Layout
+from anysat.data.open import dataset_names, find_dataset
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.config import SIZES
 from anysat.model.encoder import AnySat
-from anysat.workflows.dataset_facts import NOT_CHECKED, holds, stored
-from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES
-from anysat.workflows.task_text import FIGURES
+from anysat.workflows.datasets.facts import NOT_CHECKED, holds, stored
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.supervised.experiments import PAPER
+from anysat.workflows.supervised.text import FIGURES
 
 
 def modalities_table() -> str:

@@ -20,8 +20,8 @@ from anysat.data.base import Target
 from anysat.errors import SourceError
 from anysat.geo.area import Area
 from anysat.geo.grid import Footprint
-from anysat.geo.layout import Layout
-from anysat.geo.store import AreaStore
+from anysat.geo.stores.layout import Layout
+from anysat.geo.stores.store import AreaStore
 from anysat.modalities import MODALITIES, Modality
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation

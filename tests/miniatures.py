@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.datasets import world as generated
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.modalities import MODALITIES
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.modalities import MODALITIES
 from geo_builders import LEFT, TOP, geobox, ramp, write_tif
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.data.pack.write import pack_dataset
 from miniatures import miniature
 

@@ -8,7 +8,7 @@ import pystac
 import rasterio
 import rasterio.shutil
 
-from anysat.geo.sources import open_sources
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES
 from geo_builders import geobox, write_tif
 

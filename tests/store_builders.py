@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from anysat.geo.conventions import embedding_attributes
-from anysat.geo.layout import Layout
-from anysat.geo.quantise import quantisation
-from anysat.geo.store import AreaStore, Unit
+from anysat.geo.stores.conventions import embedding_attributes
+from anysat.geo.stores.layout import Layout
+from anysat.geo.stores.quantise import quantisation
+from anysat.geo.stores.store import AreaStore, Unit
 from geo_builders import geobox
 
 PERIODS = [(date(2020, 1, 1), date(2020, 6, 30)), (date(2020, 7, 1), date(2020, 12, 31))]

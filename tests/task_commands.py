@@ -6,7 +6,7 @@ import json
 import torch
 
 from anysat import AnySat, ModelConfig
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.modalities import MODALITIES
 from miniatures import miniature
 

@@ -13,8 +13,9 @@ import anysat
 from anysat.batch import Batch
 from anysat.cli import main
 from anysat.data.absent import tile_of
-from anysat.data.base import Samples, find_dataset, open_dataset
+from anysat.data.base import Samples
 from anysat.data.layout import DatasetFolder, Entry, Layout
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.world import World
 from anysat.errors import UnknownNameError

@@ -12,7 +12,8 @@ import rasterio
 import zarr
 
 from anysat.cli import main
-from anysat.data.base import Target, find_dataset
+from anysat.data.base import Target
+from anysat.data.open import find_dataset
 from anysat.data.targets import KINDS
 from anysat.errors import RecordError, WeightsError
 from anysat.modalities import MODALITIES

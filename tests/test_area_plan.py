@@ -11,7 +11,7 @@ from anysat.areas.maps import MapJob
 from anysat.areas.run import _Plan
 from anysat.areas.windows import Windowing
 from anysat.geo.area import Area
-from anysat.geo.store import Unit
+from anysat.geo.stores.store import Unit
 
 GROUNDS = [
     (100, 8, 16, 0.25),

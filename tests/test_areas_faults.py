@@ -22,10 +22,10 @@ from anysat.areas.windows import Windowing
 from anysat.batch import Tile
 from anysat.cli import main
 from anysat.errors import InputError
-from anysat.geo.sources import source_of
+from anysat.geo.read.sources import source_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
-from anysat.workflows.area_inputs import AreaInputs
+from anysat.workflows.areas.inputs import AreaInputs
 from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
 from area_builders import LEFT as WAVES_LEFT
 from area_builders import TOP as WAVES_TOP
@@ -66,7 +66,7 @@ def stop(*_, **__):
 def stopped(monkeypatch, name, call):
     """Run until a function of the area's run is called."""
     with monkeypatch.context() as patch:
-        patch.setattr(f"anysat.workflows.area_run.{name}", stop)
+        patch.setattr(f"anysat.workflows.areas.run.{name}", stop)
         assert call()[0] == 130
 
 
@@ -75,7 +75,7 @@ def stopped(monkeypatch, name, call):
 def test_an_area_that_stopped_after_its_store_was_finished_goes_on(run, s2, tmp_path, monkeypatch, out, at):
     words = f"s2={s2}", DAYS, f"--out={tmp_path / out}", *(["--also=.tif"] if out == "a.zarr" else [])
     stopped(monkeypatch, at, lambda: run(*words))
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)  # nothing is computed again
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", stop)  # nothing is computed again
     status, said, errors = run(*words)
     assert (status, errors) == (0, "")
     assert "computed by an earlier run" in said
@@ -104,7 +104,7 @@ def test_a_zone_that_is_finished_is_not_computed_again(run, tmp_path, monkeypatc
         runs.append(given)
         return run_here(*given, **options) if len(runs) != 2 else stop()
 
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", first_alone)
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", first_alone)
     assert run(*words)[0] == 130
     assert run(*words)[0] == 0
     assert len(runs) == 3
@@ -297,7 +297,7 @@ def test_what_is_asked_of_an_area_makes_one(run, s2, tmp_path):
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(run, s2, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", stop)
     (tmp_path / "mine.tif").write_text("mine")
     status, _, errors = run(f"s2={s2}", DAYS, *words)
     assert status == 2
@@ -325,7 +325,7 @@ def test_large_ground_that_stopped_after_its_store_was_finished_goes_on_by_the_s
     monkeypatch.setattr("anysat.geo.grid.MAX_PATCHES", 100)
     words = f"s2={s2}", f"--out={tmp_path / 'a'}"
     stopped(monkeypatch, "area_figure", lambda: run(*words))
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", stop)
     status, said, errors = run(*words)
     assert (status, errors) == (0, "")
     assert "computed by an earlier run" in said
@@ -335,7 +335,7 @@ def test_large_ground_that_stopped_after_its_store_was_finished_goes_on_by_the_s
 def test_an_area_that_is_finished_says_so_before_anything_is_measured(run, s2, tmp_path, monkeypatch):
     words = f"s2={s2}", DAYS, "--window=8", f"--out={tmp_path / 'a.zarr'}"
     assert run(*words)[0] == 0
-    monkeypatch.setattr("anysat.workflows.embed_area.measure_places", stop)
+    monkeypatch.setattr("anysat.workflows.embed.area.measure_places", stop)
     status, _, errors = run(*words)
     assert status == 2
     assert "exists" in errors
@@ -392,7 +392,7 @@ def test_periods_come_in_the_order_of_time(run, s2, tmp_path):
 def test_a_scheduler_is_asked_before_anything_is_measured(run, s2, tmp_path, monkeypatch):
     import dask
 
-    monkeypatch.setattr("anysat.workflows.embed_area.prepare", stop)
+    monkeypatch.setattr("anysat.workflows.embed.area.prepare", stop)
     with dask.config.set({"distributed.comm.timeouts.connect": "100ms"}):
         status, _, errors = run(f"s2={s2}", "--scheduler=tcp://127.0.0.1:9", f"--out={tmp_path / 'a.zarr'}")
     assert status == 2

@@ -9,8 +9,8 @@ import pytest
 import zarr
 
 from anysat.cli import main
-from anysat.geo.catalog import write_catalog
-from anysat.geo.store import AreaStore
+from anysat.geo.stores.store import AreaStore
+from anysat.geo.write.catalog import write_catalog
 from store_builders import GRID, MADE_FROM, PERIODS, begin, class_layout, finished, patch_layout
 from test_geo_catalog import run
 

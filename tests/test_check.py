@@ -10,10 +10,10 @@ import pytest
 import rasterio
 from affine import Affine
 
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import CHECKS, check_dataset, spread_choice
 from anysat.data.check.dates import first_date
 from anysat.data.files import read_file, write_file
+from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import InputError, MissingFileError
 from anysat.modalities import MODALITIES
 from miniatures import LAYOUTS, TILES, copied, miniature

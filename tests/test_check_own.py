@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from anysat.data.base import open_dataset
 from anysat.data.check import check_dataset
+from anysat.data.open import open_dataset
 from anysat.data.pack.write import pack_dataset
 from geo_builders import LEFT, SOUTH, TOP, geobox, write_tif
 from own_builders import COVER, S2, described, image

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from anysat.batch import Tile
-from anysat.data.base import Samples, find_dataset, open_dataset
+from anysat.data.base import Samples
 from anysat.data.check import CHECKS, check_dataset, find, look
 from anysat.data.check.evidence import Evidence, see_tile
 from anysat.data.check.files import look_up
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset, open_dataset
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from miniatures import copied, miniature

@@ -8,12 +8,12 @@ import pytest
 
 from anysat.choices import choices_of
 from anysat.cli import COMMANDS, _parse, main, make_parser
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.errors import UnknownNameError
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.pretrain import PartConfig, PretrainConfig
-from anysat.workflows.pretrain_run import _name_of
+from anysat.workflows.pretrain.run import _name_of
 from miniatures import miniature
 
 

@@ -12,20 +12,22 @@ from sklearn.linear_model import LogisticRegression
 
 from anysat import AnySat, Batch, ModelConfig
 from anysat.cli import main
-from anysat.data.base import Target, find_dataset, open_dataset
+from anysat.data.base import Target
 from anysat.data.datasets.world import WorldSettings
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.splits import block_numbers, fold_numbers
-from anysat.model.checkpoint import load, save
+from anysat.model.checkpoint import save
 from anysat.model.digest import digest as sha256
 from anysat.model.first_weights import init_isometric
+from anysat.model.load import load
 from anysat.normalise import Normaliser
 from anysat.tasks.base import make_task
 from anysat.tasks.simple import MODELS, models, outputs
-from anysat.workflows.compare import _score
-from anysat.workflows.compare_features import FeatureSet
-from anysat.workflows.compare_told import Comparison, Line
-from anysat.workflows.compare_turns import Turns
-from anysat.workflows.supervised import LabelledData
+from anysat.workflows.evaluate.comparison import _score
+from anysat.workflows.evaluate.features import FeatureSet
+from anysat.workflows.evaluate.told import Comparison, Line
+from anysat.workflows.evaluate.turns import Turns
+from anysat.workflows.supervised.config import LabelledData
 from miniatures import miniature
 
 WORLD = {"tiles": 24, "seed": 7, "modalities": ["s1"], "extent_m": 60}
@@ -342,7 +344,7 @@ def test_labels_and_values_are_compared_too(dataset, modality, primary, tmp_path
     ("value", [[1.0], [1.0]], True), ("value", [[1.0], [1.1]], False),
 ])  # fmt: skip
 def test_one_answer_for_all_is_told_by_answers_not_by_probabilities(kind, outputs_of, is_constant, monkeypatch):
-    monkeypatch.setattr("anysat.workflows.compare.outputs", lambda *_: torch.tensor(outputs_of))
+    monkeypatch.setattr("anysat.workflows.evaluate.comparison.outputs", lambda *_: torch.tensor(outputs_of))
     truth = np.array([[0, 1], [1, 0]]) if kind == "labels" else np.array([0, 1])
     target = Target(name="t", level="tile", kind=kind, classes=() if kind == "value" else ("a", "b"))
     samples = SimpleNamespace(places=SimpleNamespace(truth=truth, tile=np.arange(2)),

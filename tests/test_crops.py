@@ -9,7 +9,7 @@ import torch
 from anysat import AnySat, ModelConfig
 from anysat.batch import Batch, Tile
 from anysat.cli import main
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.transforms import extent_m, five_corners
 from anysat.errors import InputError
 from anysat.modalities import MODALITIES

@@ -12,11 +12,11 @@ import pyarrow.parquet
 import pytest
 
 from anysat.cli import main
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.geo.claims import alone_at
-from anysat.model.checkpoint import load
+from anysat.model.load import load
 from anysat.probing.cache import extract
-from anysat.workflows import dataset_embed_run
+from anysat.workflows.datasets.embed import run as dataset_embed_run
 from geo_builders import geobox, ramp, write_tif
 from miniatures import miniature
 from own_builders import S2, described

@@ -15,14 +15,14 @@ import yaml
 
 from anysat.batch import Batch
 from anysat.cli import main
-from anysat.data.base import find_dataset, open_dataset
-from anysat.model.checkpoint import load
+from anysat.data.open import find_dataset, open_dataset
+from anysat.model.load import load
 from anysat.normalise import Normaliser
 from anysat.probing.cache import extract
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import PREDICTOR_FILE, Predictor, View, load_task
 from anysat.tasks.probe import outputs_of
-from anysat.workflows import tile_answers
+from anysat.workflows.tile_tables import answers as tile_answers
 from geo_builders import LEFT, TOP, geobox, ramp, write_tif
 from labelled import randomise
 from miniatures import miniature, samples_of

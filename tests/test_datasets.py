@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.files import read_file, write_file
 from anysat.data.layout import TEXT, DatasetFolder
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError
 from anysat.modalities import MODALITIES, RELEASED

@@ -9,8 +9,8 @@ import pytest
 
 from anysat.batch import Tile
 from anysat.cli import main
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.check import CHECKS
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from anysat.picture_samples import class_colours, sample_figure

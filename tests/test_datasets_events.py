@@ -13,10 +13,10 @@ import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import spacenet7
 from anysat.data.files import read_file, write_file
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import FACTORS, World
 from anysat.errors import SourceError
 from miniatures import LAYOUTS, copied, miniature

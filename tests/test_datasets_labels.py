@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.files import read_file
 from anysat.data.files.numpy_files import npy_shape
+from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import MissingFileError, SourceError
 from anysat.picture_samples import colours_of
 from miniatures import LAYOUTS, copied, miniature

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from anysat.data import cache
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import s2naip_urban
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.errors import MissingFileError, RecordError, SourceError
 from miniatures import copied, miniature
@@ -55,7 +55,7 @@ def test_whatever_goes_wrong_with_a_list_names_the_folder(error, tmp_path, monke
 
     record = find_dataset("world")
     object.__setattr__(record, "list_samples", broken)
-    monkeypatch.setattr("anysat.data.base.find_dataset", lambda name: record)
+    monkeypatch.setattr("anysat.data.open.find_dataset", lambda name: record)
     with pytest.raises(SourceError, match=r"world-generated.*: its samples cannot be listed") as caught:
         open_dataset("world", miniature("world"))
     assert caught.value.__cause__ is error

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from anysat.modalities import MODALITIES

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from anysat.data import cache
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import planted
 from anysat.data.files import tfrecord_files
 from anysat.data.files.tfrecord_files import Feature, index_records, numbers_of, read_record, write_records
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from miniatures import copied, folder_of, miniature

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from anysat.data.base import open_dataset
 from anysat.data.datasets import s2naip_urban
 from anysat.data.files import write_file
+from anysat.data.open import open_dataset
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
 from miniatures import copied, folder_of, miniature

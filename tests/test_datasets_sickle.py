@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from anysat.data.base import find_dataset
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset
 from anysat.data.world import World
 from anysat.errors import MissingFileError, SourceError
 from anysat.modalities import MODALITIES

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.datasets import biomassters, so2sat
 from anysat.data.files import write_file
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import MissingFileError, SourceError
 from miniatures import copied, miniature
 

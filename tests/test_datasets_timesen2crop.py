@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from anysat.data.base import open_dataset
 from anysat.data.datasets import timesen2crop
+from anysat.data.open import open_dataset
 from anysat.data.world import World
 from anysat.errors import SourceError
 from miniatures import copied, miniature

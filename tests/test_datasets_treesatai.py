@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from anysat.data.base import open_dataset
 from anysat.data.datasets.treesatai_ts import GENERA, MIN_AREA_FRAC
+from anysat.data.open import open_dataset
 from anysat.data.world import World
 from anysat.errors import SourceError
 from miniatures import copied, miniature

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anysat.data.base import PACK_INDEX, find_dataset, open_dataset
+from anysat.data.base import PACK_INDEX
 from anysat.data.datasets import bigearthnet_pairs as pairs
 from anysat.data.datasets.world import KEYS, MARKER, WorldSettings
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.pack import verify_pack
 from anysat.data.prepare import prepare, prepare_fetched, prepare_world
 from anysat.data.statistics import compute_statistics
@@ -195,7 +196,7 @@ def test_a_real_pair_has_its_real_dates(tmp_path):
 @needs_pairs
 def test_a_real_pair_is_what_geo_sources_read(tmp_path):
     """Bands of 10 m and radar exactly; bands of 20 m are interpolated there and repeated here."""
-    from anysat.workflows.demo_data import read_pairs
+    from anysat.workflows.demo.data import read_pairs
 
     known = {pair.tile.id: pair.tile for pair in read_pairs(pairs.find_archives())}
     for tile in open_dataset("bigearthnet_pairs", pairs.write_pairs(tmp_path), "all"):

@@ -16,10 +16,10 @@ from anysat.errors import PatchSizeError, RecordError, SourceError, WriteError
 from anysat.model.checkpoint import save
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
-from anysat.workflows import demo_data
 from anysat.workflows.demo import DemoConfig, demo
-from anysat.workflows.demo_page import Match, PairView, QueryView, Report, render
-from anysat.workflows.demo_steps import (
+from anysat.workflows.demo import data as demo_data
+from anysat.workflows.demo.page import Match, PairView, QueryView, Report, render
+from anysat.workflows.demo.steps import (
     LARGE_CROP_M,
     SizeResult,
     affordable_m,

@@ -224,7 +224,7 @@ def test_other_inputs_are_not_mixed_into_an_unfinished_store(run, s2, tmp_path, 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", stop)
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", stop)
     assert run(f"s2={s2}", f"--area={ALL}")[0] == 130
     monkeypatch.undo()
     assert (tmp_path / "out.zarr.partial").exists()
@@ -263,7 +263,7 @@ def test_what_was_stopped_between_store_and_geotiff_goes_on_with_the_geotiff(run
     asked, out = (f"s2={s2}", f"--area={ALL}", *words), "out.zarr" if words else "out.tif"
     assert run(*asked, out=out)[0] == 0
     before = (tmp_path / "out.tif").stat().st_size
-    monkeypatch.setattr("anysat.workflows.area_run.export", killed)
+    monkeypatch.setattr("anysat.workflows.areas.run.export", killed)
     assert run(*asked, "--overwrite", out=out, patch_size_m=40)[0] == 130
     monkeypatch.undo()
     status, said, err = run(*asked, out=out, patch_size_m=40)
@@ -276,7 +276,7 @@ def test_what_was_stopped_between_store_and_geotiff_goes_on_with_the_geotiff(run
 
 
 def test_what_was_stopped_before_its_geotiff_is_not_gone_on_with_by_other_options(run, s2, tmp_path, monkeypatch):
-    monkeypatch.setattr("anysat.workflows.area_run.export", killed)
+    monkeypatch.setattr("anysat.workflows.areas.run.export", killed)
     assert run(f"s2={s2}", f"--area={ALL}", out="out.tif")[0] == 130
     monkeypatch.undo()
     status, _, err = run(f"s2={s2}", f"--area={ALL}", out="out.tif", patch_size_m=40)

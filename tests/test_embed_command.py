@@ -71,7 +71,7 @@ def aerial(tmp_path):
 
 @pytest.mark.parametrize("patch_size_m", [20, 37.123])
 def test_garbage_is_collected_again_after_a_tile_whatever_came_of_it(patch_size_m, run, s2, monkeypatch):
-    from anysat.workflows import embed_tile
+    from anysat.workflows.embed import tile as embed_tile
 
     work, during = embed_tile.embed_tile, []
     monkeypatch.setattr(embed_tile, "embed_tile", lambda config: during.append(gc.isenabled()) or work(config))
@@ -431,7 +431,7 @@ def test_a_folder_that_was_made_for_nothing_is_removed(run, tmp_path, s2, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anysat.geo.writers.ZarrWriter.write", full)
+    monkeypatch.setattr("anysat.geo.write.writers.ZarrWriter.write", full)
     status, _, errors = run(s2, out="new/out.zarr")
     assert status == 2
     assert "No space left" in errors
@@ -440,7 +440,7 @@ def test_a_folder_that_was_made_for_nothing_is_removed(run, tmp_path, s2, monkey
 
 def test_a_run_that_is_told_to_stop_leaves_nothing(run, tmp_path, s2, monkeypatch):
     monkeypatch.setattr(
-        "anysat.geo.writers.ZarrWriter.write",
+        "anysat.geo.write.writers.ZarrWriter.write",
         lambda *_: (tmp_path, os.kill(os.getpid(), signal.SIGTERM), time.sleep(1)),
     )
     before = signal.getsignal(signal.SIGTERM)

@@ -121,7 +121,7 @@ def test_months_grow_and_new_ones_begin(inputs, tmp_path):
 def test_with_nothing_new_nothing_is_computed(inputs, tmp_path, capsys, monkeypatch):
     out = tmp_path / "a.zarr"
     assert embed(inputs, out, "--keep=series") == 0
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", None)
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", None)
     before = patches(out).load()
     drawn = out.with_suffix(".png").stat().st_mtime_ns
     capsys.readouterr()
@@ -230,7 +230,7 @@ def test_an_option_that_is_typed_counts_though_it_is_the_default(inputs, tmp_pat
     out, seen = tmp_path / "a.zarr", []
     assert embed(inputs, out, "--keep=series", "--dates=2020-01-01/2020-05-31", "--period=month") == 0
     monkeypatch.setattr(
-        "anysat.workflows.embed_area.open_inputs", lambda config, *_, **__: seen.append(config) or 1 / 0
+        "anysat.workflows.embed.area.open_inputs", lambda config, *_, **__: seen.append(config) or 1 / 0
     )
     for words in ([], ["--dates=null"]):
         with pytest.raises(ZeroDivisionError):
@@ -250,7 +250,7 @@ def test_a_store_whose_options_had_other_names_is_updated(inputs, tmp_path, monk
     kept["config"]["modalities"] = kept["config"].pop("sensors")
     about.write_text(json.dumps(kept))
     monkeypatch.setattr(
-        "anysat.workflows.embed_area.open_inputs", lambda config, *_, **__: seen.append(config) or 1 / 0
+        "anysat.workflows.embed.area.open_inputs", lambda config, *_, **__: seen.append(config) or 1 / 0
     )
     for words in ([], ["--sensors=null"]):
         with pytest.raises(ZeroDivisionError):

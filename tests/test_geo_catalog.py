@@ -12,9 +12,9 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
 from anysat.errors import OutputExistsError, RecordError
-from anysat.geo.catalog import EMB, EO, MLM, Energy, ModelFacts, RunFacts, catalog_of, write_catalog
-from anysat.geo.exports import export
-from anysat.geo.validate_documents import store_of
+from anysat.geo.validate.documents import store_of
+from anysat.geo.write.catalog import EMB, EO, MLM, Energy, ModelFacts, RunFacts, catalog_of, write_catalog
+from anysat.geo.write.exports import export
 from anysat.modalities import MODALITIES as M
 from store_builders import DIM, GRID, class_layout, finished, patch_layout
 
@@ -214,8 +214,8 @@ def test_documents_are_replaced_only_when_asked_to(tmp_path):
 
 
 def test_without_periods_the_dates_of_the_inputs_are_the_time(tmp_path):
-    from anysat.geo.catalog import product_item
-    from anysat.geo.stored import open_stored
+    from anysat.geo.stores.stored import open_stored
+    from anysat.geo.write.catalog import product_item
 
     group = open_stored(finished(tmp_path / "a.zarr"))["patch"]
     object.__setattr__(group, "periods", ())

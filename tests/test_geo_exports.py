@@ -14,13 +14,13 @@ import shapely
 from rio_cogeo.cogeo import cog_validate
 
 from anysat.errors import MissingFileError, OutputExistsError, RecordError, SourceError, UnknownNameError, WriteError
-from anysat.geo.exports import export, num_steps
-from anysat.geo.layout import Layout
-from anysat.geo.maps import class_attributes
-from anysat.geo.outputs import OUTPUTS, Output, Result
-from anysat.geo.quantise import from_power
-from anysat.geo.store import AreaStore, Unit
-from anysat.geo.stored import find_group, open_stored
+from anysat.geo.stores.layout import Layout
+from anysat.geo.stores.quantise import from_power
+from anysat.geo.stores.store import AreaStore, Unit
+from anysat.geo.stores.stored import find_group, open_stored
+from anysat.geo.write.exports import export, num_steps
+from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.outputs import OUTPUTS, Output, Result
 from geo_builders import LEFT, SOUTH, TOP, geobox
 from store_builders import DIM, GRID, NAMES, PERIODS, begin, class_layout, content, finished, patch_layout
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, store):
 
 
 def test_a_strangers_format_may_hold_other_areas_than_class_maps(tmp_path, store, monkeypatch):
-    new = Output(title="Same", media_type="image/tiff", writers={Result.AREA: "anysat.geo.exports:CogExport"})
+    new = Output(title="Same", media_type="image/tiff", writers={Result.AREA: "anysat.geo.write.exports:CogExport"})
     monkeypatch.setitem(OUTPUTS, ".cog", new)
     assert export(store, tmp_path / "a.cog") == (tmp_path / "a_2020-01-01.cog", tmp_path / "a_2020-07-01.cog")
 
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, name):
     store.write(Unit(0, 0, 0), {"patch": (values, np.ones((64, 64), bool))})
     store.finish()
     script = (
-        "import resource, sys; from pathlib import Path; from anysat.geo.exports import export; from anysat.errors import WriteError\n"
+        "import resource, sys; from pathlib import Path; from anysat.geo.write.exports import export; from anysat.errors import WriteError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))\n"
         "try: export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "except WriteError as error: print('refused', error); sys.exit(3)\n"

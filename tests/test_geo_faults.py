@@ -24,17 +24,17 @@ from anysat.cli import main
 from anysat.errors import InputError, MissingFileError, SourceError, UnknownNameError, WriteError
 from anysat.geo.area import plan_areas
 from anysat.geo.degrees import WGS84, projected
-from anysat.geo.exports import export
 from anysat.geo.grid import Footprint, plan_grid
 from anysat.geo.ground import read_ground
-from anysat.geo.layout import Layout
-from anysat.geo.maps import class_attributes
-from anysat.geo.matching import _unit_of
-from anysat.geo.stac_search import _overlap
-from anysat.geo.store import AreaStore
+from anysat.geo.read.matching import _unit_of
+from anysat.geo.read.stac.search import _overlap
+from anysat.geo.stores.layout import Layout
+from anysat.geo.stores.store import AreaStore
+from anysat.geo.write.exports import export
+from anysat.geo.write.maps import class_attributes
 from anysat.modalities import MODALITIES
-from anysat.workflows.area_inputs import _told_of
-from anysat.workflows.embed_area import tell_kept
+from anysat.workflows.areas.inputs import _told_of
+from anysat.workflows.embed.area import tell_kept
 from area_builders import CROPS, HEIGHT, KIND, predictor
 from geo_builders import cube, geobox, write_nc
 from store_builders import GRID, NAMES, PERIODS, content, patch_layout
@@ -256,7 +256,7 @@ def test_a_run_that_stopped_needs_room_for_what_it_has_not_kept_yet(tmp_path, mo
     )
     prepared = SimpleNamespace(load=SimpleNamespace(kept_bytes=10))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400))
-    monkeypatch.setattr("anysat.geo.store.AreaStore.fingerprint", staticmethod(lambda *_: "own"))
+    monkeypatch.setattr("anysat.geo.stores.store.AreaStore.fingerprint", staticmethod(lambda *_: "own"))
     with pytest.raises(WriteError, match="free"):
         tell_kept(prepared, [part])
     for name, enough in (("of-other-options", False), ("own", True)):

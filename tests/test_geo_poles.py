@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.geo.area import plan_areas
 from anysat.geo.grid import Footprint, is_metric, plan_grid
-from anysat.geo.sources import InputPath, open_source
+from anysat.geo.read.sources import InputPath, open_source
 from anysat.modalities import MODALITIES as M
 from geo_builders import geobox, write_tif
 

@@ -6,9 +6,9 @@ import pytest
 import rasterio.features
 
 from anysat.errors import RecordError, UnknownNameError
-from anysat.geo.exports import export
-from anysat.geo.layout import Layout
-from anysat.geo.maps import class_attributes
+from anysat.geo.stores.layout import Layout
+from anysat.geo.write.exports import export
+from anysat.geo.write.maps import class_attributes
 from geo_builders import SOUTH
 from store_builders import GRID, NAMES, content, finished, patch_layout
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anysat.geo.quantise import HEADROOM, NODATA, Loss, fit_scale, from_power, from_scale, to_power, to_scale
+from anysat.geo.stores.quantise import HEADROOM, NODATA, Loss, fit_scale, from_power, from_scale, to_power, to_scale
 
 VECTORS = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32) * 3
 

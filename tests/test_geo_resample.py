@@ -6,9 +6,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio import warp
 
-from anysat.geo import resample
 from anysat.geo.grid import mapped
-from anysat.geo.layers import Layer
+from anysat.geo.read import resample
+from anysat.geo.read.layers import Layer
 
 SOURCE = GeoBox((9, 9), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32631")
 TARGET = GeoBox((5, 5), Affine(10, 0, 500_013, 0, -10, 4_999_987), "EPSG:32631")

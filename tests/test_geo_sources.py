@@ -6,8 +6,8 @@ import pytest
 import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.layers import date_in
-from anysat.geo.sources import InputPath, open_source, open_sources, parse_units
+from anysat.geo.read.layers import date_in
+from anysat.geo.read.sources import InputPath, open_source, open_sources, parse_units
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, ramp, write_nc, write_tif
 

@@ -17,8 +17,8 @@ import xarray
 import zarr_cm
 
 from anysat.errors import InputError, OutputExistsError, RecordError, StoreMismatchError, UnfinishedError, WriteError
-from anysat.geo import store as store_module
-from anysat.geo.store import AreaStore, Unit, partial_of
+from anysat.geo.stores import store as store_module
+from anysat.geo.stores.store import AreaStore, Unit, partial_of
 from geo_builders import SOUTH, geobox
 from store_builders import (
     GRID,

@@ -10,7 +10,7 @@ from pyproj import Transformer
 from anysat.errors import SourceError
 from anysat.geo.area import plan_areas
 from anysat.geo.grid import Footprint, bounds_of, plan_grid, plan_tile
-from anysat.geo.sources import open_sources
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES as M
 from geo_builders import geobox, ramp, write_tif
 

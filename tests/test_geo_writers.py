@@ -13,7 +13,7 @@ import xarray
 from anysat.batch import Embeddings
 from anysat.errors import OutputExistsError, WriteError
 from anysat.geo.grid import Footprint, plan_grid
-from anysat.geo.writers import CogWriter, Product, ZarrWriter, staged
+from anysat.geo.write.writers import CogWriter, Product, ZarrWriter, staged
 from anysat.modalities import MODALITIES as M
 from geo_builders import SOUTH, geobox
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from anysat.batch import Embeddings
-from anysat.data.base import Target, find_dataset
+from anysat.data.base import Target
+from anysat.data.open import find_dataset
 from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.patches import PatchGrid

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anysat.cli import main
-from anysat.data.base import find_dataset, open_dataset
-from anysat.geo.sources import open_sources
-from anysat.geo.stored import provenance_of
+from anysat.data.open import find_dataset, open_dataset
+from anysat.geo.read.sources import open_sources
+from anysat.geo.stores.stored import provenance_of
 from anysat.modalities import MODALITIES as M
 from anysat.model.checkpoint import save
 from anysat.tasks.predictor import load_task

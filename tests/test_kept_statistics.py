@@ -8,10 +8,11 @@ import pandas
 import pytest
 
 from anysat.cli import main
-from anysat.data.base import open_dataset
 from anysat.data.kept_statistics import keep_statistics
+from anysat.data.open import open_dataset
 from anysat.normalise import Normaliser
-from anysat.workflows import dataset_embed_run, finetune_run
+from anysat.workflows.datasets.embed import run as dataset_embed_run
+from anysat.workflows.finetune import run as finetune_run
 from geo_builders import ramp
 from own_builders import S2, described, image
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 
-from anysat.data.base import DatasetRecord, Samples, Target, find_dataset, open_dataset
+from anysat.data.base import DatasetRecord, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.splits import block_numbers, ground_m, split_by_name, split_by_place
 from anysat.errors import InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, open_dataset
 from anysat.data.mixture import GEOPLEX, Loader, Mixture, OrderedPass, Part
+from anysat.data.open import dataset_names, open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.transforms import Augmentation
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError

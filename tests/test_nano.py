@@ -13,7 +13,7 @@ from anysat.data.world import World
 from anysat.modalities import RELEASED
 from anysat.model.checkpoint import SHIPPED
 from anysat.probing.health import cross_modal_retrieval
-from anysat.workflows.pretrain_presets import nano
+from anysat.workflows.pretrain.presets import nano
 
 WEIGHTS = SHIPPED["nano"]
 

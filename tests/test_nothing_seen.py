@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from anysat.batch import Batch, Tile
-from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.base import PACK_INDEX
+from anysat.data.open import open_dataset
 from anysat.data.pack.tile import decode_tile, encode_tile
 from anysat.data.pack.write import pack_dataset
 from anysat.data.statistics import compute_statistics

@@ -8,7 +8,7 @@ import pytest
 
 from anysat.cli import COMMANDS, main, make_parser
 from anysat.errors import RecordError, UnknownNameError
-from anysat.geo.outputs import OUTPUTS, STORE, Output, Result, check_output, find_writer, named, suffixes
+from anysat.geo.write.outputs import OUTPUTS, STORE, Output, Result, check_output, find_writer, named, suffixes
 from anysat.modalities import MODALITIES
 from anysat.workflows.embed import EmbedConfig
 from geo_builders import cube, geobox, write_nc

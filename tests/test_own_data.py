@@ -12,8 +12,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from anysat.cli import main
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
 from anysat.errors import AnySatError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES

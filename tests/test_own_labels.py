@@ -7,7 +7,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.data.own.tiles import read_nearest
 from anysat.errors import RecordError, SourceError
 from anysat.geo.grid import mapped

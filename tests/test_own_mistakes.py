@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.own.tiles import read_nearest
 from anysat.errors import InputError, MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.workflows.labelled_data import open_data
-from anysat.workflows.supervised import LabelledData
+from anysat.workflows.supervised.config import LabelledData
+from anysat.workflows.supervised.data import open_data
 from geo_builders import geobox, ramp, write_tif
 from own_builders import COVER, cover, described, tabled
 

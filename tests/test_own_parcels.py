@@ -6,7 +6,7 @@ import pytest
 import shapely
 import yaml
 
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.work import fingerprint
 from anysat.errors import RecordError, SourceError

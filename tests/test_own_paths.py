@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from anysat.batch import Batch
-from anysat.data.base import find_dataset, open_dataset
 from anysat.data.check import check_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.modalities import MODALITIES
 from geo_builders import LEFT, TOP, geobox, ramp, write_tif

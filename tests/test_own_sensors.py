@@ -4,10 +4,10 @@ import pytest
 
 import anysat
 from anysat.cli import main
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.errors import RecordError
 from anysat.tasks.predictor import load_task
-from anysat.workflows.task_parts import make_view
+from anysat.workflows.supervised.parts import make_view
 from geo_builders import cube, geobox, ramp, write_nc, write_tif
 from own_builders import described
 from task_commands import scores_of

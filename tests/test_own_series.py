@@ -11,8 +11,8 @@ import yaml
 from pyarrow import csv, parquet
 
 from anysat.cli import main
-from anysat.data.base import open_dataset
 from anysat.data.check import check_dataset
+from anysat.data.open import open_dataset
 from anysat.data.own.days import column_day
 from anysat.errors import AnySatError
 from anysat.picture_samples import sample_figure

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 
-from anysat.data.base import open_dataset
-from anysat.geo import formats
+from anysat.data.open import open_dataset
+from anysat.geo.read import formats
 from geo_builders import LEFT, SOUTH, TOP
 from own_builders import S2, described, image
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.own.tables import read_table
 from anysat.errors import RecordError, SourceError, UnknownNameError
 from own_builders import described, image, tabled

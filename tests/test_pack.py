@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, open_dataset
+from anysat.data.open import dataset_names, open_dataset
 from anysat.data.pack.tile import decode_tile
 from anysat.data.pack.write import MEMBER, pack_dataset
 from anysat.data.statistics import compute_statistics

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from anysat.cli import main
-from anysat.data.base import PACK_INDEX, open_dataset
+from anysat.data.base import PACK_INDEX
+from anysat.data.open import open_dataset
 from anysat.data.pack import verify_pack
 from anysat.errors import MissingFileError, SourceError
 from pack_builders import NAME, pack_of

@@ -16,7 +16,8 @@ import yaml
 
 from anysat.batch import Batch, Tile
 from anysat.cli import main
-from anysat.data.base import PACK_INDEX, find_dataset, open_dataset
+from anysat.data.base import PACK_INDEX
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.pack import Shards
 from anysat.data.pack.record import record_facts
 from anysat.data.pack.tile import decode_tile, encode_tile

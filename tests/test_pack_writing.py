@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from anysat.cli import main
-from anysat.data.base import PACK_INDEX, TileDataset, open_dataset
+from anysat.data.base import PACK_INDEX, TileDataset
+from anysat.data.open import open_dataset
 from anysat.errors import AnySatError
 from miniatures import miniature
 from pack_builders import NAME, command, content_of, pack_of

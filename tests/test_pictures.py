@@ -11,7 +11,7 @@ import torch
 from anysat.batch import Batch, Embeddings, Tile
 from anysat.data.base import Target
 from anysat.errors import InputError
-from anysat.geo.store import AreaStore
+from anysat.geo.stores.store import AreaStore
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat

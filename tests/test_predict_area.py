@@ -129,7 +129,7 @@ def test_a_picture_or_catalog_of_something_else_is_not_replaced(run, tmp_path):
 
 
 def test_every_file_that_will_be_made_is_looked_for_first(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("anysat.workflows.area_run.run_here", None)  # nothing is computed
+    monkeypatch.setattr("anysat.workflows.areas.run.run_here", None)  # nothing is computed
     for name, out in (("map.tif.aux.xml", "map.tif"), ("map_2020-04-01.tif", "map.tif"), ("map.stac", "map.zarr")):
         (tmp_path / name).write_text("mine")
         status, _, errors = run(CROPS, "--period=2020-01-01/2020-03-31,2020-04-01/2020-12-31"
@@ -144,7 +144,7 @@ def test_large_ground_whose_store_is_finished_goes_on_without_an_area_option(run
 
     monkeypatch.setattr("anysat.geo.grid.MAX_PATCHES", 100)
     with monkeypatch.context() as patch:
-        patch.setattr("anysat.workflows.area_run.area_figure", stop)
+        patch.setattr("anysat.workflows.areas.run.area_figure", stop)
         assert run(CROPS)[0] == 130
     assert (tmp_path / "map.tif").exists()
     status, said, errors = run(CROPS)

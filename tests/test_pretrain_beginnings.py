@@ -10,8 +10,8 @@ from anysat.model.checkpoint import save
 from anysat.model.encoder import AnySat
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig
-from anysat.workflows.pretrain_objective import make_objective
-from anysat.workflows.pretrain_run import open_part
+from anysat.workflows.pretrain.objective import make_objective
+from anysat.workflows.pretrain.run import open_part
 from objective_builders import unit_statistics
 from tiny_pretraining import tiny, world
 

@@ -21,8 +21,8 @@ from anysat.train.metrics import read_metrics
 from anysat.train.run import open_run
 from anysat.train.trainer import fit
 from anysat.workflows.pretrain import PretrainConfig, pretrain
-from anysat.workflows.pretrain_presets import PRESETS
-from anysat.workflows.pretrain_run import open_part
+from anysat.workflows.pretrain.presets import PRESETS
+from anysat.workflows.pretrain.run import open_part
 from miniatures import miniature
 from tiny_pretraining import tiny, world
 

@@ -11,9 +11,9 @@ from anysat.errors import CollapseError, DivergedError, RunStoppedError, WriteEr
 from anysat.normalise import Normaliser
 from anysat.pretrain.objective import Pretraining
 from anysat.train import checkpoints
-from anysat.workflows import pretrain_report
 from anysat.workflows.pretrain import pretrain
-from anysat.workflows.pretrain_run import open_part
+from anysat.workflows.pretrain import report as pretrain_report
+from anysat.workflows.pretrain.run import open_part
 from tiny_pretraining import RADAR, tiny, world
 
 

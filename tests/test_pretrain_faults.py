@@ -8,7 +8,7 @@ import torch
 from anysat.model.fusion import Hidden
 from anysat.model.steps import ShownPatches
 from anysat.pretrain.masking import draw_masks
-from anysat.workflows.pretrain_watch import _pairs
+from anysat.workflows.pretrain.watch import _pairs
 from builders import random_model
 from objective_builders import generator, make_draw, make_objective, make_tiles, unit_statistics
 

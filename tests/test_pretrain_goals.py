@@ -139,7 +139,7 @@ def test_weights_of_another_habit_than_configured_are_refused(tmp_path):
     from anysat.errors import InputError
     from anysat.model.checkpoint import save
     from anysat.workflows.pretrain import ModelOptions, PretrainConfig
-    from anysat.workflows.pretrain_objective import make_objective as made
+    from anysat.workflows.pretrain.objective import make_objective as made
 
     options = ModelOptions(dim=64, depth=1, num_heads=2, modalities=["s2"], rpe_heads="each")
     save(AnySat(replace(options.config(), rpe_heads="first")), tmp_path / "w.safetensors")

@@ -9,7 +9,7 @@ import anysat
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.train.config import KeepConfig, OptimiserConfig
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig, WatchConfig
-from anysat.workflows.pretrain_presets import PRESETS
+from anysat.workflows.pretrain.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

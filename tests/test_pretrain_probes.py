@@ -8,7 +8,7 @@ from anysat.batch import Tile
 from anysat.data.base import Target
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
-from anysat.workflows.pretrain_probes import Labelled, band_statistics, scores
+from anysat.workflows.pretrain.probes import Labelled, band_statistics, scores
 
 CLASSES = ("wood", "field")
 

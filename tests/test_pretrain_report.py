@@ -19,9 +19,9 @@ from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from anysat.probing.health import ABOUT, Health, HealthLimits
 from anysat.train.metrics import write_metrics
-from anysat.workflows import pretrain_curves
-from anysat.workflows.pretrain_curves import panels_of
-from anysat.workflows.pretrain_report import ProbeFigure, ReportInput, TileView, render, write_report
+from anysat.workflows.pretrain import curves as pretrain_curves
+from anysat.workflows.pretrain.curves import panels_of
+from anysat.workflows.pretrain.report import ProbeFigure, ReportInput, TileView, render, write_report
 
 HEALTHY = {"health/spread": 0.5, "health/rank_frac": 0.3, "health/position_share": 0.1, "health/finite_frac": 1.0}
 

@@ -13,8 +13,8 @@ from anysat.errors import CollapseError, RecordError
 from anysat.pretrain.objective import Pretraining
 from anysat.train.config import EngineConfig
 from anysat.workflows.pretrain import WatchConfig, pretrain
-from anysat.workflows.pretrain_objective import make_objective
-from anysat.workflows.pretrain_run import monitors, open_part
+from anysat.workflows.pretrain.objective import make_objective
+from anysat.workflows.pretrain.run import monitors, open_part
 from tiny_pretraining import held_out, tiny, world
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from anysat.cli import main
 from anysat.errors import SourceError
-from anysat.geo.layers import reading
-from anysat.geo.sources import open_sources
+from anysat.geo.read.layers import reading
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES
 from geo_builders import geobox, write_tif
 from stac_builders import make_item

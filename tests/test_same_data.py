@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import yaml
 
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.work import tiles_facts
 from anysat.errors import InputError
 from anysat.train.run import DATA, open_run
 from anysat.workflows.pretrain import PretrainConfig, pretrain
-from anysat.workflows.pretrain_run import _check_names, open_part
+from anysat.workflows.pretrain.run import _check_names, open_part
 from geo_builders import geobox, ramp, write_tif
 from tiny_pretraining import tiny, world
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat.cli import main
-from anysat.geo.stored import open_stored
+from anysat.geo.stores.stored import open_stored
 from area_builders import CROPS, predictor
 from test_embed_update import S1_DAYS, S2_DAYS, WAY, patches, write_dates
 

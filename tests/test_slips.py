@@ -18,7 +18,7 @@ import torch
 
 import anysat
 from anysat.batch import Batch
-from anysat.data.base import find_dataset, open_dataset
+from anysat.data.open import find_dataset, open_dataset
 from anysat.probing.linear import fit_linear
 from anysat.tasks.base import make_task
 from builders import GOLDEN

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.data.pack import _modality
 from anysat.errors import InputError, SourceError, WriteError
 from anysat.modalities import MODALITIES

@@ -7,8 +7,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from anysat.geo.grid import mapped
-from anysat.geo.layers import Layer
-from anysat.geo.resample import place
+from anysat.geo.read.layers import Layer
+from anysat.geo.read.resample import place
 from geo_builders import ramp, write_tif
 from test_geo_sources import S2_NAMES, opened
 

@@ -12,7 +12,7 @@ import xarray
 from odc.geo.xr import xr_coords
 
 from anysat.errors import SourceError, UnknownNameError
-from anysat.geo.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.sources import SourceDescription, open_sources, source_of
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc
 

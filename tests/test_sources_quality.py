@@ -5,8 +5,8 @@ import pytest
 import rasterio
 
 from anysat.errors import SourceError, UnknownNameError
-from anysat.geo.quality import Quality
-from anysat.geo.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.quality import Quality
+from anysat.geo.read.sources import SourceDescription, open_sources, source_of
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
 

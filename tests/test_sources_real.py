@@ -6,7 +6,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from anysat.geo.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.sources import SourceDescription, open_sources, source_of
 from anysat.modalities import MODALITIES as M
 from geo_builders import cube, write_nc
 from stac_builders import make_item, write_catalog
@@ -105,7 +105,7 @@ def test_flags_of_a_real_landsat_series_mask_it(patch, tmp_path):
 
 def test_a_series_without_georeference_is_part_of_a_tile_of_ones_own_data(shared_data, tmp_path):
     """Of TreeSatAI-TS, centred on its photo."""
-    from anysat.data.base import open_dataset
+    from anysat.data.open import open_dataset
 
     (tmp_path / "trees.yaml").write_text(
         "{name: trees, tile_m: 60, tiles: trees.csv, modalities: {aerial: {path: 'aerial/{id}.tif', bands: [NIR, G, B, "

@@ -6,7 +6,7 @@ import xarray
 from odc.geo.xr import wrap_xr
 
 from anysat.errors import SourceError
-from anysat.geo.sources import SourceDescription, open_sources
+from anysat.geo.read.sources import SourceDescription, open_sources
 from anysat.modalities import MODALITIES as M
 from geo_builders import geobox, ramp, write_tif
 

@@ -10,7 +10,7 @@ import pytest
 import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.sources import open_sources, source_of
+from anysat.geo.read.sources import open_sources, source_of
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, TOP, geobox, ramp, write_tif
 from stac_builders import BOX, L8, S2, band, flat, item, make_item, opened, write_catalog

@@ -8,7 +8,7 @@ import pytest
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import SourceError
-from anysat.geo.sources import InputPath, open_source, open_sources
+from anysat.geo.read.sources import InputPath, open_source, open_sources
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from anysat.errors import MissingExtraError, MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo import descriptions
-from anysat.geo.quality import QUALITY_KINDS, Quality
-from anysat.geo.sources import SourceDescription, open_sources
+from anysat.geo.read import descriptions
+from anysat.geo.read.quality import QUALITY_KINDS, Quality
+from anysat.geo.read.sources import SourceDescription, open_sources
 from anysat.modalities import MODALITIES as M
 from geo_builders import cube, geobox, ramp, write_nc, write_tif
 from stac_builders import make_item, write_catalog

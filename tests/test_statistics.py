@@ -17,8 +17,9 @@ import torch
 import anysat
 from anysat.batch import Batch, Tile
 from anysat.cli import main
-from anysat.data.base import DatasetRecord, Samples, TileDataset, open_dataset
+from anysat.data.base import DatasetRecord, Samples, TileDataset
 from anysat.data.layout import DatasetFolder, Layout
+from anysat.data.open import open_dataset
 from anysat.data.statistics import PERCENTS, RESOLUTION, compute_statistics, draw_evenly, never_valid
 from anysat.errors import InputError, MissingFileError, OutputExistsError, RecordError, StatisticsError
 from anysat.modalities import MODALITIES

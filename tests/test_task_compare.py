@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.data.base import Target, TileDataset, open_dataset
-from anysat.model.checkpoint import load
+from anysat.data.base import Target, TileDataset
+from anysat.data.open import open_dataset
 from anysat.model.digest import digest as sha256
+from anysat.model.load import load
 from anysat.tasks.base import make_task
 from anysat.tasks.simple import MODELS, called, draw_places
-from anysat.workflows import compare as compare_module
-from anysat.workflows.compare_features import FeatureSet
-from anysat.workflows.compare_told import Comparison, Line
-from anysat.workflows.compare_turns import Turns
+from anysat.workflows.evaluate import comparison as compare_module
+from anysat.workflows.evaluate.features import FeatureSet
+from anysat.workflows.evaluate.told import Comparison, Line
+from anysat.workflows.evaluate.turns import Turns
 from miniatures import miniature
 from task_commands import of_miniature, scores_of, world_words
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from anysat.data.base import Target, find_dataset
+from anysat.data.base import Target
+from anysat.data.open import find_dataset
 from anysat.errors import InputError
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
@@ -14,9 +15,9 @@ from anysat.probing.cache import extract
 from anysat.tasks.base import make_task
 from anysat.tasks.heads import head_config, make_head
 from anysat.tasks.probe import check_answered
-from anysat.workflows.labelled_data import OpenData
-from anysat.workflows.task_parts import extended, make_view
-from anysat.workflows.task_text import summary
+from anysat.workflows.supervised.data import OpenData
+from anysat.workflows.supervised.parts import extended, make_view
+from anysat.workflows.supervised.text import summary
 from labelled import COVER, meadow_encoder
 from meadow import Meadow
 from task_commands import scores_of, world_words

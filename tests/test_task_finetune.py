@@ -9,7 +9,8 @@ import anysat
 from anysat import AnySat, ModelConfig
 from anysat.errors import InputError
 from anysat.modalities import MODALITIES
-from anysat.model.checkpoint import load, save
+from anysat.model.checkpoint import save
+from anysat.model.load import load
 from anysat.normalise import Normaliser
 from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning
@@ -19,10 +20,10 @@ from anysat.train.config import EngineConfig
 from anysat.train.metrics import read_metrics
 from anysat.train.objective import is_due
 from anysat.train.run import RunFolder
-from anysat.workflows import finetune_run
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.finetune_run import _steps_per_epoch
-from anysat.workflows.task_parts import check_begun
+from anysat.workflows.finetune import run as finetune_run
+from anysat.workflows.finetune.run import _steps_per_epoch
+from anysat.workflows.supervised.parts import check_begun
 from labelled import KIND, meadow_batch
 from meadow import Meadow
 from task_commands import scores_of, world_words

@@ -10,12 +10,14 @@ import torch
 from anysat import AnySat, ModelConfig
 from anysat.cli import main
 from anysat.modalities import MODALITIES
-from anysat.model.checkpoint import load, save
+from anysat.model.checkpoint import save
 from anysat.model.digest import digest
-from anysat.workflows import probe_run
-from anysat.workflows.folds import joined
-from anysat.workflows.folds_report import write_folds_report
-from anysat.workflows.task_presets import FINETUNES, PROBES
+from anysat.model.load import load
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.probe import run as probe_run
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.supervised.folds import joined
+from anysat.workflows.supervised.folds_report import write_folds_report
 from miniatures import miniature
 
 WORLD = '{"tiles": 18, "seed": 7, "modalities": ["s1"], "extent_m": 60}'

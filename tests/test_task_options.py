@@ -17,23 +17,28 @@ import yaml
 import anysat
 from anysat import AnySat, ModelConfig
 from anysat.cli import main
-from anysat.data.base import Target, find_dataset, open_dataset
+from anysat.data.base import Target
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.splits import TEST
 from anysat.errors import InputError, LargeGroundError, RecordError, UnknownNameError, WriteError
-from anysat.geo.descriptions import SourceDescription
+from anysat.geo.read.descriptions import SourceDescription
 from anysat.tasks.simple import Places, at_places, models
 from anysat.train.config import EngineConfig, KeepConfig
 from anysat.train.run import STATISTICS, check_same, wait_for
-from anysat.workflows import finetune_run, predict, predict_tile, task_parts
-from anysat.workflows.compare_turns import make_turns
+from anysat.workflows import predict
 from anysat.workflows.evaluate import CompareConfig, EvaluateConfig, compare
+from anysat.workflows.evaluate.turns import make_turns
 from anysat.workflows.finetune import FinetuneConfig
-from anysat.workflows.labelled_data import OpenData, open_data, place_of
+from anysat.workflows.finetune import run as finetune_run
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.predict import tile as predict_tile
 from anysat.workflows.pretrain import ModelOptions, PretrainConfig
 from anysat.workflows.probe import ProbeConfig
-from anysat.workflows.supervised import LabelledData
-from anysat.workflows.task_parts import fitted_task, with_statistics
-from anysat.workflows.task_presets import FINETUNES, PROBES
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.supervised import parts as task_parts
+from anysat.workflows.supervised.config import LabelledData
+from anysat.workflows.supervised.data import OpenData, open_data, place_of
+from anysat.workflows.supervised.parts import fitted_task, with_statistics
 from miniatures import miniature
 from own_builders import described, image
 from task_commands import world_words

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.errors import UnknownNameError
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
@@ -11,8 +11,10 @@ from anysat.model.encoder import AnySat
 from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import Predictor
-from anysat.workflows.task_parts import extended, make_view
-from anysat.workflows.task_presets import FINETUNES, PAPER, PROBES, PUBLISHED_WEIGHTS
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.supervised.experiments import PAPER, PUBLISHED_WEIGHTS
+from anysat.workflows.supervised.parts import extended, make_view
 
 # modalities, dense, scale, batch, learning rate, weight decay, schedule, epochs, monitor: the rows of the spec's table.
 TABLE = {

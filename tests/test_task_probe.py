@@ -11,15 +11,16 @@ import torch
 
 from anysat import AnySat, ModelConfig
 from anysat.batch import Batch, Tile
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.data.world import World
 from anysat.modalities import MODALITIES
-from anysat.model.checkpoint import load, save
+from anysat.model.checkpoint import save
 from anysat.model.digest import digest as sha256
+from anysat.model.load import load
 from anysat.tasks.predictor import load_task
 from anysat.tasks.scores import ClassCounts
-from anysat.workflows import labelled_data
-from anysat.workflows.supervised import LabelledData
+from anysat.workflows.supervised import data as labelled_data
+from anysat.workflows.supervised.config import LabelledData
 from task_commands import WORLD, digest, of_miniature, scores_of, world_words
 
 

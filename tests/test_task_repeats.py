@@ -18,9 +18,9 @@ from anysat.errors import InputError, RecordError
 from anysat.geo.degrees import place_deg
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.ground_blocks import blocks, known_places
-from anysat.workflows.labelled_data import open_data, open_every
 from anysat.workflows.probe import ProbeConfig
-from anysat.workflows.supervised import LabelledData
+from anysat.workflows.supervised.config import LabelledData
+from anysat.workflows.supervised.data import open_data, open_every
 from geo_builders import LEFT, geobox, ramp, write_tif
 from own_builders import S2, described
 from task_commands import scores_of

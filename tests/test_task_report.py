@@ -12,7 +12,7 @@ from anysat.data.base import Target
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import make_task
 from anysat.tasks.predictor import Prediction
-from anysat.workflows.task_report import (
+from anysat.workflows.supervised.report import (
     SHOWN,
     Shown,
     _classes,
@@ -85,7 +85,9 @@ def test_answer_and_truth_of_pixels_stand_under_their_names():
     (shown,) = best_and_worst(Told(TARGET, {"tile0": answer}), tiles_of([truth], "cover"))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anysat.workflows.task_report.img", lambda image, caption: seen.append((caption, image)) or "")
+        patch.setattr(
+            "anysat.workflows.supervised.report.img", lambda image, caption: seen.append((caption, image)) or ""
+        )
         page = _tiles([shown], TARGET)
     assert "tile0, 0% correct" in page
     pictures = {caption.rpartition(": ")[2]: image for caption, image in seen}
@@ -103,7 +105,7 @@ def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
     (tile,) = tiles_of([truth], "mass")
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anysat.workflows.task_report.img",
+        patch.setattr("anysat.workflows.supervised.report.img",
                       lambda image, caption: seen.update({caption.rpartition(": ")[2]: image}) or "")  # fmt: skip
         page = _tiles([SimpleNamespace(tile=tile, right=-1.0, answer=answer, probabilities=None)], mass)
     grey = np.full(3, 216)
@@ -163,7 +165,7 @@ def test_values_have_no_label_in_the_legend_only_where_a_pixel_has_none():
 def test_curves_are_by_epoch_and_of_the_chosen_setting():
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anysat.workflows.pretrain_curves._draw", lambda axes, panel: seen.append(panel.along))
+        patch.setattr("anysat.workflows.pretrain.curves._draw", lambda axes, panel: seen.append(panel.along))
         point = {"loss": 0.5, "miou": 0.1}
         tried = [{"learning_rate": 0.1, "miou": 0.1}, {"learning_rate": 0.01, "miou": 0.0}]
         page = _selection({"primary": "miou", "selection": {"curve": [point, point], "tried": tried}})

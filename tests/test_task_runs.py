@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from anysat.batch import Batch
-from anysat.data.base import dataset_names, find_dataset, open_dataset
 from anysat.data.loader import Draw
+from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.data.transforms import crop, extent_m
 from anysat.modalities import MODALITIES
-from anysat.model.checkpoint import load
+from anysat.model.load import load
 from anysat.normalise import Normaliser
 from anysat.tasks.finetune import FineTuning
 from anysat.tasks.predictor import Predictor, load_task
-from anysat.workflows.task_parts import fitted_task, make_view, number_days
+from anysat.workflows.supervised.parts import fitted_task, make_view, number_days
 from miniatures import miniature
 from task_commands import WORLD, new_encoder, of_miniature, scores_of
 

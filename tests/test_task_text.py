@@ -7,8 +7,16 @@ import torch
 
 from anysat.data.base import Target
 from anysat.tasks.base import make_task
-from anysat.workflows.task_presets import FINETUNES, PROBES
-from anysat.workflows.task_text import _edge_lines, _start_lines, paper_line, score_lines, tiles_told, with_interval
+from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.probe.presets import PRESETS as PROBES
+from anysat.workflows.supervised.text import (
+    _edge_lines,
+    _start_lines,
+    paper_line,
+    score_lines,
+    tiles_told,
+    with_interval,
+)
 
 
 def line(command, name, split=None, **changes):

@@ -15,10 +15,10 @@ from anysat.tasks.base import make_task
 from anysat.tasks.finetune import FineTuning, score
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.regression import Regression
-from anysat.workflows.compare_features import _side_by_side
-from anysat.workflows.task_parts import described
-from anysat.workflows.task_report import best_and_worst, render
-from anysat.workflows.task_text import summary
+from anysat.workflows.evaluate.features import _side_by_side
+from anysat.workflows.supervised.parts import described
+from anysat.workflows.supervised.report import best_and_worst, render
+from anysat.workflows.supervised.text import summary
 from labelled import COVER, KEYS, KIND, meadow_batch, meadow_encoder, randomise
 from meadow import Meadow
 

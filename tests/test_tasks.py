@@ -10,7 +10,7 @@ from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.tasks.base import make_task, options_of
 from anysat.tasks.classification import Classification, MultiLabel, inverse_frequency
 from anysat.tasks.regression import Regression
-from anysat.workflows.task_parts import fitted_task
+from anysat.workflows.supervised.parts import fitted_task
 
 NAN = math.nan
 CROPS = Target(name="crops", level="pixel", kind="class", classes=("wheat", "maize", "beet"), ignore=9, gsd_m=10.0)

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from anysat.cli import _parse, make_parser
-from anysat.data.base import find_dataset
+from anysat.data.open import find_dataset
 from anysat.errors import RecordError
-from anysat.geo.descriptions import describe_sources
+from anysat.geo.read.descriptions import describe_sources
 from anysat.modalities import read_modalities
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.probe import ProbeConfig

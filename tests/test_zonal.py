@@ -13,8 +13,8 @@ import anysat
 from anysat.cli import main
 from anysat.errors import InputError, SourceError, UnknownNameError
 from anysat.geo.coverage import cover
-from anysat.geo.layout import Layout
-from anysat.geo.maps import class_attributes
+from anysat.geo.stores.layout import Layout
+from anysat.geo.write.maps import class_attributes
 from geo_builders import LEFT, SOUTH, TOP
 from store_builders import DIM, GRID, NAMES, PERIODS, content, finished, patch_layout
 

@@ -9,8 +9,8 @@ import pytest
 import shapely
 
 from anysat.cli import main
-from anysat.geo.layout import Layout
-from anysat.geo.maps import class_attributes
+from anysat.geo.stores.layout import Layout
+from anysat.geo.write.maps import class_attributes
 from geo_builders import LEFT, SOUTH, TOP
 from store_builders import GRID, finished
 

@@ -7,12 +7,12 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from anysat.cli import main as command
-from anysat.data.base import open_dataset
+from anysat.data.open import open_dataset
 from anysat.pretrain.config import ObjectiveConfig
 from anysat.pretrain.objective import Pretraining
 from anysat.train.config import KeepConfig, OptimiserConfig
 from anysat.workflows.pretrain import ModelOptions, PartConfig, PretrainConfig, WatchConfig
-from anysat.workflows.pretrain_run import open_part
+from anysat.workflows.pretrain.run import open_part
 
 RADAR = ("alos", "s1")
 STEPS = 4

@@ -13,8 +13,8 @@ import anysat
 from anysat.batch import Batch, Tile
 from anysat.model.encoder import AnySat
 from anysat.normalise import Normaliser
-from anysat.workflows.pretrain_objective import new_encoder
-from anysat.workflows.pretrain_presets import nano
+from anysat.workflows.pretrain.objective import new_encoder
+from anysat.workflows.pretrain.presets import nano
 from real.protocol import RealTask
 from real.unlabelled import in_year
 

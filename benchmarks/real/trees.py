@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anysat.data.base import open_dataset
 from anysat.data.datasets.treesatai_ts import DATASET
+from anysat.data.open import open_dataset
 from real.protocol import RealTask
 
 

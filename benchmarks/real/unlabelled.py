@@ -39,9 +39,9 @@ from anysat.train.objective import Monitor
 from anysat.train.run import open_run
 from anysat.train.trainer import Fitted, fit, num_processes
 from anysat.workflows.pretrain import PretrainConfig
-from anysat.workflows.pretrain_objective import make_objective
-from anysat.workflows.pretrain_presets import nano
-from anysat.workflows.pretrain_run import OpenPart, open_part
+from anysat.workflows.pretrain.objective import make_objective
+from anysat.workflows.pretrain.presets import nano
+from anysat.workflows.pretrain.run import OpenPart, open_part
 from real import points
 from real.protocol import TEST, cells
 from real.tasks import load

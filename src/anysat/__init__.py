@@ -29,10 +29,10 @@ _HOME = {
     "Observation": "anysat.observation",
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
-    "embed": "anysat.workflows.embed_data",
-    "load": "anysat.model.checkpoint",
+    "embed": "anysat.workflows.embed.data",
+    "load": "anysat.model.load",
     "load_task": "anysat.tasks.predictor",
-    "open_dataset": "anysat.data.base",
+    "open_dataset": "anysat.data.open",
     "read_modalities": "anysat.modalities",
     "zonal": "anysat.geo.zonal",
 }
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from anysat.batch import Batch as Batch
     from anysat.batch import Embeddings as Embeddings
     from anysat.batch import Tile as Tile
-    from anysat.data.base import open_dataset as open_dataset
+    from anysat.data.open import open_dataset as open_dataset
     from anysat.errors import AnySatError as AnySatError
     from anysat.geo.zonal import zonal as zonal
     from anysat.modalities import MODALITIES as MODALITIES
     from anysat.modalities import Band as Band
     from anysat.modalities import Modality as Modality
     from anysat.modalities import read_modalities as read_modalities
-    from anysat.model.checkpoint import load as load
     from anysat.model.config import ModelConfig as ModelConfig
     from anysat.model.encoder import AnySat as AnySat
+    from anysat.model.load import load as load
     from anysat.normalise import Normaliser as Normaliser
     from anysat.observation import Observation as Observation
     from anysat.patches import PatchGrid as PatchGrid
     from anysat.tasks.predictor import load_task as load_task
-    from anysat.workflows.embed_data import embed as embed
+    from anysat.workflows.embed.data import embed as embed
 
 
 def __getattr__(name: str) -> Any:

@@ -39,10 +39,10 @@ COMMANDS = {
     "datasets describe": ("anysat.workflows.datasets", "DescribeConfig", "describe"),
     "datasets check": ("anysat.workflows.datasets", "CheckConfig", "check"),
     "datasets show": ("anysat.workflows.datasets", "ShowConfig", "show"),
-    "datasets stats": ("anysat.workflows.dataset_stats", "StatsConfig", "stats"),
-    "datasets pack": ("anysat.workflows.dataset_pack", "PackConfig", "pack"),
-    "datasets embed": ("anysat.workflows.dataset_embed", "TableConfig", "embed_dataset"),
-    "datasets predict": ("anysat.workflows.dataset_predict", "TilesConfig", "predict_dataset"),
+    "datasets stats": ("anysat.workflows.datasets.stats", "StatsConfig", "stats"),
+    "datasets pack": ("anysat.workflows.datasets.pack", "PackConfig", "pack"),
+    "datasets embed": ("anysat.workflows.datasets.embed", "TableConfig", "embed_dataset"),
+    "datasets predict": ("anysat.workflows.datasets.predict", "TilesConfig", "predict_dataset"),
     "catalog validate": ("anysat.workflows.catalog", "ValidateConfig", "validate"),
     "world make": ("anysat.workflows.world", "WorldMakeConfig", "make"),
     "sensors": ("anysat.workflows.sensors", "SensorsConfig", "sensors"),
@@ -273,7 +273,7 @@ def _check_on_disk(option: str, place: str) -> None:
     Raises:
         InputError: The path is an address.
     """
-    from anysat.geo.addresses import is_remote
+    from anysat.geo.read.addresses import is_remote
 
     if is_remote(place):
         raise InputError(

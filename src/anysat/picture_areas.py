@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.geo.stored import StoredGroup, open_stored
+from anysat.geo.stores.stored import StoredGroup, open_stored
 from anysat.pictures import fit_pca, pca_rgb, rgb_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.batch import Tile
 from anysat.errors import SourceError
 from anysat.geo.area import Span
-from anysat.geo.source import Source
-from anysat.geo.store import Unit
+from anysat.geo.read.source import Source
+from anysat.geo.stores.store import Unit
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.growth import Keep, Remembered, find_kind, grow
 from anysat.model.steps import SeenPatches

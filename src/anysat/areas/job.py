@@ -22,10 +22,11 @@ from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError, SourceError
 from anysat.geo.area import Area, Span
-from anysat.geo.source import Source
-from anysat.geo.store import Unit
-from anysat.model.checkpoint import load, save
+from anysat.geo.read.source import Source
+from anysat.geo.stores.store import Unit
+from anysat.model.checkpoint import save
 from anysat.model.encoder import AnySat
+from anysat.model.load import load
 from anysat.model.precision import Precision, multiplying
 from anysat.model.steps import SeenPatches
 from anysat.model.validity import pool_valid

@@ -17,8 +17,8 @@ from anysat.batch import Batch, Tile
 from anysat.data.targets import Target
 from anysat.errors import EmptyTileError
 from anysat.geo.area import Area, Span
-from anysat.geo.source import Source
-from anysat.geo.store import Unit
+from anysat.geo.read.source import Source
+from anysat.geo.stores.store import Unit
 from anysat.model.precision import Precision, multiplying
 from anysat.observation import Observation
 

@@ -26,7 +26,7 @@ import torch
 from anysat.areas.job import Found, Job, Read
 from anysat.areas.maps import MapJob
 from anysat.geo.area import Span
-from anysat.geo.store import AreaStore, Unit
+from anysat.geo.stores.store import AreaStore, Unit
 from anysat.model.ready import keeping_ready
 
 WRITES_BEHIND = 2

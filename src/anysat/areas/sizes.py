@@ -13,7 +13,7 @@ import numpy as np
 
 from anysat.areas.windows import Windowing
 from anysat.errors import RecordError
-from anysat.geo.source import Source
+from anysat.geo.read.source import Source
 from anysat.modalities import Modality
 from anysat.model.config import ModelConfig
 

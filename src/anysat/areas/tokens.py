@@ -14,7 +14,7 @@ from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError
 from anysat.geo.area import Span
-from anysat.geo.store import Unit
+from anysat.geo.stores.store import Unit
 from anysat.model.encoder import CHUNK_ROWS, AnySat
 from anysat.model.inputs import PixelInput
 from anysat.model.steps import SeenPatches

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from anysat.errors import UnfinishedError
-from anysat.geo.store import Unit
+from anysat.geo.stores.store import Unit
 from anysat.whole_files import take_over, write_whole
 
 

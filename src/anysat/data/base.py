@@ -1,4 +1,4 @@
-"""Datasets: the records that describe them, and the functions that find and open them.
+"""Datasets: the records that describe them, and their tiles. `anysat.data.open` finds and opens them.
 
 To add a dataset, write one file in `data/datasets/` (or any importable module) that exports `DATASET`, a
 `DatasetRecord`. Command line, contract tests, documentation, mixtures and shards follow from it.
@@ -6,8 +6,6 @@ To add a dataset, write one file in `data/datasets/` (or any importable module) 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +23,10 @@ from anysat.data.targets import Target as Target
 from anysat.errors import AnySatError, InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
-    from anysat.data.pack import Pack
     from anysat.data.transforms import Crops
     from anysat.data.world import World
     from anysat.modalities import Modality
 
-_DATASETS = "anysat.data.datasets"
 PACK_INDEX = "anysat-pack.json"
 """The file that marks a folder written by `anysat datasets pack`."""
 
@@ -108,9 +104,6 @@ class DatasetRecord:
         if len(set(members)) < len(members):
             raise RecordError(f"dataset {self.name!r}, splits", dict(self.splits), "splits that do not overlap")
 
-    def __reduce__(self) -> Any:
-        return find_dataset, (self.found_as or self.name,)
-
     @property
     def is_own(self) -> bool:
         """Whether this is a user's own data, described in the YAML file `found_as`."""
@@ -174,6 +167,19 @@ class Tiles(Protocol):
         """Return the class number of every sample, for samplers that balance classes."""
 
 
+class Packed(Protocol):
+    """Shards that tiles are read from; see `anysat.data.pack.Pack`."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that were packed."""
+
+    def read(
+        self, row: Row, modalities: Sequence[str], targets: Sequence[str] | None, tile_m: float, as_stored: bool
+    ) -> Tile:
+        """Read one tile, only with the modalities and targets asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class TileDataset:
     """The samples of one split as a sequence of tiles, read on access. Open it with `open_dataset`."""
@@ -186,7 +192,7 @@ class TileDataset:
     """Name of the split, for messages."""
     targets: tuple[str, ...] | None = None
     """Names of the targets to read; None for all."""
-    pack: Pack | None = None
+    pack: Packed | None = None
     """The shards that tiles are read from, if the dataset is packed."""
 
     @property
@@ -254,106 +260,3 @@ class TileDataset:
     def take(self, indices: ArrayLike) -> TileDataset:
         """Return a dataset of some of the samples, chosen by number or by a mask."""
         return replace(self, samples=self.samples.take(indices))
-
-
-def open_dataset(
-    name: str, root: str | Path, split: str = "train", *, modalities: Sequence[str] | None = None,
-    layout: str | None = None, targets: Sequence[str] | None = None,
-) -> TileDataset:  # fmt: skip
-    """Open a dataset on disk, loose or packed. Its items are tiles.
-
-    Args:
-        name: One of `dataset_names()`, the dotted name of a module that exports `DATASET`, or a YAML file that
-            describes your own data.
-        root: Folder of the dataset.
-        split: `train`, `val`, `test` or `all`, or several of the dataset's own splits, such as `fold1+fold2`.
-        modalities: Keys of the modalities to read; None for all.
-        layout: Name of the layout, or `packed` for `anysat datasets pack`. None to recognise it.
-        targets: Names of the targets to read; None for all, empty for none, as in pretraining.
-
-    Raises:
-        UnknownNameError: There is no such dataset, split, modality, layout or target.
-        MissingFileError, SourceError: The folder does not hold the dataset.
-    """
-    record = find_dataset(name)
-    for key in modalities or ():
-        if key not in record.modalities:
-            raise UnknownNameError(f"modality of {record.name}", key, record.modalities)
-    for target in targets or ():
-        record.target(target)
-    dataset = _open_all(record, Path(root), layout)
-    samples = dataset.samples if split == "all" else dataset.samples.of(*_members(record, dataset.samples, split))
-    if dataset.pack is not None:
-        for asked, packed in ((modalities, dataset.modalities), (targets, dataset.pack.targets)):
-            for one in asked or ():
-                if one not in packed:
-                    raise SourceError(
-                        root, f"{one} was not packed, only {', '.join(packed) or 'none'}", "pack it again"
-                    )
-    wanted = tuple(key for key in dataset.modalities if modalities is None or key in modalities)
-    return replace(dataset, samples=samples, modalities=wanted, split=split,
-                   targets=None if targets is None else tuple(targets))  # fmt: skip
-
-
-def _open_all(record: DatasetRecord, root: Path, layout: str | None) -> TileDataset:
-    """Open all samples of a folder."""
-    if layout == "packed" or (layout is None and (root / PACK_INDEX).is_file()):
-        from anysat.data.pack import open_pack
-
-        return open_pack(record, root)
-    folder = record.folder(root, layout)
-    try:
-        samples = record.list_samples(folder)
-    except AnySatError:
-        raise
-    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
-        expected = f"expected the lists and folders of {record.title}, layout {folder.layout.name!r}"
-        raise SourceError(folder.root, f"its samples cannot be listed ({error!r})", expected) from error
-    if not len(samples):
-        raise SourceError(folder.root, f"no sample of {record.title} was found", f"layout {folder.layout.name!r}")
-    return TileDataset(record, folder, samples, record.modalities)
-
-
-def _members(record: DatasetRecord, samples: Samples, split: str) -> tuple[str, ...]:
-    if split in record.splits:
-        return record.splits[split]
-    members = tuple(member for name in split.split("+") for member in record.splits.get(name, (name,)))
-    known = {name for group in record.splits.values() for name in group} | set(map(str, samples.columns["split"]))
-    for member in members:
-        if member not in known:
-            raise UnknownNameError(f"split of {record.name}", member, {*record.splits, *known, "all"})
-    return members
-
-
-def dataset_names() -> list[str]:
-    """Return the names of the datasets that the package knows."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_DATASETS).__path__))
-
-
-def find_dataset(name: str) -> DatasetRecord:
-    """Return the record of a dataset: a known name, the dotted name of a module, or a YAML file of your own data.
-
-    Raises:
-        UnknownNameError: There is none.
-    """
-    if name.endswith((".yaml", ".yml")):
-        from anysat.data.own import read_record
-
-        return read_record(Path(name))
-    if name in dataset_names():
-        module = importlib.import_module(f"{_DATASETS}.{name}")
-    elif "." in name:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            told = str(error)
-            if error.name == name.partition(".")[0]:
-                told += (". The command `anysat` does not look into the current folder: run `python -m anysat …` "
-                         "there, or set PYTHONPATH=.")  # fmt: skip
-            raise UnknownNameError("dataset module", name, dataset_names(), told) from error
-    else:
-        raise UnknownNameError("dataset", name, dataset_names(), "`anysat datasets list` lists them all")
-    record = getattr(module, "DATASET", None)
-    if not isinstance(record, DatasetRecord):
-        raise InputError(name, "a module that exports DATASET, a DatasetRecord", type(record).__name__)
-    return replace(record, found_as=name)

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anysat.data.base import DatasetRecord, find_dataset, open_dataset
+from anysat.data.base import DatasetRecord
+from anysat.data.open import find_dataset, open_dataset
 from anysat.data.work import Advance, to_json
 from anysat.errors import AnySatError, OtherWorkError, SourceError
 from anysat.geo.claims import alone_in

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from anysat.errors import InputError, MissingFileError
 from anysat.geo.coverage import Coverage, cover
 from anysat.geo.ground import file_and_layer, read_table
-from anysat.geo.outputs import Result, find_writer
 from anysat.geo.parcels import Parcels, place_parcels
-from anysat.geo.polygons import write_layer
-from anysat.geo.stored import StoredGroup, find_group, provenance_of, zone_stores
-from anysat.geo.tables import times_of
-from anysat.geo.writers import staged
+from anysat.geo.stores.stored import StoredGroup, find_group, provenance_of, zone_stores
+from anysat.geo.write.outputs import Result, find_writer
+from anysat.geo.write.polygons import write_layer
+from anysat.geo.write.tables import times_of
+from anysat.geo.write.writers import staged
 
 _BLOCK_VALUES = 4_000_000
 """The most values multiplied, or pixels covered, at once."""

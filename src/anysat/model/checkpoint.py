@@ -13,17 +13,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import anysat
 from anysat.errors import MissingFileError, UnknownNameError, WeightsError, WriteError
 from anysat.model.config import SIZES, ModelConfig
-from anysat.model.encoder import AnySat
 from anysat.model.weight_files import FORMAT, SUFFIXES, WeightFile, read_file
 from anysat.normalise import PRESETS, Normaliser
 from anysat.whole_files import appearing, write_output
@@ -75,51 +74,61 @@ def published_name(name: str, depth: int) -> str:
     return name.format(depth=depth)
 
 
-def load(
-    source: str | Path,
-    *,
-    config: ModelConfig | None = None,
-    statistics: Normaliser | str | Path | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    token: str | None = None,
-) -> AnySat:
-    """Load an encoder with its weights, in eval mode.
+class Pretrained(nn.Module):
+    """A model with its configuration, statistics and provenance, whose weights can be loaded, saved and shared."""
 
-    Args:
-        source: `nano`, which ships with the package; a hub id such as `g-astruc/AnySat`; a published `.pth` file or
-            training checkpoint; our `.safetensors` file; or a folder that holds one.
-        config: Configuration of the model. Needed only if the file does not store it and the model is not of the
-            published base size with its 11 modalities.
-        statistics: Statistics that `encode` standardises with: a `Normaliser`, a JSON file, the name of a preset, or
-            `"from-data"` (computed from each batch, with a warning). None uses those stored in the file, or
-            `"from-data"` if there are none.
-        device: Device of the weights.
-        dtype: Data type of the weights. bfloat16 halves the memory.
-        revision: Branch, tag or commit of a hub repository.
-        token: Token for private hub repositories. None uses the one that the hub's client knows.
+    def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:
+        super().__init__()
+        self.config = config or ModelConfig()
+        self.normaliser = normaliser
+        """Statistics that `encode` standardises with. None computes them from each batch, with a warning."""
+        self.provenance: dict[str, str] = {"weights": "untrained"}
+        """Where the weights come from, and their licence. Stored in every file that the model is saved to."""
 
-    Returns:
-        The encoder, in eval mode.
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        config: ModelConfig | None = None,
+        statistics: Normaliser | str | Path | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Load a model from a hub id, a folder or a file; see `anysat.load`."""
+        file = read_weights(pretrained_model_name_or_path, revision=revision, token=token)
+        model = cls(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
+        model.to(dtype=dtype)  # before the tensors are loaded, which may be wider than float32
+        if file.published:
+            load_published(model, file.tensors, source=file.source)
+        else:
+            _load_strict(model, file.tensors, file.source)
+        model.provenance = dict(file.provenance or {"weights": file.source, "licence": UNKNOWN_LICENCE})
+        if statistics is not None:
+            model.normaliser = find_statistics(statistics)
+        return model.to(device=device).eval()
 
-    Raises:
-        MissingFileError: There is no such file or folder.
-        UnknownNameError: There are no statistics of this name.
-        WeightsError: The weights cannot be fetched or read, tensors are missing, extra or of another shape, or the file
-            is a pickle of more than tensors, which is never run.
-    """
-    file = read_weights(source, revision=revision, token=token)
-    model = AnySat(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
-    model.to(dtype=dtype)  # before the tensors are loaded, which may be wider than float32
-    if file.published:
-        load_published(model, file.tensors, source=file.source)
-    else:
-        _load_strict(model, file.tensors, file.source)
-    model.provenance = dict(file.provenance or {"weights": file.source, "licence": UNKNOWN_LICENCE})
-    if statistics is not None:
-        model.normaliser = find_statistics(statistics)
-    return model.to(device=device).eval()
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a folder that `from_pretrained` loads: weights, configuration, and a model card with the licence."""
+        save_folder(self, Path(save_directory))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the folder of `save_pretrained` to the hub; see `anysat.model.checkpoint.push`. Return its address."""
+        return push(self, repo_id, **options)
+
+    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a state dict with the published names. Names and shapes must match exactly.
+
+        Raises:
+            WeightsError: Tensors are missing, extra or of another shape. The message names them.
+        """
+        load_published(self, state_dict)
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """Return the model's tensors under the published names; the base size has 418."""
+        return published(self)
 
 
 def address_of(weights: str) -> str:
@@ -150,7 +159,7 @@ def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
     return Normaliser.read(statistics)
 
 
-def save(model: AnySat, path: str | Path) -> None:
+def save(model: Pretrained, path: str | Path) -> None:
     """Write a model in our file format. A failed write leaves no partial file.
 
     Raises:
@@ -189,7 +198,7 @@ def save(model: AnySat, path: str | Path) -> None:
         raise WriteError(path, error) from error
 
 
-def save_folder(model: AnySat, folder: Path) -> None:
+def save_folder(model: Pretrained, folder: Path) -> None:
     """Write a folder with weights, configuration and model card, in the form that the hub and `load` expect.
 
     Raises:
@@ -201,7 +210,9 @@ def save_folder(model: AnySat, folder: Path) -> None:
     write_output(folder / "README.md", model_card(model))
 
 
-def push(model: AnySat, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any) -> str:
+def push(
+    model: Pretrained, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any
+) -> str:
     """Upload a model to a repository of the hub, which is created if it does not exist.
 
     Args:
@@ -227,7 +238,7 @@ def _expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises
 
 
-def model_card(model: AnySat) -> str:
+def model_card(model: Pretrained) -> str:
     """Return the page that a hub shows beside the weights: what they are, their licence, how to load them."""
     licence = model.provenance.get("licence", UNKNOWN_LICENCE).lower()
     keys = ", ".join(modality.key for modality in model.config.modalities)
@@ -299,7 +310,7 @@ def download(repo: str, revision: str | None = None, token: str | None = None) -
     ) from problem  # fmt: skip
 
 
-def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
+def load_published(model: Pretrained, tensors: Mapping[str, Tensor], source: object = "state dict") -> None:
     """Load tensors with the published names into a model. Names and shapes must match exactly.
 
     Raises:
@@ -309,7 +320,7 @@ def load_published(model: AnySat, tensors: Mapping[str, Tensor], source: object 
     _load_strict(model, tensors, source, ours)
 
 
-def published(model: AnySat) -> dict[str, Tensor]:
+def published(model: Pretrained) -> dict[str, Tensor]:
     """Return a model's state dict under the published names."""
     return {published_name(name, model.config.depth): tensor for name, tensor in model.state_dict().items()}
 
@@ -332,7 +343,7 @@ def check_fitting(source: object, tensors: Mapping[str, Tensor], own: Mapping[st
 
 
 def _load_strict(
-    model: AnySat, tensors: Mapping[str, Tensor], source: object, ours: Mapping[str, str] | None = None
+    model: Pretrained, tensors: Mapping[str, Tensor], source: object, ours: Mapping[str, str] | None = None
 ) -> None:
     own = model.state_dict()
     ours = ours or {name: name for name in own}

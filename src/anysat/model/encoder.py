@@ -7,8 +7,7 @@ their input and then run `core`, which takes tensors only and can be exported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings
 from anysat.errors import InputError, UnknownNameError
+from anysat.model.checkpoint import Pretrained
 from anysat.model.config import ModelConfig
 from anysat.model.fusion import FusionTransformer
 from anysat.model.inputs import PixelInput, read_published
@@ -53,7 +53,7 @@ keeping them: for a tile of 512 x 512 sub-patches they would take gigabytes at a
 Output = Literal["tile", "patch", "dense", "all"]
 
 
-class AnySat(nn.Module):
+class AnySat(Pretrained):
     """The AnySat encoder (CVPR 2025, arXiv 2412.14123, section 3). Load one with weights by `anysat.load`.
 
     Examples:
@@ -64,12 +64,7 @@ class AnySat(nn.Module):
     """
 
     def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:
-        super().__init__()
-        self.config = config or ModelConfig()
-        self.normaliser = normaliser
-        """Statistics that `encode` standardises with. None computes them from each batch, with a warning."""
-        self.provenance: dict[str, str] = {"weights": "untrained"}
-        """Where the weights come from, and their licence. Stored in every file that the model is saved to."""
+        super().__init__(config, normaliser=normaliser)
         self.projectors = nn.ModuleDict({m.key: make_projector(m, self.config) for m in self.config.modalities})
         self.spatial = SpatialTransformer(self.config)
         self.fusion = FusionTransformer(self.config)
@@ -177,41 +172,6 @@ class AnySat(nn.Module):
         result = found.patch if output == "patch" else found.dense
         assert result is not None, output
         return result
-
-    def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a state dict with the published names. Names and shapes must match exactly.
-
-        Raises:
-            WeightsError: Tensors are missing, extra or of another shape. The message names them.
-        """
-        from anysat.model.checkpoint import load_published
-
-        load_published(self, state_dict)
-
-    def published_state_dict(self) -> dict[str, Tensor]:
-        """Return the model's tensors under the published names; the base size has 418."""
-        from anysat.model.checkpoint import published
-
-        return published(self)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> AnySat:
-        """Load a model from a hub id, a folder or a file. The same as `anysat.load`."""
-        from anysat.model.checkpoint import load
-
-        return load(pretrained_model_name_or_path, **options)
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a folder that `from_pretrained` loads: weights, configuration, and a model card with the licence."""
-        from anysat.model.checkpoint import save_folder
-
-        save_folder(self, Path(save_directory))
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the folder of `save_pretrained` to the hub; see `anysat.model.checkpoint.push`. Return its address."""
-        from anysat.model.checkpoint import push
-
-        return push(self, repo_id, **options)
 
     def core(
         self,

@@ -40,7 +40,7 @@ def validate(config: ValidateConfig) -> Answer:
         MissingFileError, SourceError: None of the paths is a store. If only some are not, this is among the findings.
     """
     from anysat.geo.validate import Finding, validate_models
-    from anysat.geo.validate_documents import store_of
+    from anysat.geo.validate.documents import store_of
 
     found: list[Finding] = []
     stores: list[Path] = []
@@ -64,7 +64,7 @@ def validate(config: ValidateConfig) -> Answer:
 def _findings(store: Path, quick: bool) -> list[Finding]:
     """Return the findings for a store and the documents beside it."""
     from anysat.geo.validate import num_steps, validate_store
-    from anysat.geo.validate_documents import validate_documents
+    from anysat.geo.validate.documents import validate_documents
     from anysat.workflows.progress import progress_bar
 
     with progress_bar(f"reading {store.name}", 0 if quick or not store.exists() else num_steps(store)) as advance:

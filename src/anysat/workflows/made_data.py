@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anysat.data.base import find_dataset
 from anysat.data.cache import cache_folder
+from anysat.data.open import find_dataset
 from anysat.errors import InputError
 from anysat.normalise import Normaliser
 

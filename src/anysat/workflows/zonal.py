@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import RecordError
-from anysat.geo.outputs import Result, check_output, named
+from anysat.geo.write.outputs import Result, check_output, named
 from anysat.workflows.answer import Answer
 
 
@@ -69,8 +69,8 @@ def zonal(config: ZonalConfig) -> Answer:
 
 def _zonal(config: ZonalConfig) -> Answer:
     from anysat.geo.ground import file_and_layer
-    from anysat.geo.stored import provenance_of
-    from anysat.geo.writers import check_apart, check_free
+    from anysat.geo.stores.stored import provenance_of
+    from anysat.geo.write.writers import check_apart, check_free
     from anysat.geo.zonal import find_alike, find_stores, prepare, summarise, write_zonal
     from anysat.workflows.progress import progress_bar
 

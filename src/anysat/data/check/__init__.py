@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset, find_dataset, open_dataset
+from anysat.data.base import PACK_INDEX, DatasetRecord, Samples, TileDataset
 from anysat.data.check import dates, files, labels, offset, places, values
 from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
+from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
 
 ERROR, WARNING = "error", "warning"

@@ -14,7 +14,7 @@ from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import DatasetFolder, Entry, Layout
 from anysat.data.world import FACTORS, World, WorldTile
 from anysat.errors import SourceError
-from anysat.geo.layers import reading
+from anysat.geo.read.layers import reading
 from anysat.observation import Observation
 
 ZONES = (

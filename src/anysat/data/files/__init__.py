@@ -31,7 +31,7 @@ from anysat.data.files.numpy_files import npy_shape, read_npy, read_npz, refuse_
 from anysat.data.files.png_files import require_whole_png
 from anysat.data.files.tensor_files import read_tensors
 from anysat.errors import MissingFileError, MissingKeyError, SourceError, UnknownNameError
-from anysat.geo.layers import reading
+from anysat.geo.read.layers import reading
 
 Keys = Sequence[str | None]
 """Names inside a file; a file that is one array has the single key None."""
@@ -202,7 +202,7 @@ def _write_raster(path: Path, contents: Mapping[str | None, Any], geobox: Any) -
 
 def read_geobox(path: Path) -> Any:
     """Return the georeference of a raster (an `odc.geo.GeoBox`), or None if it has none."""
-    from anysat.geo.addresses import geobox_of
+    from anysat.geo.read.addresses import geobox_of
 
     with _opening(path, "a raster"), _raster(path) as file:
         return geobox_of(file)

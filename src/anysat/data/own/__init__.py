@@ -7,7 +7,8 @@ from pathlib import Path
 
 from anysat.data.base import DatasetRecord
 from anysat.data.layout import SOURCE, Entry, Layout, glob_of
-from anysat.data.own.description import OwnData, OwnSplits, read_yaml
+from anysat.data.own.content import OwnData, OwnSplits
+from anysat.data.own.description import read_yaml
 from anysat.data.own.paths import file_of
 from anysat.data.own.tables import SPLIT
 from anysat.data.own.tiles import list_classes, list_tiles, read_notes, read_tile

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anysat.data.own.tables import as_number, as_text
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
-from anysat.geo.layers import reading
+from anysat.geo.read.layers import reading
 
 LONG_SUFFIXES = (".csv", ".parquet")
 """Suffixes of tables that can be read by column."""

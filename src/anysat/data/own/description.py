@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from anysat.data.own.modalities import OwnModality, read_own_modalities
+from anysat.data.own.content import OwnData, OwnSplits
+from anysat.data.own.modalities import read_own_modalities
 from anysat.data.own.parcels import POLYGON_SUFFIXES
 from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import Section
 from anysat.data.own.tables import SUFFIXES
-from anysat.data.own.targets import OwnTarget, read_targets
+from anysat.data.own.targets import read_targets
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import RELEASED, Modality
 from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
@@ -25,75 +26,6 @@ _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
 _KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "columns", "centre", "inside_only",
          "modality_records", "modalities", "targets", "splits")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnSplits:
-    """How tiles are split: by a column, or by shares."""
-
-    is_given: bool
-    """False if none of `column`, `shares` and `block_m` is given; a column `split` of the table then counts, if any."""
-    column: str | None
-    members: Mapping[str, tuple[str, ...]]
-    """Values of the column that make up each split."""
-    shares: Mapping[str, float]
-    seed: int | None
-    """None if it is not given, which draws as 0 does."""
-    block_m: float | None
-    """Side in metres of the squares of ground whose tiles share a split; None to split tile by tile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnData:
-    """The content of a YAML file."""
-
-    file: Path
-    name: str
-    texts: Mapping[str, str]
-    """Title, licence and other texts that are given."""
-    tile_m: float
-    patch_sizes_m: tuple[float, ...]
-    tiles: str | None
-    """Table of the tiles; None if tiles are found by the paths of their files."""
-    id_column: str
-    """Column of the table that holds the ids."""
-    is_centred_on_table: bool
-    """True to centre a tile on its place in the table, False to take the middle of its files."""
-    is_inside_only: bool
-    """Whether pixels outside a tile's polygon in the table are invalid."""
-    modalities: tuple[OwnModality, ...]
-    targets: tuple[OwnTarget, ...]
-    splits: OwnSplits
-
-    @property
-    def first(self) -> OwnModality:
-        """The first modality that every tile has; without a table, its files define the tiles."""
-        return next(own for own in self.modalities if not own.is_optional)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether any of its imagery is in files rather than tables of series."""
-        return any(own.columns is None for own in self.modalities)
-
-    @property
-    def tables_of_tiles(self) -> tuple[OwnModality, ...]:
-        """Modalities whose table of series is also the table of the tiles."""
-        return tuple(own for own in self.modalities if own.columns is not None and own.path == self.tiles)
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """All paths below the data folder, with fields in braces."""
-        of_modalities = (pattern for own in self.modalities for pattern in own.patterns)
-        return (*of_modalities, *(own.path for own in self.targets if own.path is not None))
-
-    def table_path(self, root: Path | None = None) -> Path | None:
-        """Return the path of the table: beside the YAML file, else in the data folder, as for tables of series."""
-        if self.tiles is None:
-            return None
-        if root is not None and self.tables_of_tiles:
-            return root / self.tiles
-        beside = self.file.parent / self.tiles
-        return beside if beside.exists() or root is None else root / self.tiles
 
 
 def read_yaml(path: Path) -> OwnData:

@@ -29,6 +29,6 @@ def found_names(root: Path, pattern: str, field: str) -> list[str]:
 
 def _is_imagery(path: Path) -> bool:
     """Whether a file or folder is imagery of a kind that can be read."""
-    from anysat.geo.formats import KINDS
+    from anysat.geo.read.formats import KINDS
 
     return any(kind.fits(path) for kind in KINDS)

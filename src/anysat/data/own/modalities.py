@@ -19,12 +19,12 @@ from anysat.data.own.paths import State, as_pattern, fields_of, file_of, is_patt
 from anysat.data.own.sections import Section
 from anysat.data.own.series import Series, read_series
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
-from anysat.geo.descriptions import SKIPPED, InputPath, SourceDescription
-from anysat.geo.quality import QUALITY_KINDS, Quality
+from anysat.geo.read.descriptions import SKIPPED, InputPath, SourceDescription
+from anysat.geo.read.quality import QUALITY_KINDS, Quality
 from anysat.modalities import MODALITIES, UNITS, Modality, band_key, find_modality, read_modalities
 
 if TYPE_CHECKING:
-    from anysat.geo.source import Source
+    from anysat.geo.read.source import Source
 
 _SAID = ("nodata", "scale", "offset", "offset_from", "quality", "dates")
 """Keys that describe the numbers of a source, as in the YAML file of `anysat embed`."""
@@ -142,7 +142,7 @@ def _loaded(own: OwnModality, path: Path, _: State) -> Series:
 @lru_cache(maxsize=16)
 def _opened(own: OwnModality, given: InputPath, quality: Quality | None, _: Any) -> Source:
     """Open files, once per process while they stay as they are: many tiles may lie in one. None is left open."""
-    from anysat.geo.sources import open_source
+    from anysat.geo.read.sources import open_source
 
     description = replace(own.source, path=None, quality=quality)
     return open_source(given, own.record, description=description)

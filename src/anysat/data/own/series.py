@@ -18,8 +18,8 @@ from anysat.data.own.columns import Cells, check_column, column_names, read_numb
 from anysat.data.own.days import TableColumns, read_day_columns, read_days
 from anysat.data.own.tables import as_number, is_no_id, say_column, with_place
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
-from anysat.geo.descriptions import SourceDescription
-from anysat.geo.matching import some, unit_once_scaled
+from anysat.geo.read.descriptions import SourceDescription
+from anysat.geo.read.matching import some, unit_once_scaled
 from anysat.modalities import Modality, band_key
 from anysat.observation import Dates, Observation
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from anysat.data.base import Row
 from anysat.data.own.columns import column_names
-from anysat.data.own.description import OwnData, refuse_id
+from anysat.data.own.content import OwnData
+from anysat.data.own.description import refuse_id
 from anysat.data.own.series import Series, claimed_columns, read_tile_rows
 from anysat.data.own.tables import SPLIT, place_columns
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from anysat.data.files import read_file
 from anysat.errors import MissingFileError, SourceError, UnknownNameError
-from anysat.geo.layers import reading
+from anysat.geo.read.layers import reading
 
 PLACE = ("lon", "lat")
 """Columns that hold the place of a tile in degrees (WGS 84), as text; empty if unknown."""

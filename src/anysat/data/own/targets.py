@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from anysat.data.base import Target
 from anysat.data.own.columns import LONG_SUFFIXES, check_column, column_names, read_items, read_texts
+from anysat.data.own.content import OwnData, OwnTarget
 from anysat.data.own.found import found_names
 from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import MAX_INT, WHOLE, Section, fits
 from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
 from anysat.errors import MissingFileError, SourceError
 from anysat.patches import centimetres
-
-if TYPE_CHECKING:
-    from anysat.data.own.description import OwnData
 
 IGNORE = 255
 """Stored number of pixels without a label, unless the file gives another."""
@@ -29,23 +25,6 @@ _KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limi
 _POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
 """Suffixes of files of polygons, which cannot be label rasters."""
 _SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnTarget:
-    """A target, and where its values are stored."""
-
-    target: Target
-    column: str | None
-    """Column of the table, or field of the path by which tiles are found; None for a raster."""
-    path: str | None
-    """Path of each tile's raster; None for a column."""
-    values: tuple[int, ...]
-    """Stored number of each class in a raster."""
-    ignore: int | None
-    """Stored number of pixels without a label, or None; it is read as `target.ignore`."""
-    separator: str | None
-    """Text between the labels in a cell; None if a cell holds one class or value."""
 
 
 def read_targets(top: Section, data: OwnData) -> tuple[OwnTarget, ...]:

@@ -14,23 +14,23 @@ from anysat.batch import Tile
 from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
 from anysat.data.layout import DatasetFolder
-from anysat.data.own.description import OwnData
+from anysat.data.own.content import OwnData, OwnTarget
 from anysat.data.own.found import found_rows
 from anysat.data.own.parcels import POLYGON, Parcel, check_parcels, find_parcel
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
-from anysat.data.own.targets import OwnTarget, is_unlabelled
+from anysat.data.own.targets import is_unlabelled
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.layers import reading
+from anysat.geo.read.layers import reading
 from anysat.observation import Observation
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from anysat.geo.grid import TileGrid
-    from anysat.geo.source import Source
+    from anysat.geo.read.source import Source
 
 _SHOWN = 5
 _MAX_VALUE = float(np.finfo(np.float32).max)
@@ -382,7 +382,7 @@ def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
-    from anysat.geo.resample import WARP_MB
+    from anysat.geo.read.resample import WARP_MB
 
     found = np.full(geobox.shape, np.nan)
     reproject(

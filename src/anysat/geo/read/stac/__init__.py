@@ -1,0 +1,1 @@
+"""Read imagery that a STAC catalog or API describes."""

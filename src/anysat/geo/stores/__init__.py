@@ -1,0 +1,1 @@
+"""Zarr stores of areas, written shard by shard."""

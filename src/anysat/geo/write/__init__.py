@@ -1,0 +1,1 @@
+"""Write results to georeferenced files, and describe them."""

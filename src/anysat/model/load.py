@@ -1,0 +1,50 @@
+"""Loading an encoder with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from anysat.model.config import ModelConfig
+from anysat.model.encoder import AnySat
+from anysat.normalise import Normaliser
+
+
+def load(
+    source: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    statistics: Normaliser | str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    token: str | None = None,
+) -> AnySat:
+    """Load an encoder with its weights, in eval mode.
+
+    Args:
+        source: `nano`, which ships with the package; a hub id such as `g-astruc/AnySat`; a published `.pth` file or
+            training checkpoint; our `.safetensors` file; or a folder that holds one.
+        config: Configuration of the model. Needed only if the file does not store it and the model is not of the
+            published base size with its 11 modalities.
+        statistics: Statistics that `encode` standardises with: a `Normaliser`, a JSON file, the name of a preset, or
+            `"from-data"` (computed from each batch, with a warning). None uses those stored in the file, or
+            `"from-data"` if there are none.
+        device: Device of the weights.
+        dtype: Data type of the weights. bfloat16 halves the memory.
+        revision: Branch, tag or commit of a hub repository.
+        token: Token for private hub repositories. None uses the one that the hub's client knows.
+
+    Returns:
+        The encoder, in eval mode.
+
+    Raises:
+        MissingFileError: There is no such file or folder.
+        UnknownNameError: There are no statistics of this name.
+        WeightsError: The weights cannot be fetched or read, tensors are missing, extra or of another shape, or the file
+            is a pickle of more than tensors, which is never run.
+    """
+    return AnySat.from_pretrained(
+        source, config=config, statistics=statistics, device=device, dtype=dtype, revision=revision, token=token
+    )

@@ -1,0 +1,1 @@
+"""What commands over areas share: their inputs, options and the run itself."""

@@ -1,0 +1,28 @@
+"""The command that estimates the cost of embedding an area: its options and its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from anysat.workflows.answer import Answer
+from anysat.workflows.embed import EmbedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(EmbedConfig):
+    """Estimate the cost of `anysat embed` with the same options: windows, time, memory, reads, output size."""
+
+    out: str = field(default="area.zarr", metadata={"help": "Output of `anysat embed`; nothing is written."})
+    measure: bool = True
+    """Read, encode and fuse one window, to estimate time and operations on this machine."""
+
+
+def plan(config: PlanConfig) -> Answer:
+    """Open the inputs, cut the area, measure one window, and report.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
+    """
+    from anysat.workflows.plan.area import plan_area
+
+    return plan_area(config)

@@ -1,0 +1,129 @@
+"""The run of `anysat predict` for ground larger than a tile: a map, predicted window by window."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anysat.areas.maps import MapJob, layers_of
+from anysat.areas.sizes import Load, choose_sizes
+from anysat.areas.units import UnitFiles
+from anysat.areas.windows import Windowing
+from anysat.errors import InputError, RecordError
+from anysat.geo.area import Area, plan_areas
+from anysat.geo.ground import area_files
+from anysat.geo.read.descriptions import describe_sources
+from anysat.geo.stores.layout import Layout
+from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.outputs import STORE, Result, named, suffixes
+from anysat.geo.write.writers import check_apart
+from anysat.model.digest import bytes_of, made_by
+from anysat.model.precision import find_device, find_precision
+from anysat.picture_samples import colours_of
+from anysat.tasks.base import options_of
+from anysat.tasks.predictor import Predictor, load_task
+from anysat.workflows.answer import Answer
+from anysat.workflows.areas.inputs import AreaInputs, open_inputs
+from anysat.workflows.areas.run import Part, check_scheduler, model_facts, output_of, run_parts
+from anysat.workflows.embed.area import layout_of, statistics_facts
+from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
+
+
+def predict_area(config: PredictConfig) -> Answer:
+    """Predict an area, see `anysat.workflows.predict.predict`."""
+    given = [*(source.file for source in describe_sources(config.inputs).values()), *area_files(config.area)]
+    check_apart([Path(config.out)], [*given, config.run])
+    check_scheduler(config)
+    predictor = load_task(config.run, device=find_device(config.device))
+    encoder, view = predictor.encoder, predictor.view
+    target = predictor.task.target
+    check_probabilities(config.probabilities, target)
+    unfit = [suffix for suffix in config.formats if suffix not in suffixes(Result.AREA)]
+    if unfit and not target.is_multiclass:
+        allowed = named(Result.AREA, besides=STORE, name="")
+        raise RecordError("--also", unfit[0], f"{allowed}, because {target.name!r} has not one class per place")
+    records = {key: encoder.config.modality(key) for key in view.modalities}
+    inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
+    check_answered(view.dense, view.modalities, inputs.sources)
+    patch_size_m, windowing = max(view.patch_sizes_m), Windowing(side=config.window, overlap=config.overlap)
+    loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
+    heaviest = max(loads, key=lambda one: one.values)
+    sizes = choose_sizes(heaviest, windowing, encoder.config, memory_gb=config.memory_gb, readers=config.readers,
+                         block=windowing.side)  # fmt: skip
+    areas = plan_areas(
+        [source.footprint for source in inputs.sources.values()], patch_size_m, encoder.config.subpatch_order,
+        shard=sizes.shard, wanted=inputs.ground,
+    )  # fmt: skip
+    parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
+    said = [config.told_as_area(config.out), *inputs.told(), *told_not_given(view.modalities, inputs.sources)]
+    if encoder.normaliser is not None:
+        said.append(f"statistics: {encoder.normaliser.source}")
+    return run_parts(parts, config, said, overwrite=config.overwrite, inputs=[*given, config.run])
+
+
+def _part(
+    config: PredictConfig, predictor: Predictor, inputs: AreaInputs, area: Area, windowing: Windowing
+) -> Part:  # fmt: skip
+    target = predictor.task.target
+    per_patch, precision = _per_patch(predictor, area), find_precision(config.precision, predictor.device)
+
+    def work(folder: Path) -> MapJob:
+        return MapJob(
+            model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
+            windowing=windowing, target=target, per_patch=per_patch, precision=precision, kept=UnitFiles(folder),
+            probabilities=config.probabilities, variants=config.variants,
+        )  # fmt: skip
+
+    made_from = {
+        **made_by(predictor.encoder), "target": target.name, "classes": list(target.classes),
+        "head": _head_digest(predictor),
+        "statistics": statistics_facts(predictor.encoder.normaliser), "run": str(config.run),
+        "inputs": inputs.facts(),
+        "options": {
+            "patch_size_m": area.patch_size_m, "window": windowing.side, "overlap": windowing.overlap,
+            "variants": config.variants, "precision": precision, "area": config.area, "ground": inputs.ground_digest,
+        },
+    } | ({} if target.classes else {"unit": target.unit})  # fmt: skip
+    task = "classification" if target.classes else "regression"  # in the words of the mlm extension
+    return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
+                layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
+                model=model_facts(str(config.run), predictor.encoder, task))  # fmt: skip
+
+
+def _head_digest(predictor: Predictor) -> str:
+    """Return a digest of head, task, view and descriptions of the training files."""
+    facts = [asdict(predictor.head_config), asdict(predictor.view), options_of(predictor.task)]
+    facts += [predictor.sources] if predictor.sources else []
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for _, tensor in sorted(predictor.head.state_dict().items()):
+        total.update(bytes_of(tensor))
+    return total.hexdigest()[:16]
+
+
+def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:
+    """Return the layout of the answers first, then those of other products."""
+    target, pixel_m = predictor.task.target, area.patch_size_m / side
+    doubt = {"units": "nat" if target.classes else target.unit, "long_name": "disagreement of variants"}
+    facts: dict[str, Callable[[], dict[str, Any]]] = {
+        "class": lambda: {"kind": "uint8", "variable_attributes": class_attributes(target.classes, colours_of(target))},
+        "value": lambda: {"variable_attributes": {"long_name": target.name, "units": target.unit}},
+        "probability": lambda: {"dim": len(target.classes), "bands": target.classes},
+        "uncertainty": lambda: {"variable_attributes": doubt},
+    }
+    layers = layers_of(target, config.probabilities, config.variants)
+    return [layout_of(area, name, pixel_m, variable=name, **facts[name]()) for name in layers]
+
+
+def _per_patch(predictor: Predictor, area: Area) -> int:
+    """Return the number of answers along a side of a patch, or 0 if there is one for a whole window."""
+    target = predictor.task.target
+    if target.gsd_m is None:
+        return 0
+    side = area.patch_size_m / target.gsd_m
+    if abs(side - round(side)) > 1e-6:
+        raise InputError("run", f"a target whose pixels divide a patch of {area.patch_size_m:g} m", target.gsd_m)
+    return round(side)

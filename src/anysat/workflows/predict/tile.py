@@ -1,0 +1,116 @@
+"""The run of `anysat predict` for a tile: read, predict, write, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anysat.batch import Batch, Tile
+from anysat.data.work import to_json
+from anysat.errors import RecordError, UnknownNameError
+from anysat.geo.read.addresses import unsigned
+from anysat.geo.read.descriptions import describe_sources
+from anysat.geo.write.maps import category_names, class_attributes, write_values
+from anysat.geo.write.outputs import Result, check_output
+from anysat.geo.write.writers import check_apart, staged
+from anysat.model.digest import made_by
+from anysat.model.precision import find_device, find_precision, multiplying
+from anysat.picture_samples import colours_of, sample_figure
+from anysat.tasks.crops import predict_crops
+from anysat.tasks.predictor import Prediction, Predictor, load_task
+from anysat.workflows.answer import Answer
+from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.embed.tile import absent_line, read_tile
+from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
+from anysat.workflows.tile_tables.answers import write_answers
+
+
+def predict_tile(config: PredictConfig) -> Answer:
+    """Predict a tile, see `predict`."""
+    predictor = load_task(config.run, device=find_device(config.device))
+    target, out = predictor.task.target, Path(config.out)
+    check_probabilities(config.probabilities, target)
+    result = Result.MAP if target.level == "pixel" else Result.ANSWER
+    check_output("--out", out, result, because=f": {target.name!r} is per {target.level}")
+    if config.probabilities and target.level == "tile":
+        raise RecordError("--probabilities", True, f"false, because {target.name!r} is per tile: {out.name} has them")
+    finals = [out]
+    if target.level == "pixel":
+        finals.append(out.with_suffix(".png"))
+        finals += [_probability(out)] if config.probabilities else []
+        finals += [_categories(out)] if target.classes else []
+    given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
+    check_apart(finals, [*(source.file for source in given.values()), config.run])
+    for key in given:
+        if key not in predictor.view.modalities:
+            raise UnknownNameError("modality", key, predictor.view.modalities, "The run uses no others")
+    check_answered(predictor.view.dense, predictor.view.modalities, given)
+    reading = EmbedConfig(
+        inputs=config.inputs, out="tile", patch_size_m=size, units=config.units, dense=None, overwrite=config.overwrite
+    )
+    tile, said = read_tile(reading, predictor.encoder, finals, predictor.sources)
+    said += [*told_not_given(predictor.view.modalities, given), absent_line(tile)]
+    precision = find_precision(config.precision, predictor.device)
+    with multiplying(precision, predictor.device):
+        if config.crop_m is None:
+            found = predictor.predict(Batch.of([tile]).to(predictor.device))
+        else:
+            found = predict_crops(predictor, tile, config.crop_m)
+    tags = {
+        **made_by(predictor.encoder), "run": str(config.run), "target": target.name, "unit": target.unit,
+        "classes": list(target.classes), "inputs": [unsigned(word) for word in config.inputs],
+    }  # fmt: skip
+    with staged(finals, overwrite=config.overwrite) as folder:
+        if target.level == "tile":
+            (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
+        else:
+            _write_map(predictor, tile, found, folder / out.name, tags, with_probabilities=config.probabilities)
+    answered = f"{_told(predictor, found)}, computed in {precision}"
+    return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
+
+
+def _probability(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_probability.tif")
+
+
+def _categories(out: Path) -> Path:
+    return out.with_name(f"{out.name}.aux.xml")
+
+
+def _write_map(
+    predictor: Predictor, tile: Tile, found: Prediction, path: Path, tags: dict[str, Any], *, with_probabilities: bool
+) -> None:
+    target, answer = predictor.task.target, found.answer[0].cpu().numpy()
+    geobox = tile.geobox.zoom_to(answer.shape[:2])
+    write_answers(path, answer, geobox, target, tags)
+    if target.classes:
+        _categories(path).write_text(category_names(class_attributes(target.classes, colours_of(target))))
+    if with_probabilities and found.probabilities is not None:
+        shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
+        write_values(_probability(path), shares, geobox, list(target.classes), tags)
+    shown = Tile(observations=tile.observations, id=tile.id, geobox=tile.geobox, targets={target.name: answer})
+    sample_figure(shown, [target], "prediction", "answer").savefig(path.with_suffix(".png"))
+
+
+def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:
+    target, shares = predictor.task.target, found.probabilities
+    told = {"answer": target.plain(found.answer[0].cpu())}
+    if shares is None:
+        return told
+    return told | {"probabilities": dict(zip(target.classes, shares[0].cpu().tolist(), strict=True))}
+
+
+def _told(predictor: Predictor, found: Prediction) -> str:
+    """Describe the answer in a line."""
+    target, answer = predictor.task.target, found.answer[0].cpu()
+    if target.level == "tile":
+        return f"{target.name}: {target.plain(answer)} {target.unit}".rstrip()
+    rows, cols = answer.shape[:2]
+    head = f"{target.name}: {rows} x {cols} pixels of {target.gsd_m:g} m"
+    if not target.classes:
+        return f"{head}, mean {float(answer.nanmean()):.4g} {target.unit}".rstrip()
+    shares = [(float((answer == number).float().mean()), name) for number, name in enumerate(target.classes)]
+    told = ", ".join(f"{name} {share:.0%}" for share, name in sorted(shares, reverse=True) if share > 0)
+    return f"{head}: {told or 'no data'}"

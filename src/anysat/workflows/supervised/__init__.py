@@ -1,0 +1,1 @@
+"""What is learned from labels: probes and fine-tuning, their data, runs and reports."""
