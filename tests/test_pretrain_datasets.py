@@ -35,6 +35,12 @@ def test_parts_of_the_world_share_statistics(tmp_path):
     assert table["world"]["s1"] == open_part(PretrainConfig(), world()).normaliser.statistics["world"]["s1"]
 
 
+def test_held_out_tiles_keep_all_their_dates():
+    opened = open_part(PretrainConfig(), replace(world(), max_dates=3))
+    assert opened.part(opened.train).augmentation.max_dates == 3
+    assert opened.part(opened.train, validation=True).augmentation.max_dates is None
+
+
 def test_geoplex_in_miniature_trains_a_step_of_each_dataset(tmp_path):
     parts = [
         replace(

@@ -260,9 +260,8 @@ DATASET = DatasetRecord(
     write_miniature=write_miniature,
     notes=(
         "A sensor without a file of a sample is absent from its tile; a file without its last band lacks only that.",
-        "The published training code reads the same files (spec 4.7). Bands are matched by name: it swaps B8 and B8A, "
-        "and gives values to the absent panchromatic, cirrus and second thermal bands of Landsat; here they are "
-        "invalid.",
+        "The published training code reads the same files (spec 4.7). Bands are matched by name; it swaps B8 and B8A. "
+        "The panchromatic, cirrus and second thermal bands of Landsat are absent in both.",
         "Landsat is converted from the numbers of Collection 2 to reflectance times 10 000 and kelvin.",
         "Everything is resampled to 32 x 32 pixels with the nearest pixel; a Landsat array of 11 or 12 pixels of 30 m, "
         "which covers a little more than the tile, is squeezed into it, as in the published code.",

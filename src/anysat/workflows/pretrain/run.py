@@ -72,7 +72,7 @@ class OpenPart:
         augmentation = Augmentation(
             turns_and_flips=config.turns_and_flips and not validation,
             crop_m=config.crop_m,
-            max_dates=config.max_dates,
+            max_dates=None if validation else config.max_dates,
             cut_at_random=config.cut_at_random and not validation,
         )
         return Part(
