@@ -264,8 +264,8 @@ DATASET = DatasetRecord(
         "place; `anysat evaluate --crop-m 100` covers the whole photo with five overlapping tiles, as published.",
         "Photo, labels, series and place are matched by names; the published loader pairs sorted lists.",
         "Sentinel-2 pixels outside the array of their area are invalid, never wrapped to its other side.",
-        f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid, unlike in the published loader; "
-        "snow is kept.",
+        f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid, unlike in the published "
+        "loader; snow is kept.",
         "The processing offset of 2022 is not removed: images are of 2018 to 2021.",
     ),
 )  # fmt: skip

@@ -200,7 +200,7 @@ DATASET = DatasetRecord(
         "The photo is cut to the 60 m of the series, at its centre or, in training, at a random place if the options "
         "say so; the published loader cuts at random in tests too.",
         "Sentinel-1 is linear power and keeps its own dates; dates without data are masked, not dropped.",
-        f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid; the published loader keeps "
-        "them, and the offset of products since 2022, which is subtracted here.",
+        f"Sentinel-2 pixels with a cloud probability of {CLOUD_PERCENT} % or more are invalid; the published loader "
+        "keeps them, and the offset of products since 2022, which is subtracted here.",
     ),
 )  # fmt: skip
