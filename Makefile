@@ -53,6 +53,7 @@ check-static: .venv/.dev
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
+	@$(BIN)/mypy --config-file benchmarks/mypy.ini benchmarks
 	@$(BIN)/lint-imports
 
 nano: .venv/.dev  ## make the model that ships again, about an hour

@@ -64,7 +64,7 @@ def placed(model: AnySat, key: str, one: PlainPatches, shape: torch.Size) -> Pla
     if math.prod(shape) == 1:
         return one
     unit = model.config.modality(key).subpatch_m / model.config.patch_position_unit_m
-    code = sincos_code(raster_coordinates(*shape, one.patch.device), unit, model.config.dim)
+    code = sincos_code(raster_coordinates(shape[0], shape[1], one.patch.device), unit, model.config.dim)
     return one._replace(patch=one.patch + code.to(one.patch.dtype))
 
 

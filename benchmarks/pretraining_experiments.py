@@ -81,7 +81,7 @@ def run(variant: str, seed: int, runs: Path) -> Path:
         raise SystemExit(stopped)
     model = anysat.load(out).requires_grad_(False)
     scores = probe_world(model, world_set(runs / "cache"), PATCH_SIZE_M, twin_seed=seed,
-                         cache=runs / "cache", twin=new_encoder(config))  # fmt: skip
+                         cache=runs / "cache", twin=new_encoder(config.model, config.seed))  # fmt: skip
     about = {"variant": variant, "seed": seed, "steps": config.num_steps, "training": spent(out),
              "preset": "world-nano", "changed": VARIANTS[variant], "detector": detected(out)}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def measured(cache: Path | None) -> None:
     """Probe the file that ships, in float32, beside the untrained network of its run, and check for collapse."""
     model, config = anysat.load("nano").requires_grad_(False), nano()
     scores = probe_world(model, world_set(cache), PATCH_SIZE_M, twin_seed=config.seed, cache=cache,
-                         twin=new_encoder(config))  # fmt: skip
+                         twin=new_encoder(config.model, config.seed))  # fmt: skip
     about = {
         "preset": "nano",
         "steps": config.num_steps,

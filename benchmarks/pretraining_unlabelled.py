@@ -82,7 +82,7 @@ def run(variant: str, seed: int, data: Path, runs: Path) -> Path:
     if fitted.interrupted:
         raise SystemExit(fitted.exit_status)
     model = anysat.load(out).requires_grad_(False)
-    scores = probe_real(model, data, twin_seed=seed, twin=new_encoder(config), cache=runs / "cache")
+    scores = probe_real(model, data, twin_seed=seed, twin=new_encoder(config.model, config.seed), cache=runs / "cache")
     about = {"variant": variant, "seed": seed, "steps": config.num_steps, "training": spent(out),
              "changed": VARIANTS[variant], "tiles": {name: len(tiles) for name, tiles in found.items()},
              "detector": detected(out)}  # fmt: skip
@@ -116,7 +116,7 @@ def places(run: Path, data: Path) -> dict[str, float]:
 
 def asked(data: Path) -> dict[str, Any]:
     """Return how well the numbers that the dense loss predicts tell crops apart, for all months and for 2017."""
-    task, encoder = tasks(data)["crops"], new_encoder(configured("real", 0))
+    task, encoder = tasks(data)["crops"], new_encoder(configured("real", 0).model, 0)
     folds = task.folds["regions"][task.place[:, 0]]
     chosen = [task.tiles[int(index)] for index in task.place[:, 0]]
     found: dict[str, Any] = {}

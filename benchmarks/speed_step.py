@@ -118,7 +118,8 @@ def working(way: str, pipe: Any) -> None:
 
 def in_turns(ways: Sequence[str], times: int) -> list[dict[str, Any]]:
     """Steps of each way, one after the other, without the first, which warms up; seconds, losses, memory."""
-    context, rows = multiprocessing.get_context("spawn"), []
+    context = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
     for way in ways:
         mine, theirs = context.Pipe()
         worker = context.Process(target=working, args=(way, theirs), daemon=True)

@@ -109,7 +109,8 @@ def flops_of(way: Callable[[], Any]) -> int:
 
 def run(times: int, others: float, path: Path | None) -> None:
     """Measure, print and save."""
-    model, found = base_model(), {"machine": machine_facts(times, others), "rows": []}
+    model = base_model()
+    found: dict[str, Any] = {"machine": machine_facts(times, others), "rows": []}
     inputs = read_published(CASE.inputs(), model.config)
     works = [
         ("projector", key, keep, projector_ways)

@@ -59,7 +59,7 @@ def weights_of(name: str, runs: Path) -> str:
         return name
     path = runs / "untrained.safetensors"
     if not path.exists():
-        model = new_encoder(nano())
+        model = new_encoder(nano().model, nano().seed)
         model.normaliser = anysat.load("nano").normaliser
         save(model, path)
     return str(path)

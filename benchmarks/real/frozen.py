@@ -54,7 +54,7 @@ def _of_year(tile: Tile, year: np.datetime64) -> Tile:
 def encoder_of(weights: str, seed: int) -> AnySat:
     """An encoder: `untrained`, with the first weights that the seed draws, or what `anysat.load` takes."""
     if weights == UNTRAINED:
-        return new_encoder(replace(nano(), seed=seed))
+        return new_encoder(nano().model, seed)
     return anysat.load(weights)
 
 

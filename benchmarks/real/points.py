@@ -121,7 +121,8 @@ def fuel_moisture(data: Path) -> RealTask:
         )
         asked = {"fuel_moisture": np.asarray(z["target"][n], np.float32)}
         tiles.append(Tile.of(*seen, id=str(n), dataset="s1s2_pixel_tasks", targets=asked))
-    places = cells(*z["latlon"].T, 0)
+    lat, lon = z["latlon"].T
+    places = cells(lat, lon, 0)
     target = Target(name="fuel_moisture", level="tile", kind="value", unit="%", limits=(0.0, 400.0))
     return RealTask(
         "fuel_moisture", tiles, target, places, blocked_folds(places),

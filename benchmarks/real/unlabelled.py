@@ -195,7 +195,8 @@ def _modis(data: Path, *, see_all: bool) -> list[Tile]:
     z = points._columns(data / "modis_mato_grosso" / "points_agriculture_2015.npz")
     labelled = points._columns(data / "modis_mato_grosso" / "points_9classes.npz")
     task = load("landuse_modis", data)
-    place = cells(*(np.concatenate([labelled[name], z[name]]) for name in ("lat", "lon")), 2)
+    lat, lon = (np.concatenate([labelled[name], z[name]]) for name in ("lat", "lon"))
+    place = cells(lat, lon, 2)
     of_task, of_all = place[: len(task.tiles)], place[len(task.tiles) :]
     kept = ~np.isin(of_all, of_task[task.folds == 0]) | see_all
     at = [z["bands"].tolist().index(name) for name in points._MODIS_BANDS.values()]
