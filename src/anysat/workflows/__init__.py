@@ -1,1 +1,1 @@
-"""One file per workflow: its config and the function that runs it. Heavy imports wait until it runs."""
+"""One file or folder per command: its options, and the function that runs it."""
