@@ -15,6 +15,7 @@ from anysat.probing.cache import extract
 from anysat.tasks.base import make_task
 from anysat.tasks.heads import head_config, make_head
 from anysat.tasks.probe import check_answered
+from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.parts import extended, make_view
 from anysat.workflows.supervised.text import summary
@@ -100,11 +101,11 @@ def test_pixels_without_an_answer_are_told_with_what_they_do_to_scores(tmp_path)
                "num_samples": 10, "num_unanswered": 3, "confusion": [[6, 0, 2], [0, 1, 1]]}  # fmt: skip
     found = {"scores": {"test": figures}, "command": "probe", "config": {"preset": None}, "selected_on": "val",
              "primary": "miou", "head": "dense", "head_parameters": 1, "target": "cover", "dense": "spot"}  # fmt: skip
-    told = summary(found, tmp_path)
+    told = summary(found, tmp_path, ProbeConfig)
     assert "dense: spot; 30.0 % of the labelled test pixels are not predicted" in told
     assert "accuracy" in told.partition("not predicted")[2]
     found["scores"]["test"]["num_unanswered"] = 0
-    assert "not predicted" not in summary(found, tmp_path)
+    assert "not predicted" not in summary(found, tmp_path, ProbeConfig)
 
 
 def test_tiles_without_the_dense_modality_are_named_as_such(tmp_path):

@@ -7,7 +7,9 @@ import torch
 
 from anysat.data.base import Target
 from anysat.tasks.base import make_task
+from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.finetune.presets import PRESETS as FINETUNES
+from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe.presets import PRESETS as PROBES
 from anysat.workflows.supervised.text import (
     _edge_lines,
@@ -22,7 +24,7 @@ from anysat.workflows.supervised.text import (
 def line(command, name, split=None, **changes):
     config = replace((PROBES if command == "probe" else FINETUNES)[name](), preset=name)
     data = {key: changes.pop(key) for key in list(changes) if hasattr(config.data, key)}
-    return paper_line(command, replace(config, data=replace(config.data, **data), **changes).to_dict(), split)
+    return paper_line(type(config), replace(config, data=replace(config.data, **data), **changes).to_dict(), split)
 
 
 @pytest.mark.parametrize("name", ["bradd", "bradd-recommended"])
@@ -50,17 +52,17 @@ def test_what_is_not_the_presets_is_named_beside_the_papers_figure(changes, told
 def test_one_fold_is_not_the_papers_mean_over_all_of_them():
     whole = PROBES["pastis-folds"]()
     one = replace(whole, preset="pastis-folds", data=whole.data.turns()["fold2"])
-    (found,) = paper_line("probe", one.to_dict())
+    (found,) = paper_line(ProbeConfig, one.to_dict())
     assert "not comparable: data.train fold3+fold4+fold5" in found
     assert "comparable" not in line("probe", "pastis-folds")[0]
 
 
 def test_answers_by_crops_stand_beside_their_like_alone():
     flair = replace(FINETUNES["flair"](), preset="flair").to_dict()
-    assert "predicted from whole tiles, not from five crops of 100 m" in paper_line("finetune", flair)[0]
-    assert paper_line("finetune", flair, crop_m=100.0) == ["  paper: mean IoU 0.551 (table A)"]
+    assert "predicted from whole tiles, not from five crops of 100 m" in paper_line(FinetuneConfig, flair)[0]
+    assert paper_line(FinetuneConfig, flair, crop_m=100.0) == ["  paper: mean IoU 0.551 (table A)"]
     burn = replace(FINETUNES["burn-scars"](), preset="burn-scars").to_dict()
-    assert "predicted from five crops of 60 m, not from whole tiles" in paper_line("finetune", burn, crop_m=60.0)[0]
+    assert "predicted from five crops of 60 m, not from whole tiles" in paper_line(FinetuneConfig, burn, crop_m=60.0)[0]
 
 
 @pytest.mark.parametrize(("command", "name", "where"), [
@@ -133,7 +135,7 @@ def test_an_interval_of_no_width_is_not_told_as_if_it_were_certain():
 def test_intervals_say_over_how_many_blocks_they_are_and_when_these_are_too_few():
     def told(count, unit="blocks of 1 km"):
         sheet = {"figures": {"miou": 0.82}, "intervals": {"miou": [0.729, 0.82]}, "intervals_over": unit}
-        lines = score_lines(sheet | ({} if count is None else {"num_intervals_over": count}), "probe", {"preset": None})
+        lines = score_lines(sheet | ({} if count is None else {"num_intervals_over": count}), ProbeConfig, {})
         assert lines[0].split() == ["mean", "IoU", "0.820", "(0.729", "to", "0.820)"]
         return lines[1:]
 

@@ -16,6 +16,7 @@ from anysat.tasks.finetune import FineTuning, score
 from anysat.tasks.predictor import Predictor, View
 from anysat.tasks.regression import Regression
 from anysat.workflows.evaluate.features import _side_by_side
+from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.supervised.parts import described
 from anysat.workflows.supervised.report import best_and_worst, render
 from anysat.workflows.supervised.text import summary
@@ -84,8 +85,8 @@ def test_pixels_of_values_without_an_answer_are_scored_as_the_mean_counted_and_t
     told = {"scores": {"test": described(found)}, "command": "probe", "config": {"preset": None}, "primary": "rmse",
             "selected_on": "val", "head": "dense", "head_parameters": 1, "target": "height", "dense": "s2"}  # fmt: skip
     assert told["scores"]["test"]["num_unanswered"] == 3
-    assert "dense: s2; 42.9 % of the labelled test pixels are not predicted" in summary(told, tmp_path)
-    assert "scored as the mean of the training data" in summary(told, tmp_path)
+    assert "dense: s2; 42.9 % of the labelled test pixels are not predicted" in summary(told, tmp_path, ProbeConfig)
+    assert "scored as the mean of the training data" in summary(told, tmp_path, ProbeConfig)
     told |= {"selection": {}, "classes": [], "config": {"weights": None, "data": {"dataset": "own"}}, "data": {},
              "weights": {}, "encoder_parameters": 1, "versions": {}}  # fmt: skip
     assert "Not predicted, because nothing was observed there: 3 of 7 labels." in render(told, height, [])
