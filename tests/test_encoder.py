@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from anysat.batch import Batch, Tile
 from anysat.errors import EmptyTileError, ExtentError, InputError, PatchSizeError, UnknownNameError
 from anysat.modalities import MODALITIES, RELEASED
 from anysat.model.chunks import slices
 from anysat.model.config import ModelConfig
 from anysat.model.encoder import AnySat
 from anysat.model.steps import SeenPatches
+from anysat.normalise import Normaliser
+from anysat.observation import Observation
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
@@ -339,3 +342,14 @@ def test_places_are_asked_for_in_parts_without_a_difference(max_pairs):
         whole, parts = (model.fuse(seen, (5, 4), 20.0, max_pairs=most) for most in (None, max_pairs))
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+
+def test_source_values_are_prepared_within_compiled_programs_too():
+    series = Observation.of(MODALITIES["s2"], torch.rand(2, 10, 6, 6) * 5000, dates=["2020-06-01", "2020-07-01"])
+    batch = Batch.of([Tile.of(series)])
+    model = random_model(modalities=[MODALITIES["s2"]])
+    model.normaliser = Normaliser.preset("treesatai_ts")
+    ours, _ = torch.compile(model.prepare, backend="eager")(batch, 20)
+    theirs, _ = model.prepare(batch, 20)
+    assert torch.equal(ours["s2"].values, theirs["s2"].values)
+    assert torch.equal(ours["s2"].days, theirs["s2"].days)

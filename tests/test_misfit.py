@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import anysat
 from anysat.batch import Batch, Tile
 from anysat.errors import MisfitWarning
 from anysat.misfit import LOOKS
@@ -133,3 +134,19 @@ def test_the_command_says_so_in_plain_words(tmp_path):
     with _plain_warnings("embed"):
         assert warnings.formatwarning(MisfitWarning("s2: …"), MisfitWarning, "job.py", 1) == "anysat embed: s2: …\n"
         assert "job.py" in warnings.formatwarning(UserWarning("s2: …"), UserWarning, "job.py", 1)
+
+
+def test_models_with_the_same_preset_are_told_of_each_by_itself():
+    first, second = (anysat.load("nano", statistics="treesatai_ts").normaliser for _ in range(2))
+    assert told(first, *[tile("s2", 4300, 2500)] * LOOKS) == []
+    assert len(told(second, tile("s2", 0.15, 0.07))) == 1
+
+
+def test_a_warning_that_is_an_error_is_raised_each_time():
+    normaliser, batch = statistics(**S2), Batch.of([tile("s2", 0.15, 0.07)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MisfitWarning)
+        for _ in range(2):
+            with pytest.raises(MisfitWarning, match="like reflectance"):
+                normaliser.standardise(batch)
+    assert len(told(normaliser, tile("s2", 0.15, 0.07))) == 1

@@ -121,7 +121,7 @@ class Misfit(NamedTuple):
 
 
 class Watch:
-    """Looks at the first values of each dataset and modality, and warns once."""
+    """Looks at the first values of each dataset and modality, and warns once, or raises each time if it is an error."""
 
     def __init__(self) -> None:
         self._left: dict[tuple[str | None, str], int] = {}
@@ -151,7 +151,11 @@ class Watch:
             left = self._left.get((dataset, modality.key), LOOKS)
             self._left[dataset, modality.key] = 0 if found else left - 1
         if found and left > 0:
-            warnings.warn(_message(modality, found, dataset), MisfitWarning, stacklevel=5)
+            try:
+                warnings.warn(_message(modality, found, dataset), MisfitWarning, stacklevel=5)
+            except MisfitWarning:  # a filter makes it an error, which no later values shall pass
+                self._left[dataset, modality.key] = left
+                raise
 
 
 _LOCK = threading.Lock()

@@ -303,7 +303,7 @@ def statistics_of(batch: Batch) -> Normaliser:
     warnings.warn(
         f"no statistics were given: standardising with those of this batch of {len(batch)} tiles. Embeddings of "
         "different batches will not be comparable; pass statistics= a file or a preset to anysat.load",
-        stacklevel=4,
+        stacklevel=5,
     )
     return Normaliser.from_batch(batch)
 

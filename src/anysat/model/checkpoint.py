@@ -153,7 +153,7 @@ def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
     if str(statistics) == FROM_DATA:
         return None
     if str(statistics) in PRESETS:
-        return PRESETS[str(statistics)]
+        return Normaliser.preset(str(statistics))
     if Path(statistics).suffix != ".json" and not Path(statistics).exists():
         raise UnknownNameError("statistics", str(statistics), [*PRESETS, FROM_DATA], "Or give a JSON file")
     return Normaliser.read(statistics)

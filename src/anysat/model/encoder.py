@@ -320,6 +320,11 @@ class AnySat(Pretrained):
         return found._replace(tile=found.tile.to(own), patch=found.patch.to(own), dense=dense_tokens)
 
     def _standardise(self, batch: Batch) -> dict[str, PixelInput]:
+        if torch.compiler.is_compiling():  # a decorator would load the compiler whenever the package starts
+            return torch.compiler.disable(self._standardised)(batch)
+        return self._standardised(batch)
+
+    def _standardised(self, batch: Batch) -> dict[str, PixelInput]:
         if not isinstance(batch, Batch):
             raise InputError("batch", "a Batch, such as Batch.of([tile])", type(batch).__name__)
         for key, observation in batch.observations.items():
