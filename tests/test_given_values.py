@@ -213,3 +213,50 @@ def test_dates_that_are_missing_or_of_year_one_are_told():
     for date in (early, "0001-01-01T00:00:00+05:00"):
         with pytest.raises(InputError, match="s2 dates: expected dates"):
             Observation.of(S2, filled(1), dates=[date])
+
+
+@pytest.mark.parametrize("dims", [("time", "band", "x", "y"), ("band", "time", "y", "x"), ("Lat", "lon", "bands", "t")])
+def test_axes_with_names_are_known_by_them(dims):
+    xarray = pytest.importorskip("xarray")
+    values = np.random.default_rng(0).uniform(size=(10, 10, 10, 10)).astype(np.float32)
+    names = [{"x": 3, "lon": 3, "y": 2, "Lat": 2, "band": 1, "bands": 1}.get(dim, 0) for dim in dims]
+    given = xarray.DataArray(values.transpose(names), dims=dims)
+    days = [f"2020-01-{day:02}" for day in range(1, 11)]
+    clear = given.isel({dims[names.index(1)]: 0}, drop=True) > 0.5
+    seen = Observation.of(S2, given, dates=days, valid=clear)
+    wanted = Observation.of(S2, values, dates=days, valid=values[:, :1] > 0.5)
+    np.testing.assert_array_equal(seen.values, wanted.values)
+    np.testing.assert_array_equal(seen.valid, wanted.valid)
+
+
+@pytest.mark.parametrize("dims", [("time", "band", "dim_2", "x"), ("time", "band", "y", "lat"), ("band", "y", "x")])
+def test_axes_with_other_names_are_refused(dims):
+    xarray = pytest.importorskip("xarray")
+    given = xarray.DataArray(np.ones((1, 10, 4, 4)[4 - len(dims) :]), dims=dims)
+    told = rf"s2: expected the dimensions time, band, y, x, in any order, got \({', '.join(dims)}\); rename them"
+    with pytest.raises(InputError, match=told):
+        Observation.of(S2, given, dates=DAY)
+    with pytest.raises(InputError, match=r"aerial valid mask: expected the dimensions band, y, x, .* got \(time, x\)"):
+        Observation.of(AERIAL, np.ones((4, 5, 5)), valid=xarray.DataArray(np.ones((5, 5)), dims=("time", "x")))
+
+
+@pytest.mark.parametrize("dates", [
+    np.array([150, 180], object), [np.datetime64("2020-01-01"), 150], np.array([True, False], object),
+    np.array([5, 6], "timedelta64[D]"), [datetime(2020, 1, 1), np.int64(150)],
+])  # fmt: skip
+def test_numbers_among_dates_are_no_days_of_1970(dates):
+    with pytest.raises(InputError, match="s2 dates: expected dates such as 2020-06-01, got (the number|numbers)"):
+        Observation.of(S2, np.ones((2, 10, 2, 2)), dates=dates)
+
+
+def test_months_and_years_are_no_dates():
+    pandas = pytest.importorskip("pandas")
+    for unit in "YMW":
+        with pytest.raises(InputError, match=r"s2 dates: .* got 2020\S*, which is longer than a day"):
+            Observation.of(S2, filled(1), dates=np.array(["2020-01-02"], f"datetime64[{unit}]").astype(f"M8[{unit}]"))
+    for freq in ("Y", "Q", "M", "W"):
+        with pytest.raises(InputError, match=r"s2 dates: .* got 20\S+, which is longer than a day"):
+            Observation.of(S2, filled(1), dates=pandas.period_range("2020-03-01", periods=1, freq=freq))
+    for freq in ("D", "h"):
+        seen = Observation.of(S2, filled(1), dates=pandas.period_range("2020-03-01", periods=1, freq=freq))
+        assert str(seen.dates[0]) == "2020-03-01"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ CONVERSIONS: dict[tuple[str, str], Any] = {
     ("reflectance_1e4", "reflectance"): lambda value: value / 1e4,
 }
 """Functions on arrays, by the unit they convert from and to."""
+AXIS_NAMES = {
+    "time": ("time", "t", "date", "dates"), "band": ("band", "bands", "channel", "variable"),
+    "row": ("y", "row", "lat", "latitude", "northing"), "col": ("x", "col", "lon", "longitude", "easting"),
+}  # fmt: skip
+"""Names of the dimensions of an xarray object, in small letters, by the axis that they are."""
 _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 _TIME, _ZONE = r"[T ]\d\d(?::?\d\d){0,2}(?:[.,]\d+)?", r"[+-]\d\d(?::?\d\d)?"
 """Patterns for the time and time zone of a moment in text."""
@@ -102,14 +108,15 @@ class Observation:
 
         Args:
             modality: The modality that the values belong to.
-            values: (band row col), or (time band row col) for a series; any real type.
+            values: (band row col), or (time band row col) for a series; any real type. The dimensions of an xarray
+                `DataArray` may be in any order; they are recognised by their names (`AXIS_NAMES`).
             bands: Names of the stored bands, as strings or as an xarray coordinate. None if they are the modality's
                 bands in its order, with or without the ratio bands.
             units: One unit for all bands, or one per stored band. None for the modality's own units.
-            dates: One date per time step, in any form that numpy reads as a date, between 1900 and 2199. Times with
+            dates: One date per time step, in any form that numpy reads as a day, between 1900 and 2199. Times with
                 a time zone are converted to UTC. None for a single image.
             valid: True where data is real. Either (time), or the axes of `values`, where an axis of length 1
-                applies to the whole axis.
+                applies to the whole axis. A `DataArray` may lack dimensions.
             nodata: The source value that means "no data". It is rounded to the type of `values` before comparing.
 
         Returns:
@@ -129,6 +136,7 @@ class Observation:
         """
         if not isinstance(modality, Modality):
             raise InputError("modality", "a record such as anysat.MODALITIES['s2']", repr(modality))
+        values = _in_order(modality.key, values, modality)
         array = _as_array(modality, values)
         if modality.is_temporal:
             dates = _as_dates(modality, dates, len(array))
@@ -200,6 +208,23 @@ class Observation:
         return f"Observation({self.modality.key}, {rows} x {cols} px{dated}, {self.valid.mean():.0%} valid)"
 
 
+def _in_order(where: str, values: Any, modality: Modality, *, may_lack: bool = False) -> Any:
+    """Return the values of an xarray object with the axes in our order; anything without named axes as it is.
+
+    With `may_lack`, axes that it lacks have length 1.
+    """
+    dims = getattr(values, "dims", None)
+    if not isinstance(dims, tuple):  # such as h5py's
+        return values
+    axes = ("time", "band", "row", "col") if modality.is_temporal else ("band", "row", "col")
+    dim_of = {axis: dim for dim in dims for axis, names in AXIS_NAMES.items() if str(dim).lower() in names}
+    if len(dim_of) < len(dims) or not set(dim_of) <= set(axes) or (len(dims) < len(axes) and not may_lack):
+        expected = f"the dimensions {', '.join(AXIS_NAMES[axis][0] for axis in axes)}, in any order"
+        raise InputError(where, expected, f"({', '.join(map(str, dims))})", "rename them, or give `.values`")
+    ordered = np.asarray(values.transpose(*(dim_of[axis] for axis in axes if axis in dim_of)))
+    return ordered[tuple(slice(None) if axis in dim_of else None for axis in axes)]
+
+
 def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     values = _detached(values)
     if str(getattr(values, "dtype", "")) == "torch.bfloat16":  # numpy has no such type
@@ -239,11 +264,11 @@ def _masked(values: object) -> NDArray[np.bool_] | np.bool_:
 
 
 def _as_valid(modality: Modality, valid: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = np.asarray(_detached(valid))
+    where = f"{modality.key} valid mask"
+    mask = np.asarray(_detached(_in_order(where, valid, modality, may_lack=True)))
     if modality.is_temporal and mask.ndim == 1:
         mask = mask[:, None, None, None]
     fits = mask.ndim == len(shape) and all(a in (1, b) for a, b in zip(mask.shape, shape, strict=True))
-    where = f"{modality.key} valid mask"
     if not fits:
         short = ", or (time,)" if modality.is_temporal else ""
         expected = f"True and False of shape {shape}, or 1 for an axis that does not matter{short}"
@@ -279,13 +304,21 @@ def _as_dates(modality: Modality, dates: Any, num_times: int) -> Dates:
 def calendar_date(date: object) -> object:
     """Turn a date into one that numpy reads as a day in UTC.
 
-    Text must be a full calendar date, such as 2020-06-01 or 20200601, or a moment, so that nothing is guessed.
+    Text must be a full calendar date, such as 2020-06-01 or 20200601, or a moment, so that nothing is guessed. Numbers,
+    and months and other times longer than a day, are no dates.
 
     Raises:
-        ValueError: The text is neither.
+        ValueError: It is no date.
     """
     if isinstance(date, datetime | float) and date != date:  # a missing date of pandas, or in a column of floats
         return "NaT"
+    if isinstance(date, Number | np.bool_):  # numpy would count days from 1970
+        raise ValueError(f"the number {date}")
+    is_long = isinstance(date, np.datetime64) and np.datetime_data(date.dtype)[0] in "YMW"
+    if isinstance(last := getattr(date, "end_time", None), datetime):  # a period of pandas
+        is_long = last.date() != date.start_time.date()  # type: ignore[attr-defined]
+    if is_long:
+        raise ValueError(f"{date}, which is longer than a day")
     if isinstance(date, datetime) and date.tzinfo is not None:
         return date.astimezone(UTC).date()
     if not isinstance(date, (str, bytes)) or date in ("NaT", b"NaT"):

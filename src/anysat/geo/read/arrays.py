@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.layers import Layer, Pixels, date_in, names_of, reading
-from anysat.observation import calendar_date
+from anysat.observation import AXIS_NAMES, calendar_date
 
 if TYPE_CHECKING:
     import xarray
 
-_TIME_NAMES, _BAND_NAMES = ("time", "t", "date", "dates"), ("band", "bands", "channel", "variable")
+_TIME_NAMES, _BAND_NAMES = AXIS_NAMES["time"], AXIS_NAMES["band"]
 _NODATA_NAMES = ("nodata", "_FillValue", "missing_value")
 Opening = Callable[[bool], AbstractContextManager["xarray.Dataset"]]
 """A function that opens the cube for reading; its argument is True for numbers as stored."""
