@@ -407,3 +407,44 @@ def test_counts_that_are_no_whole_numbers_are_refused(changes, tmp_path, small):
     save_file({"a": torch.zeros(1)}, tmp_path / "b.safetensors", {"anysat": json.dumps(meta)})
     with pytest.raises(WeightsError, match=r"unreadable metadata \(ModelConfig"):
         anysat.load(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_state_dict_with_our_names_loads_with_its_configuration(tmp_path, small, suffix):
+    path = tmp_path / f"own{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(small.state_dict(), path)
+    loaded = anysat.load(path, config=SMALL)
+    assert same_numbers(loaded, small)
+    assert loaded.provenance == {"weights": str(path), "licence": "unknown"}
+    with pytest.raises(WeightsError, match=r"270 misshapen \(projectors.*; give the configuration"):
+        anysat.load(path, config=ModelConfig(dim=128, depth=1, num_heads=4))
+
+
+def test_an_encoder_inside_a_larger_model_says_how_to_get_it_out(tmp_path, small):
+    inside = {"head.weight": torch.zeros(1), **{f"net.enc.{name}": one for name, one in small.state_dict().items()}}
+    torch.save({"state_dict": inside, "epoch": 3}, tmp_path / "lit.ckpt")
+    told = r"lit.ckpt: holds a larger model, .* begin with 'net.enc.'; .*`save_pretrained\(folder\)`.*`load_state_dict`"
+    with pytest.raises(WeightsError, match=told):
+        anysat.load(tmp_path / "lit.ckpt", config=SMALL)
+
+
+def test_devices_and_types_go_by_name():
+    assert anysat.load("nano", device="auto").device.type in ("cpu", "cuda")
+    for name in ("bfloat16", "torch.bfloat16"):
+        assert anysat.load("nano", dtype=name).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "message"),
+    [
+        ("nano", {"device": "gpu"}, RecordError, "^device: expected a device of this machine such as cpu"),
+        ("nano", {"device": 1.5}, RecordError, "^device: expected a device"),
+        ("nano", {"dtype": "bf16"}, UnknownNameError, "unknown dtype 'bf16'; closest: bfloat16"),
+        ("nano", {"dtype": torch.int8}, UnknownNameError, "unknown dtype 'int8'"),
+        ("nano", {"statistics": {"s2": 1}}, InputError, "statistics: expected a Normaliser, .* got dict; .*from_dict"),
+        (None, {}, InputError, "weights: expected a name, a path or a hub id, such as 'nano', got NoneType"),
+    ],
+)
+def test_what_load_cannot_take_is_told(given, options, error, message):
+    with pytest.raises(error, match=message):
+        anysat.load(given, **options)

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import anysat
-from anysat.errors import MissingFileError, UnknownNameError, WeightsError, WriteError
+from anysat.errors import InputError, MissingFileError, UnknownNameError, WeightsError, WriteError
 from anysat.model.config import SIZES, ModelConfig
+from anysat.model.precision import find_device
 from anysat.model.weight_files import FORMAT, SUFFIXES, WeightFile, read_file
 from anysat.normalise import PRESETS, Normaliser
 from anysat.whole_files import appearing, write_output
@@ -93,11 +94,13 @@ class Pretrained(nn.Module):
         config: ModelConfig | None = None,
         statistics: Normaliser | str | Path | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: str | torch.dtype = torch.float32,
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
         """Load a model from a hub id, a folder or a file; see `anysat.load`."""
+        device, dtype = find_device(device, "device"), _find_dtype(dtype)
+        normaliser = None if statistics is None else find_statistics(statistics)
         file = read_weights(pretrained_model_name_or_path, revision=revision, token=token)
         model = cls(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
         model.to(dtype=dtype)  # before the tensors are loaded, which may be wider than float32
@@ -107,7 +110,7 @@ class Pretrained(nn.Module):
             _load_strict(model, file.tensors, file.source)
         model.provenance = dict(file.provenance or {"weights": file.source, "licence": UNKNOWN_LICENCE})
         if statistics is not None:
-            model.normaliser = find_statistics(statistics)
+            model.normaliser = normaliser
         return model.to(device=device).eval()
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -146,10 +149,16 @@ def find_statistics(statistics: Normaliser | str | Path) -> Normaliser | None:
     """Return the normaliser given as itself, a JSON file or the name of a preset; None for `from-data`.
 
     Raises:
+        InputError: They are given as something else.
         UnknownNameError, MissingFileError, StatisticsError: There is no such preset or file, or it is not valid.
     """
     if isinstance(statistics, Normaliser):
         return statistics
+    if not isinstance(statistics, str | os.PathLike):
+        raise InputError(
+            "statistics", f"a Normaliser, a JSON file, the name of a preset or {FROM_DATA!r}",
+            type(statistics).__name__, "`Normaliser.from_dict` makes one of plain values",
+        )  # fmt: skip
     if str(statistics) == FROM_DATA:
         return None
     if str(statistics) in PRESETS:
@@ -261,6 +270,8 @@ Paper: [arXiv 2412.14123](https://arxiv.org/abs/2412.14123).
 
 def read_weights(source: str | Path, *, revision: str | None = None, token: str | None = None) -> WeightFile:
     """Find and read a weight file without building a model. For arguments and errors see `load`."""
+    if not isinstance(source, str | os.PathLike):
+        raise InputError("weights", "a name, a path or a hub id, such as 'nano'", type(source).__name__)
     name = str(source)
     path = SHIPPED.get(name) or _expanded(source)
     if name and path.is_dir():
@@ -355,6 +366,14 @@ def _load_strict(
         )  # fmt: skip
     _check_finite(source, tensors)
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})
+
+
+def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    known = {str(one).removeprefix("torch."): one for one in _TYPES}
+    name = str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise UnknownNameError("dtype", name, known)
+    return known[name]
 
 
 def _check_finite(source: object, tensors: Mapping[str, Tensor]) -> None:

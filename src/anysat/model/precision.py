@@ -19,8 +19,10 @@ AnyPrecision = Literal["auto", "float32", "bf16"]
 PRECISIONS = get_args(AnyPrecision)
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device, option: str = "--device") -> torch.device:
     """Return the device for a name. `auto` is the first GPU that torch sees, or else the CPU.
+
+    `option` is what the user gave the name to, for messages.
 
     Raises:
         RecordError: This machine has no such device.
@@ -31,9 +33,9 @@ def find_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         problem = str(error).split("\n")[0]
-        raise RecordError("--device", name, f"a device of this machine such as cpu ({problem})") from error
+        raise RecordError(option, name, f"a device of this machine such as cpu ({problem})") from error
 
 
 def find_precision(name: str, device: torch.device) -> Precision:

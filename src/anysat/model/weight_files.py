@@ -26,6 +26,8 @@ TASK_FORMAT = "anysat-task-1"
 PREDICTOR_FILE = "predictor.safetensors"
 """Name of a predictor's file in a run folder."""
 TEACHER = "target_encoder."
+_OWN_TENSOR = "fusion.tile_token"
+"""Our name of a tensor that every model has. The published name is another."""
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 SUFFIXES = (".safetensors", *_PICKLED)
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -41,7 +43,7 @@ class WeightFile:
     tensors: Mapping[str, Tensor]
     """Tensors by our names or by the published ones."""
     published: bool
-    """Whether the tensors have the published names."""
+    """Whether the tensors have the published names, not ours."""
     config: ModelConfig | None = None
     """Configuration of the model; stored only in our own files."""
     normaliser: Normaliser | None = None
@@ -54,7 +56,8 @@ def read_file(path: Path) -> WeightFile:
     """Read a weight file with one of `SUFFIXES`. Its kind is recognised by its content.
 
     Raises:
-        WeightsError: The file is of another kind, is damaged, or is a pickle of more than tensors, which is never run.
+        WeightsError: The file is of another kind, is damaged, holds an encoder inside a larger model, or is a pickle of
+            more than tensors, which is never run.
     """
     if path.suffix not in SUFFIXES:
         raise WeightsError(
@@ -71,7 +74,7 @@ def read_file(path: Path) -> WeightFile:
         return _read_safetensors(path)
     if not head.startswith((b"PK", b"\x80")):
         raise WeightsError(path, "not a readable checkpoint (neither of torch nor of safetensors)")
-    return WeightFile(str(path), _teacher(_read_pickle(path)), published=True)
+    return _without_config(path, _read_pickle(path))
 
 
 def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -106,7 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 def _read_safetensors(path: Path) -> WeightFile:
     meta, tensors = read_tensors(path)
     if meta is None:
-        return WeightFile(str(path), _teacher(tensors), published=True)
+        return _without_config(path, tensors)
     meta = meta if isinstance(meta, dict) else {}
     if meta.get("format") == TASK_FORMAT:
         raise WeightsError(
@@ -148,6 +151,20 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     ):
         raise WeightsError(path, f"holds a {type(content).__name__}, not a state dict")
     return dict(content)
+
+
+def _without_config(path: Path, tensors: dict[str, Any]) -> WeightFile:
+    """Return the content of a file of mere tensors: the published names, or a state dict with our own."""
+    tensors = _teacher(tensors)
+    is_own = _OWN_TENSOR in tensors
+    inside = [name.removesuffix(_OWN_TENSOR) for name in tensors if name.endswith(_OWN_TENSOR)]
+    if inside and not is_own:
+        raise WeightsError(
+            path, f"holds a larger model, in which the names of the encoder begin with {inside[0]!r}",
+            "save its encoder with `save_pretrained(folder)` and load the folder, or give the tensors, without that "
+            "beginning, to `load_state_dict` of an `AnySat` of the same configuration",
+        )  # fmt: skip
+    return WeightFile(str(path), tensors, published=not is_own)
 
 
 def _teacher(tensors: dict[str, Any]) -> dict[str, Any]:
