@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from torch.utils.data import Subset
 
+from anysat.batch import Batch
 from anysat.data import cache
 from anysat.data.datasets import s2naip_urban
 from anysat.data.layout import DatasetFolder
 from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
-from anysat.errors import MissingFileError, RecordError, SourceError
+from anysat.errors import InputError, MissingFileError, RecordError, SourceError
 from miniatures import copied, miniature
 
 PLACES = "flair-2_centroids_sp_to_patch.json"
@@ -116,3 +118,22 @@ def test_a_generated_set_of_few_tiles_can_be_opened(name, layout, tiles, tmp_pat
     dataset = open_dataset(name, tmp_path, "all", layout=layout)
     assert len(dataset) >= tiles
     assert {"train", "test"} <= set(dataset.samples.columns["split"].tolist())
+
+
+def test_a_dataset_is_one_line_one_tile_by_number_and_several_by_take():
+    dataset = open_dataset("world", miniature("world"), "all", modalities=["s2", "aerial"])
+    assert repr(dataset) == f"TileDataset(world, all, {len(dataset)} tiles, aerial, s2)"
+    assert dataset[np.int64(-1)].id == dataset.ids[-1]
+    for index in (slice(0, 2), [0, 1], "0", 1.0, np.array([0, 1])):
+        with pytest.raises(
+            InputError, match=r"dataset world: expected the number of one tile, got .*; .*take\(range\(2"
+        ):
+            dataset[index]
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_batches_are_made_of_any_sequence_of_tiles():
+    dataset = open_dataset("world", miniature("world"), "all", modalities=["s2"]).take(range(2))
+    for tiles in (dataset, Subset(dataset, [0, 1]), (dataset[n] for n in range(2))):
+        assert Batch.of(tiles).ids == tuple(dataset.ids)

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from anysat.batch import Batch, Tile
-from anysat.errors import InputError, StatisticsError, UnknownNameError
+from anysat.errors import InputError, RecordError, StatisticsError, UnknownNameError
 from anysat.modalities import MODALITIES
+from anysat.model.config import ModelConfig
 from anysat.normalise import BandStatistics, Normaliser
 from anysat.observation import Observation
+from anysat.patches import PatchGrid
 from builders import random_model
 
 S2, AERIAL = MODALITIES["s2"], MODALITIES["aerial"]
@@ -260,3 +262,22 @@ def test_months_and_years_are_no_dates():
     for freq in ("D", "h"):
         seen = Observation.of(S2, filled(1), dates=pandas.period_range("2020-03-01", periods=1, freq=freq))
         assert str(seen.dates[0]) == "2020-03-01"
+
+
+@pytest.mark.parametrize("given", [lambda seen: [seen], lambda seen: {"s2": seen.values}, lambda seen: seen])
+def test_a_tile_holds_observations_by_key(given):
+    with pytest.raises(InputError, match=r"tile 'tile': expected observations by modality key, got .*Tile.of\(s2"):
+        Tile(observations=given(Observation.of(S2, filled(0), dates=DAY)))
+
+
+@pytest.mark.parametrize("given", [lambda seen: [seen], lambda seen: "s2"])
+def test_a_batch_of_other_things_names_them(given):
+    with pytest.raises(InputError, match="batch: expected a list of tiles, got one with (Observation|str)"):
+        Batch.of(given(Observation.of(S2, filled(0), dates=DAY)))
+
+
+def test_records_are_asked_for_where_a_key_is_given():
+    with pytest.raises(InputError, match=r"tile: expected shapes by record, .*MODALITIES\['s2'\], got one by 's2'"):
+        PatchGrid.fit({"s2": (6, 6)}, 20)
+    with pytest.raises(RecordError, match=r"with_modalities: expected records, .*MODALITIES\['s2'\], got 'drone'"):
+        ModelConfig.tiny().with_modalities("drone")

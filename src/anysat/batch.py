@@ -5,7 +5,7 @@ Tiles hold numpy arrays, batches hold torch tensors. Both are in source values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ class Tile:
     """One sample: observations of the same rectangle of ground by one or more modalities.
 
     Raises:
-        InputError: There is no observation, or one lies under another modality's key.
+        InputError: There is no observation, one lies under another modality's key, or is something else.
         ExtentError: The observations do not cover the same ground. Context modalities (MODIS) are exempt.
     """
 
@@ -72,11 +72,16 @@ class Tile:
         return cls(observations={observation.modality.key: observation for observation in observations}, **options)
 
     def __post_init__(self) -> None:
-        if not self.observations:
-            raise InputError(f"tile {self.id!r}", "at least one modality", "none")
+        where, given = f"tile {self.id!r}", self.observations
+        if not isinstance(given, Mapping) or not all(isinstance(one, Observation) for one in given.values()):
+            raise InputError(
+                where, "observations by modality key", type(given).__name__, "Tile.of(s2, aerial) takes them one by one"
+            )
+        if not given:
+            raise InputError(where, "at least one modality", "none")
         for key, observation in self.observations.items():
             if key != observation.modality.key:
-                raise InputError(f"tile {self.id!r}", f"the observation of {key!r} under that key", observation)
+                raise InputError(where, f"the observation of {key!r} under that key", observation)
         extents = self._extents_m
         if len({*map(_rounded, extents.values())}) > 1:
             raise ExtentError(extents, f"crop the observations of tile {self.id!r} to the ground they share")
@@ -134,20 +139,23 @@ class Batch:
     """Geobox of each tile, None for a tile without one; empty if none are known."""
 
     @classmethod
-    def of(cls, tiles: Sequence[Tile], allocate: Allocate = _allocate) -> Batch:
+    def of(cls, tiles: Iterable[Tile], allocate: Allocate = _allocate) -> Batch:
         """Stack tiles into a batch.
 
         The tiles may have different modalities; one that a tile lacks is invalid there.
 
         Args:
-            tiles: Tiles of one dataset and one ground size, with the same targets and units.
+            tiles: Tiles of one dataset and one ground size, with the same targets and units: a list, or a dataset.
             allocate: Allocates the tensors; by default in ordinary memory.
 
         Raises:
             InputError: There are no tiles, or they differ in size, units, datasets or targets.
         """
-        if not isinstance(tiles, Sequence) or not all(isinstance(tile, Tile) for tile in tiles):
+        if not any(hasattr(tiles, name) for name in ("__iter__", "__getitem__")):  # torch's subsets have the latter
             raise InputError("batch", "a list of tiles", type(tiles).__name__)
+        tiles = list(tiles)
+        if odd := [tile for tile in tiles if not isinstance(tile, Tile)]:
+            raise InputError("batch", "a list of tiles", f"one with {type(odd[0]).__name__}")
         if not tiles:
             raise InputError("batch", "at least one tile", "none")
         datasets = {tile.dataset for tile in tiles}

@@ -122,13 +122,16 @@ class PatchGrid:
                 hold whole 10 m cells of such modalities.
 
         Raises:
-            InputError: There is no modality, one has no pixels, or a context modality does not cover the tile.
+            InputError: There is no modality, one is no record, one has no pixels, or a context modality does not cover
+                the tile.
             ExtentError: The modalities do not cover the same ground.
             PatchSizeError: The patch does not divide the tile, does not hold whole sub-patches, or holds more than
                 4096 of one modality. The message lists the sizes that fit.
         """
         if not shapes_px:
             raise InputError("tile", "at least one modality", "none")
+        if odd := [key for key in shapes_px if not isinstance(key, Modality)]:
+            raise InputError("tile", "shapes by record, such as anysat.MODALITIES['s2']", f"one by {odd[0]!r}")
         tiling = {m: shape for m, shape in shapes_px.items() if not m.covers_tile} or dict(shapes_px)
         height_cm, width_cm = _common_extent(tiling)
         for modality, shape in shapes_px.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index as as_index
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -180,7 +181,7 @@ class Packed(Protocol):
         """Read one tile, only with the modalities and targets asked for."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TileDataset:
     """The samples of one split as a sequence of tiles, read on access. Open it with `open_dataset`."""
 
@@ -212,6 +213,7 @@ class TileDataset:
         """Read one tile, in source values.
 
         Raises:
+            InputError: `index` is not one number. `take` chooses several tiles.
             MissingFileError, SourceError: A file is missing, truncated or not as described.
         """
         return self._read(index)
@@ -226,7 +228,12 @@ class TileDataset:
         return self._read(index, generator) if is_cut else self.as_stored(index)
 
     def _read(self, index: int, generator: np.random.Generator | None = None, *, as_stored: bool = False) -> Tile:
-        row = self.samples.row(range(len(self))[index])
+        try:
+            number = as_index(index)
+        except TypeError:
+            advice = "choose several with `take`, such as dataset.take(range(2))"
+            raise InputError(f"dataset {self.name}", "the number of one tile", repr(index), advice) from None
+        row = self.samples.row(range(len(self))[number])
         if self.pack is not None:
             return self.pack.read(row, self.modalities, self.targets, self.record.tile_m, as_stored)
         folder, drawn = replace(self.folder, targets=self.targets), self.record.read_drawn
@@ -241,6 +248,9 @@ class TileDataset:
             raise SourceError(f"{self.folder.root}, sample {row['id']} of {self.record.title}", str(error)) from error
         targets = {name: made for name, made in tile.targets.items() if self.targets is None or name in self.targets}
         return replace(tile, id=str(row["id"]), dataset=self.name, targets=targets)
+
+    def __repr__(self) -> str:
+        return f"TileDataset({self.name}, {self.split}, {len(self)} tiles, {', '.join(self.modalities)})"
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[index] for index in range(len(self)))

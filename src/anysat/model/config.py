@@ -125,7 +125,14 @@ class ModelConfig:
         return cls(**{"dim": 256, "depth": 2, "num_heads": 4, **changes})
 
     def with_modalities(self, *modalities: Modality) -> ModelConfig:
-        """Return the configuration with these modalities added. They replace those with the same key."""
+        """Return the configuration with these modalities added. They replace those with the same key.
+
+        Raises:
+            RecordError: One of them is not a record.
+        """
+        for modality in modalities:
+            if not isinstance(modality, Modality):
+                raise RecordError("ModelConfig.with_modalities", modality, "records, such as anysat.MODALITIES['s2']")
         added = {modality.key: modality for modality in modalities}
         kept = tuple(added.pop(modality.key, modality) for modality in self.modalities)
         return replace(self, modalities=(*kept, *added.values()))

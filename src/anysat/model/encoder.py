@@ -321,7 +321,7 @@ class AnySat(Pretrained):
 
     def _standardise(self, batch: Batch) -> dict[str, PixelInput]:
         if torch.compiler.is_compiling():  # a decorator would load the compiler whenever the package starts
-            return torch.compiler.disable(self._standardised)(batch)
+            return torch.compiler.disable(self._standardised)(batch)  # type: ignore[no-untyped-call]
         return self._standardised(batch)
 
     def _standardised(self, batch: Batch) -> dict[str, PixelInput]:
