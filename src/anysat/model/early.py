@@ -48,6 +48,16 @@ def layer_names(encoder: AnySat) -> list[str]:
     return [LAST, *(f"{part}.{n + 1}" for part in ("spatial", "fusion") for n in range(encoder.config.depth))]
 
 
+def check_layer(encoder: AnySat, layer: str) -> None:
+    """Check that an encoder can end at a layer.
+
+    Raises:
+        UnknownNameError: It cannot.
+    """
+    if layer not in layer_names(encoder):
+        raise UnknownNameError("layer", layer, layer_names(encoder))
+
+
 def end_at(encoder: AnySat, layer: str) -> AnySat:
     """Make an encoder end at a layer. It is changed in place and loses tensors, so its digest changes.
 
@@ -59,8 +69,7 @@ def end_at(encoder: AnySat, layer: str) -> AnySat:
     Raises:
         UnknownNameError: There is no such layer.
     """
-    if layer not in layer_names(encoder):
-        raise UnknownNameError("layer", layer, layer_names(encoder))
+    check_layer(encoder, layer)
     if layer == LAST:
         return encoder
     part, _, depth = layer.partition(".")

@@ -85,6 +85,10 @@ class CompareConfig:
     """Encoders to compare: nano, files, run folders or hub ids. `untrained:PATH` is an untrained encoder of the same
     shape, initialised as for the published training; `isometric:PATH` is one initialised as `nano` and the presets of
     the generated world are."""
+    features: list[str] = field(default_factory=list)
+    """Tables of features to compare, such as embeddings of another system, for targets per tile: NAME=FILE, such as
+    [theirs=theirs.parquet]. A Parquet or CSV file with a row per tile: its name in `id`, and a column of vectors or
+    columns of numbers."""
     patch_sizes_m: list[float] = field(default_factory=list)
     """Patch sizes in metres to compare; if empty, the first one recommended for the dataset."""
     dense: str | None = None
@@ -132,6 +136,8 @@ class CompareConfig:
         if isinstance(self.data, Mapping):
             object.__setattr__(self, "data", LabelledData(**self.data))
         self.data.check_heard()
+        if len(self.tables) < len(self.features):
+            raise RecordError("--features", self.features, "NAME=FILE, each name once, such as theirs=theirs.parquet")
         if not self.layers:
             raise RecordError("--layers", self.layers, "at least one, such as last")
         if self.max_pixels < 1:
@@ -141,6 +147,12 @@ class CompareConfig:
         if self.data.train_frac < 1 and (self.folds is not None or self.data.folds):
             raise RecordError("--data.train-frac", self.data.train_frac, "1 with folds, where every tile is scored")
         _check_shared(self)
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """The files of `features` by name."""
+        pairs = [word.partition("=") for word in self.features]
+        return {name: Path(file) for name, _, file in pairs if name and file}
 
 
 def _check_shared(config: EvaluateConfig | CompareConfig) -> None:

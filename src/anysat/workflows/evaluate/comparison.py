@@ -22,7 +22,8 @@ from anysat.tasks.simple import called, check_models, draw_places, joined_places
 from anysat.whole_files import write_output
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import CompareConfig
-from anysat.workflows.evaluate.features import FeatureSet, Samples, Table, feature_sets, one_by_one
+from anysat.workflows.evaluate.features import FeatureSet, Samples, Table, check_encoders, feature_sets, one_by_one
+from anysat.workflows.evaluate.given import given_tables
 from anysat.workflows.evaluate.told import Comparison, Line
 from anysat.workflows.evaluate.turns import make_turns
 from anysat.workflows.ground_blocks import known_places, places_of
@@ -35,11 +36,13 @@ def compare(config: CompareConfig) -> Answer:
     """Fit every model to every feature set. All are tuned on validation tiles and scored once, on test tiles."""
     check_models(config.models)
     data = open_data(config.data, config.seed)
+    given = given_tables(config, data)
+    check_encoders(config)
     samples = _samples(config, data)
     task = fitted_task(data.target, torch.as_tensor(samples.places.truth), balanced=False)
     lines = []
     with tempfile.TemporaryDirectory(prefix="anysat-compare-") as folder:
-        for features, tables in feature_sets(config, data, samples, Path(folder)):
+        for features, tables in feature_sets(config, data, samples, given, Path(folder)):
             lines += _fitted(features, tables, samples, task, config)
     found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
     if config.out is not None:

@@ -1,4 +1,4 @@
-"""The features in a comparison: band statistics, pixel series, and embeddings."""
+"""The features in a comparison: band statistics, pixel series, given tables, and embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anysat.data.loader import Loader
 from anysat.data.mixture import OrderedPass
 from anysat.data.splits import TEST, TRAIN
 from anysat.model.digest import digest
-from anysat.model.early import LAST, end_at
+from anysat.model.early import LAST, check_layer, end_at
 from anysat.model.encoder import AnySat
 from anysat.model.first_weights import init_isometric
 from anysat.model.load import load
@@ -29,6 +29,7 @@ from anysat.tasks.heads import dense_of, pooled
 from anysat.tasks.predictor import View
 from anysat.tasks.simple import SIMPLE, Places, at_places
 from anysat.workflows.evaluate import CompareConfig
+from anysat.workflows.evaluate.given import GivenTable
 from anysat.workflows.evaluate.turns import Turns
 from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised.data import OpenData
@@ -69,22 +70,42 @@ class FeatureSet:
     """Number of tiles whose embeddings were in the cache, counted once for each turn with its own statistics."""
     encoder: Mapping[str, Any] | None = None
     """Name, origin of the weights, digest, layer, parameters and dense modality; None without a network."""
+    given: Mapping[str, Any] | None = None
+    """Name, file, digest, columns and counts of the table that it was read from; None if it was computed."""
 
 
 Made = tuple[FeatureSet, tuple[Table, ...]]
 """A feature set and its table in each turn, which is the same table unless it depends on the training tiles."""
 
 
-def feature_sets(config: CompareConfig, data: OpenData, samples: Samples, folder: Path) -> Iterator[Made]:
+def check_encoders(config: CompareConfig) -> None:
+    """Check that all encoders can be loaded and have the layers, so that hours of work do not end in an error.
+
+    Raises:
+        UnknownNameError, MissingFileError, WeightsError: They cannot, or one has no such layer.
+    """
+    for weights in config.weights:
+        encoder = _encoder(weights, config.seed)
+        for layer in config.layers:
+            check_layer(encoder, layer)
+
+
+def feature_sets(
+    config: CompareConfig, data: OpenData, samples: Samples, given: Sequence[GivenTable], folder: Path
+) -> Iterator[Made]:
     """Yield every feature set of a comparison.
 
     Args:
         config: Options of the comparison.
         data: The tiles.
         samples: The places to use.
+        given: Tables of features.
         folder: An empty folder for statistics of the training tiles.
     """
+    names = [name for tiles in data.splits.values() for name in tiles.ids]
+    ready = [_from_table(table, names, samples) for table in given]  # a tile may be missing
     yield from _without_a_network(config, data, samples)
+    yield from ready
     for weights in config.weights:
         for size in config.patch_sizes_m or data.record.patch_sizes_m[:1]:
             for layer in config.layers:
@@ -113,6 +134,16 @@ def _without_a_network(config: CompareConfig, data: OpenData, samples: Samples) 
         table = _side_by_side(parts, len(samples.places))
         made = FeatureSet(name=name, num_features=table.shape[1], seconds=reading + seconds[name])
         yield made, (table,) * samples.turns.count
+
+
+def _from_table(table: GivenTable, names: Sequence[str], samples: Samples) -> Made:
+    """Return the features of a table for samples that are tiles."""
+    began = time.process_time()
+    found = table.of([names[tile] for tile in samples.places.tile])
+    facts = table.facts(int(np.isnan(found).all(1).sum()))
+    took = time.process_time() - began
+    made = FeatureSet(name=table.name, num_features=found.shape[1], seconds=took, given=facts)
+    return made, (found,) * samples.turns.count
 
 
 def one_by_one(tiles: Tiles, num_workers: int) -> Loader:

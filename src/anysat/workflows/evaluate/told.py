@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from anysat.tasks.base import Task
 from anysat.tasks.scores import Interval, Scores
 from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.evaluate.features import FeatureSet
+from anysat.workflows.evaluate.given import given_lines
 from anysat.workflows.evaluate.turns import Turns
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.parts import all_versions, described
@@ -62,6 +63,11 @@ class Comparison:
         """All scores of each line."""
         return [described(one.scores, self.turns.unit) for one in self.lines]
 
+    @cached_property
+    def given(self) -> dict[str, Mapping[str, Any]]:
+        """Facts about the tables that features were read from, by name."""
+        return {one.features.name: one.features.given for one in self.lines if one.features.given is not None}
+
     def verdict(self, number: int) -> str:
         """Return `better` or `worse` if the difference to the baseline is clear, that is, without 0 in its interval.
 
@@ -80,7 +86,7 @@ class Comparison:
             "target": self.task.target.name, "primary": self.task.primary, "selected_on": self.turns.chosen_on,
             "seed": config.seed, "folds": self.turns.to_dict(), "baseline": BASELINE,
             "weights": {name: {k: v for k, v in one.items() if k not in _OF_A_LINE} for name, one in encoders.items()},
-            "config": asdict(config),
+            "features": self.given, "config": asdict(config),
             "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)}
                      for split, tiles in data.splits.items()},
             "versions": all_versions(),
@@ -114,6 +120,7 @@ class Comparison:
             mark += "; constant" if one.is_constant else ""
             told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
                         f"  {mark}; {_cost(one)}")  # fmt: skip
+        told += given_lines(self.given)
         if dense := {str(e["dense"]) for one in self.lines if (e := one.features.encoder) and e.get("dense")}:
             told.append(f"dense embeddings are of the sub-patches of {', '.join(sorted(dense))}")
         legend = _LEGEND + (_CONSTANT if any(one.is_constant for one in self.lines) else "")
@@ -141,4 +148,5 @@ def _cost(line: Line) -> str:
     features = line.features
     kept = f", {features.num_kept} tiles from the cache" if features.num_kept else ""
     by = f" by {features.encoder['parameters']:,} parameters" if features.encoder else ""
-    return f"{features.num_features} features in {features.seconds:.1f} s{by}{kept}; fitted in {line.seconds:.1f} s"
+    cost = f"in {features.seconds:.1f} s{by}{kept}" if features.given is None else "from the table"
+    return f"{features.num_features} features {cost}; fitted in {line.seconds:.1f} s"
