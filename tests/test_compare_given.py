@@ -63,6 +63,25 @@ def compared(fields, tmp_path, capsys):
     return call
 
 
+def test_another_baseline_is_compared_with_on_the_same_draws(ours, compared):
+    _, lines, record, out, err = compared("--weights=[nano]", f"--features=theirs={ours}", "--against=theirs")
+    assert record["baseline"] == "theirs", err
+    best = max(lines["theirs", model]["figures"]["f1_macro"] for model in ("logistic", "neighbours"))
+    (itself,) = [one for one in record["lines"] if one["against_baseline"] == "baseline"]
+    assert (itself["features"], itself["figures"]["f1_macro"], itself["difference"]) == ("theirs", best, [0, 0])
+    assert lines["nano, 10 m, tile", itself["model"]]["difference"] == [0, 0]
+    low, high = lines["statistics", "neighbours"]["difference"]
+    assert low <= lines["statistics", "neighbours"]["figures"]["f1_macro"] - best <= high
+    assert "than theirs; " in out
+    assert "than band statistics" not in out
+    record = compared("--weights=[nano]", f"--features=theirs={ours}", "--against=nano")[2]
+    (itself,) = [one for one in record["lines"] if one["against_baseline"] == "baseline"]
+    assert itself["weights"] == "nano"
+    status, _, _, _, err = compared("--against=thiers")
+    assert status == 2
+    assert "unknown --against 'thiers'" in err
+
+
 @pytest.mark.parametrize("folds", [[], ["--data.folds=[train,val,test]"]])
 def test_our_own_embeddings_from_a_table_have_exactly_the_scores_of_our_weights(folds, ours, compared, tmp_path):
     rows = pandas.read_parquet(ours)
@@ -168,7 +187,7 @@ def test_a_table_of_other_tiles_is_refused(change, told, ours, compared, tmp_pat
 
 @pytest.mark.parametrize(("words", "told"), [
     ("x", "NAME=FILE, each name once"), ("a=x.csv,a=y.csv", "each name once"), ("=x.csv", "NAME=FILE"),
-    ("statistics=x.csv", "a name of your own"), ("theirs=none.csv", "none.csv: no such file"),
+    ("statistics=x.csv", "another name than"), ("theirs=none.csv", "none.csv: no such file"),
     ("theirs=x.txt", "unknown kind of table x.txt '.txt'"),
 ])  # fmt: skip
 def test_words_that_name_no_table_are_refused(words, told, compared):

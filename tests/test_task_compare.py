@@ -103,6 +103,16 @@ def test_a_comparison_reads_a_tile_for_its_labels_for_all_simple_features_and_fo
     assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize(("words", "told"), [("--layers=[foo]", "layer 'foo'"), ("--weights=[none.pth]", "none.pth"),
+                                             ("--against=foo", "--against 'foo'")])  # fmt: skip
+def test_a_name_that_a_comparison_does_not_know_is_told_before_a_tile_is_read(words, told, reads, run_task):
+    given = [*of_miniature("timesen2crop")[:2], f"--data.root={miniature('timesen2crop', tiles=12)}", words]
+    status, _, err = run_task("evaluate", "--compare", *given)
+    assert status == 2
+    assert told in err
+    assert not reads
+
+
 def test_a_comparison_of_tiles_counts_every_tile(run_task, small_weights, tmp_path):
     words = ["--compare", "--data.dataset=timesen2crop", f"--data.root={miniature('timesen2crop', tiles=12)}",
              "--models=[neighbours,forest]", f"--weights=[{small_weights}]", f"--cache={tmp_path / 'cache'}"]  # fmt: skip

@@ -89,6 +89,9 @@ class CompareConfig:
     """Tables of features to compare, such as embeddings of another system, for targets per tile: NAME=FILE, such as
     [theirs=theirs.parquet]. A Parquet or CSV file with a row per tile: its name in `id`, and a column of vectors or
     columns of numbers."""
+    against: str = "statistics"
+    """Baseline that every other score is compared with, on the same draws: statistics (of the bands), months, series, a
+    name of --features, or one of --weights. Its best model counts."""
     patch_sizes_m: list[float] = field(default_factory=list)
     """Patch sizes in metres to compare; if empty, the first one recommended for the dataset."""
     dense: str | None = None

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from anysat.data.splits import TEST, TRAIN, VAL
 from anysat.data.work import to_json
-from anysat.errors import InputError
+from anysat.errors import InputError, UnknownNameError
 from anysat.tasks.base import Task
-from anysat.tasks.simple import called, check_models, draw_places, joined_places, models, outputs
+from anysat.tasks.simple import SIMPLE, called, check_models, draw_places, joined_places, models, outputs
 from anysat.whole_files import write_output
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import CompareConfig
@@ -35,6 +35,8 @@ from anysat.workflows.supervised.parts import fitted_task
 def compare(config: CompareConfig) -> Answer:
     """Fit every model to every feature set. All are tuned on validation tiles and scored once, on test tiles."""
     check_models(config.models)
+    if config.against not in (known := [*SIMPLE, *config.tables, *config.weights]):
+        raise UnknownNameError("--against", config.against, known)
     data = open_data(config.data, config.seed)
     given = given_tables(config, data)
     check_encoders(config)
@@ -44,7 +46,9 @@ def compare(config: CompareConfig) -> Answer:
     with tempfile.TemporaryDirectory(prefix="anysat-compare-") as folder:
         for features, tables in feature_sets(config, data, samples, given, Path(folder)):
             lines += _fitted(features, tables, samples, task, config)
-    found = Comparison(lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles)
+    found = Comparison(
+        lines=lines, task=task, turns=samples.turns, num_tiles=samples.num_scored_tiles, against=config.against
+    )  # fmt: skip
     if config.out is not None:
         write_output(Path(config.out), to_json(found.to_dict(config, data)))
     return Answer(str(found))

@@ -83,8 +83,8 @@ def given_tables(config: CompareConfig, data: OpenData) -> list[GivenTable]:
         if data.target.level == "pixel":
             raise InputError(where, "a target per tile", f"{data.target.name!r}, a target per pixel",
                              "tables hold one vector per tile; leave --features out")  # fmt: skip
-        if name in SIMPLE:
-            raise InputError(where, "a name of your own", f"that of the features {', '.join(SIMPLE)} of the comparison")
+        if name in (taken := [*SIMPLE, *config.weights]):
+            raise InputError(where, f"another name than those of other features ({', '.join(taken)})", repr(name))
         table = read_given(name, path, labels)
         if known.isdisjoint(table.ids):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The result of a comparison: scores, differences to the best simple model on band statistics, and costs."""
+"""The result of a comparison: scores, differences to the best model on band statistics or others, and costs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from anysat.workflows.evaluate.turns import Turns
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.parts import all_versions, described
 from anysat.workflows.supervised.text import FIGURES, with_interval
-
-BASELINE = "statistics"
-"""Feature set to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,13 +42,17 @@ class Comparison:
     turns: Turns
     num_tiles: int
     """Number of tiles with a scored sample."""
+    against: str = "statistics"
+    """Features or weights to compare with."""
 
     @cached_property
     def baseline(self) -> Line:
-        """The model on band statistics that is best on the test tiles, which favours the baseline."""
+        """The line of `against` that is best on the test tiles, which favours the baseline."""
         sign = 1 if self.task.highest_is_best else -1
-        simple = [one for one in self.lines if one.features.name == BASELINE]
-        return max(simple, key=lambda one: sign * one.scores.figures[self.task.primary])
+        chosen = [
+            one for one in self.lines if self.against in (one.features.name, (one.features.encoder or {}).get("name"))
+        ]
+        return max(chosen, key=lambda one: sign * one.scores.figures[self.task.primary])
 
     @cached_property
     def differences(self) -> list[Interval]:
@@ -84,7 +85,7 @@ class Comparison:
         encoders = {one.features.encoder["name"]: one.features.encoder for one in self.lines if one.features.encoder}
         return {
             "target": self.task.target.name, "primary": self.task.primary, "selected_on": self.turns.chosen_on,
-            "seed": config.seed, "folds": self.turns.to_dict(), "baseline": BASELINE,
+            "seed": config.seed, "folds": self.turns.to_dict(), "baseline": self.against,
             "weights": {name: {k: v for k, v in one.items() if k not in _OF_A_LINE} for name, one in encoders.items()},
             "features": self.given, "config": asdict(config),
             "data": {split: {"tiles": len(tiles), "fingerprint": fingerprint(tiles)}
@@ -109,21 +110,18 @@ class Comparison:
     def __str__(self) -> str:
         primary, width = self.task.primary, max(len(one.features.name) for one in self.lines)
         name = FIGURES.get(primary, primary)
+        against = "band statistics" if self.against == "statistics" else self.against
         told = [f"{self.task.target.name}: {name} on {self.lines[0].scores.num_samples} test samples, {self.turns}"]
         for number, one in enumerate(self.lines):
             verdict = self.verdict(number)
-            mark = (
-                "the baseline"
-                if verdict == "baseline"
-                else f"{self._difference(number)} {verdict} than band statistics"
-            )
+            mark = "the baseline" if verdict == "baseline" else f"{self._difference(number)} {verdict} than {against}"
             mark += "; constant" if one.is_constant else ""
             told.append(f"  {one.features.name:{width}}  {one.model:10}  {with_interval(self.sheets[number], primary)}"
                         f"  {mark}; {_cost(one)}")  # fmt: skip
         told += given_lines(self.given)
         if dense := {str(e["dense"]) for one in self.lines if (e := one.features.encoder) and e.get("dense")}:
             told.append(f"dense embeddings are of the sub-patches of {', '.join(sorted(dense))}")
-        legend = _LEGEND + (_CONSTANT if any(one.is_constant for one in self.lines) else "")
+        legend = _LEGEND.format(against) + (_CONSTANT if any(one.is_constant for one in self.lines) else "")
         return "\n".join([*told, f"{name}, {'more' if self.task.highest_is_best else 'less'} is better; {legend}"])
 
     def _difference(self, number: int) -> str:
@@ -134,7 +132,7 @@ class Comparison:
 
 _OF_A_LINE = ("name", "layer", "parameters")
 _LEGEND = (
-    "the baseline is the best model on band statistics, chosen on the test samples, in its favour. Every other score "
+    "the baseline is the best model on {}, chosen on the test samples, in its favour. Every other score "
     "is followed by its difference to the baseline, with a 95 % interval over the same draws. `Better` and `worse` "
     "mean that the whole interval agrees, `not better` that it contains 0. Seconds are of processor time."
 )
