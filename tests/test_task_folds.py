@@ -16,7 +16,7 @@ from anysat.model.load import load
 from anysat.workflows.finetune.presets import PRESETS as FINETUNES
 from anysat.workflows.probe import run as probe_run
 from anysat.workflows.probe.presets import PRESETS as PROBES
-from anysat.workflows.supervised.folds import joined
+from anysat.workflows.supervised.folds import intervals_of, joined, spread_of
 from anysat.workflows.supervised.folds_report import write_folds_report
 from miniatures import miniature
 
@@ -209,3 +209,16 @@ def test_pastis_over_its_five_folds_is_one_command(weights, tmp_path, capsys):
     assert list(found["folds"]) == [f"fold{n}" for n in range(1, 6)]
     assert sum(one["data"]["test"]["tiles"] for one in found["folds"].values()) == 6
     assert "paper: mean IoU 0.427" in capsys.readouterr().out
+
+
+def test_an_interval_stays_within_the_possible_values_of_a_score():
+    """Of three folds, Student's interval is 2.5 deviations wide on either side, without the overlap."""
+    name = ("accuracy", "kappa", "rmse", "r2", "bias", "own")
+    figures = spread_of([dict.fromkeys(name, value) for value in (0.05, 0.5, 0.95)])
+    found = intervals_of(figures, {"fold1": {"data": None}} | {"fold2": {"data": {
+        "train": {"tiles": 2}, "test": {"tiles": 1, "fingerprint": "a"}}}})  # fmt: skip
+    low, high = found["bias"]
+    assert low < -0.1
+    assert high > 1.1
+    assert found == {"accuracy": [0, 1], "kappa": [low, 1], "rmse": [0, high], "r2": [low, 1],
+                     "bias": [low, high], "own": [low, high]}  # fmt: skip

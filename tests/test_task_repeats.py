@@ -86,15 +86,20 @@ def test_in_every_repeat_each_tile_is_answered_once_by_a_run_that_did_not_see_it
 
 
 def test_the_interval_of_the_mean_counts_what_training_sets_share(run):
-    out, told = run("probe", "--folds=3", "--repeats=2", f"--block-km={BLOCK_KM}")
+    out, told = run("probe", "--folds=3", "--repeats=2", f"--block-km={BLOCK_KM}", target="height")
     found = json.loads((out / "folds.json").read_text())
-    values = [one["figures"]["accuracy"] for one in found["folds"].values()]
     sizes = [one["data"] for one in found["folds"].values()]
     ratio = statistics.fmean(one["test"]["tiles"] / one["train"]["tiles"] for one in sizes)
-    half = t.ppf(0.975, 5) * statistics.stdev(values) * math.sqrt(1 / 6 + ratio)
-    mean = statistics.fmean(values)
-    assert found["intervals"]["accuracy"] == pytest.approx([mean - half, mean + half])
-    assert f"{mean - half:.3f} to {mean + half:.3f}" in told
+    wanted = {}
+    for name in ("bias", "rmse"):
+        values = [one["figures"][name] for one in found["folds"].values()]
+        half = t.ppf(0.975, 5) * statistics.stdev(values) * math.sqrt(1 / 6 + ratio)
+        mean = statistics.fmean(values)
+        wanted[name] = [mean - half, mean + half]
+    assert found["intervals"]["bias"] == pytest.approx(wanted["bias"])
+    low, high = found["intervals"]["rmse"]
+    assert [low, high] == pytest.approx([max(0, wanted["rmse"][0]), wanted["rmse"][1]])
+    assert f"{low:.3f} to {high:.3f}" in told
 
 
 def test_tiles_are_embedded_once_for_all_folds_and_repeats(run):

@@ -172,6 +172,13 @@ def _weighted(weights: Tensor, table: Tensor) -> Tensor:
     return (weights @ table.flatten(1)).view(len(weights), *table.shape[1:])
 
 
+LIMITS: dict[str, Interval] = {
+    **dict.fromkeys((*ClassCounts.formulas, *LabelCounts.formulas), (0.0, 1.0)), "kappa": (-1.0, 1.0),
+    "rmse": (0.0, math.inf), "mae": (0.0, math.inf), "r2": (-math.inf, 1.0),
+}  # fmt: skip
+"""Least and greatest possible value of scores by name; one that is not listed has no limits."""
+
+
 # --- scores
 
 

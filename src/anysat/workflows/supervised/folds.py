@@ -16,6 +16,7 @@ from anysat.errors import InputError
 from anysat.geo.claims import make_folder
 from anysat.model.digest import digest
 from anysat.model.load import load
+from anysat.tasks.scores import LIMITS
 from anysat.train.run import BEGUN_WITH, CONFIG, FACTS, keep_config, open_run
 from anysat.train.trainer import num_processes
 from anysat.whole_files import write_whole
@@ -155,7 +156,7 @@ def spread_of(figures: Sequence[Mapping[str, float | None]]) -> dict[str, dict[s
 def intervals_of(
     figures: Mapping[str, Mapping[str, Any]], folds: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
-    """Return 95 % intervals of mean scores, by Student's t.
+    """Return 95 % intervals of mean scores, by Student's t, clipped to the possible values of a score.
 
     Runs over folds share most of their training tiles, so they differ less than independent ones would. The variance of
     their mean is therefore increased by the ratio of test to training tiles (Nadeau and Bengio 2003, Inference for the
@@ -173,5 +174,6 @@ def intervals_of(
         if one["deviation"] is not None:
             width = float(student.ppf(0.975, one["num_folds"] - 1)) * math.sqrt(1 / one["num_folds"] + overlap)
             half = one["deviation"] * width
-            found[name] = [one["mean"] - half, one["mean"] + half]
+            least, greatest = LIMITS.get(name, (-math.inf, math.inf))
+            found[name] = [max(least, one["mean"] - half), min(greatest, one["mean"] + half)]
     return found
