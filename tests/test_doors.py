@@ -273,6 +273,15 @@ for command in ("", *COMMANDS):
 """
 
 
+@pytest.mark.parametrize("command", ["probe", "finetune", "evaluate --compare"])
+def test_an_option_that_a_command_fills_in_is_not_in_its_help(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "--data.folds" in told
+    assert "--data.fold" not in told.replace("--data.folds", "")
+
+
 @pytest.mark.parametrize("packages", ["installed", "absent"])
 def test_help_of_every_command_needs_no_torch_and_no_extra_and_does_not_load_them(packages):
     done = subprocess.run([sys.executable, "-c", HELP, packages], capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -77,6 +77,11 @@ _UNKNOWN = re.compile(
     r"(?:Group '([\w.]+)' does not accept option|^Option) '([\w.]+)'|^unrecognized arguments: --([^\s=]+)"
 )
 """The parser's messages about an unknown option, in a file or typed."""
+_NAMED_BEFORE = {
+    "--modalities": "--sensors", "--model.modality-files": "--model.sensors", "--layout": "--form",
+    "--workers": "--num-workers", "evaluate --json": "--out", "evaluate --run": "RUN",
+}  # fmt: skip
+"""Present names of options by former ones, of one command or of all."""
 _NEGATIVE = re.compile(r"-[\d.]")
 """Start of a value that is one or more numbers, the first one negative. No option starts like this."""
 
@@ -175,7 +180,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    lists = _lists(config)
+    lists = {name for name, kind, _ in _options(config) if _is_list(kind)}
 
     class Parser(ArgumentParser):  # shows options with dashes, as users type them
         def format_help(self, *formatter: Any) -> str:
@@ -189,7 +194,8 @@ def make_parser(command: str, config: type[Any]) -> Any:
         def error(self, message: str, *others: Any, **named: Any) -> Any:
             if not self.exit_on_error:  # a part of the options, whose mistakes the whole tells
                 return super().error(message, *others, **named)
-            raise _mistake(message, command, self._option_string_actions)
+            words = [action.metavar for action in self._actions if not action.option_strings]
+            raise _mistake(message, command, [*self._option_string_actions, *words])
 
     parser = Parser(prog=f"anysat {command.partition(' --')[0]}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of the options below, spelled with underscores.")
@@ -201,7 +207,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
             field.name, nargs="*" if several else "?", metavar=shown, help=text, default=argparse.SUPPRESS
         )
     parser.add_class_arguments(config, None, skip={field.name for field in fields})
-    told = {field.name: field.metadata["help"] for field in dataclasses.fields(config) if "help" in field.metadata}
+    told = {name: about["help"] for name, _, about in _options(config) if "help" in about}
     for action in parser._actions:
         action.help = told.get(action.dest, action.help)
     return parser
@@ -213,7 +219,7 @@ def _mistake(message: str, command: str, options: Iterable[str]) -> AnySatError:
     Args:
         message: The parser's message.
         command: The command.
-        options: All options of the command.
+        options: All options of the command, and the names of its words.
     """
     said, is_missing, missing = message.partition("arguments are required: ")
     if is_missing:
@@ -223,7 +229,9 @@ def _mistake(message: str, command: str, options: Iterable[str]) -> AnySatError:
         group, name = unknown[1], unknown[2] or unknown[3]
         known = [_dashed(one) for one in options if one.startswith("--") and not one.endswith(("+", "shtab"))]
         option = _dashed(f"--{group}.{name}" if group else f"--{name}")
-        return UnknownNameError("option", option, known, f"`anysat {command} --help` lists all")
+        now = _NAMED_BEFORE.get(option, _NAMED_BEFORE.get(f"{command.partition(' --')[0]} {option}"))
+        renamed = f"{option} is now {now}. " if now in {*known, *options} else ""
+        return UnknownNameError("option", option, known, f"{renamed}`anysat {command} --help` lists all")
     keys, value = re.findall(r'Parser key "([^"]+)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
     kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.*)\])", message)
     if not (keys and value and kinds):
@@ -245,9 +253,10 @@ def _dashed(text: str) -> str:
 def _parse(parser: Any, config: type[Any], words: Sequence[str]) -> Any:
     """Return the config for the typed words. If it has a `starting_point`, that provides the options not typed."""
     fields = dataclasses.fields(config)
-    switches = _switches(config)
+    switches = {name for name, kind, _ in _options(config) if kind is bool}
+    lists = {name for name, kind, _ in _options(config) if _is_list(kind)}
     typed = _ordered([_normal(word, words[place + 1 : place + 2], switches) for place, word in enumerate(words)])
-    typed = _bracketed(typed, _lists(config))
+    typed = _bracketed(typed, lists)
     parsed = parser.parse_args(typed)
     if hasattr(config, "starting_point"):
         begun = config.starting_point(parsed.as_dict())
@@ -315,27 +324,21 @@ def _ordered(words: Sequence[str]) -> list[str]:
     return options + others + without
 
 
-def _switches(config: type[Any], prefix: str = "") -> set[str]:
-    """Return the dotted names of options that are true or false."""
-    found = set()
-    for name, kind in get_type_hints(config).items():
-        if dataclasses.is_dataclass(kind):
-            found |= _switches(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif kind is bool:
-            found.add(prefix + name)
-    return found
-
-
-def _lists(config: type[Any], prefix: str = "") -> set[str]:
-    """Return the dotted names of options that take lists of plain values."""
-    found = set()
-    for name, kind in get_type_hints(config).items():
+def _options(config: type[Any], prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield dotted name, type and metadata of every option of a config."""
+    kinds = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = kinds[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            found |= _lists(kind, f"{prefix}{name}.")
-        elif any(get_origin(part) in (list, tuple) and not dataclasses.is_dataclass(get_args(part)[0])
-                 for part in (kind, *get_args(kind))):  # fmt: skip
-            found.add(prefix + name)
-    return found
+            yield from _options(kind, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, kind, field.metadata
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether an option takes a list of plain values."""
+    return any(get_origin(part) in (list, tuple) and not dataclasses.is_dataclass(get_args(part)[0])
+               for part in (kind, *get_args(kind)))  # fmt: skip
 
 
 def _bracketed(words: Sequence[str], lists: Collection[str]) -> list[str]:

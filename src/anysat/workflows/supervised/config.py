@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
@@ -45,7 +46,7 @@ class LabelledData:
     folds: list[str] | None = None
     """Cross-validate over these members, such as [fold1,fold2,fold3]. Each is scored once; the one before it selects,
     and all others train. Null uses `train`, `val` and `test`."""
-    fold: dict[str, Any] | None = None
+    fold: dict[str, Any] | None = field(default=None, metadata={"help": SUPPRESS})
     """Filled by --folds in the options of each of its runs: how many `folds` were drawn from all splits, with which
     `seed`, in blocks of `side_km`, and which one is `scored`."""
 
