@@ -13,6 +13,7 @@ from anysat.data.open import open_dataset
 from anysat.normalise import Normaliser
 from anysat.workflows.datasets.embed import run as dataset_embed_run
 from anysat.workflows.finetune import run as finetune_run
+from anysat.workflows.pretrain import run as pretrain_run
 from geo_builders import ramp
 from own_builders import S2, described, image
 
@@ -123,3 +124,28 @@ def test_a_training_that_did_not_begin_is_not_gone_on_with_by_statistics_of_othe
     described(tmp_path, modalities={"s2": {"table": "s.csv", "nodata": 1}}, **content)
     assert main([*command, "--resume"]) == 2
     assert "run, statistics: expected those that the run was started with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_pretraining_that_did_not_begin_is_not_gone_on_with_by_statistics_of_other_files(
+    is_changed, tmp_path, monkeypatch, capsys
+):
+    begun = []
+
+    def stop(*_, **__):
+        begun.append(True)
+        raise KeyboardInterrupt
+
+    rows = [f"f{n},2020-05-0{d},{100 * n + d}" for n in range(12) for d in (1, 2)]
+    (tmp_path / "s.csv").write_text("\n".join(["id,date,B2", *rows]))
+    described(tmp_path, tile_m=10, modalities={"s2": {"table": "s.csv"}}, splits={"shares": {"train": 1.0}})
+    part = f"[{{dataset: {tmp_path}/mine.yaml, root: {tmp_path}, patch_sizes_m: [10], val_split: null}}]"
+    command = ["pretrain", f"--data={part}", "--num-steps=1", f"--out={tmp_path}/run"]
+    monkeypatch.setattr(pretrain_run, "fit", stop)
+    assert main(command) == 130
+    if is_changed:
+        (tmp_path / "s.csv").write_text("\n".join(["id,date,B2", *rows[:-1], "f11,2020-05-02,9999"]))
+    assert main([*command, "--resume"]) == (2 if is_changed else 130)
+    assert len(begun) == 2 - is_changed
+    told = f"files or their description have changed since {tmp_path}/run/statistics.json was computed"
+    assert (told in capsys.readouterr().err) == is_changed

@@ -194,7 +194,7 @@ def make_parser(command: str, config: type[Any]) -> Any:
         def error(self, message: str, *others: Any, **named: Any) -> Any:
             if not self.exit_on_error:  # a part of the options, whose mistakes the whole tells
                 return super().error(message, *others, **named)
-            words = [action.metavar for action in self._actions if not action.option_strings]
+            words = [str(action.metavar) for action in self._actions if not action.option_strings]
             raise _mistake(message, command, [*self._option_string_actions, *words])
 
     parser = Parser(prog=f"anysat {command.partition(' --')[0]}", allow_abbrev=False)

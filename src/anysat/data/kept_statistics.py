@@ -43,6 +43,14 @@ def keep_statistics(
     write_whole(beside, to_json(sources))
 
 
+def sources_of(dataset: TileDataset, *, num_samples: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Return what statistics of a dataset are computed from now, as it is stored in `of_file`. Reads no tiles.
+
+    Arguments are those of `compute_statistics`.
+    """
+    return _sources(taken(dataset, num_samples, seed))
+
+
 def of_file(path: Path) -> Path:
     """Return the file that says what statistics in a file were computed from.
 

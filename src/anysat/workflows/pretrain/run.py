@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anysat.data.base import DatasetRecord, Tiles
-from anysat.data.kept_statistics import keep_statistics
+from anysat.data.kept_statistics import keep_statistics, of_file, sources_of
 from anysat.data.mixture import Mixture, Part, sides_m
 from anysat.data.open import find_dataset, open_dataset
 from anysat.data.transforms import Augmentation
@@ -256,7 +257,8 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
     """Return the run's statistics: stored ones, else those given, else computed by the first process for all.
 
     Raises:
-        StatisticsError: Those given differ from those that the run was started with.
+        StatisticsError: Those given differ from those that the run was started with, or nothing was trained yet, and
+            files have changed since they were computed.
     """
     kept = run.path / STATISTICS
     given = None if config.statistics is None else _given(config.statistics, is_needed=not kept.is_file())
@@ -266,9 +268,14 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
         made = given or _together(
             part.normaliser or _computed(config, number, part, run) for number, part in enumerate(parts, 1)
         )
+        of_parts = sorted(run.path.glob(of_file(Path(_STATISTICS_OF_PART.format("*", "*"))).name))
+        if of_parts:
+            write_whole(of_file(kept), to_json({path.name: json.loads(path.read_bytes()) for path in of_parts}))
         write_whole(kept, to_json(made.to_dict()))
         for part_kept in run.path.glob(_STATISTICS_OF_PART.format("*", "*")):
             part_kept.unlink()
+    elif not checkpoint_steps(run.checkpoints):
+        _check_files(config, parts, run)
     found = Normaliser.read(kept)
     if given is not None and (differing := _differing(found, given)):
         raise StatisticsError(
@@ -276,6 +283,20 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
             "restore them, or start another run with another --out",
         )  # fmt: skip
     return found
+
+
+def _check_files(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> None:
+    """Check that the tiles and files of parts are those that the run's statistics were computed from."""
+    beside = of_file(run.path / STATISTICS)
+    known = json.loads(beside.read_bytes()) if beside.is_file() else {}  # runs of earlier versions have none
+    for number, part in enumerate(parts, 1):
+        was = known.get(of_file(Path(_STATISTICS_OF_PART.format(number, part.train.name))).name)
+        if was is not None and was != sources_of(part.train, num_samples=config.statistics_tiles, seed=config.seed):
+            raise StatisticsError(
+                f"{part.train.name}{_name_of(config, number - 1)}",
+                f"files or their description have changed since {run.path / STATISTICS} was computed from them",
+                "restore them, or start another run with another --out",
+            )  # fmt: skip
 
 
 def _given(statistics: str, *, is_needed: bool) -> Normaliser | None:
