@@ -142,7 +142,7 @@ class Observation:
             dates = _as_dates(modality, dates, len(array))
         elif dates is not None:
             raise InputError(f"{modality.key} dates", "none: it is a single image", f"{np.size(dates)} dates")
-        names = _stored_bands(modality, array.shape[-3], bands)
+        names = stored_bands(modality, array.shape[-3], bands)
         unit_of = _stored_units(modality, names, units)
         with np.errstate(over="ignore"):
             seen = np.isfinite(array.astype(np.float32)) & ~_masked(values)
@@ -336,8 +336,19 @@ def calendar_date(date: object) -> object:
     return "-".join(found.group(1, 3, 4))
 
 
-def _stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None) -> list[int]:
-    """Return the index of each stored band in the modality's order."""
+def stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None) -> list[int]:
+    """Return the index of each stored band in the modality's order.
+
+    Args:
+        modality: The modality that the bands belong to.
+        num_bands: Number of stored bands.
+        bands: Their names, as strings or as an xarray coordinate. None if they are the modality's bands in its order,
+            with or without the ratio bands.
+
+    Raises:
+        InputError: The number of names or bands is wrong, or a band is named twice.
+        UnknownNameError: The modality has no such band.
+    """
     if bands is None:
         measured = [i for i, band in enumerate(modality.bands) if band.ratio_of is None]
         if num_bands == len(modality.bands):

@@ -1,11 +1,16 @@
-"""Encoders that end after an earlier block, to evaluate features of other depths."""
+"""Encoders that end after an earlier block or return the features of several, to use features of other depths."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from anysat.errors import UnknownNameError
+from anysat.errors import InputError, UnknownNameError
 from anysat.model.chunks import slices
 from anysat.model.encoder import AnySat
 from anysat.model.fusion import BucketsOf
@@ -13,6 +18,8 @@ from anysat.model.positions import SELF_BUCKET
 
 LAST = "last"
 """Name of the last layer, that is, of the whole encoder."""
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class OwnTokens(nn.Module):
@@ -78,3 +85,43 @@ def end_at(encoder: AnySat, layer: str) -> AnySat:
     encoder.fusion.blocks = encoder.fusion.blocks[: 0 if part == "spatial" else int(depth)]
     encoder.fusion.add_module("pooling", OwnTokens(keep_place=part == "fusion"))
     return encoder
+
+
+def joinable_layers(encoder: AnySat) -> list[str]:
+    """Return the layers that one forward pass can return together, by depth: those of fusion, and what enters it."""
+    depth = encoder.config.depth
+    return [f"spatial.{depth}", *(f"fusion.{n + 1}" for n in range(depth)), LAST]
+
+
+def joined_at(encoder: AnySat, layers: Sequence[str]) -> AnySat:
+    """Return an encoder whose tile and patch embeddings are those of several layers, joined along the last axis.
+
+    The embeddings of each layer are as of `end_at`. The encoder ends at the last of the layers. It shares its weights
+    with the given one, which is unchanged.
+
+    Args:
+        encoder: The encoder to take the weights from.
+        layers: One or more of `joinable_layers`, by depth, each once.
+
+    Raises:
+        UnknownNameError: One of the layers cannot be joined with others.
+        InputError: There are no layers, or they are not in the order of their depth.
+    """
+    known = joinable_layers(encoder)
+    for layer in layers:
+        if layer not in known:
+            raise UnknownNameError("layer", layer, known)
+    numbers = [known.index(layer) for layer in layers]
+    if not numbers or any(a >= b for a, b in pairwise(numbers)):
+        raise InputError("layers", f"some of {', '.join(known)}, in this order", ", ".join(layers) or "none")
+    found = _beside(encoder)
+    found.spatial, found.fusion = _beside(encoder.spatial), _beside(encoder.fusion)
+    found.fusion.early = nn.ModuleDict({str(number): OwnTokens(keep_place=number > 0) for number in numbers[:-1]})
+    return end_at(found, layers[-1])
+
+
+def _beside(module: Part) -> Part:
+    """Return a copy of a module that shares its weights and parts, so that parts of the copy can be replaced."""
+    found = copy(module)
+    found._modules = dict(module._modules)
+    return found

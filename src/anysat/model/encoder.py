@@ -110,6 +110,29 @@ class AnySat(Pretrained):
         with multiplying(precision, self.device, self.dtype):
             return self._embed(self._standardise(batch), batch.ids, patch_size_m, dense, faithful, refuse_empty)
 
+    def encode_standardised(
+        self,
+        x: Mapping[str, Tensor],
+        patch_size_m: float,
+        *,
+        dense: str | None = None,
+        faithful: bool = False,
+        precision: Precision | None = None,
+    ) -> Embeddings:
+        """Embed standardised tensors, given as to the published interface. No statistics are applied.
+
+        Args:
+            x: The tensors, see `forward`.
+            patch_size_m, dense, faithful, precision: See `encode`.
+
+        Raises:
+            InputError, UnknownNameError, ExtentError, PatchSizeError, EmptyTileError: The input does not fit.
+        """
+        inputs = read_published(x, self.config)
+        ids = range(len(next(iter(inputs.values())).values))
+        with multiplying(precision, self.device, self.dtype):
+            return self._embed(inputs, ids, patch_size_m, dense, faithful)
+
     def prepare(
         self, batch: Batch, patch_size_m: float, *, refuse_empty: bool = True
     ) -> tuple[dict[str, PixelInput], PatchGrid]:

@@ -123,6 +123,9 @@ class FusionTransformer(nn.Module):
             for _ in range(config.depth)
         )
         self.pooling = PlacePooling(config)
+        self.early = nn.ModuleDict()
+        """Poolings of tokens on the way, by the number of blocks before them; none unless features of several layers
+        are wanted (`early.joined_at`)."""
 
     def forward(
         self,
@@ -134,7 +137,7 @@ class FusionTransformer(nn.Module):
         hidden: Hidden | None = None,
         max_pairs: int | None = None,
         tile_alone: bool = False,
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch fused dim"]]:
+    ) -> tuple[Float[Tensor, "batch out"], Float[Tensor, "batch fused out"]]:
         """Fuse the tokens of one batch of tiles.
 
         Args:
@@ -149,7 +152,8 @@ class FusionTransformer(nn.Module):
             tile_alone: Compute only the tile token.
 
         Returns:
-            The tile token and the fused patch tokens, of which there are none with `tile_alone`.
+            The tile token and the fused patch tokens, of which there are none with `tile_alone`. If `early` has
+            poolings, the vectors of each layer are joined, in the order of the layers.
         """
         code = sincos_code(coordinates, unit, patches.shape[-1])
         placed = patches + code.unsqueeze(-3).to(self.tile_token.dtype)
@@ -158,11 +162,15 @@ class FusionTransformer(nn.Module):
         tile = self.tile_token.expand(patches.shape[0], -1, -1)
         x = torch.cat([tile, context, rearrange(placed, "batch modality patch dim -> batch (modality patch) dim")], 1)
         seen = None if valid is None else functional.pad(valid, (1, 0), value=True)
-        for block in self.blocks:
-            x = block(x, seen)
         bucket_of = partial(self._place_buckets, coordinates, context.shape[1], patches.shape[1])
         places = functional.pad(code, (0, 0, 1, 0))
-        x = self.pooling(x, seen, places[..., :1, :] if tile_alone else places, bucket_of, max_pairs)
+        places = places[..., :1, :] if tile_alone else places
+        found = []
+        for number, block in enumerate((*self.blocks, None)):
+            if str(number) in self.early:
+                found.append(self.early[str(number)](x, seen, places, bucket_of, max_pairs))
+            x = self.pooling(x, seen, places, bucket_of, max_pairs) if block is None else block(x, seen)
+        x = torch.cat([*found, x], dim=-1) if found else x
         return x[:, 0], x[:, 1:]
 
     @staticmethod
