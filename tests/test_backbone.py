@@ -156,6 +156,13 @@ def test_what_does_not_fit_is_refused_with_what_does(encoder, batch, images):
         Backbone(encoder, SIDE_M, bands={"s2": ["B4", "B2"]}, day=1)(torch.zeros(1, 10, 4, 4))
     with pytest.raises(UnknownNameError, match="location_coords"):
         Backbone(images[0], 30)(images[1], location_coords=torch.zeros(2, 2))
+    one_band = Backbone(encoder, SIDE_M, bands={"s2": ["B4"]}, day=1)
+    with pytest.raises(InputError, match=r"s2: expected .*rank 5, got shape \(4, 4\)"):
+        one_band(torch.zeros(4, 4))
+    with pytest.raises(InputError, match="s2: expected a torch tensor, got ndarray"):
+        one_band({"s2": torch.zeros(1, 1, 4, 4).numpy()})
+    with pytest.raises(InputError, match="or a Batch, got list"):
+        one_band([torch.zeros(1, 1, 4, 4)])
     with pytest.raises(InputError, match="inside it"):
         Backbone(encoder, SIDE_M)(batch, s2_dates=torch.zeros(1, 1))
 

@@ -103,12 +103,16 @@ class Backbone(nn.Module):
                 expected = f"a dict of tensors by modality, such as {{{self.encoder.config.modalities[0].key!r}: ...}}"
                 raise InputError("input", expected, "one tensor", "or name the bands of one modality in `bands`")
             x = dict.fromkeys(self.places, x)
+        if not isinstance(x, Mapping):
+            raise InputError("input", "a tensor, a dict of tensors by modality, or a Batch", type(x).__name__)
         given = {**x, **companions}
         made = dict(given)
         for key, values in given.items():
             if key.endswith(("_dates", "_mask")):
                 continue
             modality = self.encoder.config.modality(key)
+            if not isinstance(values, Tensor) or values.ndim not in (4, 5):
+                continue  # is refused later
             dates, mask = given.get(f"{key}_dates"), given.get(f"{key}_mask")
             if modality.is_temporal and values.ndim == 4:
                 values = values[:, None]
