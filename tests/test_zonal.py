@@ -173,9 +173,9 @@ def test_what_is_not_valid_is_repaired_and_told_and_what_is_no_polygon_refused(s
     mended = fields()
     mended.loc[1, "geometry"] = shapely.make_valid(bow)
     np.testing.assert_allclose(found[EMBEDDING], anysat.zonal(store, mended)[EMBEDDING])
-    points = geopandas.GeoDataFrame(geometry=[shapely.Point(LEFT, TOP)], crs=SOUTH)
-    with pytest.raises(SourceError, match="it holds Point; give polygons or multi-polygons"):
-        anysat.zonal(store, points)
+    lines = geopandas.GeoDataFrame(geometry=[shapely.LineString([(LEFT, TOP), (LEFT + 90, TOP)])], crs=SOUTH)
+    with pytest.raises(SourceError, match="it holds LineString; give polygons or points"):
+        anysat.zonal(store, lines)
     with pytest.raises(SourceError, match="it holds no polygon"):
         anysat.zonal(store, fields().iloc[:0])
     with pytest.raises(SourceError, match="its polygons have no reference system"):
@@ -186,6 +186,20 @@ def test_what_is_not_valid_is_repaired_and_told_and_what_is_no_polygon_refused(s
         anysat.zonal(store, fields().rename(columns={"crop": "E1", "ha": "Polygon"}))
     with pytest.raises(UnknownNameError, match="unknown group 'dense'"):
         anysat.zonal(store, fields(), group="dense")
+
+
+def test_a_point_takes_the_patch_in_which_it_lies_in_any_reference_system(store):
+    values, valid = content(patch_layout())
+    shapes = [shapely.Point(LEFT + 85, TOP - 131), shapely.MultiPoint([(LEFT + 85, TOP - 131), (LEFT + 105, TOP - 131)]),
+              shapely.Point(LEFT + 85, TOP + 1), shapely.Point()]  # fmt: skip
+    points = geopandas.GeoDataFrame(geometry=shapes, crs=SOUTH)
+    assert valid[1, 6, 4:6].all()
+    for given in (points, points.to_crs(4326)):
+        rows = anysat.zonal(store, given).iloc[1::2]
+        assert rows["num_patches"].tolist() == [1, 2, 0, 0]
+        np.testing.assert_allclose(rows["seen_frac"], [1, 1, 0, 0])
+        np.testing.assert_allclose(rows[EMBEDDING].iloc[0].astype(float), values[1, 6, 4], rtol=1e-6)
+        np.testing.assert_allclose(rows[EMBEDDING].iloc[1].astype(float), values[1, 6, 4:6].mean(0), rtol=1e-5)
 
 
 def test_many_polygons_over_each_other_are_summed_batch_by_batch(store, monkeypatch):

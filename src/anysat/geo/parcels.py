@@ -1,4 +1,4 @@
-"""Place polygons on a grid: check and repair them, and transform them to its columns and rows."""
+"""Place polygons and points on a grid: check and repair them, and transform them to its columns and rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from anysat.geo.ground import NO_SYSTEM
 _LONGEST_DEG, _LONGEST = 0.01, 1000.0
 """Longest part, in degrees or map units, of edges that are cut because they bend in another reference system."""
 _POLYGON, _MULTI, _MISSING = 3, 6, -1
+_POINT, _POINTS = 0, 4
 """Type numbers of shapely."""
 _VALID = "Valid Geometry"
 """What shapely says of a valid polygon."""
@@ -27,7 +28,7 @@ _TORN_FRAC = 0.25
 
 
 class Parcels(NamedTuple):
-    """Polygons in columns (x) and rows (y) of a grid."""
+    """Polygons in columns (x) and rows (y) of a grid. A point is the pixel in which it lies."""
 
     shapes: NDArray[Any]
     """Valid polygons and multi-polygons; empty if there is none, or the grid's system cannot show it."""
@@ -40,12 +41,12 @@ class Parcels(NamedTuple):
 
 
 def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
-    """Place the polygons of a table on a grid. Messages call the table by `name`.
+    """Place the polygons and points of a table on a grid. Messages call the table by `name`.
 
     Raises:
         InputError: It is not a table of geometries.
-        SourceError: It has no polygon, holds other geometries, or has no reference system; a polygon near the grid
-            reaches beyond what the grid's reference system can show.
+        SourceError: It has no polygon or point, holds other geometries, or has no reference system; a polygon near the
+            grid reaches beyond what the grid's reference system can show.
     """
     import shapely
 
@@ -53,10 +54,10 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
         raise InputError(name, "a geopandas GeoDataFrame, or a file", type(table).__name__)
     given = np.asarray(table.geometry.values, object)
     kinds = shapely.get_type_id(given)
-    is_other = ~np.isin(kinds, (_POLYGON, _MULTI, _MISSING)) & ~shapely.is_empty(given)
+    is_other = ~np.isin(kinds, (_POLYGON, _MULTI, _MISSING, _POINT, _POINTS)) & ~shapely.is_empty(given)
     if is_other.any() or not len(given):
         told = ", ".join(dict.fromkeys(one.geom_type for one in given[is_other])) or "no polygon"
-        raise SourceError(name, f"it holds {told}", "give polygons or multi-polygons")
+        raise SourceError(name, f"it holds {told}", "give polygons or points")
     if table.crs is None:
         raise SourceError(name, NO_SYSTEM, "write one into the file")
     flat = found = np.where(kinds == _MISSING, shapely.Polygon(), shapely.force_2d(given))
@@ -67,6 +68,8 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
     if crs_of(geobox) != CRS(table.crs):
         found = _projected(flat, CRS(table.crs), name, geobox)
     shapes = shapely.transform(found, lambda points: np.stack(mapped(~geobox.affine, *points.T), axis=1))
+    is_point = np.isin(shapely.get_type_id(shapes), (_POINT, _POINTS))
+    shapes[is_point] = _pixels_of(shapes[is_point])
     notes: tuple[str, ...] = ()
     broken = np.nonzero(~shapely.is_valid(shapes))[0]
     why = next((told for one in (flat, found, shapes) for first in broken[:1]
@@ -78,6 +81,18 @@ def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
         notes = (f"{name}: {len(broken)} polygons were not valid and have been repaired (shapely.make_valid); the "
                  f"first is number {broken[0]}: {why}",)  # fmt: skip
     return Parcels(shapes, shapely.bounds(shapes), shapely.area(shapes), notes)
+
+
+def _pixels_of(points: NDArray[Any]) -> NDArray[Any]:
+    """Return the pixels in which points and multi-points lie, as polygons and multi-polygons."""
+    import shapely
+
+    places, owner = shapely.get_coordinates(points, return_index=True)
+    left, top = np.floor(places).T
+    pixels = shapely.box(left, top, left + 1, top + 1)
+    if len(places) == len(points) == len(np.unique(owner)):
+        return pixels
+    return np.array([shapely.union_all(pixels[owner == number]) for number in range(len(points))], object)
 
 
 def _projected(given: NDArray[Any], crs: CRS, name: str, geobox: GeoBox) -> NDArray[Any]:

@@ -79,12 +79,12 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
             which has one store per zone; or several stores of one kind. Pixels of all stores are weighted by their area
             in the polygon. Ground in two stores counts twice, with a warning.
         polygons: A vector file or GeoDataFrame of polygons and multi-polygons in any reference system. Invalid ones
-            are repaired (`shapely.make_valid`), with a warning.
+            are repaired (`shapely.make_valid`), with a warning. A point takes the patch in which it lies.
         group: Name of the group; None for the first that exists of `patch`, `class`, `value` and `probability`.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError: There is no such store or group; the file cannot be read, has
-            no reference system, or holds something other than polygons.
+            no reference system, or holds something other than polygons and points.
         InputError: A column of the polygons has the name of an added one, or of another one; or the stores are not of
             one kind.
 

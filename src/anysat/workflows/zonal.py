@@ -28,7 +28,7 @@ class ZonalConfig:
             "positional": "POLYGONS",
             "optional": True,
             "help": "Fields, stands, districts …: a GeoPackage, GeoJSON, Shapefile or GeoParquet file, in any "
-            "reference system. Its columns are kept.",
+            "reference system. Its columns are kept. A point takes the patch in which it lies.",
         },
     )
     out: str = field(
