@@ -15,8 +15,8 @@ from builders import random_input, random_model
 
 PUBLIC = [
     "AnySat", "AnySatError", "Band", "Batch", "Embeddings", "MODALITIES", "Modality", "ModelConfig", "Normaliser",
-    "Observation", "PatchGrid", "Tile", "__version__", "embed", "load", "load_task", "open_dataset", "read_modalities",
-    "zonal",
+    "Observation", "PatchGrid", "Tile", "__version__", "classify", "embed", "load", "load_task", "open_dataset",
+    "read_modalities", "similar", "zonal",
 ]  # fmt: skip
 
 AREA = {"area", "dates", "period", "window", "overlap", "also", "memory_gb", "readers", "scheduler"}
@@ -180,6 +180,21 @@ OPTIONS = {
         "overwrite",
     },
     "zonal": {"store", "polygons", "out", "group", "overwrite"},
+    "similar": {"store", "to", "unlike", "out", "also", "group", "overwrite"},
+    "classify": {
+        "store",
+        "samples",
+        "column",
+        "out",
+        "also",
+        "values",
+        "probabilities",
+        "dates",
+        "together",
+        "block_km",
+        "group",
+        "overwrite",
+    },
     "weights convert": {"dtype", "source", "out", "size", "statistics", "fusion_attention", "overwrite"},
     "weights inspect": {"source", "size", "inputs", "patch_size_m", "dataset"},
     "datasets list": {"json"},

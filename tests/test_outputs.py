@@ -17,6 +17,8 @@ SHOWN = {
     "embed": (Result.TILE, Result.AREA),
     "predict": (Result.MAP, Result.ANSWER, Result.AREA),
     "zonal": (Result.POLYGONS,),
+    "similar": (Result.AREA,),
+    "classify": (Result.CLASSES,),
     "datasets embed": (Result.TILES,),
     "datasets predict": (Result.TILES,),
     "datasets show": (Result.PICTURE,),

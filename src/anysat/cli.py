@@ -33,6 +33,8 @@ COMMANDS = {
     "evaluate --compare": ("anysat.workflows.evaluate", "CompareConfig", "compare"),
     "predict": ("anysat.workflows.predict", "PredictConfig", "predict"),
     "zonal": ("anysat.workflows.zonal", "ZonalConfig", "zonal"),
+    "similar": ("anysat.workflows.similar", "SimilarConfig", "similar"),
+    "classify": ("anysat.workflows.classify", "ClassifyConfig", "classify"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
     "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),

@@ -145,7 +145,7 @@ def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> A
         MissingFileError, SourceError, UnknownNameError: See `zonal`.
         InputError: See `zonal`; or a file with this suffix cannot hold the columns of the polygons.
     """
-    name, given = _given(polygons)
+    name, given = read_shapes(polygons)
     placed = [place_parcels(given, name, group.geobox) for group in groups]
     _check_columns(name, given, [*_facts_names(groups[0]), *_names(groups[0])], suffix)
     return Asked(groups, given, placed)
@@ -171,7 +171,7 @@ def _sums(group: StoredGroup, parcels: Parcels, advance: Advance) -> _Sums:
     sums = _Sums(np.zeros(shape), np.zeros(shape, np.int64), np.zeros((*shape, width)))
     for unit in group.units(0):
         rows, cols = group.slices(unit)
-        for chosen in _batches(parcels.bounds, rows, cols):
+        for chosen in batches(parcels.bounds, rows, cols):
             for part in _strips(group, cover(parcels.shapes[chosen], rows, cols), rows.start):
                 _add(sums, group, part._replace(shape=chosen[part.shape]))
         advance(1)
@@ -229,8 +229,12 @@ def write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
     pyarrow.parquet.write_table(found.replace_schema_metadata(meta), path, compression="zstd")
 
 
-def _given(polygons: Any) -> tuple[str, Any]:
-    """Return a name for messages, and the polygons."""
+def read_shapes(polygons: Any) -> tuple[str, Any]:
+    """Return a name for messages, and the table of polygons or points, which is read if a file is given.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError: The file cannot be read.
+    """
     if not isinstance(polygons, str | Path):
         return "polygons", polygons
     path, layer = file_and_layer(str(polygons))
@@ -282,7 +286,7 @@ def _check_columns(name: str, given: Any, added: Sequence[str], suffix: str) -> 
                 raise InputError(where, "types that a GeoPackage can hold", error, advice) from error
 
 
-def _batches(bounds: NDArray[np.float64], rows: slice, cols: slice) -> Iterator[NDArray[np.int64]]:
+def batches(bounds: NDArray[np.float64], rows: slice, cols: slice) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of the polygons that may lie in a shard, in batches that cover few enough pixels."""
     left, top, right, bottom = bounds.T
     height = np.minimum(bottom, rows.stop) - np.maximum(top, rows.start)

@@ -25,6 +25,8 @@ from anysat.geo.stores.store import Unit, partial_of
 DAMAGED = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError)
 """Exceptions that zarr, its codecs, pyproj and Python raise if files or metadata of a store are damaged."""
 
+STRIP_VALUES = 4_000_000
+"""The most values read at once, if one row of chunks has no more."""
 _COORDINATES = frozenset({"time", "time_bnds", "band", "y", "x", "spatial_ref", "scale", "valid", "norm", "tile"})
 _MAIN = ("patch", "class", "value", "probability")
 """Main groups in order of precedence. `dense` and `uncertainty` only accompany them."""
@@ -97,6 +99,13 @@ class StoredGroup:
         side, height, width = self.shard_px, self.geobox.height, self.geobox.width
         return (slice(unit.row * side, min((unit.row + 1) * side, height)),
                 slice(unit.col * side, min((unit.col + 1) * side, width)))  # fmt: skip
+
+    def strips(self, unit: Unit) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of parts of a shard, each of whole rows of chunks, with few enough values."""
+        rows, cols = self.slices(unit)
+        chunk = int(self.array.chunks[-2])
+        step = chunk * max(1, STRIP_VALUES // (chunk * self.shard_px * (self.dim or 1)))
+        return ((slice(first, min(first + step, rows.stop)), cols) for first in range(rows.start, rows.stop, step))
 
     def valid(self, unit: Unit) -> NDArray[np.bool_]:
         """Read the validity (row col) of a shard."""

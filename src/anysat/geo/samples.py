@@ -1,0 +1,137 @@
+"""Samples of stores at labelled places: which patches polygons and points take, and the embeddings there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anysat.errors import InputError
+from anysat.geo.coverage import cover
+from anysat.geo.parcels import Parcels
+from anysat.geo.stores.stored import StoredGroup
+from anysat.geo.zonal import batches
+
+LEAST_SHARE = 0.5
+"""Share of a patch that a polygon must cover to take it."""
+_HELD = 2_000_000
+"""Number of patches held before those that are too many are dropped."""
+
+View = tuple[int, ...]
+"""Numbers of the periods whose embeddings are put side by side; those of one period are left as they are."""
+
+
+class Patches(NamedTuple):
+    """Patches of stores that shapes take: one entry per pair of shape and patch."""
+
+    store: NDArray[np.int64]
+    """Number of the store."""
+    shape: NDArray[np.int64]
+    """Number of the polygon or point."""
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    share: NDArray[np.float64]
+    """Share of the patch that the shape covers, at least `LEAST_SHARE`."""
+
+    def where(self, chosen: Any) -> Patches:
+        """Return some of the entries, by index or mask."""
+        return Patches(*(part[chosen] for part in self))
+
+
+def check_embeddings(groups: Sequence[StoredGroup], names: Sequence[str]) -> None:
+    """Check that groups hold embeddings.
+
+    Raises:
+        InputError: One does not.
+    """
+    for group, name in zip(groups, names, strict=True):
+        if not group.is_embedding or group.dim is None:
+            raise InputError(f"group {group.name} of {name}", "embeddings", f"a map ({group.variable})",
+                             "give a store written by `anysat embed`")  # fmt: skip
+
+
+def views_of(group: StoredGroup, *, together: bool = False) -> list[View]:
+    """Return each period by itself, or all of them together."""
+    periods = range(max(1, len(group.periods)))
+    return [tuple(periods)] if together else [(period,) for period in periods]
+
+
+def window_of(group: StoredGroup, view: View, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Read embeddings (row col dim), decoded, and where all periods of the view were seen (row col)."""
+    parts = [group.window(period, rows, cols) for period in view]
+    values = np.concatenate([part.astype(np.float32, copy=False) for part, _ in parts], axis=-1)
+    return values, np.logical_and.reduce([valid for _, valid in parts]) & np.isfinite(values).all(-1)
+
+
+def choose_patches(groups: Sequence[StoredGroup], placed: Sequence[Parcels], most: int) -> Patches:
+    """Return the patches that shapes take: a point the one in which it lies, a polygon those mostly inside it.
+
+    If there are more than `most`, they are drawn evenly over the shapes. The draw is always the same, and does not
+    depend on shards.
+
+    Args:
+        groups: One group of each store.
+        placed: The shapes on the grid of each group.
+        most: Largest number of patches.
+    """
+    none = np.empty(0, np.int64)
+    parts = [Patches(none, none, none, none, np.empty(0))]
+    held = 0
+    for number, (group, parcels) in enumerate(zip(groups, placed, strict=True)):
+        for unit in group.units(0):
+            rows, cols = group.slices(unit)
+            for chosen in batches(parcels.bounds, rows, cols):
+                found = cover(parcels.shapes[chosen], rows, cols)
+                found = found.where(found.share >= LEAST_SHARE)
+                store = np.full(len(found.row), number)
+                parts.append(Patches(store, chosen[found.shape], found.row, found.col, found.share))
+                held += len(store)
+                if held > _HELD + most:
+                    parts, held = [_first(parts, most)], most
+    return _first(parts, most)
+
+
+def _first(parts: Sequence[Patches], most: int) -> Patches:
+    """Return at most `most` patches: the first of every shape in a fixed random order, then the second, and so on."""
+    every = Patches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    if len(every.row) > most:
+        order = np.lexsort((_mixed(every), every.shape))
+        begins = np.diff(every.shape[order], prepend=-1) != 0
+        turn = np.empty(len(order), np.int64)
+        turn[order] = np.arange(len(order)) - np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+        every = every.where(np.lexsort((_mixed(every), turn))[:most])
+    return every.where(np.lexsort((every.col, every.row, every.store, every.shape)))
+
+
+def _mixed(patches: Patches) -> NDArray[np.uint64]:
+    """Return a number for each patch that looks random but depends on its place alone (the mixer of SplitMix64)."""
+    found = (patches.store.astype(np.uint64) << np.uint64(58)) ^ (patches.row.astype(np.uint64) << np.uint64(29))
+    found ^= patches.col.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+    return found ^ (found >> np.uint64(31))
+
+
+def read_vectors(
+    groups: Sequence[StoredGroup], patches: Patches, views: Sequence[View]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read the embeddings of patches (view patch dim), and where they were seen (view patch)."""
+    dim = (groups[0].dim or 1) * len(views[0])
+    values = np.zeros((len(views), len(patches.row), dim), np.float32)
+    seen = np.zeros(values.shape[:2], bool)
+    sides = np.array([(int(group.array.chunks[-2]), group.shard_px) for group in groups])[patches.store]
+    key = np.stack([patches.store, patches.row // sides[:, 0], patches.col // sides[:, 1]])  # what is read at once
+    order = np.lexsort(key[::-1])
+    cuts = np.nonzero(np.diff(key[:, order], axis=1).any(axis=0))[0] + 1
+    for mine in np.split(order, cuts):
+        if not len(mine):
+            continue
+        group, row, col = groups[patches.store[mine[0]]], patches.row[mine], patches.col[mine]
+        rows, cols = (slice(int(one.min()), int(one.max()) + 1) for one in (row, col))
+        for number, view in enumerate(views):
+            read, valid = window_of(group, view, rows, cols)
+            seen[number, mine] = valid[row - rows.start, col - cols.start]
+            values[number, mine] = read[row - rows.start, col - cols.start]
+    return values, seen

@@ -1,0 +1,68 @@
+"""The command that makes a map of a store from a few labelled places: its options and its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from anysat.errors import RecordError
+from anysat.geo.write.outputs import STORE, Result, named
+from anysat.workflows.answer import Answer
+from anysat.workflows.store_maps.options import StoreMapOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(StoreMapOptions):
+    """Fit a simple model to labelled points or polygons on a store, score it over blocks of ground, and write a map."""
+
+    samples: str = field(
+        default="",
+        metadata={
+            "positional": "SAMPLES",
+            "optional": True,
+            "help": "Labelled points or polygons: a GeoPackage, GeoJSON, Shapefile or GeoParquet file, in any "
+            "reference system. A point takes the patch in which it lies, a polygon the patches mostly inside it.",
+        },
+    )
+    column: str
+    """Column of SAMPLES with the class. Rows without one are left out."""
+    out: str = field(
+        metadata={"help": f"Map to write: {named(Result.CLASSES)} (polygons); a picture NAME.png is written beside it."}
+    )
+    """Map to write."""
+    values: bool = False
+    """The column holds numbers; map them by ridge regression instead of classes."""
+    probabilities: bool = False
+    """Also write the probability of every class, to NAME_probability.tif, or into the store."""
+    dates: str | None = None
+    """Days in which the labels hold, as FIRST/LAST: samples are taken from the periods of the store within them, and
+    all periods are mapped. Null if they hold in all."""
+    together: bool = False
+    """Use the embeddings of all periods side by side for one map, instead of a map for each period."""
+    block_km: float | None = None
+    """Side in kilometres of the blocks of ground that scores are over; null chooses the largest, up to 10, with which
+    every class lies in enough blocks."""
+
+    made: ClassVar[Result] = Result.CLASSES
+
+    def __post_init__(self) -> None:
+        if not self.samples and self.store:  # the command line puts all words into STORE
+            object.__setattr__(self, "samples", self.store[-1])
+            object.__setattr__(self, "store", self.store[:-1])
+        if not self.store:
+            raise RecordError("SAMPLES", None, f"a value, after one STORE or more, such as area{STORE} samples.gpkg")
+        super().__post_init__()
+
+
+def classify(config: ClassifyConfig) -> Answer:
+    """Fit, score, and write the map.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the samples cannot be used.
+        WriteError: An output exists or cannot be written. Nothing is left behind.
+        InputError: Another process is writing the same output.
+    """
+    from anysat.workflows.classify.run import fit_and_map
+    from anysat.workflows.progress import progress_bar
+
+    return Answer(fit_and_map(config, config.samples, bar=progress_bar).report)

@@ -1,0 +1,1 @@
+"""Maps that are computed from the embeddings of finished stores, without encoding anything."""

@@ -1,0 +1,339 @@
+"""Maps of a finished store: what is like given places, and classes from a few labels, whatever the store's form."""
+
+import json
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+import anysat
+from anysat.cli import main
+from anysat.errors import AnySatError, InputError, OutputExistsError, RecordError, UnknownNameError
+from anysat.geo.parcels import place_parcels
+from anysat.geo.samples import choose_patches
+from anysat.geo.stores.layout import Layout
+from anysat.geo.stores.store import AreaStore
+from anysat.geo.stores.stored import find_group
+from anysat.geo.write.maps import class_attributes
+from anysat.geo.zonal import find_alike, read_shapes
+from geo_builders import LEFT, SOUTH, TOP, geobox
+from store_builders import GRID, PERIODS, begin, facts, finished, patch_layout
+
+DIM, SIDE = 12, 24
+FIELD = 4
+"""Patches along a side of a field."""
+CLASSES = ("maize", "wheat")
+
+
+def ground() -> np.ndarray:
+    """Fields of two classes (row col)."""
+    fields = np.random.default_rng(3).integers(0, 2, (SIDE // FIELD, SIDE // FIELD))
+    return np.kron(fields, np.ones((FIELD, FIELD), int))
+
+
+def embeddings(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (row col dim) with a large part in common and two clear clusters, and validity (row col) with a hole."""
+    rng = np.random.default_rng(seed)
+    common, apart = 4 * np.ones(DIM), np.random.default_rng(9).standard_normal((2, DIM))
+    valid = np.ones((SIDE, SIDE), bool)
+    valid[9:12, 2:7] = False
+    return (common + apart[ground()] + 0.15 * rng.standard_normal((SIDE, SIDE, DIM))).astype(np.float32), valid
+
+
+def write(path, *, kind="float32", shard_px=8, left=LEFT, crs=SOUTH, periods=1):
+    """A store of these embeddings; of a second period, all is seen and other noise."""
+    scale = np.full(DIM, 10 / 127, np.float32) if kind == "int8-scale" else None
+    layout = Layout(name="patch", geobox=geobox((SIDE, SIDE), 20.0, left=left, crs=crs), shard_px=shard_px, chunk_px=4,
+                    dim=DIM, kind=kind, scale=scale, attributes=facts(kind, dim=DIM))  # fmt: skip
+    store = begin(path, [layout]) if periods == 2 else begin_one(path, layout)
+    for unit in store.remaining():
+        values, valid = embeddings(unit.period)
+        place = layout.shard_slices(unit.row, unit.col)
+        store.write(unit, {"patch": (values[place], (valid | (unit.period == 1))[place])})
+    return store.finish({})
+
+
+def begin_one(path, layout):
+    return AreaStore.open(path, [layout], PERIODS[:1], {"weights": "abc"})
+
+
+def point(row, col):
+    return shapely.Point(LEFT + 20 * col + 7, TOP - 20 * row - 11)
+
+
+def points(each=5, crs=SOUTH):
+    """Some points of either class."""
+    places = [np.argwhere(ground() == number) for number in (0, 1)]
+    chosen = [places[n][i] for n in (0, 1) for i in np.linspace(0, len(places[n]) - 1, each).astype(int)]
+    table = geopandas.GeoDataFrame(
+        {"crop": [name for name in CLASSES for _ in range(each)]}, geometry=[point(*one) for one in chosen], crs=SOUTH
+    )
+    return table.to_crs(crs)
+
+
+def fields():
+    """Two thirds of the fields as polygons, a little smaller than the fields."""
+    shapes, names = [], []
+    for row, col in np.ndindex(SIDE // FIELD, SIDE // FIELD):
+        if (row + col) % 3:
+            x, y, side = LEFT + 20 * FIELD * col, TOP - 20 * FIELD * row, 20 * FIELD
+            shapes.append(shapely.box(x + 3, y - side + 3, x + side - 3, y - 3))
+            names.append(CLASSES[ground()[row * FIELD, col * FIELD]])
+    return geopandas.GeoDataFrame({"crop": names}, geometry=shapes, crs=SOUTH)
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Shared: never write into it."""
+    return write(tmp_path_factory.mktemp("store") / "a.zarr")
+
+
+# --- similar
+
+
+def test_a_search_finds_what_is_like_the_place(store, tmp_path):
+    found = anysat.similar(store, points().iloc[:1], tmp_path / "s.tif")
+    values, valid = embeddings()
+    row, col = np.argwhere(ground() == 0)[0]
+    centred = values - values[valid].mean(0)
+    centred /= np.linalg.norm(centred, axis=-1, keepdims=True)
+    expected = np.where(valid, centred @ centred[row, col], np.nan)
+    with rasterio.open(tmp_path / "s.tif") as file:
+        assert (file.dtypes, np.isnan(file.nodata), file.crs) == (
+            ("float32",),
+            True,
+            rasterio.crs.CRS.from_user_input(SOUTH),
+        )
+    np.testing.assert_allclose(read(tmp_path / "s.tif"), expected, atol=1e-5)
+    assert np.nanmin(expected[ground() == 0]) > 0.5 > -0.5 > np.nanmax(expected[ground() == 1])
+    assert found.facts["at_places"] == [pytest.approx(1, abs=1e-5)]
+    assert {file.name for file in found.files} == {"s.tif", "s.png"} == {file.name for file in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("options", [
+    {"shard_px": 24}, {"kind": "float16"}, {"kind": "int8-power"}, {"kind": "int8-scale"}
+])  # fmt: skip
+def test_shards_and_one_byte_codes_hardly_change_a_map(store, tmp_path, options):
+    other = write(tmp_path / "b.zarr", **options)
+    for number, one in enumerate((store, other)):
+        anysat.similar(one, points(), tmp_path / f"s{number}.tif", unlike=points().iloc[5:])
+        anysat.classify(one, points(), "crop", tmp_path / f"c{number}.tif")
+    close = 1e-5 if "shard_px" in options else 0.1
+    np.testing.assert_allclose(read(tmp_path / "s0.tif"), read(tmp_path / "s1.tif"), atol=close)
+    np.testing.assert_array_equal(read(tmp_path / "c0.tif"), read(tmp_path / "c1.tif"))
+
+
+def test_unlike_is_subtracted_and_a_place_may_be_longitude_and_latitude(store, tmp_path):
+    first, second = points().iloc[:1], points().iloc[5:6]
+    for name, to, unlike in (("a", first, None), ("b", second, None), ("c", first, second)):
+        anysat.similar(store, to, tmp_path / f"{name}.tif", unlike=unlike)
+    a, b, c = (read(tmp_path / f"{name}.tif") for name in "abc")
+    np.testing.assert_allclose(c, a - b, atol=1e-6)
+    lon, lat = shapely.get_coordinates(points(crs=4326).geometry.values[0])[0]
+    anysat.similar(store, f"{lon},{lat}", tmp_path / "d.tif")
+    np.testing.assert_array_equal(read(tmp_path / "d.tif"), a)
+
+
+def test_every_period_is_compared_with_the_places_in_it(tmp_path):
+    store = write(tmp_path / "a.zarr", periods=2)
+    in_hole = geopandas.GeoDataFrame(geometry=[point(10, 3)], crs=SOUTH)
+    found = anysat.similar(store, in_hole, tmp_path / "s.tif")
+    assert np.isnan(read(tmp_path / "s_2020-01-01.tif")).all()
+    assert read(tmp_path / "s_2020-07-01.tif")[10, 3] == pytest.approx(1, abs=1e-5)
+    assert "in 1 of 2 periods no place of polygons was seen" in found.report
+
+
+def test_several_stores_give_a_map_each_around_one_mean(store, tmp_path):
+    east = write(tmp_path / "east.zarr", left=LEFT + 20 * SIDE)
+    found = anysat.similar([store, east], points().iloc[:1], tmp_path / "s.zarr", also=".tif")
+    names = [file.name for file in found.files if file.suffix != ".png"]
+    assert names == ["s-a.zarr", "s-a.tif", "s-east.zarr", "s-east.tif"]
+    np.testing.assert_allclose(read(tmp_path / "s-a.tif"), read(tmp_path / "s-east.tif"), atol=1e-6)
+    assert find_group(tmp_path / "s-east.zarr").variable == "similarity"
+    done = anysat.classify([store, east], points(), "crop", tmp_path / "c.tif")
+    assert done.facts["num_samples"] == 10
+    np.testing.assert_array_equal(read(tmp_path / "c-a.tif"), read(tmp_path / "c-east.tif"))
+
+
+# --- classify
+
+
+@pytest.mark.parametrize("given", [fields(), points(crs=4326)], ids=["fields", "points"])
+def test_two_clear_clusters_are_mapped_right_from_polygons_or_five_points_each(store, tmp_path, given):
+    found = anysat.classify(store, given, "crop", tmp_path / "c.tif", probabilities=True)
+    _, valid = embeddings()
+    with rasterio.open(tmp_path / "c.tif") as file:
+        assert (file.nodata, file.tags()["CLASS_1"], len(file.colormap(1))) == (255, "wheat", 256)
+    np.testing.assert_array_equal(read(tmp_path / "c.tif"), np.where(valid, ground(), 255))
+    with rasterio.open(tmp_path / "c_probability.tif") as file:
+        assert file.descriptions == CLASSES
+        shares = file.read()
+    np.testing.assert_allclose(shares.sum(0)[valid], 1, atol=1e-5)
+    assert np.isnan(shares[:, ~valid]).all()
+    assert found.facts["scores"]["figures"]["balanced_accuracy"] == 1
+    assert found.facts["scores"]["intervals_over"].startswith("blocks of")
+    assert "few labels (maize" in found.report
+    assert {file.name for file in found.files} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_a_score_is_of_ground_that_the_model_was_not_fitted_to(tmp_path):
+    """Embeddings that only tell fields apart: neighbours are alike, and nothing tells the classes."""
+    rng, layout = np.random.default_rng(0), patch_layout(grid=geobox((SIDE, SIDE), 20.0))
+    of_fields = np.kron(rng.standard_normal((6, 6, layout.dim)), np.ones((FIELD, FIELD, 1))).astype(np.float32)
+    store = begin_one(tmp_path / "a.zarr", layout)
+    for unit in store.remaining():
+        place = layout.shard_slices(unit.row, unit.col)
+        store.write(unit, {"patch": (of_fields[place], np.ones(of_fields[place].shape[:2], bool))})
+    found = anysat.classify(store.finish({}), fields(), "crop", tmp_path / "c.tif")
+    assert found.facts["scores"]["figures"]["balanced_accuracy"] < 0.75
+    assert found.facts["num_samples"] > 300
+
+
+def test_a_polygon_takes_the_patches_mostly_inside_it_drawn_evenly_and_whatever_the_shards(store, tmp_path):
+    shapes = [shapely.box(LEFT + 9, TOP - 100, LEFT + 100, TOP - 11), shapely.box(LEFT, TOP - 480, LEFT + 480, TOP)]
+    table = read_shapes(geopandas.GeoDataFrame(geometry=shapes, crs=SOUTH))[1]
+    drawn = []
+    for path in (store, write(tmp_path / "b.zarr", shard_px=24)):
+        groups = find_alike([path])
+        placed = [place_parcels(table, "a", groups[0].geobox)]
+        every = choose_patches(groups, placed, 1000)
+        inside = every.where(every.shape == 0)
+        assert (inside.row.min(), inside.col.min(), len(inside.row)) == (1, 0, 4 * 5)  # 9 of 20 m of row 0, 11 of col 0
+        some = choose_patches(groups, placed, 30)
+        assert np.bincount(some.shape).tolist() == [15, 15]
+        drawn.append(some)
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_periods_are_mapped_each_or_together_and_labels_may_hold_in_one(tmp_path):
+    store = write(tmp_path / "a.zarr", periods=2)
+    each = anysat.classify(store, points(), "crop", tmp_path / "c.tif")
+    one = anysat.classify(store, points(), "crop", tmp_path / "d.tif", dates="2020-01-01/2020-06-30")
+    both = anysat.classify(store, points(), "crop", tmp_path / "e.tif", together=True)
+    assert [found.facts["num_samples"] for found in (each, one, both)] == [20, 10, 10]
+    for name in ("c_2020-07-01", "d_2020-07-01"):
+        np.testing.assert_array_equal(read(tmp_path / f"{name}.tif"), ground())
+    np.testing.assert_array_equal(read(tmp_path / "e.tif"), np.where(embeddings()[1], ground(), 255))
+    with pytest.raises(RecordError, match="--dates: expected days that hold a period of a.zarr"):
+        anysat.classify(store, points(), "crop", tmp_path / "f.tif", dates="2021-01-01/2021-06-30")
+
+
+def test_values_are_mapped_by_ridge_regression(store, tmp_path):
+    given = fields()
+    given["height_m"] = np.where(given["crop"] == "maize", 2.0, 1.0)
+    given.loc[0, "height_m"] = np.nan
+    found = anysat.classify(store, given, "height_m", tmp_path / "v.tif", values=True)
+    _, valid = embeddings()
+    assert np.abs(read(tmp_path / "v.tif") - (2 - ground()))[valid].max() < 0.4
+    assert found.facts["scores"]["figures"]["r2"] > 0.9
+    assert "1 rows of polygons have no label" in found.report
+    with pytest.raises(InputError, match="numbers, for --values, got 'wheat'|numbers, for --values, got 'maize'"):
+        anysat.classify(store, given, "crop", tmp_path / "w.tif", values=True)
+
+
+def test_labels_that_cannot_be_used_are_refused_and_nothing_is_left(store, tmp_path):
+    given, out = points(), tmp_path / "new" / "c.tif"
+    one_class = given.assign(crop="maize")
+    one_seen = given.set_geometry([*given.geometry.values[:5], *[shapely.Point(0, 0)] * 5], crs=SOUTH)
+    classes = write_classes(tmp_path / "classes.zarr")
+    for stores, table, column, error, message in (
+        (store, given, "crops", UnknownNameError, "unknown --column 'crops'; closest: crop. It must be one of"),
+        (store, one_class, "crop", InputError, "expected two classes or more, got maize; add samples of another"),
+        (store, one_seen, "crop", InputError, "two classes or more on ground that a.zarr has seen, got maize"),
+        (store, given.translate(9e4).to_frame().assign(crop=["a", "b"] * 5), "crop", InputError, "got 10 elsewhere"),
+        (classes, given, "crop", InputError, "group class of classes.zarr: expected embeddings, got a map"),
+        (store, [1], "crop", InputError, "expected a geopandas GeoDataFrame, or a file, got list"),
+    ):
+        with pytest.raises(error, match=message):
+            anysat.classify(stores, table, column, out)
+        assert not out.parent.exists()
+    with pytest.raises(InputError, match="expected places on ground that a.zarr has seen, got 1 elsewhere"):
+        anysat.similar(store, "3.5,50.5", out)
+    with pytest.raises(RecordError, match="place: expected longitude,latitude in degrees"):
+        anysat.similar(store, "50.5,103.5", out)
+    assert not out.parent.exists()
+
+
+def write_classes(path):
+    told = class_attributes(("a", "b"), np.zeros((2, 3)))
+    layout = Layout(name="class", variable="class", geobox=GRID, shard_px=4, chunk_px=2, kind="uint8",
+                    variable_attributes=told)  # fmt: skip
+    return finished(path, [layout])
+
+
+def test_all_in_one_block_is_mapped_and_not_scored(store, tmp_path):
+    found = anysat.classify(store, points(), "crop", tmp_path / "c.tif", block_km=100)
+    assert "not scored, because all samples lie in one block of 100 km: give a smaller --block-km" in found.report
+    assert found.facts["scores"] is None
+    np.testing.assert_array_equal(read(tmp_path / "c.tif") == 1, (ground() == 1) & embeddings()[1])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_map_leaves_the_older_one_and_nothing_else(store, tmp_path, monkeypatch, stop):
+    out = tmp_path / "c.tif"
+    anysat.classify(store, points(), "crop", out)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(OutputExistsError, match="give another name"):
+        anysat.classify(store, points(), "crop", out)
+
+    def fail(*_, **__):
+        raise stop
+
+    monkeypatch.setattr("anysat.geo.stores.store.checksum", fail)  # called for every shard that was written
+    with pytest.raises((KeyboardInterrupt, AnySatError)) as caught:
+        anysat.classify(store, points().iloc[::-1], "crop", out, overwrite=True)
+    assert "kept" not in str(caught.value)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_the_commands_write_what_they_say(store, tmp_path, capsys):
+    points().to_file(tmp_path / "p.gpkg")
+    words = [
+        "classify",
+        store,
+        tmp_path / "p.gpkg",
+        "--column=crop",
+        f"--out={tmp_path / 'c.zarr'}",
+        "--also=.tif,.gpkg",
+    ]
+    assert main([*map(str, words)]) == 0
+    told = capsys.readouterr().out
+    assert "patch of a.zarr: 10 samples of 'crop' at 10 points or polygons: maize 5, wheat 5" in told
+    assert "confusion in samples, a row per true class, a column per predicted one" in told
+    assert all(f"wrote {tmp_path / name}" in told for name in ("c.zarr", "c.tif", "c.gpkg", "c.png"))
+    assert set(geopandas.read_file(tmp_path / "c.gpkg")["class_name"]) == set(CLASSES)
+    with rasterio.open(tmp_path / "c.tif") as file:
+        made = json.loads(file.tags()["ANYSAT"])["made_from"]
+    assert (made["column"], made["store"], made["weights"]) == ("crop", "a.zarr", "abc")
+    assert main(["catalog", "validate", str(tmp_path / "c.zarr")]) == 0
+    capsys.readouterr()
+    assert main(["similar", str(store), f"--to={tmp_path / 'p.gpkg'}", f"--out={tmp_path / 's.parquet'}"]) == 0
+    told = capsys.readouterr().out
+    assert f"similarity to {tmp_path / 'p.gpkg'} (10 places)" in told
+    assert len(geopandas.read_parquet(tmp_path / "s.parquet")) == embeddings()[1].sum()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("classify a.zarr --column c --out c.tif", "SAMPLES: expected a value, after one STORE or more"),
+    ("classify a.zarr p.gpkg --out c.tif", "column"),
+    ("classify a.zarr p.gpkg --column c --out c.csv", "--out: expected a name ending in .zarr, .tif, .parquet or .gpkg"),
+    ("classify a.zarr p.gpkg --column c --out c.gpkg --values", "for values"),
+    ("classify a.zarr p.gpkg --column c --out c.tif --also .gpkg", "it needs --out NAME.zarr"),
+    ("similar a.zarr --to p.gpkg --out c.gpkg", "--out: expected a name ending in .zarr, .tif or .parquet"),
+    ("similar --to 1,2 --out c.tif", "STORE: expected a value"),
+    ("similar a.zarr --out c.tif", "--to"),
+    ("similar a.zarr --to 1,2 --out c.tif", "a.zarr: no such file"),
+])  # fmt: skip
+def test_mistakes_in_a_call_are_told(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
