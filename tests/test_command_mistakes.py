@@ -59,6 +59,7 @@ def test_an_area_may_begin_west_of_greenwich(area, joint):
     "evaluate run --out s3://bucket/x.json", "predict run s2=a.nc --out s3://bucket/x.tif",
     "world make s3://bucket/x --layout pastis_hd", "probe --preset world-land-cover --out s3://bucket/x",
     "pretrain --preset world-nano --out s3://bucket/x", "datasets pack treesatai_ts a --out s3://bucket/x",
+    "similar a.zarr --to 1,2 --out s3://bucket/x.tif", "classify a.zarr b.gpkg --column c --out s3://bucket/x.tif",
     "weights convert a.pth --out s3://bucket/x.safetensors", "demo --out s3://bucket/x",
 ])  # fmt: skip
 def test_nothing_is_written_to_an_address(words, tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from anysat.geo.stores.stored import find_group
 from anysat.geo.write.maps import class_attributes
 from anysat.geo.zonal import find_alike, read_shapes
 from geo_builders import LEFT, SOUTH, TOP, geobox
-from store_builders import GRID, PERIODS, begin, facts, finished, patch_layout
+from store_builders import GRID, PERIODS, begin, facts, finished
 
 DIM, SIDE = 12, 24
 FIELD = 4
@@ -185,8 +185,10 @@ def test_two_clear_clusters_are_mapped_right_from_polygons_or_five_points_each(s
 
 def test_a_score_is_of_ground_that_the_model_was_not_fitted_to(tmp_path):
     """Embeddings that only tell fields apart: neighbours are alike, and nothing tells the classes."""
-    rng, layout = np.random.default_rng(0), patch_layout(grid=geobox((SIDE, SIDE), 20.0))
-    of_fields = np.kron(rng.standard_normal((6, 6, layout.dim)), np.ones((FIELD, FIELD, 1))).astype(np.float32)
+    layout = Layout(name="patch", geobox=geobox((SIDE, SIDE), 20.0), shard_px=8, chunk_px=4, dim=60,
+                    attributes=facts(dim=60))  # fmt: skip
+    of_fields = np.random.default_rng(0).standard_normal((6, 6, 60), np.float32)
+    of_fields = np.kron(of_fields, np.ones((FIELD, FIELD, 1), np.float32))
     store = begin_one(tmp_path / "a.zarr", layout)
     for unit in store.remaining():
         place = layout.shard_slices(unit.row, unit.col)
