@@ -99,6 +99,12 @@ class _Places:
         self.mean = np.where(count > 0, np.where(seen, each, 0).sum(1) / np.maximum(count, 1), np.nan)
         """(period dim), NaN where no place was seen."""
 
+    @property
+    def told(self) -> str:
+        """The name, with the number of places if there are several."""
+        count = len(self.each[0])
+        return self.name if count == 1 else f"{self.name} ({count} places)"
+
     @classmethod
     def of(cls, stores: Stores, given: Any) -> _Places:
         """Read places, and the mean embedding of each.
@@ -171,7 +177,7 @@ def _reported(
     """Return the result with a report: what is usual in the map, and what the places themselves have."""
     total = np.cumsum(counts) / max(1, counts.sum())
     median, high = (float(_BINS[1 + np.searchsorted(total, part)]) for part in (0.5, 0.99))
-    own, names = at[np.isfinite(at)], [f"{one.name} ({len(one.each[0])} places)" for one in wanted]
+    own, names = at[np.isfinite(at)], [one.told for one in wanted]
     lines = [
         f"{stores.groups[0].name} of {stores.name}: similarity to {' minus that to '.join(names)}",
         *(line for one in wanted for line in one.lines),
