@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import zarr
 
 import anysat
 from anysat.cli import main
@@ -18,7 +19,8 @@ from anysat.geo.stores.store import AreaStore
 from anysat.geo.stores.stored import find_group
 from anysat.geo.write.maps import class_attributes
 from anysat.geo.zonal import find_alike, read_shapes
-from geo_builders import LEFT, SOUTH, TOP, geobox
+from anysat.modalities import MODALITIES
+from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc
 from store_builders import GRID, PERIODS, begin, facts, finished
 
 DIM, SIDE = 12, 24
@@ -163,6 +165,30 @@ def test_several_stores_give_a_map_each_around_one_mean(store, tmp_path):
 
 
 # --- classify
+
+
+def test_the_store_of_a_tile_is_mapped_and_dated_by_its_inputs(tmp_path):
+    values = np.full((2, 10, 24, 36), 700, np.float32) + np.random.default_rng(0).uniform(0, 200, (2, 10, 24, 36))
+    values[..., 18:] += 2000
+    data = cube(values.astype(np.float32), geobox((24, 36)), ["2020-06-30", "2020-07-30"], MODALITIES["s2"].band_names)
+    given, tile = write_nc(tmp_path / "s2.nc", data), tmp_path / "t.zarr"
+    options = ("--patch-size-m=20", "--weights=nano", "--statistics=from-data")
+    assert main(["embed", f"s2={given}", f"--out={tile}", *options]) == 0
+    table = geopandas.GeoDataFrame(
+        {"crop": ["dark"] * 9 + ["bright"] * 9}, crs=SOUTH,
+        geometry=[point(row, col) for col in (1, 4, 7, 10, 13, 16) for row in (1, 6, 10)],
+    )  # fmt: skip
+    anysat.classify(tile, table, "crop", tmp_path / "c.zarr", also=".tif")
+    assert [str(day) for day in find_group(tmp_path / "c.zarr").periods[0]] == ["2020-06-30", "2020-07-30"]
+    np.testing.assert_array_equal(read(tmp_path / "c.tif"), np.tile(np.arange(18) < 9, (12, 1)))
+    root = zarr.open_group(tile, mode="r+")
+    made = dict(root.attrs["anysat"])
+    made["inputs"]["s2"]["dates"] = []
+    root.attrs["anysat"] = made
+    with pytest.raises(
+        InputError, match="t.zarr: expected a store whose inputs state their dates, got none; embed them"
+    ):
+        anysat.similar(tile, table, tmp_path / "s.tif")
 
 
 @pytest.mark.parametrize("given", [fields(), points(crs=4326)], ids=["fields", "points"])

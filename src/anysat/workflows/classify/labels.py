@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ MOST = 20_000
 """Largest number of samples, which are drawn evenly over points and polygons."""
 _FEW = 20
 """Number of points and polygons of a class below which the report says that they are few."""
+_SIDES_KM = (BLOCK_KM, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 _LEAST_PATCHES = 2
 """Smallest side of a block, in patches."""
 
@@ -189,13 +189,13 @@ def _blocks(
 ) -> tuple[float, NDArray[np.int64]]:
     """Return the side of the blocks, and the block of each place.
 
-    Of 10 km, halved again and again, it is the largest with which every class lies in as many blocks as there are
+    Of `_SIDES_KM`, it is the largest with which every class lies in as many blocks as there are
     folds, or at least in 3, or in 2. A polygon lies in one block as a whole.
     """
     if given_km is not None and not given_km > 0:
         raise RecordError("--block-km", given_km, "a length above 0, or null")
-    halvings = max(0, int(math.log2(1000 * BLOCK_KM / (_LEAST_PATCHES * side_m))))
-    sides = [BLOCK_KM / 2**step for step in range(halvings + 1)] if given_km is None else [given_km]
+    least_m = _LEAST_PATCHES * side_m
+    sides = [km for km in _SIDES_KM if 1000 * km >= least_m or km == BLOCK_KM] if given_km is None else [given_km]
     names = [str(number) for number in range(len(places))]
     tried = [(km, blocks(places, names, km)) for km in sides]
     fewest = [min(_num_blocks(found, classes)) for _, found in tried]
