@@ -210,3 +210,51 @@ def test_a_quality_layer_without_a_place_is_refused(tmp_path):
 def test_flags_count_bit_by_bit():
     flags = Quality(kind="bits", layer="x", invalid=(0, 2))
     assert flags.is_clear(np.arange(8, dtype=np.float32)).tolist() == [True, False, True, False] + [False] * 4
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_cube_whose_file_name_is_that_of_its_quality_layer_is_masked_by_that_layer(tmp_path, order):
+    """Its other variables are not, whether the modality has them (B02) or not (B01)."""
+    dataset = cube(ramp(1, 11, 6, 8), BOX, DATES[:1], ["B01", *S2]).pixels.to_dataset("band")
+    classes = np.full((1, 6, 8), 4, np.uint8)
+    classes[0, :2] = 9
+    dataset["SCL"] = (("time", "y", "x"), classes)
+    names = [*dataset.data_vars][::order]
+    path = write_nc(tmp_path / "scl.nc", dataset[names].odc.assign_crs(str(BOX.crs)))
+    source = open_sources({"s2": {"path": str(path), "quality": "scl"}}, M)["s2"]
+    assert "masked by scl of SCL, not [0, 1, 3, 8, 9, 10] (scl.nc::SCL)" in source.notes
+    seen = source.observe(BOX)[0].valid[0, 0]
+    assert not seen[:2].any()
+    assert seen[2:].all()
+
+
+def test_a_band_whose_file_name_has_the_word_of_the_quality_layer_is_no_mask(tmp_path):
+    write_tif(tmp_path / "T32_20200103_B02_scl.tif", ramp(1, 6, 8), BOX)
+    with pytest.raises(UnknownNameError, match="unknown quality layer of .* 'SCL'; "):
+        valid(tmp_path, quality="scl")
+    mask(tmp_path, "T32_20200103", np.append(np.full(11, 9), 4))
+    source = open_sources({"s2": {"path": str(tmp_path), "quality": "scl"}}, M)["s2"]
+    assert source.notes[-1].endswith("(T32_20200103_SCL.tif)")
+    assert source.observe(BOX)[0].valid[0, 0].sum() == 4
+
+
+def test_a_cube_without_the_layer_is_not_masked_by_another_variable_because_of_its_file_name(tmp_path):
+    dataset = cube(ramp(1, 11, 6, 8), BOX, DATES[:1], ["B01", *S2]).pixels.to_dataset("band")
+    path = write_nc(tmp_path / "scl.nc", dataset.odc.assign_crs(str(BOX.crs)))
+    with pytest.raises(UnknownNameError, match="unknown quality layer of .* 'SCL'; "):
+        valid(path, quality="scl")
+
+
+def test_a_layer_of_one_s_own_may_bear_the_name_of_a_band(tmp_path):
+    dataset = cube(ramp(1, 2, 6, 8), BOX, DATES[:1], ["B2", "qa_B2"]).pixels.to_dataset("band")
+    path = write_nc(tmp_path / "c.nc", dataset.odc.assign_crs(str(BOX.crs)))
+    seen = valid(path, quality={"layer": "qa_B2", "valid": [148]})
+    assert seen.sum() == 1
+
+
+def test_bands_that_a_source_lacks_are_told(tmp_path):
+    source = source_of(cube(ramp(1, 9, 6, 8), BOX, DATES[:1], [name for name in S2 if name != "B8A"]), M["s2"])
+    assert "lacks B8A" in source.notes
+    assert source.doubts == ("lacks B8A",)
+    radar = source_of(cube(ramp(1, 2, 6, 8, dtype="float32"), BOX, DATES[:1], ["VV", "VH"]), M["s1"])
+    assert radar.doubts == ()  # the ratio is computed

@@ -263,3 +263,34 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pystac_client", None)
     with pytest.raises(MissingExtraError, match=r"'pystac-client': pip install 'anysat\[geo\]'"):
         open_sources({"s2": {"stac": str(tmp_path / "a.json")}}, M)
+
+
+KEYS = {
+    "collection": ["sentinel-2-l2a"], "bands": {"B2": "B02"}, "units": "reflectance_1e4", "scale": 1.0, "offset": -1000,
+    "offset_from": "2022-01-25", "nodata": 0, "quality": "scl", "dates": ["2020-01-01", "2022-12-31"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["path", "stac"])
+def test_a_description_with_every_key_passes_through_an_area(tmp_path, place):
+    """It identifies unfinished work, so it is stored as plain values."""
+    from anysat.workflows.areas.inputs import open_inputs
+    from anysat.workflows.areas.options import AreaOptions
+
+    scl = np.full((1, 6, 8), 4, np.uint8)
+    if place == "path":
+        (tmp_path / "s2").mkdir()
+        for word, values in (("B02", ramp(1, 6, 8)), ("SCL", scl)):
+            write_tif(tmp_path / "s2" / f"20220201_{word}.tif", values, BOX)
+        given = {"path": str(tmp_path / "s2")} | {key: value for key, value in KEYS.items() if key != "collection"}
+    else:
+        assets = {"B02": (ramp(6, 8), BOX, {}), "SCL": (scl[0], BOX, {})}
+        write_catalog(tmp_path, [make_item(tmp_path, "one", "2022-02-01", collection="sentinel-2-l2a", assets=assets)])
+        given = {"stac": str(tmp_path / "catalog.json"), **KEYS}
+    assert {*given, *({"stac", "collection"} if place == "path" else {"path"})} == {
+        *SourceDescription.__dataclass_fields__
+    }
+    told = open_inputs(AreaOptions(), {"s2": given}, (), M).facts()["s2"]["described"]
+    assert {key: told[key] for key in ("offset", "offset_from", "dates")} == {
+        "offset": -1000, "offset_from": "2022-01-25", "dates": ["2020-01-01", "2022-12-31"]}  # fmt: skip
+    assert told.keys() == given.keys()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from anysat.geo.read.descriptions import SourceDescription
-from anysat.geo.read.layers import Layer, known_unit
-from anysat.geo.read.matching import Units, band_index
+from anysat.geo.read.layers import Layer, band_index, known_unit
+from anysat.geo.read.matching import Units
 from anysat.geo.read.quality import find_quality
 from anysat.modalities import Modality
 
@@ -76,7 +76,7 @@ def as_in_training(
             described = replace(described, nodata=trained.nodata)
             taken.append(f"nodata {trained.nodata:g}")
     if trained.quality is not None and described.quality is None:
-        if find_quality(layers, trained.quality.names):
+        if find_quality(layers, trained.quality.names, modality):
             described = replace(described, quality=trained.quality)
             taken.append("quality")
         else:

@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import AnySatError, SourceError
 from anysat.geo.degrees import crosses_180, wrapped
+from anysat.modalities import Modality, band_key
 from anysat.observation import Dates
 
 Pixels = NDArray[np.float32]
@@ -249,3 +250,8 @@ def names_of(text: str | None) -> tuple[str, ...]:
 def names_in_stem(path: Path) -> tuple[str, ...]:
     """Return the words of a file name, which may name its only band, last first."""
     return tuple(word for word in reversed(re.split(r"[^0-9A-Za-z]+", path.stem)) if word)
+
+
+def band_index(name: str, modality: Modality) -> int | None:
+    """Return the index of the modality's band of this name, or None."""
+    return next((index for index, band in enumerate(modality.bands) if band_key(name) in band.match_keys), None)

@@ -11,9 +11,9 @@ import numpy as np
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.descriptions import SKIPPED
-from anysat.geo.read.layers import Layer, known_unit
+from anysat.geo.read.layers import Layer, band_index, known_unit
 from anysat.geo.read.quality import Screen
-from anysat.modalities import Modality, band_key
+from anysat.modalities import Modality
 from anysat.observation import Dates
 
 Units = Mapping[tuple[str, str | None], str]
@@ -125,11 +125,6 @@ def _pairs(layer: Layer, modality: Modality) -> list[tuple[int, int]]:
         order = range(len(modality.bands)) if len(layer.bands) == len(modality.bands) else measured
         return list(enumerate(order))
     return []
-
-
-def band_index(name: str, modality: Modality) -> int | None:
-    """Return the index of the modality's band of this name, or None."""
-    return next((index for index, band in enumerate(modality.bands) if band_key(name) in band.match_keys), None)
 
 
 def match_dates(

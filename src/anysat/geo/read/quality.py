@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import RecordError, UnknownNameError
-from anysat.geo.read.layers import Layer
+from anysat.geo.read.layers import Layer, band_index
 from anysat.geo.read.resample import place
+from anysat.modalities import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +126,23 @@ class Screen(NamedTuple):
     """For each time of the masked layer, the index of the quality layer's time; -1 if it has none."""
 
 
-def find_quality(layers: Sequence[Layer], names: Sequence[str]) -> list[Found]:
-    """Find quality layers by the names of their bands or of their scene."""
-    found = []
-    for layer in layers:
-        named = (band for band, known in enumerate(layer.bands) if _is_named(known, names))
-        band = next(named, None)
-        if band is None and len(layer.bands) == 1 and any(_is_word(name, layer.scene) for name in names):
-            band = 0
-        if band is not None:
-            found.append(Found(layer.as_stored(), band))
-    return found
+def find_quality(layers: Sequence[Layer], names: Sequence[str], modality: Modality) -> list[Found]:
+    """Find quality layers by the names of their bands; only if there are none, by words in the names of files.
+
+    Another band of the modality is never one, whatever its file is called.
+    """
+
+    def may_be(known: Sequence[str]) -> bool:
+        others = (name for name in known if band_index(name, modality) is not None)
+        return all(any(asked.upper().endswith(other.upper()) for asked in names) for other in others)
+
+    own = [(layer, band) for layer in layers for band, known in enumerate(layer.bands) if may_be(known)]
+    found = [(layer, band) for layer, band in own if _is_named(layer.bands[band], names)]
+    if not found:
+        files = [(layer, band) for layer, band in own if len(layer.bands) == 1 and "::" not in layer.path]
+        found = [(layer, band) for layer, band in files if any(_is_word(name, layer.scene) for name in names)]
+    first = {id(layer): (layer, band) for layer, band in reversed(found)}
+    return [Found(layer.as_stored(), band) for layer, band in reversed(first.values())]
 
 
 def _is_named(known: Sequence[str], names: Sequence[str]) -> bool:

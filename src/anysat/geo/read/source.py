@@ -54,6 +54,8 @@ class Source:
     """Unit of each of the modality's bands that the source has, by the band's index."""
     notes: tuple[str, ...] = ()
     """What a user should know: unused bands, scale factors, where units come from."""
+    doubts: tuple[str, ...] = ()
+    """Those of the notes that may point to a mistake: bands that it lacks or that are not used, masks not applied."""
     quality: Quality | None = None
     """How it is masked, or None."""
 

@@ -5,7 +5,7 @@ To add a kind of file, see `KINDS` in `anysat.geo.read.formats`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,17 @@ from anysat.geo.read.arrays import array_layers
 from anysat.geo.read.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
 from anysat.geo.read.formats import KINDS, Kind, Wanted, read_address
 from anysat.geo.read.in_training import as_in_training, own_units
-from anysat.geo.read.layers import Layer
+from anysat.geo.read.layers import Layer, band_index
 from anysat.geo.read.matching import (
     Chosen,
     Units,
-    band_index,
     match_bands,
     match_dates,
     name_bands,
     some,
-    twins,
     units_of,
 )
+from anysat.geo.read.notes import label_of, notes_on
 from anysat.geo.read.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
 from anysat.geo.read.rivals import Claim, without_rivals
 from anysat.geo.read.source import Source
@@ -219,7 +218,8 @@ def _of_file(
         may_float=not kind.is_georeferenced,
     )  # fmt: skip
     if left := kind.left_out(path):
-        source = replace(source, notes=(*source.notes, f"not read, because only GeoTIFFs are: {some(left)}"))
+        note = f"not read, because only GeoTIFFs are: {some(left)}"
+        source = replace(source, notes=(*source.notes, note), doubts=(*source.doubts, note))
     return source.within(described.dates)
 
 
@@ -254,13 +254,15 @@ def _assemble(
         raise EmptySourceError(name, "it has no dates", "give a series with at least one")
     _check_located(chosen, may_float)
     unit_of, unit_notes = units_of(chosen, modality, {**own_units(described.units, modality), **units}, before)
-    notes = [*_notes(layers, chosen, unused, found, date), *unit_notes, *taken]
+    doubts = [*notes_on(layers, chosen, unused, found, date, modality)]
+    notes = [*doubts, *unit_notes, *taken]
     if described.quality is not None:
-        chosen, said = _screened(name, chosen, found, described.quality)
-        notes += said
+        chosen, masked, left_out = _screened(name, chosen, found, described.quality)
+        doubts += left_out
+        notes += [masked, *left_out]
     return Source(
         name=name, modality=modality, chosen=tuple(chosen), dates=dates, units=unit_of, notes=tuple(notes),
-        quality=described.quality,
+        doubts=tuple(doubts), quality=described.quality,
     )  # fmt: skip
 
 
@@ -277,35 +279,6 @@ def _claim(described: SourceDescription, modality: Modality) -> Claim:
 def _dated(layer: Layer, date: np.datetime64 | None) -> Layer:
     """Give a layer without a date the given one."""
     return layer if date is None or layer.dates is not None else replace(layer, dates=np.array([date], "datetime64[D]"))
-
-
-def _notes(
-    layers: Sequence[Layer], chosen: Sequence[Chosen], unused: Sequence[str], found: Sequence[Found],
-    date: np.datetime64 | None,
-) -> Iterator[str]:  # fmt: skip
-    """Yield what a user should know about an opened source."""
-    stated = [day for layer in layers if layer.dates is not None for day in layer.dates]
-    if date is not None and stated and date not in stated:
-        yield f"dated as given, though the file says {stated[0]}"
-    undated = {layer.path for layer in layers if layer.dates is None}
-    if hidden := twins([c for c in chosen if c.layer.path in undated]):
-        names = some([Path(path).name for path in hidden])
-        yield f"files without a date that show the same ground are merged into one image, the first on top: {names}"
-    yield from dict.fromkeys(note for c in chosen for note in c.layer.notes)
-    if any(not any(c.layer.bands[stored] for stored in c.bands) for c in chosen):
-        yield "bands not named in the file, taken in the model's order"
-    known = {} if found else {key: find_quality(layers, kind.layers) for key, kind in QUALITY_KINDS.items()}
-    masks = {label for some_found in (found, *known.values()) for mask in some_found for label in _labels(mask)}
-    if left := [label for label in unused if label not in masks]:
-        yield f"not used: {some(left)}"
-    for kind, layer in known.items():
-        if layer:
-            yield f"nothing is masked, though it has a layer for `quality: {kind}`"
-
-
-def _labels(mask: Found) -> tuple[str, ...]:
-    """Return the names by which a quality layer would be reported as not used."""
-    return (Path(mask.layer.path).name, *mask.layer.bands[mask.band][:1])
 
 
 def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
@@ -348,7 +321,7 @@ def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modali
     if quality.layer is not None and path.exists():
         found = [Found(layer.as_stored(), 0) for layer in _kind_of(path).read(path, Wanted(modality, given.part))]
     else:
-        found = find_quality(layers, quality.names)
+        found = find_quality(layers, quality.names, modality)
     if not found:
         there = [names[0] for layer in layers for names in layer.bands if names]
         raise UnknownNameError(f"quality layer of {name}", " or ".join(quality.names), dict.fromkeys(there))
@@ -360,8 +333,8 @@ def _quality_layers(name: str, layers: Sequence[Layer], quality: Quality, modali
 
 def _screened(
     name: str, chosen: Sequence[Chosen], found: Sequence[Found], quality: Quality
-) -> tuple[list[Chosen], list[str]]:
-    """Return the layers with their masks, and notes about dates that the quality layer lacks."""
+) -> tuple[list[Chosen], str, list[str]]:
+    """Return the layers with their masks, a note on what masks them, and notes on dates that it lacks."""
     pairing = Pairing(found)
     screened = [one._replace(screens=pairing.screens(one.layer)) for one in chosen]
     untold = {
@@ -373,7 +346,8 @@ def _screened(
     if untold and all(not one.screens for one in screened):
         raise SourceError(name, f"its quality layer ({quality}) has none of its dates", "check the dates")
     left_out = [f"left out, because the quality layer lacks them: {some(sorted(untold))}"] if untold else []
-    return screened, [f"masked by {quality}", *left_out]
+    used = dict.fromkeys((screen.layer, screen.band) for one in screened for screen in one.screens)
+    return screened, f"masked by {quality} ({some([label_of(Found(*mask)) for mask in used])})", left_out
 
 
 def _check_in_area(source: Source, bbox: LonLatBox | None) -> None:

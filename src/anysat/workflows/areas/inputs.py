@@ -152,7 +152,8 @@ def _facts(source: Source, described: Any) -> dict[str, Any]:
 
 def _said(described: SourceDescription) -> dict[str, Any]:
     """Return the content of a description as plain values, with addresses without their signatures."""
-    said = {name: value for name, value in asdict(described).items() if value not in (None, (), {})}
+    given = asdict(described).items()
+    said = {name: value for name, value in given if isinstance(value, np.datetime64) or value not in (None, (), {})}
     said |= {name: unsigned(said[name]) for name in ("path", "stac") if name in said}
     plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
     return plain

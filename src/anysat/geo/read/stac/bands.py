@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from anysat.errors import SourceError
-from anysat.geo.read.layers import names_of
-from anysat.geo.read.matching import band_index
+from anysat.geo.read.layers import band_index, names_of
 from anysat.modalities import Modality, band_key
 
 _NO_IMAGERY = {"thumbnail", "overview", "visual", "metadata"}
