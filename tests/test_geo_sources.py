@@ -465,5 +465,7 @@ def test_a_date_is_found_in_the_name_of_a_landsat_scene(name):
 
 def test_bands_without_names_may_be_named_in_yaml(tmp_path):
     path = write_tif(tmp_path / "20200601.tif", ramp(12, 4, 5), geobox((4, 5)))
-    with pytest.raises(SourceError, match="name them in the file, or give `bands:` in a YAML of sources; the modality"):
+    with pytest.raises(
+        SourceError, match="name them in the file, or give `bands` in a description of the source; the modality"
+    ):
         opened(f"s2={path}")

@@ -95,6 +95,10 @@ class StatisticsError(AnySatError, ValueError):
         super().__init__(f"statistics of {where}: {problem}; {advice}")
 
 
+class SourceWarning(UserWarning):
+    """What may be a mistake in an input or its description: bands that are not used, or masks that are not applied."""
+
+
 class MisfitWarning(UserWarning):
     """Values that cannot fit the statistics they are standardised with."""
 

@@ -41,6 +41,23 @@ def read_ground(words: str) -> Any:
     return _checked(words, _box(words, *bounds) if is_box else _polygons(words))
 
 
+def ground_of(polygons: Any) -> Any:
+    """Return the ground of polygons in memory as a shapely geometry in degrees.
+
+    Args:
+        polygons: A geopandas GeoDataFrame or GeoSeries with a reference system, or a shapely geometry in degrees.
+
+    Raises:
+        SourceError, RecordError: As `read_ground`.
+    """
+    import geopandas
+
+    series = (
+        polygons.geometry if hasattr(polygons, "geometry") else geopandas.GeoSeries([polygons], crs=WGS84.to_epsg())
+    )
+    return _checked("polygons", _joined("area", series))
+
+
 def _box(words: str, west: float, south: float, east: float, north: float) -> Any:
     import shapely
 
@@ -53,23 +70,28 @@ def _box(words: str, west: float, south: float, east: float, north: float) -> An
 
 
 def _polygons(words: str) -> Any:
-    import shapely
-
     path, layer = file_and_layer(words)
     if not path.exists():
         raise MissingFileError(path, "polygons of an area, or WEST,SOUTH,EAST,NORTH in degrees")
     table = read_table(path, layer, ", or WEST,SOUTH,EAST,NORTH in degrees")
-    if table.crs is None:
-        raise SourceError(path, NO_SYSTEM, "write one into the file")
-    found = [one for one in table.geometry.values if one is not None and not one.is_empty]
+    return _joined(path, table.geometry)
+
+
+def _joined(name: object, series: Any) -> Any:
+    """Join the polygons of a GeoSeries in degrees. `name` is that of their file."""
+    import shapely
+
+    if series.crs is None:
+        raise SourceError(name, NO_SYSTEM, "write one into the file, or give them one with `.set_crs(...)`")
+    found = [one for one in series.values if one is not None and not one.is_empty]
     if not found or any(one.geom_type not in ("Polygon", "MultiPolygon") for one in found):
         kinds = ", ".join(dict.fromkeys(one.geom_type for one in found)) or "nothing"
-        raise SourceError(path, f"it holds {kinds}", "give a file of polygons only")
+        raise SourceError(name, f"it holds {kinds}", "give polygons only")
     for number, one in enumerate(found):
         if not one.is_valid:
-            raise SourceError(path, f"polygon {number} is not valid: {shapely.is_valid_reason(one)}",
+            raise SourceError(name, f"polygon {number} is not valid: {shapely.is_valid_reason(one)}",
                               "repair it, for example with shapely.make_valid")  # fmt: skip
-    return shapely.union_all(_in_degrees(found, table.crs))
+    return shapely.union_all(_in_degrees(found, series.crs))
 
 
 def file_and_layer(words: str) -> tuple[Path, str | None]:

@@ -85,13 +85,19 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
     Raises:
         MissingFileError, SourceError, UnknownNameError: There is no such store or group; the file cannot be read, has
             no reference system, or holds something other than polygons and points.
-        InputError: A column of the polygons has the name of an added one, or of another one; or the stores are not of
-            one kind.
+        InputError: A store is not a path; a column of the polygons has the name of an added one, or of another one; or
+            the stores are not of one kind.
 
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
     """
-    stores = find_stores([store] if isinstance(store, str | Path) else store)
+    given: list[Any] = [store] if isinstance(store, str | Path) or hasattr(store, "dims") else list(store)
+    for one in given:
+        if not isinstance(one, str | Path):
+            raise InputError("store of anysat.zonal", "the path of a store, or several", f"a {type(one).__name__}",
+                             'what `anysat.embed` returns must be written first: `data.to_zarr("area.zarr", '
+                             'group="patch")`')  # fmt: skip
+    stores = find_stores(given)
     table, notes = summarise(prepare(find_alike(stores, group), polygons))
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -90,7 +90,9 @@ def _raster_variables(path: str, dataset: xarray.Dataset, also: Sequence[str]) -
     stacked = [name for name in rasters if _axis(dataset[name], _BAND_NAMES) and name.upper() not in beside]
     if len(stacked) > 1:
         raise SourceError(
-            path, f"several variables have bands: {', '.join(stacked)}", f"choose one: PATH::{stacked[0]}"
+            path,
+            f"several variables have bands: {', '.join(stacked)}",
+            f"choose one: PATH::{stacked[0]}, or of a cube in memory cube[[{stacked[0]!r}]]",
         )
     if not rasters:
         expected = "expected a cube with dimensions (time, band, y, x)"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -168,11 +168,24 @@ class SourceDescription:
             record = {place: record}
         values = _known(record, where, [field.name for field in fields(cls)])
         if values.get("path") is None and values.get("stac") is None:
-            raise RecordError(where, dict(values), "a `path` or a `stac`")
-        try:
-            return cls(**values)
-        except RecordError as error:
-            raise _within(where, error) from None
+            raise RecordError(where, dict(values), "a `path`, a `stac` or, in Python, a `cube`")
+        return _of_values(values, where)
+
+
+class DescribedCube(NamedTuple):
+    """Data in memory with a description, given in Python as `{"cube": data, "quality": "scl"}`."""
+
+    cube: Any
+    """A cube or STAC items, as for `source_of`."""
+    description: SourceDescription
+    """Everything else that is known about it, without a place."""
+
+
+def _of_values(values: Mapping[str, Any], where: str) -> SourceDescription:
+    try:
+        return SourceDescription(**values)
+    except RecordError as error:
+        raise _within(where, error) from None
 
 
 def _plain(value: Any) -> Any:
@@ -220,8 +233,8 @@ def describe_sources(given: str | Path | Sequence[str] | Mapping[str, Any]) -> d
 
     Args:
         given: Words `MODALITY=PATH` and YAML files, or a mapping. A value of the mapping is a path, a
-            `SourceDescription`, its fields, or data for `source_of`, which is returned unchanged. Paths in a YAML file
-            are relative to its folder.
+            `SourceDescription`, its fields, data for `source_of`, which is returned unchanged, or such data as `cube`
+            with other fields, which becomes a `DescribedCube`. Paths in a YAML file are relative to its folder.
 
     Raises:
         RecordError: A modality is given twice, or a value is not possible.
@@ -268,6 +281,10 @@ def _of_yaml(file: Path) -> dict[str, SourceDescription]:
 
 
 def _described(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and not hasattr(value, "dims") and "cube" in value:
+        own = [one.name for one in fields(SourceDescription) if one.name not in ("path", "stac", "collection")]
+        said = _known({name: part for name, part in value.items() if name != "cube"}, key, own)
+        return DescribedCube(value["cube"], _of_values(said, key))
     if isinstance(value, (str, Mapping)) and not hasattr(value, "dims"):
         return SourceDescription.from_dict(value, key)
     return SourceDescription.from_dict(str(value), key) if isinstance(value, Path) else value

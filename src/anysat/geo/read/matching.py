@@ -98,14 +98,14 @@ def match_bands(name: str, layers: Sequence[Layer], modality: Modality) -> tuple
             left = [names[0] for i, names in enumerate(layer.bands) if i not in taken and names]
             unused += [name for name in left if name != SKIPPED]
         else:
-            unused.append(Path(layer.path).name)
+            unused.append(Path(layer.path).name.rpartition("::")[2])
     if not found:
         names = [names[0] for layer in layers for names in layer.bands if names]
         num_bands = sum(len(layer.bands) for layer in layers)
         what = f"({some(names)}) is" if names else "has a name, so none is"
         raise SourceError(
             name, f"none of its {num_bands} bands {what} known to be of {modality.key!r}",
-            "name them in the file, or give `bands:` in a YAML of sources; the modality has "
+            "name them in the file, or give `bands` in a description of the source; the modality has "
             + ", ".join(modality.band_names),
         )  # fmt: skip
     return found, list(dict.fromkeys(unused))
@@ -137,10 +137,12 @@ def match_dates(
             f"give it: {modality.key}={name}@2020-06-01; in YAML behind the `path:`, too, as @{{column}} of a table or "
             "@2020-06-01"
         )
+        is_cube = all("::" in c.layer.path for c in undated)
+        way = "give the cube a coordinate `time`" if is_cube else "write that of each into its name, as 20200601"
         raise SourceError(
             some([c.layer.path for c in undated]),
             f"no date in the file name or its tags, and {modality.key!r} needs one",
-            f"write that of each into its name, as 20200601{'' if twins(undated) else f'; or {give}'}",
+            way if twins(undated) else f"{way}; or {'for a file ' if is_cube else ''}{give}",
         )
     if undated:
         return [c._replace(steps=(0,)) for c in chosen], None
@@ -156,7 +158,7 @@ def match_dates(
         raise SourceError(
             name,
             f"{modality.key!r} is a single image, and this holds {len(dates)} dates ({some(dates.tolist())})",
-            f"choose one: {modality.key}={name}@{dates[0]}",
+            f"choose one: {modality.key}={name}@{dates[0]}, or of a cube in memory `cube.sel(time=...)`",
         )
     placed = [_with_steps(c, own, dates) for c, own in zip(chosen, stamps, strict=True)]
     return [c for c in placed if c.times], dates

@@ -18,7 +18,14 @@ from anysat.geo.degrees import WGS84, has_place, is_on_earth
 from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.read.addresses import is_remote, unsigned
 from anysat.geo.read.arrays import array_layers
-from anysat.geo.read.descriptions import Between, InputPath, LonLatBox, SourceDescription, describe_sources
+from anysat.geo.read.descriptions import (
+    Between,
+    DescribedCube,
+    InputPath,
+    LonLatBox,
+    SourceDescription,
+    describe_sources,
+)
 from anysat.geo.read.formats import KINDS, Kind, Wanted, read_address
 from anysat.geo.read.in_training import as_in_training, own_units
 from anysat.geo.read.layers import Layer, band_index
@@ -95,7 +102,8 @@ def open_sources(
             known = None if before is None else SourceDescription(**before)
             source = _open(described, known, modality, units or {}, bbox, between)
         else:
-            source = _of_data(key, described, SourceDescription(), modality, units or {}).within(between)
+            cube = described if isinstance(described, DescribedCube) else DescribedCube(described, SourceDescription())
+            source = _of_data(key, *cube, modality, units or {}).within(between)
         _check_in_area(source, bbox)
         sources[key] = source
     return sources

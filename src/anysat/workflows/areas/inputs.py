@@ -17,7 +17,7 @@ from anysat.errors import RecordError, SourceError
 from anysat.geo.ground import read_ground
 from anysat.geo.periods import Period, cut_periods, read_range
 from anysat.geo.read.addresses import unsigned
-from anysat.geo.read.descriptions import SourceDescription, describe_sources
+from anysat.geo.read.descriptions import DescribedCube, SourceDescription, describe_sources
 from anysat.geo.read.layers import Layer
 from anysat.geo.read.source import Source
 from anysat.geo.read.sources import open_sources, parse_units
@@ -39,7 +39,7 @@ class AreaInputs:
     ground: Any
     """The ground that is asked for, in degrees (a shapely geometry); None for all ground that the inputs share."""
     described: Mapping[str, Any]
-    """Description of each input by key. Inputs in memory have none."""
+    """Description of each input by key; for a cube without one, the cube."""
 
     @property
     def days(self) -> tuple[Days, ...]:
@@ -74,7 +74,7 @@ def open_inputs(
 
     Args:
         known: First and last day in a store that is updated. Its ground is then used instead of the options'.
-        known_ground: Ground of that store.
+        known_ground: Ground of that store, or polygons in memory, if the options have no area.
         trained: Descriptions of the training inputs, see `open_sources`.
 
     Raises:
@@ -142,6 +142,7 @@ def _all_days(sources: Mapping[str, Source]) -> Period:
 
 
 def _facts(source: Source, described: Any) -> dict[str, Any]:
+    described = described.description if isinstance(described, DescribedCube) else described
     dates = [] if source.dates is None else [str(day) for day in source.dates]
     return {
         "path": source.name, "bands": list(source.bands), "units": [source.units[i] for i in sorted(source.units)],
@@ -152,8 +153,10 @@ def _facts(source: Source, described: Any) -> dict[str, Any]:
 
 def _said(described: SourceDescription) -> dict[str, Any]:
     """Return the content of a description as plain values, with addresses without their signatures."""
-    given = asdict(described).items()
-    said = {name: value for name, value in given if isinstance(value, np.datetime64) or value not in (None, (), {})}
+    given = {
+        name: str(value) if isinstance(value, np.datetime64) else value for name, value in asdict(described).items()
+    }
+    said = {name: value for name, value in given.items() if value not in (None, (), {})}
     said |= {name: unsigned(said[name]) for name in ("path", "stac") if name in said}
     plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
     return plain

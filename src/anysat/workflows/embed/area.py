@@ -222,18 +222,20 @@ def levelled(job: Job, config: EmbedConfig) -> Job:
 
 
 def prepare(
-    config: EmbedConfig, data: Mapping[str, Any] | None = None, weights: str | Path | AnySat | None = None
-) -> Prepared:
+    config: EmbedConfig, data: Mapping[str, Any] | None = None, weights: str | Path | AnySat | None = None,
+    ground: Any = None,
+) -> Prepared:  # fmt: skip
     """Load the model, open the inputs, cut the area and choose how much is held in memory at once.
 
     Args:
         data: Cubes in memory, instead of the config's inputs.
         weights: Weights or a model, instead of the config's.
+        ground: The ground (see `read_ground`), if the config has no area.
     """
     model, trained = _model(config, weights or config.weights), kept_sources(weights or config.weights)
     given = data or config.inputs
     records = records_of(model, describe_sources(given), config.sensors)
-    inputs = open_inputs(config, given, config.units, records, trained=trained)
+    inputs = open_inputs(config, given, config.units, records, known_ground=ground, trained=trained)
     return _prepared(config, model, inputs, trained)
 
 

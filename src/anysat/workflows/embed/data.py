@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anysat.areas.job import Job
-from anysat.errors import InputError
+from anysat.errors import InputError, SourceWarning
+from anysat.geo.read.descriptions import DescribedCube, describe_sources
+from anysat.geo.read.source import Source
 from anysat.geo.stores.layout import Layout, coordinates_of
 from anysat.geo.stores.store import Unit
+from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed.area import levelled, measure_statistics, prepare
+from anysat.workflows.embed.options import named_as_in_python, of_type, read_options
 
 if TYPE_CHECKING:
     import xarray
@@ -27,23 +32,31 @@ def embed(
     """Embed cubes of the same ground. The values are those of `anysat embed`.
 
     If any cube is lazy, so is the result: each of its blocks is computed when needed, on a Dask cluster if one is
-    connected.
+    connected. It can be written with `to_netcdf`, or with `to_zarr("area.zarr", group="patch")` as a store for
+    `anysat.zonal`.
 
     Args:
         data: The cubes by modality key: xarray Datasets or DataArrays with a coordinate reference system and axes
-            time, band, y and x in any order, or paths.
+            time, band, y and x in any order; a mapping with such a `cube` and what describes it, such as
+            `{"cube": data, "quality": "scl"}` (keys: `bands`, `units`, `scale`, `offset`, `offset_from`, `nodata`,
+            `quality`, `dates`); or paths and descriptions of files. A YAML file of sources may be given instead.
         patch_size_m: Side of a patch in metres.
         weights: A source of weights as for `anysat.load`, or a model.
-        **options: Other options of `anysat embed`: `area`, `dates`, `period`, `dense` (returns the embeddings of
-            that modality's sub-patches instead), `units`, `statistics`, `dataset`, `window`, `overlap`, `places`,
+        **options: Other options of `anysat embed`: `area` (also four numbers, a GeoDataFrame, or a shapely polygon in
+            degrees), `dates` (also a list of two days), `period`, `dense` (returns the embeddings of that modality's
+            sub-patches instead), `units` (also a mapping), `statistics`, `dataset`, `window`, `overlap`, `places`,
             `memory_gb`, `device`, `precision`.
 
     Returns:
-        A georeferenced Dataset with `embedding` (time dim y x) and `valid` (time y x).
+        A georeferenced Dataset with `embedding` (time dim y x) and `valid` (time y x). Its attribute `anysat` is JSON
+        text about weights, statistics, inputs and options, with the notes on each input.
 
     Raises:
-        InputError: An option is not one of these, or the ground lies in several UTM zones.
+        InputError: An option is not one of these or has a wrong type, or the ground lies in several UTM zones.
         SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
+
+    Warns:
+        SourceWarning: An input has bands that are not used, lacks some, or has a quality layer that is not applied.
 
     Examples:
         >>> import numpy as np, odc.geo.xr, xarray
@@ -51,26 +64,57 @@ def embed(
         >>> grid = GeoBox.from_bbox((600000, 5600000, 600080, 5600060), "EPSG:32631", resolution=10)
         >>> s1 = odc.geo.xr.wrap_xr(np.ones((1, 6, 8), "float32"), grid, time=["2020-06-01"], axis=1)
         >>> s1 = xarray.Dataset({"VV": s1, "VH": 2 * s1}).assign_coords(s1.coords)
-        >>> embed({"s1": s1}, 20, weights="nano", units=["s1=linear"], statistics="from-data").embedding.shape
+        >>> embed({"s1": s1}, 20, weights="nano", units={"s1": "linear"}, statistics="from-data").embedding.shape
         (1, 160, 3, 4)
     """
-    unknown = options.keys() & {"out", "inputs", "store", "scheduler", "overwrite", "sensors", "also", "readers",
-                                "keep", "update"}  # fmt: skip
-    if unknown:
-        raise InputError("anysat.embed", "options that affect the result", ", ".join(sorted(unknown)),
-                         "use `anysat embed` to write files")  # fmt: skip
-    config = EmbedConfig(inputs=list(data), out="lazy.zarr", patch_size_m=patch_size_m, **options)
-    prepared = prepare(config, data, weights)
-    measure_statistics(prepared.jobs, prepared.model)
-    if len(prepared.jobs) > 1:
-        names = ", ".join(job.area.name for job in prepared.jobs)
-        raise InputError("data", "ground in one reference system", names, "select one zone at a time with area=")
-    job = levelled(prepared.jobs[0], config)
-    part = prepared.part(job)
-    lazy = _graph(job, part.layouts[-1])
-    dataset = coordinates_of(part.layouts[-1], part.periods).assign(lazy)
-    dataset.attrs["anysat"] = dict(part.made_from)
-    return dataset if any(_is_lazy(cube) for cube in data.values()) else dataset.compute(scheduler="synchronous")
+    with named_as_in_python():
+        given = _given(data)
+        found, ground = read_options(options)
+        name = f"hash://sha256/{digest(weights)}" if isinstance(weights, AnySat) else str(weights)
+        side = of_type("patch_size_m", patch_size_m)
+        config = EmbedConfig(inputs=list(given), out="lazy.zarr", patch_size_m=side, weights=name, **found)
+        prepared = prepare(config, given, weights, ground)
+        _warn(prepared.inputs.sources)
+        measure_statistics(prepared.jobs, prepared.model)
+        if len(prepared.jobs) > 1:
+            names = ", ".join(job.area.name for job in prepared.jobs)
+            raise InputError("data", "ground in one reference system", names, "select one zone at a time with area=")
+        job = levelled(prepared.jobs[0], config)
+        part = prepared.part(job)
+    dataset = coordinates_of(part.layouts[-1], part.periods).assign(_graph(job, part.layouts[-1]))
+    notes = {key: source.notes for key, source in prepared.inputs.sources.items()}
+    dataset.attrs = _plain(dataset.attrs | {"anysat": {**part.made_from, "notes": notes}})
+    return dataset if any(map(_is_lazy, given.values())) else dataset.compute(scheduler="synchronous")
+
+
+def _given(data: Any) -> dict[str, Any]:
+    """Return what is given for each modality, as described."""
+    if hasattr(data, "dims") or not isinstance(data, (Mapping, str, Path)):
+        raise InputError("data of anysat.embed", "cubes by modality", f"a {type(data).__name__}",
+                         'give a mapping such as {"s2": cube}')  # fmt: skip
+    return describe_sources(data)
+
+
+def _warn(sources: Mapping[str, Source]) -> None:
+    """Warn of what may be a mistake, once per input."""
+    for key, source in sources.items():
+        if source.doubts:
+            name = key if source.name == key else f"{key}, {source.name}"
+            warnings.warn(SourceWarning(f"{name}: {'; '.join(source.doubts)}"), stacklevel=3)
+
+
+def _plain(attributes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return attributes that every format can hold: those with parts become JSON text.
+
+    They claim no Zarr conventions, which require the parts.
+    """
+    plain = {}
+    for name, value in attributes.items():
+        parts = value if isinstance(value, (list, tuple)) else ()
+        is_nested = isinstance(value, Mapping) or any(isinstance(part, (list, tuple, Mapping)) for part in parts)
+        if name != "zarr_conventions":
+            plain[name] = json.dumps(value, default=str) if is_nested else value
+    return plain
 
 
 def _graph(job: Job, layout: Layout) -> dict[str, tuple[tuple[str, ...], Any]]:
@@ -111,6 +155,7 @@ def _fuse(job: Job, unit: Unit, parts: list[Any], name: str) -> dict[str, Any]:
 
 
 def _is_lazy(cube: Any) -> bool:
+    cube = cube.cube if isinstance(cube, DescribedCube) else cube
     variables = getattr(cube, "data_vars", None)
     arrays = [cube] if variables is None else list(variables.values())
     return any(getattr(array, "chunks", None) for array in arrays)
