@@ -1,5 +1,7 @@
 """Files that lie where nobody expects them, or say odd things: read as they should be, or refused under their name."""
 
+import re
+
 import numpy as np
 import pyproj
 import pytest
@@ -8,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, SourceError
 from anysat.geo.grid import plan_grid
-from geo_builders import geobox, ramp, write_tif
+from geo_builders import LEFT, SOUTH, geobox, ramp, write_tif
 from test_geo_sources import S2_NAMES, opened
 
 SITE = 'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
@@ -89,3 +91,25 @@ def test_a_file_of_a_folder_whose_header_cannot_be_read_is_named(tmp_path):
     paths[1].write_bytes(paths[1].read_bytes()[:100])
     with pytest.raises(SourceError, match=r"2_20200102.tif: it cannot be read .*; check that the file is complete"):
         opened(f"s2={tmp_path}")
+
+
+@pytest.mark.parametrize("names", [S2_NAMES, None], ids=["named", "unnamed"])
+def test_a_folder_of_chips_of_different_places_is_told(tmp_path, names):
+    for number, (left, crs) in enumerate([(LEFT, SOUTH), (LEFT + 5000, SOUTH), (LEFT, "EPSG:32736")]):
+        count = len(S2_NAMES) if names else 12
+        box = geobox((6, 8), left=left, crs=crs)
+        write_tif(tmp_path / f"chip{number}_20200601.tif", ramp(count, 6, 8), box, names=names)
+    told = "its files lie in 3 places that share no ground; .* `anysat datasets embed`"
+    if names:
+        source = opened(f"s2={tmp_path}")
+        assert re.search(told, source.doubts[-1])
+    else:
+        with pytest.raises(SourceError, match=told):
+            opened(f"s2={tmp_path}")
+
+
+def test_neighbouring_files_of_a_folder_are_one_place(tmp_path):
+    for number in range(2):
+        box = geobox((6, 8), left=LEFT + 80 * number)
+        write_tif(tmp_path / f"part{number}_20200601.tif", ramp(10, 6, 8), box, names=S2_NAMES)
+    assert opened(f"s2={tmp_path}").doubts == ()

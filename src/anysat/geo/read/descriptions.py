@@ -168,7 +168,7 @@ class SourceDescription:
             record = {place: record}
         values = _known(record, where, [field.name for field in fields(cls)])
         if values.get("path") is None and values.get("stac") is None:
-            raise RecordError(where, dict(values), "a `path`, a `stac` or, in Python, a `cube`")
+            raise RecordError(where, dict(values), "a `path` or a `stac` (or, in Python, a `cube`)")
         return _of_values(values, where)
 
 

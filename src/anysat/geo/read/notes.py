@@ -7,10 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
+from anysat.geo.degrees import WGS84, has_place, is_on_earth
+from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.read.layers import Layer
 from anysat.geo.read.matching import Chosen, some, twins
 from anysat.geo.read.quality import QUALITY_KINDS, Found, find_quality
 from anysat.modalities import Modality
+
+_APART_DEG = 0.001
+"""Files closer than this, about 100 m, lie in one place."""
+
+
+def told_apart(layers: Sequence[Layer]) -> str:
+    """Return a note if the files of a folder lie in several places that share no ground; else an empty text."""
+    import shapely
+
+    given = dict.fromkeys(layer.geobox for layer in layers if layer.geobox is not None and "::" not in layer.path)
+    boxes = [box for box in given if box.crs is not None and is_on_earth(crs_of(box)) and has_place(box)]
+    if len(boxes) < 2:
+        return ""
+    bounds = [bounds_of([box], WGS84) for box in boxes]
+    near = [shapely.box(b.left, b.bottom, b.right, b.top).buffer(_APART_DEG / 2, join_style="mitre") for b in bounds]
+    num = len(shapely.get_parts(shapely.union_all(near)))
+    if num < 2:
+        return ""
+    return (
+        f"its files lie in {num} places that share no ground; to embed each by itself, describe them as a dataset and "
+        "use `anysat datasets embed` (see docs/howto/own-data.md)"
+    )
 
 
 def notes_on(

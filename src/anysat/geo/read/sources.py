@@ -38,7 +38,7 @@ from anysat.geo.read.matching import (
     some,
     units_of,
 )
-from anysat.geo.read.notes import label_of, notes_on
+from anysat.geo.read.notes import label_of, notes_on, told_apart
 from anysat.geo.read.quality import QUALITY_KINDS, Found, Pairing, Quality, find_quality
 from anysat.geo.read.rivals import Claim, without_rivals
 from anysat.geo.read.source import Source
@@ -221,13 +221,18 @@ def _of_file(
         raise MissingFileError(path, f"an input for {modality.key!r}")
     kind = _kind_of(path)
     layers = kind.read(path, wanted)
-    source = _assemble(
-        str(given), layers, described, modality, units, trained=trained, date=given.date,
-        may_float=not kind.is_georeferenced,
-    )  # fmt: skip
-    if left := kind.left_out(path):
-        note = f"not read, because only GeoTIFFs are: {some(left)}"
-        source = replace(source, notes=(*source.notes, note), doubts=(*source.doubts, note))
+    apart = told_apart(layers)
+    try:
+        source = _assemble(
+            str(given), layers, described, modality, units, trained=trained, date=given.date,
+            may_float=not kind.is_georeferenced,
+        )  # fmt: skip
+    except SourceError as error:
+        error.args = (f"{error}; {apart}",) if apart else error.args
+        raise
+    left = kind.left_out(path)
+    more = [apart] * bool(apart) + [f"not read, because only GeoTIFFs are: {some(left)}"] * bool(left)
+    source = replace(source, notes=(*source.notes, *more), doubts=(*source.doubts, *more))
     return source.within(described.dates)
 
 
