@@ -206,6 +206,7 @@ def test_three_sensors_over_flanders_are_embedded_season_by_season(shared_data, 
     assert where_it_fits(found.embedding.values[1], found.odc.geobox, red_edge, coarse) == (0, 0)
 
 
+@pytest.mark.filterwarnings("ignore:s2. lacks B2, B3, B4, B8$:anysat.errors.SourceWarning")
 def test_a_patch_south_of_the_equator_is_embedded_from_cubes_in_memory(shared_data):
     patch = dict(np.load(shared_data / "crop_patches_multisensor" / "2021_TZA_COPERNICUS-GEOGLAM_POLY_1101950.npz"))
     box = grid(patch, 20)
