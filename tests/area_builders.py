@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class Waves:
     num_dates: int = 3
     hole: tuple[float, float, float] | None = None
     """Centre x, y and half side in metres, in which no date is valid."""
+    only: tuple[float, float, float] | None = None
+    """Centre x, y and half side in metres, outside which no date is valid."""
     fails: int = 0
     """How often reading raises before it works; negative for ever."""
     reads: list = field(default_factory=list)
@@ -65,6 +68,13 @@ class Waves:
         grid = GeoBox((side, side), Affine(self.modality.gsd_m, 0, LEFT, 0, -self.modality.gsd_m, TOP), CRS)
         return Footprint(name=self.name, modality=self.modality, geoboxes=(grid,))
 
+    def touching(self, geobox, between=None):
+        """One layer with all dates in the range, everywhere."""
+        is_in = [
+            between is None or between[0] <= day <= between[1] for day in ([] if self.dates is None else self.dates)
+        ]
+        return [SimpleNamespace(steps=(-1,) if self.dates is None else tuple(np.flatnonzero(is_in).tolist()))]
+
     def observe(self, geobox, *, between=None, attempt=lambda read: read()):
         return self._observed(geobox, between, attempt(lambda: self._read(geobox)) is not None), "waves"
 
@@ -89,11 +99,10 @@ class Waves:
         values = np.sin(phase + band[:, None, None] * 0.7 + days[:, None, None, None] / 50)
         values = values + 0.3 * np.sin(x[None, :] / 13 * (1 + band[:, None, None] / 5) + y[:, None] / 29)
         values = values if is_read else np.full_like(values, np.nan)
-        if self.hole is not None:
-            inside = (np.abs(x[None, :] - self.hole[0]) < self.hole[2]) & (
-                np.abs(y[:, None] - self.hole[1]) < self.hole[2]
-            )
-            values = np.where(inside, np.nan, values)
+        for square, is_empty_inside in ((self.hole, True), (self.only, False)):
+            if square is not None:
+                inside = (np.abs(x[None, :] - square[0]) < square[2]) & (np.abs(y[:, None] - square[1]) < square[2])
+                values = np.where(inside == is_empty_inside, np.nan, values)
         if self.modality.is_temporal:
             if dates is not None and not len(dates):
                 values, dates = np.full_like(values, np.nan), np.array([between[0]])

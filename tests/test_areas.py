@@ -6,6 +6,7 @@ import torch
 
 from anysat.areas.run import run_here
 from anysat.areas.sample import measure_places
+from anysat.areas.sizes import Load
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
 from anysat.geo.area import Span
@@ -42,6 +43,16 @@ def test_dense_embeddings_of_one_window_are_those_of_a_tile(tmp_path):
         tile = model.encode(Batch.of([as_tile(sources, ground)]), 20.0, dense="s2")
     np.testing.assert_allclose(vectors[0], tile.dense[0].numpy(), rtol=0, atol=1e-5)
     assert valid.all()
+
+
+@pytest.mark.parametrize("dense", [None, "s2"])
+def test_what_lies_on_disk_between_the_steps_is_known_before(tmp_path, dense):
+    sources = waves("s2", "s1")
+    work = job(small_model("s2", "s1"), sources, area(8, 8), tmp_path / "t", dense=dense)
+    work.keep(work.units[0], [work.encode(0, span, work.read(0, span)) for span in work.blocks(work.units[0])])
+    (file,) = (tmp_path / "t").iterdir()
+    load = Load.of(sources, 20.0, work.model.config.dim, None if dense is None else MODALITIES[dense])
+    assert file.stat().st_size == pytest.approx(64 * load.tokens_bytes, rel=0.02)
 
 
 @pytest.mark.parametrize(("shard", "block", "first"), [(8, 4, (0, 0)), (4, 4, (0, 0)), (16, 2, (3, 5)), (4, 1, (1, 2))])
@@ -204,14 +215,14 @@ def test_what_places_add_is_found_and_taken_away(tmp_path):
         return (found.mean(0) ** 2).mean() / (found**2).mean() - 1 / len(found)
 
     assert share(windows) > 0.1
-    assert share(windows - measure_places(work)) < share(windows) / 4
+    assert share(windows - measure_places(work).corrections) < share(windows) / 4
 
 
 def test_what_places_add_is_found_where_the_first_period_saw_nothing(tmp_path):
     before = (np.datetime64("2019-01-01"), np.datetime64("2019-12-31"))
     model, sources = small_model("s2"), waves("s2")
     work = job(model, sources, area(32, 32, shard=16), tmp_path / "t", block=4, periods=(before, PERIOD))
-    assert np.abs(measure_places(work)).max() > 0.1
+    assert np.abs(measure_places(work).corrections).max() > 0.1
 
 
 def test_rasters_without_a_place_on_the_way_are_not_warned_of(tmp_path):

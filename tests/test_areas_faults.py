@@ -16,12 +16,12 @@ import anysat
 from anysat.areas.job import Read
 from anysat.areas.maps import MapJob
 from anysat.areas.run import run_here, run_on
-from anysat.areas.sample import sample_spans, sample_vectors
+from anysat.areas.sample import measure_places, sample_reads, sample_vectors, seek
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Tile
 from anysat.cli import main
-from anysat.errors import InputError
+from anysat.errors import InputError, SourceError
 from anysat.geo.read.sources import source_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
@@ -243,8 +243,45 @@ def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_
 def test_a_few_small_polygons_in_a_large_area_are_found(tmp_path):
     wanted = box(WAVES_LEFT + 3705, WAVES_TOP - 2915, WAVES_LEFT + 3708, WAVES_TOP - 2905)
     work = job(small_model("s2"), waves("s2"), area(300, 301, wanted=wanted), tmp_path / "t")
-    (span,) = sample_spans(work, (8, 8))
+    (span,) = seek(work, (8, 8), lambda _, span: span)
     assert work.area.inside(span).any()
+
+
+def island(tmp_path, half_side_m, *, x_m=3000, y_m=6050, side=400):
+    """Work on ground whose only data lie in a square, which none of eight evenly spaced windows meets."""
+    sources = waves("s2", only=(WAVES_LEFT + x_m, WAVES_TOP - y_m, half_side_m))
+    return job(small_model("s2"), sources, area(side, side), tmp_path / "t")
+
+
+def test_what_must_be_known_of_an_area_is_measured_where_its_data_are(tmp_path):
+    work = island(tmp_path, 600)
+    found = measure_places(work)
+    assert (found.num_windows, found.num_missing) == (8, 0)
+    assert np.abs(found.corrections).max() > 0.1
+    np.testing.assert_array_equal(found.corrections, measure_places(work).corrections)
+    assert len(sample_vectors(dataclasses.replace(work, places=found.corrections))["patch"]) > 64
+    read = sample_reads(work)
+    assert len(read.reads) == 8
+    assert all(one.tile is not None for one in read.reads)
+    assert read.num_missing == 0
+
+
+def test_few_windows_with_data_are_counted(tmp_path):
+    found = measure_places(island(tmp_path, 60, x_m=730, y_m=890, side=120))
+    assert (found.num_windows, found.num_missing) == (1, 7)
+
+
+def test_places_are_not_said_to_be_removed_if_no_window_holds_data(tmp_path):
+    with pytest.raises(SourceError, match="--places kept"):
+        measure_places(island(tmp_path, 0))
+
+
+def test_a_search_for_data_ends_if_files_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.areas.job.RETRY_AFTER_S", 0.0)
+    work = job(small_model("s2"), waves("s2", fails=-1), area(400, 400), tmp_path / "t")
+    with pytest.raises(SourceError, match="the disk said no"):
+        measure_places(work)
+    assert len(work.sources["s2"].reads) < 200
 
 
 def test_steps_of_codes_are_measured_where_windows_are_larger_than_blocks(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import xarray
 
 import anysat
 from anysat.cli import main
+from anysat.geo.stores.store import AreaStore
 from anysat.modalities import MODALITIES as M
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc, write_tif
 
@@ -220,6 +222,21 @@ def test_a_plan_without_measuring_reads_no_pixel(run, s2, store, size, monkeypat
     assert f"output: {size} before compression" in said
 
 
+def test_a_plan_counts_what_is_on_disk_only_while_running(run, s2):
+    words = f"s2={s2}", f"--area={ALL}", "--measure=false"
+    assert "; 280 kB more on disk while running" in run(*words, command="plan")[1]  # 437 patches of 160 numbers
+    assert "; 1.4 MB more on disk while running" in run(*words, "--dense=s2", command="plan")[1]
+    _, said, _ = run(*words, "--store=float16", "--also=.tif", command="plan")
+    assert "output: 140 kB before compression, and 373 kB of GeoTIFFs; 373 kB more on disk while running" in said
+
+
+def test_a_disk_that_may_be_too_small_is_told_of_before(run, s2, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400_000))
+    status, _, errors = run(f"s2={s2}", f"--area={ALL}")
+    assert status == 0
+    assert f"may need up to 0.00056 GB in {tmp_path} before compression, but 0.0004 GB are free" in errors
+
+
 def test_other_inputs_are_not_mixed_into_an_unfinished_store(run, s2, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -233,6 +250,32 @@ def test_other_inputs_are_not_mixed_into_an_unfinished_store(run, s2, tmp_path, 
     assert status == 2
     assert "patch_size_m was 20" in said
     assert run(f"s2={s2}", f"--area={ALL}")[0] == 0
+
+
+def test_figures_of_the_last_session_are_not_those_of_the_product(run, s2, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.areas.sizes.SHARDS", (8, 4, 2, 1))
+    asked, written = (f"s2={s2}", f"--area={ALL}", "--window=8"), []
+
+    def write(self, unit, *others):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(unit)
+        return kept(self, unit, *others)
+
+    kept = AreaStore.write
+    with monkeypatch.context() as patch:
+        patch.setattr(AreaStore, "write", write)
+        assert run(*asked)[0] == 130
+    status, said, err = run(*asked)
+    assert status == 0, err
+    assert "continued: 2 of 9 shards were there" in said
+    assert "km2/s" not in said
+    assert "place corrections: measured on" in said
+    item = json.loads((tmp_path / "out.stac" / "patch" / "item.json").read_text())
+    assert not {"anysat:seconds", "emb:energy"} & item["properties"].keys()
+    status, said, _ = run(*asked, "--overwrite")
+    assert "km2/s" in said
+    assert "anysat:seconds" in json.loads((tmp_path / "out.stac" / "patch" / "item.json").read_text())["properties"]
 
 
 def test_a_finished_store_is_kept_unless_it_is_to_be_replaced(run, s2):

@@ -103,6 +103,7 @@ def test_class_maps_have_a_palette_names_and_the_most_frequent_class_in_overview
     assert cog_validate(tmp_path / "a.tif", strict=True, quiet=True)[0]
     with rasterio.open(tmp_path / "a.tif") as file:
         assert file.colormap(1)[1] == (0, 0, 255, 255)
+        assert file.descriptions == ("classes",)
         assert file.tags()["CLASS_0"] == "tall grass"
         assert file.nodata == 255
         assert file.overviews(1)

@@ -211,6 +211,23 @@ def test_both_hemispheres_of_a_zone_have_their_own_ground():
     assert all(one.geobox.shape[0] <= 501 for one in areas), [one.geobox.shape for one in areas]
 
 
+@pytest.mark.parametrize("north_from_m", [-2000, 3000], ids=["both reach over it", "one reaches over it"])
+def test_ground_at_the_equator_belongs_to_one_hemisphere(north_from_m):
+    """Scenes of both hemispheres reach over the equator, as those of Sentinel-2 do."""
+
+    def scene(crs, top):
+        return GeoBox((1000, 1000), geobox((1, 1), left=500_000.0, top=top).affine, crs)
+
+    scenes = scene("EPSG:32631", north_from_m + 10_000.0), scene("EPSG:32731", 10_002_000.0)
+    areas = plan_areas([Footprint(name="s2", modality=S2, geoboxes=scenes)], 20.0, "cell", shard=8)
+    north, south = (one.geobox.boundingbox for one in areas)
+    assert [one.name for one in areas] == ["utm31n", "utm31s"]
+    assert north.bottom == pytest.approx(0, abs=20)
+    assert north.top == north_from_m + 10_000
+    assert south.top == pytest.approx(10_000_000, abs=20)
+    assert south.bottom == 9_992_000
+
+
 def test_variants_that_saw_less_leave_the_answer_of_the_others():
     found = np.array([[[[0.2, 0.8]]], [[[np.nan, np.nan]]], [[[0.4, 0.6]]]], np.float32)
     assert _mean(found)[0, 0].tolist() == pytest.approx([0.3, 0.7])

@@ -60,12 +60,15 @@ def test_probabilities_and_uncertainty_are_written_beside(run, tmp_path):
     assert (status, errors) == (0, "")
     with rasterio.open(tmp_path / "map_probability.tif") as shares, rasterio.open(tmp_path / "map.tif") as classes:
         assert shares.descriptions == ("maize", "wheat", "grass")
+        assert classes.descriptions == ("class",)
+        assert "store" not in json.loads(classes.tags()["ANYSAT"])  # which was deleted
         values, numbers = shares.read(), classes.read(1)
         seen = numbers != 255
         np.testing.assert_allclose(values[:, seen].sum(0), 1, atol=1e-5)
         np.testing.assert_array_equal(values[:, seen].argmax(0), numbers[seen])
     with rasterio.open(tmp_path / "map_uncertainty.tif") as file:
         assert file.units == ("nat",)
+        assert file.descriptions == ("uncertainty",)
         assert np.isfinite(file.read(1)[seen]).all()
 
 

@@ -56,6 +56,11 @@ class Load:
         side = 0 if dense is None else round(patch_size_m / dense.subpatch_m)
         return cls(values=values, modalities=len(tiling), dim=dim, dense_side=side)
 
+    @property
+    def tokens_bytes(self) -> float:
+        """Bytes on disk between the two steps of the work: vectors of patches and sub-patches and their validity."""
+        return (self.modalities + self.dense_side**2) * (_FLOAT * self.dim + 1)
+
     def shard_bytes(self, shard: int, windowing: Windowing) -> float:
         """Return the memory in bytes for fusing the windows of a shard while others wait to be written."""
         around = (shard + 2 * windowing.side) ** 2 * self.modalities * 2

@@ -44,6 +44,15 @@ _TOUCHES = 1e-3
 """Fraction of a patch by which ground may reach into it without the patch being included."""
 
 
+class _Ground(NamedTuple):
+    """The ground of a UTM zone, in degrees."""
+
+    west: float
+    east: float
+    south: float = -_FURTHEST_DEG
+    north: float = _FURTHEST_DEG
+
+
 class Span(NamedTuple):
     """A rectangle of patches, given by rows and columns. `bottom` and `right` are not included."""
 
@@ -149,7 +158,8 @@ def plan_areas(
     Patches are counted from the north-west corner of the shared ground, so all areas cut from the same sources have the
     same patches. Those at the edges may extend beyond the ground. The reference system is that of the source with the
     finest pixels among those in true metres, or else that of the place. If the finest source lies in several UTM zones,
-    or ground given in degrees extends over several, each zone becomes an area of its own.
+    or ground given in degrees extends over several, each zone becomes an area of its own. Zones are cut at their
+    meridians, and those of the two hemispheres at the equator.
 
     Args:
         footprints: The ground of the sources. Each needs a georeference.
@@ -173,9 +183,9 @@ def plan_areas(
     tiling = [f for f in footprints if not f.modality.covers_tile] or list(footprints)
     zones = _zones(tiling, wanted)
     parts = []
-    for crs, reason, band in zones:
-        ground = _clipped(wanted, band)
-        area = _area_in(crs, reason, band, footprints, tiling, ground, patch_size_m, order, shard)
+    for crs, reason, zone in zones:
+        ground = _clipped(wanted, zone)
+        area = _area_in(crs, reason, zone, footprints, tiling, ground, patch_size_m, order, shard)
         if area is not None:
             parts.append(replace(area, name=_zone_name(crs) if len(zones) > 1 else ""))
     if not parts:
@@ -185,13 +195,13 @@ def plan_areas(
 
 
 def _area_in(
-    crs: CRS, reason: str, band: tuple[float, float] | None, footprints: Sequence[Footprint],
+    crs: CRS, reason: str, zone: _Ground | None, footprints: Sequence[Footprint],
     tiling: Sequence[Footprint], ground: Any, patch_size_m: float, order: SubpatchOrder, shard: int,
 ) -> Area | None:  # fmt: skip
     """Return the part of the ground in one reference system; None if there is none."""
     import shapely
 
-    boxes = [(f.name, bounds_of(f.geoboxes if band is None else _of_zone(f, crs, band), crs)) for f in footprints]
+    boxes = [(f.name, bounds_of(f.geoboxes if zone is None else _of_zone(f, crs, zone), crs)) for f in footprints]
     if ground is None:
         check_overlap(boxes)
     data = bbox_intersection([bounds_of(_of_zone(f, crs, None), crs) for f in tiling])
@@ -217,27 +227,30 @@ def _whole(first: float, last: float) -> tuple[int, int]:
     return start, max(math.ceil(last - _TOUCHES), start + 1)
 
 
-def _of_zone(footprint: Footprint, crs: CRS, band: tuple[float, float] | None) -> Sequence[GeoBox]:
+def _of_zone(footprint: Footprint, crs: CRS, zone: _Ground | None) -> Sequence[GeoBox]:
     """Return the rasters of a source in a reference system and those that reach into its zone; if there are none, all.
 
     Near the border of two zones, the scene of one may be the only one that covers ground of the other.
     """
     own = tuple(
         geobox for geobox in footprint.geoboxes
-        if geobox.crs == crs
-        or (band is not None and _utm_band(crs_of(geobox)) != _utm_band(crs) and _reaches(geobox, band))
+        if geobox.crs == crs or (zone is not None and _reaches(geobox, zone))
     )  # fmt: skip
     return own or footprint.geoboxes
 
 
-def _reaches(geobox: GeoBox, band: tuple[float, float]) -> bool:
-    longitudes, _ = boundary_in(geobox, WGS84)
+def _reaches(geobox: GeoBox, zone: _Ground) -> bool:
+    longitudes, latitudes = boundary_in(geobox, WGS84)
     west, east = float(longitudes.min()), float(longitudes.max())
-    return east - west < 180 and east > band[0] and west < band[1]  # does not cross the antimeridian
+    return (
+        east - west < 180  # does not cross the antimeridian
+        and east > zone.west and west < zone.east
+        and float(latitudes.max()) > zone.south and float(latitudes.min()) < zone.north
+    )  # fmt: skip
 
 
-def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tuple[float, float] | None]]:
-    """Return the reference systems, the reason for each, and its longitudes if there are several."""
+def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, _Ground | None]]:
+    """Return the reference systems, the reason for each, and its ground if there are several."""
     crs, reason = choose_crs(tiling, wanted)
     finest = min((f for f in tiling if any(is_metric(box) for box in f.geoboxes)), key=_pixel_m, default=None)
     if finest is not None:
@@ -246,7 +259,10 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
         if len(systems) == 1 or None in bands:
             return [(crs, reason, None)]
         widened = _widened({band for band in bands if band is not None})
-        return [(s, f"zones of {finest.name}", widened[_utm_band(s)]) for s in systems]
+        return [
+            (s, f"zones of {finest.name}", _hemisphere(s, widened[band], bands.count(band) > 1))
+            for s, band in zip(systems, bands, strict=True)
+        ]
     if _utm_band(crs) is None:  # beyond the zones, where one system is for all longitudes
         return [(crs, reason, None)]
     ground = shared_degrees(tiling, wanted)
@@ -259,7 +275,7 @@ def _zones(tiling: Sequence[Footprint], wanted: Any) -> list[tuple[CRS, str, tup
     if len(ranges) < 2:
         return [(crs, reason, None)]
     latitude = min(max((south + north) / 2, SOUTHERNMOST_DEG), NORTHERNMOST_DEG)
-    return [(CRS.utm(sum(one) / 2, latitude), "UTM zones, because no input is in true metres", one)
+    return [(CRS.utm(sum(one) / 2, latitude), "UTM zones, because no input is in true metres", _Ground(*one))
             for one in ranges]  # fmt: skip
 
 
@@ -281,6 +297,13 @@ def _widened(bands: Collection[tuple[float, float]]) -> dict[Any, tuple[float, f
     return found
 
 
+def _hemisphere(crs: CRS, band: tuple[float, float], is_cut: bool) -> _Ground:
+    """Return the ground of a zone with these longitudes, cut at the equator if the other hemisphere has its own."""
+    if not is_cut:
+        return _Ground(*band)
+    return _Ground(*band, south=0.0) if _is_northern(crs) else _Ground(*band, north=0.0)
+
+
 def _pixel_m(footprint: Footprint) -> float:
     return min(abs(box.affine.determinant) ** 0.5 for box in footprint.geoboxes if is_metric(box))
 
@@ -293,14 +316,18 @@ def _utm_band(crs: CRS) -> tuple[float, float] | None:
     return (zone - 31) * _ZONE_DEG, (zone - 30) * _ZONE_DEG
 
 
+def _is_northern(crs: CRS) -> bool:
+    return (crs.epsg or 0) // 100 == 326
+
+
 def _zone_name(crs: CRS) -> str:
-    return f"utm{(crs.epsg or 0) % 100:02d}{'n' if (crs.epsg or 0) // 100 == 326 else 's'}"
+    return f"utm{(crs.epsg or 0) % 100:02d}{'n' if _is_northern(crs) else 's'}"
 
 
-def _clipped(wanted: Any, band: tuple[float, float] | None) -> Any:
+def _clipped(wanted: Any, zone: _Ground | None) -> Any:
     import shapely
 
-    if band is None:
+    if zone is None:
         return wanted
-    zone = shapely.box(band[0], -_FURTHEST_DEG, band[1], _FURTHEST_DEG)
-    return zone if wanted is None else wanted.intersection(zone)
+    ground = shapely.box(zone.west, zone.south, zone.east, zone.north)
+    return ground if wanted is None else wanted.intersection(ground)

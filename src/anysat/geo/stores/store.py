@@ -66,6 +66,8 @@ class AreaStore:
         self.partial = partial_of(final)
         self.layouts = {layout.name: layout for layout in layouts}
         self.num_periods = num_periods
+        self.is_continued = False
+        """Whether an unfinished store was taken up."""
         self.begun_anew = ""
         """Why an unfinished store was not continued; empty if it was, or if there was none."""
 
@@ -100,7 +102,8 @@ class AreaStore:
             raise OutputExistsError([store.final])
         facts = facts_of(layouts, periods, made_from)
         try:
-            if not store._take_up(facts, throw_away=overwrite):
+            store.is_continued = store._take_up(facts, throw_away=overwrite)
+            if not store.is_continued:
                 store._begin(facts, periods, attributes or {})
             store._sweep()
         except OSError as error:

@@ -186,7 +186,8 @@ def export(
     finals = chosen.files(Content.of(found), out)
     if not finals:
         raise RecordError("group", found.name, f"a class map of {store.name}, because {out.name} has polygons")
-    tags = {"store": store.name, "group": found.name, **_facts(found), **provenance_of(store)}
+    named = {} if store.name.startswith(".") else {"store": store.name}  # a hidden one is deleted afterwards
+    tags = {**named, "group": found.name, **_facts(found), **provenance_of(store)}
     with staged(finals, overwrite=overwrite) as folder:
         chosen.write(found, folder, out, tags, advance)
     return finals
@@ -211,12 +212,16 @@ def _cog_of(group: StoredGroup, variable: str, tags: Mapping[str, Any]) -> Cog:
     scale = group.scale
     return Cog(
         geobox=group.geobox, dtype=dtype, tags=tags,
-        names=group.bands or [f"{group.name}_{index}" for index in range(group.dim or 1)],
+        names=group.bands or _band_names(group),
         nodata={"int8": NODATA, "uint8": NO_CLASS}.get(dtype, float("nan")),
         resampling="mode" if is_class else "nearest" if group.is_embedding else "average",
         texts=class_tags(attributes) if is_class else {}, palette=palette_of(attributes) if is_class else {},
         scales=() if scale is None else [float(step) for step in scale], unit=str(attributes.get("units", "")),
     )  # fmt: skip
+
+
+def _band_names(group: StoredGroup) -> list[str]:
+    return [group.name] if group.dim is None else [f"{group.name}_{index}" for index in range(group.dim)]
 
 
 def _blocks(group: StoredGroup, period: int, variable: str, advance: Advance) -> Iterator[Block]:

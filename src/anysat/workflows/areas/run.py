@@ -14,6 +14,7 @@ from rich.console import Console
 from anysat.areas.job import Found
 from anysat.areas.meter import Meter
 from anysat.areas.run import Tick, Timing, Work, run_here, run_on
+from anysat.areas.sizes import Load
 from anysat.errors import OutputExistsError, RecordError, SourceError, UnreadableError
 from anysat.geo.area import Area
 from anysat.geo.periods import Period
@@ -30,10 +31,12 @@ from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
 from anysat.workflows.answer import Answer
+from anysat.workflows.areas.disk import DiskSpace, told_short
 from anysat.workflows.areas.options import AreaOptions
 from anysat.workflows.progress import counted, tick_bar
 
 _SHOWN = 5
+_BY_EARLIER = "computed by an earlier run"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +55,10 @@ class Part:
     """What catalogs say about the model."""
     grows: bool = False
     """Whether it replaces a store by one with added dates."""
+    load: Load | None = None
+    """The amount of data per patch, for the size of tokens on disk; None if there are none."""
+    notes: Sequence[str] = ()
+    """Lines for the report. `work` may add some."""
     at_end: Callable[[], None] = lambda: None
     """Called when the store is finished."""
 
@@ -70,6 +77,10 @@ class Part:
         """Path of the picture of the whole part."""
         return self.output.with_suffix(".png")
 
+    def suffixes(self, options: AreaOptions) -> list[str]:
+        """Return the suffixes of the formats that the store is exported to."""
+        return options.formats if self.is_store else [self.output.suffix]
+
     def formats(self, options: AreaOptions) -> dict[tuple[str, str], Path]:
         """Return files exported from the store, by group and suffix.
 
@@ -77,7 +88,7 @@ class Part:
         """
         found = {}
         for layout in self.layouts:
-            for suffix in options.formats if self.is_store else [self.output.suffix]:
+            for suffix in self.suffixes(options):
                 out = self.output.with_suffix(suffix)
                 out = out if layout is self.layouts[0] else out.with_stem(f"{out.stem}_{layout.name}")
                 if find_export(suffix).files(Content.planned(layout, self.periods), out):
@@ -129,6 +140,11 @@ def run_parts(
     if not overwrite:
         _check_free(parts, options)
     for part in parts:
+        if not part.is_computed() and not partial_of(part.store).exists():
+            space = DiskSpace.of(part.area, part.layouts, len(part.periods), part.suffixes(options), part.load)
+            if short := told_short(part.area, space, part.output):
+                tell_first(short)
+    for part in parts:
         told, found = _run_part(part, options, overwrite)
         lines += told
         problems += found.unreadable
@@ -161,11 +177,11 @@ def _check_free(parts: Sequence[Part], options: AreaOptions) -> None:
 def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[str], Found]:
     """Run a part, and return lines for the report and the findings."""
     if part.grows and part.is_complete(options):
-        found, timing = _computed(part, options, overwrite, [])
+        found, speed = _computed(part, options, overwrite, [])
         left = f"nothing new: {part.output} and the files made from it are unchanged"
-        return [*_told(part, found, timing), left], found
+        return [*_told(part, found, speed), left], found
     older = _older(part, options) if overwrite else []
-    found, timing = _computed(part, options, overwrite, older)
+    found, speed = _computed(part, options, overwrite, older)
     with tick_bar("writing") as tick:
         exported = _exported(part, options, overwrite, tick)
     written = [*([part.store] if part.is_store else []), *(path for paths in exported.values() for path in paths)]
@@ -174,7 +190,7 @@ def _run_part(part: Part, options: AreaOptions, overwrite: bool) -> tuple[list[s
     if part.is_store:
         written.append(write_catalog(part.store, RunFacts.of(part.store, part.model), exports=exported, overwrite=True))
     gone = [f"removed {path}, made from the store as it was before" for path in older if not path.exists()]
-    return [*_told(part, found, timing), *(f"wrote {path}" for path in written), *gone], found
+    return [*_told(part, found, speed), *(f"wrote {path}" for path in written), *gone], found
 
 
 def _older(part: Part, options: AreaOptions) -> list[Path]:
@@ -188,38 +204,53 @@ def _older(part: Part, options: AreaOptions) -> list[Path]:
     return [path for path in dict.fromkeys(found) if path.exists()]
 
 
-def _computed(part: Part, options: AreaOptions, overwrite: bool, older: Sequence[Path]) -> tuple[Found, Timing]:
-    """Finish the store unless an earlier run did, and return findings and timing.
+def _computed(
+    part: Part, options: AreaOptions, overwrite: bool, older: Sequence[Path]
+) -> tuple[Found, list[str]]:  # fmt: skip
+    """Finish the store unless an earlier run did, and return findings and lines about the speed.
 
-    Files made from an older store are removed first, so that an interrupted run never leaves a mixture of both.
+    Seconds and energy are recorded only if all of the work was done in this session. Files made from an older store are
+    removed first, so that an interrupted run never leaves a mixture of both.
     """
     if part.is_computed() and (part.grows or not (overwrite and part.is_store)):
         shutil.rmtree(partial_of(part.store), ignore_errors=True)  # of a run that stopped at the very end
         part.at_end()
         told = provenance_of(part.store)["summary"]
-        return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), Timing()
+        return Found(unreadable=tuple(told["unreadable"]), num_patches=told["patches_seen"]), [_BY_EARLIER]
     store = AreaStore.open(part.store, part.layouts, part.periods, part.made_from, overwrite=overwrite)
+    waiting = store.unwritten()
     if store.begun_anew:
         tell_first(store.begun_anew)
     try:
-        work = part.work(store.partial / "between")
+        try:
+            work = part.work(store.partial / "between")
+        except UnreadableError:
+            if waiting.all():
+                store.discard()
+            raise
         with tick_bar(f"computing {part.output.stem}") as tick:
             timing, joules = _run(work, store, options, tick)
         found = sum((Found.from_dict(notes) for _, notes in store.notes()), Found())
         if found.unreadable and not found.num_patches:
             store.discard()  # else its units would count as done and not be read again
             raise UnreadableError(part.output, found.unreadable)
-        summary = {
+        summary: dict[str, Any] = {
             "seam_score": found.seams.score, "patches_seen": found.num_patches, "unreadable": list(found.unreadable),
-            "last_run": {name: round(value, 3) for name, value in asdict(timing).items()} | {"joules": joules},
         }  # fmt: skip
+        if store.is_continued:
+            done, total = waiting.size - int(waiting.sum()), waiting.size
+            speed = [f"continued: {done} of {total} shards were there; the others took {timing.wall:.1f} s"]
+        else:
+            speed = _throughput(timing, timing.num_patches * part.area.patch_size_m**2 / 1e6)
+            run = {name: round(value, 3) for name, value in asdict(timing).items()}
+            summary["last_run"] = run | {"joules": joules}
         for path in older:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         store.finish(summary)
         part.at_end()
     finally:
         store.close()
-    return found, timing
+    return found, speed
 
 
 def _run(work: Work, store: AreaStore, options: AreaOptions, tick: Tick) -> tuple[Timing, float | None]:
@@ -301,21 +332,20 @@ def area_line(area: Area) -> str:
     )
 
 
-def _told(part: Part, found: Found, timing: Timing) -> list[str]:
-    (rows, cols), size = part.area.span.shape, part.area.patch_size_m
+def _told(part: Part, found: Found, speed: Sequence[str]) -> list[str]:
+    rows, cols = part.area.span.shape
     count = rows * cols * len(part.periods)
     seams = "" if found.seams.score is None else f", seam score {found.seams.score:.3f}"
     return [
         area_line(part.area),
         f"seen: {found.num_patches} of {count} patches{seams}",
-        *_throughput(timing, timing.num_patches * size**2 / 1e6),
+        *part.notes,
+        *speed,
     ]
 
 
 def _throughput(timing: Timing, km2: float) -> list[str]:
     """Describe the speed of each step, of all together, and how near that is to the slowest step's."""
-    if not timing.wall:
-        return ["computed by an earlier run"]
 
     def rates(seconds: float) -> str:
         return f"{km2 / seconds:.3g} km2/s" + (f" ({timing.num_blocks / seconds:.3g} blocks/s)" if timing.cpu else "")

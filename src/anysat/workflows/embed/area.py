@@ -73,7 +73,7 @@ class Prepared:
         Steps of quantisation are measured here, on windows of the area. What places add is measured when the work
         starts.
         """
-        output, layouts = output_of(self.config.out, job.area, STORE), self._layouts(job)
+        output, layouts = output_of(self.config.out, job.area, STORE), self.layouts(job, self._scales(job))
         made_from, periods = self._made_from(job), self.inputs.periods
         keep = self.config.keep
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
@@ -87,9 +87,12 @@ class Prepared:
                 tell()  # again, for options given anew if nothing was computed
             sweep(output, None if keep is None else fingerprint)
 
+        notes: list[str] = []
+
         def work(between: Path) -> Job:
             nonlocal job
-            job = levelled(job, self.config)
+            job, told = levelled(job, self.config)
+            notes.extend(told)
             plain = replace(job, kept=UnitFiles(between))
             if keep is None:
                 return plain
@@ -99,7 +102,7 @@ class Prepared:
         return Part(
             area=job.area, output=output, layouts=layouts, periods=periods, made_from=made_from, work=work,
             model=model_facts(self.config.weights, self.model, dataset=job.dataset), at_end=at_end,
-            grows=self.earlier is not None and not self.earlier.has_unreadable,
+            grows=self.earlier is not None and not self.earlier.has_unreadable, notes=notes, load=self.load,
         )  # fmt: skip
 
     @property
@@ -107,15 +110,23 @@ class Prepared:
         """For each period, the inputs with the dates that are added."""
         return {} if self.earlier is None else self.earlier.new(self.inputs.sources, self.inputs.periods)
 
-    def _layouts(self, job: Job) -> list[Layout]:
-        dense = {} if job.dense is None else {"dense": job.sources[job.dense].modality}
-        names = {"patch": None, **dense}
-        scales: dict[str, Floats | None] = {}
+    def layouts(self, job: Job, scales: Mapping[str, Floats | None] | None = None) -> list[Layout]:
+        """Return the groups of a job's store. Steps of quantisation that are not given are 1."""
+        names: dict[str, Modality | None] = {"patch": None}
+        if job.dense is not None:
+            names["dense"] = job.sources[job.dense].modality
+        if scales is None and self.config.store == "int8-scale":
+            sides = {name: 1 if one is None else 2 for name, one in names.items()}
+            scales = {name: np.ones(self.model.config.dim * side, np.float32) for name, side in sides.items()}
+        return [self._layout(job, name, one, (scales or {}).get(name)) for name, one in names.items()]
+
+    def _scales(self, job: Job) -> dict[str, Floats | None]:
+        """Return steps of quantisation by group, if they are measured or those of the earlier run."""
         if self.earlier is not None:
-            scales = {name: self.earlier.scale(name) for name in names}
-        elif self.config.store == "int8-scale":
-            scales = {name: _rounded(fit_scale(seen)) for name, seen in sample_vectors(job).items()}
-        return [self._layout(job, name, one, scales.get(name)) for name, one in names.items()]
+            return {name: self.earlier.scale(name) for name in ("patch", *(["dense"] if job.dense else []))}
+        if self.config.store == "int8-scale":
+            return {name: _rounded(fit_scale(seen)) for name, seen in sample_vectors(job).items()}
+        return {}
 
     def _layout(self, job: Job, name: str, dense: Modality | None, scale: Floats | None) -> Layout:
         tiling = [s for s in job.sources.values() if not s.modality.covers_tile] or list(job.sources.values())
@@ -176,8 +187,11 @@ def _run(prepared: Prepared, said: list[str], *, overwrite: bool, is_in_memory: 
         given += [*(source.file for source in describe_sources(config.inputs).values()), *config.weights_file]
         written = [Path(config.out).suffix or STORE, *config.formats, ".png", ".stac"]
         check_apart([Path(config.out).with_suffix(suffix) for suffix in written], given)
-    jobs = prepared.jobs  # stored steps of quantisation identify the store, so they need levelled jobs
-    jobs = tuple(levelled(job, config) for job in jobs) if config.store == "int8-scale" else jobs
+    jobs = list(prepared.jobs)
+    if config.store == "int8-scale":  # stored steps of quantisation identify the store, so they need levelled jobs
+        for number, job in enumerate(jobs):
+            jobs[number], told = levelled(job, config)
+            said += told
     parts = [prepared.part(job) for job in jobs]
     if config.keep is not None:
         tell_kept(prepared, parts)
@@ -213,12 +227,25 @@ def _added(prepared: Prepared) -> list[str]:
     return lines
 
 
-def levelled(job: Job, config: EmbedConfig) -> Job:
-    """Measure what places add, if it is to be subtracted and there are several windows, and return the job with it."""
-    if job.places is not None or config.places == "kept" or job.windowing.shape(job.area) == job.area.span.shape:
-        return job
+def levelled(job: Job, config: EmbedConfig) -> tuple[Job, list[str]]:
+    """Measure what places add, if it is to be subtracted and there are several windows.
+
+    Returns:
+        The job with the place corrections, and a line for the report if they were measured.
+
+    Raises:
+        SourceError: Nothing was seen in the sampled windows.
+    """
+    is_one_window = job.windowing.shape(job.area) == job.area.span.shape
+    if job.places is not None or config.places == "kept" or is_one_window or len(job.context) == len(job.sources):
+        return job, []
     with tick_bar("measuring places"):
-        return replace(job, places=measure_places(job))
+        found = measure_places(job)
+    line = f"place corrections: measured on {found.num_windows} windows with data"
+    if found.num_missing:
+        line += f", {found.num_missing} fewer than wanted, because no others were found: they may fit those too closely"
+        tell_first(line)
+    return replace(job, places=found.corrections), [line]
 
 
 def prepare(
@@ -335,13 +362,17 @@ def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:
     if model.normaliser is not None:
         return model.normaliser.source_of(jobs[0].dataset)
     with tick_bar("measuring statistics"):
-        reads = [read for job in jobs for read in sample_reads(job)]
-    tiles = [read.tile for read in reads if read.tile is not None]
+        found = [sample_reads(job) for job in jobs]
+    tiles = [read.tile for one in found for read in one.reads if read.tile is not None]
     if not tiles:
-        problems = [problem for read in reads for problem in read.unreadable]
+        problems = [problem for one in found for problem in one.unreadable]
         raise nothing_seen(problems, "give a file of statistics, or check area and dates")
     model.normaliser = Normaliser.from_batch(Batch.of(tiles))
-    return f"computed from {len(tiles)} windows of this area; embeddings cannot be compared with those of other runs"
+    line = f"computed from {len(tiles)} windows of this area"
+    if missing := sum(one.num_missing for one in found):
+        line += f", {missing} fewer than wanted, because no others with data were found"
+        tell_first(f"statistics {line}: give a file of statistics instead")
+    return f"{line}; embeddings cannot be compared with those of other runs"
 
 
 def statistics_facts(normaliser: Normaliser | None, dataset: str | None = None) -> dict[str, str] | None:

@@ -79,7 +79,7 @@ def embed(
         if len(prepared.jobs) > 1:
             names = ", ".join(job.area.name for job in prepared.jobs)
             raise InputError("data", "ground in one reference system", names, "select one zone at a time with area=")
-        job = levelled(prepared.jobs[0], config)
+        job, _ = levelled(prepared.jobs[0], config)
         part = prepared.part(job)
     dataset = coordinates_of(part.layouts[-1], part.periods).assign(_graph(job, part.layouts[-1]))
     notes = {key: source.notes for key, source in prepared.inputs.sources.items()}

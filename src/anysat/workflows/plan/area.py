@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.areas.job import Job, Read
-from anysat.areas.sample import nothing_seen, sample_spans
+from anysat.areas.sample import nothing_seen, seek
 from anysat.geo.area import Span
-from anysat.geo.stores.layout import STORED
+from anysat.geo.write.outputs import STORE
 from anysat.workflows.answer import Answer
+from anysat.workflows.areas.disk import DiskSpace
 from anysat.workflows.areas.run import area_line
 from anysat.workflows.embed.area import Prepared, measure_statistics, prepare
 from anysat.workflows.plan import PlanConfig
@@ -53,9 +54,10 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     side = job.windowing.shape(job.area)
     shards = job.area.shards
     values = prepared.load.values * rows * cols * periods
-    tokens = 3 * cols * job.area.shard * prepared.load.modalities * prepared.model.config.dim * _VALUE_BYTES
     kept = prepared.load.kept_bytes * rows * cols * periods
-    stored = rows * cols * periods * _stored_bytes(prepared)
+    config, suffix = prepared.config, Path(prepared.config.out).suffix
+    suffixes = config.formats if suffix in ("", STORE) else [suffix]
+    space = DiskSpace.of(job.area, prepared.layouts(job), periods, suffixes, prepared.load)
     return [
         area_line(job.area),
         f"windows: {windows} of {side[0]} x {side[1]} patches, {job.windowing.overlap:.0%} overlapping, in "
@@ -63,16 +65,11 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
         + (f", for each of {periods} periods" if periods > 1 else ""),
         f"to read: at most {_size(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
         f"{job.block} patches",
-        f"output: {_size(stored)} before compression; {_size(tokens)} on disk while running"
+        f"output: {_size(space.stored)} before compression"
+        + (f", and {_size(space.exported)} of GeoTIFFs" if space.exported else "")
+        + f"; {_size(space.running)} more on disk while running"
         + (f"; {_size(kept)} kept for adding dates" if kept else ""),
     ]
-
-
-def _stored_bytes(prepared: Prepared) -> int:
-    """Return the bytes of a patch in the store: its embedding, dense ones, whether they are valid, and lengths."""
-    kind, dim, dense = prepared.config.store, prepared.model.config.dim, prepared.load.dense_side**2
-    beside = 1 + (4 if kind == "int8-power" else 0)
-    return (1 + 2 * dense) * dim * np.dtype(STORED[kind]).itemsize + (1 + dense) * beside
 
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
@@ -125,14 +122,19 @@ def _read_one(job: Job) -> tuple[int, Span, Read, float]:
     """
     side = min(job.block, *job.windowing.shape(job.area))
     problems: list[str] = []
-    for span in sample_spans(job, (side, side)):
+
+    def look(_: int, span: Span) -> tuple[int, Span, Read, float] | None:
         for period in range(len(job.periods)):
             start = time.perf_counter()
             read = job.read(period, span, list(job.sources))
             if read.tile is not None:
                 return period, span, read, time.perf_counter() - start
-            problems += read.unreadable
-    raise nothing_seen(problems, "check area and dates, or plan with --measure false")
+            problems.extend(read.unreadable)
+        return None
+
+    if not (found := seek(job, (side, side), look, count=1)):
+        raise nothing_seen(problems, "check area and dates, or plan with --measure false")
+    return found[0]
 
 
 def _size(count: float) -> str:
