@@ -67,7 +67,7 @@ def main() -> None:
     config = EmbedConfig(inputs=["s2", "s1"], out="none.zarr", patch_size_m=options.patch_size_m, weights="nano",
                          dataset="world", window=options.window)  # fmt: skip
     job = prepare(config, cubes(options.side_m)).jobs[0]
-    places, (rows, cols) = measure_places(job), job.windowing.shape(job.area)
+    places, (rows, cols) = measure_places(job).corrections, job.windowing.shape(job.area)
     spans = [span for span in job.area.span.cut(rows) if span.shape == (rows, cols)]
     windows = np.stack([fused(job, span) for span in spans])
     print(f"{len(spans)} windows of {rows} x {cols} patches of {options.patch_size_m:g} m")
