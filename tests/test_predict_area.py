@@ -10,6 +10,8 @@ import shapely
 import xarray
 
 from anysat.cli import main
+from anysat.errors import MisfitWarning
+from anysat.geo.stores.stored import provenance_of
 from anysat.modalities import MODALITIES as M
 from area_builders import CROPS, HEIGHT, KIND, LABELS, predictor
 from geo_builders import LEFT, TOP, cube, geobox, write_nc, write_tif
@@ -227,3 +229,77 @@ def test_a_tile_tells_how_its_inputs_were_understood_and_which_are_not_given(s2,
             for line in ("40 x 56 pixels of 10 m", "% valid, exact", "of the 400.0 x 560.0 m that the inputs share",
                          "computed in ", "inputs without valid values: none"):  # fmt: skip
                 assert line in said
+
+
+def saved_run(tmp_path, target=KIND, tile_m=80.0):
+    """A run of patches of 20 m, trained on tiles of some side."""
+    made = predictor(target, keys=("s2",))
+    made.tile_m = tile_m
+    made.save(tmp_path / "run.safetensors")
+    return str(tmp_path / "run.safetensors")
+
+
+def part_of(s2, tmp_path, rows, cols):
+    """Some pixels of the cube."""
+    with xarray.open_dataset(s2, decode_coords="all") as cube:
+        return write_nc(tmp_path / "part.nc", cube.isel(y=slice(*rows), x=slice(*cols)).load())
+
+
+def test_a_target_of_tiles_is_answered_for_ground_as_large_as_the_training_tiles(s2, tmp_path, capsys):
+    """As the predictor answers for that ground alone, and not for the windows that embeddings have."""
+    argv = ["predict", saved_run(tmp_path, tile_m=40.0), f"s2={s2}", "--precision=float32"]
+    assert main([*argv, "--probabilities", f"--out={tmp_path / 'map.tif'}"]) == 0
+    said = capsys.readouterr().out
+    assert "treated as an area because 'kind' is per tile, and --out NAME.tif is a map" in said
+    assert "one answer per 40 m window, as in training\n" in said
+    with rasterio.open(tmp_path / "map_probability.tif") as file:
+        shares = file.read()
+    part = part_of(s2, tmp_path, (8, 12), (16, 20))
+    assert main([*argv[:2], f"s2={part}", *argv[3:], f"--out={tmp_path / 'one.json'}"]) == 0
+    answer = json.loads((tmp_path / "one.json").read_text())["probabilities"]
+    expected = np.broadcast_to(np.reshape([*answer.values()], (2, 1, 1)), (2, 2, 2))
+    np.testing.assert_allclose(shares[:, 4:6, 8:10], expected, atol=1e-5)
+    assert np.ptp(shares[0, 4:6, 8:10]) == 0
+
+
+def test_a_stride_of_one_patch_maps_a_target_of_tiles_finely(s2, tmp_path, capsys):
+    argv = ["predict", saved_run(tmp_path), f"s2={part_of(s2, tmp_path, (10, 26), (10, 26))}", "--probabilities"]
+    assert main([*argv, f"--out={tmp_path / 'map.zarr'}", "--overlap=0.99"]) == 0
+    assert "as in training; one every 20 m, averaged where windows overlap\n" in capsys.readouterr().out
+    shares = xarray.open_zarr(tmp_path / "map.zarr", group="probability").probability.values[0, 0]
+    assert len(np.unique(shares)) == shares.size == 64
+
+
+@pytest.mark.parametrize(("tile_m", "words", "expected"), [
+    (80.0, ["--window=8"], "per 160 m window, though the run was trained on tiles of 80 m; leave out --window"),
+    (None, [], "per 320 m window; the run does not say how large its training tiles were: give --window N"),
+    (640.0, [], "the ground is smaller than the 640 m of a window: one answer for 400 x 560 m of it"),
+    (90.0, [], "per 80 m window, though the run was trained on tiles of 90 m$"),
+])  # fmt: skip
+def test_windows_unlike_the_training_tiles_are_warned_of(s2, tmp_path, tile_m, words, expected):
+    argv = ["predict", saved_run(tmp_path, tile_m=tile_m), f"s2={s2}", f"--out={tmp_path / 'a.tif'}", *words]
+    with pytest.raises(MisfitWarning, match=expected):  # here warnings are errors
+        main(argv)
+
+
+def test_one_answer_for_ground_unlike_the_training_tiles_is_warned_of(s2, tmp_path):
+    argv = ["predict", saved_run(tmp_path), f"s2={s2}", f"--out={tmp_path / 'a.json'}"]
+    with pytest.raises(MisfitWarning, match="one answer for 400 x 560 m, though the run was trained on tiles of 80 m; for "
+                                            "an answer per 80 m, give --out NAME.zarr"):  # fmt: skip
+        main(argv)
+    assert main([*argv, "--crop-m=80"]) == 0
+
+
+def test_windows_of_a_target_of_pixels_are_those_of_embeddings(s2, tmp_path, capsys):
+    argv = ["predict", saved_run(tmp_path, target=CROPS), f"s2={s2}", AREA]
+    assert main([*argv, f"--out={tmp_path / 'map.zarr'}"]) == 0
+    assert "one answer" not in capsys.readouterr().out
+    made_from = provenance_of(tmp_path / "map.zarr")["made_from"]
+    assert (made_from["trained_on_tiles_m"], made_from["options"]["window"]) == (80, 16)
+
+
+def test_crops_of_a_tile_are_not_asked_of_the_map_of_a_target_of_tiles(s2, tmp_path, capsys):
+    argv = ["predict", saved_run(tmp_path), f"s2={s2}", f"--out={tmp_path / 'map.tif'}", "--crop-m=80"]
+    assert main(argv) == 2
+    assert "--crop-m: expected null with --out NAME.tif: 'kind' is per tile" in capsys.readouterr().err
+    assert not (tmp_path / "map.tif").exists()

@@ -15,7 +15,7 @@ from anysat.batch import Batch
 from anysat.data.base import Target
 from anysat.errors import InputError, MissingFileError, RecordError, UnknownNameError, WeightsError, WriteError
 from anysat.model.checkpoint import save
-from anysat.model.weight_files import TASK_FORMAT
+from anysat.model.weight_files import TASK_FORMAT, read_tensors
 from anysat.picture_samples import class_colours, colours_of, with_colours
 from anysat.tasks.base import make_task
 from anysat.tasks.heads import HEADS, TileHead
@@ -83,6 +83,7 @@ def test_a_file_gives_back_the_same_answers_and_everything_that_was_known(target
     encoder.provenance = {"weights": "meadow", "licence": "MIT"}
     made = make_predictor(target, view, head, options, encoder, **({"width": 16} if head == "conv" else {}))
     made.provenance = {"scores": {"val": {"miou": 0.5}}, "selection": {"epoch": 3}}
+    made.tile_m = 80.0
     made.save(tmp_path / "new" / PREDICTOR_FILE)
     found = load_task(tmp_path / "new")
     batch = with_gap(meadow_batch())
@@ -92,7 +93,15 @@ def test_a_file_gives_back_the_same_answers_and_everything_that_was_known(target
     assert found.encoder.config.day_convention == "days_since 2019-03-07"
     assert found.encoder.normaliser == made.encoder.normaliser
     assert (found.provenance, found.encoder.provenance) == (made.provenance, made.encoder.provenance)
+    assert found.tile_m == 80.0
     assert not any(module.training for module in found.modules())
+
+
+def test_a_file_of_an_earlier_version_does_not_say_the_side_of_the_training_tiles(saved):
+    meta, tensors = read_tensors(saved)
+    del meta["tile_m"]
+    save_file(tensors, saved, {"anysat": json.dumps(meta)})
+    assert load_task(saved).tile_m is None
 
 
 def test_the_door_opens_folder_and_file_alike(predictor, saved):
@@ -150,7 +159,7 @@ def test_a_missing_file_says_what_is_expected(tmp_path):
 @pytest.mark.parametrize(("part", "content"), [
     ("head", None), ("head", {"name": "cloud", "dim": 64, "num_outputs": 26}), ("view", {"sizes": [1]}), ("task", 3),
     ("encoder", {"width": 5}), ("normaliser", {"source": "?"}), ("target", {"name": "x", "level": "pixel", "kind": "y"}),
-    ("encoder_provenance", 5), ("task", {"class_weights": [1.0]}), ("provenance", 5), ("view", None),
+    ("encoder_provenance", 5), ("task", {"class_weights": [1.0]}), ("provenance", 5), ("view", None), ("tile_m", "wide"),
 ])  # fmt: skip
 def test_damaged_metadata_are_refused_as_such(saved, part, content):
     with safe_open(saved, framework="pt") as file:

@@ -39,6 +39,7 @@ from anysat.workflows.supervised import parts as task_parts
 from anysat.workflows.supervised.config import LabelledData
 from anysat.workflows.supervised.data import OpenData, open_data, place_of
 from anysat.workflows.supervised.parts import fitted_task, with_statistics
+from area_builders import KIND, predictor
 from miniatures import miniature
 from own_builders import described, image
 from task_commands import world_words
@@ -144,12 +145,13 @@ def test_a_list_of_bands_is_of_a_path_and_refused_of_a_catalog():
 
 
 def test_answers_of_a_tile_are_not_asked_of_ground_that_is_too_large_for_one(tmp_path, monkeypatch):
-    def too_large(_):
+    def too_large(*_):
         raise LargeGroundError("ground", "too large", "take less")
 
     monkeypatch.setattr(predict_tile, "predict_tile", too_large)
+    monkeypatch.setattr("anysat.tasks.predictor.load_task", lambda *_, **__: predictor(KIND))
     config = predict.PredictConfig(run="run", inputs=["s2=x.tif"], out=str(tmp_path / "a.json"))
-    with pytest.raises(LargeGroundError):
+    with pytest.raises(LargeGroundError, match=r"a.json: it is one answer.* \(ground: too large; .*--out NAME.zarr"):
         predict.predict(config)
     assert not list(tmp_path.iterdir())
 

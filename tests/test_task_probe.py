@@ -169,6 +169,7 @@ def test_weights_and_outputs_of_a_frozen_encoder_are_the_same_to_the_bit_after_a
     status, _, err = run_task(words[0], *world_words(), *words[1:], "--report=false")
     assert status == 0, err
     kept, before = load_task(tmp_path / "run"), load(small_weights)
+    assert kept.tile_m == json.loads(WORLD)["extent_m"]
     assert digest(kept.encoder) == digest(before)
     before.normaliser = kept.encoder.normaliser
     place = World(0).tile(0, extent_m=60.0)

@@ -100,7 +100,7 @@ class SourceWarning(UserWarning):
 
 
 class MisfitWarning(UserWarning):
-    """Values that cannot fit the statistics they are standardised with."""
+    """Values that cannot fit the statistics they are standardised with, or ground unlike what a run was trained on."""
 
 
 class WeightsError(AnySatError, ValueError):

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from anysat.geo.area import Area, Span
 
+SIDE = 16
+"""Number of patches along a side of a window, if nothing else is asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Windowing:
     """Size and overlap of windows."""
 
-    side: int = 16
+    side: int = SIDE
     """Number of patches along a side. A smaller area is one window."""
     overlap: float = 0.25
     """Fraction of a side that the next window covers again."""

@@ -91,6 +91,8 @@ class Predictor(nn.Module):
         """How it was trained and selected; stored in the file."""
         self.sources: dict[str, Mapping[str, Any]] = {}
         """The user's description of the files it was trained on, by modality key; see `DatasetRecord.sources`."""
+        self.tile_m: float | None = None
+        """Side of the training tiles in metres; None if it is not known, or if they had several."""
 
     @property
     def device(self) -> torch.device:
@@ -150,6 +152,7 @@ class Predictor(nn.Module):
             "head_module": type(self.head).__module__,
             "provenance": self.provenance,
             "sources": self.sources,
+            "tile_m": self.tile_m,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_output(Path(path), save(tensors, metadata={"anysat": json.dumps(meta)}))
@@ -248,7 +251,7 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
     try:
         predictor = _made(meta)
         predictor.load_state_dict(tensors)
-    except (KeyError, TypeError, AttributeError, RuntimeError, AnySatError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AnySatError) as error:
         raise WeightsError(path, f"unreadable content ({error})") from error
     return predictor.to(device).eval()
 
@@ -271,6 +274,8 @@ def _made(meta: Mapping[str, Any]) -> Predictor:
     predictor = Predictor(encoder, task, View(**_tuples(meta["view"])), HeadConfig(**_tuples(meta["head"])))
     predictor.provenance = dict(meta["provenance"])
     predictor.sources = {str(key): dict(said) for key, said in meta.get("sources", {}).items()}
+    tile_m = meta.get("tile_m")
+    predictor.tile_m = None if tile_m is None else float(tile_m)
     return predictor
 
 

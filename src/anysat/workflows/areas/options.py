@@ -28,8 +28,9 @@ class AreaOptions:
     """Days of the series to use, as FIRST/LAST, such as 2020-01-01/2020-12-31; null uses all."""
     period: str = "all"
     """Time span that each embedding covers: all, month, season, year, or your own as FIRST/LAST,FIRST/LAST,…."""
-    window: int = 16
-    """Side, in patches, of the windows in which the patches of an area see each other."""
+    window: int | None = None
+    """Side, in patches, of the windows in which the patches of an area see each other. Null is 16, or the side of the
+    training tiles if `anysat predict` answers once per window."""
     overlap: float = 0.25
     """Share of a window's side that neighbouring windows have in common; there, their results are blended."""
     also: str | None = field(
@@ -66,7 +67,7 @@ class AreaOptions:
             )
         if not self.memory_gb > 0:
             raise RecordError("--memory-gb", self.memory_gb, "a positive number of gigabytes")
-        if self.window < 1 or not 0 <= self.overlap < 1:
+        if (self.window is not None and self.window < 1) or not 0 <= self.overlap < 1:
             raise RecordError("--window, --overlap", (self.window, self.overlap), "1 or more; 0 to less than 1")
 
     @property

@@ -17,7 +17,7 @@ from anysat.areas.sample import measure_places, nothing_seen, sample_reads, samp
 from anysat.areas.sizes import Load, Sizes, choose_sizes, num_dates
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
-from anysat.areas.windows import Windowing
+from anysat.areas.windows import SIDE, Windowing
 from anysat.batch import Batch
 from anysat.errors import InputError, UnknownNameError, WeightsError, WriteError
 from anysat.geo.area import Area, plan_areas
@@ -294,7 +294,7 @@ def _prepared(
     config: EmbedConfig, model: AnySat, inputs: AreaInputs, trained: Mapping[str, Any], earlier: Earlier | None = None
 ) -> Prepared:
     """Cut the area, or take that of the earlier run, and choose the sizes."""
-    dense, windowing = _dense(config, inputs), Windowing(side=config.window, overlap=config.overlap)
+    dense, windowing = _dense(config, inputs), Windowing(side=config.window or SIDE, overlap=config.overlap)
     load_of = _load(config, model, inputs, dense, earlier)
     sizes = choose_sizes(
         load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers,

@@ -48,6 +48,7 @@ from anysat.workflows.supervised.parts import (
     known_weights,
     make_view,
     number_days,
+    remember,
     result,
     with_statistics,
 )
@@ -108,8 +109,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         if not is_chosen:
             facts["selected_on"] = NOTHING
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts, places)
-        done.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
-        done.sources = dict(data.record.sources)
+        remember(done, data, found)
         write_answers(run.path, done.task, data.test, answers, places["test"])
         done.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))

@@ -38,8 +38,8 @@ class PredictConfig(AreaOptions):
     out: str = field(
         metadata={
             "help": f"Output. For a target per pixel: {named(Result.MAP)} with classes or values, and a picture "
-            f"NAME.png. For a target per tile: {named(Result.ANSWER)}. For an area: {named(Result.AREA)}; a target per "
-            "tile is then predicted for every window."
+            f"NAME.png. For a target per tile: {named(Result.ANSWER)} with one answer for all ground. For an area: "
+            f"{named(Result.AREA)}. These also ask for the map of a target per tile, which has one answer per window."
         }
     )
     """Output, whose suffix decides the format."""
@@ -131,16 +131,30 @@ def predict(config: PredictConfig) -> Answer:
         InputError: Another process is writing the same output.
     """
     from anysat.geo.claims import alone_at
+    from anysat.model.precision import find_device
+    from anysat.tasks.predictor import load_task
     from anysat.workflows.predict.area import predict_area
     from anysat.workflows.predict.tile import predict_tile
 
     check_alone(Path(config.run))
+    suffix = Path(config.out).suffix
     with alone_at(Path(config.out)):
+        predictor = load_task(config.run, device=find_device(config.device))
+        target = predictor.task.target
         if config.is_area:
-            return predict_area(config)
+            return predict_area(config, predictor, config.told_as_area(config.out))
+        if target.level == "tile" and suffix in suffixes(Result.AREA):
+            if config.crop_m is not None:
+                raise RecordError("--crop-m", config.crop_m, f"null with --out NAME{suffix}: {target.name!r} is per "
+                                  "tile, and a map of it has one answer per window; see --window")  # fmt: skip
+            why = f"treated as an area because {target.name!r} is per tile, and --out NAME{suffix} is a map"
+            return predict_area(config, predictor, why)
         try:
-            return predict_tile(config)
-        except LargeGroundError:
-            if config.crop_m is not None or Path(config.out).suffix == ".json":  # only for one tile
+            return predict_tile(config, predictor)
+        except LargeGroundError as error:
+            if config.crop_m is not None:  # only for one tile
                 raise
-            return predict_area(config)
+            if suffix in suffixes(Result.AREA):
+                return predict_area(config, predictor, config.told_as_area(config.out))
+            raise LargeGroundError(f"--out {config.out}", f"it is one answer for all ground ({error})",
+                                   f"for a map, give --out {named(Result.AREA)}") from error  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from anysat.areas.maps import MapJob, layers_of
 from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
-from anysat.areas.windows import Windowing
-from anysat.errors import InputError, RecordError
+from anysat.areas.windows import SIDE, Windowing
+from anysat.errors import InputError, MisfitWarning, RecordError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.ground import area_files
 from anysat.geo.read.descriptions import describe_sources
@@ -22,23 +23,23 @@ from anysat.geo.write.maps import class_attributes
 from anysat.geo.write.outputs import STORE, Result, named, suffixes
 from anysat.geo.write.writers import check_apart
 from anysat.model.digest import bytes_of, made_by
-from anysat.model.precision import find_device, find_precision
+from anysat.model.precision import find_precision
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import options_of
 from anysat.tasks.predictor import Predictor, load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.inputs import AreaInputs, open_inputs
+from anysat.workflows.areas.options import AreaOptions
 from anysat.workflows.areas.run import Part, check_scheduler, model_facts, output_of, run_parts
 from anysat.workflows.embed.area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 
 
-def predict_area(config: PredictConfig) -> Answer:
-    """Predict an area, see `anysat.workflows.predict.predict`."""
+def predict_area(config: PredictConfig, predictor: Predictor, why: str) -> Answer:
+    """Predict an area, see `anysat.workflows.predict.predict`. The line `why` says why it is one."""
     given = [*(source.file for source in describe_sources(config.inputs).values()), *area_files(config.area)]
     check_apart([Path(config.out)], [*given, config.run])
     check_scheduler(config)
-    predictor = load_task(config.run, device=find_device(config.device))
     encoder, view = predictor.encoder, predictor.view
     target = predictor.task.target
     check_probabilities(config.probabilities, target)
@@ -49,7 +50,7 @@ def predict_area(config: PredictConfig) -> Answer:
     records = {key: encoder.config.modality(key) for key in view.modalities}
     inputs = open_inputs(config, config.inputs, config.units, records, trained=predictor.sources)
     check_answered(view.dense, view.modalities, inputs.sources)
-    patch_size_m, windowing = max(view.patch_sizes_m), Windowing(side=config.window, overlap=config.overlap)
+    patch_size_m, windowing = max(view.patch_sizes_m), windowing_of(config, predictor)
     loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
     heaviest = max(loads, key=lambda one: one.values)
     sizes = choose_sizes(heaviest, windowing, encoder.config, memory_gb=config.memory_gb, readers=config.readers,
@@ -59,10 +60,46 @@ def predict_area(config: PredictConfig) -> Answer:
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
-    said = [config.told_as_area(config.out), *inputs.told(), *told_not_given(view.modalities, inputs.sources)]
+    said = [why, *inputs.told(), *told_not_given(view.modalities, inputs.sources)]
+    said += told_windows(config, windowing, predictor, areas)
     if encoder.normaliser is not None:
         said.append(f"statistics: {encoder.normaliser.source}")
     return run_parts(parts, config, said, overwrite=config.overwrite, inputs=[*given, config.run])
+
+
+def windowing_of(config: AreaOptions, predictor: Predictor) -> Windowing:
+    """Return the windows asked for. For a target per tile, they are otherwise as large as the training tiles."""
+    side, tile_m = SIDE, predictor.tile_m
+    if predictor.task.target.level == "tile" and tile_m is not None:
+        side = max(1, round(tile_m / max(predictor.view.patch_sizes_m)))
+    return Windowing(side=side if config.window is None else config.window, overlap=config.overlap)
+
+
+def told_windows(
+    config: AreaOptions, windowing: Windowing, predictor: Predictor, areas: Sequence[Area]
+) -> list[str]:  # fmt: skip
+    """Return a line about the ground of each answer of a target per tile; warn if training tiles had another size."""
+    if predictor.task.target.level != "tile":
+        return []
+    patch_m, tile_m = max(predictor.view.patch_sizes_m), predictor.tile_m
+    side_m, step_m = windowing.side * patch_m, windowing.step * patch_m
+    told, misfits = f"one answer per {side_m:g} m window", []
+    if tile_m is None:
+        told += "; the run does not say how large its training tiles were"
+        misfits += [f"{told}: give --window N, for windows of N x {patch_m:g} m"] if config.window is None else []
+    elif abs(side_m - tile_m) > 0.01:
+        advice = "" if config.window is None else "; leave out --window for windows as in training"
+        misfits.append(f"{told}, though the run was trained on tiles of {tile_m:g} m{advice}")
+    else:
+        told += ", as in training"
+    for rows, cols in (windowing.shape(area) for area in areas):
+        if min(rows, cols) < windowing.side:
+            misfits.append(f"the ground is smaller than the {side_m:g} m of a window: one answer for "
+                           f"{rows * patch_m:g} x {cols * patch_m:g} m of it")  # fmt: skip
+    for misfit in misfits:
+        warnings.warn(misfit, MisfitWarning, stacklevel=2)
+    overlapping = windowing.step < windowing.side
+    return [told + (f"; one every {step_m:g} m, averaged where windows overlap" if overlapping else "")]
 
 
 def _part(
@@ -80,7 +117,7 @@ def _part(
 
     made_from = {
         **made_by(predictor.encoder), "target": target.name, "classes": list(target.classes),
-        "head": _head_digest(predictor),
+        "trained_on_tiles_m": predictor.tile_m, "head": _head_digest(predictor),
         "statistics": statistics_facts(predictor.encoder.normaliser), "run": str(config.run),
         "inputs": inputs.facts(),
         "options": {

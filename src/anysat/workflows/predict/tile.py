@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anysat.batch import Batch, Tile
+from anysat.data.transforms import extent_m
 from anysat.data.work import to_json
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import MisfitWarning, RecordError, UnknownNameError
 from anysat.geo.read.addresses import unsigned
 from anysat.geo.read.descriptions import describe_sources
 from anysat.geo.write.maps import category_names, class_attributes, write_values
-from anysat.geo.write.outputs import Result, check_output
+from anysat.geo.write.outputs import Result, check_output, named
 from anysat.geo.write.writers import check_apart, staged
 from anysat.model.digest import made_by
-from anysat.model.precision import find_device, find_precision, multiplying
+from anysat.model.precision import find_precision, multiplying
 from anysat.picture_samples import colours_of, sample_figure
 from anysat.tasks.crops import predict_crops
-from anysat.tasks.predictor import Prediction, Predictor, load_task
+from anysat.tasks.predictor import Prediction, Predictor
 from anysat.workflows.answer import Answer
 from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed.tile import absent_line, read_tile
@@ -27,9 +29,8 @@ from anysat.workflows.predict import PredictConfig, check_answered, check_probab
 from anysat.workflows.tile_tables.answers import write_answers
 
 
-def predict_tile(config: PredictConfig) -> Answer:
+def predict_tile(config: PredictConfig, predictor: Predictor) -> Answer:
     """Predict a tile, see `predict`."""
-    predictor = load_task(config.run, device=find_device(config.device))
     target, out = predictor.task.target, Path(config.out)
     check_probabilities(config.probabilities, target)
     result = Result.MAP if target.level == "pixel" else Result.ANSWER
@@ -52,6 +53,7 @@ def predict_tile(config: PredictConfig) -> Answer:
     )
     tile, said = read_tile(reading, predictor.encoder, finals, predictor.sources)
     said += [*told_not_given(predictor.view.modalities, given), absent_line(tile)]
+    _warn_of_side(predictor, extent_m(tile) if config.crop_m is None else (config.crop_m, config.crop_m))
     precision = find_precision(config.precision, predictor.device)
     with multiplying(precision, predictor.device):
         if config.crop_m is None:
@@ -69,6 +71,18 @@ def predict_tile(config: PredictConfig) -> Answer:
             _write_map(predictor, tile, found, folder / out.name, tags, with_probabilities=config.probabilities)
     answered = f"{_told(predictor, found)}, computed in {precision}"
     return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
+
+
+def _warn_of_side(predictor: Predictor, sides_m: tuple[float, float]) -> None:
+    """Warn if one answer is given for other ground than the tiles that the predictor was trained on have."""
+    target, tile_m = predictor.task.target, predictor.tile_m
+    if target.level == "tile" and tile_m is not None and any(abs(side - tile_m) > 0.01 for side in sides_m):
+        warnings.warn(
+            f"one answer for {sides_m[0]:g} x {sides_m[1]:g} m, though the run was trained on tiles of {tile_m:g} m; "
+            f"for an answer per {tile_m:g} m, give --out {named(Result.AREA)}",
+            MisfitWarning,
+            stacklevel=2,
+        )
 
 
 def _probability(out: Path) -> Path:

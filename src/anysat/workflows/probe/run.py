@@ -54,6 +54,7 @@ from anysat.workflows.supervised.parts import (
     fitted_task,
     make_view,
     number_days,
+    remember,
     result,
     with_statistics,
 )
@@ -120,8 +121,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool, pool: Pool | None = 
             answers = [(outputs, features["test"][0].targets[data.target.name])]
             write_answers(run.path, task, data.test, answers, features["test"][0].places)
         predictor.to(predictor.device)  # the head was fitted to embeddings on the CPU
-        predictor.provenance = {k: found[k] for k in ("selected_on", "selection", "scores", "data", "seed")}
-        predictor.sources = dict(data.record.sources)
+        remember(predictor, data, found)
         predictor.save(run.path / PREDICTOR_FILE)
         write_whole(run.path / SCORES, to_json(found))
         told = summary(json.loads((run.path / SCORES).read_text()), run.path, ProbeConfig)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from anysat.data.base import DatasetRecord, Target
 from anysat.data.kept_statistics import keep_statistics
+from anysat.data.mixture import sides_m
 from anysat.data.work import fingerprint, to_json, versions
 from anysat.errors import InputError, UnknownNameError
 from anysat.modalities import MODALITIES, Modality, find_modality
@@ -301,6 +302,20 @@ def result(
         "versions": all_versions(),
         **facts,
     }
+
+
+def remember(predictor: Predictor, data: OpenData, found: Mapping[str, Any]) -> None:
+    """Give a predictor what its file tells of its training.
+
+    Args:
+        predictor: The predictor of the run.
+        data: The data of the run.
+        found: The record of the result, see `result`.
+    """
+    predictor.provenance = {name: found[name] for name in ("selected_on", "selection", "scores", "data", "seed")}
+    predictor.sources = dict(data.record.sources)
+    sides = sides_m(data.train)
+    predictor.tile_m = sides[0] if len(sides) == 1 else None
 
 
 def described(found: Scores, unit: str = "tiles") -> dict[str, Any]:
