@@ -80,7 +80,7 @@ def test_an_option_whose_value_was_forgotten_does_not_take_the_next_option(capsy
     ("embed a --out=b --patch-size-m=20 --store=floot32", "unknown --store 'floot32'; closest: float32, float16"),
     ("embed a --out=b --patch-size-m=20 --keep serie", "unknown --keep 'serie'; closest: series, features"),
     ("embed a --out=b --patch-size-m=20 --overwrit", "unknown option '--overwrit'; closest: --overwrite,"),
-    ("embed a --out=b --patch-size-m=20 --window four", "--window: expected a whole number, got 'four'"),
+    ("embed a --out=b --patch-size-m=20 --window four", "--window: expected a whole number or null, got 'four'"),
     ("embed a --out=b", "the following arguments are required: --patch-size-m"),
     ("embed --update a.zarr --window 4", "`anysat embed --update --help` lists all"),
     ("plan a --patch-size-m=20 --update=b.zarr", "unknown option '--update'"),

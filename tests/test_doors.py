@@ -24,6 +24,9 @@ EMBED = {
     *AREA, "inputs", "out", "patch_size_m", "dense", "store", "places", "weights", "statistics", "dataset", "units",
     "sensors", "device", "precision", "keep", "overwrite",
 }  # fmt: skip
+PREDICT = {
+    *AREA, "run", "crop_m", "inputs", "out", "probabilities", "variants", "units", "device", "precision", "overwrite",
+}  # fmt: skip
 OPTIONS = {
     "embed": EMBED,
     "embed --update": {
@@ -39,6 +42,7 @@ OPTIONS = {
         "scheduler",
     },
     "plan": EMBED | {"measure"},
+    "plan --run": PREDICT | {"measure"},
     "pretrain": {
         "preset",
         "out",
@@ -166,19 +170,7 @@ OPTIONS = {
         "precision",
         "num_workers",
     },
-    "predict": {
-        *AREA,
-        "run",
-        "crop_m",
-        "inputs",
-        "out",
-        "probabilities",
-        "variants",
-        "units",
-        "device",
-        "precision",
-        "overwrite",
-    },
+    "predict": PREDICT,
     "zonal": {"store", "polygons", "out", "group", "overwrite"},
     "similar": {"store", "to", "unlike", "out", "also", "group", "overwrite"},
     "classify": {

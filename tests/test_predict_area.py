@@ -303,3 +303,23 @@ def test_crops_of_a_tile_are_not_asked_of_the_map_of_a_target_of_tiles(s2, tmp_p
     assert main(argv) == 2
     assert "--crop-m: expected null with --out NAME.tif: 'kind' is per tile" in capsys.readouterr().err
     assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_plan_of_a_map_writes_nothing_and_tells_its_windows(s2, tmp_path, capsys):
+    run = saved_run(tmp_path)
+    assert main(["plan", "--run", run, f"s2={s2}", "--overlap=0"]) == 0
+    said = capsys.readouterr().out
+    for words in ("one answer per 80 m window, as in training\n", "windows: 35 of 4 x 4 patches, 0% overlapping",
+                  "to read: at most 179 kB, 4.48e+04 pixel values", "output: 1.12 kB", "operations: ", "time: about",
+                  "memory: at most"):  # fmt: skip
+        assert words in said, said
+    assert main(["plan", f"--run={run}", f"s2={s2}", "--measure=false", "--window=4"]) == 0
+    assert "windows: 63 of 4 x 4 patches, 25% overlapping" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_plan_of_a_map_measures_where_something_was_seen(s2, tmp_path, capsys):
+    nothing = part_of(s2, tmp_path, (0, 4), (0, 8))
+    argv = ["plan", "--run", saved_run(tmp_path, tile_m=40.0), f"s2={nothing}"]
+    assert main(argv) == 2
+    assert "no input has a valid pixel in the sampled windows; check area and dates" in capsys.readouterr().err

@@ -26,6 +26,7 @@ COMMANDS = {
     "embed": ("anysat.workflows.embed", "EmbedConfig", "embed"),
     "embed --update": ("anysat.workflows.embed", "UpdateConfig", "update"),
     "plan": ("anysat.workflows.plan", "PlanConfig", "plan"),
+    "plan --run": ("anysat.workflows.plan", "PlanMapConfig", "plan_map"),
     "pretrain": ("anysat.workflows.pretrain", "PretrainConfig", "pretrain"),
     "probe": ("anysat.workflows.probe", "ProbeConfig", "probe"),
     "finetune": ("anysat.workflows.finetune", "FinetuneConfig", "finetune"),

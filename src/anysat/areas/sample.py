@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from anysat.areas.job import Job, Read
 from anysat.areas.tokens import Flags, Floats, Tokens, joined
 from anysat.errors import SourceError, UnreadableError
-from anysat.geo.area import Span
+from anysat.geo.area import Area, Span
+from anysat.geo.periods import Period
+from anysat.geo.read.source import Source
 
 NOTHING_SEEN = "no input has a valid pixel in the sampled windows"
 SAMPLES = 8
@@ -32,8 +34,21 @@ _FAILURES = 8
 _Seen = TypeVar("_Seen")
 
 
+class Sampled(Protocol):
+    """Work on an area: embedding it, or predicting over it."""
+
+    @property
+    def area(self) -> Area: ...
+
+    @property
+    def sources(self) -> Mapping[str, Source]: ...
+
+    @property
+    def periods(self) -> tuple[Period, ...]: ...
+
+
 def seek(
-    job: Job, shape: tuple[int, int], look: Callable[[int, Span], _Seen | None], count: int = SAMPLES
+    job: Sampled, shape: tuple[int, int], look: Callable[[int, Span], _Seen | None], count: int = SAMPLES
 ) -> list[_Seen]:
     """Look at windows all over the requested ground until some of them hold data, and return what was seen in those.
 
@@ -74,7 +89,7 @@ def num_wanted(job: Job, shape: tuple[int, int]) -> int:
     return min(SAMPLES, int(job.area.inside(job.area.span, shape).sum()))
 
 
-def _window(job: Job, cell: NDArray[np.int_], shape: tuple[int, int]) -> Span:
+def _window(job: Sampled, cell: NDArray[np.int_], shape: tuple[int, int]) -> Span:
     """Return the patches of a window, given by its row and column of windows. The last ones end with the area."""
     (high, wide), (height, width), (row, col) = shape, job.area.span.shape, cell.tolist()
     top, left = min(row * high, height - high), min(col * wide, width - wide)
@@ -106,7 +121,7 @@ def _around(cells: NDArray[np.int_], seen: Sequence[int]) -> list[int]:
 class _Probe:
     """Reads single patches to find windows with data."""
 
-    def __init__(self, job: Job, shape: tuple[int, int]) -> None:
+    def __init__(self, job: Sampled, shape: tuple[int, int]) -> None:
         self._job, self._shape, self._failures = job, shape, 0
         tiling = [source for source in job.sources.values() if not source.modality.covers_tile]
         self._sources = tiling or list(job.sources.values())

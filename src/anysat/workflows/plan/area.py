@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
 
 from anysat.areas.job import Job, Read
-from anysat.areas.sample import nothing_seen, seek
-from anysat.geo.area import Span
+from anysat.areas.sample import Sampled, nothing_seen, seek
+from anysat.areas.windows import Windowing
+from anysat.geo.area import Area, Span
 from anysat.geo.write.outputs import STORE
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.disk import DiskSpace
@@ -50,9 +52,6 @@ def plan_area(config: PlanConfig) -> Answer:
 def _counted(prepared: Prepared, job: Job) -> list[str]:
     """Return lines about what is known without reading pixels."""
     (rows, cols), periods = job.area.span.shape, len(job.periods)
-    windows = len(job.windowing.starts(rows)) * len(job.windowing.starts(cols))
-    side = job.windowing.shape(job.area)
-    shards = job.area.shards
     values = prepared.load.values * rows * cols * periods
     kept = prepared.load.kept_bytes * rows * cols * periods
     config, suffix = prepared.config, Path(prepared.config.out).suffix
@@ -60,16 +59,24 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
     space = DiskSpace.of(job.area, prepared.layouts(job), periods, suffixes, prepared.load)
     return [
         area_line(job.area),
-        f"windows: {windows} of {side[0]} x {side[1]} patches, {job.windowing.overlap:.0%} overlapping, in "
-        f"{shards[0]} x {shards[1]} shards of {job.area.shard} x {job.area.shard} patches"
-        + (f", for each of {periods} periods" if periods > 1 else ""),
-        f"to read: at most {_size(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
+        windows_line(job.area, job.windowing, periods),
+        f"to read: at most {told_bytes(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of {job.block} x "
         f"{job.block} patches",
-        f"output: {_size(space.stored)} before compression"
-        + (f", and {_size(space.exported)} of GeoTIFFs" if space.exported else "")
-        + f"; {_size(space.running)} more on disk while running"
-        + (f"; {_size(kept)} kept for adding dates" if kept else ""),
+        f"output: {told_bytes(space.stored)} before compression"
+        + (f", and {told_bytes(space.exported)} of GeoTIFFs" if space.exported else "")
+        + f"; {told_bytes(space.running)} more on disk while running"
+        + (f"; {told_bytes(kept)} kept for adding dates" if kept else ""),
     ]
+
+
+def windows_line(area: Area, windowing: Windowing, periods: int) -> str:
+    """Describe the windows and shards of an area in a line."""
+    (rows, cols), side, shards = area.span.shape, windowing.shape(area), area.shards
+    return (
+        f"windows: {len(windowing.starts(rows)) * len(windowing.starts(cols))} of {side[0]} x {side[1]} patches, "
+        f"{windowing.overlap:.0%} overlapping, in {shards[0]} x {shards[1]} shards of {area.shard} x {area.shard} "
+        "patches" + (f", for each of {periods} periods" if periods > 1 else "")
+    )
 
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
@@ -84,8 +91,8 @@ def _estimated(prepared: Prepared, job: Job) -> list[str]:
     return [
         f"operations: {flops:.3g} FLOP, {fuse_flops / max(flops, 1):.0%} of it fusion, each patch in "
         f"{again:.2g} windows",
-        f"time: about {_time(wall_s)} on this machine ({_time(compute_s)} computing, {_time(read_s)} reading in "
-        f"{prepared.config.readers} threads)",
+        f"time: about {told_time(wall_s)} on this machine ({told_time(compute_s)} computing, "
+        f"{told_time(read_s)} reading in {prepared.config.readers} threads)",
     ]  # fmt: skip
 
 
@@ -97,7 +104,8 @@ def _times_fused(job: Job) -> float:
 
 def _measure(job: Job) -> Measured:
     """Read one window, encode and fuse it twice, and time the second."""
-    period, span, read, read_s = _read_one(job)
+    side = min(job.block, *job.windowing.shape(job.area))
+    period, span, read, read_s = read_one(job, (side, side), lambda *of: job.read(*of, list(job.sources)))
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(period, span, read)
@@ -114,30 +122,37 @@ def _measure(job: Job) -> Measured:
     )  # fmt: skip
 
 
-def _read_one(job: Job) -> tuple[int, Span, Read, float]:
-    """Read a window with valid values, and return also the seconds that took.
+def read_one(
+    work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], Read]
+) -> tuple[int, Span, Read, float]:
+    """Read a window with valid values: return its period, patches and content, and the seconds that took.
+
+    Args:
+        work: What is planned.
+        shape: Rows and columns of a window, in patches.
+        read: Reads a window, given a period and its patches.
 
     Raises:
         SourceError: No window that was tried has any.
     """
-    side = min(job.block, *job.windowing.shape(job.area))
     problems: list[str] = []
 
     def look(_: int, span: Span) -> tuple[int, Span, Read, float] | None:
-        for period in range(len(job.periods)):
+        for period in range(len(work.periods)):
             start = time.perf_counter()
-            read = job.read(period, span, list(job.sources))
-            if read.tile is not None:
-                return period, span, read, time.perf_counter() - start
-            problems.extend(read.unreadable)
+            found = read(period, span)
+            if found.tile is not None:
+                return period, span, found, time.perf_counter() - start
+            problems.extend(found.unreadable)
         return None
 
-    if not (found := seek(job, (side, side), look, count=1)):
+    if not (found := seek(work, shape, look, count=1)):
         raise nothing_seen(problems, "check area and dates, or plan with --measure false")
     return found[0]
 
 
-def _size(count: float) -> str:
+def told_bytes(count: float) -> str:
+    """Return a number of bytes in a fitting unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -145,7 +160,8 @@ def _size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _time(seconds: float) -> str:
+def told_time(seconds: float) -> str:
+    """Return a time in a fitting unit."""
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

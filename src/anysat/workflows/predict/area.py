@@ -6,12 +6,12 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anysat.areas.maps import MapJob, layers_of
-from anysat.areas.sizes import Load, choose_sizes
+from anysat.areas.sizes import Load, Sizes, choose_sizes
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import SIDE, Windowing
 from anysat.errors import InputError, MisfitWarning, RecordError
@@ -35,13 +35,55 @@ from anysat.workflows.embed.area import layout_of, statistics_facts
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """Everything that is known of a map before anything is computed."""
+
+    config: PredictConfig
+    predictor: Predictor
+    inputs: AreaInputs
+    windowing: Windowing
+    areas: Sequence[Area]
+    """The parts of the ground; usually one."""
+    sizes: Sizes
+    load: Load
+    """The load of the fullest period."""
+
+    def work(self, area: Area, folder: Path) -> MapJob:
+        """Return the work for a part, with a folder for intermediate results."""
+        config, predictor = self.config, self.predictor
+        return MapJob(
+            model=predictor, load_model=load_task, sources=self.inputs.sources, area=area, periods=self.inputs.days,
+            windowing=self.windowing, target=predictor.task.target, per_patch=_per_patch(predictor, area),
+            precision=find_precision(config.precision, predictor.device), kept=UnitFiles(folder),
+            probabilities=config.probabilities, variants=config.variants,
+        )  # fmt: skip
+
+    def layouts(self, area: Area) -> list[Layout]:
+        """Return the layout of the answers of a part first, then those of other products."""
+        return _layouts(self.config, self.predictor, area, max(_per_patch(self.predictor, area), 1))
+
+    def told(self) -> list[str]:
+        """Return lines about inputs, windows and statistics; warn of windows unlike the training tiles."""
+        encoder, view = self.predictor.encoder, self.predictor.view
+        said = [*self.inputs.told(), *told_not_given(view.modalities, self.inputs.sources)]
+        said += told_windows(self.config, self.windowing, self.predictor, self.areas)
+        return said + ([] if encoder.normaliser is None else [f"statistics: {encoder.normaliser.source}"])
+
+
 def predict_area(config: PredictConfig, predictor: Predictor, why: str) -> Answer:
     """Predict an area, see `anysat.workflows.predict.predict`. The line `why` says why it is one."""
     given = [*(source.file for source in describe_sources(config.inputs).values()), *area_files(config.area)]
     check_apart([Path(config.out)], [*given, config.run])
     check_scheduler(config)
-    encoder, view = predictor.encoder, predictor.view
-    target = predictor.task.target
+    prepared = prepare(config, predictor)
+    parts = [_part(prepared, area) for area in prepared.areas]
+    return run_parts(parts, config, [why, *prepared.told()], overwrite=config.overwrite, inputs=[*given, config.run])
+
+
+def prepare(config: PredictConfig, predictor: Predictor) -> Prepared:
+    """Open the inputs, cut the area and choose how much is held in memory at once."""
+    encoder, view, target = predictor.encoder, predictor.view, predictor.task.target
     check_probabilities(config.probabilities, target)
     unfit = [suffix for suffix in config.formats if suffix not in suffixes(Result.AREA)]
     if unfit and not target.is_multiclass:
@@ -59,12 +101,8 @@ def predict_area(config: PredictConfig, predictor: Predictor, why: str) -> Answe
         [source.footprint for source in inputs.sources.values()], patch_size_m, encoder.config.subpatch_order,
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
-    parts = [_part(config, predictor, inputs, area, windowing) for area in areas]
-    said = [why, *inputs.told(), *told_not_given(view.modalities, inputs.sources)]
-    said += told_windows(config, windowing, predictor, areas)
-    if encoder.normaliser is not None:
-        said.append(f"statistics: {encoder.normaliser.source}")
-    return run_parts(parts, config, said, overwrite=config.overwrite, inputs=[*given, config.run])
+    return Prepared(config=config, predictor=predictor, inputs=inputs, windowing=windowing, areas=areas, sizes=sizes,
+                    load=heaviest)  # fmt: skip
 
 
 def windowing_of(config: AreaOptions, predictor: Predictor) -> Windowing:
@@ -102,19 +140,9 @@ def told_windows(
     return [told + (f"; one every {step_m:g} m, averaged where windows overlap" if overlapping else "")]
 
 
-def _part(
-    config: PredictConfig, predictor: Predictor, inputs: AreaInputs, area: Area, windowing: Windowing
-) -> Part:  # fmt: skip
-    target = predictor.task.target
-    per_patch, precision = _per_patch(predictor, area), find_precision(config.precision, predictor.device)
-
-    def work(folder: Path) -> MapJob:
-        return MapJob(
-            model=predictor, load_model=load_task, sources=inputs.sources, area=area, periods=inputs.days,
-            windowing=windowing, target=target, per_patch=per_patch, precision=precision, kept=UnitFiles(folder),
-            probabilities=config.probabilities, variants=config.variants,
-        )  # fmt: skip
-
+def _part(prepared: Prepared, area: Area) -> Part:
+    config, predictor, inputs, windowing = prepared.config, prepared.predictor, prepared.inputs, prepared.windowing
+    target, precision = predictor.task.target, find_precision(config.precision, predictor.device)
     made_from = {
         **made_by(predictor.encoder), "target": target.name, "classes": list(target.classes),
         "trained_on_tiles_m": predictor.tile_m, "head": _head_digest(predictor),
@@ -127,7 +155,7 @@ def _part(
     } | ({} if target.classes else {"unit": target.unit})  # fmt: skip
     task = "classification" if target.classes else "regression"  # in the words of the mlm extension
     return Part(area=area, output=output_of(config.out, area, ".tif"), periods=inputs.periods, made_from=made_from,
-                layouts=_layouts(config, predictor, area, max(per_patch, 1)), work=work,
+                layouts=prepared.layouts(area), work=lambda folder: prepared.work(area, folder),
                 model=model_facts(str(config.run), predictor.encoder, task))  # fmt: skip
 
 
@@ -142,7 +170,6 @@ def _head_digest(predictor: Predictor) -> str:
 
 
 def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int) -> list[Layout]:
-    """Return the layout of the answers first, then those of other products."""
     target, pixel_m = predictor.task.target, area.patch_size_m / side
     doubt = {"units": "nat" if target.classes else target.unit, "long_name": "disagreement of variants"}
     facts: dict[str, Callable[[], dict[str, Any]]] = {
