@@ -8,11 +8,10 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.areas.job import Job, Read
+from anysat.areas.job import Job, Period, Read
 from anysat.areas.tokens import Flags, Floats, Tokens, joined
 from anysat.errors import SourceError, UnreadableError
 from anysat.geo.area import Area, Span
-from anysat.geo.periods import Period
 from anysat.geo.read.source import Source
 
 NOTHING_SEEN = "no input has a valid pixel in the sampled windows"
@@ -38,13 +37,16 @@ class Sampled(Protocol):
     """Work on an area: embedding it, or predicting over it."""
 
     @property
-    def area(self) -> Area: ...
+    def area(self) -> Area:
+        """The ground."""
 
     @property
-    def sources(self) -> Mapping[str, Source]: ...
+    def sources(self) -> Mapping[str, Source]:
+        """The inputs by modality."""
 
     @property
-    def periods(self) -> tuple[Period, ...]: ...
+    def periods(self) -> tuple[Period, ...]:
+        """The ranges of days."""
 
 
 def seek(

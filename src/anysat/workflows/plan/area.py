@@ -105,7 +105,9 @@ def _times_fused(job: Job) -> float:
 def _measure(job: Job) -> Measured:
     """Read one window, encode and fuse it twice, and time the second."""
     side = min(job.block, *job.windowing.shape(job.area))
-    period, span, read, read_s = read_one(job, (side, side), lambda *of: job.read(*of, list(job.sources)))
+    period, span, read, read_s = read_one(
+        job, (side, side), lambda period, span: job.read(period, span, list(job.sources))
+    )
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(period, span, read)
@@ -122,9 +124,7 @@ def _measure(job: Job) -> Measured:
     )  # fmt: skip
 
 
-def read_one(
-    work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], Read]
-) -> tuple[int, Span, Read, float]:
+def read_one(work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], Read]) -> tuple[int, Span, Read, float]:
     """Read a window with valid values: return its period, patches and content, and the seconds that took.
 
     Args:
