@@ -7,9 +7,9 @@ import pytest
 
 from anysat.data.open import find_dataset, open_dataset
 from anysat.data.world import World
+from anysat.dates import day_numbers
 from anysat.errors import MissingFileError, SourceError
 from anysat.modalities import MODALITIES
-from anysat.observation import day_numbers
 from miniatures import copied, gap, index_of, miniature, samples_of
 
 STORED_ORDERS = [

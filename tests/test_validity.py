@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from anysat.batch import Batch, Tile
+from anysat.dates import day_numbers
 from anysat.errors import EmptyTileError
 from anysat.modalities import MODALITIES
 from anysat.normalise import Normaliser
-from anysat.observation import Observation, day_numbers
+from anysat.observation import Observation
 from builders import random_input, random_model
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}

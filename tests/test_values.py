@@ -11,6 +11,7 @@ import torch
 
 from anysat import modalities
 from anysat.batch import Batch, Tile
+from anysat.dates import day_numbers
 from anysat.errors import (
     ExtentError,
     InputError,
@@ -24,7 +25,7 @@ from anysat.modalities import MODALITIES, RELEASED, Band, Modality, band_key, re
 from anysat.model.config import ModelConfig
 from anysat.model.positions import cell_sequence
 from anysat.normalise import BandStatistics, Normaliser
-from anysat.observation import Observation, day_numbers
+from anysat.observation import Observation
 from anysat.patches import PatchGrid, cells_per_side
 
 S2, S1, AERIAL, MODIS, L7 = (MODALITIES[key] for key in ("s2", "s1", "aerial", "modis", "l7"))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pretraining_world import moments
 
-from anysat.observation import day_numbers
+from anysat.dates import day_numbers
 from real.protocol import RealTask
 
 DAYS_OF_SEASON = 31

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from anysat.dates import day_numbers
 from anysat.errors import RecordError, UnknownNameError
 from anysat.modalities import RELEASED, Modality, find_modality
-from anysat.observation import day_numbers
 from anysat.patches import SubpatchOrder
 
 NUM_TEMPORAL_HEADS = 16

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings
+from anysat.dates import day_numbers
 from anysat.errors import InputError, UnknownNameError
 from anysat.model.checkpoint import Pretrained
 from anysat.model.config import ModelConfig
@@ -36,7 +37,6 @@ from anysat.model.validity import (
     valid_or_all,
 )
 from anysat.normalise import Normaliser, statistics_of
-from anysat.observation import day_numbers
 from anysat.patches import PatchGrid, cells_per_side, centimetres, subpatches_per_side
 
 CHUNK_ROWS = 2560

@@ -107,7 +107,7 @@ def _read_days(modality: Modality, values: Tensor, days: Tensor | None) -> Tenso
     if bool((odd := numbers.abs() > _MOST_DAYS).any()):
         raise InputError(
             where, "day numbers, such as 32 for 1 February", f"{days[odd][0].item():.0f}",
-            "make them from dates, as `anysat.observation.day_numbers` does",
+            "make them from dates, as `anysat.dates.day_numbers` does",
         )  # fmt: skip
     return numbers
 

@@ -15,8 +15,9 @@ from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
 from anysat.data.world import World, WorldTile
+from anysat.dates import Dates
 from anysat.errors import SourceError
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 CLOUD_PERCENT = 50
 """Cloud probability at and above which a pixel is invalid, which includes 255, "not known"."""

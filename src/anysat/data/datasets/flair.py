@@ -14,8 +14,9 @@ from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
 from anysat.data.transforms import Crops
 from anysat.data.world import World, WorldTile
+from anysat.dates import Dates
 from anysat.errors import MissingFileError, SourceError
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 CLASSES = ("building", "pervious surface", "impervious surface", "bare soil", "water", "coniferous", "deciduous",
            "brushwood", "vineyard", "herbaceous vegetation", "agricultural land", "plowed land")  # fmt: skip

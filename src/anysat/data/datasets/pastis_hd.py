@@ -13,8 +13,9 @@ from anysat.batch import Tile
 from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.world import World, WorldTile
+from anysat.dates import Dates
 from anysat.errors import SourceError
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 CROPS = ("background", "meadow", "soft winter wheat", "corn", "winter barley", "winter rapeseed", "spring barley",
          "sunflower", "grapevine", "beet", "winter triticale", "winter durum wheat", "fruits, vegetables, flowers",

@@ -24,9 +24,10 @@ from anysat.data.cache import cached
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
 from anysat.data.world import World, WorldTile
+from anysat.dates import Dates
 from anysat.errors import SourceError
 from anysat.modalities import MODALITIES
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 OSM_CLASSES = ("none", "building-like", "transport", "industry and energy", "water", "other")
 CATEGORIES = (

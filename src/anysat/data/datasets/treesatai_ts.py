@@ -15,8 +15,9 @@ from anysat.data.base import DatasetRecord, Row, Samples, Target
 from anysat.data.layout import TEXT, DatasetFolder, Entry, Layout
 from anysat.data.splits import split_by_name
 from anysat.data.world import FACTORS, World
+from anysat.dates import Dates
 from anysat.errors import MissingKeyError, SourceError
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 GENERA = ("Abies", "Acer", "Alnus", "Betula", "Cleared", "Fagus", "Fraxinus", "Larix", "Picea", "Pinus", "Populus",
           "Prunus", "Pseudotsuga", "Quercus", "Tilia")  # fmt: skip

@@ -13,8 +13,8 @@ import numpy as np
 
 from anysat.data.own.columns import read_cells
 from anysat.data.own.tables import as_number, say_column
+from anysat.dates import Dates, calendar_date
 from anysat.errors import SourceError, UnknownNameError
-from anysat.observation import Dates, calendar_date
 
 _FIRST_DAY, _END = np.datetime64("1900-01-01", "D"), np.datetime64("2200-01-01", "D")
 _DAY = r"(?P<year>\d{4})(?P<mark>[-_.]?)(?P<month>\d\d)(?P=mark)(?P<day>\d\d)"

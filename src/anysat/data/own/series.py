@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from anysat.data.own.columns import Cells, check_column, column_names, read_numbers, read_texts
 from anysat.data.own.days import TableColumns, read_day_columns, read_days
 from anysat.data.own.tables import as_number, is_no_id, say_column, with_place
+from anysat.dates import Dates
 from anysat.errors import EmptySourceError, SourceError, UnknownNameError
 from anysat.geo.read.descriptions import SourceDescription
 from anysat.geo.read.matching import some, unit_once_scaled
 from anysat.modalities import Modality, band_key
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 _TRUTHS = {"true": 1.0, "false": 0.0}
 

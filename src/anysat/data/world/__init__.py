@@ -34,9 +34,10 @@ from anysat.data.world.parameters import MATERIALS, PARAMETERS_SHA256, VERSION
 from anysat.data.world.scene import material_field
 from anysat.data.world.sensors import choose_dates
 from anysat.data.world.view import Frame, points_per_side, view
+from anysat.dates import Dates
 from anysat.errors import UnknownNameError
 from anysat.modalities import MODALITIES, Modality, find_modality
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 EPSG = 32632
 FACTORS: dict[str, tuple[str, ...]] = {

@@ -11,8 +11,8 @@ from anysat.data.world.map import NUMBER, Ground, Units, days_since_burn, days_s
 from anysat.data.world.noise import Floats, Grid, normal, spline, uniform
 from anysat.data.world.parameters import ENDMEMBERS, KNOTS_NM, MATERIALS, PARAMETERS, POLARISATIONS
 from anysat.data.world.weather import moisture, wind
+from anysat.dates import Dates
 from anysat.modalities import Band
-from anysat.observation import Dates
 
 P = PARAMETERS
 _NAMES = tuple(ENDMEMBERS)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from anysat.data.world.noise import Grid, hashed, uniform
 from anysat.data.world.parameters import SENSORS, Optics
 from anysat.data.world.weather import cloud_opacity
+from anysat.dates import Dates
 from anysat.errors import InputError
 from anysat.modalities import Modality
-from anysat.observation import Dates
 
 _MOST_DATES = 365
 

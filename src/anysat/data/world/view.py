@@ -15,8 +15,8 @@ from anysat.data.world.parameters import PARAMETERS, Optics
 from anysat.data.world.scene import THERMAL_NM, Cover, backscatter, cover_of, grain_of, heat, reflectance
 from anysat.data.world.sensors import optics_of
 from anysat.data.world.weather import cloud_opacity, day_numbers_1970, gain_and_haze, shadow
+from anysat.dates import Dates
 from anysat.modalities import Band, Modality
-from anysat.observation import Dates
 
 P = PARAMETERS
 ALOS_CALIBRATION_DB = -83.0

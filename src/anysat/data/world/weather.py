@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from anysat.data.world.noise import Floats, Grid, hashed, spline, spline_of_time, uniform
 from anysat.data.world.parameters import PARAMETERS
-from anysat.observation import Dates
+from anysat.dates import Dates
 
 P = PARAMETERS
 _CLOUD, _REGION, _GAIN, _HAZE, _MOISTURE, _WIND = 100, 200, 300, 400, 500, 600

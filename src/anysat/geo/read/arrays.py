@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anysat.dates import calendar_date
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.layers import Layer, Pixels, date_in, names_of, reading
-from anysat.observation import AXIS_NAMES, calendar_date
+from anysat.observation import AXIS_NAMES
 
 if TYPE_CHECKING:
     import xarray

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from anysat.dates import Dates
 from anysat.errors import AnySatError, SourceError
 from anysat.geo.degrees import crosses_180, wrapped
 from anysat.modalities import Modality, band_key
-from anysat.observation import Dates
 
 Pixels = NDArray[np.float32]
 """(time band row col), NaN where there is no data."""

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from anysat.dates import Dates
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.descriptions import SKIPPED
 from anysat.geo.read.layers import Layer, band_index, known_unit
 from anysat.geo.read.quality import Screen
 from anysat.modalities import Modality
-from anysat.observation import Dates
 
 Units = Mapping[tuple[str, str | None], str]
 """Unit by modality key and band, None for all bands."""

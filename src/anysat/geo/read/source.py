@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
+from anysat.dates import Dates
 from anysat.errors import EmptySourceError
 from anysat.geo.degrees import turns_of
 from anysat.geo.grid import Footprint, boundary_in
@@ -23,7 +24,7 @@ from anysat.geo.read.matching import Chosen, some
 from anysat.geo.read.quality import Clear, Quality
 from anysat.geo.read.resample import place
 from anysat.modalities import Modality
-from anysat.observation import Dates, Observation
+from anysat.observation import Observation
 
 _MARGIN_PX, _MARGIN_FRAC = 0.5, 0.01
 """Margin around a window, in source pixels and as a fraction of the window, because edges bend between projections."""
