@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from anysat.errors import AnySatError, InputError
 from anysat.geo.ground import ground_of
@@ -63,13 +63,17 @@ def of_type(name: str, value: Any) -> Any:
     """
     hint = get_type_hints(EmbedConfig)[name]
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if get_origin(hint) is UnionType:
+        if value is None and NoneType in get_args(hint):
+            return None
+        hint = next(one for one in get_args(hint) if one is not NoneType)
     if hint in (int, float):
         if type(value) is not bool and isinstance(value, Integral if hint is int else Real):
             return hint(value)
     elif hint == list[str]:
         if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
             return list(value)
-    elif isinstance(value, str) or (value is None and NoneType in get_args(hint)):
+    elif isinstance(value, str):
         return value
     raise InputError(f"{name} of anysat.embed", _EXPECTED.get(hint, "one text"), repr(value), _ADVICE.get(name, ""))
 
