@@ -20,6 +20,8 @@ from anysat.geo.stores.stored import find_group
 from anysat.geo.write.maps import class_attributes
 from anysat.geo.zonal import find_alike, read_shapes
 from anysat.modalities import MODALITIES
+from anysat.workflows.classify.labels import read_labelled
+from anysat.workflows.store_maps.run import Stores
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc
 from store_builders import GRID, PERIODS, begin, facts, finished
 
@@ -149,14 +151,14 @@ def test_every_period_is_compared_with_the_places_in_it(tmp_path):
     found = anysat.similar(store, in_hole, tmp_path / "s.tif")
     assert np.isnan(read(tmp_path / "s_2020-01-01.tif")).all()
     assert read(tmp_path / "s_2020-07-01.tif")[10, 3] == pytest.approx(1, abs=1e-5)
-    assert "in 1 of 2 periods no place of polygons was seen" in found.report
+    assert "in 1 of 2 periods no place of places was seen" in found.report
 
 
 def test_several_stores_give_a_map_each_around_one_mean(store, tmp_path):
     east = write(tmp_path / "east.zarr", left=LEFT + 20 * SIDE)
-    found = anysat.similar([store, east], points().iloc[:1], tmp_path / "s.zarr", also=".tif")
-    names = [file.name for file in found.files if file.suffix != ".png"]
-    assert names == ["s-a.zarr", "s-a.tif", "s-east.zarr", "s-east.tif"]
+    found = anysat.similar([store, east], points().iloc[:1], tmp_path / "s.zarr")
+    assert [file.name for file in found.files] == ["s-a.zarr", "s-a.png", "s-east.zarr", "s-east.png"]
+    anysat.similar([store, east], points().iloc[:1], tmp_path / "s.tif", overwrite=True)
     np.testing.assert_allclose(read(tmp_path / "s-a.tif"), read(tmp_path / "s-east.tif"), atol=1e-6)
     assert find_group(tmp_path / "s-east.zarr").variable == "similarity"
     done = anysat.classify([store, east], points(), "crop", tmp_path / "c.tif")
@@ -178,7 +180,8 @@ def test_the_store_of_a_tile_is_mapped_and_dated_by_its_inputs(tmp_path):
         {"crop": ["dark"] * 9 + ["bright"] * 9}, crs=SOUTH,
         geometry=[point(row, col) for col in (1, 4, 7, 10, 13, 16) for row in (1, 6, 10)],
     )  # fmt: skip
-    anysat.classify(tile, table, "crop", tmp_path / "c.zarr", also=".tif")
+    for suffix in (".zarr", ".tif"):
+        anysat.classify(tile, table, "crop", tmp_path / f"c{suffix}", overwrite=True)
     assert [str(day) for day in find_group(tmp_path / "c.zarr").periods[0]] == ["2020-06-30", "2020-07-30"]
     np.testing.assert_array_equal(read(tmp_path / "c.tif"), np.tile(np.arange(18) < 9, (12, 1)))
     root = zarr.open_group(tile, mode="r+")
@@ -241,15 +244,38 @@ def test_a_polygon_takes_the_patches_mostly_inside_it_drawn_evenly_and_whatever_
         np.testing.assert_allclose(one, other)
 
 
-def test_periods_are_mapped_each_or_together_and_labels_may_hold_in_one(tmp_path):
+def test_a_patch_is_never_both_fitted_to_and_scored(store):
+    """Overlapping polygons share patches, and so do points beside the edge of a block."""
+    stores, rng = Stores.open(store, None), np.random.default_rng(0)
+    places = rng.uniform(20, 460, (60, 2)) * [1, -1] + [LEFT, TOP]
+    shapes = [shapely.Point(place).buffer(35) if number % 2 else shapely.Point(place)
+              for number, place in enumerate(places)]  # fmt: skip
+    table = geopandas.GeoDataFrame({"crop": rng.choice(CLASSES, 60)}, geometry=shapes, crs=SOUTH)
+    samples = read_labelled(stores, table, "crop", values=False, dates=None, block_km=0.1).samples
+    place = np.unique(samples.vectors, axis=0, return_inverse=True)[1].reshape(-1)
+    assert len(np.unique(place)) < len(place)
+    assert len(np.unique(samples.groups)) > 4
+    assert len(np.unique(np.stack([place, samples.groups]), axis=1).T) == len(np.unique(place))
+
+
+def test_parts_of_a_multi_polygon_lie_in_blocks_of_their_own(store, tmp_path):
+    found = anysat.classify(store, fields().dissolve("crop").reset_index(), "crop", tmp_path / "c.tif")
+    assert found.facts["scores"]["figures"]["balanced_accuracy"] == 1
+    assert found.facts["scores"]["num_intervals_over"] > 3
+
+
+def test_classes_of_which_none_lies_in_two_blocks_are_mapped_and_not_scored(store, tmp_path):
+    found = anysat.classify(store, points(1), "crop", tmp_path / "c.tif")
+    assert found.facts["scores"] is None
+
+
+def test_periods_are_mapped_each_and_labels_may_hold_in_one(tmp_path):
     store = write(tmp_path / "a.zarr", periods=2)
     each = anysat.classify(store, points(), "crop", tmp_path / "c.tif")
     one = anysat.classify(store, points(), "crop", tmp_path / "d.tif", dates="2020-01-01/2020-06-30")
-    both = anysat.classify(store, points(), "crop", tmp_path / "e.tif", together=True)
-    assert [found.facts["num_samples"] for found in (each, one, both)] == [20, 10, 10]
+    assert [found.facts["num_samples"] for found in (each, one)] == [20, 10]
     for name in ("c_2020-07-01", "d_2020-07-01"):
         np.testing.assert_array_equal(read(tmp_path / f"{name}.tif"), ground())
-    np.testing.assert_array_equal(read(tmp_path / "e.tif"), np.where(embeddings()[1], ground(), 255))
     with pytest.raises(RecordError, match="--dates: expected days that hold a period of a.zarr"):
         anysat.classify(store, points(), "crop", tmp_path / "f.tif", dates="2021-01-01/2021-06-30")
 
@@ -262,7 +288,7 @@ def test_values_are_mapped_by_ridge_regression(store, tmp_path):
     _, valid = embeddings()
     assert np.abs(read(tmp_path / "v.tif") - (2 - ground()))[valid].max() < 0.4
     assert found.facts["scores"]["figures"]["r2"] > 0.9
-    assert "1 rows of polygons have no label" in found.report
+    assert "rows of samples without a label: 1" in found.report
     with pytest.raises(InputError, match="numbers, for --values, got 'wheat'|numbers, for --values, got 'maize'"):
         anysat.classify(store, given, "crop", tmp_path / "w.tif", values=True)
 
@@ -274,10 +300,12 @@ def test_labels_that_cannot_be_used_are_refused_and_nothing_is_left(store, tmp_p
     classes = write_classes(tmp_path / "classes.zarr")
     for stores, table, column, error, message in (
         (store, given, "crops", UnknownNameError, "unknown --column 'crops'; closest: crop. It must be one of"),
-        (store, one_class, "crop", InputError, "expected two classes or more, got maize; add samples of another"),
-        (store, one_seen, "crop", InputError, "two classes or more on ground that a.zarr has seen, got maize"),
+        (store, one_class, "crop", InputError, "expected two classes or values, or more, got maize; add samples of"),
+        (store, one_seen, "crop", InputError, "classes or values on ground that a.zarr has seen, or more, got maize"),
         (store, given.translate(9e4).to_frame().assign(crop=["a", "b"] * 5), "crop", InputError, "got 10 elsewhere"),
         (classes, given, "crop", InputError, "group class of classes.zarr: expected embeddings, got a map"),
+        (store, given, "geometry", UnknownNameError, "unknown --column 'geometry'; known: crop. It must be"),
+        (store, given.assign(crop=np.arange(10) + 0.5), "crop", InputError, "got 0.5; for a map of values, give --val"),
         (store, [1], "crop", InputError, "expected a geopandas GeoDataFrame, or a file, got list"),
     ):
         with pytest.raises(error, match=message):
@@ -299,7 +327,7 @@ def write_classes(path):
 
 def test_all_in_one_block_is_mapped_and_not_scored(store, tmp_path):
     found = anysat.classify(store, points(), "crop", tmp_path / "c.tif", block_km=100)
-    assert "not scored, because all samples lie in one block of 100 km: give a smaller --block-km" in found.report
+    assert "not scored, because that needs two classes in two blocks of 100 km or more: give a smaller" in found.report
     assert found.facts["scores"] is None
     np.testing.assert_array_equal(read(tmp_path / "c.tif") == 1, (ground() == 1) & embeddings()[1])
 
@@ -324,18 +352,12 @@ def test_an_interrupted_map_leaves_the_older_one_and_nothing_else(store, tmp_pat
 
 def test_the_commands_write_what_they_say(store, tmp_path, capsys):
     points().to_file(tmp_path / "p.gpkg")
-    words = [
-        "classify",
-        store,
-        tmp_path / "p.gpkg",
-        "--column=crop",
-        f"--out={tmp_path / 'c.zarr'}",
-        "--also=.tif,.gpkg",
-    ]
-    assert main([*map(str, words)]) == 0
+    words = ["classify", store, tmp_path / "p.gpkg", "--column=crop"]
+    for suffix in (".zarr", ".gpkg", ".tif"):
+        assert main([*map(str, words), f"--out={tmp_path / 'c'}{suffix}", "--overwrite=true"]) == 0
     told = capsys.readouterr().out
     assert "patch of a.zarr: 10 samples of 'crop' at 10 points or polygons: maize 5, wheat 5" in told
-    assert "confusion in samples, a row per true class, a column per predicted one" in told
+    assert "most frequent mistakes, in samples: none" in told
     assert all(f"wrote {tmp_path / name}" in told for name in ("c.zarr", "c.tif", "c.gpkg", "c.png"))
     assert set(geopandas.read_file(tmp_path / "c.gpkg")["class_name"]) == set(CLASSES)
     with rasterio.open(tmp_path / "c.tif") as file:
@@ -354,7 +376,7 @@ def test_the_commands_write_what_they_say(store, tmp_path, capsys):
     ("classify a.zarr p.gpkg --out c.tif", "column"),
     ("classify a.zarr p.gpkg --column c --out c.csv", "--out: expected a name ending in .zarr, .tif, .parquet or .gpkg"),
     ("classify a.zarr p.gpkg --column c --out c.gpkg --values", "for values"),
-    ("classify a.zarr p.gpkg --column c --out c.tif --also .gpkg", "it needs --out NAME.zarr"),
+    ("classify a.zarr p.gpkg --column c --out c.gpkg --probabilities", "--probabilities: expected false, because"),
     ("similar a.zarr --to p.gpkg --out c.gpkg", "--out: expected a name ending in .zarr, .tif or .parquet"),
     ("similar --to 1,2 --out c.tif", "STORE: expected a value"),
     ("similar a.zarr --out c.tif", "--to"),

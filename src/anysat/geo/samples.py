@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.errors import InputError
 from anysat.geo.coverage import cover
 from anysat.geo.parcels import Parcels
 from anysat.geo.stores.stored import StoredGroup
@@ -18,9 +17,6 @@ LEAST_SHARE = 0.5
 """Share of a patch that a polygon must cover to take it."""
 _HELD = 2_000_000
 """Number of patches held before those that are too many are dropped."""
-
-View = tuple[int, ...]
-"""Numbers of the periods whose embeddings are put side by side; those of one period are left as they are."""
 
 
 class Patches(NamedTuple):
@@ -38,31 +34,6 @@ class Patches(NamedTuple):
     def where(self, chosen: Any) -> Patches:
         """Return some of the entries, by index or mask."""
         return Patches(*(part[chosen] for part in self))
-
-
-def check_embeddings(groups: Sequence[StoredGroup], names: Sequence[str]) -> None:
-    """Check that groups hold embeddings.
-
-    Raises:
-        InputError: One does not.
-    """
-    for group, name in zip(groups, names, strict=True):
-        if not group.is_embedding or group.dim is None:
-            raise InputError(f"group {group.name} of {name}", "embeddings", f"a map ({group.variable})",
-                             "give a store written by `anysat embed`")  # fmt: skip
-
-
-def views_of(group: StoredGroup, *, together: bool = False) -> list[View]:
-    """Return each period by itself, or all of them together."""
-    periods = range(max(1, len(group.periods)))
-    return [tuple(periods)] if together else [(period,) for period in periods]
-
-
-def window_of(group: StoredGroup, view: View, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Read embeddings (row col dim), decoded, and where all periods of the view were seen (row col)."""
-    parts = [group.window(period, rows, cols) for period in view]
-    values = np.concatenate([part.astype(np.float32, copy=False) for part, _ in parts], axis=-1)
-    return values, np.logical_and.reduce([valid for _, valid in parts]) & np.isfinite(values).all(-1)
 
 
 def choose_patches(groups: Sequence[StoredGroup], placed: Sequence[Parcels], most: int) -> Patches:
@@ -115,23 +86,29 @@ def _mixed(patches: Patches) -> NDArray[np.uint64]:
 
 
 def read_vectors(
-    groups: Sequence[StoredGroup], patches: Patches, views: Sequence[View]
+    groups: Sequence[StoredGroup], patches: Patches, periods: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read the embeddings of patches (view patch dim), and where they were seen (view patch)."""
-    dim = (groups[0].dim or 1) * len(views[0])
-    values = np.zeros((len(views), len(patches.row), dim), np.float32)
+    """Read the embeddings of patches (period patch dim), and where they were seen (period patch)."""
+    values = np.zeros((len(periods), len(patches.row), groups[0].dim or 1), np.float32)
     seen = np.zeros(values.shape[:2], bool)
     sides = np.array([(int(group.array.chunks[-2]), group.shard_px) for group in groups])[patches.store]
     key = np.stack([patches.store, patches.row // sides[:, 0], patches.col // sides[:, 1]])  # what is read at once
     order = np.lexsort(key[::-1])
-    cuts = np.nonzero(np.diff(key[:, order], axis=1).any(axis=0))[0] + 1
-    for mine in np.split(order, cuts):
+    for mine in np.split(order, np.nonzero(np.diff(key[:, order], axis=1).any(axis=0))[0] + 1):
         if not len(mine):
             continue
-        group, row, col = groups[patches.store[mine[0]]], patches.row[mine], patches.col[mine]
+        row, col = patches.row[mine], patches.col[mine]
         rows, cols = (slice(int(one.min()), int(one.max()) + 1) for one in (row, col))
-        for number, view in enumerate(views):
-            read, valid = window_of(group, view, rows, cols)
+        for number, period in enumerate(periods):
+            read, valid = read_window(groups[patches.store[mine[0]]], period, rows, cols)
             seen[number, mine] = valid[row - rows.start, col - cols.start]
             values[number, mine] = read[row - rows.start, col - cols.start]
     return values, seen
+
+
+def read_window(
+    group: StoredGroup, period: int, rows: slice, cols: slice
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read embeddings (row col dim), decoded, and where they were seen (row col)."""
+    values, valid = group.window(period, rows, cols)
+    return values.astype(np.float32, copy=False), valid & np.isfinite(values).all(-1)

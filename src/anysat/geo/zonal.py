@@ -235,14 +235,17 @@ def write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
     pyarrow.parquet.write_table(found.replace_schema_metadata(meta), path, compression="zstd")
 
 
-def read_shapes(polygons: Any) -> tuple[str, Any]:
+def read_shapes(polygons: Any, name: str = "polygons") -> tuple[str, Any]:
     """Return a name for messages, and the table of polygons or points, which is read if a file is given.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError: The file cannot be read.
+        InputError: It is neither a file nor a table of geometries.
     """
     if not isinstance(polygons, str | Path):
-        return "polygons", polygons
+        if not (hasattr(polygons, "columns") and hasattr(polygons, "geometry")):
+            raise InputError(name, "a geopandas GeoDataFrame, or a file", type(polygons).__name__)
+        return name, polygons
     path, layer = file_and_layer(str(polygons))
     if not path.exists():
         raise MissingFileError(path, "a vector file of polygons, such as fields.gpkg")

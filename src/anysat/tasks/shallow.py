@@ -66,7 +66,7 @@ class Checked:
     """Whether there were enough blocks to choose it."""
     num_folds: int
     scores: Scores | None
-    """None if there is only one block."""
+    """None if there is only one block, or fewer than two classes lie in several."""
 
 
 def fit(samples: Samples, penalty: float) -> Any:
@@ -97,15 +97,22 @@ def told(model: Any, vectors: NDArray[np.float32], num_classes: int) -> NDArray[
     return found
 
 
+def num_groups(groups: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of groups in which each class that occurs lies."""
+    pairs = np.unique(np.stack([classes, groups]), axis=1)
+    return np.unique(pairs[0], return_counts=True)[1]
+
+
 def check(samples: Samples, seed: int = 0) -> Checked:
     """Score a model on blocks of ground that it was not fitted to, and choose the penalty.
 
     Every fold is predicted once, by a model that was fitted to the others, with the penalty that was best for the fold
     before. The final penalty is the best over all folds: of log loss by class, or of squared errors. Of equally good
-    ones, the largest is taken.
+    ones, the largest is taken. Without two classes in several blocks, nothing is scored.
     """
     num_folds = min(NUM_FOLDS, len(np.unique(samples.groups)))
-    if num_folds < 2:
+    spread = num_groups(samples.groups, samples.truth) if samples.num_classes else np.array([2, 2])
+    if num_folds < 2 or (spread > 1).sum() < 2:
         return Checked(penalty=_USUAL, is_chosen=False, num_folds=1, scores=None)
     roles = roles_of(fold_numbers(samples.groups, num_folds, seed))
     losses = np.zeros((num_folds, len(PENALTIES)))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from anysat.errors import RecordError
-from anysat.geo.write.outputs import STORE, Result, named
+from anysat.geo.write.outputs import STORE, Result, check_output, named, suffixes
 from anysat.workflows.answer import Answer
-from anysat.workflows.store_maps.options import StoreMapOptions
+from anysat.workflows.store_maps import StoreMapOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +36,9 @@ class ClassifyConfig(StoreMapOptions):
     dates: str | None = None
     """Days in which the labels hold, as FIRST/LAST: samples are taken from the periods of the store within them, and
     all periods are mapped. Null if they hold in all."""
-    together: bool = False
-    """Use the embeddings of all periods side by side for one map, instead of a map for each period."""
     block_km: float | None = None
     """Side in kilometres of the blocks of ground that scores are over; null chooses the largest, up to 10, with which
     every class lies in enough blocks."""
-
-    made: ClassVar[Result] = Result.CLASSES
 
     def __post_init__(self) -> None:
         if not self.samples and self.store:  # the command line puts all words into STORE
@@ -51,7 +46,20 @@ class ClassifyConfig(StoreMapOptions):
             object.__setattr__(self, "store", self.store[:-1])
         if not self.store:
             raise RecordError("SAMPLES", None, f"a value, after one STORE or more, such as area{STORE} samples.gpkg")
-        super().__post_init__()
+        check_options(self.out, values=self.values, probabilities=self.probabilities)
+
+
+def check_options(out: str, *, values: bool, probabilities: bool) -> None:
+    """Check that the output can hold the result.
+
+    Raises:
+        RecordError: It cannot, or values are to have probabilities.
+    """
+    if values:
+        check_output("--out", out, Result.AREA, because=", for values")
+    check_output("--out", out, Result.CLASSES)
+    if probabilities and (values or not out.endswith(suffixes(Result.AREA))):
+        raise RecordError("--probabilities", True, "false, because values and polygons have none")
 
 
 def classify(config: ClassifyConfig) -> Answer:
@@ -62,7 +70,12 @@ def classify(config: ClassifyConfig) -> Answer:
         WriteError: An output exists or cannot be written. Nothing is left behind.
         InputError: Another process is writing the same output.
     """
-    from anysat.workflows.classify.run import fit_and_map
+    from anysat.workflows.classify import run
     from anysat.workflows.progress import progress_bar
 
-    return Answer(fit_and_map(config, config.samples, bar=progress_bar).report)
+    found = run.classify(
+        config.store, config.samples, config.column, config.out, values=config.values, dates=config.dates,
+        probabilities=config.probabilities, block_km=config.block_km, group=config.group, overwrite=config.overwrite,
+        bar=progress_bar,
+    )  # fmt: skip
+    return Answer(found.report)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo import CRS
 
 from anysat.data.splits import METRES_PER_DEGREE
 from anysat.errors import InputError, RecordError, UnknownNameError
-from anysat.geo.degrees import WGS84, projected
+from anysat.geo.degrees import WGS84
+from anysat.geo.grid import crs_of, mapped
 from anysat.geo.parcels import place_parcels
 from anysat.geo.periods import read_range
-from anysat.geo.samples import choose_patches, read_vectors
-from anysat.geo.stores.layout import NO_CLASS
+from anysat.geo.samples import Patches, choose_patches, read_vectors
 from anysat.geo.zonal import read_shapes
-from anysat.tasks.shallow import NUM_FOLDS, Samples
+from anysat.tasks.shallow import NUM_FOLDS, Samples, num_groups
 from anysat.workflows.ground_blocks import blocks
 from anysat.workflows.store_maps.run import Stores
 from anysat.workflows.supervised.config import BLOCK_KM
@@ -62,75 +60,77 @@ def read_labelled(
         InputError: There are fewer than two classes or values, or none on ground that was seen.
         RecordError: No period lies within the days, or the side is not above 0.
     """
-    name, table = read_shapes(given)
-    if hasattr(table, "columns") and column not in table.columns:
-        known = [str(one) for one in table.columns if one != getattr(table, "_geometry_column_name", None)]
-        raise UnknownNameError("--column", column, known, f"It must be one of {name}")
+    name, table = read_shapes(given, "samples")
+    known = [one for one in table.columns if one != table.geometry.name]
+    if column not in known:
+        raise UnknownNameError("--column", column, [str(one) for one in known], f"It must be one of {name}")
+    where, periods = f"column {column!r} of {name}", _within(stores, dates)
+    labels, is_known, every = _labels(where, table[column], values)
+    _need_two(where, labels[is_known])
+    shapes = table.geometry[is_known].reset_index(drop=True).explode()  # parts may lie far apart
+    labels, table = labels[is_known][shapes.index], shapes.to_frame("geometry")
     placed = [place_parcels(table, name, group.geobox) for group in stores.groups]
-    names, labels, is_known = _labels(name, table[column], values)
-    periods = _within(stores, dates)
     patches = choose_patches(stores.groups, placed, MOST // len(periods))
-    patches = patches.where(is_known[patches.shape])
-    vectors, seen = read_vectors(stores.groups, patches, [stores.views[one] for one in periods])
-    shape = np.broadcast_to(patches.shape, seen.shape)[seen]
-    kept = np.unique(shape)
-    lines = _losses(name, placed[0].notes, is_known, kept)
+    vectors, seen = read_vectors(stores.groups, patches, periods)
+    kept, owner = np.unique(np.broadcast_to(patches.shape, seen.shape)[seen], return_inverse=True)
     if not len(kept):
-        raise InputError(name, f"labels on ground that {stores.name} has seen", f"{is_known.sum()} elsewhere, or "
+        raise InputError(name, f"labels on ground that {stores.name} has seen", f"{len(table)} elsewhere, or "
                          "polygons without a patch mostly inside",
                          "check their reference system, or give points")  # fmt: skip
+    lines = [*placed[0].notes, *_losses(name, int((~is_known).sum()), len(table), len(kept))]
+    labels, classes = labels[kept], tuple(one for one in every if one in set(labels[kept]))
+    if gone := [one for one in every if one not in classes]:
+        lines.append(f"no sample, so not in the map: {', '.join(gone)}")
     if not values:
-        names, labels, gone = _present(names, labels, kept)
-        if gone:
-            lines.append(f"no sample, so not in the map: {', '.join(gone)}")
-        if len(names) < 2:
-            raise InputError(f"column {column!r} of {name}", f"two classes or more on ground that {stores.name} has "
-                             "seen", ", ".join(names),
-                             "add samples of another class, or use `anysat similar`")  # fmt: skip
-        lines += _disputed(patches, labels)
-    places, side_m = _places_deg(table)[kept], _side_m(stores)
-    km, numbers = _blocks(places, labels[kept] if names else np.zeros(len(kept), int), block_km, side_m)
-    group_of = np.full(len(labels), -1)
-    group_of[kept] = numbers
-    samples = Samples(vectors=vectors[seen], truth=labels[shape], groups=group_of[shape], num_classes=len(names),
+        _need_two(where, labels, f" on ground that {stores.name} has seen")
+        labels = np.array([classes.index(one) for one in labels])
+    place = np.stack([patches.store, patches.row, patches.col], axis=1)
+    place = np.broadcast_to(np.unique(place, axis=0, return_inverse=True)[1].reshape(-1), seen.shape)[seen]
+    if several := int((np.bincount(np.unique(np.stack([place, labels[owner]]), axis=1)[0].astype(int)) > 1).sum()):
+        lines.append(f"patches with different labels, all of which count: {several}")
+    middle = np.searchsorted(patches.shape, kept) + np.bincount(patches.shape)[kept] // 2
+    km, groups = _blocks(_places_deg(stores, patches.where(middle)), labels if classes else np.zeros(len(kept), int),
+                         owner, place, block_km, _side_m(stores))  # fmt: skip
+    samples = Samples(vectors=vectors[seen], truth=labels[owner], groups=groups[owner], num_classes=len(classes),
                       weights=np.broadcast_to(patches.share, seen.shape)[seen])  # fmt: skip
-    told = _told(samples, names, labels[kept], numbers, km, column)
-    return Labelled(samples=samples, classes=names, block_km=km, lines=[*told, *lines])
+    told = _told(samples, classes, labels, groups, km, column)
+    return Labelled(samples=samples, classes=classes, block_km=km, lines=[*told, *lines])
 
 
-def _labels(name: str, given: Any, values: bool) -> tuple[tuple[str, ...], NDArray[Any], NDArray[np.bool_]]:
-    """Return the names of classes, the class number or value of each row, and which rows have one."""
+def _labels(where: str, given: Any, values: bool) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
+    """Return the text or value of each row, which rows have one, and the classes in order (none for values)."""
     import pandas
 
     if values:
         numbers = pandas.to_numeric(given, errors="coerce").to_numpy(np.float64)
         if (strange := given.notna().to_numpy() & ~np.isfinite(numbers)).any():
-            raise InputError(f"column {given.name!r} of {name}", "numbers, for --values",
-                             repr(given[strange].iloc[0]), "leave --values out to map classes")  # fmt: skip
-        if len(np.unique(numbers[np.isfinite(numbers)])) < 2:
-            raise InputError(f"column {given.name!r} of {name}", "two values or more", given.nunique())
-        return (), numbers, np.isfinite(numbers)
+            raise InputError(where, "numbers, for --values", repr(given[strange].iloc[0]),
+                             "leave --values out to map classes")  # fmt: skip
+        return numbers, np.isfinite(numbers), ()
     is_known = given.notna().to_numpy() & (given.astype(str).str.strip() != "").to_numpy()
     words = given[is_known]
-    if pandas.api.types.is_float_dtype(words) and (words % 1 == 0).all():  # whole numbers beside empty cells
+    if pandas.api.types.is_float_dtype(words):  # whole numbers beside empty cells
+        if (strange := (words % 1 != 0)).any():
+            raise InputError(where, "classes: texts or whole numbers", words[strange].iloc[0],
+                             "for a map of values, give --values")  # fmt: skip
         words = words.astype(int)
     order = sorted(words.unique(), key=lambda one: (str(type(one)), one))
-    names = tuple(dict.fromkeys(str(one).strip() for one in order))
-    if len(names) < 2:
-        raise InputError(f"column {given.name!r} of {name}", "two classes or more", ", ".join(names) or "none",
+    texts = np.full(len(given), "", object)
+    texts[is_known] = [str(one).strip() for one in words]
+    return texts, is_known, tuple(dict.fromkeys(str(one).strip() for one in order))
+
+
+def _need_two(where: str, labels: NDArray[Any], of: str = "") -> None:
+    """Refuse fewer than two different labels."""
+    if len(found := np.unique(labels)) < 2:
+        raise InputError(where, f"two classes or values{of}, or more", ", ".join(map(str, found)) or "none",
                          "add samples of another class, or use `anysat similar`")  # fmt: skip
-    if len(names) > NO_CLASS:
-        raise InputError(f"column {given.name!r} of {name}", f"at most {NO_CLASS} classes", len(names),
-                         "for numbers, give --values")  # fmt: skip
-    numbers = np.full(len(given), -1, np.int64)
-    numbers[is_known] = [names.index(str(one).strip()) for one in words]
-    return names, numbers, is_known
 
 
 def _within(stores: Stores, dates: str | None) -> list[int]:
-    """Return the numbers of the views within some days."""
+    """Return the numbers of the periods within some days."""
     if dates is None:
-        return list(range(len(stores.views)))
+        return list(range(len(stores.periods)))
     first, last = read_range(dates, "--dates")
     found = [number for number, (begin, end) in enumerate(stores.periods) if first <= begin and end <= last]
     if not found:
@@ -139,43 +139,24 @@ def _within(stores: Stores, dates: str | None) -> list[int]:
     return found
 
 
-def _losses(name: str, notes: Sequence[str], is_known: NDArray[np.bool_], kept: NDArray[np.int64]) -> list[str]:
-    """Return lines about rows that give no sample."""
-    lines = list(notes)
-    if count := int((~is_known).sum()):
-        lines.append(f"{count} rows of {name} have no label")
-    if count := int(is_known.sum()) - len(kept):
-        lines.append(f"{count} labelled rows of {name} give no sample: they lie on ground that was not seen, or are "
-                     "polygons without a patch mostly inside (give a point there instead)")  # fmt: skip
+def _losses(name: str, unlabelled: int, given: int, kept: int) -> list[str]:
+    """Return lines about points and polygons that give no sample."""
+    lines = [f"rows of {name} without a label: {unlabelled}"] if unlabelled else []
+    if given > kept:
+        lines.append(f"{given - kept} of {given} labelled points and polygons of {name} give no sample: they lie on "
+                     "ground that was not seen, or are polygons without a patch mostly inside "
+                     "(give a point there instead)")  # fmt: skip
     return lines
 
 
-def _present(
-    names: tuple[str, ...], labels: NDArray[np.int64], kept: NDArray[np.int64]
-) -> tuple[tuple[str, ...], NDArray[np.int64], list[str]]:
-    """Leave out classes without a sample; return the others, the new numbers, and the names that were left out."""
-    found = np.unique(labels[kept])
-    new = np.full(len(names) + 1, -1, np.int64)  # the last for -1
-    new[found] = np.arange(len(found))
-    gone = [name for number, name in enumerate(names) if number not in found]
-    return tuple(names[number] for number in found), new[labels], gone
-
-
-def _disputed(patches: Any, labels: NDArray[np.int64]) -> list[str]:
-    """Return a line about patches that have labels of several classes."""
-    place = np.stack([patches.store, patches.row, patches.col, labels[patches.shape]], axis=1)
-    counts = np.unique(np.unique(place, axis=0)[:, :3], axis=0, return_counts=True)[1]
-    several = int((counts > 1).sum())
-    return [f"{several} patches have labels of several classes; all count"] if several else []
-
-
-def _places_deg(table: Any) -> NDArray[np.float64]:
-    """Return longitude and latitude (row 2) of a point inside each shape."""
-    import shapely
-
-    points = shapely.point_on_surface(np.asarray(table.geometry.values, object))
-    points = np.where(shapely.is_missing(points) | shapely.is_empty(points), shapely.Point(0, 0), points)
-    return np.asarray(shapely.get_coordinates(projected(points, CRS(table.crs), WGS84)))
+def _places_deg(stores: Stores, patches: Patches) -> NDArray[np.float64]:
+    """Return longitude and latitude (patch 2) of the centres of patches."""
+    found = np.empty((len(patches.row), 2))
+    for number, group in enumerate(stores.groups):
+        mine, crs = patches.store == number, crs_of(group.geobox)
+        x, y = mapped(group.geobox.affine, patches.col[mine] + 0.5, patches.row[mine] + 0.5)
+        found[mine] = np.stack(crs.transformer_to_crs(WGS84)(x, y), axis=1)
+    return found
 
 
 def _side_m(stores: Stores) -> float:
@@ -185,34 +166,48 @@ def _side_m(stores: Stores) -> float:
 
 
 def _blocks(
-    places: NDArray[np.float64], classes: NDArray[np.int64], given_km: float | None, side_m: float
-) -> tuple[float, NDArray[np.int64]]:
-    """Return the side of the blocks, and the block of each place.
+    places: NDArray[np.float64], classes: NDArray[np.int64], owner: NDArray[np.int64], place: NDArray[np.int64],
+    given_km: float | None, side_m: float,
+) -> tuple[float, NDArray[np.int64]]:  # fmt: skip
+    """Return the side of the blocks, and the block of each point or polygon, which lies in one as a whole.
 
-    Of `_SIDES_KM`, it is the largest with which every class lies in as many blocks as there are
-    folds, or at least in 3, or in 2. A polygon lies in one block as a whole.
+    Of `_SIDES_KM`, it is the largest with which every class of several points or polygons lies in as many blocks as
+    there are folds, or at least in 3, or in 2.
+
+    Args:
+        places: Longitude and latitude of a patch of each point or polygon.
+        classes: Its class.
+        owner: For each sample, the number of its point or polygon.
+        place: For each sample, a number of its patch. Blocks with labels of one patch are joined.
+        given_km: Side of the blocks; None to choose it.
+        side_m: Side of a patch.
     """
     if given_km is not None and not given_km > 0:
         raise RecordError("--block-km", given_km, "a length above 0, or null")
     least_m = _LEAST_PATCHES * side_m
     sides = [km for km in _SIDES_KM if 1000 * km >= least_m or km == BLOCK_KM] if given_km is None else [given_km]
     names = [str(number) for number in range(len(places))]
-    tried = [(km, blocks(places, names, km)) for km in sides]
-    fewest = [min(_num_blocks(found, classes)) for _, found in tried]
+    tried = [(km, _joined(blocks(places, names, km), owner, place)) for km in sides]
+    several = np.unique(classes, return_counts=True)[1] > 1
     for needed in (NUM_FOLDS, 3, 2):
-        for number, least in enumerate(fewest):
-            if least >= needed:
-                return tried[number]
+        for km, found in tried:
+            if (num_groups(found, classes)[several] >= needed).all():
+                return km, found
     return tried[-1]
 
 
-def _num_blocks(found: NDArray[np.int64], classes: NDArray[np.int64]) -> list[int]:
-    """Return the number of blocks in which each class lies."""
-    return [len(np.unique(found[classes == one])) for one in np.unique(classes)]
+def _joined(found: NDArray[np.int64], owner: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join blocks that have labels of one patch, which else could be both fitted to and scored."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first = found.max() + 1
+    pairs = coo_array((np.ones(len(place)), (found[owner], first + place)), (first + place.max() + 1,) * 2)
+    return np.asarray(connected_components(pairs, directed=False)[1][found], np.int64)
 
 
 def _told(
-    samples: Samples, names: tuple[str, ...], labels: NDArray[Any], numbers: NDArray[np.int64], km: float, column: str
+    samples: Samples, names: tuple[str, ...], labels: NDArray[Any], groups: NDArray[np.int64], km: float, column: str
 ) -> list[str]:
     """Return lines about the samples, and whether they are few."""
     head = f"{len(samples.truth)} samples of {column!r} at {len(labels)} points or polygons"
@@ -223,8 +218,7 @@ def _told(
     if few := [f"{name} {count}" for name, count in zip(names, rows, strict=True) if count < _FEW]:
         lines.append(f"few labels ({', '.join(few)} points or polygons): treat scores and map as a first draft, and "
                      "add labels where the map is wrong")  # fmt: skip
-    single = [name for name, count in zip(names, _num_blocks(numbers, labels), strict=True) if count < 2]
-    if single:
+    if single := [name for name, count in zip(names, num_groups(groups, labels), strict=True) if count < 2]:
         lines.append(f"in one block of {km:g} km only, so never found when that block is held out: "
                      f"{', '.join(single)}")  # fmt: skip
     return lines

@@ -9,30 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anysat.errors import RecordError
 from anysat.geo.claims import alone_at
 from anysat.geo.write.maps import class_attributes
-from anysat.geo.write.outputs import Result, suffixes
 from anysat.picture_samples import class_colours
 from anysat.tasks.shallow import NUM_FOLDS, Checked, check, fit, told
-from anysat.workflows.classify import ClassifyConfig
+from anysat.workflows.classify import check_options
 from anysat.workflows.classify.labels import Labelled, read_labelled
 from anysat.workflows.ground_blocks import unit_of
-from anysat.workflows.store_maps.options import check_map
 from anysat.workflows.store_maps.run import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
 from anysat.workflows.supervised.config import BLOCK_KM
 from anysat.workflows.supervised.parts import described
 from anysat.workflows.supervised.text import FIGURES, intervals_told, with_interval
 
 _SHOWN = ("balanced_accuracy", "accuracy", "f1_macro", "rmse", "mae", "bias", "r2")
-_MOST_SHOWN = 12
-"""Most classes of a confusion that is shown as a table."""
 _MISTAKES = 5
+"""Most mistakes that are told."""
 
 
 def classify(
-    store: Path | str | Sequence[Path | str], samples: Any, column: str, out: Path | str, **options: Any
-) -> Mapped:
+    store: Path | str | Sequence[Path | str], samples: Any, column: str, out: Path | str, *, values: bool = False,
+    probabilities: bool = False, dates: str | None = None, block_km: float | None = None, group: str | None = None,
+    overwrite: bool = False, bar: Bar = no_bar,
+) -> Mapped:  # fmt: skip
     """Fit a simple model to labelled points or polygons on a store, score it over blocks of ground, and write a map.
 
     The model is standardisation and logistic regression, in which all classes have the same total weight, or ridge
@@ -46,43 +44,41 @@ def classify(
             in which it lies, a polygon the patches mostly inside it, weighted by their share in it.
         column: Its column with the class, or the value.
         out: NAME.tif, NAME.zarr, NAME.parquet or, for classes, NAME.gpkg.
-        **options: Other options of `anysat classify`: `values`, `probabilities`, `dates`, `together`, `block_km`,
-            `group`, `also`, `overwrite`.
+        values: Map numbers by ridge regression instead of classes.
+        probabilities: Also write the probability of every class.
+        dates: Days in which the labels hold, FIRST/LAST; None if they hold in all periods.
+        block_km: Side of the blocks; None chooses the largest, up to 10, with which every class lies in enough blocks.
+        group: Name of the group; None for the embeddings of patches.
+        overwrite: Replace existing files.
+        bar: Shows progress.
 
     Returns:
         The files and the report. Its facts are classes, penalty, block size, and scores with intervals; None if there
-        is only one block.
+        is only one block, or fewer than two classes lie in several.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the samples cannot be used.
         WriteError: An output exists or cannot be written. Nothing is left behind.
     """
-    stores = [str(store)] if isinstance(store, str | Path) else [str(one) for one in store]
-    config = ClassifyConfig(store=stores, samples="samples", column=column, out=str(out), **options)
-    return fit_and_map(config, samples)
+    check_options(str(out), values=values, probabilities=probabilities)
+    with alone_at(Path(out)):
+        stores = Stores.open(store, group)
 
+        def plan(classes: Sequence[str]) -> MapPlan:
+            return MapPlan(stores=stores, out=Path(out), layers=_layers(column, classes, values, probabilities))
 
-def fit_and_map(config: ClassifyConfig, samples: Any, *, bar: Bar = no_bar) -> Mapped:
-    """Do the work of `classify`, with the samples as a file or a table."""
-    out, formats = Path(config.out), check_map(config.out, config.also, config.made)
-    if config.values:
-        _check_values(config, formats)
-    with alone_at(out):
-        stores = Stores.open(config.store, config.group, together=config.together)
-        _plan(config, stores, formats, ()).check([samples], overwrite=config.overwrite)
-        labelled = read_labelled(stores, samples, config.column, values=config.values, dates=config.dates,
-                                 block_km=config.block_km)  # fmt: skip
-        plan = _plan(config, stores, formats, labelled.classes)
-        checked = check(labelled.samples)
+        plan(()).check([samples], overwrite=overwrite)
+        labelled = read_labelled(stores, samples, column, values=values, dates=dates, block_km=block_km)
+        planned, checked = plan(labelled.classes), check(labelled.samples)
         model = fit(labelled.samples, checked.penalty)
         scores = None if checked.scores is None else described(checked.scores, unit_of(labelled.block_km))
         name = str(samples) if isinstance(samples, str | Path) else "samples"
-        facts = {"samples": name, "column": config.column, "classes": list(labelled.classes),
+        facts = {"samples": name, "column": column, "classes": list(labelled.classes),
                  "num_samples": len(labelled.samples.truth), "penalty": checked.penalty,
                  "block_km": labelled.block_km, "scores": scores}  # fmt: skip
         counts = np.zeros(max(1, len(labelled.classes)), np.int64)
-        compute = _compute(model, counts, probabilities=config.probabilities, is_values=config.values)
-        files = write_maps(plan, compute, facts, overwrite=config.overwrite, bar=bar)
+        compute = _compute(model, counts, probabilities=probabilities, is_values=values)
+        files = write_maps(planned, compute, facts, overwrite=overwrite, bar=bar)
     lines = [
         f"{stores.groups[0].name} of {stores.name}: {labelled.lines[0]}", *labelled.lines[1:],
         *_score_lines(checked, scores, labelled), *_map_lines(counts, labelled.classes),
@@ -91,25 +87,13 @@ def fit_and_map(config: ClassifyConfig, samples: Any, *, bar: Bar = no_bar) -> M
     return Mapped(files=files, report="\n".join(lines), facts=facts)
 
 
-def _check_values(config: ClassifyConfig, formats: Sequence[str]) -> None:
-    """Refuse options that only classes have."""
-    if config.probabilities:
-        raise RecordError("--probabilities", True, "false, because values have none")
-    for suffix in formats:
-        if suffix not in suffixes(Result.AREA):
-            raise RecordError("--out, --also", suffix, f"one of {', '.join(suffixes(Result.AREA))}, for values")
-
-
-def _plan(config: ClassifyConfig, stores: Stores, formats: Sequence[str], classes: Sequence[str]) -> MapPlan:
-    """Return what to write. The names of the files do not depend on the classes."""
-    if config.values:
-        layers: dict[str, dict[str, Any]] = {"value": {"variable_attributes": {"long_name": config.column}}}
-    else:
-        attributes = class_attributes(classes, class_colours(len(classes)))
-        layers = {"class": {"kind": "uint8", "variable_attributes": attributes}}
-        if config.probabilities:
-            layers["probability"] = {"dim": len(classes) or 1, "bands": classes}
-    return MapPlan(stores=stores, out=Path(config.out), formats=formats, layers=layers)
+def _layers(column: str, classes: Sequence[str], values: bool, probabilities: bool) -> dict[str, dict[str, Any]]:
+    """Return the layers of the map."""
+    if values:
+        return {"value": {"variable_attributes": {"long_name": column}}}
+    attributes = class_attributes(classes, class_colours(len(classes)))
+    layers: dict[str, dict[str, Any]] = {"class": {"kind": "uint8", "variable_attributes": attributes}}
+    return layers | ({"probability": {"dim": len(classes) or 1, "bands": classes}} if probabilities else {})
 
 
 def _compute(
@@ -118,8 +102,6 @@ def _compute(
     """Return what computes the layers; it counts the patches of each class."""
 
     def compute(_: int, vectors: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
-        if not len(vectors):
-            return {}
         found = told(model, vectors, 0 if is_values else len(counts))
         if is_values:
             counts[0] += len(found)
@@ -132,38 +114,30 @@ def _compute(
 
 
 def _score_lines(checked: Checked, scores: Mapping[str, Any] | None, labelled: Labelled) -> list[str]:
-    """Return how the model was scored, its scores, and the confusion."""
-    kind = "logistic regression" if labelled.classes else "ridge regression"
-    if checked.scores is None or scores is None:
-        return [f"{kind}; not scored, because all samples lie in one block of {labelled.block_km:g} km: give a smaller "
-                "--block-km, or add samples elsewhere"]  # fmt: skip
+    """Return how the model was scored, its scores, and its most frequent mistakes."""
+    kind, km = "logistic regression" if labelled.classes else "ridge regression", labelled.block_km
+    if scores is None:
+        needed = "two classes in two blocks" if labelled.classes else "samples in two blocks"
+        return [f"{kind}; not scored, because that needs {needed} of {km:g} km or more: give a smaller --block-km, or "
+                "add samples elsewhere"]  # fmt: skip
     chosen = "chosen on them" if checked.is_chosen else f"not chosen, because that needs 3 blocks (best {NUM_FOLDS})"
     lines = [f"{kind}, scored on {checked.num_folds} folds over {intervals_told(scores)} (penalty "
              f"{checked.penalty:g}, {chosen}); 95 % intervals:"]  # fmt: skip
     lines += [f"  {FIGURES[name]:18} {with_interval(scores, name)}" for name in _SHOWN if name in scores["figures"]]
-    if labelled.block_km < BLOCK_KM:
-        lines.append(f"blocks of {labelled.block_km:g} km are small, because labels lie close together: further away, "
-                     "scores may be lower")  # fmt: skip
-    return lines + _confusion_lines(checked, labelled.classes)
+    if labelled.classes:
+        lines.append(_mistakes(np.array(scores["confusion"])[:, :-1], labelled.classes))
+    if km < BLOCK_KM:
+        lines.append(f"blocks of {km:g} km are small, because labels lie close together: further away, scores may be "
+                     "lower")  # fmt: skip
+    return lines
 
 
-def _confusion_lines(checked: Checked, names: Sequence[str]) -> list[str]:
-    """Return the confusion as a table or, if there are many classes, its largest mistakes."""
-    if checked.scores is None or checked.scores.confusion is None:
-        return []
-    table = checked.scores.confusion[:, :-1]
-    if len(names) > _MOST_SHOWN:
-        wrong = table - np.diag(np.diag(table))
-        places = np.argsort(-wrong, axis=None, kind="stable")[:_MISTAKES]
-        pairs = [np.unravel_index(place, wrong.shape) for place in places]
-        worst = [f"{names[a]} as {names[b]} ({wrong[a, b]} of {table[a].sum()})" for a, b in pairs if wrong[a, b]]
-        return [f"most frequent mistakes: {', '.join(worst) or 'none'}"]
-    width = max(len(name) for name in names)
-    sides = [max(len(name), len(str(table.max()))) for name in names]
-    head = " ".join(f"{name:>{side}}" for name, side in zip(names, sides, strict=True))
-    rows = [f"  {name:{width}} " + " ".join(f"{count:{side}d}" for count, side in zip(row, sides, strict=True))
-            for name, row in zip(names, table, strict=True)]  # fmt: skip
-    return ["confusion in samples, a row per true class, a column per predicted one:", f"  {'':{width}} {head}", *rows]
+def _mistakes(table: NDArray[np.int64], names: Sequence[str]) -> str:
+    """Return the largest entries of a confusion (true predicted) off its diagonal."""
+    wrong = table - np.diag(np.diag(table))
+    pairs = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:_MISTAKES]]
+    told = [f"{names[a]} as {names[b]} ({wrong[a, b]} of {table[a].sum()})" for a, b in pairs if wrong[a, b]]
+    return f"most frequent mistakes, in samples: {', '.join(told) or 'none'}"
 
 
 def _map_lines(counts: NDArray[np.int64], names: Sequence[str]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from anysat.geo.write.outputs import Result, check_output
 from anysat.workflows.answer import Answer
-from anysat.workflows.store_maps.options import StoreMapOptions
+from anysat.workflows.store_maps import StoreMapOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,9 @@ class SimilarConfig(StoreMapOptions):
     """Places that the others should not be like, given in the same way. The map is then the similarity to the first
     minus the similarity to these, from -2 to 2."""
 
+    def __post_init__(self) -> None:
+        check_output("--out", self.out, Result.AREA)
+
 
 def similar(config: SimilarConfig) -> Answer:
     """Search, and write the map.
@@ -33,8 +37,8 @@ def similar(config: SimilarConfig) -> Answer:
         InputError: Another process is writing the same output.
     """
     from anysat.workflows.progress import progress_bar
-    from anysat.workflows.similar.run import search
+    from anysat.workflows.similar import run
 
-    found = search(config.store, config.to, config.out, unlike=config.unlike, group=config.group, also=config.also,
-                   overwrite=config.overwrite, bar=progress_bar)  # fmt: skip
+    found = run.similar(config.store, config.to, config.out, unlike=config.unlike, group=config.group,
+                        overwrite=config.overwrite, bar=progress_bar)  # fmt: skip
     return Answer(found.report)

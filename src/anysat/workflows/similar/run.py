@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 from anysat.errors import InputError, RecordError
 from anysat.geo.claims import alone_at
 from anysat.geo.parcels import place_parcels
-from anysat.geo.write.outputs import Result
+from anysat.geo.write.outputs import Result, check_output
 from anysat.geo.zonal import Asked, read_shapes, summarise
-from anysat.workflows.store_maps.options import check_map
-from anysat.workflows.store_maps.run import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
+from anysat.workflows.store_maps.run import Bar, Mapped, MapPlan, Stores, no_bar, seen_parts, write_maps
 
 LAYER = "similarity"
 _BINS = np.linspace(-2, 2, 4001)
@@ -25,7 +25,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 
 def similar(
     store: Path | str | Sequence[Path | str], to: Any, out: Path | str, *, unlike: Any = None, group: str | None = None,
-    also: str | None = None, overwrite: bool = False,
+    overwrite: bool = False, bar: Bar = no_bar,
 ) -> Mapped:  # fmt: skip
     """Write a map of how similar every patch of a store is to given places.
 
@@ -41,8 +41,8 @@ def similar(
         out: NAME.tif (float32, NaN where nothing was seen), NAME.zarr, or NAME.parquet with a row per patch.
         unlike: Places whose similarity is subtracted.
         group: Name of the group; None for the embeddings of patches.
-        also: Further formats beside NAME.zarr, such as ".tif".
         overwrite: Replace existing files.
+        bar: Shows progress.
 
     Returns:
         The files and the report. Its facts are the median, the 99th percentile, and the similarity at each place.
@@ -51,19 +51,11 @@ def similar(
         MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the places cannot be used.
         WriteError: An output exists or cannot be written. Nothing is left behind.
     """
-    return search(store, to, out, unlike=unlike, group=group, also=also, overwrite=overwrite)
-
-
-def search(
-    store: Any, to: Any, out: Path | str, *, unlike: Any, group: str | None, also: str | None, overwrite: bool,
-    bar: Bar = no_bar,
-) -> Mapped:  # fmt: skip
-    """Do the work of `similar`, showing progress."""
-    formats = check_map(out, also, Result.AREA)
+    check_output("--out", out, Result.AREA)
     with alone_at(Path(out)):
         stores = Stores.open(store, group)
         layers = {LAYER: {"variable_attributes": {"long_name": "cosine similarity of centred embeddings"}}}
-        plan = MapPlan(stores=stores, out=Path(out), formats=formats, layers=layers)
+        plan = MapPlan(stores=stores, out=Path(out), layers=layers)
         plan.check([to, unlike], overwrite=overwrite)
         wanted = [_Places.of(stores, one) for one in (to, unlike) if one is not None]
         centre = _means(stores, bar)
@@ -86,24 +78,21 @@ def search(
     return _reported(stores, wanted, np.concatenate(at), counts, files)
 
 
+@dataclass(frozen=True, eq=False)
 class _Places:
     """Embeddings of places."""
 
-    def __init__(self, name: str, each: NDArray[np.float32], lines: list[str]) -> None:
-        self.name = name
-        self.each = each
-        """(period place dim), NaN where nothing was seen."""
-        self.lines = lines
-        seen = np.isfinite(each).all(-1, keepdims=True)
-        count = seen.sum(1)
-        self.mean = np.where(count > 0, np.where(seen, each, 0).sum(1) / np.maximum(count, 1), np.nan)
-        """(period dim), NaN where no place was seen."""
+    name: str
+    each: NDArray[np.float32]
+    """(period place dim), NaN where nothing was seen."""
+    lines: list[str]
 
     @property
-    def told(self) -> str:
-        """The name, with the number of places if there are several."""
-        count = len(self.each[0])
-        return self.name if count == 1 else f"{self.name} ({count} places)"
+    def mean(self) -> NDArray[np.float64]:
+        """(period dim), NaN where no place was seen."""
+        seen = np.isfinite(self.each).all(-1, keepdims=True)
+        count = seen.sum(1)
+        return np.where(count > 0, np.where(seen, self.each, 0).sum(1) / np.maximum(count, 1), np.nan)
 
     @classmethod
     def of(cls, stores: Stores, given: Any) -> _Places:
@@ -112,13 +101,13 @@ class _Places:
         Raises:
             InputError: None of them was seen.
         """
-        name, table = read_places(given)
-        shapes = table[[table.geometry.name]] if hasattr(table, "columns") and hasattr(table, "geometry") else table
+        name, table = _read_places(given)
+        shapes = table[[table.geometry.name]]
         placed = [place_parcels(shapes, name, group.geobox) for group in stores.groups]
         found, notes = summarise(Asked(stores.groups, shapes, placed))
         dim = stores.groups[0].dim or 1
         columns = list(found.columns)[-dim - 1 : -1]  # the last is the geometry
-        each = found[columns].to_numpy(np.float32).reshape(len(shapes), len(stores.views), dim).swapaxes(0, 1)
+        each = found[columns].to_numpy(np.float32).reshape(len(shapes), len(stores.periods), dim).swapaxes(0, 1)
         seen = np.isfinite(each).all(-1)
         if not seen.any():
             raise InputError(name, f"places on ground that {stores.name} has seen", f"{len(shapes)} elsewhere",
@@ -128,10 +117,10 @@ class _Places:
             lines.append(f"{unseen} of {len(shapes)} places of {name} lie on ground that was not seen")
         if empty := int((~seen.any(1)).sum()):
             lines.append(f"in {empty} of {len(seen)} periods no place of {name} was seen: the map is empty there")
-        return cls(name, each, lines)
+        return cls(name if len(shapes) == 1 else f"{name} ({len(shapes)} places)", each, lines)
 
 
-def read_places(given: Any) -> tuple[str, Any]:
+def _read_places(given: Any) -> tuple[str, Any]:
     """Return a name for messages and a table of geometries, from `longitude,latitude`, a file or a table.
 
     Raises:
@@ -139,7 +128,7 @@ def read_places(given: Any) -> tuple[str, Any]:
         MissingFileError, SourceError, UnknownNameError: The file cannot be read.
     """
     if not (isinstance(given, str) and re.fullmatch(rf"\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", given)):
-        return read_shapes(given)
+        return read_shapes(given, "places")
     import geopandas
     import shapely
 
@@ -151,17 +140,15 @@ def read_places(given: Any) -> tuple[str, Any]:
 
 def _means(stores: Stores, bar: Bar) -> NDArray[np.float64]:
     """Return the mean embedding of each period (period dim)."""
-    dim = stores.groups[0].dim or 1
-    found = np.full((len(stores.views), dim), np.nan)
-    with bar(f"averaging {stores.name}", stores.num_shards * len(stores.views)) as advance:
-        for number, view in enumerate(stores.views):
-            total, count = np.zeros(dim), 0
-            for vectors in stores.parts(view, advance):
-                total += vectors.sum(0, dtype=np.float64)
-                count += len(vectors)
-            if count:
-                found[number] = total / count
-    return found
+    total, count = np.zeros((len(stores.periods), stores.groups[0].dim or 1)), np.zeros((len(stores.periods), 1))
+    with bar(f"averaging {stores.name}", stores.num_steps) as advance:
+        for group in stores.groups:
+            for unit in group.units():
+                for _, vectors, _ in seen_parts(group, unit):
+                    total[unit.period] += vectors.sum(0, dtype=np.float64)
+                    count[unit.period] += len(vectors)
+                advance(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
@@ -177,7 +164,7 @@ def _reported(
     """Return the result with a report: what is usual in the map, and what the places themselves have."""
     total = np.cumsum(counts) / max(1, counts.sum())
     median, high = (float(_BINS[1 + np.searchsorted(total, part)]) for part in (0.5, 0.99))
-    own, names = at[np.isfinite(at)], [one.told for one in wanted]
+    own, names = at[np.isfinite(at)], [one.name for one in wanted]
     lines = [
         f"{stores.groups[0].name} of {stores.name}: similarity to {' minus that to '.join(names)}",
         *(line for one in wanted for line in one.lines),

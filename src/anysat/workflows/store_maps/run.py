@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anysat.errors import InputError, RecordError, UnfinishedError, WriteError
 from anysat.geo.ground import file_and_layer
 from anysat.geo.periods import Period
-from anysat.geo.samples import View, check_embeddings, views_of, window_of
+from anysat.geo.samples import read_window
 from anysat.geo.stores.layout import Layout
 from anysat.geo.stores.store import AreaStore, Unit
 from anysat.geo.stores.stored import StoredGroup, provenance_of
@@ -30,7 +30,7 @@ from anysat.picture_areas import area_figure
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows progress: a title and a number of steps in, a context out whose value is told the steps just done."""
 Compute = Callable[[int, NDArray[np.float32]], Mapping[str, NDArray[Any]]]
-"""Returns the numbers of each layer (patch …), NaN for none, from the number of a view and its vectors (patch dim)."""
+"""Returns the numbers of each layer (patch …) from the number of a period and vectors (patch dim); NaN for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Mapped:
     report: str
     """What the command prints."""
     facts: Mapping[str, Any]
-    """Plain values, such as scores. They are also in the provenance of the maps."""
+    """Plain values, such as scores. Those of `classify` are also in the provenance of the maps."""
 
 
 @contextmanager
@@ -57,17 +57,13 @@ class Stores:
 
     paths: Sequence[Path]
     groups: Sequence[StoredGroup]
-    views: Sequence[View]
     periods: Sequence[Period]
-    """First and last day of each view."""
-    name: str = field(init=False)
+    """First and last day of each period."""
+    name: str
     """Names of the stores, for messages."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", ", ".join(path.name for path in self.paths))
-
     @classmethod
-    def open(cls, given: Any, group: str | None, *, together: bool = False) -> Stores:
+    def open(cls, given: Any, group: str | None) -> Stores:
         """Open stores, or one.
 
         Raises:
@@ -75,25 +71,17 @@ class Stores:
             InputError: It holds no embeddings, or the stores are not of one kind.
         """
         paths = find_stores([given] if isinstance(given, str | Path) else given)
-        groups = find_alike(paths, group)
-        check_embeddings(groups, [path.name for path in paths])
-        views, days = views_of(groups[0], together=together), groups[0].periods or (_days_of_tile(paths[0]),)
-        periods = [(min(days[one][0] for one in view), max(days[one][1] for one in view)) for view in views]
-        return cls(paths=paths, groups=groups, views=views, periods=periods)
+        groups, name = find_alike(paths, group), ", ".join(path.name for path in paths)
+        first = groups[0]
+        if not first.is_embedding or first.dim is None:
+            raise InputError(f"group {first.name} of {name}", "embeddings", f"a map ({first.variable})",
+                             "give a store written by `anysat embed`")  # fmt: skip
+        return cls(paths=paths, groups=groups, periods=first.periods or (_days_of_tile(paths[0]),), name=name)
 
     @property
-    def num_shards(self) -> int:
-        """Number of shards of one period in all stores."""
-        return sum(rows * cols for rows, cols in (group.shards for group in self.groups))
-
-    def parts(self, view: View, advance: Advance) -> Iterator[NDArray[np.float32]]:
-        """Yield the embeddings that were seen (patch dim), a few rows of chunks at a time."""
-        for group in self.groups:
-            for unit in group.units(0):
-                for rows, cols in group.strips(unit):
-                    values, seen = window_of(group, view, rows, cols)
-                    yield values[seen]
-                advance(1)
+    def num_steps(self) -> int:
+        """Number of shards of all stores and periods."""
+        return len(self.periods) * sum(rows * cols for rows, cols in (group.shards for group in self.groups))
 
 
 def _days_of_tile(path: Path) -> Period:
@@ -106,14 +94,19 @@ def _days_of_tile(path: Path) -> Period:
     return min(days), max(days)
 
 
+def seen_parts(group: StoredGroup, unit: Unit) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Yield parts of a shard: rows, the vectors that were seen (patch dim), and where they are in these rows."""
+    for rows, cols in group.strips(unit):
+        vectors, seen = read_window(group, unit.period, rows, cols)
+        yield rows, vectors[seen], seen
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapPlan:
     """What to write."""
 
     stores: Stores
     out: Path
-    formats: Sequence[str]
-    """Suffixes; that of the output first."""
     layers: Mapping[str, Mapping[str, Any]]
     """For each layer, the main one first, further fields of its `Layout`."""
 
@@ -133,22 +126,19 @@ class MapPlan:
         zone = re.search(r"-(utm\d+[ns])$", stem)
         return self.out.with_stem(f"{self.out.stem}-{zone[1] if zone else stem}")
 
-    def exports(self, number: int) -> dict[tuple[str, Path], tuple[Path, ...]]:
-        """Return the files to export for a store, by layer and output."""
-        found, out = {}, self.output(number)
-        for place, layout in enumerate(self.layouts(self.stores.groups[number])):
-            content = Content.planned(layout, self.stores.periods)
-            for suffix in self.formats:
-                path = out.with_suffix(suffix) if place == 0 else out.with_name(f"{out.stem}_{layout.name}{suffix}")
-                if suffix != STORE and (files := find_export(suffix).files(content, path)):
-                    found[layout.name, path] = files
+    def exports(self, number: int) -> dict[Layout, tuple[Path, tuple[Path, ...]]]:
+        """Return, for each layer that is exported for a store, the output and its files."""
+        out, found = self.output(number), {}
+        for layout in self.layouts(self.stores.groups[number]) if out.suffix != STORE else ():
+            path = out.with_stem(f"{out.stem}_{layout.name}") if found else out
+            found[layout] = path, find_export(out.suffix).files(Content.planned(layout, self.stores.periods), path)
         return found
 
     def finals(self, number: int) -> list[Path]:
         """Return all outputs for a store."""
         out = self.output(number)
         own = [out, catalog_of(out)] if out.suffix == STORE else []  # the catalog of an older map goes
-        return [*own, *(file for files in self.exports(number).values() for file in files), out.with_suffix(".png")]
+        return [*own, *(file for _, files in self.exports(number).values() for file in files), out.with_suffix(".png")]
 
     def check(self, shapes: Sequence[Any], *, overwrite: bool) -> None:
         """Check that the outputs are free and apart from the inputs, the stores and files of shapes.
@@ -181,7 +171,7 @@ def write_maps(
         WriteError: An output exists or cannot be written. Nothing is left behind of that store.
     """
     stores, written = plan.stores, []
-    with bar(f"mapping {plan.out.name}", stores.num_shards * len(stores.views)) as advance:
+    with bar(f"mapping {plan.out.name}", stores.num_steps) as advance:
         for number, (path, group) in enumerate(zip(stores.paths, stores.groups, strict=True)):
             out, made = plan.output(number), provenance_of(path)
             known = made.get("made_from", made)
@@ -189,8 +179,8 @@ def write_maps(
                        "store": path.name, "group": group.name, "made_from": known}  # fmt: skip
             with staged(plan.finals(number), overwrite=overwrite) as folder:
                 store = _computed(plan, group, folder / f"{out.stem}{STORE}", compute, told_of, advance)
-                for layer, file in plan.exports(number):
-                    export(store, folder / file.name, group=layer)
+                for layout, (file, _) in plan.exports(number).items():
+                    export(store, folder / file.name, group=layout.name)
                 title = f"{out.name}, from {group.name} of {path.name}"
                 area_figure(store, title).savefig(folder / f"{out.stem}.png")
             written += [file for file in plan.finals(number) if file != catalog_of(out)]
@@ -205,7 +195,7 @@ def _computed(
     store = AreaStore.open(path, layouts, plan.stores.periods, told)
     try:
         for unit in store.units():
-            store.write(unit, _arrays(group, plan.stores.views[unit.period], layouts, unit, compute))
+            store.write(unit, _arrays(group, layouts, unit, compute))
             advance(1)
         return store.finish()
     except UnfinishedError as error:  # nothing is kept here
@@ -215,20 +205,18 @@ def _computed(
 
 
 def _arrays(
-    group: StoredGroup, view: View, layouts: Sequence[Layout], unit: Unit, compute: Compute
+    group: StoredGroup, layouts: Sequence[Layout], unit: Unit, compute: Compute
 ) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Return values and validity of each layer over a shard."""
     rows, cols = group.slices(unit)
     shape = rows.stop - rows.start, cols.stop - cols.start
-    found: dict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
-    for layout in layouts:
-        depth = () if layout.dim is None else (layout.dim,)
-        empty = 0 if layout.dtype.kind == "u" else np.nan
-        found[layout.name] = np.full((*shape, *depth), empty, layout.dtype), np.zeros(shape, bool)
-    for some, _ in group.strips(unit):
-        vectors, seen = window_of(group, view, some, cols)
+    found = {
+        one.name: (np.zeros(shape if one.dim is None else (*shape, one.dim), one.dtype), np.zeros(shape, bool))
+        for one in layouts
+    }
+    for some, vectors, seen in seen_parts(group, unit):
         part = slice(some.start - rows.start, some.stop - rows.start)
-        for name, numbers in compute(unit.period, vectors[seen]).items():
+        for name, numbers in compute(unit.period, vectors).items() if len(vectors) else ():
             values, valid = found[name]
             values[part][seen] = numbers
             valid[part][seen] = np.isfinite(numbers).reshape(len(numbers), -1).all(1)
