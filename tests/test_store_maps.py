@@ -20,8 +20,8 @@ from anysat.geo.stores.stored import find_group
 from anysat.geo.write.maps import class_attributes
 from anysat.geo.zonal import find_alike, read_shapes
 from anysat.modalities import MODALITIES
-from anysat.workflows.classify.labels import read_labelled
-from anysat.workflows.store_maps.run import Stores
+from anysat.workflows.store_maps.labels import read_labelled
+from anysat.workflows.store_maps.maps import Stores
 from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc
 from store_builders import GRID, PERIODS, begin, facts, finished
 
@@ -304,6 +304,7 @@ def test_labels_that_cannot_be_used_are_refused_and_nothing_is_left(store, tmp_p
         (store, one_seen, "crop", InputError, "classes or values on ground that a.zarr has seen, or more, got maize"),
         (store, given.translate(9e4).to_frame().assign(crop=["a", "b"] * 5), "crop", InputError, "got 10 elsewhere"),
         (classes, given, "crop", InputError, "group class of classes.zarr: expected embeddings, got a map"),
+        (store, given.assign(also=given.geometry), "also", UnknownNameError, "unknown --column 'also'; known: crop"),
         (store, given, "geometry", UnknownNameError, "unknown --column 'geometry'; known: crop. It must be"),
         (store, given.assign(crop=np.arange(10) + 0.5), "crop", InputError, "got 0.5; for a map of values, give --val"),
         (store, [1], "crop", InputError, "expected a geopandas GeoDataFrame, or a file, got list"),

@@ -29,13 +29,13 @@ _HOME = {
     "Observation": "anysat.observation",
     "PatchGrid": "anysat.patches",
     "Tile": "anysat.batch",
-    "classify": "anysat.workflows.classify.run",
+    "classify": "anysat.workflows.store_maps.classes",
     "embed": "anysat.workflows.embed.data",
     "load": "anysat.model.load",
     "load_task": "anysat.tasks.predictor",
     "open_dataset": "anysat.data.open",
     "read_modalities": "anysat.modalities",
-    "similar": "anysat.workflows.similar.run",
+    "similar": "anysat.workflows.store_maps.similarity",
     "zonal": "anysat.geo.zonal",
 }
 
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from anysat.observation import Observation as Observation
     from anysat.patches import PatchGrid as PatchGrid
     from anysat.tasks.predictor import load_task as load_task
-    from anysat.workflows.classify.run import classify as classify
     from anysat.workflows.embed.data import embed as embed
-    from anysat.workflows.similar.run import similar as similar
+    from anysat.workflows.store_maps.classes import classify as classify
+    from anysat.workflows.store_maps.similarity import similar as similar
 
 
 def __getattr__(name: str) -> Any:

@@ -68,10 +68,8 @@ def _first(parts: Sequence[Patches], most: int) -> Patches:
     """Return at most `most` patches: the first of every shape in a fixed random order, then the second, and so on."""
     every = Patches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     if len(every.row) > most:
-        order = np.lexsort((_mixed(every), every.shape))
-        begins = np.diff(every.shape[order], prepend=-1) != 0
-        turn = np.empty(len(order), np.int64)
-        turn[order] = np.arange(len(order)) - np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+        every = every.where(np.lexsort((_mixed(every), every.shape)))
+        turn = np.arange(len(every.row)) - np.searchsorted(every.shape, every.shape)
         every = every.where(np.lexsort((_mixed(every), turn))[:most])
     return every.where(np.lexsort((every.col, every.row, every.store, every.shape)))
 

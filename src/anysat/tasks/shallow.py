@@ -61,9 +61,7 @@ class Checked:
     """The result of a cross-validation."""
 
     penalty: float
-    """The best over all folds."""
-    is_chosen: bool
-    """Whether there were enough blocks to choose it."""
+    """The best over all folds, or the usual one with fewer than 3."""
     num_folds: int
     scores: Scores | None
     """None if there is only one block, or fewer than two classes lie in several."""
@@ -113,7 +111,7 @@ def check(samples: Samples, seed: int = 0) -> Checked:
     num_folds = min(NUM_FOLDS, len(np.unique(samples.groups)))
     spread = num_groups(samples.groups, samples.truth) if samples.num_classes else np.array([2, 2])
     if num_folds < 2 or (spread > 1).sum() < 2:
-        return Checked(penalty=_USUAL, is_chosen=False, num_folds=1, scores=None)
+        return Checked(penalty=_USUAL, num_folds=1, scores=None)
     roles = roles_of(fold_numbers(samples.groups, num_folds, seed))
     losses = np.zeros((num_folds, len(PENALTIES)))
     found = np.zeros((len(samples.truth), samples.num_classes or 1), np.float32)
@@ -129,7 +127,7 @@ def check(samples: Samples, seed: int = 0) -> Checked:
         answers = told(fit(samples.where(~scored), penalty), samples.vectors[scored], samples.num_classes)
         found[scored] = answers.reshape(len(answers), -1)
     best = PENALTIES[losses.sum(0).argmin()] if num_folds > 2 else _USUAL
-    return Checked(penalty=best, is_chosen=num_folds > 2, num_folds=num_folds, scores=_scores(samples, found))
+    return Checked(penalty=best, num_folds=num_folds, scores=_scores(samples, found))
 
 
 def _loss(samples: Samples, chosen: NDArray[np.bool_], answers: NDArray[np.float32]) -> float:

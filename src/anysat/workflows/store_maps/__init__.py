@@ -1,10 +1,12 @@
-"""Maps that are computed from the embeddings of finished stores, without encoding anything: their options."""
+"""The commands that make maps of finished stores, without encoding anything: their options and their runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from anysat.geo.write.outputs import Result, named
+from anysat.errors import RecordError
+from anysat.geo.write.outputs import STORE, Result, check_output, named, suffixes
+from anysat.workflows.answer import Answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +26,109 @@ class StoreMapOptions:
     """Which embeddings of the store, such as dense; null for those of patches."""
     overwrite: bool = False
     """Replace existing outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarConfig(StoreMapOptions):
+    """Search a store for places like given ones: write a map of the similarity of every patch, from -1 to 1."""
+
+    to: str = field(
+        metadata={
+            "help": "Places to search for: longitude,latitude in degrees, such as 4.35,50.85, or a file of points and "
+            "polygons (FILE:LAYER if it has several layers). Of several, the mean of their embeddings is searched for."
+        }
+    )
+    """Places to search for."""
+    unlike: str | None = None
+    """Places that the others should not be like, given in the same way. The map is then the similarity to the first
+    minus the similarity to these, from -2 to 2."""
+
+    def __post_init__(self) -> None:
+        check_output("--out", self.out, Result.AREA)
+
+
+def similar(config: SimilarConfig) -> Answer:
+    """Search, and write the map.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the places cannot be used.
+        WriteError: An output exists or cannot be written. Nothing is left behind.
+        InputError: Another process is writing the same output.
+    """
+    from anysat.workflows.progress import progress_bar
+    from anysat.workflows.store_maps import similarity
+
+    found = similarity.similar(config.store, config.to, config.out, unlike=config.unlike, group=config.group,
+                        overwrite=config.overwrite, bar=progress_bar)  # fmt: skip
+    return Answer(found.report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(StoreMapOptions):
+    """Fit a simple model to labelled points or polygons on a store, score it over blocks of ground, and write a map."""
+
+    samples: str = field(
+        default="",
+        metadata={
+            "positional": "SAMPLES",
+            "optional": True,
+            "help": "Labelled points or polygons: a GeoPackage, GeoJSON, Shapefile or GeoParquet file, in any "
+            "reference system. A point takes the patch in which it lies, a polygon the patches mostly inside it.",
+        },
+    )
+    column: str
+    """Column of SAMPLES with the class. Rows without one are left out."""
+    out: str = field(
+        metadata={"help": f"Map to write: {named(Result.CLASSES)} (polygons); a picture NAME.png is written beside it."}
+    )
+    """Map to write."""
+    values: bool = False
+    """The column holds numbers; map them by ridge regression instead of classes."""
+    probabilities: bool = False
+    """Also write the probability of every class, to NAME_probability.tif, or into the store."""
+    dates: str | None = None
+    """Days in which the labels hold, as FIRST/LAST: samples are taken from the periods of the store within them, and
+    all periods are mapped. Null if they hold in all."""
+    block_km: float | None = None
+    """Side in kilometres of the blocks of ground that scores are over; null chooses the largest, up to 10, with which
+    every class lies in enough blocks."""
+
+    def __post_init__(self) -> None:
+        if not self.samples and self.store:  # the command line puts all words into STORE
+            object.__setattr__(self, "samples", self.store[-1])
+            object.__setattr__(self, "store", self.store[:-1])
+        if not self.store:
+            raise RecordError("SAMPLES", None, f"a value, after one STORE or more, such as area{STORE} samples.gpkg")
+        check_options(self.out, values=self.values, probabilities=self.probabilities)
+
+
+def check_options(out: str, *, values: bool, probabilities: bool) -> None:
+    """Check that the output can hold the result.
+
+    Raises:
+        RecordError: It cannot, or values are to have probabilities.
+    """
+    if values:
+        check_output("--out", out, Result.AREA, because=", for values")
+    check_output("--out", out, Result.CLASSES)
+    if probabilities and (values or not out.endswith(suffixes(Result.AREA))):
+        raise RecordError("--probabilities", True, "false, because values and polygons have none")
+
+
+def classify(config: ClassifyConfig) -> Answer:
+    """Fit, score, and write the map.
+
+    Raises:
+        MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the samples cannot be used.
+        WriteError: An output exists or cannot be written. Nothing is left behind.
+        InputError: Another process is writing the same output.
+    """
+    from anysat.workflows.progress import progress_bar
+    from anysat.workflows.store_maps import classes
+
+    found = classes.classify(
+        config.store, config.samples, config.column, config.out, values=config.values, dates=config.dates,
+        probabilities=config.probabilities, block_km=config.block_km, group=config.group, overwrite=config.overwrite,
+        bar=progress_bar,
+    )  # fmt: skip
+    return Answer(found.report)

@@ -128,7 +128,8 @@ class MapPlan:
 
     def exports(self, number: int) -> dict[Layout, tuple[Path, tuple[Path, ...]]]:
         """Return, for each layer that is exported for a store, the output and its files."""
-        out, found = self.output(number), {}
+        out = self.output(number)
+        found: dict[Layout, tuple[Path, tuple[Path, ...]]] = {}
         for layout in self.layouts(self.stores.groups[number]) if out.suffix != STORE else ():
             path = out.with_stem(f"{out.stem}_{layout.name}") if found else out
             found[layout] = path, find_export(out.suffix).files(Content.planned(layout, self.stores.periods), path)

@@ -16,7 +16,7 @@ from anysat.geo.claims import alone_at
 from anysat.geo.parcels import place_parcels
 from anysat.geo.write.outputs import Result, check_output
 from anysat.geo.zonal import Asked, read_shapes, summarise
-from anysat.workflows.store_maps.run import Bar, Mapped, MapPlan, Stores, no_bar, seen_parts, write_maps
+from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_bar, seen_parts, write_maps
 
 LAYER = "similarity"
 _BINS = np.linspace(-2, 2, 4001)

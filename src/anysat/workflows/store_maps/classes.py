@@ -13,10 +13,10 @@ from anysat.geo.claims import alone_at
 from anysat.geo.write.maps import class_attributes
 from anysat.picture_samples import class_colours
 from anysat.tasks.shallow import NUM_FOLDS, Checked, check, fit, told
-from anysat.workflows.classify import check_options
-from anysat.workflows.classify.labels import Labelled, read_labelled
 from anysat.workflows.ground_blocks import unit_of
-from anysat.workflows.store_maps.run import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
+from anysat.workflows.store_maps import check_options
+from anysat.workflows.store_maps.labels import Labelled, read_labelled
+from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
 from anysat.workflows.supervised.config import BLOCK_KM
 from anysat.workflows.supervised.parts import described
 from anysat.workflows.supervised.text import FIGURES, intervals_told, with_interval
@@ -120,7 +120,9 @@ def _score_lines(checked: Checked, scores: Mapping[str, Any] | None, labelled: L
         needed = "two classes in two blocks" if labelled.classes else "samples in two blocks"
         return [f"{kind}; not scored, because that needs {needed} of {km:g} km or more: give a smaller --block-km, or "
                 "add samples elsewhere"]  # fmt: skip
-    chosen = "chosen on them" if checked.is_chosen else f"not chosen, because that needs 3 blocks (best {NUM_FOLDS})"
+    chosen = (
+        "chosen on them" if checked.num_folds > 2 else f"not chosen, because that needs 3 blocks (best {NUM_FOLDS})"
+    )
     lines = [f"{kind}, scored on {checked.num_folds} folds over {intervals_told(scores)} (penalty "
              f"{checked.penalty:g}, {chosen}); 95 % intervals:"]  # fmt: skip
     lines += [f"  {FIGURES[name]:18} {with_interval(scores, name)}" for name in _SHOWN if name in scores["figures"]]

@@ -18,7 +18,7 @@ from anysat.geo.samples import Patches, choose_patches, read_vectors
 from anysat.geo.zonal import read_shapes
 from anysat.tasks.shallow import NUM_FOLDS, Samples, num_groups
 from anysat.workflows.ground_blocks import blocks
-from anysat.workflows.store_maps.run import Stores
+from anysat.workflows.store_maps.maps import Stores
 from anysat.workflows.supervised.config import BLOCK_KM
 
 MOST = 20_000
@@ -61,7 +61,7 @@ def read_labelled(
         RecordError: No period lies within the days, or the side is not above 0.
     """
     name, table = read_shapes(given, "samples")
-    known = [one for one in table.columns if one != table.geometry.name]
+    known = [one for one, kind in table.dtypes.items() if str(kind) != "geometry"]
     if column not in known:
         raise UnknownNameError("--column", column, [str(one) for one in known], f"It must be one of {name}")
     where, periods = f"column {column!r} of {name}", _within(stores, dates)
@@ -77,7 +77,13 @@ def read_labelled(
         raise InputError(name, f"labels on ground that {stores.name} has seen", f"{len(table)} elsewhere, or "
                          "polygons without a patch mostly inside",
                          "check their reference system, or give points")  # fmt: skip
-    lines = [*placed[0].notes, *_losses(name, int((~is_known).sum()), len(table), len(kept))]
+    lines = list(placed[0].notes)
+    if unlabelled := int((~is_known).sum()):
+        lines.append(f"rows of {name} without a label: {unlabelled}")
+    if len(table) > len(kept):
+        lines.append(f"{len(table) - len(kept)} of {len(table)} labelled points and polygons of {name} give no sample: "
+                     "they lie on ground that was not seen, or are polygons without a patch mostly inside "
+                     "(give a point there instead)")  # fmt: skip
     labels, classes = labels[kept], tuple(one for one in every if one in set(labels[kept]))
     if gone := [one for one in every if one not in classes]:
         lines.append(f"no sample, so not in the map: {', '.join(gone)}")
@@ -137,16 +143,6 @@ def _within(stores: Stores, dates: str | None) -> list[int]:
         periods = ", ".join(f"{begin}/{end}" for begin, end in stores.periods)
         raise RecordError("--dates", dates, f"days that hold a period of {stores.name} ({periods})")
     return found
-
-
-def _losses(name: str, unlabelled: int, given: int, kept: int) -> list[str]:
-    """Return lines about points and polygons that give no sample."""
-    lines = [f"rows of {name} without a label: {unlabelled}"] if unlabelled else []
-    if given > kept:
-        lines.append(f"{given - kept} of {given} labelled points and polygons of {name} give no sample: they lie on "
-                     "ground that was not seen, or are polygons without a patch mostly inside "
-                     "(give a point there instead)")  # fmt: skip
-    return lines
 
 
 def _places_deg(stores: Stores, patches: Patches) -> NDArray[np.float64]:
