@@ -135,7 +135,7 @@ def test_shards_and_one_byte_codes_hardly_change_a_map(store, tmp_path, options)
 
 
 def test_unlike_is_subtracted_and_a_place_may_be_longitude_and_latitude(store, tmp_path):
-    first, second = points().iloc[:1], points().iloc[5:6]
+    first, second = points().iloc[:1].assign(split="train"), points().iloc[5:6]
     for name, to, unlike in (("a", first, None), ("b", second, None), ("c", first, second)):
         anysat.similar(store, to, tmp_path / f"{name}.tif", unlike=unlike)
     a, b, c = (read(tmp_path / f"{name}.tif") for name in "abc")
@@ -267,6 +267,7 @@ def test_parts_of_a_multi_polygon_lie_in_blocks_of_their_own(store, tmp_path):
 def test_classes_of_which_none_lies_in_two_blocks_are_mapped_and_not_scored(store, tmp_path):
     found = anysat.classify(store, points(1), "crop", tmp_path / "c.tif")
     assert found.facts["scores"] is None
+    assert "is held out" not in found.report
 
 
 def test_periods_are_mapped_each_and_labels_may_hold_in_one(tmp_path):

@@ -214,7 +214,8 @@ def _told(
     if few := [f"{name} {count}" for name, count in zip(names, rows, strict=True) if count < _FEW]:
         lines.append(f"few labels ({', '.join(few)} points or polygons): treat scores and map as a first draft, and "
                      "add labels where the map is wrong")  # fmt: skip
-    if single := [name for name, count in zip(names, num_groups(groups, labels), strict=True) if count < 2]:
+    single = [name for name, count in zip(names, num_groups(groups, labels), strict=True) if count < 2]
+    if 0 < len(single) < len(names) - 1:  # else nothing is scored
         lines.append(f"in one block of {km:g} km only, so never found when that block is held out: "
                      f"{', '.join(single)}")  # fmt: skip
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_ba
 
 LAYER = "similarity"
 _BINS = np.linspace(-2, 2, 4001)
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 
 
 def similar(
@@ -127,12 +125,13 @@ def _read_places(given: Any) -> tuple[str, Any]:
         RecordError: The numbers are not degrees.
         MissingFileError, SourceError, UnknownNameError: The file cannot be read.
     """
-    if not (isinstance(given, str) and re.fullmatch(rf"\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", given)):
-        return read_shapes(given, "places")
     import geopandas
     import shapely
 
-    lon, lat = map(float, given.split(","))
+    try:
+        lon, lat = map(float, given.split(","))
+    except (AttributeError, TypeError, ValueError):  # a table, or a file
+        return read_shapes(given, "places")
     if not (abs(lon) <= 180 and abs(lat) <= 90):
         raise RecordError("place", given, "longitude,latitude in degrees, such as 4.35,50.85")
     return given, geopandas.GeoDataFrame(geometry=[shapely.Point(lon, lat)], crs=4326)
