@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import SourceError
+from anysat.errors import InputError, SourceError
 from anysat.geo.degrees import projected
 from anysat.geo.grid import boundary_in, crs_of, mapped
 from anysat.geo.ground import NO_SYSTEM
@@ -40,15 +40,23 @@ class Parcels(NamedTuple):
     """Which polygons were repaired."""
 
 
+def check_shapes(table: Any, name: str) -> None:
+    """Refuse what is not a table of geometries, with an `InputError`."""
+    if not (hasattr(table, "columns") and hasattr(table, "geometry")):
+        raise InputError(name, "a geopandas GeoDataFrame, or a file", type(table).__name__)
+
+
 def place_parcels(table: Any, name: str, geobox: GeoBox) -> Parcels:
     """Place the polygons and points of a table on a grid. Messages call the table by `name`.
 
     Raises:
+        InputError: It is not a table of geometries.
         SourceError: It has no polygon or point, holds other geometries, or has no reference system; a polygon near the
             grid reaches beyond what the grid's reference system can show.
     """
     import shapely
 
+    check_shapes(table, name)
     given = np.asarray(table.geometry.values, object)
     kinds = shapely.get_type_id(given)
     is_other = ~np.isin(kinds, (_POLYGON, _MULTI, _MISSING, _POINT, _POINTS)) & ~shapely.is_empty(given)

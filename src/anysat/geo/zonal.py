@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from anysat.errors import InputError, MissingFileError
 from anysat.geo.coverage import Coverage, cover
 from anysat.geo.ground import file_and_layer, read_table
-from anysat.geo.parcels import Parcels, place_parcels
+from anysat.geo.parcels import Parcels, check_shapes, place_parcels
 from anysat.geo.stores.stored import StoredGroup, find_group, provenance_of, zone_stores
 from anysat.geo.write.outputs import Result, find_writer
 from anysat.geo.write.polygons import write_layer
@@ -243,8 +243,7 @@ def read_shapes(polygons: Any, name: str = "polygons") -> tuple[str, Any]:
         InputError: It is neither a file nor a table of geometries.
     """
     if not isinstance(polygons, str | Path):
-        if not (hasattr(polygons, "columns") and hasattr(polygons, "geometry")):
-            raise InputError(name, "a geopandas GeoDataFrame, or a file", type(polygons).__name__)
+        check_shapes(polygons, name)
         return name, polygons
     path, layer = file_and_layer(str(polygons))
     if not path.exists():
