@@ -200,6 +200,8 @@ def test_two_clear_clusters_are_mapped_right_from_polygons_or_five_points_each(s
     _, valid = embeddings()
     with rasterio.open(tmp_path / "c.tif") as file:
         assert (file.nodata, file.tags()["CLASS_1"], len(file.colormap(1))) == (255, "wheat", 256)
+        assert json.loads(file.tags()["ANYSAT"])["made_from"]["store"] == "a.zarr"
+        assert "store" not in json.loads(file.tags()["ANYSAT"]), "the temporary one is gone"
     np.testing.assert_array_equal(read(tmp_path / "c.tif"), np.where(valid, ground(), 255))
     with rasterio.open(tmp_path / "c_probability.tif") as file:
         assert file.descriptions == CLASSES

@@ -179,7 +179,9 @@ def write_maps(
             told_of = {**{name: known[name] for name in ("weights", "statistics") if name in known}, **told,
                        "store": path.name, "group": group.name, "made_from": known}  # fmt: skip
             with staged(plan.finals(number), overwrite=overwrite) as folder:
-                store = _computed(plan, group, folder / f"{out.stem}{STORE}", compute, told_of, advance)
+                is_kept = out.suffix == STORE  # else it is hidden, and goes with the folder
+                name = out.name if is_kept else f".{out.stem}{STORE}"
+                store = _computed(plan, group, folder / name, compute, told_of, advance)
                 for layout, (file, _) in plan.exports(number).items():
                     export(store, folder / file.name, group=layout.name)
                 title = f"{out.name}, from {group.name} of {path.name}"
