@@ -172,6 +172,16 @@ def test_ids_are_text_and_labels_places_and_text_are_no_features(tmp_path):
     np.testing.assert_equal(found.vectors, [[1, np.nan], [np.nan, np.nan]])
 
 
+def test_the_index_that_pandas_writes_is_no_feature(tmp_path):
+    table = pandas.DataFrame({"id": ["a", "b"], "f0": [1.0, 2.0], "f1": [3.0, 4.0]}, index=[4, 7])
+    table.to_csv(tmp_path / "t.csv")
+    table.to_csv(tmp_path / "again.csv")
+    pandas.read_csv(tmp_path / "again.csv").to_csv(tmp_path / "again.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "again.csv", "t.parquet"):
+        assert read_given("x", tmp_path / name).columns == ["f0", "f1"]
+
+
 @pytest.mark.parametrize(("change", "told"), [
     (lambda rows: rows.drop(index=[3, 4]), "a row for each of the 119 labelled tiles, got none for 2: 'f003', 'f004'"),
     (lambda rows: rows.assign(id="x" + rows["id"]), "such as 'f000', 'f001', 'f002', …, got 'xf000'"),

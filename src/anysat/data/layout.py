@@ -28,7 +28,7 @@ FIELD = re.compile(r"{(\w+)}")
 TEXT = "text"
 """`dtype` of an entry that is text or a document. Its shape is not checked."""
 SOURCE = "source"
-"""`dtype` of an entry that is a file or folder of imagery read by `geo.sources`. Only its path is checked, and its unit
+"""`dtype` of an entry that is a file or folder of imagery read by `geo.read`. Only its path is checked, and its unit
 comes from the file."""
 
 

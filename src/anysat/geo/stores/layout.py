@@ -1,6 +1,7 @@
 """The layout of an area store: groups of arrays, each over one grid, divided into the same shards.
 
-A shard of one array is one file. This module creates the empty groups and encodes shards; `geo.store` writes them.
+A shard of one array is one file. This module creates the empty groups and encodes shards; `store` beside it writes
+them.
 """
 
 from __future__ import annotations

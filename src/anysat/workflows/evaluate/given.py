@@ -23,7 +23,9 @@ from anysat.workflows.tile_tables.columns import target_kinds
 SUFFIXES = (".parquet", ".csv")
 _EMBEDDING = "embedding"
 """Column of vectors that is used if a table has several."""
-_NO_FEATURES = {*TileTable.OWN, "longitude", "latitude", "seen_frac"}
+_ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")
+"""Names under which pandas writes the index of a table."""
+_NO_FEATURES = {*TileTable.OWN, "longitude", "latitude", "seen_frac", *_ROW_NUMBERS}
 """Columns that say what a tile is, not what it looks like."""
 
 
