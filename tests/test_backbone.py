@@ -276,3 +276,11 @@ def test_a_batch_equals_its_tiles_one_by_one(encoder, batch):
         for index in range(len(batch)):
             for all_tiles, one in zip(whole, backbone(Batch.of([batch.tile(index)])), strict=True):
                 assert torch.allclose(all_tiles[index], one[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (2, 1, 3, 16, 16), (2, 1, 8, 16)])
+def test_a_mask_of_another_shape_is_told_which_it_should_have(shape):
+    encoder = random_model(modalities=(MODALITIES["s2"],), dim=64, depth=1)
+    backbone = Backbone(encoder, 40, bands={"s2": ["B2", "B3"]}, day=170)
+    with pytest.raises(InputError, match=r"s2_mask: expected shape \(2, 1, 2, 16, 16\), or 1"):
+        backbone(torch.randn(2, 2, 16, 16), s2_mask=torch.ones(shape))

@@ -138,6 +138,9 @@ def _in_order(
         mask = values.new_ones((1,) * values.ndim, dtype=torch.bool)
     elif mask.ndim == 2:
         mask = mask[:, :, None, None, None]
+    if mask.ndim != values.ndim or any(a not in (1, b) for a, b in zip(mask.shape, values.shape, strict=True)):
+        expected = f"shape {tuple(values.shape)}, or 1 for an axis that does not matter"
+        raise InputError(f"{modality.key}_mask", expected, str(tuple(mask.shape)))
     mask = mask.expand(*mask.shape[:-3], len(places), *mask.shape[-2:])
     return _placed(values, places, len(modality.bands)), _placed(mask, places, len(modality.bands))
 
