@@ -231,6 +231,27 @@ def test_axes_with_names_are_known_by_them(dims):
     np.testing.assert_array_equal(seen.valid, wanted.valid)
 
 
+def test_bands_and_dates_of_coordinates_are_used_and_never_contradicted():
+    xarray = pytest.importorskip("xarray")
+    names, days = list(S2.band_names[::-1]), np.array(["2020-06-01", "2020-07-01"], "datetime64[ns]")
+    values = np.random.default_rng(0).uniform(100, 3000, (2, 10, 4, 4)).astype(np.float32)
+    given = xarray.DataArray(values, dims=("time", "band", "y", "x"), coords={"band": names, "time": days})
+    found = Observation.of(S2, given)
+    assert np.array_equal(found.values, values[:, ::-1])
+    assert found.dates.tolist() == days.astype("datetime64[D]").tolist()
+    assert np.array_equal(
+        Observation.of(S2, given, bands=names, dates=["2020-06-01", "2020-07-01"]).values, found.values
+    )
+    with pytest.raises(InputError, match="s2 bands: expected those of the coordinate, B12, B11, .* got B2, B3"):
+        Observation.of(S2, given, bands=S2.band_names)
+    with pytest.raises(InputError, match="s2 dates: expected those of the coordinate, 2020-06-01 …, got others"):
+        Observation.of(S2, given, dates=["2020-06-02", "2020-07-01"])
+    numbered = given.assign_coords(band=[f"band_{number}" for number in range(10)])
+    assert np.array_equal(Observation.of(S2, numbered, bands=names).values, found.values)
+    with pytest.raises(UnknownNameError, match="band_0"):
+        Observation.of(S2, numbered)
+
+
 @pytest.mark.parametrize("dims", [("time", "band", "dim_2", "x"), ("time", "band", "y", "lat"), ("band", "y", "x")])
 def test_axes_with_other_names_are_refused(dims):
     xarray = pytest.importorskip("xarray")

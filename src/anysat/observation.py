@@ -5,6 +5,7 @@ An observation holds the values as the provider delivered them. They are standar
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,7 @@ AXIS_NAMES = {
     "row": ("y", "row", "lat", "latitude", "northing"), "col": ("x", "col", "lon", "longitude", "easting"),
 }  # fmt: skip
 """Names of the dimensions of an xarray object, in small letters, by the axis that they are."""
+_DAY = "datetime64[D]"
 _RATIO_EPS, _RATIO_LIMIT = 1e-10, 1e4
 
 
@@ -69,11 +71,13 @@ class Observation:
             modality: The modality that the values belong to.
             values: (band row col), or (time band row col) for a series; any real type. The dimensions of an xarray
                 `DataArray` may be in any order; they are recognised by their names (`AXIS_NAMES`).
-            bands: Names of the stored bands, as strings or as an xarray coordinate. None if they are the modality's
-                bands in its order, with or without the ratio bands.
+            bands: Names of the stored bands, as strings or as an xarray coordinate. None if they are those of the
+                band coordinate of a `DataArray`, or else the modality's bands in its order, with or without the ratio
+                bands.
             units: One unit for all bands, or one per stored band. None for the modality's own units.
             dates: One date per time step, in any form that numpy reads as a day, between 1900 and 2199. Times with
-                a time zone are converted to UTC. None for a single image.
+                a time zone are converted to UTC. None for a single image, or for those of the time coordinate of a
+                `DataArray`.
             valid: True where data is real. Either (time), or the axes of `values`, where an axis of length 1
                 applies to the whole axis. A `DataArray` may lack dimensions.
             nodata: The source value that means "no data". It is rounded to the type of `values` before comparing.
@@ -95,6 +99,7 @@ class Observation:
         """
         if not isinstance(modality, Modality):
             raise InputError("modality", "a record such as anysat.MODALITIES['s2']", repr(modality))
+        bands, dates = _with_coordinates(modality, values, bands, dates)
         values = _in_order(modality.key, values, modality)
         array = _as_array(modality, values)
         if modality.is_temporal:
@@ -165,6 +170,38 @@ class Observation:
         dated = f", {len(self.dates)} dates {self.dates.min()}..{self.dates.max()}" if self.dates is not None else ""
         rows, cols = self.shape_px
         return f"Observation({self.modality.key}, {rows} x {cols} px{dated}, {self.valid.mean():.0%} valid)"
+
+
+def _with_coordinates(modality: Modality, values: Any, bands: Any, dates: Any) -> tuple[Any, Any]:
+    """Return the bands and dates given, or else those that the coordinates of an xarray object name.
+
+    Raises:
+        InputError: Both are given, and they differ.
+    """
+    named, dated = _coordinate(values, "band", "UOTS"), _coordinate(values, "time", "M")
+    if bands is None:
+        bands = named
+    elif named is not None:
+        bands = list(bands)
+        with contextlib.suppress(UnknownNameError):  # names of another kind, such as band_1
+            if stored_bands(modality, len(named), named) != stored_bands(modality, len(named), bands):
+                raise InputError(f"{modality.key} bands", f"those of the coordinate, {', '.join(map(str, named))}",
+                                 ", ".join(map(str, bands)), "leave `bands` out, or give `.values`")  # fmt: skip
+    if dates is None:
+        dates = dated if modality.is_temporal else None
+    elif dated is not None and not np.array_equal(_as_dates(modality, dates, len(dated)), dated.astype(_DAY)):
+        raise InputError(f"{modality.key} dates", f"those of the coordinate, {dated.astype(_DAY).tolist()[0]} …",
+                         "others", "leave `dates` out, or give `.values`")  # fmt: skip
+    return bands, dates
+
+
+def _coordinate(values: Any, axis: str, kinds: str) -> NDArray[Any] | None:
+    """Return the coordinate of an axis of an xarray object, if it has one of these kinds of numpy types."""
+    for dim in values.dims if isinstance(getattr(values, "dims", None), tuple) else ():
+        if str(dim).lower() in AXIS_NAMES[axis] and dim in values.coords:
+            found = np.asarray(values.coords[dim])
+            return found if found.dtype.kind in kinds else None
+    return None
 
 
 def _in_order(where: str, values: Any, modality: Modality, *, may_lack: bool = False) -> Any:
