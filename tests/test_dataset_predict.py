@@ -244,6 +244,21 @@ def test_a_class_that_the_run_does_not_know_is_refused(runs, new, tmp_path, caps
     assert "species" not in rows
 
 
+def test_tiles_of_another_side_than_those_of_the_training_are_told(forest, tmp_path, capsys):
+    for target, head, told in (("species", "both", True), ("cover", "dense", False)):
+        (tmp_path / f"run-{target}").mkdir()
+        run = saved(tmp_path / f"run-{target}", f"{forest}/mine.yaml", forest, target, head,
+                    dense="s2" if target == "cover" else None)  # fmt: skip
+        predictor = load_task(run)
+        for side_m in (80.0, 40.0):
+            predictor.tile_m = side_m
+            predictor.save(run / PREDICTOR_FILE)
+            out = tmp_path / f"{target}{side_m:.0f}{'.parquet' if target == 'species' else ''}"
+            assert main(command(run, forest, out)) == 0
+            found = "one answer per tile of 40 m; the run was trained on tiles of 80 m" in capsys.readouterr().out
+            assert found == (told and side_m == 80)
+
+
 def test_a_description_that_differs_from_that_of_the_training_data_is_told(runs, new, tmp_path, capsys):
     run = load_task(runs / "species")
     run.sources = {"s2": {"units": "reflectance_1e4", "quality": "scl"}}

@@ -222,6 +222,14 @@ def call(capsys, *words):
     return status, told.out, told.err
 
 
+def test_the_command_tells_points_from_polygons(store, tmp_path, capsys):
+    shapes = [shapely.Point(LEFT + 85, TOP - 131), fields().geometry[0]]
+    for count, kinds in ((1, "1 points"), (2, "2 points and polygons")):
+        geopandas.GeoDataFrame(geometry=shapes[:count], crs=SOUTH).to_file(tmp_path / f"{count}.gpkg")
+        _, told, _ = call(capsys, store, tmp_path / f"{count}.gpkg", "--out", tmp_path / f"{count}.csv")
+        assert f"patch of a.zarr: {kinds} in 2 periods" in told
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".gpkg", ".csv"])
 def test_the_command_writes_rows_with_the_columns_of_the_polygons(store, tmp_path, capsys, suffix):
     given, out = fields().assign(fid=7), tmp_path / f"rows{suffix}"

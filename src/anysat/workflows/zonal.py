@@ -88,8 +88,9 @@ def _zonal(config: ZonalConfig) -> Answer:
     write_zonal(table, out, told, overwrite=config.overwrite)
     seen, periods = table["seen_frac"], len(group.periods)
     several = f" in {periods} periods" if periods > 1 else ""
+    kinds = " and ".join(sorted({"points" if "Point" in str(kind) else "polygons" for kind in table.geom_type}))
     lines = [
-        f"{group.name} of {name}: {table['polygon'].nunique()} polygons{several}, of {len(table)} rows "
+        f"{group.name} of {name}: {table['polygon'].nunique()} {kinds}{several}, of {len(table)} rows "
         f"{(seen > 0.999).sum()} seen whole, {((seen > 0) & (seen <= 0.999)).sum()} in part, {(seen == 0).sum()} not",
         *notes,
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,10 +204,20 @@ def given_lines(given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Return a line about each table, from its facts by name."""
     for name, one in given.items():
         columns = one["columns"]
-        which = f"`{columns[0]}`" if len(columns) == 1 else f"{len(columns)} columns, {columns[0]} to {columns[-1]}"
+        which = f"`{columns[0]}`" if len(columns) == 1 else f"{len(columns)} columns, {_ranges(columns)},"
         missing = f"; {count} tiles without values" if (count := one["tiles_without_values"]) else ""
         others = f"; not used: {_some(one['left_out'])}" if one["left_out"] else ""
         yield f"{name}: {which} of {one['file']} (SHA-256 {one['sha256'][:12]}…){missing}{others}"
+
+
+def _ranges(names: Sequence[str]) -> str:
+    """Return names in words; those that differ in a number at the end are told by the first and the last of them.
+
+    >>> _ranges(["e0", "e1", "e2", "fold", "height"])
+    'e0 to e2, fold, height'
+    """
+    alike = [list(group) for _, group in itertools.groupby(names, lambda name: name.rstrip("0123456789"))]
+    return ", ".join(group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in alike)
 
 
 def _some(names: Collection[str], most: int = 3) -> str:

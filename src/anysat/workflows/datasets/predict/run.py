@@ -12,7 +12,7 @@ from rich.text import Text
 
 from anysat.batch import Batch
 from anysat.data.base import DatasetRecord, Target
-from anysat.data.mixture import OrderedPass
+from anysat.data.mixture import OrderedPass, sides_m
 from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import InputError, RecordError, SourceError, WriteError
 from anysat.geo.write.outputs import OUTPUTS, Result, check_output
@@ -74,12 +74,21 @@ def run_predict_dataset(config: TilesConfig) -> Answer:
         f"statistics: those of the run, {facts['statistics']}",
         *told_not_given(predictor.view.modalities, tiles.modalities),
         *_described_lines(record, predictor, tiles.modalities),
+        *_side_lines(predictor, sides_m(tiles)),
         f"{answers.told()}, computed in {precision}",
         _labels_line(config, own, target, answers),
         *unseen_lines(answers.unseen, nothing, predictor.view.dense or ""),
         f"wrote {out}: {answers.written()}",
     ]
     return Answer(Text("\n".join(told)))
+
+
+def _side_lines(predictor: Predictor, sides: Sequence[float]) -> list[str]:
+    """Return a warning if tiles are answered as a whole and are not of the size that the predictor was trained on."""
+    side_m, others = predictor.tile_m, [f"{side:g}" for side in sides if side != predictor.tile_m]
+    if predictor.task.target.level != "tile" or side_m is None or not others:
+        return []
+    return [f"check: one answer per tile of {' or '.join(others)} m; the run was trained on tiles of {side_m:g} m"]
 
 
 def _check_out(config: TilesConfig, target: Target) -> None:
