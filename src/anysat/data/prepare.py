@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from anysat.data.base import DatasetRecord
 from anysat.data.open import find_dataset, open_dataset
+from anysat.data.pack import FORMAT, read_index
+from anysat.data.pack.record import record_facts
 from anysat.data.work import Advance, to_json
 from anysat.errors import AnySatError, OtherWorkError, SourceError
 from anysat.geo.claims import alone_in
@@ -97,9 +99,6 @@ def prepare_world(
 
 def _digest(record: DatasetRecord, content: bytes = b"") -> str:
     """Return a text that identifies the pack format, targets, splits and other content."""
-    from anysat.data.pack import FORMAT
-    from anysat.data.pack.record import record_facts
-
     facts = record_facts(record, record.modalities, [target.name for target in record.targets])
     return hashlib.sha256(to_json({"format": FORMAT, **facts}) + content).hexdigest()[:16]
 
@@ -136,8 +135,6 @@ def resume(partial: Path, work: Callable[[], object]) -> None:
 
 
 def _open(name: str, packed: Path) -> None:
-    from anysat.data.pack import read_index
-
     open_dataset(name, packed, "all", layout="packed")
     for shard in read_index(packed)["shards"]:
         path = packed / shard["file"]

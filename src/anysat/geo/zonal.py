@@ -6,6 +6,7 @@ Apart from these, memory holds one number per polygon, period and column.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import textwrap
 import warnings
@@ -224,8 +225,6 @@ def _free(wanted: str, taken: Container[str]) -> str:
 
 def write_parquet(table: Any, path: Path, told: Mapping[str, Any]) -> None:
     """Write GeoParquet 1.1 with the provenance under `anysat`, and bounds in the column `bbox` if that name is free."""
-    import json
-
     import pyarrow.parquet
 
     table.to_parquet(path, index=False, compression="zstd", schema_version="1.1.0",

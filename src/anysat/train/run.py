@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from anysat.data.kept_statistics import of_file
@@ -243,8 +244,6 @@ def _write_facts(path: Path, seed: int) -> None:
 
 def _note_time(path: Path, began_s: float, began_cpu_s: float) -> None:
     """Record how long this session took. Nothing is recorded if it is killed or the disk is full."""
-    import torch
-
     with contextlib.suppress(OSError, ValueError):
         *earlier, session = json.loads(path.read_text("utf-8"))["sessions"]
         session["wall_s"] = round(time.monotonic() - began_s, 1)
@@ -278,8 +277,6 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> list[str]:
-    import torch
-
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return gpus or [platform.processor() or platform.machine()]
 

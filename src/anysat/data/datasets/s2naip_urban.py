@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from anysat.batch import Tile
 from anysat.data.absent import tile_of
@@ -212,9 +215,6 @@ def read_sample(folder: DatasetFolder, row: Row, modalities: Sequence[str]) -> T
 
 
 def _geobox(zone: int, col: int, row: int) -> Any:
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
     gsd_m = TILE_M / TILE_PX
     return GeoBox((TILE_PX, TILE_PX), Affine(gsd_m, 0, col * TILE_M, 0, -gsd_m, -row * TILE_M), f"EPSG:{zone}")
 
@@ -258,8 +258,6 @@ def _read_stack(
 
 def _refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Double the number of pixels per side, bilinear between pixel centres, as in the published loader."""
-    import torch
-
     finer = torch.nn.functional.interpolate(torch.from_numpy(values), scale_factor=2.0, mode="bilinear")
     return np.asarray(finer.numpy())
 
@@ -354,7 +352,6 @@ def _digital_numbers(seen: Observation) -> Observation:
 
 def _features(tile: WorldTile) -> dict[str, Any]:
     """Return the land cover of the world as areas of some categories, with a road and a power tower."""
-    from affine import Affine
     from rasterio.features import shapes
 
     names = ("river", "leisure", "parking", None, "building", "power_plant")

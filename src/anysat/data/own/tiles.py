@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from odc.geo import CRS
 
 from anysat.batch import Tile
 from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
+from anysat.data.files import read_geobox
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.content import OwnData, OwnTarget
 from anysat.data.own.found import found_rows
@@ -23,7 +25,10 @@ from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_
 from anysat.data.own.targets import is_unlabelled
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.geo.grid import boundary_in, plan_tile
 from anysat.geo.read.layers import reading
+from anysat.geo.read.resample import WARP_MB
+from anysat.geo.zones import square_at
 from anysat.observation import Observation
 
 if TYPE_CHECKING:
@@ -228,8 +233,6 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
 
 def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, Source]) -> TileGrid | None:
     """Return the grid over the ground that a tile's files share; None if only tables of series hold the tile."""
-    from anysat.geo.grid import plan_tile
-
     place = None
     if data.is_centred_on_table:
         columns = {name: np.array([row.get(name, "")]) for name in ("id", *PLACE)}
@@ -245,8 +248,6 @@ def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, 
 
 def _square(data: OwnData, row: Row) -> GeoBox | None:
     """Return the ground around a tile's place in the table; None if the place is unknown."""
-    from anysat.geo.zones import square_at
-
     lon, lat = (as_number(row.get(name, "")) for name in PLACE)
     return square_at(lon, lat, data.tile_m) if abs(lon) <= 180 and abs(lat) <= 90 else None
 
@@ -348,11 +349,7 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
         SourceError: The raster cannot be read, has several bands or no georeference, or lies elsewhere.
     """
     import rasterio
-    from odc.geo import CRS
     from rasterio.enums import ColorInterp
-
-    from anysat.data.files import read_geobox
-    from anysat.geo.grid import boundary_in
 
     own = read_geobox(path)
     if own is None:
@@ -378,11 +375,8 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
 def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
     """Read a band (from 0) of an open raster onto a grid; NaN outside and where it has no data."""
     import rasterio
-    from odc.geo import CRS
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
-
-    from anysat.geo.read.resample import WARP_MB
 
     found = np.full(geobox.shape, np.nan)
     reproject(

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from anysat.batch import Tile
 from anysat.data.absent import nothing_of
@@ -335,8 +337,5 @@ def geobox_of(facts: Sequence[Any] | None) -> Any:
     """Return the georeference from the plain values of `geobox_facts`."""
     if facts is None:
         return None
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
     shape, affine, crs = facts
     return GeoBox(tuple(shape), Affine(*affine), crs)

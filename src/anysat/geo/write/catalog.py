@@ -6,6 +6,8 @@ fields, the model has `mlm:` fields.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,8 +174,6 @@ def write_catalog(
 
 def recorded_files(store: Path) -> list[Path]:
     """Return the files beside a store that its documents list as made from it."""
-    import json
-
     found: dict[Path, None] = {}
     for document in sorted(catalog_of(store.absolute()).glob("*/item.json")):
         try:
@@ -322,8 +322,6 @@ def _save(
     root: pystac.Catalog, model: pystac.Item, groups: Iterable[str], store: Path, final: Path, folder: Path
 ) -> None:
     """Write the documents with relative links that will be right in the final place."""
-    import os
-
     import pystac
     from pystac.layout import CustomLayoutStrategy
 
@@ -380,8 +378,6 @@ def _asset_key(path: Path) -> str:
 
 
 def _asset(path: Path, item_folder: Path) -> pystac.Asset:
-    import os
-
     import pystac
 
     href = os.path.relpath(path.absolute(), item_folder.parent)

@@ -5,6 +5,7 @@ Polygons end where a row of shards ends, and are not joined with those of the ne
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,6 @@ def write_layer(frame: Any, path: Path, layer: str, told: Mapping[str, Any] | No
     Raises:
         OSError: It cannot be written.
     """
-    import json
-
     meta = {} if told is None else {"layer_metadata": {"anysat": json.dumps(dict(told), default=str)}}
     mode = "a" if told is None else "w"
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anysat.errors import RecordError
+from anysat.errors import OutputExistsError, RecordError
 from anysat.geo.write.outputs import Result, check_output, named
 
 
@@ -52,7 +52,6 @@ def stats(config: StatsConfig) -> Any:
     from anysat.data.open import open_dataset
     from anysat.data.statistics import compute_statistics
     from anysat.data.work import to_json
-    from anysat.errors import OutputExistsError
     from anysat.whole_files import write_whole
     from anysat.workflows.progress import progress_bar
 

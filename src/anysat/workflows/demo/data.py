@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anysat.batch import Tile
 from anysat.data.datasets.bigearthnet_pairs import INSTALL, METADATA, write_pairs
 from anysat.errors import SourceError
 from anysat.modalities import MODALITIES
@@ -48,7 +49,6 @@ def read_pairs(archives: dict[str, Path]) -> list[Pair]:
 
 
 def _read_pair(s1_path: Path, s2_path: Path) -> Pair:
-    from anysat.batch import Tile
     from anysat.geo.grid import plan_grid
     from anysat.geo.read.sources import InputPath, open_source
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from anysat.choices import check_choices
 from anysat.errors import InputError, LargeGroundError, RecordError
 from anysat.geo.write.outputs import Result, check_output, named, suffixes
-from anysat.model.precision import AnyPrecision
+from anysat.model.precision import AnyPrecision, find_device
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.options import AreaOptions
 from anysat.workflows.kept import check_alone
@@ -131,7 +131,6 @@ def predict(config: PredictConfig) -> Answer:
         InputError: Another process is writing the same output.
     """
     from anysat.geo.claims import alone_at
-    from anysat.model.precision import find_device
     from anysat.tasks.predictor import load_task
     from anysat.workflows.predict.area import predict_area
     from anysat.workflows.predict.tile import predict_tile

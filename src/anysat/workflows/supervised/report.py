@@ -20,7 +20,7 @@ from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
 from anysat.whole_files import write_output
-from anysat.workflows.page import HEAD, STYLE, img, rows, table
+from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows, table
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.text import FIGURES, intervals_told, tiles_told, with_interval
 
@@ -188,7 +188,6 @@ def _selection(found: Mapping[str, Any]) -> str:
     selection, name = found["selection"], found["primary"]
     parts = []
     if selection.get("curve"):
-        from anysat.workflows.page import png_tag
         from anysat.workflows.pretrain.curves import Panel, curve_figure
 
         curve = list(enumerate(selection["curve"], start=1))

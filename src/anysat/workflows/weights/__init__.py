@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from anysat.choices import check_choices
 from anysat.errors import OutputExistsError
 from anysat.geo.write.outputs import Result, check_output, named
-from anysat.workflows.kept import check_heard
+from anysat.workflows.kept import check_heard, kept_sources
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,8 +54,6 @@ def convert(config: ConvertConfig) -> str:
         OutputExistsError: The file exists, and `overwrite` is False.
         WeightsError: The weights cannot be read.
     """
-    from dataclasses import replace
-
     import torch
 
     from anysat.model.checkpoint import read_weights, save
@@ -105,7 +103,6 @@ def inspect(config: InspectConfig) -> Table:
 
     from anysat.model.checkpoint import read_weights
     from anysat.model.load import load
-    from anysat.workflows.kept import kept_sources
     from anysat.workflows.weights.facts import attention_agreement, weight_facts
 
     model = load(config.source, config=read_weights(config.source).config or _sized(config.size))
