@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -115,6 +116,7 @@ def test_what_goes_wrong_in_a_part_is_told_and_the_rest_is_left(two_threads):
 
     def work(part):
         taken.append(part)
+        time.sleep(0.002)  # a thousand of them take longer than it takes to notice the first
         raise ValueError(part.start)
 
     with pytest.raises(ValueError, match="0"):

@@ -284,7 +284,7 @@ def test_another_format_of_packs_is_prepared_elsewhere(tmp_path, monkeypatch):
     """An upgrade leaves alone what the version before it, which may still be in use, has made."""
     monkeypatch.setattr("anysat.data.prepare.prepare", lambda name, root, home, **_: (home, None))
     before, _ = prepare_world(settings(), tmp_path)
-    monkeypatch.setattr("anysat.data.pack.FORMAT", 3)
+    monkeypatch.setattr("anysat.data.prepare.FORMAT", 3)
     assert prepare_world(settings(), tmp_path)[0] != before
 
 
