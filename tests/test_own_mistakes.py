@@ -223,7 +223,7 @@ def test_a_label_raster_that_is_a_virtual_raster_in_disguise_is_not_followed(tmp
         f"<SourceFilename>{real}</SourceFilename><SourceBand>1</SourceBand>"
         f"</SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    monkeypatch.setattr("anysat.data.files.read_geobox", lambda _: box)
+    monkeypatch.setattr("anysat.data.own.tiles.read_geobox", lambda _: box)
     with pytest.raises(SourceError, match=r"t0\.tif: it cannot be read"):
         read_nearest(disguised, box)
 
