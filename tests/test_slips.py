@@ -3,7 +3,7 @@
 The probe was fitted once to embeddings of the shipped `nano` on some tiles of the generated world, and lies in
 `golden/slips.npz` with what it scored. What the package makes of the same tiles must score the same; so a slip
 anywhere between files and embeddings shows, also one that training and test would share. Where `nano` itself is made
-anew: `PYTHONPATH=tests python tests/test_slips.py` writes the example anew.
+anew: `PYTHONPATH=tests/builders python tests/test_slips.py` writes the example anew.
 """
 
 import itertools
