@@ -188,7 +188,7 @@ def test_workers_that_outlive_a_run_compute_with_the_weights_of_the_next(tmp_pat
     store, work = store_of(second, tmp_path / "alone.zarr")
     run_here(work, store)
     alone = arrays_of(store.finish())[0]
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         for made in (first, second):
             store, work = store_of(made, tmp_path / "a.zarr", overwrite=True)
