@@ -31,7 +31,7 @@ from anysat.geo.read.stac.search import _overlap
 from anysat.geo.stores.layout import Layout
 from anysat.geo.stores.store import AreaStore
 from anysat.geo.write.exports import export
-from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.maps import class_attributes, class_layer
 from anysat.modalities import MODALITIES
 from anysat.workflows.areas.inputs import _told_of
 from anysat.workflows.embed.area import tell_kept
@@ -159,11 +159,12 @@ def test_edges_of_projected_polygons_stay_straight(tmp_path):
     assert found.symmetric_difference(square).area < 0.1e6
 
 
-def test_more_classes_than_bytes_tell_are_refused():
-    colours = np.zeros((256, 3))
-    assert len(class_attributes([f"c{n}" for n in range(255)], colours[:255])["flag_values"]) == 255
-    with pytest.raises(InputError, match="at most 255 classes"):
-        class_attributes([f"c{n}" for n in range(256)], colours)
+def test_more_classes_than_16_bits_tell_are_refused():
+    names = [f"c{n}" for n in range(65_536)]
+    assert class_layer(names[:255], np.zeros((255, 3)))["kind"] == "uint8"
+    assert class_layer(names[:256], np.zeros((256, 3)))["kind"] == "uint16"
+    with pytest.raises(InputError, match="at most 65535 classes"):
+        class_layer(names, np.zeros((0, 3)))
 
 
 @pytest.mark.parametrize(("scale", "unit"), [(1e-4, "reflectance"), (2.75e-5, "reflectance"), (1e4, "reflectance_1e4")])

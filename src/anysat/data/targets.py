@@ -33,6 +33,8 @@ class Target:
     """`class` (one of several), `labels` (any of several; tiles only), `value` (regression), or another of `KINDS`."""
     classes: tuple[str, ...] = ()
     """Names of the classes or labels, in the order of their numbers; empty for a value."""
+    codes: tuple[int, ...] = ()
+    """Numbers by which the user's files store the classes; maps take them (`anysat.geo.stores.classes`)."""
     colours: tuple[str, ...] = ()
     """Colours of the classes in maps and pictures, each as #rrggbb. Empty for the package's own colours."""
     ignore: int | None = None
@@ -51,6 +53,8 @@ class Target:
             raise RecordError(where, (self.level, self.kind), f"one of {LEVELS} and one of {tuple(KINDS)}")
         if (KINDS[self.kind] != "value") != bool(self.classes):
             raise RecordError(f"{where}, classes", self.classes, "names of classes, none for a value")
+        if self.codes and len(self.codes) != len(self.classes):
+            raise RecordError(f"{where}, codes", self.codes, f"none, or {len(self.classes)} numbers")
         if self.colours and not re.fullmatch(f"(#[0-9a-f]{{6}}){{{len(self.classes)}}}", "".join(self.colours)):
             raise RecordError(f"{where}, colours", self.colours, f"none, or {len(self.classes)} as #rrggbb")
         if (self.level == "pixel") != (self.gsd_m is not None):

@@ -1,6 +1,7 @@
 """A finished store to COG and GeoParquet: the same values at the same place, in the tools others open them with."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import rasterio
 import shapely
+import zarr
 from rio_cogeo.cogeo import cog_validate
 
 from anysat.errors import MissingFileError, OutputExistsError, RecordError, SourceError, UnknownNameError, WriteError
@@ -18,8 +20,9 @@ from anysat.geo.stores.layout import Layout
 from anysat.geo.stores.quantise import from_power
 from anysat.geo.stores.store import AreaStore, Unit
 from anysat.geo.stores.stored import find_group, open_stored
+from anysat.geo.validate import validate_store
 from anysat.geo.write.exports import export, num_steps
-from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.maps import class_attributes, class_layer
 from anysat.geo.write.outputs import OUTPUTS, Output, Result
 from geo_builders import LEFT, SOUTH, TOP, geobox
 from store_builders import DIM, GRID, NAMES, PERIODS, begin, class_layout, content, finished, patch_layout
@@ -165,6 +168,51 @@ def test_classes_are_named_in_a_table(tmp_path):
     table = geopandas.read_parquet(tmp_path / "a.parquet")
     assert (table["class_name"] == np.array(NAMES)[table["class"]]).all()
     assert set(table["class"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "codes", "dtype", "nodata"),
+    [
+        (("10", "20"), (), (10, 20), "uint8", 255),
+        (("tall grass", "water"), (20, 10), (20, 10), "uint8", 255),
+        (("0", "255"), (), (0, 255), "uint8", 254),
+        (("111", "523"), (), (111, 523), "uint16", 65535),
+        (("tall grass", "water"), (), (0, 1), "uint8", 255),
+        (("-1", "3"), (), (0, 1), "uint8", 255),
+        (("07", "8"), (), (0, 1), "uint8", 255),
+        (("1", "3301010100"), (), (0, 1), "uint8", 255),
+    ],
+)
+def test_class_maps_hold_the_codes_of_the_classes_in_every_format(tmp_path, names, given, codes, dtype, nodata):
+    layer = class_layer(names, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), given)
+    layout = Layout(name="class", geobox=GRID, shard_px=4, chunk_px=2, variable="class", **layer)
+    (numbers, *_), (valid, *_) = content(class_layout())
+    store = AreaStore.open(tmp_path / "a.zarr", [layout], PERIODS[:1], {})
+    for unit in store.remaining():
+        place = layout.shard_slices(unit.row, unit.col)
+        store.write(unit, {"class": (numbers[place], valid[place])})
+    path = store.finish()
+    stored = zarr.open_array(path, path="class/class", mode="r")
+    wanted = np.where(valid, np.array(codes)[numbers], nodata)
+    np.testing.assert_array_equal(stored[0], wanted)
+    assert (stored.dtype, stored.attrs["flag_values"], stored.attrs["_FillValue"]) == (dtype, list(codes), nodata)
+    for out in ("a.tif", "a.parquet", "a.gpkg"):
+        export(path, tmp_path / out)
+    document = (tmp_path / "a.tif.aux.xml").read_text()
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(1), wanted)
+        assert (file.dtypes[0], file.nodata, file.tags()[f"CLASS_{codes[1]}"]) == (dtype, nodata, names[1])
+        if dtype == "uint8":
+            assert file.colormap(1)[codes[1]] == (0, 0, 255, 255)
+            listed = re.findall("<Category>(.*?)</Category>", document)
+            assert [listed[code] for code in codes] == list(names)
+        else:
+            assert f"<F>{codes[1]}</F><F>{names[1]}</F><F>0</F><F>0</F><F>255</F>" in document
+    for table in (geopandas.read_parquet(tmp_path / "a.parquet"), geopandas.read_file(tmp_path / "a.gpkg")):
+        assert set(zip(table["class"], table["class_name"], strict=True)) == set(zip(codes, names, strict=True))
+    window = find_group(path).window(0, slice(4, 8), slice(4, 7))
+    np.testing.assert_array_equal(window[0][window[1]], numbers[4:8, 4:7][valid[4:8, 4:7]])
+    assert [one.level for one in validate_store(path) if one.check == "nodata"] == ["ok"]
 
 
 def test_codes_turn_back_into_values(store):

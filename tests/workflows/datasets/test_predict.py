@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import torch
 import yaml
+import zarr
 
 from anysat.batch import Batch
 from anysat.cli import main
@@ -293,6 +294,43 @@ def test_pixels_are_written_as_a_georeferenced_raster_per_tile_beside_its_labels
         assert file.descriptions == ("a", "b")
     with rasterio.open(out / "predicted" / "t11.tif") as file:
         assert (file.read(1) == 255).all()
+
+
+def test_maps_hold_the_numbers_by_which_the_label_rasters_store_classes(forest, tmp_path, capsys):
+    """Also those of a run of the dataset, on ground larger than a tile, and beside the labels as they are stored."""
+    (root := tmp_path / "data").mkdir()
+    for name in ("s2", "cover", "tiles.csv"):
+        (root / name).symlink_to(forest / name)
+    described(root, tiles="tiles.csv", targets={"cover": COVER | {"classes": ["b", "a"], "values": [1, 0]}})
+    run = saved(tmp_path / "run", f"{root}/mine.yaml", root, "cover", "dense", dense="s2")
+    assert main(command(run, root, tmp_path / "maps")) == 0
+    found = torch.cat([one.answer for one in answers(run, root)])
+    with rasterio.open(tmp_path / "maps" / "predicted" / "t3.tif") as file:
+        np.testing.assert_array_equal(file.read(1), 1 - found[3].numpy())
+        assert (file.tags()["CLASS_1"], file.colormap(1)[1][:3]) == ("b", (237, 232, 209))
+    with rasterio.open(tmp_path / "maps" / "label" / "t3.tif") as file:
+        assert file.read(1).tolist() == [[255, 1], [1, 1]]
+    image = root / "s2" / "t3.tif"
+    for out in ("area.zarr", "tile.tif"):
+        assert main(["predict", str(run), f"s2={image}", "--out", str(tmp_path / out)]) == 0
+    with rasterio.open(tmp_path / "tile.tif") as file:
+        classes = file.read(1)
+    assert f"b {np.mean(classes == 1):.0%}" in capsys.readouterr().out.rpartition("cover:")[2]
+    stored = zarr.open_array(tmp_path / "area.zarr", path="class/class", mode="r")
+    assert stored.attrs["flag_values"] == [1, 0]
+    np.testing.assert_array_equal(stored[0], classes)
+
+
+def test_classes_of_a_column_that_are_whole_numbers_are_predicted_as_these(forest, tmp_path):
+    (root := tmp_path / "data").mkdir()
+    (root / "s2").symlink_to(forest / "s2")
+    (root / "tiles.csv").write_text(table(species=("30", "10", "20")))
+    described(root, tiles="tiles.csv", targets={"species": TARGETS["species"]})
+    run = saved(tmp_path / "run", f"{root}/mine.yaml", root, "species", "both")
+    rows = predicted(run, root, tmp_path / "a.parquet").dropna()
+    assert set(rows["predicted"]) | set(rows["species"]) <= {10, 20, 30}
+    for name in ("predicted", "species"):
+        assert rows[name].astype(int).astype(str).tolist() == rows[f"{name}_name"].tolist()
 
 
 def test_tiles_whose_place_nobody_knows_are_rasters_in_metres(tmp_path):

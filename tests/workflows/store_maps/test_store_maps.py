@@ -214,6 +214,17 @@ def test_two_clear_clusters_are_mapped_right_from_polygons_or_five_points_each(s
     assert {file.name for file in found.files} == {file.name for file in tmp_path.iterdir()}
 
 
+def test_classes_that_are_whole_numbers_are_mapped_as_these(store, tmp_path):
+    given = points().assign(crop=[{"maize": 211, "wheat": 311}[name] for name in points()["crop"]])
+    anysat.classify(store, given, "crop", tmp_path / "c.tif")
+    wanted = np.where(embeddings()[1], np.array([211, 311])[ground()], 65535)
+    np.testing.assert_array_equal(read(tmp_path / "c.tif"), wanted)
+    anysat.classify(store, given, "crop", tmp_path / "d.zarr")
+    table = anysat.zonal(tmp_path / "d.zarr", fields())
+    assert set(table["majority"].dropna()) == {"211", "311"}
+    assert (table["211_frac"] + table["311_frac"]).dropna().round(5).eq(1).all()
+
+
 def test_a_score_is_of_ground_that_the_model_was_not_fitted_to(tmp_path):
     """Embeddings that only tell fields apart: neighbours are alike, and nothing tells the classes."""
     layout = Layout(name="patch", geobox=geobox((SIDE, SIDE), 20.0), shard_px=8, chunk_px=4, dim=60,

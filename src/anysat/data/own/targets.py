@@ -76,6 +76,7 @@ def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     is_free = ignore is None or not 0 <= ignore < len(classes)
     target = Target(
         name=name, level="pixel" if is_raster else "tile", kind=kind, classes=classes,
+        codes=values if is_raster else (),
         gsd_m=_gsd_m(section, data.tile_m) if is_raster else None,
         ignore=ignore if is_free else IGNORE if len(classes) <= IGNORE else _NO_CLASS,
         unit=section.text("unit", "", may_be_empty=True), limits=_limits(section), colours=_colours(section, classes),

@@ -32,7 +32,7 @@ def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
     """Return what the numbers of the targets mean, as plain values."""
     return [
         {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in asdict(target).items()
-         if name not in ("about", "colours")}
+         if name not in ("about", "colours", "codes")}
         for target in record.targets
     ]  # fmt: skip
 

@@ -22,13 +22,13 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, RecordError
 from anysat.geo.periods import Period
+from anysat.geo.stores.classes import NO_CLASS, free_code
 from anysat.geo.stores.conventions import grid_attributes, joined
 from anysat.geo.stores.quantise import NODATA, Loss, from_power, from_scale, quantisation, to_power, to_scale
 
-Kind = Literal["float32", "float16", "int8-power", "int8-scale", "uint8"]
-NO_CLASS = 255
-"""Class number where nothing was seen."""
-STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8"}
+Kind = Literal["float32", "float16", "int8-power", "int8-scale", "uint8", "uint16"]
+STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8",
+          "uint16": "uint16"}  # fmt: skip
 _FILL: dict[str, float] = {"float32": math.nan, "float16": math.nan, "int8": NODATA, "uint8": NO_CLASS}
 _BLOCK_VALUES = 4_000_000
 """Number of values converted at once, so that memory does not hold several copies of a shard."""
@@ -86,9 +86,15 @@ class Layout:
         return np.dtype(STORED[self.kind])
 
     @property
+    def codes(self) -> Sequence[int]:
+        """Stored number of each class; empty if it is no class map, and numbers are stored as they are."""
+        found: Sequence[int] = self.variable_attributes.get("flag_values", ())
+        return found
+
+    @property
     def fill(self) -> float:
         """Number stored where nothing was seen."""
-        return _FILL[self.dtype.name]
+        return free_code(self.codes) if self.codes else _FILL[self.dtype.name]
 
     @property
     def shards(self) -> tuple[int, int]:
@@ -107,16 +113,18 @@ class Layout:
 
     def facts(self) -> dict[str, Any]:
         """Return what must be the same for an unfinished store to be continued, as JSON-serialisable values."""
+        own_codes = list(self.codes) != list(range(len(self.codes)))
         return {
             "grid": [str(self.geobox.crs), list(self.geobox.affine)[:6], self.geobox.height, self.geobox.width],
             "shards": [self.shard_px, self.chunk_px],
             "values": [self.variable, self.kind, self.dim, list(self.bands)],
             "scale": None if self.scale is None else [float(step) for step in self.scale],
-        }
+        } | ({"codes": list(self.codes)} if own_codes else {})
 
     def stored(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[dict[str, NDArray[Any]], Loss | None]:
         """Encode values (row col dim) or (row col), with validity (row col), as the arrays of a shard.
 
+        Of a class map, the values are the numbers of classes from 0, which are stored as their codes.
         Float32 values that are NaN wherever they are not valid are not copied.
 
         Returns:
@@ -153,6 +161,8 @@ class Layout:
         if self.kind == "int8-power":
             codes, norms = to_power(given)
             return codes, norms, Loss.between(given, from_power(codes, norms))
+        if self.codes:
+            return np.asarray(self.codes, self.dtype)[given.astype(np.intp)], None, None
         if self.scale is not None:
             codes, clipped = to_scale(given, self.scale)
             return codes, None, Loss.between(given, from_scale(codes, self.scale), clipped)

@@ -69,6 +69,12 @@ class StoredGroup:
         return None if axes == 2 else int(self.array.shape[-3])
 
     @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes by the code that is stored for them; empty if it is no class map."""
+        told = self.variable_attributes
+        return dict(zip(told["flag_values"], told["class_names"], strict=True)) if "class_names" in told else {}
+
+    @property
     def is_embedding(self) -> bool:
         """Whether it holds embeddings, not a map."""
         return "geoemb:type" in self.group.attrs
@@ -129,7 +135,7 @@ class StoredGroup:
         return np.asarray(self.group["scale"][:]) if "scale" in self.group else None
 
     def values(self, unit: Unit) -> NDArray[Any]:
-        """Read the decoded values of a shard, (row col dim) or (row col)."""
+        """Read the decoded values of a shard, (row col dim) or (row col); of a class map, the numbers from 0."""
         return self._values(self._place(unit))
 
     def window(self, period: int, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -141,7 +147,16 @@ class StoredGroup:
         codes, scale = self._codes(place), self.scale
         if "norm" in self.group:
             return from_power(codes, np.asarray(self.group["norm"][place]))
+        if self.class_names:
+            return self._class_numbers[codes]
         return codes if scale is None else from_scale(codes, scale)
+
+    @cached_property
+    def _class_numbers(self) -> NDArray[np.int32]:
+        """Number of the class of each code, -1 for codes of none."""
+        found = np.full(np.iinfo(self.array.dtype).max + 1, -1, np.int32)
+        found[list(self.class_names)] = range(len(self.class_names))
+        return found
 
     def _codes(self, place: tuple[Any, ...]) -> NDArray[Any]:
         found = np.asarray(self.array[place])

@@ -18,8 +18,8 @@ from odc.geo import CRS
 
 from anysat.errors import SourceError
 from anysat.geo.grid import crs_of
+from anysat.geo.stores.classes import free_code
 from anysat.geo.stores.conventions import CONVENTIONS
-from anysat.geo.stores.layout import NO_CLASS
 from anysat.geo.stores.quantise import NODATA
 from anysat.geo.stores.store import CHECKSUMS, Unit, partial_of
 from anysat.geo.stores.stored import DAMAGED, StoredGroup, open_stored, provenance_of, told_of
@@ -294,7 +294,7 @@ def _reference_problems(group: StoredGroup) -> list[str]:
 def _nodata(group: StoredGroup) -> Iterator[Told]:
     dtype = group.array.dtype
     fill, problems = group.array.fill_value, []
-    wanted = {"int8": NODATA, "uint8": NO_CLASS}.get(dtype.name)
+    wanted = {"int8": NODATA}.get(dtype.name) if dtype.kind != "u" else free_code(list(group.class_names))
     if "_FillValue" not in group.variable_attributes:
         problems.append(f"{group.variable} declares no _FillValue")
     if not (np.isnan(fill) if wanted is None else fill == wanted):

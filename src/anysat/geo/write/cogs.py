@@ -26,7 +26,7 @@ class Cog:
     geobox: GeoBox
     """Its reference system may be None."""
     dtype: str
-    """float32, int8 or uint8."""
+    """float32, int8, uint8 or uint16."""
     names: Sequence[str]
     """Names of the bands."""
     nodata: float

@@ -14,11 +14,10 @@ import numpy as np
 
 from anysat.errors import RecordError
 from anysat.geo.periods import Period
-from anysat.geo.stores.layout import NO_CLASS, Layout
-from anysat.geo.stores.quantise import NODATA
+from anysat.geo.stores.layout import Layout
 from anysat.geo.stores.stored import StoredGroup, find_group, provenance_of
 from anysat.geo.write.cogs import Block, Cog, write_cog
-from anysat.geo.write.maps import category_names, class_tags, palette_of
+from anysat.geo.write.maps import class_document, class_tags, palette_of
 from anysat.geo.write.outputs import Result, find_writer, suffixes
 from anysat.geo.write.polygons import write_polygons
 from anysat.geo.write.tables import Geometry, PatchTable
@@ -38,7 +37,7 @@ class Content(NamedTuple):
     @classmethod
     def of(cls, group: StoredGroup) -> Content:
         """Return the content of a stored group."""
-        return cls(group.periods, "norm" in group.group, "class_names" in group.variable_attributes)
+        return cls(group.periods, "norm" in group.group, bool(group.class_names))
 
     @classmethod
     def planned(cls, layout: Layout, periods: Sequence[Period]) -> Content:
@@ -59,8 +58,8 @@ class Export(Protocol):
 class CogExport:
     """One GeoTIFF per period, with one band per dimension or band name.
 
-    Quantised codes have their scale in the tags, and the vectors' lengths are in NAME_norm.tif. Classes have a palette,
-    and their names are in the tags and in NAME.tif.aux.xml.
+    Quantised codes have their scale in the tags, and the vectors' lengths are in NAME_norm.tif. Classes in bytes
+    have a palette; the names of classes are in the tags and in NAME.tif.aux.xml.
     """
 
     def files(self, content: Content, out: Path) -> tuple[Path, ...]:
@@ -77,7 +76,7 @@ class CogExport:
                 norms = _blocks(group, period, "norm", lambda _: None)
                 write_cog(folder / beside[0].name, _cog_of(group, "norm", told), norms)
             elif beside:
-                (folder / beside[0].name).write_text(category_names(group.variable_attributes))
+                (folder / beside[0].name).write_text(class_document(group.variable_attributes))
 
     def _by_period(self, content: Content, out: Path) -> dict[int, tuple[Path, ...]]:
         found, names = {}, _period_names(content.periods)
@@ -110,12 +109,12 @@ class TableExport:
 
     def write(self, group: StoredGroup, folder: Path, out: Path, tags: Mapping[str, Any], advance: Advance) -> None:
         """Write the rows, shard by shard."""
-        classes = group.variable_attributes.get("class_names", ())
         scale = group.scale
         told = dict(tags) | ({} if scale is None else {"scale": [float(step) for step in scale]})
         table = PatchTable(
             folder / out.name, group.geobox, variable=group.variable, dim=group.dim, dtype=group.array.dtype,
-            bands=group.bands, classes=classes, has_norm="norm" in group.group, geometry=self.geometry, attributes=told,
+            bands=group.bands, classes=group.class_names, has_norm="norm" in group.group, geometry=self.geometry,
+            attributes=told,
         )  # fmt: skip
         names = _period_names(group.periods)
         with table:
@@ -208,12 +207,12 @@ def _cog_of(group: StoredGroup, variable: str, tags: Mapping[str, Any]) -> Cog:
         return Cog(geobox=group.geobox, dtype="float32", names=[variable], nodata=float("nan"),
                    resampling="nearest", tags=tags)  # fmt: skip
     dtype = group.array.dtype.name.replace("float16", "float32")  # which GDAL 3.10 does not have
-    is_class = "class_names" in attributes
+    is_class = bool(group.class_names)
     scale = group.scale
     return Cog(
         geobox=group.geobox, dtype=dtype, tags=tags,
         names=group.bands or _band_names(group),
-        nodata={"int8": NODATA, "uint8": NO_CLASS}.get(dtype, float("nan")),
+        nodata=float("nan") if dtype == "float32" else int(group.array.fill_value),
         resampling="mode" if is_class else "nearest" if group.is_embedding else "average",
         texts=class_tags(attributes) if is_class else {}, palette=palette_of(attributes) if is_class else {},
         scales=() if scale is None else [float(step) for step in scale], unit=str(attributes.get("units", "")),

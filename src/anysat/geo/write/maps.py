@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,28 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError
-from anysat.geo.stores.layout import NO_CLASS
+from anysat.geo.stores.classes import MOST_CLASSES, class_codes, free_code, kind_of
 from anysat.geo.write.cogs import Cog, whole, write_cog
 
 
 def write_classes(
-    path: Path, classes: NDArray[Any], geobox: GeoBox, names: Sequence[str], colours: NDArray[Any],
-    tags: Mapping[str, Any],
+    path: Path, classes: NDArray[Any], geobox: GeoBox, told: Mapping[str, Any], tags: Mapping[str, Any]
 ) -> None:  # fmt: skip
-    """Write class numbers as a cloud-optimised GeoTIFF with the nodata value `NO_CLASS`.
+    """Write classes as a cloud-optimised GeoTIFF of their codes. Its nodata value is a number that is no code.
 
     Args:
         path: The file.
-        classes: Class numbers (row col), -1 where nothing was seen.
+        classes: Numbers of the classes from 0 (row col), -1 where nothing was seen.
         geobox: Their grid.
-        names: Names of the classes, written as tags.
-        colours: Palette (class 3), from 0 to 1.
+        told: Codes, names and colours of the classes (`class_attributes`).
         tags: Anything that can be written as JSON.
     """
-    found = class_attributes(names, colours)
+    codes = told["flag_values"]
     cog = Cog(
-        geobox=geobox, dtype="uint8", names=["class"], nodata=NO_CLASS, resampling="mode", tags=tags,
-        texts=class_tags(found), palette=palette_of(found),
+        geobox=geobox, dtype=kind_of(codes), names=["class"], nodata=free_code(codes), resampling="mode", tags=tags,
+        texts=class_tags(told), palette=palette_of(told),
     )  # fmt: skip
-    write_cog(path, cog, [(whole(geobox), np.where(classes < 0, NO_CLASS, classes)[None])])
+    write_cog(path, cog, [(whole(geobox), np.array([*codes, free_code(codes)])[classes][None])])
 
 
 def write_values(
@@ -47,20 +45,27 @@ def write_values(
     write_cog(path, cog, [(whole(geobox), values)])
 
 
-def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, Any]:
+def class_layer(names: Sequence[str], colours: NDArray[Any], codes: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the fields of a class map's `Layout`: its type and the attributes of its array, see `class_attributes`."""
+    told = class_attributes(names, colours, codes)
+    return {"kind": kind_of(told["flag_values"]), "variable_attributes": told}
+
+
+def class_attributes(names: Sequence[str], colours: NDArray[Any], codes: Sequence[int] = ()) -> dict[str, Any]:
     """Return the attributes of a class map's array: the classes as in CF, and their unchanged names and colours.
 
     Args:
         names: Names of the classes, by number.
         colours: Colours (class 3), from 0 to 1.
+        codes: The user's own codes, if there are any besides the names (`class_codes`).
 
     Raises:
         InputError: There are too many classes.
     """
-    if len(names) > NO_CLASS:
-        raise InputError("map", f"at most {NO_CLASS} classes, which are stored as bytes", len(names))
+    if len(names) > MOST_CLASSES:
+        raise InputError("map", f"at most {MOST_CLASSES} classes, which are stored as 16 bits", len(names))
     return {
-        "flag_values": list(range(len(names))),
+        "flag_values": list(class_codes(names, codes)),
         "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", name) or "_" for name in names),
         "class_names": list(names),
         "class_colours": ["#" + "".join(f"{round(255 * float(part)):02x}" for part in colour) for colour in colours],
@@ -68,19 +73,46 @@ def class_attributes(names: Sequence[str], colours: NDArray[Any]) -> dict[str, A
 
 
 def palette_of(attributes: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
-    """Return the colour (RGBA, 0 to 255) of each class number."""
-    colours = (bytes.fromhex(colour[1:]) for colour in attributes["class_colours"])
-    return {number: (*colour, 255) for number, colour in enumerate(colours)}
+    """Return the colour (RGBA, 0 to 255) of each code; none for 16 bits, whose palette takes 400 kB in each file."""
+    codes = attributes["flag_values"]
+    if kind_of(codes) != "uint8":
+        return {}
+    return {code: (*rgb, 255) for code, rgb in zip(codes, _rgb(attributes), strict=True)}
 
 
 def class_tags(attributes: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the classes as tags of a GeoTIFF."""
-    return {f"CLASS_{number}": name for number, name in enumerate(attributes["class_names"])}
+    return {f"CLASS_{code}": name for code, name in _by_code(attributes)}
 
 
-def category_names(attributes: Mapping[str, Any]) -> str:
-    """Return the content of NAME.tif.aux.xml, from which GDAL reads the names of the classes."""
+def class_document(attributes: Mapping[str, Any]) -> str:
+    """Return the content of NAME.tif.aux.xml, from which GDAL reads the names of the classes.
+
+    Of bytes, whose colours are in the palette, they are names of categories by number. Of 16 bits, they are an
+    attribute table with colours.
+    """
     from xml.sax.saxutils import escape
 
-    names = "".join(f"<Category>{escape(name)}</Category>" for name in attributes["class_names"])
-    return f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>\n'
+    if kind_of(attributes["flag_values"]) == "uint8":
+        names = dict(_by_code(attributes))
+        listed = (f"<Category>{escape(names.get(code, ''))}</Category>" for code in range(max(names, default=-1) + 1))
+        found = f"<CategoryNames>{''.join(listed)}</CategoryNames>"
+    else:
+        fields = enumerate((("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8)))
+        found = "".join(
+            f'<FieldDefn index="{n}"><Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage></FieldDefn>'
+            for n, (name, kind, usage) in fields
+        )  # types: 0 whole number, 2 text; usages: 5 value, 2 name, 6 to 8 colours
+        for n, ((code, name), rgb) in enumerate(zip(_by_code(attributes), _rgb(attributes), strict=True)):
+            cells = "".join(f"<F>{cell}</F>" for cell in (code, escape(name), *rgb))
+            found += f'<Row index="{n}">{cells}</Row>'
+        found = f'<GDALRasterAttributeTable tableType="thematic">{found}</GDALRasterAttributeTable>'
+    return f'<PAMDataset><PAMRasterBand band="1">{found}</PAMRasterBand></PAMDataset>\n'
+
+
+def _by_code(attributes: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    return zip(attributes["flag_values"], attributes["class_names"], strict=True)
+
+
+def _rgb(attributes: Mapping[str, Any]) -> list[bytes]:
+    return [bytes.fromhex(colour[1:]) for colour in attributes["class_colours"]]

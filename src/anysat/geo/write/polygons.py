@@ -50,7 +50,7 @@ def _strips(group: StoredGroup, advance: Advance) -> Iterator[Any]:
     import shapely.geometry
     from rasterio.features import shapes
 
-    crs, names = crs_of(group.geobox).to_wkt(), group.variable_attributes["class_names"]
+    crs, names = crs_of(group.geobox).to_wkt(), group.class_names
     for period in range(max(1, len(group.periods))):
         for row in range(group.shards[0]):
             units = [unit for unit in group.units(period) if unit.row == row]

@@ -43,7 +43,7 @@ class PatchTable(_ParquetRows):
 
     def __init__(
         self, path: Path, geobox: GeoBox, *, variable: str, dim: int | None, dtype: np.dtype[Any],
-        bands: Sequence[str] = (), classes: Sequence[str] = (), has_norm: bool = False,
+        bands: Sequence[str] = (), classes: Mapping[int, str] | None = None, has_norm: bool = False,
         geometry: Geometry = "polygon", attributes: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Open the file.
@@ -55,7 +55,7 @@ class PatchTable(_ParquetRows):
             dim: Length of a vector; None for one number per patch.
             dtype: Type of the values.
             bands: Names of the values in a vector; each gets its own column.
-            classes: Names of class numbers, for a column `VARIABLE_name`.
+            classes: Names of classes by their code, for a column `VARIABLE_name`.
             has_norm: Whether the vectors' lengths are stored beside codes.
             geometry: Geometry of a row: the patch, or its centre.
             attributes: Anything that can be written as JSON, stored in the file under `anysat`.
@@ -65,7 +65,7 @@ class PatchTable(_ParquetRows):
         if geometry not in ("polygon", "point"):
             raise RecordError("geometry", geometry, "polygon or point")
         self._geobox, self._geometry, self._variable = geobox, geometry, variable
-        self._dim, self._bands, self._classes, self._has_norm = dim, tuple(bands), tuple(classes), has_norm
+        self._dim, self._bands, self._classes, self._has_norm = dim, tuple(bands), dict(classes or {}), has_norm
         number = pyarrow.from_numpy_dtype(dtype)
         columns = {"id": pyarrow.string(), "tile_id": pyarrow.string()}
         columns |= dict.fromkeys(("patch_row", "patch_col"), pyarrow.int32())

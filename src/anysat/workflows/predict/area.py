@@ -19,7 +19,7 @@ from anysat.geo.area import Area, plan_areas
 from anysat.geo.ground import area_files
 from anysat.geo.read.descriptions import describe_sources
 from anysat.geo.stores.layout import Layout
-from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.maps import class_layer
 from anysat.geo.write.outputs import STORE, Result, named, suffixes
 from anysat.geo.write.writers import check_apart
 from anysat.model.digest import bytes_of, made_by
@@ -173,7 +173,7 @@ def _layouts(config: PredictConfig, predictor: Predictor, area: Area, side: int)
     target, pixel_m = predictor.task.target, area.patch_size_m / side
     doubt = {"units": "nat" if target.classes else target.unit, "long_name": "disagreement of variants"}
     facts: dict[str, Callable[[], dict[str, Any]]] = {
-        "class": lambda: {"kind": "uint8", "variable_attributes": class_attributes(target.classes, colours_of(target))},
+        "class": lambda: class_layer(target.classes, colours_of(target), target.codes),
         "value": lambda: {"variable_attributes": {"long_name": target.name, "units": target.unit}},
         "probability": lambda: {"dim": len(target.classes), "bands": target.classes},
         "uncertainty": lambda: {"variable_attributes": doubt},

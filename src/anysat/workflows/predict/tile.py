@@ -14,7 +14,7 @@ from anysat.data.work import to_json
 from anysat.errors import MisfitWarning, RecordError, UnknownNameError
 from anysat.geo.read.addresses import unsigned
 from anysat.geo.read.descriptions import describe_sources
-from anysat.geo.write.maps import category_names, class_attributes, write_values
+from anysat.geo.write.maps import class_attributes, class_document, write_values
 from anysat.geo.write.outputs import Result, check_output, named
 from anysat.geo.write.writers import check_apart, staged
 from anysat.model.digest import made_by
@@ -100,7 +100,8 @@ def _write_map(
     geobox = tile.geobox.zoom_to(answer.shape[:2])
     write_answers(path, answer, geobox, target, tags)
     if target.classes:
-        _categories(path).write_text(category_names(class_attributes(target.classes, colours_of(target))))
+        told = class_attributes(target.classes, colours_of(target), target.codes)
+        _categories(path).write_text(class_document(told))
     if with_probabilities and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
         write_values(_probability(path), shares, geobox, list(target.classes), tags)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.geo.claims import alone_at
-from anysat.geo.write.maps import class_attributes
+from anysat.geo.write.maps import class_layer
 from anysat.picture_samples import class_colours
 from anysat.tasks.shallow import NUM_FOLDS, Checked, check, fit, told
 from anysat.workflows.ground_blocks import unit_of
@@ -91,8 +91,7 @@ def _layers(column: str, classes: Sequence[str], values: bool, probabilities: bo
     """Return the layers of the map."""
     if values:
         return {"value": {"variable_attributes": {"long_name": column}}}
-    attributes = class_attributes(classes, class_colours(len(classes)))
-    layers: dict[str, dict[str, Any]] = {"class": {"kind": "uint8", "variable_attributes": attributes}}
+    layers = {"class": class_layer(classes, class_colours(len(classes)))}
     return layers | ({"probability": {"dim": len(classes) or 1, "bands": classes}} if probabilities else {})
 
 

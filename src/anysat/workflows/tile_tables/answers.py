@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anysat.batch import Batch
 from anysat.data.targets import NOBODY, Target
-from anysat.geo.write.maps import write_classes, write_values
+from anysat.geo.write.maps import class_attributes, write_classes, write_values
 from anysat.geo.write.tables import Kind, TileTable
 from anysat.picture_samples import colours_of
 from anysat.tasks.base import labelled
@@ -232,6 +232,6 @@ def write_answers(
 ) -> None:  # fmt: skip
     """Write the answers for the pixels of a tile (row col) as a GeoTIFF: classes with their colours, or values."""
     if target.classes:
-        write_classes(path, values, geobox, target.classes, colours_of(target), tags)
+        write_classes(path, values, geobox, class_attributes(target.classes, colours_of(target), target.codes), tags)
     else:
         write_values(path, values[None], geobox, [target.name], tags, target.unit)

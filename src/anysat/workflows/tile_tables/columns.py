@@ -11,6 +11,7 @@ import torch
 
 from anysat.data.targets import NOBODY, Target
 from anysat.data.work import fingerprint
+from anysat.geo.stores.classes import class_codes
 from anysat.geo.write.tables import Kind
 from anysat.probing.cache import TILES_PER_FILE
 from anysat.tasks.base import Task, labelled
@@ -43,7 +44,7 @@ def members_and_splits(tiles: TileDataset) -> tuple[list[str], list[str]]:
 def target_kinds(target: Target) -> dict[str, Kind]:
     """Return the columns of a target per tile and their types.
 
-    A class has its number and its name, several labels have a list of 0 and 1 and a list of names.
+    A class has its code (`class_codes`) and its name, several labels have a list of 0 and 1 and a list of names.
     """
     if not target.classes:
         return {target.name: "double"}
@@ -59,6 +60,9 @@ def target_columns(target: Target, values: torch.Tensor) -> dict[str, list[Any]]
         known = known & (values >= 0) & (values < len(target.classes))
     numbers = [one if is_known else None for one, is_known in zip(values.tolist(), known.tolist(), strict=True)]
     names = [None if one is None else target.plain(one) for one in numbers]
+    if target.is_multiclass:
+        codes = class_codes(target.classes, target.codes)
+        numbers = [None if one is None else codes[int(one)] for one in numbers]
     return dict(zip(target_kinds(target), (numbers, names), strict=False))  # values have no names
 
 
