@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.geo.coverage import cover
+from anysat.geo.overlap import seen_before
 from anysat.geo.parcels import Parcels
 from anysat.geo.stores.stored import StoredGroup
 from anysat.geo.zonal import batches
@@ -85,10 +86,13 @@ def _mixed(patches: Patches) -> NDArray[np.uint64]:
 
 def read_vectors(
     groups: Sequence[StoredGroup], patches: Patches, periods: Sequence[int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read the embeddings of patches (period patch dim), and where they were seen (period patch)."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+    """Read the embeddings of patches (period patch dim), and where they were seen (period patch).
+
+    Of ground that several stores have seen, only the first shows it. The last answer is how many samples this left out.
+    """
     values = np.zeros((len(periods), len(patches.row), groups[0].dim or 1), np.float32)
-    seen = np.zeros(values.shape[:2], bool)
+    seen, num_twice = np.zeros(values.shape[:2], bool), 0
     sides = np.array([(int(group.array.chunks[-2]), group.shard_px) for group in groups])[patches.store]
     key = np.stack([patches.store, patches.row // sides[:, 0], patches.col // sides[:, 1]])  # what is read at once
     order = np.lexsort(key[::-1])
@@ -97,11 +101,15 @@ def read_vectors(
             continue
         row, col = patches.row[mine], patches.col[mine]
         rows, cols = (slice(int(one.min()), int(one.max()) + 1) for one in (row, col))
+        store = int(patches.store[mine[0]])
         for number, period in enumerate(periods):
-            read, valid = read_window(groups[patches.store[mine[0]]], period, rows, cols)
-            seen[number, mine] = valid[row - rows.start, col - cols.start]
-            values[number, mine] = read[row - rows.start, col - cols.start]
-    return values, seen
+            read, valid = read_window(groups[store], period, rows, cols)
+            before = seen_before(groups[:store], groups[store], period, rows, cols)
+            place = row - rows.start, col - cols.start
+            num_twice += int((valid & before)[place].sum())
+            seen[number, mine] = (valid & ~before)[place]
+            values[number, mine] = read[place]
+    return values, seen, num_twice
 
 
 def read_window(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from anysat.errors import InputError, MissingFileError
 from anysat.geo.coverage import Coverage, cover
 from anysat.geo.ground import file_and_layer, read_table
+from anysat.geo.overlap import seen_before
 from anysat.geo.parcels import Parcels, check_shapes, place_parcels
 from anysat.geo.stores.stored import StoredGroup, find_group, provenance_of, zone_stores
 from anysat.geo.write.outputs import Result, find_writer
@@ -29,8 +30,9 @@ from anysat.geo.write.writers import staged
 
 _BLOCK_VALUES = 4_000_000
 """The most values multiplied, or pixels covered, at once."""
+
 _TWICE_FRAC = 1e-3
-"""Stores overlap if the shares of a polygon that they saw add up to more than 1 plus this."""
+"""Largest share of a polygon that several stores have seen without a note."""
 
 Advance = Callable[[int], object]
 
@@ -64,6 +66,8 @@ class _Sums(NamedTuple):
     """Number of pixels, whole or partial."""
     total: NDArray[np.float64]
     """Values times shares (polygon period value); for classes, the sum of shares of each class."""
+    twice: NDArray[np.float64]
+    """Sum of the shares that were left out, because an earlier store has seen this ground; divided like `share`."""
 
 
 def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str | None = None) -> Any:
@@ -78,7 +82,7 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
     Args:
         store: NAME.zarr, made by `anysat embed` or `anysat predict`; the NAME given to an area in several UTM zones,
             which has one store per zone; or several stores of one kind. Pixels of all stores are weighted by their area
-            in the polygon. Ground in two stores counts twice, with a warning.
+            in the polygon. Ground that several stores have seen counts in the first named, with a warning.
         polygons: A vector file or GeoDataFrame of polygons and multi-polygons in any reference system. Invalid ones
             are repaired (`shapely.make_valid`), with a warning. A point takes the patch in which it lies.
         group: Name of the group; None for the first that exists of `patch`, `class`, `value` and `probability`.
@@ -161,29 +165,32 @@ def prepare(groups: Sequence[StoredGroup], polygons: Any, suffix: str = "") -> A
 def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
     """Summarise what `prepare` returned. `advance` is called with the number of shards just done."""
     groups, given, placed = asked
-    every = _sums(groups[0], placed[0], advance)
-    for group, parcels in zip(groups[1:], placed[1:], strict=True):
-        own = _sums(group, parcels, advance)
-        every = _Sums(every.share + own.share, every.patches + own.patches, every.total + own.total)
+    every = _sums(groups[:1], placed[0], advance)
+    for number, parcels in enumerate(placed[1:], start=1):
+        own = _sums(groups[: number + 1], parcels, advance)
+        every = _Sums(*(one + other for one, other in zip(every, own, strict=True)))
     notes = list(dict.fromkeys(note for parcels in placed for note in parcels.notes))
-    if num_twice := int((every.share > 1 + _TWICE_FRAC).any(axis=1).sum()):
-        notes.append(f"stores overlap: in {num_twice} polygons, some ground counts twice")
+    if num_twice := int((every.twice > _TWICE_FRAC).any(axis=1).sum()):
+        notes.append(f"stores overlap: in {num_twice} polygons or points, ground that several have seen counts only in "
+                     "the store named first")  # fmt: skip
     return Summary(_table(groups[0], given, every), tuple(notes))
 
 
-def _sums(group: StoredGroup, parcels: Parcels, advance: Advance) -> _Sums:
-    """Return the sums over one store, with shares and totals divided by the areas of the polygons."""
+def _sums(groups: Sequence[StoredGroup], parcels: Parcels, advance: Advance) -> _Sums:
+    """Return the sums over the last store, with shares and totals divided by the areas of the polygons."""
+    group = groups[-1]
     shape = len(parcels.shapes), max(1, len(group.periods))
     width = len(_classes(group)) or group.dim or 1
-    sums = _Sums(np.zeros(shape), np.zeros(shape, np.int64), np.zeros((*shape, width)))
+    sums = _Sums(np.zeros(shape), np.zeros(shape, np.int64), np.zeros((*shape, width)), np.zeros(shape))
     for unit in group.units(0):
         rows, cols = group.slices(unit)
         for chosen in batches(parcels.bounds, rows, cols):
             for part in _strips(group, cover(parcels.shapes[chosen], rows, cols), rows.start):
-                _add(sums, group, part._replace(shape=chosen[part.shape]))
+                _add(sums, groups, part._replace(shape=chosen[part.shape]))
         advance(1)
     areas = np.where(parcels.areas > 0, parcels.areas, np.inf)
     sums.share[:] /= areas[:, None]
+    sums.twice[:] /= areas[:, None]
     sums.total[:] /= areas[:, None, None]
     return sums
 
@@ -313,13 +320,17 @@ def _strips(group: StoredGroup, found: Coverage, first: int) -> Iterator[Coverag
             yield found.where(chosen)
 
 
-def _add(sums: _Sums, group: StoredGroup, part: Coverage) -> None:
-    """Add the stored values of some entries to the sums, in all periods."""
+def _add(sums: _Sums, groups: Sequence[StoredGroup], part: Coverage) -> None:
+    """Add the stored values of the last group at some entries to the sums, in all periods."""
+    *earlier, group = groups
     rows, cols = (slice(int(one.min()), int(one.max()) + 1) for one in (part.row, part.col))
     place = part.row - rows.start, part.col - cols.start
     for period in range(sums.share.shape[1]):
         values, valid = group.window(period, rows, cols)
-        is_seen = valid[place]
+        before = seen_before(earlier, group, period, rows, cols)
+        twice = part.where((valid & before)[place])
+        np.add.at(sums.twice[:, period], twice.shape, twice.share)
+        is_seen = (valid & ~before)[place]
         seen, row, col = part.where(is_seen), place[0][is_seen], place[1][is_seen]
         if not len(seen.share):
             continue

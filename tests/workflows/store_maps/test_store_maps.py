@@ -4,6 +4,7 @@ import json
 
 import geopandas
 import numpy as np
+import pandas
 import pytest
 import rasterio
 import shapely
@@ -255,6 +256,52 @@ def test_a_polygon_takes_the_patches_mostly_inside_it_drawn_evenly_and_whatever_
         drawn.append(some)
     for one, other in zip(*drawn, strict=True):
         np.testing.assert_allclose(one, other)
+
+
+def test_ground_in_several_stores_is_taken_once_from_the_first(store, tmp_path):
+    half = write(tmp_path / "half.zarr", left=LEFT + 10 * SIDE)  # its western half is the eastern one of the store
+    beyond = geopandas.GeoDataFrame({"crop": CLASSES}, geometry=[point(2, SIDE + 4), point(20, SIDE + 8)], crs=SOUTH)
+    given = geopandas.GeoDataFrame(pandas.concat([points(), beyond], ignore_index=True))
+    inside = points().geometry.x > LEFT + 10 * SIDE
+    alone = anysat.classify(store, points(), "crop", tmp_path / "a.tif")
+    both = anysat.classify([store, write(tmp_path / "b.zarr")], points(), "crop", tmp_path / "b.tif")
+    assert (both.facts["num_samples"], both.facts["scores"]) == (10, alone.facts["scores"])
+    assert "stores overlap: 10 samples left out, of ground that a store named earlier has seen" in both.report
+    some = anysat.classify([store, half], given, "crop", tmp_path / "c.tif")
+    assert some.facts["num_samples"] == 12
+    assert f"stores overlap: {inside.sum()} samples left out" in some.report
+    place = geopandas.GeoDataFrame(geometry=[point(2, 20)], crs=SOUTH)
+    like = anysat.similar([store, half], place, tmp_path / "s.tif")
+    assert "ground that several have seen counts only in the store named first" in like.report
+    values, valid = embeddings()
+    centred = values - np.concatenate([values[valid], values[:, SIDE // 2 :].reshape(-1, DIM)]).mean(0)
+    centred /= np.linalg.norm(centred, axis=-1, keepdims=True)
+    wanted = np.where(valid, centred @ centred[2, 20], np.nan)
+    np.testing.assert_allclose(read(tmp_path / "s-a.tif"), wanted, atol=1e-4)
+
+
+def test_ground_that_the_first_store_has_not_seen_is_taken_from_the_next(tmp_path):
+    two = [write(tmp_path / f"{left}.zarr", periods=2, left=LEFT - left) for left in (0, 80)]  # with other holes
+    given = geopandas.GeoDataFrame({"crop": CLASSES}, geometry=[point(10, 5), point(20, 12)], crs=SOUTH)
+    found = anysat.classify(two, given, "crop", tmp_path / "c.tif")
+    assert found.facts["num_samples"] == 4
+    assert "stores overlap: 3 samples left out" in found.report
+
+
+def test_labels_that_overlap_are_named_and_said_to_prevent_a_score(store, tmp_path):
+    """A polygon of one class over all: blocks whose labels share a patch are one, and a polygon lies in one."""
+    over = geopandas.GeoDataFrame({"crop": ["maize"]}, geometry=[shapely.box(LEFT, TOP - 480, LEFT + 480, TOP)],
+                                  crs=SOUTH)  # fmt: skip
+    unlabelled = over.assign(crop=None)
+    given = geopandas.GeoDataFrame(pandas.concat([unlabelled, fields(), over], ignore_index=True))
+    found = anysat.classify(store, given, "crop", tmp_path / "c.tif")
+    last = len(given) - 1
+    assert f"most of them in row {last} (maize), row " in found.report
+    assert "all of which count: correct the rows of samples (counted from 0) that should not overlap" in found.report
+    assert found.facts["scores"] is None
+    assert "km or more that share no patch: correct points and polygons that overlap, or add samples" in found.report
+    clear = anysat.classify(store, fields(), "crop", tmp_path / "d.tif")
+    assert "different labels" not in clear.report
 
 
 def test_a_patch_is_never_both_fitted_to_and_scored(store):

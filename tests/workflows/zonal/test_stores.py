@@ -12,6 +12,8 @@ from pyproj import Transformer
 import anysat
 from anysat.cli import main
 from anysat.errors import InputError
+from anysat.geo.overlap import seen_before
+from anysat.geo.stores.stored import find_group
 from geo_builders import geobox
 from store_builders import DIM, MADE_FROM, PERIODS, begin, patch_layout
 
@@ -74,11 +76,23 @@ def test_a_polygon_over_two_zones_is_the_mean_of_both_by_area(area):
         assert table["seen_frac"].iloc[[2, 4]].tolist() == [pytest.approx(1), 0]
 
 
-def test_ground_that_two_stores_show_counts_twice_and_is_told(area, tmp_path):
+def test_ground_that_two_stores_show_counts_in_the_first_and_is_told(area, tmp_path):
     other = write(tmp_path / "b.zarr", 31, shift_m=-40.0)
-    with pytest.warns(UserWarning, match="stores overlap: in 1 polygons, some ground counts twice"):
+    once = anysat.zonal(stores(area)[0], fields().iloc[1:])
+    with pytest.warns(
+        UserWarning, match="stores overlap: in 1 polygons or points, ground that several have seen counts"
+    ):
         table = anysat.zonal([stores(area)[0], other], fields().iloc[1:])
-    assert (table["seen_frac"].iloc[0], table["e0"].iloc[0]) == (1, 31)
+    assert table["num_patches"].tolist() == once["num_patches"].tolist()
+    assert (table["seen_frac"].iloc[0], table["e0"].iloc[0]) == (pytest.approx(1), 31)
+
+
+def test_ground_of_two_zones_is_compared_in_metres_of_each(area, tmp_path):
+    west, east = (find_group(path) for path in (stores(area)[0], write(tmp_path / "b.zarr", 32, shift_m=-100.0)))
+    before = seen_before([west], east, 0, slice(0, 12), slice(0, 12))
+    assert before.mean(0)[[0, 3, 6, 11]].tolist() == [1, 1, 0, 0]
+    assert not seen_before([east], west, 0, slice(0, 12), slice(0, 6)).any()
+    assert not seen_before([], west, 0, slice(0, 12), slice(0, 12)).any()
 
 
 @pytest.mark.parametrize(("what", "options"), [

@@ -140,8 +140,11 @@ class StoredGroup:
 
     def window(self, period: int, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read decoded values (row col dim) or (row col), and validity (row col), of some rows and columns."""
-        place = self._at(period, rows, cols)
-        return self._values(place), np.asarray(self.group["valid"][place])
+        return self._values(self._at(period, rows, cols)), self.seen(period, rows, cols)
+
+    def seen(self, period: int, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """Read the validity (row col) of some rows and columns."""
+        return np.asarray(self.group["valid"][self._at(period, rows, cols)])
 
     def _values(self, place: tuple[Any, ...]) -> NDArray[Any]:
         codes, scale = self._codes(place), self.scale

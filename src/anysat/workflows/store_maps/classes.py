@@ -117,8 +117,10 @@ def _score_lines(checked: Checked, scores: Mapping[str, Any] | None, labelled: L
     kind, km = "logistic regression" if labelled.classes else "ridge regression", labelled.block_km
     if scores is None:
         needed = "two classes in two blocks" if labelled.classes else "samples in two blocks"
-        return [f"{kind}; not scored, because that needs {needed} of {km:g} km or more: give a smaller --block-km, or "
-                "add samples elsewhere"]  # fmt: skip
+        needed += f" of {km:g} km or more" + (" that share no patch" if labelled.is_joined else "")
+        todo = "correct points and polygons that overlap" if labelled.is_joined else "give a smaller --block-km"
+        return [f"{kind}; not scored, because that needs {needed}: {todo}, or add samples elsewhere (a polygon lies in "
+                "one block as a whole)"]  # fmt: skip
     chosen = (
         "chosen on them" if checked.num_folds > 2 else f"not chosen, because that needs 3 blocks (best {NUM_FOLDS})"
     )

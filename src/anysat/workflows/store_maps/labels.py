@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ _FEW = 20
 _SIDES_KM = (BLOCK_KM, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 _LEAST_PATCHES = 2
 """Smallest side of a block, in patches."""
+_NAMED = 4
+"""Largest number of rows that are named."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +41,8 @@ class Labelled:
     classes: tuple[str, ...]
     """Names, by number; empty for values."""
     block_km: float
+    is_joined: bool
+    """Whether nothing can be scored only because blocks whose labels share a patch are joined."""
     lines: list[str]
     """What to report."""
 
@@ -71,7 +76,7 @@ def read_labelled(
     labels, table = labels[is_known][shapes.index], shapes.to_frame("geometry")
     placed = [place_parcels(table, name, group.geobox) for group in stores.groups]
     patches = choose_patches(stores.groups, placed, MOST // len(periods))
-    vectors, seen = read_vectors(stores.groups, patches, periods)
+    vectors, seen, num_twice = read_vectors(stores.groups, patches, periods)
     kept, owner = np.unique(np.broadcast_to(patches.shape, seen.shape)[seen], return_inverse=True)
     if not len(kept):
         raise InputError(name, f"labels on ground that {stores.name} has seen", f"{len(table)} elsewhere, or "
@@ -92,15 +97,42 @@ def read_labelled(
         labels = np.array([classes.index(one) for one in labels])
     place = np.stack([patches.store, patches.row, patches.col], axis=1)
     place = np.broadcast_to(np.unique(place, axis=0, return_inverse=True)[1].reshape(-1), seen.shape)[seen]
-    if several := int((np.bincount(np.unique(np.stack([place, labels[owner]]), axis=1)[0].astype(int)) > 1).sum()):
-        lines.append(f"patches with different labels, all of which count: {several}")
+    if num_twice:
+        lines.append(f"stores overlap: {num_twice} samples left out, of ground that a store named earlier has seen")
+    rows = np.nonzero(is_known)[0][shapes.index][kept]
+    told_as = [f"row {row} ({classes[label] if classes else label})" for row, label in zip(rows, labels, strict=True)]
+    if clashing := _clashing(place, owner, labels, told_as):
+        lines.append(f"{clashing}, all of which count: correct the rows of {name} (counted from 0) that should not "
+                     "overlap")  # fmt: skip
     middle = np.searchsorted(patches.shape, kept) + np.bincount(patches.shape)[kept] // 2
-    km, groups = _blocks(_places_deg(stores, patches.where(middle)), labels if classes else np.zeros(len(kept), int),
-                         owner, place, block_km, _side_m(stores))  # fmt: skip
+    km, groups, is_joined = _blocks(
+        _places_deg(stores, patches.where(middle)), labels if classes else np.zeros(len(kept), int), owner, place,
+        block_km, _side_m(stores),
+    )  # fmt: skip
     samples = Samples(vectors=vectors[seen], truth=labels[owner], groups=groups[owner], num_classes=len(classes),
                       weights=np.broadcast_to(patches.share, seen.shape)[seen])  # fmt: skip
     told = _told(samples, classes, labels, groups, km, column)
-    return Labelled(samples=samples, classes=classes, block_km=km, lines=[*told, *lines])
+    return Labelled(samples=samples, classes=classes, block_km=km, is_joined=is_joined, lines=[*told, *lines])
+
+
+def _clashing(
+    place: NDArray[np.int64], owner: NDArray[np.int64], labels: NDArray[Any], told_as: Sequence[str]
+) -> str:  # fmt: skip
+    """Return how many patches have different labels, and which rows have most of them; empty if none has.
+
+    Args:
+        place: For each sample, a number of its patch.
+        owner: For each sample, the number of its point or polygon.
+        labels: Label of each point or polygon.
+        told_as: Row and label of each point or polygon, in words.
+    """
+    pairs = np.unique(np.stack([place, labels[owner]]), axis=1)[0].astype(np.int64)
+    found = np.nonzero(np.bincount(pairs) > 1)[0]
+    places, owners = np.unique(np.stack([place, owner]), axis=1)
+    counts = np.bincount(owners[np.isin(places, found)], minlength=len(labels))
+    rows = list(dict.fromkeys(told_as[number] for number in np.argsort(-counts, kind="stable") if counts[number]))
+    shown = ", ".join(rows[:_NAMED]) + (" …" if len(rows) > _NAMED else "")
+    return f"patches with different labels ({len(found)}, most of them in {shown})" if rows else ""
 
 
 def _labels(where: str, given: Any, values: bool) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
@@ -164,8 +196,10 @@ def _side_m(stores: Stores) -> float:
 def _blocks(
     places: NDArray[np.float64], classes: NDArray[np.int64], owner: NDArray[np.int64], place: NDArray[np.int64],
     given_km: float | None, side_m: float,
-) -> tuple[float, NDArray[np.int64]]:  # fmt: skip
+) -> tuple[float, NDArray[np.int64], bool]:  # fmt: skip
     """Return the side of the blocks, and the block of each point or polygon, which lies in one as a whole.
+
+    The last answer is `Labelled.is_joined`.
 
     Of `_SIDES_KM`, it is the largest with which every class of several points or polygons lies in as many blocks as
     there are folds, or at least in 3, or in 2.
@@ -188,8 +222,11 @@ def _blocks(
     for needed in (NUM_FOLDS, 3, 2):
         for km, found in tried:
             if (num_groups(found, classes)[several] >= needed).all():
-                return km, found
-    return tried[-1]
+                return km, found, False
+    km, found = tried[-1]
+    needed = min(2, len(several))
+    spread = [(num_groups(one, classes) > 1).sum() >= needed for one in (blocks(places, names, km), found)]
+    return km, found, spread == [True, False]
 
 
 def _joined(found: NDArray[np.int64], owner: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from anysat.errors import InputError, RecordError
 from anysat.geo.claims import alone_at
+from anysat.geo.overlap import seen_before
 from anysat.geo.parcels import place_parcels
 from anysat.geo.write.outputs import Result, check_output
 from anysat.geo.zonal import Asked, read_shapes, summarise
@@ -138,14 +139,16 @@ def _read_places(given: Any) -> tuple[str, Any]:
 
 
 def _means(stores: Stores, bar: Bar) -> NDArray[np.float64]:
-    """Return the mean embedding of each period (period dim)."""
+    """Return the mean embedding of each period (period dim); ground in several stores counts once."""
     total, count = np.zeros((len(stores.periods), stores.groups[0].dim or 1)), np.zeros((len(stores.periods), 1))
     with bar(f"averaging {stores.name}", stores.num_steps) as advance:
-        for group in stores.groups:
+        for number, group in enumerate(stores.groups):
             for unit in group.units():
-                for _, vectors, _ in seen_parts(group, unit):
-                    total[unit.period] += vectors.sum(0, dtype=np.float64)
-                    count[unit.period] += len(vectors)
+                for rows, vectors, seen in seen_parts(group, unit):
+                    before = seen_before(stores.groups[:number], group, unit.period, rows, group.slices(unit)[1])
+                    once = vectors[~before[seen]]
+                    total[unit.period] += once.sum(0, dtype=np.float64)
+                    count[unit.period] += len(once)
                 advance(1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
