@@ -168,7 +168,8 @@ def summarise(asked: Asked, *, advance: Advance = lambda _: None) -> Summary:
     every = _sums(groups[:1], placed[0], advance)
     for number, parcels in enumerate(placed[1:], start=1):
         own = _sums(groups[: number + 1], parcels, advance)
-        every = _Sums(*(one + other for one, other in zip(every, own, strict=True)))
+        every = _Sums(every.share + own.share, every.patches + own.patches, every.total + own.total,
+                      every.twice + own.twice)  # fmt: skip
     notes = list(dict.fromkeys(note for parcels in placed for note in parcels.notes))
     if num_twice := int((every.twice > _TWICE_FRAC).any(axis=1).sum()):
         notes.append(f"stores overlap: in {num_twice} polygons or points, ground that several have seen counts only in "
