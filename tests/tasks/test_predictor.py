@@ -97,11 +97,12 @@ def test_a_file_gives_back_the_same_answers_and_everything_that_was_known(target
     assert not any(module.training for module in found.modules())
 
 
-def test_a_file_of_an_earlier_version_does_not_say_the_side_of_the_training_tiles(saved):
+def test_a_file_of_an_earlier_version_does_not_say_the_side_of_the_training_tiles_nor_codes_of_classes(saved):
     meta, tensors = read_tensors(saved)
-    del meta["tile_m"]
+    del meta["tile_m"], meta["target"]["codes"]
     save_file(tensors, saved, {"anysat": json.dumps(meta)})
-    assert load_task(saved).tile_m is None
+    found = load_task(saved)
+    assert (found.tile_m, found.task.target.codes) == (None, ())
 
 
 def test_the_door_opens_folder_and_file_alike(predictor, saved):

@@ -22,14 +22,14 @@ from odc.geo.geobox import GeoBox
 
 from anysat.errors import InputError, RecordError
 from anysat.geo.periods import Period
-from anysat.geo.stores.classes import NO_CLASS, free_code
+from anysat.geo.stores.classes import free_code
 from anysat.geo.stores.conventions import grid_attributes, joined
 from anysat.geo.stores.quantise import NODATA, Loss, from_power, from_scale, quantisation, to_power, to_scale
 
 Kind = Literal["float32", "float16", "int8-power", "int8-scale", "uint8", "uint16"]
 STORED = {"float32": "float32", "float16": "float16", "int8-power": "int8", "int8-scale": "int8", "uint8": "uint8",
           "uint16": "uint16"}  # fmt: skip
-_FILL: dict[str, float] = {"float32": math.nan, "float16": math.nan, "int8": NODATA, "uint8": NO_CLASS}
+_FILL: dict[str, float] = {"float32": math.nan, "float16": math.nan, "int8": NODATA}
 _BLOCK_VALUES = 4_000_000
 """Number of values converted at once, so that memory does not hold several copies of a shard."""
 
@@ -94,7 +94,7 @@ class Layout:
     @property
     def fill(self) -> float:
         """Number stored where nothing was seen."""
-        return free_code(self.codes) if self.codes else _FILL[self.dtype.name]
+        return free_code(self.codes) if self.dtype.kind == "u" else _FILL[self.dtype.name]
 
     @property
     def shards(self) -> tuple[int, int]:
