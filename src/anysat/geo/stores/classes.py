@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-NO_CLASS = 255
-"""Number stored in bytes where nothing was seen, if it is not the code of a class."""
+_LARGEST = {"uint8": 255, "uint16": 65_535}
 MOST_CLASSES = 65_535
 """Largest number of classes; the codes of 16 bits without the one for nothing seen."""
 
@@ -32,10 +31,9 @@ def class_codes(names: Sequence[str], given: Sequence[int] = ()) -> tuple[int, .
 
 def kind_of(codes: Sequence[int]) -> Literal["uint8", "uint16"]:
     """Return the smallest type that has room for the codes and a number for nothing seen."""
-    return "uint8" if max(codes, default=0) <= NO_CLASS and len(codes) <= NO_CLASS else "uint16"
+    return "uint8" if max(codes, default=0) <= 255 and len(codes) <= 255 else "uint16"
 
 
 def free_code(codes: Sequence[int]) -> int:
     """Return the number stored where nothing was seen: the largest of the type that is no class."""
-    largest = NO_CLASS if kind_of(codes) == "uint8" else MOST_CLASSES
-    return next(number for number in range(largest, -1, -1) if number not in codes)
+    return next(number for number in range(_LARGEST[kind_of(codes)], -1, -1) if number not in codes)
