@@ -362,6 +362,8 @@ def test_the_entry_of_torch_hub_takes_what_the_authors_does_and_a_type(small, tm
         pretrained=False, size="tiny", flash_attn=False, device="cpu", dtype=torch.bfloat16, depth=1,
         modalities=(MODALITIES["s2"],),
     )  # fmt: skip
+    named = entry(pretrained=False, size="tiny", device="auto", dtype="bfloat16", depth=1)
+    assert (named.dtype, named.device.type) == (torch.bfloat16, "cuda" if torch.cuda.is_available() else "cpu")
     assert (made.dtype, made.config.depth, made.training) == (torch.bfloat16, 1, False)
     checkpoint.save(small, tmp_path / "w.safetensors")
     assert same_numbers(entry(weights=str(tmp_path / "w.safetensors"), flash_attn=True), small)
@@ -443,8 +445,21 @@ def test_devices_and_types_go_by_name():
         ("nano", {"dtype": torch.int8}, UnknownNameError, "unknown dtype 'int8'"),
         ("nano", {"statistics": {"s2": 1}}, InputError, "statistics: expected a Normaliser, .* got dict; .*from_dict"),
         (None, {}, InputError, "weights: expected a name, a path or a hub id, such as 'nano', got NoneType"),
+        ("nano", {"config": {"dim": 64}}, InputError, "config: expected a ModelConfig, .* got dict; .*from_dict"),
+        ("nano", {"config": "huge"}, UnknownNameError, "unknown size 'huge'; "),
     ],
 )
 def test_what_load_cannot_take_is_told(given, options, error, message):
     with pytest.raises(error, match=message):
         anysat.load(given, **options)
+
+
+def test_a_size_and_statistics_go_by_name_into_a_model():
+    model = AnySat("tiny", normaliser="treesatai_ts")
+    assert (model.config, model.normaliser) == (ModelConfig.tiny(), Normaliser.preset("treesatai_ts"))
+    model.normaliser = "from-data"
+    assert model.normaliser is None
+    with pytest.raises(UnknownNameError, match="unknown statistics 'preset'; .*Or give a JSON file"):
+        model.normaliser = "preset"
+    with pytest.raises(InputError, match="statistics: expected a Normaliser"):
+        model.normaliser = {"s2": 1}

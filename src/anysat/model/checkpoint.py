@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import anysat
 from anysat.errors import InputError, MissingFileError, UnknownNameError, WeightsError, WriteError
-from anysat.model.config import SIZES, ModelConfig
+from anysat.model.config import SIZES, ModelConfig, find_config
 from anysat.model.precision import find_device
 from anysat.model.weight_files import FORMAT, SUFFIXES, WeightFile, read_file
 from anysat.normalise import PRESETS, Normaliser
@@ -78,20 +78,30 @@ def published_name(name: str, depth: int) -> str:
 class Pretrained(nn.Module):
     """A model with its configuration, statistics and provenance, whose weights can be loaded, saved and shared."""
 
-    def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig | str | None = None, *, normaliser: Normaliser | str | Path | None = None
+    ) -> None:
         super().__init__()
-        self.config = config or ModelConfig()
+        self.config = find_config(config)
         self.normaliser = normaliser
-        """Statistics that `encode` standardises with. None computes them from each batch, with a warning."""
         self.provenance: dict[str, str] = {"weights": "untrained"}
         """Where the weights come from, and their licence. Stored in every file that the model is saved to."""
+
+    @property
+    def normaliser(self) -> Normaliser | None:
+        """Statistics that `encode` standardises with, set as in `anysat.load`. None: those of each batch."""
+        return self._normaliser
+
+    @normaliser.setter
+    def normaliser(self, statistics: Normaliser | str | Path | None) -> None:
+        self._normaliser = None if statistics is None else find_statistics(statistics)
 
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        config: ModelConfig | None = None,
+        config: ModelConfig | str | None = None,
         statistics: Normaliser | str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
@@ -99,10 +109,11 @@ class Pretrained(nn.Module):
         token: str | None = None,
     ) -> Self:
         """Load a model from a hub id, a folder or a file; see `anysat.load`."""
-        device, dtype = find_device(device, "device"), _find_dtype(dtype)
+        device, dtype = find_device(device, "device"), find_dtype(dtype)
         normaliser = None if statistics is None else find_statistics(statistics)
+        config = None if config is None else find_config(config)
         file = read_weights(pretrained_model_name_or_path, revision=revision, token=token)
-        model = cls(config or file.config or ModelConfig.base(), normaliser=file.normaliser)
+        model = cls(config or file.config, normaliser=file.normaliser)
         model.to(dtype=dtype)  # before the tensors are loaded, which may be wider than float32
         if file.published:
             load_published(model, file.tensors, source=file.source)
@@ -282,7 +293,7 @@ def read_weights(source: str | Path, *, revision: str | None = None, token: str 
         if name in SIZES:
             raise WeightsError(
                 repr(name), "this is a size, not weights, and only base has published weights",
-                f"load {PUBLISHED_REPO!r}, or make an untrained one with AnySat(ModelConfig.{name}())",
+                f"load {PUBLISHED_REPO!r}, or make an untrained one with AnySat({name!r})",
             )  # fmt: skip
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and path.suffix not in SUFFIXES:
             file = replace(read_file(download(name, revision, token)), source=name)
@@ -368,7 +379,12 @@ def _load_strict(
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()})
 
 
-def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the data type of weights for itself or its name.
+
+    Raises:
+        UnknownNameError: Weights have no such type.
+    """
     known = {str(one).removeprefix("torch."): one for one in _TYPES}
     name = str(dtype).removeprefix("torch.")
     if name not in known:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from anysat.dates import day_numbers
-from anysat.errors import RecordError, UnknownNameError
+from anysat.errors import InputError, RecordError, UnknownNameError
 from anysat.modalities import RELEASED, Modality, find_modality
 from anysat.patches import SubpatchOrder
 
@@ -168,3 +168,24 @@ class ModelConfig:
 
 SIZES = {"base": ModelConfig.base, "small": ModelConfig.small, "tiny": ModelConfig.tiny}
 """Named sizes. Add new ones here."""
+
+
+def find_config(config: ModelConfig | str | None) -> ModelConfig:
+    """Return the configuration given as itself or as the name of a size; None for `base`.
+
+    Raises:
+        InputError: It is given as something else.
+        UnknownNameError: There is no such size.
+    """
+    if config is None:
+        return ModelConfig.base()
+    if isinstance(config, str):
+        if config not in SIZES:
+            raise UnknownNameError("size", config, SIZES)
+        return SIZES[config]()
+    if not isinstance(config, ModelConfig):
+        raise InputError(
+            "config", f"a ModelConfig, or the name of a size: {', '.join(SIZES)}", type(config).__name__,
+            "`ModelConfig.from_dict` makes one of plain values",
+        )  # fmt: skip
+    return config

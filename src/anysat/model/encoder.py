@@ -7,6 +7,7 @@ their input and then run `core`, which takes tensors only and can be exported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -56,6 +57,10 @@ Output = Literal["tile", "patch", "dense", "all"]
 class AnySat(Pretrained):
     """The AnySat encoder (CVPR 2025, arXiv 2412.14123, section 3). Load one with weights by `anysat.load`.
 
+    Args:
+        config: The configuration, or the name of a size: `base`, `small` or `tiny`. None for `base`.
+        normaliser: Statistics that `encode` standardises with, as in `anysat.load`.
+
     Examples:
         >>> model = AnySat(ModelConfig(dim=64, depth=1, num_heads=2)).eval()
         >>> x = {"s2": torch.randn(1, 3, 10, 6, 6), "s2_dates": torch.tensor([[10, 120, 200]])}
@@ -63,7 +68,9 @@ class AnySat(Pretrained):
         torch.Size([1, 3, 3, 64])
     """
 
-    def __init__(self, config: ModelConfig | None = None, *, normaliser: Normaliser | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig | str | None = None, *, normaliser: Normaliser | str | Path | None = None
+    ) -> None:
         super().__init__(config, normaliser=normaliser)
         self.projectors = nn.ModuleDict({m.key: make_projector(m, self.config) for m in self.config.modalities})
         self.spatial = SpatialTransformer(self.config)

@@ -14,7 +14,7 @@ from anysat.normalise import Normaliser
 def load(
     source: str | Path,
     *,
-    config: ModelConfig | None = None,
+    config: ModelConfig | str | None = None,
     statistics: Normaliser | str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
@@ -27,7 +27,7 @@ def load(
         source: `nano`, which ships with the package; a hub id such as `g-astruc/AnySat`; a published `.pth` file or
             training checkpoint; our `.safetensors` file, or a folder that holds one; or a file of a model's
             `state_dict()`.
-        config: Configuration of the model. Needed only if the file does not store it, as a published file or a state
+        config: Configuration of the model, or the name of a size. Needed only if the file does not store it, as a published file or a state
             dict, and the model is not of the published base size with its 11 modalities.
         statistics: Statistics that `encode` standardises with: a `Normaliser`, a JSON file, the name of a preset, or
             `"from-data"` (computed from each batch, with a warning). None uses those stored in the file, or
