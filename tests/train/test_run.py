@@ -199,6 +199,18 @@ def test_what_the_sessions_of_a_run_took_is_summed_and_one_that_told_nothing_is_
     assert found == {"wall_s": 90, "cpu_s": 29, "threads": first["threads"], "sessions": 3, "untimed": 1}
 
 
+def test_seconds_of_parts_are_told_of_one_session_and_a_resumed_run_tells_those_of_all(tmp_path):
+    with open_run(tmp_path / "run", config={}, seed=7) as run:
+        assert run.seconds(embed=1.26, train=2) == {"embed": 1.3, "train": 2}
+    facts = tmp_path / "run" / "facts.json"
+    content = json.loads(facts.read_text())
+    content["sessions"][0]["wall_s"] = 60
+    content["sessions"].insert(0, {"seed": 7})
+    facts.write_text(json.dumps(content))
+    with open_run(tmp_path / "run", config={}, seed=7, resume=True) as run:
+        assert run.seconds(embed=1.26, train=2) == {"all": 60, "sessions": 3, "untimed": 1}
+
+
 @pytest.mark.parametrize(("rank", "node"), [(1, "0"), (0, "1")])
 def test_a_process_that_trains_alone_writes_whatever_number_another_launcher_gave_it(rank, node, tmp_path, monkeypatch):
     """As each of `srun -n 4 anysat pretrain --seed …` does."""

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,11 +54,26 @@ class RunFolder:
     path: Path
     is_writer: bool = True
     """False in all but the first of several processes that train together: they write nothing."""
+    began: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
+    """Wall-clock time and CPU time at which this session began."""
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    def seconds(self, **parts: float) -> dict[str, float]:
+        """Return the seconds of parts of the run, or, of a resumed run, those of all sessions together.
+
+        `untimed` is the number of sessions whose seconds are not known, because they were killed.
+        """
+        if self.is_writer:
+            _note_time(self.path / FACTS, *self.began)
+            found = spent(self.path)
+            if found["sessions"] > 1:
+                counts = {name: found[name] for name in ("sessions", "untimed") if found[name]}
+                return {"all": found["wall_s"], **counts}
+        return {name: round(seconds, 1) for name, seconds in parts.items()}
 
 
 _PATIENCE_S = 3600.0
@@ -120,9 +135,9 @@ def open_run(
             make_folder(path / "checkpoints")
         except OSError as error:
             raise WriteError(path, error) from error
-        began = time.monotonic(), time.process_time()
+        run = RunFolder(path=path)
         try:
-            yield RunFolder(path=path)
+            yield run
         except AnySatError as error:
             has_computed = normaliser is None and (path / STATISTICS).exists()  # slow to compute, and still valid
             after = (WriteError, SourceError, MissingFileError) if has_computed else WriteError
@@ -130,7 +145,7 @@ def open_run(
                 _take_away(path, caches)
             raise
         finally:
-            _note_time(path / FACTS, *began)
+            _note_time(path / FACTS, *run.began)
 
 
 def _take_away(path: Path, caches: Collection[str]) -> None:

@@ -146,6 +146,8 @@ def test_fine_tuning_in_two_sessions_equals_one(run_task, tmp_path):
     assert run_task("finetune", *words, "--max-steps=3", out="parts")[0] == 0
     assert not (tmp_path / "parts" / "scores.json").exists()
     assert run_task("finetune", "--resume", out="parts")[0] == 0, "with the options it has"
+    took = [scores_of(tmp_path / name)["seconds"] for name in ("whole", "parts")]
+    assert (took[0].keys(), took[1].keys()) == ({"all"}, {"all", "sessions"})
     whole, parts = (load_task(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     one, two = (scores_of(tmp_path / name)["selection"] for name in ("whole", "parts"))

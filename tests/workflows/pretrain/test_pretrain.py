@@ -129,7 +129,9 @@ def test_resume_alone_takes_the_options_of_the_run(tmp_path, capsys):
     file.write_text(yaml.safe_dump(tiny(tmp_path / "run", max_steps=1).to_dict() | {"out": None}))
     out = ["--out", str(tmp_path / "run")]
     assert main(["pretrain", "--config", str(file), *out]) == 0
-    assert main(["pretrain", *out, "--resume", "--max-steps", "2"]) == 0, capsys.readouterr().err
+    assert "with earlier sessions" not in capsys.readouterr().out
+    assert main(["pretrain", *out, "--resume", "--max-steps", "2"]) == 0
+    assert re.search(r"^done at step 2 of 4;.*, \d+ s \(\d+ s with earlier sessions\)", capsys.readouterr().out)
     assert [step for step, _ in read_metrics(tmp_path / "run" / "metrics.csv")["train/loss"]] == [1, 2]
 
 

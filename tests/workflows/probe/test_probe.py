@@ -189,6 +189,7 @@ def test_a_resumed_probe_embeds_nothing_again(run_task, tmp_path, monkeypatch):
     status, _, err = run_task("probe", *words, "--resume")
     assert status == 0, err
     assert scores_of(tmp_path / "run")["scores"] == before
+    assert scores_of(tmp_path / "run")["seconds"].keys() == {"all", "sessions"}
 
 
 def test_a_resumed_probe_refuses_other_options(run_task):

@@ -103,7 +103,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         facts: dict[str, Any] = {
             "began_with": began_with,
             "statistics": whose, "seed": config.seed, "unseen": unseen,
-            "seconds": {"all": round(time.monotonic() - began, 1)},
+            "seconds": run.seconds(all=time.monotonic() - began),
             "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         }  # fmt: skip
         if not is_chosen:

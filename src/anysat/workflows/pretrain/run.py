@@ -356,4 +356,6 @@ def _told(run: RunFolder, fitted: Fitted, seconds: float, prepared_s: float) -> 
         state += f" at step {fitted.steps} of {fitted.num_steps}; continue with --resume"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(fitted.metrics.items()) if "loss" in name)
     took = f"{seconds:.0f} s" + (f", including {prepared_s:.0f} s to prepare data" if prepared_s >= 1 else "")
+    if together := run.seconds():
+        took += f" ({'over ' if 'untimed' in together else ''}{together['all']:.0f} s with earlier sessions)"
     return f"{state}, {took}{': ' + figures if figures else ''}\nencoder: anysat.load({str(run.path)!r})"

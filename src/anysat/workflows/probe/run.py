@@ -110,7 +110,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool, pool: Pool | None = 
         scores = {split: score_heads(task, [predictor.head], features[split])[0] for split in splits}
         facts: dict[str, Any] = {
             "statistics": whose, "seed": config.seed, "unseen": {k: list(v[0].unseen) for k, v in features.items()},
-            "seconds": {"embed": round(counted - began, 1), "train": round(time.monotonic() - counted, 1)},
+            "seconds": run.seconds(embed=counted - began, train=time.monotonic() - counted),
         }  # fmt: skip
         if math.isnan(selection[task.primary]):
             facts["selected_on"] = NOTHING
