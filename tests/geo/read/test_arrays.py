@@ -14,7 +14,7 @@ from odc.geo.xr import xr_coords
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.sources import SourceDescription, open_sources, source_of
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc
+from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
 
 S2 = M["s2"].band_names
 DATES = ["2020-01-03", "2020-06-30", "2021-02-11"]
@@ -182,6 +182,17 @@ def test_bands_of_an_array_may_be_named():
     source = source_of(other, M["s2"], description=SourceDescription(bands={"B3": "one"}))
     assert source.bands == ("B3",)
     np.testing.assert_array_equal(source.observe(BOX)[0].values[:, 1], ramp(3, 10, 5, 7)[:, 0])
+
+
+def test_a_number_that_a_band_has_as_its_name_in_the_file_can_be_given_as_such(tmp_path):
+    numbered = array()[:, :2].assign_coords(band=["band_1", "band_2"])
+    tif = write_tif(tmp_path / "x_20200103.tif", ramp(1, 2, 5, 7)[0], BOX, names=("band_1", "band_2"))
+    for given in ({"cube": numbered}, {"cube": numbered.to_dataset("band")}, {"path": str(tif)}):
+        source = open_sources({"s2": {**given, "bands": {"B3": "band_2"}}}, M)["s2"]
+        assert source.bands == ("B3",)
+        np.testing.assert_array_equal(source.observe(BOX)[0].values[0, 1], ramp(3, 2, 5, 7)[0, 1])
+        with pytest.raises(UnknownNameError, match="'band_3'; closest: band_"):
+            open_sources({"s2": {**given, "bands": {"B3": "band_3"}}}, M)
 
 
 def test_a_mapping_may_hold_arrays_and_paths():

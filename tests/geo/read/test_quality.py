@@ -228,6 +228,20 @@ def test_a_cube_whose_file_name_is_that_of_its_quality_layer_is_masked_by_that_l
     assert seen[2:].all()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_exact_name_of_a_quality_layer_comes_before_names_that_contain_it(tmp_path, order):
+    dataset = cube(ramp(1, 10, 6, 8), BOX, DATES[:1], S2).pixels.to_dataset("band")
+    for name, number in {"SCL": 4, "std_SCL": 9, "band_7": 1}.items():
+        dataset[name] = (("time", "y", "x"), np.full((1, 6, 8), number, np.uint8))
+    dataset = dataset[[*dataset.data_vars][::order]]
+    path = write_nc(tmp_path / "c.nc", dataset.odc.assign_crs(str(BOX.crs)))
+    source = open_sources({"s2": {"path": str(path), "quality": "scl"}}, M)["s2"]
+    assert source.notes[-1].endswith("(c.nc::SCL)")
+    assert "std_SCL" in next(doubt for doubt in source.doubts if doubt.startswith("not used"))
+    assert source.observe(BOX)[0].valid.all()
+    assert not valid(path, quality={"kind": "values", "layer": "band_7", "invalid": [1]}).any()
+
+
 def test_a_band_whose_file_name_has_the_word_of_the_quality_layer_is_no_mask(tmp_path):
     write_tif(tmp_path / "T32_20200103_B02_scl.tif", ramp(1, 6, 8), BOX)
     with pytest.raises(UnknownNameError, match="unknown quality layer of .* 'SCL'; "):

@@ -116,7 +116,8 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
     for dim in spatial:
         _check_even(where, array, str(dim))
     array = _unrounded(array, [str(dim) for dim in spatial])
-    bands = _band_names(array, band)
+    labels = _labels(array, band)
+    bands = tuple(map(names_of, labels))
     decoded = float(array.encoding.get("scale_factor", 1.0)), float(array.encoding.get("add_offset", 0.0))
     pending = float(array.attrs.get("scale_factor", 1.0)), float(array.attrs.get("add_offset", 0.0))
     read = partial(_read, opening, path, str(array.name), (time, band, str(spatial[0]), str(spatial[1])))
@@ -126,6 +127,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
     return Layer(
         path=where,
         bands=bands,
+        labels=labels,
         units=(array.attrs.get("units"),) * len(bands),
         shape_px=(array.sizes[spatial[0]], array.sizes[spatial[1]]),
         geobox=array.odc.geobox if array.odc.crs is not None else None,
@@ -139,10 +141,10 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
     )
 
 
-def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, ...], ...]:
-    """Return the names of the bands: the labels of their axis, else `long_name`, where rioxarray stores them."""
+def _labels(array: xarray.DataArray, band: str | None) -> tuple[str, ...]:
+    """Return what the bands are called: the labels of their axis, else `long_name`, where rioxarray stores them."""
     if band is None:
-        return (names_of(str(array.name)),)
+        return (str(array.name),)
     labels = list(array[band].values) if band in array.coords else [""] * array.sizes[band]
     long = array.attrs.get("long_name")
     if (
@@ -151,7 +153,7 @@ def _band_names(array: xarray.DataArray, band: str | None) -> tuple[tuple[str, .
         and len(long) == len(labels)
     ):
         labels = list(long)
-    return tuple(names_of(str(label)) for label in labels)
+    return tuple(map(str, labels))
 
 
 def _nodata_in(said: Mapping[Any, Any]) -> float | None:

@@ -205,7 +205,8 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # reported later, if it matters
         with _open_tiff(path) as file:
-            bands = [names_of(description) for description in file.descriptions]
+            labels = tuple(description or "" for description in file.descriptions)
+            bands = [names_of(label) for label in labels]
             tags = {key.upper(): value for key, value in file.tags().items()}
             geobox = geobox_of(file)
             shape, units = file.shape, _units(file, geobox.crs if geobox else None, wanted.modality)
@@ -220,6 +221,7 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
     return Layer(
         path=name,
         bands=tuple(bands),
+        labels=labels,
         units=units,
         shape_px=shape,
         geobox=geobox,

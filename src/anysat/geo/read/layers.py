@@ -58,6 +58,8 @@ class Layer:
     """Where it comes from, for messages."""
     bands: tuple[tuple[str, ...], ...]
     """Possible names of each stored band, best first; empty if the file does not name it."""
+    labels: tuple[str, ...] = ()
+    """Each stored band as the file calls it, even if that is only a number, such as `band_1`; empty if not known."""
     units: tuple[str | None, ...]
     """Unit of each stored band as the file spells it."""
     shape_px: tuple[int, int]
@@ -89,6 +91,13 @@ class Layer:
     def num_times(self) -> int:
         """Number of its dates; 1 for an undated image."""
         return 1 if self.dates is None else len(self.dates)
+
+    @property
+    def spelled(self) -> tuple[tuple[str, ...], ...]:
+        """What a user may call each stored band: as the file does, or one of its possible names."""
+        if not self.labels:
+            return self.bands
+        return tuple((label, *names) for label, names in zip(self.labels, self.bands, strict=True))
 
     def north_up(self) -> Layer:
         """Return the layer with rows from north to south and columns from west to east.

@@ -63,10 +63,10 @@ def name_bands(layers: Sequence[Layer], bands: Sequence[str] | Mapping[str, str]
         return [_named_in_order(layer, bands) for layer in layers]
     wanted = {name: modality.band_names[modality.find_band(band)] for band, name in bands.items()}
     renamed = [
-        replace(layer, bands=tuple(tuple(wanted[name] for name in names if name in wanted) for names in layer.bands))
+        replace(layer, bands=tuple(tuple(wanted[name] for name in names if name in wanted) for names in layer.spelled))
         for layer in layers
     ]
-    there = {name for layer in layers for names in layer.bands for name in names}
+    there = {name for layer in layers for names in layer.spelled for name in names if name}
     for name in wanted:
         if name not in there:
             raise UnknownNameError(f"band of {layers[0].path}", name, there, f"It was given for {wanted[name]}")

@@ -5,6 +5,7 @@ To add a product, add a record to `QUALITY_KINDS`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class Screen(NamedTuple):
 def find_quality(layers: Sequence[Layer], names: Sequence[str], modality: Modality) -> list[Found]:
     """Find quality layers by the names of their bands; only if there are none, by words in the names of files.
 
+    Of several bands of one file or scene, those that fit best are taken: `SCL`, not `std_SCL`.
     Another band of the modality is never one, whatever its file is called.
     """
 
@@ -137,7 +139,11 @@ def find_quality(layers: Sequence[Layer], names: Sequence[str], modality: Modali
         return all(any(asked.upper().endswith(other.upper()) for asked in names) for other in others)
 
     own = [(layer, band) for layer in layers for band, known in enumerate(layer.bands) if may_be(known)]
-    found = [(layer, band) for layer, band in own if _is_named(layer.bands[band], names)]
+    ranked = [(_rank(layer.spelled[band], names), layer, band) for layer, band in own]
+    best: dict[str, float] = {}
+    for rank, layer, _ in ranked:
+        best[layer.scene] = min(best.get(layer.scene, math.inf), rank)
+    found = [(layer, band) for rank, layer, band in ranked if rank == best[layer.scene] < math.inf]
     if not found:
         files = [(layer, band) for layer, band in own if len(layer.bands) == 1 and "::" not in layer.path]
         found = [(layer, band) for layer, band in files if any(_is_word(name, layer.scene) for name in names)]
@@ -145,8 +151,10 @@ def find_quality(layers: Sequence[Layer], names: Sequence[str], modality: Modali
     return [Found(layer.as_stored(), band) for layer, band in reversed(first.values())]
 
 
-def _is_named(known: Sequence[str], names: Sequence[str]) -> bool:
-    return not {name.upper() for name in known}.isdisjoint(name.upper() for name in names)
+def _rank(known: Sequence[str], names: Sequence[str]) -> float:
+    """Return how well a band fits: the place of the first of its names that is asked for, infinity if none is."""
+    asked = {name.upper() for name in names}
+    return next((rank for rank, name in enumerate(known) if name.upper() in asked), math.inf)
 
 
 def _is_word(name: str, stem: str) -> bool:
