@@ -27,8 +27,8 @@ def load(
         source: `nano`, which ships with the package; a hub id such as `g-astruc/AnySat`; a published `.pth` file or
             training checkpoint; our `.safetensors` file, or a folder that holds one; or a file of a model's
             `state_dict()`.
-        config: Configuration of the model, or the name of a size. Needed only if the file does not store it, as a published file or a state
-            dict, and the model is not of the published base size with its 11 modalities.
+        config: Configuration of the model, or the name of a size. Needed only if the file does not store it, as a
+            published file or a state dict, and the model is not of the published base size with its 11 modalities.
         statistics: Statistics that `encode` standardises with: a `Normaliser`, a JSON file, the name of a preset, or
             `"from-data"` (computed from each batch, with a warning). None uses those stored in the file, or
             `"from-data"` if there are none.

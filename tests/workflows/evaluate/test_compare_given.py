@@ -11,6 +11,7 @@ import pandas
 import pytest
 
 from anysat.cli import main
+from anysat.errors import SourceError
 from anysat.workflows.evaluate.given import read_given
 from own_builders import described
 from task_commands import world_words
@@ -170,6 +171,19 @@ def test_ids_are_text_and_labels_places_and_text_are_no_features(tmp_path):
     found = read_given("x", tmp_path / "t.parquet")
     assert list(found.ids) == ["1", "2"]
     np.testing.assert_equal(found.vectors, [[1, np.nan], [np.nan, np.nan]])
+
+
+def test_what_names_a_tile_or_its_place_is_no_feature_and_x_and_y_are_refused_unless_vectors_are_there(tmp_path):
+    names = ["fold", "Tile", "index", "lat", "easting", "fid"]
+    rows = pandas.DataFrame({"id": ["a", "b"], **{name: [1, 2] for name in names}, "f0": [1.0, 2.0]})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    found = read_given("x", tmp_path / "t.csv")
+    assert (list(found.columns), list(found.left_out)) == (["f0"], names)
+    rows.assign(x=1.0, Y=2.0).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(SourceError, match="columns of numbers 'x', 'Y' may be places.*give them other names"):
+        read_given("x", tmp_path / "t.csv")
+    rows.assign(x=1.0, v=ROW["v"]).to_parquet(tmp_path / "t.parquet")
+    assert list(read_given("x", tmp_path / "t.parquet").columns) == ["v"]
 
 
 def test_the_index_that_pandas_writes_is_no_feature(tmp_path):

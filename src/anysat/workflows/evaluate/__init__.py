@@ -88,7 +88,8 @@ class CompareConfig:
     features: list[str] = field(default_factory=list)
     """Tables of features to compare, such as embeddings of another system, for targets per tile: NAME=FILE, such as
     [theirs=theirs.parquet]. A Parquet or CSV file with a row per tile: its name in `id`, and a column of vectors or
-    columns of numbers."""
+    columns of numbers. Labels, and columns named fold, split, tile, index, lon, lat and the like, are never features;
+    numbers named x or y are refused."""
     against: str = "statistics"
     """Baseline that every other score is compared with, on the same draws: statistics (of the bands), months, series, a
     name of --features, or one of --weights. Its best model counts."""

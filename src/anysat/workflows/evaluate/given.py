@@ -26,8 +26,13 @@ _EMBEDDING = "embedding"
 """Column of vectors that is used if a table has several."""
 _ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")
 """Names under which pandas writes the index of a table."""
-_NO_FEATURES = {*TileTable.OWN, "longitude", "latitude", "seen_frac", *_ROW_NUMBERS}
-"""Columns that say what a tile is, not what it looks like."""
+_NO_FEATURES = {
+    *TileTable.OWN, "longitude", "latitude", "easting", "northing", "seen_frac", "fold", "tile", "index", "fid",
+    *map(str.lower, _ROW_NUMBERS),
+}  # fmt: skip
+"""Columns that say what a tile is or where, not what it looks like, in lower case."""
+_UNCLEAR = {"x", "y"}
+"""Columns that may be either, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +106,8 @@ def given_tables(config: CompareConfig, data: OpenData) -> list[GivenTable]:
 def read_given(name: str, path: Path, labels: Collection[str] = ()) -> GivenTable:
     """Read a table of features: the column `embedding`, else the only column of vectors, else all columns of numbers.
 
+    Columns of labels, and those that by their names say what a tile is (`_NO_FEATURES`), are never features.
+
     Args:
         name: Name of the features.
         path: A Parquet file, or a CSV with a header.
@@ -110,7 +117,7 @@ def read_given(name: str, path: Path, labels: Collection[str] = ()) -> GivenTabl
         MissingFileError: There is no such file.
         UnknownNameError: It has another suffix, or no column `id`.
         SourceError: It cannot be read, an `id` is missing or repeated, there is no column of features or more than one
-            of vectors, or vectors differ in length or have an infinite value.
+            of vectors, columns of numbers may be places, or vectors differ in length or have an infinite value.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UnknownNameError(f"kind of table {path}", path.suffix, SUFFIXES)
@@ -124,7 +131,7 @@ def read_given(name: str, path: Path, labels: Collection[str] = ()) -> GivenTabl
         raise UnknownNameError(f"column of {path}", "id", table.column_names, "It holds the names of the tiles")
     ids = [as_text(one) for one in table["id"].to_pylist()]
     _check_ids(path, ids)
-    columns = _columns(path, table.schema, {*_NO_FEATURES, *labels})
+    columns = _columns(path, table.schema, labels)
     vectors = _vectors(path, table, columns, ids)
     if len(infinite := np.flatnonzero(np.isinf(vectors).any(1))):
         raise SourceError(path, f"the values of {_some([ids[row] for row in infinite])} are not all finite",
@@ -151,9 +158,9 @@ def _check_ids(path: Path, ids: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _columns(path: Path, schema: Any, no_features: Collection[str]) -> list[str]:
+def _columns(path: Path, schema: Any, labels: Collection[str]) -> list[str]:
     """Return the columns that hold the features."""
-    kinds = {one.name: one.type for one in schema if one.name not in no_features}
+    kinds = {one.name: one.type for one in schema if one.name not in labels and one.name.lower() not in _NO_FEATURES}
     lists = [name for name, kind in kinds.items() if _is_vector(kind)]
     if _EMBEDDING in lists:
         return [_EMBEDDING]
@@ -164,6 +171,9 @@ def _columns(path: Path, schema: Any, no_features: Collection[str]) -> list[str]
     if not found:
         raise SourceError(path, f"it has neither a column of vectors nor columns of numbers (it has {_some(kinds)})",
                           "write a list of numbers, or a column for each")  # fmt: skip
+    if not lists and (unclear := [name for name in found if name.lower() in _UNCLEAR]):
+        raise SourceError(path, f"its columns of numbers {_some(unclear)} may be places, which are no features",
+                          "leave them out; if they are features, give them other names")  # fmt: skip
     return found
 
 
