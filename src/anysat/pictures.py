@@ -5,9 +5,11 @@ They are for looking at, not for measuring: every picture is stretched. Invalid 
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,27 @@ STRETCH_PERCENT = (2.0, 98.0)
 _WHITE, _PANEL_INCHES = 255, 3.2
 _TITLE = 49
 """Number of characters per line of a panel's title. Longer lines extend beyond the picture."""
+_SHOWN = "Title"
+"""Text in a PNG file: the name of the output that it shows."""
+
+
+def picture_of(output: Path) -> Path:
+    """Return the path of an output's picture: NAME.png, or NAME.SUFFIX.png if NAME.png shows another output beside it.
+
+    A picture names its output, see `save_picture`.
+    """
+    from PIL import Image
+
+    path, shown = output.with_suffix(".png"), None
+    with contextlib.suppress(OSError), Image.open(path) as picture:  # there is none, or it is no picture
+        shown = picture.info.get(_SHOWN)
+    is_other = shown not in (None, output.name) and output.with_name(shown).exists()
+    return output.with_name(f"{output.name}.png") if is_other else path
+
+
+def save_picture(figure: Figure, path: Path, output: str) -> None:
+    """Write a picture of the output of this name."""
+    figure.savefig(path, metadata={_SHOWN: output})
 
 
 @dataclass(frozen=True, eq=False)

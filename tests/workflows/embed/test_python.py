@@ -55,6 +55,10 @@ def told(data, **options):
     return [str(one.message) for one in caught if one.category is SourceWarning], found
 
 
+def test_the_first_modality_s_sub_patches_can_be_asked_for_without_its_name():
+    xarray.testing.assert_identical(embed(imagery(), dense="first"), embed(imagery(), dense="s2"))
+
+
 def test_what_may_be_a_mistake_is_told_once_per_input_and_the_notes_are_kept():
     said, found = told(cloudy().drop_vars("B8A").assign(B09=cloudy().B2))
     assert said == [

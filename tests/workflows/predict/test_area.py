@@ -1,6 +1,7 @@
 """`anysat predict` on ground larger than a tile: maps with classes, values, probabilities and uncertainty."""
 
 import json
+import shutil
 
 import geopandas
 import numpy as np
@@ -124,13 +125,21 @@ def test_a_sensor_that_the_run_does_not_look_at_is_refused_of_a_tile_as_of_an_ar
         assert "unknown modality 'l8'" in errors
 
 
-def test_a_picture_or_catalog_of_something_else_is_not_replaced(run, tmp_path):
+def test_a_picture_of_something_else_is_not_replaced(run, tmp_path):
     assert run(CROPS, AREA, out="area.zarr")[0] == 0
     before = (tmp_path / "area.png").stat().st_mtime_ns
-    status, _, errors = run(HEIGHT, AREA, out="area.tif")
-    assert status == 2
-    assert "area.png exists" in errors
+    assert run(HEIGHT, AREA, out="area.tif")[0] == 0
+    assert (tmp_path / "area.tif.png").exists()
+    assert run(CROPS, AREA, "--overwrite", out="area.tif")[0] == 0
     assert (tmp_path / "area.png").stat().st_mtime_ns == before
+    for out, picture in (("area.zarr", "area.png"), ("area.tif", "area.tif.png")):
+        status, _, errors = run(CROPS, AREA, out=out)
+        assert (status, out in errors, " exist" in errors) == (2, True, True), errors
+        assert (tmp_path / picture).exists()
+    shutil.copy(tmp_path / "area.png", tmp_path / "other.png")  # its output does not lie beside it as `other`
+    (tmp_path / "area.zarr").rename(tmp_path / "away.zarr")
+    status, _, errors = run(CROPS, AREA, out="other.tif")
+    assert (status, "other.png exists" in errors) == (2, True), errors
 
 
 def test_every_file_that_will_be_made_is_looked_for_first(run, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from anysat.model.checkpoint import address_of
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.picture_areas import area_figure, num_shards
+from anysat.pictures import picture_of, save_picture
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.disk import DiskSpace, told_short
 from anysat.workflows.areas.options import AreaOptions
@@ -75,7 +76,7 @@ class Part:
     @property
     def picture(self) -> Path:
         """Path of the picture of the whole part."""
-        return self.output.with_suffix(".png")
+        return picture_of(self.output)
 
     def suffixes(self, options: AreaOptions) -> list[str]:
         """Return the suffixes of the formats that the store is exported to."""
@@ -318,9 +319,10 @@ def _drawn(part: Part, tick: Tick) -> Path:
     """Draw a picture of the whole part, and return its path."""
     advance = counted(tick, num_shards(part.store))
     title = f"{part.output.name}, {part.area.patch_size_m:g} m patches"
-    with staged([part.picture], overwrite=True) as folder:
-        area_figure(part.store, title, lambda: advance(1)).savefig(folder / part.picture.name)
-    return part.picture
+    picture = part.picture
+    with staged([picture], overwrite=True) as folder:
+        save_picture(area_figure(part.store, title, lambda: advance(1)), folder / picture.name, part.output.name)
+    return picture
 
 
 def area_line(area: Area) -> str:

@@ -18,7 +18,7 @@ from anysat.geo.stores.layout import Layout, coordinates_of
 from anysat.geo.stores.store import Unit
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
-from anysat.workflows.embed import EmbedConfig
+from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.embed.area import levelled, measure_statistics, prepare
 from anysat.workflows.embed.options import named_as_in_python, of_type, read_options
 
@@ -44,8 +44,8 @@ def embed(
         weights: A source of weights as for `anysat.load`, or a model.
         **options: Other options of `anysat embed`: `area` (also four numbers, a GeoDataFrame, or a shapely polygon in
             degrees), `dates` (also a list of two days), `period`, `dense` (returns the embeddings of that modality's
-            sub-patches instead), `units` (also a mapping), `statistics`, `dataset`, `window`, `overlap`, `places`,
-            `memory_gb`, `device`, `precision`.
+            sub-patches instead; `first` is the first one), `units` (also a mapping), `statistics`, `dataset`,
+            `window`, `overlap`, `places`, `memory_gb`, `device`, `precision`.
 
     Returns:
         A georeferenced Dataset with `embedding` (time dim y x) and `valid` (time y x). Its attribute `anysat` is JSON
@@ -70,6 +70,8 @@ def embed(
     with named_as_in_python():
         given = _given(data)
         found, ground = read_options(options)
+        if found.get("dense") == FIRST:
+            found["dense"] = next(iter(given), None)
         name = f"hash://sha256/{digest(weights)}" if isinstance(weights, AnySat) else str(weights)
         side = of_type("patch_size_m", patch_size_m)
         config = EmbedConfig(inputs=list(given), out="lazy.zarr", patch_size_m=side, weights=name, **found)

@@ -29,7 +29,7 @@ from anysat.model.load import load
 from anysat.model.precision import Precision, find_device, find_precision, multiplying
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
-from anysat.pictures import tile_figure
+from anysat.pictures import picture_of, save_picture, tile_figure
 from anysat.workflows.areas.inputs import dates_told, records_of
 from anysat.workflows.embed import FIRST, EmbedConfig
 from anysat.workflows.kept import kept_sources
@@ -79,7 +79,7 @@ def embed_tile(config: EmbedConfig) -> Text:
     out = Path(config.out)
     paths = [out] if out.suffix else [out.with_suffix(suffix) for suffix in suffixes(Result.TILE)]
     outputs = {path: find_writer(Result.TILE, path.suffix)() for path in paths}
-    picture = out.with_suffix(".png")
+    picture = picture_of(out)
     finals = [*(file for path, writer in outputs.items() for file in writer.files(path)), picture]
     check_apart(finals, [*(source.file for source in given.values()), *config.weights_file])
     device = find_device(config.device)
@@ -102,7 +102,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             for path, writer in outputs.items():
                 writer.write(product, folder / path.name)
             title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
-            tile_figure(read.tile, embeddings, title).savefig(folder / picture.name)
+            save_picture(tile_figure(read.tile, embeddings, title), folder / picture.name, out.name)
     written = [path for path in finals if path.exists()]
     return _report(read, embeddings, statistics, precision, written, time.perf_counter() - started)
 

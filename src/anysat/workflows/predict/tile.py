@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from anysat.geo.write.writers import check_apart, staged
 from anysat.model.digest import made_by
 from anysat.model.precision import find_precision, multiplying
 from anysat.picture_samples import colours_of, sample_figure
+from anysat.pictures import picture_of, save_picture
 from anysat.tasks.crops import predict_crops
 from anysat.tasks.predictor import Prediction, Predictor
 from anysat.workflows.answer import Answer
@@ -27,6 +28,9 @@ from anysat.workflows.embed import EmbedConfig
 from anysat.workflows.embed.tile import absent_line, read_tile
 from anysat.workflows.predict import PredictConfig, check_answered, check_probabilities, told_not_given
 from anysat.workflows.tile_tables.answers import write_answers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def predict_tile(config: PredictConfig, predictor: Predictor) -> Answer:
@@ -37,9 +41,9 @@ def predict_tile(config: PredictConfig, predictor: Predictor) -> Answer:
     check_output("--out", out, result, because=f": {target.name!r} is per {target.level}")
     if config.probabilities and target.level == "tile":
         raise RecordError("--probabilities", True, f"false, because {target.name!r} is per tile: {out.name} has them")
-    finals = [out]
+    finals, picture = [out], picture_of(out)
     if target.level == "pixel":
-        finals.append(out.with_suffix(".png"))
+        finals.append(picture)
         finals += [_probability(out)] if config.probabilities else []
         finals += [_categories(out)] if target.classes else []
     given, size = describe_sources(config.inputs), max(predictor.view.patch_sizes_m)
@@ -69,6 +73,7 @@ def predict_tile(config: PredictConfig, predictor: Predictor) -> Answer:
             (folder / out.name).write_bytes(to_json(_tile_answer(predictor, found) | tags))
         else:
             _write_map(predictor, tile, found, folder / out.name, tags, with_probabilities=config.probabilities)
+            save_picture(_figure(predictor, tile, found), folder / picture.name, out.name)
     answered = f"{_told(predictor, found)}, computed in {precision}"
     return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 
@@ -105,8 +110,13 @@ def _write_map(
     if with_probabilities and found.probabilities is not None:
         shares = np.moveaxis(found.probabilities[0].cpu().numpy(), -1, 0)
         write_values(_probability(path), shares, geobox, list(target.classes), tags)
-    shown = Tile(observations=tile.observations, id=tile.id, geobox=tile.geobox, targets={target.name: answer})
-    sample_figure(shown, [target], "prediction", "answer").savefig(path.with_suffix(".png"))
+
+
+def _figure(predictor: Predictor, tile: Tile, found: Prediction) -> Figure:
+    target = predictor.task.target
+    answer = {target.name: found.answer[0].cpu().numpy()}
+    shown = Tile(observations=tile.observations, id=tile.id, geobox=tile.geobox, targets=answer)
+    return sample_figure(shown, [target], "prediction", "answer")
 
 
 def _tile_answer(predictor: Predictor, found: Prediction) -> dict[str, Any]:

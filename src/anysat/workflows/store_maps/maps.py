@@ -26,6 +26,7 @@ from anysat.geo.write.outputs import STORE
 from anysat.geo.write.writers import check_apart, check_free, staged
 from anysat.geo.zonal import Advance, find_alike, find_stores
 from anysat.picture_areas import area_figure
+from anysat.pictures import picture_of, save_picture
 
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows progress: a title and a number of steps in, a context out whose value is told the steps just done."""
@@ -139,7 +140,7 @@ class MapPlan:
         """Return all outputs for a store."""
         out = self.output(number)
         own = [out, catalog_of(out)] if out.suffix == STORE else []  # the catalog of an older map goes
-        return [*own, *(file for _, files in self.exports(number).values() for file in files), out.with_suffix(".png")]
+        return [*own, *(file for _, files in self.exports(number).values() for file in files), picture_of(out)]
 
     def check(self, shapes: Sequence[Any], *, overwrite: bool) -> None:
         """Check that the outputs are free and apart from the inputs, the stores and files of shapes.
@@ -185,7 +186,7 @@ def write_maps(
                 for layout, (file, _) in plan.exports(number).items():
                     export(store, folder / file.name, group=layout.name)
                 title = f"{out.name}, from {group.name} of {path.name}"
-                area_figure(store, title).savefig(folder / f"{out.stem}.png")
+                save_picture(area_figure(store, title), folder / picture_of(out).name, out.name)
             written += [file for file in plan.finals(number) if file != catalog_of(out)]
     return tuple(written)
 
