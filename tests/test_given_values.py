@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import anysat
 from anysat.batch import Batch, Tile
 from anysat.errors import InputError, RecordError, StatisticsError, UnknownNameError
 from anysat.modalities import MODALITIES
@@ -302,3 +303,67 @@ def test_records_are_asked_for_where_a_key_is_given():
         PatchGrid.fit({"s2": (6, 6)}, 20)
     with pytest.raises(RecordError, match=r"with_modalities: expected records, .*MODALITIES\['s2'\], got 'drone'"):
         ModelConfig.tiny().with_modalities("drone")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"values": [[1, 2], [3]]}, r"s2: expected an array \(time band row col\), got a list \("),
+        ({"values": torch.ones(1, 10, 2, 2).to_sparse()}, "s2: expected an array .*, got a Tensor .*Sparse layout"),
+        ({"values": "file.tif"}, r"s2: expected an array \(time band row col\), got a str$"),
+        ({"bands": "B2"}, "s2 bands: expected a list of names, one per stored band, got 'B2'"),
+        ({"bands": 3}, "s2 bands: expected a list of names, one per stored band, got 3"),
+        ({"units": 3}, "s2 units: expected one unit, or 10, one per stored band, got 3"),
+        ({"units": dict.fromkeys(S2.band_names, "reflectance")}, "s2 units: .* one per stored band, got {'B2': "),
+    ],
+)
+def test_pixels_bands_and_units_of_other_kinds_are_told(given, message):
+    with pytest.raises(InputError, match=message):
+        Observation.of(S2, **{"values": filled(1.0), "dates": DAY, **given})
+
+
+def test_units_of_other_kinds_are_told_where_they_are_converted():
+    with pytest.raises(InputError, match="s2 units: expected one unit, or 10, .* got None"):
+        Observation.of(S2, filled(1.0), dates=DAY).in_units(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modalities": None}, "ModelConfig.modalities: expected records"),
+        ({"day_convention": 3}, "ModelConfig.day_convention: expected 'day_of_year' or"),
+        ({"temporal_dropout_prob": "0.1"}, "ModelConfig.temporal_dropout_prob: expected a number, got '0.1'"),
+        ({"pixel_dropout_prob": "0.1"}, "ModelConfig.pixel_dropout_prob: expected a number, got '0.1'"),
+        ({"patch_position_unit_m": None}, "ModelConfig.patch_position_unit_m: expected a number, got None"),
+        ({"pixel_widths": 16}, "ModelConfig.pixel_widths: expected multiples of 4"),
+    ],
+)
+def test_fields_of_a_configuration_of_other_kinds_are_told(change, message):
+    with pytest.raises(RecordError, match=message):
+        ModelConfig(**change)
+    with pytest.raises(RecordError, match="ModelConfig: expected its fields by name, got 3"):
+        ModelConfig.from_dict(3)
+
+
+def test_statistics_and_keys_of_other_kinds_are_told():
+    with pytest.raises(StatisticsError, match="give the statistics of at least one, by its name"):
+        Normaliser(statistics=3)
+    with pytest.raises(InputError, match=r"batch: expected a Batch, such as Batch.of\(\[tile\]\), got list"):
+        Normaliser.from_batch([])
+    model = random_model(dim=64, depth=1, num_heads=2, modalities=(AERIAL,))
+    with pytest.raises(InputError, match="input: expected keys such as 's2' and 's2_dates', got 1"):
+        model({1: torch.ones(1, 4, 50, 50)}, 10)
+    with pytest.raises(UnknownNameError, match=r"unknown dense modality \['aerial'\]"):
+        model.encode_standardised({"aerial": torch.ones(1, 4, 50, 50)}, 10, dense=["aerial"])
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_runs_and_datasets_are_given_by_path(given, tmp_path):
+    with pytest.raises(
+        InputError, match="run: expected the folder of a run, or its predictor file, got (NoneType|int)"
+    ):
+        anysat.load_task(given)
+    with pytest.raises(InputError, match="root of the dataset: expected a name or a path, got (NoneType|int)"):
+        anysat.open_dataset("pastis_hd", given)
+    with pytest.raises(InputError, match="name of the dataset: expected a name or a path, got (NoneType|int)"):
+        anysat.open_dataset(given, tmp_path)

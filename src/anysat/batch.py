@@ -74,9 +74,9 @@ class Tile:
     def __post_init__(self) -> None:
         where, given = f"tile {self.id!r}", self.observations
         if not isinstance(given, Mapping) or not all(isinstance(one, Observation) for one in given.values()):
-            raise InputError(
-                where, "observations by modality key", type(given).__name__, "Tile.of(s2, aerial) takes them one by one"
-            )
+            odd = [type(one).__name__ for one in given.values()] if isinstance(given, Mapping) else []
+            got = type(given).__name__ + (f" of {', '.join(odd)}" if odd else "")
+            raise InputError(where, "observations by modality key", got, "Tile.of(s2, aerial) takes them one by one")
         if not given:
             raise InputError(where, "at least one modality", "none")
         for key, observation in self.observations.items():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anysat.batch import Batch, StackedObservation, Tile
-from anysat.errors import MissingFileError, StatisticsError, UnknownNameError
+from anysat.errors import InputError, MissingFileError, StatisticsError, UnknownNameError
 from anysat.misfit import Expected, Watch, sample
 from anysat.modalities import UNITS
 from anysat.observation import Observation
@@ -94,8 +94,8 @@ class Normaliser:
     _watch: Watch = field(default_factory=Watch, init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
-        if not self.statistics:
-            raise StatisticsError("normaliser", "no dataset", "give the statistics of at least one")
+        if not self.statistics or not isinstance(self.statistics, Mapping):
+            raise StatisticsError("normaliser", "no dataset", "give the statistics of at least one, by its name")
 
     def standardise(self, batch: Batch) -> dict[str, Tensor]:
         """Standardise the values of a batch, and warn of values that cannot fit.
@@ -198,7 +198,12 @@ class Normaliser:
         """Compute statistics over the valid values of a batch.
 
         A band whose values are all equal gets a standard deviation of 1.
+
+        Raises:
+            InputError: It is no batch.
         """
+        if not isinstance(batch, Batch):
+            raise InputError("batch", "a Batch, such as Batch.of([tile])", type(batch).__name__)
         name = batch.dataset or "data"
         return cls(
             statistics={name: {key: _measure(o) for key, o in batch.observations.items()}},

@@ -6,7 +6,7 @@ An observation holds the values as the provider delivered them. They are standar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,10 +135,8 @@ class Observation:
             InputError: There is no conversion from a band's unit to the requested one, or not one unit per band.
             UnknownNameError: There is no such unit.
         """
-        wanted = [units] * len(self.units) if isinstance(units, str) else list(units)
-        if len(wanted) != len(self.units):
-            expected = f"one unit, or {len(self.units)}, one per band of {', '.join(self.modality.band_names)}"
-            raise InputError(f"{self.modality.key} units", expected, wanted)
+        expected = f"one unit, or {len(self.units)}, one per band of {', '.join(self.modality.band_names)}"
+        wanted = _unit_of_each(f"{self.modality.key} units", expected, units, len(self.units))
         if unknown := [unit for unit in wanted if unit not in UNITS]:
             raise UnknownNameError("unit", unknown[0], UNITS)
         values, valid, units_out = self.values.copy(), self.valid.copy(), list(self.units)
@@ -225,8 +223,13 @@ def _as_array(modality: Modality, values: ArrayLike) -> NDArray[Any]:
     values = _detached(values)
     if str(getattr(values, "dtype", "")) == "torch.bfloat16":  # numpy has no such type
         values = values.float()  # type: ignore[union-attr]
-    array = np.asarray(values)
     axes = "(time band row col)" if modality.is_temporal else "(band row col)"
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # lists of different lengths, an xarray Dataset, a sparse tensor
+        raise InputError(modality.key, f"an array {axes}", f"a {type(values).__name__} ({error})") from None
+    if not array.ndim:
+        raise InputError(modality.key, f"an array {axes}", f"a {type(values).__name__}")
     if array.ndim != (4 if modality.is_temporal else 3):
         raise InputError(modality.key, f"{axes}, rank {4 if modality.is_temporal else 3}", f"shape {array.shape}")
     if array.dtype.kind not in "fiu":
@@ -320,6 +323,8 @@ def stored_bands(modality: Modality, num_bands: int, bands: Iterable[Any] | None
         raise InputError(
             modality.key, f"{len(modality.bands)} bands ({names})", num_bands, "name them with bands=[...]"
         )
+    if isinstance(bands, str) or not isinstance(bands, Iterable):
+        raise InputError(f"{modality.key} bands", "a list of names, one per stored band", repr(bands))
     bands = [str(getattr(name, "item", lambda name=name: name)()) for name in bands]  # or items of a coordinate
     if len(bands) != num_bands:
         raise InputError(f"{modality.key} bands", f"{num_bands} names, one per stored band", f"{len(bands)}: {bands}")
@@ -333,13 +338,25 @@ def _stored_units(modality: Modality, indices: list[int], units: str | Sequence[
     own = {i: modality.bands[i].unit for i in indices}
     if units is None:
         return own
-    if not isinstance(units, str) and len(units) != len(indices):
-        raise InputError(f"{modality.key} units", f"one unit, or {len(indices)}, one per stored band", list(units))
-    given = [units] * len(indices) if isinstance(units, str) else list(units)
+    expected = f"one unit, or {len(indices)}, one per stored band"
+    given = _unit_of_each(f"{modality.key} units", expected, units, len(indices))
     for index, unit in zip(indices, given, strict=True):
         if not (isinstance(units, str) and modality.bands[index].ratio_of is not None):
             own[index] = replace(modality.bands[index], unit=unit).unit  # Band raises for unknown units
     return own
+
+
+def _unit_of_each(where: str, expected: str, units: str | Sequence[str], num_bands: int) -> list[str]:
+    """Return the unit of each band.
+
+    Raises:
+        InputError: They are neither one nor one per band.
+    """
+    if isinstance(units, str):
+        return [units] * num_bands
+    if not isinstance(units, Iterable) or isinstance(units, Mapping) or len(found := list(units)) != num_bands:
+        raise InputError(where, expected, repr(units))
+    return found
 
 
 def _in_model_order(

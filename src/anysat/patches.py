@@ -145,7 +145,9 @@ class PatchGrid:
         try:
             patch_cm = centimetres(patch_size_m, "patch size")
         except RecordError:
-            raise PatchSizeError(patch_size_m, "it must be a positive number of metres", fitting_m) from None
+            raise PatchSizeError(
+                patch_size_m, "it must be a positive number of metres, to the centimetre", fitting_m
+            ) from None
         if patch_cm not in fitting_cm:
             reason = _misfit(patch_cm, height_cm, width_cm, unit_cm, tiling)
             if patch_cm in nesting_cm:

@@ -166,6 +166,29 @@ def test_what_does_not_fit_is_refused_with_what_does(encoder, batch, images):
         Backbone(encoder, SIDE_M)(batch, s2_dates=torch.zeros(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": "nano"}, r"encoder: expected a model, such as anysat.load\('nano'\), got 'nano'"),
+        ({"day": "2020-06-01"}, "day: expected a day of the year, such as 170, got '2020-06-01'"),
+        ({"bands": ["B2"]}, "bands: expected names by modality, such as {'s2': .*, got \\['B2'\\]"),
+        ({"bands": {"s2": "B2"}}, "s2 bands: expected a list of names, got 'B2'"),
+        ({"bands": {"s2": 3}}, "s2 bands: expected a list of names, got 3"),
+    ],
+)
+def test_arguments_of_other_kinds_are_told(encoder, options, message):
+    with pytest.raises(InputError, match=message):
+        Backbone(**{"encoder": encoder, "patch_size_m": 20, **options})
+
+
+def test_one_layer_may_be_given_by_its_name_and_companions_are_tensors(encoder):
+    backbone = Backbone(encoder, 20, layers="last", bands={"s2": (name for name in ["B2", "B3"])}, day=170)
+    assert (backbone.layers, len(backbone(torch.ones(1, 2, 6, 6)))) == (("last",), 1)
+    for name in ("s2_dates", "s2_mask"):
+        with pytest.raises(InputError, match=f"{name}: expected a torch tensor, got list"):
+            backbone(torch.ones(1, 2, 6, 6), **{name: [1]})
+
+
 def test_gradients_reach_the_blocks_before_a_layer_and_no_block_is_idle(encoder, batch):
     model = learning(encoder)
     backbone = Backbone(model, SIDE_M, layers=["spatial.2", "fusion.1"])

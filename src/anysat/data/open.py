@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import importlib
+import os
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +39,10 @@ def open_dataset(
         UnknownNameError: There is no such dataset, split, modality, layout or target.
         MissingFileError, SourceError: The folder does not hold the dataset.
     """
-    record = find_dataset(name)
+    for what, given in (("name", name), ("root", root)):
+        if not isinstance(given, str | os.PathLike):
+            raise InputError(f"{what} of the dataset", "a name or a path", type(given).__name__)
+    record = find_dataset(str(name))
     for key in modalities or ():
         if key not in record.modalities:
             raise UnknownNameError(f"modality of {record.name}", key, record.modalities)

@@ -96,7 +96,7 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
     """
-    given: list[Any] = [store] if isinstance(store, str | Path) or hasattr(store, "dims") else list(store)
+    given: list[Any] = [store] if isinstance(store, str | Path) or hasattr(store, "dims") else list(store or ())
     for one in given:
         if not isinstance(one, str | Path):
             raise InputError("store of anysat.zonal", "the path of a store, or several", f"a {type(one).__name__}",
@@ -110,7 +110,13 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
 
 
 def find_stores(given: Sequence[Path | str]) -> list[Path]:
-    """Return the paths of stores, each once; for an area in several UTM zones, those of its zones."""
+    """Return the paths of stores, each once; for an area in several UTM zones, those of its zones.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not given:
+        raise InputError("store", "the path of a store, or several", repr(given))
     return list(dict.fromkeys(path for one in given for path in zone_stores(Path(one))))
 
 

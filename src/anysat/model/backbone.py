@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -35,7 +37,8 @@ class Backbone(nn.Module):
 
     Raises:
         UnknownNameError: There is no such layer, modality or band.
-        InputError: The layers are not in the order of their depth, or a band is named twice.
+        InputError: The layers are not in the order of their depth, a band is named twice, or an argument is of another
+            kind.
 
     Examples:
         >>> from anysat.model.load import load
@@ -56,12 +59,23 @@ class Backbone(nn.Module):
         day: float | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(encoder, AnySat):
+            raise InputError("encoder", "a model, such as anysat.load('nano')", repr(encoder))
+        said: Any = day
+        if said is not None and not isinstance(said, Real):
+            raise InputError("day", "a day of the year, such as 170", repr(said))
+        if bands is not None and not isinstance(bands, Mapping):
+            raise InputError("bands", "names by modality, such as {'s2': ['B2', 'B3', 'B4']}", repr(bands))
+        layers = (layers,) if isinstance(layers, str) else layers
         self.encoder = joined_at(encoder, layers)
         self.patch_size_m, self.layers, self.dense, self.day = patch_size_m, tuple(layers), dense, day
         self.places: dict[str, list[int]] = {}
         """Index of each stored band in the order of its modality."""
         for key, names in (bands or {}).items():
-            self.places[key] = stored_bands(encoder.config.modality(key), len(names), names)
+            if isinstance(names, str) or not isinstance(names, Iterable):
+                raise InputError(f"{key} bands", "a list of names", repr(names))
+            listed = list(names)
+            self.places[key] = stored_bands(encoder.config.modality(key), len(listed), listed)
         dim = encoder.config.dim
         own = [] if dense is None else [encoder.config.modality(dense)]
         self.out_channels = [*(2 * dim for _ in own), *(dim for _ in layers)]
@@ -105,13 +119,16 @@ class Backbone(nn.Module):
             x = dict.fromkeys(self.places, x)
         if not isinstance(x, Mapping):
             raise InputError("input", "a tensor, a dict of tensors by modality, or a Batch", type(x).__name__)
-        given = {**x, **companions}
+        given: dict[str, Any] = {**x, **companions}
+        for name, one in given.items():
+            if not isinstance(one, Tensor) and not (one is None and str(name).endswith(("_dates", "_mask"))):
+                raise InputError(str(name), "a torch tensor", type(one).__name__)
         made = dict(given)
         for key, values in given.items():
-            if key.endswith(("_dates", "_mask")):
+            if str(key).endswith(("_dates", "_mask")):
                 continue
             modality = self.encoder.config.modality(key)
-            if not isinstance(values, Tensor) or values.ndim not in (4, 5):
+            if values.ndim not in (4, 5):
                 continue  # is refused later
             dates, mask = given.get(f"{key}_dates"), given.get(f"{key}_mask")
             if modality.is_temporal and values.ndim == 4:

@@ -5,8 +5,9 @@ This module does not import torch, so that help and documentation load quickly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -68,7 +69,7 @@ class ModelConfig:
             raise RecordError(f"ModelConfig.{name}", getattr(self, name), expected)
 
         given: Any = self.modalities  # strings and dicts, which hold keys, are refused below
-        records = (given,) if isinstance(given, Modality) else tuple(given)
+        records = tuple(given) if isinstance(given, Iterable) else (given,)
         if isinstance(given, Modality) or not all(isinstance(record, Modality) for record in records):
             told = ", ".join(str(getattr(record, "key", record)) for record in records)
             raise RecordError("ModelConfig.modalities", told, "records, such as anysat.MODALITIES['s2'], in a tuple")
@@ -91,13 +92,20 @@ class ModelConfig:
         if self.rpe_heads not in ("first", "each"):
             refuse("rpe_heads", "'first' or 'each'")
         if self.pixel_widths is not None:
-            object.__setattr__(self, "pixel_widths", tuple(self.pixel_widths))
-            if not self.pixel_widths or any(
-                not isinstance(width, int | np.integer) or width < 8 or width % 4 for width in self.pixel_widths
+            if isinstance(self.pixel_widths, Iterable):
+                object.__setattr__(self, "pixel_widths", tuple(self.pixel_widths))
+            if (
+                not isinstance(self.pixel_widths, tuple)
+                or not self.pixel_widths
+                or any(not isinstance(width, int | np.integer) or width < 8 or width % 4 for width in self.pixel_widths)
             ):
                 refuse("pixel_widths", "multiples of 4, each 8 or more, at least one, or null")
         if self.fusion_attention not in ("tokens", "within_token"):
             refuse("fusion_attention", "'tokens' or 'within_token'")
+        for name in ("patch_position_unit_m", "pixel_dropout_prob", "temporal_dropout_prob"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and (name != "pixel_dropout_prob" or value is not None):
+                refuse(name, "a number")
         if not self.patch_position_unit_m > 0:
             refuse("patch_position_unit_m", "a positive number of metres")
         if self.pixel_dropout_prob is not None and not 0 <= self.pixel_dropout_prob < 1:
@@ -105,7 +113,7 @@ class ModelConfig:
         if not 0 <= self.temporal_dropout_prob < 1:
             refuse("temporal_dropout_prob", "a probability below 1")
         try:
-            day_numbers(np.empty(0, "datetime64[D]"), self.day_convention)
+            day_numbers(np.empty(0, "datetime64[D]"), str(self.day_convention))
         except RecordError:
             refuse("day_convention", "'day_of_year' or 'days_since YYYY-MM-DD'")
 
@@ -156,6 +164,8 @@ class ModelConfig:
         Raises:
             UnknownNameError, RecordError: A field is unknown or has a value that is not possible.
         """
+        if not isinstance(values, Mapping):
+            raise RecordError("ModelConfig", values, "its fields by name")
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:

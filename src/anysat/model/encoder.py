@@ -303,7 +303,7 @@ class AnySat(Pretrained):
         refuse_empty: bool = True,
     ) -> Embeddings:
         """Check the input, mark invalid values, run the core, and put NaN where nothing was observed."""
-        if dense is not None and (dense not in inputs or self.config.modality(dense).covers_tile):
+        if dense is not None and (dense not in list(inputs) or self.config.modality(dense).covers_tile):
             having = [key for key in inputs if not self.config.modality(key).covers_tile]
             raise UnknownNameError("dense modality", dense, having, "It must be an input whose pixels lie in patches")
         ready, grid, absent = self._check(

@@ -46,6 +46,8 @@ def read_published(x: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Pi
             "input", "a dict of tensors by modality, such as {'s2': ..., 's2_dates': ...}", type(x).__name__,
             "a Batch of source values is for `encode`",
         )  # fmt: skip
+    if odd := [key for key in x if not isinstance(key, str)]:
+        raise InputError("input", "keys such as 's2' and 's2_dates'", repr(odd[0]))
     inputs = {}
     companions = {key + suffix for key in x for suffix in (_DATES, _MASK)}
     for key, values in x.items():

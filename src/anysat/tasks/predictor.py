@@ -7,6 +7,7 @@ them again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -235,6 +236,8 @@ def load_task(source: str | Path, *, device: str | torch.device = "cpu") -> Pred
         WeightsError: The file is not a predictor, has a format that this version cannot read, or has a head or task
             of your own whose module has not been imported.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError("run", "the folder of a run, or its predictor file", type(source).__name__)
     path = Path(source)
     path = path / PREDICTOR_FILE if path.is_dir() else path
     if not path.is_file():

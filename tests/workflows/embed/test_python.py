@@ -16,6 +16,7 @@ import anysat
 from anysat.errors import AnySatError, InputError, RecordError, SourceError, SourceWarning, UnknownNameError
 from anysat.modalities import MODALITIES as M
 from anysat.model.checkpoint import save
+from anysat.normalise import Normaliser
 from geo_builders import LEFT, TOP, cube, geobox, write_nc
 
 S2 = M["s2"].band_names
@@ -142,6 +143,9 @@ def test_dates_units_and_devices_may_be_given_as_python_has_them():
      ({"area": (1, 2, 3)}, InputError, "area of anysat.embed: expected four numbers"),
      ({"dates": ["2020-01-01"]}, RecordError, "dates: expected the first and the last day"),
      ({"dense": ["s2", "s1"]}, InputError, r"dense .*expected one text, got \['s2', 's1'\]; .* embed once for each"),
+     ({"area": [np.nan] * 4}, InputError, "area of anysat.embed: expected four numbers"),
+     ({"weights": None}, InputError, "weights of anysat.embed: expected a name, a path, a hub id or a model, got None"),
+     ({"statistics": Normaliser.preset("treesatai_ts")}, InputError, r"got Normaliser\(.{9,30}\); give .* to the model"),
      ({"window": "16"}, InputError, "window of anysat.embed: expected a whole number, got '16'"),
      ({"overlap": "0.5"}, InputError, "overlap of anysat.embed: expected a number, got '0.5'"),
      ({"window": True}, InputError, "expected a whole number, got True"),

@@ -1,6 +1,7 @@
 """Polygons over several stores, as of an area in two zones: one table, in which ground counts by its area."""
 
 import json
+import re
 
 import geopandas
 import numpy as np
@@ -11,7 +12,7 @@ from pyproj import Transformer
 
 import anysat
 from anysat.cli import main
-from anysat.errors import InputError
+from anysat.errors import InputError, MissingFileError
 from anysat.geo.overlap import seen_before
 from anysat.geo.stores.stored import find_group
 from geo_builders import geobox
@@ -125,3 +126,12 @@ def test_a_zone_that_is_unfinished_is_told(tmp_path, capsys):
     fields().to_file(tmp_path / "f.gpkg")
     assert main(["zonal", str(tmp_path / "a.zarr"), str(tmp_path / "f.gpkg"), f"--out={tmp_path / 'a.csv'}"]) == 2
     assert "a-utm32n.zarr: it is unfinished" in capsys.readouterr().err
+
+
+def test_no_store_and_a_name_of_none_are_told(tmp_path):
+    for none in ([], None):
+        with pytest.raises(InputError, match=r"store: expected the path of a store, or several, got \[\]"):
+            anysat.zonal(none, None)
+    for name in ("area", "area[1].zarr"):
+        with pytest.raises(MissingFileError, match=f"{re.escape(name)}: no such file or folder; expected a store"):
+            anysat.zonal(tmp_path / name, None)

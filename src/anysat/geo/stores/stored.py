@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -214,7 +215,7 @@ def zone_stores(path: Path) -> list[Path]:
     """Return the store of that name or, if it was given to an area in several UTM zones, the stores of the zones."""
     if path.exists() or partial_of(path).exists():
         return [path]
-    names = {one.name.removesuffix(".partial") for one in path.parent.glob(f"{path.stem}-utm*{path.suffix}*")}
+    names = {one.name.removesuffix(".partial") for one in path.parent.glob(f"{glob.escape(path.stem)}-utm*")}
     return [path.with_name(name) for name in sorted(names) if name.endswith(path.suffix)] or [path]
 
 

@@ -68,6 +68,8 @@ def embed(
         (1, 160, 3, 4)
     """
     with named_as_in_python():
+        if weights is None:
+            raise InputError("weights of anysat.embed", "a name, a path, a hub id or a model", "None")
         given = _given(data)
         found, ground = read_options(options)
         if found.get("dense") == FIRST:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,7 +26,10 @@ OPTIONS = sorted({one.name for one in fields(EmbedConfig)} - _OF_FILES - _OWN)
 """Names of the options."""
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 _EXPECTED = {int: "a whole number", float: "a number", list[str]: "units by input, such as {'s1': 'linear'}"}
-_ADVICE = {"dense": "for several modalities, embed once for each"}
+_ADVICE = {
+    "dense": "for several modalities, embed once for each",
+    "statistics": "give a Normaliser to the model: `weights=anysat.load(..., statistics=...)`",
+}
 
 
 def read_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -75,7 +80,9 @@ def of_type(name: str, value: Any) -> Any:
             return list(value)
     elif isinstance(value, str):
         return value
-    raise InputError(f"{name} of anysat.embed", _EXPECTED.get(hint, "one text"), repr(value), _ADVICE.get(name, ""))
+    raise InputError(
+        f"{name} of anysat.embed", _EXPECTED.get(hint, "one text"), reprlib.repr(value), _ADVICE.get(name, "")
+    )
 
 
 def _area(given: Any) -> tuple[Any, Any]:
@@ -85,7 +92,7 @@ def _area(given: Any) -> tuple[Any, Any]:
     if hasattr(given, "geometry") or hasattr(given, "geom_type"):
         return None, ground_of(given)
     sides = list(given) if isinstance(given, Iterable) else []
-    if len(sides) != 4 or not all(isinstance(side, Real) for side in sides):
+    if len(sides) != 4 or not all(isinstance(side, Real) and math.isfinite(side) for side in sides):
         raise InputError("area of anysat.embed", "four numbers (west, south, east and north in degrees), a file of "
                          "polygons, a GeoDataFrame, or a shapely polygon in degrees", repr(given))  # fmt: skip
     return ",".join(str(float(side)) for side in sides), None
