@@ -47,6 +47,15 @@ def test_a_fill_is_rounded_as_the_values_are():
     assert (~Observation.of(S2, tensor, dates=DAY, nodata=-9999).valid).sum() == 1
 
 
+@pytest.mark.parametrize("name", ["nodata", "_FillValue"])
+def test_a_fill_in_the_attributes_of_an_array_is_no_data_unless_another_is_given(name):
+    xarray = pytest.importorskip("xarray")
+    array = xarray.DataArray(filled(201, np.uint16), dims=("time", "band", "y", "x"), attrs={name: np.float64(201)})
+    assert (~Observation.of(S2, array, dates=DAY).valid).sum() == 1
+    assert Observation.of(S2, array, dates=DAY, nodata=202).valid.all()
+    assert Observation.of(S2, array.assign_attrs({name: np.nan}), dates=DAY).valid.all()
+
+
 @pytest.mark.parametrize("nodata", ["255", [0, 255], True, None.__class__])
 def test_what_is_no_number_is_no_fill(nodata):
     with pytest.raises(InputError, match="s2 nodata: expected one number such as -9999, got"):

@@ -80,7 +80,8 @@ class Observation:
                 `DataArray`.
             valid: True where data is real. Either (time), or the axes of `values`, where an axis of length 1
                 applies to the whole axis. A `DataArray` may lack dimensions.
-            nodata: The source value that means "no data". It is rounded to the type of `values` before comparing.
+            nodata: The source value that means "no data". It is rounded to the type of `values` before comparing. None
+                for that in the attributes of a `DataArray`, as rioxarray and odc-stac give it, if there is one.
 
         Returns:
             The observation, with the bands in the modality's order and values in float32.
@@ -100,6 +101,8 @@ class Observation:
         if not isinstance(modality, Modality):
             raise InputError("modality", "a record such as anysat.MODALITIES['s2']", repr(modality))
         bands, dates = _with_coordinates(modality, values, bands, dates)
+        if nodata is None and isinstance(getattr(values, "dims", None), tuple):
+            nodata = nodata_in(getattr(values, "attrs", {}))
         values = _in_order(modality.key, values, modality)
         array = _as_array(modality, values)
         if modality.is_temporal:
@@ -191,6 +194,12 @@ def _with_coordinates(modality: Modality, values: Any, bands: Any, dates: Any) -
         raise InputError(f"{modality.key} dates", f"those of the coordinate, {dated.astype(_DAY).tolist()[0]} …",
                          "others", "leave `dates` out, or give `.values`")  # fmt: skip
     return bands, dates
+
+
+def nodata_in(said: Mapping[Any, Any]) -> float | None:
+    """Return the number that means "no data" in attributes or an encoding; None if there is none, or if it is NaN."""
+    given = (float(said[name]) for name in ("nodata", "_FillValue", "missing_value") if said.get(name) is not None)
+    return next((number for number in given if not np.isnan(number)), None)
 
 
 def _coordinate(values: Any, axis: str, kinds: str) -> NDArray[Any] | None:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from anysat.dates import calendar_date
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.layers import Layer, Pixels, date_in, names_of, reading
-from anysat.observation import AXIS_NAMES
+from anysat.observation import AXIS_NAMES, nodata_in
 
 if TYPE_CHECKING:
     import xarray
 
 _TIME_NAMES, _BAND_NAMES = AXIS_NAMES["time"], AXIS_NAMES["band"]
-_NODATA_NAMES = ("nodata", "_FillValue", "missing_value")
 Opening = Callable[[bool], AbstractContextManager["xarray.Dataset"]]
 """A function that opens the cube for reading; its argument is True for numbers as stored."""
 
@@ -121,7 +120,7 @@ def _layer(path: str, array: xarray.DataArray, opening: Opening) -> Layer:
     decoded = float(array.encoding.get("scale_factor", 1.0)), float(array.encoding.get("add_offset", 0.0))
     pending = float(array.attrs.get("scale_factor", 1.0)), float(array.attrs.get("add_offset", 0.0))
     read = partial(_read, opening, path, str(array.name), (time, band, str(spatial[0]), str(spatial[1])))
-    pending_fill, decoded_fill = _nodata_in(array.attrs), _nodata_in(array.encoding)
+    pending_fill, decoded_fill = nodata_in(array.attrs), nodata_in(array.encoding)
     fill = None if pending_fill is None else pending_fill * decoded[0] + decoded[1]
     scaling = pending if decoded == (1, 0) else decoded
     return Layer(
@@ -156,12 +155,6 @@ def _labels(array: xarray.DataArray, band: str | None) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def _nodata_in(said: Mapping[Any, Any]) -> float | None:
-    """Return the number that means "no data" in attributes or an encoding; None if there is none, or if it is NaN."""
-    given = (float(said[name]) for name in _NODATA_NAMES if said.get(name) is not None)
-    return next((number for number in given if not np.isnan(number)), None)
-
-
 def _read(
     opening: Opening, path: str, name: str, axes: tuple[str | None, str | None, str, str], fill: float | None,
     pending: tuple[float, float] | None, times: Sequence[int], bands: Sequence[int], row: slice, col: slice,
@@ -187,7 +180,7 @@ def _read(
 def _encoded(pixels: NDArray[Any], encoding: Mapping[str, Any]) -> NDArray[Any]:
     """Undo the decoding by xarray, including nodata. Numbers of a file opened undecoded stay as they are."""
     scale, offset = float(encoding.get("scale_factor", 1.0)), float(encoding.get("add_offset", 0.0))
-    fill = _nodata_in(encoding)
+    fill = nodata_in(encoding)
     if (scale, offset) != (1, 0):
         pixels = (pixels.astype(np.float64) - offset) / scale
         if np.dtype(encoding.get("dtype", float)).kind in "iu":
