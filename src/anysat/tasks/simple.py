@@ -52,7 +52,7 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
     Args:
         truths: Target of each tile.
         target: Record of the target.
-        most: Largest number of pixels. At least one is drawn of each tile that has any.
+        most: Largest number of pixels. If more tiles than that have any, one is drawn of each of so many of them.
         seed: Seed of the draw.
     """
     if target.level == "tile":
@@ -66,8 +66,12 @@ def draw_places(truths: Sequence[Array], target: Target, most: int, seed: int) -
         places = rng.permutation(places)[:each]
         known.append(raster[places[:, 0], places[:, 1]])
         found.append(np.concatenate([np.full((len(places), 1), number), places], axis=1))
-    tile, row, col = np.concatenate(found).T
-    return Places(tile=tile, row=row, col=col, truth=np.concatenate(known))
+    drawn, truth = np.concatenate(found), np.concatenate(known)
+    if len(drawn) > most:
+        kept = np.sort(rng.permutation(len(drawn))[:most])
+        drawn, truth = drawn[kept], truth[kept]
+    tile, row, col = drawn.T
+    return Places(tile=tile, row=row, col=col, truth=truth)
 
 
 def _of_each(counts: Sequence[int], most: int) -> int:
