@@ -1,5 +1,7 @@
 """Files to observations: bands, dates, units, nodata, scale, grids; and what is refused."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -463,3 +465,14 @@ def test_bands_without_names_may_be_named_in_yaml(tmp_path):
         SourceError, match="name them in the file, or give `bands` in a description of the source; the modality"
     ):
         opened(f"s2={path}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files there")
+def test_however_many_files_a_source_has_none_stays_open(tmp_path):
+    for number in range(40):
+        write_tif(tmp_path / f"{number}_20200103.tif", ramp(10, 2, 2), geobox((2, 2), left=LEFT + 20 * number),
+                  names=S2_NAMES)  # fmt: skip
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    source = opened(f"s2={tmp_path}")
+    assert source.observe(geobox((2, 80)))[0].valid.all()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3  # files of the libraries
