@@ -23,9 +23,11 @@ from anysat.batch import Tile
 from anysat.cli import main
 from anysat.errors import InputError, SourceError
 from anysat.geo.read.sources import source_of
+from anysat.geo.stores.stored import provenance_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
 from anysat.workflows.areas.inputs import AreaInputs
+from anysat.workflows.plan.held import look_around
 from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
 from area_builders import LEFT as WAVES_LEFT
 from area_builders import TOP as WAVES_TOP
@@ -266,6 +268,54 @@ def test_what_must_be_known_of_an_area_is_measured_where_its_data_are(tmp_path):
     assert read.num_missing == 0
 
 
+@pytest.mark.parametrize("shape", [(160, 16), (16, 160), (80, 80), (96, 64)])
+def test_sampled_windows_lie_in_all_parts_of_the_ground(tmp_path, shape):
+    """No place is farther from the next of eight windows than in a regular grid of eight, or a little more."""
+    work = job(small_model("s2"), waves("s2"), area(*shape), tmp_path / "t")
+    spans = seek(work, (4, 4), lambda _, span: span)
+    middles = np.array([((one.top + one.bottom) / 2, (one.left + one.right) / 2) for one in spans])
+    away = np.linalg.norm(np.argwhere(np.ones(shape, bool))[:, None] + 0.5 - middles, axis=2).min(1)
+    rows, cols = next((r, 8 // r) for r in (1, 2, 4, 8) if shape[0] / r <= 1.5 * shape[1] * r / 8)
+    assert len(spans) == 8
+    assert away.max() < 1.25 * np.hypot(shape[0] / rows, shape[1] / cols) / 2
+    assert spans == seek(work, (4, 4), lambda _, span: span)
+
+
+def test_an_area_of_context_alone_does_not_say_that_places_were_removed(tmp_path):
+    data = cube(np.ones((2, 7, 30, 30), np.float32), geobox((30, 30), pixel_m=250.0), ["2020-01-03", "2020-06-30"],
+                M["modis"].band_names)  # fmt: skip
+    path = write_nc(tmp_path / "modis.nc", data)
+    argv = ["embed", f"modis={path}", "--units=[modis=reflectance_1e4]", f"--out={tmp_path / 'a.zarr'}", "--window=8",
+            "--patch-size-m=250", "--weights=nano", "--statistics=from-data"]  # fmt: skip
+    assert main(argv) == 0
+    assert provenance_of(tmp_path / "a.zarr")["made_from"]["options"]["places"] == "kept"
+
+
+def test_places_of_another_sample_are_not_mixed_in(run, s2, tmp_path, monkeypatch):
+    words = f"s2={s2}", f"--out={tmp_path / 'a.zarr'}", "--window=8"
+    with monkeypatch.context() as patch:
+        patch.setattr("anysat.workflows.embed.area.REMOVED", "removed")
+        stopped(patch, "_run", lambda: run(*words))
+    status, _, errors = run(*words)
+    assert status == 2
+    assert "places" in errors
+
+
+def test_a_plan_tells_how_much_of_the_ground_holds_data(tmp_path):
+    work = island(tmp_path, 600)  # it touches 64 windows
+    held = look_around(work, (8, 8), lambda period, span: work.read(period, span))
+    low, high = held.interval
+    assert (held.num_windows, held.ground) == (2500, 1.0)
+    assert low < 64 / 2500 < high < 0.1
+    assert low < held.share < high
+    assert held.read.tile is not None
+    none = dataclasses.replace(held, num_held=0)
+    assert none.interval[0] == 0
+    assert none.share == none.interval[1] < 0.03
+    every = dataclasses.replace(held, num_read=2500, num_held=300)
+    assert every.interval == pytest.approx((0.12, 0.12))
+
+
 def test_few_windows_with_data_are_counted(tmp_path):
     found = measure_places(island(tmp_path, 60, x_m=730, y_m=890, side=120))
     assert (found.num_windows, found.num_missing) == (1, 7)
@@ -297,6 +347,9 @@ def test_a_plan_is_measured_where_something_was_seen(run, tmp_path):
     status, said, _ = run(f"s2={write_nc(tmp_path / 's2.nc', data)}", DAYS, command="plan")
     assert status == 0
     assert "operations: " in said
+    assert "all of the ground holds data" in said
+    assert "data: in 15 of 16 windows read all over the ground, out of 16; 93.75% are assumed to hold some" in said
+    assert "(93.75% to 93.75% with 95% certainty)" in said
 
 
 def test_cubes_in_python_tell_what_could_not_be_read(s2, tmp_path, monkeypatch):

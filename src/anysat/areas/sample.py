@@ -17,6 +17,9 @@ from anysat.geo.read.source import Source
 NOTHING_SEEN = "no input has a valid pixel in the sampled windows"
 SAMPLES = 8
 """Number of sampled windows."""
+REMOVED = "removed, measured in the middle of equal parts of the ground"
+"""What stores record of place corrections. It names the choice of windows, so that work is never continued with another
+choice."""
 PLACE_WINDOWS = 64
 """Number of windows from which place corrections are measured."""
 _SIDE = 8
@@ -54,9 +57,9 @@ def seek(
 ) -> list[_Seen]:
     """Look at windows all over the requested ground until some of them hold data, and return what was seen in those.
 
-    The first windows lie evenly. If they do not suffice, a single patch and date are read at many other places, and
-    windows are looked at where that shows data, then around those that hold data. The choice depends only on inputs,
-    ground and shape.
+    The first windows lie in the middle of equal parts of the ground. If they do not suffice, a single patch and date
+    are read at many other places, and windows are looked at where that shows data, then around those that hold data.
+    The choice depends only on inputs, ground and shape.
 
     Args:
         job: The work. Its area must be at least as large as a window.
@@ -75,7 +78,7 @@ def seek(
         if seen is not None:
             found.append(seen)
 
-    for cell in np.unique(np.linspace(0, len(cells) - 1, min(SAMPLES, len(cells))).round().astype(int)).tolist():
+    for cell in _middles(cells, min(SAMPLES, len(cells))):
         if len(found) < count:
             take(cell)
     probe = _Probe(job, shape)
@@ -84,6 +87,13 @@ def seek(
             if len(found) < count and cell not in tried and probe.shows(cell, cells[cell]):
                 take(cell)
     return found
+
+
+def spread(job: Sampled, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], list[Span]]:
+    """Return which windows touch the requested ground, and some of those from all over it, in random order."""
+    inside = job.area.inside(job.area.span, shape)
+    cells = np.argwhere(inside)
+    return inside, [_window(job, cells[cell], shape) for cell in _spread(cells, ())]
 
 
 def num_wanted(job: Job, shape: tuple[int, int]) -> int:
@@ -96,6 +106,27 @@ def _window(job: Sampled, cell: NDArray[np.int_], shape: tuple[int, int]) -> Spa
     (high, wide), (height, width), (row, col) = shape, job.area.span.shape, cell.tolist()
     top, left = min(row * high, height - high), min(col * wide, width - wide)
     return Span(top, top + high, left, left + wide)
+
+
+def _middles(cells: NDArray[np.int_], count: int) -> list[int]:
+    """Divide cells (cell 2) into equal parts, always across the longer side, and return the middle cell of each.
+
+    If there are many cells, some from all over the ground stand for them.
+    """
+    parts: list[int] = []
+
+    def divide(some: NDArray[np.int_], count: int) -> None:
+        if count == 1:
+            apart = cells[some] - cells[some].mean(0)
+            parts.append(int(some[np.square(apart).sum(1).argmin()]))
+            return
+        along = cells[some][:, np.ptp(cells[some], axis=0).argmax()]
+        order, half = some[np.argsort(along, kind="stable")], count // 2
+        divide(order[: len(some) * half // count], half)
+        divide(order[len(some) * half // count :], count - half)
+
+    divide(np.sort(_spread(cells, ())), count)
+    return parts
 
 
 def _spread(cells: NDArray[np.int_], _seen: Sequence[int]) -> list[int]:

@@ -227,7 +227,10 @@ def test_a_plan_counts_what_is_on_disk_only_while_running(run, s2):
     assert "; 280 kB more on disk while running" in run(*words, command="plan")[1]  # 437 patches of 160 numbers
     assert "; 1.4 MB more on disk while running" in run(*words, "--dense=s2", command="plan")[1]
     _, said, _ = run(*words, "--store=float16", "--also=.tif", command="plan")
-    assert "output: 140 kB before compression, and 373 kB of GeoTIFFs; 373 kB more on disk while running" in said
+    assert (
+        "output: 140 kB before compression, and 373 kB of GeoTIFFs, if all of the ground holds data; 373 kB more on disk while running"
+        in said
+    )
 
 
 def test_a_disk_that_may_be_too_small_is_told_of_before(run, s2, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 
 import anysat
 from anysat.areas.job import Job
-from anysat.areas.sample import measure_places, nothing_seen, sample_reads, sample_vectors
+from anysat.areas.sample import REMOVED, measure_places, nothing_seen, sample_reads, sample_vectors
 from anysat.areas.sizes import Load, Sizes, choose_sizes, num_dates
 from anysat.areas.tokens import Floats
 from anysat.areas.units import UnitFiles
@@ -70,8 +70,7 @@ class Prepared:
     def part(self, job: Job) -> Part:
         """Return a job with its store.
 
-        Steps of quantisation are measured here, on windows of the area. What places add is measured when the work
-        starts.
+        Steps of quantisation are measured here, on windows of the area; what places add, when the work starts.
         """
         output, layouts = output_of(self.config.out, job.area, STORE), self.layouts(job, self._scales(job))
         made_from, periods = self._made_from(job), self.inputs.periods
@@ -143,7 +142,7 @@ class Prepared:
         return layout_of(job.area, name, pixel_m, dim=dim, kind=kind, attributes=attributes, scale=scale)
 
     def _made_from(self, job: Job) -> dict[str, Any]:
-        inputs = self.inputs.facts()
+        inputs, is_levelled = self.inputs.facts(), _needs_levelling(job, self.config)
         if self.earlier is not None:
             inputs = grown_inputs(self.earlier, inputs, self.new)
             if inputs == self.earlier.made_from["inputs"]:
@@ -155,7 +154,7 @@ class Prepared:
             **({_TRAINED: dict(self.trained)} if self.trained else {}),
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
-                "overlap": job.windowing.overlap, "places": self.config.places, "block": job.block,
+                "overlap": job.windowing.overlap, "places": REMOVED if is_levelled else "kept", "block": job.block,
                 "dataset": job.dataset, "precision": job.precision, "area": self.config.area,
                 "ground": self.inputs.ground_digest,
             } | ({} if self.config.keep is None else {"keep": self.config.keep}),
@@ -236,8 +235,7 @@ def levelled(job: Job, config: EmbedConfig) -> tuple[Job, list[str]]:
     Raises:
         SourceError: Nothing was seen in the sampled windows.
     """
-    is_one_window = job.windowing.shape(job.area) == job.area.span.shape
-    if job.places is not None or config.places == "kept" or is_one_window or len(job.context) == len(job.sources):
+    if job.places is not None or not _needs_levelling(job, config):
         return job, []
     with tick_bar("measuring places"):
         found = measure_places(job)
@@ -246,6 +244,12 @@ def levelled(job: Job, config: EmbedConfig) -> tuple[Job, list[str]]:
         line += f", {found.num_missing} fewer than wanted, because no others were found: they may fit those too closely"
         tell_first(line)
     return replace(job, places=found.corrections), [line]
+
+
+def _needs_levelling(job: Job, config: EmbedConfig) -> bool:
+    """Return whether what places add is to be removed: there are several windows, and inputs that lie in patches."""
+    is_one_window = job.windowing.shape(job.area) == job.area.span.shape
+    return config.places == "removed" and not is_one_window and job.context.keys() != job.sources.keys()
 
 
 def prepare(
@@ -352,9 +356,7 @@ def layout_of(area: Area, name: str, pixel_m: float, **options: Any) -> Layout:
     """Return a layout for an area, with the same shards."""
     shard_px = round(area.shard * area.patch_size_m / pixel_m)
     chunk_px = next(side for side in (32, 16, 8, 4, 2, 1) if shard_px % side == 0)
-    return Layout(
-        name=name, geobox=area.pixels(area.span, pixel_m), shard_px=shard_px, chunk_px=chunk_px, **options
-    )  # fmt: skip
+    return Layout(name=name, geobox=area.pixels(area.span, pixel_m), shard_px=shard_px, chunk_px=chunk_px, **options)
 
 
 def measure_statistics(jobs: Sequence[Job], model: AnySat) -> str:

@@ -15,7 +15,7 @@ class PlanConfig(EmbedConfig):
 
     out: str = field(default="area.zarr", metadata={"help": "Output of `anysat embed`; nothing is written."})
     measure: bool = True
-    """Read, encode and fuse one window, to estimate time and operations on this machine."""
+    """Read windows all over the area, and encode and fuse one, to estimate time and operations on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class PlanMapConfig(PredictConfig):
     run: str = field(metadata={"help": "Run folder of `anysat probe` or `finetune`, or its predictor file."})
     out: str = field(default="map.zarr", metadata={"help": "Output of `anysat predict`; nothing is written."})
     measure: bool = True
-    """Read one window and predict it, to estimate time and operations on this machine."""
+    """Read windows all over the area, and predict one, to estimate time and operations on this machine."""
 
 
 def plan(config: PlanConfig) -> Answer:
-    """Open the inputs, cut the area, measure one window, and report.
+    """Open the inputs, cut the area, measure windows of it, and report.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
@@ -40,7 +40,7 @@ def plan(config: PlanConfig) -> Answer:
 
 
 def plan_map(config: PlanMapConfig) -> Answer:
-    """Open the inputs, cut the area, measure one window, and report.
+    """Open the inputs, cut the area, measure windows of it, and report.
 
     Raises:
         MissingFileError, WeightsError, SourceError, UnknownNameError, RecordError, InputError: As `anysat predict`.

@@ -1,33 +1,30 @@
-"""The run of `anysat plan`: prepare as for embedding, time one window, and multiply."""
+"""The run of `anysat plan`: prepare as for embedding, read windows all over the area, time one, and multiply."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from anysat.areas.job import Job, Read
-from anysat.areas.sample import Sampled, nothing_seen, seek
+from anysat.areas.job import Job
 from anysat.areas.windows import Windowing
-from anysat.geo.area import Area, Span
+from anysat.geo.area import Area
 from anysat.geo.write.outputs import STORE
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.disk import DiskSpace
 from anysat.workflows.areas.run import area_line
 from anysat.workflows.embed.area import Prepared, measure_statistics, prepare
 from anysat.workflows.plan import PlanConfig
+from anysat.workflows.plan.held import Held, look_around, time_line, told_bytes
 
 _VALUE_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """Measurements of one window, per patch."""
 
-    read_s: float
     encode_s: float
     fuse_s: float
     """Seconds to fuse one window, divided by its patches."""
@@ -64,7 +61,7 @@ def _counted(prepared: Prepared, job: Job) -> list[str]:
         f"{job.block} patches",
         f"output: {told_bytes(space.stored)} before compression"
         + (f", and {told_bytes(space.exported)} of GeoTIFFs" if space.exported else "")
-        + f"; {told_bytes(space.running)} more on disk while running"
+        + f", if all of the ground holds data; {told_bytes(space.running)} more on disk while running"
         + (f"; {told_bytes(kept)} kept for adding dates" if kept else ""),
     ]
 
@@ -80,20 +77,19 @@ def windows_line(area: Area, windowing: Windowing, periods: int) -> str:
 
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
-    """Return lines with estimates from one window for the whole area."""
-    one = _measure(job)
-    patches = job.area.geobox.height * job.area.geobox.width * len(job.periods)
-    again = _times_fused(job)
+    """Return lines with estimates for the whole area, from windows all over it."""
+    side = min(job.block, *job.windowing.shape(job.area))
+    held = look_around(job, (side, side), lambda period, span: job.read(period, span, list(job.sources)))
+    one, again = _measure(job, held), _times_fused(job)
+    patches = job.area.geobox.height * job.area.geobox.width * len(job.periods) * held.ground
     fuse_flops = patches * one.fuse_flops * again
     flops = patches * one.encode_flops + fuse_flops
-    compute_s, read_s = patches * (one.encode_s + one.fuse_s * again), patches * one.read_s
-    wall_s = max(compute_s, read_s / prepared.config.readers)
     return [
-        f"operations: {flops:.3g} FLOP, {fuse_flops / max(flops, 1):.0%} of it fusion, each patch in "
+        str(held),
+        f"operations: {flops * held.share:.3g} FLOP, {fuse_flops / max(flops, 1):.0%} of it fusion, each patch in "
         f"{again:.2g} windows",
-        f"time: about {told_time(wall_s)} on this machine ({told_time(compute_s)} computing, "
-        f"{told_time(read_s)} reading in {prepared.config.readers} threads)",
-    ]  # fmt: skip
+        time_line(held, patches / side**2, patches * (one.encode_s + one.fuse_s * again), prepared.config.readers),
+    ]
 
 
 def _times_fused(job: Job) -> float:
@@ -102,12 +98,9 @@ def _times_fused(job: Job) -> float:
     return len(job.windowing.starts(height)) * rows / height * len(job.windowing.starts(width)) * cols / width
 
 
-def _measure(job: Job) -> Measured:
-    """Read one window, encode and fuse it twice, and time the second."""
-    side = min(job.block, *job.windowing.shape(job.area))
-    period, span, read, read_s = read_one(
-        job, (side, side), lambda period, span: job.read(period, span, list(job.sources))
-    )
+def _measure(job: Job, held: Held) -> Measured:
+    """Encode and fuse a window with data twice, and time the second."""
+    period, span, read = held.period, held.span, held.read
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(period, span, read)
@@ -119,49 +112,6 @@ def _measure(job: Job) -> Measured:
     job.fuse_window(period, tokens)
     end = time.perf_counter()
     return Measured(
-        read_s / count, (middle - start) / count, (end - middle) / count, encoding.get_total_flops() / count,
+        (middle - start) / count, (end - middle) / count, encoding.get_total_flops() / count,
         fusing.get_total_flops() / count,
     )  # fmt: skip
-
-
-def read_one(work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], Read]) -> tuple[int, Span, Read, float]:
-    """Read a window with valid values: return its period, patches and content, and the seconds that took.
-
-    Args:
-        work: What is planned.
-        shape: Rows and columns of a window, in patches.
-        read: Reads a window, given a period and its patches.
-
-    Raises:
-        SourceError: No window that was tried has any.
-    """
-    problems: list[str] = []
-
-    def look(_: int, span: Span) -> tuple[int, Span, Read, float] | None:
-        for period in range(len(work.periods)):
-            start = time.perf_counter()
-            found = read(period, span)
-            if found.tile is not None:
-                return period, span, found, time.perf_counter() - start
-            problems.extend(found.unreadable)
-        return None
-
-    if not (found := seek(work, shape, look, count=1)):
-        raise nothing_seen(problems, "check area and dates, or plan with --measure false")
-    return found[0]
-
-
-def told_bytes(count: float) -> str:
-    """Return a number of bytes in a fitting unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def told_time(seconds: float) -> str:
-    """Return a time in a fitting unit."""
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

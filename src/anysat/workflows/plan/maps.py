@@ -1,4 +1,4 @@
-"""The run of `anysat plan --run`: prepare as for a map, time one window, and multiply."""
+"""The run of `anysat plan --run`: prepare as for a map, read windows all over the area, time one, and multiply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from anysat.tasks.predictor import load_task
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.run import area_line
 from anysat.workflows.plan import PlanMapConfig
-from anysat.workflows.plan.area import read_one, told_bytes, told_time, windows_line
+from anysat.workflows.plan.area import windows_line
+from anysat.workflows.plan.held import look_around, time_line, told_bytes
 from anysat.workflows.predict.area import Prepared, prepare
 
 _VALUE_BYTES = 4
@@ -46,7 +47,7 @@ def _counted(prepared: Prepared, area: Area) -> list[str]:
         area_line(area),
         windows_line(area, prepared.windowing, periods),
         f"to read: at most {told_bytes(values * _VALUE_BYTES)}, {values:.3g} pixel values, window by window",
-        f"output: {told_bytes(stored * periods)} before compression",
+        f"output: {told_bytes(stored * periods)} before compression, if all of the ground holds data",
     ]
 
 
@@ -56,17 +57,16 @@ def _num_windows(prepared: Prepared, area: Area) -> int:
 
 
 def _estimated(prepared: Prepared, area: Area) -> list[str]:
-    """Return lines with estimates from one window for the whole area."""
+    """Return lines with estimates for the whole area, from windows all over it."""
     work = prepared.work(area, Path())
-    period, span, read, read_s = read_one(work, work.windowing.shape(work.area), work.read)
+    held = look_around(work, work.windowing.shape(work.area), work.read)
     with FlopCounterMode(display=False) as counting:
-        work.encode(period, span, read)
+        work.encode(held.period, held.span, held.read)
     start = time.perf_counter()
-    work.encode(period, span, read)
-    count, compute_s = _num_windows(prepared, area) * len(work.periods), time.perf_counter() - start
-    wall_s = count * max(compute_s, read_s / prepared.config.readers)
+    work.encode(held.period, held.span, held.read)
+    encode_s, count = time.perf_counter() - start, _num_windows(prepared, area) * len(work.periods) * held.ground
     return [
-        f"operations: {count * counting.get_total_flops():.3g} FLOP",
-        f"time: about {told_time(wall_s)} on this machine ({told_time(count * compute_s)} computing, "
-        f"{told_time(count * read_s)} reading in {prepared.config.readers} threads)",
-    ]  # fmt: skip
+        str(held),
+        f"operations: {count * held.share * counting.get_total_flops():.3g} FLOP",
+        time_line(held, count, count * encode_s, prepared.config.readers),
+    ]
