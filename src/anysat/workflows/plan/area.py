@@ -78,8 +78,8 @@ def windows_line(area: Area, windowing: Windowing, periods: int) -> str:
 
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
     """Return lines with estimates for the whole area, from windows all over it."""
-    side = min(job.block, *job.windowing.shape(job.area))
-    held = look_around(job, (side, side), lambda period, span: job.read(period, span, list(job.sources)))
+    rows, cols = (min(job.block, side) for side in job.windowing.shape(job.area))
+    held = look_around(job, (rows, cols), lambda period, span: job.read(period, span, list(job.sources)))
     one, again = _measure(job, held), _times_fused(job)
     patches = job.area.geobox.height * job.area.geobox.width * len(job.periods) * held.ground
     fuse_flops = patches * one.fuse_flops * again
@@ -88,7 +88,9 @@ def _estimated(prepared: Prepared, job: Job) -> list[str]:
         str(held),
         f"operations: {flops * held.share:.3g} FLOP, {fuse_flops / max(flops, 1):.0%} of it fusion, each patch in "
         f"{again:.2g} windows",
-        time_line(held, patches / side**2, patches * (one.encode_s + one.fuse_s * again), prepared.config.readers),
+        time_line(
+            held, patches / (rows * cols), patches * (one.encode_s + one.fuse_s * again), prepared.config.readers
+        ),
     ]
 
 

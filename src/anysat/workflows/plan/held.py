@@ -53,10 +53,13 @@ class Held:
         return self.num_held / self.num_read or self.interval[1]
 
     def __str__(self) -> str:
+        told = f"data: in {self.num_held} of {self.num_read} windows read all over the ground"
+        if self.num_read == self.num_windows:
+            return f"{told}, which are all"
         low, high = (f"{limit:.2%}" for limit in self.interval)
         return (
-            f"data: in {self.num_held} of {self.num_read} windows read all over the ground, out of {self.num_windows}; "
-            f"{self.share:.2%} are assumed to hold some ({low} to {high} with {_CERTAINTY:.0%} certainty)"
+            f"{told}, out of {self.num_windows}; {self.share:.2%} are assumed to hold some ({low} to {high} with "
+            f"{_CERTAINTY:.0%} certainty)"
         )
 
 
@@ -125,7 +128,8 @@ def time_line(held: Held, num_windows: float, compute_s: float, readers: int) ->
     """
     read_s = num_windows * held.read_s
     likely, low, high = (told_time(max(compute_s * share, read_s / readers)) for share in (held.share, *held.interval))
+    between = "" if low == high else f" ({low} to {high})"
     return (
-        f"time: about {likely} ({low} to {high}) on this machine ({told_time(compute_s * held.share)} computing, "
+        f"time: about {likely}{between} on this machine ({told_time(compute_s * held.share)} computing, "
         f"{told_time(read_s)} reading in {readers} threads)"
     )
