@@ -191,6 +191,14 @@ def test_what_windows_reach_is_what_they_touch(side, overlap):
         windows = windowing.touching(ground, span)
         whole = Span(windows[0].top, windows[-1].bottom, windows[0].left, windows[-1].right)
         assert windowing.around(ground, span) == whole
+        tops, lefts = (windowing.starts(length) for length in ground.span.shape)
+        rows, cols = windowing.shape(ground)
+        every = [Span(top, top + rows, left, left + cols) for top in tops for left in lefts]
+        assert windows == [window for window in every if not window.shared_with(span).is_empty()]
+        for count in (1, 2, 5):
+            parts = [windowing.cut(block) for block in windowing.cut(whole, count)]
+            assert max(map(len, parts)) <= count**2
+            assert sorted(window for part in parts for window in part) == windows
 
 
 def test_the_seam_score_is_one_without_seams_and_more_with():

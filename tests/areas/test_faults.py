@@ -228,7 +228,7 @@ def test_a_predictor_that_fails_is_not_taken_for_ground_that_nobody_saw(tmp_path
         made.encoder.fusion.tile_token.fill_(float("nan"))
     work = map_job(made, tmp_path)
     with pytest.raises(InputError, match="finite"):
-        work.encode(0, work.area.span, Read(seen("s2", "s1")))
+        work.encode(0, work.area.span, [Read(seen("s2", "s1"))])
 
 
 def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_path):
@@ -237,7 +237,7 @@ def test_a_half_of_the_dates_that_saw_nothing_does_not_take_the_answer_away(tmp_
     valid[1::2] = False
     part = dataclasses.replace(tile, observations={"s2": dataclasses.replace(tile.observations["s2"], valid=valid)})
     work = map_job(predictor(CROPS, keys=("s2",)), tmp_path, variants=8)
-    found = work.encode(0, work.area.span, Read(part))
+    (found,) = work.encode(0, work.area.span, [Read(part)])
     assert found.values is not None
     assert np.isfinite(found.values).any()
 
@@ -303,12 +303,12 @@ def test_places_of_another_sample_are_not_mixed_in(run, s2, tmp_path, monkeypatc
 
 def test_a_plan_tells_how_much_of_the_ground_holds_data(tmp_path):
     work = island(tmp_path, 600)  # it touches 64 windows
-    held = look_around(work, (8, 8), lambda period, span: work.read(period, span))
+    held = look_around(work, (8, 8), lambda period, span: [work.read(period, span)])
     low, high = held.interval
     assert (held.num_windows, held.ground) == (2500, 1.0)
     assert low < 64 / 2500 < high < 0.1
     assert low < held.share < high
-    assert held.read.tile is not None
+    assert held.reads[0].tile is not None
     assert f"out of 2500; {held.share:.2%} are assumed to hold some ({low:.2%} to {high:.2%} with 95% cert" in str(held)
     none = dataclasses.replace(held, num_held=0)
     assert none.interval[0] == 0
@@ -349,7 +349,7 @@ def test_a_plan_is_measured_where_something_was_seen(run, tmp_path):
     assert status == 0
     assert "operations: " in said
     assert "all of the ground holds data" in said
-    assert "data: in 15 of 16 windows read all over the ground, which are all\n" in said
+    assert "data: at 15 of 16 places read all over the ground, which are all\n" in said
 
 
 def test_cubes_in_python_tell_what_could_not_be_read(s2, tmp_path, monkeypatch):

@@ -4,12 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import shapely
 import zarr
 
 from anysat.areas.run import run_here
+from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
+from anysat.areas.windows import Windowing
 from anysat.batch import Batch, Tile
-from area_builders import CROPS, HEIGHT, KIND, LABELS, LEFT, TOP, area, map_job, map_store, predictor, waves
+from anysat.modalities import MODALITIES
+from anysat.model.config import ModelConfig
+from anysat.tasks.predictor import Predictor
+from area_builders import CROPS, HEIGHT, KIND, LABELS, LEFT, TOP, Waves, area, map_job, map_store, predictor, waves
 
 
 def mapped(work, final):
@@ -79,8 +85,8 @@ def test_labels_are_mapped_as_probabilities(tmp_path):
 def test_variants_are_put_the_right_way_round(tmp_path, target):
     made, sources, ground = predictor(target), waves("s2", "s1", hole=(LEFT + 40, TOP - 25, 11)), area(6, 7)
     work = map_job(made, sources, ground, tmp_path, variants=4)
-    tile = work.read(0, ground.span).tile
-    plain, *others = (np.isnan(work._answered(tile, number, ground.span.shape)) for number in range(4))
+    (read,) = work.read(0, ground.span)
+    plain, *others = (np.isnan(work._answered([read.tile], number, ground.span.shape)) for number in range(4))
     assert plain.any()
     for seen in others:
         np.testing.assert_array_equal(seen, plain)
@@ -93,6 +99,72 @@ def test_variants_leave_an_uncertainty_everywhere(tmp_path, target):
     assert seen.all()
     assert (doubt >= 0).all()
     assert doubt.max() > 1e-4
+
+
+class Cloudy(Waves):
+    """Waves with a cloud at another place on each date. Dates on which nothing was seen are left out, as of files."""
+
+    def observe(self, geobox, **options):
+        seen, how = super().observe(geobox, **options)
+        if seen.dates is None:
+            return seen, how
+        x = geobox.affine.c - LEFT + geobox.affine.a * (np.arange(geobox.width) + 0.5)
+        y = TOP - geobox.affine.f - geobox.affine.e * (np.arange(geobox.height) + 0.5)
+        place = np.searchsorted(self.dates, seen.dates)[:, None]
+        is_cloud = (abs(y - 90 * place) < 110)[:, None, :, None] & (abs(x - 400 + 70 * place) < 150)[:, None, None]
+        valid = seen.valid & ~is_cloud
+        kept = valid.any((1, 2, 3))
+        kept[0] |= not kept.any()
+        values = np.where(valid, seen.values, 0)[kept]
+        return replace(seen, values=values, valid=valid[kept], dates=seen.dates[kept]), how
+
+
+@pytest.mark.parametrize(
+    ("target", "keys", "options"),
+    [
+        (CROPS, ("s2", "s1"), {"probabilities": True}),
+        (HEIGHT, ("s2", "s1"), {"variants": 5}),
+        (KIND, ("s1", "s2"), {"variants": 5, "probabilities": True}),
+        (LABELS, ("modis", "s2"), {}),
+    ],
+)
+def test_blocks_of_windows_change_nothing(tmp_path, target, keys, options):
+    """Not of windows at edges, with their own clouds, and of which one sensor, another, both or none saw something."""
+    wanted = shapely.Point(LEFT + 150, TOP - 120).buffer(160)
+    holes = [(LEFT + 90, TOP - 90, 70), (LEFT + 130, TOP - 130, 80 if "s1" in keys else 20)]
+    sources = {key: Cloudy(MODALITIES[key], name=key, num_dates=6, hole=hole)
+               for key, hole in zip(keys, holes, strict=True)}  # fmt: skip
+    made, ground = predictor(target, keys=keys), area(11, 13, wanted=wanted)
+    one, other = (
+        mapped(
+            map_job(made, sources, ground, tmp_path, side=4, overlap=0.25, across=across, **options),
+            tmp_path / f"{across}.zarr",
+        )
+        for across in (1, 3)
+    )
+    for name, (values, seen) in one.items():
+        np.testing.assert_allclose(other[name][0], values, rtol=1e-6, atol=1e-5, equal_nan=True)
+        np.testing.assert_array_equal(other[name][1], seen)
+        assert 0 < seen.sum() < seen.size
+
+
+def test_a_block_is_read_once_and_its_windows_are_one_batch(tmp_path, monkeypatch):
+    sizes, predict, sources = [], Predictor.predict, waves("s2")
+    monkeypatch.setattr(Predictor, "predict", lambda made, batch: sizes.append(len(batch)) or predict(made, batch))
+    made, ground = predictor(KIND, keys=("s2",)), area(9, 9, shard=16)
+    mapped(map_job(made, sources, ground, tmp_path, side=3, overlap=0.0, across=2), tmp_path / "a.zarr")
+    assert sizes == [4, 2, 2, 1]
+    assert sorted(tuple(box.shape) for box in sources["s2"].reads) == [(6, 6), (6, 12), (12, 6), (12, 12)]
+
+
+def test_blocks_of_windows_fit_the_memory():
+    load, windowing = Load(values=40_000, modalities=1, dim=768), Windowing(side=6)
+    sizes = [
+        choose_sizes(load, windowing, ModelConfig.base(), memory_gb=gb, readers=2, blocks=range(60, 0, -6))
+        for gb in (2, 4, 64)
+    ]
+    assert [one.block for one in sizes] == [6, 24, 60]
+    assert all(one.peak_bytes <= gb * 1e9 for one, gb in zip(sizes, (2, 4, 64), strict=True))
 
 
 def test_variants_that_agree_leave_no_uncertainty():

@@ -1,9 +1,10 @@
-"""Run a predictor over an area, window by window. Where windows overlap, predictions are blended."""
+"""Run a predictor over the windows of an area, block by block. Where windows overlap, predictions are blended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from anysat.areas.units import UnitFiles, names_in, unreadable_in
 from anysat.areas.windows import Blend, Seams, Windowing, fade
 from anysat.batch import Batch, Tile
 from anysat.data.targets import Target
-from anysat.errors import EmptyTileError
 from anysat.geo.area import Area, Span
 from anysat.geo.read.source import Source
 from anysat.geo.stores.store import Unit
@@ -55,6 +55,8 @@ class MapJob:
     """Number of predictions along a side of a patch; 0 if there is one for a whole window."""
     kept: UnitFiles
     """Storage of predictions until they are written."""
+    across: int = 1
+    """Largest number of windows along a side of a block, which is read and encoded at once."""
     precision: Precision = "float32"
     probabilities: bool = False
     """Whether probabilities are stored beside the classes."""
@@ -81,64 +83,81 @@ class MapJob:
         return [unit]
 
     def blocks(self, unit: Unit) -> list[Span]:
-        """Return the windows that touch a unit and the requested ground."""
-        return [
-            window for window in self.windowing.touching(self.area, self.span(unit)) if self.area.inside(window).any()
-        ]
+        """Return the blocks of the windows that touch a unit and the requested ground."""
+        blocks = self.windowing.cut(self.windowing.around(self.area, self.span(unit)), self.across)
+        return [block for block in blocks if self.windows(block)]
 
-    def read(self, period: int, span: Span) -> Read:
-        """Read the pixels of a window, including context modalities."""
-        return read_tile(self.sources, self.area, self.periods[period], span, self.model.encoder.normaliser, None)
+    def windows(self, block: Span) -> list[Span]:
+        """Return the windows of a block that touch the requested ground."""
+        inside = self.area.inside(block)
+        return [window for window in self.windowing.cut(block) if inside[window.within(block)].any()]
 
-    def encode(self, period: int, span: Span, read: Read) -> Part:  # noqa: ARG002 - the same in all
-        """Predict for a window: the mean over its variants, and their disagreement."""
-        if read.tile is None or not self._looks_at(read.tile):
-            return Part(span, None, None, read.unreadable)
-        answers = [self._answered(read.tile, number, span.shape) for number in range(max(self.variants, 1))]
-        found = [answer for answer in answers if answer is not None]
-        if not found:
-            return Part(span, None, None, read.unreadable)
-        mean = _mean(np.stack(found))
-        doubt = _disagreement(np.stack(found), self.target) if self.variants else None
-        return Part(span, mean, doubt, read.unreadable)
+    def read(self, period: int, block: Span) -> list[Read]:
+        """Read the pixels of a block once, and context modalities for each window: return what each window holds."""
+        days, context = self.periods[period], {k: s for k, s in self.sources.items() if s.modality.covers_tile}
+        tiling = {key: source for key, source in self.sources.items() if key not in context}
+        whole = read_tile(tiling, self.area, days, block, None, None)
+        found = []
+        for window in self.windows(block):
+            around = read_tile(context, self.area, days, window, None, None)
+            seen = {**_cut(whole.tile, block, window), **(around.tile.observations if around.tile is not None else {})}
+            tile = Tile(observations=seen, id=f"{window.top},{window.left}") if seen else None
+            if tile is not None and (normaliser := self.model.encoder.normaliser) is not None:
+                tile = normaliser.in_units(tile)[0]
+            found.append(Read(tile, whole.unreadable + around.unreadable))
+        return found
+
+    def encode(self, period: int, block: Span, reads: Sequence[Read]) -> list[Part]:  # noqa: ARG002 - the same in all
+        """Predict for the windows of a block: the mean over the variants of each, and their disagreement.
+
+        Windows that hold the same modalities are encoded as one batch.
+        """
+        windows = self.windows(block)
+        parts = [Part(window, None, None, read.unreadable) for window, read in zip(windows, reads, strict=True)]
+        alike: dict[tuple[str, ...], dict[int, Tile]] = {}
+        for place, (tile, _) in enumerate(reads):
+            if tile is not None and self._looks_at(tile):
+                alike.setdefault(tuple(tile.observations), {})[place] = tile
+        for tiles in alike.values():
+            shape, numbers = parts[0].window.shape, range(max(self.variants, 1))
+            answers = np.stack([self._answered([*tiles.values()], number, shape) for number in numbers])
+            means = _mean(answers)
+            doubts = _disagreement(answers, self.target) if self.variants else [None] * len(tiles)
+            for place, mean, doubt in zip(tiles, means, doubts, strict=True):
+                parts[place] = parts[place]._replace(values=mean, doubt=doubt)
+        return parts
 
     def _looks_at(self, tile: Tile) -> bool:
         """Return whether a tile has a modality that the predictor uses, and the dense one if it needs one."""
         view, seen = self.model.view, tile.observations
         return any(key in seen for key in view.modalities) and (view.dense is None or view.dense in seen)
 
-    def _answered(self, tile: Tile, number: int, shape: tuple[int, int]) -> Floats | None:
-        """Return probabilities or values (row col output) for a variant of a tile, flipped back; None if unseen."""
+    def _answered(self, tiles: Sequence[Tile], number: int, shape: tuple[int, int]) -> Floats:
+        """Return probabilities or values (tile row col output) for a variant of tiles, flipped back; NaN if unseen."""
         flips = tuple(axis for axis, bit in ((-2, 1), (-1, 2)) if number & bit)
-        variant = _variant(tile, flips, half=number >= 4, odd=number % 2)
-        try:
-            with multiplying(self.precision, self.model.device):
-                found = self.model.predict(Batch.of([variant]).to(self.model.device))
-        except EmptyTileError:  # not finite in the units of the statistics, or nothing on these dates
-            return None
-        values = found.answer[..., None] if found.probabilities is None else found.probabilities
-        values = values[0].float().cpu().numpy()
-        if np.isnan(values).all():  # nothing was seen on these dates
-            return None
+        batch = Batch.of(_variant(tile, flips, half=number >= 4, odd=number % 2) for tile in tiles)
+        with multiplying(self.precision, self.model.device):
+            found = self.model.predict(batch.to(self.model.device))
+        values = (found.answer[..., None] if found.probabilities is None else found.probabilities).float().cpu().numpy()
         if not self.per_patch:
-            return np.broadcast_to(values.reshape(1, 1, -1), (*shape, self.num_outputs))
-        values = values.reshape(shape[0] * self.side, shape[1] * self.side, self.num_outputs)
-        return np.flip(values, tuple(axis + 2 for axis in flips)).copy() if flips else values
+            return np.broadcast_to(values.reshape(len(tiles), 1, 1, -1), (len(tiles), *shape, self.num_outputs))
+        values = values.reshape(len(tiles), shape[0] * self.side, shape[1] * self.side, self.num_outputs)
+        return np.flip(values, tuple(axis - 1 for axis in flips))
 
-    def keep(self, unit: Unit, parts: Sequence[Part]) -> None:
-        """Blend the windows of a unit, and store the result."""
-        span, problems = self.span(unit), [problem for part in parts for problem in part.unreadable]
+    def keep(self, unit: Unit, blocks: Sequence[Sequence[Part]]) -> None:
+        """Blend the windows of the blocks of a unit, and store the result."""
+        span, parts = self.span(unit), [*chain.from_iterable(blocks)]
+        problems = [problem for part in parts for problem in part.unreadable]
+        around, cell = self.windowing.around(self.area, span), np.ones((self.side, self.side), bool)
+        inside = self.area.inside(around)
         arrays: dict[str, NDArray[Any]] = {}
         for name, depth in (("values", self.num_outputs), ("doubt", 1)):
             blend = Blend(span, depth, self.side)
             for window, values, doubt, _ in parts:
                 found = values if name == "values" else None if doubt is None else doubt[..., None]
                 if found is not None:
-                    rows, cols = window.shape
-                    inside = np.kron(self.area.inside(window), np.ones((self.side, self.side), bool))
-                    blend.add(
-                        window, found, np.isfinite(found).all(-1) & inside, fade((rows * self.side, cols * self.side))
-                    )
+                    valid = np.isfinite(found).all(-1) & np.kron(inside[window.within(around)], cell)
+                    blend.add(window, found, valid, fade(valid.shape))
             if name == "values" or self.variants:
                 arrays[name], arrays[f"{name}_valid"] = blend.result()
         self.kept.write(unit, arrays, tuple(dict.fromkeys(problems)))
@@ -172,6 +191,21 @@ def layers_of(target: Target, probabilities: bool, variants: int) -> list[str]:
     """
     found = [] if target.is_multilabel else ["class" if target.classes else "value"]
     return found + ["probability"] * (probabilities or target.is_multilabel) + ["uncertainty"] * bool(variants)
+
+
+def _cut(tile: Tile | None, block: Span, window: Span) -> dict[str, Observation]:
+    """Return what was seen of a block in one of its windows, without the dates on which nothing was."""
+    seen = {}
+    for key, one in ({} if tile is None else tile.observations).items():
+        px = one.shape_px[0] // block.shape[0]
+        rows, cols = (slice(part.start * px, part.stop * px) for part in window.within(block))
+        values, valid, dates = one.values[..., rows, cols], one.valid[..., rows, cols], one.dates
+        if dates is not None:
+            kept = valid.any((1, 2, 3))
+            values, valid, dates = values[kept], valid[kept], dates[kept]
+        if valid.any():
+            seen[key] = replace(one, values=values, valid=valid, dates=dates)
+    return seen
 
 
 def _variant(tile: Tile, flips: tuple[int, ...], *, half: bool, odd: int) -> Tile:

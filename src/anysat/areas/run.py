@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anysat.areas.job import Found, Job, Read
+from anysat.areas.job import Found, Job
 from anysat.areas.maps import MapJob
 from anysat.geo.area import Span
 from anysat.geo.stores.store import AreaStore, Unit
@@ -189,13 +189,13 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-Ahead = Iterator[tuple[Span, "Future[tuple[Read, float]]"]]
+Ahead = Iterator[tuple[Span, "Future[tuple[Any, float]]"]]
 
 
 def _reading(job: Work, plan: _Plan, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Unit, Ahead]]:
     """Yield the units whose first step is needed, each with its blocks, while the next blocks are being read."""
     todo = ((unit, span) for unit in plan.first_units() if not job.kept.is_there(unit) for span in job.blocks(unit))
-    queue: deque[tuple[Unit, Span, Future[tuple[Read, float]]]] = deque()
+    queue: deque[tuple[Unit, Span, Future[tuple[Any, float]]]] = deque()
 
     def fill() -> None:
         while len(queue) < ahead and (following := next(todo, None)) is not None:
@@ -212,7 +212,8 @@ def _reading(job: Work, plan: _Plan, pool: ThreadPoolExecutor, ahead: int) -> It
         yield unit, of(unit)
 
 
-def _read(job: Work, unit: Unit, span: Span) -> tuple[Read, float]:
+def _read(job: Work, unit: Unit, span: Span) -> tuple[Any, float]:
+    """Read a block: return what `encode` of the same job takes, and the seconds it took."""
     start = time.perf_counter()
     return job.read(unit.period, span), time.perf_counter() - start
 

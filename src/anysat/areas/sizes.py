@@ -6,7 +6,7 @@ Memory is estimated from above. `docs/howto/areas.md` compares the estimate with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +86,13 @@ class Sizes:
 
 
 def choose_sizes(
-    load: Load, windowing: Windowing, config: ModelConfig, *, memory_gb: float, readers: int, block: int | None = None,
-    shard: int | None = None,
+    load: Load, windowing: Windowing, config: ModelConfig, *, memory_gb: float, readers: int,
+    blocks: Sequence[int] | None = None, shard: int | None = None,
 ) -> Sizes:  # fmt: skip
     """Choose the largest shards and blocks within a memory budget.
 
     Args:
-        block: Required size of blocks; None for any that fits in a shard.
+        blocks: Allowed sizes of blocks, largest first; None for any that fits in a shard.
         shard: Required size of shards; None for any that fits.
 
     Raises:
@@ -107,11 +107,12 @@ def choose_sizes(
     for across in SHARDS if shard is None else (shard,):
         if load.shard_bytes(across, windowing) > budget / 2 and across > 1 and shard is None:
             continue
-        for side in SHARDS if block is None else (block,):
-            if peak(across, side) <= budget and (side <= across or block is not None):
+        for side in SHARDS if blocks is None else blocks:
+            if peak(across, side) <= budget and (side <= across or blocks is not None):
                 return Sizes(shard=across, block=side, peak_bytes=fixed + peak(across, side))
-    least = math.ceil((fixed + peak(shard or 1, block or 1)) / 1e8) / 10
-    smaller = "for one patch at a time" if block is None else f"for windows with {block} patches along a side"
+    smallest = 1 if blocks is None else blocks[-1]
+    least = math.ceil((fixed + peak(shard or 1, smallest)) / 1e8) / 10
+    smaller = "for one patch at a time" if blocks is None else f"for windows with {smallest} patches along a side"
     raise RecordError("--memory-gb", memory_gb, f"at least {least:g} GB {smaller} of these inputs")
 
 

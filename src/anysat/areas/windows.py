@@ -7,6 +7,7 @@ fade towards the edges.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +49,29 @@ class Windowing:
 
     def touching(self, area: Area, span: Span) -> list[Span]:
         """Return the windows that share a patch with a span, row by row."""
-        (rows, cols), whole = self.shape(area), area.span
-        tops = [t for t in self.starts(whole.bottom) if t < span.bottom and t + rows > span.top]
-        lefts = [left for left in self.starts(whole.right) if left < span.right and left + cols > span.left]
-        return [Span(top, top + rows, left, left + cols) for top in tops for left in lefts]
+        return self.cut(self.around(area, span))
+
+    def cut(self, around: Span, count: int = 1) -> list[Span]:
+        """Return the windows over a span that begins and ends with one, such as that of `around`, row by row.
+
+        Args:
+            around: The span.
+            count: More than 1 returns blocks of at most so many windows along a side. Each window is in one block.
+        """
+        rows, cols = (self.along(length, count) for length in around.shape)
+        return [Span(around.top + top, around.top + bottom, around.left + left, around.left + right)
+                for top, bottom in rows for left, right in cols]  # fmt: skip
+
+    def along(self, length: int, count: int) -> list[tuple[int, int]]:
+        """Return the ranges of patches of blocks of at most `count` windows, along an axis of `length` patches.
+
+        Examples:
+            >>> Windowing(side=4, overlap=0.5).along(9, 3)
+            [(0, 6), (4, 9)]
+        """
+        starts, side = self.starts(length), min(self.side, length)
+        parts = np.array_split(starts, math.ceil(len(starts) / count))
+        return [(int(part[0]), int(part[-1]) + side) for part in parts]
 
     def around(self, area: Area, span: Span) -> Span:
         """Return the span of all windows that touch a span."""

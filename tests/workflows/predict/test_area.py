@@ -299,6 +299,27 @@ def test_one_answer_for_ground_unlike_the_training_tiles_is_warned_of(s2, tmp_pa
     assert main([*argv, "--crop-m=80"]) == 0
 
 
+@pytest.mark.parametrize(("target", "words"), [(KIND, []), (CROPS, ["--window=4"])])
+def test_windows_are_answered_together_as_alone(tmp_path, monkeypatch, target, words):
+    """Of a file with another cloud on each date, whose windows see other dates than their neighbours or none."""
+    values = np.random.default_rng(0).normal(size=(5, 10, 42, 50)).astype(np.float32)
+    for number, date in enumerate(values):
+        date[:, 6 * number : 6 * number + 16, 30 - 5 * number :] = np.nan
+    values[:, :, 20:32, 5:25] = np.nan
+    days = [f"2020-0{month}-03" for month in range(1, 6)]
+    s2 = write_nc(tmp_path / "cloudy.nc", cube(values, geobox((42, 50)), days, M["s2"].band_names))
+    argv = ["predict", saved_run(tmp_path, target=target), f"s2={s2}", AREA, "--probabilities", "--variants=6", *words]
+    found = []
+    for tokens in (1, 4096):
+        monkeypatch.setattr("anysat.workflows.predict.area.TOKENS_AT_ONCE", tokens)
+        assert main([*argv, "--precision=float32", f"--out={tmp_path / f'{tokens}.zarr'}"]) == 0
+        groups = [xarray.open_zarr(tmp_path / f"{tokens}.zarr", group=name) for name in ("probability", "uncertainty")]
+        found.append([groups[0].probability.values, groups[1].uncertainty.values])
+    for alone, together in zip(*found, strict=True):
+        np.testing.assert_allclose(together, alone, atol=1e-5, equal_nan=True)
+        assert 0 < np.isnan(alone).sum() < alone.size
+
+
 def test_windows_of_a_target_of_pixels_are_those_of_embeddings(s2, tmp_path, capsys):
     argv = ["predict", saved_run(tmp_path, target=CROPS), f"s2={s2}", AREA]
     assert main([*argv, f"--out={tmp_path / 'map.zarr'}"]) == 0
@@ -319,7 +340,7 @@ def test_a_plan_of_a_map_writes_nothing_and_tells_its_windows(s2, tmp_path, caps
     assert main(["plan", "--run", run, f"s2={s2}", "--overlap=0"]) == 0
     said = capsys.readouterr().out
     for words in ("one answer per 80 m window, as in training\n", "windows: 35 of 4 x 4 patches, 0% overlapping",
-                  "to read: at most 179 kB, 4.48e+04 pixel values", "output: 1.12 kB", "operations: ", "time: about",
+                  "to read: at most 179 kB, 4.48e+04 pixel values, in blocks of at most 16 x 16 windows", "output: 1.12 kB", "operations: ", "time: about",
                   "memory: at most"):  # fmt: skip
         assert words in said, said
     assert main(["plan", f"--run={run}", f"s2={s2}", "--measure=false", "--window=4"]) == 0

@@ -302,7 +302,7 @@ def _prepared(
     load_of = _load(config, model, inputs, dense, earlier)
     sizes = choose_sizes(
         load_of, windowing, model.config, memory_gb=config.memory_gb, readers=config.readers,
-        block=None if earlier is None else earlier.block, shard=None if earlier is None else earlier.area.shard,
+        blocks=None if earlier is None else [earlier.block], shard=None if earlier is None else earlier.area.shard,
     )  # fmt: skip
     areas = [earlier.area] if earlier is not None else plan_areas(
         [source.footprint for source in inputs.sources.values()], config.patch_size_m, model.config.subpatch_order,

@@ -79,7 +79,7 @@ def windows_line(area: Area, windowing: Windowing, periods: int) -> str:
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
     """Return lines with estimates for the whole area, from windows all over it."""
     rows, cols = (min(job.block, side) for side in job.windowing.shape(job.area))
-    held = look_around(job, (rows, cols), lambda period, span: job.read(period, span, list(job.sources)))
+    held = look_around(job, (rows, cols), lambda period, span: [job.read(period, span, list(job.sources))])
     one, again = _measure(job, held), _times_fused(job)
     patches = job.area.geobox.height * job.area.geobox.width * len(job.periods) * held.ground
     fuse_flops = patches * one.fuse_flops * again
@@ -102,7 +102,7 @@ def _times_fused(job: Job) -> float:
 
 def _measure(job: Job, held: Held) -> Measured:
     """Encode and fuse a window with data twice, and time the second."""
-    period, span, read = held.period, held.span, held.read
+    period, span, (read,) = held.period, held.span, held.reads
     count = span.shape[0] * span.shape[1]
     with FlopCounterMode(display=False) as encoding:
         tokens = job.encode(period, span, read)

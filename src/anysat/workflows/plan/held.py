@@ -25,8 +25,8 @@ class Held:
     """Period of a window with data."""
     span: Span
     """Patches of that window."""
-    read: Read
-    """Content of that window."""
+    reads: list[Read]
+    """What was read of that window, in one piece or several."""
     ground: float
     """Share of the windows that touch the requested ground."""
     num_windows: int
@@ -53,7 +53,7 @@ class Held:
         return self.num_held / self.num_read or self.interval[1]
 
     def __str__(self) -> str:
-        told = f"data: in {self.num_held} of {self.num_read} windows read all over the ground"
+        told = f"data: at {self.num_held} of {self.num_read} places read all over the ground"
         if self.num_read == self.num_windows:
             return f"{told}, which are all"
         low, high = (f"{limit:.2%}" for limit in self.interval)
@@ -63,26 +63,26 @@ class Held:
         )
 
 
-def look_around(work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], Read]) -> Held:
+def look_around(work: Sampled, shape: tuple[int, int], read: Callable[[int, Span], list[Read]]) -> Held:
     """Read windows from all over an area, for a few seconds, and return what they hold and a window with data.
 
     Args:
         work: What is planned.
         shape: Rows and columns of a window, in patches.
-        read: Reads a window, given a period and its patches.
+        read: Reads a window in one piece or several, given a period and its patches.
 
     Raises:
         SourceError: No window that was tried has data.
     """
     problems: list[str] = []
 
-    def look(number: int, span: Span) -> tuple[int, Span, Read] | None:
+    def look(number: int, span: Span) -> tuple[int, Span, list[Read]] | None:
         period = number % len(work.periods)
         found = read(period, span)
-        problems.extend(found.unreadable)
-        return None if found.tile is None else (period, span, found)
+        problems.extend(problem for one in found for problem in one.unreadable)
+        return (period, span, found) if any(one.tile is not None for one in found) else None
 
-    def look_in_all(_: int, span: Span) -> tuple[int, Span, Read] | None:
+    def look_in_all(_: int, span: Span) -> tuple[int, Span, list[Read]] | None:
         return next((seen for period in range(len(work.periods)) if (seen := look(period, span))), None)
 
     inside, spans = spread(work, shape)
@@ -94,9 +94,9 @@ def look_around(work: Sampled, shape: tuple[int, int], read: Callable[[int, Span
     example = example or next(iter(seek(work, shape, look_in_all, count=1)), None)
     if example is None:
         raise nothing_seen(problems, "check area and dates, or plan with --measure false")
-    period, span, content = example
+    period, span, reads = example
     return Held(
-        period=period, span=span, read=content, ground=float(inside.mean()), num_read=num_read, num_held=num_held,
+        period=period, span=span, reads=reads, ground=float(inside.mean()), num_read=num_read, num_held=num_held,
         num_windows=int(inside.sum()) * len(work.periods), read_s=read_s,
     )  # fmt: skip
 

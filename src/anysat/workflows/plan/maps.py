@@ -1,4 +1,4 @@
-"""The run of `anysat plan --run`: prepare as for a map, read windows all over the area, time one, and multiply."""
+"""The run of `anysat plan --run`: prepare as for a map, read blocks all over the area, time one, and multiply."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from anysat.workflows.plan.held import look_around, time_line, told_bytes
 from anysat.workflows.predict.area import Prepared, prepare
 
 _VALUE_BYTES = 4
+_MEASURED = 32
+"""Number of patches along a side of the windows that are measured, if more than one window is."""
 
 
 def plan_map(config: PlanMapConfig) -> Answer:
@@ -34,19 +36,19 @@ def plan_map(config: PlanMapConfig) -> Answer:
 
 def _counted(prepared: Prepared, area: Area) -> list[str]:
     """Return lines about what is known without reading pixels."""
-    periods = len(prepared.inputs.periods)
-    rows, cols = prepared.windowing.shape(area)
-    values = prepared.load.values * rows * cols * _num_windows(prepared, area) * periods
+    periods, across = len(prepared.inputs.periods), prepared.across
+    rows, cols = (sum(stop - start for start, stop in prepared.windowing.along(length, across))
+                  for length in area.span.shape)  # fmt: skip
+    values = prepared.load.values * rows * cols * periods
     stored = sum(
-        layout.geobox.height
-        * layout.geobox.width
-        * (1 + max(layout.dim or 1, 1) * (1 if layout.kind == "uint8" else 4))
+        layout.geobox.height * layout.geobox.width * (1 + max(layout.dim or 1, 1) * layout.dtype.itemsize)
         for layout in prepared.layouts(area)
     )
     return [
         area_line(area),
         windows_line(area, prepared.windowing, periods),
-        f"to read: at most {told_bytes(values * _VALUE_BYTES)}, {values:.3g} pixel values, window by window",
+        f"to read: at most {told_bytes(values * _VALUE_BYTES)}, {values:.3g} pixel values, in blocks of at most "
+        f"{across} x {across} windows",
         f"output: {told_bytes(stored * periods)} before compression, if all of the ground holds data",
     ]
 
@@ -57,14 +59,17 @@ def _num_windows(prepared: Prepared, area: Area) -> int:
 
 
 def _estimated(prepared: Prepared, area: Area) -> list[str]:
-    """Return lines with estimates for the whole area, from windows all over it."""
+    """Return lines with estimates for the whole area, from blocks all over it."""
     work = prepared.work(area, Path())
-    held = look_around(work, work.windowing.shape(work.area), work.read)
+    across = min(work.across, max(1, _MEASURED // work.windowing.side))
+    rows, cols = (work.windowing.along(length, across)[0][1] for length in area.span.shape)
+    held = look_around(work, (rows, cols), work.read)
     with FlopCounterMode(display=False) as counting:
-        work.encode(held.period, held.span, held.read)
+        work.encode(held.period, held.span, held.reads)
     start = time.perf_counter()
-    work.encode(held.period, held.span, held.read)
-    encode_s, count = time.perf_counter() - start, _num_windows(prepared, area) * len(work.periods) * held.ground
+    work.encode(held.period, held.span, held.reads)
+    encode_s = time.perf_counter() - start
+    count = _num_windows(prepared, area) * len(work.periods) * held.ground / len(held.reads)
     return [
         str(held),
         f"operations: {count * held.share * counting.get_total_flops():.3g} FLOP",

@@ -1,15 +1,17 @@
-"""The run of `anysat predict` for ground larger than a tile: a map, predicted window by window."""
+"""The run of `anysat predict` for ground larger than a tile: a map, predicted in windows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anysat.areas.job import TOKENS_AT_ONCE
 from anysat.areas.maps import MapJob, layers_of
 from anysat.areas.sizes import Load, Sizes, choose_sizes
 from anysat.areas.units import UnitFiles
@@ -49,6 +51,11 @@ class Prepared:
     load: Load
     """The load of the fullest period."""
 
+    @property
+    def across(self) -> int:
+        """Number of windows along a side of a block."""
+        return self.sizes.block // self.windowing.side
+
     def work(self, area: Area, folder: Path) -> MapJob:
         """Return the work for a part, with a folder for intermediate results."""
         config, predictor = self.config, self.predictor
@@ -56,7 +63,7 @@ class Prepared:
             model=predictor, load_model=load_task, sources=self.inputs.sources, area=area, periods=self.inputs.days,
             windowing=self.windowing, target=predictor.task.target, per_patch=_per_patch(predictor, area),
             precision=find_precision(config.precision, predictor.device), kept=UnitFiles(folder),
-            probabilities=config.probabilities, variants=config.variants,
+            across=self.across, probabilities=config.probabilities, variants=config.variants,
         )  # fmt: skip
 
     def layouts(self, area: Area) -> list[Layout]:
@@ -96,13 +103,25 @@ def prepare(config: PredictConfig, predictor: Predictor) -> Prepared:
     loads = [Load.of(inputs.sources, patch_size_m, encoder.config.dim, None, days) for days in inputs.days]
     heaviest = max(loads, key=lambda one: one.values)
     sizes = choose_sizes(heaviest, windowing, encoder.config, memory_gb=config.memory_gb, readers=config.readers,
-                         block=windowing.side)  # fmt: skip
+                         blocks=_blocks(predictor, windowing, heaviest))  # fmt: skip
     areas = plan_areas(
         [source.footprint for source in inputs.sources.values()], patch_size_m, encoder.config.subpatch_order,
         shard=sizes.shard, wanted=inputs.ground,
     )  # fmt: skip
     return Prepared(config=config, predictor=predictor, inputs=inputs, windowing=windowing, areas=areas, sizes=sizes,
                     load=heaviest)  # fmt: skip
+
+
+def _blocks(predictor: Predictor, windowing: Windowing, load: Load) -> list[int]:
+    """Return the sides, in patches, of windows side by side: at most `TOKENS_AT_ONCE` tokens, or a single window."""
+    view, side_m = predictor.view, windowing.side * max(predictor.view.patch_sizes_m)
+    if predictor.encoder.normaliser is None:  # a batch is standardised with its own statistics
+        return [windowing.side]
+    tokens = load.modalities * (side_m / min(view.patch_sizes_m)) ** 2
+    if view.dense is not None:
+        tokens += (side_m / predictor.encoder.config.modality(view.dense).subpatch_m) ** 2
+    most = math.isqrt(int(TOKENS_AT_ONCE / max(tokens, 1)))
+    return [windowing.side * across for across in range(max(most, 1), 0, -1)]
 
 
 def windowing_of(config: AreaOptions, predictor: Predictor) -> Windowing:
