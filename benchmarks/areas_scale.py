@@ -3,13 +3,15 @@
 python benchmarks/areas_scale.py run [--times 3] [--json docs/experiments/areas/scale.json]
 python benchmarks/areas_scale.py large    # 10,000 x 10,000 pixels: seconds to a plan, and to the first shard
 python benchmarks/areas_scale.py fusion   # share of fusing overlapping windows, at the base size
+python benchmarks/areas_scale.py maps [--times 5]    # windows per second of a map, one by one and in blocks
 
 Each size is embedded in its own process with the model that ships, on one core, from a Sentinel-2 cube of three dates
 that is generated block by block as it is read. `cpu_s` is the CPU time of reading, encoding and writing windows.
 `all_cpu_s` also includes statistics and places, which are measured on the same number of windows for any area, weights,
 formats and the catalog. Peak memory is that of the whole process. `share` is the time that the slowest step would take
 alone, divided by the time taken. `fusion` uses all cores and one process; neither of its steps includes statistics and
-places.
+places. `maps` predicts a class for each window of 60 m, with patches of 10 m and a head with random weights, from the
+cube in a file, on one core, as windows per second of CPU time. The two ways take turns.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ SIDES = {1: 128, 10: 404, 100: 1280}
 """Pixels along a side of the ground, by how many times larger it is."""
 DATES = ("2020-01-10", "2020-05-20", "2020-09-30")
 MONTHLY = tuple(f"2020-{month:02}-10" for month in range(1, 13))
+MAPPED, WINDOWS = 64, 16 * 16
+"""Pixels along a side of the ground of a map, and number of its windows of 6 patches, which overlap by 2."""
 FUSED = {40: 192, 20: 96, 10: 48}
 """Pixels along a side of ground whose windows overlap three times, by the patch size in metres."""
 
@@ -188,6 +192,51 @@ def fusion() -> None:
                       f"| {fuse / (encode + fuse):.0%} |", flush=True)  # fmt: skip
 
 
+def map_one(folder: Path, tokens_at_once: int) -> float:
+    """Map the scene in a folder with its predictor: return windows per second of CPU time."""
+    import anysat.workflows.predict.area as maps
+    from anysat.geo.stores.stored import provenance_of
+    from anysat.workflows.predict import PredictConfig, predict
+
+    maps.TOKENS_AT_ONCE = tokens_at_once
+    out = folder / "map.zarr"
+    predict(PredictConfig(run=str(folder / "run.safetensors"), inputs=[f"s2={folder / 's2.nc'}"], out=str(out),
+                          readers=1, precision="float32", overwrite=True))  # fmt: skip
+    return WINDOWS / float(provenance_of(out)["summary"]["last_run"]["cpu"])
+
+
+def maps(times: int) -> None:
+    """Measure a map of small windows, one by one and in blocks, and print all turns and the medians."""
+    from dataclasses import replace
+
+    import torch
+
+    from anysat.data.targets import Target
+    from anysat.model.load import load
+    from anysat.tasks.base import make_task
+    from anysat.tasks.predictor import Predictor, View
+
+    torch.set_num_threads(1)
+    encoder = load("nano")
+    assert encoder.normaliser is not None
+    encoder.normaliser = replace(encoder.normaliser, statistics={"world": encoder.normaliser.table("world")})
+    task = make_task(Target(name="kind", level="tile", kind="class", classes=("town", "field")), None)
+    predictor = Predictor(encoder, task, View(patch_sizes_m=(10.0,), modalities=("s2",)), "both")
+    predictor.tile_m = 60.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        predictor.save(folder / "run.safetensors")
+        lazy_cube(MAPPED).to_netcdf(folder / "s2.nc")
+        pairs = []
+        for _ in range(times):
+            pairs.append((map_one(folder, 1), map_one(folder, 4096)))
+            print(*pairs[-1], file=sys.stderr, flush=True)
+    print("| turn | one by one, windows/s | in blocks, windows/s | times as many |\n|---|---|---|---|")
+    medians = [statistics.median(way) for way in zip(*pairs, strict=True)]
+    for turn, (alone, together) in (*enumerate(pairs, 1), ("median", medians)):
+        print(f"| {turn} | {alone:.0f} | {together:.0f} | {together / alone:.1f} |")
+
+
 def main() -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -199,6 +248,8 @@ def main() -> None:
     one.add_argument("side", type=int)
     commands.add_parser("large")
     commands.add_parser("fusion")
+    several = commands.add_parser("maps")
+    several.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     if options.command == "run":
         run(options.times, options.json)
@@ -206,6 +257,8 @@ def main() -> None:
         print(json.dumps(embed_one(options.side)))
     elif options.command == "large":
         large()
+    elif options.command == "maps":
+        maps(options.times)
     else:
         fusion()
 

@@ -20,3 +20,11 @@ def test_one_size_of_ground_is_embedded_and_measured():
     found = areas_scale.embed_one(24)
     assert 0 < found["cpu_s"] <= found["all_cpu_s"]
     assert found["peak_mb"] > 0
+
+
+def test_windows_of_a_map_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr(areas_scale, "MAPPED", 10)
+    monkeypatch.setattr("anysat.workflows.predict.area.TOKENS_AT_ONCE", 1)  # put back afterwards
+    areas_scale.maps(1)
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert (len(table), table[2][3:]) == (4, table[3][8:])
