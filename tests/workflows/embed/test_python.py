@@ -139,7 +139,7 @@ def test_dates_units_and_devices_may_be_given_as_python_has_them():
 
 @pytest.mark.parametrize(
     ("options", "kind", "match"),
-    [({"aera": "1,2,3,4"}, InputError, "one of its options, got 'aera'; closest: area"),
+    [({"aera": "1,2,3,4"}, UnknownNameError, "option of anysat.embed 'aera'; closest: area"),
      ({"area": (1, 2, 3)}, InputError, "area of anysat.embed: expected four numbers"),
      ({"dates": ["2020-01-01"]}, RecordError, "dates: expected the first and the last day"),
      ({"dense": ["s2", "s1"]}, InputError, r"dense .*expected one text, got \['s2', 's1'\]; .* embed once for each"),

@@ -52,8 +52,9 @@ def embed(
         text about weights, statistics, inputs and options, with the notes on each input.
 
     Raises:
-        InputError: An option is not one of these or has a wrong type, or the ground lies in several UTM zones.
-        SourceError, UnknownNameError, RecordError, PatchSizeError: As `anysat embed`.
+        UnknownNameError: An option is not one of these.
+        InputError: An option has a wrong type, or the ground lies in several UTM zones.
+        SourceError, RecordError, PatchSizeError: As `anysat embed`.
 
     Warns:
         SourceWarning: An input has bands that are not used, lacks some, or has a quality layer that is not applied.

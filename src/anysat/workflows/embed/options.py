@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from anysat.errors import AnySatError, InputError
+from anysat.errors import AnySatError, InputError, UnknownNameError
 from anysat.geo.ground import ground_of
 from anysat.geo.read.descriptions import SourceDescription
 from anysat.workflows.embed import EmbedConfig
@@ -36,7 +35,8 @@ def read_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """Return options as `EmbedConfig` takes them, and the ground (None if it is not given as polygons).
 
     Raises:
-        InputError: There is no such option, or a value has a wrong type.
+        UnknownNameError: There is no such option.
+        InputError: An option is of no use in Python, or a value has a wrong type.
         RecordError, SourceError: `dates` are not two days, or the polygons of `area` cannot be used.
     """
     if files := sorted(_OF_FILES & given.keys()):
@@ -44,8 +44,7 @@ def read_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
                          "use `anysat embed` to write files")  # fmt: skip
     for name in given:
         if name not in OPTIONS:
-            near = ", ".join(difflib.get_close_matches(name, OPTIONS, n=3, cutoff=0.3)) or ", ".join(OPTIONS)
-            raise InputError("anysat.embed", "one of its options", repr(name), f"closest: {near}")
+            raise UnknownNameError("option of anysat.embed", name, OPTIONS)
     found, ground = dict(given), None
     if found.get("area") is not None:
         found["area"], ground = _area(found["area"])
