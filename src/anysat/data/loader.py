@@ -224,6 +224,13 @@ class _Parcel:
         return replace(self.draw, batch=self.draw.batch.map(lambda place: place.of(buffer)))  # type: ignore[attr-defined]
 
 
+def place_among_processes() -> tuple[int, int]:
+    """Return the number of this process, and how many train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 def _most_bytes(tiles: list[Tile]) -> int:
     """Return a number of bytes that is enough for a batch of these tiles. Bytes never written take no memory."""
     most: dict[str, int] = {}

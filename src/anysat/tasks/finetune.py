@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from anysat.batch import Batch
 from anysat.data.base import Tiles
-from anysat.data.loader import Draw
+from anysat.data.loader import Draw, place_among_processes
 from anysat.data.mixture import OrderedPass
 from anysat.geo.degrees import place_deg
 from anysat.model.encoder import AnySat
@@ -108,8 +108,8 @@ class Scoring:
         """Return loss and scores by name."""
         predictor: Any = objective.predictor
         losses: list[_Loss] = []
-        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=_share(), precision=self.precision,
-                      num_workers=self.num_workers)  # fmt: skip
+        found = score(predictor, self.tiles, self.batch_size, losses=losses, share=place_among_processes(),
+                      precision=self.precision, num_workers=self.num_workers)  # fmt: skip
         losses = _of_all_processes(losses)
         return {"loss": mean_loss([loss for loss, _ in losses], [count for _, count in losses]), **found.figures}
 
@@ -163,16 +163,9 @@ def score(
 
 def _of_all_processes(mine: list[_Loss]) -> list[_Loss]:
     """Return what all processes counted, because a mean of their means would weight labels unequally."""
-    _, count = _share()
+    _, count = place_among_processes()
     if count == 1:
         return mine
     found: list[Any] = [None] * count
     torch.distributed.all_gather_object(found, mine)
     return [loss for some in found for loss in some]
-
-
-def _share() -> tuple[int, int]:
-    """Return the number of this process, and how many train together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anysat.batch import Batch, Embeddings, Tile
-from anysat.data.loader import Loader
+from anysat.data.loader import Loader, place_among_processes
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation, augment, crop
 from anysat.errors import CollapseError
@@ -55,7 +55,7 @@ class Validation:
 
     def __call__(self, objective: nn.Module, step: int) -> Mapping[str, float]:  # noqa: ARG002 - the same at each step
         """Return the means over all batches, which do not depend on the number of processes."""
-        rank, world_size = _rank()
+        rank, world_size = place_among_processes()
         mixture = Mixture(parts=self.mixture_parts, seed=_VALIDATION_SEED)
         found: dict[int, dict[str, float]] = {}
         for draw in Loader(source=mixture, start=rank, stop=max(rank, self.steps), stride=world_size,
@@ -159,13 +159,6 @@ def _pairs(encoder: AnySat, tiles: Sequence[Tile], patch_size_m: float) -> list[
             both = both if part.patch_valid is None else both & part.patch_valid
         pairs.append((tiling[0].patch[both], other.patch[both]))
     return pairs
-
-
-def _rank() -> tuple[int, int]:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def _warn(step: int, problems: Sequence[str]) -> None:
