@@ -120,6 +120,12 @@ def read_object(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.keys() >= set(keys) else None
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as `sha256sum` writes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def checksum_of(path: Path) -> int:
     """Return the checksum of a shard's file as a number; 0 if there is no file."""
     found = checksum(path)

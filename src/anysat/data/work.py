@@ -25,7 +25,7 @@ import anysat
 from anysat.data.layout import FIELD, DatasetFolder, Layout
 from anysat.errors import AnySatError, OtherWorkError, UnfinishedError
 from anysat.geo.claims import LOCK, make_folder
-from anysat.whole_files import write_whole
+from anysat.whole_files import sha256_of, write_whole
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -85,7 +85,7 @@ def place_facts(dataset: TileDataset) -> dict[str, Any]:
     facts: dict[str, Any] = {"source": str(dataset.folder.root.resolve()), "targets_read": dataset.targets}
     description = Path(dataset.record.found_as)
     if description.suffix in (".yaml", ".yml") and description.is_file():
-        facts["description_sha256"] = hashlib.sha256(description.read_bytes()).hexdigest()
+        facts["description_sha256"] = sha256_of(description)
     return facts
 
 

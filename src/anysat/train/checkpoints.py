@@ -6,7 +6,6 @@ Each holds `training.safetensors` (weights and moments), `model.safetensors` (th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,7 +23,7 @@ from anysat.data.work import to_json
 from anysat.model.checkpoint import OWN_FILE, save
 from anysat.model.encoder import AnySat
 from anysat.model.weight_files import WeightFile, read_file
-from anysat.whole_files import appearing, sync, take_over, write_whole
+from anysat.whole_files import appearing, sha256_of, sync, take_over, write_whole
 
 FORMAT = "anysat-training-1"
 TRAINING, STATE = "training.safetensors", "state.json"
@@ -67,7 +66,7 @@ def write_checkpoint(
         with appearing(partial / TRAINING) as new:
             save_file(dict(tensors), new)
         save(encoder, partial / OWN_FILE)
-        files = {name: _digest(partial / name) for name in (TRAINING, OWN_FILE)}
+        files = {name: sha256_of(partial / name) for name in (TRAINING, OWN_FILE)}
         write_whole(partial / STATE, to_json({"format": FORMAT, "step": step, "sha256": files, **state}))
         sync(partial)
         shutil.rmtree(path, ignore_errors=True)
@@ -133,11 +132,6 @@ def _opened(path: Path, step: int) -> Checkpoint:
     if state["format"] != FORMAT or state["step"] != step:
         raise ValueError(f"format {state['format']!r} and step {state['step']}, expected {FORMAT!r} and {step}")
     for name, digest in state["sha256"].items():
-        if _digest(path / name) != digest:
+        if sha256_of(path / name) != digest:
             raise ValueError(f"{name} differs from what was written")
     return Checkpoint(path=path, step=step, state=state)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import zlib
@@ -28,6 +27,7 @@ from anysat.data.pack.record import changes
 from anysat.data.pack.tile import build_tile, parts_are_sound
 from anysat.errors import AnySatError, MissingFileError, SourceError
 from anysat.modalities import MODALITIES, Band, Modality
+from anysat.whole_files import sha256_of
 
 FORMAT = 2
 SAMPLES = "samples.npz"
@@ -233,7 +233,7 @@ def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -
         MissingFileError, SourceError: Something is missing or differs. All damaged shards and tiles are named.
     """
     content = read_index(root)
-    if _sha256(root / SAMPLES) != content["samples_sha256"]:
+    if sha256_of(root / SAMPLES) != content["samples_sha256"]:
         raise SourceError(root / SAMPLES, "its checksum differs", "pack the dataset again, or copy the file again")
     samples = _read_samples(root, content)
     found = []
@@ -242,7 +242,7 @@ def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -
         if not path.is_file():
             raise MissingFileError(path, "a shard of the packed dataset")
         inside = samples.take(samples.columns["pack_shard"] == number)
-        if _sha256(path) != shard["sha256"]:
+        if sha256_of(path) != shard["sha256"]:
             names = _damaged_tiles(root, inside, content)
             found.append(f"shard {shard['file']} differs, {_named(names)}")
         advance(len(inside))
@@ -268,8 +268,3 @@ def _damaged_tiles(root: Path, samples: Samples, content: Mapping[str, Any]) -> 
         if not is_sound or not parts_are_sound(tile):
             damaged.append(str(row["id"]))
     return damaged
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

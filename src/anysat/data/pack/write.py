@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import json
@@ -29,7 +28,7 @@ from anysat.data.statistics import draw_evenly
 from anysat.data.work import Advance, TileFiles, begin, fingerprint, place_facts, to_json, versions, work_through
 from anysat.errors import InputError, OutputExistsError, SourceError, UnfinishedError
 from anysat.geo.claims import alone_in
-from anysat.whole_files import appearing, put_in_place, sweep, write_whole
+from anysat.whole_files import appearing, put_in_place, sha256_of, sweep, write_whole
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -75,11 +74,10 @@ class _Pack:
         shard = self.shards[unit]
         path = self.folder / shard.name
         files = self._files_digest(unit)  # first: files changed meanwhile are read again
-        with appearing(path) as new, new.open("w+b") as file:
-            places, units, modalities = self._write(shard, file, advance)
-            file.flush()
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with appearing(path) as new:
+            with new.open("wb") as file:
+                places, units, modalities = self._write(shard, file, advance)
+            digest = sha256_of(new)
         facts = {"file": shard.name, "samples": len(shard.samples), "bytes": path.stat().st_size, "sha256": digest}
         found = {"places": places, "units": units, "modalities": modalities, "files": files}
         write_whole(self.record(unit), to_json({**facts, **found}))
@@ -250,7 +248,7 @@ def _finish(job: _Pack, plan: Mapping[str, Any]) -> None:
         **plan, "folder": dataset.folder.root.resolve().name, "title": dataset.record.title,
         "licence": dataset.record.licence, "has_labels": has_labels,
         **record_facts(dataset.record, dataset.modalities, _targets_read(dataset)), "columns": list(columns),
-        "samples_sha256": hashlib.sha256((job.folder / SAMPLES).read_bytes()).hexdigest(),
+        "samples_sha256": sha256_of(job.folder / SAMPLES),
         "records": {key: modalities[key] for key in dataset.modalities if key in modalities}, "units": units,
         "shards": [{key: facts[key] for key in ("file", "samples", "bytes", "sha256")} for facts in found],
     }  # fmt: skip

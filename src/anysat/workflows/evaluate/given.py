@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from anysat.errors import InputError, MissingFileError, SourceError, UnknownName
 from anysat.geo.read.layers import reading
 from anysat.geo.write.tables import TileTable
 from anysat.tasks.simple import SIMPLE
+from anysat.whole_files import sha256_of
 from anysat.workflows.evaluate import CompareConfig
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.tile_tables.columns import target_kinds
@@ -68,10 +68,8 @@ class GivenTable:
 
     def facts(self, num_missing: int) -> dict[str, Any]:
         """Return what results record of the table, with the number of used tiles that it has no values for."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
-            "name": self.name, "file": str(self.path), "sha256": digest, "columns": list(self.columns),
+            "name": self.name, "file": str(self.path), "sha256": sha256_of(self.path), "columns": list(self.columns),
             "left_out": list(self.left_out), "rows": len(self.ids), "tiles_without_values": num_missing,
         }  # fmt: skip
 
