@@ -29,6 +29,16 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names)
 
 
+def some(names: Iterable[object], most: int = 5, between: str = ", ") -> str:
+    """List the first few names, and say how many more there are.
+
+    >>> some("abcdef", 4)
+    'a, b, c, d, and 2 more'
+    """
+    told = [str(name) for name in names]
+    return between.join(told if len(told) <= most else [*told[:most], f"and {len(told) - most} more"])
+
+
 class UnknownNameError(AnySatError, ValueError):
     """A name, such as that of a modality, band or preset, is not known."""
 
@@ -115,7 +125,7 @@ class WeightsError(AnySatError, ValueError):
     ) -> WeightsError:
         """Create an error that names the first few missing, extra and misshapen tensors."""
         parts = [
-            f"{len(names)} {word} ({_listed(names[:4])}{', …' if len(names) > 4 else ''})"
+            f"{len(names)} {word} ({some(names, 4)})"
             for word, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
             if names
         ]
@@ -207,9 +217,8 @@ class StoreMismatchError(WriteError):
     """An unfinished store was made from other inputs or settings than those given now."""
 
     def __init__(self, partial: object, differences: Sequence[str]) -> None:
-        more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
         OSError.__init__(
-            self, f"{partial} is unfinished, with other inputs or options: {'; '.join(differences[:6])}{more}; "
+            self, f"{partial} is unfinished, with other inputs or options: {some(differences, 6, '; ')}; "
             "use those to continue it, give another name, or discard it with --overwrite true",
         )  # fmt: skip
 

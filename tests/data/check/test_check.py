@@ -355,7 +355,7 @@ def test_one_fault_in_many_samples_is_one_finding_that_counts_them(tmp_path):
         path.unlink()
     (finding,) = check_dataset("treesatai_ts", root).findings
     assert finding.count == 6
-    assert finding.where.endswith(", …")
+    assert finding.where.endswith(", and 3 more")
     assert "expected aerial, uint8 (4, 304, 304)" in finding.message
 
 

@@ -125,7 +125,10 @@ def test_the_record_and_the_report_name_the_table_and_what_was_used_of_it(ours, 
         "left_out": ["split", "crop", "crop_name", "seen_frac"], "tiles_without_values": 0,
     }}  # fmt: skip
     assert lines["theirs", "logistic"]["weights"] is None
-    assert f"theirs: `embedding` of {ours} (SHA-256 {digest[:12]}…); not used: 'split', 'crop', 'crop_name', …" in out
+    assert (
+        f"theirs: `embedding` of {ours} (SHA-256 {digest[:12]}…); not used: 'split', 'crop', 'crop_name', and 1 more"
+        in out
+    )
 
 
 def test_a_tile_without_values_is_one_everywhere_and_one_without_a_label_needs_no_row(ours, compared, tmp_path):
@@ -198,7 +201,7 @@ def test_the_index_that_pandas_writes_is_no_feature(tmp_path):
 
 @pytest.mark.parametrize(("change", "told"), [
     (lambda rows: rows.drop(index=[3, 4]), "a row for each of the 119 labelled tiles, got none for 2: 'f003', 'f004'"),
-    (lambda rows: rows.assign(id="x" + rows["id"]), "such as 'f000', 'f001', 'f002', …, got 'xf000'"),
+    (lambda rows: rows.assign(id="x" + rows["id"]), "such as 'f000', 'f001', 'f002', and 117 more, got 'xf000'"),
     (lambda rows: rows.assign(embedding=[[np.nan]] * len(rows)), "values for the labelled tiles, got none for any"),
 ])  # fmt: skip
 def test_a_table_of_other_tiles_is_refused(change, told, ours, compared, tmp_path):

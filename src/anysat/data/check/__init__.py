@@ -21,7 +21,7 @@ from anysat.data.check import dates, files, labels, offset, places, values
 from anysat.data.check.evidence import Evidence, Hit, SeenFile, SeenTile, see_tile
 from anysat.data.layout import DatasetFolder
 from anysat.data.open import find_dataset, open_dataset
-from anysat.errors import AnySatError, InputError, MissingFileError, SourceError
+from anysat.errors import AnySatError, InputError, MissingFileError, SourceError, some
 
 ERROR, WARNING = "error", "warning"
 NUM_EXAMPLES = 3
@@ -252,8 +252,7 @@ def find(kind: str, evidence: Evidence) -> Iterator[Finding]:
         hits.setdefault(hit.subject, []).append(hit)
     for subject, group in hits.items():
         examples = list(dict.fromkeys(hit.example for hit in group if hit.example))
-        shown = ", ".join(examples[:NUM_EXAMPLES]) + (", …" if len(examples) > NUM_EXAMPLES else "")
-        where = f"{subject}: {shown}" if shown else subject
+        where = f"{subject}: {some(examples, NUM_EXAMPLES)}" if examples else subject
         yield Finding(severity=CHECKS[kind].severity, kind=kind, where=where, message=group[0].message,
                       count=max(1, len(examples)))  # fmt: skip
 

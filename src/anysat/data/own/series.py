@@ -18,9 +18,9 @@ from anysat.data.own.columns import Cells, check_column, column_names, read_numb
 from anysat.data.own.days import TableColumns, read_day_columns, read_days
 from anysat.data.own.tables import as_number, is_no_id, say_column, with_place
 from anysat.dates import Dates
-from anysat.errors import EmptySourceError, SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, SourceError, UnknownNameError, some
 from anysat.geo.read.descriptions import SourceDescription
-from anysat.geo.read.matching import some, unit_once_scaled
+from anysat.geo.read.matching import unit_once_scaled
 from anysat.modalities import Modality, band_key
 from anysat.observation import Observation
 
@@ -178,7 +178,7 @@ def _bands_of(
             found[band.name] = fitting[0]
     if not found:
         raise SourceError(
-            path, f"none of its columns ({some(list(names))}) is known to be a band of {modality.key!r}",
+            path, f"none of its columns ({some(names)}) is known to be a band of {modality.key!r}",
             f"say which they are as `bands: {{{modality.band_names[0]}: COLUMN, …}}`; the modality has "
             f"{', '.join(modality.band_names)}",
         )  # fmt: skip

@@ -12,7 +12,7 @@ from anysat.data.own.found import found_names
 from anysat.data.own.paths import as_written, fields_of, file_of
 from anysat.data.own.sections import MAX_INT, WHOLE, Section, fits
 from anysat.data.own.tables import as_number, holds_lists, is_missing_word, is_no_label, read_table
-from anysat.errors import MissingFileError, SourceError
+from anysat.errors import MissingFileError, SourceError, some
 from anysat.patches import centimetres
 
 IGNORE = 255
@@ -24,7 +24,6 @@ _BETWEEN_ITEMS = ";"
 _KEYS = ("column", "path", "classes", "values", "ignore", "gsd_m", "unit", "limits", "separator", "colours", "about")
 _POLYGONS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".parquet", ".gdb")
 """Suffixes of files of polygons, which cannot be label rasters."""
-_SHOWN = 5
 
 
 def read_targets(top: Section, data: OwnData) -> tuple[OwnTarget, ...]:
@@ -61,13 +60,12 @@ def _target(name: str, section: Section, data: OwnData) -> OwnTarget:
     kind = "value" if section.has("unit") else "labels" if separator is not None else "class"
     ignore = section.whole("ignore", IGNORE if is_raster and kind == "class" else None)
     if is_raster and ignore in values:
-        shown = ", ".join(map(str, values[:_SHOWN])) + (" …" if len(values) > _SHOWN else "")
         other = "give the number that each class is stored as in `values`"
         if not section.has("ignore"):
             other = f"pixels of {ignore} have none unless `ignore` says otherwise"
         raise section.refuse(
             "ignore",
-            f"a number that is none of `values` ({shown}), for pixels without a label, unlike {ignore}; {other}",
+            f"a number that is none of `values` ({some(values)}), for pixels without a label, unlike {ignore}; {other}",
         )
     if not is_raster and ignore is not None and str(ignore) in classes:
         raise section.refuse(
@@ -140,8 +138,7 @@ def _limits(section: Section) -> tuple[float, float] | None:
 
 def _colours(section: Section, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the colours of the classes in maps and pictures, in the order of the classes; none if not given."""
-    names = ", ".join(classes[:_SHOWN]) + (" …" if len(classes) > _SHOWN else "")
-    expected = f"a colour for each of the {len(classes)} classes ({names}), such as '#1f77b4' in quotes"
+    expected = f"a colour for each of the {len(classes)} classes ({some(classes)}), such as '#1f77b4' in quotes"
     given = section.get("colours", (list, dict), expected, [])
     if isinstance(given, dict):
         by_name = {str(name): colour for name, colour in given.items()}

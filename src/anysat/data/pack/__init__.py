@@ -25,7 +25,7 @@ from anysat.data.files import read_file
 from anysat.data.layout import DatasetFolder, Layout
 from anysat.data.pack.record import changes
 from anysat.data.pack.tile import build_tile, parts_are_sound
-from anysat.errors import AnySatError, MissingFileError, SourceError
+from anysat.errors import AnySatError, MissingFileError, SourceError, some
 from anysat.modalities import MODALITIES, Band, Modality
 from anysat.whole_files import sha256_of
 
@@ -244,17 +244,12 @@ def verify_pack(root: Path, advance: Callable[[int], object] = lambda _: None) -
         inside = samples.take(samples.columns["pack_shard"] == number)
         if sha256_of(path) != shard["sha256"]:
             names = _damaged_tiles(root, inside, content)
-            found.append(f"shard {shard['file']} differs, {_named(names)}")
+            where = f"in sample {some(names)}" if names else "outside of its samples"
+            found.append(f"shard {shard['file']} differs, {where}")
         advance(len(inside))
     if found:
         raise SourceError(root, "; ".join(found), "pack the dataset again, or copy these shards again")
     return len(samples)
-
-
-def _named(names: Sequence[str]) -> str:
-    if not names:
-        return "outside of its samples"
-    return f"in sample {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _damaged_tiles(root: Path, samples: Samples, content: Mapping[str, Any]) -> list[str]:

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo import CRS
 
-from anysat.errors import EmptySourceError, SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, SourceError, UnknownNameError, some
 from anysat.geo.read.addresses import GEOTIFF, geobox_of, opened, suffix_of, unsigned
 from anysat.geo.read.arrays import file_layers
 from anysat.geo.read.descriptions import RASTERS
 from anysat.geo.read.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
-from anysat.geo.read.matching import some
 from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anysat.dates import Dates
-from anysat.errors import SourceError, UnknownNameError
+from anysat.errors import SourceError, UnknownNameError, some
 from anysat.geo.read.descriptions import SKIPPED
 from anysat.geo.read.layers import Layer, band_index, known_unit
 from anysat.geo.read.quality import Screen
@@ -18,7 +18,6 @@ from anysat.modalities import Modality
 
 Units = Mapping[tuple[str, str | None], str]
 """Unit by modality key and band, None for all bands."""
-_SHOWN = 5
 _MUCH_SMALLER = 0.1
 """A scale below this turns integers into physical values; a larger one, such as 10000, gives the model's numbers."""
 _UNIT_ONCE_SCALED = {"reflectance_1e4": "reflectance"}
@@ -42,12 +41,6 @@ class Chosen(NamedTuple):
     def taking(self, places: Sequence[int]) -> Chosen:
         """Return the same with only some of its times, by their index in `times`."""
         return self._replace(times=tuple(self.times[i] for i in places), steps=tuple(self.steps[i] for i in places))
-
-
-def some(names: Sequence[object]) -> str:
-    """List the first few names, and say how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(str, names[:_SHOWN])) + more
 
 
 def name_bands(layers: Sequence[Layer], bands: Sequence[str] | Mapping[str, str], modality: Modality) -> list[Layer]:

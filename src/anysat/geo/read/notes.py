@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anysat.errors import some
 from anysat.geo.degrees import WGS84, has_place, is_on_earth
 from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.read.layers import Layer
-from anysat.geo.read.matching import Chosen, some, twins
+from anysat.geo.read.matching import Chosen, twins
 from anysat.geo.read.quality import QUALITY_KINDS, Found, find_quality
 from anysat.modalities import Modality
 

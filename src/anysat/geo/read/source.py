@@ -16,11 +16,11 @@ from odc.geo import CRS
 from odc.geo.geobox import GeoBox
 
 from anysat.dates import Dates
-from anysat.errors import EmptySourceError
+from anysat.errors import EmptySourceError, some
 from anysat.geo.degrees import turns_of
 from anysat.geo.grid import Footprint, boundary_in
 from anysat.geo.read.descriptions import Between
-from anysat.geo.read.matching import Chosen, some
+from anysat.geo.read.matching import Chosen
 from anysat.geo.read.quality import Clear, Quality
 from anysat.geo.read.resample import place
 from anysat.modalities import Modality

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
+from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError, some
 from anysat.geo.degrees import WGS84, has_place, is_on_earth
 from anysat.geo.grid import bounds_of, crs_of
 from anysat.geo.read.addresses import is_remote, unsigned
@@ -35,7 +35,6 @@ from anysat.geo.read.matching import (
     match_bands,
     match_dates,
     name_bands,
-    some,
     units_of,
 )
 from anysat.geo.read.notes import label_of, notes_on, told_apart

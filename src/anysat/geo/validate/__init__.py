@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo import CRS
 
-from anysat.errors import SourceError
+from anysat.errors import SourceError, some
 from anysat.geo.grid import crs_of
 from anysat.geo.stores.classes import free_code
 from anysat.geo.stores.conventions import CONVENTIONS
@@ -142,8 +142,7 @@ def _unread(path: Path) -> Iterator[Told]:
     summary = provenance_of(path).get("summary")
     problems = summary.get("unreadable") if isinstance(summary, Mapping) else None
     if isinstance(problems, list) and problems:
-        more = f" | and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        told = " | ".join(map(str, problems[:_SHOWN])) + more
+        told = some(problems, _SHOWN, " | ")
         yield "warning", "inputs", f"{len(problems)} could not be read when the store was made, left as nodata: {told}"
 
 
@@ -314,9 +313,8 @@ def _gaps(path: Path, group: StoredGroup) -> Iterator[Told]:
     between = (around[:, :-2, 1:-1] & around[:, 2:, 1:-1]) | (around[:, 1:-1, :-2] & around[:, 1:-1, 2:])
     gaps = [tuple(map(int, place)) for place in np.argwhere(~there & (between | there.any(axis=0)))]
     if gaps:
-        shown = ", ".join(f"period {t} row {row} col {col}" for t, row, col in gaps[:_SHOWN])
-        more = " …" if len(gaps) > _SHOWN else ""
-        yield "warning", "gaps", f"{len(gaps)} empty shards where others have data: {shown}{more}"
+        shown = some((f"period {t} row {row} col {col}" for t, row, col in gaps), _SHOWN)
+        yield "warning", "gaps", f"{len(gaps)} empty shards where others have data: {shown}"
     else:
         yield "ok", "gaps", f"none ({there.sum()} of {there.size} shards have data)"
 
@@ -362,7 +360,4 @@ def _agrees(group: StoredGroup, unit: Unit) -> bool:
 
 
 def _verdict(check: str, problems: Sequence[str], fine: str) -> Told:
-    if not problems:
-        return "ok", check, fine
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "error", check, "; ".join(problems[:_SHOWN]) + more
+    return ("error", check, some(problems, _SHOWN, "; ")) if problems else ("ok", check, fine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.own.tables import as_text, is_no_id
-from anysat.errors import InputError, MissingFileError, SourceError, UnknownNameError
+from anysat.errors import InputError, MissingFileError, SourceError, UnknownNameError, some
 from anysat.geo.read.layers import reading
 from anysat.geo.write.tables import TileTable
 from anysat.tasks.simple import SIMPLE
@@ -228,6 +228,5 @@ def _ranges(names: Sequence[str]) -> str:
     return ", ".join(group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in alike)
 
 
-def _some(names: Collection[str], most: int = 3) -> str:
-    told = ", ".join(repr(name) for name in list(names)[:most])
-    return f"{told}, …" if len(names) > most else told
+def _some(names: Iterable[str]) -> str:
+    return some(map(repr, names), 3)

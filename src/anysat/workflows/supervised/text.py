@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anysat.errors import some
 from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.supervised.experiments import PAPER, RECOMMENDED
 
@@ -68,7 +69,7 @@ def _unseen_lines(found: Mapping[str, Any]) -> list[str]:
     of = "" if found.get("dense") is None else f" of {found['dense']}"
     return [
         f"  {len(names)} tiles of {split} without valid values{of}, not trained on and scored as not predicted: "
-        f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        + some(names, 3)
         for split, names in found.get("unseen", {}).items() if names
     ]  # fmt: skip
 

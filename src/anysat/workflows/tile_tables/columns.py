@@ -12,6 +12,7 @@ import torch
 from anysat.data.targets import NOBODY, Target
 from anysat.data.work import fingerprint
 from anysat.geo.stores.classes import class_codes
+from anysat.errors import some
 from anysat.geo.write.tables import Kind
 from anysat.probing.cache import TILES_PER_FILE
 from anysat.tasks.base import Task, labelled
@@ -23,8 +24,6 @@ ROWS = 128 * TILES_PER_FILE
 """Number of tiles in a row group."""
 PREDICTED = "predicted"
 """Name of the answers."""
-_NAMED = 3
-"""Largest number of tiles that are listed by name."""
 
 
 def dataset_facts(tiles: TileDataset, split: str) -> dict[str, Any]:
@@ -106,6 +105,5 @@ def unseen_lines(names: Sequence[str], then: str, of: str = "") -> Iterator[str]
         of: Modality that has no valid value; empty if none has.
     """
     if names:
-        shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
         unit = "tile" if len(names) == 1 else "tiles"
-        yield f"{len(names):,} {unit} without valid values{of and f' of {of}'}, {then}: {shown}"
+        yield f"{len(names):,} {unit} without valid values{of and f' of {of}'}, {then}: {some(names, 3)}"

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from anysat.errors import SourceError, UnknownNameError
+from anysat.errors import SourceError, UnknownNameError, some
 from anysat.geo.read.addresses import geobox_of, opened, unsigned
 from anysat.geo.read.descriptions import SourceDescription
 from anysat.geo.read.formats import unmasked
 from anysat.geo.read.layers import Layer, Pixels
-from anysat.geo.read.matching import some
 from anysat.geo.read.stac.bands import AssetBand, asset_bands, choose_bands, said_nodata, said_scaling, scaling_of
 from anysat.geo.read.stac.grids import StatedGrid, drift_px, part_px, shift_px, stated_grid
 from anysat.geo.read.stac.search import day_of, importing, moment_of
@@ -115,7 +114,7 @@ def _nothing_known(
         media = dict.fromkeys(asset.media_type or "unknown" for item in items for asset in item.assets.values())
         return SourceError(
             name, f"none of its {len(items)} items has an asset that can be read, a GeoTIFF or JPEG 2000 with "
-            f"measurements; their types are {some(list(media)) or 'none'}", "correct `type` and `roles` of the assets",
+            f"measurements; their types are {some(media) or 'none'}", "correct `type` and `roles` of the assets",
         )  # fmt: skip
     return SourceError(
         name, f"none of the assets of its {len(items)} items ({some(seen)}) is known to be a band of "

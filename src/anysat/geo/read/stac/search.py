@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from anysat.errors import AnySatError, MissingExtraError, MissingFileError, SourceError, UnknownNameError
+from anysat.errors import AnySatError, MissingExtraError, MissingFileError, SourceError, UnknownNameError, some
 from anysat.geo.read.addresses import is_remote
 from anysat.geo.read.descriptions import Between, LonLatBox, is_url
-from anysat.geo.read.matching import some
 
 _ROOTS = ("catalog.json", "collection.json")
 """Files that are opened when a folder is given."""
@@ -52,7 +51,7 @@ def find_items(
             raise UnknownNameError(f"collection of {location}", name, known)
     items = [item for item in items if not collections or _product(item) in collections]
     if len(known) > 1 and not collections:
-        raise SourceError(location, f"it holds several collections: {some(list(known))}", "choose with `collection`")
+        raise SourceError(location, f"it holds several collections: {some(known)}", "choose with `collection`")
     return _in_range(location, items, bbox, between)
 
 

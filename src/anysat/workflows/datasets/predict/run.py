@@ -14,7 +14,7 @@ from anysat.batch import Batch
 from anysat.data.base import DatasetRecord, Target
 from anysat.data.mixture import OrderedPass, sides_m
 from anysat.data.open import find_dataset, open_dataset
-from anysat.errors import InputError, RecordError, SourceError, WriteError
+from anysat.errors import InputError, RecordError, SourceError, WriteError, some
 from anysat.geo.write.outputs import OUTPUTS, Result, check_output
 from anysat.geo.write.writers import check_apart, check_free, staged
 from anysat.model.digest import made_by
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 _UNREAD = "--labels false predicts without reading labels"
 _NOT_STATED = "not stated"
-_SHOWN = 5
-"""Largest number of classes that a message lists."""
 _PARTS = ("level", "kind", "unit", "gsd_m")
 """Properties of a target in which labels and predictions must agree, besides the classes."""
 
@@ -129,8 +127,9 @@ def _labels_of(record: DatasetRecord, target: Target) -> Target | None:
                 where, f"{part} {getattr(target, part)!r}, as in training", repr(getattr(own, part)), _UNREAD
             )
     if new := [name for name in own.classes if name not in target.classes]:
-        shown = ", ".join(new[:_SHOWN]) + (", …" if len(new) > _SHOWN else "")
-        raise InputError(where, f"classes that the run knows: {', '.join(target.classes)}", f"also {shown}", _UNREAD)
+        raise InputError(
+            where, f"classes that the run knows: {', '.join(target.classes)}", f"also {some(new)}", _UNREAD
+        )
     return own
 
 
