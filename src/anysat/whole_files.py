@@ -120,6 +120,14 @@ def read_object(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.keys() >= set(keys) else None
 
 
+def stamps(path: Path) -> Iterator[tuple[Path, int, int]]:
+    """Yield path, size in bytes and time of change of a file, or of all files in a folder; nothing if there is none."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else (path,):
+        if file.is_file():
+            facts = file.stat()
+            yield file, facts.st_size, facts.st_mtime_ns
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, as `sha256sum` writes it."""
     with path.open("rb") as file:

@@ -5,14 +5,13 @@ The result may depend only on the units, not on which process does them or when.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -25,7 +24,7 @@ import anysat
 from anysat.data.layout import FIELD, DatasetFolder, Layout
 from anysat.errors import AnySatError, OtherWorkError, UnfinishedError
 from anysat.geo.claims import LOCK, make_folder
-from anysat.whole_files import sha256_of, write_whole
+from anysat.whole_files import sha256_of, stamps, write_whole
 
 if TYPE_CHECKING:
     from anysat.data.base import TileDataset
@@ -137,16 +136,8 @@ class TileFiles:
                     paths.add(self.root / pattern.format(**row))
                 else:
                     paths.update(found.get(self._key(known, row), ()))
-        stamps = [stamp for path in sorted(paths) for stamp in _stamps(path, self.root)]
-        return hashlib.sha256(json.dumps([numbers, stamps]).encode()).hexdigest()
-
-
-def _stamps(path: Path, root: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, size and time of a file, or of all files in a folder."""
-    with contextlib.suppress(FileNotFoundError):
-        for file in sorted(path.rglob("*")) if path.is_dir() else (path,):
-            facts = file.stat()
-            yield str(file.relative_to(root)), facts.st_size, facts.st_mtime_ns
+        told = [(str(file.relative_to(self.root)), *facts) for path in sorted(paths) for file, *facts in stamps(path)]
+        return hashlib.sha256(json.dumps([numbers, told]).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

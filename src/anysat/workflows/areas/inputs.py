@@ -23,6 +23,7 @@ from anysat.geo.read.source import Source
 from anysat.geo.read.sources import open_sources, parse_units
 from anysat.modalities import Modality, read_modalities
 from anysat.model.encoder import AnySat
+from anysat.whole_files import stamps
 from anysat.workflows.areas.options import AreaOptions
 
 Days = tuple[np.datetime64, np.datetime64]
@@ -205,7 +206,4 @@ def _version_of(source: Source) -> str:
 
 def _told_of(name: str) -> list[str]:
     path = Path(name.split("::")[0]).absolute()
-    if not path.exists():
-        return [name]
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return [" ".join(map(str, one)) for one in stamps(path)] if path.exists() else [name]
