@@ -5,6 +5,7 @@ Features are arrays (sample feature). A sample is a tile, or a labelled pixel of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,14 +174,15 @@ def _days_of_year(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 def _moments(seen: Observation) -> tuple[Array, Array]:
     """Return mean and deviation over dates (band row col); for an image, its values and an empty array."""
-    values, valid = seen.values.astype(np.float64), seen.valid
-    if seen.dates is None:
-        return np.where(valid, values, np.nan), np.empty((0, *values.shape[1:]))
-    count = valid.sum(0)
-    mean = np.where(valid, values, 0).sum(0) / np.maximum(count, 1)
-    square = np.where(valid, (values - mean) ** 2, 0).sum(0) / np.maximum(count, 1)
-    unseen = count == 0
-    return np.where(unseen, np.nan, mean), np.where(unseen, np.nan, np.sqrt(square))
+    values = np.where(seen.valid, seen.values.astype(np.float64), np.nan)
+    return (values, np.empty((0, *values.shape[1:]))) if seen.dates is None else mean_and_spread(values, 0)
+
+
+def mean_and_spread(values: Array, axes: int | tuple[int, ...]) -> tuple[Array, Array]:
+    """Return mean and deviation over some axes of the values that are not NaN; NaN where all are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where all are NaN
+        return np.nanmean(values, axes), np.nanstd(values, axes)
 
 
 SIMPLE: dict[str, Callable[[Tile], dict[str, Array]]] = {"statistics": statistics, "months": months, "series": series}
@@ -202,12 +204,8 @@ def at_places(maps: Mapping[str, Array], places: Places, tile: int, shape: tuple
     mine, parts = places.of(tile), []
     for values in maps.values():
         if places.row is None or places.col is None or shape is None:
-            flat = values.reshape(len(values), -1)
-            seen = np.isfinite(flat)
-            count = np.maximum(seen.sum(1), 1)
-            mean = np.where(seen, flat, 0).sum(1) / count
-            spread = np.sqrt(np.where(seen, (flat - mean[:, None]) ** 2, 0).sum(1) / count)
-            parts.append(np.repeat(np.concatenate([mean, spread])[None], len(mine), axis=0))
+            both = np.concatenate(mean_and_spread(values, (1, 2)))
+            parts.append(np.repeat(both[None], len(mine), axis=0))
         else:
             values = _as_coarse(values, shape)
             row = places.row[mine] * values.shape[1] // shape[0]
@@ -222,10 +220,7 @@ def _as_coarse(values: Array, shape: tuple[int, int]) -> Array:
     if rows <= height or cols <= width or rows % height or cols % width:
         return values
     squares = values.reshape(len(values), height, rows // height, width, cols // width)
-    seen = np.isfinite(squares)
-    count = seen.sum((2, 4))
-    mean = np.where(seen, squares, 0).sum((2, 4)) / np.maximum(count, 1)
-    return np.where(count > 0, mean, np.nan)
+    return mean_and_spread(squares, (2, 4))[0]
 
 
 def models(target: Target, seed: int, num_samples: int) -> dict[str, list[Any]]:

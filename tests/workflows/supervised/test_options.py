@@ -283,6 +283,12 @@ def test_a_place_of_a_coarser_target_has_the_mean_of_the_pixels_it_covers():
     np.testing.assert_array_equal(same[:, 0], [values[0, 0, 0], values[0, 3, 2]])
 
 
+def test_what_no_pixel_of_a_tile_has_is_missing_and_not_zero():
+    values = np.stack([np.full((2, 2), np.nan), [[1.0, np.nan], [3.0, np.nan]]])
+    found = at_places({"s2": values}, Places(tile=np.zeros(1, int), row=None, col=None, truth=np.zeros(1)), 0, None)
+    np.testing.assert_array_equal(found, [[np.nan, 2, np.nan, 1]])
+
+
 @pytest.mark.parametrize("command", ["probe", "finetune"])
 def test_a_run_that_an_option_kept_from_beginning_is_begun_with_the_right_one(command, run_task, tmp_path):
     words = [*world_words(), "--epochs=1", "--report=false"]

@@ -18,7 +18,16 @@ from anysat.data.splits import TEST, TRAIN, VAL
 from anysat.data.work import to_json
 from anysat.errors import InputError, UnknownNameError
 from anysat.tasks.base import Task
-from anysat.tasks.simple import SIMPLE, called, check_models, draw_places, joined_places, models, outputs
+from anysat.tasks.simple import (
+    SIMPLE,
+    called,
+    check_models,
+    draw_places,
+    joined_places,
+    mean_and_spread,
+    models,
+    outputs,
+)
 from anysat.whole_files import write_output
 from anysat.workflows.answer import Answer
 from anysat.workflows.evaluate import CompareConfig
@@ -121,10 +130,7 @@ def _fit(setting: Any, features: Table, truth: NDArray[Any]) -> Any:
 
 def _standardised(table: Table, train: NDArray[np.int64]) -> Table:
     """Standardise to mean 0 and deviation 1 over the training samples, and replace missing values by the mean."""
-    known = table[train]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that no sample has
-        mean, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+    mean, spread = mean_and_spread(table[train], 0)
     mean, spread = np.nan_to_num(mean), np.where(np.nan_to_num(spread) > 1e-9, spread, 1.0)
     return np.nan_to_num((table - mean) / spread)
 

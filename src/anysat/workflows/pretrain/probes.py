@@ -17,7 +17,7 @@ from torch import Tensor
 from anysat.probing.linear import balanced_score, cross_told
 from anysat.probing.neighbours import leave_one_out
 from anysat.probing.samples import distinct
-from anysat.tasks.simple import statistics
+from anysat.tasks.simple import mean_and_spread, statistics
 
 if TYPE_CHECKING:
     from anysat.batch import Embeddings, Tile
@@ -74,9 +74,8 @@ def band_statistics(tiles: Sequence[Tile], rows: int, cols: int) -> Tensor:
         blank = np.full_like(next(one for one in pooled if one is not None), np.nan)
         parts.append(np.stack([blank if one is None else one for one in pooled]))
     found = np.concatenate(parts, axis=-1)
-    seen = np.isfinite(found)
-    mean = np.where(seen, found, 0).sum((0, 1, 2)) / np.maximum(seen.sum((0, 1, 2)), 1)
-    return torch.from_numpy(np.where(seen, found, mean))
+    mean, _ = mean_and_spread(found, (0, 1, 2))
+    return torch.from_numpy(np.where(np.isnan(found), np.nan_to_num(mean), found))
 
 
 def _pooled(values: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
@@ -88,12 +87,8 @@ def _pooled(values: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
     by_patch = height % rows == 0 and width % cols == 0
     cut = values.reshape(len(values), rows if by_patch else 1, -1, cols if by_patch else 1,
                          width // cols if by_patch else width)  # fmt: skip
-    seen = np.isfinite(cut)
-    count = seen.sum((2, 4))
-    mean = np.where(seen, cut, 0).sum((2, 4)) / np.maximum(count, 1)
-    square = np.where(seen, (cut - mean[:, :, None, :, None]) ** 2, 0).sum((2, 4)) / np.maximum(count, 1)
-    both = np.where(count > 0, np.stack([mean, np.sqrt(square)]), np.nan)  # (2 feature row col)
-    return np.broadcast_to(np.concatenate(both).transpose(1, 2, 0), (rows, cols, 2 * len(values)))
+    both = np.concatenate(mean_and_spread(cut, (2, 4)))
+    return np.broadcast_to(both.transpose(1, 2, 0), (rows, cols, 2 * len(values)))
 
 
 def scores(found: Labelled) -> Mapping[str, float]:
