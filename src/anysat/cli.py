@@ -80,11 +80,6 @@ _UNKNOWN = re.compile(
     r"(?:Group '([\w.]+)' does not accept option|^Option) '([\w.]+)'|^unrecognized arguments: --([^\s=]+)"
 )
 """The parser's messages about an unknown option, in a file or typed."""
-_NAMED_BEFORE = {
-    "--modalities": "--sensors", "--model.modality-files": "--model.sensors", "--layout": "--form",
-    "--workers": "--num-workers", "evaluate --json": "--out", "evaluate --run": "RUN",
-}  # fmt: skip
-"""Present names of options by former ones, of one command or of all."""
 _NEGATIVE = re.compile(r"-[\d.]")
 """Start of a value that is one or more numbers, the first one negative. No option starts like this."""
 
@@ -232,9 +227,7 @@ def _mistake(message: str, command: str, options: Iterable[str]) -> AnySatError:
         group, name = unknown[1], unknown[2] or unknown[3]
         known = [_dashed(one) for one in options if one.startswith("--") and not one.endswith(("+", "shtab"))]
         option = _dashed(f"--{group}.{name}" if group else f"--{name}")
-        now = _NAMED_BEFORE.get(option, _NAMED_BEFORE.get(f"{command.partition(' --')[0]} {option}"))
-        renamed = f"{option} is now {now}. " if now in {*known, *options} else ""
-        return UnknownNameError("option", option, known, f"{renamed}`anysat {command} --help` lists all")
+        return UnknownNameError("option", option, known, f"`anysat {command} --help` lists all")
     keys, value = re.findall(r'Parser key "([^"]+)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
     kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.*)\])", message)
     if not (keys and value and kinds):

@@ -314,7 +314,7 @@ def statistics_of(batch: Batch) -> Normaliser:
 
 
 def _band_dict(statistics: BandStatistics) -> dict[str, Any]:
-    """Return plain values; optional fields that are not known are left out, as in files of earlier versions."""
+    """Return plain values; optional fields that are not known are left out."""
     content: dict[str, Any] = {name: list(getattr(statistics, name)) for name in _FIELDS}
     content |= {name: list(figures) for name in _OPTIONAL if (figures := getattr(statistics, name))}
     if statistics.percentiles:

@@ -97,12 +97,13 @@ def test_a_file_gives_back_the_same_answers_and_everything_that_was_known(target
     assert not any(module.training for module in found.modules())
 
 
-def test_a_file_of_an_earlier_version_does_not_say_the_side_of_the_training_tiles_nor_codes_of_classes(saved):
+@pytest.mark.parametrize("key", ["tile_m", "sources"])
+def test_a_file_without_the_side_or_the_sources_of_the_training_tiles_is_refused(key, saved):
     meta, tensors = read_tensors(saved)
-    del meta["tile_m"], meta["target"]["codes"]
+    del meta[key]
     save_file(tensors, saved, {"anysat": json.dumps(meta)})
-    found = load_task(saved)
-    assert (found.tile_m, found.task.target.codes) == (None, ())
+    with pytest.raises(WeightsError, match=f"unreadable content .'{key}'"):
+        load_task(saved)
 
 
 def test_the_door_opens_folder_and_file_alike(predictor, saved):

@@ -150,10 +150,9 @@ def test_a_run_whose_monitors_give_numbers_of_other_types_is_gone_on_with(kind, 
 
 def test_options_in_a_list_of_tables_are_compared_one_by_one():
     begun = {"data": [{"dataset": "flair", "root": "/old", "weight": 1}]}
-    given = {"data": [{"dataset": "flair", "root": "/new", "weight": 1, "cut": False}]}
-    defaults = {"data": [{"cut": False}]}
-    check_same("run", begun, given, {"root"}, defaults)
+    given = {"data": [{"dataset": "flair", "root": "/new", "weight": 1}]}
+    check_same("run", begun, given, {"root"})
     with pytest.raises(RecordError, match=r"data\.0\.root"):
-        check_same("run", begun, given, (), defaults)
+        check_same("run", begun, given)
     with pytest.raises(RecordError, match=r"data\.1\.dataset"):
-        check_same("run", begun, {"data": [*given["data"], {"dataset": "s2naip"}]}, {"root"}, defaults)
+        check_same("run", begun, {"data": [*given["data"], {"dataset": "s2naip"}]}, {"root"})

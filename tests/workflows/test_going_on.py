@@ -115,18 +115,6 @@ def test_a_run_is_not_gone_on_with_by_a_modality_that_was_changed_meanwhile(tmp_
     pretrain(radar(run, model={"sensors": files}, resume=True))
 
 
-def test_a_run_whose_options_had_other_names_is_continued(tmp_path):
-    run, files = tmp_path / "run", [own_radar(tmp_path / "s1.yaml")]
-    pretrain(radar(run, model={"sensors": files}, max_steps=1))
-    kept = yaml.safe_load((run / "config.yaml").read_text())
-    kept["model"]["modality_files"] = kept["model"].pop("sensors")
-    kept["engine"]["precision"] = "32"
-    (run / "config.yaml").write_text(yaml.safe_dump(kept))
-    assert main(["pretrain", "--out", str(run), "--resume"]) == 0
-    found = yaml.safe_load((run / "config.yaml").read_text())
-    assert (found["model"]["sensors"], found["engine"]["precision"]) == (files, "float32")
-
-
 def test_a_checkpoint_of_another_model_is_refused_by_what_differs(toy_begun):
     class Wider(Toy):
         def __init__(self):

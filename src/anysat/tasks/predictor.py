@@ -276,9 +276,8 @@ def _made(meta: Mapping[str, Any]) -> Predictor:
     task = make_task(Target(**_tuples(meta["target"])), _tuples(meta["task"]))
     predictor = Predictor(encoder, task, View(**_tuples(meta["view"])), HeadConfig(**_tuples(meta["head"])))
     predictor.provenance = dict(meta["provenance"])
-    predictor.sources = {str(key): dict(said) for key, said in meta.get("sources", {}).items()}
-    tile_m = meta.get("tile_m")
-    predictor.tile_m = None if tile_m is None else float(tile_m)
+    predictor.sources = {str(key): dict(said) for key, said in meta["sources"].items()}
+    predictor.tile_m = None if meta["tile_m"] is None else float(meta["tile_m"])
     return predictor
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -158,16 +157,3 @@ def _check(config: Any, name: str, holds: bool, expected: str) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def by_present_names(options: Any) -> Any:
-    """Return the options of a run, which may be of an earlier version, by their present names and values."""
-    if isinstance(options, list):
-        return [by_present_names(one) for one in options]
-    if not isinstance(options, Mapping):
-        return options
-    return {_NAMED_BEFORE.get(name, name): _NAMED_BEFORE.get(f"{name}: {value}", by_present_names(value))
-            for name, value in options.items()}  # fmt: skip
-
-
-_NAMED_BEFORE = {"modality_files": "sensors", "precision: 32": "float32", "precision: 16": "float16"}

@@ -51,8 +51,7 @@ class Keeper(Callback):
         self.run, self.keep, self.monitors, self.loggers = run, keep, monitors, list(loggers)
         self.mathematics, self.state = mathematics, state
         best, wanted = state.get("best"), {"name": keep.keep_best, "is_highest": keep.best_is_highest}
-        is_same = best is not None and {**wanted, **best} == {**best, **wanted}  # older ones lack `is_highest`
-        self.best: dict[str, Any] | None = best if is_same else None
+        self.best: dict[str, Any] | None = best if best is not None and best.items() >= wanted.items() else None
         self.metrics: dict[str, float] = {}
         self.wish = StopWish()
         self.interrupted = False

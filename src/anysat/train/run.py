@@ -33,7 +33,6 @@ from anysat.errors import (
 )
 from anysat.geo.claims import LOCK, alone_in, make_folder
 from anysat.normalise import Normaliser
-from anysat.train.config import by_present_names
 from anysat.whole_files import write_whole
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
@@ -89,8 +88,8 @@ def wait_for(path: Path) -> None:
 @contextmanager
 def open_run(
     path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
-    normaliser: Normaliser | None = None, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None,
-    data: Mapping[str, Any] | None = None, caches: Collection[str] = (), processes: int = 1,
+    normaliser: Normaliser | None = None, may_change: Collection[str] = (), data: Mapping[str, Any] | None = None,
+    caches: Collection[str] = (), processes: int = 1,
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Create a run folder, or open an existing one to resume. Writes everything except checkpoints and metrics.
 
@@ -100,8 +99,7 @@ def open_run(
         config: All options of the run, as plain values.
         resume: Continue an existing run. If there is none, start a new one.
         may_change: Names of options, at any place in `config`, that may differ in addition to `MAY_CHANGE`.
-        defaults: Default values of options, for runs of earlier versions, which lack newer options.
-        data: Which tiles are used for what, from `tiles_facts`. Runs of earlier versions have none.
+        data: Which tiles are used for what, from `tiles_facts`.
         caches: Names of subfolders whose files identify themselves, so that any run may use them.
         processes: Number of processes that train together, from `num_processes`. A single process always writes,
             whatever rank a launcher has given it.
@@ -123,7 +121,7 @@ def open_run(
         if begun and not resume:
             raise RunExistsError(path)
         if begun:
-            _check_same(path / CONFIG, plain, MAY_CHANGE | set(may_change), json.loads(json.dumps(defaults or {})))
+            check_same(str(path / CONFIG), _begun_with(path / CONFIG), plain, MAY_CHANGE | set(may_change))
             _check_data(path, data or {})
         try:
             keep_config(path, plain)  # first, because it marks the folder as a run
@@ -168,40 +166,34 @@ def keep_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_same(
-    where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str],
-    defaults: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+    where: str, begun: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
     """Check that options are those that a run was started with, except for some.
 
     Args:
         where: What the options belong to, for messages.
-        defaults: Values of options that the run does not have. They must describe what it did.
 
     Raises:
         RecordError: Options differ. The message names each.
     """
     old, new = _flat(begun), _flat(given)
-    old = {**{name: value for name, value in _flat(defaults or {}).items() if name not in old and name in new}, **old}
     differing = [
         name for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name) and not set(name.split(".")) & set(may_change)
+        if old.get(name, "absent") != new.get(name, "absent") and not set(name.split(".")) & set(may_change)
     ]  # fmt: skip
     if differing:
-        raise RecordError(
-            f"{where}, {', '.join(differing)}", ", ".join(str(new.get(name)) for name in differing),
-            f"{', '.join(str(old.get(name)) for name in differing)}, as in the existing run (or give another --out)",
-        )  # fmt: skip
+        was, now = (", ".join(str(one.get(name, "absent")) for name in differing) for one in (old, new))
+        where = f"{where}, {', '.join(differing)}"
+        raise RecordError(where, now, f"{was}, as in the existing run (or give another --out)")
 
 
-def _check_same(
-    path: Path, config: Mapping[str, Any], may_change: Collection[str], defaults: Mapping[str, Any]
-) -> None:
+def _begun_with(path: Path) -> Mapping[str, Any]:
+    """Read the options that a run was started with."""
     try:
         begun = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise InputError(str(path), "the options of the run", f"no valid YAML ({error})") from error
-    begun = by_present_names(begun) if isinstance(begun, Mapping) else {}
-    check_same(str(path), begun, config, may_change, defaults)
+    return begun if isinstance(begun, Mapping) else {}
 
 
 def _check_data(path: Path, data: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def fit(
     }  # fmt: skip
     tensors: dict[str, Tensor] = {}
     if found is not None:
-        check_same(str(found.path), state["mathematics"], json.loads(json.dumps(mathematics)), ())
+        check_same(str(found.path), state["mathematics"], json.loads(json.dumps(mathematics)))
         _check_model(found, objective)
         tensors = found.tensors()
         load_objective(objective, tensors, found.path)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from anysat.errors import InputError, RecordError
-from anysat.train.config import by_present_names
 
 CONFIG_FILE, FOLDS_FILE = "config.yaml", "folds.json"
 _OF_A_SESSION = ("out", "resume", "max_steps")
@@ -25,7 +24,7 @@ def kept_options(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     import yaml
 
-    found = by_present_names(yaml.safe_load(path.read_text("utf-8")))
+    found = yaml.safe_load(path.read_text("utf-8"))
     return {k: v for k, v in found.items() if k not in _OF_A_SESSION} if isinstance(found, Mapping) else {}
 
 

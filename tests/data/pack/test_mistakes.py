@@ -107,13 +107,15 @@ def test_words_of_a_description_and_what_was_not_packed_may_change(forest, tmp_p
     assert len(open_dataset(name, tmp_path / "packed", "all")) == 2
 
 
-def test_a_pack_of_an_earlier_version_which_lacks_the_description_is_opened(forest, tmp_path):
-    pack_dataset(open_dataset(str(forest / "forest.yaml"), forest, "all"), tmp_path / "packed")
+@pytest.mark.parametrize("key", ["description", "tile_m", "split_names", "targets_left_out"])
+def test_a_pack_that_does_not_say_what_its_tiles_follow_from_is_refused(key, forest, tmp_path):
+    name = str(forest / "forest.yaml")
+    pack_dataset(open_dataset(name, forest, "all"), tmp_path / "packed")
     index = json.loads((tmp_path / "packed" / PACK_INDEX).read_text())
-    for key in ("description", "tile_m", "split_names", "targets_left_out"):
-        del index[key]
+    del index[key]
     (tmp_path / "packed" / PACK_INDEX).write_text(json.dumps(index))
-    assert len(open_dataset(edited(forest, tile_m=20), tmp_path / "packed", "all")) == 2
+    with pytest.raises(SourceError, match=f"it lacks {key}; pack the dataset again"):
+        open_dataset(name, tmp_path / "packed", "all")
 
 
 @pytest.mark.parametrize("fact", ["tile_m", "split_names"])

@@ -164,8 +164,8 @@ def open_pack(record: DatasetRecord, root: Path) -> TileDataset:
             raise
         raise SourceError(root / PACK_INDEX, f"its index is damaged ({error!r})", "pack the dataset again") from error
     shards = Shards(root, [shard["file"] for shard in content["shards"]])
-    left_out = content.get("targets_left_out", ())
-    pack = Pack(shards, records, tuple(target.name for target in record.targets if target.name not in left_out))
+    targets = tuple(target.name for target in record.targets if target.name not in content["targets_left_out"])
+    pack = Pack(shards, records, targets)
     return TileDataset(record, DatasetFolder(root, LAYOUT), samples, tuple(records), "all", pack=pack)
 
 
@@ -177,7 +177,8 @@ def read_index(root: Path) -> dict[str, Any]:
     """
     path = root / PACK_INDEX
     (content,) = read_file(path, expected="the index of a packed dataset, made by `anysat datasets pack`")
-    known = {"dataset", "records", "shards", "samples_sha256", "targets", "columns", "has_labels"}
+    known = {"dataset", "records", "shards", "samples_sha256", "targets", "columns", "has_labels", "modalities",
+             "targets_left_out", "tile_m", "split_names", "description"}  # fmt: skip
     if not isinstance(content, dict) or "format" not in content:
         raise SourceError(path, "it is not the index of a packed dataset", "made by `anysat datasets pack`")
     if content["format"] != FORMAT:

@@ -38,25 +38,24 @@ def target_facts(record: DatasetRecord) -> list[dict[str, Any]]:
 
 
 def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
-    """Say in which facts a record differs from the index of a pack. Facts that an older index lacks do not count."""
+    """Say in which facts a record differs from the index of a pack."""
     found = _target_changes(record, packed) + _sensor_changes(record, packed)
     found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
-    if packed.get("description") is not None:
-        names = {*packed.get("modalities", packed["records"]), *(target["name"] for target in packed["targets"])}
+    if packed["description"] is not None:
+        names = {*packed["modalities"], *(target["name"] for target in packed["targets"])}
         old, new = packed["description"], _description(record, names) or {}
         differing = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
         return found + [f"{', '.join(differing)} of {record.found_as}"] * bool(differing)
-    if packed.get("tile_m", record.tile_m) != record.tile_m:
+    if packed["tile_m"] != record.tile_m:
         found.append(f"tile_m was {packed['tile_m']:g} and is {record.tile_m:g} now")
-    if packed.get("split_names", _split_names(record)) != _split_names(record):
+    if packed["split_names"] != _split_names(record):
         found.append(f"splits were {', '.join(packed['split_names'])} and are {', '.join(_split_names(record))} now")
     return found
 
 
 def _target_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
-    left_out = packed.get("targets_left_out", ())
     old = {target["name"]: target for target in packed["targets"]}
-    new = {target["name"]: target for target in target_facts(record) if target["name"] not in left_out}
+    new = {facts["name"]: facts for facts in target_facts(record) if facts["name"] not in packed["targets_left_out"]}
     found = [
         f"target {name!r} is only {'in the record' if name in new else 'in the pack'}"
         for name in sorted(old.keys() ^ new.keys())

@@ -103,7 +103,7 @@ def validate_models(paths: Sequence[Path]) -> list[Finding]:
 
 
 def weights_of(path: Path) -> str:
-    """Return the digest of the weights that a store was made with; empty if it has none, like older stores of tiles."""
+    """Return the digest of the weights that a store was made with; empty if it has none."""
     told = provenance_of(path)
     made_from = told.get("made_from")
     for place in (made_from, told):
@@ -269,7 +269,7 @@ def _period_problems(path: Path, group: StoredGroup) -> Iterator[str]:
     told = [[str(first), str(last)] for first, last in group.periods]
     if wrong := [" to ".join(days) for days, (first, last) in zip(told, group.periods, strict=True) if first > last]:
         yield f"time_bnds ends before it begins: {', '.join(wrong[:_SHOWN])}"
-    kept = provenance_of(path).get("periods")  # older stores do not have it
+    kept = provenance_of(path).get("periods")  # stores of others do not have it
     if kept is not None and kept != told:
         yield f"time_bnds says {told[:_SHOWN]}, but the store was made for {kept[:_SHOWN]}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +39,8 @@ if TYPE_CHECKING:
     from anysat.model.growth import Keep
 
 _ABOUT, _PLACES = "about.json", "places.npy"
-_NOT_KEPT = {"inputs", "device", "memory_gb", "readers", "scheduler", "out", "overwrite"}
+_KEPT = {one.name for one in fields(EmbedConfig)} - {"device", "memory_gb", "readers", "scheduler", "out", "overwrite"}
 _MAYBE_PATHS = ("weights", "area", "sensors", "statistics")
-_NAMED_BEFORE = {"modalities": "sensors"}
-"""Present names of options that older stores keep under others."""
 
 
 def series_of(store: Path) -> Path:
@@ -68,7 +66,7 @@ class Earlier:
         Raises:
             MissingFileError: There is no store.
             SourceError: It is not a store of this package or one of several zones, or nothing was kept, or that is
-                damaged.
+                damaged or of another version.
         """
         AreaStore.bring_back(store)
         zones = [path.name for path in sorted(store.parent.glob(f"{store.stem}-utm*{store.suffix}"))]
@@ -90,6 +88,9 @@ class Earlier:
             about = json.loads((folder / _ABOUT).read_text())
         except ValueError as error:
             raise SourceError(folder / _ABOUT, f"it is damaged ({error})", "embed again with --overwrite") from error
+        if other := sorted(about["config"].keys() ^ _KEPT):
+            problem = f"another version made it, with other options ({', '.join(other)})"
+            raise SourceError(store, problem, "embed again with --overwrite")
         unreadable = bool(told["summary"]["unreadable"])
         return cls(store=store, folder=folder, about=about, made_from=told["made_from"], has_unreadable=unreadable)
 
@@ -98,7 +99,7 @@ class Earlier:
 
         Inputs that are not given are those of the earlier run.
         """
-        kept = {_NAMED_BEFORE.get(name, name): value for name, value in self.about["config"].items()}
+        kept = self.about["config"]
         anew = {name: value for name, value in vars(given).items() if name != "update" and value != UNCHANGED}
         replaced = describe_sources(given.inputs).keys() if given.inputs else set()
         unchanged = [word for word in kept["inputs"] if not _is_replaced(word, replaced)]
@@ -246,7 +247,7 @@ def keep_about(
     """Write the facts that an update needs."""
     area = job.area
     about = {
-        "config": {name: value for name, value in asdict(config).items() if name not in _NOT_KEPT}
+        "config": {name: value for name, value in asdict(config).items() if name in _KEPT}
         | {"inputs": [_absolute(word) for word in config.inputs]}
         | {name: _path_or_name(getattr(config, name)) for name in _MAYBE_PATHS},
         "periods": [[str(first), str(last)] for first, last in periods],

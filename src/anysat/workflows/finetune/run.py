@@ -65,7 +65,7 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
     data = open_data(config.data, config.seed)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=type(config)().to_dict(), processes=num_processes(config.engine),
+        processes=num_processes(config.engine),
         data={split: tiles_facts(tiles) for split, tiles in data.splits.items()},
     ) as run:  # fmt: skip
         predictor, whose, new = _prepared(config, data, run)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
     _check_watched(config, parts)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=_defaults(config), data=_data_facts(parts), processes=num_processes(config.engine),
+        data=_data_facts(parts), processes=num_processes(config.engine),
     ) as run:  # fmt: skip
         normaliser = _statistics(config, parts, run)
         begun = newest_checkpoint(run.checkpoints) if config.weights is not None else None
@@ -116,12 +116,6 @@ def run_pretraining(config: PretrainConfig, out: Path, resume: bool) -> Answer:
         told = _told(run, fitted, time.monotonic() - began, prepared_s)
         told += _report(config, objective, watched, run, fitted.steps)
     return Answer(told, exit_status=fitted.exit_status)
-
-
-def _defaults(config: PretrainConfig) -> dict[str, Any]:
-    """Return values of options that runs of earlier versions lack, as those runs worked."""
-    parts = [asdict(PartConfig(dataset=part.dataset, cut_at_random=False)) for part in config.data]
-    return type(config)().to_dict() | {"data": parts}
 
 
 def _data_facts(parts: Sequence[OpenPart]) -> dict[str, Any]:
@@ -288,7 +282,7 @@ def _statistics(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolde
 def _check_files(config: PretrainConfig, parts: Sequence[OpenPart], run: RunFolder) -> None:
     """Check that the tiles and files of parts are those that the run's statistics were computed from."""
     beside = of_file(run.path / STATISTICS)
-    known = json.loads(beside.read_bytes()) if beside.is_file() else {}  # runs of earlier versions have none
+    known = json.loads(beside.read_bytes()) if beside.is_file() else {}  # given statistics have none
     for number, part in enumerate(parts, 1):
         was = known.get(of_file(Path(_STATISTICS_OF_PART.format(number, part.train.name))).name)
         if was is not None and was != sources_of(part.train, num_samples=config.statistics_tiles, seed=config.seed):

@@ -98,7 +98,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool, pool: Pool | None = 
     data = open_data(config.data, config.seed)
     with open_run(
         out, config=config.to_dict(), seed=config.seed, resume=resume, may_change=config.MAY_CHANGE,
-        defaults=type(config)().to_dict(), caches=(FEATURES,),
+        caches=(FEATURES,),
     ) as run:  # fmt: skip
         encoder, task, view, features, whose = _prepared(config, data, run, pool)
         counted = time.monotonic()

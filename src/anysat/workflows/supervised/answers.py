@@ -75,7 +75,7 @@ def join_answers(out: Path, runs: Mapping[str, Any]) -> Path | None:
 
     tables = []
     for name, config in runs.items():
-        if not (out / name / ANSWERS).is_file():  # a run of an earlier version has none
+        if not (out / name / ANSWERS).is_file():
             return None
         table, fold = parquet.read_table(out / name / ANSWERS), name.removeprefix(f"seed{config.seed}").strip("/")
         table = table.add_column(2, "seed", pyarrow.array([config.seed] * len(table), "int64"))

@@ -56,7 +56,6 @@ def run_all(config: Any, out: Path, resume: bool, run: Callable[[Any, Path, bool
         if resume and (path / SCORES).is_file():
             with open_run(
                 path, config=one.to_dict(), seed=one.seed, resume=True, may_change=one.MAY_CHANGE,
-                defaults=type(one)().to_dict(),
                 processes=num_processes(one.engine) if hasattr(one, "engine") else 1,
             ):  # fmt: skip
                 _check_tiles(one, out, name)  # same options

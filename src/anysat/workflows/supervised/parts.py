@@ -105,7 +105,7 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
     """Store digests of what a run starts with, and check that a resumed run uses the same weights and statistics.
 
     Args:
-        run: The run. Runs of earlier versions have no digests.
+        run: The run.
         weights: Digest of the weights that were loaded; None for random ones.
         normaliser: Statistics that the input is standardised with.
 
