@@ -32,6 +32,7 @@ from anysat.errors import (
     WriteError,
 )
 from anysat.geo.claims import LOCK, alone_in, make_folder
+from anysat.geo.stores.fingerprints import differing
 from anysat.normalise import Normaliser
 from anysat.whole_files import write_whole
 
@@ -176,14 +177,9 @@ def check_same(
     Raises:
         RecordError: Options differ. The message names each.
     """
-    old, new = _flat(begun), _flat(given)
-    differing = [
-        name for name in dict.fromkeys((*old, *new))
-        if old.get(name, "absent") != new.get(name, "absent") and not set(name.split(".")) & set(may_change)
-    ]  # fmt: skip
-    if differing:
-        was, now = (", ".join(str(one.get(name, "absent")) for name in differing) for one in (old, new))
-        where = f"{where}, {', '.join(differing)}"
+    if found := differing(begun, given, may_change):
+        was, now = (", ".join(map(str, values)) for values in zip(*found.values(), strict=True))
+        where = f"{where}, {', '.join(found)}"
         raise RecordError(where, now, f"{was}, as in the existing run (or give another --out)")
 
 
@@ -211,19 +207,6 @@ def _check_data(path: Path, data: Mapping[str, Any]) -> None:
 
 def _counted(facts: Mapping[str, Any] | None, before: str, after: str) -> str:
     return "none" if facts is None else f"{before} {facts['tiles']} {after}".strip()
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return values by their dotted names. The tables of a list are named by their numbers."""
-    if isinstance(config, list) and config and all(isinstance(part, Mapping) for part in config):
-        config = dict(enumerate(config))
-    if not isinstance(config, Mapping):
-        return {prefix: config}
-    return {
-        name: value
-        for key, part in config.items()
-        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def _is_first_process() -> bool:

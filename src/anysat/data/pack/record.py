@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anysat.data.base import DatasetRecord
+from anysat.geo.stores.fingerprints import differing
 
 _WORDS = ("name", "title", "about", "licence", "homepage", "citation", "patch_sizes_m")
 """Keys of a description that do not affect what is packed."""
@@ -43,9 +44,8 @@ def changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[str]:
     found += [f"the record has no modality {key}" for key in packed["records"] if key not in record.modalities]
     if packed["description"] is not None:
         names = {*packed["modalities"], *(target["name"] for target in packed["targets"])}
-        old, new = packed["description"], _description(record, names) or {}
-        differing = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
-        return found + [f"{', '.join(differing)} of {record.found_as}"] * bool(differing)
+        keys = differing(packed["description"], _description(record, names) or {})
+        return found + [f"{', '.join(keys)} of {record.found_as}"] * bool(keys)
     if packed["tile_m"] != record.tile_m:
         found.append(f"tile_m was {packed['tile_m']:g} and is {record.tile_m:g} now")
     if packed["split_names"] != _split_names(record):
@@ -61,8 +61,8 @@ def _target_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[st
         for name in sorted(old.keys() ^ new.keys())
     ]
     for name in old.keys() & new.keys():
-        found += [f"{fact} of target {name!r} were {old[name].get(fact)!r} and are {value!r} now"
-                  for fact, value in new[name].items() if old[name].get(fact) != value]  # fmt: skip
+        found += [f"{fact} of target {name!r} were {was!r} and are {now!r} now"
+                  for fact, (was, now) in differing(old[name], new[name]).items()]  # fmt: skip
     return found
 
 
@@ -71,8 +71,8 @@ def _sensor_changes(record: DatasetRecord, packed: Mapping[str, Any]) -> list[st
     found = []
     for key in record.sensors.keys() & packed["records"].keys():
         old, new = packed["records"][key], json.loads(json.dumps(asdict(record.sensors[key])))
-        differing = [name for name in new if name != "sensor" and old.get(name, new[name]) != new[name]]
-        found += [f"{', '.join(differing)} of the modality record of {key}"] * bool(differing)
+        fields = [name for name in new if name != "sensor" and old.get(name) != new[name]]
+        found += [f"{', '.join(fields)} of the modality record of {key}"] * bool(fields)
     return found
 
 

@@ -21,6 +21,7 @@ from anysat.data.kept_statistics import keep_statistics
 from anysat.data.mixture import sides_m
 from anysat.data.work import fingerprint, to_json, versions
 from anysat.errors import InputError, UnknownNameError
+from anysat.geo.stores.fingerprints import differing
 from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.model.checkpoint import find_statistics
 from anysat.model.digest import digest
@@ -117,10 +118,10 @@ def check_begun(run: RunFolder, weights: str | None, normaliser: Normaliser | No
     path = run.path / BEGUN_WITH
     if path.is_file():
         kept = json.loads(path.read_text())
-        for name in (name for name, one in found.items() if kept.get(name) != one):
+        for name, (was, now) in differing(kept, found).items():
             raise InputError(
-                f"{run.path}, {name}", f"those that the run was started with (digest {str(kept.get(name))[:12]}…)",
-                f"others ({str(found[name])[:12]}…)",
+                f"{run.path}, {name}", f"those that the run was started with (digest {str(was)[:12]}…)",
+                f"others ({str(now)[:12]}…)",
                 "restore the file, or start another run with another --out",
             )  # fmt: skip
     elif run.is_writer:
