@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from anysat.cli import main
 from anysat.data.open import find_dataset, open_dataset
@@ -140,17 +138,6 @@ def test_embed_with_the_weights_of_a_run_goes_by_what_was_said_in_its_training(t
     argv = ["embed", f"s2={path}", f"--out={tmp_path / 'own.tif'}", f"--weights={run}", "--patch-size-m=40"]
     assert main([*argv, "--units=s2=reflectance_1e4"]) == 0
     assert "as in training" not in capsys.readouterr().out
-
-
-def test_a_predictor_written_before_keeps_nothing(tmp_path):
-    path = tmp_path / "run.safetensors"
-    predictor(CROPS, keys=("s2",)).save(path)
-    with safe_open(path, framework="pt") as file:
-        meta = json.loads(file.metadata()["anysat"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    del meta["sources"]
-    save_file(tensors, path, {"anysat": json.dumps(meta)})
-    assert load_task(path).sources == {}
 
 
 def test_days_and_places_of_the_training_are_not_kept(tmp_path):

@@ -325,7 +325,7 @@ def test_other_mathematics_is_refused_by_name(toy_begun):
     message = r"optimiser.weight_decay, num_steps: expected 0.05, 6, as in the existing run.*got '0.1, 13'"
     with pytest.raises(RecordError, match=message):
         train(toy_begun, resume=True, num_steps=13, optimiser={"weight_decay": 0.1})
-    with pytest.raises(RecordError, match="model.dim: expected None, as in the existing run"):
+    with pytest.raises(RecordError, match="model.dim: expected absent, as in the existing run"):
         train(toy_begun, resume=True, config={"out": "there", "model": {"dim": 64}})
     with pytest.raises(RecordError, match="seed: expected 1, as in the existing run"):
         train(toy_begun, resume=True, seed=2)
