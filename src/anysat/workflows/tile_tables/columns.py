@@ -11,8 +11,8 @@ import torch
 
 from anysat.data.targets import NOBODY, Target
 from anysat.data.work import fingerprint
-from anysat.geo.stores.classes import class_codes
 from anysat.errors import some
+from anysat.geo.stores.classes import class_codes
 from anysat.geo.write.tables import Kind
 from anysat.probing.cache import TILES_PER_FILE
 from anysat.tasks.base import Task, labelled
