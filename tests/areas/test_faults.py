@@ -22,7 +22,6 @@ from anysat.areas.windows import Windowing
 from anysat.batch import Tile
 from anysat.cli import main
 from anysat.errors import InputError, SourceError
-from anysat.geo.read.sources import source_of
 from anysat.geo.stores.stored import provenance_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
@@ -31,7 +30,7 @@ from anysat.workflows.plan.held import look_around
 from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
 from area_builders import LEFT as WAVES_LEFT
 from area_builders import TOP as WAVES_TOP
-from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc, write_tif
+from geo_builders import LEFT, SOUTH, TOP, cube, geobox, source_of, write_nc, write_tif
 from stac_builders import BOX, write_cog
 from stac_builders import item as stac_item
 

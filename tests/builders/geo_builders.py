@@ -10,7 +10,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from anysat.geo.read.sources import InputPath, open_source, parse_units
+from anysat.geo.read.descriptions import DescribedCube
+from anysat.geo.read.sources import InputPath, Source, SourceDescription, open_source, open_sources, parse_units
 from anysat.modalities import MODALITIES as M
 
 SOUTH = "EPSG:32737"
@@ -65,3 +66,10 @@ def write_nc(path: Path, dataset: xarray.Dataset) -> Path:
 def opened(words, units=()):
     given = InputPath.parse(words)
     return open_source(given, M[given.key], parse_units(units, M))
+
+
+def source_of(data, modality, units=None, **described) -> Source:
+    """The source of a cube in memory or of STAC items, with units by band and fields of its description."""
+    by_band = {(modality.key, band): unit for band, unit in (units or {}).items()}
+    given = {modality.key: DescribedCube(data, SourceDescription(**described))}
+    return open_sources(given, {modality.key: modality}, by_band)[modality.key]

@@ -68,11 +68,6 @@ def test_half_precision_finds_the_neighbours_of_its_values() -> None:
     assert neighbours.leave_one_out(half, labels) == neighbours.leave_one_out(half.float(), labels)
 
 
-def test_unseen_samples_are_told_by_the_known_ones() -> None:
-    known, unseen = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[2.0, 1], [1, 2], [3, 1]])
-    assert neighbours.told(known, torch.tensor([4, 2]), unseen, num_neighbours=1).tolist() == [4, 2, 4]
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -49,44 +49,27 @@ def leave_one_out(
     if own.shape != (len(features),) or num_groups < 2:
         got = f"{len(features)} samples, groups {tuple(own.shape)} of which {num_groups} differ"
         raise InputError("leave-one-out", "one group per sample and at least 2 groups", got)
-    found = _told(features, labels, features, num_neighbours, own)
+    found = _told(features, labels, num_neighbours, own)
     return _score(found, labels.to(found.device))
 
 
-def told(features: Tensor, labels: Tensor, unseen: Tensor, *, num_neighbours: int = 10) -> Tensor:
-    """Predict the class (sample) of each unseen sample from its nearest neighbours in `features`.
-
-    Arguments as of `leave_one_out`.
-
-    Raises:
-        InputError: Lengths or dimensions differ, there are no samples, or values are not finite.
-    """
-    return _told(features, labels, unseen, num_neighbours, None)
-
-
-def _told(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int, groups: Tensor | None) -> Tensor:
-    """Predict the class of every unseen sample from its neighbours in `features`, in bounded memory.
-
-    With `groups`, the unseen samples are those of `features`, and neighbours of a sample's own group do not count.
-    """
-    known, asked = directions(checked("features", features)), directions(checked("unseen features", unseen))
-    _check(known, labels, asked, num_neighbours)
+def _told(features: Tensor, labels: Tensor, num_neighbours: int, groups: Tensor) -> Tensor:
+    """Predict the class of every sample from its neighbours outside its group, in bounded memory."""
+    known = directions(checked("features", features))
+    _check(known, labels, num_neighbours)
     labels = labels.to(known.device)
     one_hot = torch.nn.functional.one_hot(labels, int(labels.max()) + 1)
     found = []
-    for rows in slices(len(asked), len(known)):
-        cosine = asked[rows] @ known.T
-        if groups is not None:
-            cosine = cosine.masked_fill(groups[rows, None] == groups[None], -torch.inf)
+    for rows in slices(len(known), len(known)):
+        cosine = known[rows] @ known.T
+        cosine = cosine.masked_fill(groups[rows, None] == groups[None], -torch.inf)
         near, which = cosine.topk(min(num_neighbours, len(known)), dim=1)
         votes = one_hot[which] * (near > -torch.inf)[..., None]
         found.append(votes.sum(1).argmax(1))
     return torch.cat(found)
 
 
-def _check(features: Tensor, labels: Tensor, unseen: Tensor, num_neighbours: int) -> None:
-    if features.shape[1] != unseen.shape[1]:
-        raise InputError("unseen features", f"{features.shape[1]} dimensions", unseen.shape[1])
+def _check(features: Tensor, labels: Tensor, num_neighbours: int) -> None:
     whole = not labels.is_floating_point() and labels.shape == (len(features),) and int(labels.min()) >= 0
     if not whole:
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"

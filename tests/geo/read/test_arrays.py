@@ -12,9 +12,9 @@ import xarray
 from odc.geo.xr import xr_coords
 
 from anysat.errors import SourceError, UnknownNameError
-from anysat.geo.read.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
+from geo_builders import LEFT, TOP, cube, geobox, ramp, source_of, write_nc, write_tif
 
 S2 = M["s2"].band_names
 DATES = ["2020-01-03", "2020-06-30", "2021-02-11"]
@@ -160,7 +160,7 @@ def test_what_is_said_of_stored_numbers_means_the_same_of_a_decoded_cube_and_its
     of_file = open_sources({"s2": {"path": str(path), **said}}, M)["s2"].observe(BOX)[0]
     for decoded in (True, False):
         with xarray.open_dataset(path, decode_coords="all", mask_and_scale=decoded) as held:
-            found = source_of(held.load(), M["s2"], description=SourceDescription(**said)).observe(BOX)[0]
+            found = source_of(held.load(), M["s2"], **said).observe(BOX)[0]
         np.testing.assert_array_equal(found.valid, of_file.valid)
         np.testing.assert_allclose(found.values, of_file.values, rtol=1e-5)
 
@@ -173,13 +173,13 @@ def test_names_of_bands_may_be_in_the_long_name():
 
 def test_units_of_an_array_are_those_given():
     radar = array()[:, :2].assign_coords(band=["VV", "VH"])
-    assert source_of(radar, M["s1"], units="linear").units == {0: "linear", 1: "linear"}
+    assert source_of(radar, M["s1"], units={None: "linear"}).units == {0: "linear", 1: "linear"}
     assert source_of(radar, M["s1"], units={"VH": "linear"}).units == {0: "dB", 1: "linear"}
 
 
 def test_bands_of_an_array_may_be_named():
     other = array()[:, :2].assign_coords(band=["one", "two"])
-    source = source_of(other, M["s2"], description=SourceDescription(bands={"B3": "one"}))
+    source = source_of(other, M["s2"], bands={"B3": "one"})
     assert source.bands == ("B3",)
     np.testing.assert_array_equal(source.observe(BOX)[0].values[:, 1], ramp(3, 10, 5, 7)[:, 0])
 
@@ -213,8 +213,8 @@ def test_an_array_without_a_reference_system_is_refused():
 def test_an_array_of_other_bands_is_refused():
     with pytest.raises(SourceError, match=r"none of its 10 bands \(tree0, tree1.*the modality has B2"):
         source_of(array().assign_coords(band=[f"tree{k}" for k in range(10)]), M["s2"])
-    with pytest.raises(UnknownNameError, match="unknown band of data::pixels 'B02x'; closest"):
-        source_of(array(), M["s2"], description=SourceDescription(bands={"B2": "B02x"}))
+    with pytest.raises(UnknownNameError, match="unknown band of s2::pixels 'B02x'; closest"):
+        source_of(array(), M["s2"], bands={"B2": "B02x"})
 
 
 def test_uneven_coordinates_are_refused():

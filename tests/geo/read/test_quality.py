@@ -6,9 +6,9 @@ import rasterio
 
 from anysat.errors import SourceError, UnknownNameError
 from anysat.geo.read.quality import Quality
-from anysat.geo.read.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
+from geo_builders import LEFT, TOP, cube, geobox, ramp, source_of, write_nc, write_tif
 
 S2 = M["s2"].band_names
 DATES = ["2020-01-03", "2020-06-30"]
@@ -144,7 +144,7 @@ def test_a_variable_of_a_cube_masks_it(tmp_path, kind, south_up):
     dataset["scl"].encoding["grid_mapping"] = "spatial_ref"
     dataset = dataset.isel(y=slice(None, None, -1)) if south_up else dataset
     if kind == "memory":
-        source = source_of(dataset, M["s2"], description=SourceDescription(quality="scl"))
+        source = source_of(dataset, M["s2"], quality="scl")
     else:
         path = tmp_path / f"c.{kind}"
         write_nc(path, dataset) if kind == "nc" else dataset.to_zarr(path, zarr_format=2, consolidated=True)
@@ -157,9 +157,7 @@ def test_a_band_of_a_cube_masks_it(tmp_path):
     values = ramp(2, 3, 6, 8)
     values[:, 2] = 4
     values[1, 2, :, :5] = 9
-    source = source_of(
-        cube(values, BOX, DATES, ["B02", "B03", "SCL"]), M["s2"], description=SourceDescription(quality="scl")
-    )
+    source = source_of(cube(values, BOX, DATES, ["B02", "B03", "SCL"]), M["s2"], quality="scl")
     observation, _ = source.observe(geobox((6, 4), left=LEFT + 40, top=TOP))
     assert source.bands == ("B2", "B3")
     assert observation.valid[:, 1, 0].tolist() == [[True] * 4, [False, True, True, True]]
@@ -171,7 +169,7 @@ def test_several_readings_of_one_day_keep_each_their_own_mask():
     values[:, 2] = 4
     values[0, 2, :3] = values[1, 2, 2:] = 9
     twice = cube(values, BOX, ["2020-01-03", "2020-01-03"], ["B02", "B03", "SCL"])
-    found = source_of(twice, M["s2"], description=SourceDescription(quality="scl")).observe(BOX)[0]
+    found = source_of(twice, M["s2"], quality="scl").observe(BOX)[0]
     expected = np.concatenate([values[1, 0, :2], np.full((1, 8), np.nan), values[0, 0, 3:]])
     np.testing.assert_array_equal(np.where(found.valid[:, 0], found.values[:, 0], np.nan), expected[None])
 

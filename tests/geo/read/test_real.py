@@ -6,9 +6,9 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from anysat.geo.read.sources import SourceDescription, open_sources, source_of
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES as M
-from geo_builders import cube, write_nc
+from geo_builders import cube, source_of, write_nc
 from stac_builders import make_item, write_catalog
 
 S2_FINE, S2_COARSE = ("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A", "B11", "B12")
@@ -78,8 +78,8 @@ def test_the_scene_classification_of_a_real_series_masks_it(patch, tmp_path):
     classes = cube(patch["s2_scl"][:, None], coarse, patch["s2_dates"], ["SCL"])
     layer = write_nc(tmp_path / "scl.nc", classes)
     imagery = cube(patch["s2_10m"], box, patch["s2_dates"], S2_FINE)
-    described = SourceDescription(quality={"kind": "scl", "layer": str(layer)})
-    observation, _ = source_of(imagery, M["s2"], description=described).observe(box)
+    quality = {"kind": "scl", "layer": str(layer)}
+    observation, _ = source_of(imagery, M["s2"], quality=quality).observe(box)
     clear = np.isin(patch["s2_scl"], (2, 4, 5, 6, 7, 11)).repeat(2, 1).repeat(2, 2)
     kept = clear.any(axis=(1, 2))
     assert 40 < kept.sum() < len(kept)
@@ -94,8 +94,8 @@ def test_flags_of_a_real_landsat_series_mask_it(patch, tmp_path):
     bands = ["B2", "B3", "B4", "B5", "B6", "B7", "B10", "B11"]
     imagery = cube(patch["l8"], box, patch["l8_dates"], bands)
     imagery["pixel_qa"] = (("time", "y", "x"), patch["l8_pixel_qa"])
-    described = SourceDescription(quality={"kind": "bits", "layer": "pixel_qa", "invalid": [3, 5]})
-    observation, _ = source_of(imagery, M["l8"], description=described).observe(box)
+    quality = {"kind": "bits", "layer": "pixel_qa", "invalid": [3, 5]}
+    observation, _ = source_of(imagery, M["l8"], quality=quality).observe(box)
     clear = (patch["l8_pixel_qa"].astype(int) & 0b101000) == 0
     days = np.unique(patch["l8_dates"])
     assert len(days) < len(clear)

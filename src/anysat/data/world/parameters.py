@@ -6,9 +6,7 @@ the numbers with `PARAMETERS_SHA256`.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 VERSION = 1
@@ -257,10 +255,3 @@ PARAMETERS = Parameters()
 
 PARAMETERS_SHA256 = "59dcd4a1fb42b26296a8b6368e0bb57d90052cd9ddccd8346860aea49127f29d"
 """Fingerprint of all tables and numbers of this version."""
-
-
-def fingerprint() -> str:
-    """Return the SHA-256 of everything above, as it is now."""
-    parts: list[object] = [VERSION, KNOTS_NM, ENDMEMBERS, POLARISATIONS, [asdict(material) for material in MATERIALS]]
-    parts += [asdict(PARAMETERS), {key: asdict(optics) for key, optics in SENSORS.items()}]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

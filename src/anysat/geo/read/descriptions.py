@@ -176,7 +176,12 @@ class DescribedCube(NamedTuple):
     """Data in memory with a description, given in Python as `{"cube": data, "quality": "scl"}`."""
 
     cube: Any
-    """A cube or STAC items, as for `source_of`."""
+    """An xarray Dataset or DataArray with a reference system, or a list of STAC items.
+
+    Dimensions are `time`, `band`, `y`, `x` in any order. Without `time`, the cube is one date; without `band`, each
+    variable is a band. Lazy blocks stay lazy: a window computes those that it touches, in the calling thread. The
+    attributes `scale_factor`, `add_offset`, `_FillValue` and `nodata` are understood as not yet applied.
+    """
     description: SourceDescription
     """Everything else that is known about it, without a place."""
 
@@ -233,7 +238,7 @@ def describe_sources(given: str | Path | Sequence[str] | Mapping[str, Any]) -> d
 
     Args:
         given: Words `MODALITY=PATH` and YAML files, or a mapping. A value of the mapping is a path, a
-            `SourceDescription`, its fields, data for `source_of`, which is returned unchanged, or such data as `cube`
+            `SourceDescription`, its fields, data such as `DescribedCube.cube`, which is returned unchanged, or a `cube`
             with other fields, which becomes a `DescribedCube`. Paths in a YAML file are relative to its folder.
 
     Raises:

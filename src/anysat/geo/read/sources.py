@@ -43,7 +43,7 @@ from anysat.geo.read.rivals import Claim, without_rivals
 from anysat.geo.read.source import Source
 from anysat.modalities import UNITS, Modality, find_modality
 
-__all__ = ["InputPath", "Source", "SourceDescription", "open_source", "open_sources", "parse_units", "source_of"]
+__all__ = ["InputPath", "Source", "SourceDescription", "open_source", "open_sources", "parse_units"]
 
 
 def parse_units(words: Sequence[str], modalities: Mapping[str, Modality]) -> dict[tuple[str, str | None], str]:
@@ -129,35 +129,6 @@ def open_source(
         UnknownNameError: It has no part of that name.
     """
     return _of_file(given, description or SourceDescription(path=given.path), None, modality, units or {})
-
-
-def source_of(
-    data: Any,
-    modality: Modality,
-    units: str | Mapping[str | None, str] | None = None,
-    *,
-    name: str = "data",
-    description: SourceDescription | None = None,
-) -> Source:
-    """Open a cube in memory: an xarray Dataset or DataArray with a reference system, or a list of STAC items.
-
-    Dimensions are `time`, `band`, `y`, `x` in any order. Without `time`, the cube is one date; without `band`, each
-    variable is a band. Lazy blocks stay lazy: a window computes those that it touches, in the calling thread. The
-    attributes `scale_factor`, `add_offset`, `_FillValue` and `nodata` are understood as not yet applied.
-
-    Args:
-        data: The cube, or the items.
-        modality: The modality.
-        units: One unit for all bands, or units by band (None for all others). By default those of the data.
-        name: Name of the cube in messages.
-        description: Bands, units, scale, nodata, quality layer and dates, as for a file.
-
-    Raises:
-        SourceError, UnknownNameError: As `open_source`.
-    """
-    by_band: Mapping[str | None, str] = {None: units} if isinstance(units, str) else units or {}
-    asked = {(modality.key, band): unit for band, unit in by_band.items()}
-    return _of_data(name, data, description or SourceDescription(), modality, asked)
 
 
 def _of_data(name: str, data: Any, described: SourceDescription, modality: Modality, units: Units) -> Source:

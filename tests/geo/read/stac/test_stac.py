@@ -10,9 +10,9 @@ import pytest
 import rasterio.shutil
 
 from anysat.errors import MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.read.sources import open_sources, source_of
+from anysat.geo.read.sources import open_sources
 from anysat.modalities import MODALITIES as M
-from geo_builders import LEFT, TOP, geobox, ramp, write_tif
+from geo_builders import LEFT, TOP, geobox, ramp, source_of, write_tif
 from stac_builders import BOX, L8, S2, band, flat, item, make_item, opened, write_catalog
 
 

@@ -10,10 +10,10 @@ import pytest
 import rasterio
 
 from anysat.errors import SourceError
-from anysat.geo.read.sources import open_sources, source_of
+from anysat.geo.read.sources import open_sources
 from anysat.geo.read.stac.search import day_of
 from anysat.modalities import MODALITIES as M
-from geo_builders import geobox, ramp, write_tif
+from geo_builders import geobox, ramp, source_of, write_tif
 from stac_builders import BOX, S2, band, item, make_item, opened, write_catalog
 
 COARSE = geobox((10, 15), 20.0)
