@@ -32,12 +32,14 @@ from pretraining_real import RealTiles, scenes
 from anysat.batch import Batch, Tile
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation
+from anysat.data.work import to_json
 from anysat.normalise import Normaliser
 from anysat.observation import Observation
 from anysat.train.config import KeepConfig
 from anysat.train.objective import Monitor
-from anysat.train.run import open_run
+from anysat.train.run import STATISTICS, open_run
 from anysat.train.trainer import Fitted, fit, num_processes
+from anysat.whole_files import write_whole
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain.objective import make_objective
 from anysat.workflows.pretrain.presets import nano
@@ -264,8 +266,10 @@ def pretrain(
     given = {**options.to_dict(), "real": {name: asdict(sources[name]) for name in found},
              "num_tiles": {name: len(tiles) for name, tiles in found.items()}, **about}  # fmt: skip
     joined = Normaliser.joined([statistics(found), *_of_world(world)])
-    with open_run(out, config=given, seed=options.seed, resume=True, normaliser=joined,
-                  may_change=options.MAY_CHANGE, processes=num_processes(options.engine)) as run:  # fmt: skip
+    with open_run(out, config=given, seed=options.seed, resume=True, may_change=options.MAY_CHANGE,
+                  processes=num_processes(options.engine)) as run:  # fmt: skip
+        if run.is_writer:
+            write_whole(run.path / STATISTICS, to_json(joined.to_dict()))
         objective = make_objective(options, joined)
         data = ", ".join((*(["generated world"] if world else []), *found))
         for kept in (objective.student, objective.encoder()):  # a teacher is a copy

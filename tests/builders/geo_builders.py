@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from anysat.geo.read.descriptions import DescribedCube
-from anysat.geo.read.sources import InputPath, Source, SourceDescription, open_source, open_sources, parse_units
+from anysat.geo.read.sources import Source, SourceDescription, open_sources, parse_units
 from anysat.modalities import MODALITIES as M
 
 SOUTH = "EPSG:32737"
@@ -64,8 +64,8 @@ def write_nc(path: Path, dataset: xarray.Dataset) -> Path:
 
 
 def opened(words, units=()):
-    given = InputPath.parse(words)
-    return open_source(given, M[given.key], parse_units(units, M))
+    (source,) = open_sources([words], M, parse_units(units, M)).values()
+    return source
 
 
 def source_of(data, modality, units=None, **described) -> Source:

@@ -68,14 +68,12 @@ def prepare(
     return packed, _read(statistics)
 
 
-def prepare_fetched(
-    name: str, cache: Path, *, workers: int = 1, progress: Progress = silent
-) -> tuple[Path, Normaliser]:
+def prepare_fetched(name: str, cache: Path, *, progress: Progress = silent) -> tuple[Path, Normaliser]:
     """Prepare a dataset whose record has `fetch` in a folder of the cache, such as `cache_folder()`; see `prepare`."""
     record = find_dataset(name)
     fetch, home = record.fetch, cache / f"{record.name}-{_digest(record)}"
     assert fetch is not None, name
-    return prepare(name, lambda: fetch(home / "files"), home, workers=workers, progress=progress)
+    return prepare(name, lambda: fetch(home / "files"), home, progress=progress)
 
 
 def prepare_world(

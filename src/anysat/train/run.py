@@ -33,7 +33,6 @@ from anysat.errors import (
 )
 from anysat.geo.claims import LOCK, alone_in, make_folder
 from anysat.geo.stores.fingerprints import differing
-from anysat.normalise import Normaliser
 from anysat.whole_files import write_whole
 
 CONFIG, FACTS, STATISTICS, DATA = "config.yaml", "facts.json", "statistics.json", "data.json"
@@ -88,9 +87,8 @@ def wait_for(path: Path) -> None:
 
 @contextmanager
 def open_run(
-    path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False,
-    normaliser: Normaliser | None = None, may_change: Collection[str] = (), data: Mapping[str, Any] | None = None,
-    caches: Collection[str] = (), processes: int = 1,
+    path: Path, *, config: Mapping[str, Any], seed: int, resume: bool = False, may_change: Collection[str] = (),
+    data: Mapping[str, Any] | None = None, caches: Collection[str] = (), processes: int = 1,
 ) -> Iterator[RunFolder]:  # fmt: skip
     """Create a run folder, or open an existing one to resume. Writes everything except checkpoints and metrics.
 
@@ -129,8 +127,6 @@ def open_run(
             _write_facts(path / FACTS, seed)
             if data and not (path / DATA).is_file():
                 write_whole(path / DATA, to_json(data))
-            if normaliser is not None:
-                write_whole(path / STATISTICS, to_json(normaliser.to_dict()))
             make_folder(path / "checkpoints")
         except OSError as error:
             raise WriteError(path, error) from error
@@ -138,7 +134,7 @@ def open_run(
         try:
             yield run
         except AnySatError as error:
-            has_computed = normaliser is None and (path / STATISTICS).exists()  # slow to compute, and still valid
+            has_computed = (path / STATISTICS).exists()  # slow to compute, and still valid
             after = (WriteError, SourceError, MissingFileError) if has_computed else WriteError
             if not begun and not isinstance(error, after):  # those can be fixed and resumed
                 _take_away(path, caches)

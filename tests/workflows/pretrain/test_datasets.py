@@ -88,7 +88,7 @@ def test_a_stranger_s_dataset_and_modality_train(tmp_path):
         AnySat(config, normaliser=statistics), config=ObjectiveConfig(predictor_depth=1, predictor_heads=2)
     )
     part = Part(tiles=strips, batch_size=3, patch_sizes_m=(20.0, 30.0))
-    with open_run(tmp_path / "run", config={}, seed=0, normaliser=statistics) as run:
+    with open_run(tmp_path / "run", config={}, seed=0) as run:
         fitted = fit(
             objective, lambda rank, world_size: Mixture(parts=[part], seed=0, rank=rank, world_size=world_size),
             optimiser=OptimiserConfig(), engine=EngineConfig(), keep=KeepConfig(loggers=("csv",)), seed=0, num_steps=2,

@@ -111,7 +111,6 @@ def open_sources(
 def open_source(
     given: InputPath,
     modality: Modality,
-    units: Units | None = None,
     *,
     description: SourceDescription | None = None,
 ) -> Source:
@@ -120,7 +119,6 @@ def open_source(
     Args:
         given: Path of the input.
         modality: The modality.
-        units: Units by modality key and band (None for all bands). By default those of the file.
         description: Everything else that is known about it.
 
     Raises:
@@ -128,7 +126,7 @@ def open_source(
         SourceError: It cannot be read, or has no georeference, no band of the modality, or no dates.
         UnknownNameError: It has no part of that name.
     """
-    return _of_file(given, description or SourceDescription(path=given.path), None, modality, units or {})
+    return _of_file(given, description or SourceDescription(path=given.path), None, modality, {})
 
 
 def _of_data(name: str, data: Any, described: SourceDescription, modality: Modality, units: Units) -> Source:

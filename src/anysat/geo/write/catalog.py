@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -101,15 +101,8 @@ class RunFacts:
     version: str
     """Version of this package."""
     finished: datetime
-    preprocessing: str = "standardise"
-    """Steps before the model, separated by commas."""
-    postprocessing: str = ""
     seconds: float | None = None
     energy: Energy | None = None
-    licence: str = "other"
-    """Licence of the product: an SPDX name or `other`."""
-    software: Mapping[str, str] = field(default_factory=dict)
-    """Versions of other software that was used."""
 
     @classmethod
     def of(
@@ -207,7 +200,7 @@ def product_item(store: Path, group: StoredGroup, run: RunFacts) -> pystac.Item:
         bbox=[bounds.left, bounds.bottom, bounds.right, bounds.top],
     )  # fmt: skip
     ProcessingExtension.ext(item, add_if_missing=True).apply(
-        software={"anysat": run.version, **run.software}, version=run.version, processing_datetime=run.finished,
+        software={"anysat": run.version}, version=run.version, processing_datetime=run.finished,
         lineage=f"{group.variable} of {', '.join(run.inputs)} by {run.model.name} ({run.model.digest})",
     )  # fmt: skip
     item.properties.update(_provenance(group, run))
@@ -230,10 +223,8 @@ def _provenance(group: StoredGroup, run: RunFacts) -> dict[str, Any]:
 def _emb_item(group: StoredGroup, run: RunFacts) -> dict[str, Any]:
     found: dict[str, Any] = {
         "emb:runtime_parameters": dict(run.options),
-        "emb:preprocessing": {"format": "anysat", "expression": run.preprocessing},
+        "emb:preprocessing": {"format": "anysat", "expression": "standardise"},
     }
-    if run.postprocessing:
-        found["emb:postprocessing"] = {"format": "anysat", "expression": run.postprocessing}
     quantisation = group.attributes.get("geoemb:quantization")
     if quantisation:
         told = {key: quantisation[key] for key in ("method", "original_dtype", "quantized_dtype")}
@@ -253,7 +244,7 @@ def product_collection(store: Path, group: StoredGroup, run: RunFacts, item: pys
     facts = group.attributes
     what = "Embeddings" if group.is_embedding else "Map"
     found = pystac.Collection(
-        id=f"{store.stem}-{group.name}-collection", extent=extent, license=run.licence,
+        id=f"{store.stem}-{group.name}-collection", extent=extent, license="other",
         title=f"{store.stem}: {group.name}",
         description=f"{what} ({group.name}, {group.variable}) by {run.model.name}, written by anysat {run.version}",
     )  # fmt: skip
