@@ -7,7 +7,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from anysat.errors import RecordError
 from anysat.whole_files import appearing
 
 WORTH_S = 2.0
-"""Work that takes less than this is repeated rather than cached, and shows no progress."""
+"""Work that takes less than this is repeated rather than cached."""
 Item = TypeVar("Item")
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -71,21 +71,10 @@ def _fingerprint(files: Iterable[Path], version: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def watched(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """Yield the items, with a progress bar on stderr once they have taken longer than `WORTH_S`."""
+def watched(items: Sequence[Item], title: str) -> Iterable[Item]:
+    """Yield the items; on a terminal, with a progress bar on stderr that disappears at the end."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import track
 
-    started, progress, task = time.monotonic(), None, None
-    try:
-        for done, item in enumerate(items):
-            yield item
-            if progress is None and time.monotonic() - started > WORTH_S:
-                progress = Progress(console=Console(stderr=True))
-                progress.start()
-                task = progress.add_task(title, total=total)
-            if progress is not None and task is not None:
-                progress.update(task, completed=done + 1)
-    finally:
-        if progress is not None:
-            progress.stop()
+    console = Console(stderr=True)
+    return track(items, title, console=console, transient=True, disable=not console.is_terminal)

@@ -352,7 +352,7 @@ def test_quick_work_is_neither_kept_nor_shown(tmp_path, capfd):
 
 
 def test_progress_is_shown_on_the_error_stream_only(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(cache, "WORTH_S", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     open_dataset("planted", copied("planted", tmp_path)).labels()
     out, err = capfd.readouterr()
     assert out == ""

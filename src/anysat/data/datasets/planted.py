@@ -152,7 +152,7 @@ def _list_records(folder: DatasetFolder) -> Samples:
 
 
 def _index(paths: Sequence[Path]) -> Mapping[str, NDArray[Any]]:
-    places = [index_records(path) for path in watched(paths, "Records of PLANTED", len(paths))]
+    places = [index_records(path) for path in watched(paths, "Records of PLANTED")]
     at, length = np.concatenate(places).T if places else np.zeros((2, 0), np.int64)
     return {"counts": np.array([len(part) for part in places], np.int64), "at": at, "length": length}
 
@@ -286,7 +286,7 @@ def _species_of(folder: DatasetFolder, samples: Samples) -> NDArray[np.int64]:
     def gather() -> Mapping[str, NDArray[Any]]:
         names: list[int] = []
         shards = list(zip(numbers, paths, strict=True))
-        for number, path in watched(shards, "Species of PLANTED", len(shards)):
+        for number, path in watched(shards, "Species of PLANTED"):
             texts = read_texts(path, places[samples.columns["shard"] == number], "species")
             names += [_class_of(text) for text in texts]
         return {"species": np.array(names, np.int64)}
