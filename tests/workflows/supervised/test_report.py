@@ -85,9 +85,7 @@ def test_answer_and_truth_of_pixels_stand_under_their_names():
     (shown,) = best_and_worst(Told(TARGET, {"tile0": answer}), tiles_of([truth], "cover"))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "anysat.workflows.supervised.report.img", lambda image, caption: seen.append((caption, image)) or ""
-        )
+        patch.setattr("anysat.workflows.page.img", lambda image, caption: seen.append((caption, image)) or "")
         page = _tiles([shown], TARGET)
     assert "tile0, 0% correct" in page
     pictures = {caption.rpartition(": ")[2]: image for caption, image in seen}
@@ -105,7 +103,7 @@ def test_values_of_answer_and_truth_have_one_scale_and_no_data_is_grey():
     (tile,) = tiles_of([truth], "mass")
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anysat.workflows.supervised.report.img",
+        patch.setattr("anysat.workflows.page.img",
                       lambda image, caption: seen.update({caption.rpartition(": ")[2]: image}) or "")  # fmt: skip
         page = _tiles([SimpleNamespace(tile=tile, right=-1.0, answer=answer, probabilities=None)], mass)
     grey = np.full(3, 216)

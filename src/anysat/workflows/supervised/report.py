@@ -20,7 +20,7 @@ from anysat.pictures import quicklook
 from anysat.tasks.predictor import Predictor
 from anysat.tasks.simple import has_label
 from anysat.whole_files import write_output
-from anysat.workflows.page import HEAD, STYLE, img, png_tag, rows, table
+from anysat.workflows.page import HEAD, STYLE, png_tag, row, rows, table
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.text import FIGURES, intervals_told, tiles_told, with_interval
 
@@ -216,18 +216,14 @@ def _tiles(tiles: Sequence[Shown], target: Target) -> str:
     span = _span(tiles, target)
     parts = [f"<h2>Worst and best tiles</h2>{_legend(tiles, target, span)}"]
     for one in tiles:
-        pictures = [(f"{key}", quicklook(seen)) for key, seen in one.tile.observations.items()]
+        pictures = [(key, quicklook(seen)) for key, seen in one.tile.observations.items()]
         truth = np.asarray(one.tile.targets[target.name])
         if target.level == "pixel":
             pictures += [("prediction", _raster(one.answer, target, span)), ("truth", _raster(truth, target, span))]
-        shown = "".join(
-            f"<figure>{img(image, f'{one.tile.id}: {caption}')}<figcaption>{escape(caption)}</figcaption></figure>"
-            for caption, image in pictures
-        )
         words = "" if target.level == "pixel" else f"<p>{escape(_in_words(one, truth, target))}</p>"
         told = f"{one.right:.0%} correct" if target.classes else f"off by {-one.right:.3g} {target.unit}"
         parts.append(f'<section class="pair"><h3>{escape(one.tile.id)}, {escape(told)}</h3>{words}'
-                     f'<div class="row">{shown}</div></section>')  # fmt: skip
+                     f"{row(one.tile.id, pictures)}</section>")  # fmt: skip
     return "".join(parts)
 
 
