@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import replace
@@ -16,12 +15,11 @@ import torch
 
 from anysat.data.mixture import Mixture, Part
 from anysat.data.transforms import Augmentation
-from anysat.data.work import tiles_facts, to_json
+from anysat.data.work import tiles_facts
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.load import load
 from anysat.model.precision import Precision
-from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.tasks.base import Task
 from anysat.tasks.finetune import FineTuning, Scoring, score
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS, check_head
@@ -32,7 +30,6 @@ from anysat.train.objective import is_due
 from anysat.train.run import RunFolder, open_run
 from anysat.train.tensors import load_objective
 from anysat.train.trainer import Fitted, device_of, fit, micro_batches_per_step, num_processes
-from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.finetune import FinetuneConfig
 from anysat.workflows.pretrain.objective import new_encoder
@@ -40,19 +37,18 @@ from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised.answers import write_answers
 from anysat.workflows.supervised.data import OpenData, has_list, open_data
 from anysat.workflows.supervised.parts import (
-    SCORES,
     check_begun,
     check_seen,
     extended,
+    finish,
     fitted_task,
     known_weights,
     make_view,
     number_days,
-    remember,
     result,
     with_statistics,
 )
-from anysat.workflows.supervised.text import NOTHING, summary
+from anysat.workflows.supervised.text import NOTHING
 
 MOST_TARGETS = 2000
 """Largest number of training tiles to get class weights, mean and deviation from, if the dataset does not list
@@ -109,16 +105,8 @@ def run_finetuning(config: FinetuneConfig, out: Path, resume: bool) -> Answer:
         if not is_chosen:
             facts["selected_on"] = NOTHING
         found = result("finetune", config.to_dict(), data, done, scores, selection, facts, places)
-        remember(done, data, found)
         write_answers(run.path, done.task, data.test, answers, places["test"])
-        done.save(run.path / PREDICTOR_FILE)
-        write_whole(run.path / SCORES, to_json(found))
-        told = summary(json.loads((run.path / SCORES).read_text()), run.path, FinetuneConfig)
-        if config.report:
-            from anysat.workflows.supervised.report import write_report
-
-            told += f"\nreport: {write_report(run.path, found, data, done)}"
-    return Answer(told, exit_status=fitted.exit_status)
+        return Answer(finish(run.path, config, data, done, found), exit_status=fitted.exit_status)
 
 
 def _prepared(config: FinetuneConfig, data: OpenData, run: RunFolder) -> tuple[Predictor, str, list[str]]:

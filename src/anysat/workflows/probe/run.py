@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,13 +14,11 @@ from typing import Any
 import torch
 
 from anysat.data.base import Target
-from anysat.data.work import to_json
 from anysat.errors import InputError
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.model.load import load
 from anysat.model.precision import find_device, find_precision
-from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.probing.cache import Features, extract
 from anysat.tasks.base import Task
 from anysat.tasks.heads import DEFAULT_HEADS, HEADS, NEIGHBOURS, check_head, make_head
@@ -38,7 +35,6 @@ from anysat.tasks.probe import (
     score_heads,
 )
 from anysat.train.run import RunFolder, open_run
-from anysat.whole_files import write_whole
 from anysat.workflows.answer import Answer
 from anysat.workflows.probe import ProbeConfig
 from anysat.workflows.probe.logs import write_sweep
@@ -48,17 +44,16 @@ from anysat.workflows.supervised.data import OpenData, open_data, open_every
 from anysat.workflows.supervised.folds import run_all
 from anysat.workflows.supervised.parts import (
     COMPUTED,
-    SCORES,
     check_begun,
     check_seen,
+    finish,
     fitted_task,
     make_view,
     number_days,
-    remember,
     result,
     with_statistics,
 )
-from anysat.workflows.supervised.text import NOTHING, summary
+from anysat.workflows.supervised.text import NOTHING
 
 FEATURES = "features"
 """Folder in a run that holds embeddings."""
@@ -121,14 +116,7 @@ def run_probe(config: ProbeConfig, out: Path, resume: bool, pool: Pool | None = 
             answers = [(outputs, features["test"][0].targets[data.target.name])]
             write_answers(run.path, task, data.test, answers, features["test"][0].places)
         predictor.to(predictor.device)  # the head was fitted to embeddings on the CPU
-        remember(predictor, data, found)
-        predictor.save(run.path / PREDICTOR_FILE)
-        write_whole(run.path / SCORES, to_json(found))
-        told = summary(json.loads((run.path / SCORES).read_text()), run.path, ProbeConfig)
-        if config.report:
-            from anysat.workflows.supervised.report import write_report
-
-            told += f"\nreport: {write_report(run.path, found, data, predictor)}"
+        told = finish(run.path, config, data, predictor, found)
         with contextlib.suppress(OSError):  # not empty only if the folder also holds another run
             run.checkpoints.rmdir()
     return Answer(told)

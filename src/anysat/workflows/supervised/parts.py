@@ -26,6 +26,7 @@ from anysat.modalities import MODALITIES, Modality, find_modality
 from anysat.model.checkpoint import find_statistics
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
+from anysat.model.weight_files import PREDICTOR_FILE
 from anysat.normalise import Normaliser
 from anysat.picture_samples import with_colours
 from anysat.tasks.base import Task, labelled, make_task, task_class
@@ -36,7 +37,9 @@ from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
 from anysat.whole_files import write_whole
 from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
 from anysat.workflows.progress import progress_bar
+from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.supervised.data import OpenData
+from anysat.workflows.supervised.text import summary
 
 SCORES = "scores.json"
 MOST_STATISTICS_TILES = 2000
@@ -305,18 +308,28 @@ def result(
     }
 
 
-def remember(predictor: Predictor, data: OpenData, found: Mapping[str, Any]) -> None:
-    """Give a predictor what its file tells of its training.
+def finish(run: Path, config: SupervisedConfig, data: OpenData, predictor: Predictor, found: Mapping[str, Any]) -> str:
+    """Write predictor, scores and, if wanted, the report into the run folder, and return a summary.
 
     Args:
-        predictor: The predictor of the run.
+        run: The run folder.
+        config: Options of the run.
         data: The data of the run.
+        predictor: The predictor of the run. Its file will tell of its training.
         found: The record of the result, see `result`.
     """
     predictor.provenance = {name: found[name] for name in ("selected_on", "selection", "scores", "data", "seed")}
     predictor.sources = dict(data.record.sources)
     sides = sides_m(data.train)
     predictor.tile_m = sides[0] if len(sides) == 1 else None
+    predictor.save(run / PREDICTOR_FILE)
+    write_whole(run / SCORES, to_json(found))
+    told = summary(json.loads((run / SCORES).read_text()), run, type(config))
+    if config.report:
+        from anysat.workflows.supervised.report import write_report
+
+        told += f"\nreport: {write_report(run, found, data, predictor)}"
+    return told
 
 
 def described(found: Scores, unit: str = "tiles") -> dict[str, Any]:
