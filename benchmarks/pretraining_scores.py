@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
 from anysat.probing.health import cross_modal_retrieval, effective_rank
-from anysat.probing.linear import LinearProbe, balanced_score, fit_linear
 
 PENALTIES = tuple(10.0**power for power in range(-5, 2))
-"""Penalties to choose from, for every feature set."""
+"""Penalties to choose from, for every feature set, whatever the number of samples."""
 RESAMPLES = 2000
 FeatureSets = Mapping[str, NDArray[Any]]
 """Feature sets (sample feature) that a probe may choose from, by name."""
@@ -65,19 +68,19 @@ def probe(features: FeatureSets, samples: Samples, train: NDArray[Any], test: ND
     groups = np.unique(samples.groups[train])
     later = np.isin(samples.groups, groups[round(len(groups) * 2 / 3) :])
     fit, check = train & ~later, train & later
-    labels = torch.from_numpy(samples.labels.reshape(len(samples.labels), -1).astype(np.int64))
+    labels = samples.labels.reshape(len(samples.labels), -1).astype(np.int64)
     tried = {}
     for name, columns in features.items():
         values = _finite(columns, fit)
-        found = [_fit(values, truth, fit, validation=check) for truth in labels.T]
-        tried[name] = np.mean([score for _, score in found]), [one.penalty for one, _ in found]
+        found = [_best(values, truth, fit, check) for truth in labels.T]
+        tried[name] = np.mean([score for score, _ in found]), [penalty for _, penalty in found]
     name = max(tried, key=lambda name: tried[name][0])
     values, penalties = _finite(features[name], train), tried[name][1]
     answers = [
-        _fit(values, truth, train, penalties=(penalty,))[0].predict(values[test]).numpy()
+        _fit(values, truth, train, penalty).predict(values[test])
         for truth, penalty in zip(labels.T, penalties, strict=True)
     ]
-    return _tally(np.stack(answers, axis=1), labels[test].numpy(), samples.groups[test], name, tuple(penalties))
+    return _tally(np.stack(answers, axis=1), labels[test], samples.groups[test], name, tuple(penalties))
 
 
 def cross_probe(features: FeatureSets, samples: Samples, folds: NDArray[np.int64]) -> Answers:
@@ -92,26 +95,33 @@ def cross_probe(features: FeatureSets, samples: Samples, folds: NDArray[np.int64
     return Answers(right, total, names, tuple(penalty for part in parts for penalty in part.penalties))
 
 
-def _finite(columns: NDArray[Any], train: NDArray[Any]) -> Tensor:
+def _finite(columns: NDArray[Any], train: NDArray[Any]) -> NDArray[np.float64]:
     """Replace missing values by the training mean."""
     missing = ~np.isfinite(columns)
     if missing.any():
         mean = np.nanmean(np.where(missing, np.nan, columns)[train], axis=0)
         columns = np.where(missing, mean, columns)
-    return torch.from_numpy(np.ascontiguousarray(columns, dtype=np.float64))
+    return np.ascontiguousarray(columns, dtype=np.float64)
 
 
-def _fit(
-    values: Tensor,
-    labels: Tensor,
-    train: NDArray[Any],
-    validation: NDArray[Any] | None = None,
-    penalties: tuple[float, ...] = PENALTIES,
-) -> tuple[LinearProbe, float]:
-    """Return a linear probe, and its score on the validation samples."""
-    unseen = None if validation is None else (values[validation], labels[validation])
-    fitted = fit_linear(values[train], labels[train], penalties=penalties, validation=unseen)
-    return fitted, float("nan") if unseen is None else balanced_score(fitted.predict(unseen[0]), unseen[1])
+def _fit(values: NDArray[np.float64], truth: NDArray[np.int64], train: NDArray[Any], penalty: float) -> Pipeline:
+    """Return ridge regression of standardised features onto the classes, with the same weight for every class."""
+    weights = compute_sample_weight("balanced", truth[train])
+    model = Pipeline([("scale", StandardScaler()), ("ridge", RidgeClassifier(penalty * train.sum()))])
+    return model.fit(values[train], truth[train], scale__sample_weight=weights, ridge__sample_weight=weights)
+
+
+def _best(
+    values: NDArray[np.float64], truth: NDArray[np.int64], fit: NDArray[Any], check: NDArray[Any]
+) -> tuple[float, float]:
+    """Return the best score on the samples `check`, and its penalty; of equally good ones, the largest."""
+    scores = {}
+    for penalty in sorted(PENALTIES, reverse=True):
+        found = _fit(values, truth, fit, penalty).predict(values[check])
+        one = _tally(found[:, None], truth[check][:, None], np.zeros(len(found), np.int64), "", ())
+        scores[penalty] = float(one.score())
+    penalty = max(scores, key=lambda penalty: scores[penalty])
+    return scores[penalty], penalty
 
 
 def _tally(

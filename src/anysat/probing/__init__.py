@@ -1,1 +1,1 @@
-"""What frozen embeddings are worth: health, nearest neighbours, linear probes. Nothing here trains an encoder."""
+"""What frozen embeddings are worth: health, nearest neighbours. Nothing here trains an encoder."""

@@ -8,6 +8,7 @@ from anysat.batch import Tile
 from anysat.data.base import Target
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
+from anysat.workflows.pretrain import probes
 from anysat.workflows.pretrain.probes import Labelled, band_statistics, scores
 
 CLASSES = ("wood", "field")
@@ -41,6 +42,31 @@ def test_a_class_that_lies_along_one_axis_is_found_by_the_linear_probe_alone():
     assert found["linear"] == 1
     assert found["neighbours"] < 0.7
     assert found["linear_chance"] == found["neighbours_chance"] == 0.5
+
+
+def test_the_linear_probe_finds_a_rare_class_as_well_as_a_frequent_one():
+    labels, tiles = (np.arange(2000) % 50 == 0).astype(int), np.arange(2000) // 200
+    features = np.random.default_rng(0).normal(size=(2000, 1)) + 2.0 * labels[:, None]
+    assert scores(handful(torch.from_numpy(features), tiles, labels))["linear"] > 0.75
+
+
+def test_the_penalty_of_the_linear_probe_is_chosen_between_tiles(monkeypatch):
+    """Four samples of a tile are much alike, so each would tell the others with the smallest penalty."""
+    rng = np.random.default_rng(0)
+    tiles = np.repeat(np.arange(60), 4)
+    labels = rng.permutation(60)[tiles] % 2
+    features = rng.normal(size=(60, 60))[tiles] + 0.1 * rng.normal(size=(240, 60))
+    features[:, 0] += 2 * labels - 1
+    given = handful(torch.from_numpy(features), tiles, labels)
+    chosen = scores(given)["linear"]
+    monkeypatch.setattr(probes, "_PENALTIES", probes._PENALTIES[-1:])
+    assert chosen > scores(given)["linear"] + 0.05
+
+
+@pytest.mark.parametrize("labels", [[5, 5, 5, 2], [0, 0, 1], [0, 1, 2], [3, 7, 3, 7, 7, 3]])
+def test_few_tiles_and_classes_that_a_fold_lacks_are_no_hindrance(labels):
+    found = scores(handful(torch.eye(len(labels)), range(len(labels)), labels))
+    assert 0 <= found["linear"] <= 1
 
 
 def test_vectors_that_only_know_their_tile_tell_no_class():

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anysat.probing.linear import balanced_score, cross_told
 from anysat.probing.neighbours import leave_one_out
 from anysat.probing.samples import distinct
 from anysat.tasks.simple import mean_and_spread, statistics
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
 
 _FEWEST_TILES = 3
 """Smallest number of tiles for a linear probe, which chooses its penalty between the tiles it is fitted to."""
+_FOLDS = 4
+_PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+"""Penalties to choose from, for standardised features, whatever the number of samples; of equally good ones, the first
+is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,9 +106,39 @@ def scores(found: Labelled) -> Mapping[str, float]:
         score = leave_one_out(found.features, found.labels, groups=found.tiles)
         figures |= {"neighbours": score.balanced_accuracy, "neighbours_chance": score.chance}
     if num_classes > 1 and num_tiles >= _FEWEST_TILES:
-        told, chance = cross_told(found.features, found.labels, found.tiles), 1 / num_classes
-        figures |= {"linear": chance + (1 - chance) * balanced_score(told, found.labels), "linear_chance": chance}
+        figures |= {"linear": _linear(found), "linear_chance": 1 / num_classes}
     return figures
+
+
+def _linear(found: Labelled) -> float:
+    """Return the balanced accuracy of ridge regression onto the classes, fitted for each fold to the others.
+
+    Every class has the same total weight. The penalty is chosen between the tiles of the other folds.
+    """
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, labels, tiles = found.features.double().numpy(), found.labels.numpy(), distinct(found.tiles)[1].numpy()
+    folds = tiles % min(_FOLDS, tiles.max() + 1)
+    told = np.empty_like(labels)
+    for fold in range(folds.max() + 1):
+        rest = folds != fold
+        model = make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced"))
+        penalties = {"ridgeclassifier__alpha": np.multiply(_PENALTIES, rest.sum())}
+        inner = GroupKFold(min(_FOLDS, len(np.unique(tiles[rest]))))
+        search = GridSearchCV(model, penalties, scoring=_balanced, cv=inner)
+        told[~rest] = search.fit(features[rest], labels[rest], groups=tiles[rest]).predict(features[~rest])
+    return float(balanced_accuracy_score(labels, told))
+
+
+def _balanced(model: Any, features: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Return the mean over the classes in `labels` of the fraction found; others may have been predicted."""
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, model.predict(features), average="macro", zero_division=np.nan))
 
 
 def _majority(raster: NDArray[Any], rows: int, cols: int, num_classes: int) -> NDArray[np.int64]:
