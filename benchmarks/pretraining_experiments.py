@@ -25,7 +25,7 @@ import anysat
 from anysat.errors import InputError
 from anysat.probing.health import problems
 from anysat.train.metrics import METRICS, read_metrics
-from anysat.train.run import FACTS
+from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain.objective import new_encoder
 from anysat.workflows.pretrain.presets import world_nano
@@ -87,23 +87,6 @@ def run(variant: str, seed: int, runs: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record("world", out.name, about, model, PATCH_SIZE_M, seed, scores), indent=1) + "\n")
     return path
-
-
-def spent(run: Path) -> dict[str, Any]:
-    """Return what all sessions of a run took together: wall-clock seconds, CPU seconds, and threads.
-
-    Only the first process counts, without its workers. `untimed` is the number of sessions without times, which were
-    killed.
-    """
-    sessions = json.loads((run / FACTS).read_text("utf-8"))["sessions"]
-    told = [session for session in sessions if "wall_s" in session]
-    return {
-        "wall_s": round(sum(session["wall_s"] for session in told)),
-        "cpu_s": round(sum(session["cpu_s"] for session in told)),
-        "threads": max((session["threads"] for session in told), default=None),
-        "sessions": len(sessions),
-        "untimed": len(sessions) - len(told),
-    }
 
 
 def detected(run: Path) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ import numpy as np
 import pretraining_tables as pages
 import torch
 from einops import rearrange
-from pretraining_experiments import RECORDS, SEEDS, detected, kept, spent
+from pretraining_experiments import RECORDS, SEEDS, detected, kept
 from pretraining_nano import Kept
 from pretraining_probe import probe_real, record
 from pretraining_real import POINTS, SCENES, RealTiles, points, scenes, tasks, unseen
@@ -38,6 +38,7 @@ from anysat.errors import InputError
 from anysat.normalise import Normaliser
 from anysat.pretrain.goals import describe
 from anysat.train.config import KeepConfig
+from anysat.train.run import spent
 from anysat.workflows.pretrain import PretrainConfig
 from anysat.workflows.pretrain.objective import new_encoder
 from anysat.workflows.pretrain.presets import world_nano

@@ -21,13 +21,6 @@ def of_kind(kind):
     return {name: record for name, record in found.items() if record["kind"] == kind}
 
 
-def test_what_the_sessions_of_a_run_took_is_summed_and_one_that_told_nothing_is_counted(tmp_path):
-    told = [{"wall_s": 60, "cpu_s": 0.1, "threads": 2}, {"wall_s": 30.2, "cpu_s": 29, "threads": 2}, {"seed": 7}]
-    (tmp_path / "facts.json").write_text(json.dumps({"sessions": told}))
-    found = experiments.spent(tmp_path)
-    assert found == {"wall_s": 90, "cpu_s": 29, "threads": 2, "sessions": 3, "untimed": 1}
-
-
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_the_last_look_of_a_record_is_at_the_last_step_of_its_schedule(path):
     about = json.loads(path.read_text())["about"]

@@ -25,7 +25,7 @@ from anysat.errors import (
 from anysat.train.checkpoints import TRAINING, checkpoint_steps, newest_checkpoint
 from anysat.train.config import EngineConfig, KeepConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
-from anysat.train.run import open_run
+from anysat.train.run import open_run, spent
 from toy_training import Toy, Watch, assert_same, losses_of, tensors_of, train
 
 # -- monitors ----------------------------------------------------------------------------------------
@@ -178,16 +178,23 @@ def test_facts_of_every_session_are_noted(tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"lr": [1, 2.5], "out": "y"}
 
 
-def test_what_each_session_of_a_run_took_is_told(tmp_path):
+def test_what_the_sessions_of_a_run_took_is_summed_and_one_that_told_nothing_is_counted(tmp_path):
     for seconds in (0.2, 0.3):
         with open_run(tmp_path / "run", config={}, seed=7, resume=True):
             time.sleep(seconds)
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "run", config={}, seed=7, resume=True):
         raise KeyboardInterrupt
-    first, second, third = json.loads((tmp_path / "run" / "facts.json").read_text())["sessions"]
+    facts = tmp_path / "run" / "facts.json"
+    content = json.loads(facts.read_text())
+    first, second, third = content["sessions"]
     assert (first["wall_s"], second["wall_s"]) == pytest.approx((0.2, 0.3), abs=0.15)
     assert third["wall_s"] < 0.15
     assert first["cpu_s"] < 0.15
+    first["wall_s"], second["wall_s"], second["cpu_s"] = 60, 30.2, 29
+    del third["wall_s"]
+    facts.write_text(json.dumps(content))
+    found = spent(tmp_path / "run")
+    assert found == {"wall_s": 90, "cpu_s": 29, "threads": first["threads"], "sessions": 3, "untimed": 1}
 
 
 def test_seconds_of_parts_are_told_of_one_session_and_a_resumed_run_tells_those_of_all(tmp_path):

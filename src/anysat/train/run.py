@@ -238,6 +238,23 @@ def _note_time(path: Path, began_s: float, began_cpu_s: float) -> None:
         write_whole(path, to_json({"sessions": [*earlier, session]}))
 
 
+def spent(run: Path) -> dict[str, Any]:
+    """Return what all sessions of a run took together: wall-clock seconds, CPU seconds, and threads.
+
+    Only the first process counts, without its workers. `untimed` is the number of sessions without times, which were
+    killed.
+    """
+    sessions = json.loads((run / FACTS).read_text("utf-8"))["sessions"]
+    told = [session for session in sessions if "wall_s" in session]
+    return {
+        "wall_s": round(sum(session["wall_s"] for session in told)),
+        "cpu_s": round(sum(session["cpu_s"] for session in told)),
+        "threads": max((session["threads"] for session in told), default=None),
+        "sessions": len(sessions),
+        "untimed": len(sessions) - len(told),
+    }
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
