@@ -46,7 +46,7 @@ def tick_bar(what: str, total: int | None = None, *, transient: bool = True) -> 
     console = Console(stderr=True)
     if not console.is_terminal:
         if total is not None:
-            _say(f"{what}: {total} to do")
+            say(f"{what}: {total} to do")
         yield _lines(what)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -77,11 +77,12 @@ def _lines(what: str) -> Tick:
         now_s = monotonic()
         if now_s - told_s >= EVERY_S:
             told_s = now_s
-            _say(f"{what}: {done} of {total}")
+            say(f"{what}: {done} of {total}")
 
     return tick
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line on stderr."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

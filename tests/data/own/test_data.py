@@ -413,6 +413,17 @@ def test_patch_sizes_are_all_that_fit_unless_given(tmp_path):
     assert _open(tmp_path, _own(tmp_path, patch_sizes_m=[20])).record.patch_sizes_m == (20.0,)
 
 
+@pytest.mark.parametrize(("key", "tile_m", "first_m"), [("s2", 160, 10), ("s2", 560, 40), ("aerial", 3840, 120)])
+def test_the_default_patch_size_comes_first_and_makes_neither_too_many_patches_nor_too_large_ones(
+    tmp_path, key, tile_m, first_m
+):
+    content = {"name": "mine", "tile_m": tile_m, "modalities": {key: {"path": "{id}.tif"}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    sizes = find_dataset(str(tmp_path / "mine.yaml")).patch_sizes_m
+    assert sizes[0] == first_m
+    assert set(sizes) >= {10, 20, 40, tile_m}
+
+
 def test_the_check_finds_a_raster_that_is_missing_and_takes_folders_and_cubes_as_they_are(tmp_path):
     content = _with_cover(tmp_path)
     _cover(tmp_path / "cover" / "t0.tif", left_m=0, top_m=0)

@@ -102,6 +102,16 @@ def test_answers_of_several_patch_sizes_are_averaged(run_task, tmp_path):
     assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-5)
 
 
+def test_the_patch_size_that_nobody_gave_is_told_and_recorded(run_task, tmp_path):
+    words = [word for word in world_words() if not word.startswith("--patch-sizes-m")]
+    status, out, err = run_task("probe", *words, "--epochs=1", "--learning-rates=[0.01]")
+    assert status == 0, err
+    assert "patches: 30 m (default; others that fit: 60 120)" in err
+    assert "  patches: 30 m\n" in out
+    assert scores_of(tmp_path / "run")["patch_sizes_m"] == [30]
+    assert '<th scope="row">Patches</th><td>30 m</td>' in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_run_scored_again_gives_the_same_figures(precision, run_task, tmp_path):
     words = ["--epochs=2", "--learning-rates=[0.01]", "--weight-decays=[0]", f"--precision={precision}"]

@@ -16,12 +16,14 @@ from anysat.data.own.tables import SUFFIXES
 from anysat.data.own.targets import read_targets
 from anysat.errors import MissingFileError, RecordError, UnknownNameError
 from anysat.modalities import RELEASED, Modality
-from anysat.patches import centimetres, fitting_sizes_cm, patch_unit_m
+from anysat.patches import MAX_SUBPATCHES, centimetres, fitting_sizes_cm, patch_unit_m
 
 SPLITS = ("train", "val", "test")
 DEFAULT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 MAX_TILE_M = 1e7
 """Longest length that is accepted, in metres: a quarter of the Earth's circumference."""
+DEFAULT_PATCHES_PER_SIDE = 16
+"""The most patches along the side of a tile by default: small patches of a large tile take many times as long."""
 _CENTRES = ("files", "table")
 _TEXTS = ("title", "about", "licence", "homepage", "citation")
 _KEYS = ("name", *_TEXTS, "tile_m", "patch_sizes_m", "tiles", "columns", "centre", "inside_only",
@@ -141,7 +143,7 @@ def _check_without_table(data: OwnData) -> None:
 
 
 def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> tuple[float, ...]:
-    """Return the given patch sizes, or all that divide the tile."""
+    """Return the given patch sizes, or all that divide the tile, with the default first."""
     tiling = [record for record in records if not record.covers_tile] or list(records)
     is_own = any(record not in RELEASED for record in tiling)
     unit_m = patch_unit_m(tiling, "raster" if is_own else "cell")
@@ -153,7 +155,12 @@ def _patch_sizes_m(top: Section, tile_m: float, records: Sequence[Modality]) -> 
     given = top.listed("patch_sizes_m", (int, float), "a list of metres")
     if not set(given) <= set(fitting):
         raise top.refuse("patch_sizes_m", f"sizes among {', '.join(f'{size:g}' for size in fitting)}")
-    return tuple(float(size) for size in given) or tuple(fitting)
+    if given:
+        return tuple(float(size) for size in given)
+    largest_m = math.isqrt(MAX_SUBPATCHES) * min(record.subpatch_m for record in tiling)
+    usable = [size for size in fitting if size <= largest_m] or fitting
+    default = next((size for size in usable if tile_m / size <= DEFAULT_PATCHES_PER_SIDE), usable[-1])
+    return default, *(size for size in fitting if size != default)
 
 
 def _splits(top: Section) -> OwnSplits:

@@ -36,8 +36,8 @@ from anysat.tasks.scores import Scores
 from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
 from anysat.whole_files import write_whole
 from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
-from anysat.workflows.progress import progress_bar
 from anysat.workflows.supervised.config import SupervisedConfig
+from anysat.workflows.progress import progress_bar, say
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.text import summary
 
@@ -186,7 +186,7 @@ def make_view(
         record: Record of the dataset.
         target: What is predicted.
         modalities: Keys of the modalities to use.
-        patch_sizes_m: Patch sizes in metres; if empty, the first one of the dataset.
+        patch_sizes_m: Patch sizes in metres; if empty, the first one of the dataset, which is told on stderr.
         dense: Modality whose sub-patches a head for pixels uses; None chooses one.
         needs_dense: Whether the head uses sub-patches.
         held: Returns the fraction of tiles with a valid value of each modality. Called only to choose between several;
@@ -210,6 +210,9 @@ def make_view(
     sizes = tuple(patch_sizes_m) or record.patch_sizes_m[:1]
     if not sizes:
         raise InputError("--patch-sizes-m", "a patch size in metres", "none, and the dataset recommends none")
+    if not patch_sizes_m:
+        others = " ".join(f"{size:g}" for size in sorted(record.patch_sizes_m[1:]))
+        say(f"patches: {sizes[0]:g} m (default" + (f"; others that fit: {others})" if others else ")"))
     if needs_dense and dense is None:
         dense = _finest([known[key] for key in modalities], target, held)
     return View(patch_sizes_m=sizes, modalities=tuple(modalities), dense=dense if needs_dense else None)
@@ -296,6 +299,7 @@ def result(
         "classes": list(predictor.task.target.classes),
         "head": predictor.head_config.name,
         "dense": predictor.view.dense,
+        "patch_sizes_m": list(predictor.view.patch_sizes_m),
         "head_parameters": sum(p.numel() for p in predictor.head.parameters()),
         "encoder_parameters": sum(p.numel() for p in predictor.encoder.parameters()),
         "weights": known_weights(predictor.encoder),

@@ -22,7 +22,7 @@ from anysat.tasks.simple import has_label
 from anysat.whole_files import write_output
 from anysat.workflows.page import HEAD, STYLE, png_tag, row, rows, table
 from anysat.workflows.supervised.data import OpenData
-from anysat.workflows.supervised.text import FIGURES, intervals_told, tiles_told, with_interval
+from anysat.workflows.supervised.text import FIGURES, intervals_told, patches_told, tiles_told, with_interval
 
 REPORT = "report.html"
 SHOWN = 3
@@ -290,6 +290,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Weights", f"{config['weights']}: {found.get('began_with', found['weights']).get('weights', '')}"),
         ("Data", f"{config['data']['dataset']}, " + ", ".join(f"{v['tiles']} {k}" for k, v in found["data"].items())),
         ("Head", f"{found['head']}, {found['head_parameters']:,} parameters"),
+        ("Patches", patches_told(found)),
         ("Dense modality", found.get("dense") or ""),
         ("Encoder", f"{found['encoder_parameters']:,} parameters"),
         ("Statistics", str(found.get("statistics", ""))),

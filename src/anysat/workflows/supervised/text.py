@@ -38,9 +38,20 @@ def summary(found: Mapping[str, Any], run: Path, kind: type[SupervisedConfig]) -
     tiles = tiles_told(test, "test tiles")
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
     return "\n".join(
-        [f"{found['target']} in {tiles} ({head}; {chosen})", *lines, *_dense_lines(found),
+        [f"{found['target']} in {tiles} ({head}; {chosen})", *lines, *_patch_lines(found), *_dense_lines(found),
          *_unseen_lines(found), *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
     )  # fmt: skip
+
+
+def patches_told(found: Mapping[str, Any]) -> str:
+    """Return the patch sizes of a run, empty for runs of earlier versions."""
+    sizes = found.get("patch_sizes_m", ())
+    return f"{' and '.join(f'{size:g}' for size in sizes)} m" if sizes else ""
+
+
+def _patch_lines(found: Mapping[str, Any]) -> list[str]:
+    told = patches_told(found)
+    return [f"  patches: {told}"] if told else []
 
 
 def _dense_lines(found: Mapping[str, Any]) -> list[str]:
