@@ -49,7 +49,27 @@ def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: st
 
     Raises:
         UnknownNameError: The model has no such modality.
-        InputError: There is no modality, one is a context modality, or a patch does not hold whole sub-patches.
+        InputError: There is no modality, one is a context modality, or a patch does not hold whole sub-patches; or the
+            model is not an encoder, such as a predictor.
+    """
+    if not isinstance(model, AnySat):
+        raise InputError(
+            "export", "an encoder", type(model).__name__,
+            "export a predictor with `anysat.tasks.export.export_predictor`, or only its `.encoder`",
+        )  # fmt: skip
+    return traced(CoreModule(model, keys, patch_size_m, dense), model, keys, patch_size_m)
+
+
+def traced(module: nn.Module, model: AnySat, keys: Sequence[str], patch_size_m: float) -> ExportedProgram:
+    """Export a module that holds an encoder and takes what `export` describes.
+
+    Args:
+        module: The module. The program computes as in eval mode; the mode of the module does not change.
+        model: Its encoder.
+        keys, patch_size_m: See `export`.
+
+    Raises:
+        UnknownNameError, InputError: See `export`.
     """
     if not keys:
         raise InputError("export", "at least one modality", "none")
@@ -79,6 +99,5 @@ def export(model: AnySat, keys: Sequence[str], patch_size_m: float, *, dense: st
             days[modality.key] = torch.ones(2, 3, device=model.device)
             free_values[modality.key][1] = time
             free_days[modality.key] = {0: batch, 1: time}
-    core = CoreModule(model, keys, patch_size_m, dense)
-    with evaluating(model):
-        return torch.export.export(core, (values, days), dynamic_shapes=(free_values, free_days))
+    with evaluating(module):
+        return torch.export.export(module, (values, days), dynamic_shapes=(free_values, free_days))
