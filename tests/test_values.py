@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -386,6 +387,12 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path):
     elsewhere = Batch.of([Tile(observations={"s2": observe()}, dataset="mine")])
     with pytest.raises(StatisticsError, match="dataset 'mine': there are none; name one of treesatai_ts"):
         preset.standardise(elsewhere)
+    both = Normaliser.joined([Normaliser.from_batch(replace(batch, dataset=name)) for name in ("world", "alps")])
+    with pytest.raises(
+        StatisticsError,
+        match=r"2 datasets, alps, world \(generated data\), and none.*--dataset alps`.*dataset=\"alps\".*--statistics from-data",
+    ):
+        both.table(None)
     with pytest.raises(UnknownNameError, match="unknown statistics preset 'tree'; closest: treesatai_ts"):
         Normaliser.preset("tree")
     with pytest.raises(StatisticsError, match="deviations positive"):

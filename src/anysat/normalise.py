@@ -73,6 +73,10 @@ class BandStatistics:
             )
 
 
+GENERATED = "world"
+"""Name of the dataset that the package generates, whose statistics do not fit real images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normaliser:
     """Statistics by dataset and modality, which standardise a batch: (value - mean) / standard deviation.
@@ -155,12 +159,14 @@ class Normaliser:
         if dataset is None and len(self.statistics) == 1:
             return next(iter(self.statistics.values()))
         if dataset is None:
-            names = ", ".join(sorted(self.statistics))
+            names = sorted(self.statistics, key=lambda name: (name == GENERATED, name))
+            told = ", ".join(f"{name} (generated data)" if name == GENERATED else name for name in names)
             raise StatisticsError(
                 "the weights" if len(self.source) > 60 else self.source,
-                f"they are of {len(self.statistics)} datasets, {names}, and none is named",
-                "name the one whose values are like yours (`--dataset`, `Tile(dataset=...)`), or give others, such as "
-                "`statistics=\"from-data\"`",
+                f"they are of {len(names)} datasets, {told}, and none is named",
+                f"name the one whose values are like yours (`--dataset {names[0]}`; in Python, "
+                f"`dataset=\"{names[0]}\"` of `embed` and `Tile`), or compute others from your data "
+                "(`--statistics from-data`; in Python, `statistics=\"from-data\"`)",
             )  # fmt: skip
         if dataset not in self.statistics:
             raise StatisticsError(

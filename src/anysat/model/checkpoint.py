@@ -328,7 +328,8 @@ def download(repo: str, revision: str | None = None, token: str | None = None) -
             break
     raise WeightsError(
         repo, f"could not be fetched from the hub ({type(problem).__name__}: {problem})",
-        "check the name and the connection, or give a local file",
+        "check the name and the connection, or give a local file; for a trial without the hub, take the weights that "
+        "ship with the package (`--weights nano`)",
     ) from problem  # fmt: skip
 
 

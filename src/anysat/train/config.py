@@ -131,7 +131,8 @@ class KeepConfig:
     min_steps: int = 0
     """Number of steps before which `patience` does not stop the run."""
     log_every: int = 10
-    """Number of steps between two rows of metrics."""
+    """Number of steps between two rows of metrics. There is one whenever something is measured, too, such as after
+    each epoch of fine-tuning."""
     loggers: tuple[Logger, ...] = ("csv", "tensorboard")
     """Where metrics are written: `csv` (metrics.csv, from which the report is made), `tensorboard`, and, if installed,
     `wandb` and `mlflow`."""

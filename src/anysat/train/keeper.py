@@ -93,10 +93,10 @@ class Keeper(Callback):
         pl_module.steps_done += 1
         step, last = pl_module.steps_done, pl_module.steps_done == pl_module.stop
         self.progress.advance(step)
-        metrics = {}
-        if step % self.keep.log_every == 0 or last:
-            metrics = self._training_metrics(trainer, pl_module, batch.dataset)
         due = [monitor for monitor in self.monitors if last or is_due(step, monitor.every_steps)]
+        metrics = {}
+        if step % self.keep.log_every == 0 or due or last:
+            metrics = self._training_metrics(trainer, pl_module, batch.dataset)
         measured, collapse = self._measure(trainer, pl_module, step, due)
         self._log(trainer, step, metrics | measured)
         counts = [monitor for monitor in due if is_due(step, monitor.every_steps) or step == pl_module.num_steps]

@@ -167,6 +167,14 @@ def test_fine_tuning_ends_when_nothing_becomes_better(run_task, tmp_path):
     assert scores_of(tmp_path / "run")["selection"] == before
 
 
+def test_a_short_training_has_a_training_loss_in_every_epoch(run_task, tmp_path):
+    words = [*world_words(), "--epochs=3", "--keep.log-every=1000", "--report=false"]
+    assert run_task("finetune", *words)[0] == 0
+    curve = scores_of(tmp_path / "run")["selection"]["curve"]
+    assert len(curve) == 3
+    assert all(point["loss"] > 0 for point in curve)
+
+
 def test_fine_tuning_ends_no_earlier_than_it_may_and_warms_up_by_epochs(run_task, tmp_path):
     words = [*world_words(), "--epochs=30", "--patience=1", "--min-epochs=4", "--warmup-epochs=4", "--batch-size=7"]
     words += ["--optimiser.learning-rate=1e-12", "--keep.log-every=1", "--monitor=accuracy"]
