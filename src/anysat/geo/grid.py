@@ -63,7 +63,7 @@ class TileGrid:
     patches: PatchGrid
     """How the tile is divided into patches."""
     geobox: GeoBox
-    """Grid with one pixel per patch, north-up."""
+    """Grid with one pixel per patch, north-up. It has no reference system if the place of the tile is not known."""
     crs_reason: str
     """Why this reference system was chosen."""
     shared: BoundingBox
@@ -95,7 +95,7 @@ def divided(ground: GeoBox, sides_m: tuple[float, float], pixel_m: float, *, cov
     rows, cols = (count(round(side / pixel_m, 6)) for side in sides_m)
     left = ground.affine.c - (cols * pixel_m - sides_m[1]) / 2
     top = ground.affine.f + (rows * pixel_m - sides_m[0]) / 2
-    return north_up(left, top, pixel_m, rows, cols, crs_of(ground))
+    return north_up(left, top, pixel_m, rows, cols, ground.crs)
 
 
 def plan_grid(footprints: Sequence[Footprint], patch_size_m: float, order: SubpatchOrder = "cell") -> TileGrid:
@@ -134,7 +134,7 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
     The ground of a source with several rasters, such as dates, is what all of them show if that contains the tile, so
     that a single larger raster does not move it; otherwise it is what they show together. Reference system and pixels
     are chosen as in `plan_grid`. The whole tile is one patch. Sources without georeference must have its size; they are
-    centred.
+    centred. If no source has one, the tile has no place.
 
     Args:
         footprints: The ground of the sources.
@@ -142,9 +142,13 @@ def plan_tile(footprints: Sequence[Footprint], side_m: float, lon_lat: tuple[flo
         lon_lat: Longitude and latitude of the centre in WGS 84 degrees; None for the middle of the shared ground.
 
     Raises:
-        SourceError: No source has a georeference, or one has none and cannot be centred; the sources do not overlap;
-            the shared ground is smaller than the tile by a pixel or more, or does not contain the place.
+        SourceError: A source has no georeference and cannot be centred; the sources do not overlap; the shared ground
+            is smaller than the tile by a pixel or more, or does not contain the place.
     """
+    if lon_lat is None and not any(footprint.geoboxes for footprint in footprints):
+        shared = _centred(BoundingBox(0, 0, side_m, side_m), footprints, "the tile")
+        geobox, reason = north_up(0, side_m, side_m, 1, 1, None), "no input has a georeference"
+        return TileGrid(patches=PatchGrid(side_m, 1, 1), geobox=geobox, crs_reason=reason, shared=shared)
     _, bounding, crs, reason, shared = _shared_ground(footprints, lon_lat)
     names = ", ".join(footprint.name for footprint in bounding)
     floating = [footprint for footprint in footprints if not footprint.geoboxes]
@@ -229,7 +233,7 @@ def mapped(
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
-def north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs: CRS) -> GeoBox:
+def north_up(left: float, top: float, pixel_m: float, rows: int, cols: int, crs: CRS | None) -> GeoBox:
     """Return a grid of square pixels from its north-west corner, which is rounded to tenths of a millimetre."""
     return GeoBox((rows, cols), Affine(pixel_m, 0, round(left, 4), 0, -pixel_m, round(top, 4)), crs)
 

@@ -509,3 +509,51 @@ def test_a_folder_without_the_files_names_the_pattern(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(MissingFileError, match=r"empty/s2/\*\.tif"):
         open_dataset(str(tmp_path / "mine.yaml"), tmp_path / "empty")
+
+
+def _without_place(root: Path, *, side_px=8, label_px=4) -> dict:
+    """Two chips and their labels without georeference, and the YAML content that reads them."""
+    (root / "img").mkdir()
+    (root / "label").mkdir()
+    for number, name in enumerate(("t0", "t1")):
+        values = ramp(len(S2), side_px, side_px, start=1000 * number)
+        write_tif(root / "img" / f"{name}.tif", values, None, names=S2)
+        labels = np.arange(label_px**2, dtype="uint8").reshape(1, label_px, label_px) % 3
+        write_tif(root / "label" / f"{name}.tif", labels, None, nodata=2)
+    targets = {"cover": {"path": "label/{id}.tif", "classes": ["a", "b"], "gsd_m": 20}}
+    return {"name": "mine", "tile_m": 80, "modalities": {"s2": {"path": "img/{id}.tif@2020-06-15"}}, "targets": targets}
+
+
+@pytest.mark.filterwarnings("error::rasterio.errors.NotGeoreferencedWarning")
+def test_chips_without_georeference_are_tiles_without_a_place(tmp_path):
+    dataset = _open(tmp_path, _without_place(tmp_path))
+    tile = dataset[1]
+    assert tile.geobox is None
+    seen = tile.observations["s2"]
+    np.testing.assert_array_equal(seen.values[0], ramp(len(S2), 8, 8, start=1000))
+    assert seen.dates.astype(str).tolist() == ["2020-06-15"]
+    cover = tile.targets["cover"]
+    np.testing.assert_array_equal(cover, np.array([0, 1, 255] * 5 + [0]).reshape(4, 4))
+    report = check_dataset(str(tmp_path / "mine.yaml"), tmp_path)
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+@pytest.mark.filterwarnings("error::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(("sizes", "change", "message"), [
+    ({"side_px": 7}, {}, r"t0\.tif.*: it has no georeference, and its 70 x 70 m are not the 80.0 x 80.0 m of the tile"),
+    ({"label_px": 8}, {}, r"t0\.tif: its 8 x 8 pixels are not the 4 x 4 of its tile"),
+    ({}, {"tiles": "tiles.csv", "centre": "table"}, "it has no georeference"),
+])  # fmt: skip
+def test_chips_without_georeference_of_another_size_or_centred_on_a_table_are_refused(tmp_path, sizes, change, message):
+    (tmp_path / "tiles.csv").write_text("id,lon,lat\nt0,10,50\nt1,10.1,50\n")
+    with pytest.raises(SourceError, match=message):
+        _open(tmp_path, _without_place(tmp_path, **sizes) | change)[0]
+
+
+def test_files_of_a_kind_that_is_not_read_are_named(tmp_path):
+    (tmp_path / "img").mkdir()
+    for name in ("t0.png", "t1.png"):
+        (tmp_path / "img" / name).write_bytes(b"")
+    content = {"name": "mine", "tile_m": 80, "modalities": {"s2": {"path": "img/{id}.png@2020-06-15"}}}
+    with pytest.raises(SourceError, match=r"files match the path, but their kind is not read: \.png; convert them"):
+        _open(tmp_path, content)

@@ -8,7 +8,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
 from anysat.data.open import find_dataset
-from anysat.data.own.tiles import read_nearest
+from anysat.data.own.rasters import read_nearest
 from anysat.errors import RecordError, SourceError
 from anysat.geo.grid import mapped
 from geo_builders import LEFT, TOP, geobox, write_tif

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anysat.data.open import find_dataset, open_dataset
-from anysat.data.own.tiles import read_nearest
+from anysat.data.own.rasters import read_nearest
 from anysat.errors import InputError, MissingFileError, RecordError, SourceError, UnknownNameError
 from anysat.workflows.supervised.config import LabelledData
 from anysat.workflows.supervised.data import open_data
@@ -223,7 +223,7 @@ def test_a_label_raster_that_is_a_virtual_raster_in_disguise_is_not_followed(tmp
         f"<SourceFilename>{real}</SourceFilename><SourceBand>1</SourceBand>"
         f"</SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    monkeypatch.setattr("anysat.data.own.tiles.read_geobox", lambda _: box)
+    monkeypatch.setattr("anysat.data.own.rasters.read_geobox", lambda _: box)
     with pytest.raises(SourceError, match=r"t0\.tif: it cannot be read"):
         read_nearest(disguised, box)
 

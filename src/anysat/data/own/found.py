@@ -14,6 +14,12 @@ def found_rows(folder: DatasetFolder, key: str) -> list[dict[str, str]]:
     return [with_cell(row) for row in kept]
 
 
+def unread_suffixes(folder: DatasetFolder, key: str) -> list[str]:
+    """Return the suffixes of files at the path of an entry that are not imagery of a kind that can be read."""
+    paths = (folder.path(key, **row) for row in folder.find(key) if not row["id"].startswith("."))
+    return sorted({path.suffix or path.name for path in paths if not _is_imagery(path)})
+
+
 def found_names(root: Path, pattern: str, field: str) -> list[str]:
     """Return the distinct names of a field among the tiles below a folder.
 

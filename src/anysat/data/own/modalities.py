@@ -145,7 +145,7 @@ def _opened(own: OwnModality, given: InputPath, quality: Quality | None, _: Any)
     from anysat.geo.read.sources import open_source
 
     description = replace(own.source, path=None, quality=quality)
-    return open_source(given, own.record, description=description)
+    return open_source(given, own.record, description=description, may_float=True)
 
 
 def read_own_modalities(top: Section, file: Path) -> tuple[OwnModality, ...]:

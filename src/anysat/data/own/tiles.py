@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo import CRS
 
 from anysat.batch import Tile
 from anysat.data.absent import nothing_of
 from anysat.data.base import Row, Samples
-from anysat.data.files import read_geobox
 from anysat.data.layout import DatasetFolder
 from anysat.data.own.content import OwnData, OwnTarget
-from anysat.data.own.found import found_rows
+from anysat.data.own.found import found_rows, unread_suffixes
 from anysat.data.own.parcels import POLYGON, Parcel, check_parcels, find_parcel
 from anysat.data.own.paths import SPLIT_CELL, as_written, empty_field, fields_of, leads_out, with_cell
+from anysat.data.own.rasters import read_nearest
 from anysat.data.own.series_tiles import lost_places, rows_of_series
 from anysat.data.own.tables import PLACE, SPLIT, as_number, is_missing_word, is_no_id, is_no_label, read_table
 from anysat.data.own.targets import is_unlabelled
 from anysat.data.splits import ground_m, split_by_name, split_by_place
 from anysat.errors import EmptySourceError, MissingFileError, RecordError, SourceError, UnknownNameError
-from anysat.geo.grid import boundary_in, plan_tile
-from anysat.geo.read.layers import reading
-from anysat.geo.read.resample import WARP_MB
+from anysat.geo.grid import plan_tile
 from anysat.geo.zones import square_at
 from anysat.observation import Observation
 
@@ -49,6 +46,9 @@ def list_tiles(data: OwnData, folder: DatasetFolder) -> Samples:
         SourceError: Two tiles have the same name, a place or split is missing, or a label is not a class.
     """
     rows, source = _rows(data, folder)
+    if not rows and (suffixes := unread_suffixes(folder, data.first.key)):
+        problem = f"files match the path, but their kind is not read: {', '.join(suffixes)}"
+        raise SourceError(source, problem, "convert them to GeoTIFF (.tif); without a georeference is fine")
     if not rows:
         return Samples(id=[], split=[])
     for number, row in enumerate(rows, 1):
@@ -228,7 +228,8 @@ def read_tile(data: OwnData, folder: DatasetFolder, row: Row, modalities: Sequen
             assert grid is not None and target.gsd_m is not None, target  # noqa: PT018
             path, geobox = folder.root / wanted.path.format(**row), grid.at(target.gsd_m)
             targets[target.name] = _raster(wanted, path, geobox, parcel)
-    return Tile.of(*observations, targets=targets, geobox=_square(data, row) if grid is None else grid.geobox)
+    place = _square(data, row) if grid is None or grid.geobox.crs is None else grid.geobox
+    return Tile.of(*observations, targets=targets, geobox=place)
 
 
 def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, Source]) -> TileGrid | None:
@@ -340,48 +341,3 @@ def _raster(own: OwnTarget, path: Path, geobox: GeoBox, parcel: Parcel | None) -
     classes = np.full(values.shape, fill, np.int64)
     classes[seen] = order[place]
     return classes
-
-
-def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
-    """Read the only band of a raster onto a grid by nearest neighbour; NaN outside, in nodata and where transparent.
-
-    Raises:
-        SourceError: The raster cannot be read, has several bands or no georeference, or lies elsewhere.
-    """
-    import rasterio
-    from rasterio.enums import ColorInterp
-
-    own = read_geobox(path)
-    if own is None:
-        raise SourceError(path, "it has no georeference", "write one into the file, so that its place is known")
-    x, y = boundary_in(geobox, CRS(own.crs))
-    box = own.boundingbox
-    if x.max() <= box.left or x.min() >= box.right or y.max() <= box.bottom or y.min() >= box.top:
-        raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
-    with reading(path), rasterio.open(path, driver="GTiff") as file:
-        meant = [meaning != ColorInterp.alpha for meaning in file.colorinterp]
-        if sum(meant) != 1:
-            advice = "write one number per pixel: the class, or the value"
-            raise SourceError(path, f"it has {sum(meant)} bands, expected one", advice)
-        place = meant.index(True)
-        found = _nearest(file, place, geobox) * file.scales[place] + file.offsets[place]
-        for band in (band for band, is_meant in enumerate(meant) if not is_meant):
-            seen = _nearest(file, band, geobox)  # NaN where it equals the nodata number, whatever that is
-            is_hidden = (seen == 0) | (np.isnan(seen) if file.nodatavals[band] == 0 else False)
-            found[is_hidden] = np.nan
-        return found
-
-
-def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:
-    """Read a band (from 0) of an open raster onto a grid; NaN outside and where it has no data."""
-    import rasterio
-    from rasterio.enums import Resampling
-    from rasterio.warp import reproject
-
-    found = np.full(geobox.shape, np.nan)
-    reproject(
-        rasterio.band(file, band + 1), found, dst_transform=geobox.affine,
-        dst_crs=rasterio.crs.CRS.from_wkt(CRS(geobox.crs).to_wkt()), dst_nodata=np.nan,
-        resampling=Resampling.nearest, warp_mem_limit=WARP_MB,
-    )  # fmt: skip
-    return found

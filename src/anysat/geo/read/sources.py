@@ -113,6 +113,7 @@ def open_source(
     modality: Modality,
     *,
     description: SourceDescription | None = None,
+    may_float: bool = False,
 ) -> Source:
     """Open an input, and determine which of its bands and dates a modality uses, in which units and on which grid.
 
@@ -120,13 +121,14 @@ def open_source(
         given: Path of the input.
         modality: The modality.
         description: Everything else that is known about it.
+        may_float: Whether a single raster may lack a georeference.
 
     Raises:
         MissingFileError: There is no such path.
         SourceError: It cannot be read, or has no georeference, no band of the modality, or no dates.
         UnknownNameError: It has no part of that name.
     """
-    return _of_file(given, description or SourceDescription(path=given.path), None, modality, {})
+    return _of_file(given, description or SourceDescription(path=given.path), None, modality, {}, may_float)
 
 
 def _of_data(name: str, data: Any, described: SourceDescription, modality: Modality, units: Units) -> Source:
@@ -177,8 +179,9 @@ def _of_items(
 
 
 def _of_file(
-    given: InputPath, described: SourceDescription, trained: SourceDescription | None, modality: Modality, units: Units
-) -> Source:
+    given: InputPath, described: SourceDescription, trained: SourceDescription | None, modality: Modality, units: Units,
+    may_float: bool = False,
+) -> Source:  # fmt: skip
     wanted = Wanted(modality, given.part, _quality_names(described, trained))
     if is_remote(given.path):
         layers, name = read_address(given.path, wanted), unsigned(given.path)
@@ -193,7 +196,7 @@ def _of_file(
     try:
         source = _assemble(
             str(given), layers, described, modality, units, trained=trained, date=given.date,
-            may_float=not kind.is_georeferenced,
+            may_float=may_float or not kind.is_georeferenced,
         )  # fmt: skip
     except SourceError as error:
         error.args = (f"{error}; {apart}",) if apart else error.args
@@ -264,7 +267,7 @@ def _dated(layer: Layer, date: np.datetime64 | None) -> Layer:
 
 def _check_located(chosen: Sequence[Chosen], may_float: bool) -> None:
     without = [c.layer.path for c in chosen if c.layer.geobox is None]
-    if without and not (may_float and len(chosen) == 1):
+    if without and not (may_float and len(chosen) == 1 and not chosen[0].layer.has_crs):
         if all(c.layer.has_crs for c in chosen if c.layer.geobox is None):
             raise SourceError(
                 some(without), "the size of its pixels is not known: it has one row or column, or no coordinates",
