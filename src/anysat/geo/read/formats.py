@@ -21,7 +21,7 @@ from anysat.errors import EmptySourceError, SourceError, UnknownNameError, some
 from anysat.geo.read.addresses import GEOTIFF, geobox_of, opened, suffix_of, unsigned
 from anysat.geo.read.arrays import file_layers
 from anysat.geo.read.descriptions import RASTERS
-from anysat.geo.read.layers import Layer, Pixels, date_in, known_unit, names_in_stem, names_of, reading
+from anysat.geo.read.layers import Layer, Load, Pixels, date_in, known_unit, names_in_stem, names_of, reading
 from anysat.modalities import Modality
 
 _TIFF = (".tif", ".tiff")
@@ -217,6 +217,9 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
     for tag in date_tags:
         date = date or date_in(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(tag, "")))
     scaled = any(scaling != (1, 0) for scaling in scalings)
+    load, load_stored = partial(_read_tiff, where, scalings), partial(_read_tiff, where, None)
+    if geobox is None:
+        load, load_stored = partial(_quietly, load), partial(_quietly, load_stored)
     return Layer(
         path=name,
         bands=tuple(bands),
@@ -224,10 +227,10 @@ def _tiff_layer(path: Path | str, wanted: Wanted, date_tags: Sequence[str]) -> L
         units=units,
         shape_px=shape,
         geobox=geobox,
-        load=partial(_read_tiff, where, scalings),
+        load=load,
         dates=None if date is None else np.array([date]),
         scalings=scalings if scaled else (),
-        load_stored=partial(_read_tiff, where, None),
+        load_stored=load_stored,
         nodata=stated[0] if stated else None,
         scene=stem,
     )
@@ -256,6 +259,15 @@ def _read_tiff(
         scale, offset = np.array([scalings[band] for band in bands]).T[..., None, None]
         pixels = stored * scale + offset
     return np.where(seen, pixels, np.nan).astype(np.float32)[None]
+
+
+def _quietly(load: Load, *where: Any) -> Pixels:
+    """Read a part of a raster without georeference, without GDAL's warning that it has none."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return load(*where)
 
 
 def unmasked(

@@ -36,8 +36,8 @@ from anysat.tasks.scores import Scores
 from anysat.train.run import BEGUN_WITH, STATISTICS, RunFolder, wait_for
 from anysat.whole_files import write_whole
 from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
-from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.progress import progress_bar, say
+from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.supervised.data import OpenData
 from anysat.workflows.supervised.text import summary
 
