@@ -298,16 +298,17 @@ def _of_places(found: Floats, valid: Flags, patches: NDArray[np.int_]) -> Floats
 
     Args:
         valid: Which of them are valid (window row col).
-        patches: The number of each vector's patch (window row col).
+        patches: The number of each vector's patch (window row col). No number comes twice in a window.
     """
-    dim, weight = found.shape[-1], valid[..., None].astype(np.float64)
-    values, numbers, total = found * weight, patches.ravel(), int(patches.max()) + 1
-    of_patch, of_place = np.zeros((total, dim)), np.zeros(found.shape[1:])
-    counts = np.maximum(np.bincount(numbers, valid.ravel(), total), 1)[:, None]
+    windows = list(zip(found, valid[..., None], patches, strict=True))
+    of_patch, of_place = np.zeros((int(patches.max()) + 1, found.shape[-1])), np.zeros(found.shape[1:])
+    per_patch = np.maximum(np.bincount(patches.ravel(), valid.ravel(), len(of_patch)), 1)[:, None]
+    per_place = np.maximum(valid.sum(0), 1)[..., None]
     for _ in range(_ROUNDS):
         of_patch[:] = 0
-        np.add.at(of_patch, numbers, (values - weight * of_place).reshape(-1, dim))
-        left = values - weight * (of_patch / counts)[patches]
-        of_place = left.sum(0) / np.maximum(weight.sum(0), 1)
+        for vectors, seen, numbers in windows:
+            of_patch[numbers] += seen * (vectors - of_place)
+        of_patch /= per_patch
+        of_place = sum(seen * (vectors - of_patch[numbers]) for vectors, seen, numbers in windows) / per_place
         of_place -= of_place.mean((0, 1))
     return of_place.astype(np.float32)
