@@ -450,3 +450,12 @@ def test_a_strangers_modality_works_without_touching_the_package(tmp_path):
     checkpoint.save(model, tmp_path / "thermal.safetensors")
     with torch.no_grad():
         assert torch.equal(anysat.load(tmp_path / "thermal.safetensors")(x, 20, "all"), model(x, 20, "all"))
+
+
+@pytest.mark.parametrize(
+    "words", [["datasets", "list"], ["datasets", "describe", "pastis_hd"], ["catalog", "validate", "no"]]
+)
+def test_commands_without_a_model_load_no_torch(words):
+    program = f"import sys; from anysat.cli import main; main({words}); import anysat.geo.zonal; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from anysat.errors import ExtentError, InputError
 from anysat.modalities import Modality
 from anysat.observation import Observation
 from anysat.patches import PatchGrid
 
+if TYPE_CHECKING:  # tiles do without torch
+    import torch
+    from torch import Tensor
+
 NO_DAY = int(np.iinfo(np.int64).min)
 """The integer that stands for "no date": numpy's NaT."""
-Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+Allocate = Callable[[tuple[int, ...], "torch.dtype"], "Tensor"]
 """A function that allocates a tensor of a given shape and type."""
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    import torch
+
     return torch.empty(shape, dtype=dtype, device="cpu")  # numpy fills it, whatever torch's default device is
 
 
@@ -201,6 +205,8 @@ class Batch:
             InputError: A whole number of its pixels does not fill the ground, or the batch has only context modalities,
                 which do not determine the size of the ground.
         """
+        import torch
+
         tiling = [seen for seen in self.observations.values() if not seen.modality.covers_tile]
         if modality.key in self.observations:
             return self
@@ -287,6 +293,8 @@ def _rounded(extent_m: tuple[float, float]) -> tuple[int, int]:
 
 
 def _stack(key: str, tiles: Sequence[Tile], allocate: Allocate) -> StackedObservation:
+    import torch
+
     present = [tile.observations[key] for tile in tiles if key in tile.observations]
     units = {observation.units for observation in present}
     if len(units) > 1:  # units of an observation without a valid value do not matter
@@ -329,6 +337,8 @@ def _fill(row: NDArray[Any], seen: NDArray[Any], days: NDArray[Any] | None, obse
 
 
 def _stack_targets(name: str, tiles: Sequence[Tile], allocate: Allocate) -> Tensor:
+    import torch
+
     arrays = [np.asarray(tile.targets[name]) for tile in tiles]
     if len({array.shape for array in arrays}) > 1:
         raise InputError(f"target {name!r}", "one shape in every tile", [array.shape for array in arrays])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -258,6 +257,8 @@ def _read_stack(
 
 def _refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Double the number of pixels per side, bilinear between pixel centres, as in the published loader."""
+    import torch
+
     finer = torch.nn.functional.interpolate(torch.from_numpy(values), scale_factor=2.0, mode="bilinear")
     return np.asarray(finer.numpy())
 

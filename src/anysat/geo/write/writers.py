@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from anysat.batch import Embeddings
 from anysat.errors import OutputExistsError, RecordError, WriteError
 from anysat.geo.grid import TileGrid
 from anysat.geo.stores.conventions import embedding_attributes, grid_attributes, joined
@@ -26,6 +25,8 @@ from anysat.whole_files import sync
 
 if TYPE_CHECKING:
     import xarray
+
+    from anysat.batch import Embeddings
 
 _CHUNK_PX = 128
 
