@@ -133,7 +133,7 @@ def fit_heads(
             losses.append([_step(runner, task, seen, wanted, factor, recipe.clip_norm) for runner in runners])
         val_losses: list[float] = []
         answered: list[int] = []
-        scores = score_heads(task, [runner.head for runner in runners], val, losses=val_losses, answered=answered)
+        scores = score_heads(task, [runner.head for runner in runners], val, val_losses, answered, batch_size)
         improved, means = False, torch.tensor(losses).nanmean(0).tolist()  # NaN for batches that observed nothing
         for runner, loss, val_loss, found, count in zip(runners, means, val_losses, scores, answered, strict=True):
             runner.plateau.step(val_loss)
@@ -192,9 +192,9 @@ def nothing_seen(target: Target, dense: str | None) -> InputError:
 
 def score_heads(
     task: Task, heads: Sequence[nn.Module], features: Sequence[Features],
-    losses: list[float] | None = None, answered: list[int] | None = None,
+    losses: list[float] | None = None, answered: list[int] | None = None, batch_size: int = TILES_PER_FILE,
 ) -> list[Scores]:  # fmt: skip
-    """Return the scores of several heads on the same tiles.
+    """Return the scores of several heads on the same tiles, of which `batch_size` are read at a time.
 
     The mean loss of each head is appended to `losses`, and its number of places with finite outputs to `answered`.
     """
@@ -202,21 +202,17 @@ def score_heads(
     sheets = [task.metric() for _ in heads]
     of_batches: list[list[float]] = [[] for _ in heads]
     labels: list[int] = []
-    truth = features[0].targets[task.target.name]
     with torch.inference_mode():
-        for indices in batches(len(features[0]), TILES_PER_FILE):
-            rows = torch.from_numpy(indices)
+        for indices in batches(len(features[0]), batch_size):
+            truth = features[0].targets[task.target.name][torch.from_numpy(indices)]
             seen = [one.embeddings(indices) for one in features]
-            told = [outputs_of(head.eval(), seen) for head in heads]
-            for outputs, sheet in zip(told, sheets, strict=True):
-                task.score(sheet, outputs, truth[rows])
-            counts = [
-                count + int(outputs.isfinite().all(-1).sum()) for count, outputs in zip(counts, told, strict=True)
-            ]
-            if losses is not None:
-                labels.append(int(labelled(task.target, truth[rows]).sum()))
-                for outputs, mine in zip(told, of_batches, strict=True):
-                    mine.append(float(task.loss(outputs, truth[rows])))
+            labels.append(int(labelled(task.target, truth).sum()))
+            for number, head in enumerate(heads):
+                outputs = outputs_of(head.eval(), seen)
+                task.score(sheets[number], outputs, truth)
+                counts[number] += int(outputs.isfinite().all(-1).sum())
+                if losses is not None:
+                    of_batches[number].append(float(task.loss(outputs, truth)))
     if losses is not None:
         losses += [mean_loss(mine, labels) for mine in of_batches]
     if answered is not None:
