@@ -60,9 +60,8 @@ class LabelTotals(BinnedTotals):
 
         NaN for a label without a positive.
         """
-        weights = self.weights.T.contiguous()
         labels = zip(self.outputs.unbind(1), self.truth.unbind(1), strict=True)
-        return torch.stack([_average_precision(weights, outputs, truth) for outputs, truth in labels], -1)
+        return torch.stack([_average_precision(self.weights, outputs, truth) for outputs, truth in labels], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +140,15 @@ def label_accuracy(totals: LabelTotals) -> Tensor:
 
 
 def _average_precision(weights: Tensor, outputs: Tensor, truth: Tensor) -> Tensor:
-    """Return (draw) for one label, from weights (tile draw), outputs (tile) and truth (tile)."""
+    """Return (draw) for one label, from weights (draw tile), outputs (tile) and truth (tile)."""
     falling, order = (-outputs).sort()
-    last = torch.searchsorted(falling, falling, right=True) - 1  # of those with the same output
-    positive = truth[order] > 0
-    drawn = weights[order]
-    gained = drawn[positive]
-    found = gained.cumsum(0)[positive.cumsum(0)[last[positive]] - 1]
-    given = drawn.cumsum(0)[last[positive]]
-    return ratio((gained * found / given.clamp_min(1)).sum(0), gained.sum(0))
+    positive = (truth[order] > 0).nonzero()[:, 0]
+    last = torch.searchsorted(falling, falling[positive], right=True) - 1  # of those with the same output
+    drawn = weights.index_select(1, order)
+    gained = drawn.index_select(1, positive)
+    found = gained.cumsum(1).index_select(1, torch.searchsorted(positive, last, right=True) - 1)
+    given = drawn.cumsum(1).index_select(1, last)
+    return ratio((gained * found / given.clamp_min(1)).sum(1), gained.sum(1))
 
 
 def rmse(totals: ValueTotals) -> Tensor:
