@@ -79,6 +79,9 @@ class Told:
     def loss(self, outputs, truth):
         return self.inner.loss(outputs, truth)
 
+    def loss_weight(self, outputs, truth):
+        return self.inner.loss_weight(outputs, truth)
+
     def metric(self):
         return self
 
@@ -397,7 +400,22 @@ def test_the_validation_loss_is_that_of_all_labels_however_they_fall_into_batche
     assert losses == pytest.approx(at_once, rel=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(
+    "task", [make_task(KIND, {"class_weights": (0.1, 1.0, 7.0)}), make_task(KIND), make_task(MASS)],
+    ids=["weights", "classes", "values"],
+)  # fmt: skip
+def test_losses_of_batches_weighted_by_their_loss_weight_are_the_loss_of_all(task, batch_size):
+    torch.manual_seed(0)
+    outputs, truth = torch.randn(9, task.num_outputs), torch.arange(9) % 3
+    outputs[[1, 2, 3, 6]] = NAN  # labelled, but not observed
+    truth = torch.where(torch.arange(9) == 5, -1, truth) if task.target is KIND else truth.float()
+    parts = list(zip(outputs.split(batch_size), truth.split(batch_size), strict=True))
+    found = mean_loss([(float(task.loss(*part)), task.loss_weight(*part)) for part in parts])
+    assert found == pytest.approx(float(task.loss(outputs, truth)), rel=1e-6)
+
+
 def test_without_a_label_there_is_no_mean_loss():
-    assert math.isnan(mean_loss([], []))
-    assert math.isnan(mean_loss([0.0], [0]))
-    assert mean_loss([1.0, NAN, 4.0, 9.0], [2, 5, 1, 0]) == 2.0
+    assert math.isnan(mean_loss([]))
+    assert math.isnan(mean_loss([(0.0, 0)]))
+    assert mean_loss([(1.0, 2), (NAN, 5), (4.0, 1), (9.0, 0)]) == 2.0

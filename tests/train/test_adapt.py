@@ -321,6 +321,13 @@ def test_scoring_tells_loss_and_scores_and_no_loss_where_there_is_no_tile():
         assert math.isnan(Scoring(every_steps=1, tiles=Meadow(0))(objective, 0)["loss"])
 
 
+def test_the_loss_of_weighted_classes_does_not_depend_on_the_batch_size():
+    objective = make_tuning("head", KIND)
+    objective.predictor.task = replace(objective.predictor.task, class_weights=(0.1, 1.0, 9.0))
+    found = [Scoring(every_steps=1, tiles=Meadow(5), batch_size=size)(objective, 0)["loss"] for size in (1, 2, 5)]
+    assert found == pytest.approx([found[-1]] * 3, rel=1e-5)
+
+
 def test_a_batch_without_the_dense_modality_is_refused_in_training():
     batch = meadow_batch()
     without = replace(batch, observations={"modis": batch.observations["modis"]})

@@ -64,6 +64,12 @@ class Task(Protocol):
         It is 0 if there are none, and NaN if no output is finite.
         """
 
+    def loss_weight(self, outputs: Tensor, truth: Tensor) -> float:
+        """Return the weight of a batch's loss in a mean over batches: what `loss` divides by.
+
+        It is the number of places that have a label and were observed, or the sum of their class weights.
+        """
+
     def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return numbers (… output) whose mean over similar places is a prediction, and where the truth is known.
 
@@ -136,14 +142,14 @@ def labelled(target: Target, truth: Tensor) -> Tensor:
     return truth.isfinite() if target.ignore is None else truth.isfinite() & (truth != target.ignore)
 
 
-def mean_loss(losses: Sequence[float], labels: Sequence[int]) -> float:
-    """Return the mean of the losses of several batches, weighted by their numbers of labels.
+def mean_loss(batches: Sequence[tuple[float, float]]) -> float:
+    """Return the loss of several batches together, from the loss of each and its `Task.loss_weight`.
 
-    Batches without a label or with a loss of NaN do not count. The mean is NaN if no batch is left.
+    Batches of weight 0 or with a loss of NaN do not count. The mean is NaN if no batch is left.
     """
-    told, counts = torch.tensor(losses, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
-    known = (counts > 0) & ~told.isnan()
-    return float((told * counts)[known].sum() / counts[known].sum())
+    losses, weights = torch.tensor(batches, dtype=torch.float64).view(-1, 2).unbind(1)
+    known = (weights > 0) & ~losses.isnan()
+    return float((losses * weights)[known].sum() / weights[known].sum())
 
 
 def task_class(kind: str) -> type[Any]:

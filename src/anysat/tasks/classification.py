@@ -67,19 +67,26 @@ class Classification:
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the mean cross-entropy."""
-        truth = truth.long()
-        kept = outputs.isfinite().all(-1) & labelled(self.target, truth)
-        if not bool(kept.any()):
-            return nothing(outputs)
-        wanted, count = truth[kept], len(self.target.classes)
-        self._check(wanted)
-        weights = torch.zeros(self.num_outputs, device=wanted.device)  # the weight of the void output stays 0
-        weights[:count] = 1.0 if self.class_weights is None else torch.tensor(self.class_weights)
+        kept, wanted, weights = self._counted(outputs, truth)
         if not bool(weights[wanted].any()):
             return nothing(outputs)
+        weights = functional.pad(weights, (0, self.void_output))  # the weight of the void output is 0
         return functional.cross_entropy(
             outputs[kept].float(), wanted, weight=weights, label_smoothing=self.label_smoothing
         )
+
+    def loss_weight(self, outputs: Tensor, truth: Tensor) -> float:
+        """Return the sum of the class weights of the places that the loss is over."""
+        _, wanted, weights = self._counted(outputs, truth)
+        return float(weights[wanted].sum())
+
+    def _counted(self, outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the places that the loss is over, their classes, and the weight of each class."""
+        truth = truth.long()
+        kept = outputs.isfinite().all(-1) & labelled(self.target, truth)
+        self._check(truth[kept])
+        weights = torch.ones(len(self.target.classes), device=truth.device)
+        return kept, truth[kept], weights if self.class_weights is None else weights.new_tensor(self.class_weights)
 
     def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 for the right output and 0 for the others."""
@@ -185,6 +192,10 @@ class MultiLabel:
         wanted, _ = self.wanted(truth[kept])
         weight = None if self.class_weights is None else torch.tensor(self.class_weights, device=wanted.device)
         return functional.binary_cross_entropy_with_logits(outputs[kept].float(), wanted, pos_weight=weight)
+
+    def loss_weight(self, outputs: Tensor, truth: Tensor) -> float:  # noqa: ARG002 - every tile has all labels
+        """Return the number of tiles that were observed."""
+        return float(outputs.isfinite().all(-1).sum())
 
     def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the labels themselves. Every tile has all of them."""

@@ -18,7 +18,7 @@ from anysat.geo.degrees import place_deg
 from anysat.model.encoder import AnySat
 from anysat.model.precision import Precision
 from anysat.tasks.adapt import Trained, adapt, depth_scale, frozen_parts, merged, set_pixel_dropout
-from anysat.tasks.base import labelled, mean_loss
+from anysat.tasks.base import mean_loss
 from anysat.tasks.predictor import Predictor, each_batch, names_of_empty
 from anysat.tasks.scores import Scores
 
@@ -87,8 +87,8 @@ class FineTuning(nn.Module):
         return done.to(own.encoder.device).eval()
 
 
-_Loss = tuple[float, int]
-"""Mean loss of a batch, and its number of labels."""
+_Loss = tuple[float, float]
+"""Loss of a batch, and its `Task.loss_weight`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,8 +110,7 @@ class Scoring:
         losses: list[_Loss] = []
         found = score(predictor, self.tiles, self.batch_size, losses=losses, share=place_among_processes(),
                       precision=self.precision, num_workers=self.num_workers)  # fmt: skip
-        losses = _of_all_processes(losses)
-        return {"loss": mean_loss([loss for loss, _ in losses], [count for _, count in losses]), **found.figures}
+        return {"loss": mean_loss(_of_all_processes(losses)), **found.figures}
 
 
 def score(
@@ -126,7 +125,7 @@ def score(
         predictor: Predictor of a task whose target the tiles have.
         tiles: Tiles to predict, in order.
         batch_size: Number of tiles predicted at once.
-        losses: List to which the loss of each batch and its number of labels are appended.
+        losses: List to which the loss of each batch and its weight are appended.
         share: Number of this process, and of processes that share the tiles. Each returns the scores of all tiles.
         advance: Called with the number of tiles done.
         unseen: List to which the names of tiles without a valid value are appended. They count as not answered.
@@ -148,7 +147,7 @@ def score(
         if unseen is not None:
             unseen.extend(names_of_empty(batch, outputs))
         if losses is not None:
-            losses.append((float(task.loss(outputs, truth)), int(labelled(task.target, truth).sum())))
+            losses.append((float(task.loss(outputs, truth)), task.loss_weight(outputs, truth)))
         if answers is not None:
             answers.append((outputs.cpu(), truth.cpu().clone()))
         if places is not None:
@@ -162,7 +161,7 @@ def score(
 
 
 def _of_all_processes(mine: list[_Loss]) -> list[_Loss]:
-    """Return what all processes counted, because a mean of their means would weight labels unequally."""
+    """Return what all processes counted, because a mean of their means would weight places unequally."""
     _, count = place_among_processes()
     if count == 1:
         return mine

@@ -200,21 +200,19 @@ def score_heads(
     """
     counts = [0] * len(heads)
     sheets = [task.metric() for _ in heads]
-    of_batches: list[list[float]] = [[] for _ in heads]
-    labels: list[int] = []
+    of_batches: list[list[tuple[float, float]]] = [[] for _ in heads]
     with torch.inference_mode():
         for indices in batches(len(features[0]), batch_size):
             truth = features[0].targets[task.target.name][torch.from_numpy(indices)]
             seen = [one.embeddings(indices) for one in features]
-            labels.append(int(labelled(task.target, truth).sum()))
             for number, head in enumerate(heads):
                 outputs = outputs_of(head.eval(), seen)
                 task.score(sheets[number], outputs, truth)
                 counts[number] += int(outputs.isfinite().all(-1).sum())
                 if losses is not None:
-                    of_batches[number].append(float(task.loss(outputs, truth)))
+                    of_batches[number].append((float(task.loss(outputs, truth)), task.loss_weight(outputs, truth)))
     if losses is not None:
-        losses += [mean_loss(mine, labels) for mine in of_batches]
+        losses += [mean_loss(mine) for mine in of_batches]
     if answered is not None:
         answered += counts
     return [sheet.compute() for sheet in sheets]

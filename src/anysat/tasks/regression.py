@@ -75,6 +75,10 @@ class Regression:
         measure = functional.mse_loss if self.distance == "l2" else functional.smooth_l1_loss
         return measure(found[kept], wanted[kept])
 
+    def loss_weight(self, outputs: Tensor, truth: Tensor) -> float:
+        """Return the number of places that have a label and were observed."""
+        return float((outputs[..., 0].isfinite() & labelled(self.target, truth)).sum())
+
     def wanted(self, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values in units of the deviation from the mean, 0 if not known."""
         known = labelled(self.target, truth)
