@@ -231,7 +231,7 @@ class Scores:
     ) -> tuple[float, float]:
         """Compute a confidence interval of a score, by the percentile bootstrap over tiles or groups of tiles.
 
-        Draws in which the score is undefined are left out.
+        Only tiles with a labelled place are drawn. Draws in which the score is undefined are left out.
 
         Args:
             name: One of `figures`.
@@ -242,7 +242,7 @@ class Scores:
                 `update`, or draws every tile by itself if there are none.
 
         Returns:
-            Lower and upper bound. Both are NaN for fewer than two tiles or groups.
+            Lower and upper bound. Both are NaN for fewer than two tiles, or groups with a tile, that have a label.
 
         Raises:
             UnknownNameError: There is no such score.
@@ -311,8 +311,9 @@ class Scores:
 
     @property
     def num_groups(self) -> int:
-        """Number of tiles, or of groups of tiles, that intervals are over."""
-        return self.num_tiles if self.groups is None else len(np.unique(self.groups.numpy()))
+        """Number of tiles with a labelled place, or of groups with such a tile, that intervals are over."""
+        groups = torch.arange(self.num_tiles) if self.groups is None else self.groups
+        return len(groups[self.counts.places > 0].unique())
 
     def _figure(self, name: str, weights: Tensor) -> Tensor:
         return self.counts.formulas[name](self.counts.totals(weights))
@@ -332,11 +333,16 @@ class Scores:
             groups = np.arange(self.num_tiles) if self.groups is None else self.groups.numpy()
         if np.shape(groups) != (self.num_tiles,):
             raise InputError("groups", f"one for each of {self.num_tiles} tiles", f"shape {np.shape(groups)}")
-        found, places = np.unique(np.asarray(groups), return_inverse=True)
+        is_labelled = self.counts.places > 0
+        found, places = np.unique(np.asarray(groups)[is_labelled.numpy()], return_inverse=True)
         if len(found) < 2:
             once = measure(torch.ones(1, self.num_tiles, dtype=torch.float64))
             return {name: torch.full((2, *one.shape[1:]), torch.nan) for name, one in once.items()}
-        draws = [measure(weights) for weights in _draws(torch.from_numpy(places), len(found), resamples, seed)]
+        draws = []
+        for drawn in _draws(torch.from_numpy(places), len(found), resamples, seed):
+            weights = drawn.new_zeros(len(drawn), self.num_tiles)
+            weights[:, is_labelled] = drawn
+            draws.append(measure(weights))
         edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         return {name: torch.cat([one[name] for one in draws]).nanquantile(edges, dim=0) for name in draws[0]}
 
@@ -347,7 +353,14 @@ def _pair(bounds: Tensor) -> Interval:
 
 
 def _draws(places: Tensor, num_groups: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Yield weights (draw tile) of some draws at a time. Each draws as many groups as there are, with replacement."""
+    """Yield weights (draw tile) of some draws at a time. Each draws as many groups as there are, with replacement.
+
+    Args:
+        places: (tile), the group of each tile that may be drawn.
+        num_groups: Number of groups.
+        resamples: Number of draws.
+        seed: Seed of the draws.
+    """
     generator = torch.Generator().manual_seed(seed)
     for part in slices(resamples, 2 * len(places)):
         drawn = torch.randint(num_groups, (part.stop - part.start, num_groups), generator=generator)

@@ -1,6 +1,7 @@
 """Intervals of metrics and paired differences: against slow loops, how wide they are, groups of tiles."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,34 @@ def test_one_tile_or_one_group_has_no_interval():
     assert all(map(math.isnan, scores_of("classes", 1).interval("miou")))
     assert all(map(math.isnan, scores_of("classes", 5, groups=torch.zeros(5, dtype=torch.long)).interval("miou")))
     assert 0 < scores_of("classes", 1).figures["miou"] < 1
+
+
+@pytest.mark.parametrize("kind", ["classes", "values"])
+def test_tiles_without_a_label_change_no_interval(kind):
+    make, data = KINDS[kind]
+    outputs, truth = data(8)
+    nothing = torch.full_like(truth[:1].expand(30, *truth.shape[1:]), -1 if kind == "classes" else math.nan)
+    all_outputs, all_truth = (
+        torch.cat([outputs[:1].expand(30, *outputs.shape[1:]), outputs]),
+        torch.cat([nothing, truth]),
+    )
+    groups = torch.arange(38) // 4  # the block of tiles 28 to 31 has both kinds
+    few, many = scored(make(), (outputs, truth)), scored(make(), (all_outputs, all_truth))
+    assert (many.num_groups, many.num_tiles) == (8, 38)
+    blocks, all_blocks = replace(few, groups=groups[30:]), replace(many, groups=groups)
+    assert all_blocks.num_groups == blocks.num_groups == 3
+    for name in few.figures:
+        assert many.interval(name) == pytest.approx(few.interval(name), rel=1e-9), name
+        assert all_blocks.interval(name) == pytest.approx(blocks.interval(name), rel=1e-9), name
+        assert many.difference(many, name) == (0.0, 0.0)
+
+
+def test_one_labelled_tile_among_many_has_no_interval():
+    outputs, truth = torch.randn(50, 2), torch.full((50,), -1)
+    truth[7] = 1
+    found = scored(ClassScores(2, ignore=-1), (outputs, truth))
+    assert found.num_groups == 1
+    assert all(map(math.isnan, found.interval("accuracy")))
 
 
 def test_intervals_are_the_same_for_a_seed_and_others_for_another():
