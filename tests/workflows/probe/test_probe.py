@@ -221,6 +221,13 @@ def test_neighbours_are_asked_without_training(run_task, tmp_path):
     assert (found["head"], found["head_parameters"]) == ("neighbours", 0)
     assert "num neighbours" in (tmp_path / "run" / "report.html").read_text()
     assert "crop in" in out
+    num_train = found["data"]["train"]["tiles"]
+    for split in ("train", "train+test"):  # a training tile would be its own neighbour
+        status, _, err = run_task("evaluate", str(tmp_path / "run"), f"--split={split}")
+        assert status == 2
+        assert f"--split {split}: expected tiles that are not among the nearest neighbours" in err
+        assert f"{num_train} of " in err
+    assert run_task("evaluate", str(tmp_path / "run"), "--split=val+test")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["timesen2crop", "treesatai_ts", "sickle", "world"])

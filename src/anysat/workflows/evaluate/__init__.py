@@ -37,7 +37,7 @@ class EvaluateConfig:
     )
     split: str = "test"
     """Split to score on. `train`, `val` and `test` are those of the run, other names those of the dataset; join several
-    with `+`."""
+    with `+`. Nearest neighbours are not scored on their training tiles."""
     crop_m: float | None = None
     """Predict each tile in five overlapping crops of this side in metres, in the corners and the middle, and average
     their outputs; null predicts whole tiles. For FLAIR, 100 covers the whole photo, as published."""

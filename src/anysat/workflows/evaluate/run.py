@@ -16,6 +16,7 @@ from anysat.errors import InputError, MissingFileError
 from anysat.model.precision import find_device, find_precision
 from anysat.tasks.crops import score_crops
 from anysat.tasks.finetune import score
+from anysat.tasks.heads import NeighbourHead
 from anysat.tasks.predictor import load_task
 from anysat.train.run import CONFIG
 from anysat.whole_files import write_output
@@ -75,9 +76,12 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
     options = yaml.safe_load(kept.read_text("utf-8"))
     data = LabelledData(**options["data"])
     data = data if config.data.root is None else replace(data, root=config.data.root)
-    split, tiles = _tiles(config.split, replace(data, target=predictor.task.target.name), int(options["seed"]))
+    data = replace(data, target=predictor.task.target.name)
+    split, tiles = _tiles(config.split, data, int(options["seed"]))
     if not len(tiles):
         raise InputError(f"{data.dataset}, split {split}", "at least one tile", "none")
+    if isinstance(predictor.head, NeighbourHead) and config.split not in ("val", "test"):
+        _check_not_own(config.split, tiles, open_data(data, int(options["seed"])).train)
     places: list[tuple[float, float]] = []
     with progress_bar(f"scores of {split}", len(tiles)) as advance:
         if config.crop_m is None:
@@ -96,6 +100,21 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
         f"{predictor.task.target.name} in {tiles_told(sheet, f'tiles of {split}')}, chosen on {content['selected_on']}"
     )
     return content, [head, *score_lines(sheet, _kind(options), options, split, config.crop_m)]
+
+
+def _check_not_own(split: str, tiles: Any, train: Any) -> None:
+    """Check that no tile is a training tile of nearest neighbours, whose nearest neighbour is the tile itself.
+
+    Raises:
+        InputError: Some are.
+    """
+    own = set(tiles.ids) & set(train.ids)
+    if own:
+        raise InputError(
+            f"--split {split}", "tiles that are not among the nearest neighbours",
+            f"{len(own)} of {len(tiles)} that are, each its own neighbour",
+            "name a split without training tiles, such as val or test",
+        )  # fmt: skip
 
 
 def _kind(options: Mapping[str, Any]) -> type[SupervisedConfig]:
