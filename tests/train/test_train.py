@@ -8,7 +8,7 @@ import torch
 from anysat.train.config import EngineConfig, OptimiserConfig
 from anysat.train.metrics import read_metrics
 from anysat.train.module import Plateau, Training, learning_rate, seed_step
-from toy_training import ACCUMULATED, Toy, Watch, assert_same, losses_of, sources, tensors_of, train
+from toy_training import ACCUMULATED, NUM_STEPS, Toy, Watch, assert_same, losses_of, sources, tensors_of, train
 
 # -- the same, however it is cut ---------------------------------------------------------------------
 
@@ -66,6 +66,15 @@ def test_cosine_rises_in_a_line_and_falls_to_its_end():
     assert rates[4] == 2.0
     assert rates[54] == pytest.approx(2.0 * (0.1 + 0.9 / 2))
     assert rates[104] == pytest.approx(0.2)
+
+
+def test_the_logged_learning_rate_is_that_of_the_schedule_whatever_the_factors_of_weights(tmp_path):
+    objective = Toy()
+    objective.learning_rate_scale = lambda name: 0.25
+    train(tmp_path / "run", objective=objective, max_steps=3)
+    config = OptimiserConfig(learning_rate=1e-2, warmup_steps=2)
+    logged = read_metrics(tmp_path / "run" / "metrics.csv")["learning_rate"]
+    assert logged == [(step + 1, pytest.approx(learning_rate(step, NUM_STEPS, config))) for step in range(3)]
 
 
 def test_constant_stays_after_the_warm_up():

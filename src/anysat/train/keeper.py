@@ -90,13 +90,14 @@ class Keeper(Callback):
             if self.wish.wished and trainer.world_size == 1:  # the unfinished step will be repeated
                 self._interrupt(trainer, pl_module)
             return
+        rate = pl_module.learning_rate  # of the step just taken
         pl_module.steps_done += 1
         step, last = pl_module.steps_done, pl_module.steps_done == pl_module.stop
         self.progress.advance(step)
         due = [monitor for monitor in self.monitors if last or is_due(step, monitor.every_steps)]
         metrics = {}
         if step % self.keep.log_every == 0 or due or last:
-            metrics = self._training_metrics(trainer, pl_module, batch.dataset)
+            metrics = self._training_metrics(trainer, pl_module, batch.dataset) | {"learning_rate": rate}
         measured, collapse = self._measure(trainer, pl_module, step, due)
         self._log(trainer, step, metrics | measured)
         counts = [monitor for monitor in due if is_due(step, monitor.every_steps) or step == pl_module.num_steps]
@@ -224,10 +225,7 @@ class Keeper(Callback):
         metrics = _mean_over_ranks(trainer, metrics)
         metrics["tiles_per_s"] *= trainer.world_size
         assert module.grad_norm is not None, module.steps_done
-        return metrics | {
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "grad_norm": float(module.grad_norm),
-        }
+        return metrics | {"grad_norm": float(module.grad_norm)}
 
     def _now(self, module: Training) -> tuple[float, float, int]:
         return time.perf_counter(), module.loader.waited_s if module.loader else 0.0, module.num_tiles
