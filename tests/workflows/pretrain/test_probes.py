@@ -1,5 +1,7 @@
 """Probes of the labelled handful while an encoder is pretrained: told from other tiles, and beside the bands."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,14 @@ def test_patches_have_the_commonest_class_of_their_pixels():
     found = Labelled.of(torch.arange(4.0).reshape(1, 2, 2, 1), tiles, target("pixel"))
     assert found.labels.tolist() == [0, 1, 0]
     assert found.features.ravel().tolist() == [0, 1, 3]
+
+
+def test_tiles_without_a_label_are_left_out_whatever_number_marks_them():
+    marked = replace(target("tile"), ignore=9)
+    found = Labelled.of(
+        torch.zeros(4, 1, 1, 2), [radar(n, cover=cover) for n, cover in enumerate([0, 9, 1, -1])], marked
+    )
+    assert (found.labels.tolist(), found.tiles.tolist()) == ([0, 1], [0, 2])
 
 
 def test_vectors_nobody_saw_are_left_out():

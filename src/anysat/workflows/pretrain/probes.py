@@ -53,7 +53,7 @@ class Labelled:
         else:
             labels = np.stack([_majority(tile.targets[target.name], rows, cols, len(target.classes)) for tile in tiles])
         features, numbers = vectors.flatten(0, 2).cpu(), torch.from_numpy(labels.ravel().astype(np.int64))
-        known = (numbers >= 0) & features.isfinite().all(-1)
+        known = (numbers >= 0) & (numbers < len(target.classes)) & features.isfinite().all(-1)
         own = torch.arange(count).repeat_interleave(rows * cols)
         return cls(features=features[known], labels=numbers[known], tiles=own[known])
 
