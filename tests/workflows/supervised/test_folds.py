@@ -1,6 +1,7 @@
 """`anysat probe` and `finetune` over folds that take turns: one command, one file, taken up where it stopped."""
 
 import json
+import math
 import shutil
 import statistics
 
@@ -93,6 +94,14 @@ def test_a_run_over_folds_is_scored_again_fold_by_fold_and_has_a_page(run, tmp_p
     for name in ("miou", "accuracy"):
         assert again["figures"][name] == pytest.approx(first["figures"][name], abs=1e-6)
     assert "land_cover in 3 folds, mean ± deviation" in said.out
+    status = main(["evaluate", str(tmp_path / "run"), "--split=all", f"--out={tmp_path / 'all.json'}"])
+    assert status == 0, capsys.readouterr().err
+    same = json.loads((tmp_path / "all.json").read_text())
+    one = same["figures"]["accuracy"]
+    half = 4.303 * one["deviation"] / math.sqrt(3)  # the same tiles in all runs
+    assert same["intervals"]["accuracy"] == pytest.approx(
+        [max(0, one["mean"] - half), min(1, one["mean"] + half)], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(("chosen", "told"), [

@@ -42,9 +42,16 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
         parent = json.loads((run / FOLDS).read_text())
         folds = {name: _scored(config, run / name)[0] for name in parent["folds"]}
         figures = spread_of([one["scores"]["figures"] for one in folds.values()])
+        scored = {
+            name: {"data": {
+                "train": parent["folds"][name]["data"]["train"],
+                "test": {"tiles": one["scores"]["num_tiles"], "fingerprint": one["data"]},
+            }}
+            for name, one in folds.items()
+        }  # fmt: skip
         content = {
             "run": str(run), "split": config.split, "target": parent["target"], "figures": figures,
-            "intervals": intervals_of(figures, parent["folds"]), "folds": folds,
+            "intervals": intervals_of(figures, scored), "folds": folds,
             "seeds": sorted({one["seed"] for one in folds.values()}),
         }  # fmt: skip
         split = None if config.split == "test" else config.split

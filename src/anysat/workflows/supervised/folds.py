@@ -163,7 +163,7 @@ def intervals_of(
 
     Args:
         figures: Means and deviations, from `spread_of`.
-        folds: The runs, each with its `data`.
+        folds: The runs, each with its `data`: the tiles it was trained on, and in `test` those that were scored.
     """
     data = [one["data"] for one in folds.values() if one["data"]]
     is_crossed = len({one["test"]["fingerprint"] for one in data}) > 1
