@@ -313,7 +313,7 @@ class Scores:
     def num_groups(self) -> int:
         """Number of tiles with a labelled place, or of groups with such a tile, that intervals are over."""
         groups = torch.arange(self.num_tiles) if self.groups is None else self.groups
-        return len(groups[self.counts.places > 0].unique())
+        return len(np.unique(groups[self.counts.places > 0].numpy()))
 
     def _figure(self, name: str, weights: Tensor) -> Tensor:
         return self.counts.formulas[name](self.counts.totals(weights))
