@@ -82,7 +82,7 @@ def test_pixels_read_beyond_the_zones_are_those_of_an_independent_calculation(la
     values = np.stack([1000 + 10 * cols, 1000 + 10 * rows] + [np.ones((80, 80))] * 8).astype(np.float32)
     path = write_tif(tmp_path / "s2_20200103.tif", values, box, names=M["s2"].band_names, nodata=-9999)
     grid = plan_grid([of(box)], 100)
-    seen = open_source(InputPath.parse(f"s2={path}"), M["s2"], {}).observe(grid.of(M["s2"]))[0]
+    seen = open_source(InputPath.parse(f"s2={path}"), M["s2"]).observe(grid.of(M["s2"]))[0]
     affine, (height, width) = grid.of(M["s2"]).affine, seen.values.shape[-2:]
     x, y = affine.c + 10 * (np.arange(width) + 0.5), affine.f - 10 * (np.arange(height) + 0.5)
     lon, lat = degrees_of(*np.meshgrid(x, y), is_north=latitude > 0)
